@@ -1,0 +1,1 @@
+//! Policy, quorum tickets, tenure.

@@ -1,0 +1,1 @@
+//! Turns hosts behind a discovery URL into a working, secured cluster.

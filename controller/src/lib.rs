@@ -1,0 +1,1 @@
+//! The reference controller: API, engine, durable runs.

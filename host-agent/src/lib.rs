@@ -1,0 +1,1 @@
+//! The agent on every hypervisor: job API, ledger, volumes, images, console, events.

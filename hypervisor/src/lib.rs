@@ -1,0 +1,1 @@
+//! The Hypervisor trait, libvirt behind it, and the fake.

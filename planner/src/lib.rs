@@ -1,0 +1,1 @@
+//! Pure planning: state, expectations, violations, steps, costs, search, plan and report.

@@ -1,0 +1,144 @@
+//! Whether a host takes a job: the one function that the planner and the host share.
+//!
+//! The host calls it with its ledger, the planner with what a view says of that ledger; given the
+//! same numbers they cannot disagree. It knows nothing of tickets: permission is
+//! [`crate::ticket`]'s question, room is this one's.
+
+use std::collections::BTreeMap;
+
+use crate::host::{Host, ImageFacts};
+use crate::id::ImageName;
+use crate::job::JobSpec;
+use crate::refusal::Refusal;
+use crate::resources::Resources;
+
+/// What admission needs to know of a host.
+#[derive(Debug, Clone, Copy)]
+pub struct Room<'a> {
+    /// What there is.
+    pub capacity: Resources,
+    /// What is promised to others than the job that asks.
+    pub allocation: Resources,
+    /// Images that are here.
+    pub images: &'a BTreeMap<ImageName, ImageFacts>,
+    /// Whether the host can receive running guests.
+    pub can_receive: bool,
+}
+
+impl<'a> Room<'a> {
+    /// The room that a host's own report leaves.
+    #[must_use]
+    pub fn of(host: &'a Host) -> Self {
+        Self {
+            capacity: host.capacity,
+            allocation: host.allocation,
+            images: &host.images,
+            can_receive: host.hypervisor.migration_uri.is_some(),
+        }
+    }
+
+    /// What is left.
+    #[must_use]
+    pub fn free(&self) -> Resources {
+        self.capacity.minus(self.allocation)
+    }
+}
+
+/// How the job would come to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It starts here, its disks made from images.
+    Start,
+    /// It comes running from another host, its disks copied.
+    Migrate,
+}
+
+/// Says yes, or which rule says no with its numbers.
+pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Refusal> {
+    spec.validate().map_err(|e| Refusal::Invalid { message: e.to_string() })?;
+    if arrival == Arrival::Migrate && !room.can_receive {
+        return Err(Refusal::Unsupported {
+            what: "receive a running guest".to_owned(),
+            why: "its hypervisor has no address for others to send to".to_owned(),
+        });
+    }
+    let asked = spec.resources();
+    if !asked.fits_in(room.free()) {
+        return Err(Refusal::NoCapacity { asked, free: room.free(), capacity: room.capacity });
+    }
+    if arrival == Arrival::Start { admit_images(room, spec) } else { Ok(()) }
+}
+
+fn admit_images(room: Room<'_>, spec: &JobSpec) -> Result<(), Refusal> {
+    let disks = spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+    for disk in disks {
+        let Some(image) = &disk.image else { continue };
+        let Some(facts) = room.images.get(image) else {
+            return Err(Refusal::NoImage { image: image.clone() });
+        };
+        if disk.size_bytes < facts.virtual_bytes {
+            return Err(Refusal::DiskTooSmall {
+                disk: disk.name.clone(),
+                image: image.clone(),
+                asked_bytes: disk.size_bytes,
+                needed_bytes: facts.virtual_bytes,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signed::Digest;
+    use crate::vm::{DiskSpec, VmSpec};
+
+    fn spec(vcpus: u32, image: Option<&str>) -> JobSpec {
+        let image = image.map(|i| ImageName::new(i).unwrap());
+        JobSpec::vm(VmSpec {
+            vcpus,
+            memory_bytes: 1 << 30,
+            disks: vec![DiskSpec { name: "root".into(), size_bytes: 1 << 30, image }],
+            nics: vec![],
+        })
+    }
+
+    fn room(images: &BTreeMap<ImageName, ImageFacts>) -> Room<'_> {
+        Room {
+            capacity: Resources { vcpus: 4, memory_bytes: 4 << 30, disk_bytes: 8 << 30 },
+            allocation: Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 0 },
+            images,
+            can_receive: false,
+        }
+    }
+
+    #[test]
+    fn the_last_free_cpu_is_given_and_the_next_is_refused_with_numbers() {
+        let none = BTreeMap::new();
+        assert_eq!(admit(room(&none), &spec(2, None), Arrival::Start), Ok(()));
+        let Err(Refusal::NoCapacity { asked, free, .. }) =
+            admit(room(&none), &spec(3, None), Arrival::Start)
+        else {
+            panic!("3 of 2 free cpus were admitted");
+        };
+        assert_eq!((asked.vcpus, free.vcpus), (3, 2));
+    }
+
+    #[test]
+    fn an_image_must_be_here_and_fit_its_disk() {
+        let image = ImageName::new("big").unwrap();
+        let facts = ImageFacts { sha256: Digest::of(b""), file_bytes: 1, virtual_bytes: 2 << 30 };
+        let images = BTreeMap::from([(image.clone(), facts)]);
+        let ask = |name| admit(room(&images), &spec(1, Some(name)), Arrival::Start);
+        assert!(matches!(ask("big"), Err(Refusal::DiskTooSmall { .. })));
+        assert!(matches!(ask("absent"), Err(Refusal::NoImage { .. })));
+    }
+
+    #[test]
+    fn a_host_that_cannot_receive_says_so() {
+        let none = BTreeMap::new();
+        let answer = admit(room(&none), &spec(1, None), Arrival::Migrate);
+        assert!(matches!(answer, Err(Refusal::Unsupported { .. })));
+    }
+}

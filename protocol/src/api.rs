@@ -1,0 +1,338 @@
+//! Bodies and paths of the HTTP interfaces, shared by those who serve and those who call.
+//!
+//! Paths are versioned (`/v1`). Every error is a [`crate::refusal::Problem`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+use crate::host::Host;
+use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
+use crate::job::{Job, JobRow, JobSpec, RunKey};
+use crate::signed::{PublicKey, Signed};
+use crate::ticket::{Action, Handoff, Offer, Ticket};
+use crate::view::{Freshness, View};
+
+/// `POST /v1/offers` on a host: may this job come to you? Answer 201 [`OfferReply`], or a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferRequest {
+    /// The job.
+    pub job: JobId,
+    /// Which change of it.
+    pub revision: Revision,
+    /// What it is.
+    pub spec: JobSpec,
+    /// How it would come.
+    pub action: Action,
+}
+
+/// A reservation with a deadline, and the invitation to have it granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferReply {
+    /// What to show the arbiters.
+    pub offer: Signed<Offer>,
+    /// How long it lasts, in milliseconds, on the host's clock.
+    pub left_ms: u64,
+}
+
+/// `PUT /v1/jobs/{id}` on a host: take this job. 201 when accepted (durable), 200 when it is so
+/// already, each with the [`Job`]; else a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutJob {
+    /// Which change of it; above the present one.
+    pub revision: Revision,
+    /// What it is.
+    pub spec: JobSpec,
+    /// The right to run it; required by a host with trust.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Ticket>,
+    /// Who asks, when a run does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunKey>,
+}
+
+/// `POST /v1/jobs/{id}/stop` on a host. 202 with the [`Job`]; repeating it is harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopJob {
+    /// How long the guest may take to shut down before it is destroyed, in milliseconds; 0 destroys
+    /// it at once.
+    #[serde(default = "grace_ms_default")]
+    pub grace_ms: u64,
+    /// Who asks, when a run does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunKey>,
+}
+
+fn grace_ms_default() -> u64 {
+    30_000
+}
+
+/// `POST /v1/jobs/{id}/migrate` on the source. 202 with the [`Job`], which then shows progress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateJob {
+    /// Where to.
+    pub to: HostId,
+    /// The target's hold for it.
+    pub to_hold: Option<OfferId>,
+    /// From the target's job: where its libvirt answers.
+    pub libvirt_uri: String,
+    /// From the target's job: where memory goes.
+    pub migrate_uri: String,
+    /// From the target's job: where disks go.
+    pub disks_uri: String,
+    /// Who asks, when a run does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunKey>,
+}
+
+/// `POST /v1/jobs/{id}/handoff` on the target: the source has let go (rule M4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutHandoff {
+    /// The source's word.
+    pub handoff: Signed<Handoff>,
+}
+
+/// `GET /v1/jobs` on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobList {
+    /// Its jobs.
+    pub jobs: Vec<Job>,
+}
+
+/// `GET /v1/view` on a monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewReply {
+    /// The monitor's key.
+    pub monitor: PublicKey,
+    /// True once every host that discovery names has been heard or given up.
+    pub is_complete: bool,
+    /// How fresh each host's row is.
+    pub freshness: Vec<HostFreshness>,
+    /// The rows.
+    pub view: View,
+}
+
+/// One host's freshness in a view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFreshness {
+    /// The host.
+    pub host: HostId,
+    /// How fresh its row is.
+    pub freshness: Freshness,
+    /// Milliseconds since it was last heard.
+    pub age_ms: u64,
+    /// By which way: the url of the agent or of another monitor.
+    pub path: String,
+    /// The last trouble with it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// What somebody wants of the cluster: the body of `POST /v1/runs` on a controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "want", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Want {
+    /// The job runs somewhere, or on the named host.
+    Run {
+        /// The job.
+        job: JobId,
+        /// What it is.
+        spec: JobSpec,
+        /// Only here, if given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on: Option<HostId>,
+    },
+    /// The job is stopped; its disks stay.
+    Stop {
+        /// The job.
+        job: JobId,
+        /// See [`StopJob::grace_ms`].
+        #[serde(default = "grace_ms_default")]
+        grace_ms: u64,
+    },
+    /// The job runs on that host, moved without a stop.
+    Migrate {
+        /// The job.
+        job: JobId,
+        /// Where to.
+        to: HostId,
+    },
+    /// The job and its disks are gone.
+    Delete {
+        /// The job.
+        job: JobId,
+    },
+}
+
+impl Want {
+    /// The job it is about.
+    #[must_use]
+    pub fn job(&self) -> &JobId {
+        match self {
+            Want::Run { job, .. }
+            | Want::Stop { job, .. }
+            | Want::Migrate { job, .. }
+            | Want::Delete { job } => job,
+        }
+    }
+}
+
+/// `POST /v1/runs`: the caller names the run, so that asking twice is asking once. 202 with the
+/// [`RunStatus`] once it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewRun {
+    /// Chosen by the caller.
+    pub id: RunId,
+    /// What is wanted.
+    #[serde(flatten)]
+    pub want: Want,
+}
+
+/// Where a run is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Stored, not begun.
+    Accepted,
+    /// Being executed.
+    Running,
+    /// Something was refused for good; what was begun is being undone.
+    Unwinding,
+    /// What was wanted is so.
+    Succeeded,
+    /// It is not, and nothing of the attempt is left.
+    RolledBack,
+    /// It is not, and undoing failed too: a person must look. Survives restarts.
+    Stuck,
+}
+
+impl RunState {
+    /// True when nothing more will happen.
+    #[must_use]
+    pub fn is_ended(self) -> bool {
+        matches!(self, RunState::Succeeded | RunState::RolledBack | RunState::Stuck)
+    }
+}
+
+/// Where a task of a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Not begun.
+    Pending,
+    /// Intent stored; may or may not have had its effect.
+    Started,
+    /// Done, result stored.
+    Succeeded,
+    /// Refused for good, without effect.
+    Failed,
+    /// Undo begun.
+    Undoing,
+    /// Undone.
+    Undone,
+    /// Undo refused: the run is stuck.
+    UndoFailed,
+    /// Never needed.
+    Skipped,
+}
+
+/// One task as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// Its number in the run.
+    pub number: u32,
+    /// What it does, such as `start web-1 on h2`.
+    pub title: String,
+    /// Where it is.
+    pub state: TaskState,
+    /// What came of it or what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// `GET /v1/runs/{id}` on a controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// Its id.
+    pub id: RunId,
+    /// What is wanted.
+    pub want: Want,
+    /// Where it is.
+    pub state: RunState,
+    /// Why it is there: what it waits for, or the reason of its end, with what would have worked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many plans it has made; more than one after refusals.
+    pub rounds: u32,
+    /// Its tasks in order.
+    pub tasks: Vec<TaskStatus>,
+    /// When it was accepted, in milliseconds since 1970; for people only.
+    pub accepted_ms: u64,
+}
+
+/// `GET /v1/runs` on a controller, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunList {
+    /// The runs.
+    pub runs: Vec<RunStatus>,
+}
+
+/// `GET /v1/health` of every role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `agent`, `monitor`, `arbiter`, `controller`.
+    pub role: String,
+    /// True when it can do its work now.
+    pub is_ready: bool,
+    /// The key it proves itself with.
+    pub key: PublicKey,
+    /// Version of the program.
+    pub version: String,
+    /// The trust document it obeys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_version: Option<u64>,
+    /// What it waits for, when it is not ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<String>,
+}
+
+/// `PUT /v1/images/{name}` (the file as body, its digest in the header [`SHA256_HEADER`]): 201 when
+/// the file is on disk and its digest is right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageReply {
+    /// The image.
+    pub name: ImageName,
+    /// What it is.
+    #[serde(flatten)]
+    pub facts: crate::host::ImageFacts,
+}
+
+/// The header that carries a body's SHA-256 in hex.
+pub const SHA256_HEADER: &str = "ostler-sha256";
+
+/// What `ps --json` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRows {
+    /// The jobs.
+    pub jobs: Vec<JobRow>,
+}
+
+/// What `hosts --json` prints, a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRowReply {
+    /// The host.
+    pub host: Host,
+    /// How fresh this is.
+    pub freshness: Freshness,
+    /// Milliseconds since it was last heard.
+    pub age_ms: u64,
+    /// Jobs alive on it.
+    pub jobs_alive: u32,
+}
+
+/// What `events --json` prints, a line each.
+pub type EventLine = Event;

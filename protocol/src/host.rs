@@ -1,0 +1,104 @@
+//! What a host says of itself: facts, capacity, and the complete inventory a follower starts from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Cursor, HostId, ImageName};
+use crate::job::{Job, ObservedDomain};
+use crate::resources::Resources;
+use crate::signed::{Digest, PublicKey};
+
+/// A host as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Fingerprint of `key`.
+    pub id: HostId,
+    /// The key it signs with and proves itself by.
+    pub key: PublicKey,
+    /// Its hostname, for people; it may change.
+    pub name: String,
+    /// `https://ADDRESS:PORT` of its agent, best first.
+    pub urls: Vec<String>,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// What drives its guests.
+    pub hypervisor: HypervisorFacts,
+    /// What it has for guests, the host's own reserve taken off and overcommit applied.
+    pub capacity: Resources,
+    /// What it has promised to jobs and offers. Domains of others are counted too.
+    pub allocation: Resources,
+    /// Images it can start disks from.
+    #[serde(default)]
+    pub images: BTreeMap<ImageName, ImageFacts>,
+    /// Free words for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Version of the trust document it obeys; `None` on a lone host.
+    #[serde(default)]
+    pub trust_version: Option<u64>,
+}
+
+impl Host {
+    /// What is left to promise.
+    #[must_use]
+    pub fn free(&self) -> Resources {
+        self.capacity.minus(self.allocation)
+    }
+}
+
+/// The hypervisor under an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HypervisorFacts {
+    /// libvirt's connection URI, such as `qemu:///system`.
+    pub uri: String,
+    /// libvirt's driver: `QEMU`, `TEST`.
+    pub driver: String,
+    /// libvirt's version, such as `9.0.0`.
+    pub libvirt_version: String,
+    /// How guests are run.
+    pub accel: Accel,
+    /// Why not KVM, when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accel_reason: Option<String>,
+    /// Where other hosts' libvirt can reach this one to send guests; `None` when it can't receive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_uri: Option<String>,
+}
+
+/// How guests' instructions are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accel {
+    /// By the CPU.
+    Kvm,
+    /// By translation: slow, and works everywhere.
+    Tcg,
+    /// Not at all: libvirt's test driver only pretends.
+    None,
+}
+
+/// An image on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// SHA-256 of the file.
+    pub sha256: Digest,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes a disk made from it has at least.
+    pub virtual_bytes: u64,
+}
+
+/// A host's complete report at a cursor. Whoever has it and every event after it knows the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Events up to this one are included.
+    pub cursor: Cursor,
+    /// The host.
+    pub host: Host,
+    /// Every job in its ledger.
+    pub jobs: Vec<Job>,
+    /// Every domain that is no job's.
+    #[serde(default)]
+    pub observed: Vec<ObservedDomain>,
+}

@@ -1,0 +1,384 @@
+//! A job: what a host is asked to run, and how that is going.
+//!
+//! ```text
+//!               PUT                 started               stop
+//!   (nothing) ───────▶ accepted ──▶ starting ──▶ running ──────▶ stopping ──▶ stopped
+//!                         │            │          │   ▲ │                       ▲
+//!              PUT with   │            ▼          ▼   │ └─▶ migrating_out ──────┤ migrated
+//!              migrate-in │          failed    paused─┘        │ (gave up: back │
+//!                         ▼            ▲          └────────────┘  to running)   │
+//!                    migrating_in ─────┘  gave up        crashed ◀── guest died │
+//!                         └──▶ running (handed over)     stopped ◀── guest shut down
+//! ```
+//!
+//! `lost` exists only in a view: a host never says it of itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::id::{Cursor, HostId, JobId, OfferId, Revision, RunId, TenantId};
+use crate::resources::Resources;
+use crate::signed::{Digest, PublicKey, Signed};
+use crate::ticket::Handoff;
+use crate::vm::{InvalidVm, VmSpec};
+
+/// What is asked of a host, apart from when and by whose permission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// What to run.
+    #[serde(flatten)]
+    pub kind: JobKind,
+    /// Whose quota it counts against.
+    #[serde(default = "TenantId::default_tenant")]
+    pub tenant: TenantId,
+    /// Free words for people and selectors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The kinds of job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobKind {
+    /// A virtual machine.
+    Vm(VmSpec),
+    /// One of Ostler's own roles, placed by bootstrap.
+    Service(ServiceSpec),
+}
+
+/// One of Ostler's own roles as a process beside the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Which role.
+    pub role: Role,
+    /// TCP port to listen on; 0 lets the host choose and say so in the job's `endpoint`.
+    #[serde(default)]
+    pub port: u16,
+    /// Discovery sources (URLs, addresses) the role finds hosts by.
+    #[serde(default)]
+    pub discovery: Vec<String>,
+}
+
+/// Who somebody is in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Issues tickets.
+    Arbiter,
+    /// Follows hosts and serves the view; may read.
+    Monitor,
+    /// Plans and executes; may do what jobs need.
+    Controller,
+    /// A person or tool with the operator key; may do everything.
+    Operator,
+    /// Another agent.
+    Host,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Role::Arbiter => "arbiter",
+            Role::Monitor => "monitor",
+            Role::Controller => "controller",
+            Role::Operator => "operator",
+            Role::Host => "host",
+        })
+    }
+}
+
+impl JobSpec {
+    /// A job that runs this VM for the default tenant.
+    #[must_use]
+    pub fn vm(vm: VmSpec) -> Self {
+        Self { kind: JobKind::Vm(vm), tenant: TenantId::default_tenant(), labels: BTreeMap::new() }
+    }
+
+    /// The VM, if it is one.
+    #[must_use]
+    pub fn as_vm(&self) -> Option<&VmSpec> {
+        match &self.kind {
+            JobKind::Vm(vm) => Some(vm),
+            JobKind::Service(_) => None,
+        }
+    }
+
+    /// What a host must promise. Services are Ostler's own and live in the host's reserve.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        self.as_vm().map_or(Resources::ZERO, VmSpec::resources)
+    }
+
+    /// Checks everything that does not depend on a host.
+    pub fn validate(&self) -> Result<(), InvalidVm> {
+        self.as_vm().map_or(Ok(()), VmSpec::validate)
+    }
+
+    /// How a ticket names exactly this spec.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of_json(self)
+    }
+}
+
+/// Where a job is in its life, on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// In the ledger, nothing done yet. Entered by an admitted PUT.
+    Accepted,
+    /// Volumes and domain are being made. Entered when the host begins the start.
+    Starting,
+    /// The guest runs. Entered when libvirt says so.
+    Running,
+    /// The guest is suspended. Entered when libvirt says so.
+    Paused,
+    /// Waits for, or receives, a guest from another host. Entered by an admitted PUT with a migrate-in ticket.
+    MigratingIn,
+    /// Is being sent to another host. Entered by a migrate request.
+    MigratingOut,
+    /// Was asked to stop and has not ended yet.
+    Stopping,
+    /// Ended in an orderly way.
+    Stopped,
+    /// Could not be started or taken over.
+    Failed,
+    /// Ended without being asked.
+    Crashed,
+}
+
+impl JobState {
+    /// True when nothing of the job runs or is about to: its promise of memory and CPUs is free.
+    #[must_use]
+    pub fn is_ended(self) -> bool {
+        matches!(self, JobState::Stopped | JobState::Failed | JobState::Crashed)
+    }
+
+    /// The word on the wire and on screens.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobState::Accepted => "accepted",
+            JobState::Starting => "starting",
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::MigratingIn => "migrating_in",
+            JobState::MigratingOut => "migrating_out",
+            JobState::Stopping => "stopping",
+            JobState::Stopped => "stopped",
+            JobState::Failed => "failed",
+            JobState::Crashed => "crashed",
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a job is in its state, when the state alone does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Reason {
+    /// Somebody asked for it.
+    Requested,
+    /// The guest shut itself down.
+    GuestShutdown,
+    /// A service process ended with this code (128 + signal when killed).
+    Exited {
+        /// Its exit code.
+        code: i32,
+    },
+    /// The guest vanished or died without being asked, or somebody destroyed it behind our back.
+    Killed,
+    /// The host was rebooted under it.
+    HostRebooted,
+    /// It could not be started; nothing of it is left running.
+    StartFailed {
+        /// What was tried and what came back.
+        message: String,
+    },
+    /// It moved away.
+    Migrated {
+        /// Where to.
+        to: HostId,
+    },
+    /// Sending it away did not work; it still runs here.
+    MigrationFailed {
+        /// What was tried and what came back.
+        message: String,
+    },
+    /// The host that was to send it gave up.
+    MigrationCancelled,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Requested => f.write_str("as requested"),
+            Reason::GuestShutdown => f.write_str("the guest shut down"),
+            Reason::Exited { code } => write!(f, "exited with {code}"),
+            Reason::Killed => f.write_str("ended without being asked"),
+            Reason::HostRebooted => f.write_str("the host was rebooted"),
+            Reason::StartFailed { message } => write!(f, "start failed: {message}"),
+            Reason::Migrated { to } => write!(f, "moved to {}", to.short()),
+            Reason::MigrationFailed { message } => write!(f, "migration failed: {message}"),
+            Reason::MigrationCancelled => f.write_str("migration cancelled"),
+        }
+    }
+}
+
+/// Which task of which run asked for a change: repeating it has no second effect, and a claim
+/// older than one already seen is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunKey {
+    /// The run.
+    pub run: RunId,
+    /// The task within it.
+    pub task: u32,
+    /// The engine's claim on the run; grows when another engine takes over.
+    pub claim: u64,
+}
+
+/// A job as its host knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Which change of it this is.
+    pub revision: Revision,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Why, when the state alone does not say.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// When the state was entered, in milliseconds since 1970; for people only.
+    pub since_ms: u64,
+    /// The redeemed ticket under which it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<OfferId>,
+    /// Its libvirt uuid, for VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain_uuid: Option<Uuid>,
+    /// Who asked for the last change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunKey>,
+    /// What a migration under way needs or has left behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
+    /// Where a service answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<ServiceEndpoint>,
+}
+
+impl Job {
+    /// What the job holds of its host now: everything while it is alive; only its disks once
+    /// it has ended, because its volumes are still there.
+    #[must_use]
+    pub fn allocation(&self) -> Resources {
+        let asked = self.spec.resources();
+        if self.state.is_ended() {
+            Resources { disk_bytes: asked.disk_bytes, ..Resources::ZERO }
+        } else {
+            asked
+        }
+    }
+}
+
+/// The two ends of a migration as the jobs on both hosts show them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "side", rename_all = "snake_case")]
+pub enum Migration {
+    /// On the target: volumes and listener are ready.
+    Incoming {
+        /// The host that sends.
+        from: HostId,
+        /// Where the source's libvirt must connect.
+        libvirt_uri: String,
+        /// `tcp://ADDRESS` for memory.
+        migrate_uri: String,
+        /// `tcp://ADDRESS:PORT` for disks.
+        disks_uri: String,
+    },
+    /// On the source: on its way, or gone.
+    Outgoing {
+        /// The host that receives.
+        to: HostId,
+        /// Bytes moved so far, memory and disks.
+        moved_bytes: u64,
+        /// Bytes to move in all, as far as known.
+        total_bytes: u64,
+        /// The source's signed word that it has let go (rule M3); relay it to the target.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        handoff: Option<Signed<Handoff>>,
+    },
+}
+
+/// Where a service answers, and the key it proves itself with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceEndpoint {
+    /// `https://ADDRESS:PORT`.
+    pub url: String,
+    /// Its key.
+    pub key: PublicKey,
+}
+
+/// A domain in libvirt that nobody asked us for: shown, never touched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedDomain {
+    /// Its libvirt uuid.
+    pub uuid: Uuid,
+    /// Its libvirt name.
+    pub name: String,
+    /// True when it has a process.
+    pub is_active: bool,
+    /// What it takes of the host, as libvirt says.
+    pub resources: Resources,
+}
+
+/// A job together with where its row was read: what `ps` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// The host it is on.
+    pub host: HostId,
+    /// The host's name, for people.
+    pub host_name: String,
+    /// Up to which event of that host this is true.
+    pub cursor: Cursor,
+    /// Age of that knowledge in milliseconds.
+    pub age_ms: u64,
+    /// The job.
+    pub job: Job,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_reads_as_a_person_would_write_it() {
+        let text = r#"{"vm": {"vcpus": 1, "memory_bytes": 134217728}}"#;
+        let spec: JobSpec = serde_json::from_str(text).unwrap();
+        assert_eq!(spec.resources().memory_bytes, 128 << 20);
+        assert_eq!(spec.tenant, TenantId::default_tenant());
+    }
+
+    #[test]
+    fn another_size_is_another_digest() {
+        let vm = |vcpus| {
+            JobSpec::vm(VmSpec { vcpus, memory_bytes: 1 << 30, disks: vec![], nics: vec![] })
+        };
+        assert_eq!(vm(1).digest(), vm(1).digest());
+        assert_ne!(vm(1).digest(), vm(2).digest());
+    }
+}

@@ -1,0 +1,31 @@
+//! The nouns of Ostler and what crosses a process boundary.
+//!
+//! Everything here is pure: no sockets, clocks, files or randomness. Two parties that must agree
+//! on a rule (the planner and a host on admission, an arbiter and a host on a ticket) share the one
+//! function in this crate. Sending, storing and deciding what to do are left to the other crates.
+
+pub mod id;
+
+pub mod resources;
+
+pub mod vm;
+
+pub mod job;
+
+pub mod host;
+
+pub mod refusal;
+
+pub mod event;
+
+pub mod view;
+
+pub mod signed;
+
+pub mod trust;
+
+pub mod ticket;
+
+pub mod admission;
+
+pub mod api;

@@ -1,0 +1,311 @@
+//! The host's typed no, and the problem document every error on the wire is (RFC 9457).
+//!
+//! A refusal is data: which rule, with the numbers of now, so that a scheduler can patch its
+//! picture and plan again, and a person can see what would have worked. The list is closed;
+//! `docs/api.md` explains each, and a test checks that it does.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, Revision};
+use crate::job::JobState;
+use crate::resources::{Bytes, Resources};
+use crate::ticket::TicketError;
+
+/// Why something was not done. Nothing was changed when one of these comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "refusal", rename_all = "kebab-case")]
+pub enum Refusal {
+    /// The host has promised too much already.
+    #[error("needs {asked}; the host has {free} free")]
+    NoCapacity {
+        /// What was asked for.
+        asked: Resources,
+        /// What the host could still promise.
+        free: Resources,
+        /// Its capacity, so that "never" can be told from "not now".
+        capacity: Resources,
+    },
+    /// The host has no image of that name.
+    #[error("image {image} is not on this host; import it here or choose a host that has it")]
+    NoImage {
+        /// The image.
+        image: ImageName,
+    },
+    /// A disk is smaller than the image it starts from.
+    #[error("disk {disk:?} of {} is smaller than image {image} of {}", Bytes(*.asked_bytes), Bytes(*.needed_bytes))]
+    DiskTooSmall {
+        /// The disk.
+        disk: String,
+        /// The image.
+        image: ImageName,
+        /// What was asked for.
+        asked_bytes: u64,
+        /// What the image needs.
+        needed_bytes: u64,
+    },
+    /// The id is in use for something else, or the change is not newer than the job.
+    #[error(
+        "job {job} is at revision {current} with another spec; a change needs a revision above it"
+    )]
+    RevisionConflict {
+        /// The job.
+        job: JobId,
+        /// The revision in the ledger.
+        current: Revision,
+    },
+    /// The job exists and is not in a state in which this can be done.
+    #[error("job {job} is {state}; {needed}")]
+    WrongState {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+        /// What would have to be true.
+        needed: String,
+    },
+    /// There is no such job here.
+    #[error("job {job} is not on this host")]
+    NoSuchJob {
+        /// The job.
+        job: JobId,
+    },
+    /// A libvirt domain that is not ours has the name.
+    #[error(
+        "a domain named {job} that Ostler did not make is on this host; rename it or choose another name"
+    )]
+    NameTaken {
+        /// The name.
+        job: JobId,
+    },
+    /// The right to run was not shown.
+    #[error("{error}")]
+    Ticket {
+        /// What is wrong with the ticket.
+        #[serde(flatten)]
+        error: TicketError,
+    },
+    /// A newer claim on the run has been seen: this engine is no longer the run's owner.
+    #[error("run is claimed by a newer engine (claim {seen}); this request had claim {given}")]
+    StaleClaim {
+        /// The newest claim seen.
+        seen: u64,
+        /// The one in the request.
+        given: u64,
+    },
+    /// The run took the job back before this task arrived.
+    #[error("task {task} of this run was undone before it was done")]
+    TaskUndone {
+        /// The task.
+        task: u32,
+    },
+    /// Too many open offers or starts; the same request will work later.
+    #[error("the host is busy: {what} (limit {limit}); try again in {retry_after_ms} ms")]
+    Busy {
+        /// What there is too much of.
+        what: String,
+        /// How much is allowed.
+        limit: u32,
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+    /// The host can't do this kind of thing at all.
+    #[error("this host cannot {what}: {why}")]
+    Unsupported {
+        /// What was asked.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// The request itself makes no sense anywhere.
+    #[error("{message}")]
+    Invalid {
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The ledger can't be written: the host accepts nothing new until that is mended.
+    #[error("the host cannot write its ledger ({message}); running guests go on")]
+    LedgerReadOnly {
+        /// What the disk said.
+        message: String,
+    },
+    /// The peer's key is not allowed to do this.
+    #[error("{who} may not {what}")]
+    Forbidden {
+        /// Who asked, as far as known.
+        who: String,
+        /// What was asked.
+        what: String,
+    },
+}
+
+impl Refusal {
+    /// The word for it in a problem's `type`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::NoCapacity { .. } => "no-capacity",
+            Refusal::NoImage { .. } => "no-image",
+            Refusal::DiskTooSmall { .. } => "disk-too-small",
+            Refusal::RevisionConflict { .. } => "revision-conflict",
+            Refusal::WrongState { .. } => "wrong-state",
+            Refusal::NoSuchJob { .. } => "no-such-job",
+            Refusal::NameTaken { .. } => "name-taken",
+            Refusal::Ticket { error } => error.name(),
+            Refusal::StaleClaim { .. } => "stale-claim",
+            Refusal::TaskUndone { .. } => "task-undone",
+            Refusal::Busy { .. } => "busy",
+            Refusal::Unsupported { .. } => "unsupported",
+            Refusal::Invalid { .. } => "invalid",
+            Refusal::LedgerReadOnly { .. } => "ledger-read-only",
+            Refusal::Forbidden { .. } => "forbidden",
+        }
+    }
+
+    /// The HTTP status it travels with.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Refusal::Invalid { .. } => 400,
+            Refusal::Forbidden { .. } | Refusal::Ticket { .. } => 403,
+            Refusal::NoSuchJob { .. } => 404,
+            Refusal::RevisionConflict { .. }
+            | Refusal::WrongState { .. }
+            | Refusal::NameTaken { .. }
+            | Refusal::StaleClaim { .. }
+            | Refusal::TaskUndone { .. }
+            | Refusal::NoCapacity { .. }
+            | Refusal::NoImage { .. }
+            | Refusal::DiskTooSmall { .. } => 409,
+            Refusal::Unsupported { .. } => 422,
+            Refusal::Busy { .. } => 429,
+            Refusal::LedgerReadOnly { .. } => 503,
+        }
+    }
+
+    /// True when another host may well say yes to the same request.
+    #[must_use]
+    pub fn is_about_this_host(&self) -> bool {
+        matches!(
+            self,
+            Refusal::NoCapacity { .. }
+                | Refusal::NoImage { .. }
+                | Refusal::NameTaken { .. }
+                | Refusal::Busy { .. }
+                | Refusal::Unsupported { .. }
+                | Refusal::LedgerReadOnly { .. }
+        )
+    }
+}
+
+/// An error on the wire: RFC 9457, content type `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `urn:ostler:` and the name of the rule; a closed list, in `docs/api.md`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The rule in words.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// This case in words, with what would have worked.
+    pub detail: String,
+    /// The refusal with its numbers, where there is one.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+impl Problem {
+    /// A problem that is no refusal of ours: a bad path, a bad body, a fault.
+    #[must_use]
+    pub fn new(status: u16, name: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:ostler:{name}"),
+            title: name.replace('-', " "),
+            status,
+            detail: detail.into(),
+            refusal: None,
+        }
+    }
+
+    /// The last part of the type.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.kind.rsplit(':').next().unwrap_or(&self.kind)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal: Some(refusal.clone()),
+            ..Self::new(refusal.status(), refusal.name(), refusal.to_string())
+        }
+    }
+}
+
+impl From<TicketError> for Refusal {
+    fn from(error: TicketError) -> Self {
+        Refusal::Ticket { error }
+    }
+}
+
+/// One of each refusal, for tests that every one is documented and survives the wire.
+#[must_use]
+pub fn examples() -> Vec<Refusal> {
+    let job: JobId = JobId::new("web-1").expect("a valid name");
+    let image = ImageName::new("debian-12").expect("a valid name");
+    let some = Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 8 << 30 };
+    let mut all = vec![
+        Refusal::NoCapacity { asked: some, free: Resources::ZERO, capacity: some },
+        Refusal::NoImage { image: image.clone() },
+        Refusal::DiskTooSmall {
+            disk: "root".into(),
+            image,
+            asked_bytes: 1 << 20,
+            needed_bytes: 1 << 30,
+        },
+        Refusal::RevisionConflict { job: job.clone(), current: Revision(3) },
+        Refusal::WrongState {
+            job: job.clone(),
+            state: JobState::Stopped,
+            needed: "start it first".into(),
+        },
+        Refusal::NoSuchJob { job: job.clone() },
+        Refusal::NameTaken { job: job.clone() },
+        Refusal::StaleClaim { seen: 4, given: 3 },
+        Refusal::TaskUndone { task: 2 },
+        Refusal::Busy { what: "open offers".into(), limit: 64, retry_after_ms: 1000 },
+        Refusal::Unsupported {
+            what: "receive a migration".into(),
+            why: "the embedded driver has no remote URI".into(),
+        },
+        Refusal::Invalid { message: "0 vcpus: use 1 to 255".into() },
+        Refusal::LedgerReadOnly { message: "no space left on device".into() },
+        Refusal::Forbidden { who: "monitor m1".into(), what: "stop jobs".into() },
+    ];
+    let offer = OfferId { epoch: Epoch(2), num: 1 };
+    let host = HostId::new("h1").expect("a valid name");
+    all.extend(crate::ticket::error_examples(&host, &job, offer).into_iter().map(Refusal::from));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_survives_the_wire_with_its_numbers() {
+        for refusal in examples() {
+            let problem = Problem::from(refusal.clone());
+            let text = serde_json::to_string(&problem).unwrap();
+            let back: Problem = serde_json::from_str(&text).unwrap();
+            assert_eq!(back.refusal, Some(refusal), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_a_name_and_sentence_of_its_own() {
+        let names: std::collections::BTreeSet<_> = examples().iter().map(Refusal::name).collect();
+        assert_eq!(names.len(), examples().len());
+    }
+}

@@ -1,0 +1,482 @@
+//! Tickets: a host's offer and a quorum of arbiters' grants, and the one function that checks them.
+//!
+//! Implements the messages and the host's side of R8 and R9 of the tenure protocol as far as they
+//! are arithmetic: what must be true of the bytes. When the host issued the offer and whether it
+//! ended is the host's own memory ([`OfferStanding`]), because freshness is host-relative: an
+//! offer carries no time. Signing a grant, and the books behind it, are the arbiter's.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
+use crate::resources::Resources;
+use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
+use crate::trust::Trust;
+
+/// What a ticket permits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Start the job, or start it again with another revision.
+    Start,
+    /// Take it over from a host where it runs (rule M1).
+    MigrateIn {
+        /// The host where it runs.
+        from: HostId,
+        /// The hold under which it runs there.
+        hold: OfferId,
+    },
+}
+
+/// A host's signed, single-use invitation to be granted a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Who offers.
+    pub host: HostId,
+    /// Its number; never repeated by that host.
+    pub id: OfferId,
+    /// The job.
+    pub job: JobId,
+    /// Which change of it.
+    pub revision: Revision,
+    /// Digest of the spec, so that a ticket for one size is none for another.
+    pub spec: Digest,
+    /// What is permitted.
+    #[serde(flatten)]
+    pub action: Action,
+    /// How much it takes.
+    pub resources: Resources,
+    /// Whose quota.
+    pub tenant: TenantId,
+    /// How much each arbiter slot is asked to book. Between zero and `resources`.
+    pub plan: BTreeMap<u32, Resources>,
+    /// The trust document the host obeyed when it signed.
+    pub trust_version: u64,
+}
+
+impl Message for Offer {
+    const DOMAIN: &'static str = "offer";
+}
+
+/// One arbiter's signed yes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its slot.
+    pub slot: u32,
+    /// The offer, by the digest of its signed bytes.
+    pub offer: Digest,
+    /// What it has booked.
+    pub debit: Resources,
+}
+
+impl Message for Grant {
+    const DOMAIN: &'static str = "grant";
+}
+
+/// One arbiter's signed no.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// Its slot.
+    pub slot: u32,
+    /// The offer, by the digest of its signed bytes.
+    pub offer: Digest,
+    /// Why not.
+    #[serde(flatten)]
+    pub why: DenialReason,
+}
+
+impl Message for Denial {
+    const DOMAIN: &'static str = "denial";
+}
+
+/// Why an arbiter said no.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "denial", rename_all = "snake_case")]
+pub enum DenialReason {
+    /// It has just started and may have forgotten promises (rule R1).
+    #[error("the arbiter has just started and stays silent for {for_ms} ms more")]
+    Silent {
+        /// How much longer.
+        for_ms: u64,
+    },
+    /// Its books are not complete yet (rule R2).
+    #[error("the arbiter has not heard from {missing} hosts since it started")]
+    Rebuilding {
+        /// How many hosts have not reported.
+        missing: u32,
+    },
+    /// The job is promised to another host.
+    #[error("the job is promised to host {host}")]
+    Promised {
+        /// The other host.
+        host: HostId,
+        /// Its offer or hold.
+        id: OfferId,
+    },
+    /// The tenant has no more.
+    #[error("tenant {tenant} has a limit of {limit}, {used} is promised, {asked} was asked for")]
+    Quota {
+        /// The tenant.
+        tenant: TenantId,
+        /// This arbiter's share of its limit.
+        limit: Resources,
+        /// What is booked.
+        used: Resources,
+        /// What was asked for.
+        asked: Resources,
+    },
+    /// The offer is not signed by a host of this cluster, or under another trust version.
+    #[error("{message}")]
+    Policy {
+        /// What is wrong and what would be right.
+        message: String,
+    },
+}
+
+/// An arbiter's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Yes.
+    Grant(Signed<Grant>),
+    /// No.
+    Denial(Signed<Denial>),
+}
+
+/// Offer and grants together: the permission a host redeems once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ticket {
+    /// The host's offer.
+    pub offer: Signed<Offer>,
+    /// Arbiters' grants, in any order.
+    pub grants: Vec<Signed<Grant>>,
+}
+
+/// The source's signed word that it has let go of a job (rule M3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handoff {
+    /// The job.
+    pub job: JobId,
+    /// Who lets go.
+    pub from: HostId,
+    /// The hold it has closed.
+    pub hold: OfferId,
+    /// Who may run it now.
+    pub to: HostId,
+    /// Under which hold.
+    pub to_hold: OfferId,
+}
+
+impl Message for Handoff {
+    const DOMAIN: &'static str = "handoff";
+}
+
+/// What a host remembers of one of its own offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfferStanding {
+    /// Open, for this much longer.
+    Open {
+        /// Milliseconds left on the host's clock.
+        left_ms: u64,
+    },
+    /// Its time is over, or it was voided.
+    Ended,
+    /// Redeemed already.
+    Used,
+    /// Of an earlier life of the agent, or never issued.
+    Unknown,
+}
+
+/// What a ticket must be for, to be of use in one request.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The host that is asked.
+    pub host: &'a HostId,
+    /// The host's key.
+    pub host_key: &'a PublicKey,
+    /// The job in the request.
+    pub job: &'a JobId,
+    /// The revision in the request.
+    pub revision: Revision,
+    /// Digest of the spec in the request.
+    pub spec: Digest,
+    /// What the spec takes.
+    pub resources: Resources,
+}
+
+/// Why a ticket does not permit what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "ticket_error", rename_all = "kebab-case")]
+pub enum TicketError {
+    /// There is none, and this host obeys a trust document.
+    #[error(
+        "this host starts nothing without a ticket: ask it for an offer and the arbiters for grants"
+    )]
+    TicketMissing,
+    /// It is not what it says it is.
+    #[error("ticket is not genuine: {why}")]
+    TicketForged {
+        /// Which signature or text is wrong.
+        why: String,
+    },
+    /// It was offered by another host.
+    #[error("ticket is for host {offered}, this is host {here}")]
+    TicketForOtherHost {
+        /// The host in the ticket.
+        offered: HostId,
+        /// This host.
+        here: HostId,
+    },
+    /// It is for another job.
+    #[error("ticket is for job {offered}, the request is for job {asked}")]
+    TicketForOtherJob {
+        /// The job in the ticket.
+        offered: JobId,
+        /// The job in the request.
+        asked: JobId,
+    },
+    /// It is for another size, or another change of the spec.
+    #[error(
+        "ticket is for revision {offered_revision} with {offered}; the request is revision {asked_revision} with {asked}"
+    )]
+    TicketForOtherSpec {
+        /// The size in the ticket.
+        offered: Resources,
+        /// The revision in the ticket.
+        offered_revision: Revision,
+        /// The size in the request.
+        asked: Resources,
+        /// The revision in the request.
+        asked_revision: Revision,
+    },
+    /// The offer's time is over.
+    #[error("offer {offer} has ended; ask for a new one")]
+    OfferEnded {
+        /// Which.
+        offer: OfferId,
+    },
+    /// It was redeemed before.
+    #[error("offer {offer} was redeemed already; a ticket works once")]
+    OfferUsed {
+        /// Which.
+        offer: OfferId,
+    },
+    /// The agent does not remember making it: it has restarted since.
+    #[error("offer {offer} was not made in this life of the agent; ask for a new one")]
+    OfferUnknown {
+        /// Which.
+        offer: OfferId,
+    },
+    /// Too few arbiters have said yes.
+    #[error("ticket has grants of {have} arbiters, {need} are needed{}", .ignored.iter().map(|w| format!("; ignored: {w}")).collect::<String>())]
+    TicketWithoutQuorum {
+        /// Different slots with a good grant.
+        have: u32,
+        /// Slots needed.
+        need: u32,
+        /// Why other grants did not count.
+        ignored: Vec<String>,
+    },
+    /// The arbiters booked less than k times what the job takes (rule R9).
+    #[error("arbiters have booked {booked} in all, {needed} are needed")]
+    TicketUnderbooked {
+        /// The sum of the debits.
+        booked: Resources,
+        /// k times the job's size.
+        needed: Resources,
+    },
+    /// It was made under another trust document.
+    #[error("ticket was made under trust version {offered}, this host obeys version {here}")]
+    TicketOfOtherTrust {
+        /// The version in the ticket.
+        offered: u64,
+        /// The version in force.
+        here: u64,
+    },
+}
+
+impl TicketError {
+    /// The word for it in a problem's `type`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            TicketError::TicketMissing => "ticket-missing",
+            TicketError::TicketForged { .. } => "ticket-forged",
+            TicketError::TicketForOtherHost { .. } => "ticket-for-other-host",
+            TicketError::TicketForOtherJob { .. } => "ticket-for-other-job",
+            TicketError::TicketForOtherSpec { .. } => "ticket-for-other-spec",
+            TicketError::OfferEnded { .. } => "offer-ended",
+            TicketError::OfferUsed { .. } => "offer-used",
+            TicketError::OfferUnknown { .. } => "offer-unknown",
+            TicketError::TicketWithoutQuorum { .. } => "ticket-without-quorum",
+            TicketError::TicketUnderbooked { .. } => "ticket-underbooked",
+            TicketError::TicketOfOtherTrust { .. } => "ticket-of-other-trust",
+        }
+    }
+}
+
+impl From<SignedError> for TicketError {
+    fn from(error: SignedError) -> Self {
+        TicketError::TicketForged { why: error.to_string() }
+    }
+}
+
+/// A ticket that permits exactly what was asked, now, here. Only [`verify`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedTicket {
+    offer: Offer,
+    debits: BTreeMap<u32, Resources>,
+}
+
+impl VerifiedTicket {
+    /// The offer that it redeems.
+    #[must_use]
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// What each arbiter that counted has booked; kept in the hold.
+    #[must_use]
+    pub fn debits(&self) -> &BTreeMap<u32, Resources> {
+        &self.debits
+    }
+}
+
+/// Checks a ticket against a request, the host's memory of its offers, and the trust in force
+/// (rule R9). `standing` is asked only for offers that this host has really signed.
+pub fn verify(
+    ticket: Option<&Ticket>,
+    expected: Expected<'_>,
+    trust: &Trust,
+    standing: impl FnOnce(OfferId) -> OfferStanding,
+) -> Result<VerifiedTicket, TicketError> {
+    let ticket = ticket.ok_or(TicketError::TicketMissing)?;
+    let offer = ticket.offer.open()?;
+    check_addressee(&offer, expected)?;
+    if ticket.offer.key() != *expected.host_key {
+        return Err(TicketError::TicketForged {
+            why: format!("offer names this host but is signed by {}", ticket.offer.key()),
+        });
+    }
+    match standing(offer.id) {
+        OfferStanding::Open { .. } => {}
+        OfferStanding::Ended => return Err(TicketError::OfferEnded { offer: offer.id }),
+        OfferStanding::Used => return Err(TicketError::OfferUsed { offer: offer.id }),
+        OfferStanding::Unknown => return Err(TicketError::OfferUnknown { offer: offer.id }),
+    }
+    if offer.trust_version != trust.version {
+        return Err(TicketError::TicketOfOtherTrust {
+            offered: offer.trust_version,
+            here: trust.version,
+        });
+    }
+    let debits = count_grants(ticket, &offer, trust)?;
+    Ok(VerifiedTicket { offer, debits })
+}
+
+fn check_addressee(offer: &Offer, expected: Expected<'_>) -> Result<(), TicketError> {
+    if offer.host != *expected.host {
+        return Err(TicketError::TicketForOtherHost {
+            offered: offer.host.clone(),
+            here: expected.host.clone(),
+        });
+    }
+    if offer.job != *expected.job {
+        return Err(TicketError::TicketForOtherJob {
+            offered: offer.job.clone(),
+            asked: expected.job.clone(),
+        });
+    }
+    if offer.revision != expected.revision
+        || offer.spec != expected.spec
+        || offer.resources != expected.resources
+    {
+        return Err(TicketError::TicketForOtherSpec {
+            offered: offer.resources,
+            offered_revision: offer.revision,
+            asked: expected.resources,
+            asked_revision: expected.revision,
+        });
+    }
+    Ok(())
+}
+
+/// The grants that count, one a slot; at least k of them, and Σ debits ≥ k·r.
+fn count_grants(
+    ticket: &Ticket,
+    offer: &Offer,
+    trust: &Trust,
+) -> Result<BTreeMap<u32, Resources>, TicketError> {
+    let digest = ticket.offer.digest();
+    let mut debits = BTreeMap::new();
+    let mut ignored = Vec::new();
+    for grant in &ticket.grants {
+        match check_grant(grant, digest, offer, trust) {
+            Ok(grant) => {
+                debits.insert(grant.slot, grant.debit);
+            }
+            Err(why) => ignored.push(why),
+        }
+    }
+    let have = u32::try_from(debits.len()).unwrap_or(u32::MAX);
+    if have < trust.k {
+        return Err(TicketError::TicketWithoutQuorum { have, need: trust.k, ignored });
+    }
+    let booked = debits.values().fold(Resources::ZERO, |sum, debit| sum.plus(*debit));
+    let needed = (0..trust.k).fold(Resources::ZERO, |sum, _| sum.plus(offer.resources));
+    if !needed.fits_in(booked) {
+        return Err(TicketError::TicketUnderbooked { booked, needed });
+    }
+    Ok(debits)
+}
+
+fn check_grant(
+    signed: &Signed<Grant>,
+    digest: Digest,
+    offer: &Offer,
+    trust: &Trust,
+) -> Result<Grant, String> {
+    let grant = signed.open().map_err(|e| e.to_string())?;
+    let slot = trust
+        .arbiter(&signed.key())
+        .ok_or_else(|| format!("key {} is no arbiter's", signed.key()))?;
+    if slot.slot != grant.slot {
+        return Err(format!("arbiter of slot {} signed for slot {}", slot.slot, grant.slot));
+    }
+    if grant.offer != digest {
+        return Err(format!("slot {} granted another offer", grant.slot));
+    }
+    if !grant.debit.fits_in(offer.resources) {
+        return Err(format!("slot {} booked more than the job takes", grant.slot));
+    }
+    Ok(grant)
+}
+
+/// One of each ticket error, for [`crate::refusal::examples`].
+pub(crate) fn error_examples(host: &HostId, job: &JobId, offer: OfferId) -> Vec<TicketError> {
+    let (one, two) =
+        (Resources { vcpus: 1, ..Resources::ZERO }, Resources { vcpus: 2, ..Resources::ZERO });
+    vec![
+        TicketError::TicketMissing,
+        TicketError::TicketForged { why: "signature does not hold".into() },
+        TicketError::TicketForOtherHost { offered: host.clone(), here: host.clone() },
+        TicketError::TicketForOtherJob { offered: job.clone(), asked: job.clone() },
+        TicketError::TicketForOtherSpec {
+            offered: one,
+            offered_revision: Revision(1),
+            asked: two,
+            asked_revision: Revision(1),
+        },
+        TicketError::OfferEnded { offer },
+        TicketError::OfferUsed { offer },
+        TicketError::OfferUnknown { offer },
+        TicketError::TicketWithoutQuorum { have: 1, need: 2, ignored: vec![] },
+        TicketError::TicketUnderbooked { booked: one, needed: two },
+        TicketError::TicketOfOtherTrust { offered: 1, here: 2 },
+    ]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,330 @@
+//! Who is believed in a cluster: one document, signed by an operator, replaced by a higher version.
+//!
+//! `shared` between operator, hosts and members (protocol §2). A host without one is a lone host
+//! and needs no tickets; with one, nothing starts without. Identity is a key, so the document is
+//! also the list of who may talk to whom; there is no certificate authority to lose.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterId, HostId, TenantId};
+use crate::job::Role;
+use crate::refusal::Refusal;
+use crate::resources::Resources;
+use crate::signed::{Message, PublicKey, Signed, SignedError};
+
+/// The trust document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trust {
+    /// Which cluster this is.
+    pub cluster: ClusterId,
+    /// Grows with each change.
+    pub version: u64,
+    /// Keys whose signature makes a later version valid, and who may do everything.
+    pub operators: Vec<PublicKey>,
+    /// The arbiters, by slot. A slot counts once whatever number of copies signs for it.
+    pub arbiters: Vec<Slot>,
+    /// How many different arbiter slots a ticket needs.
+    pub k: u32,
+    /// How many arbiters may lie without harm.
+    #[serde(default)]
+    pub f: u32,
+    /// The hosts.
+    pub roster: Vec<PublicKey>,
+    /// Monitors and controllers.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+    /// D: how long an offer, and a member's promise seen from the host, lasts. Host clock.
+    pub term_ms: u64,
+    /// K: how long killing a guest may take.
+    pub kill_ms: u64,
+    /// ρ: how wrong a clock's rate may be, in parts per million.
+    pub clock_ppm: u64,
+    /// What each tenant may have promised in the cluster; a tenant without entry has no limit.
+    #[serde(default)]
+    pub quota: BTreeMap<TenantId, Resources>,
+}
+
+/// A member's place in its committee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slot {
+    /// Its number.
+    pub slot: u32,
+    /// The key it signs with.
+    pub key: PublicKey,
+    /// Where it answers.
+    pub url: String,
+}
+
+/// A key with a role that signs nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Its key.
+    pub key: PublicKey,
+    /// What it may do.
+    pub role: Role,
+    /// Where it answers.
+    pub url: String,
+}
+
+/// What somebody wants to do, as far as permission goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Look.
+    Read,
+    /// Start, stop, move and delete jobs; use a console; bring images.
+    Run,
+    /// Change who is trusted, start and stop Ostler's own services.
+    Govern,
+}
+
+impl Role {
+    /// Whether the role has the right. Every member of the cluster may look.
+    #[must_use]
+    pub fn may(self, right: Right) -> bool {
+        match right {
+            Right::Read => true,
+            Right::Run => matches!(self, Role::Operator | Role::Controller),
+            Right::Govern => self == Role::Operator,
+        }
+    }
+}
+
+impl Message for Trust {
+    const DOMAIN: &'static str = "trust";
+}
+
+/// Defaults of protocol §12: D = 9 s.
+pub const TERM_MS: u64 = 9_000;
+/// Defaults of protocol §12: K = 2 s.
+pub const KILL_MS: u64 = 2_000;
+/// Defaults of protocol §12: ρ = 0.2 %.
+pub const CLOCK_PPM: u64 = 2_000;
+
+/// Why a trust document is not taken. The one in force stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// The signature does not hold.
+    #[error(transparent)]
+    Signature(#[from] SignedError),
+    /// The signer is no operator of the document in force (or of itself, if it is the first).
+    #[error("trust version {version} is signed by {key}, which is not an operator's key here")]
+    NotOperator {
+        /// The refused version.
+        version: u64,
+        /// Who signed it.
+        key: PublicKey,
+    },
+    /// It is for another cluster.
+    #[error("trust is for cluster {theirs}, this is {ours}")]
+    OtherCluster {
+        /// The cluster of the document in force.
+        ours: ClusterId,
+        /// The cluster of the refused one.
+        theirs: ClusterId,
+    },
+    /// It is not newer.
+    #[error("trust version {theirs} is not newer than version {ours} in force")]
+    NotNewer {
+        /// The version in force.
+        ours: u64,
+        /// The refused version.
+        theirs: u64,
+    },
+    /// Its numbers contradict each other.
+    #[error("trust makes no sense: {0}")]
+    Invalid(String),
+}
+
+impl Trust {
+    /// T of protocol §2: how long a member keeps a promise, on its own clock, so that it outlives
+    /// what the host makes of it: ⌈D·(1+ρ)/(1−ρ)⌉.
+    #[must_use]
+    pub fn member_term_ms(&self) -> u64 {
+        let fast = 1_000_000 + self.clock_ppm;
+        let slow = 1_000_000 - self.clock_ppm;
+        (self.term_ms * fast).div_ceil(slow)
+    }
+
+    /// Checks the numbers against each other (protocol §2).
+    pub fn validate(&self) -> Result<(), TrustError> {
+        let invalid = |why: String| Err(TrustError::Invalid(why));
+        let n = u32::try_from(self.arbiters.len()).unwrap_or(u32::MAX);
+        if self.operators.is_empty() {
+            return invalid("there is no operator key, so nobody could ever change it".into());
+        }
+        let mut slots: Vec<u32> = self.arbiters.iter().map(|a| a.slot).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        if slots.len() != self.arbiters.len() {
+            return invalid("two arbiters have one slot".into());
+        }
+        if self.k < (n + self.f) / 2 + 1 || self.k > n {
+            return invalid(format!(
+                "k = {} of n = {n} arbiters with f = {} liars: k must be from {} to {n}",
+                self.k,
+                self.f,
+                (n + self.f) / 2 + 1
+            ));
+        }
+        if self.clock_ppm >= 500_000 || self.kill_ms >= self.term_ms {
+            return invalid(format!(
+                "clock_ppm = {} must be under 500000 and kill_ms = {} under term_ms = {}",
+                self.clock_ppm, self.kill_ms, self.term_ms
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes a signed document as successor of the one in force, or says why not. The same version
+    /// with the same content again is `Ok(None)`.
+    ///
+    /// The first document a host sees is believed if it is signed by one of its own operators:
+    /// whoever claims a bare host first, owns it.
+    pub fn accept(
+        in_force: Option<&Trust>,
+        signed: &Signed<Trust>,
+    ) -> Result<Option<Trust>, TrustError> {
+        let new = signed.open()?;
+        new.validate()?;
+        let operators = in_force.map_or(&new.operators, |t| &t.operators);
+        if !operators.contains(&signed.key()) {
+            return Err(TrustError::NotOperator { version: new.version, key: signed.key() });
+        }
+        match in_force {
+            Some(old) if old.cluster != new.cluster => {
+                Err(TrustError::OtherCluster { ours: old.cluster.clone(), theirs: new.cluster })
+            }
+            Some(old) if *old == new => Ok(None),
+            Some(old) if old.version >= new.version => {
+                Err(TrustError::NotNewer { ours: old.version, theirs: new.version })
+            }
+            _ => Ok(Some(new)),
+        }
+    }
+
+    /// What a key may do here; `None` for a stranger.
+    #[must_use]
+    pub fn role_of(&self, key: &PublicKey) -> Option<Role> {
+        if self.operators.contains(key) {
+            return Some(Role::Operator);
+        }
+        if self.arbiters.iter().any(|a| a.key == *key) {
+            return Some(Role::Arbiter);
+        }
+        if let Some(peer) = self.peers.iter().find(|p| p.key == *key) {
+            return Some(peer.role);
+        }
+        self.roster.contains(key).then_some(Role::Host)
+    }
+
+    /// Whether whoever proved this key has the right; the refusal says who they are taken for.
+    pub fn permit(&self, key: Option<&PublicKey>, right: Right) -> Result<(), Refusal> {
+        let role = key.and_then(|key| self.role_of(key));
+        if role.is_some_and(|role| role.may(right)) {
+            return Ok(());
+        }
+        let who = match (key, role) {
+            (_, Some(role)) => format!("a {role}"),
+            (Some(key), None) => {
+                format!("key {key}, which cluster {} does not know,", self.cluster)
+            }
+            (None, None) => "a caller without a key".to_owned(),
+        };
+        let what = match right {
+            Right::Read => "read here",
+            Right::Run => "run, stop or move jobs",
+            Right::Govern => "change trust or services",
+        };
+        Err(Refusal::Forbidden { who, what: what.to_owned() })
+    }
+
+    /// The key of a host on the roster.
+    #[must_use]
+    pub fn host_key(&self, host: &HostId) -> Option<PublicKey> {
+        self.roster.iter().copied().find(|key| HostId::of(key) == *host)
+    }
+
+    /// The arbiter that signs with this key.
+    #[must_use]
+    pub fn arbiter(&self, key: &PublicKey) -> Option<&Slot> {
+        self.arbiters.iter().find(|a| a.key == *key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signed::SecretKey;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_seed([n; 32])
+    }
+
+    fn trust(version: u64) -> Trust {
+        Trust {
+            cluster: ClusterId::new("c1").unwrap(),
+            version,
+            operators: vec![key(1).public()],
+            arbiters: vec![Slot { slot: 0, key: key(2).public(), url: String::new() }],
+            k: 1,
+            f: 0,
+            roster: vec![key(3).public()],
+            peers: vec![],
+            term_ms: TERM_MS,
+            kill_ms: KILL_MS,
+            clock_ppm: CLOCK_PPM,
+            quota: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_members_term_outlives_the_hosts_by_the_clock_margin() {
+        assert_eq!(trust(1).member_term_ms(), 9_037);
+    }
+
+    #[test]
+    fn only_an_operator_of_the_document_in_force_can_replace_it() {
+        let first = Trust::accept(None, &Signed::seal(&trust(1), &key(1))).unwrap().unwrap();
+        let mut usurped = trust(2);
+        usurped.operators = vec![key(9).public()];
+        let by_usurper = Signed::seal(&usurped, &key(9));
+        assert!(matches!(
+            Trust::accept(Some(&first), &by_usurper),
+            Err(TrustError::NotOperator { version: 2, .. })
+        ));
+        let by_operator = Signed::seal(&trust(2), &key(1));
+        assert_eq!(Trust::accept(Some(&first), &by_operator), Ok(Some(trust(2))));
+        let again = Signed::seal(&trust(1), &key(1));
+        assert_eq!(Trust::accept(Some(&first), &again), Ok(None));
+        assert_eq!(
+            Trust::accept(Some(&trust(2)), &again),
+            Err(TrustError::NotNewer { ours: 2, theirs: 1 })
+        );
+    }
+
+    #[test]
+    fn strangers_may_nothing_and_members_only_what_their_role_needs() {
+        let trust = trust(1);
+        let may = |n: u8, right| trust.permit(Some(&key(n).public()), right).is_ok();
+        assert!(may(1, Right::Govern) && may(3, Right::Read));
+        assert!(!may(3, Right::Run) && !may(77, Right::Read));
+        assert!(trust.permit(None, Right::Read).is_err());
+    }
+
+    #[test]
+    fn a_quorum_that_two_could_have_at_once_is_refused() {
+        let mut three = trust(1);
+        for slot in 1..3 {
+            let key = key(10 + u8::try_from(slot).unwrap()).public();
+            three.arbiters.push(Slot { slot, key, url: String::new() });
+        }
+        assert!(matches!(three.validate(), Err(TrustError::Invalid(_))), "k = 1 of 3");
+        three.k = 2;
+        assert_eq!(three.validate(), Ok(()));
+    }
+}

@@ -1,0 +1,216 @@
+//! The merged picture of many hosts, and the one rule by which it is merged.
+//!
+//! Per host the higher (epoch, seq) wins, a whole host at a time. That makes merging commutative,
+//! associative and idempotent, so a view may be fed by hosts, by other monitors, or by both, in any
+//! order. Only the *next* event is applied to a row; any other newer one is a gap, which a fresh
+//! inventory closes. When a row was last heard is the monitor's to know, not part of the merge.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::event::{Event, Fact};
+use crate::host::{Host, Inventory};
+use crate::id::{Cursor, HostId, JobId};
+use crate::job::{Job, JobState, ObservedDomain};
+
+/// How much a row of a view is worth now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Freshness {
+    /// Heard within the last few seconds.
+    Fresh,
+    /// Not heard for a while.
+    Stale,
+    /// Not heard for long, by a monitor that hears others. Says nothing about the guests there.
+    Lost,
+}
+
+/// What is known of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Inventory", into = "Inventory")]
+pub struct HostRow {
+    /// Up to which event this is true.
+    pub cursor: Cursor,
+    /// The host.
+    pub host: Arc<Host>,
+    /// Its jobs.
+    pub jobs: OrdMap<JobId, Arc<Job>>,
+    /// Domains that are no job's.
+    pub observed: OrdMap<Uuid, ObservedDomain>,
+}
+
+impl From<Inventory> for HostRow {
+    fn from(inventory: Inventory) -> Self {
+        Self {
+            cursor: inventory.cursor,
+            host: Arc::new(inventory.host),
+            jobs: inventory.jobs.into_iter().map(|job| (job.id.clone(), Arc::new(job))).collect(),
+            observed: inventory.observed.into_iter().map(|d| (d.uuid, d)).collect(),
+        }
+    }
+}
+
+impl From<HostRow> for Inventory {
+    fn from(row: HostRow) -> Self {
+        Self {
+            cursor: row.cursor,
+            host: Arc::unwrap_or_clone(row.host),
+            jobs: row.jobs.into_iter().map(|(_, job)| Arc::unwrap_or_clone(job)).collect(),
+            observed: row.observed.into_iter().map(|(_, domain)| domain).collect(),
+        }
+    }
+}
+
+/// What became of a message given to a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merge {
+    /// It was news.
+    Applied,
+    /// It, or something later, was known already.
+    Old,
+    /// Something is missing before it; the row is unchanged and an inventory is needed.
+    Gap {
+        /// Where the row stands; zero for an unknown host.
+        at: Cursor,
+    },
+}
+
+/// Hosts and jobs as far as somebody knows them. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct View {
+    hosts: OrdMap<HostId, HostRow>,
+}
+
+impl View {
+    /// Takes a complete report of one host, if it is newer than what is known.
+    pub fn merge_inventory(&mut self, inventory: Inventory) -> Merge {
+        let host = inventory.host.id.clone();
+        match self.hosts.get(&host) {
+            Some(row) if row.cursor >= inventory.cursor => Merge::Old,
+            _ => {
+                self.hosts.insert(host, inventory.into());
+                Merge::Applied
+            }
+        }
+    }
+
+    /// Takes the next fact of one host.
+    pub fn merge_event(&mut self, event: &Event) -> Merge {
+        let Some(row) = self.hosts.get_mut(&event.host) else {
+            return Merge::Gap { at: Cursor::default() };
+        };
+        if event.cursor <= row.cursor {
+            return Merge::Old;
+        }
+        if event.cursor != row.cursor.next() {
+            return Merge::Gap { at: row.cursor };
+        }
+        row.apply(event);
+        Merge::Applied
+    }
+
+    /// Takes everything another view knows better.
+    pub fn merge_view(&mut self, other: &View) {
+        for (host, theirs) in &other.hosts {
+            if self.hosts.get(host).is_none_or(|ours| ours.cursor < theirs.cursor) {
+                self.hosts.insert(host.clone(), theirs.clone());
+            }
+        }
+    }
+
+    /// Forgets a host. Only an operator's explicit word leads here, never silence.
+    pub fn forget(&mut self, host: &HostId) -> bool {
+        self.hosts.remove(host).is_some()
+    }
+
+    /// The rows, by host id.
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostId, &HostRow)> {
+        self.hosts.iter()
+    }
+
+    /// One host's row.
+    #[must_use]
+    pub fn host(&self, id: &HostId) -> Option<&HostRow> {
+        self.hosts.get(id)
+    }
+
+    /// The host that a person means by an id, the beginning of an id, or a hostname; `Err` lists
+    /// the candidates when there is not exactly one.
+    pub fn find_host(&self, text: &str) -> Result<&HostRow, Vec<&HostRow>> {
+        let by_id = |row: &&HostRow| row.host.id.as_str() == text;
+        if let Some(row) = self.hosts.values().find(by_id) {
+            return Ok(row);
+        }
+        let matches = |row: &&HostRow| {
+            row.host.name == text || (text.len() >= 4 && row.host.id.as_str().starts_with(text))
+        };
+        let mut found: Vec<&HostRow> = self.hosts.values().filter(matches).collect();
+        if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) }
+    }
+
+    /// Every row of a job. More than one while it moves, or when a host that once had it still
+    /// remembers.
+    pub fn job<'a>(&'a self, id: &'a JobId) -> impl Iterator<Item = (&'a HostRow, &'a Arc<Job>)> {
+        self.hosts.values().filter_map(move |row| row.jobs.get(id).map(|job| (row, job)))
+    }
+
+    /// The row that matters most for a job: the one where it is alive, else the latest.
+    #[must_use]
+    pub fn job_best<'a>(&'a self, id: &'a JobId) -> Option<(&'a HostRow, &'a Arc<Job>)> {
+        self.job(id).max_by_key(|(_, job)| (rank(job.state), job.revision, job.since_ms))
+    }
+
+    /// Every job, the best row each.
+    #[must_use]
+    pub fn jobs_best(&self) -> BTreeMap<&JobId, (&HostRow, &Arc<Job>)> {
+        let mut best: BTreeMap<&JobId, (&HostRow, &Arc<Job>)> = BTreeMap::new();
+        for row in self.hosts.values() {
+            for (id, job) in &row.jobs {
+                let key = |job: &Job| (rank(job.state), job.revision, job.since_ms);
+                if best.get(id).is_none_or(|(_, known)| key(known) < key(job)) {
+                    best.insert(id, (row, job));
+                }
+            }
+        }
+        best
+    }
+}
+
+/// How strongly a state says "the job is here".
+fn rank(state: JobState) -> u8 {
+    match state {
+        JobState::Running | JobState::Paused | JobState::MigratingOut | JobState::Stopping => 3,
+        JobState::Starting | JobState::Accepted => 2,
+        JobState::MigratingIn => 1,
+        JobState::Stopped | JobState::Failed | JobState::Crashed => 0,
+    }
+}
+
+impl HostRow {
+    fn apply(&mut self, event: &Event) {
+        self.cursor = event.cursor;
+        match &event.fact {
+            Fact::JobChanged { job } => {
+                self.jobs.insert(job.id.clone(), Arc::new(Job::clone(job)));
+            }
+            Fact::JobDeleted { job } => {
+                self.jobs.remove(job);
+            }
+            Fact::HostChanged { host } => self.host = Arc::new(Host::clone(host)),
+            Fact::DomainObserved { domain } => {
+                self.observed.insert(domain.uuid, domain.clone());
+            }
+            Fact::DomainGone { uuid } => {
+                self.observed.remove(uuid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Merging against a naive model: a host's history is a list, a view is a prefix of it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::host::{Accel, HypervisorFacts};
+use crate::id::{Epoch, Revision};
+use crate::job::JobSpec;
+use crate::resources::Resources;
+use crate::signed::SecretKey;
+use crate::vm::VmSpec;
+
+fn host(n: u8) -> Host {
+    let key = SecretKey::from_seed([n; 32]).public();
+    Host {
+        id: HostId::of(&key),
+        key,
+        name: format!("h{n}"),
+        urls: vec![],
+        agent_version: "0".into(),
+        hypervisor: HypervisorFacts {
+            uri: "test:///default".into(),
+            driver: "TEST".into(),
+            libvirt_version: "9.0.0".into(),
+            accel: Accel::None,
+            accel_reason: None,
+            migration_uri: None,
+        },
+        capacity: Resources::ZERO,
+        allocation: Resources::ZERO,
+        images: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        trust_version: None,
+    }
+}
+
+fn job(n: u8, revision: u64) -> Job {
+    Job {
+        id: JobId::new(format!("j{n}")).unwrap(),
+        revision: Revision(revision),
+        spec: JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![], nics: vec![] }),
+        state: JobState::Running,
+        reason: None,
+        since_ms: revision,
+        hold: None,
+        domain_uuid: None,
+        run: None,
+        migration: None,
+        endpoint: None,
+    }
+}
+
+/// What one host said, in order: facts by epoch, each epoch starting with an inventory.
+#[derive(Debug, Clone)]
+struct History {
+    inventories: Vec<Inventory>,
+    events: Vec<Event>,
+}
+
+/// `script`: per step, which job changes (or, at multiples of 7, a restart of the agent).
+fn history(n: u8, script: &[u8]) -> History {
+    let mut row = HostRow::from(Inventory {
+        cursor: Cursor { epoch: Epoch(1), seq: 0 },
+        host: host(n),
+        jobs: vec![],
+        observed: vec![],
+    });
+    let mut said = History { inventories: vec![row.clone().into()], events: vec![] };
+    for (i, step) in script.iter().enumerate() {
+        if step % 7 == 0 {
+            row.cursor = Cursor { epoch: Epoch(row.cursor.epoch.0 + 1), seq: 0 };
+        } else {
+            let fact = if step % 5 == 0 {
+                Fact::JobDeleted { job: job(step % 3, 0).id }
+            } else {
+                Fact::JobChanged { job: Box::new(job(step % 3, i as u64)) }
+            };
+            let event =
+                Event { host: host(n).id, cursor: row.cursor.next(), at_ms: i as u64, fact };
+            row.apply(&event);
+            said.events.push(event);
+        }
+        said.inventories.push(row.clone().into());
+    }
+    said
+}
+
+#[derive(Debug, Clone)]
+enum Said {
+    Inventory(Box<Inventory>),
+    Event(Event),
+}
+
+fn tell(view: &mut View, said: &Said) {
+    match said {
+        Said::Inventory(inventory) => {
+            view.merge_inventory(Inventory::clone(inventory));
+        }
+        Said::Event(event) => {
+            view.merge_event(event);
+        }
+    }
+}
+
+fn everything(histories: &[History]) -> Vec<Said> {
+    let mut all = vec![];
+    for history in histories {
+        all.extend(history.inventories.iter().cloned().map(Box::new).map(Said::Inventory));
+        all.extend(history.events.iter().cloned().map(Said::Event));
+    }
+    all
+}
+
+fn scripts() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop::collection::vec(prop::collection::vec(any::<u8>(), 0..12), 1..4)
+}
+
+proptest! {
+    #[test]
+    fn any_order_with_loss_and_repetition_ends_equal_once_the_last_word_arrives(
+        scripts in scripts(),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
+        turns in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
+    ) {
+        let histories: Vec<History> =
+            scripts.iter().enumerate().map(|(n, s)| history(u8::try_from(n).unwrap(), s)).collect();
+        let all = everything(&histories);
+        let mut one = View::default();
+        let mut other = View::default();
+        for pick in picks { tell(&mut one, pick.get(&all)); }
+        for turn in turns { tell(&mut other, turn.get(&all)); }
+        for history in &histories {
+            let last = history.inventories.last().unwrap();
+            one.merge_inventory(last.clone());
+            other.merge_inventory(last.clone());
+        }
+        prop_assert_eq!(one, other);
+    }
+
+    #[test]
+    fn a_view_never_goes_back(
+        script in prop::collection::vec(any::<u8>(), 0..20),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
+    ) {
+        let history = history(0, &script);
+        let all = everything(std::slice::from_ref(&history));
+        let mut view = View::default();
+        let mut at = Cursor::default();
+        for pick in picks {
+            tell(&mut view, pick.get(&all));
+            let now = view.hosts().next().map_or(Cursor::default(), |(_, row)| row.cursor);
+            prop_assert!(now >= at);
+            at = now;
+        }
+        // Whatever it was told, what it holds is a state the host was really in.
+        if let Some((_, row)) = view.hosts().next() {
+            let real = history.inventories.iter().any(|i| HostRow::from(i.clone()) == *row);
+            prop_assert!(real, "the view holds a state that never was");
+        }
+    }
+
+    #[test]
+    fn merging_views_is_commutative_associative_and_idempotent(
+        scripts in scripts(),
+        picks in prop::collection::vec((any::<prop::sample::Index>(), 0u8..3), 0..60),
+    ) {
+        let histories: Vec<History> =
+            scripts.iter().enumerate().map(|(n, s)| history(u8::try_from(n).unwrap(), s)).collect();
+        let all = everything(&histories);
+        let mut views = [View::default(), View::default(), View::default()];
+        for (pick, which) in picks { tell(&mut views[usize::from(which)], pick.get(&all)); }
+        let merged = |order: [usize; 3]| {
+            let mut sum = View::default();
+            for i in order { sum.merge_view(&views[i]); }
+            sum
+        };
+        let abc = merged([0, 1, 2]);
+        prop_assert_eq!(&abc, &merged([2, 1, 0]));
+        let mut bc = views[1].clone();
+        bc.merge_view(&views[2]);
+        let mut a_bc = views[0].clone();
+        a_bc.merge_view(&bc);
+        prop_assert_eq!(&abc, &a_bc);
+        let mut again = abc.clone();
+        again.merge_view(&abc);
+        prop_assert_eq!(&abc, &again);
+    }
+}
+
+#[test]
+fn an_event_that_is_not_the_next_is_a_gap_and_changes_nothing() {
+    let history = history(0, &[1, 2, 3]);
+    let mut view = View::default();
+    assert_eq!(view.merge_event(&history.events[0]), Merge::Gap { at: Cursor::default() });
+    view.merge_inventory(history.inventories[0].clone());
+    let before = view.clone();
+    assert_eq!(
+        view.merge_event(&history.events[2]),
+        Merge::Gap { at: history.inventories[0].cursor }
+    );
+    assert_eq!(view, before);
+    assert_eq!(view.merge_event(&history.events[0]), Merge::Applied);
+    assert_eq!(view.merge_event(&history.events[0]), Merge::Old);
+}
+
+#[test]
+fn a_view_survives_the_wire() {
+    let mut view = View::default();
+    view.merge_inventory(history(1, &[1, 2, 3]).inventories.pop().unwrap());
+    let text = serde_json::to_string(&view).unwrap();
+    assert_eq!(serde_json::from_str::<View>(&text).unwrap(), view);
+}
+
+#[test]
+fn a_person_may_name_a_host_by_name_or_the_beginning_of_its_id() {
+    let mut view = View::default();
+    for n in 0..3 {
+        view.merge_inventory(history(n, &[]).inventories.pop().unwrap());
+    }
+    let h1 = host(1);
+    assert_eq!(view.find_host("h1").unwrap().host.id, h1.id);
+    assert_eq!(view.find_host(&h1.id.as_str()[..9]).unwrap().host.id, h1.id);
+    assert_eq!(view.find_host("nobody").unwrap_err().len(), 0);
+}

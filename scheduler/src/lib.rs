@@ -1,0 +1,1 @@
+//! The library controllers embed: watch a view, plan, get tickets, execute, resume.

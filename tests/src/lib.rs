@@ -1,0 +1,1 @@
+//! The house rules, the lab's stories, contracts and end-to-end tests.

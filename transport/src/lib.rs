@@ -1,0 +1,38 @@
+//! The only crate that knows sockets: HTTP server and client, WebSocket, TLS, discovery, retry, clock.
+//!
+//! It decides how bytes travel and who is at the other end (a key, never an address). What a peer
+//! may do, what is asked and what to do about an answer are left to the crates above.
+
+pub mod clock;
+
+pub mod identity;
+
+pub mod tls;
+
+pub mod problem;
+
+pub mod server;
+
+pub mod client;
+
+pub mod stream;
+
+pub mod backoff;
+
+pub mod shutdown;
+
+pub mod discovery;
+
+mod durable;
+
+mod io;
+
+pub use backoff::Backoff;
+pub use client::{CallError, Client, Endpoint, Reply};
+pub use clock::{Clock, Now};
+pub use http::{Method, StatusCode};
+pub use identity::Identity;
+pub use problem::{Json, ProblemReply};
+pub use server::{Listen, Peer, Server, Via};
+pub use stream::{FrameSender, Frames, connect_stream};
+pub use tokio_util::sync::CancellationToken;
