@@ -21,8 +21,6 @@ pub mod backoff;
 
 pub mod shutdown;
 
-pub mod discovery;
-
 mod durable;
 
 mod io;

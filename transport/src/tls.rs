@@ -15,12 +15,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
-    ServerConfig, SignatureScheme, version,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
+    PeerMisbehaved, ServerConfig, SignatureScheme, version,
 };
-use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 
 use crate::identity::Identity;
 
@@ -191,9 +189,7 @@ fn key_of(certificate: &CertificateDer<'_>) -> Result<PublicKey, Error> {
     let bad = || Error::from(CertificateError::BadEncoding);
     let (rest, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| bad())?;
     let key = &parsed.tbs_certificate.subject_pki;
-    if !rest.is_empty()
-        || key.algorithm.algorithm != x509_parser::oid_registry::OID_SIG_ED25519
-    {
+    if !rest.is_empty() || key.algorithm.algorithm != x509_parser::oid_registry::OID_SIG_ED25519 {
         return Err(bad());
     }
     let bytes: [u8; 32] = key.subject_public_key.data.as_ref().try_into().map_err(|_| bad())?;

@@ -1,0 +1,660 @@
+//! Long-lived streams: typed frames over WebSocket, for events and consoles, the same at both ends.
+//!
+//! Decides that a stream that falls silent is dropped (pings every 15 s), and that a subscriber
+//! who does not keep up is cut with a close code instead of delaying anybody. Who may subscribe and
+//! what a frame means is left to the applications.
+//!
+//! ```text
+//!            ┌── queue (bounded) ── writer ──> socket      full queue: cut(4008)
+//! Frames ────┤                        │ping                silence for two pings: lost
+//!            └── inbox (bounded) <── reader <── socket     slow reader: TCP holds the peer back
+//! ```
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use protocol::signed::PublicKey;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{CallError, Client, Endpoint};
+use crate::problem::ProblemReply;
+use crate::server::{Peer, Stopping, Via};
+
+/// Close codes that our streams end with.
+pub mod close {
+    /// All was said.
+    pub const NORMAL: u16 = 1000;
+    /// The server stops; connect again elsewhere or later.
+    pub const STOPPING: u16 = 1001;
+    /// The subscriber did not keep up and missed frames; connect again with its cursor.
+    pub const SLOW: u16 = 4008;
+    /// What was asked for is no longer there in full; start from a new inventory.
+    pub const GAP: u16 = 4009;
+}
+
+/// Largest message: a host's complete inventory with some thousands of jobs.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+/// Frames waiting for one subscriber: about a second of a busy host's events.
+pub const QUEUE_FRAMES_MAX: usize = 1024;
+
+/// Bytes waiting for one subscriber: an inventory of the largest size and as much again of events.
+pub const QUEUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+
+/// Frames read ahead of the application; TCP holds the peer back beyond that.
+const INBOX_FRAMES_MAX: usize = 64;
+
+/// Frames written between two flushes.
+const BATCH_FRAMES_MAX: usize = 64;
+
+/// How often each end asks whether the other is still there.
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How long a peer may take to read one batch before it counts as gone.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// How long to wait for the other end's goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// JSON or other text.
+    Text(String),
+    /// Raw bytes, as of a console.
+    Bytes(Bytes),
+}
+
+/// Why a stream ended or a frame could not be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// One end closed it with a reason.
+    #[error("stream was closed: {reason} (code {code})")]
+    Closed {
+        /// See [`close`].
+        code: u16,
+        /// In words.
+        reason: String,
+    },
+    /// It broke off.
+    #[error("stream was lost: {why}")]
+    Lost {
+        /// What the socket said.
+        why: String,
+    },
+    /// One frame is not what was expected; the stream goes on.
+    #[error("frame {start:?} cannot be understood: {why}")]
+    Bad {
+        /// How the frame starts.
+        start: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The stream is over, so the frame was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stream is over")]
+pub struct Cut;
+
+/// A value as text, made once for any number of subscribers.
+#[derive(Debug, Clone)]
+pub struct Encoded(Utf8Bytes);
+
+impl Encoded {
+    /// The value's JSON.
+    ///
+    /// # Panics
+    /// When `T` cannot be written as JSON, which none of our nouns can cause.
+    #[must_use]
+    pub fn of<T: Serialize>(value: &T) -> Self {
+        Self(serde_json::to_string(value).expect("our nouns are always valid JSON").into())
+    }
+
+    /// The JSON.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One end of a stream. Dropping it says goodbye after what is queued.
+pub struct Frames {
+    inbox: mpsc::Receiver<Frame>,
+    sender: FrameSender,
+    peer: Peer,
+    is_end_told: bool,
+}
+
+/// Sends into a stream, from anywhere; clones share the queue.
+#[derive(Clone)]
+pub struct FrameSender {
+    queue: mpsc::Sender<Out>,
+    shared: Arc<Shared>,
+}
+
+enum Out {
+    Message(Message),
+    Close(u16, String),
+}
+
+/// What both halves and all senders of a stream know.
+#[derive(Default)]
+struct Shared {
+    /// Frames and pongs that came, to tell silence.
+    heard: AtomicU64,
+    /// True while the reader waits for the application: that is not the peer's silence.
+    is_held_up: AtomicBool,
+    queued_bytes: AtomicUsize,
+    /// Set by the first to end the stream.
+    end: OnceLock<StreamError>,
+    /// Ask the writer to close at once, whatever is queued.
+    cut: CancellationToken,
+    /// The peer said goodbye, or is gone.
+    reader_done: CancellationToken,
+    /// All is over; both halves let go of the socket.
+    over: CancellationToken,
+}
+
+/// Opens a stream from `path` of a peer.
+pub async fn connect_stream(
+    client: &Client,
+    to: &Endpoint,
+    path: &str,
+) -> Result<Frames, CallError> {
+    let key = generate_key();
+    let headers = vec![
+        (CONNECTION, HeaderValue::from_static("Upgrade")),
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+        (SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).expect("base64 is a valid header")),
+    ];
+    let (call, response, peer) = client.upgrade(to, path, headers).await?;
+    let status = response.status().as_u16();
+    let bad = |why: &str| CallError::BadAnswer { call: call.clone(), status, why: why.to_owned() };
+    let accept = response.headers().get(SEC_WEBSOCKET_ACCEPT);
+    if accept.is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
+    {
+        return Err(bad("it did not accept our WebSocket key"));
+    }
+    let upgraded = hyper::upgrade::on(response).await.map_err(|e| bad(&e.to_string()))?;
+    let via = match peer {
+        Some(_) => Via::Tls,
+        None if to.url.starts_with("unix:") => Via::Unix,
+        None => Via::Plain,
+    };
+    let peer = Peer { key: peer, via };
+    Ok(Frames::start(upgraded, Role::Client, peer, CancellationToken::new(), PING_INTERVAL).await)
+}
+
+/// A request to open a stream; an extractor. It fails with a problem when it is no such request.
+pub struct Upgrade {
+    on_upgrade: OnUpgrade,
+    accept: String,
+    peer: Peer,
+    stopping: CancellationToken,
+    ping_interval: Duration,
+}
+
+impl Upgrade {
+    /// Answers yes and runs `handle` with the stream, in a task of its own. The stream is closed
+    /// with [`close::STOPPING`] when the server stops.
+    pub fn frames<F, Fut>(self, handle: F) -> Response
+    where
+        F: FnOnce(Frames) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send,
+    {
+        let Self { on_upgrade, accept, peer, stopping, ping_interval } = self;
+        tokio::spawn(async move {
+            match on_upgrade.await {
+                Ok(upgraded) => {
+                    let role = Role::Server;
+                    handle(Frames::start(upgraded, role, peer, stopping, ping_interval).await)
+                        .await;
+                }
+                Err(error) => tracing::debug!("open stream to {peer}: {error}"),
+            }
+        });
+        let headers = [
+            (CONNECTION, "upgrade".to_owned()),
+            (UPGRADE, "websocket".to_owned()),
+            (SEC_WEBSOCKET_ACCEPT, accept),
+        ];
+        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+    }
+
+    /// With another ping interval than 15 s.
+    #[must_use]
+    pub fn with_ping_interval(self, ping_interval: Duration) -> Self {
+        Self { ping_interval, ..self }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = ProblemReply;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemReply> {
+        let peer = Peer::from_request_parts(parts, state).await?;
+        let stopping = parts.extensions.get::<Stopping>().cloned().unwrap_or_default().0;
+        let is_upgrade = header_has(parts, &CONNECTION, "upgrade")
+            && header_has(parts, &UPGRADE, "websocket")
+            && header_has(parts, &SEC_WEBSOCKET_VERSION, "13");
+        let key = parts.headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_upgrade);
+        let accept = key.map(|key| derive_accept_key(key.as_bytes()));
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+        match (accept, on_upgrade) {
+            (Some(accept), Some(on_upgrade)) => {
+                let ping_interval = PING_INTERVAL;
+                Ok(Self { on_upgrade, accept, peer, stopping, ping_interval })
+            }
+            _ => {
+                let detail = "this path is a stream: open it as a WebSocket (version 13)";
+                Err(ProblemReply::new(426, "upgrade-required", detail))
+            }
+        }
+    }
+}
+
+fn header_has(parts: &Parts, name: &HeaderName, word: &str) -> bool {
+    let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
+}
+
+impl Frames {
+    async fn start(
+        upgraded: Upgraded,
+        role: Role,
+        peer: Peer,
+        stopping: CancellationToken,
+        ping_interval: Duration,
+    ) -> Self {
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let socket =
+            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, Some(config)).await;
+        let (sink, stream) = socket.split();
+        let (queue, queued) = mpsc::channel(QUEUE_FRAMES_MAX);
+        let (arrived, inbox) = mpsc::channel(INBOX_FRAMES_MAX);
+        let shared = Arc::new(Shared::default());
+        let writer = Writer { sink, queued, shared: Arc::clone(&shared), stopping, ping_interval };
+        tokio::spawn(writer.run());
+        tokio::spawn(read(stream, arrived, Arc::clone(&shared)));
+        Self { inbox, sender: FrameSender { queue, shared }, peer, is_end_told: false }
+    }
+
+    /// The next text frame as a `T`, or the next byte frame parsed as JSON. `None` after a normal
+    /// end; any other end is told once as an error. Cancel-safe.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Option<Result<T, StreamError>> {
+        Some(match self.next_frame().await? {
+            Ok(Frame::Text(text)) => parse(text.as_bytes()),
+            Ok(Frame::Bytes(bytes)) => parse(&bytes),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The next frame as it came. `None` after a normal end; any other end is told once as an
+    /// error. Cancel-safe.
+    pub async fn next_frame(&mut self) -> Option<Result<Frame, StreamError>> {
+        if let Some(frame) = self.inbox.recv().await {
+            return Some(Ok(frame));
+        }
+        let end = self.sender.shared.end.get()?;
+        if std::mem::replace(&mut self.is_end_told, true) || end.is_normal() {
+            return None;
+        }
+        Some(Err(end.clone()))
+    }
+
+    /// Sends a value as JSON; waits while the queue is full.
+    pub async fn send<T: Serialize + Sync>(&self, value: &T) -> Result<(), StreamError> {
+        self.sender.send(value).await
+    }
+
+    /// Sends text; waits while the queue is full.
+    pub async fn send_text(&self, text: impl Into<String>) -> Result<(), StreamError> {
+        self.sender.send_text(text).await
+    }
+
+    /// Sends raw bytes; waits while the queue is full.
+    pub async fn send_bytes(&self, bytes: impl Into<Bytes>) -> Result<(), StreamError> {
+        self.sender.send_bytes(bytes).await
+    }
+
+    /// A way to send from elsewhere. The stream still ends when this `Frames` is dropped.
+    #[must_use]
+    pub fn sender(&self) -> FrameSender {
+        self.sender.clone()
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The key that the other end proved.
+    #[must_use]
+    pub fn peer_key(&self) -> Option<PublicKey> {
+        self.peer.key
+    }
+
+    /// Says goodbye after what is queued and waits until the stream is over.
+    pub async fn close(self, code: u16, reason: &str) {
+        let goodbye = self.sender.queue.send(Out::Close(code, reason.to_owned()));
+        let over = self.sender.shared.over.clone();
+        if goodbye.await.is_ok() {
+            over.cancelled().await;
+        }
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        let goodbye = Out::Close(close::NORMAL, String::new());
+        if self.sender.queue.try_send(goodbye).is_err() {
+            self.sender.cut(close::NORMAL, "");
+        }
+    }
+}
+
+impl FrameSender {
+    /// Queues a value as JSON without ever waiting. When the subscriber has too much waiting
+    /// already, it is cut with [`close::SLOW`].
+    pub fn push<T: Serialize>(&self, value: &T) -> Result<(), Cut> {
+        self.push_encoded(&Encoded::of(value))
+    }
+
+    /// As [`FrameSender::push`], of a value encoded once for many.
+    pub fn push_encoded(&self, encoded: &Encoded) -> Result<(), Cut> {
+        self.push_message(Message::Text(encoded.0.clone()))
+    }
+
+    /// As [`FrameSender::push`], of raw bytes.
+    pub fn push_bytes(&self, bytes: impl Into<Bytes>) -> Result<(), Cut> {
+        self.push_message(Message::Binary(bytes.into()))
+    }
+
+    /// Sends a value as JSON; waits while the queue is full.
+    pub async fn send<T: Serialize + Sync>(&self, value: &T) -> Result<(), StreamError> {
+        self.send_message(Message::Text(Encoded::of(value).0)).await
+    }
+
+    /// Sends text; waits while the queue is full.
+    pub async fn send_text(&self, text: impl Into<String>) -> Result<(), StreamError> {
+        self.send_message(Message::Text(text.into().into())).await
+    }
+
+    /// Sends raw bytes; waits while the queue is full.
+    pub async fn send_bytes(&self, bytes: impl Into<Bytes>) -> Result<(), StreamError> {
+        self.send_message(Message::Binary(bytes.into())).await
+    }
+
+    /// Ends the stream now with a close code, whatever is queued.
+    pub fn cut(&self, code: u16, reason: &str) {
+        self.shared.finish(StreamError::Closed { code, reason: reason.to_owned() });
+        self.shared.cut.cancel();
+    }
+
+    /// Queues a close code behind what is queued already.
+    pub fn close(&self, code: u16, reason: &str) {
+        if self.queue.try_send(Out::Close(code, reason.to_owned())).is_err() {
+            self.cut(code, reason);
+        }
+    }
+
+    /// True when nothing sent would arrive any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.end.get().is_some()
+    }
+
+    /// Waits until the stream is over.
+    pub async fn over(&self) {
+        self.shared.over.cancelled().await;
+    }
+
+    fn push_message(&self, message: Message) -> Result<(), Cut> {
+        if self.is_over() {
+            return Err(Cut);
+        }
+        let bytes = message.len();
+        let before = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= QUEUE_BYTES_MAX && self.queue.try_send(Out::Message(message)).is_ok() {
+            return Ok(());
+        }
+        self.cut(close::SLOW, "subscriber did not keep up");
+        Err(Cut)
+    }
+
+    async fn send_message(&self, message: Message) -> Result<(), StreamError> {
+        self.shared.queued_bytes.fetch_add(message.len(), Ordering::Relaxed);
+        // The writer drops the queue when it ends, so this never waits for ever.
+        let sent = self.queue.send(Out::Message(message)).await;
+        match (sent, self.shared.end.get()) {
+            (Ok(()), None) => Ok(()),
+            (_, Some(end)) => Err(end.clone()),
+            (Err(_), None) => Err(StreamError::Lost { why: "the stream is over".to_owned() }),
+        }
+    }
+}
+
+impl Shared {
+    /// The first end counts.
+    fn finish(&self, end: StreamError) {
+        let _ = self.end.set(end);
+    }
+}
+
+impl StreamError {
+    fn is_normal(&self) -> bool {
+        matches!(self, StreamError::Closed { code: close::NORMAL, .. })
+    }
+
+    fn lost(why: impl fmt::Display) -> Self {
+        StreamError::Lost { why: why.to_string() }
+    }
+}
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+struct Writer {
+    sink: SplitSink<Socket, Message>,
+    queued: mpsc::Receiver<Out>,
+    shared: Arc<Shared>,
+    stopping: CancellationToken,
+    ping_interval: Duration,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        if let Some((code, reason)) = self.write_until_close().await {
+            let reason = Utf8Bytes::from(reason);
+            let goodbye = Message::Close(Some(CloseFrame { code: code.into(), reason }));
+            let _ = timeout(FAREWELL, self.sink.send(goodbye)).await;
+            // The socket stays until the peer has answered: closing it over unread bytes would
+            // reset the connection, and the peer could lose what we sent last.
+            let _ = timeout(FAREWELL, self.shared.reader_done.cancelled()).await;
+        }
+        self.shared.over.cancel();
+    }
+
+    /// Writes until the stream ends; answers with what to say goodbye with, if anybody listens.
+    async fn write_until_close(&mut self) -> Option<(u16, String)> {
+        let shared = Arc::clone(&self.shared);
+        let (stopping, period) = (self.stopping.clone(), self.ping_interval);
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        let mut heard_before = u64::MAX;
+        let mut batch = Vec::with_capacity(BATCH_FRAMES_MAX);
+        loop {
+            let step = async {
+                tokio::select! {
+                    _ = ticks.tick() => {
+                        self.ping(&mut heard_before).await.map(|()| None)
+                    }
+                    _ = self.queued.recv_many(&mut batch, BATCH_FRAMES_MAX) => {
+                        self.write(&mut batch).await
+                    }
+                }
+            };
+            let stepped = tokio::select! {
+                biased;
+                () = shared.cut.cancelled() => return closing(&shared),
+                () = shared.reader_done.cancelled() => return None,
+                () = stopping.cancelled() => {
+                    let reason = "the server stops".to_owned();
+                    shared.finish(StreamError::Closed { code: close::STOPPING, reason });
+                    return closing(&shared);
+                }
+                stepped = step => stepped,
+            };
+            match stepped {
+                Ok(None) => {}
+                Ok(Some((code, reason))) => {
+                    shared.finish(StreamError::Closed { code, reason });
+                    return closing(&shared);
+                }
+                Err(end) => {
+                    shared.finish(end);
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, batch: &mut Vec<Out>) -> Result<Option<(u16, String)>, StreamError> {
+        let mut goodbye = None;
+        let mut written = 0;
+        for out in batch.drain(..) {
+            match out {
+                Out::Message(message) => {
+                    written += message.len();
+                    patient(self.sink.feed(message)).await?;
+                }
+                Out::Close(code, reason) => {
+                    goodbye = Some((code, reason));
+                    break;
+                }
+            }
+        }
+        patient(self.sink.flush()).await?;
+        self.shared.queued_bytes.fetch_sub(written, Ordering::Relaxed);
+        Ok(goodbye)
+    }
+
+    /// Asks for a sign of life, unless there was none since the last time.
+    async fn ping(&mut self, heard_before: &mut u64) -> Result<(), StreamError> {
+        let heard = self.shared.heard.load(Ordering::Relaxed);
+        if heard == *heard_before && !self.shared.is_held_up.load(Ordering::Relaxed) {
+            let ms = self.ping_interval.as_millis();
+            return Err(StreamError::lost(format!("no answer to a ping within {ms} ms")));
+        }
+        *heard_before = heard;
+        patient(self.sink.send(Message::Ping(Bytes::new()))).await
+    }
+}
+
+fn closing(shared: &Shared) -> Option<(u16, String)> {
+    match shared.end.get() {
+        Some(StreamError::Closed { code, reason }) => Some((*code, reason.clone())),
+        _ => None,
+    }
+}
+
+async fn patient<E: fmt::Display>(
+    write: impl Future<Output = Result<(), E>>,
+) -> Result<(), StreamError> {
+    match timeout(WRITE_STALL_MAX, write).await {
+        Ok(written) => written.map_err(StreamError::lost),
+        Err(_) => {
+            let seconds = WRITE_STALL_MAX.as_secs();
+            Err(StreamError::lost(format!("the peer took nothing for {seconds} s")))
+        }
+    }
+}
+
+async fn read(mut stream: SplitStream<Socket>, arrived: mpsc::Sender<Frame>, shared: Arc<Shared>) {
+    let end = loop {
+        let message = tokio::select! {
+            biased;
+            () = shared.over.cancelled() => break None,
+            message = stream.next() => message,
+        };
+        shared.heard.fetch_add(1, Ordering::Relaxed);
+        let frame = match message {
+            Some(Ok(Message::Text(text))) => Frame::Text(text.as_str().to_owned()),
+            Some(Ok(Message::Binary(bytes))) => Frame::Bytes(bytes),
+            Some(Ok(Message::Close(why))) => break Some(closed_by_peer(why)),
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => break Some(StreamError::lost(error)),
+            None => break Some(StreamError::lost("it ended without a goodbye")),
+        };
+        shared.is_held_up.store(true, Ordering::Relaxed);
+        tokio::select! {
+            () = shared.over.cancelled() => break None,
+            // Nobody reads any more; go on until the goodbyes are exchanged.
+            _ = arrived.send(frame) => {}
+        }
+        shared.is_held_up.store(false, Ordering::Relaxed);
+    };
+    if let Some(end) = end {
+        shared.finish(end);
+    }
+    // One more look at the socket writes the answer to the peer's goodbye.
+    let _ = timeout(FAREWELL, stream.next()).await;
+    shared.reader_done.cancel();
+}
+
+fn closed_by_peer(why: Option<CloseFrame>) -> StreamError {
+    match why {
+        Some(why) => {
+            StreamError::Closed { code: why.code.into(), reason: why.reason.as_str().to_owned() }
+        }
+        None => StreamError::Closed { code: close::NORMAL, reason: String::new() },
+    }
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, StreamError> {
+    serde_json::from_slice(json).map_err(|e| {
+        let start = String::from_utf8_lossy(&json[..json.len().min(200)]).into_owned();
+        StreamError::Bad { start, why: e.to_string() }
+    })
+}
+
+impl fmt::Debug for Frames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frames").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for FrameSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameSender").field("is_over", &self.is_over()).finish_non_exhaustive()
+    }
+}
