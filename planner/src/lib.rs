@@ -1,1 +1,45 @@
-//! Pure planning: state, expectations, violations, steps, costs, search, plan and report.
+//! Pure planning: from a view and what is wanted to steps, or to the reasons why not.
+//!
+//! [`plan`] decides which steps would make expectations true on the picture it is given; whether
+//! they work is the hosts' to say, and carrying them out is the scheduler's. It reads no clock and
+//! draws no lots: the same input gives the same plan on any machine.
+//!
+//! ```text
+//!   PlanInput ──▶ State ──▶ search: violated expectation ─▶ steps that could help ─▶ State' …
+//!  (view, refusals,  (overlay)                                        │
+//!   reservations)                                       best first, bounded in nodes
+//!                                                                     ▼
+//!                                            Outcome { plan, coming, report of what stays unmet }
+//! ```
+//!
+//! Placement spreads: of the hosts that admit a VM, the one with the largest free share *after*
+//! placing it wins (its scarcest resource counts), so that no host is filled while another idles.
+//! A fresh host is preferred to a stale one; a lost one is never used.
+
+mod input;
+
+mod expectation;
+
+mod state;
+
+pub mod steps;
+
+mod cost;
+
+mod search;
+
+mod report;
+
+mod audit;
+
+pub use audit::{Fault, audit};
+pub use cost::Cost;
+pub use expectation::{Expectation, Standing};
+pub use input::{Heard, Limits, PlanInput, Reservation, Setback, SetbackReason};
+pub use report::{HostVerdict, Report, Unmet, UnmetReason};
+pub use search::{Outcome, Plan, plan};
+pub use state::{Placed, State};
+pub use steps::{Blocker, Step};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! A second opinion on a finished plan, with its own arithmetic instead of the search's state.
+//!
+//! Run on every plan in debug builds and tests. What it finds is a fault of ours, never the
+//! world's.
+
+use std::collections::BTreeMap;
+
+use protocol::id::{HostId, JobId};
+use protocol::job::JobState;
+use protocol::resources::Resources;
+use protocol::view::Freshness;
+use serde::{Deserialize, Serialize};
+
+use crate::expectation::{Expectation, Standing};
+use crate::input::PlanInput;
+use crate::search::Outcome;
+use crate::state::State;
+use crate::steps::Step;
+
+/// A rule that a plan breaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "snake_case")]
+pub enum Fault {
+    /// A host would promise more than it has.
+    Overcommitted {
+        /// The host.
+        host: HostId,
+        /// What it would have promised.
+        promised: Resources,
+        /// What it has.
+        capacity: Resources,
+    },
+    /// A job would run in two places.
+    RunsTwice {
+        /// The job.
+        job: JobId,
+    },
+    /// A step touches a host that has been lost.
+    UsesLostHost {
+        /// The host.
+        host: HostId,
+    },
+    /// An expectation is neither met at the end, nor coming, nor reported.
+    Unexplained {
+        /// Its job.
+        job: JobId,
+    },
+}
+
+/// Checks a plan against the input it was made from. An empty answer is a good one.
+#[must_use]
+pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut ledger = Ledger::of(input);
+    for step in &outcome.plan.steps {
+        ledger.take(step, &mut faults);
+        for host in touched(step) {
+            let heard = input.heard.get(host);
+            if heard.is_some_and(|heard| heard.freshness == Freshness::Lost) {
+                faults.push(Fault::UsesLostHost { host: host.clone() });
+            }
+        }
+    }
+    let mut state = State::new(input);
+    for step in &outcome.plan.steps {
+        state = step.apply(&state);
+    }
+    for expectation in &input.expectations {
+        let job = expectation.job();
+        let is_explained = outcome.report.unmet.iter().any(|unmet| unmet.job == *job)
+            || outcome.coming.iter().any(|(coming, _)| coming == job);
+        if !is_explained && !is_met(expectation, &state) {
+            faults.push(Fault::Unexplained { job: job.clone() });
+        }
+    }
+    faults
+}
+
+fn is_met(expectation: &Expectation, state: &State<'_>) -> bool {
+    expectation.standing(state) == Standing::Met
+}
+
+fn touched(step: &Step) -> Vec<&HostId> {
+    match step {
+        Step::StartVm(step) => vec![&step.host],
+        Step::StopVm(step) => vec![&step.host],
+        Step::DeleteVm(step) => vec![&step.host],
+        Step::MigrateVm(step) => vec![&step.from, &step.to],
+    }
+}
+
+/// Per host what it has and what is promised; per job where it is and whether it is alive there.
+struct Ledger<'a> {
+    input: &'a PlanInput,
+    promised: BTreeMap<HostId, Resources>,
+    jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Resources)>>,
+}
+
+impl<'a> Ledger<'a> {
+    fn of(input: &'a PlanInput) -> Self {
+        let mut promised = BTreeMap::new();
+        let mut jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Resources)>> = BTreeMap::new();
+        for (id, row) in input.view.hosts() {
+            promised.insert(id.clone(), row.host.allocation);
+            for (job, known) in &row.jobs {
+                let is_alive = !matches!(
+                    known.state,
+                    JobState::Stopped | JobState::Failed | JobState::Crashed
+                );
+                let entry = (is_alive, known.spec.resources());
+                jobs.entry(job.clone()).or_default().insert(id.clone(), entry);
+            }
+        }
+        Self { input, promised, jobs }
+    }
+
+    fn take(&mut self, step: &Step, faults: &mut Vec<Fault>) {
+        match step {
+            Step::StartVm(s) => self.put(&s.job, &s.host, Some((true, s.spec.resources()))),
+            Step::StopVm(s) => {
+                let size = self.size(&s.job, &s.host);
+                self.put(&s.job, &s.host, Some((false, size)));
+            }
+            Step::DeleteVm(s) => self.put(&s.job, &s.host, None),
+            Step::MigrateVm(s) => {
+                let size = self.size(&s.job, &s.from);
+                self.put(&s.job, &s.from, None);
+                self.put(&s.job, &s.to, Some((true, size)));
+            }
+        }
+        let Some(reserved_for) = step_target(step) else { return };
+        let promised = self.promised.get(reserved_for).copied().unwrap_or_default();
+        let row = self.input.view.host(reserved_for);
+        let capacity = row.map(|row| row.host.capacity).unwrap_or_default();
+        if !promised.fits_in(capacity) {
+            faults.push(Fault::Overcommitted { host: reserved_for.clone(), promised, capacity });
+        }
+        let alive = self.jobs.get(step.job()).map_or(0, |rows| {
+            rows.values().filter(|(is_alive, _)| *is_alive).count()
+        });
+        if alive > 1 {
+            faults.push(Fault::RunsTwice { job: step.job().clone() });
+        }
+    }
+
+    fn size(&self, job: &JobId, host: &HostId) -> Resources {
+        let row = self.jobs.get(job).and_then(|rows| rows.get(host));
+        row.map(|(_, size)| *size).unwrap_or_default()
+    }
+
+    fn put(&mut self, job: &JobId, host: &HostId, row: Option<(bool, Resources)>) {
+        let rows = self.jobs.entry(job.clone()).or_default();
+        let before = rows.remove(host).map(held).unwrap_or_default();
+        let after = row.map(held).unwrap_or_default();
+        if let Some(row) = row {
+            rows.insert(host.clone(), row);
+        }
+        let promised = self.promised.entry(host.clone()).or_default();
+        *promised = promised.minus(before).plus(after);
+    }
+}
+
+fn held((is_alive, size): (bool, Resources)) -> Resources {
+    if is_alive { size } else { Resources { disk_bytes: size.disk_bytes, ..Resources::ZERO } }
+}
+
+fn step_target(step: &Step) -> Option<&HostId> {
+    match step {
+        Step::StartVm(step) => Some(&step.host),
+        Step::MigrateVm(step) => Some(&step.to),
+        Step::StopVm(_) | Step::DeleteVm(_) => None,
+    }
+}

@@ -1,0 +1,133 @@
+//! Everything a plan depends on, as one value: no other knowledge reaches the search.
+//!
+//! Decides how long a host's refusal outweighs the view: as long as the view still shows the very
+//! numbers the host has contradicted. Forgetting refusals by age is the caller's.
+
+use std::collections::BTreeMap;
+
+use protocol::host::Host;
+use protocol::id::{HostId, JobId};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::view::{Freshness, View};
+use serde::{Deserialize, Serialize};
+
+use crate::expectation::Expectation;
+
+/// The input of [`crate::plan`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlanInput {
+    /// Hosts and jobs as far as they are known.
+    pub view: View,
+    /// When each host was last heard; a host without entry counts as fresh.
+    #[serde(default)]
+    pub heard: BTreeMap<HostId, Heard>,
+    /// What is wanted, most important first. One that cannot be met leaves the others alone.
+    pub expectations: Vec<Expectation>,
+    /// What hosts have said no to, or failed at.
+    #[serde(default)]
+    pub setbacks: Vec<Setback>,
+    /// What other runs are about to take.
+    #[serde(default)]
+    pub reservations: Vec<Reservation>,
+    /// Chooses among hosts that are equally good, so that several schedulers spread.
+    #[serde(default)]
+    pub seed: u64,
+    /// How far to look.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// When a host was last heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// How much its row is worth.
+    pub freshness: Freshness,
+    /// Milliseconds since it was last heard.
+    pub age_ms: u64,
+}
+
+/// A host's no, or its failure, as one run remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setback {
+    /// The host.
+    pub host: HostId,
+    /// What happened.
+    #[serde(flatten)]
+    pub reason: SetbackReason,
+    /// The allocation that the view showed for the host at that moment.
+    pub allocation: Resources,
+}
+
+/// Why a host is not to be asked the same again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "setback", rename_all = "snake_case")]
+pub enum SetbackReason {
+    /// It said no.
+    Refused {
+        /// Its words and numbers.
+        no: Refusal,
+    },
+    /// It said yes and could not do it.
+    Failed {
+        /// What it said.
+        message: String,
+    },
+    /// It did not answer.
+    Unreachable {
+        /// What was tried.
+        message: String,
+    },
+}
+
+impl Setback {
+    /// What is free on the host by its own refusal, while the view still shows the numbers that
+    /// the refusal contradicts. `None` for a refusal that newer numbers have replaced, or that was
+    /// not about room.
+    #[must_use]
+    pub fn free_instead(&self, host: &Host) -> Option<Resources> {
+        match &self.reason {
+            SetbackReason::Refused { no: Refusal::NoCapacity { free, .. } } => {
+                (host.id == self.host && host.allocation == self.allocation).then_some(*free)
+            }
+            SetbackReason::Refused { .. }
+            | SetbackReason::Failed { .. }
+            | SetbackReason::Unreachable { .. } => None,
+        }
+    }
+
+    /// True when the host is out of the question whatever its numbers.
+    #[must_use]
+    pub fn excludes_host(&self) -> bool {
+        !matches!(self.reason, SetbackReason::Refused { no: Refusal::NoCapacity { .. } })
+    }
+}
+
+/// What a run in flight is about to take of a host. It counts until the view shows the job there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// The host.
+    pub host: HostId,
+    /// The job that will come.
+    pub job: JobId,
+    /// How much it takes.
+    pub resources: Resources,
+}
+
+/// Bounds of the search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// States looked at for one expectation. A start needs two; the rest is for making room.
+    pub nodes_max: u32,
+    /// Steps of one expectation's plan.
+    pub steps_max: u32,
+    /// Whether other VMs may be moved so that one fits.
+    pub may_make_room: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // 512 nodes are a few milliseconds; making room needs a handful of moves at most.
+        Self { nodes_max: 512, steps_max: 4, may_make_room: false }
+    }
+}

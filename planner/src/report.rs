@@ -1,0 +1,370 @@
+//! What stays unmet and why, with numbers a person can act on.
+//!
+//! Decides which fact about a job matters most (where it is alive comes before who has room), and
+//! what the cheapest change would be that makes it fit.
+
+use std::fmt;
+
+use protocol::id::{HostId, JobId};
+use protocol::job::JobState;
+use protocol::refusal::Refusal;
+use protocol::resources::{Bytes, Resources};
+use protocol::view::Freshness;
+use serde::{Deserialize, Serialize};
+
+use crate::expectation::Expectation;
+use crate::search::{considered, move_to, room_making, shortfall, start_on};
+use crate::state::State;
+use crate::steps::{Blocker, DeleteVm, Step, StopVm};
+
+/// Hosts named in one explanation, nearest to fitting first: more than a screenful helps nobody.
+const VERDICTS_MAX: usize = 16;
+
+/// What a plan leaves undone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// One entry for each expectation that stays unmet.
+    pub unmet: Vec<Unmet>,
+}
+
+impl Report {
+    /// True when nothing stays unmet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unmet.is_empty()
+    }
+
+    /// True when waiting may help, because all that stands in the way is under way itself.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        let is_passing = |u: &Unmet| matches!(u.reason, UnmetReason::InTransition { .. });
+        !self.is_empty() && self.unmet.iter().all(is_passing)
+    }
+}
+
+/// One unmet expectation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmet {
+    /// The job.
+    pub job: JobId,
+    /// The main reason.
+    pub reason: UnmetReason,
+    /// What stands in the way on each host, nearest first.
+    pub hosts: Vec<HostVerdict>,
+    /// How many more hosts there are that are not listed.
+    pub hosts_unlisted: u32,
+    /// The cheapest change known that would help.
+    pub cheapest: Option<String>,
+}
+
+/// Why an expectation stays unmet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "unmet", rename_all = "snake_case")]
+pub enum UnmetReason {
+    /// No host in the view has the job.
+    NoSuchJob,
+    /// No host is known at all.
+    NoHosts,
+    /// No host can take it.
+    NoHostFits,
+    /// The job is alive on a host that cannot be asked.
+    AliveOnLostHost {
+        /// The host.
+        host: HostId,
+        /// Its state when it was last heard of.
+        state: JobState,
+        /// How long ago that was.
+        age_ms: u64,
+    },
+    /// The job is alive with another spec.
+    OtherSpec {
+        /// Where.
+        host: HostId,
+    },
+    /// The job is between two states; what it will be is not known yet.
+    InTransition {
+        /// Where.
+        host: HostId,
+        /// What it is doing.
+        state: JobState,
+    },
+    /// The job's disks are on a host that is not the one asked for.
+    DisksElsewhere {
+        /// Where they are.
+        host: HostId,
+    },
+    /// The one step that would help is not possible.
+    Blocked,
+}
+
+/// What stands in the way on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostVerdict {
+    /// The host.
+    pub host: HostId,
+    /// Its name, for people.
+    pub name: String,
+    /// What stands in the way.
+    #[serde(flatten)]
+    pub why: Blocker,
+}
+
+/// Says why nothing helps an expectation.
+pub(crate) fn explain(state: &State<'_>, expectation: &Expectation) -> Unmet {
+    let job = expectation.job();
+    let mut hosts = verdicts(state, expectation);
+    let hosts_unlisted = hosts.len().saturating_sub(VERDICTS_MAX);
+    hosts.truncate(VERDICTS_MAX);
+    let reason = reason(state, expectation);
+    let cheapest = cheapest(state, expectation, &reason, &hosts);
+    Unmet {
+        job: job.clone(),
+        reason,
+        hosts,
+        hosts_unlisted: u32::try_from(hosts_unlisted).unwrap_or(u32::MAX),
+        cheapest,
+    }
+}
+
+fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
+    let rows = state.placements(expectation.job());
+    for (host, placed) in rows.iter().filter(|(_, placed)| !placed.state.is_ended()) {
+        let heard = state.heard(host);
+        if heard.freshness == Freshness::Lost {
+            let (host, state, age_ms) = (host.clone(), placed.state, heard.age_ms);
+            return UnmetReason::AliveOnLostHost { host, state, age_ms };
+        }
+        let is_between = match placed.state {
+            JobState::Stopping | JobState::MigratingIn | JobState::MigratingOut => true,
+            JobState::Accepted | JobState::Starting => {
+                matches!(expectation, Expectation::RunsOn { .. })
+            }
+            JobState::Running
+            | JobState::Paused
+            | JobState::Stopped
+            | JobState::Failed
+            | JobState::Crashed => false,
+        };
+        if is_between {
+            return UnmetReason::InTransition { host: host.clone(), state: placed.state };
+        }
+        if matches!(expectation, Expectation::Runs { spec, .. } if *spec != placed.spec) {
+            return UnmetReason::OtherSpec { host: host.clone() };
+        }
+    }
+    match expectation {
+        _ if state.hosts().next().is_none() => UnmetReason::NoHosts,
+        Expectation::Runs { on, .. } => {
+            let kept = rows.iter().find(|(host, p)| p.keeps_disks() && on.as_ref() != Some(*host));
+            match (kept, on) {
+                (Some((host, _)), Some(_)) => UnmetReason::DisksElsewhere { host: host.clone() },
+                _ => UnmetReason::NoHostFits,
+            }
+        }
+        Expectation::RunsOn { .. }
+        | Expectation::IsStopped { .. }
+        | Expectation::Absent { .. }
+            if rows.is_empty() =>
+        {
+            UnmetReason::NoSuchJob
+        }
+        Expectation::RunsOn { .. }
+        | Expectation::IsStopped { .. }
+        | Expectation::Absent { .. } => UnmetReason::Blocked,
+    }
+}
+
+fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
+    let rows = state.placements(expectation.job());
+    let mut steps: Vec<(HostId, Step)> = Vec::new();
+    match expectation {
+        Expectation::Runs { job, spec, on } => {
+            for (host, _) in considered(state, on.as_ref()) {
+                steps.push((host.clone(), start_on(state, job, host, spec)));
+            }
+        }
+        Expectation::RunsOn { job, on } => {
+            for from in rows.keys().filter(|from| *from != on) {
+                steps.push((on.clone(), move_to(state, job, from, on)));
+            }
+        }
+        Expectation::IsStopped { job } | Expectation::Absent { job } => {
+            for (host, placed) in &rows {
+                let (job, host) = (job.clone(), host.clone());
+                let step = if placed.state.is_ended() {
+                    Step::DeleteVm(DeleteVm { job, host: host.clone() })
+                } else {
+                    Step::StopVm(StopVm { job, host: host.clone() })
+                };
+                steps.push((host, step));
+            }
+        }
+    }
+    let mut verdicts: Vec<(u64, HostVerdict)> = steps
+        .into_iter()
+        .filter_map(|(host, step)| {
+            let why = step.check(state).err()?;
+            let name = state.host(&host).map_or_else(String::new, |row| row.host.name.clone());
+            Some((distance(&why), HostVerdict { host, name, why }))
+        })
+        .collect();
+    verdicts.sort_by(|(a, x), (b, y)| (a, &x.host).cmp(&(b, &y.host)));
+    verdicts.into_iter().map(|(_, verdict)| verdict).collect()
+}
+
+/// How far from yes, for sorting.
+fn distance(why: &Blocker) -> u64 {
+    match why {
+        Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } } => {
+            let never = u64::from(!asked.fits_in(*capacity)) * 10_000_000;
+            shortfall(*asked, *free, *capacity).saturating_add(never)
+        }
+        Blocker::Admission { no: Refusal::NoImage { .. } | Refusal::DiskTooSmall { .. } } => 0,
+        Blocker::Admission { .. } => 20_000_000,
+        Blocker::Setback { .. } => 30_000_000,
+        Blocker::WrongState { .. } | Blocker::DisksElsewhere { .. } => 40_000_000,
+        Blocker::Lost { .. } | Blocker::UnknownHost => 50_000_000,
+    }
+}
+
+fn cheapest(
+    state: &State<'_>,
+    expectation: &Expectation,
+    reason: &UnmetReason,
+    hosts: &[HostVerdict],
+) -> Option<String> {
+    match reason {
+        UnmetReason::NoHostFits => {}
+        UnmetReason::OtherSpec { host } => {
+            return Some(format!("stop {} on {} first", expectation.job(), host.short()));
+        }
+        UnmetReason::DisksElsewhere { host } => {
+            return Some(format!("start it on {}, then move it", host.short()));
+        }
+        UnmetReason::NoSuchJob
+        | UnmetReason::NoHosts
+        | UnmetReason::AliveOnLostHost { .. }
+        | UnmetReason::InTransition { .. }
+        | UnmetReason::Blocked => return None,
+    }
+    if let Some(steps) = room_making(state, expectation) {
+        let moves = &steps[..steps.len() - 1];
+        let moves: Vec<String> = moves.iter().map(Step::to_string).collect();
+        return Some(format!("{}: that makes room", moves.join(", then ")));
+    }
+    let nearest = hosts.first()?;
+    let host = name(&nearest.host, &nearest.name);
+    match &nearest.why {
+        Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } } => {
+            let lacking = lacking_words(asked.minus(*free));
+            Some(if asked.fits_in(*capacity) {
+                format!("free {lacking} on {host}")
+            } else {
+                format!("a host with {lacking} more than {host} has in all")
+            })
+        }
+        Blocker::Admission { no: Refusal::NoImage { image } } => {
+            Some(format!("import image {image} on {host}"))
+        }
+        Blocker::Admission { no: Refusal::DiskTooSmall { disk, needed_bytes, .. } } => {
+            Some(format!("make disk {disk:?} {}", Bytes(*needed_bytes)))
+        }
+        Blocker::Admission { .. }
+        | Blocker::Setback { .. }
+        | Blocker::Lost { .. }
+        | Blocker::UnknownHost
+        | Blocker::WrongState { .. }
+        | Blocker::DisksElsewhere { .. } => None,
+    }
+}
+
+/// What is asked and what is free, of the things that lack: `needs 8GiB of memory, 5GiB free`.
+pub(crate) fn room_words(asked: Resources, free: Resources) -> String {
+    let mut words = Vec::new();
+    if asked.vcpus > free.vcpus {
+        words.push(format!("needs {} vcpus, {} free", asked.vcpus, free.vcpus));
+    }
+    let mut bytes = |what: &str, asked: u64, free: u64| {
+        if asked > free {
+            words.push(format!("needs {} of {what}, {} free", Bytes(asked), Bytes(free)));
+        }
+    };
+    bytes("memory", asked.memory_bytes, free.memory_bytes);
+    bytes("disk", asked.disk_bytes, free.disk_bytes);
+    words.join("; ")
+}
+
+fn lacking_words(lacking: Resources) -> String {
+    let mut words = Vec::new();
+    if lacking.vcpus > 0 {
+        words.push(format!("{} vcpus", lacking.vcpus));
+    }
+    if lacking.memory_bytes > 0 {
+        words.push(format!("{} of memory", Bytes(lacking.memory_bytes)));
+    }
+    if lacking.disk_bytes > 0 {
+        words.push(format!("{} of disk", Bytes(lacking.disk_bytes)));
+    }
+    words.join(" and ")
+}
+
+pub(crate) fn seconds(ms: u64) -> String {
+    format!("{} s", ms / 1000)
+}
+
+fn name(host: &HostId, name: &str) -> String {
+    if name.is_empty() { host.short().to_owned() } else { format!("{name} ({})", host.short()) }
+}
+
+impl fmt::Display for UnmetReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UnmetReason::NoSuchJob => f.write_str("no host has such a job"),
+            UnmetReason::NoHosts => f.write_str("no host is known"),
+            UnmetReason::NoHostFits => f.write_str("no host can take it"),
+            UnmetReason::AliveOnLostHost { host, state, age_ms } => write!(
+                f,
+                "{state} on {}, which has not been heard for {}; only evidence that it is off permits a start elsewhere",
+                host.short(),
+                seconds(*age_ms)
+            ),
+            UnmetReason::OtherSpec { host } => {
+                write!(f, "alive on {} with another spec", host.short())
+            }
+            UnmetReason::InTransition { host, state } => {
+                write!(f, "{state} on {}", host.short())
+            }
+            UnmetReason::DisksElsewhere { host } => {
+                write!(f, "its disks are on {}", host.short())
+            }
+            UnmetReason::Blocked => f.write_str("cannot be done now"),
+        }
+    }
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.job, self.reason)?;
+        let has_verdicts =
+            matches!(self.reason, UnmetReason::NoHostFits | UnmetReason::Blocked);
+        for verdict in self.hosts.iter().filter(|_| has_verdicts) {
+            write!(f, "; {}: {}", name(&verdict.host, &verdict.name), verdict.why)?;
+        }
+        if has_verdicts && self.hosts_unlisted > 0 {
+            write!(f, "; and {} hosts more", self.hosts_unlisted)?;
+        }
+        match &self.cheapest {
+            Some(change) => write!(f, ". What would help: {change}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, unmet) in self.unmet.iter().enumerate() {
+            write!(f, "{}{unmet}", if i > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}

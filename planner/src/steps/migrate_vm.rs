@@ -1,0 +1,72 @@
+//! Move a running job to another host without a stop. Its disks go with it.
+
+use protocol::admission::{Arrival, admit};
+use protocol::id::{HostId, JobId, Revision};
+use protocol::job::JobState;
+use serde::{Deserialize, Serialize};
+
+use crate::cost::Cost;
+use crate::state::{Placed, State};
+use crate::steps::{Blocker, Step, usable, welcoming};
+
+/// A live migration may fail, and then the guest still runs where it was.
+const RISK: u64 = 1;
+/// What a migration takes beside copying.
+const TIME_MS: u64 = 2_000;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrateVm {
+    /// The job.
+    pub job: JobId,
+    /// Where it runs.
+    pub from: HostId,
+    /// Where it will run.
+    pub to: HostId,
+    /// Which change of it this is, on the target.
+    pub revision: Revision,
+}
+
+impl MigrateVm {
+    pub(super) fn check(&self, state: &State<'_>) -> Result<(), Blocker> {
+        usable(state, &self.from)?;
+        let row = welcoming(state, &self.to)?;
+        let running = state.placed(&self.job, &self.from);
+        let Some(running) = running.filter(|placed| placed.state == JobState::Running) else {
+            let found = state.placed(&self.job, &self.from).map(|placed| placed.state);
+            let needed = format!("it must be running on {}", self.from.short());
+            return Err(Blocker::WrongState { state: found, needed });
+        };
+        let left = state.placed(&self.job, &self.to);
+        if let Some(left) = left.filter(|placed| !placed.has_moved_away) {
+            let needed = "an older row of the job is there; delete it first".to_owned();
+            return Err(Blocker::WrongState { state: Some(left.state), needed });
+        }
+        let room = state.room_for(row, &self.job);
+        admit(room, &running.spec, Arrival::Migrate).map_err(|no| Blocker::Admission { no })
+    }
+
+    pub(super) fn apply(&self, state: &mut State<'_>) {
+        let Some(placed) = state.placed(&self.job, &self.from) else { return };
+        let moved = Placed { revision: self.revision, hold: None, ..placed };
+        state.place(&self.job, &self.from, None);
+        state.place(&self.job, &self.to, Some(moved));
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "one shape for every step")]
+    pub(super) fn inverse(&self) -> Option<Step> {
+        Some(Step::MigrateVm(MigrateVm {
+            job: self.job.clone(),
+            from: self.to.clone(),
+            to: self.from.clone(),
+            revision: Revision(self.revision.0 + 1),
+        }))
+    }
+
+    pub(super) fn cost(&self, state: &State<'_>) -> Cost {
+        let asked = state.placed(&self.job, &self.from).map(|p| p.spec.resources());
+        let asked = asked.unwrap_or_default();
+        let io_bytes = asked.memory_bytes.saturating_add(asked.disk_bytes);
+        Cost { risk: RISK, io_bytes, time_ms: TIME_MS }
+    }
+}

@@ -1,0 +1,222 @@
+//! The transformations a plan is made of; one file each.
+//!
+//! A step says when it may be taken, what it changes and accounts for, what takes it back and what
+//! it costs. It never does anything: the scheduler turns steps into tasks.
+
+mod delete_vm;
+
+mod migrate_vm;
+
+mod start_vm;
+
+mod stop_vm;
+
+use std::fmt;
+
+use protocol::id::{HostId, JobId};
+use protocol::job::JobState;
+use protocol::refusal::Refusal;
+use protocol::view::{Freshness, HostRow};
+use serde::{Deserialize, Serialize};
+
+use crate::cost::Cost;
+use crate::input::{Reservation, SetbackReason};
+use crate::report::{room_words, seconds};
+use crate::state::State;
+
+pub use delete_vm::DeleteVm;
+pub use migrate_vm::MigrateVm;
+pub use start_vm::StartVm;
+pub use stop_vm::StopVm;
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    /// Start a job on a host.
+    StartVm(StartVm),
+    /// Stop a job on a host; its disks stay.
+    StopVm(StopVm),
+    /// Move a running job.
+    MigrateVm(MigrateVm),
+    /// Delete an ended job and its disks from a host.
+    DeleteVm(DeleteVm),
+}
+
+/// Why a step may not be taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "blocker", rename_all = "snake_case")]
+pub enum Blocker {
+    /// The host would say no.
+    Admission {
+        /// In these words and numbers.
+        no: Refusal,
+    },
+    /// The host has said no, has failed or did not answer, in this very run.
+    Setback {
+        /// How.
+        #[serde(flatten)]
+        reason: SetbackReason,
+    },
+    /// The host has not been heard for too long to be asked.
+    Lost {
+        /// How long.
+        age_ms: u64,
+    },
+    /// No such host is in the view.
+    UnknownHost,
+    /// The job is not on the host in a state that would do.
+    WrongState {
+        /// Its state there, if it is there.
+        state: Option<JobState>,
+        /// What would do.
+        needed: String,
+    },
+    /// The job's disks are on another host, and a start here would begin with fresh ones.
+    DisksElsewhere {
+        /// Where they are.
+        host: HostId,
+    },
+}
+
+impl Step {
+    /// The job it changes.
+    #[must_use]
+    pub fn job(&self) -> &JobId {
+        match self {
+            Step::StartVm(step) => &step.job,
+            Step::StopVm(step) => &step.job,
+            Step::MigrateVm(step) => &step.job,
+            Step::DeleteVm(step) => &step.job,
+        }
+    }
+
+    /// Whether it may be taken in this state.
+    pub fn check(&self, state: &State<'_>) -> Result<(), Blocker> {
+        match self {
+            Step::StartVm(step) => step.check(state),
+            Step::StopVm(step) => step.check(state),
+            Step::MigrateVm(step) => step.check(state),
+            Step::DeleteVm(step) => step.check(state),
+        }
+    }
+
+    /// The state after it. Only for a step that [`Step::check`] allows.
+    #[must_use]
+    pub fn apply<'a>(&self, state: &State<'a>) -> State<'a> {
+        let mut after = state.clone();
+        match self {
+            Step::StartVm(step) => step.apply(&mut after),
+            Step::StopVm(step) => step.apply(&mut after),
+            Step::MigrateVm(step) => step.apply(&mut after),
+            Step::DeleteVm(step) => step.apply(&mut after),
+        }
+        after
+    }
+
+    /// The step that takes it back, given the state before it; `None` past the point of no return.
+    #[must_use]
+    pub fn inverse(&self, before: &State<'_>) -> Option<Step> {
+        match self {
+            Step::StartVm(step) => step.inverse(before),
+            Step::StopVm(step) => step.inverse(before),
+            Step::MigrateVm(step) => step.inverse(),
+            Step::DeleteVm(_) => None,
+        }
+    }
+
+    /// What it costs.
+    #[must_use]
+    pub fn cost(&self, state: &State<'_>) -> Cost {
+        let (host, cost) = match self {
+            Step::StartVm(step) => (&step.host, step.cost(state)),
+            Step::StopVm(step) => (&step.host, StopVm::cost()),
+            Step::MigrateVm(step) => (&step.to, step.cost(state)),
+            Step::DeleteVm(step) => (&step.host, DeleteVm::cost()),
+        };
+        cost.plus(staleness_risk(state, host))
+    }
+
+    /// What a run that takes it is about to use.
+    #[must_use]
+    pub fn reservation(&self, state: &State<'_>) -> Option<Reservation> {
+        let (host, job, resources) = match self {
+            Step::StartVm(step) => (&step.host, &step.job, step.spec.resources()),
+            Step::MigrateVm(step) => {
+                let placed = state.placed(&step.job, &step.from)?;
+                (&step.to, &step.job, placed.spec.resources())
+            }
+            Step::StopVm(_) | Step::DeleteVm(_) => return None,
+        };
+        Some(Reservation { host: host.clone(), job: job.clone(), resources })
+    }
+}
+
+/// A stale row may be wrong: any fresh host is tried before it.
+fn staleness_risk(state: &State<'_>, host: &HostId) -> Cost {
+    let risk = match state.heard(host).freshness {
+        Freshness::Fresh => 0,
+        Freshness::Stale => 10,
+        Freshness::Lost => 1000,
+    };
+    Cost { risk, ..Cost::default() }
+}
+
+/// The row of a host that may be asked at all.
+fn usable<'a>(state: &State<'a>, host: &HostId) -> Result<&'a HostRow, Blocker> {
+    let row = state.host(host).ok_or(Blocker::UnknownHost)?;
+    let heard = state.heard(host);
+    if heard.freshness == Freshness::Lost {
+        return Err(Blocker::Lost { age_ms: heard.age_ms });
+    }
+    Ok(row)
+}
+
+/// The row of a host that may be given something new.
+fn welcoming<'a>(state: &State<'a>, host: &HostId) -> Result<&'a HostRow, Blocker> {
+    let row = usable(state, host)?;
+    match state.exclusion(host) {
+        Some(setback) => Err(Blocker::Setback { reason: setback.reason.clone() }),
+        None => Ok(row),
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::StartVm(step) => write!(f, "start {} on {}", step.job, step.host.short()),
+            Step::StopVm(step) => write!(f, "stop {} on {}", step.job, step.host.short()),
+            Step::MigrateVm(step) => {
+                write!(f, "move {} from {} to {}", step.job, step.from.short(), step.to.short())
+            }
+            Step::DeleteVm(step) => write!(f, "delete {} from {}", step.job, step.host.short()),
+        }
+    }
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Blocker::Admission { no: Refusal::NoCapacity { asked, free, .. } } => {
+                f.write_str(&room_words(*asked, *free))
+            }
+            Blocker::Admission { no } => no.fmt(f),
+            Blocker::Setback { reason } => match reason {
+                SetbackReason::Refused { no } => write!(f, "has refused: {no}"),
+                SetbackReason::Failed { message } => write!(f, "has failed: {message}"),
+                SetbackReason::Unreachable { message } => write!(f, "did not answer: {message}"),
+            },
+            Blocker::Lost { age_ms } => write!(f, "has not been heard for {}", seconds(*age_ms)),
+            Blocker::UnknownHost => f.write_str("is not in the view"),
+            Blocker::WrongState { state: Some(state), needed } => {
+                write!(f, "the job is {state} there; {needed}")
+            }
+            Blocker::WrongState { state: None, needed } => {
+                write!(f, "the job is not there; {needed}")
+            }
+            Blocker::DisksElsewhere { host } => {
+                write!(f, "the job's disks are on {}", host.short())
+            }
+        }
+    }
+}
