@@ -1,0 +1,265 @@
+//! What an agent's core is told and what it wants done: two closed lists.
+
+use std::collections::BTreeMap;
+
+use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
+use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, StopJob};
+use protocol::event::Event;
+use protocol::host::ImageFacts;
+use protocol::id::{ImageName, JobId, OfferId};
+use protocol::job::{Job, RunKey, ServiceEndpoint, ServiceSpec};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::signed::Signed;
+use protocol::ticket::Handoff;
+use protocol::trust::Trust;
+use protocol::vm::VmSpec;
+
+use super::ledger::Write;
+
+/// Names the caller of a request, so that the answer finds its way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplyId(pub u64);
+
+/// Names a piece of work, so that a late result of an earlier one is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkId(pub u64);
+
+/// What may happen to an agent.
+#[derive(Debug)]
+pub enum Input {
+    /// Somebody asks, and has been found allowed to.
+    Request {
+        /// Where the answer goes.
+        reply: ReplyId,
+        /// What is asked.
+        request: Request,
+    },
+    /// A piece of work has ended.
+    Done {
+        /// Whose.
+        job: JobId,
+        /// Which.
+        work: WorkId,
+        /// How.
+        outcome: WorkOutcome,
+    },
+    /// A migration under way reports how far it is.
+    Progress {
+        /// The job.
+        job: JobId,
+        /// Bytes moved.
+        moved_bytes: u64,
+        /// Bytes to move, as far as known.
+        total_bytes: u64,
+    },
+    /// libvirt says that something happened to a domain. Only a hint: the core asks to look.
+    Domain(DomainEvent),
+    /// What a look at one domain showed; `None` when libvirt does not know it.
+    Looked {
+        /// Which look.
+        look: Look,
+        /// What is there.
+        domain: Option<DomainInfo>,
+    },
+    /// A complete list of libvirt's domains: at start and after a lost connection.
+    Domains(Vec<DomainInfo>),
+    /// A service process has come up or gone down.
+    Service {
+        /// Its job.
+        job: JobId,
+        /// What happened.
+        news: ServiceNews,
+    },
+    /// The images on disk have changed.
+    Images(BTreeMap<ImageName, ImageFacts>),
+    /// What the host has was measured.
+    Capacity(Resources),
+    /// Time has passed.
+    Tick,
+}
+
+/// What may be asked of an agent.
+#[derive(Debug)]
+pub enum Request {
+    /// Reserve room and sign an offer.
+    Offer(OfferRequest),
+    /// End an open offer.
+    VoidOffer(OfferId),
+    /// Take a job.
+    Put {
+        /// Its id.
+        job: JobId,
+        /// What and by what right.
+        put: PutJob,
+    },
+    /// Stop a job.
+    Stop {
+        /// Its id.
+        job: JobId,
+        /// How.
+        stop: StopJob,
+    },
+    /// Send a job to another host.
+    Migrate {
+        /// Its id.
+        job: JobId,
+        /// Where and how.
+        migrate: MigrateJob,
+    },
+    /// Give up sending it.
+    CancelMigration {
+        /// Its id.
+        job: JobId,
+    },
+    /// Believe that the source has let go.
+    Handoff {
+        /// The job.
+        job: JobId,
+        /// The source's word.
+        handoff: Signed<Handoff>,
+    },
+    /// Delete an ended job and its volumes.
+    Delete {
+        /// Its id.
+        job: JobId,
+        /// The task that is being undone, when a run asks.
+        run: Option<RunKey>,
+    },
+    /// Obey this trust document.
+    Trust(Signed<Trust>),
+}
+
+/// A good answer. Refusals are the other kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// An offer was made.
+    Offered(OfferReply),
+    /// The request was taken and is durable.
+    Accepted(Box<Job>),
+    /// It was so already; nothing was changed.
+    AlreadySo(Box<Job>),
+    /// Taken; there is nothing to show.
+    Done,
+}
+
+/// What a core wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make this durable before anything else of the same batch is done.
+    Persist(Write),
+    /// Answer a request.
+    Reply(ReplyId, Result<Reply, Refusal>),
+    /// Tell all followers.
+    Publish(Event),
+    /// Do something slow, and say how it went.
+    Work {
+        /// For which job.
+        job: JobId,
+        /// Which.
+        id: WorkId,
+        /// What.
+        work: Work,
+    },
+    /// Look up a domain and feed [`Input::Looked`] back.
+    Look(Look),
+    /// Give the trust document to the services beside this agent.
+    TrustChanged(Box<Signed<Trust>>),
+}
+
+/// A reason to ask libvirt about one domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Which domain.
+    pub uuid: uuid::Uuid,
+    /// What libvirt said had happened.
+    pub hint: Option<Lifecycle>,
+    /// True when an earlier look contradicted the ledger. That look may have been overtaken by a
+    /// change of ours; this one was begun after it.
+    pub is_second: bool,
+}
+
+impl Look {
+    /// A first look, because of an event.
+    #[must_use]
+    pub fn because(event: &DomainEvent) -> Self {
+        Self { uuid: event.uuid, hint: Some(event.what), is_second: false }
+    }
+}
+
+/// Slow things. Each may be asked for again after a crash and must then come to the same end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Make the volumes that are missing, define the domain, start it unless it runs.
+    StartVm(VmSpec),
+    /// Shut the guest down, and destroy it when its grace is over.
+    StopVm {
+        /// How long it may take.
+        grace_ms: u64,
+    },
+    /// Remove whatever is left of the job: domain and volumes, or a service's folder.
+    Delete,
+    /// Make empty volumes, and say where the source must send.
+    PrepareIncoming(VmSpec),
+    /// Let the guest that has arrived run.
+    TakeOver,
+    /// Send the guest away; it arrives paused and runs only after a handoff.
+    SendVm(Box<MigrateJob>),
+    /// Find out how a sending ended that was begun in an earlier life, ending it if need be.
+    SettleSend,
+    /// Make libvirt give up sending. Ends at once; the sending itself then ends too.
+    CancelSend,
+    /// Keep a service process running until told to stop.
+    StartService(ServiceSpec),
+    /// End a service process.
+    StopService,
+}
+
+/// How a piece of work ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkOutcome {
+    /// As wanted.
+    Done,
+    /// Ready to receive, under these addresses.
+    Listening {
+        /// Where the source's libvirt must connect.
+        libvirt_uri: String,
+        /// For memory.
+        migrate_uri: String,
+        /// For disks.
+        disks_uri: String,
+    },
+    /// A migration ended.
+    Sent(MigrationOutcome),
+    /// Not as wanted; what is left is what was there before.
+    Failed(String),
+}
+
+/// How sending a guest ended, by what the source's libvirt shows afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MigrationOutcome {
+    /// It is gone from here.
+    Gone,
+    /// It is still here, as alive as before.
+    StillHere {
+        /// What libvirt said.
+        message: String,
+    },
+    /// libvirt can't be asked; the next complete list decides.
+    Unknown {
+        /// What came back.
+        message: String,
+    },
+}
+
+/// What became of a service process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceNews {
+    /// It answers.
+    Up(ServiceEndpoint),
+    /// It has ended and will be started again, unless it was told to stop.
+    Down {
+        /// Its exit code.
+        code: i32,
+    },
+}

@@ -1,0 +1,85 @@
+//! What an agent remembers over its own death: the memory of intent.
+//!
+//! libvirt is the reality; the ledger says what was promised and what was meant to happen. Each
+//! [`Write`] is one row; the writes of one batch reach the disk together or not at all.
+
+use std::collections::BTreeMap;
+
+use protocol::api::MigrateJob;
+use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
+use protocol::job::Job;
+use protocol::resources::Resources;
+use protocol::signed::Signed;
+use protocol::trust::Trust;
+use serde::{Deserialize, Serialize};
+
+use super::claims::Claim;
+
+/// What is meant to happen to a job, whatever its state is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "intent", rename_all = "snake_case")]
+pub enum Intent {
+    /// It runs here.
+    Run,
+    /// It stops.
+    Stop {
+        /// How long the guest may take.
+        grace_ms: u64,
+    },
+    /// It and its volumes go.
+    Delete,
+    /// It comes from another host.
+    Receive {
+        /// The host where it runs.
+        from: HostId,
+        /// The hold under which it runs there.
+        hold: OfferId,
+        /// True once the source has let go (rule M4). Until then it never counts as running here.
+        is_handed: bool,
+    },
+    /// It goes to another host.
+    Send(Box<MigrateJob>),
+}
+
+/// A job's row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// As it is shown to everybody.
+    pub job: Job,
+    /// What is meant to happen.
+    #[serde(flatten)]
+    pub intent: Intent,
+    /// What each arbiter has booked for the hold.
+    #[serde(default)]
+    pub debits: BTreeMap<u32, Resources>,
+}
+
+/// One durable change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// A job's row is now this.
+    Job(Box<JobRecord>),
+    /// A job's row is gone, as somebody asked.
+    JobGone(JobId),
+    /// Obey this document.
+    Trust(Box<Signed<Trust>>),
+    /// The newest claim and the undone tasks of a run are now this.
+    Claim(RunId, Claim),
+    /// A run was so long ago that its claim is forgotten.
+    ClaimGone(RunId),
+}
+
+/// The whole ledger, as read at start.
+#[derive(Debug, Clone, Default)]
+pub struct LedgerState {
+    /// The agent's new life; already durable.
+    pub epoch: Epoch,
+    /// True when the machine was booted since the ledger was last opened.
+    pub is_rebooted: bool,
+    /// The trust document in force.
+    pub trust: Option<Signed<Trust>>,
+    /// Every job.
+    pub jobs: Vec<JobRecord>,
+    /// Every claim seen.
+    pub claims: Vec<(RunId, Claim)>,
+}

@@ -1,0 +1,42 @@
+//! The first moment of an agent's new life: what the ledger says, before libvirt was asked.
+//!
+//! Nothing is begun here. The first complete list of domains settles what differs, and only then
+//! do jobs go on: a start that was interrupted is repeated (it finds what is there), a sending that
+//! was under way is settled and never begun again.
+
+use protocol::job::{JobState, Reason};
+
+use transport::clock::Now;
+
+use super::agent::Agent;
+use super::input::Effect;
+use super::ledger::JobRecord;
+
+impl Agent {
+    pub(super) fn restore(&mut self, jobs: Vec<JobRecord>, is_rebooted: bool) {
+        for mut record in jobs {
+            let is_vm = record.job.spec.as_vm().is_some();
+            let ran = matches!(record.job.state, JobState::Running | JobState::Paused);
+            if is_vm && ran && is_rebooted {
+                record.job.state = JobState::Crashed;
+                record.job.reason = Some(Reason::HostRebooted);
+                self.unwritten.push(record.job.id.clone());
+            }
+            let id = record.job.id.clone();
+            let is_begun = record.job.state == JobState::MigratingOut;
+            self.remember(record);
+            if let Some(entry) = self.jobs.get_mut(&id) {
+                entry.is_begun = is_begun;
+            }
+        }
+    }
+
+    /// Writes and tells what the reboot alone has changed.
+    pub(super) fn write_restored(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for id in std::mem::take(&mut self.unwritten) {
+            if let Ok(record) = self.record(&id).cloned() {
+                self.insert(now, record, out);
+            }
+        }
+    }
+}
