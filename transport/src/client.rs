@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -296,6 +296,15 @@ pub(crate) struct Wire {
     pub(crate) peer: Option<PublicKey>,
 }
 
+/// Any complete HTTP answer.
+pub(crate) struct Answer {
+    pub(crate) call: Call,
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    peer: Option<PublicKey>,
+}
+
 /// A request's parts, from which it can be built again for another connection.
 struct Ask<'a> {
     call: Call,
@@ -340,8 +349,7 @@ impl Client {
         path: &str,
     ) -> Result<T, CallError> {
         let ask = Ask::new(Method::GET, to, path, Bytes::new())?;
-        let (call, reply) = self.ask(ask, ANSWER_BYTES_MAX).await?;
-        Ok(parse(call, reply)?.body)
+        Ok(self.ask(ask, ANSWER_BYTES_MAX).await?.parse()?.body)
     }
 
     /// Sends a JSON document; `()` sends an empty body.
@@ -352,13 +360,7 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<Reply<T>, CallError> {
-        let json = json_of(&method, to, path, body)?;
-        let mut ask = Ask::new(method, to, path, json)?;
-        if !ask.body.is_empty() {
-            ask.headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
-        }
-        let (call, reply) = self.ask(ask, ANSWER_BYTES_MAX).await?;
-        parse(call, reply)
+        self.exchange(method, to, path, Vec::new(), body).await?.parse()
     }
 
     /// Reads something that is no JSON, up to `bytes_max`.
@@ -369,8 +371,7 @@ impl Client {
         bytes_max: usize,
     ) -> Result<Bytes, CallError> {
         let ask = Ask::new(Method::GET, to, path, Bytes::new())?;
-        let (_, reply) = self.ask(ask, bytes_max).await?;
-        Ok(reply.body)
+        Ok(self.ask(ask, bytes_max).await?.judge()?.body)
     }
 
     /// Streams a file as the body of a PUT, however long it takes while it makes progress.
@@ -398,8 +399,8 @@ impl Client {
             return Err(ask.ambiguous(format!("no progress for {ms} ms after {sent} bytes")));
         };
         let response = answer.map_err(|failed| failed.why)?;
-        let reply = self.finish(&ask, wire, response, ANSWER_BYTES_MAX, self.deadline()).await?;
-        parse(ask.call, reply)
+        let deadline = self.deadline();
+        self.finish(&ask, wire, response, ANSWER_BYTES_MAX, deadline).await?.parse()
     }
 
     /// Asks to leave HTTP behind on a connection of its own; the caller takes the stream.
@@ -418,12 +419,31 @@ impl Client {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok((ask.call, response, wire.peer));
         }
-        let reply = self.finish(&ask, wire, response, ANSWER_BYTES_MAX, deadline).await?;
+        let answer = self.finish(&ask, wire, response, ANSWER_BYTES_MAX, deadline).await?;
+        let reply = answer.judge()?;
         let why = "expected a switch to WebSocket".to_owned();
         Err(CallError::BadAnswer { call: ask.call, status: reply.status, why })
     }
 
-    async fn ask(&self, ask: Ask<'_>, bytes_max: usize) -> Result<(Call, Reply<Bytes>), CallError> {
+    /// Sends a JSON document and hands back whatever HTTP answer comes, errors included.
+    pub(crate) async fn exchange<B: Serialize + Sync + ?Sized>(
+        &self,
+        method: Method,
+        to: &Endpoint,
+        path: &str,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: &B,
+    ) -> Result<Answer, CallError> {
+        let json = json_of(&method, to, path, body)?;
+        let mut ask = Ask::new(method, to, path, json)?;
+        if !ask.body.is_empty() {
+            ask.headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        }
+        ask.headers.extend(headers);
+        self.ask(ask, ANSWER_BYTES_MAX).await
+    }
+
+    async fn ask(&self, ask: Ask<'_>, bytes_max: usize) -> Result<Answer, CallError> {
         let deadline = self.deadline();
         let mut pooled = self.shared.take(ask.to).await;
         loop {
@@ -435,8 +455,7 @@ impl Client {
             let answer = timeout_at(deadline, exchange(&mut wire, &ask, ask.body())).await;
             match answer.map_err(|_| ask.late(self.patience))? {
                 Ok(response) => {
-                    let reply = self.finish(&ask, wire, response, bytes_max, deadline).await?;
-                    return Ok((ask.call, reply));
+                    return self.finish(&ask, wire, response, bytes_max, deadline).await;
                 }
                 // The server closed an idle connection while we took it up. Asking once more, on
                 // a new one, is safe if the request did not leave or only reads.
@@ -454,7 +473,7 @@ impl Client {
         response: Response<Incoming>,
         bytes_max: usize,
         deadline: Instant,
-    ) -> Result<Reply<Bytes>, CallError> {
+    ) -> Result<Answer, CallError> {
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();
         let read = timeout_at(deadline, Limited::new(body, bytes_max).collect()).await;
@@ -468,21 +487,7 @@ impl Client {
         };
         let peer = wire.peer;
         self.shared.keep(ask.to, wire);
-        if head.status.is_success() {
-            return Ok(Reply { status, body, peer });
-        }
-        let call = ask.call.clone();
-        Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => CallError::Problem { call, problem: Box::new(problem) },
-            Err(_) => {
-                let start = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
-                CallError::BadAnswer {
-                    call,
-                    status,
-                    why: format!("no problem document: {start:?}"),
-                }
-            }
-        })
+        Ok(Answer { call: ask.call.clone(), status, headers: head.headers, body, peer })
     }
 
     async fn connect(&self, call: &Call, to: &Endpoint) -> Result<Wire, CallError> {
@@ -578,6 +583,34 @@ impl Shared {
 impl Idle {
     fn is_usable(&self, now_ms: u64) -> bool {
         now_ms.saturating_sub(self.since_ms) <= IDLE_MS_MAX && !self.wire.sender.is_closed()
+    }
+}
+
+impl Answer {
+    fn parse<T: DeserializeOwned>(self) -> Result<Reply<T>, CallError> {
+        let call = self.call.clone();
+        let Reply { status, body, peer } = self.judge()?;
+        let json = if body.is_empty() { &b"null"[..] } else { &body };
+        match serde_json::from_slice(json) {
+            Ok(body) => Ok(Reply { status, body, peer }),
+            Err(e) => Err(CallError::BadAnswer { call, status, why: e.to_string() }),
+        }
+    }
+
+    /// The answer if it is a good one, else what is wrong with it.
+    pub(crate) fn judge(self) -> Result<Reply<Bytes>, CallError> {
+        let Self { call, status, body, peer, .. } = self;
+        if (200..300).contains(&status) {
+            return Ok(Reply { status, body, peer });
+        }
+        Err(match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => CallError::Problem { call, problem: Box::new(problem) },
+            Err(_) => {
+                let start = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+                let why = format!("it is no problem document: {start:?}");
+                CallError::BadAnswer { call, status, why }
+            }
+        })
     }
 }
 
@@ -691,15 +724,6 @@ fn json_of<B: Serialize + ?Sized>(
             let source = NotSent::Unusable(format!("body cannot be written as JSON: {e}"));
             Err(CallError::NotSent { call: call_of(method.clone(), to, path), source })
         }
-    }
-}
-
-fn parse<T: DeserializeOwned>(call: Call, reply: Reply<Bytes>) -> Result<Reply<T>, CallError> {
-    let Reply { status, body, peer } = reply;
-    let json = if body.is_empty() { &b"null"[..] } else { &body };
-    match serde_json::from_slice(json) {
-        Ok(body) => Ok(Reply { status, body, peer }),
-        Err(e) => Err(CallError::BadAnswer { call, status, why: e.to_string() }),
     }
 }
 

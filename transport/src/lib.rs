@@ -21,6 +21,8 @@ pub mod backoff;
 
 pub mod shutdown;
 
+pub mod discovery;
+
 mod durable;
 
 mod io;

@@ -36,25 +36,31 @@ const DETAIL_BYTES_MAX: usize = 4096;
 
 /// A problem as an HTTP answer; handlers return `Result<_, ProblemReply>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProblemReply(pub Problem);
+pub struct ProblemReply(pub Box<Problem>);
 
 impl ProblemReply {
     /// A problem that is no refusal of ours.
     #[must_use]
     pub fn new(status: u16, name: &str, detail: impl Into<String>) -> Self {
-        Self(Problem::new(status, name, detail))
+        Self(Box::new(Problem::new(status, name, detail)))
     }
 }
 
 impl From<Problem> for ProblemReply {
     fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl From<Box<Problem>> for ProblemReply {
+    fn from(problem: Box<Problem>) -> Self {
         Self(problem)
     }
 }
 
 impl From<Refusal> for ProblemReply {
     fn from(refusal: Refusal) -> Self {
-        Self(refusal.into())
+        Self(Box::new(refusal.into()))
     }
 }
 

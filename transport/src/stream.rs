@@ -50,6 +50,8 @@ pub mod close {
     pub const NORMAL: u16 = 1000;
     /// The server stops; connect again elsewhere or later.
     pub const STOPPING: u16 = 1001;
+    /// A message is larger than [`super::MESSAGE_BYTES_MAX`].
+    pub const TOO_LARGE: u16 = 1009;
     /// The subscriber did not keep up and missed frames; connect again with its cursor.
     pub const SLOW: u16 = 4008;
     /// What was asked for is no longer there in full; start from a new inventory.
@@ -443,6 +445,10 @@ impl FrameSender {
             return Err(Cut);
         }
         let bytes = message.len();
+        if bytes > MESSAGE_BYTES_MAX {
+            self.cut(close::TOO_LARGE, "a message is larger than 8 MiB");
+            return Err(Cut);
+        }
         let before = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes <= QUEUE_BYTES_MAX && self.queue.try_send(Out::Message(message)).is_ok() {
             return Ok(());

@@ -1,0 +1,189 @@
+//! Asks all sources for ever and publishes what is known now.
+//!
+//! Decides that a source which fails keeps its last findings: a discovery server that is down
+//! takes no host away. Sources are asked side by side, each at its own pace, with back-off.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::mdns::Browser;
+use super::{Found, Pace, Source, file, merge};
+use crate::backoff::{Backoff, random_unit};
+use crate::client::{Client, with_causes};
+
+/// News that wait to be merged; each source has one at a time.
+const NEWS_MAX: usize = 16;
+
+/// Looks for hosts until it is dropped.
+#[derive(Debug)]
+pub struct Finder {
+    findings: watch::Receiver<Findings>,
+    _stop: DropGuard,
+}
+
+/// What is known now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// All hosts, those of earlier sources first.
+    pub hosts: Vec<Found>,
+    /// How each source is doing, in the order given.
+    pub sources: Vec<SourceState>,
+}
+
+/// How a source is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceState {
+    /// The source.
+    pub source: Source,
+    /// What it told last; kept when it fails later.
+    pub found: Vec<Found>,
+    /// True once it has answered or failed.
+    pub is_asked: bool,
+    /// Why it does not answer now.
+    pub error: Option<String>,
+}
+
+impl Finder {
+    /// Starts asking. A source that does not answer stops nothing.
+    #[must_use]
+    pub fn start(sources: Vec<Source>, client: &Client, pace: Pace) -> Self {
+        let stop = CancellationToken::new();
+        let (tell, news) = mpsc::channel(NEWS_MAX);
+        for (at, source) in sources.iter().cloned().enumerate() {
+            let asker = Asker { at, source, client: client.clone(), pace, tell: tell.clone() };
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                stop.run_until_cancelled(asker.run()).await;
+            });
+        }
+        let states = sources.into_iter().map(|source| SourceState {
+            source,
+            found: Vec::new(),
+            is_asked: false,
+            error: None,
+        });
+        let start = Findings { hosts: Vec::new(), sources: states.collect() };
+        let (publish, findings) = watch::channel(start);
+        tokio::spawn(collect(news, publish));
+        Self { findings, _stop: stop.drop_guard() }
+    }
+
+    /// What is known now, and later.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Findings> {
+        self.findings.clone()
+    }
+}
+
+type News = (usize, Result<Vec<Found>, String>);
+
+async fn collect(mut news: mpsc::Receiver<News>, publish: watch::Sender<Findings>) {
+    while let Some((at, answer)) = news.recv().await {
+        publish.send_if_modified(|findings| {
+            let mut next = findings.clone();
+            let state = &mut next.sources[at];
+            state.is_asked = true;
+            match answer {
+                Ok(found) => (state.found, state.error) = (found, None),
+                Err(error) => state.error = Some(error),
+            }
+            next.hosts = merge(next.sources.iter().flat_map(|state| &state.found));
+            let is_news = *findings != next;
+            *findings = next;
+            is_news
+        });
+    }
+}
+
+/// Asks one source.
+struct Asker {
+    at: usize,
+    source: Source,
+    client: Client,
+    pace: Pace,
+    tell: mpsc::Sender<News>,
+}
+
+impl Asker {
+    async fn run(self) {
+        match &self.source {
+            Source::Address(url) => {
+                let _ = self.tell(Ok(vec![Found::at_address(url.clone(), None)])).await;
+            }
+            Source::Mdns => self.browse().await,
+            Source::Url(_) | Source::File(_) => self.poll().await,
+        }
+    }
+
+    async fn poll(&self) {
+        let mut backoff = Backoff::new(self.pace.retry_min, self.pace.retry_max);
+        loop {
+            let answer = self.ask().await;
+            let wait = match &answer {
+                Ok(_) => {
+                    backoff.reset();
+                    jittered(self.pace.poll)
+                }
+                Err(error) => {
+                    if backoff.failures() == 0 {
+                        tracing::warn!(source = %self.source, "look for hosts: {error}");
+                    }
+                    backoff.next(random_unit())
+                }
+            };
+            if self.tell(answer).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn ask(&self) -> Result<Vec<Found>, String> {
+        match &self.source {
+            Source::Url(url) => url.find(&self.client).await.map_err(|e| with_causes(&e)),
+            Source::File(path) => read(path).await,
+            Source::Address(_) | Source::Mdns => unreachable!("these are not asked twice"),
+        }
+    }
+
+    async fn browse(&self) {
+        let mut backoff = Backoff::new(self.pace.retry_min, self.pace.retry_max);
+        loop {
+            let error = match Browser::start() {
+                Err(error) => error,
+                Ok(mut browser) => loop {
+                    match browser.next().await {
+                        Ok(found) => {
+                            backoff.reset();
+                            if self.tell(Ok(found)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Err(error) => break error,
+                    }
+                },
+            };
+            if self.tell(Err(error)).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(backoff.next(random_unit())).await;
+        }
+    }
+
+    async fn tell(&self, answer: Result<Vec<Found>, String>) -> Result<(), ()> {
+        self.tell.send((self.at, answer)).await.map_err(|_| ())
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<Found>, String> {
+    let text = tokio::fs::read_to_string(path).await.map_err(|e| e.to_string())?;
+    file::parse(&text)
+}
+
+/// Half to one and a half times the period, so that hosts started together don't ask together.
+pub(super) fn jittered(period: Duration) -> Duration {
+    period.mul_f64(0.5 + random_unit())
+}
