@@ -1,1 +1,10 @@
-//! Policy, quorum tickets, tenure.
+//! The arbiter: says yes to one host at a time for each job, and keeps within each tenant's quota.
+//!
+//! [`core`] decides (rules R1, R2, R3, R5, R6, R7 of the tenure protocol), [`books`] counts,
+//! [`statement`] is what corrects them. How questions arrive and hosts are read is the shell's.
+
+pub mod core;
+
+pub mod books;
+
+pub mod statement;

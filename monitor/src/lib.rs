@@ -1,1 +1,7 @@
-//! Finds agents, follows them, merges their state in memory and serves the view.
+//! The monitor: finds agents, follows them, merges what they say, and serves the view.
+//!
+//! [`core`] decides what enters the view and how fresh each row is, [`check`] whom not to believe.
+
+pub mod core;
+
+pub mod check;

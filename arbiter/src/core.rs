@@ -1,0 +1,439 @@
+//! What an arbiter decides: rules R1, R2, R3, R5, R6 and R7 of the tenure protocol, without
+//! sockets, clocks or keys.
+//!
+//! ```text
+//!   start ──▶ waiting for trust ──▶ silent (R1) ──▶ rebuilding (R2) ──▶ granting (R5, R6)
+//!                                      fresh key ──────┘ ▲                   │
+//!                                                        └── a roster host ──┘
+//!                                                            never read yet
+//! ```
+//!
+//! All state is volatile; a restart is amnesia and begins at the left. For now every job is an
+//! exclusive `keep` job, so there are no leases and no coverage (R4): the books say everything.
+//!
+//! Decisions that the protocol leaves open:
+//! * **A fresh key need not be silent.** Silence is for promises that were forgotten. A key that
+//!   was made by this very process has signed nothing, so nothing is forgotten. R2 holds all the
+//!   same: the slot may have had another key before, and what that one promised is in the hosts'
+//!   ledgers.
+//! * **A host that is off the roster is retired.** The operator's signature on the trust document
+//!   is the evidence R7 asks for; nothing else could ever release such entries. If it comes
+//!   back, it must be read before anything is granted, like a new host.
+//! * **A read completes the books (R2) only if nothing unknown can grow out of it.** Hosts list
+//!   their open offers by id alone. One of them may be an offer that this arbiter granted before
+//!   its restart and forgot, and it may become a hold right after the read. So a read that lists
+//!   unknown offers counts only if it was asked for after the silence: by then every such
+//!   offer has been redeemed, and is listed as a hold, or has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use protocol::id::{HostId, OfferId};
+use protocol::resources::Resources;
+use protocol::signed::{Digest, PublicKey, Signed};
+use protocol::ticket::{Action, Denial, DenialReason, Grant, Offer};
+use protocol::trust::Trust;
+
+use crate::books::{Books, ENTRIES_PER_HOST_MAX, Entry, share};
+use crate::statement::Statement;
+
+/// What happens to an arbiter.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The trust document is there or has changed.
+    Trust(Arc<Trust>),
+    /// Somebody shows an offer and wants it granted.
+    Ask {
+        /// Comes back in the answer.
+        request: u64,
+        /// The offer as its host signed it.
+        offer: Signed<Offer>,
+    },
+    /// A host has said what it holds.
+    Statement {
+        /// Who, proven by key.
+        host: HostId,
+        /// When it was asked, on the arbiter's clock; not when it answered.
+        asked_ms: u64,
+        /// What it said.
+        statement: Statement,
+    },
+}
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Sign and send.
+    Answer {
+        /// Of the request.
+        request: u64,
+        /// The decision.
+        verdict: Verdict,
+    },
+    /// Ask this host now: what it says may change an answer just given.
+    ReadHost {
+        /// Which.
+        host: HostId,
+    },
+    /// Look at the trust file again: somebody obeys another version.
+    ReadTrust,
+}
+
+/// The decision on one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes; the promise is in the books.
+    Grant(Grant),
+    /// No.
+    Denial(Denial),
+    /// This process has no slot to answer for.
+    NotMember(NotMember),
+}
+
+/// Why this process can't answer as an arbiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotMember {
+    /// Nobody has given it trust.
+    #[error("this arbiter has no trust document yet; run ostler bootstrap")]
+    NoTrust,
+    /// The document lists other arbiters.
+    #[error("trust version {version} does not name this key as an arbiter")]
+    NoSlot {
+        /// The document in force.
+        version: u64,
+    },
+}
+
+/// What an arbiter waits for before it grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waiting {
+    /// To be a member.
+    Membership(NotMember),
+    /// For its silence to end (R1).
+    Silence {
+        /// How much longer.
+        for_ms: u64,
+    },
+    /// For a roster host to be read once (R2).
+    Host(HostId),
+}
+
+/// The last statement of a host, as far as it tells which offers are over.
+#[derive(Debug, Clone)]
+struct Said {
+    watermark: OfferId,
+    listed: BTreeSet<OfferId>,
+}
+
+/// One arbiter.
+#[derive(Debug)]
+pub struct Core {
+    me: PublicKey,
+    /// Start of the process.
+    started_ms: u64,
+    /// False for a key made by this very process.
+    may_have_promised: bool,
+    trust: Option<Arc<Trust>>,
+    /// The largest T seen, so that a shorter term in a new document can't cut the silence short.
+    term_ms: u64,
+    /// Roster hosts read since the start in a way that completes the books.
+    heard: BTreeSet<HostId>,
+    said: BTreeMap<HostId, Said>,
+    books: Books,
+}
+
+impl Core {
+    /// An arbiter that has just started, knowing only its key and whether it is new.
+    #[must_use]
+    pub fn new(me: PublicKey, started_ms: u64, may_have_promised: bool) -> Self {
+        Self {
+            me,
+            started_ms,
+            may_have_promised,
+            trust: None,
+            term_ms: 0,
+            heard: BTreeSet::new(),
+            said: BTreeMap::new(),
+            books: Books::default(),
+        }
+    }
+
+    /// Takes one input; what has to be done is added to `out`, in order.
+    pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Trust(trust) => self.obey(trust, out),
+            Input::Ask { request, offer } => {
+                let verdict = self.answer(now_ms, &offer, out);
+                out.push(Effect::Answer { request, verdict });
+            }
+            Input::Statement { host, asked_ms, statement } => {
+                self.hear(&host, asked_ms, &statement);
+            }
+        }
+    }
+
+    /// The trust document in force.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Arc<Trust>> {
+        self.trust.as_ref()
+    }
+
+    /// The slot it signs for, if it has one.
+    pub fn slot(&self) -> Result<u32, NotMember> {
+        self.member().map(|(slot, _)| slot)
+    }
+
+    /// What it has promised.
+    #[must_use]
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// What it waits for before it grants; empty when it grants.
+    #[must_use]
+    pub fn waiting_for(&self, now_ms: u64) -> Vec<Waiting> {
+        let mut waiting = Vec::new();
+        if let Err(why) = self.slot() {
+            waiting.push(Waiting::Membership(why));
+        }
+        if let Some(for_ms) = self.silent_for(now_ms) {
+            waiting.push(Waiting::Silence { for_ms });
+        }
+        waiting.extend(self.missing().into_iter().map(Waiting::Host));
+        waiting
+    }
+
+    fn obey(&mut self, trust: Arc<Trust>, out: &mut Vec<Effect>) {
+        let roster: BTreeSet<HostId> = trust.roster.iter().map(HostId::of).collect();
+        let old: BTreeSet<HostId> = match &self.trust {
+            Some(old) => old.roster.iter().map(HostId::of).collect(),
+            None => BTreeSet::new(),
+        };
+        for host in old.difference(&roster) {
+            self.heard.remove(host);
+            self.said.remove(host);
+            self.books.retire(host);
+        }
+        self.term_ms = self.term_ms.max(trust.member_term_ms());
+        self.trust = Some(trust);
+        out.extend(self.missing().into_iter().map(|host| Effect::ReadHost { host }));
+    }
+
+    /// R3, and the part of R2 that a statement can fulfil.
+    fn hear(&mut self, host: &HostId, asked_ms: u64, statement: &Statement) {
+        let Ok((slot, trust)) = self.member() else { return };
+        if trust.host_key(host).is_none() {
+            return;
+        }
+        let is_known = |id: &OfferId| self.books.of_offer(host, *id).is_some();
+        if asked_ms >= self.silent_until() || statement.offers.iter().all(is_known) {
+            self.heard.insert(host.clone());
+        }
+        self.books.correct(slot, host, statement);
+        let listed = statement.holds.iter().map(|hold| hold.id).chain(statement.offers.clone());
+        let said = Said { watermark: statement.watermark, listed: listed.collect() };
+        // Statements may arrive late; what an older one closed stays closed either way (R13).
+        if self.said.get(host).is_none_or(|last| last.watermark <= said.watermark) {
+            self.said.insert(host.clone(), said);
+        }
+    }
+
+    fn answer(&mut self, now_ms: u64, offer: &Signed<Offer>, out: &mut Vec<Effect>) -> Verdict {
+        let (slot, trust) = match self.member() {
+            Ok((slot, trust)) => (slot, Arc::clone(trust)),
+            Err(why) => return Verdict::NotMember(why),
+        };
+        let digest = offer.digest();
+        let judged = check_policy(offer, &trust, out)
+            .and_then(|offer| self.judge(now_ms, slot, &trust, digest, offer, out));
+        match judged {
+            Ok(debit) => Verdict::Grant(Grant { slot, offer: digest, debit }),
+            Err(why) => Verdict::Denial(Denial { slot, offer: digest, why }),
+        }
+    }
+
+    /// R1, R2, R5, R6 in this order; books the promise when all of them agree.
+    fn judge(
+        &mut self,
+        now_ms: u64,
+        slot: u32,
+        trust: &Trust,
+        digest: Digest,
+        offer: Offer,
+        out: &mut Vec<Effect>,
+    ) -> Result<Resources, DenialReason> {
+        if let Some(for_ms) = self.silent_for(now_ms) {
+            return Err(DenialReason::Silent { for_ms });
+        }
+        let missing = self.missing();
+        if !missing.is_empty() {
+            let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+            out.extend(missing.into_iter().map(|host| Effect::ReadHost { host }));
+            return Err(DenialReason::Rebuilding { missing: count });
+        }
+        let known = self.check_identity(digest, &offer)?;
+        if let Some(entry) = known.filter(|entry| entry.signed.is_some()) {
+            return Ok(entry.debit);
+        }
+        let is_hold = known.is_some_and(|entry| entry.is_hold);
+        self.check_exclusive(&offer, out)?;
+        let debit = offer.plan.get(&slot).copied().unwrap_or(offer.resources);
+        self.check_quota(trust, &offer, debit, out)?;
+        let Offer { host, id, job, tenant, .. } = offer;
+        self.books.enter(Entry { host, id, job, tenant, debit, signed: Some(digest), is_hold });
+        Ok(debit)
+    }
+
+    /// One id is one offer, and an offer that its host has struck off is over (R3, R13). A late
+    /// duplicate of it must not enter the books again: if the host died now, nobody could ever
+    /// release it.
+    fn check_identity(
+        &self,
+        digest: Digest,
+        offer: &Offer,
+    ) -> Result<Option<&Entry>, DenialReason> {
+        let known = self.books.of_offer(&offer.host, offer.id);
+        let is_other = |entry: &&Entry| {
+            entry.job != offer.job || entry.signed.is_some_and(|signed| signed != digest)
+        };
+        if let Some(entry) = known.filter(is_other) {
+            return policy(format!(
+                "host {} has used offer id {} for job {} already; it must never repeat an id",
+                offer.host, offer.id, entry.job
+            ));
+        }
+        let said = self.said.get(&offer.host);
+        if said.is_some_and(|s| offer.id <= s.watermark && !s.listed.contains(&offer.id)) {
+            return policy(format!(
+                "offer {} of host {} has ended; ask the host for a new one",
+                offer.id, offer.host
+            ));
+        }
+        if known.is_none() && self.books.count_of(&offer.host) >= ENTRIES_PER_HOST_MAX {
+            return policy(format!(
+                "host {} has {ENTRIES_PER_HOST_MAX} entries in the books; void or redeem offers first",
+                offer.host
+            ));
+        }
+        Ok(known)
+    }
+
+    /// R5 for `keep` jobs: nobody else may have an entry of the job, whatever its age (R7). A
+    /// migration is from the one who has it.
+    fn check_exclusive(&self, offer: &Offer, out: &mut Vec<Effect>) -> Result<(), DenialReason> {
+        let from = match &offer.action {
+            Action::Start => None,
+            Action::MigrateIn { from, hold } => Some((from, *hold)),
+        };
+        let is_in_the_way = |entry: &&Entry| {
+            entry.host != offer.host && from.is_none_or(|(source, _)| entry.host != *source)
+        };
+        if let Some(entry) = self.books.of_job(&offer.job).find(is_in_the_way) {
+            out.push(Effect::ReadHost { host: entry.host.clone() });
+            return Err(DenialReason::Promised { host: entry.host.clone(), id: entry.id });
+        }
+        let Some((source, hold)) = from else { return Ok(()) };
+        if *source == offer.host {
+            return policy(format!("host {source} cannot migrate job {} to itself", offer.job));
+        }
+        let is_source = |entry: &Entry| entry.host == *source && entry.id == hold;
+        if !self.books.of_job(&offer.job).any(is_source) {
+            out.push(Effect::ReadHost { host: source.clone() });
+            return policy(format!(
+                "host {source} does not hold job {} as {hold}; look at the job again and ask for a new offer",
+                offer.job
+            ));
+        }
+        Ok(())
+    }
+
+    /// R6. Entries learnt from statements count as used; the check applies only to what is signed.
+    fn check_quota(
+        &self,
+        trust: &Trust,
+        offer: &Offer,
+        debit: Resources,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DenialReason> {
+        let Some(quota) = trust.quota.get(&offer.tenant) else { return Ok(()) };
+        let limit = share(*quota, trust);
+        let tenant = &offer.tenant;
+        if self.books.used(tenant, Some((&offer.job, debit))).fits_in(limit) {
+            return Ok(());
+        }
+        let hosts = self.books.hosts_of_tenant(tenant);
+        out.extend(hosts.into_iter().map(|host| Effect::ReadHost { host }));
+        let used = self.books.used(tenant, None);
+        Err(DenialReason::Quota { tenant: tenant.clone(), limit, used, asked: debit })
+    }
+
+    fn member(&self) -> Result<(u32, &Arc<Trust>), NotMember> {
+        let trust = self.trust.as_ref().ok_or(NotMember::NoTrust)?;
+        let slot = trust.arbiter(&self.me).ok_or(NotMember::NoSlot { version: trust.version })?;
+        Ok((slot.slot, trust))
+    }
+
+    /// R1.
+    fn silent_until(&self) -> u64 {
+        self.started_ms + if self.may_have_promised { self.term_ms } else { 0 }
+    }
+
+    fn silent_for(&self, now_ms: u64) -> Option<u64> {
+        self.silent_until().checked_sub(now_ms).filter(|for_ms| *for_ms > 0)
+    }
+
+    /// R2: roster hosts not read since the start.
+    fn missing(&self) -> Vec<HostId> {
+        let roster = self.trust.iter().flat_map(|trust| &trust.roster);
+        roster.map(HostId::of).filter(|host| !self.heard.contains(host)).collect()
+    }
+}
+
+/// Whether the offer is a host's of this cluster and makes sense, apart from any books.
+fn check_policy(
+    signed: &Signed<Offer>,
+    trust: &Trust,
+    out: &mut Vec<Effect>,
+) -> Result<Offer, DenialReason> {
+    let offer = match signed.open() {
+        Ok(offer) => offer,
+        Err(why) => return policy(why.to_string()),
+    };
+    if offer.trust_version != trust.version {
+        out.push(Effect::ReadTrust);
+        return policy(format!(
+            "offer was made under trust version {}, this arbiter obeys version {}",
+            offer.trust_version, trust.version
+        ));
+    }
+    match trust.host_key(&offer.host) {
+        Some(key) if key == signed.key() => {}
+        Some(_) => {
+            return policy(format!(
+                "offer of host {} is signed by another key, {}",
+                offer.host,
+                signed.key()
+            ));
+        }
+        None => {
+            return policy(format!(
+                "host {} is not on the roster of trust version {}",
+                offer.host, trust.version
+            ));
+        }
+    }
+    if let Some((slot, debit)) = offer.plan.iter().find(|(_, d)| !d.fits_in(offer.resources)) {
+        return policy(format!(
+            "offer plans to book {debit} at slot {slot}, more than the job's {}",
+            offer.resources
+        ));
+    }
+    Ok(offer)
+}
+
+fn policy<T>(message: String) -> Result<T, DenialReason> {
+    Err(DenialReason::Policy { message })
+}
+
+#[cfg(test)]
+mod tests;

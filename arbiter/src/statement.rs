@@ -1,0 +1,129 @@
+//! What a host says it holds: the one kind of message by which books are corrected (rule R3).
+//!
+//! A statement is true for ever in one direction (rule R13): what it omits and has an id up to its
+//! watermark will never be redeemed or run again. Today the arbiter asks each host itself, over a
+//! connection pinned to the host's key, which is as good as a signed statement; when hosts send
+//! signed ones, only the sender changes and this noun stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::host::Inventory;
+use protocol::id::{Epoch, HostId, JobId, OfferId, TenantId};
+use protocol::resources::Resources;
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/offers` on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenOffers {
+    /// The life of the agent that answers.
+    pub epoch: Epoch,
+    /// The highest id it has ever issued.
+    pub watermark: OfferId,
+    /// Offers that may still be redeemed.
+    pub offers: Vec<OfferId>,
+}
+
+/// A redeemed ticket, as its host lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldItem {
+    /// The offer that was redeemed.
+    pub id: OfferId,
+    /// The job.
+    pub job: JobId,
+    /// What it takes.
+    pub resources: Resources,
+    /// Whose quota.
+    pub tenant: TenantId,
+    /// What each slot has booked, by the ticket; `None` when the host does not say, and the whole
+    /// size is then assumed everywhere.
+    pub debits: Option<BTreeMap<u32, Resources>>,
+}
+
+/// Everything that a host holds or may still redeem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// The highest id the host had issued when it began to list.
+    pub watermark: OfferId,
+    /// Its holds.
+    pub holds: Vec<HoldItem>,
+    /// Its open offers.
+    pub offers: BTreeSet<OfferId>,
+}
+
+/// Why two answers of a host are no statement.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StatementError {
+    /// The inventory is another host's.
+    #[error("host {expected} answered with the inventory of host {actual}")]
+    OtherHost {
+        /// The host that was asked.
+        expected: HostId,
+        /// The host in the answer.
+        actual: HostId,
+    },
+    /// The watermark is of a life that the agent has not lived yet.
+    #[error("watermark {watermark} is later than the agent's epoch {epoch}")]
+    FutureWatermark {
+        /// The watermark.
+        watermark: OfferId,
+        /// The agent's epoch.
+        epoch: Epoch,
+    },
+    /// The second answer is older than the first.
+    #[error("inventory of epoch {inventory} was read after offers of epoch {offers}")]
+    OlderInventory {
+        /// Epoch of the inventory.
+        inventory: Epoch,
+        /// Epoch of the offers.
+        offers: Epoch,
+    },
+}
+
+impl Statement {
+    /// Makes one statement of two answers, the open offers read **before** the inventory was asked
+    /// for. In that order an offer redeemed in between is listed twice; in the other order it would
+    /// be listed nowhere, and a running guest would be struck off the books.
+    ///
+    /// A VM that is alive without a hold was started before there was trust. It is listed under the
+    /// id 0.0, so that no arbiter lets a second instance of it start elsewhere.
+    pub fn of_reads(
+        host: &HostId,
+        offers: OpenOffers,
+        inventory: &Inventory,
+    ) -> Result<Self, StatementError> {
+        if inventory.host.id != *host {
+            let (expected, actual) = (host.clone(), inventory.host.id.clone());
+            return Err(StatementError::OtherHost { expected, actual });
+        }
+        if offers.watermark.epoch > offers.epoch {
+            let OpenOffers { watermark, epoch, .. } = offers;
+            return Err(StatementError::FutureWatermark { watermark, epoch });
+        }
+        if inventory.cursor.epoch < offers.epoch {
+            let (inventory, offers) = (inventory.cursor.epoch, offers.epoch);
+            return Err(StatementError::OlderInventory { inventory, offers });
+        }
+        let holds = inventory.jobs.iter().filter_map(|job| {
+            let is_untitled = job.spec.as_vm().is_some() && !job.state.is_ended();
+            let id = job.hold.or(is_untitled.then(OfferId::default))?;
+            Some(HoldItem {
+                id,
+                job: job.id.clone(),
+                resources: job.spec.resources(),
+                tenant: job.spec.tenant.clone(),
+                debits: None,
+            })
+        });
+        Ok(Self {
+            watermark: offers.watermark,
+            holds: holds.collect(),
+            offers: offers.offers.into_iter().collect(),
+        })
+    }
+
+    /// Whether the offer, redeemed for that job or still open, is in the list.
+    #[must_use]
+    pub fn lists(&self, id: OfferId, job: &JobId) -> bool {
+        self.offers.contains(&id) || self.holds.iter().any(|h| h.id == id && h.job == *job)
+    }
+}
