@@ -1,0 +1,177 @@
+//! The next trust document: who is in the cluster, given who was and what runs now.
+//!
+//! Pure. The version grows only when the content differs, so that running bootstrap again signs
+//! nothing. A host that does not answer today stays on the roster: absence removes nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::id::ClusterId;
+use protocol::job::{Role, ServiceEndpoint};
+use protocol::signed::PublicKey;
+use protocol::trust::{CLOCK_PPM, KILL_MS, Peer, Slot, TERM_MS, Trust};
+
+/// A service that runs, as the trust document will name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What it does.
+    pub role: Role,
+    /// Its number within the role; an arbiter's slot.
+    pub index: u32,
+    /// Where it answers, and its key.
+    pub endpoint: ServiceEndpoint,
+}
+
+/// What the next document is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The one in force says it all.
+    Same,
+    /// This one, to be signed.
+    New(Trust),
+}
+
+/// Decides the next document. `cluster` is taken only when there is none yet.
+#[must_use]
+pub fn next_trust(
+    in_force: Option<&Trust>,
+    cluster: &ClusterId,
+    operator: PublicKey,
+    members: &[Member],
+    hosts: &[PublicKey],
+) -> Next {
+    let first = || empty(cluster.clone());
+    let mut next = in_force.cloned().unwrap_or_else(first);
+    if !next.operators.contains(&operator) {
+        next.operators.push(operator);
+    }
+    for member in members.iter().filter(|member| member.role == Role::Arbiter) {
+        let Member { index: slot, endpoint, .. } = member;
+        next.arbiters.retain(|arbiter| arbiter.slot != *slot);
+        next.arbiters.push(Slot { slot: *slot, key: endpoint.key, url: endpoint.url.clone() });
+    }
+    next.arbiters.sort_by_key(|arbiter| arbiter.slot);
+    if in_force.is_none_or(|old| old.arbiters.len() != next.arbiters.len()) {
+        let n = u32::try_from(next.arbiters.len()).unwrap_or(u32::MAX);
+        next.k = (n + next.f) / 2 + 1;
+    }
+    next.peers = members
+        .iter()
+        .filter(|member| member.role != Role::Arbiter)
+        .map(|Member { role, endpoint, .. }| Peer {
+            key: endpoint.key,
+            role: *role,
+            url: endpoint.url.clone(),
+        })
+        .collect();
+    let roster: BTreeSet<PublicKey> = next.roster.iter().chain(hosts).copied().collect();
+    next.roster = roster.into_iter().collect();
+    if in_force == Some(&next) {
+        return Next::Same;
+    }
+    next.version += 1;
+    Next::New(next)
+}
+
+fn empty(cluster: ClusterId) -> Trust {
+    Trust {
+        cluster,
+        version: 0,
+        operators: Vec::new(),
+        arbiters: Vec::new(),
+        k: 1,
+        f: 0,
+        roster: Vec::new(),
+        peers: Vec::new(),
+        term_ms: TERM_MS,
+        kill_ms: KILL_MS,
+        clock_ppm: CLOCK_PPM,
+        quota: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use protocol::signed::SecretKey;
+
+    use super::*;
+
+    fn key(seed: u8) -> PublicKey {
+        SecretKey::from_seed([seed; 32]).public()
+    }
+
+    fn member(role: Role, index: u32, seed: u8) -> Member {
+        let url = format!("https://10.0.0.{seed}:7461");
+        Member { role, index, endpoint: ServiceEndpoint { url, key: key(seed) } }
+    }
+
+    fn cluster() -> ClusterId {
+        ClusterId::new("c-1").unwrap()
+    }
+
+    pub(crate) fn trust_of_arbiter(url: &str) -> Trust {
+        let endpoint = ServiceEndpoint { url: url.into(), key: key(40) };
+        let arbiter = Member { role: Role::Arbiter, index: 0, endpoint };
+        signed_first(&[arbiter], &[key(3)])
+    }
+
+    fn signed_first(members: &[Member], hosts: &[PublicKey]) -> Trust {
+        let Next::New(trust) = next_trust(None, &cluster(), key(1), members, hosts) else {
+            panic!("the first document is always new")
+        };
+        trust
+    }
+
+    #[test]
+    fn the_first_document_is_version_one_and_valid() {
+        for n in 1..=5 {
+            let arbiters: Vec<_> =
+                (0..n).map(|i| member(Role::Arbiter, u32::from(i), 10 + i)).collect();
+            let trust = signed_first(&arbiters, &[key(3), key(2)]);
+            assert_eq!(trust.version, 1);
+            assert_eq!(trust.k, u32::from(n) / 2 + 1);
+            assert_eq!(trust.validate(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_same_members_in_any_order_make_no_new_version() {
+        let members = [member(Role::Arbiter, 0, 10), member(Role::Monitor, 0, 11)];
+        let trust = signed_first(&members, &[key(3), key(2)]);
+        let again = next_trust(Some(&trust), &cluster(), key(1), &members, &[key(2), key(3)]);
+        assert_eq!(again, Next::Same);
+    }
+
+    #[test]
+    fn a_host_found_later_joins_and_one_that_is_away_stays() {
+        let members = [member(Role::Arbiter, 0, 10)];
+        let trust = signed_first(&members, &[key(2), key(3)]);
+        let next = next_trust(Some(&trust), &cluster(), key(1), &members, &[key(2), key(4)]);
+        let Next::New(next) = next else { panic!("host 4 is new") };
+        assert_eq!(next.version, 2);
+        assert_eq!(next.roster.len(), 3);
+        assert!(next.roster.contains(&key(3)));
+    }
+
+    #[test]
+    fn a_service_with_a_new_key_or_address_replaces_its_old_self() {
+        let old = [member(Role::Arbiter, 0, 10), member(Role::Controller, 0, 11)];
+        let trust = signed_first(&old, &[key(2)]);
+        let new = [member(Role::Arbiter, 0, 10), member(Role::Controller, 0, 12)];
+        let Next::New(next) = next_trust(Some(&trust), &cluster(), key(1), &new, &[]) else {
+            panic!("the controller's key is new")
+        };
+        assert_eq!(next.role_of(&key(11)), None);
+        assert_eq!(next.role_of(&key(12)), Some(Role::Controller));
+    }
+
+    #[test]
+    fn what_an_operator_wrote_into_the_document_stays() {
+        let members = [member(Role::Arbiter, 0, 10)];
+        let mut trust = signed_first(&members, &[key(2)]);
+        trust.term_ms = 20_000;
+        trust.operators.push(key(99));
+        let next = next_trust(Some(&trust), &cluster(), key(1), &members, &[key(5)]);
+        let Next::New(next) = next else { panic!("host 5 is new") };
+        assert_eq!((next.term_ms, next.operators.len()), (20_000, 2));
+    }
+}
