@@ -75,7 +75,7 @@ pub enum Effect {
         /// Which.
         host: HostId,
     },
-    /// Look at the trust file again: somebody obeys another version.
+    /// Look at the trust file again: a host obeys a later version.
     ReadTrust,
 }
 
@@ -204,6 +204,10 @@ impl Core {
     }
 
     fn obey(&mut self, trust: Arc<Trust>, out: &mut Vec<Effect>) {
+        // Told by two tasks, so an older document may come last.
+        if self.trust.as_ref().is_some_and(|old| old.version > trust.version) {
+            return;
+        }
         let roster: BTreeSet<HostId> = trust.roster.iter().map(HostId::of).collect();
         let old: BTreeSet<HostId> = match &self.trust {
             Some(old) => old.roster.iter().map(HostId::of).collect(),
@@ -400,7 +404,9 @@ fn check_policy(
         Err(why) => return policy(why.to_string()),
     };
     if offer.trust_version != trust.version {
-        out.push(Effect::ReadTrust);
+        if offer.trust_version > trust.version {
+            out.push(Effect::ReadTrust);
+        }
         return policy(format!(
             "offer was made under trust version {}, this arbiter obeys version {}",
             offer.trust_version, trust.version

@@ -1,0 +1,388 @@
+//! The arbiter as a process: its files, its routes, and the order in which things happen.
+//!
+//! Decides what is asked again before a no is final; every other decision is the core's. An answer
+//! is signed after its promise is in the books, never before.
+//!
+//! ```text
+//! POST /v1/grants ── core ── yes ────────────────────────────────────────▶ signed grant
+//!                      └──── no, and a host may have news ── read it ── core ──▶ either
+//! ```
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use protocol::api::Health;
+use protocol::id::{HostId, TenantId};
+use protocol::job::ServiceEndpoint;
+use protocol::resources::Resources;
+use protocol::signed::Signed;
+use protocol::ticket::{Answer, Offer};
+use protocol::trust::{Right, Trust};
+use serde::Serialize;
+use tokio::sync::watch;
+use transport::discovery::Source;
+use transport::identity::IdentityError;
+use transport::problem::finish;
+use transport::server::BindError;
+use transport::{
+    CancellationToken, Client, Clock, Identity, Json, Listen, Peer, ProblemReply, Server,
+    durable, trust_file,
+};
+
+use crate::books::{Entry, share};
+use crate::core::{Core, Effect, Input, Verdict, Waiting};
+use crate::directory;
+use crate::reader::{Reader, Readers};
+
+/// How long an answer waits for hosts that may have news. They answer in milliseconds, or they
+/// are down and the no stands.
+const NEWS_WAIT: Duration = Duration::from_millis(1_000);
+
+/// How long an answer waits for a later trust document: one look of the trust file's follower.
+const TRUST_WAIT: Duration = Duration::from_millis(700);
+
+/// How an arbiter is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where its key is kept; nothing else is.
+    pub data_dir: PathBuf,
+    /// Where it answers.
+    pub listen: SocketAddr,
+    /// The signed trust document that the agent beside it keeps.
+    pub trust_file: Option<PathBuf>,
+    /// Written once it answers: a [`ServiceEndpoint`].
+    pub ready_file: Option<PathBuf>,
+    /// Where it looks for hosts.
+    pub discovery: Vec<Source>,
+}
+
+/// Why an arbiter could not start. Nothing was promised.
+#[derive(Debug, thiserror::Error)]
+pub enum ArbiterError {
+    /// Its folder can't be used.
+    #[error("use data directory {path}", path = .path.display())]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the same key, and the two would promise without knowing of each other.
+    #[error("another arbiter uses data directory {path}; one key is one arbiter", path = .path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// It has no key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It can't listen.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// It can't say that it is ready.
+    #[error("write ready file {path}", path = .path.display())]
+    ReadyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// `GET /v1/books`.
+#[derive(Debug, Clone, Serialize)]
+pub struct BooksReply {
+    /// The slot it signs for, if any.
+    pub slot: Option<u32>,
+    /// The trust document it obeys.
+    pub trust_version: Option<u64>,
+    /// What it waits for before it grants.
+    pub waiting_for: Vec<String>,
+    /// What it has promised, by host and id.
+    pub entries: Vec<Entry>,
+    /// How much of each quota is used, at this arbiter.
+    pub tenants: Vec<TenantUse>,
+}
+
+/// A tenant in the books.
+#[derive(Debug, Clone, Serialize)]
+pub struct TenantUse {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// What is booked.
+    pub used: Resources,
+    /// This arbiter's share of the quota (rule R6); `None` without a quota.
+    pub share: Option<Resources>,
+}
+
+/// What requests and readers share.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    readers: Mutex<Readers>,
+    identity: Arc<Identity>,
+    clock: Clock,
+    trust: watch::Receiver<Option<Arc<Trust>>>,
+}
+
+/// Serves until `shutdown`.
+pub async fn serve(
+    options: Options,
+    clock: Clock,
+    shutdown: CancellationToken,
+) -> Result<(), ArbiterError> {
+    let started_ms = clock.now().mono_ms;
+    let _lock = lock_data_dir(&options.data_dir)?;
+    let (identity, is_fresh) = identity(&options.data_dir)?;
+    let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
+    let addr = server.local_addr().unwrap_or(options.listen);
+
+    let trust = match options.trust_file {
+        Some(path) => trust_file::follow(path, shutdown.clone()),
+        None => watch::channel(None).1,
+    };
+    let shared = Arc::new(Shared {
+        core: Mutex::new(Core::new(identity.public(), started_ms, !is_fresh)),
+        readers: Mutex::default(),
+        identity: Arc::clone(&identity),
+        clock,
+        trust,
+    });
+    let client = Client::new(Arc::clone(&identity));
+    tokio::spawn(follow_trust(Arc::clone(&shared), client, options.discovery, shutdown.clone()));
+
+    if let Some(path) = options.ready_file {
+        let endpoint = ServiceEndpoint { url: format!("https://{addr}"), key: identity.public() };
+        let json = serde_json::to_vec(&endpoint).expect("an endpoint is always valid JSON");
+        durable::replace(&path, &json)
+            .map_err(|source| ArbiterError::ReadyFile { path, source })?;
+    }
+    tracing::info!(%addr, key = %identity.public(), is_fresh, "arbiter answers");
+    server.serve(router(shared), shutdown).await;
+    Ok(())
+}
+
+/// Two processes with one key would each have their own books.
+fn lock_data_dir(path: &Path) -> Result<File, ArbiterError> {
+    let unusable = |source| ArbiterError::DataDir { path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(unusable)?;
+    let lock = File::create(path.join("lock")).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(ArbiterError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+/// The key, and whether this process has made it and so has nothing to be silent about (R1).
+fn identity(data_dir: &Path) -> Result<(Arc<Identity>, bool), ArbiterError> {
+    let path = data_dir.join("key");
+    match Identity::load(&path) {
+        Ok(identity) => Ok((Arc::new(identity), false)),
+        Err(IdentityError::Unreadable { source, .. })
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok((Arc::new(Identity::load_or_create(&path)?), true))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Obeys the trust document and keeps one reader for each host on its roster.
+async fn follow_trust(
+    shared: Arc<Shared>,
+    client: Client,
+    discovery: Vec<Source>,
+    shutdown: CancellationToken,
+) {
+    let addresses = directory::follow(discovery, &client, shutdown.clone());
+    let mut changes = shared.trust.clone();
+    let run = async {
+        loop {
+            let trust = changes.borrow_and_update().clone();
+            if let Some(trust) = trust {
+                let mut readers = lock(&shared.readers);
+                readers.retain(|host, _| trust.host_key(host).is_some());
+                for key in &trust.roster {
+                    readers.entry(HostId::of(key)).or_insert_with(|| {
+                        let clock = &shared.clock;
+                        Reader::start(*key, &shared, &client, clock, addresses.clone(), &shutdown)
+                    });
+                }
+                drop(readers);
+                shared.tell(Input::Trust(trust));
+            }
+            if changes.changed().await.is_err() {
+                // No trust file, so no change ever.
+                return;
+            }
+        }
+    };
+    shutdown.run_until_cancelled(run).await;
+    // Readers hold the shared state and it holds them.
+    lock(&shared.readers).clear();
+}
+
+impl Shared {
+    /// Gives the core an input that asks for no answer.
+    pub(crate) fn tell(&self, input: Input) {
+        let effects = self.handle(input);
+        for effect in effects {
+            if let Effect::ReadHost { host } = effect
+                && let Some(reader) = lock(&self.readers).get(&host)
+            {
+                reader.wake();
+            }
+        }
+    }
+
+    fn handle(&self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let now_ms = self.clock.now().mono_ms;
+        lock(&self.core).handle(now_ms, input, &mut effects);
+        effects
+    }
+
+    /// One decision, and what may be worth waiting for before it is final.
+    fn decide(&self, offer: &Signed<Offer>) -> (Verdict, Vec<HostId>, bool) {
+        let (mut verdict, mut hosts, mut is_trust_old) = (None, Vec::new(), false);
+        for effect in self.handle(Input::Ask { request: 0, offer: offer.clone() }) {
+            match effect {
+                Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
+                Effect::ReadHost { host } => hosts.push(host),
+                Effect::ReadTrust => is_trust_old = true,
+            }
+        }
+        (verdict.expect("the core answers each request at once"), hosts, is_trust_old)
+    }
+
+    async fn wait_for_news(&self, hosts: Vec<HostId>, is_trust_old: bool) {
+        if is_trust_old {
+            let version = lock(&self.core).trust().map(|trust| trust.version);
+            let mut trust = self.trust.clone();
+            let later = trust.wait_for(|t| t.as_ref().map(|t| t.version) > version);
+            if let Ok(Ok(later)) = tokio::time::timeout(TRUST_WAIT, later).await
+                && let Some(trust) = later.clone()
+            {
+                drop(later);
+                self.tell(Input::Trust(trust));
+            }
+        }
+        let now_ms = self.clock.now().mono_ms;
+        let mut waiting = Vec::new();
+        for host in hosts {
+            if let Some(reader) = lock(&self.readers).get(&host) {
+                waiting.push(reader.progress());
+                reader.wake();
+            }
+        }
+        let all_read = async {
+            for mut progress in waiting {
+                let _ = progress.wait_for(|p| p.asked_ms.is_some_and(|at| at >= now_ms)).await;
+            }
+        };
+        let _ = tokio::time::timeout(NEWS_WAIT, all_read).await;
+    }
+
+    fn waiting_for(&self) -> Vec<String> {
+        let waiting = lock(&self.core).waiting_for(self.clock.now().mono_ms);
+        let readers = lock(&self.readers);
+        let words = |waiting| match waiting {
+            Waiting::Membership(why) => format!("trust: {why}"),
+            Waiting::Silence { for_ms } => format!("silence: {for_ms} ms more (rule R1)"),
+            Waiting::Host(host) => {
+                let progress = readers.get(&host).map(|reader| reader.progress().borrow().clone());
+                let trouble = progress.and_then(|progress| progress.trouble);
+                let why = trouble.as_deref().unwrap_or("not read yet");
+                format!("host {host}: {why} (rule R2)")
+            }
+        };
+        waiting.into_iter().map(words).collect()
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    finish(
+        Router::new()
+            .route("/v1/health", get(health))
+            .route("/v1/books", get(books))
+            .route("/v1/grants", post(grant))
+            .with_state(shared),
+    )
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Json<Health> {
+    let waiting_for = shared.waiting_for();
+    Json(Health {
+        role: "arbiter".to_owned(),
+        is_ready: waiting_for.is_empty(),
+        key: shared.identity.public(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_version: lock(&shared.core).trust().map(|trust| trust.version),
+        waiting_for,
+    })
+}
+
+async fn books(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+) -> Result<Json<BooksReply>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let waiting_for = shared.waiting_for();
+    let core = lock(&shared.core);
+    let trust = core.trust();
+    let with_quota = trust.iter().flat_map(|trust| trust.quota.keys());
+    let mut tenants: Vec<&TenantId> = core.books().tenants().chain(with_quota).collect();
+    tenants.sort();
+    tenants.dedup();
+    let use_of = |tenant: &TenantId| TenantUse {
+        tenant: tenant.clone(),
+        used: core.books().used(tenant, None),
+        share: trust.and_then(|trust| Some(share(*trust.quota.get(tenant)?, trust))),
+    };
+    Ok(Json(BooksReply {
+        slot: core.slot().ok(),
+        trust_version: trust.map(|trust| trust.version),
+        waiting_for,
+        entries: core.books().entries().cloned().collect(),
+        tenants: tenants.into_iter().map(use_of).collect(),
+    }))
+}
+
+async fn grant(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+    Json(offer): Json<Signed<Offer>>,
+) -> Result<Json<Answer>, ProblemReply> {
+    permit(&shared, peer, Right::Run)?;
+    let (mut verdict, hosts, is_trust_old) = shared.decide(&offer);
+    if !hosts.is_empty() || is_trust_old {
+        shared.wait_for_news(hosts, is_trust_old).await;
+        (verdict, _, _) = shared.decide(&offer);
+    }
+    let secret = shared.identity.secret();
+    match verdict {
+        Verdict::Grant(grant) => Ok(Json(Answer::Grant(Signed::seal(&grant, secret)))),
+        Verdict::Denial(denial) => Ok(Json(Answer::Denial(Signed::seal(&denial, secret)))),
+        Verdict::NotMember(why) => Err(ProblemReply::new(503, "no-arbiter", why.to_string())),
+    }
+}
+
+/// Without trust everything is allowed, and nothing is granted.
+fn permit(shared: &Shared, peer: Peer, right: Right) -> Result<(), ProblemReply> {
+    let trust = lock(&shared.core).trust().cloned();
+    match trust {
+        Some(trust) => Ok(trust.permit(peer.key.as_ref(), right)?),
+        None => Ok(()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of this lock panics")
+}
