@@ -1,1 +1,42 @@
-//! The Hypervisor trait, libvirt behind it, and the fake.
+//! Running domains on one host: the [`Hypervisor`] trait, libvirt behind it, and the fake.
+//!
+//! This crate decides how libvirt is told what a job wants, how its answers and events are read,
+//! and what an error leaves behind. It holds the only `unsafe` code of Ostler and the only need for
+//! libvirt's headers. Which job may run, where its volumes are, and what to do after an error is
+//! left to the agent.
+//!
+//! Every method of the trait blocks, because libvirt does. From async code go through [`call`],
+//! which gives each call a thread and a deadline.
+
+mod hypervisor;
+pub use hypervisor::{ConsoleWriter, Hypervisor};
+
+mod domain;
+pub use domain::{
+    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, PauseReason,
+    Progress, StopReason, Volume, VolumeFormat,
+};
+
+mod event;
+pub use event::{DomainEvent, Lifecycle, StartReason, WATCH_EVENTS_MAX, WatchEvent};
+
+mod error;
+pub use error::{ErrorKind, HypervisorError};
+
+mod call;
+pub use call::{HUNG_CALLS_MAX, HungCalls, call};
+
+mod domain_xml;
+pub use domain_xml::{DriverKind, domain_xml};
+
+mod hub;
+
+mod libvirt;
+pub use libvirt::{Libvirt, LibvirtOptions};
+
+pub mod fake;
+
+pub mod subreaper;
+
+#[cfg(test)]
+mod skipped;

@@ -1,0 +1,187 @@
+//! What a domain is told to be, and what it is seen to be.
+//!
+//! Plain values without behaviour of their own; how they look as XML is `domain_xml`'s business.
+
+use std::path::PathBuf;
+
+use protocol::host::Accel;
+use protocol::id::JobId;
+use protocol::resources::Resources;
+use protocol::vm::VmSpec;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::HypervisorError;
+
+/// Everything a definition is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainConfig {
+    /// The job; its id becomes the domain's name and is written into its metadata.
+    pub job: JobId,
+    /// The domain's uuid, normally [`JobId::domain_uuid`].
+    pub uuid: Uuid,
+    /// CPUs, memory and network cards. Its disks are named here and found in `volumes`.
+    pub vm: VmSpec,
+    /// The disks' files, in boot order.
+    pub volumes: Vec<Volume>,
+    /// The file that the serial console's output is appended to. Its folder must exist.
+    pub console_log: PathBuf,
+    /// How the guest's instructions are executed.
+    pub accel: Accel,
+}
+
+/// A disk's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The disk's name within the VM; the guest finds it as `/dev/disk/by-id/virtio-NAME`.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// How it is laid out.
+    pub format: VolumeFormat,
+}
+
+/// How a volume's file is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeFormat {
+    /// Grows as it is written to.
+    Qcow2,
+    /// Byte for byte.
+    Raw,
+}
+
+/// A domain as seen at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// Its uuid.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: DomainState,
+    /// The job in its metadata; `None` for domains of others.
+    pub job: Option<JobId>,
+    /// CPUs and memory. Disks are not counted: libvirt does not know them cheaply.
+    pub resources: Resources,
+    /// True when it is still known after it ended.
+    pub is_persistent: bool,
+}
+
+/// What a domain is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DomainState {
+    /// Its CPUs run.
+    Running,
+    /// It has a process and its CPUs stand still.
+    Paused(PauseReason),
+    /// The guest is shutting down.
+    ShuttingDown,
+    /// It has no process.
+    ShutOff(StopReason),
+    /// The guest crashed and its process is kept for inspection.
+    Crashed,
+}
+
+impl DomainState {
+    /// True when it has a process, and so holds memory and its disks.
+    #[must_use]
+    pub fn is_active(self) -> bool {
+        !matches!(self, DomainState::ShutOff(_))
+    }
+}
+
+/// Why a domain is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseReason {
+    /// Somebody asked for it; also a guest that arrived by a migration with `start_paused`.
+    Requested,
+    /// It is on its way out, or arriving.
+    Migration,
+    /// A disk failed or is full.
+    IoError,
+    /// Its process has been made and its CPUs have not begun.
+    StartingUp,
+    /// Anything else.
+    Other,
+}
+
+/// How a domain came to have no process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The guest shut down.
+    Shutdown,
+    /// Somebody destroyed it.
+    Destroyed,
+    /// Its process died.
+    Crashed,
+    /// It moved to another host.
+    Migrated,
+    /// It was saved to a file.
+    Saved,
+    /// It could not be started.
+    Failed,
+    /// Nobody knows, as after a reboot of the host.
+    Unknown,
+}
+
+/// What the machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// CPUs as the kernel counts them.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Where and how a guest is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrateTo {
+    /// The target's libvirt, such as `qemu+tcp://10.0.0.2/system`.
+    pub libvirt_uri: String,
+    /// Where memory is sent, such as `tcp://10.0.0.2`. Without it libvirt would resolve the
+    /// target's hostname, which often fails.
+    pub migrate_uri: String,
+    /// Where disks are sent, such as `tcp://10.0.0.2:49200`.
+    pub disks_uri: String,
+    /// Limit in MiB a second.
+    pub bandwidth_mib_s: Option<u64>,
+    /// Leaves the guest paused on the target until somebody resumes it there.
+    ///
+    /// Without it, libvirt resumes the source when it can't tell whether the target has started
+    /// the guest, so a link that breaks in that moment makes two of them run.
+    pub start_paused: bool,
+}
+
+/// How a migration ended.
+#[derive(Debug, Clone)]
+pub enum MigrateOutcome {
+    /// The guest is on the target, and its domain is gone from here.
+    Moved,
+    /// It did not work; libvirt says that the guest is as alive here as it was before.
+    StillHere {
+        /// What libvirt says of the guest here.
+        state: DomainState,
+        /// Why it did not work.
+        error: HypervisorError,
+    },
+    /// Nobody here can tell where the guest is.
+    Unknown {
+        /// What libvirt says of the guest here, when it says anything.
+        seen: Option<DomainState>,
+        /// What came back.
+        error: HypervisorError,
+    },
+}
+
+/// How far a migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of memory and disks sent so far.
+    pub moved_bytes: u64,
+    /// Bytes to send in all, as far as known; it grows while the guest writes.
+    pub total_bytes: u64,
+}

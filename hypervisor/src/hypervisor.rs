@@ -1,0 +1,88 @@
+//! The trait that everything above libvirt programs against.
+//!
+//! It fixes what each operation promises, above all which of them may be repeated. Deadlines are
+//! [`crate::call`]'s, intent and retries the agent's.
+
+use std::sync::Arc;
+
+use protocol::host::HypervisorFacts;
+use protocol::id::JobId;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::call::HungCalls;
+use crate::domain::{DomainConfig, DomainInfo, MigrateOutcome, MigrateTo, NodeFacts, Progress};
+use crate::error::HypervisorError;
+use crate::event::WatchEvent;
+
+/// What runs domains on this host. All methods block; see [`crate::call`].
+///
+/// After an error whose [`crate::ErrorKind::is_ambiguous`] is true the operation may have taken
+/// effect: look before repeating anything that is not idempotent.
+pub trait Hypervisor: Send + Sync + 'static {
+    /// What drives the guests. Answered from memory, so it works while libvirt is away.
+    fn facts(&self) -> HypervisorFacts;
+
+    /// What the machine has.
+    fn node(&self) -> Result<NodeFacts, HypervisorError>;
+
+    /// Makes the domain known, or replaces its definition; a running guest is not touched.
+    /// Repeating it is harmless: the uuid decides which domain is meant.
+    fn define(&self, config: &DomainConfig) -> Result<(), HypervisorError>;
+
+    /// Starts a defined domain. `AlreadyRunning` when it has a process.
+    fn start(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Asks the guest to shut down, through ACPI. It may take its time or ignore it.
+    fn shutdown(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Ends the guest now. Also fine when it runs no more or is unknown.
+    fn destroy(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Stops the guest's CPUs. Also fine when they are stopped.
+    fn pause(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Lets the guest's CPUs run again. Also fine when they run.
+    fn resume(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Forgets the definition; a running guest goes on without one. Also fine when unknown.
+    fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Writes into the domain whose job it is, or takes that out again; nothing else of it changes.
+    fn label(&self, uuid: Uuid, job: Option<&JobId>) -> Result<(), HypervisorError>;
+
+    /// Every domain, ours and others', running or not.
+    fn list(&self) -> Result<Vec<DomainInfo>, HypervisorError>;
+
+    /// One domain, or `None` when there is none.
+    fn lookup(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError>;
+
+    /// The domain's definition as libvirt keeps it.
+    fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError>;
+
+    /// Sends a running guest with its disks to another host, and blocks until that has ended.
+    ///
+    /// An `Err` means nothing was begun, unless [`crate::call`]'s own deadline produced it.
+    fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError>;
+
+    /// How far the migration of a domain is; `None` when none is under way.
+    fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError>;
+
+    /// Makes a migration under way give up; its `migrate` then returns. Also fine when there is none.
+    fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Everything that happens from now on. Subscribe first, list second: then nothing is missed.
+    fn watch(&self) -> mpsc::Receiver<WatchEvent>;
+
+    /// A way to type on the guest's serial console. What the guest prints is in its console log.
+    fn open_console(&self, uuid: Uuid) -> Result<Box<dyn ConsoleWriter>, HypervisorError>;
+
+    /// Calls to this hypervisor that were given up and have not come back.
+    fn hung_calls(&self) -> &Arc<HungCalls>;
+}
+
+/// Types on a guest's serial console. Dropping it closes the console, which may block.
+pub trait ConsoleWriter: Send {
+    /// Types all of these bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HypervisorError>;
+}

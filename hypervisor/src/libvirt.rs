@@ -1,0 +1,386 @@
+//! libvirt as a [`Hypervisor`]: operations made idempotent, and their errors given a kind.
+//!
+//! Which connection is in use and how it comes back is `link`'s, reading codes and states is
+//! `words`', choosing KVM or not is `accel`'s, and everything unsafe is in `ffi`. Whether an
+//! operation should be repeated is left to the agent.
+
+mod link;
+
+mod words;
+
+mod accel;
+
+mod console;
+
+mod embedded;
+
+mod ffi;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use protocol::host::{Accel, HypervisorFacts};
+use protocol::id::JobId;
+use protocol::resources::Resources;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+use virt_sys as sys;
+
+use crate::call::HungCalls;
+use crate::domain::{
+    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Progress,
+};
+use crate::domain_xml::{
+    DriverKind, JOB_NAMESPACE, JOB_PREFIX, domain_xml, job_element, job_of_element, refused,
+    unsupported,
+};
+use crate::error::{ErrorKind, HypervisorError};
+use crate::event::WatchEvent;
+use crate::hypervisor::{ConsoleWriter, Hypervisor};
+use ffi::{Connection, Domain, RawError, TypedParams};
+use link::Link;
+
+/// How to reach libvirt, and what to say of it.
+#[derive(Debug, Clone)]
+pub struct LibvirtOptions {
+    /// `qemu:///system`, `qemu:///embed?root=DIR` or `test:///default`.
+    pub uri: String,
+    /// Overrides the choice between KVM and TCG.
+    pub accel: Option<Accel>,
+    /// The address at which other hosts' libvirt reaches this one's TCP port, if they do.
+    pub migration_address: Option<IpAddr>,
+}
+
+/// What an operation needs of a domain besides that it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Process,
+    NoProcess,
+}
+
+/// libvirt on this host.
+pub struct Libvirt {
+    link: Link,
+    hung_calls: Arc<HungCalls>,
+}
+
+impl Libvirt {
+    /// Connects. Blocks, without limit when the daemon hangs: give it a thread.
+    ///
+    /// `Disconnected` when no daemon answers, `InUse` when another process drives this embedded root
+    /// or this process drives another one, `Unsupported` for other kinds of URI.
+    pub fn open(options: LibvirtOptions) -> Result<Self, HypervisorError> {
+        Ok(Self { link: Link::open(options)?, hung_calls: Arc::default() })
+    }
+
+    /// Which of libvirt's drivers this is.
+    #[must_use]
+    pub fn driver(&self) -> DriverKind {
+        self.link.driver()
+    }
+
+    /// Does something with one domain. When it fails, the domain is looked at again, because
+    /// libvirt's code does not tell which state was in the way, and its drivers differ in the code.
+    fn with_domain<T>(
+        &self,
+        what: &str,
+        uuid: Uuid,
+        needs: Needs,
+        f: impl FnOnce(&Domain) -> Result<T, RawError>,
+    ) -> Result<T, HypervisorError> {
+        let what = format!("{what} {uuid}");
+        let connection = self.link.connection(&what)?;
+        let domain =
+            connection.domain(uuid).map_err(|raw| self.link.error(&what, &connection, raw))?;
+        f(&domain).map_err(|raw| {
+            let mut error = self.link.error(&what, &connection, raw);
+            if error.kind == ErrorKind::Failed {
+                let state = domain.state().ok().map(words::state);
+                error.kind = match (needs, state.map(DomainState::is_active)) {
+                    (Needs::Process, Some(false)) => ErrorKind::NotRunning,
+                    (Needs::NoProcess, Some(true)) => ErrorKind::AlreadyRunning,
+                    _ => ErrorKind::Failed,
+                };
+            }
+            error
+        })
+    }
+
+    fn with_connection<T>(
+        &self,
+        what: &str,
+        f: impl FnOnce(&Connection) -> Result<T, RawError>,
+    ) -> Result<T, HypervisorError> {
+        let connection = self.link.connection(what)?;
+        f(&connection).map_err(|raw| self.link.error(what, &connection, raw))
+    }
+
+    /// What is left here of a guest whose migration came back with an error.
+    fn after_migration(
+        &self,
+        uuid: Uuid,
+        before: DomainState,
+        error: HypervisorError,
+    ) -> MigrateOutcome {
+        let seen = self.lookup(uuid).ok().flatten().map(|info| info.state);
+        match seen {
+            Some(state) if state == before && !error.kind.is_ambiguous() => {
+                MigrateOutcome::StillHere { state, error }
+            }
+            seen => MigrateOutcome::Unknown { seen, error },
+        }
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn facts(&self) -> HypervisorFacts {
+        self.link.facts()
+    }
+
+    fn node(&self) -> Result<NodeFacts, HypervisorError> {
+        let (cpus, memory_kib) = self.with_connection("read node facts", Connection::node)?;
+        Ok(NodeFacts { cpus, memory_bytes: memory_kib * 1024 })
+    }
+
+    fn define(&self, config: &DomainConfig) -> Result<(), HypervisorError> {
+        let what = format!("define domain {}", config.job);
+        if let Some(message) = refused(config) {
+            return Err(HypervisorError::new(what, ErrorKind::Refused, message));
+        }
+        if let Some(message) = unsupported(config, self.driver()) {
+            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
+        }
+        let connection = self.link.connection(&what)?;
+        let defined = connection.define(&domain_xml(config, self.driver()));
+        defined.map(drop).map_err(|raw| {
+            let mut error = self.link.error(&what, &connection, raw);
+            // libvirt's code for a name that is taken is its code for anything that failed.
+            let namesake = connection.domain_named(config.job.as_str());
+            if namesake.is_ok_and(|domain| domain.uuid() != config.uuid) {
+                error.kind = ErrorKind::AlreadyExists;
+            }
+            error
+        })
+    }
+
+    fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.with_domain("start domain", uuid, Needs::NoProcess, Domain::create)
+    }
+
+    fn shutdown(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let flags = match self.driver() {
+            DriverKind::Qemu | DriverKind::QemuEmbedded => sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
+            DriverKind::Test => sys::VIR_DOMAIN_SHUTDOWN_DEFAULT,
+        };
+        self.with_domain("shut down domain", uuid, Needs::Process, |domain| domain.shutdown(flags))
+    }
+
+    fn destroy(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        already_so(
+            self.with_domain("destroy domain", uuid, Needs::Process, Domain::destroy),
+            &[ErrorKind::NoSuchDomain, ErrorKind::NotRunning],
+        )
+    }
+
+    fn pause(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.with_domain("pause domain", uuid, Needs::Process, |domain| {
+            match words::state(domain.state()?) {
+                DomainState::Paused(_) => Ok(()),
+                _ => domain.suspend(),
+            }
+        })
+    }
+
+    fn resume(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.with_domain("resume domain", uuid, Needs::Process, |domain| {
+            match words::state(domain.state()?) {
+                DomainState::Running => Ok(()),
+                _ => domain.resume(),
+            }
+        })
+    }
+
+    fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let flags = match self.driver() {
+            DriverKind::Qemu | DriverKind::QemuEmbedded => {
+                sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                    | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    | sys::VIR_DOMAIN_UNDEFINE_NVRAM
+            }
+            DriverKind::Test => 0,
+        };
+        let undefined = self.with_domain("undefine domain", uuid, Needs::Nothing, |domain| {
+            if domain.is_persistent()? { domain.undefine(flags) } else { Ok(()) }
+        });
+        already_so(undefined, &[ErrorKind::NoSuchDomain])
+    }
+
+    fn label(&self, uuid: Uuid, job: Option<&JobId>) -> Result<(), HypervisorError> {
+        let element = job.map(job_element);
+        self.with_domain("label domain", uuid, Needs::Nothing, |domain| {
+            let mut flags = 0;
+            if words::state(domain.state()?).is_active() {
+                flags |= sys::VIR_DOMAIN_AFFECT_LIVE;
+            }
+            if domain.is_persistent()? {
+                flags |= sys::VIR_DOMAIN_AFFECT_CONFIG;
+            }
+            let set = domain.set_metadata(JOB_PREFIX, JOB_NAMESPACE, element.as_deref(), flags);
+            match set {
+                Err(raw) if raw.code == sys::VIR_ERR_NO_DOMAIN_METADATA => Ok(()),
+                set => set,
+            }
+        })
+    }
+
+    fn list(&self) -> Result<Vec<DomainInfo>, HypervisorError> {
+        self.with_connection("list domains", |connection| {
+            let infos = connection.domains()?.into_iter().filter_map(|d| info(&d).transpose());
+            infos.collect()
+        })
+    }
+
+    fn lookup(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError> {
+        let found = self.with_domain("look up domain", uuid, Needs::Nothing, info);
+        match found {
+            Err(error) if error.kind == ErrorKind::NoSuchDomain => Ok(None),
+            found => found,
+        }
+    }
+
+    fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError> {
+        self.with_domain("read definition of domain", uuid, Needs::Nothing, Domain::xml)
+    }
+
+    fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError> {
+        let what = format!("migrate domain {uuid} to {}", to.libvirt_uri);
+        if self.driver() != DriverKind::Qemu {
+            let message = "migration needs libvirt daemons on both hosts";
+            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
+        }
+        let params = migrate_params(to)
+            .map_err(|raw| HypervisorError::new(&what, ErrorKind::Refused, raw.message))?;
+        let before = self
+            .with_domain("migrate domain", uuid, Needs::Process, |d| d.state().map(words::state))?;
+        if !before.is_active() {
+            let message = "it has no process that could move";
+            return Err(HypervisorError::new(what, ErrorKind::NotRunning, message));
+        }
+        let moved = self.with_domain("migrate domain", uuid, Needs::Process, |domain| {
+            domain.migrate(&to.libvirt_uri, &params, migrate_flags(to))
+        });
+        Ok(match moved {
+            Ok(()) => MigrateOutcome::Moved,
+            Err(mut error) => {
+                error.what = what;
+                self.after_migration(uuid, before, error)
+            }
+        })
+    }
+
+    fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError> {
+        let stats =
+            self.with_domain("read progress of domain", uuid, Needs::Process, Domain::job_stats);
+        match stats {
+            Ok((sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED, stats)) => {
+                let number = |name| stats.number(name).unwrap_or(0);
+                Ok(Some(Progress {
+                    moved_bytes: number(sys::VIR_DOMAIN_JOB_DATA_PROCESSED),
+                    total_bytes: number(sys::VIR_DOMAIN_JOB_DATA_TOTAL),
+                }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.kind == ErrorKind::NotRunning => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let aborted =
+            self.with_domain("abort migration of domain", uuid, Needs::Process, |domain| {
+                match domain.job_stats()? {
+                    (sys::VIR_DOMAIN_JOB_NONE, _) => Ok(()),
+                    _ => domain.abort_job(),
+                }
+            });
+        already_so(aborted, &[ErrorKind::NotRunning])
+    }
+
+    fn watch(&self) -> mpsc::Receiver<WatchEvent> {
+        self.link.watch()
+    }
+
+    fn open_console(&self, uuid: Uuid) -> Result<Box<dyn ConsoleWriter>, HypervisorError> {
+        if self.driver() == DriverKind::Test {
+            let message = "libvirt's test driver has no consoles";
+            let what = format!("open console of domain {uuid}");
+            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
+        }
+        let console =
+            self.with_domain("open console of domain", uuid, Needs::Process, Domain::open_console)?;
+        Ok(Box::new(console::Writer::new(uuid, console)))
+    }
+
+    fn hung_calls(&self) -> &Arc<HungCalls> {
+        &self.hung_calls
+    }
+}
+
+/// Takes an error that says "it is so already" for success.
+fn already_so(
+    result: Result<(), HypervisorError>,
+    kinds: &[ErrorKind],
+) -> Result<(), HypervisorError> {
+    match result {
+        Err(error) if kinds.contains(&error.kind) => Ok(()),
+        result => result,
+    }
+}
+
+/// Everything of one domain; `None` when it went away while we looked.
+fn info(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
+    let read = || {
+        let (vcpus, memory_kib) = domain.size()?;
+        let job = match domain.metadata(JOB_NAMESPACE) {
+            Ok(element) => job_of_element(&element),
+            Err(raw) if raw.code == sys::VIR_ERR_NO_DOMAIN_METADATA => None,
+            Err(raw) => return Err(raw),
+        };
+        Ok(DomainInfo {
+            uuid: domain.uuid(),
+            name: domain.name(),
+            state: words::state(domain.state()?),
+            job,
+            resources: Resources { vcpus, memory_bytes: memory_kib * 1024, disk_bytes: 0 },
+            is_persistent: domain.is_persistent()?,
+        })
+    };
+    match read() {
+        Ok(info) => Ok(Some(info)),
+        Err(raw) if raw.code == sys::VIR_ERR_NO_DOMAIN => Ok(None),
+        Err(raw) => Err(raw),
+    }
+}
+
+fn migrate_params(to: &MigrateTo) -> Result<TypedParams, RawError> {
+    let mut params = TypedParams::default();
+    params.add_text(sys::VIR_MIGRATE_PARAM_URI, &to.migrate_uri)?;
+    params.add_text(sys::VIR_MIGRATE_PARAM_DISKS_URI, &to.disks_uri)?;
+    if let Some(bandwidth_mib_s) = to.bandwidth_mib_s {
+        params.add_number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth_mib_s)?;
+    }
+    Ok(params)
+}
+
+fn migrate_flags(to: &MigrateTo) -> u32 {
+    let flags = sys::VIR_MIGRATE_LIVE
+        | sys::VIR_MIGRATE_PEER2PEER
+        | sys::VIR_MIGRATE_NON_SHARED_DISK
+        | sys::VIR_MIGRATE_PERSIST_DEST
+        | sys::VIR_MIGRATE_UNDEFINE_SOURCE
+        // A disk that fails on the way must not arrive as a disk with holes.
+        | sys::VIR_MIGRATE_ABORT_ON_ERROR;
+    if to.start_paused { flags | sys::VIR_MIGRATE_PAUSED } else { flags }
+}

@@ -1,0 +1,204 @@
+//! The contract: what every hypervisor must do. Each case leaves no domain of its own behind.
+
+use hypervisor::{DomainState, ErrorKind, Lifecycle, PauseReason, StartReason, StopReason};
+use protocol::id::JobId;
+use uuid::Uuid;
+
+use crate::subject::{Subject, eventually, expect_event, kind};
+
+/// Calls `$run!(name)` for the name of each case.
+#[macro_export]
+macro_rules! for_each_case {
+    ($run:ident) => {
+        $run!(node_has_something);
+        $run!(defining_twice_is_one_domain);
+        $run!(start_is_announced);
+        $run!(a_running_domain_is_not_started_again);
+        $run!(destroy_is_announced_and_idempotent);
+        $run!(shutdown_is_a_request);
+        $run!(pause_and_resume_are_idempotent);
+        $run!(a_label_can_be_taken_off_and_put_on_again);
+        $run!(undefining_a_running_domain_lets_it_run);
+        $run!(what_is_unknown_is_said_to_be);
+        $run!(what_does_not_run_is_said_not_to);
+        $run!(a_taken_name_is_refused);
+        $run!(an_impossible_vm_is_refused);
+        $run!(the_console_takes_input_or_says_that_there_is_none);
+        $run!(nothing_is_migrated_by_itself);
+    };
+}
+
+pub(crate) fn node_has_something(subject: &Subject) {
+    let node = subject.hv.node().unwrap();
+    assert!(node.cpus > 0 && node.memory_bytes >= 1 << 30, "{node:?}");
+}
+
+pub(crate) fn defining_twice_is_one_domain(subject: &Subject) {
+    let config = subject.defined("twice");
+    subject.hv.define(&config).unwrap();
+    let ours = subject.hv.list().unwrap().into_iter().filter(|info| info.uuid == config.uuid);
+    let ours: Vec<_> = ours.collect();
+    assert_eq!(ours.len(), 1);
+    assert_eq!(ours[0].job.as_ref(), Some(&config.job));
+    assert_eq!(ours[0].name, "twice");
+    assert_eq!(ours[0].resources, config.vm.resources());
+    assert!(ours[0].is_persistent && !ours[0].state.is_active());
+    assert!(subject.hv.xml(config.uuid).unwrap().contains(&config.uuid.to_string()));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn start_is_announced(subject: &Subject) {
+    let mut events = subject.hv.watch();
+    let config = subject.running("announced");
+    expect_event(&mut events, config.uuid, |what| what == Lifecycle::Defined);
+    let is_started = |what| what == Lifecycle::Started(StartReason::Booted);
+    expect_event(&mut events, config.uuid, is_started);
+    assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
+    subject.remove(config.uuid);
+    expect_event(&mut events, config.uuid, |what| what == Lifecycle::Undefined);
+}
+
+pub(crate) fn a_running_domain_is_not_started_again(subject: &Subject) {
+    let config = subject.running("again");
+    assert_eq!(kind(subject.hv.start(config.uuid)), Some(ErrorKind::AlreadyRunning));
+    subject.hv.define(&config).unwrap();
+    assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn destroy_is_announced_and_idempotent(subject: &Subject) {
+    let config = subject.running("destroyed");
+    let mut events = subject.hv.watch();
+    subject.hv.destroy(config.uuid).unwrap();
+    let is_destroyed = |what| what == Lifecycle::Stopped(StopReason::Destroyed);
+    expect_event(&mut events, config.uuid, is_destroyed);
+    let ended = Some(DomainState::ShutOff(StopReason::Destroyed));
+    assert_eq!(subject.state(config.uuid), ended);
+    subject.hv.destroy(config.uuid).unwrap();
+    assert_eq!(subject.state(config.uuid), ended);
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn shutdown_is_a_request(subject: &Subject) {
+    let config = subject.running("polite");
+    subject.hv.shutdown(config.uuid).unwrap();
+    if subject.has_polite_guests {
+        let ended = DomainState::ShutOff(StopReason::Shutdown);
+        eventually("the end", || (subject.state(config.uuid) == Some(ended)).then_some(()));
+    } else {
+        assert!(subject.state(config.uuid).is_some_and(DomainState::is_active));
+    }
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn pause_and_resume_are_idempotent(subject: &Subject) {
+    let config = subject.running("pausing");
+    let mut events = subject.hv.watch();
+    subject.hv.pause(config.uuid).unwrap();
+    subject.hv.pause(config.uuid).unwrap();
+    let is_paused = |what| what == Lifecycle::Suspended(PauseReason::Requested);
+    expect_event(&mut events, config.uuid, is_paused);
+    let paused = DomainState::Paused(PauseReason::Requested);
+    assert_eq!(subject.state(config.uuid), Some(paused));
+    subject.hv.resume(config.uuid).unwrap();
+    subject.hv.resume(config.uuid).unwrap();
+    expect_event(&mut events, config.uuid, |what| what == Lifecycle::Resumed);
+    assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn a_label_can_be_taken_off_and_put_on_again(subject: &Subject) {
+    let config = subject.running("labelled");
+    let job = || subject.hv.lookup(config.uuid).unwrap().unwrap().job;
+    let before = subject.hv.xml(config.uuid).unwrap();
+    for _ in 0..2 {
+        subject.hv.label(config.uuid, None).unwrap();
+        assert_eq!(job(), None);
+    }
+    let foreign = subject.hv.list().unwrap().into_iter().find(|info| info.uuid == config.uuid);
+    assert_eq!(foreign.unwrap().job, None);
+    let adopted: JobId = "adopted".parse().unwrap();
+    subject.hv.label(config.uuid, Some(&adopted)).unwrap();
+    assert_eq!(job(), Some(adopted));
+    subject.hv.label(config.uuid, Some(&config.job)).unwrap();
+    assert_eq!(subject.hv.xml(config.uuid).unwrap(), before);
+    assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn undefining_a_running_domain_lets_it_run(subject: &Subject) {
+    let config = subject.running("transient");
+    subject.hv.undefine(config.uuid).unwrap();
+    subject.hv.undefine(config.uuid).unwrap();
+    let info = subject.hv.lookup(config.uuid).unwrap().unwrap();
+    assert_eq!((info.state, info.is_persistent), (DomainState::Running, false));
+    subject.hv.destroy(config.uuid).unwrap();
+    assert_eq!(subject.state(config.uuid), None);
+}
+
+pub(crate) fn what_is_unknown_is_said_to_be(subject: &Subject) {
+    let (hv, unknown) = (&subject.hv, Uuid::from_u128(7));
+    let missing = Some(ErrorKind::NoSuchDomain);
+    assert_eq!(hv.lookup(unknown).unwrap(), None);
+    assert_eq!(kind(hv.start(unknown)), missing);
+    assert_eq!(kind(hv.shutdown(unknown)), missing);
+    assert_eq!(kind(hv.pause(unknown)), missing);
+    assert_eq!(kind(hv.resume(unknown)), missing);
+    assert_eq!(kind(hv.label(unknown, None)), missing);
+    assert_eq!(kind(hv.xml(unknown)), missing);
+    assert_eq!(kind(hv.job_progress(unknown)), missing);
+    hv.destroy(unknown).unwrap();
+    hv.undefine(unknown).unwrap();
+}
+
+pub(crate) fn what_does_not_run_is_said_not_to(subject: &Subject) {
+    let (hv, config) = (&subject.hv, subject.defined("idle"));
+    let idle = Some(ErrorKind::NotRunning);
+    assert_eq!(kind(hv.shutdown(config.uuid)), idle);
+    assert_eq!(kind(hv.pause(config.uuid)), idle);
+    assert_eq!(kind(hv.resume(config.uuid)), idle);
+    assert!(!subject.state(config.uuid).unwrap().is_active());
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn a_taken_name_is_refused(subject: &Subject) {
+    let config = subject.defined("taken");
+    let mut other = config.clone();
+    other.uuid = Uuid::from_u128(8);
+    assert_eq!(kind(subject.hv.define(&other)), Some(ErrorKind::AlreadyExists));
+    assert_eq!(subject.state(other.uuid), None);
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn an_impossible_vm_is_refused(subject: &Subject) {
+    let mut config = subject.config("impossible");
+    config.vm.vcpus = 0;
+    assert_eq!(kind(subject.hv.define(&config)), Some(ErrorKind::Refused));
+    assert_eq!(subject.state(config.uuid), None);
+}
+
+pub(crate) fn the_console_takes_input_or_says_that_there_is_none(subject: &Subject) {
+    let config = subject.running("console");
+    let opened = subject.hv.open_console(config.uuid);
+    if !subject.has_consoles {
+        assert_eq!(kind(opened.map(drop)), Some(ErrorKind::Unsupported));
+        return subject.remove(config.uuid);
+    }
+    let mut console = opened.unwrap();
+    console.write(b"hello\n").unwrap();
+    // What the guest prints goes to the log although a console is open.
+    eventually("output", || std::fs::metadata(&config.console_log).ok().filter(|m| m.len() > 0));
+    drop(console);
+    // It can be opened again once it is closed.
+    subject.hv.open_console(config.uuid).unwrap().write(b"again\n").unwrap();
+    subject.hv.destroy(config.uuid).unwrap();
+    let closed = subject.hv.open_console(config.uuid);
+    assert_eq!(kind(closed.map(drop)), Some(ErrorKind::NotRunning));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn nothing_is_migrated_by_itself(subject: &Subject) {
+    let config = subject.running("staying");
+    assert_eq!(subject.hv.job_progress(config.uuid).unwrap_or(None), None);
+    subject.remove(config.uuid);
+}

@@ -1,0 +1,105 @@
+//! What the cases need to know of the hypervisor they are run on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hypervisor::{
+    DomainConfig, DomainEvent, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
+    WatchEvent,
+};
+use protocol::host::Accel;
+use protocol::id::JobId;
+use protocol::vm::VmSpec;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// Longest wait for something that must happen; a busy two-core machine runs QEMU slowly.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Subject {
+    pub(crate) hv: Arc<dyn Hypervisor>,
+    /// Where console logs go.
+    pub(crate) dir: PathBuf,
+    pub(crate) has_consoles: bool,
+    /// Whether a guest without a system reacts to a request to shut down.
+    pub(crate) has_polite_guests: bool,
+}
+
+impl Subject {
+    /// The smallest guest: no disk, no kernel, only firmware.
+    pub(crate) fn config(&self, job: &str) -> DomainConfig {
+        let job = JobId::new(job).unwrap();
+        DomainConfig {
+            uuid: job.domain_uuid(),
+            vm: VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks: vec![], nics: vec![] },
+            volumes: vec![],
+            console_log: self.dir.join(format!("{job}.log")),
+            accel: match self.hv.facts().accel {
+                Accel::Kvm => Accel::Kvm,
+                Accel::Tcg | Accel::None => Accel::Tcg,
+            },
+            job,
+        }
+    }
+
+    pub(crate) fn defined(&self, job: &str) -> DomainConfig {
+        let config = self.config(job);
+        self.hv.define(&config).unwrap();
+        config
+    }
+
+    pub(crate) fn running(&self, job: &str) -> DomainConfig {
+        let config = self.defined(job);
+        self.hv.start(config.uuid).unwrap();
+        config
+    }
+
+    pub(crate) fn state(&self, uuid: Uuid) -> Option<DomainState> {
+        self.hv.lookup(uuid).unwrap().map(|info| info.state)
+    }
+
+    pub(crate) fn remove(&self, uuid: Uuid) {
+        self.hv.destroy(uuid).unwrap();
+        self.hv.undefine(uuid).unwrap();
+        assert_eq!(self.hv.lookup(uuid).unwrap(), None);
+    }
+}
+
+/// Waits for this event of this domain, passing over others.
+pub(crate) fn expect_event(
+    events: &mut mpsc::Receiver<WatchEvent>,
+    uuid: Uuid,
+    is_it: impl Fn(Lifecycle) -> bool,
+) -> Lifecycle {
+    let mut seen = Vec::new();
+    eventually("an event", || match events.try_recv() {
+        Ok(WatchEvent::Domain(DomainEvent { uuid: of, what, .. })) if of == uuid => {
+            seen.push(what);
+            is_it(what).then_some(what)
+        }
+        Ok(_) => None,
+        Err(mpsc::error::TryRecvError::Empty) => {
+            thread::sleep(Duration::from_millis(5));
+            None
+        }
+        Err(error) => panic!("{error} after {seen:?}"),
+    })
+}
+
+/// Tries until there is an answer.
+pub(crate) fn eventually<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = f() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come in {PATIENCE:?}");
+        thread::yield_now();
+    }
+}
+
+pub(crate) fn kind<T>(result: Result<T, HypervisorError>) -> Option<ErrorKind> {
+    result.err().map(|error| error.kind)
+}

@@ -1,0 +1,84 @@
+//! The contract on libvirt's test driver: real libvirt, pretended guests.
+//!
+//! All connections to it share one state per process, and nextest gives each test a process.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hypervisor::{ErrorKind, Hypervisor, Libvirt, LibvirtOptions, MigrateTo};
+use protocol::host::Accel;
+
+use crate::for_each_case;
+use crate::subject::{Subject, kind};
+
+fn options(uri: &str) -> LibvirtOptions {
+    LibvirtOptions { uri: uri.to_owned(), accel: None, migration_address: None }
+}
+
+fn with_subject(f: impl FnOnce(&Subject)) {
+    let dir = tempfile::tempdir().unwrap();
+    let libvirt = Libvirt::open(options("test:///default")).unwrap();
+    f(&Subject {
+        hv: Arc::new(libvirt),
+        dir: dir.path().to_owned(),
+        has_consoles: false,
+        has_polite_guests: true,
+    });
+}
+
+macro_rules! run {
+    ($case:ident) => {
+        #[test]
+        fn $case() {
+            with_subject(crate::cases::$case);
+        }
+    };
+}
+
+for_each_case!(run);
+
+#[test]
+fn it_says_that_it_only_pretends() {
+    let migration_address = Some(IpAddr::from([10, 0, 0, 1]));
+    let libvirt = Libvirt::open(LibvirtOptions { migration_address, ..options("test:///default") });
+    let facts = libvirt.unwrap().facts();
+    assert_eq!((facts.accel, facts.driver.as_str()), (Accel::None, "TEST"));
+    assert!(facts.accel_reason.is_some());
+    assert_eq!(facts.migration_uri, None);
+    assert_ne!(facts.libvirt_version, "0.0.0");
+}
+
+#[test]
+fn a_domain_nobody_asked_us_for_has_no_job() {
+    with_subject(|subject| {
+        let all = subject.hv.list().unwrap();
+        let foreign = all.iter().find(|info| info.name == "test").unwrap();
+        assert_eq!(foreign.job, None);
+        assert!(foreign.state.is_active());
+    });
+}
+
+#[test]
+fn migration_is_unsupported() {
+    with_subject(|subject| {
+        let config = subject.running("staying");
+        let to = MigrateTo {
+            libvirt_uri: "qemu+tcp://127.0.0.1/system".into(),
+            migrate_uri: "tcp://127.0.0.1".into(),
+            disks_uri: "tcp://127.0.0.1:49200".into(),
+            bandwidth_mib_s: None,
+            start_paused: true,
+        };
+        let refused = subject.hv.migrate(config.uuid, &to).map(drop);
+        assert_eq!(kind(refused), Some(ErrorKind::Unsupported));
+    });
+}
+
+#[test]
+fn what_is_not_there_can_not_be_opened() {
+    let open = |uri: &str| kind(Libvirt::open(options(uri)).map(drop));
+    assert_eq!(open("lxc:///"), Some(ErrorKind::Unsupported));
+    assert_eq!(open("qemu:///embed"), Some(ErrorKind::Unsupported));
+    let nobody = "qemu+unix:///system?socket=/nonexistent/libvirt-sock";
+    assert_eq!(open(nobody), Some(ErrorKind::Disconnected));
+}
