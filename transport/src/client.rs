@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
@@ -773,9 +773,10 @@ impl Target {
         let (Some(host), "/" | "") = (uri.host(), uri.path()) else {
             return Err(format!("address {url:?} is not https://ADDRESS:PORT or unix:/PATH"));
         };
+        let port = uri.authority().map(port_of).transpose()?.flatten();
         match uri.scheme_str() {
-            Some("https") => Ok(Target::Tls(format!("{host}:{}", uri.port_u16().unwrap_or(443)))),
-            Some("http") => Ok(Target::Plain(format!("{host}:{}", uri.port_u16().unwrap_or(80)))),
+            Some("https") => Ok(Target::Tls(format!("{host}:{}", port.unwrap_or(443)))),
+            Some("http") => Ok(Target::Plain(format!("{host}:{}", port.unwrap_or(80)))),
             _ => Err(format!("address {url:?} does not start with https://, http:// or unix:")),
         }
     }
@@ -786,6 +787,18 @@ impl Target {
                 HeaderValue::from_str(authority).map_err(|e| format!("address {authority:?}: {e}"))
             }
             Target::Unix(_) => Ok(HeaderValue::from_static("localhost")),
+        }
+    }
+}
+
+/// The port of an address, if it names one. `http` itself reads a wrong port as no port.
+pub(crate) fn port_of(authority: &Authority) -> Result<Option<u16>, String> {
+    let text = authority.as_str();
+    let text = text.rsplit_once('@').map_or(text, |(_, text)| text);
+    match text[authority.host().len()..].strip_prefix(':') {
+        None => Ok(None),
+        Some(port) => {
+            port.parse().map(Some).map_err(|_| format!("port {port:?} is no number up to 65535"))
         }
     }
 }

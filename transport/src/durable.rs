@@ -9,14 +9,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Replaces `path` with these bytes, readable by the owner alone.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = write_neighbour(path, bytes)?;
     fs::rename(&new, path).inspect_err(|_| discard(&new))?;
     sync_folder(path)
 }
 
 /// Creates `path` with these bytes; fails with `AlreadyExists` when somebody else was first.
-pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = write_neighbour(path, bytes)?;
     // A link, unlike a rename, never replaces: two processes started at once agree on one key.
     let linked = fs::hard_link(&new, path);

@@ -23,7 +23,9 @@ pub mod shutdown;
 
 pub mod discovery;
 
-mod durable;
+pub mod durable;
+
+pub mod trust_file;
 
 mod io;
 

@@ -33,7 +33,7 @@ use std::time::Duration;
 use protocol::id::HostId;
 use protocol::signed::PublicKey;
 
-use crate::client::Endpoint;
+use crate::client::{Endpoint, port_of};
 
 pub use announcer::{Advert, Announcer};
 pub use book::BookLimits;
@@ -178,11 +178,8 @@ fn address_url(text: &str) -> Result<String, String> {
     if authority.host().is_empty() || rest.contains('@') {
         return Err("there is no address in it".to_owned());
     }
-    let has_bad_port = authority.port().is_some() && authority.port_u16().is_none();
-    if has_bad_port || rest.ends_with(':') {
-        return Err("the port is not a number up to 65535".to_owned());
-    }
-    Ok(format!("https://{}:{}", authority.host(), authority.port_u16().unwrap_or(AGENT_PORT)))
+    let port = port_of(&authority)?.unwrap_or(AGENT_PORT);
+    Ok(format!("https://{}:{port}", authority.host()))
 }
 
 impl FromStr for Source {

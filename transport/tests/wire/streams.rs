@@ -1,0 +1,224 @@
+//! Streams: typed frames through TLS, consoles, slow subscribers, silence, goodbyes.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use transport::stream::{Encoded, Frame, StreamError, Upgrade, close};
+use transport::{CallError, FrameSender, Frames, Listen, connect_stream};
+
+use crate::{Running, anywhere, client, within};
+
+/// Sends back what it gets, frame by frame.
+fn echo() -> Router {
+    let handler = async |upgrade: Upgrade| {
+        upgrade.frames(async |mut frames: Frames| {
+            while let Some(Ok(frame)) = frames.next_frame().await {
+                let sent = match frame {
+                    Frame::Text(text) => frames.send_text(text).await,
+                    Frame::Bytes(bytes) => frames.send_bytes(bytes).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    transport::problem::finish(Router::new().route("/echo", get(handler)))
+}
+
+/// Hands the server's end of each stream to the test.
+fn handing_over() -> (Router, mpsc::Receiver<Frames>) {
+    let (give, take) = mpsc::channel(8);
+    let handler = async move |upgrade: Upgrade| {
+        upgrade.with_ping_interval(Duration::from_millis(200)).frames(async move |frames| {
+            let _ = give.send(frames).await;
+        })
+    };
+    (Router::new().route("/", get(handler)), take)
+}
+
+#[tokio::test]
+async fn typed_frames_and_raw_bytes_travel_through_tls() {
+    let server = Running::tls(echo()).await;
+    let mut frames = connect_stream(&client(), &server.https(), "/echo").await.unwrap();
+    assert_eq!(frames.peer_key(), Some(server.identity.public()));
+    frames.send(&json!({ "seq": 1 })).await.unwrap();
+    assert_eq!(within(frames.next::<Value>()).await, Some(Ok(json!({ "seq": 1 }))));
+    frames.send_bytes(vec![0, 255]).await.unwrap();
+    let bytes = within(frames.next_frame()).await;
+    assert_eq!(bytes, Some(Ok(Frame::Bytes(vec![0, 255].into()))));
+    frames.send_text("not json").await.unwrap();
+    let bad = within(frames.next::<Value>()).await;
+    assert!(matches!(bad, Some(Err(StreamError::Bad { .. }))), "{bad:?}");
+    frames.send(&2).await.unwrap();
+    assert_eq!(within(frames.next::<u32>()).await, Some(Ok(2)), "a bad frame ended the stream");
+}
+
+#[tokio::test]
+async fn an_inventory_of_several_megabytes_fits() {
+    let server = Running::tls(echo()).await;
+    let mut frames = connect_stream(&client(), &server.https(), "/echo").await.unwrap();
+    let large = "x".repeat(7 << 20);
+    frames.send_text(large.clone()).await.unwrap();
+    assert_eq!(within(frames.next_frame()).await, Some(Ok(Frame::Text(large))));
+}
+
+#[tokio::test]
+async fn a_refused_stream_says_why() {
+    let server = Running::tls(echo()).await;
+    let error = connect_stream(&client(), &server.https(), "/nowhere").await.unwrap_err();
+    assert_eq!(error.problem().map(|p| p.status), Some(404), "{error:?}");
+    let error = client().get::<Value>(&server.https(), "/echo").await.unwrap_err();
+    assert_eq!(error.problem().map(|p| p.name()), Some("upgrade-required"), "{error:?}");
+    let other = transport::Identity::ephemeral();
+    let wrong = transport::Endpoint::of_key(server.https().url, other.public());
+    let error = connect_stream(&client(), &wrong, "/echo").await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_was_queued_arrives_before_the_goodbye() {
+    let (router, mut ends) = handing_over();
+    let server = Running::tls(router).await;
+    let mut frames = connect_stream(&client(), &server.https(), "/").await.unwrap();
+    let end = within(ends.recv()).await.unwrap();
+    for i in 0..500 {
+        end.sender().push(&i).unwrap();
+    }
+    end.sender().close(close::GAP, "start over");
+    for i in 0..500 {
+        assert_eq!(within(frames.next::<u32>()).await, Some(Ok(i)));
+    }
+    let reason = "start over".to_owned();
+    let closed = StreamError::Closed { code: close::GAP, reason };
+    assert_eq!(within(frames.next::<u32>()).await, Some(Err(closed)));
+    assert_eq!(within(frames.next::<u32>()).await, None, "an end is told once");
+}
+
+#[tokio::test]
+async fn dropping_one_end_is_a_normal_end_for_the_other() {
+    let (router, mut ends) = handing_over();
+    let server = Running::tls(router).await;
+    let mut frames = connect_stream(&client(), &server.https(), "/").await.unwrap();
+    let end = within(ends.recv()).await.unwrap();
+    end.sender().push(&1).unwrap();
+    drop(end);
+    assert_eq!(within(frames.next::<u32>()).await, Some(Ok(1)));
+    assert_eq!(within(frames.next::<u32>()).await, None);
+    assert!(frames.send(&1).await.is_err());
+
+    let frames = connect_stream(&client(), &server.https(), "/").await.unwrap();
+    let mut end = within(ends.recv()).await.unwrap();
+    drop(frames);
+    assert_eq!(within(end.next::<u32>()).await, None);
+    within(end.sender().over()).await;
+}
+
+#[tokio::test]
+async fn a_stalled_subscriber_is_cut_and_delays_nobody() {
+    let subscribers: Arc<Mutex<Vec<FrameSender>>> = Arc::default();
+    let list = Arc::clone(&subscribers);
+    let (joined, mut joins) = mpsc::channel(2);
+    let handler = async move |upgrade: Upgrade| {
+        upgrade.frames(async move |mut frames: Frames| {
+            list.lock().unwrap().push(frames.sender());
+            joined.send(()).await.unwrap();
+            while let Some(Ok(_)) = frames.next_frame().await {}
+        })
+    };
+    let server = Running::tls(Router::new().route("/", get(handler))).await;
+    let client = client();
+    let mut stalled = connect_stream(&client, &server.https(), "/").await.unwrap();
+    within(joins.recv()).await.unwrap();
+    let mut fast = connect_stream(&client, &server.https(), "/").await.unwrap();
+    within(joins.recv()).await.unwrap();
+    let [to_stalled, to_fast] = &subscribers.lock().unwrap().clone()[..] else { panic!() };
+
+    let mut seq = 0_u64;
+    let text = "x".repeat(32 << 10);
+    loop {
+        let event = Encoded::of(&json!({ "seq": seq, "text": text }));
+        let is_cut = to_stalled.push_encoded(&event).is_err();
+        to_fast.push_encoded(&event).unwrap();
+        let got = within(fast.next::<Value>()).await.unwrap().unwrap();
+        assert_eq!(got["seq"], seq, "the fast one missed an event");
+        seq += 1;
+        if is_cut {
+            break;
+        }
+        assert!(seq < 10_000, "the stalled one was never cut");
+    }
+    assert!(to_stalled.is_over() && !to_fast.is_over());
+    within(to_stalled.over()).await;
+    let end = within(async {
+        loop {
+            match stalled.next::<Value>().await {
+                Some(Ok(_)) => {}
+                end => break end,
+            }
+        }
+    })
+    .await;
+    assert!(matches!(end, Some(Err(_))), "the cut one took it for a normal end");
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_dropped() {
+    let (router, mut ends) = handing_over();
+    let server = Running::start(Listen::Plain(anywhere()), router).await;
+    let mut silent = TcpStream::connect(server.addr).await.unwrap();
+    let hello = "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    silent.write_all(hello.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    silent.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    let mut end = within(ends.recv()).await.unwrap();
+    let lost = within(end.next::<Value>()).await;
+    assert!(matches!(lost, Some(Err(StreamError::Lost { .. }))), "{lost:?}");
+    assert!(end.sender().push(&1).is_err());
+}
+
+#[tokio::test]
+async fn a_peer_that_only_answers_pings_is_kept() {
+    let (router, mut ends) = handing_over();
+    let server = Running::tls(router).await;
+    let mut frames = connect_stream(&client(), &server.https(), "/").await.unwrap();
+    let end = within(ends.recv()).await.unwrap();
+    // Longer than the two intervals of 200 ms after which silence is noticed.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    end.sender().push(&1).unwrap();
+    assert_eq!(within(frames.next::<u32>()).await, Some(Ok(1)));
+}
+
+#[tokio::test]
+async fn a_slow_application_is_not_taken_for_a_silent_peer() {
+    let (router, mut ends) = handing_over();
+    let server = Running::tls(router).await;
+    let frames = connect_stream(&client(), &server.https(), "/").await.unwrap();
+    let mut end = within(ends.recv()).await.unwrap();
+    for i in 0..200 {
+        frames.send(&i).await.unwrap();
+    }
+    // The server's inbox is full all this time, so it cannot see our pongs.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    for i in 0..200 {
+        assert_eq!(within(end.next::<u32>()).await, Some(Ok(i)));
+    }
+}
+
+#[tokio::test]
+async fn a_stopping_server_says_goodbye_to_its_streams() {
+    let server = Running::tls(echo()).await;
+    let mut frames = connect_stream(&client(), &server.https(), "/echo").await.unwrap();
+    frames.send(&1).await.unwrap();
+    assert_eq!(within(frames.next::<u32>()).await, Some(Ok(1)));
+    server.stopped().await;
+    let end = within(frames.next::<u32>()).await;
+    assert!(matches!(end, Some(Err(StreamError::Closed { code: close::STOPPING, .. }))), "{end:?}");
+}
