@@ -52,6 +52,9 @@ const IDLE_MAX: usize = 8;
 /// that a request seldom meets a connection that is just being closed.
 const IDLE_MS_MAX: u64 = 15_000;
 
+/// How long an idle connection may take to finish its last exchange; a new one is as fast.
+const READY_MAX: Duration = Duration::from_millis(20);
+
 /// After this many returned connections the pool is swept of old ones.
 const SWEEP_EVERY: u64 = 64;
 
@@ -539,7 +542,7 @@ impl Shared {
     async fn take(&self, to: &Endpoint) -> Option<Wire> {
         loop {
             let mut wire = self.pop(to)?;
-            if wire.sender.ready().await.is_ok() {
+            if let Ok(Ok(())) = timeout(READY_MAX, wire.sender.ready()).await {
                 return Some(wire);
             }
         }

@@ -1,7 +1,8 @@
 //! One type for the byte streams we use: TCP, TLS over it, and unix sockets.
 //!
-//! Decides nothing but that a stream may carry its place among a server's connections with it,
-//! so that a WebSocket is counted for as long as it lives and not only until its upgrade.
+//! Decides that a stream carries its place among a server's connections with it, so that a
+//! WebSocket is counted for as long as it lives and not only until its upgrade. Who is at the other
+//! end is left to the server and the client.
 
 use std::io;
 use std::pin::Pin;

@@ -27,7 +27,12 @@ pub mod durable;
 
 pub mod trust_file;
 
+mod drain;
+
 mod io;
+
+mod address;
+pub use address::own_address;
 
 pub use backoff::Backoff;
 pub use client::{CallError, Client, Endpoint, Reply};

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::drain::DrainedBody;
 use crate::identity::Identity;
 use crate::io::{BoxIo, Counted};
 use crate::problem::ProblemReply;
@@ -259,6 +260,7 @@ impl Connection {
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(stop.clone());
+            let request = request.map(DrainedBody::new);
             let router = router.clone();
             async move { Ok::<_, Infallible>(infallible(router.oneshot(request).await)) }
         });

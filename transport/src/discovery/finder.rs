@@ -151,6 +151,8 @@ impl Asker {
 
     async fn browse(&self) {
         let mut backoff = Backoff::new(self.pace.retry_min, self.pace.retry_max);
+        // Silence is an answer: nobody has announced itself so far.
+        let _ = self.tell(Ok(Vec::new())).await;
         loop {
             let error = match Browser::start() {
                 Err(error) => error,

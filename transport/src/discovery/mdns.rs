@@ -1,10 +1,9 @@
 //! Announcing and finding hosts on the local network, by mDNS service discovery.
 //!
-//! Decides the service's name and its three texts (`id`, `url`, `v`). Anybody on the network can
+//! Decides the service's name and its texts (`id`, `name`, `url`, `v`). Anybody on the network can
 //! announce anything: what is found is contacted with the host id as the pin.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use http::Uri;
 use mdns_sd::{Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
@@ -53,8 +52,7 @@ impl Browser {
             let event = self.events.recv_async().await.map_err(|e| e.to_string())?;
             match event {
                 ServiceEvent::ServiceResolved(service) => {
-                    let text = |key| service.get_property_val_str(key);
-                    match found_of(text("id"), text("url"), service.get_fullname()) {
+                    match found_of(|key| service.get_property_val_str(key)) {
                         Some(found) => self.found.insert(service.get_fullname().to_owned(), found),
                         None => continue,
                     };
@@ -86,24 +84,21 @@ impl Drop for Browser {
 
 fn info_of(advert: &Advert, host: &HostId) -> Result<ServiceInfo, String> {
     let uri: Uri = advert.url.parse().map_err(|e| format!("{:?}: {e}", advert.url))?;
-    let address = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = uri.port_u16().ok_or_else(|| format!("{:?} names no port", advert.url))?;
-    let texts = [("id", host.as_str()), ("url", advert.url.as_str()), ("v", VERSION)];
-    let dns_name = format!("{host}.local.");
-    let info = match address.parse::<IpAddr>() {
-        Ok(ip) => ServiceInfo::new(SERVICE, host.as_str(), &dns_name, ip, port, &texts[..]),
-        // Known by a name: the daemon adds the addresses of the interfaces itself.
-        Err(_) => ServiceInfo::new(SERVICE, host.as_str(), &dns_name, "", port, &texts[..])
-            .map(ServiceInfo::enable_addr_auto),
-    };
-    info.map_err(|e| e.to_string())
+    let (id, name, url) = (host.as_str(), advert.name.as_str(), advert.url.as_str());
+    let texts = [("id", id), ("name", name), ("url", url), ("v", VERSION)];
+    // The address that counts is in `url`; it may be one that no interface here has (behind NAT).
+    // DNS gets those of the interfaces, without which the daemon would not announce on them.
+    ServiceInfo::new(SERVICE, id, &format!("{id}.local."), "", port, &texts[..])
+        .map(ServiceInfo::enable_addr_auto)
+        .map_err(|e| e.to_string())
 }
 
-fn found_of(id: Option<&str>, url: Option<&str>, full_name: &str) -> Option<Found> {
-    let host: HostId = id?.parse().ok()?;
-    let url = address_url(url?).ok()?;
-    let name = full_name.strip_suffix(SERVICE).unwrap_or(full_name).trim_end_matches('.');
-    let name = name.to_owned();
+fn found_of<'a>(text: impl Fn(&'static str) -> Option<&'a str>) -> Option<Found> {
+    let id = text("id")?;
+    let host: HostId = id.parse().ok()?;
+    let url = address_url(text("url")?).ok()?;
+    let name = text("name").unwrap_or(id).to_owned();
     Some(Found { host: Some(host), key: None, name, url, other_urls: Vec::new() })
 }
 
@@ -116,16 +111,24 @@ mod tests {
         let host: HostId = "h1".parse().unwrap();
         let advert = Advert { name: "host1".into(), url: "https://10.0.0.1:7460".into() };
         let info = info_of(&advert, &host).unwrap();
-        let text = |key| info.get_property_val_str(key);
-        let found = found_of(text("id"), text("url"), info.get_fullname()).unwrap();
+        let found = found_of(|key| info.get_property_val_str(key)).unwrap();
         assert_eq!(found.host, Some(host));
+        assert_eq!(found.name, advert.name);
         assert_eq!(found.url, advert.url);
     }
 
     #[test]
     fn nonsense_on_the_network_is_not_found() {
-        assert_eq!(found_of(None, Some("https://10.0.0.1:1"), "x"), None);
-        assert_eq!(found_of(Some("Not An Id"), Some("https://10.0.0.1:1"), "x"), None);
-        assert_eq!(found_of(Some("h1"), Some("ftp://10.0.0.1:1"), "x"), None);
+        let of = |id, url| {
+            found_of(move |key| match key {
+                "id" => id,
+                "url" => url,
+                _ => None,
+            })
+        };
+        assert!(of(Some("h1"), Some("https://10.0.0.1:1")).is_some());
+        assert_eq!(of(None, Some("https://10.0.0.1:1")), None);
+        assert_eq!(of(Some("Not An Id"), Some("https://10.0.0.1:1")), None);
+        assert_eq!(of(Some("h1"), Some("ftp://10.0.0.1:1")), None);
     }
 }

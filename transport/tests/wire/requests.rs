@@ -404,6 +404,20 @@ async fn a_file_is_streamed_and_a_missing_one_is_not_sent() {
 }
 
 #[tokio::test]
+async fn a_refusal_before_the_end_of_an_upload_arrives() {
+    let refuse = async || {
+        let image = "i".parse().unwrap();
+        ProblemReply::from(Refusal::NoImage { image })
+    };
+    let server = Running::tls(Router::new().route("/image", put(refuse))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, vec![7; 50_000_000]).unwrap();
+    let error = client().put_file::<u64>(&server.https(), "/image", &path, &[]).await.unwrap_err();
+    assert!(matches!(error.refusal(), Some(Refusal::NoImage { .. })), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_stopping_server_finishes_what_it_has_begun() {
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (b, g) = (Arc::clone(&begun), Arc::clone(&go));
