@@ -1,0 +1,413 @@
+//! Drives runs: performs the effects of each run machine in order and feeds back what came of it.
+//!
+//! Decides how many runs go on at once, who is told of progress, and what happens while storage
+//! does not work: nothing is dispatched that is not stored. What a run does is [`crate::run`]'s.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use planner::{Outcome, Standing, State};
+use protocol::api::{NewRun, RunStatus, Want};
+use protocol::id::{HostId, JobId, Revision, RunId};
+use protocol::job::JobState;
+use protocol::refusal::{Problem, Refusal};
+use protocol::trust::Trust;
+use tokio::sync::{Semaphore, watch};
+use transport::{CancellationToken, Client, Clock};
+use uuid::Uuid;
+
+use crate::conductor::{Acceptance, Conductor, StoreError};
+use crate::executor::Executor;
+use crate::follow::Picture;
+use crate::knowledge::Knowledge;
+use crate::record::RunRecord;
+use crate::run::{Answer, Effect, Input, Run};
+use crate::task::{Circumstances, Dispatch};
+
+/// Runs that have not ended; more are refused until some have. Each costs a few kilobytes.
+pub const RUNS_OPEN_MAX: usize = 4096;
+/// Runs that are driven at once; the others wait their turn. Each has at most one request out.
+const RUNS_DRIVEN_MAX: usize = 256;
+/// Pause before storage that failed is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How long a request may be held until a run's status changes.
+pub const WAIT_MS_MAX: u64 = 60_000;
+
+/// What a [`Scheduler`] works with.
+#[derive(Clone)]
+pub struct Options {
+    /// Asks hosts and arbiters, as somebody they let do so.
+    pub client: Client,
+    /// Time.
+    pub clock: Clock,
+    /// Keeps the runs.
+    pub conductor: Arc<dyn Conductor>,
+    /// The view; see [`crate::follow`].
+    pub picture: watch::Receiver<Arc<Picture>>,
+    /// The trust document in force.
+    pub trust: watch::Receiver<Option<Arc<Trust>>>,
+    /// Chooses among equally good hosts; different for each scheduler of a cluster.
+    pub seed: u64,
+}
+
+/// Makes what is wanted so, run by run. Clones are the same scheduler.
+#[derive(Clone)]
+pub struct Scheduler(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    executor: Executor,
+    knowledge: Arc<Mutex<Knowledge>>,
+    open: Mutex<BTreeMap<RunId, watch::Receiver<Arc<RunStatus>>>>,
+    places: Semaphore,
+    shutdown: CancellationToken,
+}
+
+/// A run, and a way to see how it is going.
+#[derive(Debug, Clone)]
+pub struct RunHandle {
+    status: watch::Receiver<Arc<RunStatus>>,
+}
+
+/// Why a run was not accepted. Nothing of it was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// What is wanted makes no sense on any host.
+    #[error("{0}")]
+    Invalid(String),
+    /// The id belongs to a run that wants something else.
+    #[error("run {0} wants something else; choose another id")]
+    OtherWant(RunId),
+    /// Another run of the job has not ended.
+    #[error("job {job} is being changed by run {run}; wait until it has ended")]
+    JobBusy {
+        /// The job.
+        job: JobId,
+        /// The other run.
+        run: RunId,
+    },
+    /// Too many runs are open.
+    #[error("{RUNS_OPEN_MAX} runs are open; try again when some have ended")]
+    TooMany,
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SubmitError::Invalid(message) => Refusal::Invalid { message }.into(),
+            SubmitError::OtherWant(_) => Problem::new(422, "run-id-in-use", detail),
+            SubmitError::JobBusy { .. } => Problem::new(409, "run-in-progress", detail),
+            SubmitError::TooMany => {
+                let limit = u32::try_from(RUNS_OPEN_MAX).unwrap_or(u32::MAX);
+                Refusal::Busy { what: "open runs".to_owned(), limit, retry_after_ms: 1000 }.into()
+            }
+            SubmitError::Store(_) => Problem::new(503, "storage-broken", detail),
+        }
+    }
+}
+
+impl Scheduler {
+    /// A scheduler that works until `shutdown`. Runs that an earlier one has left are taken up by
+    /// [`Scheduler::recover`].
+    #[must_use]
+    pub fn new(options: Options, shutdown: CancellationToken) -> Self {
+        let knowledge = Arc::new(Mutex::new(Knowledge::default()));
+        let executor = Executor {
+            client: options.client.clone(),
+            clock: options.clock.clone(),
+            picture: options.picture.clone(),
+            trust: options.trust.clone(),
+            knowledge: Arc::clone(&knowledge),
+        };
+        let open = Mutex::default();
+        let places = Semaphore::new(RUNS_DRIVEN_MAX);
+        Self(Arc::new(Inner { options, executor, knowledge, open, places, shutdown }))
+    }
+
+    /// Takes up every run that has not ended; answers how many, and which records are damaged.
+    pub async fn recover(&self) -> Result<(usize, Vec<(String, String)>), StoreError> {
+        let claimed = self.0.options.conductor.claim_unfinished().await?;
+        let count = claimed.runs.len();
+        for record in claimed.runs {
+            self.drive(record);
+        }
+        Ok((count, claimed.damaged))
+    }
+
+    /// Wants something under an id of its own; the run goes on whether or not the handle is kept.
+    pub async fn ensure(&self, want: Want) -> Result<RunHandle, SubmitError> {
+        self.submit(NewRun { id: RunId(Uuid::now_v7()), want }).await
+    }
+
+    /// Wants something under the caller's id: asking twice is asking once. The run is stored when
+    /// this returns.
+    pub async fn submit(&self, asked: NewRun) -> Result<RunHandle, SubmitError> {
+        if let Want::Run { spec, .. } = &asked.want {
+            spec.validate().map_err(|error| SubmitError::Invalid(error.to_string()))?;
+        }
+        let (id, job) = (asked.id, asked.want.job().clone());
+        let is_known = self.open().contains_key(&id);
+        if !is_known && self.open().len() >= RUNS_OPEN_MAX {
+            return Err(SubmitError::TooMany);
+        }
+        let record = RunRecord::new(asked, self.0.options.clock.now().wall_ms);
+        match self.0.options.conductor.accept(record.clone()).await? {
+            Acceptance::Accepted => Ok(self.drive(record)),
+            Acceptance::AlreadySo(record) => {
+                let known = self.open().get(&id).cloned();
+                let status = known.unwrap_or_else(|| fixed(record.status()));
+                Ok(RunHandle { status })
+            }
+            Acceptance::OtherWant => Err(SubmitError::OtherWant(id)),
+            Acceptance::JobBusy { run } => Err(SubmitError::JobBusy { job, run }),
+        }
+    }
+
+    /// A run by its id, also one that has ended.
+    pub async fn find(&self, id: RunId) -> Result<Option<RunHandle>, StoreError> {
+        if let Some(status) = self.open().get(&id).cloned() {
+            return Ok(Some(RunHandle { status }));
+        }
+        let record = self.0.options.conductor.load(id).await?;
+        Ok(record.map(|record| RunHandle { status: fixed(record.status()) }))
+    }
+
+    /// Runs, newest first; those under way with what they wait for.
+    pub async fn list(&self, max: usize) -> Result<Vec<RunStatus>, StoreError> {
+        let records = self.0.options.conductor.list(max).await?;
+        let open = self.open();
+        let current = |record: RunRecord| match open.get(&record.id) {
+            Some(status) => RunStatus::clone(&status.borrow()),
+            None => record.status(),
+        };
+        Ok(records.into_iter().map(current).collect())
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<RunId, watch::Receiver<Arc<RunStatus>>>> {
+        self.0.open.lock().expect("no holder of this lock panics")
+    }
+
+    fn drive(&self, record: RunRecord) -> RunHandle {
+        let id = record.id;
+        let (publish, status) = watch::channel(Arc::new(record.status()));
+        self.open().insert(id, status.clone());
+        let driver = Driver { inner: Arc::clone(&self.0), run: Run::new(record), publish };
+        let scheduler = self.clone();
+        tokio::spawn(async move {
+            let shutdown = scheduler.0.shutdown.clone();
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = driver.go() => {}
+            }
+            scheduler.knowledge().release(id);
+            scheduler.open().remove(&id);
+        });
+        RunHandle { status }
+    }
+
+    fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
+        self.0.knowledge.lock().expect("no holder of this lock panics")
+    }
+}
+
+fn fixed(status: RunStatus) -> watch::Receiver<Arc<RunStatus>> {
+    watch::channel(Arc::new(status)).1
+}
+
+impl RunHandle {
+    /// How it is going.
+    #[must_use]
+    pub fn status(&self) -> Arc<RunStatus> {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until it has ended, or until its engine stops.
+    pub async fn ended(&mut self) -> Arc<RunStatus> {
+        let _ = self.status.wait_for(|status| status.state.is_ended()).await;
+        self.status()
+    }
+
+    /// Waits until something about it has changed, it has ended, or the time is over.
+    pub async fn changed(&mut self, wait_ms: u64) -> Arc<RunStatus> {
+        let before = self.status();
+        if !before.state.is_ended() {
+            let wait = Duration::from_millis(wait_ms.min(WAIT_MS_MAX));
+            let changed = self.status.wait_for(|status| *status != before);
+            let _ = tokio::time::timeout(wait, changed).await;
+        }
+        self.status()
+    }
+}
+
+/// One run on its way.
+struct Driver {
+    inner: Arc<Inner>,
+    run: Run,
+    publish: watch::Sender<Arc<RunStatus>>,
+}
+
+type Flight = Pin<Box<dyn Future<Output = (Dispatch, Answer)> + Send>>;
+
+impl Driver {
+    async fn go(mut self) {
+        let inner = Arc::clone(&self.inner);
+        let Ok(_place) = inner.places.acquire().await else { return };
+        let mut flight: Option<Flight> = None;
+        let mut wake_at_ms: Option<u64> = None;
+        let mut input = Input::Begin;
+        loop {
+            let mut inputs = vec![input];
+            while let Some(next) = inputs.pop() {
+                let mut effects = Vec::new();
+                self.run.handle(self.now_ms(), next, &mut effects);
+                for effect in effects {
+                    match effect {
+                        Effect::Persist(record) => {
+                            if !self.persist(&record).await {
+                                return;
+                            }
+                        }
+                        Effect::Dispatch(dispatch) => flight = Some(self.dispatch(*dispatch)),
+                        Effect::Plan => inputs.push(self.plan()),
+                        Effect::WakeAt(at_ms) => wake_at_ms = Some(at_ms),
+                        Effect::Publish => self.announce(),
+                        Effect::End => {
+                            self.announce();
+                            return;
+                        }
+                        Effect::Abandon => {
+                            tracing::warn!("run {} is another engine's now", self.run.record().id);
+                            return;
+                        }
+                    }
+                }
+            }
+            input = tokio::select! {
+                (dispatch, answer) = landed(&mut flight), if flight.is_some() => {
+                    flight = None;
+                    let (task, direction) = (dispatch.key.task, dispatch.direction);
+                    Input::Answered { task, direction, answer }
+                }
+                () = self.sleep_until(wake_at_ms), if wake_at_ms.is_some() => {
+                    wake_at_ms = None;
+                    Input::Tick
+                }
+                else => return,
+            };
+        }
+    }
+
+    /// Stores the record, however long that takes; false when the run is another engine's.
+    async fn persist(&mut self, record: &RunRecord) -> bool {
+        loop {
+            match self.inner.options.conductor.save(record.clone()).await {
+                Ok(()) => return true,
+                Err(StoreError::ClaimLost { run, seen }) => {
+                    tracing::warn!("run {run} is another engine's now (claim {seen})");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::error!("run {}: {error}; nothing more is begun", record.id);
+                    let mut status = self.run.status();
+                    status.reason = Some(format!("waiting: {error}"));
+                    self.publish.send_replace(Arc::new(status));
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn dispatch(&self, dispatch: Dispatch) -> Flight {
+        let executor = self.inner.executor.clone();
+        Box::pin(async move {
+            let answer = executor.perform(dispatch.clone()).await;
+            (dispatch, answer)
+        })
+    }
+
+    fn plan(&self) -> Input {
+        let options = &self.inner.options;
+        let picture = options.picture.borrow().clone();
+        if !picture.is_current {
+            return Input::CannotPlan { why: format!("no current view ({})", picture.source) };
+        }
+        let record = self.run.record();
+        let job = record.job();
+        // Reserved in the same breath, so that two runs do not plan for the same place.
+        let mut knowledge = self.inner.knowledge.lock().expect("no holder of this lock panics");
+        let setbacks = record.setbacks.clone();
+        let now_ms = self.now_ms();
+        let input = knowledge.plan_input(
+            now_ms,
+            &picture,
+            record.id,
+            &record.want,
+            setbacks,
+            options.seed,
+        );
+        let outcome = planner::plan(&input);
+        let state = State::new(&input);
+        let reservations =
+            outcome.plan.steps.iter().filter_map(|step| step.reservation(&state)).collect();
+        knowledge.reserve(record.id, reservations);
+        drop(knowledge);
+        let rows = state.placements(job);
+        let running = rows.values().find(|placed| placed.state == JobState::Running);
+        let at = Circumstances {
+            has_trust: options.trust.borrow().is_some(),
+            spec: running.map(|placed| placed.spec.clone()),
+            hold: running.and_then(|placed| placed.hold),
+            hosts_with_rows: rows.keys().cloned().collect(),
+        };
+        let met_at = met_at(&input, &outcome, &state);
+        Input::Planned { outcome, at, met_at }
+    }
+
+    fn announce(&self) {
+        self.publish.send_replace(Arc::new(self.run.status()));
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.inner.options.clock.now().mono_ms
+    }
+
+    async fn sleep_until(&self, at_ms: Option<u64>) {
+        let pause = at_ms.unwrap_or(0).saturating_sub(self.now_ms());
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// Where the job is seen to run, when that is what is wanted.
+fn met_at(
+    input: &planner::PlanInput,
+    outcome: &Outcome,
+    state: &State<'_>,
+) -> Option<(HostId, Revision)> {
+    use planner::Expectation;
+    let expectation = input.expectations.first()?;
+    let wants_running =
+        matches!(expectation, Expectation::Runs { .. } | Expectation::RunsOn { .. });
+    if !wants_running
+        || !outcome.plan.steps.is_empty()
+        || expectation.standing(state) != Standing::Met
+    {
+        return None;
+    }
+    let rows = state.placements(expectation.job());
+    let runs = |s: JobState| matches!(s, JobState::Running | JobState::Paused);
+    let mut found = rows.iter().filter(|(_, placed)| runs(placed.state));
+    found.next().map(|(host, placed)| (host.clone(), placed.revision))
+}
+
+async fn landed(flight: &mut Option<Flight>) -> (Dispatch, Answer) {
+    match flight {
+        Some(flight) => flight.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,557 @@
+//! Carries out dispatched tasks: one request or a few, and an answer the run machine understands.
+//!
+//! Decides what a reply or an error means: done, a definite no, or unclear. It never decides to
+//! turn back, and keeps nothing but what a run needs to go on.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutHandoff, PutJob, StopJob};
+use protocol::id::{HostId, JobId, OfferId, Revision};
+use protocol::job::{Job, JobState, Migration, Reason, RunKey};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::signed::Signed;
+use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Handoff, Offer, TicketError};
+use protocol::trust::Trust;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use transport::client::Patience;
+use transport::{CallError, Client, Clock, Endpoint, Method, Reply};
+
+use crate::follow::Picture;
+use crate::knowledge::Knowledge;
+use crate::run::{Answer, No};
+use crate::task::{Ask, Dispatch, TaskResult};
+
+/// A host answers within this, or is asked again: an accepted PUT costs it one fsync.
+const HOST_PATIENCE: Patience =
+    Patience { connect: Duration::from_secs(2), call: Duration::from_secs(10) };
+/// An offer lasts 9 s, so arbiters that do not answer at once are passed by.
+const ARBITER_PATIENCE: Patience =
+    Patience { connect: Duration::from_secs(1), call: Duration::from_secs(3) };
+/// How long one dispatch of a waiting task watches before it reports how far things are.
+const WATCH: Duration = Duration::from_secs(3);
+/// How often a waiting task asks the host when the view tells nothing.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Everything dispatched tasks need.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    /// Asks.
+    pub client: Client,
+    /// For the age of what hosts say.
+    pub clock: Clock,
+    /// Where hosts are, and what they publish.
+    pub picture: watch::Receiver<Arc<Picture>>,
+    /// Who the arbiters are.
+    pub trust: watch::Receiver<Option<Arc<Trust>>>,
+    /// What hosts say is kept here for the next plan.
+    pub knowledge: Arc<Mutex<Knowledge>>,
+}
+
+/// How a call to a host ended, short of a good reply.
+enum Trouble {
+    Refused(Refusal),
+    Unclear { what: String, is_ambiguous: bool },
+}
+
+impl Executor {
+    /// Carries out one dispatch.
+    pub async fn perform(&self, dispatch: Dispatch) -> Answer {
+        let Dispatch { key, job, ask, .. } = dispatch;
+        match ask {
+            Ask::Offer(host, request) => self.offer(&host, &request).await,
+            Ask::VoidOffer(host, id) => self.void_offer(&host, id).await,
+            Ask::Grants(offer) => self.grants(&offer).await,
+            Ask::Put(host, body) => self.put(&host, &job, &body, key).await,
+            Ask::Discard { host, revision, is_new } => {
+                self.discard(&host, &job, revision, is_new, key).await
+            }
+            Ask::AwaitRunning(host, revision) => {
+                self.watch(&host, &job, |job| running(job, revision)).await
+            }
+            Ask::AwaitIncoming(host) => self.watch(&host, &job, incoming).await,
+            Ask::Send(from, body) => self.send_away(&from, &job, &body).await,
+            Ask::CancelSend { from, to } => self.cancel_send(&from, &to, &job).await,
+            Ask::AwaitSent { from, to } => self.watch(&from, &job, |job| sent(job, &to)).await,
+            Ask::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
+            Ask::Stop(host, grace_ms) => self.stop(&host, &job, grace_ms, key).await,
+            Ask::AwaitEnded(host) => self.watch(&host, &job, ended).await,
+            Ask::Delete(host) => self.delete(&host, &job, key).await,
+        }
+    }
+
+    // Starting.
+
+    async fn offer(&self, host: &HostId, request: &OfferRequest) -> Answer {
+        match self.call::<_, OfferReply>(Method::POST, host, "/v1/offers", request).await {
+            Ok(reply) => Answer::Done(TaskResult::Offer { offer: reply.body.offer }),
+            Err(trouble) => self.answer_of(host, &request.job, trouble).await,
+        }
+    }
+
+    async fn void_offer(&self, host: &HostId, id: OfferId) -> Answer {
+        let path = format!("/v1/offers/{}/{}", id.epoch, id.num);
+        match self.call::<_, serde::de::IgnoredAny>(Method::DELETE, host, &path, &()).await {
+            // Whatever it says, an offer that is not redeemed within its term ends by itself.
+            Ok(_) | Err(Trouble::Refused(_)) => Answer::Done(TaskResult::Done),
+            Err(Trouble::Unclear { .. }) => Answer::Done(TaskResult::Done),
+        }
+    }
+
+    /// Asks the arbiters in slot order, the first reachable one alone first: of two rivals for a
+    /// job only one gets past it, so that they do not split the rest between them.
+    async fn grants(&self, offer: &Signed<Offer>) -> Answer {
+        let Some(trust) = self.trust.borrow().clone() else {
+            return unclear("no trust document is in force here".to_owned());
+        };
+        let mut arbiters = trust.arbiters.clone();
+        arbiters.sort_by_key(|arbiter| arbiter.slot);
+        let client = self.client.with_patience(ARBITER_PATIENCE);
+        let (mut grants, mut denials, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+        for arbiter in &arbiters {
+            if grants.len() >= trust.k as usize {
+                break;
+            }
+            let endpoint = Endpoint::of_key(arbiter.url.clone(), arbiter.key);
+            match client.send(Method::POST, &endpoint, "/v1/grants", offer).await {
+                Ok(Reply { body: ArbiterAnswer::Grant(grant), .. }) => grants.push(grant),
+                Ok(Reply { body: ArbiterAnswer::Denial(denial), .. }) => match denial.open() {
+                    Ok(denial) => denials.push((arbiter.slot, denial.why)),
+                    Err(error) => silent.push(format!("arbiter {}: {error}", arbiter.slot)),
+                },
+                Err(error) => silent.push(format!("arbiter {}: {}", arbiter.slot, full(&error))),
+            }
+        }
+        if grants.len() >= trust.k as usize {
+            return Answer::Done(TaskResult::Grants { grants });
+        }
+        let firm = denials.iter().filter(|(_, why)| is_firm(why)).count();
+        if arbiters.len() - firm < trust.k as usize {
+            denials.retain(|(_, why)| is_firm(why));
+            return Answer::Refused(No::Arbiters(denials));
+        }
+        let mut words: Vec<String> =
+            denials.iter().map(|(slot, why)| format!("arbiter {slot}: {why}")).collect();
+        words.extend(silent);
+        unclear(format!("{} of {} grants; {}", grants.len(), trust.k, words.join("; ")))
+    }
+
+    async fn put(&self, host: &HostId, id: &JobId, body: &PutJob, key: RunKey) -> Answer {
+        let path = format!("/v1/jobs/{id}");
+        let trouble = match self.call::<_, Job>(Method::PUT, host, &path, body).await {
+            Ok(reply) => {
+                self.hear(host, id, Some(reply.body));
+                return Answer::Done(TaskResult::Done);
+            }
+            Err(trouble) => trouble,
+        };
+        // An answer may have been lost before: the ledger knows whether this very put is in it.
+        let is_in_force = match self.read(host, id).await {
+            Ok(Some(job)) => job.revision == body.revision && is_ours(&job, key),
+            Ok(None) | Err(_) => false,
+        };
+        match trouble {
+            _ if is_in_force => Answer::Done(TaskResult::Done),
+            Trouble::Refused(Refusal::Ticket {
+                error:
+                    error @ (TicketError::OfferEnded { .. }
+                    | TicketError::OfferUnknown { .. }
+                    | TicketError::OfferUsed { .. }
+                    | TicketError::TicketOfOtherTrust { .. }),
+            }) => Answer::OfferOver { why: error.to_string() },
+            trouble => self.answer_of(host, id, trouble).await,
+        }
+    }
+
+    /// Ends and deletes what a put of this task has begun, and nothing else.
+    async fn discard(
+        &self,
+        host: &HostId,
+        id: &JobId,
+        revision: Revision,
+        is_new: bool,
+        key: RunKey,
+    ) -> Answer {
+        match self.read(host, id).await {
+            Err(Trouble::Unclear { what, is_ambiguous }) => {
+                return Answer::Unclear { what, is_ambiguous };
+            }
+            Err(Trouble::Refused(no)) => return refused(no),
+            Ok(Some(job)) if !(is_ours(&job, key) && job.revision == revision) => {
+                return Answer::Done(TaskResult::Done);
+            }
+            Ok(Some(job)) if !job.state.is_ended() => {
+                let body = StopJob { grace_ms: 0, run: Some(key) };
+                let path = format!("/v1/jobs/{id}/stop");
+                match self.call::<_, Job>(Method::POST, host, &path, &body).await {
+                    Err(Trouble::Unclear { what, is_ambiguous }) => {
+                        return Answer::Unclear { what, is_ambiguous };
+                    }
+                    // What it is now is seen below.
+                    Ok(_) | Err(Trouble::Refused(_)) => {}
+                }
+                match self.watch(host, id, ended).await {
+                    Answer::Done(_) => {}
+                    other => return other,
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) if !is_new => return Answer::Done(TaskResult::Done),
+            // Deleting what is not there makes a late put find its undo before it.
+            Ok(None) => {}
+        }
+        if is_new { self.delete(host, id, key).await } else { Answer::Done(TaskResult::Done) }
+    }
+
+    // Moving.
+
+    async fn send_away(&self, from: &HostId, id: &JobId, body: &MigrateJob) -> Answer {
+        let path = format!("/v1/jobs/{id}/migrate");
+        match self.call::<_, Job>(Method::POST, from, &path, body).await {
+            Ok(reply) => {
+                self.hear(from, id, Some(reply.body));
+                Answer::Done(TaskResult::Done)
+            }
+            Err(trouble) => {
+                // It may be on its way, or gone already, by an earlier request.
+                let is_under_way = match self.read(from, id).await {
+                    Ok(Some(job)) => is_going_to(&job, &body.to),
+                    Ok(None) | Err(_) => false,
+                };
+                if is_under_way {
+                    return Answer::Done(TaskResult::Done);
+                }
+                self.answer_of(from, id, trouble).await
+            }
+        }
+    }
+
+    async fn cancel_send(&self, from: &HostId, to: &HostId, id: &JobId) -> Answer {
+        let path = format!("/v1/jobs/{id}/migrate/cancel");
+        let cancelled = self.call::<_, Job>(Method::POST, from, &path, &()).await;
+        if let Err(Trouble::Unclear { what, is_ambiguous }) = cancelled {
+            return Answer::Unclear { what, is_ambiguous };
+        }
+        let stays = |job: Option<&Job>| match job {
+            Some(job) if has_moved_to(job, to) => Some(Answer::TooLate),
+            Some(job) if job.state == JobState::MigratingOut => None,
+            Some(_) | None => Some(Answer::Done(TaskResult::Done)),
+        };
+        self.watch(from, id, stays).await
+    }
+
+    async fn hand_over(
+        &self,
+        to: &HostId,
+        id: &JobId,
+        handoff: Option<Signed<Handoff>>,
+    ) -> Answer {
+        // Without holds there is nothing to hand over: the target runs it when it has it all.
+        let Some(handoff) = handoff else { return Answer::Done(TaskResult::Done) };
+        let path = format!("/v1/jobs/{id}/handoff");
+        let body = PutHandoff { handoff };
+        match self.call::<_, Job>(Method::POST, to, &path, &body).await {
+            Ok(reply) => {
+                self.hear(to, id, Some(reply.body));
+                Answer::Done(TaskResult::Done)
+            }
+            Err(trouble) => match self.read(to, id).await {
+                Ok(Some(job)) if job.state == JobState::Running => {
+                    Answer::Done(TaskResult::Done)
+                }
+                // The guest is nowhere else: a no is not the end of asking.
+                _ => match trouble {
+                    Trouble::Refused(no) => unclear(no.to_string()),
+                    Trouble::Unclear { what, is_ambiguous } => {
+                        Answer::Unclear { what, is_ambiguous }
+                    }
+                },
+            },
+        }
+    }
+
+    // Ending.
+
+    async fn stop(&self, host: &HostId, id: &JobId, grace_ms: u64, key: RunKey) -> Answer {
+        let path = format!("/v1/jobs/{id}/stop");
+        let body = StopJob { grace_ms, run: Some(key) };
+        match self.call::<_, Job>(Method::POST, host, &path, &body).await {
+            Ok(reply) => {
+                self.hear(host, id, Some(reply.body));
+                Answer::Done(TaskResult::Done)
+            }
+            Err(trouble) => self.answer_of(host, id, trouble).await,
+        }
+    }
+
+    async fn delete(&self, host: &HostId, id: &JobId, key: RunKey) -> Answer {
+        let RunKey { run, task, claim } = key;
+        let path = format!("/v1/jobs/{id}?run={run}&task={task}&claim={claim}");
+        match self.call::<_, serde::de::IgnoredAny>(Method::DELETE, host, &path, &()).await {
+            Ok(_) | Err(Trouble::Refused(Refusal::NoSuchJob { .. })) => {
+                self.hear(host, id, None);
+                Answer::Done(TaskResult::Done)
+            }
+            Err(trouble) => self.answer_of(host, id, trouble).await,
+        }
+    }
+
+    // Watching.
+
+    /// Waits until the host's row satisfies `judge`, woken by the view and asking now and then.
+    async fn watch(
+        &self,
+        host: &HostId,
+        id: &JobId,
+        judge: impl Fn(Option<&Job>) -> Option<Answer>,
+    ) -> Answer {
+        let deadline = Instant::now() + WATCH;
+        let mut picture = self.picture.clone();
+        loop {
+            let trouble = match self.read(host, id).await {
+                Ok(job) => match judge(job.as_ref()) {
+                    Some(answer) => return answer,
+                    None if Instant::now() >= deadline => {
+                        return Answer::NotYet { note: progress_words(job.as_ref()) };
+                    }
+                    None => None,
+                },
+                Err(trouble) => Some(trouble),
+            };
+            if let Some(trouble) = trouble {
+                return match trouble {
+                    Trouble::Refused(no) => refused(no),
+                    Trouble::Unclear { what, .. } => unclear(what),
+                };
+            }
+            let next = (Instant::now() + POLL).min(deadline);
+            let shown = |picture: &Picture| {
+                picture.view.host(host).and_then(|row| row.jobs.get(id)).cloned()
+            };
+            let before = shown(&picture.borrow_and_update());
+            let changed = picture.wait_for(|picture| shown(picture) != before);
+            let _ = timeout_at(next, changed).await;
+        }
+    }
+
+    /// A host's row of a job; `None` when it has none.
+    async fn read(&self, host: &HostId, id: &JobId) -> Result<Option<Job>, Trouble> {
+        let path = format!("/v1/jobs/{id}");
+        match self.call::<_, Job>(Method::GET, host, &path, &()).await {
+            Ok(reply) => {
+                self.hear(host, id, Some(reply.body.clone()));
+                Ok(Some(reply.body))
+            }
+            Err(Trouble::Refused(Refusal::NoSuchJob { .. })) => {
+                self.hear(host, id, None);
+                Ok(None)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    // Calling.
+
+    /// One request to a host, by its addresses in turn.
+    async fn call<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        host: &HostId,
+        path: &str,
+        body: &B,
+    ) -> Result<Reply<T>, Trouble> {
+        let urls = {
+            let picture = self.picture.borrow();
+            picture.view.host(host).map(|row| row.host.urls.clone()).unwrap_or_default()
+        };
+        let client = self.client.with_patience(HOST_PATIENCE);
+        let mut what = format!("{} is not in the view", host.short());
+        for url in urls {
+            let endpoint = Endpoint::of_host(url, host.clone());
+            let error = match client.send(method.clone(), &endpoint, path, body).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            match &error {
+                // Nothing left this machine: another address may do.
+                CallError::NotSent { .. } => what = full(&error),
+                CallError::Problem { problem, .. } => {
+                    return Err(match &problem.refusal {
+                        Some(Refusal::Busy { .. }) => Trouble::Unclear {
+                            what: problem.detail.clone(),
+                            is_ambiguous: false,
+                        },
+                        Some(refusal) => Trouble::Refused(refusal.clone()),
+                        None if problem.status >= 500 => {
+                            Trouble::Unclear { what: full(&error), is_ambiguous: true }
+                        }
+                        None => Trouble::Refused(Refusal::Invalid { message: full(&error) }),
+                    });
+                }
+                CallError::Ambiguous { .. } | CallError::BadAnswer { .. } => {
+                    return Err(Trouble::Unclear { what: full(&error), is_ambiguous: true });
+                }
+            }
+        }
+        Err(Trouble::Unclear { what, is_ambiguous: false })
+    }
+
+    /// Trouble as the run machine understands it; a no that shows our picture to be old is
+    /// followed by a look.
+    async fn answer_of(&self, host: &HostId, id: &JobId, trouble: Trouble) -> Answer {
+        match trouble {
+            Trouble::Unclear { what, is_ambiguous } => Answer::Unclear { what, is_ambiguous },
+            Trouble::Refused(Refusal::StaleClaim { seen, .. }) => Answer::ClaimLost { seen },
+            Trouble::Refused(no) => {
+                let is_picture_old = matches!(
+                    no,
+                    Refusal::RevisionConflict { .. }
+                        | Refusal::WrongState { .. }
+                        | Refusal::NoSuchJob { .. }
+                );
+                if is_picture_old {
+                    let _ = self.read(host, id).await;
+                }
+                let row = self.picture.borrow().view.host(host).map(|row| row.host.allocation);
+                Answer::Refused(No::Host(no, row.unwrap_or_default()))
+            }
+        }
+    }
+
+    fn hear(&self, host: &HostId, id: &JobId, job: Option<Job>) {
+        let now_ms = self.clock.now().mono_ms;
+        let mut knowledge = self.knowledge.lock().expect("no holder of this lock panics");
+        knowledge.hear(now_ms, host.clone(), id.clone(), job);
+    }
+}
+
+// What a row means to a waiting task.
+
+fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
+    let Some(job) = job else { return Some(failed("the host has no such job any more")) };
+    match job.state {
+        JobState::Running | JobState::Paused if job.revision >= revision => {
+            Some(Answer::Done(TaskResult::Done))
+        }
+        JobState::Stopped | JobState::Failed | JobState::Crashed => {
+            let why = job.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            Some(failed(&format!("the job is {}{why}", job.state)))
+        }
+        JobState::Accepted
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Paused
+        | JobState::MigratingIn
+        | JobState::MigratingOut
+        | JobState::Stopping => None,
+    }
+}
+
+fn incoming(job: Option<&Job>) -> Option<Answer> {
+    let Some(job) = job else { return Some(failed("the host has no such job any more")) };
+    if let Some(Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. }) = &job.migration {
+        return Some(Answer::Done(TaskResult::Incoming {
+            hold: job.hold,
+            libvirt_uri: libvirt_uri.clone(),
+            migrate_uri: migrate_uri.clone(),
+            disks_uri: disks_uri.clone(),
+        }));
+    }
+    if job.state.is_ended() {
+        let why = job.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        return Some(failed(&format!("the job is {}{why}", job.state)));
+    }
+    None
+}
+
+fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
+    let Some(job) = job else { return Some(failed("the host has no such job any more")) };
+    if has_moved_to(job, to) {
+        let handoff = match &job.migration {
+            Some(Migration::Outgoing { handoff, .. }) => handoff.clone(),
+            Some(Migration::Incoming { .. }) | None => None,
+        };
+        return Some(Answer::Done(TaskResult::Sent { handoff }));
+    }
+    match (&job.reason, job.state) {
+        (_, JobState::MigratingOut) => None,
+        (Some(why @ (Reason::MigrationFailed { .. } | Reason::MigrationCancelled)), _) => {
+            Some(failed(&why.to_string()))
+        }
+        (_, state) => Some(failed(&format!("the job is {state} and not on its way"))),
+    }
+}
+
+fn ended(job: Option<&Job>) -> Option<Answer> {
+    let is_over = job.is_none_or(|job| job.state.is_ended());
+    is_over.then_some(Answer::Done(TaskResult::Done))
+}
+
+fn has_moved_to(job: &Job, to: &HostId) -> bool {
+    job.state.is_ended() && matches!(&job.reason, Some(Reason::Migrated { to: there }) if there == to)
+}
+
+fn is_going_to(job: &Job, to: &HostId) -> bool {
+    let is_outgoing =
+        matches!(&job.migration, Some(Migration::Outgoing { to: there, .. }) if there == to);
+    (job.state == JobState::MigratingOut && is_outgoing) || has_moved_to(job, to)
+}
+
+fn is_ours(job: &Job, key: RunKey) -> bool {
+    job.run.is_some_and(|run| run.run == key.run && run.task == key.task)
+}
+
+fn progress_words(job: Option<&Job>) -> String {
+    match job {
+        None => "the host does not have it yet".to_owned(),
+        Some(job) => match &job.migration {
+            Some(Migration::Outgoing { moved_bytes, total_bytes, .. }) if *total_bytes > 0 => {
+                format!("{}: {moved_bytes} of {total_bytes} bytes moved", job.state)
+            }
+            Some(Migration::Outgoing { .. } | Migration::Incoming { .. }) | None => {
+                job.state.to_string()
+            }
+        },
+    }
+}
+
+/// A no that asking again within the patience of a run will not change.
+fn is_firm(why: &DenialReason) -> bool {
+    match why {
+        DenialReason::Quota { .. } | DenialReason::Policy { .. } => true,
+        DenialReason::Silent { .. }
+        | DenialReason::Rebuilding { .. }
+        | DenialReason::Promised { .. } => false,
+    }
+}
+
+fn unclear(what: String) -> Answer {
+    Answer::Unclear { what, is_ambiguous: false }
+}
+
+fn refused(no: Refusal) -> Answer {
+    match no {
+        Refusal::StaleClaim { seen, .. } => Answer::ClaimLost { seen },
+        no => Answer::Refused(No::Host(no, Resources::ZERO)),
+    }
+}
+
+fn failed(why: &str) -> Answer {
+    Answer::Refused(No::Failed(why.to_owned()))
+}
+
+/// An error with its causes.
+fn full(error: &CallError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

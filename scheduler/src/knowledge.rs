@@ -1,0 +1,106 @@
+//! What an engine knows beyond the view: what hosts have just told it, and what its own runs are
+//! about to take.
+//!
+//! A view lags behind the answers an engine gets. Decides when the view has caught up: when it
+//! shows the job at least as new, or when the word is too old to be better.
+
+use std::collections::BTreeMap;
+
+use planner::{Expectation, Heard, Limits, PlanInput, Reservation, Setback};
+use protocol::api::Want;
+use protocol::event::{Event, Fact};
+use protocol::id::{HostId, JobId, RunId};
+use protocol::job::Job;
+use protocol::view::View;
+
+use crate::follow::Picture;
+
+/// How long a host's own word beats a view that shows something older. Monitors lag by less than a
+/// second; a reconnect takes a few.
+const WORD_MS_MAX: u64 = 10_000;
+
+/// What hosts have said to this engine about jobs.
+#[derive(Debug, Default)]
+pub struct Knowledge {
+    words: BTreeMap<(JobId, HostId), Word>,
+    reservations: BTreeMap<RunId, Vec<Reservation>>,
+}
+
+#[derive(Debug)]
+struct Word {
+    at_ms: u64,
+    /// `None`: the host has no such job.
+    job: Option<Job>,
+}
+
+impl Knowledge {
+    /// A host has answered with its row of a job, or that it has none.
+    pub fn hear(&mut self, now_ms: u64, host: HostId, id: JobId, job: Option<Job>) {
+        self.words.insert((id, host), Word { at_ms: now_ms, job });
+        self.words.retain(|_, word| now_ms.saturating_sub(word.at_ms) <= WORD_MS_MAX);
+    }
+
+    /// A run takes these places until it ends.
+    pub fn reserve(&mut self, run: RunId, reservations: Vec<Reservation>) {
+        self.reservations.insert(run, reservations);
+    }
+
+    /// A run has ended, or plans anew.
+    pub fn release(&mut self, run: RunId) {
+        self.reservations.remove(&run);
+    }
+
+    /// The view with what hosts have said since.
+    #[must_use]
+    pub fn view(&self, now_ms: u64, view: &View) -> View {
+        let mut view = view.clone();
+        for ((id, host), word) in &self.words {
+            if now_ms.saturating_sub(word.at_ms) > WORD_MS_MAX {
+                continue;
+            }
+            let Some(row) = view.host(host) else { continue };
+            let shown = row.jobs.get(id);
+            let fact = match (&word.job, shown) {
+                (Some(job), Some(shown))
+                    if (shown.revision, shown.since_ms) >= (job.revision, job.since_ms) =>
+                {
+                    continue;
+                }
+                (Some(job), _) => Fact::JobChanged { job: Box::new(job.clone()) },
+                (None, Some(_)) => Fact::JobDeleted { job: id.clone() },
+                (None, None) => continue,
+            };
+            // The copy's cursor is of no use to anybody: it is planned with and thrown away.
+            let cursor = row.cursor.next();
+            view.merge_event(&Event { host: host.clone(), cursor, at_ms: 0, fact });
+        }
+        view
+    }
+
+    /// Everything a plan for one run depends on.
+    #[must_use]
+    pub fn plan_input(
+        &self,
+        now_ms: u64,
+        picture: &Picture,
+        run: RunId,
+        want: &Want,
+        setbacks: Vec<Setback>,
+        seed: u64,
+    ) -> PlanInput {
+        let heard = picture.heard.iter().map(|(host, at)| {
+            let age_ms = now_ms.saturating_sub(at.heard_ms);
+            (host.clone(), Heard { freshness: at.freshness, age_ms })
+        });
+        let others = self.reservations.iter().filter(|(other, _)| **other != run);
+        PlanInput {
+            view: self.view(now_ms, &picture.view),
+            heard: heard.collect(),
+            expectations: vec![Expectation::from(want)],
+            setbacks,
+            reservations: others.flat_map(|(_, held)| held.iter().cloned()).collect(),
+            seed,
+            limits: Limits::default(),
+        }
+    }
+}

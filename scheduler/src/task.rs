@@ -1,0 +1,477 @@
+//! The atomic units of a run: what each asks of whom, how long it may take, and what takes it back.
+//!
+//! Decides how a plan's steps become tasks. Sending is the executor's, order and retry the run's.
+
+use std::time::Duration;
+
+use planner::Step;
+use protocol::api::{MigrateJob, OfferRequest, PutJob, Want};
+use protocol::id::{HostId, JobId, OfferId, Revision};
+use protocol::job::{JobSpec, RunKey};
+use protocol::signed::Signed;
+use protocol::ticket::{Action, Grant, Handoff, Offer, Ticket};
+use serde::{Deserialize, Serialize};
+
+use crate::record::TaskRecord;
+
+/// What a task does. Numbers point at the tasks whose results it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "snake_case")]
+pub enum TaskKind {
+    /// Ask a host whether it would take the job.
+    Offer {
+        /// The host.
+        host: HostId,
+        /// Which change of the job.
+        revision: Revision,
+        /// What it is.
+        spec: JobSpec,
+        /// How it would come.
+        how: Action,
+    },
+    /// Have the offer granted by a quorum of arbiters.
+    Grants {
+        /// The task with the offer.
+        offer: usize,
+    },
+    /// Put the job on the host.
+    Put {
+        /// The host.
+        host: HostId,
+        /// Which change of the job.
+        revision: Revision,
+        /// What it is.
+        spec: JobSpec,
+        /// The tasks with the offer and its grants; `None` in a cluster without trust.
+        ticket: Option<(usize, usize)>,
+        /// True when the host has had nothing of the job before: undoing deletes its disks too.
+        is_new: bool,
+    },
+    /// Wait until the job runs there.
+    AwaitRunning {
+        /// The host.
+        host: HostId,
+        /// At least this change of it.
+        revision: Revision,
+    },
+    /// Wait until the target is ready to receive.
+    AwaitIncoming {
+        /// The target.
+        host: HostId,
+    },
+    /// Have the source send the guest.
+    Send {
+        /// The source.
+        from: HostId,
+        /// The target.
+        to: HostId,
+        /// The task that knows where the target listens.
+        incoming: usize,
+    },
+    /// Wait until the source has let go. Done is the point of no return.
+    AwaitSent {
+        /// The source.
+        from: HostId,
+        /// The target.
+        to: HostId,
+    },
+    /// Give the target the source's word.
+    HandOver {
+        /// The target.
+        to: HostId,
+        /// The task with the source's word.
+        sent: usize,
+    },
+    /// Have the job stopped.
+    Stop {
+        /// The host.
+        host: HostId,
+        /// How long the guest may take.
+        grace_ms: u64,
+    },
+    /// Wait until nothing of it runs.
+    AwaitEnded {
+        /// The host.
+        host: HostId,
+    },
+    /// Delete the job and its disks.
+    Delete {
+        /// The host.
+        host: HostId,
+    },
+}
+
+/// What a task leaves for those after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum TaskResult {
+    /// Nothing but that it is done.
+    Done,
+    /// A host's offer.
+    Offer {
+        /// As signed.
+        offer: Signed<Offer>,
+    },
+    /// Enough grants.
+    Grants {
+        /// As signed.
+        grants: Vec<Signed<Grant>>,
+    },
+    /// Where the target listens.
+    Incoming {
+        /// Its hold.
+        hold: Option<OfferId>,
+        /// For the source's libvirt.
+        libvirt_uri: String,
+        /// For memory.
+        migrate_uri: String,
+        /// For disks.
+        disks_uri: String,
+    },
+    /// The source's word that it has let go; none where no holds are kept.
+    Sent {
+        /// As signed.
+        handoff: Option<Signed<Handoff>>,
+    },
+}
+
+/// Doing or undoing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// The task itself.
+    Do,
+    /// Taking it back.
+    Undo,
+}
+
+/// A task with everything the executor needs, and the key that makes repeating it harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatch {
+    /// Run, task and claim.
+    pub key: RunKey,
+    /// Doing or undoing.
+    pub direction: Direction,
+    /// The job.
+    pub job: JobId,
+    /// What to ask.
+    pub ask: Ask,
+}
+
+/// What to ask of whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// See [`TaskKind::Offer`].
+    Offer(HostId, OfferRequest),
+    /// Take an offer back.
+    VoidOffer(HostId, OfferId),
+    /// See [`TaskKind::Grants`].
+    Grants(Signed<Offer>),
+    /// See [`TaskKind::Put`].
+    Put(HostId, PutJob),
+    /// Take a put back: end the job if this task made it, and delete it if it was new.
+    Discard {
+        /// The host.
+        host: HostId,
+        /// The change that was put.
+        revision: Revision,
+        /// See [`TaskKind::Put`].
+        is_new: bool,
+    },
+    /// See [`TaskKind::AwaitRunning`].
+    AwaitRunning(HostId, Revision),
+    /// See [`TaskKind::AwaitIncoming`].
+    AwaitIncoming(HostId),
+    /// See [`TaskKind::Send`].
+    Send(HostId, MigrateJob),
+    /// Take a send back, if it is not too late.
+    CancelSend {
+        /// The source.
+        from: HostId,
+        /// The target.
+        to: HostId,
+    },
+    /// See [`TaskKind::AwaitSent`].
+    AwaitSent {
+        /// The source.
+        from: HostId,
+        /// The target.
+        to: HostId,
+    },
+    /// See [`TaskKind::HandOver`].
+    HandOver(HostId, Option<Signed<Handoff>>),
+    /// See [`TaskKind::Stop`].
+    Stop(HostId, u64),
+    /// See [`TaskKind::AwaitEnded`].
+    AwaitEnded(HostId),
+    /// See [`TaskKind::Delete`].
+    Delete(HostId),
+}
+
+impl TaskKind {
+    /// What it does, in words.
+    #[must_use]
+    pub fn title(&self, job: &JobId) -> String {
+        match self {
+            TaskKind::Offer { host, .. } => format!("ask {} to offer {job} a place", host.short()),
+            TaskKind::Grants { .. } => format!("have {job} granted by the arbiters"),
+            TaskKind::Put { host, .. } => format!("put {job} on {}", host.short()),
+            TaskKind::AwaitRunning { host, .. } => {
+                format!("wait until {job} runs on {}", host.short())
+            }
+            TaskKind::AwaitIncoming { host } => {
+                format!("wait until {} can receive {job}", host.short())
+            }
+            TaskKind::Send { from, to, .. } => {
+                format!("send {job} from {} to {}", from.short(), to.short())
+            }
+            TaskKind::AwaitSent { from, .. } => {
+                format!("wait until {} has let go of {job}", from.short())
+            }
+            TaskKind::HandOver { to, .. } => format!("hand {job} over to {}", to.short()),
+            TaskKind::Stop { host, .. } => format!("stop {job} on {}", host.short()),
+            TaskKind::AwaitEnded { host } => {
+                format!("wait until {job} has ended on {}", host.short())
+            }
+            TaskKind::Delete { host } => format!("delete {job} from {}", host.short()),
+        }
+    }
+
+    /// The host it asks; `None` for the arbiters.
+    #[must_use]
+    pub fn host(&self) -> Option<&HostId> {
+        match self {
+            TaskKind::Grants { .. } => None,
+            TaskKind::Offer { host, .. }
+            | TaskKind::Put { host, .. }
+            | TaskKind::AwaitRunning { host, .. }
+            | TaskKind::AwaitIncoming { host }
+            | TaskKind::Stop { host, .. }
+            | TaskKind::AwaitEnded { host }
+            | TaskKind::Delete { host } => Some(host),
+            TaskKind::Send { from, .. } | TaskKind::AwaitSent { from, .. } => Some(from),
+            TaskKind::HandOver { to, .. } => Some(to),
+        }
+    }
+
+    /// How long it may go on without any sign of progress before it counts as not done.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        let seconds = match self {
+            // Nothing is begun yet: another host may answer sooner.
+            TaskKind::Offer { .. } => 6,
+            // A restarted arbiter is silent for one term of 9 s.
+            TaskKind::Grants { .. } => 30,
+            TaskKind::Put { .. } | TaskKind::AwaitRunning { .. } | TaskKind::Send { .. } => 60,
+            TaskKind::AwaitIncoming { .. } => 60,
+            // Disks are copied; each percent counts as progress.
+            TaskKind::AwaitSent { .. } => 120,
+            // Past the point of no return there is nothing better to do than to go on asking.
+            TaskKind::HandOver { .. } => 600,
+            TaskKind::Stop { grace_ms, .. } => 60 + grace_ms / 1000,
+            TaskKind::AwaitEnded { .. } => 120,
+            TaskKind::Delete { .. } => 60,
+        };
+        Duration::from_secs(seconds)
+    }
+
+    /// Whether it changes anything that would have to be taken back.
+    #[must_use]
+    pub fn has_undo(&self) -> bool {
+        match self {
+            TaskKind::Offer { .. } | TaskKind::Put { .. } | TaskKind::Send { .. } => true,
+            TaskKind::Grants { .. }
+            | TaskKind::AwaitRunning { .. }
+            | TaskKind::AwaitIncoming { .. }
+            | TaskKind::AwaitSent { .. }
+            | TaskKind::HandOver { .. }
+            | TaskKind::Stop { .. }
+            | TaskKind::AwaitEnded { .. }
+            | TaskKind::Delete { .. } => false,
+        }
+    }
+
+    /// Whether a migration has switched over once it is done: there is no way back then.
+    #[must_use]
+    pub fn is_switch_over(&self) -> bool {
+        matches!(self, TaskKind::AwaitSent { .. })
+    }
+}
+
+/// What to ask to do task `i`. `None` when a task before it has not left what this one needs,
+/// which only a damaged record can cause.
+#[must_use]
+pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Option<Ask> {
+    let result = |i: usize| tasks.get(i)?.result.as_ref();
+    Some(match &tasks.get(i)?.kind {
+        TaskKind::Offer { host, revision, spec, how } => {
+            let (job, spec) = (job.clone(), spec.clone());
+            let request = OfferRequest { job, revision: *revision, spec, action: how.clone() };
+            Ask::Offer(host.clone(), request)
+        }
+        TaskKind::Grants { offer } => match result(*offer)? {
+            TaskResult::Offer { offer } => Ask::Grants(offer.clone()),
+            _ => return None,
+        },
+        TaskKind::Put { host, revision, spec, ticket, .. } => {
+            let ticket = match ticket {
+                None => None,
+                Some((offer, grants)) => match (result(*offer)?, result(*grants)?) {
+                    (TaskResult::Offer { offer }, TaskResult::Grants { grants }) => {
+                        Some(Ticket { offer: offer.clone(), grants: grants.clone() })
+                    }
+                    _ => return None,
+                },
+            };
+            let spec = spec.clone();
+            Ask::Put(host.clone(), PutJob { revision: *revision, spec, ticket, run: Some(key) })
+        }
+        TaskKind::AwaitRunning { host, revision } => Ask::AwaitRunning(host.clone(), *revision),
+        TaskKind::AwaitIncoming { host } => Ask::AwaitIncoming(host.clone()),
+        TaskKind::Send { from, to, incoming } => match result(*incoming)?.clone() {
+            TaskResult::Incoming { hold, libvirt_uri, migrate_uri, disks_uri } => {
+                let run = Some(key);
+                let (to, to_hold) = (to.clone(), hold);
+                let body =
+                    MigrateJob { to, to_hold, libvirt_uri, migrate_uri, disks_uri, run };
+                Ask::Send(from.clone(), body)
+            }
+            _ => return None,
+        },
+        TaskKind::AwaitSent { from, to } => Ask::AwaitSent { from: from.clone(), to: to.clone() },
+        TaskKind::HandOver { to, sent } => match result(*sent)? {
+            TaskResult::Sent { handoff } => Ask::HandOver(to.clone(), handoff.clone()),
+            _ => return None,
+        },
+        TaskKind::Stop { host, grace_ms } => Ask::Stop(host.clone(), *grace_ms),
+        TaskKind::AwaitEnded { host } => Ask::AwaitEnded(host.clone()),
+        TaskKind::Delete { host } => Ask::Delete(host.clone()),
+    })
+}
+
+/// What to ask to take a task back; `None` when there is nothing to take back.
+#[must_use]
+pub fn ask_to_undo(task: &TaskRecord) -> Option<Ask> {
+    match &task.kind {
+        TaskKind::Offer { host, .. } => match &task.result {
+            Some(TaskResult::Offer { offer }) => {
+                // An offer that cannot be read ends by itself within its term.
+                Some(Ask::VoidOffer(host.clone(), offer.open().ok()?.id))
+            }
+            _ => None,
+        },
+        TaskKind::Put { host, revision, is_new, .. } => {
+            Some(Ask::Discard { host: host.clone(), revision: *revision, is_new: *is_new })
+        }
+        TaskKind::Send { from, to, .. } => {
+            Some(Ask::CancelSend { from: from.clone(), to: to.clone() })
+        }
+        TaskKind::Grants { .. }
+        | TaskKind::AwaitRunning { .. }
+        | TaskKind::AwaitIncoming { .. }
+        | TaskKind::AwaitSent { .. }
+        | TaskKind::HandOver { .. }
+        | TaskKind::Stop { .. }
+        | TaskKind::AwaitEnded { .. }
+        | TaskKind::Delete { .. } => None,
+    }
+}
+
+/// What beside the plan decides the tasks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Whether the cluster has a trust document, so that starts need tickets.
+    pub has_trust: bool,
+    /// What the job is, for a migration.
+    pub spec: Option<JobSpec>,
+    /// Under which hold it runs now, for a migration.
+    pub hold: Option<OfferId>,
+    /// Hosts that have a row of the job already.
+    pub hosts_with_rows: Vec<HostId>,
+}
+
+/// The tasks of a plan's steps, numbered from `first`.
+#[must_use]
+pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -> Vec<TaskKind> {
+    let mut tasks = Vec::new();
+    for step in steps {
+        let number = first + tasks.len();
+        match step {
+            Step::StartVm(start) => {
+                let put = Putting {
+                    host: &start.host,
+                    revision: start.revision,
+                    spec: &start.spec,
+                    how: Action::Start,
+                    needs_ticket: at.has_trust,
+                    is_new: !at.hosts_with_rows.contains(&start.host),
+                };
+                tasks.extend(put.tasks(number));
+                let (host, revision) = (start.host.clone(), start.revision);
+                tasks.push(TaskKind::AwaitRunning { host, revision });
+            }
+            Step::StopVm(stop) => {
+                let grace_ms = match want {
+                    Want::Stop { grace_ms, .. } => *grace_ms,
+                    Want::Run { .. } | Want::Migrate { .. } | Want::Delete { .. } => 0,
+                };
+                let host = stop.host.clone();
+                tasks.push(TaskKind::Stop { host: host.clone(), grace_ms });
+                tasks.push(TaskKind::AwaitEnded { host });
+            }
+            Step::MigrateVm(migrate) => {
+                let Some(spec) = &at.spec else { continue };
+                let (from, to) = (migrate.from.clone(), migrate.to.clone());
+                let hold = at.hold.unwrap_or_default();
+                let put = Putting {
+                    host: &to,
+                    revision: migrate.revision,
+                    spec,
+                    how: Action::MigrateIn { from: from.clone(), hold },
+                    // Only the offer tells the target that a running guest will come.
+                    needs_ticket: true,
+                    is_new: true,
+                };
+                tasks.extend(put.tasks(number));
+                let incoming = first + tasks.len();
+                let sent = incoming + 2;
+                let revision = migrate.revision;
+                tasks.extend([
+                    TaskKind::AwaitIncoming { host: to.clone() },
+                    TaskKind::Send { from: from.clone(), to: to.clone(), incoming },
+                    TaskKind::AwaitSent { from: from.clone(), to: to.clone() },
+                    TaskKind::HandOver { to: to.clone(), sent },
+                    TaskKind::AwaitRunning { host: to, revision },
+                    TaskKind::Delete { host: from },
+                ]);
+            }
+            Step::DeleteVm(delete) => tasks.push(TaskKind::Delete { host: delete.host.clone() }),
+        }
+    }
+    tasks
+}
+
+struct Putting<'a> {
+    host: &'a HostId,
+    revision: Revision,
+    spec: &'a JobSpec,
+    how: Action,
+    needs_ticket: bool,
+    is_new: bool,
+}
+
+impl Putting<'_> {
+    fn tasks(self, number: usize) -> Vec<TaskKind> {
+        let Putting { host, revision, spec, how, needs_ticket, is_new } = self;
+        let (host, spec) = (host.clone(), spec.clone());
+        let ticket = needs_ticket.then_some((number, number + 1));
+        let mut tasks = Vec::new();
+        if needs_ticket {
+            let (host, spec) = (host.clone(), spec.clone());
+            tasks.push(TaskKind::Offer { host, revision, spec, how });
+            tasks.push(TaskKind::Grants { offer: number });
+        }
+        tasks.push(TaskKind::Put { host, revision, spec, ticket, is_new });
+        tasks
+    }
+}
