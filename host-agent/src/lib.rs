@@ -1,3 +1,276 @@
-//! The agent on every hypervisor.
-#![allow(missing_docs)]
+//! The agent on every hypervisor: the only truth about what runs there.
+//!
+//! [`core`] decides, everything else performs: [`serve`] puts the parts together. The agent can die
+//! at any instruction; guests and services go on, and its next life finds them by the ledger and by
+//! what libvirt shows.
+
 pub mod core;
+
+mod api;
+mod console;
+mod feed;
+mod sensors;
+mod services;
+mod shell;
+mod storage;
+mod store;
+mod works;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts, call};
+use protocol::host::{Accel, Host};
+use protocol::resources::Resources;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use transport::discovery::{Advert, Announcer, Pace, Source};
+use transport::{Client, Clock, Identity, Listen, Server};
+
+use crate::api::{Api, router};
+use crate::core::{Agent, Birth, LedgerState};
+use crate::feed::Feed;
+pub use crate::sensors::Share;
+use crate::services::{ServiceContext, Services};
+use crate::shell::{MAILBOX_MAX, Shell, publish_trust};
+use crate::storage::{Maker, Storage, StorageError};
+use crate::store::{Store, StoreError};
+use crate::works::{STARTS_MAX, Works};
+
+/// How long to wait for a hypervisor that does not answer before trying again.
+const HYPERVISOR_DEADLINE: Duration = Duration::from_secs(30);
+/// News of services and migrations waiting to be taken in.
+const NEWS_MAX: usize = 256;
+
+/// How an agent is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it keeps its key, ledger, images and volumes.
+    pub data_dir: PathBuf,
+    /// The TCP address to listen on.
+    pub listen: SocketAddr,
+    /// The address at which others reach this host; `None`: the one that `listen` names, or else
+    /// the one this machine uses to reach the network.
+    pub advertise: Option<IpAddr>,
+    /// What the host is called; `None`: its hostname.
+    pub name: Option<String>,
+    /// libvirt's URI.
+    pub hypervisor: String,
+    /// Overrides the choice between KVM and TCG.
+    pub accel: Option<Accel>,
+    /// True when other hosts' libvirt can send guests to this one's over TCP.
+    pub can_receive: bool,
+    /// Where to announce the host.
+    pub discovery: Vec<Source>,
+    /// How much of the machine is for guests.
+    pub share: Share,
+    /// The `ostler` program, for services.
+    pub program: PathBuf,
+    /// Free words for selectors.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why an agent could not start, or had to end. Guests are not touched.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its folder can't be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Its ledger can't be used.
+    #[error(transparent)]
+    Ledger(#[from] StoreError),
+    /// Its key can't be used.
+    #[error(transparent)]
+    Identity(#[from] transport::identity::IdentityError),
+    /// Its address can't be used.
+    #[error(transparent)]
+    Bind(#[from] transport::server::BindError),
+    /// The hypervisor refuses for good.
+    #[error("use hypervisor {uri}: {source}")]
+    Hypervisor {
+        /// Which.
+        uri: String,
+        /// What it said.
+        source: HypervisorError,
+    },
+    /// Nobody knows how others reach this host.
+    #[error("find this host's address: {0}; name it with --advertise")]
+    NoAddress(std::io::Error),
+}
+
+/// Runs an agent until `shutdown`.
+pub async fn serve(
+    options: Options,
+    clock: Clock,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let address = advertised(&options)?;
+    let migration_address = options.can_receive.then_some(address);
+    let libvirt =
+        LibvirtOptions { uri: options.hypervisor.clone(), accel: options.accel, migration_address };
+    let hv = connect(libvirt, &shutdown).await?;
+    match hv {
+        Some(hv) => run(options, address, hv, clock, shutdown).await,
+        None => Ok(()),
+    }
+}
+
+/// Connects to libvirt, waiting for a daemon that is not there yet. `None`: told to stop.
+async fn connect(
+    options: LibvirtOptions,
+    shutdown: &CancellationToken,
+) -> Result<Option<Arc<dyn Hypervisor>>, AgentError> {
+    loop {
+        let attempt = options.clone();
+        let opening = tokio::task::spawn_blocking(move || Libvirt::open(attempt));
+        let opened = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            opened = tokio::time::timeout(HYPERVISOR_DEADLINE, opening) => opened,
+        };
+        match opened {
+            Ok(Ok(Ok(libvirt))) => return Ok(Some(Arc::new(libvirt))),
+            Ok(Ok(Err(source))) if !source.kind.is_ambiguous() => {
+                return Err(AgentError::Hypervisor { uri: options.uri, source });
+            }
+            Ok(Ok(Err(error))) => tracing::warn!("{error}; tried again"),
+            Ok(Err(error)) => tracing::warn!("connect to {}: {error}; tried again", options.uri),
+            Err(_) => tracing::warn!("{} does not answer; tried again", options.uri),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Runs an agent over any hypervisor until `shutdown`.
+pub async fn run(
+    options: Options,
+    address: IpAddr,
+    hv: Arc<dyn Hypervisor>,
+    clock: Clock,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let facts = hv.facts();
+    let maker = if facts.driver == "TEST" { Maker::Sparse } else { Maker::QemuImg };
+    let storage = Storage::open(&options.data_dir, maker)?;
+    let identity = Arc::new(Identity::load_or_create(&options.data_dir.join("agent.key"))?);
+    let (store, ledger) = Store::open(&options.data_dir.join("ledger.redb"), &boot_id())?;
+    let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
+    let socket = Listen::Unix(options.data_dir.join("agent.sock"));
+    let local = Server::bind(socket, Arc::clone(&identity)).await?;
+    let port = server.local_addr().map_or(options.listen.port(), |addr| addr.port());
+    let url = format!("https://{}", SocketAddr::new(address, port));
+
+    let node = call(&hv, "measure", HYPERVISOR_DEADLINE, |hv| hv.node());
+    let node = node.await.unwrap_or(NodeFacts { cpus: 0, memory_bytes: 0 });
+    let host = Host {
+        id: identity.host_id(),
+        key: identity.public(),
+        name: options.name.clone().unwrap_or_else(hostname),
+        urls: vec![url.clone()],
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        hypervisor: facts,
+        capacity: sensors::measure(options.share, node, &storage),
+        allocation: Resources::ZERO,
+        images: storage.images()?,
+        labels: options.labels.clone(),
+        trust_version: None,
+    };
+    let advert = Advert { name: host.name.clone(), url: url.clone() };
+    tracing::info!(host = %host.id, name = %host.name, %url, epoch = %ledger.epoch, "agent");
+
+    let trust_file = options.data_dir.join("trust.json");
+    let trust = Arc::new(RwLock::new(None));
+    if let Some(signed) = &ledger.trust {
+        publish_trust(&trust, &trust_file, signed);
+    }
+    let (posts, mailbox) = mpsc::channel(MAILBOX_MAX);
+    let (news, services_news) = mpsc::channel(NEWS_MAX);
+    let (inputs, works_inputs) = mpsc::channel(NEWS_MAX);
+    let context =
+        ServiceContext { program: options.program, address, trust_file: trust_file.clone() };
+    let services = Services::new(context, news);
+    let agent = born(&identity, host, ledger);
+    let feed = Arc::new(Feed::new(agent.inventory()));
+    let works = Arc::new(Works {
+        hv: Arc::clone(&hv),
+        storage: storage.clone(),
+        services: Arc::clone(&services),
+        starts: Semaphore::new(STARTS_MAX),
+        inputs,
+        address,
+    });
+    let api = Api {
+        posts: posts.clone(),
+        feed: Arc::clone(&feed),
+        trust: Arc::clone(&trust),
+        storage: storage.clone(),
+        hv: Arc::clone(&hv),
+        key: identity.public(),
+    };
+    let shell = Shell {
+        agent,
+        store: Arc::new(store),
+        feed,
+        works,
+        trust,
+        trust_file,
+        posts: posts.clone(),
+        clock,
+    };
+
+    let announcer = Announcer::start(
+        &options.discovery,
+        &advert,
+        &Client::new(Arc::clone(&identity)),
+        Pace::default(),
+        &shutdown,
+    );
+    let helpers = [
+        tokio::spawn(shell::watch_domains(hv, posts.clone())),
+        tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
+        tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts)),
+    ];
+    let serving = tokio::spawn({
+        let (router, shutdown) = (router(api), shutdown.clone());
+        async move {
+            tokio::join!(
+                server.serve(router.clone(), shutdown.clone()),
+                local.serve(router, shutdown)
+            );
+        }
+    });
+    let ended = shell.run(mailbox, shutdown.clone()).await;
+    // A failed ledger ends the whole agent.
+    shutdown.cancel();
+    services.abandon();
+    helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    announcer.finished().await;
+    let _ = serving.await;
+    ended.map_err(AgentError::from)
+}
+
+fn born(identity: &Identity, host: Host, ledger: LedgerState) -> Agent {
+    Agent::new(Birth { key: identity.secret().clone(), host, ledger })
+}
+
+fn advertised(options: &Options) -> Result<IpAddr, AgentError> {
+    if let Some(address) = options.advertise {
+        return Ok(address);
+    }
+    if !options.listen.ip().is_unspecified() {
+        return Ok(options.listen.ip());
+    }
+    transport::own_address().map_err(AgentError::NoAddress)
+}
+
+fn hostname() -> String {
+    sysinfo::System::host_name().unwrap_or_else(|_| "host".to_owned())
+}
+
+/// Changes with every boot of the machine.
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}

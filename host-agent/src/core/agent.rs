@@ -190,7 +190,7 @@ impl Agent {
             Request::CancelMigration { job } => self.cancel_migration(&job, out),
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
             Request::Delete { job, run } => self.delete(now, &job, run, out),
-            Request::Trust(trust) => self.obey(now, trust, out),
+            Request::Trust(trust) => self.obey(trust, out),
         };
         // Answered before anything is told or done, after everything is written.
         let written = out[begin..].iter().take_while(|e| matches!(e, Effect::Persist(_))).count();
@@ -561,12 +561,7 @@ impl Agent {
         Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
     }
 
-    fn obey(
-        &mut self,
-        now: Now,
-        signed: Signed<Trust>,
-        out: &mut Vec<Effect>,
-    ) -> Result<Reply, Refusal> {
+    fn obey(&mut self, signed: Signed<Trust>, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
         let accepted = Trust::accept(self.trust.as_ref(), &signed)
             .map_err(|error| Refusal::Invalid { message: error.to_string() })?;
         let Some(trust) = accepted else { return Ok(Reply::Done) };

@@ -5,19 +5,28 @@
 //! no clock, file, socket or libvirt, so the very same type can run by the thousand in a simulator.
 
 mod agent;
-mod claims;
-mod events;
-mod input;
-mod job_life;
-mod ledger;
-mod offers;
-mod recover;
-
 pub use agent::{Agent, Birth};
-pub use claims::Claim;
-pub use events::{EventRing, Resume};
+
+mod input;
 pub use input::{
     Effect, Input, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews, Work, WorkId,
     WorkOutcome,
 };
+
+mod job_life;
+
+mod recover;
+
+mod offers;
+
+mod claims;
+pub use claims::Claim;
+
+mod ledger;
 pub use ledger::{Intent, JobRecord, LedgerState, Write};
+
+mod events;
+pub use events::{EventRing, Resume};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,27 @@
+//! The trust document over HTTP.
+
+use axum::extract::State;
+use http::StatusCode;
+use protocol::signed::Signed;
+use protocol::trust::{Right, Trust};
+use transport::{Json, Peer, ProblemReply};
+
+use super::Api;
+use crate::core::Request;
+
+pub(super) async fn show_trust(
+    State(api): State<Api>,
+    peer: Peer,
+) -> Result<Json<Option<Trust>>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    Ok(Json(api.trust().map(|trust| Trust::clone(&trust))))
+}
+
+/// No permission is asked: the document is believed for its signature, whoever brings it.
+pub(super) async fn put_trust(
+    State(api): State<Api>,
+    Json(trust): Json<Signed<Trust>>,
+) -> Result<StatusCode, ProblemReply> {
+    api.ask(Request::Trust(trust)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

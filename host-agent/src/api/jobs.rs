@@ -1,0 +1,167 @@
+//! Jobs over HTTP.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
+use protocol::api::{JobList, MigrateJob, PutHandoff, PutJob, StopJob};
+use protocol::id::{JobId, RunId};
+use protocol::job::{Job, JobKind, RunKey};
+use protocol::refusal::Refusal;
+use protocol::trust::Right;
+use serde::Deserialize;
+use transport::{Json, Peer, ProblemReply};
+
+use super::Api;
+use crate::core::{Reply, Request};
+
+/// Most of a service's log shown at a time.
+const LOG_BYTES_MAX: u64 = 1 << 20;
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    peer: Peer,
+) -> Result<Json<JobList>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    Ok(Json(JobList { jobs: api.feed.jobs() }))
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Json<Job>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    Ok(Json(published(&api, &id)?))
+}
+
+pub(super) async fn put_job(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Json(put): Json<PutJob>,
+) -> Result<Response, ProblemReply> {
+    api.permit(peer, right_over(&put.spec.kind))?;
+    answer(api.ask(Request::Put { job: id, put }).await?, StatusCode::CREATED)
+}
+
+pub(super) async fn stop(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Json(stop): Json<StopJob>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &id)?;
+    answer(api.ask(Request::Stop { job: id, stop }).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn migrate(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Json(migrate): Json<MigrateJob>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &id)?;
+    answer(api.ask(Request::Migrate { job: id, migrate }).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn cancel_migration(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &id)?;
+    answer(api.ask(Request::CancelMigration { job: id }).await?, StatusCode::ACCEPTED)
+}
+
+/// Anybody of the cluster may bring a handoff: it is believed for its signature.
+pub(super) async fn take_handoff(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Json(body): Json<PutHandoff>,
+) -> Result<Response, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    let request = Request::Handoff { job: id, handoff: body.handoff };
+    answer(api.ask(request).await?, StatusCode::OK)
+}
+
+/// The task that is being undone, when a run deletes.
+#[derive(Debug, Deserialize)]
+pub(super) struct Undo {
+    run: Option<RunId>,
+    #[serde(default)]
+    task: u32,
+    #[serde(default)]
+    claim: u64,
+}
+
+pub(super) async fn delete_job(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Query(undo): Query<Undo>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &id)?;
+    let Undo { run, task, claim } = undo;
+    let run = run.map(|run| RunKey { run, task, claim });
+    answer(api.ask(Request::Delete { job: id, run }).await?, StatusCode::ACCEPTED)
+}
+
+/// How much of a log.
+#[derive(Debug, Deserialize)]
+pub(super) struct Tail {
+    tail: Option<u64>,
+}
+
+pub(super) async fn service_log(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Query(tail): Query<Tail>,
+) -> Result<String, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    let job = published(&api, &id)?;
+    let file = match job.spec.kind {
+        JobKind::Service(_) => api.storage.service_folder(&id).join("log"),
+        JobKind::Vm(_) => api.storage.console_log(&id),
+    };
+    let bytes = tail.tail.unwrap_or(LOG_BYTES_MAX).min(LOG_BYTES_MAX);
+    read_tail(&file, bytes).map_err(|error| ProblemReply::new(404, "no-log", error.to_string()))
+}
+
+fn read_tail(file: &std::path::Path, bytes: u64) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut tail = Vec::new();
+    file.take(bytes).read_to_end(&mut tail)?;
+    Ok(String::from_utf8_lossy(&tail).into_owned())
+}
+
+/// Services are Ostler's own: only an operator starts and stops them.
+fn right_over(kind: &JobKind) -> Right {
+    match kind {
+        JobKind::Vm(_) => Right::Run,
+        JobKind::Service(_) => Right::Govern,
+    }
+}
+
+fn permit_over(api: &Api, peer: Peer, id: &JobId) -> Result<(), ProblemReply> {
+    let right = api.feed.job(id).map_or(Right::Run, |job| right_over(&job.spec.kind));
+    api.permit(peer, right)
+}
+
+fn published(api: &Api, id: &JobId) -> Result<Job, ProblemReply> {
+    let job = api.feed.job(id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
+    Ok(Job::clone(&job))
+}
+
+fn answer(reply: Reply, accepted: StatusCode) -> Result<Response, ProblemReply> {
+    match reply {
+        Reply::Accepted(job) => Ok((accepted, Json(*job)).into_response()),
+        Reply::AlreadySo(job) => Ok((StatusCode::OK, Json(*job)).into_response()),
+        Reply::Offered(_) | Reply::Done => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}

@@ -1,0 +1,124 @@
+//! The agent's HTTP interface: paths, permissions, and nothing decided.
+//!
+//! Every handler checks the caller's right, turns the request into one input for the core, and the
+//! core's answer into a status. Reads are answered from what is published.
+
+mod config;
+mod console;
+mod events;
+mod images;
+mod jobs;
+mod offers;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::extract::State;
+use axum::routing::{delete, get, post, put};
+use hypervisor::Hypervisor;
+use protocol::api::Health;
+use protocol::host::{Host, Inventory};
+use protocol::refusal::Refusal;
+use protocol::signed::PublicKey;
+use protocol::trust::{Right, Trust};
+use tokio::sync::{mpsc, oneshot};
+use transport::problem::finish;
+use transport::{Json, Peer, ProblemReply, Via};
+
+use crate::core::{Reply, Request};
+use crate::feed::Feed;
+use crate::shell::{Post, TrustInForce};
+use crate::storage::Storage;
+
+/// Largest image taken over HTTP.
+const IMAGE_BYTES_MAX: usize = 64 << 30;
+
+/// What handlers need.
+#[derive(Clone)]
+pub(crate) struct Api {
+    /// To the core.
+    pub posts: mpsc::Sender<Post>,
+    /// What is published.
+    pub feed: Arc<Feed>,
+    /// Who may do what.
+    pub trust: TrustInForce,
+    /// Images and logs.
+    pub storage: Storage,
+    /// For consoles.
+    pub hv: Arc<dyn Hypervisor>,
+    /// This host's key.
+    pub key: PublicKey,
+}
+
+/// The routes.
+pub(crate) fn router(api: Api) -> Router {
+    let image = put(images::put_image).layer(DefaultBodyLimit::max(IMAGE_BYTES_MAX));
+    let router = Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/host", get(host))
+        .route("/v1/inventory", get(inventory))
+        .route("/v1/events", get(events::follow))
+        .route("/v1/offers", get(offers::list).post(offers::make))
+        .route("/v1/offers/{epoch}/{num}", delete(offers::void))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::show).put(jobs::put_job).delete(jobs::delete_job))
+        .route("/v1/jobs/{id}/stop", post(jobs::stop))
+        .route("/v1/jobs/{id}/migrate", post(jobs::migrate))
+        .route("/v1/jobs/{id}/migrate/cancel", post(jobs::cancel_migration))
+        .route("/v1/jobs/{id}/handoff", post(jobs::take_handoff))
+        .route("/v1/jobs/{id}/console", get(console::open))
+        .route("/v1/jobs/{id}/log", get(jobs::service_log))
+        .route("/v1/images/{name}", image)
+        .route("/v1/config/trust", get(config::show_trust).put(config::put_trust))
+        .with_state(api);
+    finish(router)
+}
+
+impl Api {
+    /// Lets the caller through, or says why not. Without trust everybody may do everything; root
+    /// on this machine always may.
+    fn permit(&self, peer: Peer, right: Right) -> Result<(), ProblemReply> {
+        match self.trust() {
+            Some(trust) if peer.via != Via::Unix => {
+                trust.permit(peer.key.as_ref(), right).map_err(ProblemReply::from)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn trust(&self) -> Option<Arc<Trust>> {
+        self.trust.read().expect("no holder of this lock panics").clone()
+    }
+
+    /// Asks the core.
+    async fn ask(&self, request: Request) -> Result<Reply, ProblemReply> {
+        let (sender, receiver) = oneshot::channel();
+        let stopping = || ProblemReply::new(503, "stopping", "this agent is stopping; ask again");
+        let post = Post::Request(Box::new(request), sender);
+        self.posts.send(post).await.map_err(|_| stopping())?;
+        let answer: Result<Reply, Refusal> = receiver.await.map_err(|_| stopping())?;
+        answer.map_err(ProblemReply::from)
+    }
+}
+
+async fn health(State(api): State<Api>) -> Json<Health> {
+    Json(Health {
+        role: "agent".to_owned(),
+        is_ready: true,
+        key: api.key,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_version: api.trust().map(|trust| trust.version),
+        waiting_for: Vec::new(),
+    })
+}
+
+async fn host(State(api): State<Api>, peer: Peer) -> Result<Json<Host>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    Ok(Json(Host::clone(&api.feed.host())))
+}
+
+async fn inventory(State(api): State<Api>, peer: Peer) -> Result<Json<Inventory>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    Ok(Json(api.feed.inventory()))
+}

@@ -1,0 +1,58 @@
+//! Offers over HTTP.
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
+use protocol::api::OfferRequest;
+use protocol::id::{Epoch, OfferId};
+use protocol::trust::Right;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use transport::{Json, Peer, ProblemReply};
+
+use super::Api;
+use crate::core::{Reply, Request};
+use crate::shell::Post;
+
+/// What arbiters rebuild their books from, together with the inventory.
+#[derive(Debug, Serialize)]
+pub(super) struct OpenOffers {
+    epoch: Epoch,
+    watermark: OfferId,
+    offers: Vec<OfferId>,
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    peer: Peer,
+) -> Result<Json<OpenOffers>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    let (sender, receiver) = oneshot::channel();
+    let stopping = || ProblemReply::new(503, "stopping", "this agent is stopping; ask again");
+    api.posts.send(Post::OpenOffers(sender)).await.map_err(|_| stopping())?;
+    let (watermark, offers) = receiver.await.map_err(|_| stopping())?;
+    Ok(Json(OpenOffers { epoch: watermark.epoch, watermark, offers }))
+}
+
+pub(super) async fn make(
+    State(api): State<Api>,
+    peer: Peer,
+    Json(ask): Json<OfferRequest>,
+) -> Result<Response, ProblemReply> {
+    api.permit(peer, Right::Run)?;
+    match api.ask(Request::Offer(ask)).await? {
+        Reply::Offered(offer) => Ok((StatusCode::CREATED, Json(offer)).into_response()),
+        _ => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+pub(super) async fn void(
+    State(api): State<Api>,
+    peer: Peer,
+    Path((epoch, num)): Path<(u64, u64)>,
+) -> Result<StatusCode, ProblemReply> {
+    api.permit(peer, Right::Run)?;
+    let id = OfferId { epoch: Epoch(epoch), num };
+    api.ask(Request::VoidOffer(id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

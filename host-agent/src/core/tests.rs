@@ -1,0 +1,609 @@
+//! The agent's core as scripts: what is told, what comes out; and crashes between any two effects.
+
+use std::collections::BTreeMap;
+
+use hypervisor::{DomainInfo, DomainState, PauseReason, StopReason};
+use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
+use protocol::event::{Event, Fact};
+use protocol::host::{Accel, Host, HypervisorFacts};
+use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
+use protocol::job::{Job, JobSpec, JobState, Migration, Reason, RunKey};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::signed::{SecretKey, Signed};
+use protocol::ticket::{Action, Grant, Handoff, Offer, Ticket, TicketError};
+use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::vm::VmSpec;
+use transport::Now;
+
+use super::*;
+
+const OPERATOR: u8 = 1;
+const ARBITER: u8 = 2;
+const HOST: u8 = 10;
+const OTHER: u8 = 11;
+
+fn key(n: u8) -> SecretKey {
+    SecretKey::from_seed([n; 32])
+}
+
+fn id_of(n: u8) -> HostId {
+    HostId::of(&key(n).public())
+}
+
+fn job_id(name: &str) -> JobId {
+    JobId::new(name).unwrap()
+}
+
+fn spec(vcpus: u32) -> JobSpec {
+    JobSpec::vm(VmSpec { vcpus, memory_bytes: 1 << 30, disks: vec![], nics: vec![] })
+}
+
+pub(crate) fn record(name: &str) -> JobRecord {
+    let id = job_id(name);
+    let job = Job {
+        domain_uuid: Some(id.domain_uuid()),
+        id,
+        revision: Revision(1),
+        spec: spec(1),
+        state: JobState::Running,
+        reason: None,
+        since_ms: 0,
+        hold: None,
+        run: None,
+        migration: None,
+        endpoint: None,
+    };
+    JobRecord { job, intent: Intent::Run, debits: BTreeMap::new() }
+}
+
+fn host(n: u8) -> Host {
+    Host {
+        id: id_of(n),
+        key: key(n).public(),
+        name: format!("h{n}"),
+        urls: vec![],
+        agent_version: "0".into(),
+        hypervisor: HypervisorFacts {
+            uri: "fake".into(),
+            driver: "FAKE".into(),
+            libvirt_version: "0".into(),
+            accel: Accel::None,
+            accel_reason: None,
+            migration_uri: Some("fake://".into()),
+        },
+        capacity: Resources { vcpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30 },
+        allocation: Resources::ZERO,
+        images: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        trust_version: None,
+    }
+}
+
+fn trust() -> Signed<Trust> {
+    let trust = Trust {
+        cluster: ClusterId::new("c1").unwrap(),
+        version: 1,
+        operators: vec![key(OPERATOR).public()],
+        arbiters: vec![Slot { slot: 0, key: key(ARBITER).public(), url: String::new() }],
+        k: 1,
+        f: 0,
+        roster: vec![key(HOST).public(), key(OTHER).public()],
+        peers: vec![],
+        term_ms: TERM_MS,
+        kill_ms: KILL_MS,
+        clock_ppm: CLOCK_PPM,
+        quota: BTreeMap::new(),
+    };
+    Signed::seal(&trust, &key(OPERATOR))
+}
+
+/// An agent, its disk and its time. Effects are kept until somebody looks.
+struct Bench {
+    agent: Agent,
+    which: u8,
+    now: Now,
+    disk: LedgerState,
+    replies: Vec<Result<Reply, Refusal>>,
+    works: Vec<(JobId, WorkId, Work)>,
+    events: Vec<Event>,
+    looks: Vec<Look>,
+}
+
+impl Bench {
+    fn new(which: u8, disk: LedgerState) -> Self {
+        let birth = Birth { key: key(which), host: host(which), ledger: disk.clone() };
+        Self {
+            agent: Agent::new(birth),
+            which,
+            now: Now { mono_ms: 1_000_000, wall_ms: 5 },
+            disk,
+            replies: vec![],
+            works: vec![],
+            events: vec![],
+            looks: vec![],
+        }
+    }
+
+    /// A host without trust that has listed no domains.
+    fn lone() -> Self {
+        let mut bench = Self::new(HOST, LedgerState { epoch: Epoch(1), ..LedgerState::default() });
+        bench.tell(Input::Domains(vec![]));
+        bench
+    }
+
+    fn trusted(which: u8) -> Self {
+        let mut bench = Self::new(which, LedgerState { epoch: Epoch(1), ..LedgerState::default() });
+        bench.tell(Input::Domains(vec![]));
+        assert_eq!(bench.ask(Request::Trust(trust())), Ok(Reply::Done));
+        bench
+    }
+
+    fn tell(&mut self, input: Input) {
+        let mut effects = vec![];
+        self.agent.handle(self.now, input, &mut effects);
+        for effect in effects {
+            self.perform(effect);
+        }
+        self.check_invariants();
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(write) => write_to(&mut self.disk, write),
+            Effect::Reply(_, answer) => self.replies.push(answer),
+            Effect::Publish(event) => self.events.push(event),
+            Effect::Work { job, id, work } => self.works.push((job, id, work)),
+            Effect::Look(look) => self.looks.push(look),
+            Effect::TrustChanged(_) => {}
+        }
+    }
+
+    fn check_invariants(&self) {
+        let inventory = self.agent.inventory();
+        let (allocation, capacity) = (inventory.host.allocation, inventory.host.capacity);
+        assert!(allocation.fits_in(capacity), "no_host_promises_more_than_it_has");
+        for job in &inventory.jobs {
+            let durable = self.disk.jobs.iter().find(|r| r.job.id == job.id);
+            assert!(durable.is_some(), "accepted_jobs_survive_restart: {}", job.id);
+        }
+    }
+
+    fn ask(&mut self, request: Request) -> Result<Reply, Refusal> {
+        self.tell(Input::Request { reply: ReplyId(0), request });
+        self.replies.pop().expect("every request is answered at once")
+    }
+
+    fn put(&mut self, name: &str, put: PutJob) -> Result<Reply, Refusal> {
+        self.ask(Request::Put { job: job_id(name), put })
+    }
+
+    fn offer(&mut self, name: &str, vcpus: u32, action: Action) -> Signed<Offer> {
+        let ask =
+            OfferRequest { job: job_id(name), revision: Revision(1), spec: spec(vcpus), action };
+        match self.ask(Request::Offer(ask)) {
+            Ok(Reply::Offered(offered)) => offered.offer,
+            other => panic!("no offer: {other:?}"),
+        }
+    }
+
+    /// Ends the one piece of work that is under way.
+    fn end_work(&mut self, outcome: WorkOutcome) -> Work {
+        let (job, work, what) = self.works.pop().expect("something is under way");
+        assert!(self.works.is_empty(), "more is under way: {:?}", self.works);
+        self.tell(Input::Done { job, work, outcome });
+        what
+    }
+
+    fn state(&self, name: &str) -> JobState {
+        self.agent.job(&job_id(name)).expect("the job is here").job.state
+    }
+
+    /// kill -9, and the next life with what was on disk.
+    fn die(&mut self, is_rebooted: bool) {
+        let mut disk = self.disk.clone();
+        disk.epoch = Epoch(disk.epoch.0 + 1);
+        disk.is_rebooted = is_rebooted;
+        *self = Self::new(self.which, disk);
+    }
+}
+
+fn write_to(disk: &mut LedgerState, write: Write) {
+    match write {
+        Write::Job(record) => {
+            disk.jobs.retain(|r| r.job.id != record.job.id);
+            disk.jobs.push(*record);
+        }
+        Write::JobGone(id) => disk.jobs.retain(|r| r.job.id != id),
+        Write::Trust(trust) => disk.trust = Some(*trust),
+        Write::Claim(run, claim) => {
+            disk.claims.retain(|(r, _)| *r != run);
+            disk.claims.push((run, claim));
+        }
+        Write::ClaimGone(run) => disk.claims.retain(|(r, _)| *r != run),
+    }
+}
+
+fn body(revision: u64, vcpus: u32, ticket: Option<Ticket>) -> PutJob {
+    PutJob { revision: Revision(revision), spec: spec(vcpus), ticket, run: None }
+}
+
+fn granted(offer: Signed<Offer>) -> Ticket {
+    let debit = offer.open().unwrap().resources;
+    let grant = Grant { slot: 0, offer: offer.digest(), debit };
+    Ticket { grants: vec![Signed::seal(&grant, &key(ARBITER))], offer }
+}
+
+fn domain(name: &str, state: DomainState) -> DomainInfo {
+    let job = job_id(name);
+    DomainInfo {
+        uuid: job.domain_uuid(),
+        name: name.into(),
+        state,
+        job: Some(job),
+        resources: Resources { vcpus: 1, memory_bytes: 1 << 30, disk_bytes: 0 },
+        is_persistent: true,
+    }
+}
+
+fn refusal(answer: Result<Reply, Refusal>) -> &'static str {
+    answer.expect_err("a refusal").name()
+}
+
+#[test]
+fn a_lone_host_runs_a_job_from_put_to_delete() {
+    let mut bench = Bench::lone();
+    assert!(matches!(bench.put("web-1", body(1, 1, None)), Ok(Reply::Accepted(_))));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 5, run: None } };
+    assert!(matches!(bench.ask(stop), Ok(Reply::Accepted(_))));
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 5 });
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+    let delete = Request::Delete { job: job_id("web-1"), run: None };
+    assert!(matches!(bench.ask(delete), Ok(Reply::Accepted(_))));
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::Delete);
+    assert!(bench.disk.jobs.is_empty());
+    let last = bench.events.iter().rev().find(|e| matches!(e.fact, Fact::JobDeleted { .. }));
+    assert!(last.is_some());
+}
+
+#[test]
+fn events_are_numbered_without_holes() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let numbers: Vec<u64> = bench.events.iter().map(|e| e.cursor.seq).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_same_put_twice_is_one_job_and_another_body_is_a_conflict() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    assert!(matches!(bench.put("web-1", body(1, 1, None)), Ok(Reply::AlreadySo(_))));
+    assert_eq!(bench.works.len(), 1, "one start");
+    assert_eq!(refusal(bench.put("web-1", body(1, 2, None))), "revision-conflict");
+    assert_eq!(refusal(bench.put("web-1", body(2, 2, None))), "wrong-state");
+}
+
+#[test]
+fn with_trust_nothing_starts_without_a_ticket() {
+    let mut bench = Bench::trusted(HOST);
+    assert_eq!(refusal(bench.put("web-1", body(1, 1, None))), "ticket-missing");
+    let offer = bench.offer("web-1", 1, Action::Start);
+    let ungranted = Ticket { offer: offer.clone(), grants: vec![] };
+    assert_eq!(refusal(bench.put("web-1", body(1, 1, Some(ungranted)))), "ticket-without-quorum");
+    assert!(bench.works.is_empty());
+    assert!(bench.put("web-1", body(1, 1, Some(granted(offer)))).is_ok());
+    assert_eq!(bench.works.len(), 1);
+}
+
+#[test]
+fn expired_ticket_starts_nothing() {
+    let mut bench = Bench::trusted(HOST);
+    let ticket = granted(bench.offer("web-1", 1, Action::Start));
+    // R9: now + K < issued + D.
+    bench.now.mono_ms += TERM_MS - KILL_MS;
+    assert_eq!(refusal(bench.put("web-1", body(1, 1, Some(ticket)))), "offer-ended");
+    assert!(bench.works.is_empty());
+}
+
+#[test]
+fn a_ticket_works_once_also_over_a_restart() {
+    let mut bench = Bench::trusted(HOST);
+    let ticket = granted(bench.offer("web-1", 1, Action::Start));
+    bench.put("web-1", body(1, 1, Some(ticket.clone()))).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let again = |bench: &mut Bench| {
+        let answer =
+            bench.ask(Request::Put { job: job_id("web-2"), put: body(1, 1, Some(ticket.clone())) });
+        let second = bench.put("web-1", body(2, 1, Some(ticket.clone())));
+        (refusal(answer), refusal(second))
+    };
+    assert_eq!(again(&mut bench), ("ticket-for-other-job", "ticket-for-other-spec"));
+    bench.ask(Request::Delete { job: job_id("web-1"), run: None }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(bench.put("web-1", body(1, 1, Some(ticket.clone())))), "offer-used");
+    bench.die(false);
+    bench.tell(Input::Domains(vec![]));
+    assert_eq!(refusal(bench.put("web-1", body(1, 1, Some(ticket)))), "offer-unknown");
+}
+
+#[test]
+fn an_offer_reserves_room_until_it_ends() {
+    let mut bench = Bench::trusted(HOST);
+    bench.offer("web-1", 3, Action::Start);
+    let ask = |name: &str| {
+        Request::Offer(OfferRequest {
+            job: job_id(name),
+            revision: Revision(1),
+            spec: spec(2),
+            action: Action::Start,
+        })
+    };
+    let Err(Refusal::NoCapacity { free, .. }) = bench.ask(ask("web-2")) else {
+        panic!("promised twice");
+    };
+    assert_eq!(free.vcpus, 1);
+    bench.now.mono_ms += TERM_MS;
+    assert!(matches!(bench.ask(ask("web-2")), Ok(Reply::Offered(_))));
+}
+
+#[test]
+fn a_start_interrupted_by_a_crash_is_finished_in_the_next_life() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.die(false);
+    assert!(bench.works.is_empty(), "nothing is begun before libvirt was asked");
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::Running)]));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+}
+
+#[test]
+fn agent_death_never_touches_guests() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.die(false);
+    assert_eq!(bench.state("web-1"), JobState::Running, "shown from the first inventory on");
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::Running)]));
+    assert!(bench.works.is_empty());
+    assert_eq!(bench.state("web-1"), JobState::Running);
+}
+
+#[test]
+fn a_reboot_of_the_host_is_told_as_such() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.die(true);
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::ShutOff(StopReason::Unknown))]));
+    let job = bench.agent.job(&job_id("web-1")).unwrap().job.clone();
+    assert_eq!((job.state, job.reason), (JobState::Crashed, Some(Reason::HostRebooted)));
+    assert_eq!(bench.disk.jobs[0].job.state, JobState::Crashed, "and written down");
+}
+
+#[test]
+fn an_end_behind_our_back_is_believed_at_the_second_look() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let uuid = job_id("web-1").domain_uuid();
+    let off = domain("web-1", DomainState::ShutOff(StopReason::Destroyed));
+    let first = Look { uuid, hint: None, is_second: false };
+    bench.tell(Input::Looked { look: first, domain: Some(off.clone()) });
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    let second = bench.looks.pop().expect("a second look");
+    assert!(second.is_second);
+    bench.tell(Input::Looked { look: second, domain: Some(off) });
+    assert_eq!(bench.state("web-1"), JobState::Crashed);
+}
+
+#[test]
+fn absence_destroys_nothing() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.tell(Input::Domains(vec![]));
+    assert!(bench.works.is_empty(), "a list without the domain is no reason to act");
+    assert!(bench.agent.job(&job_id("web-1")).is_some());
+}
+
+#[test]
+fn domains_of_others_are_shown_counted_and_their_names_are_taken() {
+    let mut bench = Bench::lone();
+    let mut foreign = domain("legacy", DomainState::Running);
+    foreign.job = None;
+    foreign.uuid = uuid::Uuid::from_u128(9);
+    bench.tell(Input::Domains(vec![foreign.clone()]));
+    assert_eq!(bench.agent.inventory().observed.len(), 1);
+    assert_eq!(bench.agent.inventory().host.allocation.vcpus, 1);
+    assert_eq!(refusal(bench.put("legacy", body(1, 1, None))), "name-taken");
+    let look = Look { uuid: foreign.uuid, hint: None, is_second: false };
+    bench.tell(Input::Looked { look, domain: None });
+    assert!(bench.agent.inventory().observed.is_empty());
+    assert!(bench.works.is_empty());
+}
+
+#[test]
+fn a_stop_during_the_start_is_done_after_it() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    assert_eq!(bench.state("web-1"), JobState::Stopping);
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
+    assert_eq!(bench.state("web-1"), JobState::Stopping);
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+}
+
+#[test]
+fn a_more_impatient_stop_overtakes_a_patient_one() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let stop =
+        |grace_ms| Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms, run: None } };
+    bench.ask(stop(30_000)).unwrap();
+    assert!(matches!(bench.ask(stop(60_000)), Ok(Reply::AlreadySo(_))));
+    bench.ask(stop(0)).unwrap();
+    let (job, late, _) = bench.works.remove(0);
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+    bench.tell(Input::Done { job, work: late, outcome: WorkOutcome::Done });
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+}
+
+/// Source and target of one migration, the target listening.
+fn migration() -> (Bench, Bench, MigrateJob) {
+    let (mut source, mut target) = (Bench::trusted(HOST), Bench::trusted(OTHER));
+    let ticket = granted(source.offer("web-1", 1, Action::Start));
+    source.put("web-1", body(1, 1, Some(ticket))).unwrap();
+    source.end_work(WorkOutcome::Done);
+    let hold = source.agent.job(&job_id("web-1")).unwrap().job.hold.unwrap();
+    let action = Action::MigrateIn { from: id_of(HOST), hold };
+    let ticket = granted(target.offer("web-1", 1, action));
+    target.put("web-1", body(1, 1, Some(ticket))).unwrap();
+    let listening = WorkOutcome::Listening {
+        libvirt_uri: "qemu+tcp://t/system".into(),
+        migrate_uri: "tcp://t".into(),
+        disks_uri: "tcp://t:1".into(),
+    };
+    assert!(matches!(target.end_work(listening), Work::PrepareIncoming(_)));
+    let job = target.agent.job(&job_id("web-1")).unwrap().job.clone();
+    let Some(Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. }) = job.migration
+    else {
+        panic!("the target is not listening");
+    };
+    let migrate = MigrateJob {
+        to: id_of(OTHER),
+        to_hold: job.hold,
+        libvirt_uri,
+        migrate_uri,
+        disks_uri,
+        run: None,
+    };
+    (source, target, migrate)
+}
+
+fn handoff_of(source: &Bench) -> Signed<Handoff> {
+    match source.agent.job(&job_id("web-1")).unwrap().job.migration.clone() {
+        Some(Migration::Outgoing { handoff: Some(handoff), .. }) => handoff,
+        other => panic!("no handoff: {other:?}"),
+    }
+}
+
+#[test]
+fn a_migration_hands_over_only_after_the_source_has_let_go() {
+    let (mut source, mut target, migrate) = migration();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    assert_eq!(target.state("web-1"), JobState::MigratingIn);
+    assert!(matches!(source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone)), Work::SendVm(_)));
+    let job = source.agent.job(&job_id("web-1")).unwrap().job.clone();
+    assert_eq!((job.state, job.hold), (JobState::Stopped, None), "M3: the hold is closed");
+    let handoff = handoff_of(&source);
+    target.ask(Request::Handoff { job: job_id("web-1"), handoff: handoff.clone() }).unwrap();
+    assert_eq!(target.end_work(WorkOutcome::Done), Work::TakeOver);
+    assert_eq!(target.state("web-1"), JobState::Running);
+    let again = target.ask(Request::Handoff { job: job_id("web-1"), handoff });
+    assert!(matches!(again, Ok(Reply::AlreadySo(_))), "relaying it twice is harmless");
+}
+
+#[test]
+fn a_handoff_that_the_source_did_not_sign_is_refused() {
+    let (_, mut target, _) = migration();
+    let job = target.agent.job(&job_id("web-1")).unwrap().job.clone();
+    let forged = Handoff {
+        job: job.id.clone(),
+        from: id_of(HOST),
+        hold: OfferId { epoch: Epoch(1), num: 1 },
+        to: id_of(OTHER),
+        to_hold: job.hold.unwrap(),
+    };
+    let forged = Signed::seal(&forged, &key(OTHER));
+    assert_eq!(
+        refusal(target.ask(Request::Handoff { job: job_id("web-1"), handoff: forged })),
+        "invalid"
+    );
+    assert_eq!(target.state("web-1"), JobState::MigratingIn);
+    assert!(target.works.is_empty());
+}
+
+#[test]
+fn a_migration_that_failed_runs_on_at_the_source() {
+    let (mut source, mut target, migrate) = migration();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    let message = "no route".to_owned();
+    source.end_work(WorkOutcome::Sent(MigrationOutcome::StillHere { message }));
+    assert_eq!(source.state("web-1"), JobState::Running);
+    assert!(source.agent.job(&job_id("web-1")).unwrap().job.hold.is_some());
+    target.ask(Request::Delete { job: job_id("web-1"), run: None }).unwrap();
+    assert_eq!(target.end_work(WorkOutcome::Done), Work::Delete);
+    assert!(target.disk.jobs.is_empty());
+}
+
+#[test]
+fn a_sending_interrupted_by_a_crash_is_settled_and_never_begun_again() {
+    let (mut source, _, migrate) = migration();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.die(false);
+    let paused = DomainState::Paused(PauseReason::Migration);
+    source.tell(Input::Domains(vec![domain("web-1", paused)]));
+    let unknown = MigrationOutcome::Unknown { message: "libvirt is away".into() };
+    assert_eq!(source.end_work(WorkOutcome::Sent(unknown)), Work::SettleSend);
+    assert_eq!(source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone)), Work::SettleSend);
+    assert_eq!(source.state("web-1"), JobState::Stopped);
+    handoff_of(&source);
+}
+
+#[test]
+fn an_engine_that_lost_its_run_changes_nothing() {
+    let mut bench = Bench::lone();
+    let run = |task, claim| Some(RunKey { run: RunId(uuid::Uuid::from_u128(7)), task, claim });
+    bench.put("web-1", PutJob { run: run(1, 2), ..body(1, 1, None) }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let stop = StopJob { grace_ms: 0, run: run(2, 1) };
+    let stale = bench.ask(Request::Stop { job: job_id("web-1"), stop });
+    assert_eq!(refusal(stale), "stale-claim");
+    assert_eq!(bench.state("web-1"), JobState::Running);
+}
+
+#[test]
+fn an_undo_that_arrives_first_keeps_the_task_from_being_done() {
+    let mut bench = Bench::lone();
+    let run = Some(RunKey { run: RunId(uuid::Uuid::from_u128(7)), task: 3, claim: 1 });
+    let undone = bench.ask(Request::Delete { job: job_id("web-1"), run });
+    assert_eq!(refusal(undone), "no-such-job");
+    bench.die(false);
+    bench.tell(Input::Domains(vec![]));
+    let late = bench.put("web-1", PutJob { run, ..body(1, 1, None) });
+    assert_eq!(refusal(late), "task-undone");
+}
+
+#[test]
+fn a_host_that_is_not_on_the_roster_does_not_obey() {
+    let stranger = 77;
+    let mut bench = Bench::new(stranger, LedgerState { epoch: Epoch(1), ..LedgerState::default() });
+    assert_eq!(refusal(bench.ask(Request::Trust(trust()))), "invalid");
+    assert!(bench.agent.trust().is_none());
+}
+
+#[test]
+fn trust_and_holds_survive_a_restart() {
+    let mut bench = Bench::trusted(HOST);
+    let ticket = granted(bench.offer("web-1", 1, Action::Start));
+    bench.put("web-1", body(1, 1, Some(ticket))).unwrap();
+    let hold = bench.agent.job(&job_id("web-1")).unwrap().job.hold;
+    bench.die(false);
+    assert_eq!(bench.agent.trust().map(|t| t.version), Some(1));
+    assert_eq!(bench.agent.job(&job_id("web-1")).unwrap().job.hold, hold);
+    let missing = bench.put("web-2", body(1, 1, None));
+    assert_eq!(missing, Err(Refusal::Ticket { error: TicketError::TicketMissing }));
+    assert_eq!(spec(1).tenant, TenantId::default_tenant());
+}

@@ -1,0 +1,100 @@
+//! What the host has: measured, the host's own reserve taken off, overcommit applied.
+
+use std::time::Duration;
+
+use hypervisor::NodeFacts;
+use protocol::resources::Resources;
+use tokio::sync::mpsc;
+
+use crate::core::Input;
+use crate::shell::Post;
+use crate::storage::Storage;
+
+/// How often free disk space is measured.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(30);
+/// Differences below this are not news.
+const DISK_GRAIN_BYTES: u64 = 256 << 20;
+
+/// How much of the machine is for guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Virtual CPUs promised for each real one.
+    pub vcpu_overcommit: u32,
+    /// Memory kept for the host itself, in bytes.
+    pub memory_reserve_bytes: u64,
+    /// Memory for guests in all, in bytes, instead of what the machine has.
+    pub memory_bytes: Option<u64>,
+    /// Disk space kept free, in bytes.
+    pub disk_reserve_bytes: u64,
+}
+
+impl Default for Share {
+    /// Four virtual CPUs a core, 1 GiB of memory and 2 GiB of disk for the host.
+    fn default() -> Self {
+        Self {
+            vcpu_overcommit: 4,
+            memory_reserve_bytes: 1 << 30,
+            memory_bytes: None,
+            disk_reserve_bytes: 2 << 30,
+        }
+    }
+}
+
+impl Share {
+    /// The capacity for guests of a machine with this much free disk and this much of it in our
+    /// volumes already.
+    #[must_use]
+    pub fn of(&self, node: NodeFacts, disk_free_bytes: u64, volumes_bytes: u64) -> Resources {
+        let memory = node.memory_bytes.saturating_sub(self.memory_reserve_bytes);
+        let disk = (disk_free_bytes + volumes_bytes).saturating_sub(self.disk_reserve_bytes);
+        Resources {
+            vcpus: node.cpus.saturating_mul(self.vcpu_overcommit),
+            memory_bytes: self.memory_bytes.map_or(memory, |limit| limit.min(memory)),
+            disk_bytes: disk / DISK_GRAIN_BYTES * DISK_GRAIN_BYTES,
+        }
+    }
+}
+
+/// Measures now.
+pub(crate) fn measure(share: Share, node: NodeFacts, storage: &Storage) -> Resources {
+    match storage.disk_bytes() {
+        Ok((free, used)) => share.of(node, free, used),
+        Err(error) => {
+            tracing::warn!("{error}; no disk space is promised");
+            share.of(node, 0, 0)
+        }
+    }
+}
+
+/// Measures from time to time.
+pub(crate) async fn keep_measuring(
+    share: Share,
+    node: NodeFacts,
+    storage: Storage,
+    posts: mpsc::Sender<Post>,
+) {
+    let mut interval = tokio::time::interval(MEASURE_INTERVAL);
+    interval.tick().await;
+    loop {
+        interval.tick().await;
+        let input = Input::Capacity(measure(share, node, &storage));
+        if posts.send(Post::Input(input)).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_own_reserve_is_never_promised() {
+        let node = NodeFacts { cpus: 2, memory_bytes: 8 << 30 };
+        let capacity = Share::default().of(node, 10 << 30, 1 << 30);
+        let expected = Resources { vcpus: 8, memory_bytes: 7 << 30, disk_bytes: 9 << 30 };
+        assert_eq!(capacity, expected);
+        let tiny = NodeFacts { cpus: 1, memory_bytes: 1 << 20 };
+        assert_eq!(Share::default().of(tiny, 0, 0).memory_bytes, 0);
+    }
+}

@@ -1,0 +1,259 @@
+//! The loop around the core: inputs in, effects performed in the one order that loses nothing.
+//!
+//! Inputs that wait are handled together. All that they want written goes to disk in one
+//! transaction (group commit), and only then is anybody answered, told, or anything done. If the
+//! disk says no, the agent ends with that error: guests run on, and a ledger that can't remember
+//! must not promise.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use hypervisor::{Hypervisor, WatchEvent, call};
+use protocol::id::{JobId, OfferId};
+use protocol::refusal::Refusal;
+use protocol::signed::Signed;
+use protocol::trust::Trust;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use transport::Clock;
+
+use crate::core::{
+    Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Work, WorkId, Write,
+};
+use crate::feed::Feed;
+use crate::store::{Store, StoreError};
+use crate::works::Works;
+
+/// Inputs waiting for the core. Each is handled in microseconds; a queue this long means that the
+/// disk is stalled, and callers are better told so by a time-out of their own.
+pub(crate) const MAILBOX_MAX: usize = 1024;
+/// Inputs handled for one disk sync.
+const BATCH_MAX: usize = 128;
+/// How often failed work is tried again and offers expire.
+const TICK: Duration = Duration::from_secs(1);
+/// How long listing all domains may take.
+const LIST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Something for the loop.
+pub(crate) enum Post {
+    /// An input without an answer.
+    Input(Input),
+    /// A request and where its answer goes.
+    Request(Box<Request>, oneshot::Sender<Result<Reply, Refusal>>),
+    /// Which offers are open.
+    OpenOffers(oneshot::Sender<(OfferId, Vec<OfferId>)>),
+}
+
+/// The trust document in force, for those who check permissions.
+pub(crate) type TrustInForce = Arc<RwLock<Option<Arc<Trust>>>>;
+
+/// The parts of a running agent.
+pub(crate) struct Shell {
+    /// The core.
+    pub agent: Agent,
+    /// The ledger.
+    pub store: Arc<Store>,
+    /// What is published.
+    pub feed: Arc<Feed>,
+    /// Those who do slow things.
+    pub works: Arc<Works>,
+    /// For permissions.
+    pub trust: TrustInForce,
+    /// Where services read the trust document.
+    pub trust_file: PathBuf,
+    /// Where inputs of our own go.
+    pub posts: mpsc::Sender<Post>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Shell {
+    /// Runs until `shutdown` or until the ledger fails.
+    pub(crate) async fn run(
+        mut self,
+        mut mailbox: mpsc::Receiver<Post>,
+        shutdown: CancellationToken,
+    ) -> Result<(), StoreError> {
+        let mut ticks = tokio::time::interval(TICK);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = ticks.tick() => batch.push(Post::Input(Input::Tick)),
+                received = mailbox.recv_many(&mut batch, BATCH_MAX) => {
+                    if received == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+            self.handle(&mut batch).await?;
+        }
+    }
+
+    async fn handle(&mut self, batch: &mut Vec<Post>) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let mut effects = Vec::new();
+        let mut callers = BTreeMap::new();
+        for post in batch.drain(..) {
+            match post {
+                Post::Input(input) => self.agent.handle(now, input, &mut effects),
+                Post::Request(request, answer) => {
+                    let reply = ReplyId(callers.len() as u64);
+                    callers.insert(reply, answer);
+                    let input = Input::Request { reply, request: *request };
+                    self.agent.handle(now, input, &mut effects);
+                }
+                Post::OpenOffers(answer) => {
+                    let _ = answer.send(self.agent.open_offers());
+                }
+            }
+        }
+        self.persist(&mut effects).await?;
+        self.take_trust(&mut effects);
+        for effect in effects {
+            self.perform(effect, &mut callers);
+        }
+        Ok(())
+    }
+
+    /// Writes all that is to be written, in one transaction.
+    async fn persist(&self, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
+        let mut writes: Vec<Write> = Vec::new();
+        effects.retain_mut(|effect| match effect {
+            Effect::Persist(write) => {
+                writes.push(write.clone());
+                false
+            }
+            _ => true,
+        });
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let store = Arc::clone(&self.store);
+        let committed = tokio::task::spawn_blocking(move || store.commit(&writes)).await;
+        committed.expect("a commit does not panic")
+    }
+
+    /// A new trust document is in force before anybody hears that it was taken.
+    fn take_trust(&self, effects: &mut Vec<Effect>) {
+        effects.retain(|effect| match effect {
+            Effect::TrustChanged(signed) => {
+                publish_trust(&self.trust, &self.trust_file, signed);
+                false
+            }
+            _ => true,
+        });
+    }
+
+    fn perform(
+        &self,
+        effect: Effect,
+        callers: &mut BTreeMap<ReplyId, oneshot::Sender<Result<Reply, Refusal>>>,
+    ) {
+        match effect {
+            Effect::Reply(reply, answer) => {
+                if let Some(caller) = callers.remove(&reply) {
+                    // A caller that has gone asks again; what was accepted stays accepted.
+                    let _ = caller.send(answer);
+                }
+            }
+            Effect::Publish(event) => self.feed.publish(event),
+            Effect::Work { job, id, work } => self.begin(job, id, work),
+            Effect::Look(look) => self.look(look),
+            Effect::Persist(_) | Effect::TrustChanged(_) => {
+                unreachable!("performed before everything else")
+            }
+        }
+    }
+
+    fn begin(&self, job: JobId, id: WorkId, work: Work) {
+        let (works, posts) = (Arc::clone(&self.works), self.posts.clone());
+        tokio::spawn(async move {
+            let outcome = works.perform(&job, work).await;
+            let _ = posts.send(Post::Input(Input::Done { job, work: id, outcome })).await;
+        });
+    }
+
+    fn look(&self, look: Look) {
+        let (hv, posts) = (Arc::clone(&self.works.hv), self.posts.clone());
+        tokio::spawn(async move {
+            let uuid = look.uuid;
+            let found = call(&hv, "look up", LIST_DEADLINE, move |hv| hv.lookup(uuid)).await;
+            match found {
+                Ok(domain) => {
+                    let _ = posts.send(Post::Input(Input::Looked { look, domain })).await;
+                }
+                // The next complete list, after the reconnect, will show it.
+                Err(error) => tracing::info!("{error}"),
+            }
+        });
+    }
+}
+
+/// Puts a trust document where permissions are checked and where services read it.
+pub(crate) fn publish_trust(trust: &TrustInForce, file: &std::path::Path, signed: &Signed<Trust>) {
+    match signed.open() {
+        Ok(new) => {
+            let mut in_force = trust.write().expect("no holder of this lock panics");
+            *in_force = Some(Arc::new(new));
+        }
+        Err(error) => tracing::error!("the ledger's trust is not genuine: {error}"),
+    }
+    let text = serde_json::to_vec(signed).expect("our messages are always valid JSON");
+    if let Err(error) = transport::durable::replace(file, &text) {
+        tracing::error!("write {}: {error}", file.display());
+    }
+}
+
+/// Passes on what libvirt says, and lists everything at first and after every gap.
+pub(crate) async fn watch_domains(hv: Arc<dyn Hypervisor>, posts: mpsc::Sender<Post>) {
+    let mut events = hv.watch();
+    list(&hv, &posts).await;
+    while let Some(event) = events.recv().await {
+        match event {
+            WatchEvent::Domain(event) => {
+                let _ = posts.send(Post::Input(Input::Domain(event))).await;
+            }
+            WatchEvent::Reconnected | WatchEvent::Overflowed => list(&hv, &posts).await,
+            WatchEvent::Disconnected { message } => {
+                tracing::warn!("the hypervisor can't be reached: {message}; guests run on");
+            }
+        }
+    }
+}
+
+/// Lists until it works: without a list, nothing may be started.
+async fn list(hv: &Arc<dyn Hypervisor>, posts: &mpsc::Sender<Post>) {
+    loop {
+        match call(hv, "list", LIST_DEADLINE, |hv| hv.list()).await {
+            Ok(domains) => {
+                let _ = posts.send(Post::Input(Input::Domains(domains))).await;
+                return;
+            }
+            Err(error) => {
+                tracing::warn!("{error}; tried again");
+                tokio::time::sleep(TICK).await;
+            }
+        }
+    }
+}
+
+/// Passes on what becomes of services and of migrations under way.
+pub(crate) async fn pass_on(
+    mut services: mpsc::Receiver<(JobId, ServiceNews)>,
+    mut inputs: mpsc::Receiver<Input>,
+    posts: mpsc::Sender<Post>,
+) {
+    loop {
+        let input = tokio::select! {
+            Some((job, news)) = services.recv() => Input::Service { job, news },
+            Some(input) = inputs.recv() => input,
+            else => return,
+        };
+        if posts.send(Post::Input(input)).await.is_err() {
+            return;
+        }
+    }
+}

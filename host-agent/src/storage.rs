@@ -1,0 +1,382 @@
+//! Files of guests: images, volumes made from them, console logs.
+//!
+//! Decides where they are, and that making one is atomic (a neighbour, then a rename) and repeating
+//! it harmless. Nothing here is ever removed because something else does not mention it.
+//!
+//! ```text
+//! DATA/images/NAME.img + NAME.json      DATA/volumes/JOB/DISK.qcow2      DATA/console/JOB.log
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use hypervisor::{Volume, VolumeFormat};
+use protocol::host::ImageFacts;
+use protocol::id::{ImageName, JobId};
+use protocol::vm::{DiskSpec, VmSpec};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// How long one `qemu-img` may take. Making a volume writes metadata only.
+const QEMU_IMG_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How volumes are laid out and made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// Thin qcow2 over its image, by `qemu-img`.
+    QemuImg,
+    /// Sparse files without content, for a hypervisor that only pretends.
+    Sparse,
+}
+
+/// The agent's folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    folder: PathBuf,
+    maker: Maker,
+}
+
+/// What could not be done with which file.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The file system said no.
+    #[error("{what} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `qemu-img` said no.
+    #[error("qemu-img could not make {}: {message}", .path.display())]
+    QemuImg {
+        /// The volume.
+        path: PathBuf,
+        /// What it said.
+        message: String,
+    },
+    /// The bytes are not those that were announced.
+    #[error("the file has sha256 {found}, announced was {announced}; it was not kept")]
+    WrongDigest {
+        /// What came.
+        found: protocol::signed::Digest,
+        /// What was to come.
+        announced: protocol::signed::Digest,
+    },
+    /// The image can't be started from.
+    #[error("{0}")]
+    BadImage(String),
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StorageError + 'a {
+    move |source| StorageError::Io { what, path: path.to_owned(), source }
+}
+
+impl Storage {
+    /// Opens the folder, making what is missing.
+    pub(crate) fn open(folder: &Path, maker: Maker) -> Result<Self, StorageError> {
+        for name in ["images", "volumes", "console", "services"] {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).map_err(io_error("make folder", &path))?;
+        }
+        Ok(Self { folder: folder.to_owned(), maker })
+    }
+
+    /// Where a guest's console output goes.
+    #[must_use]
+    pub(crate) fn console_log(&self, job: &JobId) -> PathBuf {
+        self.folder.join("console").join(format!("{job}.log"))
+    }
+
+    /// Where a service keeps its files.
+    #[must_use]
+    pub(crate) fn service_folder(&self, job: &JobId) -> PathBuf {
+        self.folder.join("services").join(job.as_str())
+    }
+
+    fn job_folder(&self, job: &JobId) -> PathBuf {
+        self.folder.join("volumes").join(job.as_str())
+    }
+
+    fn format(&self) -> VolumeFormat {
+        match self.maker {
+            Maker::QemuImg => VolumeFormat::Qcow2,
+            Maker::Sparse => VolumeFormat::Raw,
+        }
+    }
+
+    /// The files of a VM's disks, whether they exist or not.
+    #[must_use]
+    pub(crate) fn volumes(&self, job: &JobId, vm: &VmSpec) -> Vec<Volume> {
+        let (folder, format) = (self.job_folder(job), self.format());
+        let suffix = match format {
+            VolumeFormat::Qcow2 => "qcow2",
+            VolumeFormat::Raw => "raw",
+        };
+        let volume = |disk: &DiskSpec| Volume {
+            name: disk.name.clone(),
+            path: folder.join(format!("{}.{suffix}", disk.name)),
+            format,
+        };
+        vm.disks.iter().map(volume).collect()
+    }
+
+    /// Makes the volumes that are missing, from their images or empty.
+    pub(crate) async fn make_volumes(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        from_images: bool,
+    ) -> Result<Vec<Volume>, StorageError> {
+        let folder = self.job_folder(job);
+        fs::create_dir_all(&folder).map_err(io_error("make folder", &folder))?;
+        let volumes = self.volumes(job, vm);
+        for (disk, volume) in vm.disks.iter().zip(&volumes) {
+            if !volume.path.exists() {
+                let image = disk.image.as_ref().filter(|_| from_images);
+                self.make_volume(&volume.path, disk.size_bytes, image).await?;
+            }
+        }
+        Ok(volumes)
+    }
+
+    async fn make_volume(
+        &self,
+        path: &Path,
+        size_bytes: u64,
+        image: Option<&ImageName>,
+    ) -> Result<(), StorageError> {
+        let new = path.with_extension("new");
+        match self.maker {
+            Maker::Sparse => {
+                let file = fs::File::create(&new).map_err(io_error("make", &new))?;
+                file.set_len(size_bytes).map_err(io_error("size", &new))?;
+            }
+            Maker::QemuImg => self.run_qemu_img(&new, size_bytes, image).await?,
+        }
+        fs::rename(&new, path).map_err(io_error("rename", &new))
+    }
+
+    async fn run_qemu_img(
+        &self,
+        path: &Path,
+        size_bytes: u64,
+        image: Option<&ImageName>,
+    ) -> Result<(), StorageError> {
+        let failed = |message: String| StorageError::QemuImg { path: path.to_owned(), message };
+        let mut command = Command::new("qemu-img");
+        command.args(["create", "-q", "-f", "qcow2"]);
+        if let Some(image) = image {
+            let file = self.image_file(image);
+            // Never probed by qemu-img: a guest could have written another header.
+            let format = image_format(&file)?.0;
+            command.args(["-F", format, "-b"]).arg(&file);
+        }
+        command.arg(path).arg(size_bytes.to_string());
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let ended = tokio::time::timeout(QEMU_IMG_DEADLINE, command.output()).await;
+        let output = ended
+            .map_err(|_| failed(format!("no end after {QEMU_IMG_DEADLINE:?}")))?
+            .map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
+    }
+
+    /// Removes a job's volumes and console log.
+    pub(crate) fn delete_volumes(&self, job: &JobId) -> Result<(), StorageError> {
+        let log = self.console_log(job);
+        for file in [log.clone(), log.with_extension("log.0")] {
+            ignore_missing(fs::remove_file(&file)).map_err(io_error("remove", &file))?;
+        }
+        let folder = self.job_folder(job);
+        ignore_missing(fs::remove_dir_all(&folder)).map_err(io_error("remove", &folder))
+    }
+
+    /// Removes a service's files.
+    pub(crate) fn delete_service(&self, job: &JobId) -> Result<(), StorageError> {
+        let folder = self.service_folder(job);
+        ignore_missing(fs::remove_dir_all(&folder)).map_err(io_error("remove", &folder))
+    }
+
+    fn image_file(&self, name: &ImageName) -> PathBuf {
+        self.folder.join("images").join(format!("{name}.img"))
+    }
+
+    /// The images that are complete.
+    pub(crate) fn images(&self) -> Result<BTreeMap<ImageName, ImageFacts>, StorageError> {
+        let folder = self.folder.join("images");
+        let mut images = BTreeMap::new();
+        for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
+            let path = entry.map_err(io_error("list", &folder))?.path();
+            if path.extension().is_some_and(|suffix| suffix == "json")
+                && let Some((name, facts)) = read_image_facts(&path)
+            {
+                images.insert(name, facts);
+            }
+        }
+        Ok(images)
+    }
+
+    /// Begins to take an image.
+    pub(crate) async fn receive_image(
+        &self,
+        name: &ImageName,
+    ) -> Result<IncomingImage, StorageError> {
+        let path = self.folder.join("images").join(format!(".{name}.{}", uuid::Uuid::new_v4()));
+        let file = tokio::fs::File::create(&path).await.map_err(io_error("make", &path))?;
+        Ok(IncomingImage {
+            file,
+            path,
+            target: self.image_file(name),
+            sha256: Sha256::new(),
+            bytes: 0,
+        })
+    }
+
+    /// Free bytes of the file system, and bytes that our own volumes take of it.
+    pub(crate) fn disk_bytes(&self) -> Result<(u64, u64), StorageError> {
+        let stat = rustix::fs::statvfs(&self.folder)
+            .map_err(|error| io_error("measure", &self.folder)(error.into()))?;
+        let volumes = self.folder.join("volumes");
+        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), used_bytes(&volumes)))
+    }
+}
+
+/// An image on its way in. Dropped before [`IncomingImage::keep`], it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct IncomingImage {
+    file: tokio::fs::File,
+    path: PathBuf,
+    target: PathBuf,
+    sha256: Sha256,
+    bytes: u64,
+}
+
+impl IncomingImage {
+    /// Takes the next bytes.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.sha256.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes).await.map_err(io_error("write", &self.path))
+    }
+
+    /// Checks what came, and puts it in place.
+    pub(crate) async fn keep(
+        mut self,
+        announced: protocol::signed::Digest,
+    ) -> Result<ImageFacts, StorageError> {
+        let hex =
+            self.sha256.finalize_reset().iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let found: protocol::signed::Digest = hex.parse().map_err(StorageError::BadImage)?;
+        if found != announced {
+            return Err(StorageError::WrongDigest { found, announced });
+        }
+        self.file.sync_all().await.map_err(io_error("sync", &self.path))?;
+        let (_, virtual_bytes) = image_format(&self.path)?;
+        let facts = ImageFacts { sha256: found, file_bytes: self.bytes, virtual_bytes };
+        fs::rename(&self.path, &self.target).map_err(io_error("rename", &self.path))?;
+        let json = self.target.with_extension("json");
+        let text = serde_json::to_vec(&facts).expect("our nouns are always valid JSON");
+        transport::durable::replace(&json, &text).map_err(io_error("write", &json))?;
+        Ok(facts)
+    }
+}
+
+impl Drop for IncomingImage {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn read_image_facts(path: &Path) -> Option<(ImageName, ImageFacts)> {
+    let name = ImageName::new(path.file_stem()?.to_str()?).ok()?;
+    let facts = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    path.with_extension("img").exists().then_some((name, facts))
+}
+
+/// The format of an image that an operator brought, and the size of a disk made from it. Read from
+/// the header (qcow2 specification: magic, backing file offset at 8, size at 24, big-endian).
+fn image_format(path: &Path) -> Result<(&'static str, u64), StorageError> {
+    let mut file = fs::File::open(path).map_err(io_error("open", path))?;
+    let file_bytes = file.metadata().map_err(io_error("measure", path))?.len();
+    let mut header = [0; 32];
+    let is_qcow2 = file.read_exact(&mut header).is_ok() && header.starts_with(b"QFI\xfb");
+    if !is_qcow2 {
+        return Ok(("raw", file_bytes.next_multiple_of(512)));
+    }
+    let word = |at: usize| header[at..at + 8].iter().fold(0, |n, b| n << 8 | u64::from(*b));
+    if word(8) != 0 {
+        return Err(StorageError::BadImage(
+            "the image needs another file as its backing; flatten it with `qemu-img convert`"
+                .to_owned(),
+        ));
+    }
+    Ok(("qcow2", word(24)))
+}
+
+fn used_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => used_bytes(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(bytes).sum()
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::signed::Digest;
+
+    #[tokio::test]
+    async fn an_image_is_kept_only_if_it_is_what_was_announced() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(folder.path(), Maker::Sparse).unwrap();
+        let name = ImageName::new("guest").unwrap();
+        let mut wrong = storage.receive_image(&name).await.unwrap();
+        wrong.write(b"abc").await.unwrap();
+        let refused = wrong.keep(Digest::of(b"abcd")).await;
+        assert!(matches!(refused, Err(StorageError::WrongDigest { .. })));
+        assert!(storage.images().unwrap().is_empty());
+        assert_eq!(fs::read_dir(folder.path().join("images")).unwrap().count(), 0);
+        let mut right = storage.receive_image(&name).await.unwrap();
+        right.write(b"abc").await.unwrap();
+        right.keep(Digest::of(b"abc")).await.unwrap();
+        assert_eq!(storage.images().unwrap()[&name].file_bytes, 3);
+    }
+
+    #[tokio::test]
+    async fn making_volumes_twice_keeps_what_is_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(folder.path(), Maker::Sparse).unwrap();
+        let job = JobId::new("web-1").unwrap();
+        let disk = DiskSpec { name: "root".into(), size_bytes: 1 << 20, image: None };
+        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![disk], nics: vec![] };
+        let volumes = storage.make_volumes(&job, &vm, true).await.unwrap();
+        fs::write(&volumes[0].path, b"precious").unwrap();
+        storage.make_volumes(&job, &vm, true).await.unwrap();
+        assert_eq!(fs::read(&volumes[0].path).unwrap(), b"precious");
+        storage.delete_volumes(&job).unwrap();
+        storage.delete_volumes(&job).unwrap();
+        assert!(!volumes[0].path.exists());
+    }
+}

@@ -1,0 +1,180 @@
+//! The ledger on disk: one redb file, one transaction a batch.
+//!
+//! Decides the layout and what happens to a row that can't be read (it is kept, named in the log
+//! and left out, so that one damaged row costs one job and not the host). What is written when is
+//! the core's; that nothing is answered before it is written is the shell's.
+
+use std::path::Path;
+
+use protocol::id::{Epoch, RunId};
+use protocol::signed::Signed;
+use protocol::trust::Trust;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::core::{Claim, JobRecord, LedgerState, Write};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
+const CLAIMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("claims");
+
+const EPOCH: &str = "epoch";
+const BOOT: &str = "boot";
+const TRUST: &str = "trust";
+
+/// The open ledger. It belongs to one process at a time.
+pub(crate) struct Store {
+    database: Database,
+}
+
+/// Why the ledger can't be used. Guests go on; this agent does not.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} the ledger: {source}")]
+pub struct StoreError {
+    what: &'static str,
+    source: Box<redb::Error>,
+}
+
+fn because<E: Into<redb::Error>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
+    move |error| StoreError { what, source: Box::new(error.into()) }
+}
+
+impl Store {
+    /// Opens or creates the ledger and begins a new epoch, durably, before anything is offered in
+    /// it (rule R16). `boot` is the machine's boot id.
+    pub(crate) fn open(path: &Path, boot: &str) -> Result<(Self, LedgerState), StoreError> {
+        let database = Database::create(path).map_err(because("open"))?;
+        let store = Self { database };
+        let state = store.begin_epoch(boot)?;
+        Ok((store, state))
+    }
+
+    fn begin_epoch(&self, boot: &str) -> Result<LedgerState, StoreError> {
+        let transaction = self.database.begin_write().map_err(because("begin an epoch in"))?;
+        let state = {
+            let mut meta = transaction.open_table(META).map_err(because("read"))?;
+            transaction.open_table(JOBS).map_err(because("read"))?;
+            transaction.open_table(CLAIMS).map_err(because("read"))?;
+            let read = |key: &str| -> Result<Option<Vec<u8>>, StoreError> {
+                let row = meta.get(key).map_err(because("read"))?;
+                Ok(row.map(|value| value.value().to_vec()))
+            };
+            let last: u64 = read(EPOCH)?.and_then(|v| decode("epoch", &v)).unwrap_or(0);
+            let trust: Option<Signed<Trust>> = read(TRUST)?.and_then(|v| decode("trust", &v));
+            let last_boot: Option<String> = read(BOOT)?.and_then(|v| decode("boot id", &v));
+            let epoch = Epoch(last + 1);
+            meta.insert(EPOCH, encode(&epoch).as_slice()).map_err(because("write"))?;
+            meta.insert(BOOT, encode(&boot).as_slice()).map_err(because("write"))?;
+            let is_rebooted = last_boot.is_some_and(|last_boot| last_boot != boot);
+            LedgerState { epoch, is_rebooted, trust, ..LedgerState::default() }
+        };
+        transaction.commit().map_err(because("begin an epoch in"))?;
+        Ok(LedgerState { jobs: self.jobs()?, claims: self.claims()?, ..state })
+    }
+
+    fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
+        let rows = self.rows(JOBS)?;
+        Ok(rows.into_iter().filter_map(|(id, row)| decode(&format!("job {id}"), &row)).collect())
+    }
+
+    fn claims(&self) -> Result<Vec<(RunId, Claim)>, StoreError> {
+        let rows = self.rows(CLAIMS)?;
+        let read = |(id, row): (String, Vec<u8>)| {
+            let claim = decode(&format!("claim on run {id}"), &row)?;
+            Some((id.parse().ok()?, claim))
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
+    }
+
+    fn rows(
+        &self,
+        table: TableDefinition<'_, &'static str, &'static [u8]>,
+    ) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let transaction = self.database.begin_read().map_err(because("read"))?;
+        let table = transaction.open_table(table).map_err(because("read"))?;
+        let mut rows = Vec::new();
+        for row in table.iter().map_err(because("read"))? {
+            let (key, value) = row.map_err(because("read"))?;
+            rows.push((key.value().to_owned(), value.value().to_vec()));
+        }
+        Ok(rows)
+    }
+
+    /// Makes all of these durable, or none. Blocks for one disk sync.
+    pub(crate) fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write().map_err(because("write"))?;
+        {
+            let mut meta = transaction.open_table(META).map_err(because("write"))?;
+            let mut jobs = transaction.open_table(JOBS).map_err(because("write"))?;
+            let mut claims = transaction.open_table(CLAIMS).map_err(because("write"))?;
+            for write in writes {
+                match write {
+                    Write::Job(record) => {
+                        jobs.insert(record.job.id.as_str(), encode(record).as_slice()).map(drop)
+                    }
+                    Write::JobGone(id) => jobs.remove(id.as_str()).map(drop),
+                    Write::Trust(trust) => meta.insert(TRUST, encode(trust).as_slice()).map(drop),
+                    Write::Claim(run, claim) => {
+                        let key = run.to_string();
+                        claims.insert(key.as_str(), encode(claim).as_slice()).map(drop)
+                    }
+                    Write::ClaimGone(run) => claims.remove(run.to_string().as_str()).map(drop),
+                }
+                .map_err(because("write"))?;
+            }
+        }
+        transaction.commit().map_err(because("write"))
+    }
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our nouns are always valid JSON")
+}
+
+fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Option<T> {
+    match serde_json::from_slice(bytes) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::error!("the ledger's row of {what} is damaged and left out: {error}");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::id::JobId;
+
+    #[test]
+    fn every_opening_is_a_new_epoch_and_a_reboot_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.redb");
+        let open = |boot: &str| Store::open(&path, boot).unwrap().1;
+        let first = open("a");
+        assert!(!first.is_rebooted, "the first start is no reboot");
+        let second = open("a");
+        assert!(second.epoch > first.epoch && !second.is_rebooted);
+        assert!(open("b").is_rebooted);
+    }
+
+    #[test]
+    fn what_was_committed_is_there_and_a_damaged_row_costs_only_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.redb");
+        let good = crate::core::tests::record("good");
+        {
+            let (store, _) = Store::open(&path, "a").unwrap();
+            let bad = crate::core::tests::record("bad");
+            let writes = [&good, &bad].map(|r| Write::Job(Box::new(r.clone())));
+            store.commit(&writes).unwrap();
+            let transaction = store.database.begin_write().unwrap();
+            transaction.open_table(JOBS).unwrap().insert("bad", &b"{torn"[..]).unwrap();
+            transaction.commit().unwrap();
+        }
+        let (store, state) = Store::open(&path, "a").unwrap();
+        assert_eq!(state.jobs, [good]);
+        store.commit(&[Write::JobGone(JobId::new("good").unwrap())]).unwrap();
+        drop(store);
+        assert_eq!(Store::open(&path, "a").unwrap().1.jobs, []);
+    }
+}

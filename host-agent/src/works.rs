@@ -1,0 +1,303 @@
+//! Doing what the core wants done: the slow things, with libvirt, files and processes.
+//!
+//! Each piece of work may be asked for again after a crash and then finds what is there already.
+//! An answer that may or may not have had its effect is never taken for a no: we look.
+
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hypervisor::{
+    DomainConfig, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle, MigrateOutcome,
+    MigrateTo, WatchEvent, call,
+};
+use protocol::api::MigrateJob;
+use protocol::id::JobId;
+use protocol::vm::VmSpec;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
+
+use crate::core::{Input, MigrationOutcome, Work, WorkOutcome};
+use crate::services::Services;
+use crate::storage::Storage;
+
+/// Guests being started at a time. More only makes each slower: a start is CPU-bound in QEMU.
+pub(crate) const STARTS_MAX: usize = 4;
+/// An ordinary call: libvirt answers within milliseconds, or waits for its own lock for 30 s.
+const CALL_DEADLINE: Duration = Duration::from_secs(35);
+/// A start, capability probing of a fresh libvirt included.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Ending QEMU; the kernel may have to write back its files.
+const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
+/// A whole migration. Beyond this it is not one any more; the source goes on.
+const MIGRATE_DEADLINE: Duration = Duration::from_secs(6 * 3600);
+/// How often a migration's progress is asked for.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// How often an ambiguous answer is looked into.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What works are done with.
+pub(crate) struct Works {
+    /// The hypervisor.
+    pub hv: Arc<dyn Hypervisor>,
+    /// The files.
+    pub storage: Storage,
+    /// The services.
+    pub services: Arc<Services>,
+    /// Limits starts.
+    pub starts: Semaphore,
+    /// Where progress goes.
+    pub inputs: mpsc::Sender<Input>,
+    /// Where others reach this host's guests' streams.
+    pub address: IpAddr,
+}
+
+type Failed = String;
+
+impl Works {
+    /// Does one piece of work to its end.
+    pub(crate) async fn perform(&self, job: &JobId, work: Work) -> WorkOutcome {
+        let uuid = job.domain_uuid();
+        let done = match work {
+            Work::StartVm(vm) => self.start_vm(job, vm).await,
+            Work::StopVm { grace_ms } => self.stop_vm(uuid, Duration::from_millis(grace_ms)).await,
+            Work::Delete => self.delete(job).await,
+            Work::PrepareIncoming(vm) => return self.prepare_incoming(job, vm).await,
+            Work::TakeOver => self.take_over(uuid).await,
+            Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
+            Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
+            Work::CancelSend => {
+                self.call("abort migration", CALL_DEADLINE, move |hv| hv.abort_job(uuid)).await
+            }
+            Work::StartService(spec) => {
+                self.services.start(job, spec, self.storage.service_folder(job));
+                Ok(())
+            }
+            Work::StopService => {
+                let folder = self.storage.service_folder(job);
+                self.services.stop(job, &folder).await.map_err(|error| error.to_string())
+            }
+        };
+        match done {
+            Ok(()) => WorkOutcome::Done,
+            Err(message) => {
+                tracing::warn!(%job, "{message}");
+                WorkOutcome::Failed(message)
+            }
+        }
+    }
+
+    async fn start_vm(&self, job: &JobId, vm: VmSpec) -> Result<(), Failed> {
+        let _permit = self.starts.acquire().await.map_err(|error| error.to_string())?;
+        let uuid = job.domain_uuid();
+        if self.is_active(uuid).await? {
+            return Ok(());
+        }
+        let volumes = self.storage.make_volumes(job, &vm, true).await.map_err(|e| e.to_string())?;
+        let config = DomainConfig {
+            job: job.clone(),
+            uuid,
+            vm,
+            volumes,
+            console_log: self.storage.console_log(job),
+            accel: self.hv.facts().accel,
+        };
+        self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await?;
+        let started = call(&self.hv, "start", START_DEADLINE, move |hv| hv.start(uuid)).await;
+        match started {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind == ErrorKind::AlreadyRunning => Ok(()),
+            Err(error) if error.kind.is_ambiguous() => self.look_after_start(uuid, error).await,
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// A start without a clear answer: what libvirt shows, once it answers, is the answer.
+    async fn look_after_start(&self, uuid: Uuid, error: HypervisorError) -> Result<(), Failed> {
+        let deadline = Instant::now() + START_DEADLINE;
+        while Instant::now() < deadline {
+            match self.is_active(uuid).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(error.to_string()),
+                Err(_) => sleep(LOOK_INTERVAL).await,
+            }
+        }
+        Err(format!("{error}; and it can't be asked what became of it"))
+    }
+
+    async fn stop_vm(&self, uuid: Uuid, grace: Duration) -> Result<(), Failed> {
+        let mut events = self.hv.watch();
+        if !self.is_active(uuid).await? {
+            return Ok(());
+        }
+        if !grace.is_zero() {
+            let deadline = Instant::now() + grace;
+            let asked = self.call("shut down", CALL_DEADLINE, move |hv| hv.shutdown(uuid)).await;
+            while asked.is_ok() && Instant::now() < deadline && self.is_active(uuid).await? {
+                await_end(&mut events, uuid, deadline).await;
+            }
+            if !self.is_active(uuid).await? {
+                return Ok(());
+            }
+        }
+        self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await
+    }
+
+    async fn delete(&self, job: &JobId) -> Result<(), Failed> {
+        let uuid = job.domain_uuid();
+        if self.domain(uuid).await?.is_some() {
+            self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await?;
+            self.call("undefine", CALL_DEADLINE, move |hv| hv.undefine(uuid)).await?;
+        }
+        let folder = self.storage.service_folder(job);
+        self.services.stop(job, &folder).await.map_err(|error| error.to_string())?;
+        self.storage.delete_service(job).map_err(|error| error.to_string())?;
+        self.storage.delete_volumes(job).map_err(|error| error.to_string())
+    }
+
+    async fn prepare_incoming(&self, job: &JobId, vm: VmSpec) -> WorkOutcome {
+        let Some(libvirt_uri) = self.hv.facts().migration_uri else {
+            return WorkOutcome::Failed("this host's libvirt can't receive guests".to_owned());
+        };
+        // The source copies whole disks, so there is nothing to take from images here.
+        if let Err(error) = self.storage.make_volumes(job, &vm, false).await {
+            return WorkOutcome::Failed(error.to_string());
+        }
+        match free_port(self.address) {
+            Ok(port) => WorkOutcome::Listening {
+                libvirt_uri,
+                migrate_uri: format!("tcp://{}", self.address),
+                disks_uri: format!("tcp://{}:{port}", self.address),
+            },
+            Err(error) => WorkOutcome::Failed(format!("find a free port for disks: {error}")),
+        }
+    }
+
+    async fn take_over(&self, uuid: Uuid) -> Result<(), Failed> {
+        match self.domain(uuid).await? {
+            Some(domain) if domain.is_active() => {
+                self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await
+            }
+            _ => Err("the source has let go, but its guest did not arrive here".to_owned()),
+        }
+    }
+
+    async fn send(&self, job: &JobId, migrate: MigrateJob) -> MigrationOutcome {
+        let uuid = job.domain_uuid();
+        let to = MigrateTo {
+            libvirt_uri: migrate.libvirt_uri,
+            migrate_uri: migrate.migrate_uri,
+            disks_uri: migrate.disks_uri,
+            bandwidth_mib_s: None,
+            start_paused: true,
+        };
+        let sending = call(&self.hv, "migrate", MIGRATE_DEADLINE, move |hv| hv.migrate(uuid, &to));
+        tokio::pin!(sending);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut sending => break ended,
+                () = sleep(PROGRESS_INTERVAL) => self.tell_progress(job, uuid).await,
+            }
+        };
+        match ended {
+            Ok(MigrateOutcome::Moved) => MigrationOutcome::Gone,
+            Ok(MigrateOutcome::StillHere { error, .. }) => {
+                self.go_on_here(uuid, error.to_string()).await
+            }
+            Ok(MigrateOutcome::Unknown { error, .. }) => {
+                MigrationOutcome::Unknown { message: error.to_string() }
+            }
+            Err(error) if error.kind.is_ambiguous() => {
+                MigrationOutcome::Unknown { message: error.to_string() }
+            }
+            Err(error) => self.go_on_here(uuid, error.to_string()).await,
+        }
+    }
+
+    async fn tell_progress(&self, job: &JobId, uuid: Uuid) {
+        let progress =
+            call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| hv.job_progress(uuid)).await;
+        if let Ok(Some(progress)) = progress {
+            let (moved_bytes, total_bytes) = (progress.moved_bytes, progress.total_bytes);
+            let _ = self.inputs.try_send(Input::Progress {
+                job: job.clone(),
+                moved_bytes,
+                total_bytes,
+            });
+        }
+    }
+
+    /// The guest has stayed. It was promised to nobody yet, so it may run on.
+    async fn go_on_here(&self, uuid: Uuid, message: String) -> MigrationOutcome {
+        match self.domain(uuid).await {
+            Ok(Some(DomainState::Paused(_))) => {
+                match self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await {
+                    Ok(()) => MigrationOutcome::StillHere { message },
+                    Err(error) => MigrationOutcome::Unknown { message: error },
+                }
+            }
+            Ok(Some(_)) => MigrationOutcome::StillHere { message },
+            Ok(None) => MigrationOutcome::Gone,
+            Err(error) => MigrationOutcome::Unknown { message: error },
+        }
+    }
+
+    /// Ends a sending that an earlier life began, and says where that left the guest.
+    async fn settle_send(&self, uuid: Uuid) -> MigrationOutcome {
+        let under_way =
+            call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| hv.job_progress(uuid)).await;
+        if matches!(under_way, Ok(Some(_))) {
+            // A refusal means that it has just ended.
+            let _ = self.call("abort migration", CALL_DEADLINE, move |hv| hv.abort_job(uuid)).await;
+            return MigrationOutcome::Unknown { message: "being cancelled".to_owned() };
+        }
+        match self.domain(uuid).await {
+            Ok(None | Some(DomainState::ShutOff(hypervisor::StopReason::Migrated))) => {
+                MigrationOutcome::Gone
+            }
+            Ok(Some(_)) => {
+                let message = "the agent was restarted in the middle of it".to_owned();
+                self.go_on_here(uuid, message).await
+            }
+            Err(error) => MigrationOutcome::Unknown { message: error },
+        }
+    }
+
+    async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Failed> {
+        let found = self.call("look up", CALL_DEADLINE, move |hv| hv.lookup(uuid)).await?;
+        Ok(found.map(|domain| domain.state))
+    }
+
+    async fn is_active(&self, uuid: Uuid) -> Result<bool, Failed> {
+        Ok(self.domain(uuid).await?.is_some_and(DomainState::is_active))
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        deadline: Duration,
+        f: impl FnOnce(&dyn Hypervisor) -> Result<T, HypervisorError> + Send + 'static,
+    ) -> Result<T, Failed> {
+        call(&self.hv, what, deadline, f).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Waits until the domain says that it has ended, or events were lost, or the deadline has passed.
+async fn await_end(events: &mut mpsc::Receiver<WatchEvent>, uuid: Uuid, deadline: Instant) {
+    while let Ok(Some(event)) = timeout_at(deadline, events.recv()).await {
+        match event {
+            WatchEvent::Domain(event)
+                if event.uuid == uuid && matches!(event.what, Lifecycle::Stopped(_)) =>
+            {
+                return;
+            }
+            WatchEvent::Reconnected | WatchEvent::Overflowed => return,
+            WatchEvent::Domain(_) | WatchEvent::Disconnected { .. } => {}
+        }
+    }
+}
+
+fn free_port(address: IpAddr) -> std::io::Result<u16> {
+    Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
+}
