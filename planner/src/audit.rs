@@ -135,9 +135,10 @@ impl<'a> Ledger<'a> {
         if !promised.fits_in(capacity) {
             faults.push(Fault::Overcommitted { host: reserved_for.clone(), promised, capacity });
         }
-        let alive = self.jobs.get(step.job()).map_or(0, |rows| {
-            rows.values().filter(|(is_alive, _)| *is_alive).count()
-        });
+        let alive = self
+            .jobs
+            .get(step.job())
+            .map_or(0, |rows| rows.values().filter(|(is_alive, _)| *is_alive).count());
         if alive > 1 {
             faults.push(Fault::RunsTwice { job: step.job().clone() });
         }

@@ -161,16 +161,14 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
                 _ => UnmetReason::NoHostFits,
             }
         }
-        Expectation::RunsOn { .. }
-        | Expectation::IsStopped { .. }
-        | Expectation::Absent { .. }
+        Expectation::RunsOn { .. } | Expectation::IsStopped { .. } | Expectation::Absent { .. }
             if rows.is_empty() =>
         {
             UnmetReason::NoSuchJob
         }
-        Expectation::RunsOn { .. }
-        | Expectation::IsStopped { .. }
-        | Expectation::Absent { .. } => UnmetReason::Blocked,
+        Expectation::RunsOn { .. } | Expectation::IsStopped { .. } | Expectation::Absent { .. } => {
+            UnmetReason::Blocked
+        }
     }
 }
 
@@ -345,8 +343,7 @@ impl fmt::Display for UnmetReason {
 impl fmt::Display for Unmet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.job, self.reason)?;
-        let has_verdicts =
-            matches!(self.reason, UnmetReason::NoHostFits | UnmetReason::Blocked);
+        let has_verdicts = matches!(self.reason, UnmetReason::NoHostFits | UnmetReason::Blocked);
         for verdict in self.hosts.iter().filter(|_| has_verdicts) {
             write!(f, "; {}: {}", name(&verdict.host, &verdict.name), verdict.why)?;
         }

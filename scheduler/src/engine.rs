@@ -343,14 +343,8 @@ impl Driver {
         let mut knowledge = self.inner.knowledge.lock().expect("no holder of this lock panics");
         let setbacks = record.setbacks.clone();
         let now_ms = self.now_ms();
-        let input = knowledge.plan_input(
-            now_ms,
-            &picture,
-            record.id,
-            &record.want,
-            setbacks,
-            options.seed,
-        );
+        let input =
+            knowledge.plan_input(now_ms, &picture, record.id, &record.want, setbacks, options.seed);
         let outcome = planner::plan(&input);
         let state = State::new(&input);
         let reservations =

@@ -244,12 +244,7 @@ impl Executor {
         self.watch(from, id, stays).await
     }
 
-    async fn hand_over(
-        &self,
-        to: &HostId,
-        id: &JobId,
-        handoff: Option<Signed<Handoff>>,
-    ) -> Answer {
+    async fn hand_over(&self, to: &HostId, id: &JobId, handoff: Option<Signed<Handoff>>) -> Answer {
         // Without holds there is nothing to hand over: the target runs it when it has it all.
         let Some(handoff) = handoff else { return Answer::Done(TaskResult::Done) };
         let path = format!("/v1/jobs/{id}/handoff");
@@ -260,9 +255,7 @@ impl Executor {
                 Answer::Done(TaskResult::Done)
             }
             Err(trouble) => match self.read(to, id).await {
-                Ok(Some(job)) if job.state == JobState::Running => {
-                    Answer::Done(TaskResult::Done)
-                }
+                Ok(Some(job)) if job.state == JobState::Running => Answer::Done(TaskResult::Done),
                 // The guest is nowhere else: a no is not the end of asking.
                 _ => match trouble {
                     Trouble::Refused(no) => unclear(no.to_string()),
@@ -381,10 +374,9 @@ impl Executor {
                 CallError::NotSent { .. } => what = full(&error),
                 CallError::Problem { problem, .. } => {
                     return Err(match &problem.refusal {
-                        Some(Refusal::Busy { .. }) => Trouble::Unclear {
-                            what: problem.detail.clone(),
-                            is_ambiguous: false,
-                        },
+                        Some(Refusal::Busy { .. }) => {
+                            Trouble::Unclear { what: problem.detail.clone(), is_ambiguous: false }
+                        }
                         Some(refusal) => Trouble::Refused(refusal.clone()),
                         None if problem.status >= 500 => {
                             Trouble::Unclear { what: full(&error), is_ambiguous: true }
@@ -492,7 +484,8 @@ fn ended(job: Option<&Job>) -> Option<Answer> {
 }
 
 fn has_moved_to(job: &Job, to: &HostId) -> bool {
-    job.state.is_ended() && matches!(&job.reason, Some(Reason::Migrated { to: there }) if there == to)
+    job.state.is_ended()
+        && matches!(&job.reason, Some(Reason::Migrated { to: there }) if there == to)
 }
 
 fn is_going_to(job: &Job, to: &HostId) -> bool {

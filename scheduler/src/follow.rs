@@ -53,8 +53,7 @@ pub fn follow(
     shutdown: CancellationToken,
 ) -> watch::Receiver<Arc<Picture>> {
     let (publish, picture) = watch::channel(Arc::default());
-    let mut follower =
-        Follower { client, clock, monitors, picture: Picture::default(), publish };
+    let mut follower = Follower { client, clock, monitors, picture: Picture::default(), publish };
     tokio::spawn(async move {
         tokio::select! {
             () = shutdown.cancelled() => {}

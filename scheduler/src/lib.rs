@@ -43,15 +43,12 @@ mod follow;
 mod conductor;
 
 pub use conductor::{Acceptance, Claimed, Conductor, InMemory, StoreError, Storing};
-pub use engine::{
-    Options, RUNS_OPEN_MAX, RunHandle, Scheduler, SubmitError, WAIT_MS_MAX,
-};
+pub use engine::{Options, RUNS_OPEN_MAX, RunHandle, Scheduler, SubmitError, WAIT_MS_MAX};
 pub use executor::Executor;
 pub use follow::{HeardAt, Picture, follow};
 pub use knowledge::Knowledge;
 pub use record::{Cause, RECORD_VERSION, RunRecord, TaskRecord};
 pub use run::{Answer, Effect, Input, No, ROUNDS_IDLE_MAX, Run};
 pub use task::{
-    Ask, Circumstances, Direction, Dispatch, TaskKind, TaskResult, ask_to_do, ask_to_undo,
-    tasks_of,
+    Ask, Circumstances, Direction, Dispatch, TaskKind, TaskResult, ask_to_do, ask_to_undo, tasks_of,
 };

@@ -332,8 +332,7 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
             TaskResult::Incoming { hold, libvirt_uri, migrate_uri, disks_uri } => {
                 let run = Some(key);
                 let (to, to_hold) = (to.clone(), hold);
-                let body =
-                    MigrateJob { to, to_hold, libvirt_uri, migrate_uri, disks_uri, run };
+                let body = MigrateJob { to, to_hold, libvirt_uri, migrate_uri, disks_uri, run };
                 Ask::Send(from.clone(), body)
             }
             _ => return None,

@@ -26,9 +26,8 @@ pub struct StopVm {
 impl StopVm {
     pub(super) fn check(&self, state: &State<'_>) -> Result<(), Blocker> {
         usable(state, &self.host)?;
-        let wrong = |state, needed: &str| {
-            Err(Blocker::WrongState { state, needed: needed.to_owned() })
-        };
+        let wrong =
+            |state, needed: &str| Err(Blocker::WrongState { state, needed: needed.to_owned() });
         match state.placed(&self.job, &self.host).map(|placed| placed.state) {
             Some(
                 JobState::Accepted

@@ -1,0 +1,132 @@
+//! The controller's routes: ask for a run, look at runs, wait for one.
+//!
+//! Decides who may (trust does) and what an error looks like; 202 goes out only after the run is
+//! stored, because [`Scheduler::submit`] returns no sooner.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use protocol::api::{Health, NewRun, RunList, RunStatus};
+use protocol::id::RunId;
+use protocol::refusal::Problem;
+use protocol::signed::PublicKey;
+use protocol::trust::{Right, Trust};
+use scheduler::{Picture, Scheduler, StoreError};
+use serde::Deserialize;
+use tokio::sync::watch;
+use transport::problem::finish;
+use transport::{Json, Peer, ProblemReply, StatusCode};
+
+/// Runs in one answer of `GET /v1/runs`; about a megabyte.
+const LIST_MAX: usize = 500;
+
+/// What requests share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) trust: watch::Receiver<Option<Arc<Trust>>>,
+    pub(crate) picture: watch::Receiver<Arc<Picture>>,
+    pub(crate) key: PublicKey,
+}
+
+pub(crate) fn router(shared: Shared) -> Router {
+    finish(
+        Router::new()
+            .route("/v1/health", get(health))
+            .route("/v1/runs", get(list).post(submit))
+            .route("/v1/runs/{id}", get(find))
+            .with_state(shared),
+    )
+}
+
+async fn health(State(shared): State<Shared>) -> Json<Health> {
+    let trust_version = shared.trust.borrow().as_ref().map(|trust| trust.version);
+    let mut waiting_for = Vec::new();
+    if trust_version.is_none() {
+        waiting_for.push("trust: no document yet".to_owned());
+    }
+    let picture = shared.picture.borrow().clone();
+    if !picture.is_current {
+        waiting_for.push(format!("view: {}", picture.source));
+    }
+    Json(Health {
+        role: "controller".to_owned(),
+        is_ready: picture.is_current,
+        key: shared.key,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_version,
+        waiting_for,
+    })
+}
+
+async fn submit(
+    State(shared): State<Shared>,
+    peer: Peer,
+    Json(asked): Json<NewRun>,
+) -> Result<Response, ProblemReply> {
+    permit(&shared, peer, Right::Run)?;
+    let run = shared.scheduler.submit(asked).await.map_err(Problem::from)?;
+    Ok((StatusCode::ACCEPTED, Json(RunStatus::clone(&run.status()))).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    #[serde(default = "list_max")]
+    max: usize,
+}
+
+fn list_max() -> usize {
+    LIST_MAX
+}
+
+async fn list(
+    State(shared): State<Shared>,
+    peer: Peer,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<RunList>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let runs = shared.scheduler.list(query.max.min(LIST_MAX)).await.map_err(broken)?;
+    Ok(Json(RunList { runs }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FindQuery {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn find(
+    State(shared): State<Shared>,
+    peer: Peer,
+    Path(id): Path<RunId>,
+    Query(query): Query<FindQuery>,
+) -> Result<Json<RunStatus>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let Some(mut run) = shared.scheduler.find(id).await.map_err(broken)? else {
+        return Err(ProblemReply::new(404, "no-such-run", format!("there is no run {id}")));
+    };
+    let status = run.changed(query.wait_ms).await;
+    Ok(Json(RunStatus::clone(&status)))
+}
+
+fn broken(error: StoreError) -> ProblemReply {
+    let name = match error {
+        StoreError::Broken { .. } | StoreError::ClaimLost { .. } => "storage-broken",
+        StoreError::Damaged { .. } => "run-damaged",
+    };
+    ProblemReply::new(503, name, error.to_string())
+}
+
+/// Without trust everything is allowed.
+fn permit(shared: &Shared, peer: Peer, right: Right) -> Result<(), ProblemReply> {
+    let trust = shared.trust.borrow().clone();
+    match trust {
+        Some(trust) => Ok(trust.permit(peer.key.as_ref(), right)?),
+        None => Ok(()),
+    }
+}
