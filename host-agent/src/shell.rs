@@ -102,7 +102,7 @@ impl Shell {
                 Post::Request(request, answer) => {
                     let reply = ReplyId(callers.len() as u64);
                     callers.insert(reply, answer);
-                    let input = Input::Request { reply, request: *request };
+                    let input = Input::Request { reply, request };
                     self.agent.handle(now, input, &mut effects);
                 }
                 Post::OpenOffers(answer) => {

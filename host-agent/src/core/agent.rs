@@ -113,7 +113,7 @@ impl Agent {
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         self.offers.end_expired(now.mono_ms);
         match input {
-            Input::Request { reply, request } => self.handle_request(now, reply, request, out),
+            Input::Request { reply, request } => self.handle_request(now, reply, *request, out),
             Input::Done { job, work, outcome } => self.handle_done(now, job, work, outcome, out),
             Input::Progress { job, moved_bytes, total_bytes } => {
                 self.handle_progress(now, &job, moved_bytes, total_bytes, out);

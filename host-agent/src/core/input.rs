@@ -33,7 +33,7 @@ pub enum Input {
         /// Where the answer goes.
         reply: ReplyId,
         /// What is asked.
-        request: Request,
+        request: Box<Request>,
     },
     /// A piece of work has ended.
     Done {

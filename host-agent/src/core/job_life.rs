@@ -77,10 +77,11 @@ impl Agent {
     ) {
         let state = record.job.state;
         match (state, record.intent.clone(), outcome) {
-            (JobState::Starting, Intent::Run, WorkOutcome::Done) => {
-                if record.job.spec.as_vm().is_some() {
-                    self.become_state(now, record, JobState::Running, None, out);
-                }
+            // A service is running when it says so itself.
+            (JobState::Starting, Intent::Run, WorkOutcome::Done)
+                if record.job.spec.as_vm().is_some() =>
+            {
+                self.become_state(now, record, JobState::Running, None, out);
             }
             (JobState::Starting, Intent::Run, WorkOutcome::Failed(message)) => {
                 let reason = Some(Reason::StartFailed { message });
@@ -101,12 +102,10 @@ impl Agent {
                     Some(Migration::Incoming { from, libvirt_uri, migrate_uri, disks_uri });
                 self.insert(now, record, out);
             }
-            (JobState::MigratingIn, Intent::Receive { is_handed, .. }, WorkOutcome::Done) => {
-                if is_handed {
-                    record.intent = Intent::Run;
-                    record.job.migration = None;
-                    self.become_state(now, record, JobState::Running, None, out);
-                }
+            (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }, WorkOutcome::Done) => {
+                record.intent = Intent::Run;
+                record.job.migration = None;
+                self.become_state(now, record, JobState::Running, None, out);
             }
             (JobState::MigratingIn, Intent::Receive { .. }, WorkOutcome::Failed(message)) => {
                 record.intent = Intent::Stop { grace_ms: 0 };

@@ -170,7 +170,7 @@ impl Bench {
     }
 
     fn ask(&mut self, request: Request) -> Result<Reply, Refusal> {
-        self.tell(Input::Request { reply: ReplyId(0), request });
+        self.tell(Input::Request { reply: ReplyId(0), request: Box::new(request) });
         self.replies.pop().expect("every request is answered at once")
     }
 
