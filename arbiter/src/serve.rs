@@ -32,8 +32,8 @@ use transport::identity::IdentityError;
 use transport::problem::finish;
 use transport::server::BindError;
 use transport::{
-    CancellationToken, Client, Clock, Identity, Json, Listen, Peer, ProblemReply, Server,
-    durable, trust_file,
+    CancellationToken, Client, Clock, Identity, Json, Listen, Peer, ProblemReply, Server, durable,
+    trust_file,
 };
 
 use crate::books::{Entry, share};

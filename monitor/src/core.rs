@@ -267,6 +267,13 @@ impl Core {
         self.hosts.iter().map(|(host, heard)| self.status(host, heard)).collect()
     }
 
+    /// How fresh and how old each row is, as a follower of this monitor is told.
+    #[must_use]
+    pub fn ages(&self, now_ms: u64) -> Vec<Frame> {
+        let heard = self.hosts.iter().filter(|(_, heard)| heard.at_ms.is_some());
+        heard.map(|(host, heard)| heard.frame(now_ms, host)).collect()
+    }
+
     fn status(&self, host: &HostId, heard: &Heard) -> HostStatus {
         let stream = self.streams.get(&Source::Host(host.clone()));
         let is_silent = heard.freshness != Freshness::Fresh;
@@ -415,9 +422,7 @@ impl Core {
         self.judge(now_ms, out);
         if now_ms >= self.ages_due_ms {
             self.ages_due_ms = now_ms + AGES_INTERVAL_MS;
-            let heard = self.hosts.iter().filter(|(_, heard)| heard.at_ms.is_some());
-            let ages = heard.map(|(host, heard)| heard.frame(now_ms, host)).collect();
-            out.push(Effect::PublishAges(ages));
+            out.push(Effect::PublishAges(self.ages(now_ms)));
         }
     }
 
@@ -456,14 +461,7 @@ impl Core {
         }
     }
 
-    fn hear(
-        &mut self,
-        now_ms: u64,
-        host: &HostId,
-        at_ms: u64,
-        path: &str,
-        out: &mut Vec<Effect>,
-    ) {
+    fn hear(&mut self, now_ms: u64, host: &HostId, at_ms: u64, path: &str, out: &mut Vec<Effect>) {
         let heard = name(&mut self.hosts, now_ms, host);
         if heard.at_ms.is_some_and(|known| known >= at_ms) {
             return;
@@ -536,11 +534,7 @@ impl std::fmt::Display for Source {
     }
 }
 
-fn name<'a>(
-    hosts: &'a mut BTreeMap<HostId, Heard>,
-    now_ms: u64,
-    host: &HostId,
-) -> &'a mut Heard {
+fn name<'a>(hosts: &'a mut BTreeMap<HostId, Heard>, now_ms: u64, host: &HostId) -> &'a mut Heard {
     hosts.entry(host.clone()).or_insert_with(|| Heard {
         freshness: Freshness::Stale,
         at_ms: None,

@@ -1,0 +1,161 @@
+//! Decides whom to follow, and keeps one follower for each.
+//!
+//! Before there is trust: whoever discovery names, pinned to the id it names. With trust: the
+//! hosts on the roster, pinned to their keys, and nobody else. Other monitors as configured. A host
+//! that discovery forgets is followed all the same: an expired registration is not a dead host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use protocol::id::HostId;
+use protocol::trust::Trust;
+use tokio::sync::{mpsc, watch};
+use transport::{CancellationToken, Client, Endpoint};
+
+use crate::core::{Input, Source, Wanted};
+use crate::directory::Addresses;
+use crate::follower::{COMMANDS_MAX, Follower};
+use crate::writer::{Connections, Order, Published};
+
+/// Keeps followers.
+pub(crate) struct Sources {
+    pub(crate) client: Client,
+    pub(crate) follow: Vec<Endpoint>,
+    pub(crate) addresses: watch::Receiver<Addresses>,
+    pub(crate) trust: watch::Receiver<Option<Arc<Trust>>>,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) connections: Connections,
+}
+
+/// A follower at work; dropping it stops it.
+struct Running {
+    endpoints: watch::Sender<Vec<Endpoint>>,
+    stop: CancellationToken,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Sources {
+    /// Works until the monitor stops.
+    pub(crate) async fn run(mut self) {
+        let mut running: BTreeMap<Source, Running> = BTreeMap::new();
+        let mut is_trust_open = true;
+        loop {
+            let trust = self.trust.borrow_and_update().clone();
+            let addresses = self.addresses.borrow_and_update().clone();
+            let wanted = self.wanted(trust.as_deref(), &addresses, &running);
+            let told = Wanted {
+                sources: wanted.keys().cloned().collect(),
+                roster: trust.map(|trust| trust.roster.iter().map(HostId::of).collect()),
+                is_settled: addresses.is_settled,
+            };
+            // Before the followers start, so that the core knows whom they speak of.
+            if self.orders.send(Order::Input(Input::Wanted(told))).await.is_err() {
+                return;
+            }
+            self.adjust(&mut running, wanted);
+            tokio::select! {
+                changed = self.addresses.changed() => if changed.is_err() { return },
+                changed = self.trust.changed(), if is_trust_open => is_trust_open = changed.is_ok(),
+            }
+        }
+    }
+
+    fn wanted(
+        &self,
+        trust: Option<&Trust>,
+        addresses: &Addresses,
+        running: &BTreeMap<Source, Running>,
+    ) -> BTreeMap<Source, Vec<Endpoint>> {
+        let monitors = self.follow.iter();
+        let mut wanted: BTreeMap<Source, Vec<Endpoint>> = monitors
+            .map(|endpoint| (Source::Monitor(endpoint.url.clone()), vec![endpoint.clone()]))
+            .collect();
+        let hosts: BTreeSet<HostId> = match trust {
+            Some(trust) => trust.roster.iter().map(HostId::of).collect(),
+            None => {
+                let followed = running.keys().filter_map(|source| match source {
+                    Source::Host(host) => Some(host.clone()),
+                    Source::Monitor(_) => None,
+                });
+                addresses.hosts.keys().cloned().chain(followed).collect()
+            }
+        };
+        for host in hosts {
+            let key = trust.and_then(|trust| trust.host_key(&host));
+            let source = Source::Host(host.clone());
+            let mut urls = addresses.hosts.get(&host).cloned().unwrap_or_default();
+            // What it was reached by before, and what it says of itself, may still work.
+            let known = running.get(&source).map(|running| running.endpoints.borrow().clone());
+            let before = known.into_iter().flatten().map(|endpoint| endpoint.url);
+            let view = self.published.view.load();
+            let own = view.host(&host).map(|row| row.host.urls.clone()).unwrap_or_default();
+            for url in before.chain(own) {
+                if !urls.contains(&url) {
+                    urls.push(url);
+                }
+            }
+            urls.truncate(URLS_MAX);
+            let pinned = |url| Endpoint { url, key, host: Some(host.clone()) };
+            wanted.insert(source, urls.into_iter().map(pinned).collect());
+        }
+        wanted
+    }
+
+    fn adjust(
+        &self,
+        running: &mut BTreeMap<Source, Running>,
+        wanted: BTreeMap<Source, Vec<Endpoint>>,
+    ) {
+        running.retain(|source, _| {
+            let is_wanted = wanted.contains_key(source);
+            if !is_wanted {
+                self.connections.remove(source);
+            }
+            is_wanted
+        });
+        for (source, endpoints) in wanted {
+            match running.get(&source) {
+                Some(running) => {
+                    running.endpoints.send_if_modified(|known| {
+                        let is_news = *known != endpoints;
+                        *known = endpoints;
+                        is_news
+                    });
+                }
+                None => {
+                    let started = self.start(source.clone(), endpoints);
+                    running.insert(source, started);
+                }
+            }
+        }
+    }
+
+    fn start(&self, source: Source, endpoints: Vec<Endpoint>) -> Running {
+        let (endpoints, receiver) = watch::channel(endpoints);
+        let (command, commands) = mpsc::channel(COMMANDS_MAX);
+        self.connections.insert(source.clone(), command);
+        let follower = Follower {
+            source,
+            client: self.client.clone(),
+            endpoints: receiver,
+            commands,
+            orders: self.orders.clone(),
+            published: Arc::clone(&self.published),
+        };
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            stopped.run_until_cancelled(follower.run()).await;
+        });
+        Running { endpoints, stop }
+    }
+}
+
+/// Most addresses of one host that are tried; a host that moved more often has forgotten the first.
+const URLS_MAX: usize = 8;
