@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use transport::stream::{Encoded, Frame, StreamError, Upgrade, close};
+use transport::stream::{Cut, Encoded, Frame, StreamError, Upgrade, close};
 use transport::{CallError, FrameSender, Frames, Listen, connect_stream};
 
 use crate::{Running, anywhere, client, within};
@@ -166,6 +166,28 @@ async fn a_stalled_subscriber_is_cut_and_delays_nobody() {
     })
     .await;
     assert!(matches!(end, Some(Err(_))), "the cut one took it for a normal end");
+}
+
+#[tokio::test]
+async fn what_waits_is_bounded_in_bytes_and_a_message_in_size() {
+    let (router, mut ends) = handing_over();
+    let server = Running::tls(router).await;
+    let _first = connect_stream(&client(), &server.https(), "/").await.unwrap();
+    let end = within(ends.recv()).await.unwrap();
+    // One thread and no await: nothing is written between these.
+    let large = vec![0; 7 << 20];
+    end.sender().push_bytes(large.clone()).unwrap();
+    end.sender().push_bytes(large.clone()).unwrap();
+    assert_eq!(end.sender().push_bytes(large), Err(Cut), "21 MiB wait for one subscriber");
+
+    let mut second = connect_stream(&client(), &server.https(), "/").await.unwrap();
+    let end = within(ends.recv()).await.unwrap();
+    assert_eq!(end.sender().push_bytes(vec![0; 9 << 20]), Err(Cut));
+    let closed = within(second.next::<Value>()).await;
+    assert!(
+        matches!(closed, Some(Err(StreamError::Closed { code: close::TOO_LARGE, .. }))),
+        "{closed:?}"
+    );
 }
 
 #[tokio::test]
