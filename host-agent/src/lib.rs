@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts, call};
+use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions};
 use protocol::host::{Accel, Host};
 use protocol::resources::Resources;
 use tokio::sync::{Semaphore, mpsc};
@@ -162,8 +162,7 @@ pub async fn run(
     let port = server.local_addr().map_or(options.listen.port(), |addr| addr.port());
     let url = format!("https://{}", SocketAddr::new(address, port));
 
-    let node = call(&hv, "measure", HYPERVISOR_DEADLINE, |hv| hv.node());
-    let node = node.await.unwrap_or(NodeFacts { cpus: 0, memory_bytes: 0 });
+    let node = sensors::node(&hv).await;
     let host = Host {
         id: identity.host_id(),
         key: identity.public(),

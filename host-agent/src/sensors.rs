@@ -1,9 +1,11 @@
 //! What the host has: measured, the host's own reserve taken off, overcommit applied.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hypervisor::NodeFacts;
+use hypervisor::{Hypervisor, NodeFacts, call};
 use protocol::resources::Resources;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 use tokio::sync::mpsc;
 
 use crate::core::Input;
@@ -12,6 +14,8 @@ use crate::storage::Storage;
 
 /// How often free disk space is measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long libvirt may take to count its CPUs.
+const NODE_DEADLINE: Duration = Duration::from_secs(30);
 /// Differences below this are not news.
 const DISK_GRAIN_BYTES: u64 = 256 << 20;
 
@@ -52,6 +56,25 @@ impl Share {
             memory_bytes: self.memory_bytes.map_or(memory, |limit| limit.min(memory)),
             disk_bytes: disk / DISK_GRAIN_BYTES * DISK_GRAIN_BYTES,
         }
+    }
+}
+
+/// What the machine has. libvirt is asked for the CPUs; its figure of memory is that of the NUMA
+/// cells it sees, which in virtual machines can be a fraction of what there is, so the kernel is
+/// asked for that, unless the hypervisor only pretends.
+pub(crate) async fn node(hv: &Arc<dyn Hypervisor>) -> NodeFacts {
+    let nothing = NodeFacts { cpus: 0, memory_bytes: 0 };
+    let node = call(hv, "measure", NODE_DEADLINE, |hv| hv.node()).await.unwrap_or_else(|error| {
+        tracing::warn!("{error}; nothing is promised");
+        nothing
+    });
+    if hv.facts().driver != "QEMU" || node == nothing {
+        return node;
+    }
+    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    match System::new_with_specifics(memory) {
+        Ok(system) => NodeFacts { memory_bytes: system.total_memory(), ..node },
+        Err(_) => node,
     }
 }
 

@@ -30,6 +30,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(35);
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// Ending QEMU; the kernel may have to write back its files.
 const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
+/// How often a guest's power button is pressed: a guest that is still booting misses the first.
+const ASK_INTERVAL: Duration = Duration::from_secs(3);
 /// A whole migration. Beyond this it is not one any more; the source goes on.
 const MIGRATE_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 /// How often a migration's progress is asked for.
@@ -133,9 +135,10 @@ impl Works {
         }
         if !grace.is_zero() {
             let deadline = Instant::now() + grace;
-            let asked = self.call("shut down", CALL_DEADLINE, move |hv| hv.shutdown(uuid)).await;
-            while asked.is_ok() && Instant::now() < deadline && self.is_active(uuid).await? {
-                await_end(&mut events, uuid, deadline).await;
+            while Instant::now() < deadline && self.is_active(uuid).await? {
+                // A guest that does not listen to its power button refuses in the end by its grace.
+                let _ = self.call("shut down", CALL_DEADLINE, move |hv| hv.shutdown(uuid)).await;
+                await_end(&mut events, uuid, deadline.min(Instant::now() + ASK_INTERVAL)).await;
             }
             if !self.is_active(uuid).await? {
                 return Ok(());
