@@ -184,6 +184,8 @@ impl Executor {
             Ok(Some(job)) if !(is_ours(&job, key) && job.revision == revision) => {
                 return Answer::Done(TaskResult::Done);
             }
+            // A guest that has not arrived is not stopped but refused: deleting does that.
+            Ok(Some(job)) if job.state == JobState::MigratingIn => {}
             Ok(Some(job)) if !job.state.is_ended() => {
                 let body = StopJob { grace_ms: 0, run: Some(key) };
                 let path = format!("/v1/jobs/{id}/stop");
@@ -285,9 +287,16 @@ impl Executor {
         let RunKey { run, task, claim } = key;
         let path = format!("/v1/jobs/{id}?run={run}&task={task}&claim={claim}");
         match self.call::<_, serde::de::IgnoredAny>(Method::DELETE, host, &path, &()).await {
-            Ok(_) | Err(Trouble::Refused(Refusal::NoSuchJob { .. })) => {
+            Err(Trouble::Refused(Refusal::NoSuchJob { .. })) => {
                 self.hear(host, id, None);
                 Answer::Done(TaskResult::Done)
+            }
+            // Volumes take their time; the row goes last.
+            Ok(_) => {
+                let gone = |job: Option<&Job>| {
+                    job.is_none().then_some(Answer::Done(TaskResult::Done))
+                };
+                self.watch(host, id, gone).await
             }
             Err(trouble) => self.answer_of(host, id, trouble).await,
         }
@@ -423,7 +432,7 @@ impl Executor {
 
 // What a row means to a waiting task.
 
-fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
+pub(crate) fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     match job.state {
         JobState::Running | JobState::Paused if job.revision >= revision => {
@@ -443,7 +452,7 @@ fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
     }
 }
 
-fn incoming(job: Option<&Job>) -> Option<Answer> {
+pub(crate) fn incoming(job: Option<&Job>) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     if let Some(Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. }) = &job.migration {
         return Some(Answer::Done(TaskResult::Incoming {
@@ -460,7 +469,7 @@ fn incoming(job: Option<&Job>) -> Option<Answer> {
     None
 }
 
-fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
+pub(crate) fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     if has_moved_to(job, to) {
         let handoff = match &job.migration {
@@ -478,7 +487,7 @@ fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
     }
 }
 
-fn ended(job: Option<&Job>) -> Option<Answer> {
+pub(crate) fn ended(job: Option<&Job>) -> Option<Answer> {
     let is_over = job.is_none_or(|job| job.state.is_ended());
     is_over.then_some(Answer::Done(TaskResult::Done))
 }
@@ -494,7 +503,7 @@ fn is_going_to(job: &Job, to: &HostId) -> bool {
     (job.state == JobState::MigratingOut && is_outgoing) || has_moved_to(job, to)
 }
 
-fn is_ours(job: &Job, key: RunKey) -> bool {
+pub(crate) fn is_ours(job: &Job, key: RunKey) -> bool {
     job.run.is_some_and(|run| run.run == key.run && run.task == key.task)
 }
 

@@ -84,6 +84,11 @@ pub enum Cause {
         /// Each one's slot and words.
         denials: Vec<(u32, DenialReason)>,
     },
+    /// Too few arbiters answered, or too few could say yes yet.
+    NoQuorum {
+        /// How many grants there were, and what the others said.
+        message: String,
+    },
     /// A host said yes and could not do it.
     Failed {
         /// What it said.
@@ -186,6 +191,7 @@ impl Cause {
             Cause::Unmet { .. } => "unmet",
             Cause::Refused { .. } => "refused",
             Cause::Denied { .. } => "denied",
+            Cause::NoQuorum { .. } => "no-quorum",
             Cause::Failed { .. } => "failed",
             Cause::TimedOut { .. } => "timed-out",
             Cause::GaveUp { .. } => "gave-up",
@@ -207,7 +213,9 @@ impl fmt::Display for Cause {
                 }
                 Ok(())
             }
-            Cause::Failed { message } | Cause::TimedOut { message } => f.write_str(message),
+            Cause::NoQuorum { message }
+            | Cause::Failed { message }
+            | Cause::TimedOut { message } => f.write_str(message),
             Cause::GaveUp { rounds, last } => write!(f, "after {rounds} plans; {last}"),
             Cause::Stuck { task, title, why } => {
                 write!(f, "task {task} ({title}) can be neither done nor undone: {why}")

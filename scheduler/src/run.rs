@@ -279,8 +279,17 @@ impl Run {
         let cause = self.record.cause.clone();
         let may_replan = cause.as_ref().is_some_and(may_replan);
         if may_replan && self.record.rounds_idle < ROUNDS_IDLE_MAX {
+            let why = cause.as_ref().map(Cause::to_string);
             self.become_running();
-            self.advance(now_ms, out);
+            // The first other try is made at once; after that the world is given time to change.
+            let pause_ms = RETRY_MS.0 << self.record.rounds_idle.min(6);
+            if self.record.rounds_idle > 1 {
+                self.waiting_for = why;
+                out.push(Effect::Publish);
+                out.push(Effect::WakeAt(now_ms + pause_ms));
+            } else {
+                self.advance(now_ms, out);
+            }
             return;
         }
         if let Some(last) = cause.filter(|_| may_replan) {
@@ -428,6 +437,9 @@ impl Run {
         let patience = task.kind.patience().as_secs();
         let title = task.kind.title(self.record.job());
         let message = format!("{title}: not within {patience} s; {what}");
+        if self.is_past_return() && matches!(task.kind, TaskKind::Delete { .. }) {
+            return self.leave_behind(now_ms, i, message, out);
+        }
         if self.is_past_return() || (task.is_ambiguous && !self.can_turn_back(i)) {
             return self.become_stuck(i, message, out);
         }
@@ -437,7 +449,13 @@ impl Run {
         }
         // It stays `started`: that it was refused is more than anybody knows.
         self.record.tasks[i].note = Some(message.clone());
-        self.become_unwinding(now_ms, Cause::TimedOut { message }, out);
+        let is_of_arbiters = matches!(self.record.tasks[i].kind, TaskKind::Grants { .. });
+        let cause = if is_of_arbiters {
+            Cause::NoQuorum { message }
+        } else {
+            Cause::TimedOut { message }
+        };
+        self.become_unwinding(now_ms, cause, out);
     }
 
     fn do_refused(&mut self, now_ms: u64, i: usize, no: No, out: &mut Vec<Effect>) {
@@ -447,17 +465,24 @@ impl Run {
         let cause = cause_of(no);
         task.note = Some(cause.to_string());
         if self.is_past_return() {
-            // The guest runs where it should; what is left over is the source's old row.
             if matches!(kind, TaskKind::Delete { .. }) {
-                self.record.tasks[i].state = TaskState::Failed;
-                self.flight = None;
-                return self.advance(now_ms, out);
+                return self.leave_behind(now_ms, i, cause.to_string(), out);
             }
             return self.become_stuck(i, cause.to_string(), out);
         }
         self.record.tasks[i].state = TaskState::Failed;
         self.record.setbacks.extend(setback);
         self.become_unwinding(now_ms, cause, out);
+    }
+
+    /// The guest runs where it should; the source's old row and disks cannot be deleted now. That
+    /// is seen in the task's note, and whoever deletes or moves the job again sees them gone.
+    fn leave_behind(&mut self, now_ms: u64, i: usize, why: String, out: &mut Vec<Effect>) {
+        let task = &mut self.record.tasks[i];
+        task.state = TaskState::Failed;
+        task.note = Some(why);
+        self.flight = None;
+        self.advance(now_ms, out);
     }
 
     /// The offer ended while grants were gathered: from the offer on, once more.
@@ -635,9 +660,11 @@ fn may_replan(cause: &Cause) -> bool {
         Cause::Failed { .. } => true,
         // Another host may answer; only undoing had to be certain first.
         Cause::TimedOut { .. } => true,
-        Cause::Unmet { .. } | Cause::Denied { .. } | Cause::GaveUp { .. } | Cause::Stuck { .. } => {
-            false
-        }
+        Cause::Unmet { .. }
+        | Cause::Denied { .. }
+        | Cause::NoQuorum { .. }
+        | Cause::GaveUp { .. }
+        | Cause::Stuck { .. } => false,
     }
 }
 
@@ -683,3 +710,6 @@ fn ms(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod world;

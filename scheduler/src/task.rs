@@ -402,7 +402,8 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     revision: start.revision,
                     spec: &start.spec,
                     how: Action::Start,
-                    needs_ticket: at.has_trust,
+                    // Services are Ostler's own and need none.
+                    needs_ticket: at.has_trust && start.spec.as_vm().is_some(),
                     is_new: !at.hosts_with_rows.contains(&start.host),
                 };
                 tasks.extend(put.tasks(number));

@@ -1,1 +1,468 @@
+//! Scripts of single runs, and a sweep that kills the engine between any two effects of each.
 
+use planner::State;
+use proptest::prelude::*;
+use protocol::api::{NewRun, Want};
+use protocol::id::RunId;
+use protocol::job::JobState;
+use uuid::Uuid;
+
+use super::world::{World, job_id, spec};
+use super::*;
+use crate::task::Ask;
+
+/// What may go wrong on the way to a host and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Net {
+    Good,
+    RequestLost,
+    ReplyLost,
+}
+
+/// One run in one world, with a journal that outlives the engine.
+struct Bench {
+    world: World,
+    journal: RunRecord,
+    run: Run,
+    now_ms: u64,
+    effects_done: usize,
+    crash_at: Option<usize>,
+    crash_after_effect: bool,
+    net: Vec<Net>,
+    /// Requests that a dead engine has sent and that have not arrived yet.
+    delayed: Vec<Dispatch>,
+    has_crashed: bool,
+    leaves_a_row: bool,
+}
+
+/// More than any run of these tests needs; a run that takes longer never ends.
+const EFFECTS_MAX: usize = 4000;
+
+impl Bench {
+    fn new(world: World, want: Want) -> Self {
+        let id = RunId(Uuid::from_u128(7));
+        let journal = RunRecord::new(NewRun { id, want }, 0);
+        Self {
+            run: Run::new(journal.clone()),
+            world,
+            journal,
+            now_ms: 0,
+            effects_done: 0,
+            crash_at: None,
+            crash_after_effect: false,
+            net: vec![],
+            delayed: vec![],
+            has_crashed: false,
+            leaves_a_row: false,
+        }
+    }
+
+    /// Runs to the end and checks what must hold.
+    fn finish(mut self) -> Self {
+        let mut inputs = vec![Input::Begin];
+        while let Some(input) = inputs.pop() {
+            let mut effects = Vec::new();
+            self.run.handle(self.now_ms, input, &mut effects);
+            let mut next = None;
+            for effect in effects {
+                self.effects_done += 1;
+                assert!(self.effects_done < EFFECTS_MAX, "never ends: {:#?}", self.run.record());
+                if self.crash_at == Some(self.effects_done) {
+                    if self.crash_after_effect {
+                        self.half_perform(effect);
+                    }
+                    self.crash();
+                    next = Some(Input::Begin);
+                    break;
+                }
+                if let Some(input) = self.perform(effect) {
+                    next = Some(input);
+                }
+            }
+            self.world.settle();
+            self.now_ms += 50;
+            inputs.extend(next);
+        }
+        self.check();
+        self
+    }
+
+    fn perform(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Persist(record) => {
+                self.journal = *record;
+                None
+            }
+            Effect::Dispatch(dispatch) => {
+                let answer = self.answer(&dispatch);
+                let (task, direction) = (dispatch.key.task, dispatch.direction);
+                // Late requests of a dead engine arrive behind it.
+                for late in std::mem::take(&mut self.delayed) {
+                    self.world.perform(&late);
+                }
+                Some(Input::Answered { task, direction, answer })
+            }
+            Effect::Plan => Some(self.plan()),
+            Effect::WakeAt(at_ms) => {
+                self.now_ms = self.now_ms.max(at_ms);
+                Some(Input::Tick)
+            }
+            Effect::Publish => None,
+            Effect::End => None,
+            Effect::Abandon => panic!("nobody else claims this run"),
+        }
+    }
+
+    fn answer(&mut self, dispatch: &Dispatch) -> Answer {
+        let lost = |is_ambiguous| Answer::Unclear { what: "lost".to_owned(), is_ambiguous };
+        match self.net.pop().unwrap_or(Net::Good) {
+            // An offer that cannot be taken back ends by itself.
+            _ if matches!(dispatch.ask, Ask::VoidOffer(..)) => self.world.perform(dispatch),
+            Net::Good => self.world.perform(dispatch),
+            Net::RequestLost => lost(false),
+            Net::ReplyLost => {
+                self.world.perform(dispatch);
+                lost(true)
+            }
+        }
+    }
+
+    fn half_perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(record) => self.journal = *record,
+            Effect::Dispatch(dispatch) => {
+                self.world.perform(&dispatch);
+            }
+            _ => {}
+        }
+    }
+
+    /// The engine dies; another one goes on from the journal, with a higher claim.
+    fn crash(&mut self) {
+        self.journal.claim += 1;
+        self.run = Run::new(self.journal.clone());
+        self.has_crashed = true;
+    }
+
+    fn plan(&self) -> Input {
+        let record = self.run.record();
+        let input = self.world.plan_input(&record.want, record.setbacks.clone());
+        let outcome = planner::plan(&input);
+        let rows = State::new(&input).placements(record.job());
+        let running = rows.iter().find(|(_, placed)| placed.state == JobState::Running);
+        let at = Circumstances {
+            has_trust: true,
+            spec: running.map(|(_, placed)| placed.spec.clone()),
+            hold: running.and_then(|(_, placed)| placed.hold),
+            hosts_with_rows: rows.keys().cloned().collect(),
+        };
+        let is_done = outcome.plan.steps.is_empty() && outcome.coming.is_empty();
+        let met = running.filter(|_| is_done && outcome.report.is_empty());
+        let met_at = met.map(|(host, placed)| (host.clone(), placed.revision));
+        Input::Planned { outcome, at, met_at }
+    }
+
+    fn check(&mut self) {
+        let record = self.run.record().clone();
+        assert!(record.state.is_ended(), "ended without an end: {record:#?}");
+        assert_eq!(record, self.journal, "what was told is what is stored");
+        assert!(!self.world.ran_twice, "at most one running instance: {record:#?}");
+        assert_every_task_is_done_undone_or_owned(&record);
+        if !self.leaves_a_row {
+            assert_nothing_is_left_behind(&record, &self.world);
+        }
+        let mut effects = Vec::new();
+        let mut again = Run::new(self.journal.clone());
+        again.handle(self.now_ms, Input::Begin, &mut effects);
+        assert_eq!(effects, vec![], "an ended run never begins again");
+    }
+
+    fn state(&self) -> RunState {
+        self.journal.state
+    }
+}
+
+fn assert_every_task_is_done_undone_or_owned(record: &RunRecord) {
+    for task in &record.tasks {
+        let is_settled = match task.state {
+            TaskState::Succeeded | TaskState::Undone | TaskState::Skipped => true,
+            TaskState::Failed => !task.kind.has_undo() || record.state != RunState::RolledBack,
+            TaskState::Pending | TaskState::Started | TaskState::Undoing => {
+                record.state == RunState::Stuck
+            }
+            TaskState::UndoFailed => record.state == RunState::Stuck,
+        };
+        assert!(is_settled, "{:?} is {:?} in {record:#?}", task.kind, task.state);
+    }
+}
+
+fn assert_nothing_is_left_behind(record: &RunRecord, world: &World) {
+    let rows: Vec<_> =
+        world.hosts.iter().filter_map(|(h, fake)| Some((h, fake.jobs.get(&job_id())?))).collect();
+    let running = rows.iter().filter(|(_, job)| job.state == JobState::Running).count();
+    let ours = |job: &protocol::job::Job| {
+        job.run.is_some_and(|run| run.run == record.id && job.revision.0 > 0)
+    };
+    match (&record.want, record.state) {
+        (Want::Run { .. } | Want::Migrate { .. }, RunState::Succeeded) => {
+            assert_eq!(running, 1, "{rows:#?}");
+            assert_eq!(rows.len(), 1, "one row is left: {rows:#?}");
+        }
+        (Want::Run { .. }, RunState::RolledBack) => {
+            let left = rows.iter().filter(|(_, job)| ours(job) && !job.state.is_ended());
+            assert_eq!(left.count(), 0, "{rows:#?}\n{record:#?}");
+        }
+        (Want::Migrate { .. }, RunState::RolledBack) => {
+            assert_eq!((running, rows.len()), (1, 1), "{rows:#?}\n{record:#?}");
+        }
+        (Want::Stop { .. }, RunState::Succeeded) => assert_eq!(running, 0),
+        (Want::Delete { .. }, RunState::Succeeded) => assert_eq!(rows.len(), 0),
+        _ => {}
+    }
+}
+
+// Scenarios.
+
+#[derive(Debug, Clone, Copy)]
+enum Scenario {
+    Start,
+    StartRefusedOnce,
+    StartFailsOnce,
+    StartRefusedEverywhere,
+    StartFailsEverywhere,
+    StartAgain,
+    AlreadyRuns,
+    Migrate,
+    MigrateFails,
+    MigrateRefused,
+    Stop,
+    DeleteRunning,
+}
+
+const SCENARIOS: [(Scenario, RunState); 12] = [
+    (Scenario::Start, RunState::Succeeded),
+    (Scenario::StartRefusedOnce, RunState::Succeeded),
+    (Scenario::StartFailsOnce, RunState::Succeeded),
+    (Scenario::StartRefusedEverywhere, RunState::RolledBack),
+    (Scenario::StartFailsEverywhere, RunState::RolledBack),
+    (Scenario::StartAgain, RunState::Succeeded),
+    (Scenario::AlreadyRuns, RunState::Succeeded),
+    (Scenario::Migrate, RunState::Succeeded),
+    (Scenario::MigrateFails, RunState::RolledBack),
+    (Scenario::MigrateRefused, RunState::RolledBack),
+    (Scenario::Stop, RunState::Succeeded),
+    (Scenario::DeleteRunning, RunState::Succeeded),
+];
+
+fn bench(scenario: Scenario) -> Bench {
+    let mut world = World::new(3);
+    let [h0, h1, _] = <[HostId; 3]>::try_from(world.by_preference()).unwrap();
+    let job = job_id();
+    let start = Want::Run { job: job.clone(), spec: spec(), on: None };
+    let migrate = Want::Migrate { job: job.clone(), to: h1.clone() };
+    let want = match scenario {
+        Scenario::Start => start,
+        Scenario::StartRefusedOnce => {
+            world.hosts.get_mut(&h0).unwrap().faults.refuses = true;
+            start
+        }
+        Scenario::StartFailsOnce => {
+            world.hosts.get_mut(&h0).unwrap().faults.fails_starts = true;
+            start
+        }
+        Scenario::StartRefusedEverywhere => {
+            world.hosts.values_mut().for_each(|fake| fake.faults.refuses = true);
+            start
+        }
+        Scenario::StartFailsEverywhere => {
+            world.hosts.values_mut().for_each(|fake| fake.faults.fails_starts = true);
+            start
+        }
+        Scenario::StartAgain => {
+            world.place(&h1, JobState::Stopped);
+            Want::Run { job, spec: spec(), on: Some(h1) }
+        }
+        Scenario::AlreadyRuns => {
+            world.place(&h1, JobState::Running);
+            start
+        }
+        Scenario::Migrate => {
+            world.place(&h0, JobState::Running);
+            migrate
+        }
+        Scenario::MigrateFails => {
+            world.place(&h0, JobState::Running);
+            world.hosts.get_mut(&h0).unwrap().faults.fails_sends = true;
+            migrate
+        }
+        Scenario::MigrateRefused => {
+            world.place(&h0, JobState::Running);
+            world.hosts.get_mut(&h1).unwrap().faults.refuses = true;
+            migrate
+        }
+        Scenario::Stop => {
+            world.place(&h0, JobState::Running);
+            Want::Stop { job, grace_ms: 0 }
+        }
+        Scenario::DeleteRunning => {
+            world.place(&h0, JobState::Running);
+            Want::Delete { job }
+        }
+    };
+    Bench::new(world, want)
+}
+
+#[test]
+fn each_scenario_ends_as_it_should() {
+    for (scenario, expected) in SCENARIOS {
+        let bench = bench(scenario).finish();
+        assert_eq!(bench.state(), expected, "{scenario:?}: {:#?}", bench.journal);
+    }
+}
+
+#[test]
+fn killed_before_or_after_any_effect_a_run_still_ends_as_it_should() {
+    let mut points = 0;
+    for (scenario, expected) in SCENARIOS {
+        let total = bench(scenario).finish().effects_done;
+        for at in 1..=total {
+            for after in [false, true] {
+                let mut bench = bench(scenario);
+                bench.crash_at = Some(at);
+                bench.crash_after_effect = after;
+                let bench = bench.finish();
+                points += 1;
+                assert!(bench.has_crashed || at == total, "{scenario:?} at {at}");
+                assert_eq!(bench.state(), expected, "{scenario:?} at {at}, after: {after}");
+            }
+        }
+    }
+    assert!(points > 300, "only {points} crash points were tried");
+}
+
+#[test]
+fn a_request_of_a_dead_engine_that_arrives_late_starts_nothing_twice() {
+    let total = bench(Scenario::StartFailsOnce).finish().effects_done;
+    for at in 1..=total {
+        let mut bench = bench(Scenario::StartFailsOnce);
+        bench.crash_at = Some(at);
+        // The put that the dead engine sends is delivered only after the next one's first answer.
+        let put = last_put_before(Scenario::StartFailsOnce, at);
+        bench.delayed.extend(put);
+        let bench = bench.finish();
+        let starts = bench.world.starts.len();
+        assert!(starts <= 2, "at {at}: {:?}", bench.world.starts);
+    }
+}
+
+/// The last put that an engine dispatches before effect `at`.
+fn last_put_before(scenario: Scenario, at: usize) -> Option<Dispatch> {
+    let mut bench = bench(scenario);
+    let (mut inputs, mut last) = (vec![Input::Begin], None);
+    while let Some(input) = inputs.pop() {
+        let mut effects = Vec::new();
+        bench.run.handle(bench.now_ms, input, &mut effects);
+        for effect in effects {
+            bench.effects_done += 1;
+            if bench.effects_done >= at {
+                return last;
+            }
+            if let Effect::Dispatch(dispatch) = &effect
+                && matches!(dispatch.ask, Ask::Put(..))
+            {
+                last = Some(Dispatch::clone(dispatch));
+            }
+            inputs.extend(bench.perform(effect));
+        }
+        bench.world.settle();
+        bench.now_ms += 50;
+    }
+    last
+}
+
+#[test]
+fn a_refusal_is_remembered_and_the_next_host_is_asked() {
+    let bench = bench(Scenario::StartRefusedOnce).finish();
+    assert_eq!(bench.journal.rounds, 2);
+    assert_eq!(bench.journal.setbacks.len(), 1);
+    let second = &bench.world.by_preference()[1];
+    assert_eq!(bench.world.starts, vec![(second.clone(), Revision(1))]);
+}
+
+#[test]
+fn the_end_of_a_hopeless_run_says_why_per_host() {
+    let bench = bench(Scenario::StartRefusedEverywhere).finish();
+    let reason = bench.journal.status().reason.unwrap();
+    assert!(reason.starts_with("unmet: web-1: no host can take it"), "{reason}");
+    assert_eq!(reason.matches("has refused: image x").count(), 3, "{reason}");
+}
+
+#[test]
+fn a_job_started_again_keeps_its_row_when_the_start_is_undone() {
+    let mut bench = bench(Scenario::StartAgain);
+    let host = bench.world.by_preference()[1].clone();
+    bench.world.hosts.get_mut(&host).unwrap().faults.fails_starts = true;
+    let bench = bench.finish();
+    assert_eq!(bench.state(), RunState::RolledBack);
+    let row = &bench.world.hosts[&host].jobs[&job_id()];
+    assert_eq!((row.state, row.revision), (JobState::Failed, Revision(2)), "its disks are there");
+}
+
+#[test]
+fn a_host_that_never_answers_an_undo_leaves_the_run_stuck_and_named() {
+    let mut bench = bench(Scenario::StartFailsOnce);
+    // offer, grants, put, wait; then every undo request is lost.
+    bench.net = [vec![Net::RequestLost; 1000], vec![Net::Good; 4]].concat();
+    let bench = bench.finish();
+    assert_eq!(bench.state(), RunState::Stuck);
+    let reason = bench.journal.status().reason.unwrap();
+    assert!(reason.starts_with("stuck: task 2 (put web-1 on"), "{reason}");
+}
+
+#[test]
+fn past_the_switch_over_nothing_is_undone() {
+    let mut bench = bench(Scenario::Migrate);
+    // Everything is lost from the hand-over on, for an hour.
+    let dispatched_before = 6;
+    bench.net = [vec![Net::RequestLost; 2000], vec![Net::Good; dispatched_before]].concat();
+    let bench = bench.finish();
+    assert_eq!(bench.state(), RunState::Stuck);
+    let undone = bench.journal.tasks.iter().filter(|t| t.state == TaskState::Undone).count();
+    assert_eq!(undone, 0, "{:#?}", bench.journal);
+    let reason = bench.journal.status().reason.unwrap();
+    assert!(reason.contains("(hand web-1 over to"), "{reason}");
+}
+
+#[test]
+fn a_source_that_is_gone_after_the_move_does_not_spoil_it() {
+    let mut bench = bench(Scenario::Migrate);
+    let dispatched_before = 8;
+    bench.net = [vec![Net::RequestLost; 1000], vec![Net::Good; dispatched_before]].concat();
+    bench.leaves_a_row = true;
+    let bench = bench.finish();
+    assert_eq!(bench.state(), RunState::Succeeded);
+    let last = bench.journal.status().tasks.pop().unwrap();
+    assert_eq!(last.state, TaskState::Failed);
+    assert!(last.note.unwrap().contains("not within 60 s"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn whatever_the_network_loses_and_whenever_the_engine_dies(
+        scenario in 0..SCENARIOS.len(),
+        net in prop::collection::vec(
+            prop_oneof![3 => Just(Net::Good), 1 => Just(Net::RequestLost), 1 => Just(Net::ReplyLost)],
+            0..40,
+        ),
+        crash_at in 1..80_usize,
+        crash_after_effect: bool,
+    ) {
+        let mut bench = bench(SCENARIOS[scenario].0);
+        bench.net = net;
+        bench.crash_at = Some(crash_at);
+        bench.crash_after_effect = crash_after_effect;
+        bench.finish();
+    }
+}

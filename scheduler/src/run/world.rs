@@ -1,0 +1,432 @@
+//! A small world of hosts for tests of the run machine: idempotent as agents are, and unreliable
+//! as networks are. It keeps a ledger of its own, so that a test can count what really happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planner::{Limits, PlanInput, Setback};
+use protocol::admission::{Arrival, Room, admit};
+use protocol::api::Want;
+use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
+use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId};
+use protocol::job::{Job, JobSpec, JobState, Migration, Reason, RunKey};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::signed::{SecretKey, Signed};
+use protocol::ticket::{Action, Handoff, Offer};
+use protocol::view::View;
+use protocol::vm::VmSpec;
+
+use crate::executor::{ended, incoming, is_ours, running, sent};
+use crate::run::{Answer, No};
+use crate::task::{Ask, Dispatch, TaskResult};
+
+/// What is wrong with one host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Faults {
+    pub(super) refuses: bool,
+    pub(super) fails_starts: bool,
+    pub(super) fails_sends: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct FakeHost {
+    key: SecretKey,
+    host: Host,
+    pub(super) jobs: BTreeMap<JobId, Job>,
+    pub(super) faults: Faults,
+    offers: u64,
+    used: BTreeSet<OfferId>,
+    claims: BTreeMap<RunId, u64>,
+    undone: BTreeSet<(RunId, u32)>,
+    froms: BTreeMap<JobId, (HostId, OfferId)>,
+    seq: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) hosts: BTreeMap<HostId, FakeHost>,
+    /// Every start of a guest that ever happened: host and revision.
+    pub(super) starts: Vec<(HostId, Revision)>,
+    /// True when a job was ever alive in two places at once.
+    pub(super) ran_twice: bool,
+}
+
+pub(super) fn job_id() -> JobId {
+    JobId::new("web-1").unwrap()
+}
+
+pub(super) fn spec() -> JobSpec {
+    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![], nics: vec![] })
+}
+
+impl World {
+    pub(super) fn new(count: u8) -> Self {
+        let hosts = (0..count).map(|n| {
+            let key = SecretKey::from_seed([n + 1; 32]);
+            let id = HostId::of(&key.public());
+            let hypervisor = HypervisorFacts {
+                uri: String::new(),
+                driver: "QEMU".into(),
+                libvirt_version: String::new(),
+                accel: Accel::Tcg,
+                accel_reason: None,
+                migration_uri: Some("tcp://x".into()),
+            };
+            let host = Host {
+                id: id.clone(),
+                key: key.public(),
+                name: format!("host{n}"),
+                urls: vec![],
+                agent_version: String::new(),
+                hypervisor,
+                // Each host has a little less room, so that plans prefer the earlier one.
+                capacity: Resources {
+                    vcpus: 64 - 8 * u32::from(n),
+                    memory_bytes: 64 << 30,
+                    disk_bytes: 0,
+                },
+                allocation: Resources::ZERO,
+                images: BTreeMap::new(),
+                labels: BTreeMap::new(),
+                trust_version: Some(1),
+            };
+            let fake = FakeHost {
+                key,
+                host,
+                jobs: BTreeMap::new(),
+                faults: Faults::default(),
+                offers: 0,
+                used: BTreeSet::new(),
+                claims: BTreeMap::new(),
+                undone: BTreeSet::new(),
+                froms: BTreeMap::new(),
+                seq: 0,
+            };
+            (id, fake)
+        });
+        Self { hosts: hosts.collect(), starts: vec![], ran_twice: false }
+    }
+
+    /// The host that a plan chooses first, then the next.
+    pub(super) fn by_preference(&self) -> Vec<HostId> {
+        let mut hosts: Vec<&FakeHost> = self.hosts.values().collect();
+        hosts.sort_by_key(|fake| std::cmp::Reverse(fake.host.capacity.vcpus));
+        hosts.iter().map(|fake| fake.host.id.clone()).collect()
+    }
+
+    /// A job that runs already, put there by somebody else.
+    pub(super) fn place(&mut self, host: &HostId, state: JobState) {
+        let fake = self.hosts.get_mut(host).unwrap();
+        let hold = Some(OfferId { epoch: Epoch(1), num: 999 });
+        let job = Job {
+            id: job_id(),
+            revision: Revision(1),
+            spec: spec(),
+            state,
+            reason: None,
+            since_ms: 0,
+            hold,
+            domain_uuid: None,
+            run: None,
+            migration: None,
+            endpoint: None,
+        };
+        fake.jobs.insert(job_id(), job);
+    }
+
+    pub(super) fn plan_input(&self, want: &Want, setbacks: Vec<Setback>) -> PlanInput {
+        let mut view = View::default();
+        for fake in self.hosts.values() {
+            view.merge_inventory(Inventory {
+                cursor: Cursor { epoch: Epoch(1), seq: fake.seq + 1 },
+                host: fake.host.clone(),
+                jobs: fake.jobs.values().cloned().collect(),
+                observed: vec![],
+            });
+        }
+        let expectations = vec![want.into()];
+        PlanInput { view, expectations, setbacks, limits: Limits::default(), ..Default::default() }
+    }
+
+    /// Time passes on the hosts: what was accepted starts, what was sent arrives.
+    pub(super) fn settle(&mut self) {
+        let mut arrived = Vec::new();
+        for fake in self.hosts.values_mut() {
+            for job in fake.jobs.values_mut() {
+                match job.state {
+                    JobState::Accepted if fake.faults.fails_starts => {
+                        job.state = JobState::Failed;
+                        job.reason = Some(Reason::StartFailed { message: "no".into() });
+                    }
+                    JobState::Accepted => {
+                        job.state = JobState::Running;
+                        self.starts.push((fake.host.id.clone(), job.revision));
+                    }
+                    JobState::Stopping => job.state = JobState::Stopped,
+                    JobState::MigratingIn => {
+                        let (from, _) = fake.froms[&job.id].clone();
+                        job.migration = Some(Migration::Incoming {
+                            from,
+                            libvirt_uri: "l".into(),
+                            migrate_uri: "m".into(),
+                            disks_uri: "d".into(),
+                        });
+                    }
+                    JobState::MigratingOut if fake.faults.fails_sends => {
+                        job.state = JobState::Running;
+                        job.migration = None;
+                        job.reason = Some(Reason::MigrationFailed { message: "no".into() });
+                    }
+                    JobState::MigratingOut => arrived.push((fake.host.id.clone(), job.id.clone())),
+                    _ => {}
+                }
+            }
+        }
+        for (from, id) in arrived {
+            self.let_go(&from, &id);
+        }
+        let is_alive = |job: &&Job| {
+            matches!(
+                job.state,
+                JobState::Running | JobState::Paused | JobState::MigratingOut | JobState::Starting
+            )
+        };
+        let alive = self.hosts.values().flat_map(|fake| fake.jobs.values()).filter(is_alive);
+        self.ran_twice |= alive.count() > 1;
+    }
+
+    fn let_go(&mut self, from: &HostId, id: &JobId) {
+        let Some(Migration::Outgoing { to, .. }) = self.hosts[from].jobs[id].migration.clone()
+        else {
+            return;
+        };
+        let Some(target) = self.hosts[&to].jobs.get(id) else { return };
+        let to_hold = target.hold.unwrap();
+        let fake = self.hosts.get_mut(from).unwrap();
+        let job = fake.jobs.get_mut(id).unwrap();
+        let handoff = Handoff {
+            job: id.clone(),
+            from: from.clone(),
+            hold: job.hold.unwrap(),
+            to: to.clone(),
+            to_hold,
+        };
+        job.state = JobState::Stopped;
+        job.reason = Some(Reason::Migrated { to: to.clone() });
+        let handoff = Some(Signed::seal(&handoff, &fake.key));
+        job.migration = Some(Migration::Outgoing { to, moved_bytes: 1, total_bytes: 1, handoff });
+    }
+
+    /// What the executor and the agents would make of it.
+    pub(super) fn perform(&mut self, dispatch: &Dispatch) -> Answer {
+        let Dispatch { key, job: id, ask, .. } = dispatch;
+        let done = Answer::Done(TaskResult::Done);
+        let wait = |answer: Option<Answer>| {
+            answer.unwrap_or_else(|| Answer::NotYet { note: "on its way".into() })
+        };
+        match ask {
+            Ask::Offer(host, request) => {
+                let fake = self.fake(host);
+                if let Err(no) = fake.check(id, request.revision, &request.spec) {
+                    return no;
+                }
+                fake.offers += 1;
+                let offer = Offer {
+                    host: host.clone(),
+                    id: OfferId { epoch: Epoch(1), num: fake.offers },
+                    job: id.clone(),
+                    revision: request.revision,
+                    spec: request.spec.digest(),
+                    action: request.action.clone(),
+                    resources: request.spec.resources(),
+                    tenant: request.spec.tenant.clone(),
+                    plan: BTreeMap::new(),
+                    trust_version: 1,
+                };
+                let offer = Signed::seal(&offer, &fake.key);
+                Answer::Done(TaskResult::Offer { offer })
+            }
+            Ask::VoidOffer(..) => done,
+            Ask::Grants(_) => Answer::Done(TaskResult::Grants { grants: vec![] }),
+            Ask::Put(host, body) => {
+                let fake = self.fake(host);
+                if let Err(no) = fake.claim(*key) {
+                    return no;
+                }
+                let known = fake.jobs.get(id);
+                if known.is_some_and(|j| j.revision == body.revision && j.spec == body.spec) {
+                    return done;
+                }
+                if let Err(no) = fake.check(id, body.revision, &body.spec) {
+                    return no;
+                }
+                let offer = body.ticket.as_ref().unwrap().offer.open().unwrap();
+                if !fake.used.insert(offer.id) {
+                    return Answer::OfferOver { why: "used".into() };
+                }
+                let state = match offer.action {
+                    Action::Start => JobState::Accepted,
+                    Action::MigrateIn { from, hold } => {
+                        fake.froms.insert(id.clone(), (from, hold));
+                        JobState::MigratingIn
+                    }
+                };
+                let job = Job {
+                    id: id.clone(),
+                    revision: body.revision,
+                    spec: body.spec.clone(),
+                    state,
+                    reason: None,
+                    since_ms: 0,
+                    hold: Some(offer.id),
+                    domain_uuid: None,
+                    run: body.run,
+                    migration: None,
+                    endpoint: None,
+                };
+                fake.jobs.insert(id.clone(), job);
+                done
+            }
+            Ask::Discard { host, revision, is_new } => {
+                let fake = self.fake(host);
+                let ours = fake.jobs.get(id).map(|j| is_ours(j, *key) && j.revision == *revision);
+                match ours {
+                    Some(false) => return done,
+                    None if !is_new => return done,
+                    Some(true) | None => {}
+                }
+                if let Some(job) = fake.jobs.get_mut(id)
+                    && !job.state.is_ended()
+                    && job.state != JobState::MigratingIn
+                {
+                    job.state = JobState::Stopping;
+                    return Answer::NotYet { note: "stopping".into() };
+                }
+                if *is_new { fake.delete(id, *key) } else { done }
+            }
+            Ask::AwaitRunning(host, revision) => {
+                wait(running(self.fake(host).jobs.get(id), *revision))
+            }
+            Ask::AwaitIncoming(host) => wait(incoming(self.fake(host).jobs.get(id))),
+            Ask::Send(from, body) => {
+                let fake = self.fake(from);
+                if let Err(no) = fake.claim(*key) {
+                    return no;
+                }
+                let Some(job) = fake.jobs.get_mut(id) else {
+                    return Answer::Refused(No::Failed("gone".into()));
+                };
+                if job.state == JobState::Running {
+                    job.state = JobState::MigratingOut;
+                    job.run = Some(*key);
+                    job.migration = Some(Migration::Outgoing {
+                        to: body.to.clone(),
+                        moved_bytes: 0,
+                        total_bytes: 0,
+                        handoff: None,
+                    });
+                }
+                done
+            }
+            Ask::CancelSend { from, .. } => {
+                let job = self.fake(from).jobs.get_mut(id).unwrap();
+                match job.state {
+                    JobState::MigratingOut => {
+                        job.state = JobState::Running;
+                        job.reason = Some(Reason::MigrationCancelled);
+                        job.migration = None;
+                        done
+                    }
+                    JobState::Stopped => Answer::TooLate,
+                    _ => done,
+                }
+            }
+            Ask::AwaitSent { from, to } => wait(sent(self.fake(from).jobs.get(id), to)),
+            Ask::HandOver(to, handoff) => {
+                assert!(handoff.is_some(), "a source that let go has said so");
+                let fake = self.fake(to);
+                let id_of = fake.host.id.clone();
+                if let Some(job) = fake.jobs.get_mut(id)
+                    && job.state == JobState::MigratingIn
+                {
+                    job.state = JobState::Running;
+                    job.migration = None;
+                    let revision = job.revision;
+                    self.starts.push((id_of, revision));
+                }
+                done
+            }
+            Ask::Stop(host, _) => {
+                let fake = self.fake(host);
+                if let Err(no) = fake.claim(*key) {
+                    return no;
+                }
+                match fake.jobs.get_mut(id) {
+                    Some(job) if !job.state.is_ended() => {
+                        job.state = JobState::Stopping;
+                        done
+                    }
+                    _ => done,
+                }
+            }
+            Ask::AwaitEnded(host) => wait(ended(self.fake(host).jobs.get(id))),
+            Ask::Delete(host) => self.fake(host).delete(id, *key),
+        }
+    }
+
+    fn fake(&mut self, host: &HostId) -> &mut FakeHost {
+        let fake = self.hosts.get_mut(host).unwrap();
+        fake.seq += 1;
+        fake
+    }
+}
+
+impl FakeHost {
+    fn claim(&mut self, key: RunKey) -> Result<(), Answer> {
+        let seen = self.claims.entry(key.run).or_insert(0);
+        if key.claim < *seen {
+            return Err(Answer::ClaimLost { seen: *seen });
+        }
+        *seen = key.claim;
+        if self.undone.contains(&(key.run, key.task)) {
+            return Err(refused(Refusal::TaskUndone { task: key.task }));
+        }
+        Ok(())
+    }
+
+    fn check(&self, id: &JobId, revision: Revision, spec: &JobSpec) -> Result<(), Answer> {
+        if self.faults.refuses {
+            let image = protocol::id::ImageName::new("x").unwrap();
+            return Err(refused(Refusal::NoImage { image }));
+        }
+        if let Some(job) = self.jobs.get(id) {
+            if revision <= job.revision {
+                let (job, current) = (id.clone(), job.revision);
+                return Err(refused(Refusal::RevisionConflict { job, current }));
+            }
+            if !job.state.is_ended() {
+                let (job, state) = (id.clone(), job.state);
+                return Err(refused(Refusal::WrongState { job, state, needed: String::new() }));
+            }
+        }
+        admit(Room::of(&self.host), spec, Arrival::Start).map_err(refused)
+    }
+
+    fn delete(&mut self, id: &JobId, key: RunKey) -> Answer {
+        self.undone.insert((key.run, key.task));
+        match self.jobs.get(id) {
+            Some(job) if !job.state.is_ended() && job.state != JobState::MigratingIn => {
+                let (job, state) = (id.clone(), job.state);
+                refused(Refusal::WrongState { job, state, needed: String::new() })
+            }
+            _ => {
+                self.jobs.remove(id);
+                Answer::Done(TaskResult::Done)
+            }
+        }
+    }
+}
+
+fn refused(no: Refusal) -> Answer {
+    Answer::Refused(No::Host(no, Resources::ZERO))
+}
