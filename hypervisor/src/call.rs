@@ -59,9 +59,12 @@ pub async fn call<T: Send + 'static>(
     let (sender, receiver) = oneshot::channel();
     let (hv, at_thread) = (Arc::clone(hv), Arc::clone(&watched));
     let body = move || {
-        let _ends = EndsWithThread(at_thread);
+        let ends = EndsWithThread(at_thread);
+        let answer = f(hv.as_ref());
+        // Before the answer is out: who has it must not find the call counted as hung.
+        drop(ends);
         // Nobody may be waiting any more: then the answer goes nowhere.
-        drop(sender.send(f(hv.as_ref())));
+        drop(sender.send(answer));
     };
     if let Err(error) = thread::Builder::new().name(thread_name(what)).spawn(body) {
         let message = format!("not tried: start a thread: {error}");

@@ -52,7 +52,7 @@ pub enum Lifecycle {
     Started(StartReason),
     /// Its CPUs stand still.
     Suspended(PauseReason),
-    /// Its CPUs run. libvirt also says so right after the start of a guest.
+    /// Its CPUs run. At a start libvirt says so *before* `Started`.
     Resumed,
     /// The guest has shut itself down; `Stopped` follows.
     ShutDown,

@@ -388,12 +388,12 @@ impl Fake {
         guest.job = None;
         state.domains.insert(uuid, guest);
         self.announce(&state, uuid, Lifecycle::Started(StartReason::Migrated));
+        self.announce(&state, uuid, Lifecycle::Defined);
         if is_paused {
-            set_state(&mut state, uuid, DomainState::Paused(PauseReason::Requested));
+            self.become_paused(&mut state, uuid, PauseReason::Requested);
         } else {
             self.become_running(&mut state, uuid);
         }
-        self.announce(&state, uuid, Lifecycle::Defined);
         Ok(())
     }
 
@@ -410,19 +410,14 @@ impl Fake {
         true
     }
 
+    /// Forgets a guest that has moved away. libvirt announces no `Undefined` then.
     fn leave(&self, uuid: Uuid) {
         let mut state = self.state();
-        if !state.domains.contains_key(&uuid) {
-            return;
-        }
-        self.become_paused(&mut state, uuid, PauseReason::Migration);
         if let Some(guest) = state.domains.get_mut(&uuid) {
-            guest.job = None;
-            guest.info.is_persistent = true;
+            guest.info.is_persistent = false;
+            self.become_paused(&mut state, uuid, PauseReason::Migration);
+            self.become_shut_off(&mut state, uuid, StopReason::Migrated);
         }
-        self.become_shut_off(&mut state, uuid, StopReason::Migrated);
-        self.announce(&state, uuid, Lifecycle::Undefined);
-        state.domains.remove(&uuid);
     }
 }
 
@@ -485,8 +480,8 @@ impl Hypervisor for Fake {
             }
             let line = format!("fake guest {} started\n", guest.info.name);
             self.append_to_log(guest, line.as_bytes());
-            self.announce(state, uuid, Lifecycle::Started(StartReason::Booted));
             self.become_running(state, uuid);
+            self.announce(state, uuid, Lifecycle::Started(StartReason::Booted));
             Ok(())
         })
     }

@@ -68,7 +68,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// How far the migration of a domain is; `None` when none is under way.
     fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError>;
 
-    /// Makes a migration under way give up; its `migrate` then returns. Also fine when there is none.
+    /// Makes a migration under way give up; its `migrate` returns some time later, because disk
+    /// copies end at their own pace. Also fine when there is none.
     fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Everything that happens from now on. Subscribe first, list second: then nothing is missed.

@@ -70,7 +70,7 @@ fn shut_off(reason: u32) -> StopReason {
     }
 }
 
-/// A callback's arguments; `None` for an event that a newer libvirt has invented.
+/// A callback's arguments; `None` for events that say nothing to us.
 pub(super) fn event(raw: RawEvent) -> Option<DomainEvent> {
     let RawEvent { uuid, name, lifecycle } = raw;
     let what = match lifecycle {
@@ -96,6 +96,10 @@ fn what(event: u32, detail: u32) -> Option<Lifecycle> {
             _ => PauseReason::Other,
         }),
         sys::VIR_DOMAIN_EVENT_RESUMED => Lifecycle::Resumed,
+        // QEMU also says so when it is being killed; then it was not the guest.
+        sys::VIR_DOMAIN_EVENT_SHUTDOWN if detail == sys::VIR_DOMAIN_EVENT_SHUTDOWN_HOST => {
+            return None;
+        }
         sys::VIR_DOMAIN_EVENT_SHUTDOWN => Lifecycle::ShutDown,
         sys::VIR_DOMAIN_EVENT_STOPPED => Lifecycle::Stopped(match detail {
             sys::VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN => StopReason::Shutdown,

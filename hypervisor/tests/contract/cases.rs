@@ -71,7 +71,8 @@ pub(crate) fn destroy_is_announced_and_idempotent(subject: &Subject) {
     let mut events = subject.hv.watch();
     subject.hv.destroy(config.uuid).unwrap();
     let is_destroyed = |what| what == Lifecycle::Stopped(StopReason::Destroyed);
-    expect_event(&mut events, config.uuid, is_destroyed);
+    let seen = expect_event(&mut events, config.uuid, is_destroyed);
+    assert!(!seen.contains(&Lifecycle::ShutDown), "it was not the guest's doing: {seen:?}");
     let ended = Some(DomainState::ShutOff(StopReason::Destroyed));
     assert_eq!(subject.state(config.uuid), ended);
     subject.hv.destroy(config.uuid).unwrap();

@@ -67,17 +67,17 @@ impl Subject {
     }
 }
 
-/// Waits for this event of this domain, passing over others.
+/// Waits for this event of this domain; gives every event of the domain up to it.
 pub(crate) fn expect_event(
     events: &mut mpsc::Receiver<WatchEvent>,
     uuid: Uuid,
     is_it: impl Fn(Lifecycle) -> bool,
-) -> Lifecycle {
+) -> Vec<Lifecycle> {
     let mut seen = Vec::new();
     eventually("an event", || match events.try_recv() {
         Ok(WatchEvent::Domain(DomainEvent { uuid: of, what, .. })) if of == uuid => {
             seen.push(what);
-            is_it(what).then_some(what)
+            is_it(what).then(|| std::mem::take(&mut seen))
         }
         Ok(_) => None,
         Err(mpsc::error::TryRecvError::Empty) => {
