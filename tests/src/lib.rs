@@ -1,1 +1,7 @@
-//! The house rules, the lab's stories, contracts and end-to-end tests.
+//! What stories share: the lab, the operator's shell, and waiting for conditions.
+
+pub mod lab;
+
+pub mod operator;
+
+pub mod wait;

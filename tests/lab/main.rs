@@ -1,0 +1,9 @@
+//! Stories on real hosts: real libvirtd, real QEMU guests, real sockets, and `virsh` as the judge.
+//!
+//! Each test is one story; they run one at a time, because they share the machine.
+
+mod survive;
+
+mod tickets;
+
+mod walk;

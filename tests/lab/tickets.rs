@@ -1,0 +1,127 @@
+//! Nothing starts without the right to: each way of not having it, asked of a real host, with
+//! `virsh` seeing that nothing was started.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::api::{OfferReply, OfferRequest, PutJob};
+use protocol::id::{HostId, JobId, Revision};
+use protocol::job::{Job, JobSpec};
+use protocol::signed::Signed;
+use protocol::ticket::{Action, Answer, Offer, Ticket};
+use protocol::trust::Trust;
+use protocol::vm::VmSpec;
+use tests::lab::Lab;
+use tests::operator::Operator;
+use transport::{CallError, Client, Endpoint, Identity, Method};
+
+/// An operator's own client, for what no command does.
+struct Caller {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+    trust: Trust,
+}
+
+impl Caller {
+    fn new(operator: &Operator) -> Self {
+        let key = operator.context().join("operator.key");
+        let identity = Identity::load(&key).expect("the operator has a key");
+        let trust = std::fs::read(operator.context().join("trust.json")).expect("and trust");
+        let trust: Signed<Trust> = serde_json::from_slice(&trust).expect("that is signed");
+        Self {
+            runtime: tokio::runtime::Runtime::new().expect("a runtime"),
+            client: Client::new(Arc::new(identity)),
+            trust: trust.open().expect("and genuine"),
+        }
+    }
+
+    fn host(&self, lab: &Lab, name: &str) -> Endpoint {
+        let url = format!("https://{}:7460", lab.address(name));
+        let key = self.trust.roster.iter().find(|key| {
+            let pinned = Endpoint::of_host(&url, HostId::of(key));
+            self.runtime.block_on(self.client.get::<serde_json::Value>(&pinned, "/v1/host")).is_ok()
+        });
+        Endpoint::of_key(url, *key.expect("the host is on the roster"))
+    }
+
+    fn offer(&self, host: &Endpoint, job: &str, spec: &JobSpec) -> OfferReply {
+        let ask = OfferRequest {
+            job: JobId::new(job).expect("a name"),
+            revision: Revision(1),
+            spec: spec.clone(),
+            action: Action::Start,
+        };
+        let offered = self.client.send(Method::POST, host, "/v1/offers", &ask);
+        self.runtime.block_on(offered).expect("an offer").body
+    }
+
+    fn ticket(&self, offer: Signed<Offer>) -> Ticket {
+        let arbiter = &self.trust.arbiters[0];
+        let at = Endpoint::of_key(&arbiter.url, arbiter.key);
+        let asked = self.client.send(Method::POST, &at, "/v1/grants", &offer);
+        match self.runtime.block_on(asked).expect("an answer").body {
+            Answer::Grant(grant) => Ticket { offer, grants: vec![grant] },
+            Answer::Denial(denial) => panic!("denied: {:?}", denial.open()),
+        }
+    }
+
+    fn put(
+        &self,
+        host: &Endpoint,
+        job: &str,
+        spec: &JobSpec,
+        ticket: Option<Ticket>,
+    ) -> Result<Job, CallError> {
+        let put = PutJob { revision: Revision(1), spec: spec.clone(), ticket, run: None };
+        let path = format!("/v1/jobs/{job}");
+        let asked = self.client.send::<_, Job>(Method::PUT, host, &path, &put);
+        self.runtime.block_on(asked).map(|reply| reply.body)
+    }
+}
+
+/// A guest that is firmware only: nothing needs to boot here.
+fn spec(memory_mib: u64) -> JobSpec {
+    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: memory_mib << 20, disks: vec![], nics: vec![] })
+}
+
+fn problem(answer: Result<Job, CallError>) -> String {
+    let error = answer.expect_err("it was started");
+    error.problem().unwrap_or_else(|| panic!("no problem document: {error}")).name().to_owned()
+}
+
+#[test]
+fn lab_nothing_starts_without_the_right_ticket() {
+    let Some(lab) = Lab::up("lab_nothing_starts_without_the_right_ticket", 2) else { return };
+    let mut operator = Operator::new();
+    operator.make_cluster(&lab);
+    let caller = Caller::new(&operator);
+    let (h1, h2) = (caller.host(&lab, "h1"), caller.host(&lab, "h2"));
+    let small = spec(64);
+
+    assert_eq!(problem(caller.put(&h1, "a", &small, None)), "ticket-missing");
+    let ungranted = Ticket { offer: caller.offer(&h1, "a", &small).offer, grants: vec![] };
+    assert_eq!(problem(caller.put(&h1, "a", &small, Some(ungranted))), "ticket-without-quorum");
+    let ticket = caller.ticket(caller.offer(&h1, "b", &small).offer);
+    let ask = |host, job, spec: &JobSpec| problem(caller.put(host, job, spec, Some(ticket.clone())));
+    assert_eq!(ask(&h2, "b", &small), "ticket-for-other-host");
+    assert_eq!(ask(&h1, "c", &small), "ticket-for-other-job");
+    assert_eq!(ask(&h1, "b", &spec(128)), "ticket-for-other-spec");
+
+    let late = caller.offer(&h1, "d", &small);
+    let late_ticket = caller.ticket(late.offer);
+    // The one wait that is the point: the offer must end by itself.
+    std::thread::sleep(Duration::from_millis(late.left_ms + 200));
+    assert_eq!(problem(caller.put(&h1, "d", &small, Some(late_ticket))), "offer-ended");
+    assert_eq!(lab.virsh_domains("h1"), Vec::<String>::new());
+    assert_eq!(lab.virsh_domains("h2"), Vec::<String>::new());
+
+    let ticket = caller.ticket(caller.offer(&h1, "e", &small).offer);
+    caller.put(&h1, "e", &small, Some(ticket.clone())).expect("the right ticket");
+    operator.await_state("e", "running");
+    caller.put(&h1, "e", &small, Some(ticket.clone())).expect("the same again is no second job");
+    assert_eq!(lab.virsh_domains("h1"), ["e"]);
+    operator.must(&["stop", "e", "--force"]);
+    operator.must(&["rm", "e"]);
+    assert_eq!(problem(caller.put(&h1, "e", &small, Some(ticket))), "offer-used");
+    assert_eq!(lab.virsh_domains("h1"), Vec::<String>::new());
+}

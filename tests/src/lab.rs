@@ -1,0 +1,175 @@
+//! The lab from a test: the `./lab` script, and nothing beside it.
+//!
+//! A test that can't have a lab says so in the file that `./check` prints, and does nothing.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Hosts of one test. Dropping it takes them down; a failed test prints their logs first.
+#[derive(Debug)]
+pub struct Lab {
+    hosts: usize,
+}
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of it").to_owned()
+}
+
+/// The `ostler` program that the other tests' build has put in place.
+#[must_use]
+pub fn ostler() -> PathBuf {
+    let mut path = std::env::current_exe().expect("a test has a path");
+    while path.pop() {
+        let program = path.join("ostler");
+        if program.is_file() {
+            return program;
+        }
+    }
+    panic!("no ostler program beside the tests: run `cargo build -p ostler` first");
+}
+
+impl Lab {
+    /// Hosts h1 … hN, from clean. `None`: this machine can't, which is written down.
+    #[must_use]
+    pub fn up(test: &str, hosts: usize) -> Option<Self> {
+        let can = run_lab(&["can"]);
+        if !can.status.success() {
+            let why = text(&can.stdout) + &text(&can.stderr);
+            say_skipped(test, why.trim());
+            return None;
+        }
+        let up = run_lab(&["up", &hosts.to_string()]);
+        assert!(up.status.success(), "lab up: {}", text(&up.stderr));
+        Some(Self { hosts })
+    }
+
+    /// Names of the hosts.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<String> {
+        (1..=self.hosts).map(|n| format!("h{n}")).collect()
+    }
+
+    /// What the script says of a host.
+    #[must_use]
+    pub fn host(&self, name: &str) -> Value {
+        let status = self.must(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&status).expect("status --json is JSON");
+        let hosts = status.get("hosts").unwrap_or(&status);
+        let hosts = hosts.as_array().expect("a list of hosts");
+        hosts.iter().find(|host| host["name"] == name).expect("a host of this lab").clone()
+    }
+
+    /// The host's address.
+    #[must_use]
+    pub fn address(&self, name: &str) -> String {
+        self.host(name)["address"].as_str().expect("a host has an address").to_owned()
+    }
+
+    /// The address by which hosts reach this machine.
+    #[must_use]
+    pub fn operator_address(&self) -> String {
+        let host = self.address("h1");
+        let (network, _) = host.rsplit_once('.').expect("an IPv4 address");
+        format!("{network}.1")
+    }
+
+    /// Where a host's `/var/lib/ostler` is on this machine.
+    #[must_use]
+    pub fn data(&self, name: &str) -> PathBuf {
+        let disk = self.host(name)["disk"].as_str().expect("a host has a disk").to_owned();
+        Path::new(&disk).join("var/lib/ostler")
+    }
+
+    /// Runs `./lab` with these words; what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn must(&self, words: &[&str]) -> String {
+        let output = run_lab(words);
+        let both = || text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "lab {}: {}", words.join(" "), both());
+        text(&output.stdout)
+    }
+
+    /// Runs a command on a host, whatever its end.
+    #[must_use]
+    pub fn exec(&self, host: &str, words: &[&str]) -> Output {
+        run_lab(&[&["exec", host], words].concat())
+    }
+
+    /// A domain's state by the host's own `virsh`: `running`, `shut off`, or empty when unknown.
+    #[must_use]
+    pub fn virsh_state(&self, host: &str, domain: &str) -> String {
+        text(&self.exec(host, &["virsh", "domstate", domain]).stdout).trim().to_owned()
+    }
+
+    /// Names of all domains on a host, running or not.
+    #[must_use]
+    pub fn virsh_domains(&self, host: &str) -> Vec<String> {
+        let list = text(&self.exec(host, &["virsh", "list", "--all", "--name"]).stdout);
+        list.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Starts the agent on a host.
+    pub fn start_agent(&self, host: &str, discovery: &str) {
+        let program = ostler();
+        let program = program.to_str().expect("a path in UTF-8");
+        let listen = format!("{}:7460", self.address(host));
+        let words = ["exec", "-d", "agent", host, program, "agent", "--listen", &listen];
+        self.must(&[&words[..], &["--discovery", discovery, "--can-receive"]].concat());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for host in self.hosts() {
+                let log = run_lab(&["log", &host, "agent"]);
+                let tail: Vec<String> = text(&log.stdout).lines().map(str::to_owned).collect();
+                let tail = &tail[tail.len().saturating_sub(30)..];
+                eprintln!("== agent of {host}\n{}", tail.join("\n"));
+                print_service_logs(&self.data(&host));
+            }
+        }
+        run_lab(&["down"]);
+    }
+}
+
+fn print_service_logs(data: &Path) {
+    let Ok(services) = std::fs::read_dir(data.join("services")) else { return };
+    for service in services.flatten() {
+        let log = std::fs::read_to_string(service.path().join("log")).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().collect();
+        let tail = &tail[tail.len().saturating_sub(20)..];
+        eprintln!("== {}\n{}", service.file_name().to_string_lossy(), tail.join("\n"));
+    }
+}
+
+/// Writes down that a test could not run, for the summary of `./check`.
+pub fn say_skipped(test: &str, why: &str) {
+    eprintln!("{test} could not run: {why}");
+    let Some(file) = std::env::var_os("OSTLER_SKIPPED") else { return };
+    let file = OpenOptions::new().create(true).append(true).open(file);
+    if let Ok(mut file) = file {
+        let _ = writeln!(file, "{test}: {why}");
+    }
+}
+
+fn run_lab(words: &[&str]) -> Output {
+    let mut command = Command::new(repository().join("lab"));
+    command.args(words).env("OSTLER_BIN", ostler());
+    if std::env::var_os("OSTLER_LAB").is_none() {
+        command.env("OSTLER_LAB", "tests");
+    }
+    command.output().expect("the lab script can be run")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

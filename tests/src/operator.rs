@@ -1,0 +1,224 @@
+//! The operator at this machine: a discovery server, a context, and `ostler` commands.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, ostler, repository};
+use crate::wait::{is, until};
+
+/// An operator with a folder of their own. Dropping it ends what they left running.
+#[derive(Debug)]
+pub struct Operator {
+    folder: tempfile::TempDir,
+    running: Vec<Child>,
+}
+
+/// A command that goes on, and what it prints, line by line.
+#[derive(Debug)]
+pub struct Following {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Operator {
+    /// A new operator who knows no cluster.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { folder, running: Vec::new() }
+    }
+
+    /// Serves discovery at this address and opens a cluster there; its URL.
+    pub fn discover(&mut self, address: &str) -> String {
+        let port = free_port(address);
+        let listen = format!("{address}:{port}");
+        let data = self.folder.path().join("discovery.json");
+        let mut command = self.command(&["discovery", "serve", "--listen", &listen, "--data"]);
+        command.arg(data).stdout(Stdio::null()).stderr(Stdio::null());
+        self.running.push(command.spawn().expect("ostler can be run"));
+        let server = format!("http://{listen}");
+        let new = ["discovery", "new", "--server", &server];
+        let (url, _) = until("the discovery server", Duration::from_secs(10), || {
+            let output = self.run(&new);
+            is(output.status.success(), text(&output.stderr))
+                .map(|()| text(&output.stdout).trim().to_owned())
+        });
+        url
+    }
+
+    /// Runs a command to its end.
+    #[must_use]
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("ostler can be run")
+    }
+
+    /// Runs a command that must succeed; what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn must(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "ostler {}: {}\n{said}", words.join(" "), output.status);
+        text(&output.stdout)
+    }
+
+    /// Runs a command that must succeed and print JSON.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn json(&self, words: &[&str]) -> Value {
+        let printed = self.must(&[words, &["--json"]].concat());
+        serde_json::from_str(&printed)
+            .unwrap_or_else(|e| panic!("ostler {} --json: {e}: {printed}", words.join(" ")))
+    }
+
+    /// A VM's rows as `ps` shows them: (state, host).
+    #[must_use]
+    pub fn ps(&self, name: &str) -> Vec<(String, String)> {
+        let output = self.run(&["ps", "--json"]);
+        let Ok(printed) = serde_json::from_slice::<Value>(&output.stdout) else { return vec![] };
+        let rows = printed["jobs"].as_array().cloned().unwrap_or_default();
+        let of_job = rows.iter().filter(|row| row["job"]["id"] == name);
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        of_job.map(|row| (word(&row["job"]["state"]), word(&row["host_name"]))).collect()
+    }
+
+    /// Waits until `ps` shows the VM in this state; the host's name.
+    pub fn await_state(&self, name: &str, state: &str) -> String {
+        let (host, _) = until(&format!("{name} to be {state}"), Duration::from_secs(60), || {
+            let rows = self.ps(name);
+            let found = rows.iter().find(|(s, _)| s == state).map(|(_, host)| host.clone());
+            found.ok_or(rows)
+        });
+        host
+    }
+
+    /// Runs a command and goes on.
+    #[must_use]
+    pub fn follow(&self, words: &[&str]) -> Following {
+        let mut command = self.command(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("ostler can be run");
+        let output = child.stdout.take().expect("its output is piped");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                if sender.send(text(&line)).is_err() {
+                    return;
+                }
+            }
+        });
+        Following { child, lines }
+    }
+
+    /// Begins a command and lets it go on by itself.
+    #[must_use]
+    pub fn begin(&self, words: &[&str]) -> Child {
+        let mut command = self.command(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("ostler can be run")
+    }
+
+    /// Where the operator's key and trust document are.
+    #[must_use]
+    pub fn context(&self) -> PathBuf {
+        self.folder.path().join("context")
+    }
+
+    /// Announces to a cluster of `hosts` agents and makes it one: discovery, agents, bootstrap,
+    /// the guest image everywhere.
+    pub fn make_cluster(&mut self, lab: &Lab) -> String {
+        let url = self.discover(&lab.operator_address());
+        for host in lab.hosts() {
+            lab.start_agent(&host, &url);
+        }
+        self.must(&["bootstrap", "--discovery", &url, "-n", &lab.hosts().len().to_string()]);
+        self.import_guest();
+        url
+    }
+
+    /// Brings the guest image to every host.
+    pub fn import_guest(&self) {
+        let image = repository().join("target/guest/guest.qcow2");
+        let made = Command::new(repository().join("scripts/guest-image")).output();
+        let made = made.expect("the script can be run");
+        assert!(made.status.success(), "guest image: {}", text(&made.stderr));
+        let image = image.to_str().expect("a path in UTF-8").to_owned();
+        self.must(&["images", "import", &image, "--name", "guest"]);
+        until("every host to show the image", Duration::from_secs(10), || {
+            let shown = self.json(&["hosts"]);
+            let hosts = shown["hosts"].as_array().cloned().unwrap_or_default();
+            let has = |row: &Value| row["host"]["images"].get("guest").is_some();
+            is(!hosts.is_empty() && hosts.iter().all(has), hosts.len())
+        });
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(ostler());
+        command.args(words).env("OSTLER_CONTEXT", self.context()).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Default for Operator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        for child in &mut self.running {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Following {
+    /// The next line with this in it.
+    ///
+    /// # Panics
+    /// When none comes within `limit`.
+    pub fn line_with(&self, what: &str, limit: Duration) -> String {
+        let mut seen = Vec::new();
+        let begin = std::time::Instant::now();
+        while let Some(left) = limit.checked_sub(begin.elapsed()) {
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.contains(what) => return line,
+                Ok(line) => seen.push(line),
+                Err(_) => break,
+            }
+        }
+        panic!("no line with {what:?} within {limit:?}; seen: {seen:#?}");
+    }
+
+    /// All lines that have come until now.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port(address: &str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).expect("the lab's bridge has this address");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

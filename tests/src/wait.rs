@@ -1,0 +1,32 @@
+//! Waiting for the state of the world, never for a duration.
+
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at. Looking mostly means starting a program.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Waits until `look` finds something, and returns it with the time that took.
+///
+/// # Panics
+/// When it has not after `limit`; says what was waited for and what was seen last.
+pub fn until<T, S: std::fmt::Debug>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<T, S>,
+) -> (T, Duration) {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return (found, begin.elapsed()),
+            Err(seen) if begin.elapsed() > limit => {
+                panic!("waited {limit:?} for {what}; last seen: {seen:?}")
+            }
+            Err(_) => std::thread::sleep(LOOK_INTERVAL),
+        }
+    }
+}
+
+/// `Ok` when true; for [`until`].
+pub fn is<S>(condition: bool, seen: S) -> Result<(), S> {
+    if condition { Ok(()) } else { Err(seen) }
+}
