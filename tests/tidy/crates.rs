@@ -152,7 +152,9 @@ fn check_used(member: &Member, sources: &str) -> Vec<String> {
     };
     let unused = all.into_iter().filter(|dependency| !is_used(dependency));
     let name = &member.name;
-    unused.map(|dep| format!("{name}/Cargo.toml: nothing in {name} uses {dep}; remove it")).collect()
+    unused
+        .map(|dep| format!("{name}/Cargo.toml: nothing in {name} uses {dep}; remove it"))
+        .collect()
 }
 
 #[test]

@@ -32,8 +32,10 @@ fn as_path<'a>(word: &'a str, tops: &BTreeSet<String>) -> Option<&'a str> {
     let is_file = [".rs", ".md", ".toml"].iter().any(|ending| path.ends_with(ending));
     let is_script = word.starts_with("./");
     // Files that programs write have no folder here, and begin with a slash or a setting's name.
-    (is_plain && !word.starts_with('/') && (is_inside || is_script || is_file && path.contains('/')))
-        .then_some(path)
+    (is_plain
+        && !word.starts_with('/')
+        && (is_inside || is_script || is_file && path.contains('/')))
+    .then_some(path)
 }
 
 fn check_paths(document: &TextFile, paths: &BTreeSet<String>) -> Vec<String> {
@@ -46,8 +48,10 @@ fn check_paths(document: &TextFile, paths: &BTreeSet<String>) -> Vec<String> {
     let words = words_in_backticks(&document.text);
     let named = words.iter().filter_map(|(line, word)| Some((line, as_path(word, &tops)?)));
     let gone = named.filter(|(_, path)| !is_there(path) && !path.starts_with("target/"));
-    gone.map(|(line, path)| format!("{}:{line}: there is no {path}; correct the name", document.path))
-        .collect()
+    gone.map(|(line, path)| {
+        format!("{}:{line}: there is no {path}; correct the name", document.path)
+    })
+    .collect()
 }
 
 /// Targets of `[text](target)`, as paths from the top; other sites left out.
@@ -104,10 +108,13 @@ fn check_dependencies(document: &str, used: &BTreeMap<String, BTreeSet<String>>)
     let documented = documented_dependencies(document);
     let missing = used.iter().filter(|(name, _)| !documented.contains(*name));
     let mut violations: Vec<String> = missing
-        .map(|(name, by)| format!("{DEPENDENCIES}: say what {name} is for and why this one ({by:?})"))
+        .map(|(name, by)| {
+            format!("{DEPENDENCIES}: say what {name} is for and why this one ({by:?})")
+        })
         .collect();
     let gone = documented.iter().filter(|name| !used.contains_key(*name));
-    violations.extend(gone.map(|name| format!("{DEPENDENCIES}: nothing depends on {name} any more")));
+    violations
+        .extend(gone.map(|name| format!("{DEPENDENCIES}: nothing depends on {name} any more")));
     violations
 }
 
@@ -161,7 +168,8 @@ fn architecture_mentions_every_crate() {
 #[test]
 fn every_decision_is_linked() {
     let documents = documents();
-    let is_index = |d: &&TextFile| d.path == "ARCHITECTURE.md" || d.path == "docs/decisions/README.md";
+    let is_index =
+        |d: &&TextFile| d.path == "ARCHITECTURE.md" || d.path == "docs/decisions/README.md";
     let linked: BTreeSet<String> = documents.iter().filter(is_index).flat_map(links).collect();
     let pages = documents.iter().filter(|d| d.path.starts_with("docs/decisions/"));
     let lonely = pages.filter(|d| !d.path.ends_with("/README.md") && !linked.contains(&d.path));

@@ -73,7 +73,8 @@ fn check_unfinished(file: &TextFile) -> Vec<String> {
     let mut violations = Vec::new();
     for pattern in ["todo!", "unimplemented!"] {
         for line in source::lines_with(&source::code(&file.text), pattern) {
-            violations.push(format!("{}:{line}: `{pattern}`: finish it or leave it out", file.path));
+            violations
+                .push(format!("{}:{line}: `{pattern}`: finish it or leave it out", file.path));
         }
     }
     // A test that another test starts in a process of its own is not ignored, only hidden.

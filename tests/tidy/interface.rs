@@ -135,8 +135,9 @@ fn check_problems(document: &str, files: &[TextFile]) -> Vec<String> {
             Some(_) => {}
         }
     }
-    let gone = documented.keys().filter(|name| !all.contains(&format!("\"{name}\""))
-        && !all.contains(&format!("urn:ostler:{name}")));
+    let gone = documented.keys().filter(|name| {
+        !all.contains(&format!("\"{name}\"")) && !all.contains(&format!("urn:ostler:{name}"))
+    });
     violations.extend(gone.map(|name| format!("{API}: no code says `{name}` any more")));
     violations
 }

@@ -89,7 +89,10 @@ fn cores_touch_nothing() {
     let pure: Vec<&TextFile> = files.iter().filter(|file| is_pure(&file.path)).collect();
     for place in PURE {
         let is_there = pure.iter().any(|file| file.path.starts_with(place));
-        assert!(is_there, "{place}: no such core any more; correct the list in tests/tidy/purity.rs");
+        assert!(
+            is_there,
+            "{place}: no such core any more; correct the list in tests/tidy/purity.rs"
+        );
     }
     let violations: Vec<String> = pure.into_iter().flat_map(check).collect();
     assert_none("cores touch nothing", &violations);

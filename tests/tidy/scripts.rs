@@ -37,7 +37,11 @@ fn scripts() -> Vec<TextFile> {
 #[test]
 fn scripts_say_what_they_do_and_stop_at_errors() {
     let scripts = scripts();
-    assert!(scripts.len() >= 5, "found only {:?}", scripts.iter().map(|s| &s.path).collect::<Vec<_>>());
+    assert!(
+        scripts.len() >= 5,
+        "found only {:?}",
+        scripts.iter().map(|s| &s.path).collect::<Vec<_>>()
+    );
     let violations: Vec<String> = scripts.iter().flat_map(check).collect();
     assert_none("scripts say what they do and stop at errors", &violations);
 }
@@ -46,12 +50,7 @@ fn scripts_say_what_they_do_and_stop_at_errors() {
 fn every_script_is_checked() {
     let check = repository::read("check").text;
     let list = check.lines().find(|line| line.starts_with("readonly SCRIPTS=")).unwrap_or_default();
-    let listed: Vec<&str> = list
-        .split(['(', ')'])
-        .nth(1)
-        .unwrap_or_default()
-        .split(' ')
-        .collect();
+    let listed: Vec<&str> = list.split(['(', ')']).nth(1).unwrap_or_default().split(' ').collect();
     let missing = scripts().into_iter().filter(|script| !listed.contains(&script.path.as_str()));
     let violations: Vec<String> =
         missing.map(|script| format!("check: add {} to SCRIPTS", script.path)).collect();
