@@ -1,0 +1,567 @@
+//! The command line: names, flags and their forms. What a command does is in `command/`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use protocol::host::Accel;
+use protocol::id::{ImageName, JobId, RunId, TenantId};
+use protocol::resources::Bytes;
+use protocol::vm::NicSpec;
+use transport::discovery::Source;
+
+use crate::exit::EXIT_CODES;
+
+/// Runs virtual machines on a cluster of Linux hosts.
+#[derive(Debug, Parser)]
+#[command(name = "ostler", version, about, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Global {
+    /// Where the operator's key and the cluster's trust document are [default: ~/.config/ostler]
+    #[arg(long, global = true, env = "OSTLER_CONTEXT", value_name = "DIR")]
+    pub(crate) context: Option<PathBuf>,
+    /// Talk straight to these agents: addresses, a discovery URL, file:///PATH or mdns
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST,…")]
+    pub(crate) hosts: Vec<Source>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A whole cluster on this machine, with a first guest in it
+    Dev(DevArgs),
+    /// Make a cluster of hosts, or see that it is one
+    Bootstrap(BootstrapArgs),
+    /// Run a VM
+    Run(RunArgs),
+    /// Stop a VM; its disks stay
+    Stop(StopArgs),
+    /// Start a stopped VM again
+    Start(StartArgs),
+    /// Delete a stopped VM and its disks
+    Rm(NameArgs),
+    /// Move a running VM to another host
+    Migrate(MigrateArgs),
+    /// The VMs
+    Ps(PsArgs),
+    /// Everything about one VM or host
+    Inspect(InspectArgs),
+    /// The hosts
+    Hosts,
+    /// What happens on the hosts
+    Events(EventsArgs),
+    /// A VM's serial console; Ctrl-] leaves
+    Console(ConsoleArgs),
+    /// The log of a VM or service
+    Log(LogArgs),
+    /// Disk images on the hosts
+    #[command(subcommand)]
+    Images(ImagesCommand),
+    /// What the controller did and does
+    Runs(RunsArgs),
+    /// Who is believed in the cluster
+    #[command(subcommand)]
+    Trust(TrustCommand),
+    /// A discovery server, and its clusters
+    #[command(subcommand)]
+    Discovery(DiscoveryCommand),
+    /// The agent of this host
+    Agent(AgentArgs),
+    /// An arbiter: issues tickets
+    Arbiter(RoleArgs),
+    /// A monitor: follows hosts, serves the view
+    Monitor(MonitorArgs),
+    /// A controller: plans and executes what people want
+    Controller(RoleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BootstrapArgs {
+    /// Where hosts are found: a discovery URL, file:///PATH or mdns
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) discovery: Vec<Source>,
+    /// Find hosts that announce themselves on the local network
+    #[arg(long)]
+    pub(crate) mdns: bool,
+    /// How many hosts must be ready [default: the number of --hosts, or 1]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) hosts_min: Option<usize>,
+    /// How many arbiters: 1, 3 or 5
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) arbiters: u32,
+    /// How many monitors [default: 2, or 1 on a single host]
+    #[arg(long, value_name = "N")]
+    pub(crate) monitors: Option<u32>,
+    /// How many controllers
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) controllers: u32,
+    /// First of the services' ports; 0 lets each host choose
+    #[arg(long, default_value_t = 7470, value_name = "PORT")]
+    pub(crate) port_base: u16,
+    /// How long to wait for enough hosts
+    #[arg(long, default_value = "120s", value_name = "TIME")]
+    pub(crate) timeout: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The image its first disk starts from
+    #[arg(value_name = "IMAGE", conflicts_with = "image")]
+    pub(crate) image_name: Option<ImageName>,
+    /// The image its first disk starts from
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<ImageName>,
+    /// What to call it
+    #[arg(long)]
+    pub(crate) name: JobId,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 1)]
+    pub(crate) vcpus: u32,
+    /// Memory
+    #[arg(long, default_value = "128MiB", value_name = "SIZE")]
+    pub(crate) memory: Bytes,
+    /// A disk, the first one started from the image [default: one as large as the image]
+    #[arg(long, value_name = "[NAME=]SIZE")]
+    pub(crate) disk: Vec<DiskArg>,
+    /// A network card: user, bridge=NAME or network=NAME
+    #[arg(long, value_name = "NIC", value_parser = parse_nic)]
+    pub(crate) nic: Vec<NicSpec>,
+    /// Only on this host: its name, its id or the beginning of its id
+    #[arg(long, value_name = "HOST")]
+    pub(crate) on: Option<String>,
+    /// Whose quota it counts against
+    #[arg(long, default_value = "default")]
+    pub(crate) tenant: TenantId,
+    /// A word for people and selectors
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) label: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WaitArgs {
+    /// Return as soon as the request is stored
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Destroy it at once
+    #[arg(long, conflicts_with = "grace")]
+    pub(crate) force: bool,
+    /// How long the guest may take to shut down before it is destroyed
+    #[arg(long, default_value = "30s", value_name = "TIME")]
+    pub(crate) grace: Ms,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Where to: a host's name, id or the beginning of its id
+    pub(crate) host: String,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Ostler's own services too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A VM, a service or a host
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Begin with this much of what was said before
+    #[arg(long, default_value_t = 4096, value_name = "BYTES")]
+    pub(crate) tail: u64,
+    /// Leave after this many lines
+    #[arg(long, value_name = "N")]
+    pub(crate) lines: Option<u64>,
+    /// Only look
+    #[arg(long)]
+    pub(crate) no_input: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// A VM or service
+    pub(crate) name: JobId,
+    /// How much of its end
+    #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
+    pub(crate) tail: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImagesCommand {
+    /// Which image is on which host
+    Ls,
+    /// Bring a file to every host
+    Import {
+        /// A qcow2 or raw disk image
+        file: PathBuf,
+        /// What to call it
+        #[arg(long)]
+        name: ImageName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<RunsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// One run with its tasks
+    Show {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Go on until it ends
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrustCommand {
+    /// The document in force
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiscoveryCommand {
+    /// Serve
+    Serve {
+        /// Where
+        #[arg(long, default_value = "0.0.0.0:7459", value_name = "IP:PORT")]
+        listen: SocketAddr,
+        /// The file that remembers the clusters
+        #[arg(long, default_value = "/var/lib/ostler/discovery.json", value_name = "FILE")]
+        data: PathBuf,
+    },
+    /// Open a cluster at a server, and print its URL
+    New {
+        /// http://SERVER:PORT
+        #[arg(long, value_name = "URL")]
+        server: String,
+    },
+    /// Who is written down in a cluster
+    List {
+        /// What `new` printed
+        url: Source,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevCommand>,
+    #[command(flatten)]
+    pub(crate) up: DevUpArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// End the guests too, and everything else
+    Stop {
+        /// Where its state is
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DevUpArgs {
+    /// Where its state is [default: ~/.local/share/ostler/dev, for root /var/lib/ostler-dev]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The image of the first guest
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Real QEMU guests (embed), or guests that only pretend (test) [default: embed where it works]
+    #[arg(long, value_enum)]
+    pub(crate) hypervisor: Option<DevHypervisor>,
+    /// How many hosts to play
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) agents: u16,
+}
+
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DevHypervisor {
+    /// QEMU, driven by libvirt inside the agent
+    Embed,
+    /// libvirt's test driver
+    Test,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Where it keeps its key, ledger, images and volumes
+    #[arg(long, default_value = "/var/lib/ostler", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Where it answers
+    #[arg(long, default_value = "0.0.0.0:7460", value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// The address at which others reach it [default: the one of --listen, or of the network]
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise: Option<IpAddr>,
+    /// What the host is called [default: its hostname]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// libvirt's URI: qemu:///system, qemu:///embed?root=DIR or test:///default
+    #[arg(long, default_value = "qemu:///system", value_name = "URI")]
+    pub(crate) hypervisor: String,
+    /// How guests are run [default: kvm where it works, else tcg]
+    #[arg(long, value_enum)]
+    pub(crate) accel: Option<ArgAccel>,
+    /// Other hosts' libvirt may send guests to this one's over TCP
+    #[arg(long)]
+    pub(crate) can_receive: bool,
+    /// Where to announce the host: a discovery URL or mdns
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) discovery: Vec<Source>,
+    /// Virtual CPUs promised for each real one [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpu_overcommit: Option<u32>,
+    /// Memory kept for the host itself [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_reserve: Option<Bytes>,
+    /// Memory for guests in all, instead of what the machine has
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// Disk space kept free [default: 2GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_reserve: Option<Bytes>,
+    /// A word for selectors
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) label: Vec<(String, String)>,
+}
+
+/// How guests are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ArgAccel {
+    /// By the CPU
+    Kvm,
+    /// By translation
+    Tcg,
+}
+
+impl From<ArgAccel> for Accel {
+    fn from(accel: ArgAccel) -> Self {
+        match accel {
+            ArgAccel::Kvm => Accel::Kvm,
+            ArgAccel::Tcg => Accel::Tcg,
+        }
+    }
+}
+
+/// What arbiters, monitors and controllers take.
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// Where it keeps its key
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Where it answers; port 0 takes any that is free
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// The signed trust document, kept by the agent beside it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust_file: Option<PathBuf>,
+    /// Written once it answers: its address and key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Where it looks for hosts
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) discovery: Vec<Source>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MonitorArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// Another monitor to follow
+    #[arg(long, value_name = "URL")]
+    pub(crate) follow: Vec<String>,
+}
+
+/// A length of time: `500ms`, `30s`, `5m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ms(pub(crate) u64);
+
+impl FromStr for Ms {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+        let wrong = || format!("{text:?} is not a time: write 500ms, 30s, 5m or 1h");
+        let (number, unit) = text.split_at(text.find(char::is_alphabetic).ok_or_else(wrong)?);
+        let (_, ms) = units.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        number.checked_mul(*ms).map(Ms).ok_or_else(wrong)
+    }
+}
+
+/// A disk on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskArg {
+    pub(crate) name: Option<String>,
+    pub(crate) size: Bytes,
+}
+
+impl FromStr for DiskArg {
+    type Err = protocol::resources::InvalidSize;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            None => Ok(Self { name: None, size: text.parse()? }),
+            Some((name, size)) => Ok(Self { name: Some(name.to_owned()), size: size.parse()? }),
+        }
+    }
+}
+
+fn parse_nic(text: &str) -> Result<NicSpec, String> {
+    match text.split_once('=') {
+        None if text == "user" => Ok(NicSpec::User),
+        Some(("bridge", bridge)) => Ok(NicSpec::Bridge { bridge: bridge.to_owned() }),
+        Some(("network", name)) => Ok(NicSpec::Libvirt { name: name.to_owned() }),
+        _ => Err(format!("{text:?} is no network card: use user, bridge=NAME or network=NAME")),
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is no label: write KEY=VALUE"))
+}
+
+/// The beginning of a run's id is enough for a person.
+pub(crate) fn run_id_matches(id: RunId, text: &str) -> bool {
+    text.len() >= 4 && id.to_string().starts_with(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_write_is_understood() {
+        for line in [
+            "ostler dev",
+            "ostler dev --image x.qcow2 --hypervisor test --agents 2",
+            "ostler dev stop",
+            "ostler bootstrap --discovery http://d/clusters/abc -n 3 --json",
+            "ostler bootstrap --hosts a,b,c",
+            "ostler run debian-12 --name web-1 --vcpus 2 --memory 4GiB",
+            "ostler run --image i --name web-1 --disk 64MiB --disk data=1GiB --nic bridge=br0",
+            "ostler stop web-1 --force",
+            "ostler stop web-1 --grace 500ms --no-wait",
+            "ostler migrate web-1 h2",
+            "ostler ps --all --hosts 10.0.0.1,10.0.0.2:99",
+            "ostler events --follow",
+            "ostler console web-1 --lines 3 --no-input",
+            "ostler images import f.qcow2 --name f",
+            "ostler runs",
+            "ostler runs show 0123",
+            "ostler trust show --context /tmp/c",
+            "ostler agent",
+            "ostler agent --data-dir /d --listen 127.0.0.1:0 --hypervisor test:///default",
+            "ostler arbiter --data-dir /d --listen 127.0.0.1:0 --trust-file /t --ready-file /r",
+            "ostler monitor --data-dir /d --listen 127.0.0.1:0 --discovery mdns --discovery a:1",
+            "ostler controller --data-dir /d --listen [::1]:0",
+            "ostler discovery serve --listen 127.0.0.1:0 --data f",
+        ] {
+            parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "ostler",
+            "ostler run --name web-1 --memory 128",
+            "ostler run --name Web",
+            "ostler run i --image j --name a",
+            "ostler run --name a --nic wifi",
+            "ostler stop web-1 --force --grace 3s",
+            "ostler stop web-1 --grace 3",
+            "ostler bootstrap --hosts ftp://x",
+            "ostler dev --agents 0",
+        ] {
+            assert!(parse(line).is_err(), "{line:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn times_and_disks_have_units() {
+        assert_eq!("5m".parse(), Ok(Ms(300_000)));
+        assert!("5".parse::<Ms>().is_err() && "5 s".parse::<Ms>().is_err());
+        let disk: DiskArg = "data=64MiB".parse().unwrap();
+        assert_eq!((disk.name.as_deref(), disk.size), (Some("data"), Bytes(64 << 20)));
+    }
+}

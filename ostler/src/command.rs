@@ -1,0 +1,88 @@
+//! One file a subcommand; this one only leads there.
+
+mod bootstrap;
+
+mod run;
+
+mod stop;
+
+mod start;
+
+mod rm;
+
+mod migrate;
+
+mod ps;
+
+mod inspect;
+
+mod hosts;
+
+mod events;
+
+mod console;
+
+mod log;
+
+mod images;
+
+mod runs;
+
+mod trust;
+
+mod discovery;
+
+mod agent;
+
+mod roles;
+
+pub(crate) use images::import_everywhere;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Code, Failure};
+use crate::session::Session;
+use crate::{block_on, dev};
+
+/// Runs what the person asked for.
+pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Dev(args) => dev::run(&global, args),
+        Command::Bootstrap(args) => block_on(bootstrap::run(&global, args)),
+        Command::Discovery(command) => block_on(discovery::run(&global, command)),
+        Command::Agent(args) => agent::run(args),
+        Command::Arbiter(args) => block_on(roles::arbiter(args)),
+        Command::Monitor(args) => block_on(roles::monitor(args)),
+        Command::Controller(args) => block_on(roles::controller(args)),
+        Command::Trust(command) => block_on(trust::run(&global, command)),
+        command => block_on(async { user_command(&Session::open(&global)?, command).await }),
+    }
+}
+
+async fn user_command(session: &Session, command: Command) -> Result<Code, Failure> {
+    match command {
+        Command::Run(args) => run::run(session, args).await,
+        Command::Stop(args) => stop::run(session, args).await,
+        Command::Start(args) => start::run(session, args).await,
+        Command::Rm(args) => rm::run(session, args).await,
+        Command::Migrate(args) => migrate::run(session, args).await,
+        Command::Ps(args) => ps::run(session, args).await,
+        Command::Inspect(args) => inspect::run(session, args).await,
+        Command::Hosts => hosts::run(session).await,
+        Command::Events(args) => events::run(session, args).await,
+        Command::Console(args) => console::run(session, args).await,
+        Command::Log(args) => log::run(session, args).await,
+        Command::Images(command) => images::run(session, command).await,
+        Command::Runs(args) => runs::run(session, args).await,
+        Command::Dev(_)
+        | Command::Bootstrap(_)
+        | Command::Discovery(_)
+        | Command::Trust(_)
+        | Command::Agent(_)
+        | Command::Arbiter(_)
+        | Command::Monitor(_)
+        | Command::Controller(_) => {
+            unreachable!("these need no session")
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `ostler agent`: the agent of this host, and where guests are embedded, its reaping parent.
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use host_agent::{Options, Share};
+use transport::{Clock, shutdown};
+
+use super::roles::start_log;
+use crate::block_on;
+use crate::cli::{AgentArgs, ArgAccel};
+use crate::exit::{Code, Failure};
+use crate::reaper::{Half, split};
+
+pub(crate) fn run(args: AgentArgs) -> Result<Code, Failure> {
+    start_log();
+    let failed = |what: &str, error| Failure::new(Code::Failed, what).because(error);
+    let needs_reaper = args.hypervisor.contains(":///embed");
+    match split(needs_reaper).map_err(|error| failed("start the agent's process", error))? {
+        Half::Agent => {}
+        // An agent that was killed dies for the outside as if we had been.
+        Half::Parent(status) => {
+            let code = status.code().or(status.signal().map(|signal| 128 + signal));
+            std::process::exit(code.unwrap_or(1));
+        }
+    }
+    let options = options_of(args)?;
+    block_on(async {
+        let stop = shutdown::on_signals().map_err(|error| failed("watch for signals", error))?;
+        host_agent::serve(options, Clock::real(), stop)
+            .await
+            .map_err(|error| Failure::new(Code::Failed, "run the agent").because(error))
+    })?;
+    Ok(Code::Ok)
+}
+
+fn options_of(args: AgentArgs) -> Result<Options, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(Code::Failed, "find this program").because(error))?;
+    let usual = Share::default();
+    Ok(Options {
+        data_dir: args.data_dir,
+        listen: args.listen,
+        advertise: args.advertise,
+        name: args.name,
+        hypervisor: args.hypervisor,
+        accel: args.accel.map(ArgAccel::into),
+        can_receive: args.can_receive,
+        discovery: args.discovery,
+        share: Share {
+            vcpu_overcommit: args.vcpu_overcommit.unwrap_or(usual.vcpu_overcommit),
+            memory_reserve_bytes: args
+                .memory_reserve
+                .map_or(usual.memory_reserve_bytes, |size| size.0),
+            memory_bytes: args.memory.map(|size| size.0),
+            disk_reserve_bytes: args.disk_reserve.map_or(usual.disk_reserve_bytes, |size| size.0),
+        },
+        program,
+        labels: args.label.into_iter().collect(),
+    })
+}

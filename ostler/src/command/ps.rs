@@ -1,0 +1,47 @@
+//! `ostler ps`: the VMs, where they are, and how old that knowledge is.
+
+use protocol::job::JobRow;
+use protocol::resources::Bytes;
+use serde_json::json;
+use transport::Clock;
+
+use crate::cli::PsArgs;
+use crate::exit::{Code, Failure};
+use crate::picture::has_left;
+use crate::session::Session;
+use crate::show;
+
+pub(crate) async fn run(session: &Session, args: PsArgs) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    let mut jobs = picture.jobs();
+    jobs.retain(|row| args.all || (row.job.spec.as_vm().is_some() && !has_left(&row.job)));
+    if session.is_json {
+        show::json_pretty(&json!({ "jobs": jobs, "warnings": picture.warnings }));
+        return Ok(Code::Ok);
+    }
+    picture.warn();
+    let now_ms = Clock::real().now().wall_ms;
+    let header = ["NAME", "STATE", "HOST", "VCPUS", "MEMORY", "SINCE", "AGE", ""];
+    show::table(header, jobs.iter().map(|row| cells(row, now_ms)).collect());
+    Ok(Code::Ok)
+}
+
+fn cells(row: &JobRow, now_ms: u64) -> [String; 8] {
+    let JobRow { host_name, age_ms, job, .. } = row;
+    let (vcpus, memory) = job.spec.as_vm().map_or(("-".into(), "-".into()), |vm| {
+        (vm.vcpus.to_string(), Bytes(vm.memory_bytes).to_string())
+    });
+    let since = show::age(now_ms.saturating_sub(job.since_ms));
+    let endpoint = job.endpoint.as_ref().map(|endpoint| endpoint.url.clone());
+    let why = job.reason.as_ref().map(ToString::to_string).or(endpoint).unwrap_or_default();
+    [
+        job.id.to_string(),
+        job.state.to_string(),
+        host_name.clone(),
+        vcpus,
+        memory,
+        since,
+        show::age(*age_ms),
+        why,
+    ]
+}

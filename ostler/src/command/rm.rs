@@ -1,0 +1,30 @@
+//! `ostler rm`: a stopped VM and its disks are gone. A running one is refused.
+
+use protocol::api::Want;
+use serde::de::IgnoredAny;
+use transport::Method;
+
+use crate::cli::NameArgs;
+use crate::exit::{Code, Failure};
+use crate::session::Session;
+use crate::show;
+
+pub(crate) async fn run(session: &Session, args: NameArgs) -> Result<Code, Failure> {
+    if !session.is_without_controller() {
+        let want = Want::Delete { job: args.name };
+        return session.want(want, !args.wait.no_wait).await;
+    }
+    let picture = session.picture().await?;
+    picture.warn();
+    let row = picture.job(&args.name)?;
+    let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{}", args.name));
+    let deleted = session.client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, &path, &());
+    deleted.await.map_err(|error| {
+        Failure::from(error).next(format!("ostler stop {} first, if it runs", args.name))
+    })?;
+    match session.is_json {
+        true => show::json(&serde_json::json!({ "deleted": args.name, "host": row.host })),
+        false => show::line(&format!("{} is gone from {}", args.name, row.host_name)),
+    }
+    Ok(Code::Ok)
+}

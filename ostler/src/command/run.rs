@@ -1,0 +1,146 @@
+//! `ostler run`: a VM from an image, placed by the controller, or by hand on a lone host.
+
+use protocol::api::{PutJob, Want};
+use protocol::host::ImageFacts;
+use protocol::id::{HostId, ImageName, Revision};
+use protocol::job::JobSpec;
+use protocol::vm::{DiskSpec, VmSpec};
+use transport::Method;
+
+use crate::cli::RunArgs;
+use crate::exit::{Code, Failure};
+use crate::follow::await_settled;
+use crate::picture::Picture;
+use crate::session::Session;
+use crate::show;
+
+/// How long a lone host may take to start a guest.
+const START_MS_MAX: u64 = 60_000;
+
+pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    picture.warn();
+    let spec = spec_of(&args, &picture)?;
+    spec.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
+    let on = on.map(|row| row.host.id.clone());
+    if session.is_without_controller() {
+        return run_here(session, &picture, &args, spec, on).await;
+    }
+    let want = Want::Run { job: args.name, spec, on };
+    session.want(want, !args.wait.no_wait).await
+}
+
+fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
+    let image = args.image.as_ref().or(args.image_name.as_ref());
+    let facts = image.map(|name| image_of(name, picture)).transpose()?;
+    let vm = VmSpec {
+        vcpus: args.vcpus,
+        memory_bytes: args.memory.0,
+        disks: disks_of(args, image, facts.as_ref()),
+        nics: args.nic.clone(),
+    };
+    let labels = args.label.iter().cloned().collect();
+    Ok(JobSpec { tenant: args.tenant.clone(), labels, ..JobSpec::vm(vm) })
+}
+
+fn image_of(name: &ImageName, picture: &Picture) -> Result<ImageFacts, Failure> {
+    let mut images = std::collections::BTreeMap::new();
+    for (_, row) in picture.view.hosts() {
+        images.extend(row.host.images.iter().map(|(name, facts)| (name, facts)));
+    }
+    images.get(name).map(|facts| (*facts).clone()).ok_or_else(|| {
+        let names: Vec<_> = images.keys().map(|name| name.as_str()).collect();
+        let what = match names.as_slice() {
+            [] => format!("no image {name}; the hosts have none at all"),
+            some => format!("no image {name}; the hosts have {}", some.join(", ")),
+        };
+        Failure::new(Code::NotFound, what).next("ostler images import FILE --name NAME")
+    })
+}
+
+fn disks_of(
+    args: &RunArgs,
+    image: Option<&ImageName>,
+    facts: Option<&ImageFacts>,
+) -> Vec<DiskSpec> {
+    let mut disks: Vec<DiskSpec> = Vec::new();
+    for (at, disk) in args.disk.iter().enumerate() {
+        let usual = if at == 0 { "root".to_owned() } else { format!("disk{at}") };
+        let name = disk.name.clone().unwrap_or(usual);
+        disks.push(DiskSpec { name, size_bytes: disk.size.0, image: None });
+    }
+    if let (true, Some(facts)) = (disks.is_empty(), facts) {
+        let size_bytes = facts.virtual_bytes.max(protocol::vm::DISK_BYTES_MIN);
+        disks.push(DiskSpec { name: "root".into(), size_bytes, image: None });
+    }
+    if let Some(first) = disks.first_mut() {
+        first.image = image.cloned();
+    }
+    disks
+}
+
+/// Without a controller: the hosts are asked one after the other, the emptiest first.
+async fn run_here(
+    session: &Session,
+    picture: &Picture,
+    args: &RunArgs,
+    spec: JobSpec,
+    on: Option<HostId>,
+) -> Result<Code, Failure> {
+    let mut hosts: Vec<_> = picture.view.hosts().map(|(_, row)| &row.host).collect();
+    hosts.retain(|host| on.as_ref().is_none_or(|on| host.id == *on));
+    hosts.sort_by_key(|host| (std::cmp::Reverse(host.free().memory_bytes), host.id.clone()));
+    let id = &args.name;
+    let present = picture.job(id).ok();
+    let revision = present.as_ref().map_or(1, |row| row.job.revision.0 + 1);
+    if let Some(row) = present.filter(|row| row.job.spec == spec && !row.job.state.is_ended()) {
+        show::line(&format!("{id} is {} on {} already", row.job.state, row.host_name));
+        return Ok(Code::Ok);
+    }
+    let put = PutJob { revision: Revision(revision), spec, ticket: None, run: None };
+    let mut refused = None;
+    for host in hosts {
+        let agent = picture.agent(&host.id);
+        let path = format!("/v1/jobs/{id}");
+        let asked = session.client.send::<_, protocol::job::Job>(Method::PUT, &agent, &path, &put);
+        match asked.await {
+            Ok(reply) if args.wait.no_wait => {
+                tell(session, &reply.body, &host.name);
+                return Ok(Code::Ok);
+            }
+            Ok(_) => {
+                let job = await_settled(&session.client, &agent, id, START_MS_MAX).await?;
+                tell(session, &job, &host.name);
+                return Ok(if job.state.is_ended() { Code::Failed } else { Code::Ok });
+            }
+            Err(error) if error.refusal().is_some_and(|no| no.is_about_this_host()) => {
+                refused = Some(error);
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                return Err(if host.trust_version.is_some() {
+                    failure.next(
+                        "this host is in a cluster: leave --hosts away, so that the \
+                                  controller gets a ticket",
+                    )
+                } else {
+                    failure
+                });
+            }
+        }
+    }
+    Err(match refused {
+        Some(error) => error.into(),
+        None => Failure::new(Code::NotFound, "no host to run it on").next("ostler hosts"),
+    })
+}
+
+pub(super) fn tell(session: &Session, job: &protocol::job::Job, host_name: &str) {
+    if session.is_json {
+        show::json(job);
+        return;
+    }
+    let why = job.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+    show::line(&format!("{} {} on {host_name}{why}", job.id, job.state));
+}

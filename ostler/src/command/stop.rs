@@ -1,0 +1,35 @@
+//! `ostler stop`: by the controller; with `--hosts`, by the host itself, which needs nobody else.
+
+use protocol::api::{StopJob, Want};
+use protocol::job::Job;
+use transport::Method;
+
+use super::run::tell;
+use crate::cli::StopArgs;
+use crate::exit::{Code, Failure};
+use crate::follow::await_ended;
+use crate::session::Session;
+
+/// How much longer than the grace a stop may take: destroying, and writing it down.
+const STOP_MS_MORE: u64 = 30_000;
+
+pub(crate) async fn run(session: &Session, args: StopArgs) -> Result<Code, Failure> {
+    let grace_ms = if args.force { 0 } else { args.grace.0 };
+    if !session.is_without_controller() {
+        let want = Want::Stop { job: args.name, grace_ms };
+        return session.want(want, !args.wait.no_wait).await;
+    }
+    let picture = session.picture().await?;
+    picture.warn();
+    let row = picture.job(&args.name)?;
+    let agent = picture.agent(&row.host);
+    let path = format!("/v1/jobs/{}/stop", args.name);
+    let stop = StopJob { grace_ms, run: None };
+    let reply = session.client.send::<_, Job>(Method::POST, &agent, &path, &stop).await?;
+    let job = match args.wait.no_wait {
+        true => reply.body,
+        false => await_ended(&session.client, &agent, &args.name, grace_ms + STOP_MS_MORE).await?,
+    };
+    tell(session, &job, &row.host_name);
+    Ok(Code::Ok)
+}

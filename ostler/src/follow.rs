@@ -1,0 +1,276 @@
+//! Asking the controller for something, and watching it happen.
+//!
+//! The run's id is chosen here, so that asking again after a lost answer is asking once. Ctrl-C ends
+//! the watching, never the run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
+use protocol::id::{JobId, RunId};
+use protocol::job::{JobState, Role};
+use transport::{CallError, Client, Clock, Endpoint, Method};
+use uuid::Uuid;
+
+use crate::exit::{Code, Failure, code_of};
+use crate::picture::chain;
+use crate::session::Session;
+use crate::show;
+
+/// How long a question after a run's state waits for news at the controller.
+const WAIT_MS: u64 = 10_000;
+
+/// How many times a run is asked for, or after, while no controller answers.
+const TRIES_MAX: u32 = 20;
+
+/// How long to wait between two tries.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How long the view may take to show what a finished run has done.
+const SHOWN_MS_MAX: u64 = 3_000;
+
+impl Session {
+    /// Asks for something and, unless told not to, watches until it is so. The last line says where
+    /// the job is now.
+    pub(crate) async fn want(&self, want: Want, is_waiting: bool) -> Result<Code, Failure> {
+        let clock = Clock::real();
+        let started_ms = clock.now().mono_ms;
+        let new = NewRun { id: RunId(Uuid::now_v7()), want };
+        let (controller, status) = self.submit(&new).await?;
+        if !is_waiting {
+            self.show_status(&status);
+            return Ok(Code::Ok);
+        }
+        let status = tokio::select! {
+            ended = self.follow(&controller, status) => ended?,
+            _ = tokio::signal::ctrl_c() => {
+                show::note(&format!("still going on; see `ostler runs show {}`", new.id));
+                return Ok(Code::Interrupted);
+            }
+        };
+        let took_ms = clock.now().mono_ms.saturating_sub(started_ms);
+        self.conclude(&status, took_ms).await
+    }
+
+    /// Stores the run at the first controller that answers. The same id goes to each: whichever
+    /// takes it, it is one run.
+    async fn submit(&self, new: &NewRun) -> Result<(Endpoint, RunStatus), Failure> {
+        let controllers = self.peers(Role::Controller);
+        let mut last = None;
+        for controller in &controllers {
+            for _ in 0..2 {
+                match self.client.send(Method::POST, controller, "/v1/runs", new).await {
+                    Ok(reply) => return Ok((controller.clone(), reply.body)),
+                    Err(error) if error.is_retriable() => last = Some(error),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        let job = new.want.job();
+        let failure = Failure::new(Code::Unreachable, "no controller answers").next(format!(
+            "ostler bootstrap (it is safe to repeat), or ask the host itself: see `ostler inspect \
+             {job}` and add --hosts"
+        ));
+        Err(match last {
+            Some(error) => failure.because(error),
+            None => failure,
+        })
+    }
+
+    /// Watches a run to its end, telling each change.
+    pub(crate) async fn follow(
+        &self,
+        controller: &Endpoint,
+        mut status: RunStatus,
+    ) -> Result<RunStatus, Failure> {
+        let mut told = BTreeMap::new();
+        let mut tries = 0;
+        loop {
+            self.tell_changes(&status, &mut told);
+            if status.state.is_ended() {
+                return Ok(status);
+            }
+            match ask(&self.client, controller, status.id, WAIT_MS).await {
+                Ok(next) => (status, tries) = (next, 0),
+                Err(error) if error.is_retriable() && tries < TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => {
+                    let what = format!("run {} goes on, but cannot be watched", status.id);
+                    return Err(Failure::new(code_of(&error), what)
+                        .because(error)
+                        .next(format!("ostler runs show {} --follow", status.id)));
+                }
+            }
+        }
+    }
+
+    fn tell_changes(&self, status: &RunStatus, told: &mut BTreeMap<(u32, u32), TaskStatus>) {
+        let mut is_news = told.is_empty();
+        for task in &status.tasks {
+            let key = (status.rounds, task.number);
+            if told.get(&key) == Some(task) {
+                continue;
+            }
+            if !self.is_json && task.state != TaskState::Pending {
+                show::line(&format!("  {}", task_line(task)));
+            }
+            told.insert(key, task.clone());
+            is_news = true;
+        }
+        if self.is_json && (is_news || status.state.is_ended()) {
+            show::json(status);
+        }
+    }
+
+    fn show_status(&self, status: &RunStatus) {
+        match self.is_json {
+            true => show::json(status),
+            false => show::line(&format!("run {} is stored: {}", status.id, wanted(&status.want))),
+        }
+    }
+
+    async fn conclude(&self, status: &RunStatus, took_ms: u64) -> Result<Code, Failure> {
+        let reason = status.reason.as_deref().unwrap_or("no reason given");
+        let job = status.want.job();
+        match status.state {
+            RunState::Succeeded => {
+                if !self.is_json {
+                    let sentence = self.outcome(&status.want).await;
+                    show::line(&format!("{sentence} {}", show::took(took_ms)));
+                }
+                Ok(Code::Ok)
+            }
+            RunState::RolledBack => {
+                let what = format!("not done, and nothing of it is left: {reason}");
+                let failure = Failure::new(Code::Refused, what);
+                Err(failure.next(format!("ostler runs show {}", status.id)))
+            }
+            RunState::Stuck => {
+                let what = format!("{job} is half-way and could not be put back: {reason}");
+                let failure = Failure::new(Code::Failed, what);
+                Err(failure.next(format!("ostler runs show {}; ostler inspect {job}", status.id)))
+            }
+            RunState::Accepted | RunState::Running | RunState::Unwinding => {
+                unreachable!("a run is followed to its end")
+            }
+        }
+    }
+
+    /// Where the job is now, in words. The view may be a moment behind the run.
+    async fn outcome(&self, want: &Want) -> String {
+        let clock = Clock::real();
+        let deadline_ms = clock.now().mono_ms + SHOWN_MS_MAX;
+        loop {
+            let row = match self.picture().await {
+                Ok(picture) => picture.job(want.job()).ok(),
+                Err(_) => None,
+            };
+            let is_late = clock.now().mono_ms >= deadline_ms;
+            match (want, row) {
+                (Want::Delete { job }, None) => return format!("{job} is gone"),
+                (want, Some(row)) if is_late || is_as_wanted(want, row.job.state) => {
+                    return format!("{} {} on {}", row.job.id, row.job.state, row.host_name);
+                }
+                _ if is_late => return format!("{} is done", wanted(want)),
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
+
+/// A run as a controller knows it.
+pub(crate) async fn ask(
+    client: &Client,
+    controller: &Endpoint,
+    id: RunId,
+    wait_ms: u64,
+) -> Result<RunStatus, CallError> {
+    let client = client.with_deadline(Duration::from_millis(wait_ms + 10_000));
+    client.get(controller, &format!("/v1/runs/{id}?wait_ms={wait_ms}")).await
+}
+
+fn is_as_wanted(want: &Want, state: JobState) -> bool {
+    match want {
+        Want::Run { .. } | Want::Migrate { .. } => state == JobState::Running,
+        Want::Stop { .. } => state.is_ended(),
+        Want::Delete { .. } => false,
+    }
+}
+
+/// What is wanted, in words.
+pub(crate) fn wanted(want: &Want) -> String {
+    match want {
+        Want::Run { job, on: None, .. } => format!("run {job}"),
+        Want::Run { job, on: Some(host), .. } => format!("run {job} on {}", host.short()),
+        Want::Stop { job, grace_ms: 0 } => format!("destroy {job}"),
+        Want::Stop { job, .. } => format!("stop {job}"),
+        Want::Migrate { job, to } => format!("migrate {job} to {}", to.short()),
+        Want::Delete { job } => format!("delete {job}"),
+    }
+}
+
+/// A task as a line.
+pub(crate) fn task_line(task: &TaskStatus) -> String {
+    let state = match task.state {
+        TaskState::Pending => "waits",
+        TaskState::Started => "begun",
+        TaskState::Succeeded => "done",
+        TaskState::Failed => "refused",
+        TaskState::Undoing => "being undone",
+        TaskState::Undone => "undone",
+        TaskState::UndoFailed => "cannot be undone",
+        TaskState::Skipped => "not needed",
+    };
+    match &task.note {
+        Some(note) => format!("{}: {state} ({note})", task.title),
+        None => format!("{}: {state}", task.title),
+    }
+}
+
+/// Waits until an agent says that a job has ended; for changes without a controller.
+pub(crate) async fn await_ended(
+    client: &Client,
+    agent: &Endpoint,
+    id: &JobId,
+    wait_ms: u64,
+) -> Result<protocol::job::Job, Failure> {
+    await_job(client, agent, id, wait_ms, |state| state.is_ended()).await
+}
+
+/// Waits until an agent says that a job runs, or that it does not any more.
+pub(crate) async fn await_settled(
+    client: &Client,
+    agent: &Endpoint,
+    id: &JobId,
+    wait_ms: u64,
+) -> Result<protocol::job::Job, Failure> {
+    let is_settled = |state: JobState| state == JobState::Running || state.is_ended();
+    await_job(client, agent, id, wait_ms, is_settled).await
+}
+
+async fn await_job(
+    client: &Client,
+    agent: &Endpoint,
+    id: &JobId,
+    wait_ms: u64,
+    is_enough: impl Fn(JobState) -> bool,
+) -> Result<protocol::job::Job, Failure> {
+    let clock = Clock::real();
+    let deadline_ms = clock.now().mono_ms + wait_ms;
+    let mut last = String::new();
+    loop {
+        match client.get::<protocol::job::Job>(agent, &format!("/v1/jobs/{id}")).await {
+            Ok(job) if is_enough(job.state) => return Ok(job),
+            Ok(job) => last = format!("it is {}", job.state),
+            Err(error) if error.is_retriable() => last = chain(&error),
+            Err(error) => return Err(error.into()),
+        }
+        if clock.now().mono_ms >= deadline_ms {
+            let what = format!("{id} did not get there within {} s: {last}", wait_ms / 1000);
+            return Err(Failure::new(Code::Unreachable, what).next(format!("ostler inspect {id}")));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

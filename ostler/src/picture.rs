@@ -1,0 +1,223 @@
+//! What is known of the cluster, each host with its age: from a monitor, else from the agents.
+//!
+//! Decides whom to ask in which order, and that a part of the picture is better than none: who does
+//! not answer becomes a warning.
+
+use std::cmp::Reverse;
+
+use futures_util::{StreamExt as _, stream};
+use protocol::api::{HostRowReply, ViewReply};
+use protocol::host::{Host, Inventory};
+use protocol::id::{HostId, JobId};
+use protocol::job::{Job, JobRow, JobState, Reason, Role};
+use protocol::view::{Freshness, HostRow, View};
+use transport::{CallError, Client, Endpoint};
+
+use crate::exit::{Code, Failure, code_of};
+use crate::session::Session;
+
+/// How many agents are asked at a time.
+const ASKED_AT_ONCE: usize = 64;
+
+/// What is known now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Picture {
+    pub(crate) view: View,
+    pub(crate) rows: Vec<Row>,
+    /// Who did not answer, and what is not complete.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// How one host is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) host: HostId,
+    pub(crate) freshness: Freshness,
+    pub(crate) age_ms: u64,
+    /// How to reach its agent for certain.
+    pub(crate) agent: Endpoint,
+}
+
+impl Session {
+    /// Asks the monitors one after the other, then the agents.
+    pub(crate) async fn picture(&self) -> Result<Picture, Failure> {
+        if let Some(local) = self.local() {
+            return of_agents(&self.client, vec![local], Vec::new()).await;
+        }
+        let mut warnings = Vec::new();
+        if !self.is_direct {
+            for monitor in self.peers(Role::Monitor) {
+                match self.client.get::<ViewReply>(&monitor, "/v1/view").await {
+                    Ok(reply) => return Ok(of_view(reply, warnings)),
+                    Err(error) => warnings.push(format!("monitor {monitor}: {}", chain(&error))),
+                }
+            }
+        }
+        let (found, silent) = self.find().await;
+        warnings.extend(silent);
+        let is_ours = |id: &HostId| match &self.trust {
+            Some(trust) if !self.is_direct => trust.host_key(id).is_some(),
+            _ => true,
+        };
+        let ours = found.iter().filter(|found| found.host.as_ref().is_none_or(is_ours));
+        of_agents(&self.client, ours.map(|found| found.endpoint()).collect(), warnings).await
+    }
+}
+
+fn of_view(reply: ViewReply, mut warnings: Vec<String>) -> Picture {
+    let ViewReply { is_complete, freshness, view, .. } = reply;
+    if !is_complete {
+        warnings.push("the monitor has not heard of every host yet".to_owned());
+    }
+    let mut rows = Vec::new();
+    for (id, row) in view.hosts() {
+        let known = freshness.iter().find(|f| f.host == *id);
+        let (freshness, age_ms) =
+            known.map_or((Freshness::Stale, 0), |known| (known.freshness, known.age_ms));
+        let agent = endpoint_of(&row.host);
+        rows.push(Row { host: id.clone(), freshness, age_ms, agent });
+    }
+    Picture { view, rows, warnings }
+}
+
+async fn of_agents(
+    client: &Client,
+    agents: Vec<Endpoint>,
+    mut warnings: Vec<String>,
+) -> Result<Picture, Failure> {
+    let asked = stream::iter(agents).map(|agent| async move {
+        (client.get::<Inventory>(&agent, "/v1/inventory").await, agent)
+    });
+    let answers: Vec<_> = asked.buffered(ASKED_AT_ONCE).collect().await;
+    let mut picture = Picture::default();
+    let mut code = Code::Unreachable;
+    for (answer, agent) in answers {
+        match answer {
+            Ok(inventory) => {
+                let (id, key) = (inventory.host.id.clone(), inventory.host.key);
+                let is_local = agent.url.starts_with("unix:");
+                let agent = if is_local { agent } else { Endpoint::of_key(agent.url.clone(), key) };
+                picture.view.merge_inventory(inventory);
+                picture.rows.retain(|row| row.host != id);
+                let freshness = Freshness::Fresh;
+                picture.rows.push(Row { host: id, freshness, age_ms: 0, agent });
+            }
+            Err(error) => {
+                code = code_of(&error);
+                warnings.push(format!("agent {agent}: {}", chain(&error)));
+            }
+        }
+    }
+    if picture.rows.is_empty() {
+        let what = match warnings.as_slice() {
+            [] => "nobody to ask".to_owned(),
+            some => format!("nobody answers:\n  - {}", some.join("\n  - ")),
+        };
+        return Err(Failure::new(code, what).next(
+            "see that agents run (`systemctl status ostler-agent` there), or name others with \
+             --hosts",
+        ));
+    }
+    Ok(Picture { warnings, ..picture })
+}
+
+impl Picture {
+    /// Every job with where it was read.
+    pub(crate) fn jobs(&self) -> Vec<JobRow> {
+        let mut jobs = Vec::new();
+        for row in &self.rows {
+            let Some(known) = self.view.host(&row.host) else { continue };
+            jobs.extend(known.jobs.values().map(|job| JobRow {
+                host: row.host.clone(),
+                host_name: known.host.name.clone(),
+                cursor: known.cursor,
+                age_ms: row.age_ms,
+                job: job.as_ref().clone(),
+            }));
+        }
+        jobs.sort_by(|a, b| (&a.job.id, &a.host).cmp(&(&b.job.id, &b.host)));
+        jobs
+    }
+
+    /// The hosts as `hosts --json` shows them.
+    pub(crate) fn hosts(&self) -> Vec<HostRowReply> {
+        let rows = self.rows.iter().filter_map(|row| {
+            let known = self.view.host(&row.host)?;
+            let alive = known.jobs.values().filter(|job| !job.state.is_ended()).count();
+            Some(HostRowReply {
+                host: known.host.as_ref().clone(),
+                freshness: row.freshness,
+                age_ms: row.age_ms,
+                jobs_alive: u32::try_from(alive).unwrap_or(u32::MAX),
+            })
+        });
+        let mut hosts: Vec<_> = rows.collect();
+        hosts.sort_by(|a, b| (&a.host.name, &a.host.id).cmp(&(&b.host.name, &b.host.id)));
+        hosts
+    }
+
+    /// The row of a job that matters: where it is alive, before where it once was.
+    pub(crate) fn job(&self, id: &JobId) -> Result<JobRow, Failure> {
+        let mut rows: Vec<_> = self.jobs().into_iter().filter(|row| row.job.id == *id).collect();
+        rows.sort_by_key(|row| {
+            (rank(row.job.state), has_left(&row.job), Reverse(row.job.since_ms))
+        });
+        rows.into_iter().next().ok_or_else(|| {
+            Failure::new(Code::NotFound, format!("no VM or service {id} on the hosts that answer"))
+                .next("ostler ps --all")
+        })
+    }
+
+    /// The host that a person means.
+    pub(crate) fn host(&self, text: &str) -> Result<&HostRow, Failure> {
+        self.view.find_host(text).map_err(|candidates| match candidates.as_slice() {
+            [] => Failure::new(Code::NotFound, format!("no host {text:?}")).next("ostler hosts"),
+            several => {
+                let ids: Vec<_> = several.iter().map(|row| row.host.id.as_str()).collect();
+                let what = format!("{text:?} may be any of {}", ids.join(", "));
+                Failure::usage(what).next("write more of its id")
+            }
+        })
+    }
+
+    /// How to reach a host's agent.
+    pub(crate) fn agent(&self, host: &HostId) -> Endpoint {
+        let row = self.rows.iter().find(|row| row.host == *host);
+        row.map(|row| row.agent.clone()).expect("a row was read from every host in the picture")
+    }
+
+    /// Warnings go to the person, not into data.
+    pub(crate) fn warn(&self) {
+        for warning in &self.warnings {
+            crate::show::note(&format!("warning: {warning}"));
+        }
+    }
+}
+
+/// Where the guest is comes before where it comes from or goes to, and that before where it was.
+fn rank(state: JobState) -> u8 {
+    match state {
+        JobState::Running | JobState::Paused | JobState::MigratingOut => 0,
+        JobState::Stopping | JobState::Starting | JobState::Accepted => 1,
+        JobState::MigratingIn => 2,
+        JobState::Crashed => 3,
+        JobState::Failed => 4,
+        JobState::Stopped => 5,
+    }
+}
+
+/// True for what is left where a job once was.
+pub(crate) fn has_left(job: &Job) -> bool {
+    matches!(job.reason, Some(Reason::Migrated { .. }))
+}
+
+/// How an agent is reached, by what it says of itself.
+fn endpoint_of(host: &Host) -> Endpoint {
+    Endpoint::of_key(host.urls.first().cloned().unwrap_or_default(), host.key)
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &CallError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

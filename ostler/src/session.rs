@@ -1,0 +1,120 @@
+//! Whom a command talks to, and as whom: the context's cluster, or the agents named by `--hosts`.
+//!
+//! ```text
+//! --hosts given ──────────────▶ straight to these agents
+//! context with trust document ▶ its monitors and controllers; its agents when no monitor answers
+//! neither, and a local agent ─▶ the agent's socket on this machine
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bootstrap::Context;
+use protocol::job::Role;
+use protocol::trust::Trust;
+use transport::discovery::{Finder, Found, Pace, Source};
+use transport::{Client, Endpoint, Identity};
+
+use crate::cli::Global;
+use crate::exit::{Code, Failure};
+
+/// How long sources may take to say who is there.
+const FIND_MS_MAX: u64 = 2_000;
+
+/// Where a local agent listens for root.
+const LOCAL_SOCKET: &str = "/var/lib/ostler/agent.sock";
+
+/// One command's connection to a cluster.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) context: Context,
+    pub(crate) trust: Option<Trust>,
+    /// Where agents are found when no monitor is asked.
+    pub(crate) sources: Vec<Source>,
+    /// True when the person named agents: nobody else is asked.
+    pub(crate) is_direct: bool,
+    pub(crate) is_json: bool,
+}
+
+impl Session {
+    pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
+        let context = context_of(global);
+        let trust = context.trust()?.map(|(_, trust)| trust);
+        let kept = context.sources()?;
+        let is_direct = !global.hosts.is_empty();
+        let sources = match is_direct {
+            true => global.hosts.clone(),
+            false => kept.iter().filter_map(|source| source.parse().ok()).collect(),
+        };
+        let operator = context.operator_if_any()?.unwrap_or_else(Identity::ephemeral);
+        let client = Client::new(Arc::new(operator)).with_deadline(Duration::from_secs(10));
+        let session = Self { client, context, trust, sources, is_direct, is_json: global.json };
+        session.check_target()?;
+        Ok(session)
+    }
+
+    fn check_target(&self) -> Result<(), Failure> {
+        if self.is_direct || self.trust.is_some() || self.local().is_some() {
+            return Ok(());
+        }
+        let what = format!("no cluster is known in {}", self.context.folder().display());
+        Err(Failure::new(Code::Usage, what).next(
+            "ostler bootstrap --discovery URL, name agents with --hosts, or a context with \
+             --context DIR",
+        ))
+    }
+
+    /// The socket of the agent on this machine, when nothing else is known and we may use it.
+    pub(crate) fn local(&self) -> Option<Endpoint> {
+        let is_alone = !self.is_direct && self.trust.is_none();
+        let is_there = is_alone && Path::new(LOCAL_SOCKET).exists();
+        is_there.then(|| Endpoint::anyone(format!("unix:{LOCAL_SOCKET}")))
+    }
+
+    /// Where the processes of a role answer, by the trust document.
+    pub(crate) fn peers(&self, role: Role) -> Vec<Endpoint> {
+        let peers = self.trust.iter().flat_map(|trust| &trust.peers);
+        peers
+            .filter(|peer| peer.role == role)
+            .map(|peer| Endpoint::of_key(peer.url.clone(), peer.key))
+            .collect()
+    }
+
+    /// True when changes go to agents themselves, for want of a controller or by the person's word.
+    pub(crate) fn is_without_controller(&self) -> bool {
+        self.is_direct || self.trust.is_none()
+    }
+
+    /// Everybody the sources know; with why a source does not answer.
+    pub(crate) async fn find(&self) -> (Vec<Found>, Vec<String>) {
+        if self.sources.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        let finder = Finder::start(self.sources.clone(), &self.client, Pace::default());
+        let mut findings = finder.watch();
+        let all_asked = findings.wait_for(|f| f.sources.iter().all(|source| source.is_asked));
+        let _ = tokio::time::timeout(Duration::from_millis(FIND_MS_MAX), all_asked).await;
+        if self.sources.contains(&Source::Mdns) {
+            // Multicast answers trickle in; there is no last one to wait for.
+            tokio::time::sleep(Duration::from_millis(FIND_MS_MAX)).await;
+        }
+        let now = findings.borrow_and_update().clone();
+        let silent = now.sources.iter().filter_map(|state| {
+            Some(format!("{} does not answer: {}", state.source, state.error.as_ref()?))
+        });
+        (now.hosts.clone(), silent.collect())
+    }
+}
+
+/// The context folder: as given, else by the usual rules.
+pub(crate) fn context_of(global: &Global) -> Context {
+    Context::at(global.context.clone().unwrap_or_else(|| config_home().join("ostler")))
+}
+
+fn config_home() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("XDG_CONFIG_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".config")))
+        .unwrap_or_else(|| PathBuf::from("/root/.config"))
+}
