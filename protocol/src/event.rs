@@ -21,13 +21,12 @@ pub struct Event {
     /// When, in milliseconds since 1970; for people only.
     pub at_ms: u64,
     /// What happened.
-    #[serde(flatten)]
     pub fact: Fact,
 }
 
 /// What happened. Each carries the whole new row, so applying one twice is harmless.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "fact", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fact {
     /// A job is new or changed.
     JobChanged {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::event::Frame;
 use crate::host::{Accel, HypervisorFacts};
 use crate::id::{Epoch, Revision};
 use crate::job::JobSpec;
@@ -201,6 +202,29 @@ fn an_event_that_is_not_the_next_is_a_gap_and_changes_nothing() {
     assert_eq!(view, before);
     assert_eq!(view.merge_event(&history.events[0]), Merge::Applied);
     assert_eq!(view.merge_event(&history.events[0]), Merge::Old);
+}
+
+#[test]
+fn every_fact_survives_the_wire() {
+    let domain = ObservedDomain {
+        uuid: Uuid::from_u128(1),
+        name: "legacy".into(),
+        is_active: true,
+        resources: Resources::ZERO,
+    };
+    let facts = [
+        Fact::JobChanged { job: Box::new(job(1, 2)) },
+        Fact::JobDeleted { job: job(1, 2).id },
+        Fact::HostChanged { host: Box::new(host(1)) },
+        Fact::DomainGone { uuid: domain.uuid },
+        Fact::DomainObserved { domain },
+    ];
+    for fact in facts {
+        let cursor = Cursor { epoch: Epoch(1), seq: 1 };
+        let frame = Frame::Event(Event { host: host(1).id, cursor, at_ms: 1, fact });
+        let text = serde_json::to_string(&frame).unwrap();
+        assert_eq!(serde_json::from_str::<Frame>(&text).unwrap(), frame, "{text}");
+    }
 }
 
 #[test]
