@@ -36,6 +36,8 @@ mod agent;
 
 mod roles;
 
+pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
+pub(crate) use discovery::start as serve_discovery;
 pub(crate) use images::import_everywhere;
 
 use crate::cli::{Cli, Command};

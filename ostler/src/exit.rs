@@ -74,6 +74,11 @@ impl Failure {
         Self { next: Some(next.into()), ..self }
     }
 
+    /// Adds a sentence to what happened.
+    pub(crate) fn more(self, more: &str) -> Self {
+        Self { what: format!("{}\n  {more}", self.what), ..self }
+    }
+
     /// The cause and its causes, each once: a cause whose words are in what stands before it already
     /// says nothing new.
     fn chain(&self) -> String {

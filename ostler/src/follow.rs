@@ -259,14 +259,13 @@ async fn await_job(
 ) -> Result<protocol::job::Job, Failure> {
     let clock = Clock::real();
     let deadline_ms = clock.now().mono_ms + wait_ms;
-    let mut last = String::new();
     loop {
-        match client.get::<protocol::job::Job>(agent, &format!("/v1/jobs/{id}")).await {
+        let last = match client.get::<protocol::job::Job>(agent, &format!("/v1/jobs/{id}")).await {
             Ok(job) if is_enough(job.state) => return Ok(job),
-            Ok(job) => last = format!("it is {}", job.state),
-            Err(error) if error.is_retriable() => last = chain(&error),
+            Ok(job) => format!("it is {}", job.state),
+            Err(error) if error.is_retriable() => chain(&error),
             Err(error) => return Err(error.into()),
-        }
+        };
         if clock.now().mono_ms >= deadline_ms {
             let what = format!("{id} did not get there within {} s: {last}", wait_ms / 1000);
             return Err(Failure::new(Code::Unreachable, what).next(format!("ostler inspect {id}")));
