@@ -158,7 +158,10 @@ fn write(connection: Connection, mut queued: mpsc::Receiver<Work>) {
             Err(error) => Err(again(error)),
         };
         for reply in replies {
-            reply(committed.as_ref().map(|()| ()).map_err(again));
+            reply(match &committed {
+                Ok(()) => Ok(()),
+                Err(error) => Err(again(error)),
+            });
         }
     }
 }

@@ -6,6 +6,7 @@
 use protocol::api::Want;
 use protocol::id::{HostId, JobId};
 use protocol::job::{JobSpec, JobState};
+use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{Placed, State};
@@ -85,14 +86,20 @@ impl Expectation {
     #[must_use]
     pub fn standing(&self, state: &State<'_>) -> Standing {
         let rows = state.placements(self.job());
+        // What ran on a host that is lost may or may not run: that is not what was wanted.
+        let seen = |host: &HostId| state.heard(host).freshness != Freshness::Lost;
         match self {
             Expectation::Runs { spec, on, .. } => {
                 let fits = |host: &HostId, placed: &Placed| {
-                    placed.spec == *spec && on.as_ref().is_none_or(|on| on == host)
+                    placed.spec == *spec && on.as_ref().is_none_or(|on| on == host) && seen(host)
                 };
                 runs(rows.iter().filter(|(host, placed)| fits(host, placed)))
             }
-            Expectation::RunsOn { on, .. } => runs(rows.iter().filter(|(host, _)| *host == on)),
+            Expectation::RunsOn { on, .. } => {
+                runs(rows.iter().filter(|(host, _)| *host == on && seen(host)))
+            }
+            // To stop what nobody has is more likely a slip of the pen than a wish.
+            Expectation::IsStopped { .. } if rows.is_empty() => Standing::Violated,
             Expectation::IsStopped { .. } => ends(&rows, |placed| placed.state.is_ended()),
             Expectation::Absent { .. } => ends(&rows, |_| false),
         }

@@ -228,7 +228,7 @@ impl World {
             Ask::Offer(host, request) => {
                 let fake = self.fake(host);
                 if let Err(no) = fake.check(id, request.revision, &request.spec) {
-                    return no;
+                    return refused(no);
                 }
                 fake.offers += 1;
                 let offer = Offer {
@@ -251,14 +251,14 @@ impl World {
             Ask::Put(host, body) => {
                 let fake = self.fake(host);
                 if let Err(no) = fake.claim(*key) {
-                    return no;
+                    return refused(no);
                 }
                 let known = fake.jobs.get(id);
                 if known.is_some_and(|j| j.revision == body.revision && j.spec == body.spec) {
                     return done;
                 }
                 if let Err(no) = fake.check(id, body.revision, &body.spec) {
-                    return no;
+                    return refused(no);
                 }
                 let offer = body.ticket.as_ref().unwrap().offer.open().unwrap();
                 if !fake.used.insert(offer.id) {
@@ -311,7 +311,7 @@ impl World {
             Ask::Send(from, body) => {
                 let fake = self.fake(from);
                 if let Err(no) = fake.claim(*key) {
-                    return no;
+                    return refused(no);
                 }
                 let Some(job) = fake.jobs.get_mut(id) else {
                     return Answer::Refused(No::Failed("gone".into()));
@@ -359,7 +359,7 @@ impl World {
             Ask::Stop(host, _) => {
                 let fake = self.fake(host);
                 if let Err(no) = fake.claim(*key) {
-                    return no;
+                    return refused(no);
                 }
                 match fake.jobs.get_mut(id) {
                     Some(job) if !job.state.is_ended() => {
@@ -382,34 +382,34 @@ impl World {
 }
 
 impl FakeHost {
-    fn claim(&mut self, key: RunKey) -> Result<(), Answer> {
+    fn claim(&mut self, key: RunKey) -> Result<(), Refusal> {
         let seen = self.claims.entry(key.run).or_insert(0);
         if key.claim < *seen {
-            return Err(Answer::ClaimLost { seen: *seen });
+            return Err(Refusal::StaleClaim { seen: *seen, given: key.claim });
         }
         *seen = key.claim;
         if self.undone.contains(&(key.run, key.task)) {
-            return Err(refused(Refusal::TaskUndone { task: key.task }));
+            return Err(Refusal::TaskUndone { task: key.task });
         }
         Ok(())
     }
 
-    fn check(&self, id: &JobId, revision: Revision, spec: &JobSpec) -> Result<(), Answer> {
+    fn check(&self, id: &JobId, revision: Revision, spec: &JobSpec) -> Result<(), Refusal> {
         if self.faults.refuses {
             let image = protocol::id::ImageName::new("x").unwrap();
-            return Err(refused(Refusal::NoImage { image }));
+            return Err(Refusal::NoImage { image });
         }
         if let Some(job) = self.jobs.get(id) {
             if revision <= job.revision {
                 let (job, current) = (id.clone(), job.revision);
-                return Err(refused(Refusal::RevisionConflict { job, current }));
+                return Err(Refusal::RevisionConflict { job, current });
             }
             if !job.state.is_ended() {
                 let (job, state) = (id.clone(), job.state);
-                return Err(refused(Refusal::WrongState { job, state, needed: String::new() }));
+                return Err(Refusal::WrongState { job, state, needed: String::new() });
             }
         }
-        admit(Room::of(&self.host), spec, Arrival::Start).map_err(refused)
+        admit(Room::of(&self.host), spec, Arrival::Start)
     }
 
     fn delete(&mut self, id: &JobId, key: RunKey) -> Answer {
@@ -428,5 +428,8 @@ impl FakeHost {
 }
 
 fn refused(no: Refusal) -> Answer {
+    if let Refusal::StaleClaim { seen, .. } = no {
+        return Answer::ClaimLost { seen };
+    }
     Answer::Refused(No::Host(no, Resources::ZERO))
 }
