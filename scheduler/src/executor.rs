@@ -293,9 +293,8 @@ impl Executor {
             }
             // Volumes take their time; the row goes last.
             Ok(_) => {
-                let gone = |job: Option<&Job>| {
-                    job.is_none().then_some(Answer::Done(TaskResult::Done))
-                };
+                let gone =
+                    |job: Option<&Job>| job.is_none().then_some(Answer::Done(TaskResult::Done));
                 self.watch(host, id, gone).await
             }
             Err(trouble) => self.answer_of(host, id, trouble).await,

@@ -450,11 +450,8 @@ impl Run {
         // It stays `started`: that it was refused is more than anybody knows.
         self.record.tasks[i].note = Some(message.clone());
         let is_of_arbiters = matches!(self.record.tasks[i].kind, TaskKind::Grants { .. });
-        let cause = if is_of_arbiters {
-            Cause::NoQuorum { message }
-        } else {
-            Cause::TimedOut { message }
-        };
+        let cause =
+            if is_of_arbiters { Cause::NoQuorum { message } } else { Cause::TimedOut { message } };
         self.become_unwinding(now_ms, cause, out);
     }
 

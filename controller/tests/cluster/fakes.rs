@@ -272,11 +272,7 @@ impl FakeHost {
                 accel_reason: None,
                 migration_uri: None,
             },
-            capacity: Resources {
-                vcpus: 1000 - 100 * n,
-                memory_bytes: 32 << 30,
-                disk_bytes: 0,
-            },
+            capacity: Resources { vcpus: 1000 - 100 * n, memory_bytes: 32 << 30, disk_bytes: 0 },
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
             labels: BTreeMap::new(),

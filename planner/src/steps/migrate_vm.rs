@@ -37,6 +37,13 @@ impl MigrateVm {
             let needed = format!("it must be running on {}", self.from.short());
             return Err(Blocker::WrongState { state: found, needed });
         };
+        let rows = state.placements(&self.job);
+        let mut others = rows.iter().filter(|(host, _)| **host != self.from);
+        if let Some((host, placed)) = others.find(|(_, placed)| !placed.state.is_ended()) {
+            let needed =
+                format!("it is alive on {} as well; one of the two must end", host.short());
+            return Err(Blocker::WrongState { state: Some(placed.state), needed });
+        }
         let left = state.placed(&self.job, &self.to);
         if let Some(left) = left.filter(|placed| !placed.has_moved_away) {
             let needed = "an older row of the job is there; delete it first".to_owned();
