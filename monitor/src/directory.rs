@@ -60,6 +60,8 @@ async fn collect(finder: Finder, client: Client, publish: watch::Sender<Addresse
     // Dropped with this task, and the askers with it.
     let mut askers = JoinSet::new();
     let mut asked = BTreeSet::new();
+    // Addresses alone are told once, and the finder then has nothing more to say.
+    let mut is_finder_open = true;
     loop {
         let now = findings.borrow_and_update().clone();
         for found in now.hosts.iter().filter(|found| found.host.is_none()) {
@@ -74,7 +76,7 @@ async fn collect(finder: Finder, client: Client, publish: watch::Sender<Addresse
             is_news
         });
         tokio::select! {
-            changed = findings.changed() => if changed.is_err() { return },
+            changed = findings.changed(), if is_finder_open => is_finder_open = changed.is_ok(),
             Some((url, host)) = told.recv() => {
                 // Silence does not unsay what an address has answered before.
                 let answer = answers.entry(url).or_default();
