@@ -122,7 +122,10 @@ async fn come_up(
     }
     bootstrap_here(global, place).await?;
     let session = session(global, place)?;
-    guest::first(&session, up.image.as_deref(), place, global.json).await?;
+    // The cluster is of use without its first guest, too.
+    if let Err(failure) = guest::first(&session, up.image.as_deref(), place, global.json).await {
+        show::note(&format!("the first guest is missing: {failure}"));
+    }
     tell_how_to_go_on(global, &session, place).await;
     Ok(())
 }

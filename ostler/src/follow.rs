@@ -35,6 +35,7 @@ impl Session {
     pub(crate) async fn want(&self, want: Want, is_waiting: bool) -> Result<Code, Failure> {
         let clock = Clock::real();
         let started_ms = clock.now().mono_ms;
+        self.learn_names().await;
         let new = NewRun { id: RunId(Uuid::now_v7()), want };
         let (controller, status) = self.submit(&new).await?;
         if !is_waiting {
@@ -113,8 +114,10 @@ impl Session {
             if told.get(&key) == Some(task) {
                 continue;
             }
-            if !self.is_json && task.state != TaskState::Pending {
-                show::line(&format!("  {}", task_line(task)));
+            // What is begun is told when there is something to tell, as of a long copy.
+            let is_quiet = task.state == TaskState::Started && task.note.is_none();
+            if !self.is_json && !is_quiet && task.state != TaskState::Pending {
+                show::line(&format!("  {}", self.with_names(&task_line(task))));
             }
             told.insert(key, task.clone());
             is_news = true;
@@ -143,6 +146,7 @@ impl Session {
                 Ok(Code::Ok)
             }
             RunState::RolledBack => {
+                let reason = self.with_names(reason);
                 let what = format!("not done, and nothing of it is left: {reason}");
                 let failure = Failure::new(Code::Refused, what);
                 Err(failure.next(format!("ostler runs show {}", status.id)))

@@ -7,12 +7,14 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bootstrap::Context;
+use protocol::id::HostId;
 use protocol::job::Role;
 use protocol::trust::Trust;
+use protocol::view::HostRow;
 use transport::discovery::{Finder, Found, Pace, Source};
 use transport::{Client, Endpoint, Identity};
 
@@ -25,6 +27,9 @@ const FIND_MS_MAX: u64 = 2_000;
 /// Where a local agent listens for root.
 const LOCAL_SOCKET: &str = "/var/lib/ostler/agent.sock";
 
+/// Where `ostler dev` has its context when root runs it.
+const DEV_CONTEXT: &str = "/var/lib/ostler-dev/context";
+
 /// One command's connection to a cluster.
 pub(crate) struct Session {
     pub(crate) client: Client,
@@ -35,6 +40,8 @@ pub(crate) struct Session {
     /// True when the person named agents: nobody else is asked.
     pub(crate) is_direct: bool,
     pub(crate) is_json: bool,
+    /// Beginnings of host ids, as they are in titles, and the names people know.
+    names: OnceLock<Vec<(String, String)>>,
 }
 
 impl Session {
@@ -49,7 +56,15 @@ impl Session {
         };
         let operator = context.operator_if_any()?.unwrap_or_else(Identity::ephemeral);
         let client = Client::new(Arc::new(operator)).with_deadline(Duration::from_secs(10));
-        let session = Self { client, context, trust, sources, is_direct, is_json: global.json };
+        let session = Self {
+            client,
+            context,
+            trust,
+            sources,
+            is_direct,
+            is_json: global.json,
+            names: OnceLock::new(),
+        };
         session.check_target()?;
         Ok(session)
     }
@@ -59,10 +74,13 @@ impl Session {
             return Ok(());
         }
         let what = format!("no cluster is known in {}", self.context.folder().display());
-        Err(Failure::new(Code::Usage, what).next(
-            "ostler bootstrap --discovery URL, name agents with --hosts, or a context with \
-             --context DIR",
-        ))
+        let dev = Path::new(DEV_CONTEXT);
+        Err(Failure::new(Code::Usage, what).next(match dev.join("trust.json").exists() {
+            true => format!("for the cluster of `ostler dev`: export OSTLER_CONTEXT={DEV_CONTEXT}"),
+            false => "ostler bootstrap --discovery URL, name agents with --hosts, or a context \
+                      with --context DIR"
+                .to_owned(),
+        }))
     }
 
     /// The socket of the agent on this machine, when nothing else is known and we may use it.
@@ -70,6 +88,24 @@ impl Session {
         let is_alone = !self.is_direct && self.trust.is_none();
         let is_there = is_alone && Path::new(LOCAL_SOCKET).exists();
         is_there.then(|| Endpoint::anyone(format!("unix:{LOCAL_SOCKET}")))
+    }
+
+    /// Asks once what the hosts are called. Without an answer, ids are shown.
+    pub(crate) async fn learn_names(&self) {
+        if self.names.get().is_some() {
+            return;
+        }
+        let Ok(picture) = self.picture().await else { return };
+        let name = |(id, row): (&HostId, &HostRow)| (id.short().to_owned(), row.host.name.clone());
+        let _ = self.names.set(picture.view.hosts().map(name).collect());
+    }
+
+    /// A controller's sentence as a person would say it: with names in place of ids.
+    pub(crate) fn with_names(&self, text: &str) -> String {
+        let names = self.names.get().map_or(&[][..], Vec::as_slice);
+        names.iter().fold(text.to_owned(), |text, (id, name)| {
+            text.replace(&format!("{name} ({id})"), name).replace(id, name)
+        })
     }
 
     /// Where the processes of a role answer, by the trust document.

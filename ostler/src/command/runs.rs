@@ -11,6 +11,7 @@ use crate::session::Session;
 use crate::show;
 
 pub(crate) async fn run(session: &Session, args: RunsArgs) -> Result<Code, Failure> {
+    session.learn_names().await;
     let (controller, runs) = list(session).await?;
     match args.command {
         None => tell_all(session, &runs),
@@ -24,7 +25,7 @@ pub(crate) async fn run(session: &Session, args: RunsArgs) -> Result<Code, Failu
             let run = if follow { session.follow(&controller, run).await? } else { run };
             match session.is_json {
                 true => show::json_pretty(&run),
-                false => tell_one(&run),
+                false => tell_one(session, &run),
             }
         }
     }
@@ -56,16 +57,16 @@ fn tell_all(session: &Session, runs: &[RunStatus]) {
         [
             run.id.to_string(),
             state_word(run.state).to_owned(),
-            wanted(&run.want),
+            session.with_names(&wanted(&run.want)),
             show::moment(run.accepted_ms),
-            run.reason.clone().unwrap_or_default(),
+            session.with_names(run.reason.as_deref().unwrap_or_default()),
         ]
     });
     show::table(["RUN", "STATE", "WANTED", "ASKED AT", ""], rows.collect());
 }
 
-fn tell_one(run: &RunStatus) {
-    show::line(&format!("run {}: {}", run.id, wanted(&run.want)));
+fn tell_one(session: &Session, run: &RunStatus) {
+    show::line(&session.with_names(&format!("run {}: {}", run.id, wanted(&run.want))));
     let why = run.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
     let state = state_word(run.state);
     show::line(&format!(
@@ -74,7 +75,7 @@ fn tell_one(run: &RunStatus) {
         show::moment(run.accepted_ms)
     ));
     for task in &run.tasks {
-        show::line(&format!("  {}", task_line(task)));
+        show::line(&format!("  {}", session.with_names(&task_line(task))));
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocol::api::{JobList, StopJob, Want};
 use protocol::id::{ImageName, JobId};
-use protocol::job::{Job, JobSpec};
+use protocol::job::{Job, JobSpec, Reason};
 use protocol::vm::{DISK_BYTES_MIN, DiskSpec, VmSpec};
 use transport::stream::Frame;
 use transport::{Client, Endpoint, Identity, Method, connect_stream};
@@ -51,21 +51,32 @@ pub(super) async fn first(
         None => None,
     };
     let picture = session.picture().await?;
-    if let Ok(row) = picture.job(&hello()) {
-        say(is_json, &format!("{HELLO} is {} on {} already", row.job.state, row.host_name));
-        if row.job.state.is_ended() {
-            let why = row.job.reason.map_or(String::new(), |reason| format!(" ({reason})"));
-            say(is_json, &format!("  it ended{why}; `ostler start {HELLO}` starts it again"));
+    let want = match picture.job(&hello()) {
+        Err(_) => Want::Run { job: hello(), spec: spec(image.as_ref(), &picture), on: None },
+        Ok(row) if is_to_start_again(&row.job) => {
+            let why = row.job.reason.as_ref().map_or(String::new(), ToString::to_string);
+            say(is_json, &format!("{HELLO} on {} ended: {why}; starting it again", row.host_name));
+            Want::Run { job: hello(), spec: row.job.spec, on: Some(row.host) }
+        }
+        Ok(row) => {
+            let state = row.job.state;
+            say(is_json, &format!("{HELLO} is {state} on {} already", row.host_name));
+            if state.is_ended() {
+                say(is_json, &format!("  `ostler start {HELLO}` starts it again"));
+            }
             return Ok(());
         }
-    } else {
-        let spec = spec(image.as_ref(), &picture);
-        session.want(Want::Run { job: hello(), spec, on: None }, true).await?;
-    }
+    };
+    session.want(want, true).await?;
     if place.kind == DevHypervisor::Embed && !is_json {
         show_first_lines(session).await;
     }
     Ok(())
+}
+
+/// What nobody asked to end is wanted still.
+fn is_to_start_again(job: &Job) -> bool {
+    job.state.is_ended() && matches!(job.reason, Some(Reason::Killed | Reason::HostRebooted))
 }
 
 fn spec(image: Option<&ImageName>, picture: &Picture) -> JobSpec {

@@ -20,6 +20,18 @@ const PORT_FIRST: u16 = 17_460;
 /// Ports of one cluster: discovery, nine agents, then ten for each role.
 const PORTS: u16 = 40;
 
+/// The machine that the test hypervisor pretends: 8 CPUs and 16 GiB. Its built-in one is filled by a
+/// guest of its own.
+const PRETENDED_NODE: &str = "\
+<node>
+  <cpu>
+    <mhz>2000</mhz><model>x86_64</model><active>8</active><nodes>1</nodes><sockets>1</sockets>
+    <cores>8</cores><threads>1</threads>
+  </cpu>
+  <memory>16777216</memory>
+</node>
+";
+
 /// How long `ostler dev` may take to end after it was asked.
 const END_MS_MAX: u64 = 30_000;
 
@@ -167,6 +179,7 @@ impl Place {
         let write = || -> std::io::Result<()> {
             std::fs::create_dir_all(&self.folder)?;
             let beside = self.folder.join(".dev.json");
+            std::fs::write(self.folder.join("node.xml"), PRETENDED_NODE)?;
             std::fs::write(&beside, serde_json::to_vec(&self.state)?)?;
             std::fs::rename(beside, self.folder.join("dev.json"))
         };
@@ -217,7 +230,7 @@ impl Place {
                     self.agent_folder(number).join("libvirt").display()
                 )
             }
-            DevHypervisor::Test => "test:///default".to_owned(),
+            DevHypervisor::Test => format!("test://{}", self.folder.join("node.xml").display()),
         }
     }
 }
