@@ -47,7 +47,16 @@ pub(crate) enum Post {
 }
 
 /// The trust document in force, for those who check permissions.
-pub(crate) type TrustInForce = Arc<RwLock<Option<Arc<Trust>>>>;
+pub(crate) type TrustInForce = Arc<RwLock<Option<InForce>>>;
+
+/// A trust document as it came and as it reads.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce {
+    /// As an operator signed it.
+    pub(crate) signed: Signed<Trust>,
+    /// What it says.
+    pub(crate) trust: Arc<Trust>,
+}
 
 /// The parts of a running agent.
 pub(crate) struct Shell {
@@ -197,7 +206,7 @@ pub(crate) fn publish_trust(trust: &TrustInForce, file: &std::path::Path, signed
     match signed.open() {
         Ok(new) => {
             let mut in_force = trust.write().expect("no holder of this lock panics");
-            *in_force = Some(Arc::new(new));
+            *in_force = Some(InForce { signed: signed.clone(), trust: Arc::new(new) });
         }
         Err(error) => tracing::error!("the ledger's trust is not genuine: {error}"),
     }

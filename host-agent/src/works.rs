@@ -3,6 +3,7 @@
 //! Each piece of work may be asked for again after a crash and then finds what is there already.
 //! An answer that may or may not have had its effect is never taken for a no: we look.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,12 +197,9 @@ impl Works {
             start_paused: true,
         };
         let sending = call(&self.hv, "migrate", MIGRATE_DEADLINE, move |hv| hv.migrate(uuid, &to));
-        tokio::pin!(sending);
-        let ended = loop {
-            tokio::select! {
-                ended = &mut sending => break ended,
-                () = sleep(PROGRESS_INTERVAL) => self.tell_progress(job, uuid).await,
-            }
+        let ended = tokio::select! {
+            ended = sending => ended,
+            never = self.tell_progress(job, uuid) => match never {},
         };
         match ended {
             Ok(MigrateOutcome::Moved) => MigrationOutcome::Gone,
@@ -218,16 +216,25 @@ impl Works {
         }
     }
 
-    async fn tell_progress(&self, job: &JobId, uuid: Uuid) {
-        let progress =
-            call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| hv.job_progress(uuid)).await;
-        if let Ok(Some(progress)) = progress {
-            let (moved_bytes, total_bytes) = (progress.moved_bytes, progress.total_bytes);
-            let _ = self.inputs.try_send(Input::Progress {
-                job: job.clone(),
-                moved_bytes,
-                total_bytes,
+    /// Tells how far a migration is, for as long as it is asked to. One question at a time, and
+    /// none any more after one without an answer: a migration towards a host that has gone silent
+    /// makes libvirt hang there, and every question would cost a thread.
+    async fn tell_progress(&self, job: &JobId, uuid: Uuid) -> Infallible {
+        loop {
+            sleep(PROGRESS_INTERVAL).await;
+            let asked = call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| {
+                hv.job_progress(uuid)
             });
+            match asked.await {
+                Ok(Some(progress)) => {
+                    let (moved_bytes, total_bytes) = (progress.moved_bytes, progress.total_bytes);
+                    let job = job.clone();
+                    let told = Input::Progress { job, moved_bytes, total_bytes };
+                    let _ = self.inputs.try_send(told);
+                }
+                Err(error) if error.kind.is_ambiguous() => std::future::pending().await,
+                Ok(None) | Err(_) => {}
+            }
         }
     }
 

@@ -12,9 +12,9 @@ use crate::core::Request;
 pub(super) async fn show_trust(
     State(api): State<Api>,
     peer: Peer,
-) -> Result<Json<Option<Trust>>, ProblemReply> {
+) -> Result<Json<Option<Signed<Trust>>>, ProblemReply> {
     api.permit(peer, Right::Read)?;
-    Ok(Json(api.trust().map(|trust| Trust::clone(&trust))))
+    Ok(Json(api.trust_in_force().map(|in_force| in_force.signed)))
 }
 
 /// No permission is asked: the document is believed for its signature, whoever brings it.

@@ -28,7 +28,7 @@ use transport::{Json, Peer, ProblemReply, Via};
 
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
-use crate::shell::{Post, TrustInForce};
+use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
 
 /// Largest image taken over HTTP.
@@ -88,6 +88,10 @@ impl Api {
     }
 
     fn trust(&self) -> Option<Arc<Trust>> {
+        self.trust_in_force().map(|in_force| in_force.trust)
+    }
+
+    fn trust_in_force(&self) -> Option<InForce> {
         self.trust.read().expect("no holder of this lock panics").clone()
     }
 
