@@ -102,7 +102,8 @@ fn lab_nothing_starts_without_the_right_ticket() {
     let ungranted = Ticket { offer: caller.offer(&h1, "a", &small).offer, grants: vec![] };
     assert_eq!(problem(caller.put(&h1, "a", &small, Some(ungranted))), "ticket-without-quorum");
     let ticket = caller.ticket(caller.offer(&h1, "b", &small).offer);
-    let ask = |host, job, spec: &JobSpec| problem(caller.put(host, job, spec, Some(ticket.clone())));
+    let ask =
+        |host, job, spec: &JobSpec| problem(caller.put(host, job, spec, Some(ticket.clone())));
     assert_eq!(ask(&h2, "b", &small), "ticket-for-other-host");
     assert_eq!(ask(&h1, "c", &small), "ticket-for-other-job");
     assert_eq!(ask(&h1, "b", &spec(128)), "ticket-for-other-spec");

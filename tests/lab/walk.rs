@@ -23,8 +23,7 @@ fn lab_the_walk_from_bare_hosts_to_a_moved_vm() {
 
     operator.import_guest();
     let events = operator.follow(&["events", "--follow", "--json"]);
-    let run =
-        ["run", "--image", "guest", "--name", "web-1", "--vcpus", "1", "--memory", "128MiB"];
+    let run = ["run", "--image", "guest", "--name", "web-1", "--vcpus", "1", "--memory", "128MiB"];
     operator.must(&run);
     let source = operator.await_state("web-1", "running");
     assert_eq!(lab.virsh_state(&source, "web-1"), "running");
