@@ -105,6 +105,7 @@ impl Shell {
         let now = self.clock.now();
         let mut effects = Vec::new();
         let mut callers = BTreeMap::new();
+        let mut curious = Vec::new();
         for post in batch.drain(..) {
             match post {
                 Post::Input(input) => self.agent.handle(now, input, &mut effects),
@@ -114,15 +115,18 @@ impl Shell {
                     let input = Input::Request { reply, request };
                     self.agent.handle(now, input, &mut effects);
                 }
-                Post::OpenOffers(answer) => {
-                    let _ = answer.send(self.agent.open_offers());
-                }
+                Post::OpenOffers(answer) => curious.push(answer),
             }
         }
         self.persist(&mut effects).await?;
         self.take_trust(&mut effects);
         for effect in effects {
             self.perform(effect, &mut callers);
+        }
+        // Only now does the inventory show every hold that these offers may have become: whoever
+        // reads the offers first and the inventory second misses nothing (protocol R3, R13).
+        for answer in curious {
+            let _ = answer.send(self.agent.open_offers());
         }
         Ok(())
     }

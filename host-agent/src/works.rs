@@ -222,9 +222,8 @@ impl Works {
     async fn tell_progress(&self, job: &JobId, uuid: Uuid) -> Infallible {
         loop {
             sleep(PROGRESS_INTERVAL).await;
-            let asked = call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| {
-                hv.job_progress(uuid)
-            });
+            let asked =
+                call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| hv.job_progress(uuid));
             match asked.await {
                 Ok(Some(progress)) => {
                     let (moved_bytes, total_bytes) = (progress.moved_bytes, progress.total_bytes);

@@ -27,7 +27,7 @@ fn lab_the_walk_from_bare_hosts_to_a_moved_vm() {
     operator.must(&run);
     let source = operator.await_state("web-1", "running");
     assert_eq!(lab.virsh_state(&source, "web-1"), "running");
-    assert_eq!(domains(&lab, "web-1"), [source.clone()]);
+    assert_eq!(domains(&lab, "web-1"), [source.as_str()]);
     assert_eq!(operator.json(&["inspect", "web-1"])["jobs"][0]["job"]["state"], "running");
     assert_eq!(operator.json(&["hosts"])["hosts"].as_array().map(Vec::len), Some(3));
     operator.must(&run);

@@ -27,9 +27,11 @@ impl TextFile {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 
-    /// True in the folders of integration tests, whose code never runs in production.
+    /// True in the folders of integration tests and measurements, whose code never runs in
+    /// production.
     pub(crate) fn is_integration_test(&self) -> bool {
-        self.path.starts_with("tests/") || self.path.contains("/tests/")
+        self.path.starts_with("tests/")
+            || ["/tests/", "/examples/", "/benches/"].iter().any(|part| self.path.contains(part))
     }
 }
 

@@ -594,6 +594,12 @@ impl Agent {
     ) {
         record.job.state = state;
         record.job.reason = reason;
+        // An orderly end closes the hold: statements list it no more, and quota and lock are free.
+        // After a crash it stays, because the job may be started again under it (rule R15).
+        if matches!(state, JobState::Stopped | JobState::Failed) {
+            record.job.hold = None;
+            record.debits.clear();
+        }
         record.job.since_ms = now.wall_ms;
         self.insert(now, record, out);
     }

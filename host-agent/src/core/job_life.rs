@@ -170,8 +170,6 @@ impl Agent {
             total_bytes: moved,
             handoff,
         });
-        record.job.hold = None;
-        record.debits.clear();
         record.intent = Intent::Stop { grace_ms: 0 };
         let reason = Some(Reason::Migrated { to: sent.to });
         self.become_state(now, record, JobState::Stopped, reason, out);

@@ -334,6 +334,26 @@ fn a_ticket_works_once_also_over_a_restart() {
 }
 
 #[test]
+fn an_orderly_end_closes_the_hold_and_a_crash_keeps_it() {
+    let mut bench = Bench::trusted(HOST);
+    let hold = |bench: &Bench| bench.agent.job(&job_id("web-1")).unwrap().job.hold;
+    let ticket = granted(bench.offer("web-1", 1, Action::Start));
+    bench.put("web-1", body(1, 1, Some(ticket))).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let off = domain("web-1", DomainState::ShutOff(StopReason::Crashed));
+    let look = Look { uuid: off.uuid, hint: None, is_second: true };
+    bench.tell(Input::Looked { look, domain: Some(off) });
+    assert_eq!(bench.state("web-1"), JobState::Crashed);
+    assert!(hold(&bench).is_some(), "R15: it may be started again under the same hold");
+    let on = domain("web-1", DomainState::Running);
+    bench.tell(Input::Looked { look, domain: Some(on) });
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!((bench.state("web-1"), hold(&bench)), (JobState::Stopped, None));
+}
+
+#[test]
 fn an_offer_reserves_room_until_it_ends() {
     let mut bench = Bench::trusted(HOST);
     bench.offer("web-1", 3, Action::Start);

@@ -101,9 +101,10 @@ async fn start_ours(client: &Client, agent: &Endpoint, trust: &Trust) -> (f64, f
     let path = "/v1/jobs/bench";
     client.send::<_, Job>(Method::PUT, agent, path, &put).await.expect("accepted");
     let accepted = begin.elapsed();
-    await_fact(&mut events, |fact| {
-        matches!(fact, Fact::JobChanged { job } if job.state == JobState::Running)
-    })
+    await_fact(
+        &mut events,
+        |fact| matches!(fact, Fact::JobChanged { job } if job.state == JobState::Running),
+    )
     .await;
     (ms(accepted), ms(begin.elapsed()))
 }
@@ -113,9 +114,10 @@ async fn end_ours(client: &Client, agent: &Endpoint) {
     let stop = StopJob { grace_ms: 0, run: None };
     let stopped = client.send::<_, Job>(Method::POST, agent, "/v1/jobs/bench/stop", &stop).await;
     stopped.expect("it is stopped");
-    await_fact(&mut events, |fact| {
-        matches!(fact, Fact::JobChanged { job } if job.state == JobState::Stopped)
-    })
+    await_fact(
+        &mut events,
+        |fact| matches!(fact, Fact::JobChanged { job } if job.state == JobState::Stopped),
+    )
     .await;
     client
         .send::<_, Option<Job>>(Method::DELETE, agent, "/v1/jobs/bench", &())
