@@ -14,6 +14,7 @@ use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
 
+use crate::expectation::Expectation;
 use crate::input::{Heard, PlanInput, Setback};
 
 /// A job's row on one host, as far as planning is concerned.
@@ -87,8 +88,10 @@ impl<'a> State<'a> {
             let sum = reserved.entry(&hold.host).or_default();
             *sum = sum.plus(hold.resources);
         }
-        let reserved = Arc::new(reserved);
-        Self { input, reserved, allocation: OrdMap::new(), jobs: OrdMap::new() }
+        // Looked up once: whoever asks where a job is would else walk all hosts each time.
+        let jobs = input.expectations.iter().map(Expectation::job);
+        let jobs = jobs.map(|job| (job.clone(), rows_of(input, job))).collect();
+        Self { input, reserved: Arc::new(reserved), allocation: OrdMap::new(), jobs }
     }
 
     /// What the plan is made of.
@@ -127,8 +130,7 @@ impl<'a> State<'a> {
         if let Some(rows) = self.jobs.get(job) {
             return rows.clone();
         }
-        let rows = self.hosts().filter_map(|(host, row)| Some((host, row.jobs.get(job)?)));
-        rows.map(|(host, job)| (host.clone(), Placed::from(job.as_ref()))).collect()
+        rows_of(self.input, job)
     }
 
     /// A job's row on one host.
@@ -182,4 +184,9 @@ impl<'a> State<'a> {
         let last = self.placements(job).values().map(|placed| placed.revision.0).max();
         Revision(last.unwrap_or(0) + 1)
     }
+}
+
+fn rows_of(input: &PlanInput, job: &JobId) -> OrdMap<HostId, Placed> {
+    let rows = input.view.hosts().filter_map(|(host, row)| Some((host, row.jobs.get(job)?)));
+    rows.map(|(host, job)| (host.clone(), Placed::from(job.as_ref()))).collect()
 }

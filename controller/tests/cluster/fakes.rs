@@ -103,11 +103,14 @@ impl Cluster {
         }
         let monitor_server = bind(&monitor).await;
         let arbiter_server = bind(&arbiter).await;
-        let peers = vec![TrustPeer {
-            key: monitor.public(),
-            role: Role::Monitor,
-            url: url(&monitor_server),
-        }];
+        let data_dir = folder.path().join("controller");
+        std::fs::create_dir(&data_dir).unwrap();
+        let controller = Identity::load_or_create(&data_dir.join("key")).unwrap();
+        let peer = |key, role, url| TrustPeer { key, role, url };
+        let peers = vec![
+            peer(monitor.public(), Role::Monitor, url(&monitor_server)),
+            peer(controller.public(), Role::Controller, String::new()),
+        ];
         let trust = Trust {
             cluster: ClusterId::new("c1").unwrap(),
             version: 1,
@@ -135,6 +138,11 @@ impl Cluster {
 
     pub(crate) fn trust_file(&self) -> PathBuf {
         self.folder.path().join("trust.json")
+    }
+
+    /// Where the controller of this cluster keeps its key and runs.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("controller")
     }
 
     /// Hosts by number, in the order in which plans prefer them while all are empty.
@@ -198,6 +206,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
 
+fn permit(world: &World, peer: Peer, right: Right) -> Result<(), ProblemReply> {
+    let trust = lock(&world.trust).clone().unwrap();
+    Ok(trust.permit(peer.key.as_ref(), right)?)
+}
+
 // Hosts.
 
 #[derive(Clone)]
@@ -221,10 +234,7 @@ fn host_router(shared: Shared) -> Router {
 
 impl Shared {
     fn permit(&self, peer: Peer) -> Result<(), ProblemReply> {
-        let trust = lock(&self.world.trust).clone().unwrap();
-        // The controller's key is made when it starts, so these hosts let any key run jobs.
-        let _ = trust.permit(peer.key.as_ref(), Right::Run);
-        Ok(())
+        permit(&self.world, peer, Right::Run)
     }
 
     fn host(&self) -> MutexGuard<'_, FakeHost> {
@@ -272,7 +282,12 @@ impl FakeHost {
                 accel_reason: None,
                 migration_uri: None,
             },
-            capacity: Resources { vcpus: 1000 - 100 * n, memory_bytes: 32 << 30, disk_bytes: 0 },
+            // Each has a little less memory than the one before, so that plans prefer that one.
+            capacity: Resources {
+                vcpus: 1000,
+                memory_bytes: u64::from(32 - 4 * n) << 30,
+                disk_bytes: 0,
+            },
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
             labels: BTreeMap::new(),
@@ -456,9 +471,11 @@ async fn read(State(shared): State<Shared>, Path(id): Path<JobId>) -> Reply<Job>
 
 async fn stop(
     State(shared): State<Shared>,
+    peer: Peer,
     Path(id): Path<JobId>,
     Json(body): Json<StopJob>,
 ) -> Reply<Job> {
+    shared.permit(peer)?;
     let mut host = shared.host();
     host.claim(body.run)?;
     if !host.job(&id)?.state.is_ended() {
@@ -483,7 +500,9 @@ async fn remove(
     State(shared): State<Shared>,
     Path(id): Path<JobId>,
     Query(by): Query<UndoneBy>,
+    peer: Peer,
 ) -> Reply<Job> {
+    shared.permit(peer)?;
     let mut host = shared.host();
     host.undone.insert((by.run, by.task));
     let job = host.job(&id)?;
@@ -541,7 +560,12 @@ fn arbiter_router(world: Arc<World>) -> Router {
     finish(Router::new().route("/v1/grants", post(grant)).with_state(world))
 }
 
-async fn grant(State(world): State<Arc<World>>, Json(offer): Json<Signed<Offer>>) -> Reply<Answer> {
+async fn grant(
+    State(world): State<Arc<World>>,
+    peer: Peer,
+    Json(offer): Json<Signed<Offer>>,
+) -> Reply<Answer> {
+    permit(&world, peer, Right::Run)?;
     let secret = world.arbiter.secret();
     let (digest, asked) = (offer.digest(), offer.open().unwrap());
     let is_elsewhere = |h: &&Mutex<FakeHost>| {

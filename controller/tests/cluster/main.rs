@@ -14,16 +14,16 @@ use protocol::api::{NewRun, RunList, RunState, RunStatus, TaskState, Want};
 use protocol::id::{JobId, RunId};
 use protocol::job::{JobState, ServiceEndpoint};
 use protocol::refusal::Refusal;
-use tempfile::TempDir;
 use transport::{CallError, CancellationToken, Client, Clock, Endpoint, Identity, Method};
 use uuid::Uuid;
 
 /// Longest wait for anything here; ends are a second away at most.
 const DEADLINE: Duration = Duration::from_secs(40);
 
-fn options(data_dir: &Path, cluster: &Cluster) -> Options {
+fn options(cluster: &Cluster) -> Options {
+    let data_dir = cluster.data_dir();
     Options {
-        data_dir: data_dir.to_owned(),
+        data_dir: data_dir.clone(),
         listen: "127.0.0.1:0".parse().unwrap(),
         trust_file: Some(cluster.trust_file()),
         ready_file: Some(data_dir.join("ready.json")),
@@ -45,12 +45,12 @@ struct Asker {
 }
 
 impl Controller {
-    async fn start(data_dir: &Path, cluster: &Cluster) -> Self {
+    async fn start(cluster: &Cluster) -> Self {
         let stop = CancellationToken::new();
-        let _ = std::fs::remove_file(data_dir.join("ready.json"));
-        let serving = serve(options(data_dir, cluster), Clock::real(), stop.clone());
+        let _ = std::fs::remove_file(cluster.data_dir().join("ready.json"));
+        let serving = serve(options(cluster), Clock::real(), stop.clone());
         let done = tokio::spawn(async move { serving.await.unwrap() });
-        let ask = Asker::at(data_dir, cluster).await;
+        let ask = Asker::at(cluster).await;
         Self { stop, done, ask }
     }
 
@@ -62,8 +62,8 @@ impl Controller {
 }
 
 impl Asker {
-    async fn at(data_dir: &Path, cluster: &Cluster) -> Self {
-        let ready = data_dir.join("ready.json");
+    async fn at(cluster: &Cluster) -> Self {
+        let ready = cluster.data_dir().join("ready.json");
         let found = tokio::time::timeout(DEADLINE, async {
             loop {
                 let text = std::fs::read(&ready).unwrap_or_default();
@@ -123,8 +123,8 @@ async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_is_started_stopped_started_again_and_deleted() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(2).await);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
     let ask = &controller.ask;
     let accepted = ask.submit(id(1), start("web-1")).await.unwrap();
     assert!(!accepted.state.is_ended());
@@ -158,8 +158,8 @@ async fn a_vm_is_started_stopped_started_again_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_refuses_is_replaced_by_another() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(2).await);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
     // The view says that there is room; the host knows better.
     let first = cluster.by_preference()[0];
     cluster.set(first, |faults| faults.is_full = true);
@@ -173,8 +173,8 @@ async fn a_host_that_refuses_is_replaced_by_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_fails_is_undone_and_tried_elsewhere() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(2).await);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
     let [first, second] = cluster.by_preference()[..] else { panic!() };
     cluster.set(first, |faults| faults.fails_starts = true);
     controller.ask.submit(id(1), start("web-1")).await.unwrap();
@@ -186,9 +186,9 @@ async fn a_start_that_fails_is_undone_and_tried_elsewhere() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_arbiters_deny_ends_with_their_words() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(2).await);
+    let cluster = Cluster::start(2).await;
     cluster.deny_quota(true);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let controller = Controller::start(&cluster).await;
     controller.ask.submit(id(1), start("web-1")).await.unwrap();
     let ended = controller.ask.ended(id(1)).await;
     assert_eq!(ended.state, RunState::RolledBack);
@@ -201,8 +201,8 @@ async fn what_the_arbiters_deny_ends_with_their_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_room_anywhere_ends_with_numbers_per_host() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(2).await);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
     let mut huge = spec();
     if let protocol::job::JobKind::Vm(vm) = &mut huge.kind {
         vm.memory_bytes = 64 << 30;
@@ -217,9 +217,9 @@ async fn no_room_anywhere_ends_with_numbers_per_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_run_of_a_job_is_told_which_is_first() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(1).await);
+    let cluster = Cluster::start(1).await;
     cluster.set(0, |faults| faults.hangs_starts = true);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let controller = Controller::start(&cluster).await;
     controller.ask.submit(id(1), start("web-1")).await.unwrap();
     let error = controller.ask.submit(id(2), start("web-1")).await.unwrap_err();
     let problem = error.problem().unwrap();
@@ -232,8 +232,8 @@ async fn a_second_run_of_a_job_is_told_which_is_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_may_nothing_and_a_monitor_only_look() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(1).await);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let cluster = Cluster::start(1).await;
+    let controller = Controller::start(&cluster).await;
     let body = NewRun { id: id(1), want: start("web-1") };
     for (identity, may_look) in
         [(Arc::new(Identity::ephemeral()), false), (Arc::clone(&cluster.monitor), true)]
@@ -251,15 +251,15 @@ async fn a_stranger_may_nothing_and_a_monitor_only_look() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_goes_on_in_the_next_life_of_the_controller() {
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(2).await);
+    let cluster = Cluster::start(2).await;
     let first = cluster.by_preference()[0];
     cluster.set(first, |faults| faults.hangs_starts = true);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let controller = Controller::start(&cluster).await;
     controller.ask.submit(id(1), start("web-1")).await.unwrap();
     wait_until("the host has the job", || !cluster.rows("web-1").is_empty()).await;
     controller.kill().await;
     cluster.set(first, |faults| faults.hangs_starts = false);
-    let controller = Controller::start(data.path(), &cluster).await;
+    let controller = Controller::start(&cluster).await;
     let ended = controller.ask.ended(id(1)).await;
     assert_eq!((ended.state, ended.rounds), (RunState::Succeeded, 1), "{ended:#?}");
     assert_eq!(cluster.starts("web-1"), 1);
@@ -285,11 +285,11 @@ async fn victim_process() {
 struct Victim(Child);
 
 impl Victim {
-    fn start(data_dir: &Path, cluster: &Cluster) -> Self {
-        let _ = std::fs::remove_file(data_dir.join("ready.json"));
+    fn start(cluster: &Cluster) -> Self {
+        let _ = std::fs::remove_file(cluster.data_dir().join("ready.json"));
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "victim_process", "--nocapture"])
-            .env("OSTLER_TEST_CONTROLLER_DIR", data_dir)
+            .env("OSTLER_TEST_CONTROLLER_DIR", cluster.data_dir())
             .env("OSTLER_TEST_TRUST_FILE", cluster.trust_file())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -310,13 +310,13 @@ impl Drop for Victim {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_again_and_again_every_accepted_run_ends_once() {
     const RUNS: u128 = 24;
-    let (data, cluster) = (TempDir::new().unwrap(), Cluster::start(3).await);
+    let cluster = Cluster::start(3).await;
     cluster.set(cluster.by_preference()[0], |faults| faults.fails_starts = true);
     cluster.set_start_ms(60);
     let mut next = 1;
     for life in 0..8_u64 {
-        let victim = Victim::start(data.path(), &cluster);
-        let ask = Asker::at(data.path(), &cluster).await;
+        let victim = Victim::start(&cluster);
+        let ask = Asker::at(&cluster).await;
         for _ in 0..3 {
             // An answer that is lost with the process is asked for again in the next life.
             if ask.submit(id(next), start(&format!("vm-{next}"))).await.is_ok() {
@@ -326,8 +326,8 @@ async fn killed_again_and_again_every_accepted_run_ends_once() {
         tokio::time::sleep(Duration::from_millis(life * 37 % 200)).await;
         drop(victim);
     }
-    let _victim = Victim::start(data.path(), &cluster);
-    let ask = Asker::at(data.path(), &cluster).await;
+    let _victim = Victim::start(&cluster);
+    let ask = Asker::at(&cluster).await;
     assert_eq!(next, RUNS + 1, "every run was accepted");
     for n in 1..next {
         let ended = ask.ended(id(n)).await;
