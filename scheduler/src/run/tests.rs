@@ -434,6 +434,28 @@ fn past_the_switch_over_nothing_is_undone() {
 }
 
 #[test]
+fn a_put_that_may_have_arrived_is_taken_back_before_another_host_is_asked() {
+    let mut bench = bench(Scenario::Start);
+    let offer_and_grants = vec![Net::Good; 2];
+    bench.net = [vec![Net::ReplyLost; 30], offer_and_grants].concat();
+    let bench = bench.finish();
+    assert_eq!((bench.state(), bench.journal.rounds), (RunState::Succeeded, 2));
+    let [first, second, _] = <[HostId; 3]>::try_from(bench.world.by_preference()).unwrap();
+    let starts = vec![(first, Revision(1)), (second, Revision(1))];
+    assert_eq!(bench.world.starts, starts, "one after the other, never both");
+}
+
+#[test]
+fn a_move_that_is_cancelled_too_late_goes_on() {
+    let mut bench = bench(Scenario::Migrate);
+    // The source sends and lets go, and is not heard until patience is over.
+    let until_sent = vec![Net::Good; 5];
+    bench.net = [vec![Net::RequestLost; 34], until_sent].concat();
+    let bench = bench.finish();
+    assert_eq!((bench.state(), bench.journal.rounds), (RunState::Succeeded, 1));
+}
+
+#[test]
 fn a_source_that_is_gone_after_the_move_does_not_spoil_it() {
     let mut bench = bench(Scenario::Migrate);
     let dispatched_before = 8;
