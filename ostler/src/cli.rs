@@ -50,7 +50,7 @@ pub(crate) enum Command {
     /// Start a stopped VM again
     Start(StartArgs),
     /// Delete a stopped VM and its disks
-    Rm(NameArgs),
+    Rm(RmArgs),
     /// Move a running VM to another host
     Migrate(MigrateArgs),
     /// The VMs
@@ -180,9 +180,12 @@ pub(crate) struct StartArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct NameArgs {
+pub(crate) struct RmArgs {
     /// The VM
     pub(crate) name: JobId,
+    /// Even if it runs
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }

@@ -25,7 +25,7 @@ use bootstrap::{Context, Layout, Options};
 use transport::discovery::create_cluster;
 use transport::{CancellationToken, Client, Identity, shutdown};
 
-use self::agents::Agents;
+use self::agents::{Agents, Ports};
 use self::place::{Lock, Place, hypervisor_of};
 use crate::block_on;
 use crate::cli::{DevArgs, DevCommand, DevHypervisor, DevUpArgs, Global};
@@ -44,11 +44,7 @@ const STEP_DEADLINE: Duration = Duration::from_secs(60);
 /// What the person asked for.
 pub(crate) fn run(global: &Global, args: DevArgs) -> Result<Code, Failure> {
     let DevArgs { command, up } = args;
-    let stop_data = match command {
-        Some(DevCommand::Stop { data }) => Some(data),
-        None => None,
-    };
-    if let Some(data) = stop_data {
+    if let Some(DevCommand::Stop { data }) = command {
         return stop(global, data.or(up.data));
     }
     let data = place::data_folder(up.data.clone());
@@ -104,7 +100,7 @@ async fn come_up(
     say(global, &chosen.why);
     agents.end_leftovers().await;
     discovery(place).await?;
-    agents.start(place)?;
+    agents.start(place, Ports::Own)?;
     if let Err(error) = agents.first_answers(place).await {
         if chosen.is_asked_for || place.kind == DevHypervisor::Test {
             return Err(error);
@@ -117,7 +113,7 @@ async fn come_up(
         *place = Place::open(&place.data, DevHypervisor::Test, up.agents)?;
         discovery(place).await?;
         *agents = Agents::new(agents.reaper(), place);
-        agents.start(place)?;
+        agents.start(place, Ports::Own)?;
         agents.first_answers(place).await?;
     }
     bootstrap_here(global, place).await?;
@@ -134,7 +130,10 @@ async fn come_up(
 async fn discovery(place: &mut Place) -> Result<(), Failure> {
     let file = place.folder.join("discovery.json");
     let stop = CancellationToken::new();
-    let (addr, serving) = serve_discovery(place.discovery_addr(), &file, stop).await?;
+    let started = serve_discovery(place.discovery_addr(), &file, stop).await;
+    let (addr, serving) = started.map_err(|failure| {
+        failure.next("if another program has the port, end it, or use another --data DIR")
+    })?;
     tokio::spawn(serving);
     if place.state.discovery.is_none() {
         let client = Client::new(Arc::new(Identity::ephemeral()));
@@ -264,7 +263,7 @@ fn stop(global: &Global, data: Option<std::path::PathBuf>) -> Result<Code, Failu
             let code = block_on(async {
                 let agents = Agents::new(reaper, &place);
                 agents.end_leftovers().await;
-                agents.start(&place)?;
+                agents.start(&place, Ports::Any)?;
                 agents.first_answers(&place).await?;
                 let ended = guest::end_all(&place, global.json).await;
                 agents.end().await;

@@ -47,9 +47,12 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
             if tokio::time::Instant::now() >= deadline {
                 return Err(self.unwell(hosts, services, troubles).await);
             }
-            if troubles != said {
+            // A countdown in a sentence is no news.
+            let is_digit = |c: char| c.is_ascii_digit();
+            let gist: Vec<String> = troubles.iter().map(|t| t.replace(is_digit, "")).collect();
+            if gist != said {
                 self.say(Step::CheckHealth, StepState::Start, &troubles.join("; "));
-                said = troubles;
+                said = gist;
             }
             tokio::time::sleep(POLL).await;
         }

@@ -16,7 +16,9 @@ pub(crate) async fn run(global: &Global, command: DiscoveryCommand) -> Result<Co
         DiscoveryCommand::Serve { listen, data } => {
             let stop = shutdown::on_signals()
                 .map_err(|error| Failure::new(Code::Failed, "watch for signals").because(error))?;
-            let (addr, serving) = start(listen, &data, stop).await?;
+            let started = start(listen, &data, stop).await;
+            let (addr, serving) =
+                started.map_err(|failure| failure.next("another --listen or --data"))?;
             show::line(&format!("discovery serves at http://{addr}"));
             serving.await;
             Ok(Code::Ok)
@@ -48,9 +50,9 @@ pub(crate) async fn start(
     let store = DiscoveryStore::open(data, Clock::real())
         .map_err(|error| failed(format!("open {}", data.display()), error))?;
     let identity = Arc::new(Identity::ephemeral());
-    let server = Server::bind(Listen::Plain(listen), identity).await.map_err(|error| {
-        Failure::new(Code::Failed, "serve discovery").because(error).next("choose another --listen")
-    })?;
+    let server = Server::bind(Listen::Plain(listen), identity)
+        .await
+        .map_err(|error| Failure::new(Code::Failed, "serve discovery").because(error))?;
     let addr = server.local_addr().unwrap_or(listen);
     Ok((addr, server.serve(discovery_router(store), stop)))
 }

@@ -4,19 +4,24 @@ use protocol::api::Want;
 use serde::de::IgnoredAny;
 use transport::Method;
 
-use crate::cli::NameArgs;
+use crate::cli::RmArgs;
 use crate::exit::{Code, Failure};
 use crate::session::Session;
 use crate::show;
 
-pub(crate) async fn run(session: &Session, args: NameArgs) -> Result<Code, Failure> {
+pub(crate) async fn run(session: &Session, args: RmArgs) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    picture.warn();
+    let row = picture.job(&args.name)?;
+    if !row.job.state.is_ended() && !args.force {
+        let what = format!("{} is {} on {}", args.name, row.job.state, row.host_name);
+        return Err(Failure::new(Code::Refused, what)
+            .next(format!("ostler stop {} first, or rm --force, which destroys it", args.name)));
+    }
     if !session.is_without_controller() {
         let want = Want::Delete { job: args.name };
         return session.want(want, !args.wait.no_wait).await;
     }
-    let picture = session.picture().await?;
-    picture.warn();
-    let row = picture.job(&args.name)?;
     let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{}", args.name));
     let deleted = session.client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, &path, &());
     deleted.await.map_err(|error| {

@@ -47,7 +47,7 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
 fn image_of(name: &ImageName, picture: &Picture) -> Result<ImageFacts, Failure> {
     let mut images = std::collections::BTreeMap::new();
     for (_, row) in picture.view.hosts() {
-        images.extend(row.host.images.iter().map(|(name, facts)| (name, facts)));
+        images.extend(&row.host.images);
     }
     images.get(name).map(|facts| (*facts).clone()).ok_or_else(|| {
         let names: Vec<_> = images.keys().map(|name| name.as_str()).collect();

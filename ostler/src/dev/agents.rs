@@ -47,6 +47,15 @@ const LOG_LINES_SHOWN: usize = 8;
 /// The roles whose processes belong to a cluster.
 const ROLES: [&str; 4] = ["agent", "arbiter", "monitor", "controller"];
 
+/// Which ports agents take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ports {
+    /// Each its own, where others look for it.
+    Own,
+    /// Any: nobody needs to find them but we, and we use their sockets.
+    Any,
+}
+
 /// The child processes.
 pub(super) struct Agents {
     reaper: Arc<Reaper>,
@@ -68,14 +77,14 @@ impl Agents {
     }
 
     /// Starts every agent and keeps it running.
-    pub(super) fn start(&self, place: &Place) -> Result<(), Failure> {
+    pub(super) fn start(&self, place: &Place, ports: Ports) -> Result<(), Failure> {
         let program = std::env::current_exe()
             .map_err(|error| Failure::new(Code::Failed, "find this program").because(error))?;
         for number in 1..=place.state.agents {
             let child = Child {
                 name: format!("h{number}"),
                 program: program.clone(),
-                arguments: arguments(place, number),
+                arguments: arguments(place, number, ports),
                 log: place.folder.join(format!("h{number}.log")),
                 reaper: Arc::clone(&self.reaper),
                 stop: self.stop.clone(),
@@ -127,13 +136,17 @@ impl Agents {
     }
 }
 
-fn arguments(place: &Place, number: u16) -> Vec<String> {
+fn arguments(place: &Place, number: u16, ports: Ports) -> Vec<String> {
+    let mut listen = place.agent_addr(number);
+    if ports == Ports::Any {
+        listen.set_port(0);
+    }
     let mut arguments = vec![
         "agent".to_owned(),
         "--data-dir".to_owned(),
         place.agent_folder(number).display().to_string(),
         "--listen".to_owned(),
-        place.agent_addr(number).to_string(),
+        listen.to_string(),
         "--name".to_owned(),
         format!("h{number}"),
         "--hypervisor".to_owned(),
@@ -233,7 +246,8 @@ fn log_tail(path: &Path) -> String {
 /// Ends the processes of some roles that work in this folder, and waits until they are gone.
 async fn end_processes(folder: &Path, roles: &[&str]) {
     let pids = processes(folder, roles);
-    for pid in &pids {
+    // An agent's second half hears of it from its first; hearing twice means "at once".
+    for pid in pids.iter().filter(|pid| parent_of(**pid).is_none_or(|up| !pids.contains(&up))) {
         let _ = kill_process(*pid, Signal::TERM);
     }
     for round in 0..=END_MS_MAX / 50 {
@@ -254,6 +268,12 @@ fn processes(folder: &Path, roles: &[&str]) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(Pid::from_raw).filter(|pid| is_ours(*pid, folder, roles)).collect()
+}
+
+/// Field 4 of `/proc/PID/stat`; the name in field 2 may hold anything, so count from its end.
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    Pid::from_raw(stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?)
 }
 
 fn is_ours(pid: Pid, folder: &Path, roles: &[&str]) -> bool {

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use protocol::signed::Digest;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ const PORT_FIRST: u16 = 17_460;
 
 /// Ports of one cluster: discovery, nine agents, then ten for each role.
 const PORTS: u16 = 40;
+
+/// How many stretches of ports there are: up to where the kernel takes ports for itself.
+const STRETCHES: u16 = 300;
 
 /// The machine that the test hypervisor pretends: 8 CPUs and 16 GiB. Its built-in one is filled by a
 /// guest of its own.
@@ -158,7 +162,7 @@ impl Place {
         };
         let mut state = match read_state(&folder)? {
             Some(state) => state,
-            None => State { port_base: free_ports()?, agents, discovery: None },
+            None => State { port_base: free_ports(&folder)?, agents, discovery: None },
         };
         state.agents = state.agents.max(agents);
         let place = Self { data: data.to_owned(), folder, kind, state };
@@ -179,7 +183,9 @@ impl Place {
         let write = || -> std::io::Result<()> {
             std::fs::create_dir_all(&self.folder)?;
             let beside = self.folder.join(".dev.json");
-            std::fs::write(self.folder.join("node.xml"), PRETENDED_NODE)?;
+            if self.kind == DevHypervisor::Test {
+                std::fs::write(self.folder.join("node.xml"), PRETENDED_NODE)?;
+            }
             std::fs::write(&beside, serde_json::to_vec(&self.state)?)?;
             std::fs::rename(beside, self.folder.join("dev.json"))
         };
@@ -249,12 +255,14 @@ fn read_state(folder: &Path) -> Result<Option<State>, Failure> {
     })
 }
 
-/// The first stretch of ports in which every one is free.
-fn free_ports() -> Result<u16, Failure> {
+/// A stretch of ports in which every one is free. Where the search begins depends on the folder, so
+/// that two clusters seldom want the same ports, even when one of them is down just now.
+fn free_ports(folder: &Path) -> Result<u16, Failure> {
     let is_free = |port: u16| TcpListener::bind(local(port)).is_ok();
-    (PORT_FIRST..u16::MAX - PORTS)
-        .step_by(usize::from(PORTS))
-        .take(100)
+    let digest = Digest::of(folder.as_os_str().as_encoded_bytes()).to_string();
+    let start = u16::from_str_radix(&digest[..4], 16).unwrap_or_default() % STRETCHES;
+    (0..STRETCHES)
+        .map(|step| PORT_FIRST + (start + step) % STRETCHES * PORTS)
         .find(|base| (*base..base + PORTS).all(is_free))
         .ok_or_else(|| Failure::new(Code::Failed, "no stretch of free ports on 127.0.0.1"))
 }
