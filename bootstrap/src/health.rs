@@ -1,6 +1,6 @@
 //! Is the whole cluster well? The last verdict of bootstrap, as a list of what is not.
 //!
-//! Pure. The reports are arguments; asking for them is [`crate::shell::agent`]'s.
+//! Pure. The reports are arguments; asking for them is `shell::agent`'s.
 
 use protocol::api::{Health, ViewReply};
 use protocol::id::HostId;

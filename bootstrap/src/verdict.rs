@@ -1,6 +1,6 @@
 //! Verdicts on hosts: is this one ready, and can these be one cluster?
 //!
-//! Pure. What was asked of a host and what came back is an argument; asking is [`crate::shell::agent`]'s.
+//! Pure. What was asked of a host and what came back is an argument; asking is `shell::agent`'s.
 
 use std::collections::BTreeMap;
 use std::fmt;
