@@ -11,9 +11,12 @@ use protocol::resources::Resources;
 use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 
+use crate::aims::Outcome;
 use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
-use crate::search::Outcome;
+use crate::intent::Intent;
+use crate::report::violations;
+use crate::rules::Violation;
 use crate::state::State;
 use crate::steps::Step;
 
@@ -40,6 +43,18 @@ pub enum Fault {
         /// The host.
         host: HostId,
     },
+    /// A step brings something to a host that takes nothing new.
+    AgainstIntent {
+        /// The host.
+        host: HostId,
+    },
+    /// The report claims other violations than there are.
+    MiscountedRules {
+        /// Claimed.
+        claimed: usize,
+        /// Found.
+        found: usize,
+    },
     /// An expectation is neither met at the end, nor coming, nor reported.
     Unexplained {
         /// Its job.
@@ -54,6 +69,9 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
     let mut ledger = Ledger::of(input);
     for step in &outcome.plan.steps {
         ledger.take(step, &mut faults);
+        if let Some(host) = step_target(step).filter(|host| input.intents.contains_key(*host)) {
+            faults.push(Fault::AgainstIntent { host: host.clone() });
+        }
         for host in touched(step) {
             let heard = input.heard.get(host);
             if heard.is_some_and(|heard| heard.freshness == Freshness::Lost) {
@@ -64,6 +82,11 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
     let mut state = State::new(input);
     for step in &outcome.plan.steps {
         state = step.apply(&state);
+    }
+    let (claimed, found) = (&outcome.report.violations, violations(&state));
+    let counts = |list: &[Violation]| -> Vec<u32> { list.iter().map(|v| v.count).collect() };
+    if counts(claimed) != counts(&found) {
+        faults.push(Fault::MiscountedRules { claimed: claimed.len(), found: found.len() });
     }
     for expectation in &input.expectations {
         let job = expectation.job();
@@ -103,10 +126,12 @@ impl<'a> Ledger<'a> {
         for (id, row) in input.view.hosts() {
             promised.insert(id.clone(), row.host.allocation);
             for (job, known) in &row.jobs {
-                let is_alive = !matches!(
-                    known.state,
-                    JobState::Stopped | JobState::Failed | JobState::Crashed
-                );
+                let is_off = input.intents.get(id) == Some(&Intent::Off);
+                let is_alive = !is_off
+                    && !matches!(
+                        known.state,
+                        JobState::Stopped | JobState::Failed | JobState::Crashed
+                    );
                 let entry = (is_alive, known.spec.resources());
                 jobs.entry(job.clone()).or_default().insert(id.clone(), entry);
             }

@@ -13,6 +13,10 @@ use protocol::view::{Freshness, View};
 use serde::{Deserialize, Serialize};
 
 use crate::expectation::Expectation;
+use crate::intent::Intent;
+use crate::level::Level;
+use crate::policy::Placement;
+use crate::rules::Clause;
 
 /// The input of [`crate::plan`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +28,18 @@ pub struct PlanInput {
     pub heard: BTreeMap<HostId, Heard>,
     /// What is wanted, most important first. One that cannot be met leaves the others alone.
     pub expectations: Vec<Expectation>,
+    /// How much what is wanted of a job matters; a job without entry is a must.
+    #[serde(default)]
+    pub levels: BTreeMap<JobId, Level>,
+    /// What is expected of where jobs are.
+    #[serde(default)]
+    pub clauses: Vec<Clause>,
+    /// What operators intend with hosts.
+    #[serde(default)]
+    pub intents: BTreeMap<HostId, Intent>,
+    /// Which of the hosts that would do is taken.
+    #[serde(default)]
+    pub placement: Placement,
     /// What hosts have said no to, or failed at.
     #[serde(default)]
     pub setbacks: Vec<Setback>,
@@ -116,6 +132,7 @@ pub struct Reservation {
 
 /// Bounds of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// States looked at for one expectation. A start needs two; the rest is for making room.
     pub nodes_max: u32,
@@ -123,11 +140,13 @@ pub struct Limits {
     pub steps_max: u32,
     /// Whether other VMs may be moved so that one fits.
     pub may_make_room: bool,
+    /// Whether what is wrong with hosts is looked for and tended to, or only what is wanted.
+    pub tends_hosts: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // 512 nodes are a few milliseconds; making room needs a handful of moves at most.
-        Self { nodes_max: 512, steps_max: 4, may_make_room: false }
+        Self { nodes_max: 512, steps_max: 4, may_make_room: false, tends_hosts: false }
     }
 }

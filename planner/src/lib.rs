@@ -18,7 +18,15 @@
 
 mod input;
 
+mod level;
+
 mod expectation;
+
+pub mod rules;
+
+mod intent;
+
+mod policy;
 
 mod state;
 
@@ -26,18 +34,26 @@ pub mod steps;
 
 mod cost;
 
+mod aims;
+
 mod search;
 
 mod report;
 
 mod audit;
 
+pub mod case;
+
+pub use aims::{Outcome, Plan, plan};
 pub use audit::{Fault, audit};
 pub use cost::Cost;
 pub use expectation::{Expectation, Standing};
 pub use input::{Heard, Limits, PlanInput, Reservation, Setback, SetbackReason};
+pub use intent::{Intent, Problem, problems};
+pub use level::{Level, Score};
+pub use policy::Placement;
 pub use report::{HostVerdict, Report, Unmet, UnmetReason};
-pub use search::{Outcome, Plan, plan};
+pub use rules::{Clause, Rule, Violation};
 pub use state::{Placed, State};
 pub use steps::{Blocker, Step};
 

@@ -12,8 +12,12 @@ use protocol::resources::{Bytes, Resources};
 use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 
+use crate::aims::room_making;
 use crate::expectation::Expectation;
-use crate::search::{considered, move_to, room_making, shortfall, start_on};
+use crate::intent::{Intent, Problem};
+use crate::level::{Level, Score};
+use crate::rules::{Violation, home};
+use crate::search::{added_by, considered, move_to, shortfall, start_on};
 use crate::state::State;
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
 
@@ -25,6 +29,12 @@ const VERDICTS_MAX: usize = 16;
 pub struct Report {
     /// One entry for each expectation that stays unmet.
     pub unmet: Vec<Unmet>,
+    /// Rules that are broken when the plan is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Violation>,
+    /// What is wrong with hosts when the plan is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
 }
 
 impl Report {
@@ -107,6 +117,50 @@ pub struct HostVerdict {
     /// What stands in the way.
     #[serde(flatten)]
     pub why: Blocker,
+    /// How old the facts behind it are, in milliseconds.
+    #[serde(default)]
+    pub age_ms: u64,
+    /// How many more hosts say the very same; they are not listed.
+    #[serde(default)]
+    pub alike: u32,
+}
+
+/// The rules that are broken in a state.
+pub(crate) fn violations(state: &State<'_>) -> Vec<Violation> {
+    let clauses = state.input().clauses.iter();
+    let broken = clauses.filter_map(|clause| {
+        let count = clause.rule.violations(state);
+        (count > 0).then(|| Violation {
+            level: clause.level,
+            rule: clause.rule.clone(),
+            count,
+            evidence: clause.rule.evidence(state),
+            cheapest: clause.rule.movable().iter().find_map(|job| nearest_move(state, job)),
+        })
+    });
+    broken.collect()
+}
+
+/// What keeps a job from the host that would end a violation, as a change that would help.
+fn nearest_move(state: &State<'_>, job: &JobId) -> Option<String> {
+    let from = home(state, job)?;
+    let mut near: Vec<(u64, String)> = Vec::new();
+    for (host, row) in state.hosts().filter(|(host, _)| **host != from) {
+        let step = move_to(state, job, &from, host);
+        if added_by(state, &step) >= Score::default() {
+            continue;
+        }
+        let place = name(host, &row.host.name);
+        match step.check(state) {
+            Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, .. } }) => {
+                let lacking = lacking_words(asked.minus(free));
+                near.push((1, format!("free {lacking} on {place} for {job}")));
+            }
+            Err(why) => near.push((2, format!("{job} to {place}, which {why}"))),
+            Ok(()) => near.push((3, format!("move {job} to {place}, if its rules let it"))),
+        }
+    }
+    near.into_iter().min().map(|(_, words)| words)
 }
 
 /// Says why nothing helps an expectation.
@@ -201,13 +255,35 @@ fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
     let mut verdicts: Vec<(u64, HostVerdict)> = steps
         .into_iter()
         .filter_map(|(host, step)| {
-            let why = step.check(state).err()?;
+            let why = step.check(state).err().or_else(|| broken_by(state, &step))?;
             let name = state.host(&host).map_or_else(String::new, |row| row.host.name.clone());
-            Some((distance(&why), HostVerdict { host, name, why }))
+            let age_ms = state.heard(&host).age_ms;
+            let verdict = HostVerdict { host, name, why, age_ms, alike: 0 };
+            Some((distance(&verdict.why), verdict))
         })
         .collect();
     verdicts.sort_by(|(a, x), (b, y)| (a, &x.host).cmp(&(b, &y.host)));
-    verdicts.into_iter().map(|(_, verdict)| verdict).collect()
+    let mut classes: Vec<HostVerdict> = Vec::new();
+    for (_, verdict) in verdicts {
+        // Equal hosts stand side by side, as they are equally near.
+        match classes.iter_mut().rev().take(VERDICTS_MAX).find(|class| class.why == verdict.why) {
+            Some(class) => class.alike += 1,
+            None => classes.push(verdict),
+        }
+    }
+    classes
+}
+
+/// The rule that would be broken by a step which its host would admit.
+fn broken_by(state: &State<'_>, step: &Step) -> Option<Blocker> {
+    let after = step.apply(state);
+    let mut clauses = state.clauses_of(step.job()).iter();
+    let clause = clauses.find(|clause| {
+        clause.level == Level::Must
+            && clause.rule.violations(&after) > clause.rule.violations(state)
+    })?;
+    let evidence = clause.rule.evidence(&after);
+    Some(Blocker::Rule { level: clause.level, evidence })
 }
 
 /// How far from yes, for sorting.
@@ -219,9 +295,11 @@ fn distance(why: &Blocker) -> u64 {
         }
         Blocker::Admission { no: Refusal::NoImage { .. } | Refusal::DiskTooSmall { .. } } => 0,
         Blocker::Admission { .. } => 20_000_000,
+        Blocker::Rule { .. } => 15_000_000,
+        Blocker::Intended { intent: Intent::Drain | Intent::Retire } => 25_000_000,
         Blocker::Setback { .. } => 30_000_000,
         Blocker::WrongState { .. } | Blocker::DisksElsewhere { .. } => 40_000_000,
-        Blocker::Lost { .. } | Blocker::UnknownHost => 50_000_000,
+        Blocker::Lost { .. } | Blocker::UnknownHost | Blocker::Intended { .. } => 50_000_000,
     }
 }
 
@@ -267,7 +345,12 @@ fn cheapest(
         Blocker::Admission { no: Refusal::DiskTooSmall { disk, needed_bytes, .. } } => {
             Some(format!("make disk {disk:?} {}", Bytes(*needed_bytes)))
         }
-        Blocker::Admission { .. }
+        Blocker::Intended { intent: Intent::Drain | Intent::Retire } => {
+            Some(format!("take {host} back into service"))
+        }
+        Blocker::Rule { .. }
+        | Blocker::Intended { .. }
+        | Blocker::Admission { .. }
         | Blocker::Setback { .. }
         | Blocker::Lost { .. }
         | Blocker::UnknownHost
@@ -345,7 +428,11 @@ impl fmt::Display for Unmet {
         write!(f, "{}: {}", self.job, self.reason)?;
         let has_verdicts = matches!(self.reason, UnmetReason::NoHostFits | UnmetReason::Blocked);
         for verdict in self.hosts.iter().filter(|_| has_verdicts) {
-            write!(f, "; {}: {}", name(&verdict.host, &verdict.name), verdict.why)?;
+            write!(f, "; {}", name(&verdict.host, &verdict.name))?;
+            if verdict.alike > 0 {
+                write!(f, " and {} alike", verdict.alike)?;
+            }
+            write!(f, ": {}", verdict.why)?;
         }
         if has_verdicts && self.hosts_unlisted > 0 {
             write!(f, "; and {} hosts more", self.hosts_unlisted)?;

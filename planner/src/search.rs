@@ -1,152 +1,198 @@
-//! The search for steps, and the plan it answers with.
+//! The search for the steps of one aim: the cheapest state first, bounded in nodes.
 //!
-//! Decides the order of trying: expectations one by one in the order given, and for each the
-//! cheapest state first. A violated expectation is asked only for the steps that could help it.
-//! Bounded in nodes, so that a hopeless wish costs little and never holds up the others.
+//! Decides what could help an aim, which candidates are the same (hosts that differ in nothing that
+//! matters), and whether a state that reaches the aim is worth what it breaks. Which aims there are,
+//! and in which order, is [`crate::aims`]'s.
+//!
+//! Keys are (violations added, cost and the least that is still to come, how well placed, the
+//! seed's lot): a must is never broken for less than a must, and a state is opened only when no
+//! cheaper one is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::id::{HostId, JobId};
+use protocol::id::{HostId, ImageName, JobId};
 use protocol::job::{JobSpec, JobState};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
-use protocol::view::HostRow;
-use serde::{Deserialize, Serialize};
+use protocol::view::{Freshness, HostRow};
 
 use crate::cost::Cost;
 use crate::expectation::{Expectation, Standing};
-use crate::input::PlanInput;
-use crate::report::{Report, explain};
+use crate::level::{Level, Score};
+use crate::policy::millionths;
+use crate::rules::Clause;
 use crate::state::State;
 use crate::steps::{Blocker, DeleteVm, MigrateVm, StartVm, Step, StopVm};
 
 /// Hosts that are looked at for making room, nearest to fitting first: more are no better.
 const ROOM_HOSTS_MAX: usize = 8;
-/// VMs of such a host that are looked at, smallest first.
-const ROOM_VMS_MAX: usize = 4;
+/// VMs of such a host that are looked at: half of them the smallest, half those that nearly free
+/// enough by themselves.
+const ROOM_VMS_MAX: usize = 12;
+/// Candidates of one state that are kept, best first: a wide frontier of poor ones only costs.
+const CANDIDATES_MAX: usize = 64;
 
-/// Steps in the order in which they must be taken.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
-    /// The steps.
-    pub steps: Vec<Step>,
-    /// What they cost together.
-    pub cost: Cost,
-}
-
-/// The answer of [`plan`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// What to do. Empty when nothing need or can be done; `report` tells which.
-    pub plan: Plan,
-    /// What is on its way already, and where: waiting is enough.
-    pub coming: Vec<(JobId, HostId)>,
-    /// What stays unmet, and why.
-    pub report: Report,
-}
-
-/// Finds the cheapest steps that make the expectations true, as many of them as can be.
-#[must_use]
-pub fn plan(input: &PlanInput) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut state = State::new(input);
-    for (i, expectation) in input.expectations.iter().enumerate() {
-        match expectation.standing(&state) {
-            Standing::Met => {}
-            Standing::Coming { host } => outcome.coming.push((expectation.job().clone(), host)),
-            Standing::Violated => match search(&state, expectation, &input.expectations[..i]) {
-                Some(found) => {
-                    outcome.plan.steps.extend(found.steps);
-                    outcome.plan.cost = outcome.plan.cost.plus(found.cost);
-                    state = found.state;
-                }
-                None => outcome.report.unmet.push(explain(&state, expectation)),
-            },
-        }
-    }
-    debug_assert_eq!(crate::audit(input, &outcome), vec![], "a plan that breaks its own rules");
-    outcome
-}
-
-/// What would make room for a start that fits nowhere: the moves, and the start.
-pub(crate) fn room_making(state: &State<'_>, expectation: &Expectation) -> Option<Vec<Step>> {
-    let start = State::new(state.input());
-    let found = Search { expectation, earlier: &[], may_make_room: true }.run(&start)?;
-    (found.steps.len() > 1).then_some(found.steps)
-}
-
-fn search<'a>(
-    state: &State<'a>,
-    expectation: &Expectation,
-    earlier: &[Expectation],
-) -> Option<Node<'a>> {
-    let may_make_room = state.input().limits.may_make_room;
-    let found = Search { expectation, earlier, may_make_room }.run(state)?;
-    Some(minimal(state, expectation, found))
-}
-
+/// One thing to be reached by steps.
 #[derive(Debug, Clone)]
-struct Node<'a> {
-    steps: Vec<Step>,
-    cost: Cost,
-    state: State<'a>,
+pub(crate) enum Aim<'e> {
+    /// An expectation is met.
+    Goal(&'e Expectation, Level),
+    /// A rule has fewer violations than now.
+    Keep(&'e Clause),
+    /// A job is alive, and not on this host.
+    Away { job: JobId, from: HostId },
+    /// A host has promised no more than it has.
+    Relieve { host: HostId },
 }
 
-/// Cheapest first, then the best placed, then by the seed's lot, then as found.
-type Key = (Cost, u32, u64, u32);
+/// Steps with what they cost and where they lead.
+#[derive(Debug, Clone)]
+pub(crate) struct Node<'a> {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) cost: Cost,
+    pub(crate) added: Score,
+    pub(crate) state: State<'a>,
+}
 
-struct Search<'e> {
-    expectation: &'e Expectation,
-    earlier: &'e [Expectation],
-    may_make_room: bool,
+impl<'a> Node<'a> {
+    pub(crate) fn root(state: &State<'a>) -> Self {
+        let (cost, added) = (Cost::default(), Score::default());
+        Self { steps: vec![], cost, added, state: state.clone() }
+    }
+
+    fn step(mut self, step: Step) -> Self {
+        self.cost = self.cost.plus(step.cost(&self.state));
+        let before = self.state.score_of(step.job());
+        self.state = step.apply(&self.state);
+        self.added = self.added.plus(self.state.score_of(step.job()).minus(before));
+        self.steps.push(step);
+        self
+    }
+
+    /// Takes the steps one after the other; `None` when one of them is not allowed in its turn.
+    pub(crate) fn replay(state: &State<'a>, steps: &[Step]) -> Option<Self> {
+        steps.iter().try_fold(Self::root(state), |node, step| {
+            step.check(&node.state).ok()?;
+            Some(node.step(step.clone()))
+        })
+    }
+}
+
+/// One way on from a state.
+struct Candidate {
+    step: Step,
+    added: Score,
+    cost: Cost,
+    /// The least number of moves that must follow.
+    moves_left: u64,
+    rank: u32,
+    lot: u64,
+}
+
+/// Worth, cheapness, place, lot, then as found.
+type Key = (Score, Cost, u32, u64, u32);
+
+/// A search for one aim.
+pub(crate) struct Search<'e> {
+    pub(crate) aim: &'e Aim<'e>,
+    /// Goals that were met on the way here and must stay so.
+    pub(crate) earlier: &'e [&'e Expectation],
+    pub(crate) may_make_room: bool,
 }
 
 impl Search<'_> {
-    fn run<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
+    /// The best way found to the aim, without any step that is not needed.
+    pub(crate) fn run<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
+        let found = self.find(start)?;
+        Some(self.minimal(start, found))
+    }
+
+    fn find<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
         let limits = start.input().limits;
         let mut frontier: BTreeMap<Key, (Node<'a>, Option<Step>)> = BTreeMap::new();
-        let root = Node { steps: vec![], cost: Cost::default(), state: start.clone() };
-        frontier.insert((Cost::default(), 0, 0, 0), (root, None));
+        let mut seen = BTreeSet::new();
+        frontier.insert(Key::default(), (Node::root(start), None));
         let mut found_count = 0;
         for _ in 0..limits.nodes_max {
-            let ((cost, ..), (mut node, step)) = frontier.pop_first()?;
+            let (_, (node, step)) = frontier.pop_first()?;
             // A candidate becomes a state only when its turn comes: most never do.
-            if let Some(step) = step {
-                node.state = step.apply(&node.state);
-                node.steps.push(step);
-                node.cost = cost;
-            }
-            if self.is_goal(start, &node.state) {
+            let node = match step {
+                Some(step) => node.step(step),
+                None => node,
+            };
+            if self.is_reached(start, &node) {
                 return Some(node);
             }
-            if node.steps.len() >= limits.steps_max as usize {
+            // The same moves in another order lead to the same state.
+            let is_new = seen.insert(signature(&node.steps));
+            if !is_new || node.steps.len() >= limits.steps_max as usize {
                 continue;
             }
-            for step in self.candidates(&node.state) {
-                let cost = node.cost.plus(step.cost(&node.state));
-                let (crowding, lot) = placement_rank(&node.state, &step);
+            for candidate in self.candidates(start, &node.state) {
                 found_count += 1;
-                frontier.insert((cost, crowding, lot, found_count), (node.clone(), Some(step)));
+                let Candidate { step, added, cost, moves_left, rank, lot } = candidate;
+                let to_come = Cost { risk: moves_left, ..Cost::default() };
+                let cost = node.cost.plus(cost).plus(to_come);
+                let key = (node.added.plus(added), cost, rank, lot, found_count);
+                frontier.insert(key, (node.clone(), Some(step)));
             }
         }
         None
     }
 
-    fn is_goal(&self, start: &State<'_>, state: &State<'_>) -> bool {
-        let keeps = |e: &Expectation| {
-            e.standing(state) == Standing::Met || e.standing(start) != Standing::Met
-        };
-        self.expectation.standing(state) == Standing::Met && self.earlier.iter().all(keeps)
+    fn is_reached(&self, start: &State<'_>, node: &Node<'_>) -> bool {
+        let is_worth = node.added.plus(self.aim.gain()) < Score::default();
+        is_worth && self.aim.is_met(start, &node.state) && self.keeps_earlier(start, &node.state)
+    }
+
+    fn keeps_earlier(&self, start: &State<'_>, state: &State<'_>) -> bool {
+        self.earlier
+            .iter()
+            .all(|e| e.standing(state) == Standing::Met || e.standing(start) != Standing::Met)
+    }
+
+    fn minimal<'a>(&self, start: &State<'a>, found: Node<'a>) -> Node<'a> {
+        let mut node = found;
+        let mut i = 0;
+        while node.steps.len() > 1 && i < node.steps.len() {
+            let mut fewer = node.steps.clone();
+            fewer.remove(i);
+            match Node::replay(start, &fewer).filter(|node| self.is_reached(start, node)) {
+                Some(shorter) => node = shorter,
+                None => i += 1,
+            }
+        }
+        node
     }
 
     /// The steps that could help, all of them allowed in this state.
-    fn candidates(&self, state: &State<'_>) -> Vec<Step> {
-        match self.expectation {
-            Expectation::Runs { job, spec, on } => self.starts(state, job, spec, on.as_ref()),
-            Expectation::RunsOn { job, on } => moves(state, job, on),
-            Expectation::IsStopped { job } => ends(state, job, false),
-            Expectation::Absent { job } => ends(state, job, true),
-        }
+    fn candidates(&self, start: &State<'_>, state: &State<'_>) -> Vec<Candidate> {
+        let mut all = match self.aim {
+            Aim::Goal(Expectation::Runs { job, spec, on }, _) => {
+                self.starts(state, job, spec, on.as_ref())
+            }
+            Aim::Goal(Expectation::RunsOn { job, on }, _) => self.moves(state, job, Some(on)),
+            Aim::Goal(Expectation::IsStopped { job }, _) => plain(state, ends(state, job, false)),
+            Aim::Goal(Expectation::Absent { job }, _) => plain(state, ends(state, job, true)),
+            Aim::Keep(clause) => {
+                let mut all = Vec::new();
+                for job in clause.rule.movable() {
+                    // Once moved is enough: back and forth leads nowhere.
+                    if state.moves_of(job) == start.moves_of(job) {
+                        all.extend(self.moves(state, job, None));
+                    }
+                }
+                all
+            }
+            Aim::Away { job, .. } => self.moves(state, job, None),
+            Aim::Relieve { host } => match state.host(host) {
+                Some(row) => evictions(state, row, None, Resources::ZERO, 0),
+                None => vec![],
+            },
+        };
+        all.sort_by_key(|c| (c.added, c.moves_left, c.cost, c.rank, c.lot));
+        all.truncate(CANDIDATES_MAX);
+        all
     }
 
     fn starts(
@@ -155,59 +201,178 @@ impl Search<'_> {
         job: &JobId,
         spec: &JobSpec,
         on: Option<&HostId>,
-    ) -> Vec<Step> {
+    ) -> Vec<Candidate> {
         let rows = state.placements(job);
         if rows.values().any(|placed| !placed.state.is_ended()) {
             let is_the_same = rows.values().all(|p| p.state.is_ended() || p.spec == *spec);
-            return on.filter(|_| is_the_same).map_or(vec![], |on| moves(state, job, on));
+            return on
+                .filter(|_| is_the_same)
+                .map_or(vec![], |on| self.moves(state, job, Some(on)));
         }
-        let mut starts = Vec::new();
-        let mut near: Vec<(u64, &HostRow)> = Vec::new();
-        for (host, row) in considered(state, on) {
-            let step = start_on(state, job, host, spec);
+        let step = |host: &HostId| start_on(state, job, host, spec);
+        self.arrivals(state, job, considered(state, on), &step)
+    }
+
+    fn moves(&self, state: &State<'_>, job: &JobId, on: Option<&HostId>) -> Vec<Candidate> {
+        let rows = state.placements(job);
+        let mut running = rows.iter().filter(|(_, placed)| placed.state == JobState::Running);
+        let Some((from, _)) = running.next() else { return vec![] };
+        let hosts = considered(state, on).into_iter().filter(|(host, _)| *host != from).collect();
+        let step = |host: &HostId| move_to(state, job, from, host);
+        self.arrivals(state, job, hosts, &step)
+    }
+
+    /// Ways for a job to come to one of these hosts; when there is none that breaks no must, ways
+    /// to make room for it.
+    fn arrivals(
+        &self,
+        state: &State<'_>,
+        job: &JobId,
+        hosts: Vec<(&HostId, &HostRow)>,
+        step_to: &dyn Fn(&HostId) -> Step,
+    ) -> Vec<Candidate> {
+        let mut ways: BTreeMap<Alike<'_>, Candidate> = BTreeMap::new();
+        let mut near: Vec<(Score, u64, &HostId, Resources)> = Vec::new();
+        for (host, row) in hosts {
+            let step = step_to(host);
             match step.check(state) {
-                Ok(()) => starts.push(step),
+                Ok(()) => {
+                    let candidate = weigh(state, step, 0);
+                    let alike = Alike::of(state, row, job);
+                    let better = |known: &Candidate| candidate.lot < known.lot;
+                    if ways.get(&alike).is_none_or(better) {
+                        ways.insert(alike, candidate);
+                    }
+                }
                 Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } })
-                    if asked.fits_in(capacity) =>
+                    if self.may_make_room && asked.fits_in(capacity) =>
                 {
-                    near.push((shortfall(asked, free, capacity), row));
+                    let added = added_by(state, &step);
+                    near.push((added, shortfall(asked, free, capacity), host, asked.minus(free)));
                 }
                 Err(_) => {}
             }
         }
-        if starts.is_empty() && self.may_make_room {
-            near.sort_by_key(|(shortfall, row)| (*shortfall, row.host.id.clone()));
+        let mut all: Vec<Candidate> = ways.into_values().collect();
+        if self.may_make_room && !all.iter().any(|way| way.added.must <= 0) {
+            near.sort_by_key(|(added, shortfall, host, _)| (*added, *shortfall, *host));
             near.truncate(ROOM_HOSTS_MAX);
-            return near.into_iter().flat_map(|(_, row)| evictions(state, row, job)).collect();
+            all.extend(self.room(state, job, &near));
         }
-        starts
+        all
+    }
+
+    fn room(
+        &self,
+        state: &State<'_>,
+        job: &JobId,
+        near: &[(Score, u64, &HostId, Resources)],
+    ) -> Vec<Candidate> {
+        let rows = near.iter().filter_map(|(_, _, host, lacking)| {
+            let row = state.host(host)?;
+            Some((row, *lacking, moves_needed(state, row, job, *lacking)))
+        });
+        let rows: Vec<(&HostRow, Resources, u64)> = rows.collect();
+        let mut all = Vec::new();
+        for (row, lacking, _) in &rows {
+            let others = rows.iter().filter(|(other, ..)| other.host.id != row.host.id);
+            let others_min = others.map(|(_, _, moves)| *moves).min().unwrap_or(u64::MAX);
+            all.extend(evictions(state, row, Some(job), *lacking, others_min));
+        }
+        all
     }
 }
 
-/// Drops each step without which the rest still works.
-fn minimal<'a>(start: &State<'a>, expectation: &Expectation, found: Node<'a>) -> Node<'a> {
-    let mut node = found;
-    let mut i = 0;
-    while node.steps.len() > 1 && i < node.steps.len() {
-        let mut fewer = node.steps.clone();
-        fewer.remove(i);
-        match replay(start, &fewer).filter(|n| expectation.standing(&n.state) == Standing::Met) {
-            Some(shorter) => node = shorter,
-            None => i += 1,
+impl Aim<'_> {
+    fn gain(&self) -> Score {
+        match self {
+            Aim::Goal(_, level) => Score::at(*level, -1),
+            // What it gains is in the violations themselves.
+            Aim::Keep(_) => Score::default(),
+            Aim::Away { .. } => Score::at(Level::Must, -1),
+            Aim::Relieve { .. } => Score::at(Level::Should, -1),
         }
     }
-    node
+
+    fn is_met(&self, start: &State<'_>, state: &State<'_>) -> bool {
+        match self {
+            Aim::Goal(expectation, _) => expectation.standing(state) == Standing::Met,
+            Aim::Keep(clause) => clause.rule.violations(state) < clause.rule.violations(start),
+            Aim::Away { job, from } => {
+                let rows = state.placements(job);
+                let is_alive = |host: &HostId| rows.get(host).is_some_and(|p| !p.state.is_ended());
+                !is_alive(from) && rows.keys().any(is_alive)
+            }
+            Aim::Relieve { host } => {
+                state.host(host).is_none_or(|row| state.allocation(row).fits_in(row.host.capacity))
+            }
+        }
+    }
 }
 
-fn replay<'a>(start: &State<'a>, steps: &[Step]) -> Option<Node<'a>> {
-    let mut node = Node { steps: vec![], cost: Cost::default(), state: start.clone() };
+/// What makes two hosts the same for a job: whichever is taken, all that follows is alike.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Alike<'a> {
+    capacity: [u64; 3],
+    allocation: [u64; 3],
+    freshness: Freshness,
+    can_receive: bool,
+    labels: &'a BTreeMap<String, String>,
+    images: Vec<&'a ImageName>,
+    /// Where jobs are that a rule ties to this one, no other host is like it.
+    tied: Option<&'a HostId>,
+}
+
+impl<'a> Alike<'a> {
+    fn of(state: &State<'a>, row: &'a HostRow, job: &JobId) -> Self {
+        let host = &row.host;
+        let numbers = |r: Resources| [u64::from(r.vcpus), r.memory_bytes, r.disk_bytes];
+        let mut tied = state.clauses_of(job).iter().flat_map(|clause| clause.rule.jobs());
+        let is_tied = state.placed(job, &host.id).is_some()
+            || tied.any(|other| state.placed(other, &host.id).is_some());
+        // Packing looks at who is on a host; with nothing of the kind all that counts is numbers.
+        Self {
+            capacity: numbers(host.capacity),
+            allocation: numbers(state.allocation(row)),
+            freshness: state.heard(&host.id).freshness,
+            can_receive: host.hypervisor.migration_uri.is_some(),
+            labels: &host.labels,
+            images: host.images.keys().collect(),
+            tied: is_tied.then_some(&host.id),
+        }
+    }
+}
+
+fn weigh(state: &State<'_>, step: Step, moves_left: u64) -> Candidate {
+    let (rank, lot) = placement_rank(state, &step);
+    let (added, cost) = (added_by(state, &step), step.cost(state));
+    Candidate { step, added, cost, moves_left, rank, lot }
+}
+
+fn plain(state: &State<'_>, steps: Vec<Step>) -> Vec<Candidate> {
+    steps.into_iter().map(|step| weigh(state, step, 0)).collect()
+}
+
+/// Violations that a step adds; negative when it ends some.
+pub(crate) fn added_by(state: &State<'_>, step: &Step) -> Score {
+    if state.clauses_of(step.job()).is_empty() {
+        return Score::default();
+    }
+    step.apply(state).score_of(step.job()).minus(state.score_of(step.job()))
+}
+
+/// Where each job that was touched has ended up.
+fn signature(steps: &[Step]) -> Vec<(JobId, Option<HostId>)> {
+    let mut ends: BTreeMap<&JobId, Option<&HostId>> = BTreeMap::new();
     for step in steps {
-        step.check(&node.state).ok()?;
-        node.cost = node.cost.plus(step.cost(&node.state));
-        node.state = step.apply(&node.state);
-        node.steps.push(step.clone());
+        let host = match step {
+            Step::StartVm(step) => Some(&step.host),
+            Step::MigrateVm(step) => Some(&step.to),
+            Step::StopVm(_) | Step::DeleteVm(_) => None,
+        };
+        ends.insert(step.job(), host);
     }
-    Some(node)
+    ends.into_iter().map(|(job, host)| (job.clone(), host.cloned())).collect()
 }
 
 /// The hosts that may be asked: the named one, or all.
@@ -239,13 +404,6 @@ pub(crate) fn move_to(state: &State<'_>, job: &JobId, from: &HostId, to: &HostId
     })
 }
 
-fn moves(state: &State<'_>, job: &JobId, on: &HostId) -> Vec<Step> {
-    let rows = state.placements(job);
-    let running = rows.iter().filter(|(_, placed)| placed.state == JobState::Running);
-    let steps = running.map(|(from, _)| move_to(state, job, from, on));
-    steps.filter(|step| step.check(state).is_ok()).collect()
-}
-
 fn ends(state: &State<'_>, job: &JobId, with_rows: bool) -> Vec<Step> {
     let rows = state.placements(job);
     let steps = rows.iter().filter_map(|(host, placed)| {
@@ -260,23 +418,99 @@ fn ends(state: &State<'_>, job: &JobId, with_rows: bool) -> Vec<Step> {
     steps.filter(|step| step.check(state).is_ok()).take(1).collect()
 }
 
-/// Moves of small VMs away from a host.
-fn evictions(state: &State<'_>, row: &HostRow, not: &JobId) -> Vec<Step> {
-    let from = &row.host.id;
-    let mut vms: Vec<(u64, &JobId)> = row
-        .jobs
-        .iter()
-        .filter(|(id, job)| *id != not && job.state == JobState::Running)
-        .map(|(id, job)| (job.spec.resources().memory_bytes, id))
-        .collect();
-    vms.sort();
-    let moved = vms.into_iter().take(ROOM_VMS_MAX).filter_map(|(_, job)| {
-        let steps = state.hosts().filter(|(to, _)| *to != from);
-        let steps = steps.map(|(to, _)| move_to(state, job, from, to));
-        let allowed = steps.filter(|step| step.check(state).is_ok());
-        allowed.min_by_key(|step| placement_rank(state, step))
+/// Running VMs of a host with their sizes.
+fn movable(state: &State<'_>, row: &HostRow, not: Option<&JobId>) -> Vec<(Resources, JobId)> {
+    let host = &row.host.id;
+    let jobs = state.jobs_alive(row).into_iter().filter(|job| Some(job) != not);
+    let sized = jobs.filter_map(|job| {
+        let placed = state.placed(&job, host)?;
+        (placed.state == JobState::Running).then(|| (placed.allocation(), job))
     });
-    moved.collect()
+    sized.collect()
+}
+
+/// The least number of VMs that must leave a host so that what lacks is free.
+fn moves_needed(state: &State<'_>, row: &HostRow, not: &JobId, lacking: Resources) -> u64 {
+    let vms = movable(state, row, Some(not));
+    let least = |amount: &dyn Fn(&Resources) -> u64| {
+        let mut sizes: Vec<u64> = vms.iter().map(|(size, _)| amount(size)).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let mut left = amount(&lacking);
+        let mut moves = 0;
+        for size in sizes {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(size);
+            moves += 1;
+        }
+        if left == 0 { moves } else { u64::MAX }
+    };
+    let by_memory = least(&|r| r.memory_bytes);
+    by_memory.max(least(&|r| r.vcpus.into())).max(least(&|r| r.disk_bytes))
+}
+
+/// Moves of VMs away from a host.
+fn evictions(
+    state: &State<'_>,
+    row: &HostRow,
+    not: Option<&JobId>,
+    lacking: Resources,
+    others_min: u64,
+) -> Vec<Candidate> {
+    let from = &row.host.id;
+    let mut vms = movable(state, row, not);
+    vms.sort_by(|(a, x), (b, y)| (a.memory_bytes, a.vcpus, x).cmp(&(b.memory_bytes, b.vcpus, y)));
+    if vms.len() > ROOM_VMS_MAX {
+        let (small, large) = vms.split_at(ROOM_VMS_MAX / 2);
+        let enough = large.partition_point(|(size, _)| size.memory_bytes < lacking.memory_bytes);
+        let enough = enough.min(large.len() - ROOM_VMS_MAX / 2);
+        vms = [small, &large[enough..enough + ROOM_VMS_MAX / 2]].concat();
+    }
+    let mut all = Vec::new();
+    for (size, job) in vms {
+        let moves_left = match not {
+            Some(not) => {
+                // One is this very move.
+                let after = moves_needed_after(state, row, not, lacking, &job, size);
+                after.min(others_min)
+            }
+            None => 0,
+        };
+        let mut ways: BTreeMap<Alike<'_>, Candidate> = BTreeMap::new();
+        for (to, target) in state.hosts().filter(|(to, _)| *to != from) {
+            let step = move_to(state, &job, from, to);
+            if step.check(state).is_ok() {
+                let candidate = weigh(state, step, moves_left);
+                let alike = Alike::of(state, target, &job);
+                if ways.get(&alike).is_none_or(|known| candidate.lot < known.lot) {
+                    ways.insert(alike, candidate);
+                }
+            }
+        }
+        let mut ways: Vec<Candidate> = ways.into_values().collect();
+        ways.sort_by_key(|c| (c.added, c.cost, c.rank, c.lot));
+        ways.truncate(ROOM_HOSTS_MAX);
+        all.extend(ways);
+    }
+    all
+}
+
+fn moves_needed_after(
+    state: &State<'_>,
+    row: &HostRow,
+    not: &JobId,
+    lacking: Resources,
+    moved: &JobId,
+    size: Resources,
+) -> u64 {
+    let left = lacking.minus(size);
+    if left == Resources::ZERO {
+        return 0;
+    }
+    let mut rest = state.clone();
+    rest.place(moved, &row.host.id, None);
+    moves_needed(&rest, row, not, left)
 }
 
 /// How far a host is from fitting, in millionths of its capacity.
@@ -291,27 +525,14 @@ pub(crate) fn shortfall(asked: Resources, free: Resources, capacity: Resources) 
     .sum()
 }
 
-fn millionths(part: u64, whole: u64) -> u64 {
-    if whole == 0 {
-        return u64::from(part > 0) * 1_000_000;
-    }
-    u64::try_from(u128::from(part) * 1_000_000 / u128::from(whole)).unwrap_or(u64::MAX)
-}
-
-/// How crowded the host would be, in millionths of its scarcest resource, and the seed's lot.
+/// How well a step places its job by the policy, and the seed's lot.
 fn placement_rank(state: &State<'_>, step: &Step) -> (u32, u64) {
     let Some(reservation) = step.reservation(state) else { return (0, 0) };
     let Some(row) = state.host(&reservation.host) else { return (u32::MAX, 0) };
     let room = state.room_for(row, &reservation.job);
     let taken = room.allocation.plus(reservation.resources);
-    let crowding = [
-        millionths(taken.vcpus.into(), room.capacity.vcpus.into()),
-        millionths(taken.memory_bytes, room.capacity.memory_bytes),
-        millionths(taken.disk_bytes, room.capacity.disk_bytes),
-    ];
-    let crowding = crowding.into_iter().max().unwrap_or(0);
-    let lot = lot(state.input().seed, &reservation.job, &reservation.host);
-    (u32::try_from(crowding).unwrap_or(u32::MAX), lot)
+    let rank = state.input().placement.rank(taken, room.capacity);
+    (rank, lot(state.input().seed, &reservation.job, &reservation.host))
 }
 
 /// FNV-1a over seed, job and host: the same everywhere, and different for each.

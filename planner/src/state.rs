@@ -4,7 +4,7 @@
 //! Decides what of a host counts as promised: its own report or its newer refusal, and what other
 //! runs are about to take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -16,6 +16,9 @@ use protocol::view::{Freshness, HostRow};
 
 use crate::expectation::Expectation;
 use crate::input::{Heard, PlanInput, Setback};
+use crate::intent::Intent;
+use crate::level::Score;
+use crate::rules::Clause;
 
 /// A job's row on one host, as far as planning is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub struct State<'a> {
     reserved: Arc<BTreeMap<&'a HostId, Resources>>,
     allocation: OrdMap<HostId, Resources>,
     jobs: OrdMap<JobId, OrdMap<HostId, Placed>>,
+    moves: OrdMap<JobId, u32>,
+    clauses: Arc<BTreeMap<&'a JobId, Vec<&'a Clause>>>,
 }
 
 impl<'a> State<'a> {
@@ -89,9 +94,19 @@ impl<'a> State<'a> {
             *sum = sum.plus(hold.resources);
         }
         // Looked up once: whoever asks where a job is would else walk all hosts each time.
-        let jobs = input.expectations.iter().map(Expectation::job);
-        let jobs = jobs.map(|job| (job.clone(), rows_of(input, job))).collect();
-        Self { input, reserved: Arc::new(reserved), allocation: OrdMap::new(), jobs }
+        let mut clauses: BTreeMap<&JobId, Vec<&Clause>> = BTreeMap::new();
+        for clause in &input.clauses {
+            let jobs: BTreeSet<&JobId> = clause.rule.jobs().into_iter().collect();
+            for job in jobs {
+                clauses.entry(job).or_default().push(clause);
+            }
+        }
+        let wanted = input.expectations.iter().map(Expectation::job);
+        let all: BTreeSet<&JobId> = wanted.chain(clauses.keys().copied()).collect();
+        let jobs = all.into_iter().map(|job| (job.clone(), rows_of(input, job))).collect();
+        let (reserved, clauses) = (Arc::new(reserved), Arc::new(clauses));
+        let (allocation, moves) = (OrdMap::new(), OrdMap::new());
+        Self { input, reserved, allocation, jobs, moves, clauses }
     }
 
     /// What the plan is made of.
@@ -138,8 +153,72 @@ impl<'a> State<'a> {
     pub fn placed(&self, job: &JobId, host: &HostId) -> Option<Placed> {
         match self.jobs.get(job) {
             Some(rows) => rows.get(host).cloned(),
-            None => self.host(host)?.jobs.get(job).map(|job| Placed::from(job.as_ref())),
+            None => {
+                let seen = self.host(host)?.jobs.get(job)?;
+                Some(placed_as_seen(self.input, host, seen))
+            }
         }
+    }
+
+    /// What an operator intends with a host.
+    #[must_use]
+    pub fn intent(&self, host: &HostId) -> Option<Intent> {
+        self.input.intents.get(host).copied()
+    }
+
+    /// Rules that are about a job.
+    #[must_use]
+    pub fn clauses_of(&self, job: &JobId) -> &[&'a Clause] {
+        self.clauses.get(job).map_or(&[], Vec::as_slice)
+    }
+
+    /// Violations of the rules that are about a job.
+    #[must_use]
+    pub fn score_of(&self, job: &JobId) -> Score {
+        let scores = self
+            .clauses_of(job)
+            .iter()
+            .map(|clause| Score::at(clause.level, clause.rule.violations(self).into()));
+        scores.fold(Score::default(), Score::plus)
+    }
+
+    /// How often a plan has moved the job so far.
+    #[must_use]
+    pub fn moves_of(&self, job: &JobId) -> u32 {
+        self.moves.get(job).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn count_move(&mut self, job: &JobId) {
+        let moves = self.moves_of(job) + 1;
+        self.moves.insert(job.clone(), moves);
+    }
+
+    /// Looks up where a job is, once, so that asking again costs nothing.
+    pub(crate) fn remember(&mut self, job: &JobId) {
+        if !self.jobs.contains_key(job) {
+            self.jobs.insert(job.clone(), rows_of(self.input, job));
+        }
+    }
+
+    /// VMs that are alive on a host in this state.
+    #[must_use]
+    pub fn jobs_alive(&self, row: &HostRow) -> Vec<JobId> {
+        let host = &row.host.id;
+        let is_alive = |job: &JobId| {
+            self.placed(job, host).is_some_and(|p| !p.state.is_ended() && p.spec.as_vm().is_some())
+        };
+        let seen = row.jobs.keys().filter(|job| is_alive(job));
+        let mut jobs: BTreeSet<JobId> = seen.cloned().collect();
+        let placed = self.jobs.iter().filter(|(_, rows)| rows.contains_key(host));
+        jobs.extend(placed.map(|(job, _)| job).filter(|job| is_alive(job)).cloned());
+        jobs.into_iter().collect()
+    }
+
+    /// VMs that were alive on a host when it was last heard, whatever has become of them.
+    #[must_use]
+    pub fn jobs_seen_alive(&self, row: &HostRow) -> Vec<JobId> {
+        let alive = row.jobs.iter().filter(|(_, job)| !job.state.is_ended());
+        alive.filter(|(_, job)| job.spec.as_vm().is_some()).map(|(id, _)| id.clone()).collect()
     }
 
     /// What the host has promised, all jobs together.
@@ -188,5 +267,15 @@ impl<'a> State<'a> {
 
 fn rows_of(input: &PlanInput, job: &JobId) -> OrdMap<HostId, Placed> {
     let rows = input.view.hosts().filter_map(|(host, row)| Some((host, row.jobs.get(job)?)));
-    rows.map(|(host, job)| (host.clone(), Placed::from(job.as_ref()))).collect()
+    rows.map(|(host, job)| (host.clone(), placed_as_seen(input, host, job))).collect()
+}
+
+/// On a host that is known to be off nothing is alive, whatever it said last.
+fn placed_as_seen(input: &PlanInput, host: &HostId, job: &Job) -> Placed {
+    let placed = Placed::from(job);
+    let is_off = input.intents.get(host) == Some(&Intent::Off);
+    if is_off && !placed.state.is_ended() {
+        return Placed { state: JobState::Crashed, ..placed };
+    }
+    placed
 }

@@ -101,6 +101,7 @@ impl Knowledge {
             reservations: others.flat_map(|(_, held)| held.iter().cloned()).collect(),
             seed,
             limits: Limits::default(),
+            ..PlanInput::default()
         }
     }
 }

@@ -58,6 +58,7 @@ impl MigrateVm {
         let moved = Placed { revision: self.revision, hold: None, ..placed };
         state.place(&self.job, &self.from, None);
         state.place(&self.job, &self.to, Some(moved));
+        state.count_move(&self.job);
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "one shape for every step")]

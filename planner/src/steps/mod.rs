@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
 use crate::input::{Reservation, SetbackReason};
+use crate::intent::Intent;
+use crate::level::Level;
 use crate::report::{room_words, seconds};
 use crate::state::State;
 
@@ -65,6 +67,18 @@ pub enum Blocker {
     },
     /// No such host is in the view.
     UnknownHost,
+    /// An operator intends something else with the host.
+    Intended {
+        /// What.
+        intent: Intent,
+    },
+    /// The host has room, and a rule would be broken there.
+    Rule {
+        /// How much the rule matters.
+        level: Level,
+        /// The evidence, as it would be.
+        evidence: String,
+    },
     /// The job is not on the host in a state that would do.
     WrongState {
         /// Its state there, if it is there.
@@ -166,6 +180,9 @@ fn staleness_risk(state: &State<'_>, host: &HostId) -> Cost {
 fn usable<'a>(state: &State<'a>, host: &HostId) -> Result<&'a HostRow, Blocker> {
     let row = state.host(host).ok_or(Blocker::UnknownHost)?;
     let heard = state.heard(host);
+    if state.intent(host) == Some(Intent::Off) {
+        return Err(Blocker::Intended { intent: Intent::Off });
+    }
     if heard.freshness == Freshness::Lost {
         return Err(Blocker::Lost { age_ms: heard.age_ms });
     }
@@ -175,6 +192,9 @@ fn usable<'a>(state: &State<'a>, host: &HostId) -> Result<&'a HostRow, Blocker> 
 /// The row of a host that may be given something new.
 fn welcoming<'a>(state: &State<'a>, host: &HostId) -> Result<&'a HostRow, Blocker> {
     let row = usable(state, host)?;
+    if let Some(intent) = state.intent(host) {
+        return Err(Blocker::Intended { intent });
+    }
     match state.exclusion(host) {
         Some(setback) => Err(Blocker::Setback { reason: setback.reason.clone() }),
         None => Ok(row),
@@ -208,6 +228,10 @@ impl fmt::Display for Blocker {
             },
             Blocker::Lost { age_ms } => write!(f, "has not been heard for {}", seconds(*age_ms)),
             Blocker::UnknownHost => f.write_str("is not in the view"),
+            Blocker::Intended { intent } => intent.fmt(f),
+            Blocker::Rule { level, evidence } => {
+                write!(f, "has room, but {} not: {evidence}", level.as_str())
+            }
             Blocker::WrongState { state: Some(state), needed } => {
                 write!(f, "the job is {state} there; {needed}")
             }

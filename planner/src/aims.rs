@@ -1,0 +1,257 @@
+//! What is aimed at, in which order, and the plan that comes of it.
+//!
+//! Decides that what must be comes before what should be, that one hopeless aim changes nothing for
+//! the others, and which of several whole plans is taken: the one that leaves fewer violations,
+//! level by level. The steps of one aim are [`crate::search`]'s.
+
+use std::cmp::Reverse;
+
+use protocol::id::{HostId, JobId};
+use serde::{Deserialize, Serialize};
+
+use crate::cost::Cost;
+use crate::expectation::{Expectation, Standing};
+use crate::input::PlanInput;
+use crate::intent::{Intent, Problem, problems};
+use crate::level::{Level, Score};
+use crate::report::{Report, explain, violations};
+use crate::search::{Aim, Node, Search};
+use crate::state::State;
+use crate::steps::Step;
+
+/// Longer plans are not searched again for steps that the whole could do without: it would cost the
+/// square of their length.
+const MINIMAL_STEPS_MAX: usize = 64;
+
+/// Steps in the order in which they must be taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// What they cost together.
+    pub cost: Cost,
+}
+
+/// The answer of [`plan`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What to do. Empty when nothing need or can be done; `report` tells which.
+    pub plan: Plan,
+    /// What is on its way already, and where: waiting is enough.
+    pub coming: Vec<(JobId, HostId)>,
+    /// What stays unmet, and why.
+    pub report: Report,
+}
+
+/// Finds the cheapest steps that make the expectations true, as many of them as can be.
+#[must_use]
+pub fn plan(input: &PlanInput) -> Outcome {
+    let start = State::new(input);
+    let mut best = Attempt::begin(&start, in_order(input));
+    best.go();
+    // A good plan first. Where it leaves goals unmet, the large ones first may serve more of them.
+    if input.expectations.len() > 1 && best.has_unmet_goals() {
+        let mut other = Attempt::begin(&start, largest_first(input));
+        other.go();
+        if other.score() < best.score() {
+            best = other;
+        }
+    }
+    let outcome = best.outcome();
+    debug_assert_eq!(crate::audit(input, &outcome), vec![], "a plan that breaks its own rules");
+    outcome
+}
+
+/// What would make room for a start that fits nowhere: the moves, and the start.
+pub(crate) fn room_making(state: &State<'_>, expectation: &Expectation) -> Option<Vec<Step>> {
+    let start = State::new(state.input());
+    let aim = Aim::Goal(expectation, level_of(state.input(), expectation));
+    let found = Search { aim: &aim, earlier: &[], may_make_room: true }.run(&start)?;
+    (found.steps.len() > 1).then_some(found.steps)
+}
+
+fn level_of(input: &PlanInput, expectation: &Expectation) -> Level {
+    input.levels.get(expectation.job()).copied().unwrap_or_default()
+}
+
+fn in_order(input: &PlanInput) -> Vec<(Level, &Expectation)> {
+    let mut goals: Vec<_> = input.expectations.iter().map(|e| (level_of(input, e), e)).collect();
+    goals.sort_by_key(|(level, _)| *level);
+    goals
+}
+
+fn largest_first(input: &PlanInput) -> Vec<(Level, &Expectation)> {
+    let mut goals = in_order(input);
+    goals.sort_by_key(|(level, expectation)| {
+        let size = match expectation {
+            Expectation::Runs { spec, .. } => spec.resources(),
+            _ => return (*level, Reverse((u64::MAX, 0))),
+        };
+        (*level, Reverse((size.memory_bytes, size.vcpus)))
+    });
+    goals
+}
+
+/// One whole plan in the making.
+struct Attempt<'a> {
+    input: &'a PlanInput,
+    start: State<'a>,
+    node: Node<'a>,
+    goals: Vec<(Level, &'a Expectation)>,
+    /// Goals that have had their turn.
+    earlier: Vec<&'a Expectation>,
+    unmet: Vec<(Level, &'a Expectation)>,
+    coming: Vec<(JobId, HostId)>,
+}
+
+impl<'a> Attempt<'a> {
+    fn begin(start: &State<'a>, goals: Vec<(Level, &'a Expectation)>) -> Self {
+        let (input, node) = (start.input(), Node::root(start));
+        let (earlier, unmet, coming) = (vec![], vec![], vec![]);
+        Self { input, start: start.clone(), node, goals, earlier, unmet, coming }
+    }
+
+    fn go(&mut self) {
+        for level in [Level::Must, Level::Should, Level::Wish] {
+            for (_, goal) in self.goals.clone().into_iter().filter(|(l, _)| *l == level) {
+                self.meet(level, goal);
+            }
+            if level == Level::Must {
+                self.empty_hosts();
+            }
+            if level == Level::Should && self.input.limits.tends_hosts {
+                self.relieve_hosts();
+            }
+            for clause in self.input.clauses.iter().filter(|clause| clause.level == level) {
+                while clause.rule.violations(&self.node.state) > 0 {
+                    if !self.pursue(&Aim::Keep(clause)) {
+                        break;
+                    }
+                }
+            }
+        }
+        // What has moved since may have made room.
+        if !self.node.steps.is_empty() {
+            for (level, goal) in std::mem::take(&mut self.unmet) {
+                self.meet(level, goal);
+            }
+        }
+        self.drop_needless();
+    }
+
+    fn meet(&mut self, level: Level, goal: &'a Expectation) {
+        match goal.standing(&self.node.state) {
+            Standing::Met => {}
+            Standing::Coming { host } => self.coming.push((goal.job().clone(), host)),
+            Standing::Violated => {
+                if !self.pursue(&Aim::Goal(goal, level)) {
+                    self.unmet.push((level, goal));
+                }
+            }
+        }
+        self.earlier.push(goal);
+    }
+
+    /// Moves what runs on hosts that are to be emptied: the largest first, as the last place for a
+    /// large one is the hardest to find.
+    fn empty_hosts(&mut self) {
+        let is_emptied = |intent: &Intent| matches!(intent, Intent::Drain | Intent::Retire);
+        for (host, _) in self.input.intents.iter().filter(|(_, intent)| is_emptied(intent)) {
+            let Some(row) = self.node.state.host(host) else { continue };
+            let state = &self.node.state;
+            let mut jobs: Vec<_> = state
+                .jobs_alive(row)
+                .into_iter()
+                .map(|job| {
+                    let size = state.placed(&job, host).map(|p| p.allocation()).unwrap_or_default();
+                    (Reverse((size.memory_bytes, size.vcpus)), job)
+                })
+                .collect();
+            jobs.sort();
+            for (_, job) in jobs {
+                self.node.state.remember(&job);
+                self.pursue(&Aim::Away { job, from: host.clone() });
+            }
+        }
+    }
+
+    fn relieve_hosts(&mut self) {
+        let crowded = problems(&self.node.state).into_iter().filter_map(|problem| match problem {
+            Problem::Overloaded { host, .. } => Some(host),
+            _ => None,
+        });
+        for host in crowded.collect::<Vec<_>>() {
+            self.pursue(&Aim::Relieve { host });
+        }
+    }
+
+    fn pursue(&mut self, aim: &Aim<'_>) -> bool {
+        let may_make_room = self.input.limits.may_make_room;
+        let search = Search { aim, earlier: &self.earlier, may_make_room };
+        let Some(found) = search.run(&self.node.state) else { return false };
+        self.node.steps.extend(found.steps);
+        self.node.cost = self.node.cost.plus(found.cost);
+        self.node.added = self.node.added.plus(found.added);
+        self.node.state = found.state;
+        true
+    }
+
+    /// Drops each step without which the whole is as good.
+    fn drop_needless(&mut self) {
+        let mut i = 0;
+        while self.node.steps.len() > 1
+            && self.node.steps.len() <= MINIMAL_STEPS_MAX
+            && i < self.node.steps.len()
+        {
+            let mut fewer = self.node.steps.clone();
+            fewer.remove(i);
+            let now = self.total(&self.node.state);
+            match Node::replay(&self.start, &fewer).filter(|n| self.total(&n.state) <= now) {
+                Some(shorter) => self.node = shorter,
+                None => i += 1,
+            }
+        }
+    }
+
+    fn has_unmet_goals(&self) -> bool {
+        !self.unmet.is_empty()
+    }
+
+    fn score(&self) -> Score {
+        self.total(&self.node.state)
+    }
+
+    /// All that is wrong in a state: goals, rules, hosts to be emptied, hosts with too much.
+    fn total(&self, state: &State<'_>) -> Score {
+        let goals =
+            self.goals.iter().filter(|(_, goal)| goal.standing(state) == Standing::Violated);
+        let mut total = goals.fold(Score::default(), |sum, (l, _)| sum.plus(Score::at(*l, 1)));
+        for clause in self.input.clauses.iter().filter(|clause| !clause.rule.jobs().is_empty()) {
+            let count = clause.rule.violations(state);
+            total = total.plus(Score::at(clause.level, count.into()));
+        }
+        let rows = self.input.intents.iter().filter(|(_, intent)| **intent != Intent::Off);
+        for (host, _) in rows {
+            let left = state.host(host).map_or(0, |row| state.jobs_alive(row).len());
+            total.must += i64::try_from(left).unwrap_or(i64::MAX);
+        }
+        for (_, row) in state.hosts() {
+            total.should += i64::from(!state.allocation(row).fits_in(row.host.capacity));
+        }
+        total
+    }
+
+    fn outcome(mut self) -> Outcome {
+        // In the order in which they were asked, whatever was tried first.
+        let place = |goal: &Expectation| self.input.expectations.iter().position(|e| e == goal);
+        self.unmet.sort_by_key(|(_, goal)| place(goal));
+        let state = &self.node.state;
+        let report = Report {
+            unmet: self.unmet.iter().map(|(_, goal)| explain(state, goal)).collect(),
+            violations: violations(state),
+            problems: if self.input.limits.tends_hosts { problems(state) } else { vec![] },
+        };
+        let plan = Plan { steps: self.node.steps, cost: self.node.cost };
+        Outcome { plan, coming: self.coming, report }
+    }
+}

@@ -1,0 +1,178 @@
+//! What an operator intends with a host, and what is wrong with hosts: facts that call for steps
+//! though no expectation names them.
+//!
+//! Decides when a host counts as overloaded or its disk as almost full. What is done about it is
+//! the search's.
+
+use std::fmt;
+
+use protocol::id::{HostId, JobId};
+use protocol::resources::{Bytes, Resources};
+use protocol::view::{Freshness, HostRow};
+use serde::{Deserialize, Serialize};
+
+use crate::state::State;
+
+/// Promised disk space above this share of the capacity is worth a word, in percent.
+const DISK_PERCENT_MAX: u64 = 90;
+
+/// What an operator intends with a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// Nothing new, and what runs there moves away. It stays a member.
+    Drain,
+    /// As drain, and it will not come back.
+    Retire,
+    /// It is known to be off, by fencing or by somebody who looked: nothing on it is alive.
+    Off,
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Intent::Drain => "is being drained",
+            Intent::Retire => "is being retired",
+            Intent::Off => "is known to be off",
+        })
+    }
+}
+
+/// Something wrong with the infrastructure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "problem", rename_all = "snake_case")]
+pub enum Problem {
+    /// A host has not been heard for long. Its jobs may or may not run.
+    HostLost {
+        /// The host.
+        host: HostId,
+        /// Milliseconds since it was last heard.
+        age_ms: u64,
+        /// Jobs that were alive there.
+        jobs: Vec<JobId>,
+    },
+    /// A host is known to be off, and these jobs were on it.
+    HostOff {
+        /// The host.
+        host: HostId,
+        /// Jobs that were alive there.
+        jobs: Vec<JobId>,
+    },
+    /// A host is to be emptied and is not empty.
+    HostDraining {
+        /// The host.
+        host: HostId,
+        /// What is intended.
+        intent: Intent,
+        /// Jobs still alive there.
+        jobs: Vec<JobId>,
+    },
+    /// A host has promised more than it has: its capacity has shrunk, or somebody went around us.
+    Overloaded {
+        /// The host.
+        host: HostId,
+        /// What it has promised.
+        allocation: Resources,
+        /// What it has.
+        capacity: Resources,
+    },
+    /// Nine tenths of a host's disk space are promised.
+    PoolAlmostFull {
+        /// The host.
+        host: HostId,
+        /// Bytes that are left.
+        free_bytes: u64,
+        /// Bytes in all.
+        capacity_bytes: u64,
+    },
+}
+
+impl Problem {
+    /// The host it is about.
+    #[must_use]
+    pub fn host(&self) -> &HostId {
+        match self {
+            Problem::HostLost { host, .. }
+            | Problem::HostOff { host, .. }
+            | Problem::HostDraining { host, .. }
+            | Problem::Overloaded { host, .. }
+            | Problem::PoolAlmostFull { host, .. } => host,
+        }
+    }
+}
+
+/// What is wrong in this state, by host.
+#[must_use]
+pub fn problems(state: &State<'_>) -> Vec<Problem> {
+    state.hosts().flat_map(|(_, row)| problems_of(state, row)).collect()
+}
+
+fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
+    let host = row.host.id.clone();
+    let heard = state.heard(&host);
+    let intent = state.intent(&host);
+    let mut found = Vec::new();
+    if intent == Some(Intent::Off) {
+        let jobs = state.jobs_seen_alive(row);
+        if !jobs.is_empty() {
+            found.push(Problem::HostOff { host, jobs });
+        }
+        return found;
+    }
+    if heard.freshness == Freshness::Lost {
+        let jobs = state.jobs_seen_alive(row);
+        found.push(Problem::HostLost { host, age_ms: heard.age_ms, jobs });
+        return found;
+    }
+    if let Some(intent) = intent {
+        let jobs = state.jobs_alive(row);
+        if !jobs.is_empty() {
+            found.push(Problem::HostDraining { host: host.clone(), intent, jobs });
+        }
+    }
+    let (allocation, capacity) = (state.allocation(row), row.host.capacity);
+    if !allocation.fits_in(capacity) {
+        found.push(Problem::Overloaded { host: host.clone(), allocation, capacity });
+    }
+    let full = u128::from(capacity.disk_bytes) * u128::from(DISK_PERCENT_MAX);
+    if capacity.disk_bytes > 0 && u128::from(allocation.disk_bytes) * 100 >= full {
+        let free_bytes = capacity.disk_bytes.saturating_sub(allocation.disk_bytes);
+        let capacity_bytes = capacity.disk_bytes;
+        found.push(Problem::PoolAlmostFull { host, free_bytes, capacity_bytes });
+    }
+    found
+}
+
+fn names(jobs: &[JobId]) -> String {
+    jobs.iter().map(JobId::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::HostLost { host, age_ms, jobs } => write!(
+                f,
+                "{} has not been heard for {}; alive there when last heard: {}",
+                host.short(),
+                crate::report::seconds(*age_ms),
+                if jobs.is_empty() { "nothing".to_owned() } else { names(jobs) }
+            ),
+            Problem::HostOff { host, jobs } => {
+                write!(f, "{} is off; these were on it: {}", host.short(), names(jobs))
+            }
+            Problem::HostDraining { host, intent, jobs } => {
+                write!(f, "{} {intent} and still has {}", host.short(), names(jobs))
+            }
+            Problem::Overloaded { host, allocation, capacity } => {
+                write!(f, "{} has promised {allocation} and has {capacity}", host.short())
+            }
+            Problem::PoolAlmostFull { host, free_bytes, capacity_bytes } => write!(
+                f,
+                "{} has {} of {} of disk left to promise",
+                host.short(),
+                Bytes(*free_bytes),
+                Bytes(*capacity_bytes)
+            ),
+        }
+    }
+}
