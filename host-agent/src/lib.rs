@@ -9,6 +9,7 @@ pub mod core;
 mod api;
 mod console;
 mod feed;
+mod place;
 mod sensors;
 mod services;
 mod shell;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions};
 use protocol::host::{Accel, Host};
 use protocol::resources::Resources;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transport::discovery::{Advert, Announcer, Pace, Source};
 use transport::{Client, Clock, Identity, Listen, Server};
@@ -33,6 +34,7 @@ use transport::{Client, Clock, Identity, Listen, Server};
 use crate::api::{Api, router};
 use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
+use crate::place::Place;
 pub use crate::sensors::Share;
 use crate::services::{ServiceContext, Services};
 use crate::shell::{MAILBOX_MAX, Shell, publish_trust};
@@ -160,13 +162,18 @@ pub async fn run(
     let socket = Listen::Unix(options.data_dir.join("agent.sock"));
     let local = Server::bind(socket, Arc::clone(&identity)).await?;
     let port = server.local_addr().map_or(options.listen.port(), |addr| addr.port());
-    let url = format!("https://{}", SocketAddr::new(address, port));
+    let is_moving = options.advertise.is_none() && options.listen.ip().is_unspecified();
+    let name = options.name.clone().unwrap_or_else(hostname);
+    let place = Place { name, address, port };
+    let place = place::watch(place, options.name.is_none(), is_moving, shutdown.clone());
+    let here = place.borrow().clone();
+    let url = here.url();
 
     let node = sensors::node(&hv).await;
     let host = Host {
         id: identity.host_id(),
         key: identity.public(),
-        name: options.name.clone().unwrap_or_else(hostname),
+        name: here.name.clone(),
         urls: vec![url.clone()],
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         hypervisor: facts,
@@ -176,7 +183,9 @@ pub async fn run(
         labels: options.labels.clone(),
         trust_version: None,
     };
-    let advert = Advert { name: host.name.clone(), url: url.clone() };
+    let advert = Advert::new(&host.name, &url);
+    let life = advert.life.clone();
+    let (tell_advert, adverts) = watch::channel(advert);
     tracing::info!(host = %host.id, name = %host.name, %url, epoch = %ledger.epoch, "agent");
 
     let trust_file = options.data_dir.join("trust.json");
@@ -187,8 +196,14 @@ pub async fn run(
     let (posts, mailbox) = mpsc::channel(MAILBOX_MAX);
     let (news, services_news) = mpsc::channel(NEWS_MAX);
     let (inputs, works_inputs) = mpsc::channel(NEWS_MAX);
-    let context =
-        ServiceContext { program: options.program, address, trust_file: trust_file.clone() };
+    let context = ServiceContext {
+        program: options.program,
+        // Listening everywhere, a service outlives a change of the host's address.
+        listen: if is_moving { options.listen.ip() } else { address },
+        place: place.clone(),
+        trust_file: trust_file.clone(),
+        discovery: options.discovery.clone(),
+    };
     let services = Services::new(context, news);
     let agent = born(&identity, host, ledger);
     let feed = Arc::new(Feed::new(agent.inventory()));
@@ -198,7 +213,7 @@ pub async fn run(
         services: Arc::clone(&services),
         starts: Semaphore::new(STARTS_MAX),
         inputs,
-        address,
+        place: place.clone(),
     });
     let api = Api {
         posts: posts.clone(),
@@ -207,6 +222,8 @@ pub async fn run(
         storage: storage.clone(),
         hv: Arc::clone(&hv),
         key: identity.public(),
+        life,
+        clock: clock.clone(),
     };
     let shell = Shell {
         agent,
@@ -221,12 +238,13 @@ pub async fn run(
 
     let announcer = Announcer::start(
         &options.discovery,
-        &advert,
+        &adverts,
         &Client::new(Arc::clone(&identity)),
         Pace::default(),
         &shutdown,
     );
     let helpers = [
+        tokio::spawn(place::follow(place, Arc::clone(&hv), tell_advert, posts.clone())),
         tokio::spawn(shell::watch_domains(hv, posts.clone())),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts)),
@@ -265,7 +283,7 @@ fn advertised(options: &Options) -> Result<IpAddr, AgentError> {
 }
 
 fn hostname() -> String {
-    sysinfo::System::host_name().unwrap_or_else(|_| "host".to_owned())
+    place::hostname().unwrap_or_else(|| "host".to_owned())
 }
 
 /// Changes with every boot of the machine.

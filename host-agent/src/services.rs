@@ -25,12 +25,14 @@ use protocol::job::{ServiceEndpoint, ServiceSpec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use transport::discovery::{SOURCES_VARIABLE, Source};
 
 use crate::core::ServiceNews;
+use crate::place::Place;
 
 /// How long a service may take from start to its ready file.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -50,10 +52,14 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 pub(crate) struct ServiceContext {
     /// The `ostler` program.
     pub program: PathBuf,
+    /// Where services listen.
+    pub listen: IpAddr,
     /// Where others reach this host.
-    pub address: IpAddr,
+    pub place: watch::Receiver<Place>,
     /// The agent's trust document, kept in a file for services.
     pub trust_file: PathBuf,
+    /// The agent's own sources. Specs are read by many, so join secrets are not in them.
+    pub discovery: Vec<Source>,
 }
 
 /// The services of one agent.
@@ -177,7 +183,10 @@ impl Services {
             code = &mut ended => return code,
             ready = timeout(READY_DEADLINE, await_ready(folder)) => match ready {
                 Ok(endpoint) => {
-                    let _ = self.news.send((job.clone(), ServiceNews::Up(endpoint))).await;
+                    tokio::select! {
+                        code = &mut ended => return code,
+                        () = self.tell_where(job, &endpoint) => {}
+                    }
                 }
                 Err(_) => {
                     tracing::warn!(%job, "service is not ready after {READY_DEADLINE:?}; ended");
@@ -186,6 +195,21 @@ impl Services {
             },
         }
         ended.await
+    }
+
+    /// Says where a service answers, now and whenever the host has moved.
+    async fn tell_where(&self, job: &JobId, ready: &ServiceEndpoint) {
+        let mut place = self.context.place.clone();
+        loop {
+            let url = place.borrow_and_update().url_here(&ready.url);
+            let endpoint = ServiceEndpoint { url, key: ready.key };
+            if self.news.send((job.clone(), ServiceNews::Up(endpoint))).await.is_err() {
+                return;
+            }
+            if place.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     fn spawn(&self, spec: &ServiceSpec, folder: &Path) -> io::Result<tokio::process::Child> {
@@ -202,7 +226,7 @@ impl Services {
             .arg("--data-dir")
             .arg(folder)
             .arg("--listen")
-            .arg(std::net::SocketAddr::new(self.context.address, port).to_string())
+            .arg(std::net::SocketAddr::new(self.context.listen, port).to_string())
             .arg("--trust-file")
             .arg(&self.context.trust_file)
             .arg("--ready-file")
@@ -212,6 +236,9 @@ impl Services {
             .stderr(log)
             // A group of its own: Ctrl-C at the agent's terminal is not for its services.
             .process_group(0);
+        let secrets: Vec<String> = self.context.discovery.iter().map(Source::full).collect();
+        // Not as an argument: those are for everybody on the machine to read.
+        command.env(SOURCES_VARIABLE, secrets.join(" "));
         for source in &spec.discovery {
             command.arg("--discovery").arg(source);
         }

@@ -15,11 +15,12 @@ use hypervisor::{
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
 use protocol::vm::VmSpec;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use crate::core::{Input, MigrationOutcome, Work, WorkOutcome};
+use crate::place::Place;
 use crate::services::Services;
 use crate::storage::Storage;
 
@@ -53,7 +54,7 @@ pub(crate) struct Works {
     /// Where progress goes.
     pub inputs: mpsc::Sender<Input>,
     /// Where others reach this host's guests' streams.
-    pub address: IpAddr,
+    pub place: watch::Receiver<Place>,
 }
 
 type Failed = String;
@@ -161,18 +162,19 @@ impl Works {
     }
 
     async fn prepare_incoming(&self, job: &JobId, vm: VmSpec) -> WorkOutcome {
-        let Some(libvirt_uri) = self.hv.facts().migration_uri else {
+        let place = self.place.borrow().clone();
+        let Some(libvirt_uri) = place.migration_uri(&self.hv.facts()) else {
             return WorkOutcome::Failed("this host's libvirt can't receive guests".to_owned());
         };
         // The source copies whole disks, so there is nothing to take from images here.
         if let Err(error) = self.storage.make_volumes(job, &vm, false).await {
             return WorkOutcome::Failed(error.to_string());
         }
-        match free_port(self.address) {
+        match free_port(place.address) {
             Ok(port) => WorkOutcome::Listening {
                 libvirt_uri,
-                migrate_uri: format!("tcp://{}", self.address),
-                disks_uri: format!("tcp://{}:{port}", self.address),
+                migrate_uri: format!("tcp://{}", place.address),
+                disks_uri: format!("tcp://{}:{port}", place.address),
             },
             Err(error) => WorkOutcome::Failed(format!("find a free port for disks: {error}")),
         }

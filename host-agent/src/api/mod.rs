@@ -24,7 +24,7 @@ use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
 use tokio::sync::{mpsc, oneshot};
 use transport::problem::finish;
-use transport::{Json, Peer, ProblemReply, Via};
+use transport::{Clock, Json, Peer, ProblemReply, Via};
 
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
@@ -49,6 +49,10 @@ pub(crate) struct Api {
     pub hv: Arc<dyn Hypervisor>,
     /// This host's key.
     pub key: PublicKey,
+    /// Drawn at this start of the agent.
+    pub life: String,
+    /// For people who compare clocks.
+    pub clock: Clock,
 }
 
 /// The routes.
@@ -106,15 +110,26 @@ impl Api {
     }
 }
 
-async fn health(State(api): State<Api>) -> Json<Health> {
-    Json(Health {
+/// An agent's health, with what tells it from a copy of itself and its clock from ours.
+#[derive(serde::Serialize)]
+struct AgentHealth {
+    #[serde(flatten)]
+    health: Health,
+    life: String,
+    wall_ms: u64,
+}
+
+async fn health(State(api): State<Api>) -> Json<AgentHealth> {
+    let health = Health {
         role: "agent".to_owned(),
         is_ready: true,
         key: api.key,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         trust_version: api.trust().map(|trust| trust.version),
         waiting_for: Vec::new(),
-    })
+    };
+    let wall_ms = api.clock.now().wall_ms;
+    Json(AgentHealth { health, life: api.life.clone(), wall_ms })
 }
 
 async fn host(State(api): State<Api>, peer: Peer) -> Result<Json<Host>, ProblemReply> {

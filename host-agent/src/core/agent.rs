@@ -124,6 +124,11 @@ impl Agent {
             Input::Service { job, news } => self.handle_service(now, &job, news, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
+            Input::Placed { name, url, migration_uri } => {
+                self.host.name = name;
+                self.host.urls = vec![url];
+                self.host.hypervisor.migration_uri = migration_uri;
+            }
             Input::Tick => self.go_on_all(now, out),
         }
         self.publish_host_if_changed(now, out);

@@ -75,6 +75,15 @@ pub enum Input {
     Images(BTreeMap<ImageName, ImageFacts>),
     /// What the host has was measured.
     Capacity(Resources),
+    /// The host is called otherwise, or reached elsewhere, than before.
+    Placed {
+        /// Its name.
+        name: String,
+        /// Where its agent answers.
+        url: String,
+        /// Where its libvirt takes guests, if it does.
+        migration_uri: Option<String>,
+    },
     /// Time has passed.
     Tick,
 }

@@ -1,13 +1,16 @@
 //! Keeps a host written down wherever its cluster looks for hosts.
 //!
-//! Decides when to refresh and that a stopping host takes its entries off the lists. Lists of
+//! Decides when to refresh, that a host which has moved replaces its entry, and that a stopping host
+//! takes its entries off the lists. Lists of
 //! addresses and files are kept by people; nothing is announced there.
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::mdns::Announcement;
 use super::{ClusterUrl, Pace, Source};
@@ -24,6 +27,16 @@ pub struct Advert {
     pub name: String,
     /// `https://ADDRESS:PORT` where its agent answers.
     pub url: String,
+    /// Drawn anew at each start of the agent, so that two machines with one key can be told apart.
+    pub life: String,
+}
+
+impl Advert {
+    /// The advert of an agent that starts now.
+    #[must_use]
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self { name: name.into(), url: url.into(), life: Uuid::new_v4().simple().to_string() }
+    }
 }
 
 /// The tasks that keep a host written down.
@@ -33,28 +46,33 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Starts announcing `advert` at every source that takes announcements, until `shutdown`.
+    /// Starts announcing `advert`, and whatever it becomes, at every source that takes
+    /// announcements, until `shutdown`.
     #[must_use]
     pub fn start(
         sources: &[Source],
-        advert: &Advert,
+        advert: &watch::Receiver<Advert>,
         client: &Client,
         pace: Pace,
         shutdown: &CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
+        // On the local network a host joins the first cluster whose secret it was told.
+        let cluster = sources.iter().find_map(|source| match source {
+            Source::Url(url) => url.join().map(|_| url.clone()),
+            _ => None,
+        });
         for source in sources {
             let (client, advert, stop) = (client.clone(), advert.clone(), shutdown.clone());
             match source.clone() {
                 Source::Url(url) => {
-                    drop(
-                        tasks.spawn(
-                            async move { register(&url, &advert, &client, pace, &stop).await },
-                        ),
-                    );
+                    drop(tasks.spawn(register(url, advert, client, pace, stop)));
                 }
                 Source::Mdns => {
-                    drop(tasks.spawn(async move { announce(&advert, &client, pace, &stop).await }));
+                    let join = cluster
+                        .as_ref()
+                        .and_then(|cluster| cluster.join_proof(&client.identity().host_id()));
+                    drop(tasks.spawn(announce(advert, client, join, pace, stop)));
                 }
                 Source::Address(_) | Source::File(_) => {}
             }
@@ -70,23 +88,29 @@ impl Announcer {
 }
 
 async fn register(
-    url: &ClusterUrl,
-    advert: &Advert,
-    client: &Client,
+    url: ClusterUrl,
+    mut advert: watch::Receiver<Advert>,
+    client: Client,
     pace: Pace,
-    stop: &CancellationToken,
+    stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(pace.retry_min, pace.retry_max);
-    let mut entry = None;
+    let mut entry: Option<(String, String)> = None;
     loop {
-        let asked = stop.run_until_cancelled(url.register(client, &advert.name, &advert.url)).await;
+        let now = advert.borrow_and_update().clone();
+        let asked = stop.run_until_cancelled(url.register(&client, &now)).await;
         let wait = match asked {
             None => break,
             Some(Ok(instance)) => {
-                if entry.is_none() {
-                    tracing::info!(%url, "registered as {}", advert.url);
+                let told = entry.replace((now.url.clone(), instance.id));
+                match told {
+                    Some((told, _)) if told == now.url => {}
+                    Some((told, id)) => {
+                        tracing::info!(%url, "registered as {} instead of {told}", now.url);
+                        withdraw(&url, &client, &id).await;
+                    }
+                    None => tracing::info!(%url, "registered as {}", now.url),
                 }
-                entry = Some(instance.id);
                 backoff.reset();
                 // Never later than `refresh`: the entry's life is counted in such periods.
                 pace.refresh.mul_f64(1.0 - 0.25 * random_unit())
@@ -98,33 +122,62 @@ async fn register(
                 backoff.next(random_unit())
             }
         };
-        if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+        if stop.run_until_cancelled(rest(wait, &mut advert)).await.is_none() {
             break;
         }
     }
-    if let Some(id) = entry {
-        let withdrawn = timeout(FAREWELL, url.withdraw(client, &id)).await;
-        if !matches!(withdrawn, Ok(Ok(()))) {
-            tracing::info!(%url, "could not take our entry off the list; it will expire");
+    if let Some((_, id)) = entry {
+        withdraw(&url, &client, &id).await;
+    }
+}
+
+/// Waits, but not once there is something new to tell.
+async fn rest(wait: Duration, advert: &mut watch::Receiver<Advert>) {
+    let slept = timeout(wait, advert.changed()).await;
+    if let Ok(Err(_)) = slept {
+        // Nobody will change it any more.
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn withdraw(url: &ClusterUrl, client: &Client, entry: &str) {
+    let withdrawn = timeout(FAREWELL, url.withdraw(client, entry)).await;
+    if !matches!(withdrawn, Ok(Ok(()))) {
+        tracing::info!(%url, "could not take our entry off the list; it will expire");
+    }
+}
+
+async fn announce(
+    mut advert: watch::Receiver<Advert>,
+    client: Client,
+    join: Option<String>,
+    pace: Pace,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::new(pace.retry_min, pace.retry_max);
+    let host = client.identity().host_id();
+    loop {
+        let now = advert.borrow_and_update().clone();
+        let announcement = Announcement::start(&now, &host, join.as_deref());
+        let is_over = match &announcement {
+            Ok(_) => stop.run_until_cancelled(changed(&mut advert)).await.is_none(),
+            Err(error) => {
+                if backoff.failures() == 0 {
+                    tracing::warn!("announce by mDNS: {error}");
+                }
+                let wait = backoff.next(random_unit());
+                stop.run_until_cancelled(rest(wait, &mut advert)).await.is_none()
+            }
+        };
+        if is_over {
+            return;
         }
     }
 }
 
-async fn announce(advert: &Advert, client: &Client, pace: Pace, stop: &CancellationToken) {
-    let mut backoff = Backoff::new(pace.retry_min, pace.retry_max);
-    let host = client.identity().host_id();
-    loop {
-        let announcement = Announcement::start(advert, &host);
-        let Err(error) = &announcement else {
-            stop.cancelled().await;
-            return;
-        };
-        if backoff.failures() == 0 {
-            tracing::warn!("announce by mDNS: {error}");
-        }
-        let wait = backoff.next(random_unit());
-        if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
-            return;
-        }
+/// Waits for a change, for ever if there can be none.
+async fn changed(advert: &mut watch::Receiver<Advert>) {
+    if advert.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

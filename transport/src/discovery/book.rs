@@ -42,9 +42,10 @@ pub struct BookLimits {
 impl Default for BookLimits {
     fn default() -> Self {
         Self {
-            // About 100 MiB of JSON at the very worst, a few MiB in practice.
+            // A few MiB in practice: most clusters are small.
             clusters_max: 10_000,
-            instances_max: 1000,
+            // The largest cluster we promise to follow.
+            instances_max: 10_000,
             proven_ms: 90_000,
             unproven_ms: 24 * 3600 * 1000,
             unused_ms_min: 3600 * 1000,
@@ -70,6 +71,9 @@ struct Entry {
     instance: Instance,
     #[serde(skip)]
     seen_ms: u64,
+    /// When its present life was first heard.
+    #[serde(skip)]
+    life_since_ms: u64,
 }
 
 /// What became of a registration.
@@ -90,6 +94,7 @@ impl Book {
             cluster.used_ms = now_ms;
             for entry in &mut cluster.entries {
                 entry.seen_ms = now_ms;
+                entry.life_since_ms = now_ms;
             }
         }
     }
@@ -120,16 +125,24 @@ impl Book {
         check_sizes(&given)?;
         let cluster = self.cluster(now_ms, limits, token)?;
         let is_proven = given.prove(token).is_some();
-        let given = Instance { cluster_id: token.to_owned(), proven: is_proven, ..given };
+        let cluster_id = token.to_owned();
+        let given = Instance { cluster_id, proven: is_proven, twin: false, ..given };
         if let Some(entry) = cluster.entries.iter_mut().find(|entry| is_same(entry, &given)) {
             entry.seen_ms = now_ms;
+            if entry.instance.life != given.life {
+                entry.life_since_ms = now_ms;
+            }
             return Ok(entry.update(given));
         }
         if cluster.entries.len() >= limits.instances_max {
             let max = limits.instances_max;
             return Err(no(503, "full", format!("the cluster has {max} hosts already")));
         }
-        cluster.entries.push(Entry { instance: given.clone(), seen_ms: now_ms });
+        cluster.entries.push(Entry {
+            instance: given.clone(),
+            seen_ms: now_ms,
+            life_since_ms: now_ms,
+        });
         Ok(Registered::Created(given))
     }
 
@@ -140,8 +153,17 @@ impl Book {
         limits: &BookLimits,
         token: &str,
     ) -> Result<Vec<Instance>, Box<Problem>> {
-        let cluster = self.cluster(now_ms, limits, token)?;
-        Ok(cluster.entries.iter().map(|entry| entry.instance.clone()).collect())
+        let entries = &self.cluster(now_ms, limits, token)?.entries;
+        let mut by_key: BTreeMap<_, Vec<&Entry>> = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| entry.instance.proven) {
+            by_key.entry(entry.instance.key).or_default().push(entry);
+        }
+        let shown = entries.iter().map(|entry| {
+            let same_key = by_key.get(&entry.instance.key).into_iter().flatten();
+            let twin = entry.instance.proven && { same_key }.any(|other| are_twins(entry, other));
+            Instance { twin, ..entry.instance.clone() }
+        });
+        Ok(shown.collect())
     }
 
     /// Takes a host off the list; a proven one only on its own word.
@@ -233,8 +255,17 @@ fn is_same(entry: &Entry, given: &Instance) -> bool {
         && (!given.proven || known.key == given.key)
 }
 
+/// Two machines with one key: each was heard after the other had come. A host that moved, or was
+/// started again elsewhere, is heard at its old address no more once it is heard at the new one.
+fn are_twins(one: &Entry, other: &Entry) -> bool {
+    one.instance.life != other.instance.life
+        && one.life_since_ms < other.seen_ms
+        && other.life_since_ms < one.seen_ms
+}
+
 fn check_sizes(given: &Instance) -> Result<(), Box<Problem>> {
-    let texts = [&given.name, &given.url, &given.flynn_version];
+    let join = given.join.as_deref().unwrap_or_default();
+    let texts = [given.name.as_str(), &given.url, &given.flynn_version, &given.life, join];
     if given.url.is_empty()
         || texts.iter().any(|text| text.len() > TEXT_BYTES_MAX)
         || given.ssh_public_keys.len() > SSH_KEYS_MAX
@@ -258,6 +289,7 @@ fn refuse(refusal: Refusal) -> Box<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::Advert;
     use crate::identity::Identity;
 
     const URL: &str = "https://10.0.0.1:1";
@@ -276,8 +308,13 @@ mod tests {
     }
 
     fn signed(seed: u8) -> Instance {
+        at(seed, URL, "1")
+    }
+
+    fn at(seed: u8, url: &str, life: &str) -> Instance {
         let identity = Identity::from_seed([seed; 32]);
-        Instance { id: format!("i{seed}"), ..Instance::signed_by(&identity, "c", "h", URL) }
+        let advert = Advert { name: "h".into(), url: url.into(), life: life.into() };
+        Instance { id: format!("i{seed}"), ..Instance::signed_by(&identity, "c", &advert) }
     }
 
     fn unsigned() -> Instance {
@@ -320,6 +357,39 @@ mod tests {
         book.withdraw(0, &LIMITS, "c", "i1", Some(&own)).unwrap();
         book.withdraw(0, &LIMITS, "c", "i1", Some(&own)).expect("twice is fine");
         assert_eq!(book.list(0, &LIMITS, "c").unwrap().len(), 0);
+    }
+
+    fn twins(book: &mut Book, now_ms: u64) -> usize {
+        let listed = book.list(now_ms, &LIMITS, "c").unwrap();
+        listed.iter().filter(|instance| instance.twin).count()
+    }
+
+    #[test]
+    fn two_machines_that_take_turns_with_one_key_are_twins() {
+        let mut book = book();
+        let (one, copy) = (at(1, URL, "a"), at(1, "https://10.0.0.2:1", "b"));
+        book.register(0, &LIMITS, "c", one.clone()).unwrap();
+        book.register(10, &LIMITS, "c", copy.clone()).unwrap();
+        assert_eq!(twins(&mut book, 10), 0, "this may be one machine that has moved");
+        book.register(30, &LIMITS, "c", one.clone()).unwrap();
+        assert_eq!(twins(&mut book, 30), 2);
+        assert_eq!(twins(&mut book, 110), 0, "once the copy is gone");
+        assert_eq!(book.list(110, &LIMITS, "c").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_host_that_moves_there_and_back_is_no_twin_of_itself() {
+        let mut book = book();
+        let (here, there) = (at(1, URL, "a"), at(1, "https://10.0.0.2:1", "a"));
+        let restarted = at(1, URL, "b");
+        for (now_ms, entry) in
+            [(0, &here), (10, &there), (20, &here), (30, &there), (40, &restarted)]
+        {
+            book.register(now_ms, &LIMITS, "c", entry.clone()).unwrap();
+            assert_eq!(twins(&mut book, now_ms), 0, "at {now_ms}");
+        }
+        book.register(50, &LIMITS, "c", restarted).unwrap();
+        assert_eq!(twins(&mut book, 50), 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::mdns::Browser;
-use super::{Found, Pace, Source, file, merge};
+use super::{ClusterUrl, Found, Listed, Pace, Source, Twins, Unproven, file, merge};
 use crate::backoff::{Backoff, random_unit};
 use crate::client::{Client, with_causes};
 
@@ -33,13 +33,25 @@ pub struct Findings {
     pub sources: Vec<SourceState>,
 }
 
+impl Findings {
+    /// Entries that nobody of ours contacts, whichever source told them.
+    pub fn unproven(&self) -> impl Iterator<Item = &Unproven> {
+        self.sources.iter().flat_map(|source| &source.told.unproven)
+    }
+
+    /// Machines that have one key between them, as far as discovery servers have noticed.
+    pub fn twins(&self) -> impl Iterator<Item = &Twins> {
+        self.sources.iter().flat_map(|source| &source.told.twins)
+    }
+}
+
 /// How a source is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceState {
     /// The source.
     pub source: Source,
     /// What it told last; kept when it fails later.
-    pub found: Vec<Found>,
+    pub told: Listed,
     /// True once it has answered or failed.
     pub is_asked: bool,
     /// Why it does not answer now.
@@ -52,8 +64,14 @@ impl Finder {
     pub fn start(sources: Vec<Source>, client: &Client, pace: Pace) -> Self {
         let stop = CancellationToken::new();
         let (tell, news) = mpsc::channel(NEWS_MAX);
+        let with_secret = |source: &Source| match source {
+            Source::Url(url) => url.join().map(|_| url.clone()),
+            _ => None,
+        };
+        let clusters: Vec<ClusterUrl> = sources.iter().filter_map(with_secret).collect();
         for (at, source) in sources.iter().cloned().enumerate() {
-            let asker = Asker { at, source, client: client.clone(), pace, tell: tell.clone() };
+            let (client, clusters, tell) = (client.clone(), clusters.clone(), tell.clone());
+            let asker = Asker { at, source, client, clusters, pace, tell };
             let stop = stop.clone();
             tokio::spawn(async move {
                 stop.run_until_cancelled(asker.run()).await;
@@ -61,7 +79,7 @@ impl Finder {
         }
         let states = sources.into_iter().map(|source| SourceState {
             source,
-            found: Vec::new(),
+            told: Listed::default(),
             is_asked: false,
             error: None,
         });
@@ -78,7 +96,7 @@ impl Finder {
     }
 }
 
-type News = (usize, Result<Vec<Found>, String>);
+type News = (usize, Result<Listed, String>);
 
 async fn collect(mut news: mpsc::Receiver<News>, publish: watch::Sender<Findings>) {
     while let Some((at, answer)) = news.recv().await {
@@ -87,10 +105,10 @@ async fn collect(mut news: mpsc::Receiver<News>, publish: watch::Sender<Findings
             let state = &mut next.sources[at];
             state.is_asked = true;
             match answer {
-                Ok(found) => (state.found, state.error) = (found, None),
+                Ok(told) => (state.told, state.error) = (told, None),
                 Err(error) => state.error = Some(error),
             }
-            next.hosts = merge(next.sources.iter().flat_map(|state| &state.found));
+            next.hosts = merge(next.sources.iter().flat_map(|state| &state.told.hosts));
             let is_news = *findings != next;
             *findings = next;
             is_news
@@ -103,6 +121,8 @@ struct Asker {
     at: usize,
     source: Source,
     client: Client,
+    /// All clusters with a join secret, for what has none of its own.
+    clusters: Vec<ClusterUrl>,
     pace: Pace,
     tell: mpsc::Sender<News>,
 }
@@ -111,7 +131,7 @@ impl Asker {
     async fn run(self) {
         match &self.source {
             Source::Address(url) => {
-                let _ = self.tell(Ok(vec![Found::at_address(url.clone(), None)])).await;
+                let _ = self.tell(Ok(named(vec![Found::at_address(url.clone(), None)]))).await;
             }
             Source::Mdns => self.browse().await,
             Source::Url(_) | Source::File(_) => self.poll().await,
@@ -141,10 +161,10 @@ impl Asker {
         }
     }
 
-    async fn ask(&self) -> Result<Vec<Found>, String> {
+    async fn ask(&self) -> Result<Listed, String> {
         match &self.source {
             Source::Url(url) => url.find(&self.client).await.map_err(|e| with_causes(&e)),
-            Source::File(path) => read(path).await,
+            Source::File(path) => read(path).await.map(named),
             Source::Address(_) | Source::Mdns => unreachable!("these are not asked twice"),
         }
     }
@@ -152,9 +172,9 @@ impl Asker {
     async fn browse(&self) {
         let mut backoff = Backoff::new(self.pace.retry_min, self.pace.retry_max);
         // Silence is an answer: nobody has announced itself so far.
-        let _ = self.tell(Ok(Vec::new())).await;
+        let _ = self.tell(Ok(Listed::default())).await;
         loop {
-            let error = match Browser::start() {
+            let error = match Browser::start(self.clusters.clone()) {
                 Err(error) => error,
                 Ok(mut browser) => loop {
                     match browser.next().await {
@@ -175,9 +195,14 @@ impl Asker {
         }
     }
 
-    async fn tell(&self, answer: Result<Vec<Found>, String>) -> Result<(), ()> {
+    async fn tell(&self, answer: Result<Listed, String>) -> Result<(), ()> {
         self.tell.send((self.at, answer)).await.map_err(|_| ())
     }
+}
+
+/// Hosts that a person has named need no proof of belonging.
+fn named(hosts: Vec<Found>) -> Listed {
+    Listed { hosts, ..Listed::default() }
 }
 
 async fn read(path: &Path) -> Result<Vec<Found>, String> {

@@ -9,6 +9,8 @@
 //! Source <── Announcer (refreshes) ─── Advert { name, url }             here I am
 //! ```
 
+mod join;
+
 mod book;
 
 mod file;
@@ -38,17 +40,22 @@ use crate::client::{Endpoint, port_of};
 pub use announcer::{Advert, Announcer};
 pub use book::BookLimits;
 pub use finder::{Finder, Findings, SourceState};
+pub use join::JoinSecret;
 pub use record::{Departure, Instance, Registration, SshKey};
 pub use server::{DiscoveryStore, discovery_router};
-pub use url::{ClusterUrl, create_cluster};
+pub use url::{ClusterUrl, Doubt, Listed, Twins, Unproven, create_cluster};
 
 /// The port of an agent when an address names none.
 pub const AGENT_PORT: u16 = 7460;
 
+/// In this environment variable an agent tells its services its own sources in full, separated by
+/// spaces: what a service's arguments say is for everybody on the machine to read.
+pub const SOURCES_VARIABLE: &str = "OSTLER_SOURCES";
+
 /// One place to look for hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// A cluster at a discovery server: `http://SERVER/clusters/TOKEN`.
+    /// A cluster at a discovery server: `http://SERVER/clusters/TOKEN#join=SECRET`.
     Url(ClusterUrl),
     /// One agent: `https://ADDRESS:PORT`, `ADDRESS:PORT` or `ADDRESS`.
     Address(String),
@@ -68,6 +75,46 @@ pub struct InvalidSource {
     pub text: String,
     /// What is wrong with it.
     pub why: String,
+}
+
+impl Source {
+    /// The words that name it, a join secret included; `Display` leaves the secret out.
+    #[must_use]
+    pub fn full(&self) -> String {
+        match self {
+            Source::Url(url) => url.full(),
+            Source::Address(_) | Source::File(_) | Source::Mdns => self.to_string(),
+        }
+    }
+
+    /// A cluster whose join secret we were not told: everybody who knows its URL counts as a host.
+    #[must_use]
+    pub fn is_open_to_all(&self) -> bool {
+        matches!(self, Source::Url(url) if url.join().is_none())
+    }
+
+    /// The sources that an agent told this process in [`SOURCES_VARIABLE`].
+    #[must_use]
+    pub fn of_agent() -> Vec<Self> {
+        let told = std::env::var(SOURCES_VARIABLE).unwrap_or_default();
+        told.split_whitespace().filter_map(|source| source.parse().ok()).collect()
+    }
+
+    /// Tells the join secrets of `known` to those of these that are the same clusters without it.
+    #[must_use]
+    pub fn told_secrets(sources: Vec<Self>, known: &[Self]) -> Vec<Self> {
+        let told = |source: Self| match &source {
+            Source::Url(url) if url.join().is_none() => {
+                let is_it = |other: &&Source| match other {
+                    Source::Url(other) => other.without_join() == *url,
+                    _ => false,
+                };
+                known.iter().find(is_it).cloned().unwrap_or(source)
+            }
+            _ => source,
+        };
+        sources.into_iter().map(told).collect()
+    }
 }
 
 /// A host as sources tell of it; not yet contacted.
@@ -182,12 +229,20 @@ fn address_url(text: &str) -> Result<String, String> {
     Ok(format!("https://{}:{port}", authority.host()))
 }
 
+/// A text that may be shown, whatever was wrong with it.
+fn without_secret(text: &str) -> String {
+    match text.split_once('#') {
+        Some((text, _)) => format!("{text}#…"),
+        None => text.to_owned(),
+    }
+}
+
 impl FromStr for Source {
     type Err = InvalidSource;
 
     fn from_str(text: &str) -> Result<Self, InvalidSource> {
         let text = text.trim();
-        let invalid = |why: String| InvalidSource { text: text.to_owned(), why };
+        let invalid = |why: String| InvalidSource { text: without_secret(text), why };
         if text == "mdns" {
             return Ok(Source::Mdns);
         }
@@ -249,6 +304,19 @@ mod tests {
     }
 
     #[test]
+    fn a_join_secret_is_read_and_kept_out_of_sight() {
+        let secret = JoinSecret::fresh();
+        let text = format!("http://d.example/clusters/abc#join={}", secret.text());
+        let source: Source = text.parse().unwrap();
+        assert_eq!(source.full(), text);
+        assert_eq!(source.to_string(), "http://d.example/clusters/abc");
+        assert!(!format!("{source:?}").contains(&secret.text()));
+        let open: Source = source.to_string().parse().unwrap();
+        assert!(open.is_open_to_all() && !source.is_open_to_all());
+        assert_eq!(Source::told_secrets(vec![open], &[Source::Mdns, source.clone()]), [source]);
+    }
+
+    #[test]
     fn texts_that_name_no_source_are_refused() {
         for text in [
             "",
@@ -256,6 +324,8 @@ mod tests {
             "file://relative",
             "ftp://10.0.0.1/clusters/abc",
             "http://d.example/clusters/",
+            "http://d.example/clusters/abc#join=short",
+            "http://d.example/clusters/abc#other",
             "10.0.0.1:port",
             "10.0.0.1:99999",
             "10.0.0.1:",

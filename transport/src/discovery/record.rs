@@ -7,6 +7,7 @@ use protocol::id::HostId;
 use protocol::signed::{Message, PublicKey, Signed};
 use serde::{Deserialize, Serialize};
 
+use super::Advert;
 use crate::identity::Identity;
 
 /// A host's entry in a cluster.
@@ -41,9 +42,22 @@ pub struct Instance {
     /// The host's word for `url` and `name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Signed<Registration>>,
+    /// Drawn anew at each start of the host's agent: two machines with one key differ in it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub life: String,
+    /// The host's proof that it knows the cluster's join secret; nothing to the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<String>,
     /// What the server thinks of the proof. Clients check for themselves.
     #[serde(default)]
     pub proven: bool,
+    /// The server has heard two lives of this key in turns: a disk was copied with its key.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub twin: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An SSH host key as Flynn's hosts send it.
@@ -65,6 +79,9 @@ pub struct Registration {
     pub url: String,
     /// What it calls itself.
     pub name: String,
+    /// See [`Instance::life`].
+    #[serde(default)]
+    pub life: String,
 }
 
 impl Message for Registration {
@@ -87,11 +104,13 @@ impl Message for Departure {
 impl Instance {
     /// The entry with which `identity` asks to be listed.
     #[must_use]
-    pub fn signed_by(identity: &Identity, cluster: &str, name: &str, url: &str) -> Self {
+    pub fn signed_by(identity: &Identity, cluster: &str, advert: &Advert) -> Self {
+        let Advert { name, url, life } = advert;
         let registration = Registration {
             cluster: cluster.to_owned(),
             url: url.to_owned(),
             name: name.to_owned(),
+            life: life.to_owned(),
         };
         Self {
             id: String::new(),
@@ -104,7 +123,10 @@ impl Instance {
             host: Some(identity.host_id()),
             key: Some(identity.public()),
             proof: Some(Signed::seal(&registration, identity.secret())),
+            life: life.to_owned(),
+            join: None,
             proven: false,
+            twin: false,
         }
     }
 
@@ -114,7 +136,10 @@ impl Instance {
         let (host, key, proof) = (self.host.as_ref()?, self.key?, self.proof.as_ref()?);
         let said = proof.open().ok()?;
         let is_own_word = proof.key() == key && HostId::of(&key) == *host;
-        let is_this = said.cluster == cluster && said.url == self.url && said.name == self.name;
+        let is_this = said.cluster == cluster
+            && said.url == self.url
+            && said.name == self.name
+            && said.life == self.life;
         (is_own_word && is_this).then(|| (host.clone(), key))
     }
 }
@@ -126,13 +151,16 @@ mod tests {
     #[test]
     fn an_entry_proves_its_host_for_its_cluster_and_words_alone() {
         let identity = Identity::ephemeral();
-        let entry = Instance::signed_by(&identity, "c1", "host1", "https://10.0.0.1:1");
+        let advert = Advert::new("host1", "https://10.0.0.1:1");
+        let entry = Instance::signed_by(&identity, "c1", &advert);
         assert_eq!(entry.prove("c1"), Some((identity.host_id(), identity.public())));
         assert_eq!(entry.prove("c2"), None, "carried to another cluster");
         let moved = Instance { url: "https://10.0.0.2:1".into(), ..entry.clone() };
         assert_eq!(moved.prove("c1"), None, "with another address");
         let renamed = Instance { name: "host2".into(), ..entry.clone() };
         assert_eq!(renamed.prove("c1"), None, "with another name");
+        let revived = Instance { life: "another".into(), ..entry.clone() };
+        assert_eq!(revived.prove("c1"), None, "with another life");
         let other = Identity::ephemeral();
         let stolen = Instance { host: Some(other.host_id()), ..entry.clone() };
         assert_eq!(stolen.prove("c1"), None, "in another host's name");

@@ -43,7 +43,17 @@ pub struct DiscoveryStore {
     file: Option<PathBuf>,
     clock: Clock,
     limits: BookLimits,
-    book: Mutex<Book>,
+    kept: Mutex<Kept>,
+    /// The last change that is on disk. Held while the file is written, so that changes which
+    /// arrive meanwhile share the next write.
+    written: Mutex<u64>,
+}
+
+/// The book, and how often it was changed.
+#[derive(Debug, Default)]
+struct Kept {
+    book: Book,
+    changes: u64,
 }
 
 /// How Flynn wraps everything.
@@ -75,16 +85,14 @@ impl DiscoveryStore {
     }
 
     fn new(file: Option<PathBuf>, clock: Clock, book: Book, limits: BookLimits) -> Arc<Self> {
-        Arc::new(Self { file, clock, limits, book: Mutex::new(book) })
+        let kept = Mutex::new(Kept { book, changes: 0 });
+        Arc::new(Self { file, clock, limits, kept, written: Mutex::new(0) })
     }
 
     async fn create(&self) -> Result<String, Box<Problem>> {
         let token = Uuid::new_v4().to_string();
         let now_ms = self.clock.now().mono_ms;
-        let mut book = self.book.lock().await;
-        let mut next = book.clone();
-        next.create(now_ms, &self.limits, &token)?;
-        *book = self.persist(next).await?;
+        self.change(|book| book.create(now_ms, &self.limits, &token)).await?;
         Ok(token)
     }
 
@@ -93,20 +101,20 @@ impl DiscoveryStore {
         let wall_ms = i64::try_from(now.wall_ms).unwrap_or_default();
         let created_at = jiff::Timestamp::from_millisecond(wall_ms).unwrap_or_default().to_string();
         let given = Instance { id: Uuid::new_v4().to_string(), created_at, ..given };
-        let mut book = self.book.lock().await;
-        let mut next = book.clone();
-        let registered = next.register(now.mono_ms, &self.limits, token, given)?;
-        *book = match registered {
-            // A refresh, by far the most common request, does not touch the disk.
-            Registered::AlreadySo(_) => next,
-            Registered::Created(_) | Registered::Changed(_) => self.persist(next).await?,
+        let (registered, change) = {
+            let mut kept = self.kept.lock().await;
+            let registered = kept.book.register(now.mono_ms, &self.limits, token, given)?;
+            // A refresh, by far the most common request, is no change.
+            kept.changes += u64::from(!matches!(registered, Registered::AlreadySo(_)));
+            (registered, kept.changes)
         };
+        self.persist(change).await?;
         Ok(registered)
     }
 
     async fn list(&self, token: &str) -> Result<Vec<Instance>, Box<Problem>> {
         let now_ms = self.clock.now().mono_ms;
-        self.book.lock().await.list(now_ms, &self.limits, token)
+        self.kept.lock().await.book.list(now_ms, &self.limits, token)
     }
 
     async fn withdraw(
@@ -116,23 +124,44 @@ impl DiscoveryStore {
         proof: Option<&Signed<Departure>>,
     ) -> Result<(), Box<Problem>> {
         let now_ms = self.clock.now().mono_ms;
-        let mut book = self.book.lock().await;
-        let mut next = book.clone();
-        next.withdraw(now_ms, &self.limits, token, id, proof)?;
-        *book = self.persist(next).await?;
-        Ok(())
+        self.change(|book| book.withdraw(now_ms, &self.limits, token, id, proof)).await
     }
 
-    /// Hands the book back once it is on disk.
-    async fn persist(&self, book: Book) -> Result<Book, Box<Problem>> {
-        let Some(file) = self.file.clone() else { return Ok(book) };
-        let json = serde_json::to_vec(&book).expect("the book is always valid JSON");
-        let written = tokio::task::spawn_blocking(move || durable::replace(&file, &json)).await;
-        match written.unwrap_or_else(|e| Err(io::Error::other(e))) {
-            Ok(()) => Ok(book),
+    async fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Book) -> Result<T, Box<Problem>>,
+    ) -> Result<T, Box<Problem>> {
+        let (answer, change) = {
+            let mut kept = self.kept.lock().await;
+            let answer = change(&mut kept.book)?;
+            kept.changes += 1;
+            (answer, kept.changes)
+        };
+        self.persist(change).await?;
+        Ok(answer)
+    }
+
+    /// Returns once this change, and all before it, are on disk.
+    async fn persist(&self, change: u64) -> Result<(), Box<Problem>> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let mut written = self.written.lock().await;
+        if *written >= change {
+            return Ok(());
+        }
+        let (json, changes) = {
+            let kept = self.kept.lock().await;
+            (serde_json::to_vec(&kept.book).expect("the book is always valid JSON"), kept.changes)
+        };
+        let done = tokio::task::spawn_blocking(move || durable::replace(&file, &json)).await;
+        match done.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            Ok(()) => {
+                *written = changes;
+                Ok(())
+            }
             Err(error) => {
                 tracing::error!("write discovery store: {error}");
-                let detail = "the server cannot write its store; nothing was changed";
+                let detail = "the server cannot write its store, and would forget this when it \
+                              restarts; ask again";
                 Err(Box::new(Problem::new(503, "store-read-only", detail)))
             }
         }

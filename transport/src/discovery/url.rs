@@ -3,29 +3,100 @@
 //! Speaks Flynn's protocol as its own clients do (409 is success). Of a list only what proves
 //! itself is taken; what the server says about proofs is not looked at.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use http::header::LOCATION;
 use http::{HeaderValue, Method, Uri};
-use protocol::signed::Signed;
+use protocol::id::HostId;
+use protocol::signed::{PublicKey, Signed};
 use serde::de::DeserializeOwned;
 
-use super::Found;
+use super::join::JoinSecret;
 use super::record::{Departure, Instance};
 use super::server::{PROOF, Wrapped};
+use super::{Advert, Found};
 use crate::client::{Answer, CallError, Client, Endpoint};
 
-/// A cluster at a discovery server; whoever knows it may register and list.
+/// What the fragment begins with that carries the join secret.
+const JOIN: &str = "join=";
+
+/// A cluster at a discovery server; whoever knows it may register and list. It is shown without
+/// the join secret; [`ClusterUrl::full`] is for where the secret is meant to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClusterUrl {
     /// `http://SERVER`.
     server: String,
     /// `/clusters/TOKEN`, perhaps with a prefix.
     path: String,
+    /// What the cluster's own hosts know, when the URL told it.
+    join: Option<JoinSecret>,
 }
 
-/// Opens a cluster at `server` (`http://SERVER`).
+/// What a look at a cluster's list found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The hosts that prove themselves.
+    pub hosts: Vec<Found>,
+    /// Entries that do not. Nobody of ours ever contacts them.
+    pub unproven: Vec<Unproven>,
+    /// Machines that have one key between them.
+    pub twins: Vec<Twins>,
+}
+
+/// An entry that proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unproven {
+    /// What it calls itself.
+    pub name: String,
+    /// Where it says it answers.
+    pub url: String,
+    /// What is missing.
+    pub why: Doubt,
+}
+
+/// Why an entry is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Doubt {
+    /// It is not signed by a host's key, or for other words.
+    #[error("no host's key has signed it")]
+    Unsigned,
+    /// Whoever registered does not say that it knows the join secret.
+    #[error(
+        "it does not know the join secret: start its agent with the whole URL, #join= included"
+    )]
+    NotJoined,
+    /// Whoever registered knows another secret, or copied somebody's proof.
+    #[error("it knows another join secret than ours")]
+    WrongSecret,
+}
+
+/// One key on several machines: a disk was copied with the key on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twins {
+    /// The host id they share.
+    pub host: HostId,
+    /// Name and address of each, in the order of their addresses.
+    pub machines: Vec<(String, String)>,
+}
+
+impl fmt::Display for Twins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.machines.iter().map(|(name, _)| name.as_str()).collect();
+        let at: Vec<String> =
+            self.machines.iter().map(|(name, url)| format!("{name} at {url}")).collect();
+        write!(
+            f,
+            "{} have one key (host {}): {}; on the copy, stop the agent, remove agent.key and start it again",
+            names.join(" and "),
+            self.host.short(),
+            at.join(", ")
+        )
+    }
+}
+
+/// Opens a cluster at `server` (`http://SERVER`), with a join secret that the server never learns.
 pub async fn create_cluster(client: &Client, server: &str) -> Result<ClusterUrl, CallError> {
     let (server, prefix) = match server.parse::<Uri>() {
         Ok(uri) if uri.scheme().is_some() && uri.authority().is_some() => split(&uri),
@@ -41,10 +112,12 @@ pub async fn create_cluster(client: &Client, server: &str) -> Result<ClusterUrl,
     let bad = |why: String| CallError::BadAnswer { call, status, why };
     match location {
         None => Err(bad("it has no Location header".to_owned())),
-        Some(location) if location.starts_with('/') => {
-            format!("{server}{location}").parse().map_err(bad)
+        Some(location) => {
+            let is_path = location.starts_with('/');
+            let url = if is_path { format!("{server}{location}") } else { location };
+            let url: ClusterUrl = url.parse().map_err(bad)?;
+            Ok(ClusterUrl { join: Some(JoinSecret::fresh()), ..url })
         }
-        Some(location) => location.parse().map_err(bad),
     }
 }
 
@@ -55,14 +128,55 @@ impl ClusterUrl {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
+    /// The join secret, when the URL told it.
+    #[must_use]
+    pub fn join(&self) -> Option<&JoinSecret> {
+        self.join.as_ref()
+    }
+
+    /// The same cluster for somebody who was not told the secret.
+    #[must_use]
+    pub fn without_join(&self) -> Self {
+        Self { join: None, ..self.clone() }
+    }
+
+    /// The whole URL, secret included: for files of ours and for the person who asked for it.
+    #[must_use]
+    pub fn full(&self) -> String {
+        match &self.join {
+            Some(secret) => format!("{self}#{JOIN}{}", secret.text()),
+            None => self.to_string(),
+        }
+    }
+
+    /// A host's proof that it knows the join secret, when we do.
+    #[must_use]
+    pub fn join_proof(&self, host: &HostId) -> Option<String> {
+        self.join.as_ref().map(|secret| secret.prove(self.token(), host))
+    }
+
+    /// Whether a host's proof is one. Without a secret everybody counts.
+    pub fn judge_join(&self, host: &HostId, proof: Option<&str>) -> Result<(), Doubt> {
+        match (&self.join, proof) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Doubt::NotJoined),
+            (Some(secret), Some(proof)) if secret.holds(self.token(), host, proof) => Ok(()),
+            (Some(_), Some(_)) => Err(Doubt::WrongSecret),
+        }
+    }
+
+    /// The host that an entry proves to be of this cluster, and its key.
+    pub fn judge(&self, instance: &Instance) -> Result<(HostId, PublicKey), Doubt> {
+        let (host, key) = instance.prove(self.token()).ok_or(Doubt::Unsigned)?;
+        self.judge_join(&host, instance.join.as_deref())?;
+        Ok((host, key))
+    }
+
     /// Writes the client's own identity down, or refreshes it.
-    pub async fn register(
-        &self,
-        client: &Client,
-        name: &str,
-        url: &str,
-    ) -> Result<Instance, CallError> {
-        let data = Instance::signed_by(client.identity(), self.token(), name, url);
+    pub async fn register(&self, client: &Client, advert: &Advert) -> Result<Instance, CallError> {
+        let identity = client.identity();
+        let join = self.join_proof(&identity.host_id());
+        let data = Instance { join, ..Instance::signed_by(identity, self.token(), advert) };
         let path = format!("{}/instances", self.path);
         let body = Wrapped { data };
         let mut answer =
@@ -83,10 +197,9 @@ impl ClusterUrl {
         Ok(values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
     }
 
-    /// The hosts that prove themselves.
-    pub async fn find(&self, client: &Client) -> Result<Vec<Found>, CallError> {
-        let instances = self.list(client).await?;
-        Ok(instances.into_iter().filter_map(|instance| self.found(instance)).collect())
+    /// Who proves to be of this cluster, and who does not.
+    pub async fn find(&self, client: &Client) -> Result<Listed, CallError> {
+        Ok(self.sort(self.list(client).await?))
     }
 
     /// Takes the client's own entry off the list.
@@ -101,10 +214,32 @@ impl ClusterUrl {
         Ok(())
     }
 
-    fn found(&self, instance: Instance) -> Option<Found> {
-        let (host, key) = instance.prove(self.token())?;
-        let Instance { name, url, .. } = instance;
-        Some(Found { host: Some(host), key: Some(key), name, url, other_urls: Vec::new() })
+    fn sort(&self, instances: Vec<Instance>) -> Listed {
+        let mut listed = Listed::default();
+        let mut twins: BTreeMap<HostId, BTreeSet<(String, String)>> = BTreeMap::new();
+        for instance in instances {
+            let judged = self.judge(&instance);
+            let Instance { name, url, twin, .. } = instance;
+            match judged {
+                Err(why) => listed.unproven.push(Unproven { name, url, why }),
+                Ok((host, key)) => {
+                    if twin {
+                        twins.entry(host.clone()).or_default().insert((url.clone(), name.clone()));
+                    }
+                    let (host, key) = (Some(host), Some(key));
+                    listed.hosts.push(Found { host, key, name, url, other_urls: Vec::new() });
+                }
+            }
+        }
+        listed.twins = twins
+            .into_iter()
+            .filter(|(_, machines)| machines.len() > 1)
+            .map(|(host, machines)| Twins {
+                host,
+                machines: machines.into_iter().map(|(url, name)| (name, url)).collect(),
+            })
+            .collect();
+        listed
     }
 
     fn at(&self) -> Endpoint {
@@ -131,6 +266,13 @@ impl FromStr for ClusterUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (text, fragment) = match text.split_once('#') {
+            Some((text, fragment)) => (text, Some(fragment)),
+            None => (text, None),
+        };
+        let join = fragment
+            .map(|fragment| fragment.strip_prefix(JOIN).unwrap_or_default().parse())
+            .transpose()?;
         let uri: Uri = text.parse().map_err(|e| format!("{e}"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
             return Err("a discovery URL starts with http:// or https://".to_owned());
@@ -138,7 +280,7 @@ impl FromStr for ClusterUrl {
         let (server, path) = split(&uri);
         match path.rsplit_once("/clusters/") {
             Some((_, token)) if !token.is_empty() && !token.contains('/') => {
-                Ok(Self { server, path })
+                Ok(Self { server, path, join })
             }
             _ => Err("a discovery URL ends in /clusters/TOKEN".to_owned()),
         }
