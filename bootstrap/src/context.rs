@@ -3,13 +3,15 @@
 //! ```text
 //!   CONTEXT/operator.key   the key that may do everything; mode 0600
 //!   CONTEXT/trust.json     the signed document in force
-//!   CONTEXT/sources.json   where hosts are found: ["https://…", "10.0.0.1:7460"]
+//!   CONTEXT/sources.json   where hosts are found: ["https://…", "10.0.0.1:7460"]; mode 0600, for
+//!                          a discovery URL carries the join secret
 //! ```
 //!
 //! Decides the names and that files are replaced whole. What the document says is
 //! [`crate::charter`]'s.
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use protocol::signed::Signed;
@@ -132,7 +134,10 @@ impl Context {
             std::fs::create_dir_all(&self.folder)?;
             let mut text = serde_json::to_vec(value)?;
             text.push(b'\n');
-            let mut file = std::fs::File::create(&beside)?;
+            // The sources may hold a join secret.
+            let mut options = std::fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(&text)?;
             file.sync_all()?;
             std::fs::rename(&beside, &path)

@@ -11,7 +11,8 @@
 //!              done ◀─ check-health ◀─ give-trust ◀─ sign-trust ◀───────┘
 //! ```
 //!
-//! The verdicts (`verdict`, `layout`, `charter`, `health`) are pure; `shell` asks and waits.
+//! The verdicts (`verdict`, `layout`, `charter`, `health`) are pure; `shell` asks and waits. So it is
+//! with the doctor: `views` compares what monitors show with what hosts say.
 
 pub mod event;
 
@@ -25,6 +26,8 @@ pub mod charter;
 
 pub mod health;
 
+pub mod views;
+
 pub mod context;
 
 mod shell;
@@ -33,4 +36,5 @@ pub use context::{Context, ContextError};
 pub use error::{BootstrapError, Kind};
 pub use event::{Step, StepEvent, StepState};
 pub use layout::Layout;
+pub use shell::views::{ViewsOptions, ViewsReport, compare_views};
 pub use shell::{Options, ServiceSummary, Summary, bootstrap};

@@ -23,6 +23,8 @@ mod services;
 
 mod trust;
 
+pub(crate) mod views;
+
 mod wellness;
 
 /// How many hosts are asked at a time: far more than a person waits for, far fewer than sockets.
@@ -99,6 +101,8 @@ pub struct ServiceSummary {
 pub(crate) struct Ready {
     pub(crate) endpoint: Endpoint,
     pub(crate) host: Host,
+    /// What its agent drew when it started.
+    pub(crate) life: Option<String>,
 }
 
 /// Makes a cluster, or continues making one, or finds that it is made. Each change of a step is
@@ -177,7 +181,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
 
 impl HostSummary {
     fn of(ready: &Ready) -> Self {
-        let Ready { endpoint, host } = ready;
+        let Ready { endpoint, host, .. } = ready;
         Self { id: host.id.clone(), name: host.name.clone(), url: endpoint.url.clone() }
     }
 }

@@ -30,6 +30,8 @@ pub struct Answer {
     pub host: Host,
     /// Its wall clock less ours, in milliseconds, as far as a `Date` header tells.
     pub clock_ahead_ms: Option<i64>,
+    /// What its agent drew when it started; a copy of the host has drawn something else.
+    pub life: Option<String>,
 }
 
 /// Why a host that was found is not ready.
@@ -146,7 +148,7 @@ pub enum Level {
 pub struct Finding {
     /// How serious.
     pub level: Level,
-    /// Which rule: `versions`, `ids`, `names`, `migration`, `disk`, `accel`.
+    /// Which rule: `versions`, `ids`, `names`, `migration`, `disk`, `accel`, `join`.
     pub rule: &'static str,
     /// What is so.
     pub detail: String,
@@ -159,6 +161,23 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)?;
         self.next.iter().try_for_each(|next| write!(f, " (try: {next})"))
+    }
+}
+
+/// Whether strangers are kept out. `open` are the sources whose every entry counts as a host.
+#[must_use]
+pub fn check_sources(open: &[String]) -> Finding {
+    if open.is_empty() {
+        return fine("join", "only hosts that somebody vouches for count");
+    }
+    Finding {
+        level: Level::Warn,
+        rule: "join",
+        detail: format!(
+            "{} has no join secret: WHOEVER KNOWS THE URL COUNTS AS A HOST of this cluster",
+            open.join(" and ")
+        ),
+        next: Some("`ostler discovery new` prints a URL with #join=; use it as it is".into()),
     }
 }
 
@@ -197,6 +216,7 @@ fn check_ids(hosts: &[&Host]) -> Finding {
     for host in hosts {
         by_id.entry(&host.id).or_default().push(host);
     }
+    by_id.values_mut().for_each(|twins| twins.sort_by_key(|host| (&host.name, &host.urls)));
     let Some((id, twins)) = by_id.iter().find(|(_, hosts)| hosts.len() > 1) else {
         return fine("ids", format!("{} hosts with keys of their own", hosts.len()));
     };
@@ -206,13 +226,11 @@ fn check_ids(hosts: &[&Host]) -> Finding {
         level: Level::Fail,
         rule: "ids",
         detail: format!(
-            "{} share key {}: one is a copy of the other's disk",
+            "{} have one key (host {}): one is a copy of the other's disk",
             twins.join(" and "),
             id.short()
         ),
-        next: Some(
-            "on the copy, stop the agent, move its data directory away and start it again".into(),
-        ),
+        next: Some("on the copy, stop the agent, remove agent.key and start it again".into()),
     }
 }
 
@@ -344,7 +362,7 @@ pub(crate) mod tests {
             trust_version: None,
             waiting_for: vec![],
         };
-        Answer { url: host.urls[0].clone(), health, host, clock_ahead_ms: Some(0) }
+        Answer { url: host.urls[0].clone(), health, host, clock_ahead_ms: Some(0), life: None }
     }
 
     #[test]

@@ -138,7 +138,7 @@ async fn discovery(place: &mut Place) -> Result<(), Failure> {
     if place.state.discovery.is_none() {
         let client = Client::new(Arc::new(Identity::ephemeral()));
         let url = create_cluster(&client, &format!("http://{addr}")).await?;
-        place.state.discovery = Some(url.to_string());
+        place.state.discovery = Some(url.full());
         place.save()?;
     }
     Ok(())

@@ -24,13 +24,15 @@ const PROBE_MS_MAX: u64 = 2_000;
 /// How much of a failed service's log is shown.
 const LOG_BYTES_MAX: usize = 4096;
 
-/// An agent's health, with what its wall clock shows when it says so.
+/// An agent's health, with what its wall clock shows and what tells it from a copy of itself.
 #[derive(Deserialize)]
 struct TimedHealth {
     #[serde(flatten)]
     health: Health,
     #[serde(default)]
     wall_ms: Option<u64>,
+    #[serde(default)]
+    life: Option<String>,
 }
 
 fn ms_between(ours: u64, theirs: u64) -> i64 {
@@ -47,18 +49,23 @@ pub(crate) async fn probe(
     let limit = Duration::from_millis(PROBE_MS_MAX);
     let client = client.with_patience(Patience { connect: limit, call: limit });
     let asked = async {
-        let TimedHealth { health, wall_ms } = client.get(to, "/v1/health").await?;
+        let TimedHealth { health, wall_ms, life } = client.get(to, "/v1/health").await?;
         let ahead_ms = wall_ms.map(|theirs| ms_between(Clock::real().now().wall_ms, theirs));
         let host: Host = client.get(to, "/v1/host").await?;
-        Ok::<_, CallError>((health, host, ahead_ms))
+        Ok::<_, CallError>((health, host, ahead_ms, life))
     };
-    let (health, host, clock_ahead_ms) = match tokio::time::timeout(limit, asked).await {
+    let (health, host, clock_ahead_ms, life) = match tokio::time::timeout(limit, asked).await {
         Ok(answer) => answer.map_err(|error| unready(&error))?,
         Err(_) => return Err(Unready::TimedOut { after_ms: PROBE_MS_MAX }),
     };
-    let answer = Answer { url: to.url.clone(), health, host, clock_ahead_ms };
+    let answer = Answer { url: to.url.clone(), health, host, clock_ahead_ms, life };
     judge(expected, &answer)?;
     Ok(answer)
+}
+
+/// What an agent drew when it started; older ones have drawn nothing.
+pub(crate) async fn life(client: &Client, to: &Endpoint) -> Result<Option<String>, CallError> {
+    Ok(client.get::<TimedHealth>(to, "/v1/health").await?.life)
 }
 
 /// The health of any role.

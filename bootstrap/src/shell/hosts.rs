@@ -11,7 +11,7 @@ use transport::{Client, Endpoint};
 use super::{ASKED_AT_ONCE, POLL, Ready, Work, agent, done_or_already, failure, trust};
 use crate::error::{BootstrapError, Kind};
 use crate::event::{Step, StepEvent, StepState};
-use crate::verdict::{Level, Unready, check_hosts, worst};
+use crate::verdict::{Answer, Level, Unready, check_hosts, check_sources, worst};
 
 /// How often a discovery server is asked while a person waits for hosts to appear.
 const FIND_EVERY: Duration = Duration::from_secs(1);
@@ -25,6 +25,8 @@ struct Look {
     unready: Vec<(Found, Unready)>,
     /// Why sources do not answer.
     silent: Vec<String>,
+    /// Who is written down and does not prove to be one of us; not contacted.
+    unproven: Vec<String>,
 }
 
 impl<P: FnMut(StepEvent) + Send> Work<P> {
@@ -67,12 +69,14 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
     }
 
     fn enough(&mut self, look: Look) -> Vec<Ready> {
-        let Look { mut ready, unready, .. } = look;
+        let Look { mut ready, unready, unproven, .. } = look;
         ready.sort_by(|a, b| a.host.id.cmp(&b.host.id));
         let names: Vec<&str> = ready.iter().map(|ready| ready.host.name.as_str()).collect();
         let mut detail = format!("{} hosts are ready: {}", ready.len(), names.join(", "));
-        if !unready.is_empty() {
-            detail += &format!("; not: {}", reasons(&unready).join("; "));
+        let mut not = reasons(&unready);
+        not.extend(unproven);
+        if !not.is_empty() {
+            detail += &format!("; not: {}", not.join("; "));
         }
         let is_new = ready.iter().any(|ready| ready.host.trust_version.is_none());
         self.say(Step::WaitHosts, done_or_already(is_new), &detail);
@@ -86,7 +90,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let what =
             format!("{ready} of {wanted} hosts were ready within {seconds} s; {found} were found");
         let mut all = reasons(&look.unready);
-        all.extend(look.silent.iter().cloned());
+        all.extend(look.silent.iter().chain(&look.unproven).cloned());
         let next = match (ready, found < wanted) {
             (0, false) => "see the reasons above, then run bootstrap again".to_owned(),
             (0, true) => "start `ostler agent` on the hosts with the same --discovery".to_owned(),
@@ -100,7 +104,9 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
     pub(crate) fn check_hosts(&mut self, ready: &[Ready]) -> Result<Vec<String>, BootstrapError> {
         self.say(Step::CheckHosts, StepState::Start, "can these be one cluster?");
         let hosts: Vec<&Host> = ready.iter().map(|ready| &ready.host).collect();
-        let findings = check_hosts(env!("CARGO_PKG_VERSION"), &hosts);
+        let mut findings = check_hosts(env!("CARGO_PKG_VERSION"), &hosts);
+        let open = self.options.sources.iter().filter(|source| source.is_open_to_all());
+        findings.push(check_sources(&open.map(ToString::to_string).collect::<Vec<_>>()));
         let of_level = |level: Level| findings.iter().filter(move |finding| finding.level == level);
         if worst(&findings) == Level::Fail {
             let what = "these hosts cannot be one cluster";
@@ -139,42 +145,59 @@ fn reasons(unready: &[(Found, Unready)]) -> Vec<String> {
 }
 
 async fn look_at(client: &Client, findings: Findings) -> Look {
+    let unproven = findings.unproven().map(|entry| {
+        format!("{} ({}) is unproven and was not contacted: {}", entry.name, entry.url, entry.why)
+    });
+    let unproven = unproven.collect();
     let asked = stream::iter(findings.hosts)
-        .map(|found| async move { (probe_anywhere(client, &found).await, found) });
+        .map(|found| async move { (probe_everywhere(client, &found).await, found) });
     let answers: Vec<_> = asked.buffered(ASKED_AT_ONCE).collect().await;
     let silent = findings
         .sources
         .iter()
         .filter_map(|state| Some(format!("{}: {}", state.source, state.error.as_ref()?)));
-    let mut look = Look { ready: vec![], unready: vec![], silent: silent.collect() };
+    let mut look = Look { ready: vec![], unready: vec![], silent: silent.collect(), unproven };
     for (answer, found) in answers {
         match answer {
             Err(unready) => look.unready.push((found, unready)),
-            Ok(ready) if look.ready.iter().any(|other| is_same(other, &ready)) => {}
-            Ok(ready) => look.ready.push(ready),
+            Ok(machines) => {
+                for ready in machines {
+                    if !look.ready.iter().any(|other| is_same(other, &ready)) {
+                        look.ready.push(ready);
+                    }
+                }
+            }
         }
     }
     look
 }
 
-/// One host under two addresses says the same of itself at both; a copied disk does not.
+/// One host under two addresses is one process with one key; a copied disk is two.
 fn is_same(one: &Ready, other: &Ready) -> bool {
-    let (one, other) = (&one.host, &other.host);
-    one.id == other.id && one.name == other.name && one.urls == other.urls
+    let is_one_life = match (&one.life, &other.life) {
+        (Some(one), Some(other)) => one == other,
+        _ => one.host.name == other.host.name && one.host.urls == other.host.urls,
+    };
+    one.host.id == other.host.id && is_one_life
 }
 
-/// Tries a host's addresses in turn; the last reason is told when none answers.
-async fn probe_anywhere(client: &Client, found: &Found) -> Result<Ready, Unready> {
+/// Asks at all of a host's addresses at once; the last reason is told when none answers. More than
+/// one answer is one host with several addresses, or several machines with one key.
+async fn probe_everywhere(client: &Client, found: &Found) -> Result<Vec<Ready>, Unready> {
+    let probes = found
+        .endpoints()
+        .map(|endpoint| async move { agent::probe(client, &endpoint, found.key.as_ref()).await });
+    let mut machines = Vec::new();
     let mut last = Unready::Unreachable { why: "it has no address".into() };
-    for endpoint in found.endpoints() {
-        match agent::probe(client, &endpoint, found.key.as_ref()).await {
-            Ok(answer) => {
+    for answer in futures_util::future::join_all(probes).await {
+        match answer {
+            Ok(Answer { url, host, life, .. }) => {
                 // From here on this very key is meant, whoever answers at the address later.
-                let endpoint = Endpoint::of_key(answer.url, answer.host.key);
-                return Ok(Ready { endpoint, host: answer.host });
+                let endpoint = Endpoint::of_key(url, host.key);
+                machines.push(Ready { endpoint, host, life });
             }
             Err(unready) => last = unready,
         }
     }
-    Err(last)
+    if machines.is_empty() { Err(last) } else { Ok(machines) }
 }

@@ -5,6 +5,7 @@ use protocol::id::ClusterId;
 use protocol::refusal::Refusal;
 use protocol::signed::{PublicKey, Signed};
 use protocol::trust::Trust;
+use transport::discovery::Source;
 use transport::{CallError, Identity};
 
 use super::{ASKED_AT_ONCE, Ready, Work, agent, done_or_already, failure};
@@ -86,7 +87,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         };
         // Kept before anybody obeys it: should we die now, the next try gives this very document.
         let context = &self.options.context;
-        let sources: Vec<_> = self.options.sources.iter().map(ToString::to_string).collect();
+        let sources: Vec<_> = self.options.sources.iter().map(Source::full).collect();
         context
             .save_trust(&signature.signed)
             .and_then(|()| context.save_sources(&sources))

@@ -16,7 +16,8 @@ use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::trust::{Right, Trust};
 use protocol::view::{Freshness, View};
-use transport::{CancellationToken, Identity, Json, Listen, Peer, ProblemReply, Server};
+use transport::discovery::{Advert, ClusterUrl};
+use transport::{CancellationToken, Client, Identity, Json, Listen, Peer, ProblemReply, Server};
 
 /// What all fakes of a test's process tell each other in place of discovery: the hosts there are.
 pub(crate) struct FakeAgent {
@@ -40,6 +41,7 @@ struct Inner {
     jobs: BTreeMap<JobId, Job>,
     trust: Option<(Signed<Trust>, Trust)>,
     puts: usize,
+    asks: usize,
 }
 
 impl FakeAgent {
@@ -82,6 +84,18 @@ impl FakeAgent {
 
     pub(crate) fn fail_services(&self, is_failing: bool) {
         self.state.inner.lock().unwrap().is_failing = is_failing;
+    }
+
+    /// How often somebody asked it anything.
+    pub(crate) fn asks(&self) -> usize {
+        self.state.inner.lock().unwrap().asks
+    }
+
+    /// Writes itself down, as an agent does.
+    pub(crate) async fn register(&self, cluster: &ClusterUrl) {
+        let client = Client::new(Arc::clone(&self.state.identity));
+        let name = self.state.inner.lock().unwrap().name.clone();
+        cluster.register(&client, &Advert::new(name, &self.url)).await.unwrap();
     }
 
     /// How often somebody asked for a job.
@@ -131,7 +145,8 @@ impl Fake {
 }
 
 async fn health(State(fake): Shared) -> Json<Health> {
-    let inner = fake.inner.lock().unwrap();
+    let mut inner = fake.inner.lock().unwrap();
+    inner.asks += 1;
     Json(Health {
         role: "agent".into(),
         is_ready: inner.is_ready,

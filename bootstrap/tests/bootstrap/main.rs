@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use bootstrap::{BootstrapError, Context, Kind, Options, Step, StepEvent, StepState, Summary};
 use fake::FakeAgent;
-use transport::Identity;
+use transport::discovery::{
+    BookLimits, ClusterUrl, DiscoveryStore, Source, create_cluster, discovery_router,
+};
+use transport::{CancellationToken, Client, Clock, Identity, Listen, Server};
 
 struct Operator {
     folder: tempfile::TempDir,
@@ -148,6 +151,71 @@ async fn a_copied_disk_is_told() {
     let error = Operator::new().run(&[&original, &copy], 2).await.result.unwrap_err();
     assert_eq!(error.step, Step::CheckHosts);
     assert!(error.reasons[0].contains("copy of the other's disk"), "{error}");
+}
+
+/// A discovery server, and a cluster opened there.
+async fn discovery() -> ClusterUrl {
+    let store = DiscoveryStore::in_memory(Clock::real(), BookLimits::default());
+    let listen = Listen::Plain("127.0.0.1:0".parse().unwrap());
+    let server = Server::bind(listen, Arc::new(Identity::ephemeral())).await.unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    tokio::spawn(server.serve(discovery_router(store), CancellationToken::new()));
+    create_cluster(&Client::new(Arc::new(Identity::ephemeral())), &url).await.unwrap()
+}
+
+impl Operator {
+    async fn run_at(&self, source: &ClusterUrl, hosts_min: usize) -> Outcome {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        let progress = move |event| sink.lock().unwrap().push(event);
+        let sources = vec![Source::Url(source.clone())];
+        let options = Options { sources, ..self.options(&[], hosts_min) };
+        let result = bootstrap::bootstrap(options, progress).await;
+        let events = events.lock().unwrap().clone();
+        Outcome { result, events }
+    }
+}
+
+#[tokio::test]
+async fn who_has_the_token_but_not_the_secret_is_named_and_never_asked() {
+    let (ours, foreign) = (FakeAgent::start(1).await, FakeAgent::start_named(2, "foreign").await);
+    let cluster = discovery().await;
+    ours.register(&cluster).await;
+    foreign.register(&cluster.without_join()).await;
+    let error = Operator::new().run_at(&cluster, 2).await.result.unwrap_err();
+    let named = error.reasons.iter().find(|reason| reason.contains("foreign"));
+    assert!(named.is_some_and(|reason| reason.contains("join secret")), "{error}");
+    let outcome = Operator::new().run_at(&cluster, 1).await;
+    let summary = outcome.result.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(summary.hosts.len(), 1);
+    assert_eq!(foreign.asks(), 0, "credentials were shown to a stranger");
+    assert!(!summary.warnings.iter().any(|w| w.contains("JOIN")), "{:?}", summary.warnings);
+    assert!(outcome.events.iter().any(|event| event.detail.contains("foreign")));
+}
+
+#[tokio::test]
+async fn a_url_without_a_secret_works_and_warns() {
+    let ours = FakeAgent::start(1).await;
+    let cluster = discovery().await.without_join();
+    ours.register(&cluster).await;
+    let outcome = Operator::new().run_at(&cluster, 1).await;
+    let summary = outcome.result.unwrap_or_else(|e| panic!("{e}"));
+    assert!(summary.warnings.iter().any(|w| w.contains("WHOEVER")), "{:?}", summary.warnings);
+}
+
+#[tokio::test]
+async fn a_copied_disk_is_told_when_discovery_shows_one_host_at_two_addresses() {
+    let (original, copy) = (FakeAgent::start(1).await, FakeAgent::start_named(1, "copy").await);
+    let cluster = discovery().await;
+    original.register(&cluster).await;
+    copy.register(&cluster).await;
+    let error = Operator::new().run_at(&cluster, 1).await.result.unwrap_err();
+    assert_eq!(error.step, Step::CheckHosts);
+    assert!(
+        error.reasons[0].starts_with("copy (") && error.reasons[0].contains("fake1"),
+        "{error}"
+    );
+    assert!(error.next.contains("agent.key"), "{error}");
 }
 
 #[test]

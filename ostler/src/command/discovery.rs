@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use transport::discovery::{DiscoveryStore, Source, create_cluster, discovery_router};
+use serde::Serialize;
+use transport::discovery::{
+    ClusterUrl, DiscoveryStore, Instance, Source, create_cluster, discovery_router,
+};
 use transport::{CancellationToken, Client, Clock, Identity, Listen, Server, shutdown};
 
 use crate::cli::{DiscoveryCommand, Global};
@@ -26,8 +29,8 @@ pub(crate) async fn run(global: &Global, command: DiscoveryCommand) -> Result<Co
         DiscoveryCommand::New { server } => {
             let url = create_cluster(&nobody(), server.trim_end_matches('/')).await?;
             match global.json {
-                true => show::json(&serde_json::json!({ "url": url.to_string() })),
-                false => show::line(&url.to_string()),
+                true => show::json(&serde_json::json!({ "url": url.full() })),
+                false => show::line(&url.full()),
             }
             Ok(Code::Ok)
         }
@@ -63,17 +66,44 @@ async fn list(global: &Global, url: &Source) -> Result<Code, Failure> {
             .next("ostler discovery list http://SERVER/clusters/TOKEN"));
     };
     let instances = url.list(&nobody()).await?;
+    let entries: Vec<Entry> = instances.into_iter().map(|given| Entry::of(url, given)).collect();
     if global.json {
-        show::json_pretty(&serde_json::json!({ "instances": instances }));
+        show::json_pretty(&serde_json::json!({ "instances": entries }));
         return Ok(Code::Ok);
     }
-    let rows = instances.iter().map(|instance| {
+    let rows = entries.iter().map(|Entry { instance, joined, why, .. }| {
         let host = instance.host.as_ref().map_or("-".into(), ToString::to_string);
-        let proof = if instance.proven { "proven" } else { "unproven" };
-        [instance.name.clone(), instance.url.clone(), host, proof.to_owned()]
+        let proof = match (why, joined) {
+            (Some(why), _) => format!("unproven: {why}"),
+            (None, Some(_)) => "proven".to_owned(),
+            (None, None) => "proven key; this URL has no #join= to prove more".to_owned(),
+        };
+        let twin = if instance.twin { "; another machine has the same key" } else { "" };
+        [instance.name.clone(), instance.url.clone(), host, proof + twin]
     });
     show::table(["NAME", "URL", "HOST", "ENTRY"], rows.collect());
     Ok(Code::Ok)
+}
+
+/// An entry, and what we think of it; the server's own opinion is overwritten.
+#[derive(Serialize)]
+struct Entry {
+    #[serde(flatten)]
+    instance: Instance,
+    /// Whether it knows the join secret; unknown to who does not know it.
+    joined: Option<bool>,
+    /// What is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+impl Entry {
+    fn of(url: &ClusterUrl, instance: Instance) -> Self {
+        let judged = url.judge(&instance);
+        let joined = url.join().map(|_| judged.is_ok());
+        let instance = Instance { proven: judged.is_ok(), ..instance };
+        Self { instance, joined, why: judged.err().map(|why| why.to_string()) }
+    }
 }
 
 /// Discovery servers do not ask who we are.
