@@ -212,6 +212,7 @@ pub async fn run(
         storage: storage.clone(),
         services: Arc::clone(&services),
         starts: Semaphore::new(STARTS_MAX),
+        reboots: std::sync::Mutex::default(),
         inputs,
         place: place.clone(),
     });

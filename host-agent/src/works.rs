@@ -3,20 +3,22 @@
 //! Each piece of work may be asked for again after a crash and then finds what is there already.
 //! An answer that may or may not have had its effect is never taken for a no: we look.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hypervisor::{
     DomainConfig, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle, MigrateOutcome,
-    MigrateTo, WatchEvent, call,
+    MigrateTo, StopReason, WatchEvent, call,
 };
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
 use protocol::vm::VmSpec;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::core::{Input, MigrationOutcome, Work, WorkOutcome};
@@ -32,6 +34,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(35);
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// Ending QEMU; the kernel may have to write back its files.
 const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
+/// Writing a guest's memory to disk: 100 GiB at 200 MiB a second.
+const SAVE_DEADLINE: Duration = Duration::from_secs(600);
 /// How often a guest's power button is pressed: a guest that is still booting misses the first.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
 /// A whole migration. Beyond this it is not one any more; the source goes on.
@@ -51,6 +55,8 @@ pub(crate) struct Works {
     pub services: Arc<Services>,
     /// Limits starts.
     pub starts: Semaphore,
+    /// Reboots that wait for their guests.
+    pub reboots: Mutex<BTreeMap<JobId, CancellationToken>>,
     /// Where progress goes.
     pub inputs: mpsc::Sender<Input>,
     /// Where others reach this host's guests' streams.
@@ -65,7 +71,17 @@ impl Works {
         let uuid = job.domain_uuid();
         let done = match work {
             Work::StartVm(vm) => self.start_vm(job, vm).await,
-            Work::StopVm { grace_ms } => self.stop_vm(uuid, Duration::from_millis(grace_ms)).await,
+            Work::StopVm { grace_ms } => {
+                self.interrupt_reboot(job);
+                self.stop_vm(uuid, Duration::from_millis(grace_ms)).await
+            }
+            Work::PauseVm => self.call("pause", CALL_DEADLINE, move |hv| hv.pause(uuid)).await,
+            Work::ResumeVm => self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await,
+            Work::SaveVm => self.save_vm(uuid).await,
+            Work::ResetVm => self.call("reset", CALL_DEADLINE, move |hv| hv.reset(uuid)).await,
+            Work::RebootVm { grace_ms } => {
+                self.reboot_vm(job, uuid, Duration::from_millis(grace_ms)).await
+            }
             Work::Delete => self.delete(job).await,
             Work::PrepareIncoming(vm) => return self.prepare_incoming(job, vm).await,
             Work::TakeOver => self.take_over(uuid).await,
@@ -136,6 +152,10 @@ impl Works {
             return Ok(());
         }
         if !grace.is_zero() {
+            // A guest that stands still can't hear its power button.
+            if let Some(DomainState::Paused(_)) = self.domain(uuid).await? {
+                let _ = self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await;
+            }
             let deadline = Instant::now() + grace;
             while Instant::now() < deadline && self.is_active(uuid).await? {
                 // A guest that does not listen to its power button refuses in the end by its grace.
@@ -147,6 +167,61 @@ impl Works {
             }
         }
         self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await
+    }
+
+    async fn save_vm(&self, uuid: Uuid) -> Result<(), Failed> {
+        let saved = Some(DomainState::ShutOff(StopReason::Saved));
+        if self.domain(uuid).await? == saved {
+            return Ok(());
+        }
+        let Err(error) = call(&self.hv, "save", SAVE_DEADLINE, move |hv| hv.save(uuid)).await
+        else {
+            return Ok(());
+        };
+        // libvirt may still be writing: it is over when the guest has ended, or runs again.
+        let deadline = Instant::now() + SAVE_DEADLINE;
+        while error.kind.is_ambiguous() && Instant::now() < deadline {
+            match self.domain(uuid).await {
+                Ok(state) if state == saved => return Ok(()),
+                Ok(Some(DomainState::Running)) => break,
+                _ => sleep(LOOK_INTERVAL).await,
+            }
+        }
+        Err(error.to_string())
+    }
+
+    /// Like a stop, by the power button; but it is the reset button that ends the grace.
+    async fn reboot_vm(&self, job: &JobId, uuid: Uuid, grace: Duration) -> Result<(), Failed> {
+        let interrupted = CancellationToken::new();
+        lock(&self.reboots).insert(job.clone(), interrupted.clone());
+        let rebooted = tokio::select! {
+            rebooted = self.await_reboot(uuid, grace) => rebooted,
+            () = interrupted.cancelled() => Ok(()),
+        };
+        lock(&self.reboots).remove(job);
+        rebooted
+    }
+
+    async fn await_reboot(&self, uuid: Uuid, grace: Duration) -> Result<(), Failed> {
+        let mut events = self.hv.watch();
+        let deadline = Instant::now() + grace;
+        while Instant::now() < deadline {
+            self.call("reboot", CALL_DEADLINE, move |hv| hv.reboot(uuid)).await?;
+            let until = deadline.min(Instant::now() + ASK_INTERVAL);
+            match await_event(&mut events, uuid, until, is_reboot_or_end).await {
+                Some(Lifecycle::Rebooted) => return Ok(()),
+                Some(_) => return Err("the guest has ended instead of rebooting".to_owned()),
+                None => {}
+            }
+        }
+        self.call("reset", CALL_DEADLINE, move |hv| hv.reset(uuid)).await
+    }
+
+    /// A stop overtakes a reboot that waits for its guest; both must not be at it.
+    fn interrupt_reboot(&self, job: &JobId) {
+        if let Some(reboot) = lock(&self.reboots).remove(job) {
+            reboot.cancel();
+        }
     }
 
     async fn delete(&self, job: &JobId) -> Result<(), Failed> {
@@ -296,17 +371,35 @@ impl Works {
 
 /// Waits until the domain says that it has ended, or events were lost, or the deadline has passed.
 async fn await_end(events: &mut mpsc::Receiver<WatchEvent>, uuid: Uuid, deadline: Instant) {
+    await_event(events, uuid, deadline, |what| matches!(what, Lifecycle::Stopped(_))).await;
+}
+
+fn is_reboot_or_end(what: Lifecycle) -> bool {
+    matches!(what, Lifecycle::Rebooted | Lifecycle::Stopped(_))
+}
+
+/// Waits for such an event of the domain. `None`: events were lost, or the deadline has passed.
+async fn await_event(
+    events: &mut mpsc::Receiver<WatchEvent>,
+    uuid: Uuid,
+    deadline: Instant,
+    is_it: impl Fn(Lifecycle) -> bool,
+) -> Option<Lifecycle> {
     while let Ok(Some(event)) = timeout_at(deadline, events.recv()).await {
         match event {
-            WatchEvent::Domain(event)
-                if event.uuid == uuid && matches!(event.what, Lifecycle::Stopped(_)) =>
-            {
-                return;
+            WatchEvent::Domain(event) if event.uuid == uuid && is_it(event.what) => {
+                return Some(event.what);
             }
-            WatchEvent::Reconnected | WatchEvent::Overflowed => return,
+            WatchEvent::Reconnected | WatchEvent::Overflowed => return None,
             WatchEvent::Domain(_) | WatchEvent::Disconnected { .. } => {}
         }
     }
+    None
+}
+
+/// Nobody who holds this lock does more than a look-up.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn free_port(address: IpAddr) -> std::io::Result<u16> {

@@ -76,7 +76,7 @@ pub enum Fault {
     Slow(Method, Duration),
     /// The call comes back only after [`Fake::release`].
     Hang(Method),
-    /// The guest does not react to a request to shut down.
+    /// The guest does not react to a request to shut down or to reboot.
     GuestIgnoresShutdown,
     /// A migration ends without anybody here knowing where the guest is.
     MigrateUnknown {
@@ -98,6 +98,9 @@ pub enum Method {
     Destroy,
     Pause,
     Resume,
+    Reset,
+    Reboot,
+    Save,
     Undefine,
     Label,
     List,
@@ -480,8 +483,12 @@ impl Hypervisor for Fake {
             }
             let line = format!("fake guest {} started\n", guest.info.name);
             self.append_to_log(guest, line.as_bytes());
+            let why = match guest.info.state {
+                DomainState::ShutOff(StopReason::Saved) => StartReason::Restored,
+                _ => StartReason::Booted,
+            };
             self.become_running(state, uuid);
-            self.announce(state, uuid, Lifecycle::Started(StartReason::Booted));
+            self.announce(state, uuid, Lifecycle::Started(why));
             Ok(())
         })
     }
@@ -526,6 +533,39 @@ impl Hypervisor for Fake {
             if find_active(state, &what, uuid)?.info.state != DomainState::Running {
                 self.become_running(state, uuid);
             }
+            Ok(())
+        })
+    }
+
+    fn reset(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("reset domain {uuid}");
+        self.perform(Method::Reset, &what, |state| {
+            find_active(state, &what, uuid)?;
+            self.announce(state, uuid, Lifecycle::Rebooted);
+            Ok(())
+        })
+    }
+
+    fn reboot(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("reboot domain {uuid}");
+        let is_ignored = self.take_fault(|fault| *fault == Fault::GuestIgnoresShutdown).is_some();
+        self.perform(Method::Reboot, &what, |state| {
+            find_active(state, &what, uuid)?;
+            if !is_ignored {
+                self.announce(state, uuid, Lifecycle::Rebooted);
+            }
+            Ok(())
+        })
+    }
+
+    fn save(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("save domain {uuid}");
+        self.perform(Method::Save, &what, |state| {
+            if !find_active(state, &what, uuid)?.info.is_persistent {
+                let message = "it is transient: nothing would remember what was saved";
+                return Err(HypervisorError::new(&what, ErrorKind::Failed, message));
+            }
+            self.become_shut_off(state, uuid, StopReason::Saved);
             Ok(())
         })
     }

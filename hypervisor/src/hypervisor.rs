@@ -45,6 +45,18 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Lets the guest's CPUs run again. Also fine when they run.
     fn resume(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
+    /// Restarts the guest's machine at once, as its reset button would. What the guest had not
+    /// written is lost.
+    fn reset(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Asks the guest to reboot, through ACPI. It may take its time or ignore it;
+    /// [`crate::Lifecycle::Rebooted`] says when it has.
+    fn reboot(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Writes the guest's memory to a file of libvirt's and ends its process. The next start goes
+    /// on from there, with the definition it was saved with. `NotRunning` when it has no process.
+    fn save(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
     /// Forgets the definition; a running guest goes on without one. Also fine when unknown.
     fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 

@@ -201,6 +201,22 @@ impl Hypervisor for Libvirt {
         })
     }
 
+    fn reset(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.with_domain("reset domain", uuid, Needs::Process, Domain::reset)
+    }
+
+    fn reboot(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let flags = match self.driver() {
+            DriverKind::Qemu | DriverKind::QemuEmbedded => sys::VIR_DOMAIN_REBOOT_ACPI_POWER_BTN,
+            DriverKind::Test => sys::VIR_DOMAIN_REBOOT_DEFAULT,
+        };
+        self.with_domain("reboot domain", uuid, Needs::Process, |domain| domain.reboot(flags))
+    }
+
+    fn save(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.with_domain("save domain", uuid, Needs::Process, Domain::managed_save)
+    }
+
     fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         let flags = match self.driver() {
             DriverKind::Qemu | DriverKind::QemuEmbedded => {
@@ -209,7 +225,7 @@ impl Hypervisor for Libvirt {
                     | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
                     | sys::VIR_DOMAIN_UNDEFINE_NVRAM
             }
-            DriverKind::Test => 0,
+            DriverKind::Test => sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE,
         };
         let undefined = self.with_domain("undefine domain", uuid, Needs::Nothing, |domain| {
             if domain.is_persistent()? { domain.undefine(flags) } else { Ok(()) }

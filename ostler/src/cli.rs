@@ -49,6 +49,16 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Start a stopped VM again
     Start(StartArgs),
+    /// Stop a VM's CPUs; its memory stays
+    Pause(ActArgs),
+    /// Let a paused VM go on
+    Resume(ActArgs),
+    /// Write a VM's memory to its host's disk and end it; start goes on from there
+    Save(ActArgs),
+    /// Press a VM's reset button
+    Reset(ActArgs),
+    /// Ask a VM to reboot, and reset it when it does not
+    Reboot(RebootArgs),
     /// Delete a stopped VM and its disks
     Rm(RmArgs),
     /// Move a running VM to another host
@@ -177,6 +187,23 @@ pub(crate) struct StartArgs {
     pub(crate) name: JobId,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ActArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebootArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// How long the guest may take before it is reset
+    #[arg(long, default_value = "30s", value_name = "TIME")]
+    pub(crate) grace: Ms,
 }
 
 #[derive(Debug, Args)]
@@ -524,6 +551,9 @@ mod tests {
             "ostler run --image i --name web-1 --disk 64MiB --disk data=1GiB --nic bridge=br0",
             "ostler stop web-1 --force",
             "ostler stop web-1 --grace 500ms --no-wait",
+            "ostler pause web-1",
+            "ostler save web-1 --no-wait",
+            "ostler reboot web-1 --grace 0s",
             "ostler migrate web-1 h2",
             "ostler ps --all --hosts 10.0.0.1,10.0.0.2:99",
             "ostler events --follow",

@@ -8,6 +8,8 @@ mod stop;
 
 mod start;
 
+mod act;
+
 mod rm;
 
 mod migrate;
@@ -40,6 +42,7 @@ pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
 pub(crate) use discovery::start as serve_discovery;
 pub(crate) use images::import_everywhere;
 
+use self::act::Act;
 use crate::cli::{Cli, Command};
 use crate::exit::{Code, Failure};
 use crate::session::Session;
@@ -66,6 +69,11 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Run(args) => run::run(session, args).await,
         Command::Stop(args) => stop::run(session, args).await,
         Command::Start(args) => start::run(session, args).await,
+        Command::Pause(args) => act::run(session, args, Act::Pause).await,
+        Command::Resume(args) => act::run(session, args, Act::Resume).await,
+        Command::Save(args) => act::run(session, args, Act::Save).await,
+        Command::Reset(args) => act::run(session, args, Act::Reset).await,
+        Command::Reboot(args) => act::reboot(session, args).await,
         Command::Rm(args) => rm::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,

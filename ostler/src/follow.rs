@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
 use protocol::id::{JobId, RunId};
-use protocol::job::{JobState, Role};
+use protocol::job::{Job, JobState, Role};
 use transport::{CallError, Client, Clock, Endpoint, Method};
 use uuid::Uuid;
 
@@ -239,8 +239,8 @@ pub(crate) async fn await_ended(
     agent: &Endpoint,
     id: &JobId,
     wait_ms: u64,
-) -> Result<protocol::job::Job, Failure> {
-    await_job(client, agent, id, wait_ms, |state| state.is_ended()).await
+) -> Result<Job, Failure> {
+    await_job(client, agent, id, wait_ms, |job| job.state.is_ended()).await
 }
 
 /// Waits until an agent says that a job runs, or that it does not any more.
@@ -249,23 +249,24 @@ pub(crate) async fn await_settled(
     agent: &Endpoint,
     id: &JobId,
     wait_ms: u64,
-) -> Result<protocol::job::Job, Failure> {
-    let is_settled = |state: JobState| state == JobState::Running || state.is_ended();
+) -> Result<Job, Failure> {
+    let is_settled = |job: &Job| job.state == JobState::Running || job.state.is_ended();
     await_job(client, agent, id, wait_ms, is_settled).await
 }
 
-async fn await_job(
+/// Waits until an agent says this of a job.
+pub(crate) async fn await_job(
     client: &Client,
     agent: &Endpoint,
     id: &JobId,
     wait_ms: u64,
-    is_enough: impl Fn(JobState) -> bool,
-) -> Result<protocol::job::Job, Failure> {
+    is_enough: impl Fn(&Job) -> bool,
+) -> Result<Job, Failure> {
     let clock = Clock::real();
     let deadline_ms = clock.now().mono_ms + wait_ms;
     loop {
-        let last = match client.get::<protocol::job::Job>(agent, &format!("/v1/jobs/{id}")).await {
-            Ok(job) if is_enough(job.state) => return Ok(job),
+        let last = match client.get::<Job>(agent, &format!("/v1/jobs/{id}")).await {
+            Ok(job) if is_enough(&job) => return Ok(job),
             Ok(job) => format!("it is {}", job.state),
             Err(error) if error.is_retriable() => chain(&error),
             Err(error) => return Err(error.into()),

@@ -69,6 +69,16 @@ fn grace_ms_default() -> u64 {
     30_000
 }
 
+/// `POST /v1/jobs/{id}/reboot` on a host. 202 with the [`Job`]. Unlike a stop it is not remembered
+/// over a restart of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebootJob {
+    /// How long the guest may take to reboot itself before it is reset, in milliseconds.
+    #[serde(default = "grace_ms_default")]
+    pub grace_ms: u64,
+}
+
 /// `POST /v1/jobs/{id}/migrate` on the source. 202 with the [`Job`], which then shows progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

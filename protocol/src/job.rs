@@ -9,6 +9,7 @@
 //!                         ▼            ▲          └────────────┘  to running)   │
 //!                    migrating_in ─────┘  gave up        crashed ◀── guest died │
 //!                         └──▶ running (handed over)     stopped ◀── guest shut down
+//!                                                   stopped (saved) ◀── saved by way of stopping
 //! ```
 //!
 //! `lost` exists only in a view: a host never says it of itself.
@@ -217,6 +218,13 @@ pub enum Reason {
     },
     /// The host that was to send it gave up.
     MigrationCancelled,
+    /// Its memory is in a file of its host's; the next start there goes on from it.
+    Saved,
+    /// What was asked of it last did not work; it goes on as before.
+    ActionFailed {
+        /// What was tried and what came back.
+        message: String,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -231,6 +239,8 @@ impl fmt::Display for Reason {
             Reason::Migrated { to } => write!(f, "moved to {}", to.short()),
             Reason::MigrationFailed { message } => write!(f, "migration failed: {message}"),
             Reason::MigrationCancelled => f.write_str("migration cancelled"),
+            Reason::Saved => f.write_str("its memory is saved"),
+            Reason::ActionFailed { message } => write!(f, "not done: {message}"),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 mod house;
 
+mod jobs;
+
 mod survive;
 
 mod tickets;

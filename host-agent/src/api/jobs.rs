@@ -5,7 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use protocol::api::{JobList, MigrateJob, PutHandoff, PutJob, StopJob};
+use protocol::api::{JobList, MigrateJob, PutHandoff, PutJob, RebootJob, StopJob};
 use protocol::id::{JobId, RunId};
 use protocol::job::{Job, JobKind, RunKey};
 use protocol::refusal::Refusal;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use transport::{Json, Peer, ProblemReply};
 
 use super::Api;
-use crate::core::{Reply, Request};
+use crate::core::{Act, Reply, Request};
 
 /// Most of a service's log shown at a time.
 const LOG_BYTES_MAX: u64 = 1 << 20;
@@ -54,6 +54,52 @@ pub(super) async fn stop(
 ) -> Result<Response, ProblemReply> {
     permit_over(&api, peer, &id)?;
     answer(api.ask(Request::Stop { job: id, stop }).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn pause(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    act(&api, peer, id, Act::Pause).await
+}
+
+pub(super) async fn resume(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    act(&api, peer, id, Act::Resume).await
+}
+
+pub(super) async fn save(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    act(&api, peer, id, Act::Save).await
+}
+
+pub(super) async fn reset(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    act(&api, peer, id, Act::Reset).await
+}
+
+pub(super) async fn reboot(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Json(reboot): Json<RebootJob>,
+) -> Result<Response, ProblemReply> {
+    act(&api, peer, id, Act::Reboot { grace_ms: reboot.grace_ms }).await
+}
+
+async fn act(api: &Api, peer: Peer, job: JobId, act: Act) -> Result<Response, ProblemReply> {
+    permit_over(api, peer, &job)?;
+    answer(api.ask(Request::Act { job, act }).await?, StatusCode::ACCEPTED)
 }
 
 pub(super) async fn migrate(

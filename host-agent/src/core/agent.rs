@@ -56,8 +56,21 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UnderWay {
     pub(super) id: WorkId,
-    /// A more impatient stop may overtake a stop, and nothing else.
-    pub(super) is_stop: bool,
+    pub(super) kind: WorkKind,
+}
+
+/// What its end may mean, and whether a stop may overtake it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WorkKind {
+    /// A more impatient stop overtakes it.
+    Stop,
+    Pause,
+    Resume,
+    Save,
+    /// A reset, or a reboot, which any stop overtakes: a guest may take its time.
+    Reboot,
+    /// Everything else.
+    Other,
 }
 
 /// The agent.
@@ -191,6 +204,7 @@ impl Agent {
             }
             Request::Put { job, put } => self.put(now, job, put, out),
             Request::Stop { job, stop } => self.stop(now, &job, stop, out),
+            Request::Act { job, act } => self.act(now, &job, act, out),
             Request::Migrate { job, migrate } => self.migrate(now, &job, migrate, out),
             Request::CancelMigration { job } => self.cancel_migration(&job, out),
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
@@ -312,6 +326,15 @@ impl Agent {
                 needed: "stop it before starting it again with another spec".to_owned(),
             });
         }
+        if job.reason == Some(Reason::Saved) && job.spec != *spec {
+            return Err(Refusal::WrongState {
+                job: id.clone(),
+                state: job.state,
+                needed: "its memory is saved, and fits only the spec it was saved with: start it \
+                         with that, or delete it first"
+                    .to_owned(),
+            });
+        }
         let disks = |spec: &JobSpec| spec.as_vm().map(|vm| vm.disks.clone());
         if disks(&job.spec) != disks(spec) {
             return Err(Refusal::Invalid {
@@ -420,7 +443,7 @@ impl Agent {
         out.extend(writes.into_iter().map(Effect::Persist));
         self.become_state(now, record, JobState::Stopping, Some(Reason::Requested), out);
         if let Some(entry) = self.jobs.get_mut(id)
-            && entry.work.is_some_and(|work| work.is_stop)
+            && entry.work.is_some_and(|w| matches!(w.kind, WorkKind::Stop | WorkKind::Reboot))
         {
             entry.work = None;
         }

@@ -15,6 +15,7 @@ use protocol::ticket::Handoff;
 use protocol::trust::Trust;
 use protocol::vm::VmSpec;
 
+use super::acts::Act;
 use super::ledger::Write;
 
 /// Names the caller of a request, so that the answer finds its way back.
@@ -108,6 +109,13 @@ pub enum Request {
         job: JobId,
         /// How.
         stop: StopJob,
+    },
+    /// Do something to a running guest.
+    Act {
+        /// Its id.
+        job: JobId,
+        /// What.
+        act: Act,
     },
     /// Send a job to another host.
     Migrate {
@@ -203,6 +211,19 @@ pub enum Work {
     StartVm(VmSpec),
     /// Shut the guest down, and destroy it when its grace is over.
     StopVm {
+        /// How long it may take.
+        grace_ms: u64,
+    },
+    /// Stop the guest's CPUs.
+    PauseVm,
+    /// Let them run again.
+    ResumeVm,
+    /// Write the guest's memory to disk and end its process. Fine when that is so already.
+    SaveVm,
+    /// Press the guest's reset button.
+    ResetVm,
+    /// Ask the guest to reboot, and reset it when its grace is over.
+    RebootVm {
         /// How long it may take.
         grace_ms: u64,
     },

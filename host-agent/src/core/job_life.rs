@@ -11,7 +11,7 @@ use protocol::signed::Signed;
 use protocol::ticket::Handoff;
 use transport::clock::Now;
 
-use super::agent::{Agent, UnderWay};
+use super::agent::{Agent, UnderWay, WorkKind};
 use super::input::{Effect, Look, MigrationOutcome, ServiceNews, Work, WorkId, WorkOutcome};
 use super::ledger::{Intent, JobRecord, Write};
 
@@ -40,7 +40,7 @@ impl Agent {
         self.works += 1;
         let work_id = WorkId(self.works);
         if let Some(entry) = self.jobs.get_mut(id) {
-            entry.work = Some(UnderWay { id: work_id, is_stop: is_stop(&work) });
+            entry.work = Some(UnderWay { id: work_id, kind: kind_of(&work) });
             entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
         }
         out.push(Effect::Work { job: id.clone(), id: work_id, work });
@@ -75,6 +75,12 @@ impl Agent {
         outcome: WorkOutcome,
         out: &mut Vec<Effect>,
     ) {
+        if matches!(
+            ended.kind,
+            WorkKind::Pause | WorkKind::Resume | WorkKind::Save | WorkKind::Reboot
+        ) {
+            return self.conclude_act(now, record, ended.kind, outcome, out);
+        }
         let state = record.job.state;
         match (state, record.intent.clone(), outcome) {
             // A service is running when it says so itself.
@@ -88,7 +94,9 @@ impl Agent {
                 self.become_state(now, record, JobState::Failed, reason, out);
             }
             // The work may also have been the start that this stop overtook; then its own follows.
-            (JobState::Stopping, Intent::Stop { .. }, WorkOutcome::Done) if ended.is_stop => {
+            (JobState::Stopping, Intent::Stop { .. }, WorkOutcome::Done)
+                if ended.kind == WorkKind::Stop =>
+            {
                 self.set_begun(&record.job.id, false);
                 self.become_state(now, record, JobState::Stopped, Some(Reason::Requested), out);
             }
@@ -243,8 +251,11 @@ impl Agent {
         let mut record = entry.record.clone();
         let Some((state, reason)) = seen_instead(record.job.state, look, domain) else { return };
         if look.is_second {
-            if state == JobState::Running {
-                record.intent = Intent::Run;
+            match state {
+                JobState::Running => record.intent = Intent::Run,
+                // Whoever paused it, or whatever did, it stays so until somebody resumes it.
+                JobState::Paused => record.intent = Intent::Pause,
+                _ => {}
             }
             self.become_state(now, record, state, reason, out);
         } else {
@@ -334,8 +345,15 @@ impl Agent {
     }
 }
 
-fn is_stop(work: &Work) -> bool {
-    matches!(work, Work::StopVm { .. } | Work::StopService)
+fn kind_of(work: &Work) -> WorkKind {
+    match work {
+        Work::StopVm { .. } | Work::StopService => WorkKind::Stop,
+        Work::PauseVm => WorkKind::Pause,
+        Work::ResumeVm => WorkKind::Resume,
+        Work::SaveVm => WorkKind::Save,
+        Work::ResetVm | Work::RebootVm { .. } => WorkKind::Reboot,
+        _ => WorkKind::Other,
+    }
 }
 
 /// What has to be done for a job in this state with this intent; `None`: nothing, or wait.
@@ -349,6 +367,9 @@ fn next_work(record: &JobRecord, is_begun: bool) -> Option<Work> {
         (JobKind::Vm(_), JobState::Stopping, Intent::Stop { grace_ms }) => {
             Some(Work::StopVm { grace_ms: *grace_ms })
         }
+        (JobKind::Vm(_), JobState::Running, Intent::Pause) => Some(Work::PauseVm),
+        (JobKind::Vm(_), JobState::Paused, Intent::Run) => Some(Work::ResumeVm),
+        (JobKind::Vm(_), JobState::Stopping, Intent::Save) => Some(Work::SaveVm),
         (JobKind::Vm(vm), JobState::MigratingIn, Intent::Receive { is_handed: false, .. }) => {
             job.migration.is_none().then(|| Work::PrepareIncoming(vm.clone()))
         }
@@ -397,6 +418,9 @@ fn seen_instead(
 
 /// How a guest ended that nobody asked to end.
 fn end_of(hint: Option<Lifecycle>, seen: Option<DomainState>) -> (JobState, Option<Reason>) {
+    if matches!(seen, Some(DomainState::ShutOff(StopReason::Saved))) {
+        return (JobState::Stopped, Some(Reason::Saved));
+    }
     let by_guest = match (hint, seen) {
         (Some(Lifecycle::Stopped(reason)), _) => reason == StopReason::Shutdown,
         (_, Some(DomainState::ShutOff(reason))) => reason == StopReason::Shutdown,

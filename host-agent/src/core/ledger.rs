@@ -21,6 +21,10 @@ use super::claims::Claim;
 pub enum Intent {
     /// It runs here.
     Run,
+    /// It stands still here.
+    Pause,
+    /// Its memory goes to disk, and it ends.
+    Save,
     /// It stops.
     Stop {
         /// How long the guest may take.

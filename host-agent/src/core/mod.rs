@@ -15,6 +15,9 @@ pub use input::{
 
 mod job_life;
 
+mod acts;
+pub use acts::Act;
+
 mod recover;
 
 mod offers;

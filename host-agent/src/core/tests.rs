@@ -627,3 +627,115 @@ fn trust_and_holds_survive_a_restart() {
     assert_eq!(missing, Err(Refusal::Ticket { error: TicketError::TicketMissing }));
     assert_eq!(spec(1).tenant, TenantId::default_tenant());
 }
+
+fn act(bench: &mut Bench, act: Act) -> Result<Reply, Refusal> {
+    bench.ask(Request::Act { job: job_id("web-1"), act })
+}
+
+fn running(mut bench: Bench) -> Bench {
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.looks.clear();
+    bench
+}
+
+fn reason(bench: &Bench) -> Option<Reason> {
+    bench.agent.job(&job_id("web-1")).unwrap().job.reason.clone()
+}
+
+#[test]
+fn a_pause_is_durable_before_it_is_done_and_repeating_it_is_harmless() {
+    let mut bench = running(Bench::lone());
+    assert!(matches!(act(&mut bench, Act::Pause), Ok(Reply::Accepted(_))));
+    assert!(matches!(act(&mut bench, Act::Pause), Ok(Reply::AlreadySo(_))));
+    bench.works.clear();
+    bench.die(false);
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::Running)]));
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::PauseVm, "the next life does it");
+    assert_eq!(bench.state("web-1"), JobState::Paused);
+    assert!(matches!(act(&mut bench, Act::Pause), Ok(Reply::AlreadySo(_))));
+    assert_eq!(refusal(act(&mut bench, Act::Reset)), "wrong-state");
+    act(&mut bench, Act::Resume).unwrap();
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::ResumeVm);
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    assert!(matches!(act(&mut bench, Act::Resume), Ok(Reply::AlreadySo(_))));
+}
+
+#[test]
+fn a_resume_that_overtakes_a_pause_wins() {
+    let mut bench = running(Bench::lone());
+    act(&mut bench, Act::Pause).unwrap();
+    act(&mut bench, Act::Resume).unwrap();
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::PauseVm);
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::ResumeVm);
+    assert_eq!(bench.state("web-1"), JobState::Running);
+}
+
+#[test]
+fn what_somebody_else_has_paused_is_not_resumed_by_us() {
+    let mut bench = running(Bench::lone());
+    let uuid = job_id("web-1").domain_uuid();
+    let look = Look { uuid, hint: None, is_second: true };
+    let paused = domain("web-1", DomainState::Paused(PauseReason::IoError));
+    bench.tell(Input::Looked { look, domain: Some(paused) });
+    assert_eq!(bench.state("web-1"), JobState::Paused);
+    bench.tell(Input::Tick);
+    assert!(bench.works.is_empty());
+    act(&mut bench, Act::Resume).unwrap();
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::ResumeVm);
+}
+
+#[test]
+fn what_can_not_be_paused_goes_on_and_says_why() {
+    let mut bench = running(Bench::lone());
+    act(&mut bench, Act::Pause).unwrap();
+    bench.end_work(WorkOutcome::Failed("no monitor".into()));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    assert_eq!(reason(&bench), Some(Reason::ActionFailed { message: "no monitor".into() }));
+    assert_eq!(bench.looks.len(), 1, "it may have ended meanwhile");
+    bench.tell(Input::Tick);
+    assert!(bench.works.is_empty(), "it is not tried for ever");
+}
+
+#[test]
+fn a_saved_job_frees_memory_and_starts_only_with_the_spec_it_was_saved_with() {
+    let mut bench = running(Bench::lone());
+    assert!(matches!(act(&mut bench, Act::Save), Ok(Reply::Accepted(_))));
+    assert_eq!(bench.state("web-1"), JobState::Stopping);
+    assert!(matches!(act(&mut bench, Act::Save), Ok(Reply::AlreadySo(_))));
+    bench.works.clear();
+    bench.die(false);
+    let saved = DomainState::ShutOff(StopReason::Saved);
+    bench.tell(Input::Domains(vec![domain("web-1", saved)]));
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::SaveVm, "the next life looks for itself");
+    assert_eq!((bench.state("web-1"), reason(&bench)), (JobState::Stopped, Some(Reason::Saved)));
+    assert_eq!(bench.agent.inventory().host.allocation, Resources::ZERO);
+    assert!(matches!(act(&mut bench, Act::Save), Ok(Reply::AlreadySo(_))));
+    assert_eq!(refusal(bench.put("web-1", body(2, 2, None))), "wrong-state");
+    bench.put("web-1", body(2, 1, None)).unwrap();
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
+}
+
+#[test]
+fn a_job_that_can_not_be_saved_runs_on() {
+    let mut bench = running(Bench::lone());
+    act(&mut bench, Act::Save).unwrap();
+    bench.end_work(WorkOutcome::Failed("no space".into()));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    assert!(matches!(reason(&bench), Some(Reason::ActionFailed { .. })));
+    assert!(bench.works.is_empty());
+}
+
+#[test]
+fn a_stop_overtakes_a_reboot_and_two_reboots_are_refused() {
+    let mut bench = running(Bench::lone());
+    act(&mut bench, Act::Reboot { grace_ms: 9 }).unwrap();
+    assert_eq!(refusal(act(&mut bench, Act::Reset)), "busy");
+    let (job, reboot, what) = bench.works.pop().unwrap();
+    assert_eq!(what, Work::RebootVm { grace_ms: 9 });
+    let stop = StopJob { grace_ms: 5, run: None };
+    bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
+    bench.tell(Input::Done { job, work: reboot, outcome: WorkOutcome::Done });
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 5 });
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+}

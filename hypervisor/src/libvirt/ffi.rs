@@ -501,6 +501,21 @@ impl Domain {
         check(unsafe { sys::virDomainResume(self.ptr()) }).map(drop)
     }
 
+    pub(super) fn reset(&self) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainReset(self.ptr(), 0) }).map(drop)
+    }
+
+    pub(super) fn reboot(&self, flags: u32) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainReboot(self.ptr(), flags) }).map(drop)
+    }
+
+    pub(super) fn managed_save(&self) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainManagedSave(self.ptr(), 0) }).map(drop)
+    }
+
     pub(super) fn undefine(&self, flags: u32) -> Result<(), RawError> {
         // SAFETY: the domain is valid; it stays so, as a handle.
         check(unsafe { sys::virDomainUndefineFlags(self.ptr(), flags) }).map(drop)

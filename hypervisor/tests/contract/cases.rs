@@ -17,6 +17,8 @@ macro_rules! for_each_case {
         $run!(destroy_is_announced_and_idempotent);
         $run!(shutdown_is_a_request);
         $run!(pause_and_resume_are_idempotent);
+        $run!(a_reset_or_reboot_leaves_the_process);
+        $run!(a_saved_guest_goes_on_at_the_next_start);
         $run!(a_label_can_be_taken_off_and_put_on_again);
         $run!(undefining_a_running_domain_lets_it_run);
         $run!(what_is_unknown_is_said_to_be);
@@ -108,6 +110,40 @@ pub(crate) fn pause_and_resume_are_idempotent(subject: &Subject) {
     subject.remove(config.uuid);
 }
 
+pub(crate) fn a_reset_or_reboot_leaves_the_process(subject: &Subject) {
+    let config = subject.running("reset");
+    match kind(subject.hv.reset(config.uuid)) {
+        None => {}
+        Some(ErrorKind::Unsupported) => assert_eq!(subject.hv.facts().driver, "TEST"),
+        other => panic!("{other:?}"),
+    }
+    subject.hv.reboot(config.uuid).unwrap();
+    assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
+    subject.hv.destroy(config.uuid).unwrap();
+    assert_eq!(kind(subject.hv.reboot(config.uuid)), Some(ErrorKind::NotRunning));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn a_saved_guest_goes_on_at_the_next_start(subject: &Subject) {
+    let config = subject.running("saved");
+    let mut events = subject.hv.watch();
+    subject.hv.save(config.uuid).unwrap();
+    let is_saved = |what| what == Lifecycle::Stopped(StopReason::Saved);
+    expect_event(&mut events, config.uuid, is_saved);
+    let saved = Some(DomainState::ShutOff(StopReason::Saved));
+    assert_eq!(subject.state(config.uuid), saved);
+    assert_eq!(kind(subject.hv.save(config.uuid)), Some(ErrorKind::NotRunning));
+    // A start repeated after a crash defines it again; what was saved must survive that.
+    subject.hv.define(&config).unwrap();
+    subject.hv.start(config.uuid).unwrap();
+    expect_event(&mut events, config.uuid, |what| matches!(what, Lifecycle::Started(_)));
+    eventually("the guest", || {
+        (subject.state(config.uuid) == Some(DomainState::Running)).then_some(())
+    });
+    subject.hv.save(config.uuid).unwrap();
+    subject.remove(config.uuid);
+}
+
 pub(crate) fn a_label_can_be_taken_off_and_put_on_again(subject: &Subject) {
     let config = subject.running("labelled");
     let job = || subject.hv.lookup(config.uuid).unwrap().unwrap().job;
@@ -145,6 +181,9 @@ pub(crate) fn what_is_unknown_is_said_to_be(subject: &Subject) {
     assert_eq!(kind(hv.shutdown(unknown)), missing);
     assert_eq!(kind(hv.pause(unknown)), missing);
     assert_eq!(kind(hv.resume(unknown)), missing);
+    assert_eq!(kind(hv.reset(unknown)), missing);
+    assert_eq!(kind(hv.reboot(unknown)), missing);
+    assert_eq!(kind(hv.save(unknown)), missing);
     assert_eq!(kind(hv.label(unknown, None)), missing);
     assert_eq!(kind(hv.xml(unknown)), missing);
     assert_eq!(kind(hv.job_progress(unknown)), missing);

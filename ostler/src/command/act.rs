@@ -1,0 +1,94 @@
+//! `ostler pause`, `resume`, `save`, `reset`, `reboot`: asked of the host itself, which needs nobody
+//! else for them.
+
+use std::time::Duration;
+
+use protocol::api::RebootJob;
+use protocol::job::{Job, JobState, Reason};
+use serde_json::{Value, json};
+use transport::Method;
+
+use super::run::tell;
+use crate::cli::{ActArgs, RebootArgs};
+use crate::exit::{Code, Failure};
+use crate::follow::await_job;
+use crate::session::Session;
+
+/// How long a pause or a resume may take: a call to libvirt, which may wait for its own lock.
+const PAUSE_MS_MAX: u64 = 40_000;
+
+/// How long a save may take: the host gives up before.
+const SAVE_MS_MAX: u64 = 660_000;
+
+/// What is asked of the guest, and where that leads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Act {
+    Pause,
+    Resume,
+    Save,
+    Reset,
+}
+
+impl Act {
+    fn word(self) -> &'static str {
+        match self {
+            Act::Pause => "pause",
+            Act::Resume => "resume",
+            Act::Save => "save",
+            Act::Reset => "reset",
+        }
+    }
+
+    /// How long to wait for the state it leads to; `None`: it leads to none.
+    fn wait_ms(self) -> Option<u64> {
+        match self {
+            Act::Pause | Act::Resume => Some(PAUSE_MS_MAX),
+            Act::Save => Some(SAVE_MS_MAX),
+            Act::Reset => None,
+        }
+    }
+
+    /// True when nothing more will happen: it is so, or it did not work, or the guest has ended.
+    fn is_over(self, job: &Job) -> bool {
+        let has_failed = matches!(job.reason, Some(Reason::ActionFailed { .. }));
+        let is_there = match self {
+            Act::Pause => job.state == JobState::Paused,
+            Act::Resume => job.state == JobState::Running,
+            Act::Save | Act::Reset => false,
+        };
+        is_there || has_failed || job.state.is_ended()
+    }
+}
+
+pub(crate) async fn run(session: &Session, args: ActArgs, act: Act) -> Result<Code, Failure> {
+    let wait_ms = act.wait_ms().filter(|_| !args.wait.no_wait);
+    ask(session, &args.name, act.word(), &json!(null), wait_ms, |job| act.is_over(job)).await
+}
+
+pub(crate) async fn reboot(session: &Session, args: RebootArgs) -> Result<Code, Failure> {
+    let body = json!(RebootJob { grace_ms: args.grace.0 });
+    ask(session, &args.name, "reboot", &body, None, |_| true).await
+}
+
+async fn ask(
+    session: &Session,
+    name: &protocol::id::JobId,
+    word: &str,
+    body: &Value,
+    wait_ms: Option<u64>,
+    is_over: impl Fn(&Job) -> bool,
+) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    picture.warn();
+    let row = picture.job(name)?;
+    let agent = picture.agent(&row.host);
+    let path = format!("/v1/jobs/{name}/{word}");
+    let client = session.client.with_deadline(Duration::from_secs(10));
+    let mut job = client.send::<_, Job>(Method::POST, &agent, &path, body).await?.body;
+    if let Some(wait_ms) = wait_ms {
+        job = await_job(&client, &agent, name, wait_ms, is_over).await?;
+    }
+    tell(session, &job, &row.host_name);
+    let has_failed = matches!(job.reason, Some(Reason::ActionFailed { .. }));
+    Ok(if has_failed { Code::Failed } else { Code::Ok })
+}

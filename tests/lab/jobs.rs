@@ -1,0 +1,70 @@
+//! What an operator does to a VM between its start and its end, with `virsh` as the judge.
+
+use std::time::Duration;
+
+use tests::lab::Lab;
+use tests::operator::{Following, Operator};
+use tests::wait::{is, until};
+
+/// The number in the guest's next line that has one.
+fn count(console: &Following) -> u64 {
+    let line = console.line_with(" count=", Duration::from_secs(60));
+    line.rsplit('=').next().and_then(|n| n.trim().parse().ok()).unwrap_or_default()
+}
+
+fn await_virsh(lab: &Lab, host: &str, state: &str) {
+    until(&format!("virsh to say {state}"), Duration::from_secs(10), || {
+        let seen = lab.virsh_state(host, "web-1");
+        is(seen == state, seen)
+    });
+}
+
+#[test]
+fn lab_pause_resume_save_reset_and_reboot() {
+    let Some(lab) = Lab::up("lab_pause_resume_save_reset_and_reboot", 1) else { return };
+    let mut operator = Operator::new();
+    let url = operator.make_cluster(&lab);
+    operator.must(&["run", "--image", "guest", "--name", "web-1", "--memory", "128MiB"]);
+    let host = operator.await_state("web-1", "running");
+    let console = operator.follow(&["console", "web-1", "--no-input"]);
+    count(&console);
+
+    operator.must(&["pause", "web-1"]);
+    assert_eq!(lab.virsh_state(&host, "web-1"), "paused");
+    operator.must(&["pause", "web-1"]);
+    lab.must(&["signal", &host, "agent", "KILL"]);
+    lab.start_agent(&host, &url);
+    operator.await_state("web-1", "paused");
+    operator.must(&["resume", "web-1"]);
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
+
+    lab.must(&["exec", &host, "virsh", "suspend", "web-1"]);
+    operator.await_state("web-1", "paused");
+    operator.must(&["resume", "web-1"]);
+    await_virsh(&lab, &host, "running");
+
+    let console = operator.follow(&["console", "web-1", "--no-input", "--tail", "0"]);
+    let before = count(&console);
+    operator.must(&["save", "web-1"]);
+    assert_eq!(lab.virsh_state(&host, "web-1"), "shut off");
+    operator.await_state("web-1", "stopped");
+    operator.must(&["start", "web-1"]);
+    await_virsh(&lab, &host, "running");
+    let console = operator.follow(&["console", "web-1", "--no-input", "--tail", "0"]);
+    assert!(count(&console) >= before, "it went on where it was");
+
+    operator.must(&["reset", "web-1"]);
+    until("the guest to count from the beginning", Duration::from_secs(60), || {
+        let number = count(&console);
+        is(number <= 1, number)
+    });
+    operator.must(&["reboot", "web-1", "--grace", "5s"]);
+    until("the guest to count from the beginning", Duration::from_secs(60), || {
+        let number = count(&console);
+        is(number <= 1, number)
+    });
+    assert_eq!(operator.await_state("web-1", "running"), host);
+    operator.must(&["stop", "web-1"]);
+    operator.must(&["rm", "web-1"]);
+    assert_eq!(lab.virsh_domains(&host), Vec::<String>::new());
+}
