@@ -14,12 +14,15 @@
 //!                            └ not while this monitor is new, was asleep itself, or hears
 //!                              nothing of more than half of all hosts
 //! ```
+//!
+//! A newer agent may say things that this monitor does not understand. That is told loudly for its
+//! row and never a reason to distrust it: what is missing is read again as an inventory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::event::{Event, Frame};
 use protocol::host::Inventory;
-use protocol::id::{Cursor, HostId};
+use protocol::id::{Cursor, Epoch, HostId};
 use protocol::view::{Freshness, Merge, View};
 
 use crate::check::check;
@@ -90,6 +93,20 @@ pub enum Input {
         /// What it says.
         frame: Frame,
     },
+    /// A host was asked for its inventory outside its stream, and answered.
+    Read {
+        /// By which way.
+        url: String,
+        /// What it says.
+        inventory: Box<Inventory>,
+    },
+    /// A source said something that only a newer version understands; the rest was passed on.
+    Newer {
+        /// Of which host.
+        host: HostId,
+        /// What, in words.
+        what: String,
+    },
     /// A source gave a sign of life and had nothing to say.
     Alive {
         /// Who.
@@ -116,6 +133,8 @@ pub enum Input {
 /// What the shell has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// The frame just taken is news: tell it to every subscriber as it came. The view has it.
+    PassOn,
     /// Tell every subscriber; the view already has it.
     Publish(Frame),
     /// Tell subscribers that are monitors how old each row is.
@@ -179,6 +198,8 @@ struct Heard {
     path: String,
     /// Set while the host itself tells older things than the view has.
     trouble: Option<String>,
+    /// In which life it said things that only a newer version understands, and what.
+    newer: Option<(Epoch, String)>,
 }
 
 /// One monitor.
@@ -217,6 +238,8 @@ impl Core {
             Input::Wanted(wanted) => self.want(now_ms, wanted),
             Input::Opened { source, url } => self.open(now_ms, &source, url, out),
             Input::Frame { source, frame } => self.take_frame(now_ms, &source, frame, out),
+            Input::Read { url, inventory } => self.take_reading(now_ms, &url, *inventory, out),
+            Input::Newer { host, what } => self.note_newer(now_ms, &host, &what),
             Input::Alive { source } => {
                 if self.is_open(&source) {
                     self.hear_source(now_ms, &source, out);
@@ -280,6 +303,7 @@ impl Core {
         let trouble = stream
             .and_then(|stream| stream.trouble.clone())
             .or_else(|| heard.trouble.clone())
+            .or_else(|| heard.newer.as_ref().map(|(_, what)| what.clone()))
             .or_else(|| self.cut_off_words().filter(|_| is_silent && heard.at_ms.is_some()));
         HostStatus {
             host: host.clone(),
@@ -336,7 +360,16 @@ impl Core {
         }
         self.hear_source(now_ms, source, out);
         match frame {
-            Frame::Inventory(inventory) => self.merge_inventory(now_ms, source, *inventory, out),
+            Frame::Inventory(inventory) => {
+                let host = inventory.host.id.clone();
+                let (known, said) = (self.cursor(&host).unwrap_or_default(), inventory.cursor);
+                if self.merge_inventory(now_ms, *inventory) {
+                    out.push(Effect::PassOn);
+                }
+                if matches!(source, Source::Host(_)) && self.is_welcome(&host) {
+                    self.judge_epoch(now_ms, &host, known, said);
+                }
+            }
             Frame::Event(event) => self.merge_event(source, event, out),
             Frame::Current => {
                 if let Some(stream) = self.streams.get_mut(source) {
@@ -356,30 +389,50 @@ impl Core {
         }
     }
 
-    fn merge_inventory(
+    /// Whether it was news.
+    fn merge_inventory(&mut self, now_ms: u64, inventory: Inventory) -> bool {
+        if !self.is_welcome(&inventory.host.id) {
+            return false;
+        }
+        name(&mut self.hosts, now_ms, &inventory.host.id);
+        self.view.merge_inventory(inventory) == Merge::Applied
+    }
+
+    /// What a host says of its own life, compared with what was known of it.
+    fn judge_epoch(&mut self, now_ms: u64, host: &HostId, known: Cursor, said: Cursor) {
+        let heard = name(&mut self.hosts, now_ms, host);
+        heard.newer.take_if(|(epoch, _)| *epoch < said.epoch);
+        heard.trouble = (said.epoch < known.epoch).then(|| {
+            format!(
+                "it says it is at {said}, the view has {known}: was its ledger replaced by an older copy?"
+            )
+        });
+    }
+
+    fn take_reading(
         &mut self,
         now_ms: u64,
-        source: &Source,
+        url: &str,
         inventory: Inventory,
         out: &mut Vec<Effect>,
     ) {
         let host = inventory.host.id.clone();
-        if !self.is_welcome(&host) {
+        let frame = Frame::Inventory(Box::new(inventory));
+        if !self.is_welcome(&host) || check(&Source::Host(host.clone()), &frame).is_err() {
             return;
         }
-        let known = self.cursor(&host).unwrap_or_default();
-        let said = inventory.cursor;
-        let frame = Frame::Inventory(Box::new(inventory.clone()));
-        if self.view.merge_inventory(inventory) == Merge::Applied {
-            out.push(Effect::Publish(frame));
+        self.hear(now_ms, &host, now_ms, url, out);
+        let Frame::Inventory(inventory) = frame else { return };
+        if self.merge_inventory(now_ms, *inventory) {
+            out.push(Effect::PassOn);
         }
-        let heard = name(&mut self.hosts, now_ms, &host);
-        if matches!(source, Source::Host(_)) {
-            heard.trouble = (said.epoch < known.epoch).then(|| {
-                format!(
-                    "it says it is at {said}, the view has {known}: was its ledger replaced by an older copy?"
-                )
-            });
+    }
+
+    fn note_newer(&mut self, now_ms: u64, host: &HostId, what: &str) {
+        if self.is_welcome(host) {
+            let epoch = self.cursor(host).unwrap_or_default().epoch;
+            let what = shortened(format!("newer agent: {what}; update this monitor"));
+            name(&mut self.hosts, now_ms, host).newer = Some((epoch, what));
         }
     }
 
@@ -387,16 +440,16 @@ impl Core {
         if !self.is_welcome(&event.host) {
             return;
         }
-        match self.view.merge_event(&event) {
-            Merge::Applied => out.push(Effect::Publish(Frame::Event(event))),
+        let (host, cursor) = (event.host.clone(), event.cursor);
+        match self.view.take_event(event) {
+            Merge::Applied => out.push(Effect::PassOn),
             Merge::Old => {}
             Merge::Gap { at } => {
                 let Some(stream) = self.streams.get_mut(source) else { return };
                 stream.standing = Standing::Resyncing;
+                let host = host.short();
                 stream.trouble = Some(format!(
-                    "event {} of host {} came after {at}: asked for an inventory",
-                    event.cursor,
-                    event.host.short()
+                    "event {cursor} of host {host} came after {at}: asked for an inventory"
                 ));
                 out.push(Effect::Resync(source.clone()));
             }
@@ -456,23 +509,13 @@ impl Core {
     /// A sign of life of a source is one of its host; of a monitor it says nothing of any host.
     fn hear_source(&mut self, now_ms: u64, source: &Source, out: &mut Vec<Effect>) {
         if let Source::Host(host) = source {
-            let path = self.streams.get(source).map(|stream| stream.url.clone());
-            self.hear(now_ms, host, now_ms, &path.unwrap_or_default(), out);
+            let path = self.streams.get(source).map_or("", |stream| stream.url.as_str());
+            hear(&mut self.hosts, now_ms, host, now_ms, path, out);
         }
     }
 
     fn hear(&mut self, now_ms: u64, host: &HostId, at_ms: u64, path: &str, out: &mut Vec<Effect>) {
-        let heard = name(&mut self.hosts, now_ms, host);
-        if heard.at_ms.is_some_and(|known| known >= at_ms) {
-            return;
-        }
-        heard.at_ms = Some(at_ms);
-        if heard.path != path {
-            path.clone_into(&mut heard.path);
-        }
-        if heard.age_ms(now_ms) <= FRESH_MS {
-            heard.become_fresh_or_not(now_ms, host, Freshness::Fresh, out);
-        }
+        hear(&mut self.hosts, now_ms, host, at_ms, path, out);
     }
 
     fn is_open(&self, source: &Source) -> bool {
@@ -534,14 +577,43 @@ impl std::fmt::Display for Source {
     }
 }
 
+fn hear(
+    hosts: &mut BTreeMap<HostId, Heard>,
+    now_ms: u64,
+    host: &HostId,
+    at_ms: u64,
+    path: &str,
+    out: &mut Vec<Effect>,
+) {
+    let heard = name(hosts, now_ms, host);
+    if heard.at_ms.is_some_and(|known| known >= at_ms) {
+        return;
+    }
+    heard.at_ms = Some(at_ms);
+    if heard.path != path {
+        path.clone_into(&mut heard.path);
+    }
+    if heard.age_ms(now_ms) <= FRESH_MS {
+        heard.become_fresh_or_not(now_ms, host, Freshness::Fresh, out);
+    }
+}
+
 fn name<'a>(hosts: &'a mut BTreeMap<HostId, Heard>, now_ms: u64, host: &HostId) -> &'a mut Heard {
-    hosts.entry(host.clone()).or_insert_with(|| Heard {
-        freshness: Freshness::Stale,
-        at_ms: None,
-        named_ms: now_ms,
-        path: String::new(),
-        trouble: None,
-    })
+    // Asked for first, because this happens for every event and making a key is not free.
+    if !hosts.contains_key(host) {
+        hosts.insert(
+            host.clone(),
+            Heard {
+                freshness: Freshness::Stale,
+                at_ms: None,
+                named_ms: now_ms,
+                path: String::new(),
+                trouble: None,
+                newer: None,
+            },
+        );
+    }
+    hosts.get_mut(host).expect("it is there, or was just inserted")
 }
 
 fn shortened(text: String) -> String {

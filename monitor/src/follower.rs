@@ -1,7 +1,8 @@
-//! Follows one source for ever: connects, resumes, notices silence, backs off.
+//! Follows one source for ever: connects, resumes, backs off.
 //!
 //! Decides when a stream is given up and when it is opened again; what its frames are worth is the
-//! core's decision. The same code follows a host and another monitor.
+//! core's decision. The same code follows a host and another monitor. A source that says nothing is
+//! pinged on its stream; the writer looks at the pulse of all streams at once.
 //!
 //! ```text
 //!            ┌───────────── back-off with jitter ◀── ended / silent / no history in time
@@ -16,17 +17,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::event::Frame;
-use serde::de::IgnoredAny;
+use protocol::id::HostId;
+use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, sleep_until};
 use transport::backoff::random_unit;
 use transport::client::Patience;
-use transport::stream::{StreamError, close};
-use transport::{Backoff, CallError, Client, Endpoint, Frames, connect_stream};
+use transport::stream::{Encoded, Liveness, StreamError, close, connect_stream_with};
+use transport::{Backoff, Client, Endpoint, Frames};
 
 use crate::check::check;
 use crate::core::{Input, Source};
-use crate::writer::{Command, Order, Published};
+use crate::newer::{self, Newer, Reading};
+use crate::writer::{Command, Connections, Order, Published};
 
 /// First wait after a failure; many followers of one lost network are spread over it.
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -40,12 +43,12 @@ const QUARANTINE_MIN: Duration = Duration::from_secs(2);
 /// Longest wait after hostile frames.
 const QUARANTINE_MAX: Duration = Duration::from_secs(120);
 
-/// How often a source that says nothing is asked for a sign of life.
-const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// A source without a sign of life for this long is connected to anew: the stream may hang on a
-/// path that is gone, while another works.
-const SILENCE_MAX: Duration = Duration::from_secs(7);
+/// A source that has said nothing for 1.5 to 3 s is asked for a sign of life, so that a living one
+/// is never older than [`crate::core::FRESH_MS`], even if one answer is late. One that does not
+/// answer is connected to anew after 6 to 7.5 s: the stream may hang on a path that is gone, while
+/// another works.
+const LIVENESS: Liveness =
+    Liveness { ask_after: Duration::from_millis(1_500), lost_after: Duration::from_millis(4_500) };
 
 /// How long history may pause before its end (the `Current` frame).
 const HISTORY_PAUSE_MAX: Duration = Duration::from_secs(20);
@@ -70,6 +73,17 @@ pub(crate) struct Follower {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) published: Arc<Published>,
+    /// Where its open stream's pulse is kept for the writer.
+    pub(crate) connections: Connections,
+    /// Where a monitor's stream can be resumed.
+    pub(crate) mark: Option<Mark>,
+}
+
+/// Where a subscriber stands in a monitor's stream; fields of its `current` frames.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Mark {
+    stream: String,
+    seq: u64,
 }
 
 /// Why a stream is no longer followed.
@@ -93,11 +107,14 @@ impl Follower {
         let client = self.client.with_patience(PATIENCE);
         loop {
             let (end, is_steady) = match self.connect(&client, may_resume).await {
-                Ok((frames, endpoint)) => {
+                Ok(frames) => {
                     // Commands given for an earlier stream are not meant for this one.
                     while self.commands.try_recv().is_ok() {}
                     may_resume = true;
-                    self.pump(&client, frames, &endpoint).await
+                    self.watch_pulse(Some(&frames));
+                    let ended = self.pump(frames).await;
+                    self.watch_pulse(None);
+                    ended
                 }
                 Err(why) => (End::Over(why), false),
             };
@@ -132,20 +149,16 @@ impl Follower {
         }
     }
 
-    async fn connect(
-        &mut self,
-        client: &Client,
-        may_resume: bool,
-    ) -> Result<(Frames, Endpoint), String> {
+    async fn connect(&mut self, client: &Client, may_resume: bool) -> Result<Frames, String> {
         let path = self.path(may_resume);
         let mut why = "discovery knows no address of it".to_owned();
         let endpoints = self.endpoints.borrow_and_update().clone();
         for endpoint in endpoints {
-            match connect_stream(client, &endpoint, &path).await {
+            match connect_stream_with(client, &endpoint, &path, LIVENESS).await {
                 Ok(frames) => {
                     let (source, url) = (self.source.clone(), endpoint.url.clone());
                     self.tell(Input::Opened { source, url }).await;
-                    return Ok((frames, endpoint));
+                    return Ok(frames);
                 }
                 Err(error) => why = with_causes(&error),
             }
@@ -155,7 +168,11 @@ impl Follower {
 
     fn path(&self, may_resume: bool) -> String {
         let host = match &self.source {
-            Source::Monitor(_) => return "/v1/events?ages=true".to_owned(),
+            Source::Monitor(_) => {
+                let from = self.mark.as_ref().filter(|_| may_resume);
+                let from = from.map(|Mark { stream, seq }| format!("&stream={stream}&seq={seq}"));
+                return format!("/v1/events?ages=true&marks=true{}", from.unwrap_or_default());
+            }
             Source::Host(host) => host,
         };
         let view = self.published.view.load();
@@ -167,22 +184,19 @@ impl Follower {
         }
     }
 
-    /// Passes frames and signs of life on until the stream ends; also says whether it was a
-    /// success, which is when history ended and the present lasted for a while.
-    async fn pump(
-        &mut self,
-        client: &Client,
-        mut frames: Frames,
-        endpoint: &Endpoint,
-    ) -> (End, bool) {
-        let mut probes = tokio::time::interval(PROBE_INTERVAL);
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Lets the writer see, or no more see, whether the source lives.
+    fn watch_pulse(&self, frames: Option<&Frames>) {
+        if let Some(mut connection) = self.connections.get_mut(&self.source) {
+            connection.pulse = frames.map(|frames| (frames.pulse(), 0));
+        }
+    }
+
+    /// Passes frames on until the stream ends; also says whether it was a success, which is when
+    /// history ended and the present lasted for a while.
+    async fn pump(&mut self, mut frames: Frames) -> (End, bool) {
         let opened = Instant::now();
-        let (mut heard, mut framed) = (opened, opened);
+        let mut framed = opened;
         let mut is_caught_up = false;
-        let probe = probe(client, endpoint);
-        tokio::pin!(probe);
-        let mut is_probing = false;
         let end = loop {
             tokio::select! {
                 biased;
@@ -191,72 +205,102 @@ impl Follower {
                     Some(Command::Quarantine) => End::Quarantine,
                     None => End::Stop,
                 },
-                _ = probes.tick() => {
-                    if heard.elapsed() > SILENCE_MAX {
-                        let seconds = SILENCE_MAX.as_secs();
-                        break End::Over(format!("no sign of life for {seconds} s"));
-                    }
-                    if !is_caught_up && framed.elapsed() > HISTORY_PAUSE_MAX {
-                        let seconds = HISTORY_PAUSE_MAX.as_secs();
-                        break End::Over(format!("its history stood still for {seconds} s"));
-                    }
-                    is_probing |= heard.elapsed() >= PROBE_INTERVAL / 2;
-                }
-                is_alive = &mut probe, if is_probing => {
-                    is_probing = false;
-                    probe.set(self::probe(client, endpoint));
-                    if is_alive {
-                        heard = Instant::now();
-                        let source = self.source.clone();
-                        if !self.tell(Input::Alive { source }).await {
-                            break End::Stop;
-                        }
-                    }
-                }
-                next = frames.next::<Frame>() => {
-                    (heard, framed) = (Instant::now(), Instant::now());
-                    let source = self.source.clone();
-                    let (input, end) = match next {
-                        Some(Ok(frame)) => match check(&source, &frame) {
-                            Ok(()) => {
-                                is_caught_up |= frame == Frame::Current;
-                                (Input::Frame { source, frame }, None)
-                            }
-                            Err(why) => (Input::Hostile { source, why }, Some(End::Quarantine)),
-                        },
-                        Some(Err(StreamError::Closed { code: close::GAP, .. })) => {
-                            break End::Resync;
-                        }
-                        Some(Err(error)) if is_hostile(&error) => {
-                            let why = error.to_string();
-                            (Input::Hostile { source, why }, Some(End::Quarantine))
-                        }
-                        Some(Err(error)) => break End::Over(error.to_string()),
+                next = frames.next_text() => {
+                    let text = match next {
+                        Some(Ok(text)) => text,
+                        Some(Err(error)) => break self.ended(error).await,
                         None => break End::Over("the stream was closed".to_owned()),
                     };
-                    if !self.tell(input).await {
-                        break End::Stop;
+                    if !is_caught_up {
+                        framed = Instant::now();
                     }
-                    if let Some(end) = end {
-                        break end;
+                    match self.take(text, &mut is_caught_up).await {
+                        Ok(()) => {}
+                        Err(end) => break end,
                     }
+                }
+                () = sleep_until(framed + HISTORY_PAUSE_MAX), if !is_caught_up => {
+                    let seconds = HISTORY_PAUSE_MAX.as_secs();
+                    break End::Over(format!("its history stood still for {seconds} s"));
                 }
             }
         };
         (end, is_caught_up && opened.elapsed() > STEADY_MIN)
     }
 
+    async fn ended(&self, error: StreamError) -> End {
+        match error {
+            StreamError::Closed { code: close::GAP, .. } => End::Resync,
+            error if is_hostile(&error) => self.distrust(error.to_string()).await,
+            error => End::Over(error.to_string()),
+        }
+    }
+
+    async fn distrust(&self, why: String) -> End {
+        let source = self.source.clone();
+        match self.tell(Input::Hostile { source, why }).await {
+            true => End::Quarantine,
+            false => End::Stop,
+        }
+    }
+
+    /// Reads a text and hands it to the writer; an error is the stream's end.
+    async fn take(&mut self, text: Encoded, is_caught_up: &mut bool) -> Result<(), End> {
+        let (frame, text) = match newer::read(&text) {
+            Ok(Reading::Frame(frame)) => (frame, text),
+            Ok(Reading::Partly(frame, newer)) => {
+                self.note(newer).await?;
+                // Not the text: who reads on must not stumble over the same words.
+                let text = Encoded::of(&frame);
+                (frame, text)
+            }
+            Ok(Reading::Skipped(newer)) => return self.note(newer).await,
+            Ok(Reading::Missed(newer)) => {
+                let is_its_own = newer.host.as_ref().is_some_and(|host| self.may_speak_for(host));
+                self.note(newer).await?;
+                return Err(match is_its_own {
+                    true => End::Resync,
+                    false => self.distrust("it speaks for another host".to_owned()).await,
+                });
+            }
+            Err(error) => return Err(self.distrust(error.to_string()).await),
+        };
+        if let Err(why) = check(&self.source, &frame) {
+            return Err(self.distrust(why).await);
+        }
+        if frame == Frame::Current {
+            *is_caught_up = true;
+            self.mark = text.parse().ok();
+        }
+        let order = Order::Frame { source: self.source.clone(), frame, text };
+        self.orders.send(order).await.map_err(|_| End::Stop)
+    }
+
+    /// Says loudly that this monitor is older than what it follows.
+    async fn note(&self, newer: Newer) -> Result<(), End> {
+        self.published.metrics.newer.inc();
+        let own = match &self.source {
+            Source::Host(host) => Some(host.clone()),
+            Source::Monitor(_) => None,
+        };
+        let host = newer.host.filter(|host| self.may_speak_for(host)).or(own);
+        let Some(host) = host else { return Ok(()) };
+        match self.tell(Input::Newer { host, what: newer.what }).await {
+            true => Ok(()),
+            false => Err(End::Stop),
+        }
+    }
+
+    fn may_speak_for(&self, host: &HostId) -> bool {
+        match &self.source {
+            Source::Host(own) => own == host,
+            Source::Monitor(_) => true,
+        }
+    }
+
     /// False when the monitor stops.
     async fn tell(&self, input: Input) -> bool {
         self.orders.send(Order::Input(input)).await.is_ok()
-    }
-}
-
-/// Whether the other end says anything at all, on a connection of its own but to the same key.
-async fn probe(client: &Client, endpoint: &Endpoint) -> bool {
-    match client.get::<IgnoredAny>(endpoint, "/v1/health").await {
-        Ok(_) | Err(CallError::Problem { .. } | CallError::BadAnswer { .. }) => true,
-        Err(CallError::NotSent { .. } | CallError::Ambiguous { .. }) => false,
     }
 }
 

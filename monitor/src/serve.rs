@@ -1,6 +1,6 @@
 //! The monitor as a process: its files, its routes, and who may read.
 //!
-//! Decides nothing about the view. Reading is open while there is no trust document, and needs
+//! Decides nothing about the view: `page` and `feed` show it. Reading is open while there is no trust document, and needs
 //! [`Right::Read`] after that.
 
 use std::io;
@@ -10,19 +10,19 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::response::Response;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use protocol::api::{Health, HostFreshness, ViewReply};
-use protocol::event::Frame;
+use protocol::api::Health;
 use protocol::job::ServiceEndpoint;
 use protocol::trust::{Right, Trust};
-use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
+use transport::backoff::random_unit;
 use transport::discovery::Source as DiscoverySource;
 use transport::identity::IdentityError;
 use transport::problem::finish;
 use transport::server::BindError;
-use transport::stream::{Frames, Upgrade, close};
+use transport::stream::Upgrade;
 use transport::{
     CancellationToken, Client, Clock, Endpoint, Identity, Json, Listen, Peer, ProblemReply, Server,
     durable, trust_file,
@@ -30,8 +30,10 @@ use transport::{
 
 use crate::core::Core;
 use crate::directory;
+use crate::feed::{self, FeedQuery};
+use crate::page::{self, Page, PageQuery};
 use crate::sources::Sources;
-use crate::writer::{Connections, ORDERS_MAX, Order, Published, Subscription, Writer};
+use crate::writer::{Connections, ORDERS_MAX, Order, Published, Writer};
 
 /// How a monitor is set up.
 #[derive(Debug, Clone)]
@@ -77,12 +79,17 @@ pub enum MonitorError {
     },
 }
 
-struct Shared {
-    published: Arc<Published>,
-    orders: mpsc::Sender<Order>,
-    identity: Arc<Identity>,
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(crate) published: Arc<Published>,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) connections: Connections,
+    pub(crate) client: Client,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) clock: Clock,
+    /// Names this life of this monitor, so that nobody resumes in the stream of another.
+    pub(crate) stream: String,
     trust: watch::Receiver<Option<Arc<Trust>>>,
-    clock: Clock,
 }
 
 /// Serves until `shutdown`.
@@ -115,12 +122,12 @@ pub async fn serve(
     tokio::spawn(writer.run(shutdown.clone()));
     let sources = Sources {
         addresses: directory::follow(options.discovery, &client, shutdown.clone()),
-        client,
+        client: client.clone(),
         follow: options.follow,
         trust: trust.clone(),
         orders: orders.clone(),
         published: Arc::clone(&published),
-        connections,
+        connections: Arc::clone(&connections),
     };
     let stop = shutdown.clone();
     tokio::spawn(async move {
@@ -134,7 +141,9 @@ pub async fn serve(
             .map_err(|source| MonitorError::ReadyFile { path, source })?;
     }
     tracing::info!(%addr, key = %identity.public(), "monitor answers");
-    let shared = Arc::new(Shared { published, orders, identity, trust, clock });
+    let stream = format!("{:x}", clock.now().wall_ms ^ rand_bits());
+    let shared =
+        Arc::new(Shared { published, orders, connections, client, identity, clock, stream, trust });
     server.serve(router(shared), shutdown).await;
     Ok(())
 }
@@ -145,6 +154,7 @@ fn router(shared: Arc<Shared>) -> Router {
             .route("/v1/health", get(health))
             .route("/v1/view", get(view))
             .route("/v1/events", get(events))
+            .route("/metrics", get(metrics))
             .with_state(shared),
     )
 }
@@ -164,73 +174,31 @@ async fn health(State(shared): State<Arc<Shared>>) -> Json<Health> {
 async fn view(
     State(shared): State<Arc<Shared>>,
     peer: Peer,
-) -> Result<Json<ViewReply>, ProblemReply> {
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page>, ProblemReply> {
     permit(&shared, peer)?;
-    // The status first: what it says of a row is then never newer than the row.
-    let status = shared.published.status.load_full();
-    let view = shared.published.view.load_full();
-    let now_ms = shared.clock.now().mono_ms;
-    let freshness = status.hosts.iter().map(|host| HostFreshness {
-        host: host.host.clone(),
-        freshness: host.freshness,
-        age_ms: now_ms.saturating_sub(host.heard_ms),
-        path: host.path.clone(),
-        trouble: host.trouble.clone(),
-    });
-    Ok(Json(ViewReply {
-        monitor: shared.identity.public(),
-        is_complete: status.is_complete,
-        freshness: freshness.collect(),
-        view: (*view).clone(),
-    }))
-}
-
-/// What a subscriber may ask for.
-#[derive(Debug, Deserialize)]
-struct EventsQuery {
-    /// Tell each row's age every two seconds, as a monitor that follows this one needs.
-    #[serde(default)]
-    ages: bool,
+    Ok(Json(page::read(&shared, query).await?))
 }
 
 async fn events(
     State(shared): State<Arc<Shared>>,
     peer: Peer,
-    Query(query): Query<EventsQuery>,
+    Query(query): Query<FeedQuery>,
     upgrade: Upgrade,
 ) -> Result<Response, ProblemReply> {
     permit(&shared, peer)?;
-    let orders = shared.orders.clone();
-    Ok(upgrade.frames(move |frames| stream(frames, query.ages, orders)))
+    Ok(upgrade.frames(move |frames| feed::run(shared, frames, query)))
 }
 
-/// The view of now, then every delta after it, in order.
-async fn stream(mut frames: Frames, wants_ages: bool, orders: mpsc::Sender<Order>) {
-    let sender = frames.sender();
-    let (reply, answer) = oneshot::channel();
-    let order = Order::Subscribe { stream: sender.clone(), wants_ages, reply };
-    if orders.send(order).await.is_err() {
-        return frames.close(close::STOPPING, "the monitor stops").await;
-    }
-    let Ok(Subscription { view, ages, mut deltas }) = answer.await else { return };
-    let write = async {
-        for (_, row) in view.hosts() {
-            sender.send(&Frame::Inventory(Box::new(row.clone().into()))).await?;
-        }
-        for age in &ages {
-            sender.send(age).await?;
-        }
-        sender.send(&Frame::Current).await?;
-        while let Some(delta) = deltas.recv().await {
-            sender.send_text(delta.as_str()).await?;
-        }
-        Ok::<(), transport::stream::StreamError>(())
-    };
-    tokio::select! {
-        // Subscribers have nothing to say; reading is how their goodbye is noticed.
-        () = async { while let Some(Ok(_)) = frames.next_frame().await {} } => {}
-        _ = write => {}
-    }
+async fn metrics(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+) -> Result<impl IntoResponse, ProblemReply> {
+    permit(&shared, peer)?;
+    let published = &shared.published;
+    let (status, view) = (published.status.load_full(), published.view.load_full());
+    let text = published.metrics.text(shared.clock.now().mono_ms, &view, &status);
+    Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], text))
 }
 
 fn permit(shared: &Shared, peer: Peer) -> Result<(), ProblemReply> {
@@ -240,3 +208,11 @@ fn permit(shared: &Shared, peer: Peer) -> Result<(), ProblemReply> {
         None => Ok(()),
     }
 }
+
+/// Chance enough to tell two lives apart that began in the same millisecond.
+fn rand_bits() -> u64 {
+    random_unit().to_bits() << 11
+}
+
+/// What Prometheus takes.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

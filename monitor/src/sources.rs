@@ -15,7 +15,7 @@ use transport::{CancellationToken, Client, Endpoint};
 use crate::core::{Input, Source, Wanted};
 use crate::directory::Addresses;
 use crate::follower::{COMMANDS_MAX, Follower};
-use crate::writer::{Connections, Order, Published};
+use crate::writer::{Connection, Connections, Order, Published};
 
 /// Keeps followers.
 pub(crate) struct Sources {
@@ -139,7 +139,8 @@ impl Sources {
     fn start(&self, source: Source, endpoints: Vec<Endpoint>) -> Running {
         let (endpoints, receiver) = watch::channel(endpoints);
         let (command, commands) = mpsc::channel(COMMANDS_MAX);
-        self.connections.insert(source.clone(), command);
+        let connection = Connection { commands: command, endpoints: receiver.clone(), pulse: None };
+        self.connections.insert(source.clone(), connection);
         let follower = Follower {
             source,
             client: self.client.clone(),
@@ -147,6 +148,8 @@ impl Sources {
             commands,
             orders: self.orders.clone(),
             published: Arc::clone(&self.published),
+            connections: Arc::clone(&self.connections),
+            mark: None,
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();

@@ -1,7 +1,8 @@
 //! The one task that owns the core: takes inputs in order, publishes views and deltas.
 //!
 //! Decides that readers never wait (they load an immutable view) and that no subscriber delays
-//! another: a full queue cuts its owner, who comes back for a fresh start.
+//! another or the writer: deltas go into one ring, encoded once, and each subscriber reads from it.
+//! A frame of a host is passed on as it came; nothing is written as JSON twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,48 +11,48 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use protocol::event::Frame;
 use protocol::view::View;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
-use transport::stream::{Encoded, FrameSender, close};
-use transport::{CancellationToken, Clock};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use transport::stream::{Encoded, Pulse};
+use transport::{CancellationToken, Clock, Endpoint};
 
 use crate::core::{Core, Effect, HostStatus, Input, Source};
+use crate::metrics::Metrics;
+use crate::ring::Ring;
 
 /// Inputs waiting for the writer. Followers wait when it is full, and TCP holds their hosts back.
 pub(crate) const ORDERS_MAX: usize = 1024;
 
-/// Inputs between two publications, so that a burst is merged before it is shown.
+/// Inputs between two looks at the clock, so that a burst is merged before it is shown.
 const BATCH_MAX: usize = 256;
 
-/// Deltas waiting for one subscriber: about a second of a busy cluster's events.
-const DELTAS_MAX: usize = 1024;
-
 /// How often time is told to the core; freshness is late by this at most.
-const TICK_INTERVAL: Duration = Duration::from_millis(250);
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Ticks between two looks at who has given a sign of life: an age is wrong by this at most.
+const PULSE_TICKS: u64 = 5;
+
+/// Ticks after which what is known about the rows is published even if only ages have changed.
+const STATUS_TICKS: u64 = 10;
+
+/// How long a merged event may wait to be seen by readers of the view. Each publication makes the
+/// next change of a row copy what it shares with the published view, so a busy writer must not
+/// publish for every event. Subscribers do not wait for this.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the writer is asked.
 pub(crate) enum Order {
     /// Take this into the view.
     Input(Input),
-    /// Tell this subscriber everything from now on.
-    Subscribe {
-        /// To cut it when it does not keep up.
-        stream: FrameSender,
-        /// Whether it wants to hear each row's age regularly, as monitors do.
-        wants_ages: bool,
-        /// Where to begin.
-        reply: oneshot::Sender<Subscription>,
+    /// Take this frame into the view, and pass the text on if it is news.
+    Frame {
+        /// From whom.
+        source: Source,
+        /// What it says.
+        frame: Frame,
+        /// The same as text.
+        text: Encoded,
     },
-}
-
-/// A subscriber's start: the view of now, and every delta after it.
-pub(crate) struct Subscription {
-    /// Everything known now.
-    pub(crate) view: View,
-    /// How fresh it is.
-    pub(crate) ages: Vec<Frame>,
-    /// What comes after.
-    pub(crate) deltas: mpsc::Receiver<Encoded>,
 }
 
 /// What everybody may read at any time.
@@ -61,11 +62,19 @@ pub(crate) struct Published {
     pub(crate) view: ArcSwap<View>,
     /// What is known about them.
     pub(crate) status: ArcSwap<Status>,
+    /// What happened of late.
+    pub(crate) ring: Ring,
+    /// Each row's age, every now and then, for monitors that follow this one.
+    pub(crate) ages: watch::Sender<Arc<[Encoded]>>,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
 }
 
 /// What is known about the view as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
+    /// The position in the ring up to which this is true; the view is never older.
+    pub(crate) position: u64,
     /// Everybody named has been heard, or given up.
     pub(crate) is_complete: bool,
     /// What it waits for.
@@ -83,8 +92,19 @@ pub(crate) enum Command {
     Quarantine,
 }
 
+/// A follower at work.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// What it is told.
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Where its source may answer.
+    pub(crate) endpoints: watch::Receiver<Vec<Endpoint>>,
+    /// Its open stream, and how much was heard on it when last looked.
+    pub(crate) pulse: Option<(Pulse, u64)>,
+}
+
 /// Followers at work.
-pub(crate) type Connections = Arc<DashMap<Source, mpsc::Sender<Command>>>;
+pub(crate) type Connections = Arc<DashMap<Source, Connection>>;
 
 /// The writer.
 pub(crate) struct Writer {
@@ -95,10 +115,14 @@ pub(crate) struct Writer {
     pub(crate) connections: Connections,
 }
 
-struct Subscriber {
-    stream: FrameSender,
-    wants_ages: bool,
-    deltas: mpsc::Sender<Encoded>,
+/// What has changed since it was last published.
+#[derive(Default)]
+struct Unpublished {
+    deltas: Vec<Encoded>,
+    /// The view must be published by then.
+    view_due: Option<Instant>,
+    is_status_old: bool,
+    ticks: u64,
 }
 
 impl Writer {
@@ -106,71 +130,132 @@ impl Writer {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(TICK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut subscribers = Vec::new();
+        let mut unpublished = Unpublished::default();
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
+            let due = unpublished.view_due;
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => batch.push(Order::Input(Input::Tick)),
-                _ = self.orders.recv_many(&mut batch, BATCH_MAX) => {}
+                _ = ticks.tick() => self.tick(&mut unpublished),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.publish_view(&mut unpublished);
+                }
+                number = self.orders.recv_many(&mut batch, BATCH_MAX) => {
+                    if number == 0 {
+                        // Everybody who could give an order is gone.
+                        return;
+                    }
+                    self.work(&mut batch, &mut unpublished);
+                }
             }
-            if batch.is_empty() {
-                // Everybody who could give an order is gone.
-                return;
-            }
-            self.work(&mut batch, &mut subscribers);
         }
     }
 
-    fn work(&mut self, batch: &mut Vec<Order>, subscribers: &mut Vec<Subscriber>) {
+    fn work(&mut self, batch: &mut Vec<Order>, unpublished: &mut Unpublished) {
+        let started = Instant::now();
         let now_ms = self.clock.now().mono_ms;
-        let mut is_status_old = false;
         let mut effects = Vec::new();
         for order in batch.drain(..) {
-            match order {
-                Order::Input(input) => {
-                    is_status_old |= !is_only_news(&input);
-                    self.core.handle(now_ms, input, &mut effects);
-                    for effect in effects.drain(..) {
-                        self.perform(effect, subscribers);
-                    }
+            let (input, text) = match order {
+                Order::Input(input) => (input, None),
+                Order::Frame { source, frame, text } => {
+                    (Input::Frame { source, frame }, Some(text))
                 }
-                Order::Subscribe { stream, wants_ages, reply } => {
-                    let (deltas, receiver) = mpsc::channel(DELTAS_MAX);
-                    let (view, ages) = (self.core.view().clone(), self.core.ages(now_ms));
-                    if reply.send(Subscription { view, ages, deltas: receiver }).is_ok() {
-                        subscribers.push(Subscriber { stream, wants_ages, deltas });
-                    }
+            };
+            unpublished.is_status_old |= !is_only_news(&input);
+            let read = match &input {
+                Input::Read { inventory, .. } => Some(inventory.clone()),
+                _ => None,
+            };
+            self.core.handle(now_ms, input, &mut effects);
+            let text = || match (&text, &read) {
+                (Some(text), _) => Some(text.clone()),
+                (None, Some(inventory)) => Some(Encoded::of(&Frame::Inventory(inventory.clone()))),
+                (None, None) => None,
+            };
+            for effect in effects.drain(..) {
+                self.perform(effect, text, &mut unpublished.deltas);
+            }
+        }
+        self.publish_deltas(unpublished);
+        if unpublished.view_due.is_none() {
+            unpublished.view_due = Some(started + PUBLISH_INTERVAL);
+        }
+        self.published.metrics.merge_seconds.observe(started.elapsed().as_secs_f64());
+    }
+
+    fn tick(&mut self, unpublished: &mut Unpublished) {
+        let now_ms = self.clock.now().mono_ms;
+        let mut effects = Vec::new();
+        unpublished.ticks += 1;
+        if unpublished.ticks.is_multiple_of(PULSE_TICKS) {
+            for mut connection in self.connections.iter_mut() {
+                let Some((pulse, known)) = &mut connection.pulse else { continue };
+                let heard = pulse.heard();
+                if std::mem::replace(known, heard) != heard {
+                    let source = connection.key().clone();
+                    self.core.handle(now_ms, Input::Alive { source }, &mut effects);
                 }
             }
         }
-        self.published.view.store(Arc::new(self.core.view().clone()));
-        if is_status_old {
-            self.published.status.store(Arc::new(Status {
-                is_complete: self.core.is_complete(now_ms),
-                waiting_for: self.core.waiting_for(now_ms),
-                hosts: self.core.statuses(),
-            }));
+        self.core.handle(now_ms, Input::Tick, &mut effects);
+        unpublished.is_status_old |= unpublished.ticks.is_multiple_of(STATUS_TICKS);
+        for effect in effects {
+            unpublished.is_status_old |= matches!(effect, Effect::Publish(_));
+            self.perform(effect, || None, &mut unpublished.deltas);
+        }
+        self.publish_deltas(unpublished);
+        if unpublished.is_status_old {
+            self.publish_view(unpublished);
+            self.publish_status(now_ms);
+            unpublished.is_status_old = false;
         }
     }
 
-    fn perform(&self, effect: Effect, subscribers: &mut Vec<Subscriber>) {
+    fn publish_deltas(&self, unpublished: &mut Unpublished) {
+        self.published.ring.append(unpublished.deltas.drain(..));
+    }
+
+    fn publish_view(&self, unpublished: &mut Unpublished) {
+        self.published.view.store(Arc::new(self.core.view().clone()));
+        unpublished.view_due = None;
+    }
+
+    fn publish_status(&self, now_ms: u64) {
+        self.published.status.store(Arc::new(Status {
+            position: self.published.ring.append(std::iter::empty()),
+            is_complete: self.core.is_complete(now_ms),
+            waiting_for: self.core.waiting_for(now_ms),
+            hosts: self.core.statuses(),
+        }));
+    }
+
+    fn perform(
+        &self,
+        effect: Effect,
+        text: impl Fn() -> Option<Encoded>,
+        deltas: &mut Vec<Encoded>,
+    ) {
         match effect {
-            Effect::Publish(frame) => {
-                let encoded = Encoded::of(&frame);
-                subscribers.retain(|subscriber| subscriber.push(&encoded));
+            Effect::PassOn => {
+                self.published.metrics.merged.inc();
+                deltas.extend(text());
             }
+            Effect::Publish(frame) => deltas.push(Encoded::of(&frame)),
             Effect::PublishAges(frames) => {
-                if subscribers.iter().any(|subscriber| subscriber.wants_ages) {
-                    for encoded in frames.iter().map(Encoded::of) {
-                        subscribers.retain(|s| !s.wants_ages || s.push(&encoded));
-                    }
+                if self.published.ages.receiver_count() > 0 {
+                    let ages = frames.iter().map(Encoded::of).collect();
+                    self.published.ages.send_replace(ages);
                 }
-                subscribers.retain(|subscriber| !subscriber.stream.is_over());
             }
-            Effect::Resync(source) => self.command(&source, Command::Resync),
+            Effect::Resync(source) => {
+                self.published.metrics.gaps.inc();
+                self.command(&source, Command::Resync);
+            }
             Effect::Quarantine { source, why } => {
                 tracing::warn!(%source, "stream is quarantined: {why}");
+                self.published.metrics.quarantines.inc();
                 self.command(&source, Command::Quarantine);
             }
         }
@@ -179,21 +264,7 @@ impl Writer {
     fn command(&self, source: &Source, command: Command) {
         if let Some(follower) = self.connections.get(source) {
             // A full queue holds the same command already.
-            let _ = follower.try_send(command);
-        }
-    }
-}
-
-impl Subscriber {
-    /// False when it is no subscriber any more.
-    fn push(&self, encoded: &Encoded) -> bool {
-        match self.deltas.try_send(encoded.clone()) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.stream.cut(close::SLOW, "subscriber did not keep up");
-                false
-            }
+            let _ = follower.commands.try_send(command);
         }
     }
 }

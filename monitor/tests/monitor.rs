@@ -25,8 +25,8 @@ use serde::Deserialize;
 use tokio::sync::broadcast;
 use transport::stream::{Upgrade, close};
 use transport::{
-    CancellationToken, Client, Clock, Endpoint, FrameSender, Identity, Json, Listen, Server,
-    connect_stream,
+    CancellationToken, Client, Clock, Endpoint, FrameSender, Frames, Identity, Json, Listen,
+    Server, connect_stream,
 };
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -109,6 +109,7 @@ impl Agent {
         let router = Router::new()
             .route("/v1/health", get(agent_health))
             .route("/v1/events", get(agent_events))
+            .route("/v1/inventory", get(agent_inventory))
             .with_state(Arc::clone(&state));
         let stop = CancellationToken::new();
         tokio::spawn(server.serve(transport::problem::finish(router), stop.clone()));
@@ -173,6 +174,10 @@ async fn agent_health(State(state): State<Arc<AgentState>>) -> Json<Health> {
         trust_version: None,
         waiting_for: vec![],
     })
+}
+
+async fn agent_inventory(State(state): State<Arc<AgentState>>) -> Json<Inventory> {
+    Json(state.inventory(&state.told.lock().unwrap()))
 }
 
 async fn agent_events(
@@ -357,7 +362,7 @@ async fn a_hostile_stream_is_quarantined_alone_and_its_row_kept() {
     let as_other = Event { host: honest.id(), ..honest.happen() };
     for (text, words) in [
         (serde_json::to_string(&Frame::Event(as_other)).unwrap(), "speaks for host"),
-        ("{\"frame\":\"nonsense\"}".to_owned(), "cannot be understood"),
+        ("{\"nonsense\":1}".to_owned(), "cannot be understood"),
         ("x".repeat((8 << 20) + 1), "Space limit exceeded"),
     ] {
         monitor.until_knows(&[&liar]).await;
@@ -446,4 +451,140 @@ async fn with_trust_only_members_read_and_only_the_roster_is_followed() {
     let reply = monitor.until_knows(&[&member]).await;
     assert_eq!(reply.view.hosts().count(), 1);
     assert_eq!(stranger.came_with(), [], "nobody off the roster is asked for events");
+}
+
+/// Reads frames up to and with the next `current`; that as text, and the others.
+async fn until_current(frames: &mut Frames) -> (serde_json::Value, Vec<Frame>) {
+    let mut before = vec![];
+    loop {
+        let text = frames.next_text().await.unwrap().unwrap();
+        match text.parse::<Frame>().unwrap() {
+            Frame::Current => return (text.parse().unwrap(), before),
+            frame => before.push(frame),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_that_comes_back_gets_only_what_it_missed() {
+    let agent = Agent::start().await;
+    let monitor = Monitor::start(&[&agent], &[]).await;
+    monitor.until_knows(&[&agent]).await;
+    let connect =
+        async |path: &str| connect_stream(&monitor.client, &monitor.to, path).await.unwrap();
+    let mut frames = connect("/v1/events").await;
+    let (mark, _) = until_current(&mut frames).await;
+    assert_eq!(mark["resumed"], false);
+    drop(frames);
+    agent.live();
+    agent.live();
+    monitor.until_knows(&[&agent]).await;
+    let (stream, seq) = (mark["stream"].as_str().unwrap(), &mark["seq"]);
+    let mut frames = connect(&format!("/v1/events?stream={stream}&seq={seq}")).await;
+    let (again, missed) = until_current(&mut frames).await;
+    assert_eq!(again["resumed"], true);
+    assert!(!missed.iter().any(|frame| matches!(frame, Frame::Inventory(_))), "{missed:?}");
+    let events = missed.iter().filter(|frame| matches!(frame, Frame::Event(_)));
+    assert_eq!(events.count(), 2);
+    for stale in ["stream=another&seq=1".to_owned(), format!("stream={stream}&seq=999999")] {
+        let mut frames = connect(&format!("/v1/events?{stale}")).await;
+        let (fresh, all) = until_current(&mut frames).await;
+        assert_eq!(fresh["resumed"], false, "the gap is told");
+        assert!(matches!(&all[0], Frame::Inventory(i) if i.cursor == agent.cursor()));
+    }
+}
+
+#[tokio::test]
+async fn the_view_is_read_in_pages_and_by_host() {
+    let agents = [Agent::start().await, Agent::start().await, Agent::start().await];
+    let all: Vec<&Agent> = agents.iter().collect();
+    let monitor = Monitor::start(&all, &[]).await;
+    monitor.until_knows(&all).await;
+    let get = async |query: &str| -> serde_json::Value {
+        monitor.client.get(&monitor.to, &format!("/v1/view?{query}")).await.unwrap()
+    };
+    let first = get("limit=2").await;
+    assert_eq!(first["view"].as_object().unwrap().len(), 2);
+    let second = get(&format!("limit=2&after={}", first["next"].as_str().unwrap())).await;
+    assert_eq!(second["view"].as_object().unwrap().len(), 1);
+    assert_eq!(second.get("next"), None);
+    let one = get(&format!("host={}", agents[0].id())).await;
+    assert_eq!(one["freshness"].as_array().unwrap().len(), 1);
+    assert_eq!(one["freshness"][0]["host"], agents[0].id().as_str());
+    assert_eq!(get("state=running").await["freshness"].as_array().unwrap().len(), 0);
+    for bad in ["host=nobody", "label=no-value", "what=ever", "confirm=moon"] {
+        let path = format!("/v1/view?{bad}");
+        let error = monitor.client.get::<ViewReply>(&monitor.to, &path).await.unwrap_err();
+        assert!(matches!(error.problem().map(|p| p.status), Some(400 | 404)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_must_be_fresher_is_read_from_its_host() {
+    let (agent, mute) = (Agent::start().await, Agent::start().await);
+    let monitor = Monitor::start(&[&agent, &mute], &[]).await;
+    monitor.until_knows(&[&agent, &mute]).await;
+    // Something that no stream tells.
+    agent.happen();
+    let path = format!("/v1/view?confirm=host&host={}", agent.id());
+    let reply: ViewReply = monitor.client.get(&monitor.to, &path).await.unwrap();
+    assert_eq!(reply.view.host(&agent.id()).unwrap().cursor, agent.cursor());
+    assert_eq!(reply.freshness[0].age_ms, 0);
+    monitor.until_knows(&[&agent]).await;
+    agent.happen();
+    let path = format!("/v1/view?max_age=0&host={}", agent.id());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let reply: ViewReply = monitor.client.get(&monitor.to, &path).await.unwrap();
+    assert_eq!(reply.view.host(&agent.id()).unwrap().cursor, agent.cursor());
+    let id = mute.id();
+    drop(mute);
+    let path = format!("/v1/view?confirm=host&host={id}");
+    let error = monitor.client.get::<ViewReply>(&monitor.to, &path).await.unwrap_err();
+    assert_eq!(error.problem().map(|problem| problem.name()), Some("not-confirmed"), "{error}");
+}
+
+#[tokio::test]
+async fn a_newer_agent_is_followed_loudly() {
+    let agent = Agent::start().await;
+    let monitor = Monitor::start(&[&agent], &[]).await;
+    monitor.until_knows(&[&agent]).await;
+    // A fact of a kind that does not exist here, about something that is in its inventory.
+    let mut event = serde_json::to_value(Frame::Event(agent.happen())).unwrap();
+    event["fact"] = serde_json::json!({"kind": "moon_phase_changed", "moon": "full"});
+    agent.say_text(event.to_string());
+    let is_noted = |reply: &ViewReply| {
+        trouble(reply, &agent).is_some_and(|t| t.starts_with("newer agent") && t.contains("moon"))
+    };
+    let reply = monitor.until_view("a note of the newer agent", is_noted).await;
+    assert!(!trouble(&reply, &agent).unwrap().contains("quarantined"));
+    monitor.until_knows(&[&agent]).await;
+    // Other frames and fields are nothing to stumble over.
+    agent.say_text(r#"{"frame":"weather","rain":true}"#.to_owned());
+    let mut event = serde_json::to_value(Frame::Event(agent.happen())).unwrap();
+    event["mood"] = "good".into();
+    agent.say_text(event.to_string());
+    let reply = monitor.until_knows(&[&agent]).await;
+    assert!(trouble(&reply, &agent).unwrap().starts_with("newer agent"), "it stays loud");
+    assert_eq!(reply.view.host(&agent.id()).unwrap().observed.len(), 2);
+}
+
+#[tokio::test]
+async fn metrics_are_what_prometheus_reads() {
+    let agent = Agent::start().await;
+    let monitor = Monitor::start(&[&agent], &[]).await;
+    agent.live();
+    monitor.until_knows(&[&agent]).await;
+    let text = monitor.client.get_bytes(&monitor.to, "/metrics", 1 << 20).await.unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    for line in [
+        "ostler_monitor_hosts{freshness=\"fresh\"} 1",
+        "ostler_monitor_hosts{freshness=\"lost\"} 0",
+        "ostler_monitor_jobs{state=\"running\"} 0",
+        "ostler_monitor_quarantines_total 0",
+        "ostler_monitor_subscribers 0",
+        "ostler_monitor_view_complete 1",
+        "# TYPE ostler_monitor_merge_seconds histogram",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
 }

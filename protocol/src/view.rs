@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::event::{Event, Fact};
@@ -30,8 +31,8 @@ pub enum Freshness {
 }
 
 /// What is known of one host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Inventory", into = "Inventory")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "Inventory")]
 pub struct HostRow {
     /// Up to which event this is true.
     pub cursor: Cursor,
@@ -101,17 +102,33 @@ impl View {
 
     /// Takes the next fact of one host.
     pub fn merge_event(&mut self, event: &Event) -> Merge {
-        let Some(row) = self.hosts.get_mut(&event.host) else {
-            return Merge::Gap { at: Cursor::default() };
-        };
-        if event.cursor <= row.cursor {
-            return Merge::Old;
+        match self.look_at(&event.host, event.cursor) {
+            Merge::Applied => self.take_event(event.clone()),
+            not_next => not_next,
         }
-        if event.cursor != row.cursor.next() {
-            return Merge::Gap { at: row.cursor };
+    }
+
+    /// As [`View::merge_event`], without a copy.
+    pub fn take_event(&mut self, event: Event) -> Merge {
+        let merge = self.look_at(&event.host, event.cursor);
+        // Looked at before anything is touched: the map copies what it shares with published views
+        // as soon as a row is asked for to be changed.
+        if merge == Merge::Applied
+            && let Some(row) = self.hosts.get_mut(&event.host)
+        {
+            row.apply(event);
         }
-        row.apply(event);
-        Merge::Applied
+        merge
+    }
+
+    /// What would become of an event at `cursor`.
+    fn look_at(&self, host: &HostId, cursor: Cursor) -> Merge {
+        match self.hosts.get(host) {
+            None => Merge::Gap { at: Cursor::default() },
+            Some(row) if cursor <= row.cursor => Merge::Old,
+            Some(row) if cursor != row.cursor.next() => Merge::Gap { at: row.cursor },
+            Some(_) => Merge::Applied,
+        }
     }
 
     /// Takes everything another view knows better.
@@ -192,23 +209,44 @@ fn rank(state: JobState) -> u8 {
 }
 
 impl HostRow {
-    fn apply(&mut self, event: &Event) {
+    fn apply(&mut self, event: Event) {
         self.cursor = event.cursor;
-        match &event.fact {
+        match event.fact {
             Fact::JobChanged { job } => {
-                self.jobs.insert(job.id.clone(), Arc::new(Job::clone(job)));
+                self.jobs.insert(job.id.clone(), Arc::from(job));
             }
             Fact::JobDeleted { job } => {
-                self.jobs.remove(job);
+                self.jobs.remove(&job);
             }
-            Fact::HostChanged { host } => self.host = Arc::new(Host::clone(host)),
+            Fact::HostChanged { host } => self.host = Arc::from(host),
             Fact::DomainObserved { domain } => {
-                self.observed.insert(domain.uuid, domain.clone());
+                self.observed.insert(domain.uuid, domain);
             }
             Fact::DomainGone { uuid } => {
-                self.observed.remove(uuid);
+                self.observed.remove(&uuid);
             }
         }
+    }
+}
+
+/// As an [`Inventory`], without making one.
+impl Serialize for HostRow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut inventory = serializer.serialize_struct("Inventory", 4)?;
+        inventory.serialize_field("cursor", &self.cursor)?;
+        inventory.serialize_field("host", &self.host)?;
+        inventory.serialize_field("jobs", &Values(&self.jobs))?;
+        inventory.serialize_field("observed", &Values(&self.observed))?;
+        inventory.end()
+    }
+}
+
+/// The values of a map, as a list.
+struct Values<'a, K, V>(&'a OrdMap<K, V>);
+
+impl<K: Ord, V: Serialize> Serialize for Values<'_, K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.values())
     }
 }
 

@@ -1,12 +1,12 @@
 //! Long-lived streams: typed frames over WebSocket, for events and consoles, the same at both ends.
 //!
-//! Decides that a stream that falls silent is dropped (pings every 15 s), and that a subscriber
-//! who does not keep up is cut with a close code instead of delaying anybody. Who may subscribe and
+//! Decides that a stream that falls silent is asked for a sign of life and then dropped (15 s each,
+//! or as a [`Liveness`] says), and that a subscriber who does not keep up is cut with a close code instead of delaying anybody. Who may subscribe and
 //! what a frame means is left to the applications.
 //!
 //! ```text
 //!            ┌── queue (bounded) ── writer ──> socket      full queue: cut(4008)
-//! Frames ────┤                        │ping                silence for two pings: lost
+//! Frames ────┤                        │ping when silent    no answer in time: lost
 //!            └── inbox (bounded) <── reader <── socket     slow reader: TCP holds the peer back
 //! ```
 
@@ -73,8 +73,12 @@ const INBOX_FRAMES_MAX: usize = 64;
 /// Frames written between two flushes.
 const BATCH_FRAMES_MAX: usize = 64;
 
-/// How often each end asks whether the other is still there.
+/// After this long without a word, each end asks whether the other is still there.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Bytes read from the socket at a time. The library's own 128 KiB are kept for every stream, which
+/// ten thousand streams cannot afford; larger messages still get the room they need.
+const READ_BUFFER_BYTES: usize = 8 << 10;
 
 /// How long a peer may take to read one batch before it counts as gone.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
@@ -118,6 +122,29 @@ pub enum StreamError {
     },
 }
 
+/// How one end finds out whether the other is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liveness {
+    /// After about this long without a word, ask.
+    pub ask_after: Duration,
+    /// After this long without an answer, the stream is lost.
+    pub lost_after: Duration,
+}
+
+impl Liveness {
+    /// Asks after an interval of silence, and gives up after another.
+    #[must_use]
+    pub const fn of_interval(interval: Duration) -> Self {
+        Self { ask_after: interval, lost_after: interval }
+    }
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        Self::of_interval(PING_INTERVAL)
+    }
+}
+
 /// The stream is over, so the frame was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream is over")]
@@ -142,11 +169,35 @@ impl Encoded {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Reads it as a `T`.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, StreamError> {
+        parse(self.0.as_str().as_bytes())
+    }
+}
+
+impl From<String> for Encoded {
+    /// Takes JSON that is there already.
+    fn from(json: String) -> Self {
+        Self(json.into())
+    }
+}
+
+/// Tells signs of life of a stream's other end, from anywhere.
+#[derive(Clone)]
+pub struct Pulse(Arc<Shared>);
+
+impl Pulse {
+    /// Counts every frame, ping and pong that came: it grows while the other end lives.
+    #[must_use]
+    pub fn heard(&self) -> u64 {
+        self.0.heard.load(Ordering::Relaxed)
+    }
 }
 
 /// One end of a stream. Dropping it says goodbye after what is queued.
 pub struct Frames {
-    inbox: mpsc::Receiver<Frame>,
+    inbox: mpsc::Receiver<In>,
     sender: FrameSender,
     peer: Peer,
     is_end_told: bool,
@@ -162,6 +213,12 @@ pub struct FrameSender {
 enum Out {
     Message(Message),
     Close(u16, String),
+}
+
+/// A frame as it lies in the read buffer.
+enum In {
+    Text(Utf8Bytes),
+    Bytes(Bytes),
 }
 
 /// What both halves and all senders of a stream know.
@@ -188,6 +245,16 @@ pub async fn connect_stream(
     to: &Endpoint,
     path: &str,
 ) -> Result<Frames, CallError> {
+    connect_stream_with(client, to, path, Liveness::default()).await
+}
+
+/// Opens a stream from `path` of a peer, and asks it for signs of life as often as `liveness` says.
+pub async fn connect_stream_with(
+    client: &Client,
+    to: &Endpoint,
+    path: &str,
+    liveness: Liveness,
+) -> Result<Frames, CallError> {
     let key = generate_key();
     let headers = vec![
         (CONNECTION, HeaderValue::from_static("Upgrade")),
@@ -210,7 +277,7 @@ pub async fn connect_stream(
         None => Via::Plain,
     };
     let peer = Peer { key: peer, via };
-    Ok(Frames::start(upgraded, Role::Client, peer, CancellationToken::new(), PING_INTERVAL).await)
+    Ok(Frames::start(upgraded, Role::Client, peer, CancellationToken::new(), liveness).await)
 }
 
 /// A request to open a stream; an extractor. It fails with a problem when it is no such request.
@@ -219,7 +286,7 @@ pub struct Upgrade {
     accept: String,
     peer: Peer,
     stopping: CancellationToken,
-    ping_interval: Duration,
+    liveness: Liveness,
 }
 
 impl Upgrade {
@@ -230,13 +297,12 @@ impl Upgrade {
         F: FnOnce(Frames) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send,
     {
-        let Self { on_upgrade, accept, peer, stopping, ping_interval } = self;
+        let Self { on_upgrade, accept, peer, stopping, liveness } = self;
         tokio::spawn(async move {
             match on_upgrade.await {
                 Ok(upgraded) => {
                     let role = Role::Server;
-                    handle(Frames::start(upgraded, role, peer, stopping, ping_interval).await)
-                        .await;
+                    handle(Frames::start(upgraded, role, peer, stopping, liveness).await).await;
                 }
                 Err(error) => tracing::debug!("open stream to {peer}: {error}"),
             }
@@ -252,7 +318,7 @@ impl Upgrade {
     /// With another ping interval than 15 s.
     #[must_use]
     pub fn with_ping_interval(self, ping_interval: Duration) -> Self {
-        Self { ping_interval, ..self }
+        Self { liveness: Liveness::of_interval(ping_interval), ..self }
     }
 }
 
@@ -270,8 +336,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         match (accept, on_upgrade) {
             (Some(accept), Some(on_upgrade)) => {
-                let ping_interval = PING_INTERVAL;
-                Ok(Self { on_upgrade, accept, peer, stopping, ping_interval })
+                let liveness = Liveness::default();
+                Ok(Self { on_upgrade, accept, peer, stopping, liveness })
             }
             _ => {
                 let detail = "this path is a stream: open it as a WebSocket (version 13)";
@@ -292,9 +358,10 @@ impl Frames {
         role: Role,
         peer: Peer,
         stopping: CancellationToken,
-        ping_interval: Duration,
+        liveness: Liveness,
     ) -> Self {
         let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let socket =
@@ -303,7 +370,7 @@ impl Frames {
         let (queue, queued) = mpsc::channel(QUEUE_FRAMES_MAX);
         let (arrived, inbox) = mpsc::channel(INBOX_FRAMES_MAX);
         let shared = Arc::new(Shared::default());
-        let writer = Writer { sink, queued, shared: Arc::clone(&shared), stopping, ping_interval };
+        let writer = Writer { sink, queued, shared: Arc::clone(&shared), stopping, liveness };
         tokio::spawn(writer.run());
         tokio::spawn(read(stream, arrived, Arc::clone(&shared)));
         Self { inbox, sender: FrameSender { queue, shared }, peer, is_end_told: false }
@@ -312,9 +379,23 @@ impl Frames {
     /// The next text frame as a `T`, or the next byte frame parsed as JSON. `None` after a normal
     /// end; any other end is told once as an error. Cancel-safe.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Option<Result<T, StreamError>> {
-        Some(match self.next_frame().await? {
-            Ok(Frame::Text(text)) => parse(text.as_bytes()),
-            Ok(Frame::Bytes(bytes)) => parse(&bytes),
+        Some(match self.next_in().await? {
+            Ok(In::Text(text)) => parse(text.as_str().as_bytes()),
+            Ok(In::Bytes(bytes)) => parse(&bytes),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The next frame's text, unread, to be passed on or read later. `None` after a normal end; any
+    /// other end is told once as an error. Cancel-safe.
+    pub async fn next_text(&mut self) -> Option<Result<Encoded, StreamError>> {
+        // Copied out of the read buffer: whoever keeps a short text must not keep all of that.
+        Some(match self.next_in().await? {
+            Ok(In::Text(text)) => Ok(text.as_str().to_owned().into()),
+            Ok(In::Bytes(bytes)) => match std::str::from_utf8(&bytes) {
+                Ok(text) => Ok(text.to_owned().into()),
+                Err(e) => Err(bad(&bytes, e)),
+            },
             Err(error) => Err(error),
         })
     }
@@ -322,6 +403,13 @@ impl Frames {
     /// The next frame as it came. `None` after a normal end; any other end is told once as an
     /// error. Cancel-safe.
     pub async fn next_frame(&mut self) -> Option<Result<Frame, StreamError>> {
+        Some(self.next_in().await?.map(|frame| match frame {
+            In::Text(text) => Frame::Text(text.as_str().to_owned()),
+            In::Bytes(bytes) => Frame::Bytes(bytes),
+        }))
+    }
+
+    async fn next_in(&mut self) -> Option<Result<In, StreamError>> {
         if let Some(frame) = self.inbox.recv().await {
             return Some(Ok(frame));
         }
@@ -351,6 +439,12 @@ impl Frames {
     #[must_use]
     pub fn sender(&self) -> FrameSender {
         self.sender.clone()
+    }
+
+    /// A way to see from elsewhere whether the other end lives.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse(Arc::clone(&self.sender.shared))
     }
 
     /// Who is at the other end.
@@ -404,6 +498,11 @@ impl FrameSender {
     /// Sends a value as JSON; waits while the queue is full.
     pub async fn send<T: Serialize + Sync>(&self, value: &T) -> Result<(), StreamError> {
         self.send_message(Message::Text(Encoded::of(value).0)).await
+    }
+
+    /// Sends what was encoded once for many; waits while the queue is full.
+    pub async fn send_encoded(&self, encoded: &Encoded) -> Result<(), StreamError> {
+        self.send_message(Message::Text(encoded.0.clone())).await
     }
 
     /// Sends text; waits while the queue is full.
@@ -493,7 +592,14 @@ struct Writer {
     queued: mpsc::Receiver<Out>,
     shared: Arc<Shared>,
     stopping: CancellationToken,
-    ping_interval: Duration,
+    liveness: Liveness,
+}
+
+/// What the writer remembers of the other end's silence.
+#[derive(Default)]
+struct Silence {
+    heard: u64,
+    intervals: u32,
 }
 
 impl Writer {
@@ -512,17 +618,17 @@ impl Writer {
     /// Writes until the stream ends; answers with what to say goodbye with, if anybody listens.
     async fn write_until_close(&mut self) -> Option<(u16, String)> {
         let shared = Arc::clone(&self.shared);
-        let (stopping, period) = (self.stopping.clone(), self.ping_interval);
+        let (stopping, period) = (self.stopping.clone(), self.liveness.ask_after);
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        let mut heard_before = u64::MAX;
+        let mut silence = Silence::default();
         let mut batch = Vec::with_capacity(BATCH_FRAMES_MAX);
         loop {
             let step = async {
                 tokio::select! {
                     _ = ticks.tick() => {
-                        self.ping(&mut heard_before).await.map(|()| None)
+                        self.listen(&mut silence).await.map(|()| None)
                     }
                     _ = self.queued.recv_many(&mut batch, BATCH_FRAMES_MAX) => {
                         self.write(&mut batch).await
@@ -574,14 +680,19 @@ impl Writer {
         Ok(goodbye)
     }
 
-    /// Asks for a sign of life, unless there was none since the last time.
-    async fn ping(&mut self, heard_before: &mut u64) -> Result<(), StreamError> {
+    /// Asks for a sign of life when there was none of late; an end when there is no answer.
+    async fn listen(&mut self, silence: &mut Silence) -> Result<(), StreamError> {
         let heard = self.shared.heard.load(Ordering::Relaxed);
-        if heard == *heard_before && !self.shared.is_held_up.load(Ordering::Relaxed) {
-            let ms = self.ping_interval.as_millis();
+        if heard != silence.heard || self.shared.is_held_up.load(Ordering::Relaxed) {
+            *silence = Silence { heard, intervals: 0 };
+            return Ok(());
+        }
+        let Liveness { ask_after, lost_after } = self.liveness;
+        if silence.intervals > 0 && ask_after * silence.intervals >= lost_after {
+            let ms = lost_after.as_millis();
             return Err(StreamError::lost(format!("no answer to a ping within {ms} ms")));
         }
-        *heard_before = heard;
+        silence.intervals += 1;
         patient(self.sink.send(Message::Ping(Bytes::new()))).await
     }
 }
@@ -605,7 +716,7 @@ async fn patient<E: fmt::Display>(
     }
 }
 
-async fn read(mut stream: SplitStream<Socket>, arrived: mpsc::Sender<Frame>, shared: Arc<Shared>) {
+async fn read(mut stream: SplitStream<Socket>, arrived: mpsc::Sender<In>, shared: Arc<Shared>) {
     let end = loop {
         let message = tokio::select! {
             biased;
@@ -614,8 +725,8 @@ async fn read(mut stream: SplitStream<Socket>, arrived: mpsc::Sender<Frame>, sha
         };
         shared.heard.fetch_add(1, Ordering::Relaxed);
         let frame = match message {
-            Some(Ok(Message::Text(text))) => Frame::Text(text.as_str().to_owned()),
-            Some(Ok(Message::Binary(bytes))) => Frame::Bytes(bytes),
+            Some(Ok(Message::Text(text))) => In::Text(text),
+            Some(Ok(Message::Binary(bytes))) => In::Bytes(bytes),
             Some(Ok(Message::Close(why))) => break Some(closed_by_peer(why)),
             Some(Ok(_)) => continue,
             Some(Err(error)) => break Some(StreamError::lost(error)),
@@ -647,15 +758,23 @@ fn closed_by_peer(why: Option<CloseFrame>) -> StreamError {
 }
 
 fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, StreamError> {
-    serde_json::from_slice(json).map_err(|e| {
-        let start = String::from_utf8_lossy(&json[..json.len().min(200)]).into_owned();
-        StreamError::Bad { start, why: e.to_string() }
-    })
+    serde_json::from_slice(json).map_err(|e| bad(json, e))
+}
+
+fn bad(frame: &[u8], why: impl fmt::Display) -> StreamError {
+    let start = String::from_utf8_lossy(&frame[..frame.len().min(200)]).into_owned();
+    StreamError::Bad { start, why: why.to_string() }
 }
 
 impl fmt::Debug for Frames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frames").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pulse").field(&self.heard()).finish()
     }
 }
 

@@ -100,9 +100,21 @@ impl Monitor {
         monitor
     }
 
+    /// What is passed on is shown as the frame that it is.
     fn tell(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
+        let came = match &input {
+            Input::Frame { frame, .. } => Some(frame.clone()),
+            Input::Read { inventory, .. } => Some(Frame::Inventory(inventory.clone())),
+            _ => None,
+        };
         self.core.handle(now_ms, input, &mut self.out);
-        std::mem::take(&mut self.out)
+        let out = std::mem::take(&mut self.out).into_iter();
+        out.map(|effect| match (effect, &came) {
+            (Effect::PassOn, Some(frame)) => Effect::Publish(frame.clone()),
+            (Effect::PassOn, None) => panic!("nothing came that could be passed on"),
+            (other, _) => other,
+        })
+        .collect()
     }
 
     fn open(&mut self, now_ms: u64, source: Source) -> Vec<Effect> {
@@ -502,7 +514,7 @@ fn deliver(monitor: &mut Monitor, agent: &Agent, frames: Vec<Frame>) -> Vec<Fram
         for effect in monitor.frame(0, agent.n, frame) {
             match effect {
                 Effect::Publish(frame) => published.push(frame),
-                Effect::Resync(_) | Effect::PublishAges(_) => {}
+                Effect::PassOn | Effect::Resync(_) | Effect::PublishAges(_) => {}
                 Effect::Quarantine { why, .. } => panic!("an honest host was quarantined: {why}"),
             }
         }

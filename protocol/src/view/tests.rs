@@ -78,7 +78,7 @@ fn history(n: u8, script: &[u8]) -> History {
             };
             let event =
                 Event { host: host(n).id, cursor: row.cursor.next(), at_ms: i as u64, fact };
-            row.apply(&event);
+            row.apply(event.clone());
             said.events.push(event);
         }
         said.inventories.push(row.clone().into());

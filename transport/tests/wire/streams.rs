@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use transport::stream::{Cut, Encoded, Frame, StreamError, Upgrade, close};
+use transport::stream::{
+    Cut, Encoded, Frame, Liveness, StreamError, Upgrade, close, connect_stream_with,
+};
 use transport::{CallError, FrameSender, Frames, Listen, connect_stream};
 
 use crate::{Running, anywhere, client, within};
@@ -216,6 +218,23 @@ async fn a_peer_that_only_answers_pings_is_kept() {
     tokio::time::sleep(Duration::from_millis(900)).await;
     end.sender().push(&1).unwrap();
     assert_eq!(within(frames.next::<u32>()).await, Some(Ok(1)));
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_asked_and_its_answer_is_seen_from_elsewhere() {
+    let (router, mut ends) = handing_over();
+    let server = Running::tls(router).await;
+    let liveness = Liveness::of_interval(Duration::from_millis(50));
+    let frames = connect_stream_with(&client(), &server.https(), "/", liveness).await.unwrap();
+    let _end = within(ends.recv()).await.unwrap();
+    let (pulse, before) = (frames.pulse(), frames.pulse().heard());
+    let grown = async {
+        while pulse.heard() < before + 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(grown).await;
+    assert!(!frames.sender().is_over());
 }
 
 #[tokio::test]
