@@ -80,6 +80,9 @@ pub(crate) enum Command {
     Images(ImagesCommand),
     /// What the controller did and does
     Runs(RunsArgs),
+    /// What is wrong with the cluster, and why
+    #[command(subcommand)]
+    Doctor(DoctorCommand),
     /// Who is believed in the cluster
     #[command(subcommand)]
     Trust(TrustCommand),
@@ -300,6 +303,17 @@ pub(crate) enum RunsCommand {
         /// Go on until it ends
         #[arg(short, long)]
         follow: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DoctorCommand {
+    /// Compare what every monitor shows with what the hosts themselves say. Exit code 1 when a
+    /// difference lasts
+    Views {
+        /// Another monitor to compare, besides those of the cluster
+        #[arg(long, value_name = "URL")]
+        monitor: Vec<String>,
     },
 }
 
@@ -567,6 +581,7 @@ mod tests {
             "ostler arbiter --data-dir /d --listen 127.0.0.1:0 --trust-file /t --ready-file /r",
             "ostler monitor --data-dir /d --listen 127.0.0.1:0 --discovery mdns --discovery a:1",
             "ostler controller --data-dir /d --listen [::1]:0",
+            "ostler doctor views --json --monitor https://10.0.0.1:7471",
             "ostler discovery serve --listen 127.0.0.1:0 --data f",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));

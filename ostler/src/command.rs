@@ -30,6 +30,8 @@ mod images;
 
 mod runs;
 
+mod doctor;
+
 mod trust;
 
 mod discovery;
@@ -84,6 +86,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Log(args) => log::run(session, args).await,
         Command::Images(command) => images::run(session, command).await,
         Command::Runs(args) => runs::run(session, args).await,
+        Command::Doctor(command) => doctor::run(session, command).await,
         Command::Dev(_)
         | Command::Bootstrap(_)
         | Command::Discovery(_)
