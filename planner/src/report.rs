@@ -263,10 +263,12 @@ fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
         })
         .collect();
     verdicts.sort_by(|(a, x), (b, y)| (a, &x.host).cmp(&(b, &y.host)));
+    let verdicts_count = verdicts.len();
     let mut classes: Vec<HostVerdict> = Vec::new();
     for (_, verdict) in verdicts {
-        // Equal hosts stand side by side, as they are equally near.
-        match classes.iter_mut().rev().take(VERDICTS_MAX).find(|class| class.why == verdict.why) {
+        // Each host is named where all can be. Equal ones stand side by side, being equally near.
+        let mut near = classes.iter_mut().rev().take(VERDICTS_MAX);
+        match near.find(|c| verdicts_count > VERDICTS_MAX && c.why == verdict.why) {
             Some(class) => class.alike += 1,
             None => classes.push(verdict),
         }

@@ -222,8 +222,8 @@ impl Search<'_> {
         self.arrivals(state, job, hosts, &step)
     }
 
-    /// Ways for a job to come to one of these hosts; when there is none that breaks no must, ways
-    /// to make room for it.
+    /// Ways for a job to come to one of these hosts; when none of them is worth what it breaks,
+    /// ways to make room for it.
     fn arrivals(
         &self,
         state: &State<'_>,
@@ -254,7 +254,8 @@ impl Search<'_> {
             }
         }
         let mut all: Vec<Candidate> = ways.into_values().collect();
-        if self.may_make_room && !all.iter().any(|way| way.added.must <= 0) {
+        let is_worth = |way: &Candidate| way.added.plus(self.aim.gain()) < Score::default();
+        if self.may_make_room && !all.iter().any(is_worth) {
             near.sort_by_key(|(added, shortfall, host, _)| (*added, *shortfall, *host));
             near.truncate(ROOM_HOSTS_MAX);
             all.extend(self.room(state, job, &near));

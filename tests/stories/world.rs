@@ -1,0 +1,91 @@
+//! Hosts and VMs of a story as a view.
+
+use std::collections::BTreeMap;
+
+use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
+use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, Revision};
+use protocol::job::{Job, JobSpec, JobState};
+use protocol::resources::{Bytes, Resources};
+use protocol::signed::{Digest, SecretKey};
+use protocol::vm::{DiskSpec, VmSpec};
+
+/// Disk space of a host whose story does not say.
+const DISK_BYTES: u64 = 100 << 30;
+
+pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
+    let key = SecretKey::from_seed([name.len() as u8; 32]).public();
+    let host = Host {
+        id: HostId::new(name).map_err(|e| e.to_string())?,
+        key,
+        name: name.to_owned(),
+        urls: vec![],
+        agent_version: String::new(),
+        hypervisor: HypervisorFacts {
+            uri: String::new(),
+            driver: "QEMU".into(),
+            libvirt_version: String::new(),
+            accel: Accel::Kvm,
+            accel_reason: None,
+            migration_uri: Some("tcp://x".into()),
+        },
+        capacity: Resources { vcpus: 16, memory_bytes, disk_bytes: DISK_BYTES },
+        allocation: Resources::ZERO,
+        images: BTreeMap::from([image("debian")?]),
+        labels: BTreeMap::new(),
+        trust_version: None,
+    };
+    Ok(Inventory {
+        cursor: Cursor { epoch: Epoch(1), seq: 1 },
+        host,
+        jobs: vec![],
+        observed: vec![],
+    })
+}
+
+pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
+    let facts = ImageFacts { sha256: Digest::of(b""), file_bytes: 1 << 30, virtual_bytes: 1 << 30 };
+    Ok((ImageName::new(name).map_err(|e| e.to_string())?, facts))
+}
+
+/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `image=debian`.
+pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
+    let mut vm = VmSpec { vcpus: 1, memory_bytes: 0, disks: vec![], nics: vec![] };
+    let mut image = None;
+    for word in words {
+        if let Some(count) = word.strip_suffix("cpus") {
+            vm.vcpus = count.parse().map_err(|_| format!("unknown word {word}"))?;
+        } else if let Some(size) = word.strip_prefix("disk=") {
+            let size_bytes = bytes(size)?;
+            let name = format!("d{}", vm.disks.len());
+            vm.disks.push(DiskSpec { name, size_bytes, image: None });
+        } else if let Some(name) = word.strip_prefix("image=") {
+            image = Some(ImageName::new(name).map_err(|e| e.to_string())?);
+        } else {
+            vm.memory_bytes = bytes(word)?;
+        }
+    }
+    if let Some(disk) = vm.disks.first_mut() {
+        disk.image = image;
+    }
+    Ok(JobSpec::vm(vm))
+}
+
+pub(crate) fn bytes(word: &str) -> Result<u64, String> {
+    word.parse::<Bytes>().map(|bytes| bytes.0).map_err(|_| format!("unknown word {word}"))
+}
+
+pub(crate) fn job(name: &str, spec: JobSpec, state: JobState) -> Result<Job, String> {
+    Ok(Job {
+        id: JobId::new(name).map_err(|e| e.to_string())?,
+        revision: Revision(1),
+        spec,
+        state,
+        reason: None,
+        since_ms: 0,
+        hold: None,
+        domain_uuid: None,
+        run: None,
+        migration: None,
+        endpoint: None,
+    })
+}
