@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use protocol::api::ViewReply;
 use protocol::id::{HostId, JobId};
-use protocol::job::JobSpec;
+use protocol::job::{Job, JobSpec};
+use protocol::resources::Resources;
+use protocol::signed::SecretKey;
 use protocol::view::{Freshness, View};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::expectation::Expectation;
 use crate::input::{Heard, Limits, PlanInput, Reservation};
@@ -108,23 +109,6 @@ pub fn case(
     (PlanInput { view, heard, ..input }, not_understood)
 }
 
-/// The ages in a monitor's answer.
-#[must_use]
-pub fn heard(reply: &ViewReply) -> BTreeMap<HostId, Heard> {
-    let rows = reply.freshness.iter();
-    let heard = rows.map(|f| {
-        let heard = Heard { freshness: f.freshness, age_ms: f.age_ms };
-        (f.host.clone(), heard)
-    });
-    let mut heard: BTreeMap<HostId, Heard> = heard.collect();
-    // A host that the monitor says nothing of may be any age.
-    for (host, _) in reply.view.hosts() {
-        let unknown = Heard { freshness: Freshness::Stale, age_ms: 0 };
-        heard.entry(host.clone()).or_insert(unknown);
-    }
-    heard
-}
-
 /// A job that hosts know needs no spec in the file.
 fn with_spec_of(view: &View, mut value: Value) -> Value {
     let is_short = value["expect"] == "runs" && value.get("spec").is_none();
@@ -204,4 +188,138 @@ pub fn verdict(
     } else {
         Verdict::Changes
     }
+}
+
+/// Reads a view as `GET /v1/view` gives it, or as a person writes it: what does not matter for
+/// planning may be left out (keys, urls, versions, cursors, ages), and a host's allocation is then
+/// the sum of its jobs.
+pub fn view_of(value: Value) -> Result<(View, BTreeMap<HostId, Heard>), serde_json::Error> {
+    let (mut rows, freshness) = match value {
+        Value::Object(mut reply) if reply.contains_key("view") => {
+            let freshness = reply.remove("freshness").unwrap_or_default();
+            (reply.remove("view").unwrap_or_default(), freshness)
+        }
+        view => (view, Value::Null),
+    };
+    for (id, row) in rows.as_object_mut().into_iter().flatten() {
+        complete_row(id, row);
+    }
+    let view: View = serde_json::from_value(rows)?;
+    let mut heard: BTreeMap<HostId, Heard> = BTreeMap::new();
+    for row in freshness.as_array().into_iter().flatten() {
+        let host: HostId = serde_json::from_value(row["host"].clone())?;
+        let freshness: Freshness = serde_json::from_value(row["freshness"].clone())?;
+        let age_ms = row["age_ms"].as_u64().unwrap_or(0);
+        heard.insert(host, Heard { freshness, age_ms });
+    }
+    if !heard.is_empty() {
+        // A host that the monitor says nothing of may be any age.
+        for (host, _) in view.hosts() {
+            let unknown = Heard { freshness: Freshness::Stale, age_ms: 0 };
+            heard.entry(host.clone()).or_insert(unknown);
+        }
+    }
+    Ok((view, heard))
+}
+
+fn complete_row(id: &str, row: &mut Value) {
+    let key = SecretKey::from_seed([0; 32]).public();
+    fill(row, "cursor", json!({ "epoch": 1, "seq": 1 }));
+    fill(row, "jobs", json!([]));
+    fill(row, "host", json!({}));
+    let mut sum = Resources::ZERO;
+    for job in row["jobs"].as_array_mut().into_iter().flatten() {
+        fill(job, "revision", json!(1));
+        fill(job, "since_ms", json!(0));
+        if let Ok(job) = serde_json::from_value::<Job>(job.clone()) {
+            sum = sum.plus(job.allocation());
+        }
+    }
+    let host = &mut row["host"];
+    for (name, value) in [
+        ("id", json!(id)),
+        ("key", json!(key)),
+        ("name", json!(id)),
+        ("urls", json!([])),
+        ("agent_version", json!("")),
+        ("hypervisor", json!({})),
+        ("allocation", json!(sum)),
+    ] {
+        fill(host, name, value);
+    }
+    let is_new = host["hypervisor"] == json!({});
+    let hypervisor = &mut host["hypervisor"];
+    for (name, value) in [
+        ("uri", json!("")),
+        ("driver", json!("QEMU")),
+        ("libvirt_version", json!("")),
+        ("accel", json!("kvm")),
+    ] {
+        fill(hypervisor, name, value);
+    }
+    if is_new {
+        fill(hypervisor, "migration_uri", json!("tcp://host"));
+    }
+}
+
+fn fill(object: &mut Value, name: &str, value: Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.entry(name).or_insert(value);
+    }
+}
+
+/// A plan as it is kept: everything it was made of, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The form of this document.
+    pub version: u32,
+    /// Everything the plan depended on.
+    pub input: PlanInput,
+    /// What was not understood.
+    #[serde(default)]
+    pub not_understood: Vec<NotUnderstood>,
+    /// What came of it.
+    pub outcome: crate::Outcome,
+    /// What that means.
+    pub verdict: Verdict,
+}
+
+impl Record {
+    /// Plans, and keeps everything.
+    #[must_use]
+    pub fn make(input: PlanInput, not_understood: Vec<NotUnderstood>) -> Self {
+        let outcome = crate::plan(&input);
+        let verdict = verdict(&input, &outcome, &not_understood);
+        Self { version: 1, input, not_understood, outcome, verdict }
+    }
+}
+
+/// Changes a fact of an input: `HOST lost`, `HOST stale`, `HOST fresh`, `HOST off`, `HOST drain`,
+/// `HOST retire`. The error says what is wrong with the words.
+pub fn change(input: &mut PlanInput, words: &str) -> Result<(), String> {
+    let (host, what) = words
+        .rsplit_once(' ')
+        .ok_or_else(|| format!("{words:?}: write a host and what becomes of it: `h3 lost`"))?;
+    let found = input.view.find_host(host.trim());
+    let host = found
+        .map(|row| row.host.id.clone())
+        .map_err(|rows| format!("{words:?}: {host:?} names {} hosts of the plan", rows.len()))?;
+    let mut hear = |freshness| {
+        let age_ms = input.heard.get(&host).map_or(0, |heard| heard.age_ms);
+        input.heard.insert(host.clone(), Heard { freshness, age_ms });
+    };
+    match what {
+        "lost" => hear(Freshness::Lost),
+        "stale" => hear(Freshness::Stale),
+        "fresh" => hear(Freshness::Fresh),
+        "off" => drop(input.intents.insert(host, Intent::Off)),
+        "drain" => drop(input.intents.insert(host, Intent::Drain)),
+        "retire" => drop(input.intents.insert(host, Intent::Retire)),
+        other => {
+            return Err(format!(
+                "{other:?} is nothing that can become of a host: lost, stale, fresh, off, drain or retire"
+            ));
+        }
+    }
+    Ok(())
 }

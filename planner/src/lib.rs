@@ -44,6 +44,10 @@ mod audit;
 
 pub mod case;
 
+pub mod fleet;
+
+pub mod simulate;
+
 pub use aims::{Outcome, Plan, plan};
 pub use audit::{Fault, audit};
 pub use cost::Cost;
