@@ -378,7 +378,8 @@ impl Driver {
 }
 
 /// Where the job is seen to run, when that is what is wanted.
-fn met_at(
+#[must_use]
+pub fn met_at(
     input: &planner::PlanInput,
     outcome: &Outcome,
     state: &State<'_>,

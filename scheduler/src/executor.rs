@@ -431,7 +431,9 @@ impl Executor {
 
 // What a row means to a waiting task.
 
-pub(crate) fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
+/// Whether the job runs in at least this revision; a job that has ended never will.
+#[must_use]
+pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     match job.state {
         JobState::Running | JobState::Paused if job.revision >= revision => {
@@ -451,7 +453,9 @@ pub(crate) fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
     }
 }
 
-pub(crate) fn incoming(job: Option<&Job>) -> Option<Answer> {
+/// Whether the target listens, and where.
+#[must_use]
+pub fn incoming(job: Option<&Job>) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     if let Some(Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. }) = &job.migration {
         return Some(Answer::Done(TaskResult::Incoming {
@@ -468,7 +472,9 @@ pub(crate) fn incoming(job: Option<&Job>) -> Option<Answer> {
     None
 }
 
-pub(crate) fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
+/// Whether the source has let go, and its word for it.
+#[must_use]
+pub fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     if has_moved_to(job, to) {
         let handoff = match &job.migration {
@@ -486,27 +492,37 @@ pub(crate) fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
     }
 }
 
-pub(crate) fn ended(job: Option<&Job>) -> Option<Answer> {
+/// Whether nothing of the job runs.
+#[must_use]
+pub fn ended(job: Option<&Job>) -> Option<Answer> {
     let is_over = job.is_none_or(|job| job.state.is_ended());
     is_over.then_some(Answer::Done(TaskResult::Done))
 }
 
-fn has_moved_to(job: &Job, to: &HostId) -> bool {
+/// Whether it has ended here because it moved there.
+#[must_use]
+pub fn has_moved_to(job: &Job, to: &HostId) -> bool {
     job.state.is_ended()
         && matches!(&job.reason, Some(Reason::Migrated { to: there }) if there == to)
 }
 
-fn is_going_to(job: &Job, to: &HostId) -> bool {
+/// Whether it is on its way there, or has arrived.
+#[must_use]
+pub fn is_going_to(job: &Job, to: &HostId) -> bool {
     let is_outgoing =
         matches!(&job.migration, Some(Migration::Outgoing { to: there, .. }) if there == to);
     (job.state == JobState::MigratingOut && is_outgoing) || has_moved_to(job, to)
 }
 
-pub(crate) fn is_ours(job: &Job, key: RunKey) -> bool {
+/// Whether this very task has asked for the last change.
+#[must_use]
+pub fn is_ours(job: &Job, key: RunKey) -> bool {
     job.run.is_some_and(|run| run.run == key.run && run.task == key.task)
 }
 
-fn progress_words(job: Option<&Job>) -> String {
+/// How far it is, in words.
+#[must_use]
+pub fn progress_words(job: Option<&Job>) -> String {
     match job {
         None => "the host does not have it yet".to_owned(),
         Some(job) => match &job.migration {
@@ -521,7 +537,8 @@ fn progress_words(job: Option<&Job>) -> String {
 }
 
 /// A no that asking again within the patience of a run will not change.
-fn is_firm(why: &DenialReason) -> bool {
+#[must_use]
+pub fn is_firm(why: &DenialReason) -> bool {
     match why {
         DenialReason::Quota { .. } | DenialReason::Policy { .. } => true,
         DenialReason::Silent { .. }

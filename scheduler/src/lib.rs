@@ -42,6 +42,15 @@ mod follow;
 
 mod conductor;
 
+/// What rows and denials mean to a run: the pure parts of executor and engine, shared with whoever
+/// drives runs over another transport.
+pub mod judge {
+    pub use crate::engine::met_at;
+    pub use crate::executor::{
+        ended, has_moved_to, incoming, is_firm, is_going_to, is_ours, progress_words, running, sent,
+    };
+}
+
 pub use conductor::{Acceptance, Claimed, Conductor, InMemory, StoreError, Storing};
 pub use engine::{Options, RUNS_OPEN_MAX, RunHandle, Scheduler, SubmitError, WAIT_MS_MAX};
 pub use executor::Executor;

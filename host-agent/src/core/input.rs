@@ -90,7 +90,7 @@ pub enum Input {
 }
 
 /// What may be asked of an agent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Request {
     /// Reserve room and sign an offer.
     Offer(OfferRequest),
