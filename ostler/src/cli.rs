@@ -80,6 +80,14 @@ pub(crate) enum Command {
     Images(ImagesCommand),
     /// What the controller did and does
     Runs(RunsArgs),
+    /// What would be done, without doing it: exits with 0 nothing, 1 changes, 2 cannot
+    Plan(crate::command::PlanArgs),
+    /// Why a VM does not run, or what a host's loss would mean
+    Why(crate::command::WhyArgs),
+    /// Make a recorded plan again
+    Replay(crate::command::ReplayArgs),
+    /// Replay a trace of VMs on hosts with the planner's placement
+    Simulate(crate::command::SimulateArgs),
     /// What is wrong with the cluster, and why
     #[command(subcommand)]
     Doctor(DoctorCommand),

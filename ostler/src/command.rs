@@ -30,6 +30,14 @@ mod images;
 
 mod runs;
 
+mod plan;
+
+mod why;
+
+mod replay;
+
+mod simulate;
+
 mod doctor;
 
 mod trust;
@@ -43,6 +51,10 @@ mod roles;
 pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
 pub(crate) use discovery::start as serve_discovery;
 pub(crate) use images::import_everywhere;
+pub(crate) use plan::PlanArgs;
+pub(crate) use replay::ReplayArgs;
+pub(crate) use simulate::SimulateArgs;
+pub(crate) use why::WhyArgs;
 
 use self::act::Act;
 use crate::cli::{Cli, Command};
@@ -62,6 +74,12 @@ pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Monitor(args) => block_on(roles::monitor(args)),
         Command::Controller(args) => block_on(roles::controller(args)),
         Command::Trust(command) => block_on(trust::run(&global, command)),
+        Command::Plan(ref args) if args.view.is_some() => {
+            plan::offline(&global, args.view.as_deref().unwrap_or("-".as_ref()), args)
+        }
+        Command::Why(ref args) if args.view.is_some() => why::offline(&global, args),
+        Command::Replay(args) => replay::run(&global, args),
+        Command::Simulate(args) => simulate::run(&global, &args),
         command => block_on(async { user_command(&Session::open(&global)?, command).await }),
     }
 }
@@ -86,8 +104,12 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Log(args) => log::run(session, args).await,
         Command::Images(command) => images::run(session, command).await,
         Command::Runs(args) => runs::run(session, args).await,
+        Command::Plan(args) => plan::run(session, args).await,
+        Command::Why(args) => why::run(session, args).await,
         Command::Doctor(command) => doctor::run(session, command).await,
-        Command::Dev(_)
+        Command::Replay(_)
+        | Command::Simulate(_)
+        | Command::Dev(_)
         | Command::Bootstrap(_)
         | Command::Discovery(_)
         | Command::Trust(_)

@@ -1,0 +1,239 @@
+//! `ostler plan`: what would be done, without doing it; of a live cluster, or of files.
+//!
+//! Exits with 0 when there is nothing to do, 1 when there are changes, 2 when something that must be
+//! cannot. Files that cannot be read are another failure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use planner::case::{Record, Verdict, Wanted, case, change, view_of};
+use planner::{Heard, PlanInput, State};
+use protocol::id::HostId;
+use protocol::view::View;
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::exit::{Code, Failure};
+use crate::picture::Picture;
+use crate::session::Session;
+use crate::show;
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// Plan for this view, as `GET /v1/view` of a monitor gives it, and ask nobody
+    #[arg(long, value_name = "FILE")]
+    pub(crate) view: Option<PathBuf>,
+    /// What is expected, as docs/schema/expectations.json describes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) expectations: Option<PathBuf>,
+    /// As if this had become of a host: lost, stale, fresh, off, drain or retire
+    #[arg(long, value_name = "\"HOST WORD\"")]
+    pub(crate) with: Vec<String>,
+    /// Keep the plan and all it was made of, for `ostler replay`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+}
+
+/// A plan of files.
+pub(crate) fn offline(global: &Global, view: &Path, args: &PlanArgs) -> Result<Code, Failure> {
+    let (view, heard) = read_view(view)?;
+    finish(global.json, args, view, heard)
+}
+
+/// A plan of the cluster as it is.
+pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    picture.warn();
+    let heard = heard_of(&picture);
+    finish(session.is_json, &args, picture.view, heard)
+}
+
+pub(crate) fn heard_of(picture: &Picture) -> BTreeMap<HostId, Heard> {
+    let rows = picture.rows.iter();
+    rows.map(|row| {
+        let heard = Heard { freshness: row.freshness, age_ms: row.age_ms };
+        (row.host.clone(), heard)
+    })
+    .collect()
+}
+
+pub(crate) fn read_view(file: &Path) -> Result<(View, BTreeMap<HostId, Heard>), Failure> {
+    let value: Value = read_json(file)?;
+    view_of(value).map_err(|error| bad_file(file, "view", error))
+}
+
+pub(crate) fn read_wanted(file: Option<&Path>) -> Result<Wanted, Failure> {
+    let value = match file {
+        Some(file) => read_json(file)?,
+        None => json!({}),
+    };
+    let file = file.unwrap_or(Path::new("-"));
+    serde_json::from_value(value).map_err(|error| bad_file(file, "expectations", error))
+}
+
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, Failure> {
+    let bytes = std::fs::read(file).map_err(|error| {
+        Failure::new(Code::NotFound, format!("read {}", file.display())).because(error)
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| bad_file(file, "JSON document", error))
+}
+
+fn bad_file(file: &Path, what: &str, error: serde_json::Error) -> Failure {
+    Failure::new(Code::Refused, format!("{} is no {what}", file.display()))
+        .because(error)
+        .next("see docs/schema and docs/planner.md")
+}
+
+fn finish(
+    is_json: bool,
+    args: &PlanArgs,
+    view: View,
+    heard: BTreeMap<HostId, Heard>,
+) -> Result<Code, Failure> {
+    let wanted = read_wanted(args.expectations.as_deref())?;
+    let (mut input, not_understood) = case(view, heard, wanted);
+    with(&mut input, &args.with)?;
+    let record = Record::make(input, not_understood);
+    if let Some(file) = &args.record {
+        let text = serde_json::to_vec(&record).expect("our nouns are always valid JSON");
+        std::fs::write(file, text).map_err(|error| {
+            Failure::new(Code::Unreachable, format!("write {}", file.display())).because(error)
+        })?;
+    }
+    tell(is_json, &record);
+    Ok(code_of(record.verdict))
+}
+
+pub(crate) fn with(input: &mut PlanInput, changes: &[String]) -> Result<(), Failure> {
+    for words in changes {
+        change(input, words).map_err(|error| Failure::new(Code::Refused, error))?;
+    }
+    Ok(())
+}
+
+/// 0, 1 and 2 as scripts of other planners expect them.
+pub(crate) fn code_of(verdict: Verdict) -> Code {
+    match verdict {
+        Verdict::NothingToDo => Code::Ok,
+        Verdict::Changes => Code::Failed,
+        Verdict::Cannot => Code::Usage,
+    }
+}
+
+/// The report as people or scripts read it.
+pub(crate) fn tell(is_json: bool, record: &Record) {
+    if is_json {
+        show::json_pretty(&report(record));
+        return;
+    }
+    let input = &record.input;
+    let name = |text: String| named(input, text);
+    let mut state = State::new(input);
+    for (i, step) in record.outcome.plan.steps.iter().enumerate() {
+        let cost = step.cost(&state);
+        let mut words = format!("{:>3}. {step} (about {}", i + 1, seconds(cost.time_ms));
+        if cost.io_bytes > 0 {
+            words += &format!(", {}", protocol::resources::Bytes(cost.io_bytes));
+        }
+        if cost.risk > 0 {
+            words += &format!(", risk {}", cost.risk);
+        }
+        let after = waits_for(record, i);
+        if !after.is_empty() {
+            let list: Vec<String> = after.iter().map(|n| (n + 1).to_string()).collect();
+            words += &format!("; after {}", list.join(", "));
+        }
+        show::line(&name(words + ")"));
+        state = step.apply(&state);
+    }
+    for (job, host) in &record.outcome.coming {
+        show::line(&name(format!("{job} is on its way on {}", host.short())));
+    }
+    let report = &record.outcome.report;
+    for unmet in &report.unmet {
+        show::line(&name(format!("unmet: {unmet}")));
+    }
+    for violation in &report.violations {
+        let (level, rule) = (violation.level.as_str(), &violation.rule);
+        let mut words = format!("violated ({level}): {rule}: {}", violation.evidence);
+        if let Some(cheapest) = &violation.cheapest {
+            words += &format!(". What would help: {cheapest}");
+        }
+        show::line(&name(words));
+    }
+    for problem in &report.problems {
+        show::line(&name(format!("problem: {problem}")));
+    }
+    for no in &record.not_understood {
+        let place = no.index.map_or_else(String::new, |i| format!(" (expectation {})", i + 1));
+        show::line(&format!("not understood: {:?}{place}: {}", no.kind, no.why));
+    }
+    if record.outcome.plan.steps.is_empty() && record.verdict == Verdict::NothingToDo {
+        show::line("nothing to do");
+    }
+}
+
+/// What scripts get: everything but the input.
+pub(crate) fn report(record: &Record) -> Value {
+    let mut state = State::new(&record.input);
+    let mut steps = Vec::new();
+    for (i, step) in record.outcome.plan.steps.iter().enumerate() {
+        let mut value = json!(step);
+        value["number"] = json!(i + 1);
+        value["title"] = json!(step.to_string());
+        value["cost"] = json!(step.cost(&state));
+        value["after"] = json!(waits_for(record, i).iter().map(|n| n + 1).collect::<Vec<_>>());
+        steps.push(value);
+        state = step.apply(&state);
+    }
+    json!({
+        "verdict": record.verdict,
+        "steps": steps,
+        "cost": record.outcome.plan.cost,
+        "coming": record.outcome.coming,
+        "report": record.outcome.report,
+        "not_understood": record.not_understood,
+    })
+}
+
+/// Steps that must be done before this one: those of the same job, and those that leave its target.
+fn waits_for(record: &Record, i: usize) -> Vec<usize> {
+    use planner::Step;
+    let steps = &record.outcome.plan.steps;
+    let target = match &steps[i] {
+        Step::StartVm(step) => Some(&step.host),
+        Step::MigrateVm(step) => Some(&step.to),
+        Step::StopVm(_) | Step::DeleteVm(_) => None,
+    };
+    let leaves = |step: &Step| match step {
+        Step::MigrateVm(step) => Some(step.from.clone()),
+        Step::StopVm(step) => Some(step.host.clone()),
+        Step::DeleteVm(step) => Some(step.host.clone()),
+        Step::StartVm(_) => None,
+    };
+    let before = steps[..i].iter().enumerate();
+    before
+        .filter(|(_, step)| step.job() == steps[i].job() || leaves(step).as_ref() == target)
+        .filter(|(_, step)| step.job() == steps[i].job() || target.is_some())
+        .map(|(n, _)| n)
+        .collect()
+}
+
+fn named(input: &PlanInput, text: String) -> String {
+    input.view.hosts().fold(text, |text, (id, row)| {
+        let (name, short) = (&row.host.name, id.short());
+        if name.is_empty() || name == short {
+            return text;
+        }
+        // Generated ids are long enough not to be part of another word.
+        if short.len() < 9 {
+            return text;
+        }
+        text.replace(&format!("{name} ({short})"), name).replace(short, name)
+    })
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{} s", ms.div_ceil(1000))
+}
