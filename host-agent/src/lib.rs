@@ -202,7 +202,6 @@ pub async fn run(
         listen: if is_moving { options.listen.ip() } else { address },
         place: place.clone(),
         trust_file: trust_file.clone(),
-        discovery: options.discovery.clone(),
     };
     let services = Services::new(context, news);
     let agent = born(&identity, host, ledger);

@@ -29,7 +29,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use transport::discovery::{SOURCES_VARIABLE, Source};
 
 use crate::core::ServiceNews;
 use crate::place::Place;
@@ -58,8 +57,6 @@ pub(crate) struct ServiceContext {
     pub place: watch::Receiver<Place>,
     /// The agent's trust document, kept in a file for services.
     pub trust_file: PathBuf,
-    /// The agent's own sources. Specs are read by many, so join secrets are not in them.
-    pub discovery: Vec<Source>,
 }
 
 /// The services of one agent.
@@ -236,9 +233,6 @@ impl Services {
             .stderr(log)
             // A group of its own: Ctrl-C at the agent's terminal is not for its services.
             .process_group(0);
-        let secrets: Vec<String> = self.context.discovery.iter().map(Source::full).collect();
-        // Not as an argument: those are for everybody on the machine to read.
-        command.env(SOURCES_VARIABLE, secrets.join(" "));
         for source in &spec.discovery {
             command.arg("--discovery").arg(source);
         }

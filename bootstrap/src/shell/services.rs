@@ -6,6 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use protocol::api::PutJob;
 use protocol::id::{HostId, TenantId};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Role, ServiceSpec};
+use transport::discovery::Source;
 
 use super::{ASKED_AT_ONCE, POLL, Ready, ServiceSummary, Work, agent, done_or_already, failure};
 use crate::charter::Member;
@@ -99,7 +100,8 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let service = ServiceSpec {
             role: *role,
             port: self.options.port_base.map_or(0, |base| port_of(*role, *index, base)),
-            discovery: self.options.sources.iter().map(ToString::to_string).collect(),
+            // Specs are read by many: a service gets what tells hosts from strangers, no secret.
+            discovery: self.options.sources.iter().map(Source::to_verify).collect(),
         };
         let spec = JobSpec {
             kind: JobKind::Service(service),

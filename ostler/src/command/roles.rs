@@ -1,6 +1,5 @@
 //! `ostler arbiter`, `ostler monitor`, `ostler controller`: what agents start as services.
 
-use transport::discovery::Source;
 use transport::{CancellationToken, Clock, Endpoint, shutdown};
 
 use crate::cli::{MonitorArgs, RoleArgs};
@@ -21,7 +20,7 @@ pub(crate) fn start_log() {
 
 pub(crate) async fn arbiter(args: RoleArgs) -> Result<Code, Failure> {
     let stop = start()?;
-    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = told(args);
+    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args;
     let options = arbiter::Options { data_dir, listen, trust_file, ready_file, discovery };
     ended("arbiter", arbiter::serve(options, Clock::real(), stop).await)
 }
@@ -29,22 +28,16 @@ pub(crate) async fn arbiter(args: RoleArgs) -> Result<Code, Failure> {
 pub(crate) async fn monitor(args: MonitorArgs) -> Result<Code, Failure> {
     let stop = start()?;
     let follow = args.follow.into_iter().map(Endpoint::anyone).collect();
-    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = told(args.role);
+    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args.role;
     let options = monitor::Options { data_dir, listen, trust_file, ready_file, discovery, follow };
     ended("monitor", monitor::serve(options, Clock::real(), stop).await)
 }
 
 pub(crate) async fn controller(args: RoleArgs) -> Result<Code, Failure> {
     let stop = start()?;
-    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = told(args);
+    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args;
     let options = controller::Options { data_dir, listen, trust_file, ready_file, discovery };
     ended("controller", controller::serve(options, Clock::real(), stop).await)
-}
-
-/// Join secrets are not among the arguments; the agent beside us tells them otherwise.
-fn told(args: RoleArgs) -> RoleArgs {
-    let discovery = Source::told_secrets(args.discovery, &Source::of_agent());
-    RoleArgs { discovery, ..args }
 }
 
 fn start() -> Result<CancellationToken, Failure> {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::mdns::Announcement;
-use super::{ClusterUrl, Pace, Source};
+use super::{ASK_MAX, ClusterUrl, Pace, Source};
 use crate::backoff::{Backoff, random_unit};
 use crate::client::{Client, with_causes};
 
@@ -57,6 +57,7 @@ impl Announcer {
         shutdown: &CancellationToken,
     ) -> Self {
         let tasks = TaskTracker::new();
+        let client = client.with_deadline(ASK_MAX);
         // On the local network a host joins the first cluster whose secret it was told.
         let cluster = sources.iter().find_map(|source| match source {
             Source::Url(url) => url.join().map(|_| url.clone()),
@@ -98,7 +99,11 @@ async fn register(
     let mut entry: Option<(String, String)> = None;
     loop {
         let now = advert.borrow_and_update().clone();
-        let asked = stop.run_until_cancelled(url.register(&client, &now)).await;
+        let asked = tokio::select! {
+            asked = url.register(&client, &now) => Some(asked),
+            () = changed(&mut advert) => continue,
+            () = stop.cancelled() => None,
+        };
         let wait = match asked {
             None => break,
             Some(Ok(instance)) => {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::mdns::Browser;
-use super::{ClusterUrl, Found, Listed, Pace, Source, Twins, Unproven, file, merge};
+use super::{ASK_MAX, ClusterUrl, Found, Listed, Pace, Source, Twins, Unproven, file, merge};
 use crate::backoff::{Backoff, random_unit};
 use crate::client::{Client, with_causes};
 
@@ -63,9 +63,10 @@ impl Finder {
     #[must_use]
     pub fn start(sources: Vec<Source>, client: &Client, pace: Pace) -> Self {
         let stop = CancellationToken::new();
+        let client = client.with_deadline(ASK_MAX);
         let (tell, news) = mpsc::channel(NEWS_MAX);
         let with_secret = |source: &Source| match source {
-            Source::Url(url) => url.join().map(|_| url.clone()),
+            Source::Url(url) => url.join_key().map(|_| url.clone()),
             _ => None,
         };
         let clusters: Vec<ClusterUrl> = sources.iter().filter_map(with_secret).collect();

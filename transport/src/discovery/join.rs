@@ -6,15 +6,15 @@
 //!
 //! The secret is the seed of an Ed25519 key. A host proves that it knows the secret by a signature
 //! with that key over the cluster's token and its own host id, so a proof that is read off a list
-//! is of no use to another host or in another cluster. Verifying needs the secret too: to the
-//! discovery server and to everybody else a proof is noise.
+//! is of no use to another host or in another cluster. Whoever is only to tell hosts from strangers,
+//! as a monitor is, gets the key's public half (`#join-key=KEY`) and can prove nothing itself.
 
 use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::BASE64URL_NOPAD;
 use protocol::id::HostId;
-use protocol::signed::{Message, SecretKey, Signed};
+use protocol::signed::{Message, PublicKey, SecretKey, Signed};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
@@ -57,23 +57,35 @@ impl JoinSecret {
         sealed.rsplit('.').next().unwrap_or_default().to_owned()
     }
 
-    /// Whether this is the proof of that host in that cluster.
+    /// With which a proof is verified and nothing proved.
     #[must_use]
-    pub fn holds(&self, cluster: &str, host: &HostId, proof: &str) -> bool {
-        let sealed = self.seal(cluster, host);
-        let Some((message, _)) = sealed.rsplit_once('.') else { return false };
-        let signed = format!("{message}.{proof}").parse::<Signed<Joining>>();
-        signed.is_ok_and(|signed| signed.key() == self.key().public() && signed.open().is_ok())
+    pub fn key(&self) -> PublicKey {
+        self.pair().public()
     }
 
     fn seal(&self, cluster: &str, host: &HostId) -> String {
-        let joining = Joining { cluster: cluster.to_owned(), host: host.clone() };
-        Signed::seal(&joining, &self.key()).to_string()
+        Signed::seal(&Joining::of(cluster, host), &self.pair()).to_string()
     }
 
-    fn key(&self) -> SecretKey {
+    fn pair(&self) -> SecretKey {
         SecretKey::from_seed(self.0)
     }
+}
+
+impl Joining {
+    fn of(cluster: &str, host: &HostId) -> Self {
+        Self { cluster: cluster.to_owned(), host: host.clone() }
+    }
+}
+
+/// Whether this is the proof of that host in that cluster.
+#[must_use]
+pub(super) fn is_joined(key: PublicKey, cluster: &str, host: &HostId, proof: &str) -> bool {
+    let joining = Joining::of(cluster, host);
+    let payload = serde_json::to_vec(&joining).expect("two texts are always valid JSON");
+    let signed = format!("{}.{key}.{proof}", BASE64URL_NOPAD.encode(&payload));
+    let signed = signed.parse::<Signed<Joining>>();
+    signed.and_then(|signed| signed.open()).is_ok_and(|said| said == joining)
 }
 
 impl FromStr for JoinSecret {
@@ -102,12 +114,15 @@ mod tests {
         let (secret, other) = (JoinSecret::fresh(), JoinSecret::fresh());
         let (host, stranger): (HostId, HostId) = ("h1".parse().unwrap(), "h2".parse().unwrap());
         let proof = secret.prove("c", &host);
-        assert!(secret.holds("c", &host, &proof));
-        assert!(!other.holds("c", &host, &proof), "with another secret");
-        assert!(!secret.holds("d", &host, &proof), "in another cluster");
-        assert!(!secret.holds("c", &stranger, &proof), "copied by another host");
+        let holds = |secret: &JoinSecret, cluster, host, proof: &str| {
+            is_joined(secret.key(), cluster, host, proof)
+        };
+        assert!(holds(&secret, "c", &host, &proof));
+        assert!(!holds(&other, "c", &host, &proof), "with another secret");
+        assert!(!holds(&secret, "d", &host, &proof), "in another cluster");
+        assert!(!holds(&secret, "c", &stranger, &proof), "copied by another host");
         for nonsense in ["", ".", "AAAA", "a.b.c", &proof[1..]] {
-            assert!(!secret.holds("c", &host, nonsense), "{nonsense:?}");
+            assert!(!holds(&secret, "c", &host, nonsense), "{nonsense:?}");
         }
     }
 

@@ -48,9 +48,9 @@ pub use url::{ClusterUrl, Doubt, Listed, Twins, Unproven, create_cluster};
 /// The port of an agent when an address names none.
 pub const AGENT_PORT: u16 = 7460;
 
-/// In this environment variable an agent tells its services its own sources in full, separated by
-/// spaces: what a service's arguments say is for everybody on the machine to read.
-pub const SOURCES_VARIABLE: &str = "OSTLER_SOURCES";
+/// How long a discovery server may take for an answer. Short, because a host that has moved may
+/// have asked on a connection from its old address, on which no answer ever comes.
+const ASK_MAX: Duration = Duration::from_secs(5);
 
 /// One place to look for hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -87,33 +87,20 @@ impl Source {
         }
     }
 
+    /// The words for somebody who is to tell hosts from strangers and is no host: nothing in them is
+    /// secret.
+    #[must_use]
+    pub fn to_verify(&self) -> String {
+        match self {
+            Source::Url(url) => url.to_verify().full(),
+            Source::Address(_) | Source::File(_) | Source::Mdns => self.to_string(),
+        }
+    }
+
     /// A cluster whose join secret we were not told: everybody who knows its URL counts as a host.
     #[must_use]
     pub fn is_open_to_all(&self) -> bool {
-        matches!(self, Source::Url(url) if url.join().is_none())
-    }
-
-    /// The sources that an agent told this process in [`SOURCES_VARIABLE`].
-    #[must_use]
-    pub fn of_agent() -> Vec<Self> {
-        let told = std::env::var(SOURCES_VARIABLE).unwrap_or_default();
-        told.split_whitespace().filter_map(|source| source.parse().ok()).collect()
-    }
-
-    /// Tells the join secrets of `known` to those of these that are the same clusters without it.
-    #[must_use]
-    pub fn told_secrets(sources: Vec<Self>, known: &[Self]) -> Vec<Self> {
-        let told = |source: Self| match &source {
-            Source::Url(url) if url.join().is_none() => {
-                let is_it = |other: &&Source| match other {
-                    Source::Url(other) => other.without_join() == *url,
-                    _ => false,
-                };
-                known.iter().find(is_it).cloned().unwrap_or(source)
-            }
-            _ => source,
-        };
-        sources.into_iter().map(told).collect()
+        matches!(self, Source::Url(url) if url.join_key().is_none())
     }
 }
 
@@ -313,7 +300,10 @@ mod tests {
         assert!(!format!("{source:?}").contains(&secret.text()));
         let open: Source = source.to_string().parse().unwrap();
         assert!(open.is_open_to_all() && !source.is_open_to_all());
-        assert_eq!(Source::told_secrets(vec![open], &[Source::Mdns, source.clone()]), [source]);
+        assert!(!source.to_verify().contains(&secret.text()));
+        let verifying: Source = source.to_verify().parse().unwrap();
+        assert_eq!(verifying.full(), source.to_verify());
+        assert!(!verifying.is_open_to_all());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use protocol::id::HostId;
 use protocol::signed::{PublicKey, Signed};
 use serde::de::DeserializeOwned;
 
-use super::join::JoinSecret;
+use super::join::{JoinSecret, is_joined};
 use super::record::{Departure, Instance};
 use super::server::{PROOF, Wrapped};
 use super::{Advert, Found};
@@ -21,6 +21,9 @@ use crate::client::{Answer, CallError, Client, Endpoint};
 
 /// What the fragment begins with that carries the join secret.
 const JOIN: &str = "join=";
+
+/// What it begins with for those who only verify.
+const JOIN_KEY: &str = "join-key=";
 
 /// A cluster at a discovery server; whoever knows it may register and list. It is shown without
 /// the join secret; [`ClusterUrl::full`] is for where the secret is meant to go.
@@ -32,6 +35,8 @@ pub struct ClusterUrl {
     path: String,
     /// What the cluster's own hosts know, when the URL told it.
     join: Option<JoinSecret>,
+    /// What tells hosts from strangers, when the URL told that or the secret.
+    join_key: Option<PublicKey>,
 }
 
 /// What a look at a cluster's list found.
@@ -116,7 +121,8 @@ pub async fn create_cluster(client: &Client, server: &str) -> Result<ClusterUrl,
             let is_path = location.starts_with('/');
             let url = if is_path { format!("{server}{location}") } else { location };
             let url: ClusterUrl = url.parse().map_err(bad)?;
-            Ok(ClusterUrl { join: Some(JoinSecret::fresh()), ..url })
+            let secret = JoinSecret::fresh();
+            Ok(ClusterUrl { join_key: Some(secret.key()), join: Some(secret), ..url })
         }
     }
 }
@@ -134,18 +140,31 @@ impl ClusterUrl {
         self.join.as_ref()
     }
 
-    /// The same cluster for somebody who was not told the secret.
+    /// The key with which hosts are told from strangers; without it everybody counts.
+    #[must_use]
+    pub fn join_key(&self) -> Option<PublicKey> {
+        self.join_key
+    }
+
+    /// The same cluster for somebody who is to tell hosts from strangers and to be none.
+    #[must_use]
+    pub fn to_verify(&self) -> Self {
+        Self { join: None, ..self.clone() }
+    }
+
+    /// The same cluster for somebody who was told nothing.
     #[must_use]
     pub fn without_join(&self) -> Self {
-        Self { join: None, ..self.clone() }
+        Self { join: None, join_key: None, ..self.clone() }
     }
 
     /// The whole URL, secret included: for files of ours and for the person who asked for it.
     #[must_use]
     pub fn full(&self) -> String {
-        match &self.join {
-            Some(secret) => format!("{self}#{JOIN}{}", secret.text()),
-            None => self.to_string(),
+        match (&self.join, &self.join_key) {
+            (Some(secret), _) => format!("{self}#{JOIN}{}", secret.text()),
+            (None, Some(key)) => format!("{self}#{JOIN_KEY}{key}"),
+            (None, None) => self.to_string(),
         }
     }
 
@@ -155,12 +174,12 @@ impl ClusterUrl {
         self.join.as_ref().map(|secret| secret.prove(self.token(), host))
     }
 
-    /// Whether a host's proof is one. Without a secret everybody counts.
+    /// Whether a host's proof is one. Without a key everybody counts.
     pub fn judge_join(&self, host: &HostId, proof: Option<&str>) -> Result<(), Doubt> {
-        match (&self.join, proof) {
+        match (self.join_key, proof) {
             (None, _) => Ok(()),
             (Some(_), None) => Err(Doubt::NotJoined),
-            (Some(secret), Some(proof)) if secret.holds(self.token(), host, proof) => Ok(()),
+            (Some(key), Some(proof)) if is_joined(key, self.token(), host, proof) => Ok(()),
             (Some(_), Some(_)) => Err(Doubt::WrongSecret),
         }
     }
@@ -270,9 +289,15 @@ impl FromStr for ClusterUrl {
             Some((text, fragment)) => (text, Some(fragment)),
             None => (text, None),
         };
-        let join = fragment
-            .map(|fragment| fragment.strip_prefix(JOIN).unwrap_or_default().parse())
-            .transpose()?;
+        let join_key = fragment.and_then(|fragment| fragment.strip_prefix(JOIN_KEY));
+        let join_key: Option<PublicKey> = join_key.map(str::parse).transpose()?;
+        let join: Option<JoinSecret> = match (fragment, join_key) {
+            (Some(fragment), None) => {
+                Some(fragment.strip_prefix(JOIN).unwrap_or_default().parse()?)
+            }
+            _ => None,
+        };
+        let join_key = join.as_ref().map(JoinSecret::key).or(join_key);
         let uri: Uri = text.parse().map_err(|e| format!("{e}"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
             return Err("a discovery URL starts with http:// or https://".to_owned());
@@ -280,7 +305,7 @@ impl FromStr for ClusterUrl {
         let (server, path) = split(&uri);
         match path.rsplit_once("/clusters/") {
             Some((_, token)) if !token.is_empty() && !token.contains('/') => {
-                Ok(Self { server, path, join })
+                Ok(Self { server, path, join, join_key })
             }
             _ => Err("a discovery URL ends in /clusters/TOKEN".to_owned()),
         }

@@ -226,7 +226,7 @@ async fn who_does_not_know_the_join_secret_is_listed_and_never_a_host() {
     let stored = old.send::<_, Value>(Method::POST, &to, &path, &thief).await.unwrap();
     assert_eq!(stored.body["data"]["proven"], true, "its key is its own");
 
-    let finder = Finder::start(vec![Source::Url(cluster)], &client(), QUICK);
+    let finder = Finder::start(vec![Source::Url(cluster.clone())], &client(), QUICK);
     let findings = found(&finder, |findings| findings.sources[0].is_asked).await;
     assert_eq!(ids(&findings), [own.identity().host_id()]);
     let mut doubts: Vec<_> =
@@ -239,6 +239,8 @@ async fn who_does_not_know_the_join_secret_is_listed_and_never_a_host() {
     ];
     assert_eq!(doubts, expected);
     assert_eq!(without.find(&own).await.unwrap().hosts.len(), 4, "without it all count");
+    let listed = cluster.to_verify().find(&own).await.unwrap();
+    assert_eq!(listed.hosts.len(), 1, "who can only verify sees as much");
 }
 
 #[tokio::test]
