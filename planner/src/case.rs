@@ -21,9 +21,9 @@ use crate::policy::Placement;
 use crate::rules::Clause;
 
 /// Kinds of expectation that are met by steps of a job.
-const GOALS: [&str; 4] = ["runs", "runs_on", "is_stopped", "absent"];
+pub const GOALS: [&str; 4] = ["runs", "runs_on", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
-const RULES: [&str; 8] = [
+pub const RULES: [&str; 8] = [
     "host_label",
     "host_arch",
     "cpu_features",

@@ -5,6 +5,8 @@
 //! Every plan of every story is audited, is the same when it is made again, and has only steps that
 //! are allowed in their turn. How a story is written is in `docs/planner.md`.
 
+mod schema;
+
 mod story;
 
 mod world;
