@@ -54,7 +54,13 @@ struct Told {
 }
 
 fn spec() -> JobSpec {
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![], nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: 1 << 30,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 impl Agent {

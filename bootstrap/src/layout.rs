@@ -219,7 +219,7 @@ pub(crate) mod tests {
     }
 
     fn tiny_vm() -> protocol::vm::VmSpec {
-        protocol::vm::VmSpec { vcpus: 1, memory_bytes: 16 << 20, disks: vec![], nics: vec![] }
+        protocol::vm::VmSpec { vcpus: 1, memory_bytes: 16 << 20, ..protocol::vm::VmSpec::default() }
     }
 
     fn bare(names: &[&str]) -> BTreeMap<HostId, Vec<Job>> {

@@ -10,6 +10,7 @@ mod api;
 mod console;
 mod feed;
 mod place;
+mod seed;
 mod sensors;
 mod services;
 mod shell;

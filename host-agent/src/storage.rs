@@ -62,6 +62,14 @@ pub enum StorageError {
         /// What it said.
         message: String,
     },
+    /// The CD for cloud-init could not be written.
+    #[error("genisoimage could not make {}: {message}", .path.display())]
+    Seed {
+        /// The CD.
+        path: PathBuf,
+        /// What it said.
+        message: String,
+    },
     /// The bytes are not those that were announced.
     #[error("the file has sha256 {found}, announced was {announced}; it was not kept")]
     WrongDigest {
@@ -75,7 +83,10 @@ pub enum StorageError {
     BadImage(String),
 }
 
-fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StorageError + 'a {
+pub(crate) fn io_error<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> StorageError + 'a {
     move |source| StorageError::Io { what, path: path.to_owned(), source }
 }
 
@@ -118,7 +129,7 @@ impl Storage {
         let (folder, format) = (self.job_folder(job), self.format());
         let suffix = match format {
             VolumeFormat::Qcow2 => "qcow2",
-            VolumeFormat::Raw => "raw",
+            VolumeFormat::Raw | VolumeFormat::Iso => "raw",
         };
         let volume = |disk: &DiskSpec| Volume {
             name: disk.name.clone(),
@@ -143,6 +154,13 @@ impl Storage {
                 let image = disk.image.as_ref().filter(|_| from_images);
                 self.make_volume(&volume.path, disk.size_bytes, image).await?;
             }
+        }
+        let mut volumes = volumes;
+        if let Some(data) = &vm.cloud_init {
+            let path = folder.join("seed.iso");
+            crate::seed::make(job, data, &path).await?;
+            let name = "seed".to_owned();
+            volumes.push(Volume { name, path, format: VolumeFormat::Iso });
         }
         Ok(volumes)
     }
@@ -369,8 +387,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::open(folder.path(), Maker::Sparse).unwrap();
         let job = JobId::new("web-1").unwrap();
-        let disk = DiskSpec { name: "root".into(), size_bytes: 1 << 20, image: None };
-        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![disk], nics: vec![] };
+        let disk = DiskSpec {
+            name: "root".into(),
+            size_bytes: 1 << 20,
+            image: None,
+            ..DiskSpec::default()
+        };
+        let vm = VmSpec {
+            vcpus: 1,
+            memory_bytes: 1 << 30,
+            disks: vec![disk],
+            nics: vec![],
+            ..VmSpec::default()
+        };
         let volumes = storage.make_volumes(&job, &vm, true).await.unwrap();
         fs::write(&volumes[0].path, b"precious").unwrap();
         storage.make_volumes(&job, &vm, true).await.unwrap();

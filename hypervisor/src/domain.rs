@@ -22,7 +22,7 @@ pub struct DomainConfig {
     pub uuid: Uuid,
     /// CPUs, memory and network cards. Its disks are named here and found in `volumes`.
     pub vm: VmSpec,
-    /// The disks' files, in boot order.
+    /// The disks' files, in boot order; last a CD for cloud-init, if there is one.
     pub volumes: Vec<Volume>,
     /// The file that the serial console's output is appended to. Its folder must exist.
     pub console_log: PathBuf,
@@ -49,6 +49,8 @@ pub enum VolumeFormat {
     Qcow2,
     /// Byte for byte.
     Raw,
+    /// A CD, which the guest only reads.
+    Iso,
 }
 
 /// A domain as seen at one moment.

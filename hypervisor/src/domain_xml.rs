@@ -9,12 +9,14 @@ use std::path::Path;
 
 use protocol::host::Accel;
 use protocol::id::JobId;
-use protocol::vm::NicSpec;
+use protocol::vm::{
+    CpuMode, CpuSpec, DiskBus, DiskCache, DiskSpec, Firmware, NicSpec, Plug, Watchdog, pci_parts,
+};
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer, XmlVersion};
 use uuid::Uuid;
 
-use crate::domain::{DomainConfig, VolumeFormat};
+use crate::domain::{DomainConfig, Volume, VolumeFormat};
 
 /// Namespace of our element in a domain's metadata.
 pub(crate) const JOB_NAMESPACE: &str = "urn:ostler:job";
@@ -71,9 +73,9 @@ pub(crate) fn job_of_element(element: &str) -> Option<JobId> {
 
 /// What this driver can't do of the configuration, if anything.
 pub(crate) fn unsupported(config: &DomainConfig, driver: DriverKind) -> Option<String> {
-    let is_managed = |nic: &&NicSpec| matches!(nic, NicSpec::Libvirt { .. });
-    match (driver, config.vm.nics.iter().find(is_managed)) {
-        (DriverKind::QemuEmbedded, Some(NicSpec::Libvirt { name })) => {
+    let plugs = config.vm.nics.iter().map(|nic| &nic.plug);
+    match (driver, plugs.into_iter().find(|plug| matches!(plug, Plug::Libvirt { .. }))) {
+        (DriverKind::QemuEmbedded, Some(Plug::Libvirt { name })) => {
             Some(format!("network {name} needs a libvirt daemon: use `user` or a bridge here"))
         }
         _ => None,
@@ -112,6 +114,7 @@ fn identity(xml: &mut Xml, config: &DomainConfig) {
     let memory_kib = (config.vm.memory_bytes / 1024).to_string();
     xml.text("memory", &[("unit", "KiB")], &memory_kib);
     xml.text("vcpu", &[], &config.vm.vcpus.to_string());
+    placement(xml, config);
     // cloud-init's NoCloud data source reads its name and instance id from the SMBIOS serial, so
     // an image gets its hostname without a seed disk.
     let serial = format!("ds=nocloud;h={};i={}", config.job, config.uuid);
@@ -124,15 +127,43 @@ fn identity(xml: &mut Xml, config: &DomainConfig) {
     xml.close("sysinfo");
 }
 
+/// Where its memory and CPUs come from.
+fn placement(xml: &mut Xml, config: &DomainConfig) {
+    let hardware = &config.vm.hardware;
+    if let Some(kib) = hardware.hugepages_kib {
+        xml.open("memoryBacking", &[]);
+        xml.open("hugepages", &[]);
+        xml.empty("page", &[("size", &kib.to_string()), ("unit", "KiB")]);
+        xml.close("hugepages");
+        xml.close("memoryBacking");
+    }
+    if !hardware.pins.is_empty() {
+        xml.open("cputune", &[]);
+        for pin in &hardware.pins {
+            let cpus: Vec<String> = pin.cpus.iter().map(u32::to_string).collect();
+            let vcpu = pin.vcpu.to_string();
+            xml.empty("vcpupin", &[("vcpu", &vcpu), ("cpuset", &cpus.join(","))]);
+        }
+        xml.close("cputune");
+    }
+}
+
 fn machine(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
     let is_qemu = driver != DriverKind::Test;
-    xml.open("os", &[]);
-    let machine: &[_] = if is_qemu { &[("machine", "q35")] } else { &[] };
+    let hardware = &config.vm.hardware;
+    let is_bios = hardware.firmware == Firmware::Bios;
+    // libvirt chooses the file, by the descriptions that distributions install.
+    xml.open("os", if is_bios { &[] } else { &[("firmware", "efi")] });
+    let machine = hardware.machine.as_deref().unwrap_or("q35");
+    let machine: &[_] = if is_qemu { &[("machine", machine)] } else { &[] };
     xml.text("type", machine, "hvm");
-    xml.empty("boot", &[("dev", "hd")]);
+    // Devices with places in the boot order exclude this.
+    if config.vm.disks.iter().all(|disk| disk.boot.is_none()) {
+        xml.empty("boot", &[("dev", "hd")]);
+    }
     xml.empty("smbios", &[("mode", "sysinfo")]);
     // The firmware's own words, such as "No bootable device", belong in the console log too.
-    if is_qemu {
+    if is_qemu && is_bios {
         xml.empty("bios", &[("useserial", "yes")]);
     }
     xml.close("os");
@@ -140,17 +171,69 @@ fn machine(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
     xml.empty("acpi", &[]);
     xml.empty("apic", &[]);
     xml.close("features");
+    cpu(xml, config, is_qemu);
+    xml.empty("clock", &[("offset", "utc")]);
+}
+
+fn cpu(xml: &mut Xml, config: &DomainConfig, is_qemu: bool) {
+    let hardware = &config.vm.hardware;
+    let topology = hardware.topology;
+    let write_topology = |xml: &mut Xml| {
+        if let Some(topology) = topology {
+            let sockets = topology.sockets.to_string();
+            let (cores, threads) = (topology.cores.to_string(), topology.threads.to_string());
+            let attributes = [("sockets", &*sockets), ("cores", &cores), ("threads", &threads)];
+            xml.empty("topology", &attributes);
+        }
+    };
+    if let Some(spec) = hardware.cpu.as_ref().filter(|_| is_qemu) {
+        return asked_cpu(xml, spec, config.accel, write_topology);
+    }
     match config.accel {
-        _ if !is_qemu => {}
+        _ if !is_qemu => {
+            if topology.is_some() {
+                xml.open("cpu", &[]);
+                write_topology(xml);
+                xml.close("cpu");
+            }
+        }
+        Accel::Kvm if topology.is_some() => {
+            xml.open("cpu", &[("mode", "host-model")]);
+            write_topology(xml);
+            xml.close("cpu");
+        }
         // Not host-passthrough: a guest must be able to move to a host with another CPU.
         Accel::Kvm => xml.empty("cpu", &[("mode", "host-model")]),
         Accel::Tcg | Accel::None => {
             xml.open("cpu", &[("mode", "custom"), ("match", "exact"), ("check", "none")]);
             xml.text("model", &[("fallback", "allow")], "qemu64");
+            write_topology(xml);
             xml.close("cpu");
         }
     }
-    xml.empty("clock", &[("offset", "utc")]);
+}
+
+/// The CPU that the spec asks for.
+fn asked_cpu(xml: &mut Xml, spec: &CpuSpec, accel: Accel, topology: impl Fn(&mut Xml)) {
+    let mode = match spec.mode {
+        CpuMode::HostModel => "host-model",
+        CpuMode::HostPassthrough => "host-passthrough",
+        CpuMode::Maximum => "maximum",
+        CpuMode::Custom => "custom",
+    };
+    // What translation lacks of a model can't be asked of the host's CPU.
+    let check = if accel == Accel::Kvm { "full" } else { "none" };
+    let custom = [("mode", mode), ("match", "exact"), ("check", check)];
+    xml.open("cpu", if spec.mode == CpuMode::Custom { &custom } else { &custom[..1] });
+    if let Some(model) = &spec.model {
+        xml.text("model", &[("fallback", "forbid")], model);
+    }
+    topology(xml);
+    let required = spec.require.iter().map(|name| ("require", name));
+    for (policy, name) in required.chain(spec.disable.iter().map(|name| ("disable", name))) {
+        xml.empty("feature", &[("policy", policy), ("name", name)]);
+    }
+    xml.close("cpu");
 }
 
 fn lifecycle(xml: &mut Xml) {
@@ -163,19 +246,13 @@ fn lifecycle(xml: &mut Xml) {
 fn devices(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
     let path_text = |path: &Path| path.to_string_lossy().into_owned();
     xml.open("devices", &[]);
+    let usual = DiskSpec::default();
     for (volume, letter) in config.volumes.iter().zip('a'..='z') {
-        xml.open("disk", &[("type", "file"), ("device", "disk")]);
-        let format = match volume.format {
-            VolumeFormat::Qcow2 => "qcow2",
-            VolumeFormat::Raw => "raw",
-        };
-        // Writeback honours the guest's flushes, and unlike `none` works on every file system.
-        let driver = [("type", format), ("cache", "writeback"), ("discard", "unmap")];
-        xml.empty("driver", &[&[("name", "qemu")], &driver[..]].concat());
-        xml.empty("source", &[("file", &path_text(&volume.path))]);
-        xml.empty("target", &[("dev", &format!("vd{letter}")), ("bus", "virtio")]);
-        xml.text("serial", &[], &volume.name);
-        xml.close("disk");
+        let spec = config.vm.disks.iter().find(|disk| disk.name == volume.name);
+        disk(xml, volume, spec.unwrap_or(&usual), letter);
+    }
+    if config.vm.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
+        xml.empty("controller", &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")]);
     }
     for (index, nic) in config.vm.nics.iter().enumerate() {
         interface(xml, nic, &mac(config.uuid, index));
@@ -195,6 +272,7 @@ fn devices(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
         xml.empty("target", &[("type", "virtio"), ("name", "org.qemu.guest_agent.0")]);
         xml.close("channel");
     }
+    extras(xml, config);
     xml.empty("memballoon", &[("model", "virtio")]);
     xml.open("rng", &[("model", "virtio")]);
     xml.text("backend", &[("model", "random")], "/dev/urandom");
@@ -202,18 +280,105 @@ fn devices(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
     xml.close("devices");
 }
 
+fn disk(xml: &mut Xml, volume: &Volume, spec: &DiskSpec, letter: char) {
+    let is_cd = volume.format == VolumeFormat::Iso;
+    xml.open("disk", &[("type", "file"), ("device", if is_cd { "cdrom" } else { "disk" })]);
+    let format = match volume.format {
+        VolumeFormat::Qcow2 => "qcow2",
+        VolumeFormat::Raw | VolumeFormat::Iso => "raw",
+    };
+    let cache = match spec.cache {
+        // Honours the guest's flushes, and unlike `none` works on every file system.
+        DiskCache::Writeback => "writeback",
+        DiskCache::None => "none",
+        DiskCache::Writethrough => "writethrough",
+    };
+    let driver = [("name", "qemu"), ("type", format), ("cache", cache), ("discard", "unmap")];
+    xml.empty("driver", if is_cd { &driver[..2] } else { &driver });
+    xml.empty("source", &[("file", &volume.path.to_string_lossy())]);
+    let (prefix, bus) = match spec.bus {
+        _ if is_cd => ("sd", "sata"),
+        DiskBus::Virtio => ("vd", "virtio"),
+        DiskBus::Scsi => ("sd", "scsi"),
+        DiskBus::Sata => ("sd", "sata"),
+    };
+    xml.empty("target", &[("dev", &format!("{prefix}{letter}")), ("bus", bus)]);
+    let limits = [("total_bytes_sec", spec.limit_bytes_s), ("total_iops_sec", spec.limit_iops)];
+    if limits.iter().any(|(_, limit)| limit.is_some()) {
+        xml.open("iotune", &[]);
+        for (name, limit) in limits {
+            if let Some(limit) = limit {
+                xml.text(name, &[], &limit.to_string());
+            }
+        }
+        xml.close("iotune");
+    }
+    if is_cd {
+        xml.empty("readonly", &[]);
+    } else {
+        xml.text("serial", &[], &volume.name);
+    }
+    if let Some(place) = spec.boot {
+        xml.empty("boot", &[("order", &place.to_string())]);
+    }
+    xml.close("disk");
+}
+
+/// Devices that only some guests have.
+fn extras(xml: &mut Xml, config: &DomainConfig) {
+    let hardware = &config.vm.hardware;
+    if hardware.vnc {
+        let listen = [("type", "vnc"), ("autoport", "yes"), ("listen", "127.0.0.1")];
+        xml.empty("graphics", &listen);
+        xml.open("video", &[]);
+        xml.empty("model", &[("type", "vga")]);
+        xml.close("video");
+    }
+    if let Some(watchdog) = hardware.watchdog {
+        let action = match watchdog {
+            Watchdog::Reset => "reset",
+            Watchdog::Poweroff => "poweroff",
+            Watchdog::Pause => "pause",
+        };
+        xml.empty("watchdog", &[("model", "i6300esb"), ("action", action)]);
+    }
+    if hardware.tpm {
+        xml.open("tpm", &[("model", "tpm-crb")]);
+        xml.empty("backend", &[("type", "emulator"), ("version", "2.0")]);
+        xml.close("tpm");
+    }
+    for [domain, bus, slot, function] in hardware.pci.iter().filter_map(|pci| pci_parts(pci)) {
+        xml.open("hostdev", &[("mode", "subsystem"), ("type", "pci"), ("managed", "yes")]);
+        xml.open("source", &[]);
+        let hex = |digits: &str| format!("0x{digits}");
+        let (domain, bus, slot, function) = (hex(domain), hex(bus), hex(slot), hex(function));
+        let address =
+            [("domain", &*domain), ("bus", &bus), ("slot", &slot), ("function", &function)];
+        xml.empty("address", &address);
+        xml.close("source");
+        xml.close("hostdev");
+    }
+}
+
 fn interface(xml: &mut Xml, nic: &NicSpec, mac: &str) {
-    let (kind, source) = match nic {
-        NicSpec::User => ("user", None),
-        NicSpec::Bridge { bridge } => ("bridge", Some(("bridge", bridge.as_str()))),
-        NicSpec::Libvirt { name } => ("network", Some(("network", name.as_str()))),
+    let (kind, source) = match &nic.plug {
+        Plug::User => ("user", None),
+        Plug::Bridge { bridge } => ("bridge", Some(("bridge", bridge.as_str()))),
+        Plug::Libvirt { name } => ("network", Some(("network", name.as_str()))),
     };
     xml.open("interface", &[("type", kind)]);
-    xml.empty("mac", &[("address", mac)]);
+    xml.empty("mac", &[("address", nic.mac.as_deref().unwrap_or(mac))]);
     if let Some(source) = source {
         xml.empty("source", &[source]);
     }
-    xml.empty("model", &[("type", "virtio")]);
+    xml.empty("model", &[("type", nic.model.as_str())]);
+    if let Some(limit) = nic.limit_kib_s {
+        let limit = limit.to_string();
+        xml.open("bandwidth", &[]);
+        xml.empty("inbound", &[("average", &limit)]);
+        xml.empty("outbound", &[("average", &limit)]);
+        xml.close("bandwidth");
+    }
     xml.close("interface");
 }
 
@@ -273,17 +438,22 @@ mod tests {
     use std::process::Command;
     use std::{env, fs};
 
-    use protocol::vm::{DiskSpec, VmSpec};
+    use protocol::vm::{Hardware, NicModel, Pin, Topology, VmSpec};
 
     use super::*;
-    use crate::domain::Volume;
 
     fn config(job: &str) -> DomainConfig {
         let job = JobId::new(job).unwrap();
         DomainConfig {
             uuid: job.domain_uuid(),
             job,
-            vm: VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks: vec![], nics: vec![] },
+            vm: VmSpec {
+                vcpus: 1,
+                memory_bytes: 64 << 20,
+                disks: vec![],
+                nics: vec![],
+                ..VmSpec::default()
+            },
             volumes: vec![],
             console_log: "/var/log/ostler/console.log".into(),
             accel: Accel::Tcg,
@@ -291,7 +461,8 @@ mod tests {
     }
 
     fn with_disk(mut config: DomainConfig, name: &str, format: VolumeFormat) -> DomainConfig {
-        let disk = DiskSpec { name: name.into(), size_bytes: 1 << 30, image: None };
+        let disk =
+            DiskSpec { name: name.into(), size_bytes: 1 << 30, image: None, ..DiskSpec::default() };
         config.vm.disks.push(disk);
         let path = PathBuf::from(format!("/var/lib/ostler/volumes/{}/{name}", config.job));
         config.volumes.push(Volume { name: name.into(), path, format });
@@ -305,9 +476,9 @@ mod tests {
         web.accel = Accel::Kvm;
         web.vm.vcpus = 4;
         web.vm.nics = vec![
-            NicSpec::Libvirt { name: "default".into() },
-            NicSpec::Bridge { bridge: "br0".into() },
-            NicSpec::User,
+            Plug::Libvirt { name: "default".into() }.into(),
+            Plug::Bridge { bridge: "br0".into() }.into(),
+            Plug::User.into(),
         ];
         let mut escaped = with_disk(config("escaped"), "root", VolumeFormat::Qcow2);
         escaped.volumes[0].path = r#"/srv/R&D/it's <"new">"#.into();
@@ -318,7 +489,53 @@ mod tests {
             ("tcg-embedded.xml", config("bare"), DriverKind::QemuEmbedded),
             ("escaped-path.xml", escaped, DriverKind::Qemu),
             ("test-driver.xml", pretended, DriverKind::Test),
+            ("everything.xml", everything(), DriverKind::Qemu),
+            ("uefi-embedded.xml", uefi(), DriverKind::QemuEmbedded),
         ]
+    }
+
+    fn everything() -> DomainConfig {
+        let mut all = config("everything");
+        for (name, bus) in [("root", DiskBus::Scsi), ("data", DiskBus::Sata)] {
+            all = with_disk(all, name, VolumeFormat::Qcow2);
+            all.vm.disks.last_mut().unwrap().bus = bus;
+        }
+        all.vm.disks[0].boot = Some(1);
+        all.vm.disks[1].cache = DiskCache::None;
+        (all.vm.disks[1].limit_iops, all.vm.disks[1].limit_bytes_s) = (Some(500), Some(1 << 20));
+        let seed = "/var/lib/ostler/volumes/everything/seed.iso".into();
+        all.volumes.push(Volume { name: "seed".into(), path: seed, format: VolumeFormat::Iso });
+        let mut nic: NicSpec = Plug::Bridge { bridge: "br0".into() }.into();
+        nic.model = NicModel::E1000e;
+        (nic.mac, nic.limit_kib_s) = (Some("52:54:00:00:00:01".into()), Some(1024));
+        all.vm.nics = vec![nic];
+        (all.accel, all.vm.vcpus) = (Accel::Kvm, 4);
+        *all.vm.hardware = Hardware {
+            firmware: Firmware::Bios,
+            machine: Some("pc-q35-7.2".into()),
+            cpu: Some(CpuSpec {
+                mode: CpuMode::Custom,
+                model: Some("Skylake-Server".into()),
+                require: vec!["avx2".into()],
+                disable: vec!["hle".into(), "rtm".into()],
+            }),
+            topology: Some(Topology { sockets: 1, cores: 2, threads: 2 }),
+            pins: vec![Pin { vcpu: 0, cpus: vec![0, 1] }, Pin { vcpu: 3, cpus: vec![7] }],
+            hugepages_kib: Some(2048),
+            watchdog: Some(Watchdog::Reset),
+            vnc: true,
+            tpm: true,
+            pci: vec!["0000:03:00.0".into()],
+        };
+        all
+    }
+
+    fn uefi() -> DomainConfig {
+        let mut uefi = config("uefi");
+        uefi.vm.vcpus = 2;
+        uefi.vm.hardware.firmware = Firmware::Uefi;
+        uefi.vm.hardware.topology = Some(Topology { sockets: 2, cores: 1, threads: 1 });
+        uefi
     }
 
     fn golden_path(file: &str) -> PathBuf {
@@ -382,7 +599,7 @@ mod tests {
     #[test]
     fn managed_networks_need_a_daemon() {
         let mut config = config("net");
-        config.vm.nics = vec![NicSpec::Libvirt { name: "default".into() }];
+        config.vm.nics = vec![Plug::Libvirt { name: "default".into() }.into()];
         assert!(unsupported(&config, DriverKind::QemuEmbedded).is_some());
         assert_eq!(unsupported(&config, DriverKind::Qemu), None);
     }

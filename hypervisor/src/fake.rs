@@ -774,7 +774,13 @@ mod tests {
         DomainConfig {
             uuid: job.domain_uuid(),
             job,
-            vm: VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks: vec![], nics: vec![] },
+            vm: VmSpec {
+                vcpus: 1,
+                memory_bytes: 64 << 20,
+                disks: vec![],
+                nics: vec![],
+                ..VmSpec::default()
+            },
             volumes: vec![],
             console_log: "/nonexistent/console.log".into(),
             accel: Accel::None,

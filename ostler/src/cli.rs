@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use protocol::host::Accel;
 use protocol::id::{ImageName, JobId, RunId, TenantId};
 use protocol::resources::Bytes;
-use protocol::vm::NicSpec;
+use protocol::vm::{NicModel, NicSpec, Plug};
 use transport::discovery::Source;
 
 use crate::exit::EXIT_CODES;
@@ -155,9 +155,27 @@ pub(crate) struct RunArgs {
     /// A disk, the first one started from the image [default: one as large as the image]
     #[arg(long, value_name = "[NAME=]SIZE")]
     pub(crate) disk: Vec<DiskArg>,
-    /// A network card: user, bridge=NAME or network=NAME
+    /// A network card: user, bridge=NAME or network=NAME, then ,mac=ADDRESS and ,model=MODEL
     #[arg(long, value_name = "NIC", value_parser = parse_nic)]
     pub(crate) nic: Vec<NicSpec>,
+    /// Boot by UEFI instead of BIOS
+    #[arg(long)]
+    pub(crate) uefi: bool,
+    /// Its CPUs: host-model, host-passthrough, maximum, or a model that libvirt knows
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<String>,
+    /// Give it a screen, at VNC on its host's loopback address
+    #[arg(long)]
+    pub(crate) vnc: bool,
+    /// cloud-init's user-data
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cloud_init_user_data: Option<PathBuf>,
+    /// cloud-init's meta-data, instead of one with the VM's name
+    #[arg(long, value_name = "FILE", requires = "cloud_init_user_data")]
+    pub(crate) cloud_init_meta_data: Option<PathBuf>,
+    /// cloud-init's network-config
+    #[arg(long, value_name = "FILE", requires = "cloud_init_user_data")]
+    pub(crate) cloud_init_network_config: Option<PathBuf>,
     /// Only on this host: its name, its id or the beginning of its id
     #[arg(long, value_name = "HOST")]
     pub(crate) on: Option<String>,
@@ -527,12 +545,31 @@ impl FromStr for DiskArg {
 }
 
 fn parse_nic(text: &str) -> Result<NicSpec, String> {
-    match text.split_once('=') {
-        None if text == "user" => Ok(NicSpec::User),
-        Some(("bridge", bridge)) => Ok(NicSpec::Bridge { bridge: bridge.to_owned() }),
-        Some(("network", name)) => Ok(NicSpec::Libvirt { name: name.to_owned() }),
-        _ => Err(format!("{text:?} is no network card: use user, bridge=NAME or network=NAME")),
+    let wrong = || {
+        format!(
+            "{text:?} is no network card: use user, bridge=NAME or network=NAME, and after it \
+             ,mac=ADDRESS or ,model=virtio|e1000e|rtl8139"
+        )
+    };
+    let mut words = text.split(',');
+    let first = words.next().unwrap_or_default();
+    let plug = match first.split_once('=') {
+        None if first == "user" => Plug::User,
+        Some(("bridge", bridge)) => Plug::Bridge { bridge: bridge.to_owned() },
+        Some(("network", name)) => Plug::Libvirt { name: name.to_owned() },
+        _ => return Err(wrong()),
+    };
+    let mut nic = NicSpec::from(plug);
+    for word in words {
+        match word.split_once('=') {
+            Some(("mac", mac)) => nic.mac = Some(mac.to_owned()),
+            Some(("model", "virtio")) => nic.model = NicModel::Virtio,
+            Some(("model", "e1000e")) => nic.model = NicModel::E1000e,
+            Some(("model", "rtl8139")) => nic.model = NicModel::Rtl8139,
+            _ => return Err(wrong()),
+        }
     }
+    Ok(nic)
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -573,6 +610,8 @@ mod tests {
             "ostler run --image i --name web-1 --disk 64MiB --disk data=1GiB --nic bridge=br0",
             "ostler stop web-1 --force",
             "ostler stop web-1 --grace 500ms --no-wait",
+            "ostler run i --name a --uefi --cpu Skylake-Server --vnc --cloud-init-user-data u",
+            "ostler run i --name a --nic bridge=br0,mac=52:54:00:00:00:01,model=e1000e",
             "ostler pause web-1",
             "ostler save web-1 --no-wait",
             "ostler reboot web-1 --grace 0s",
@@ -604,6 +643,8 @@ mod tests {
             "ostler run --name Web",
             "ostler run i --image j --name a",
             "ostler run --name a --nic wifi",
+            "ostler run --name a --nic user,speed=1",
+            "ostler run --name a --cloud-init-network-config n",
             "ostler stop web-1 --force --grace 3s",
             "ostler stop web-1 --grace 3",
             "ostler bootstrap --hosts ftp://x",

@@ -42,7 +42,13 @@ fn main() {
             view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });
         }
         for (what, gib) in [("fits", 2), ("fits nowhere", 99)] {
-            let vm = VmSpec { vcpus: 1, memory_bytes: gib << 30, disks: vec![], nics: vec![] };
+            let vm = VmSpec {
+                vcpus: 1,
+                memory_bytes: gib << 30,
+                disks: vec![],
+                nics: vec![],
+                ..VmSpec::default()
+            };
             let job = JobId::new("web").expect("a name");
             let wanted = Expectation::Runs { job, spec: JobSpec::vm(vm), on: None };
             let input =

@@ -44,13 +44,26 @@ fn host(n: u8, free_gib: u64) -> Inventory {
 }
 
 fn vm(gib: u64) -> JobSpec {
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: gib * GIB, disks: vec![], nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: gib * GIB,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 fn vm_with_disk(gib: u64, image: &str) -> JobSpec {
     let image = Some(ImageName::new(image).unwrap());
-    let disks = vec![DiskSpec { name: "root".into(), size_bytes: 2 * GIB, image }];
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: gib * GIB, disks, nics: vec![] })
+    let disks =
+        vec![DiskSpec { name: "root".into(), size_bytes: 2 * GIB, image, ..DiskSpec::default() }];
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: gib * GIB,
+        disks,
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 fn id(name: &str) -> JobId {

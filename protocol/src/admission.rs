@@ -99,8 +99,14 @@ mod tests {
         JobSpec::vm(VmSpec {
             vcpus,
             memory_bytes: 1 << 30,
-            disks: vec![DiskSpec { name: "root".into(), size_bytes: 1 << 30, image }],
+            disks: vec![DiskSpec {
+                name: "root".into(),
+                size_bytes: 1 << 30,
+                image,
+                ..DiskSpec::default()
+            }],
             nics: vec![],
+            ..VmSpec::default()
         })
     }
 

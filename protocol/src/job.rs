@@ -386,7 +386,13 @@ mod tests {
     #[test]
     fn another_size_is_another_digest() {
         let vm = |vcpus| {
-            JobSpec::vm(VmSpec { vcpus, memory_bytes: 1 << 30, disks: vec![], nics: vec![] })
+            JobSpec::vm(VmSpec {
+                vcpus,
+                memory_bytes: 1 << 30,
+                disks: vec![],
+                nics: vec![],
+                ..VmSpec::default()
+            })
         };
         assert_eq!(vm(1).digest(), vm(1).digest());
         assert_ne!(vm(1).digest(), vm(2).digest());

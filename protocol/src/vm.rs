@@ -3,6 +3,12 @@
 //! Units are in the field names. How libvirt is told is `hypervisor`'s business; whether it fits a
 //! host is [`crate::admission`]'s.
 
+mod hardware;
+pub use hardware::{CpuMode, CpuSpec, Firmware, Hardware, Pin, Topology, Watchdog, pci_parts};
+
+mod nic;
+pub use nic::{NicModel, NicSpec, Plug};
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::ImageName;
@@ -16,11 +22,13 @@ pub const NICS_MAX: usize = 8;
 pub const VCPUS_MAX: u32 = 255;
 /// Least memory of one VM: a firmware alone needs this.
 pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
+/// Most bytes of cloud-init data of one VM: every view and every event of the job carries them.
+pub const CLOUD_INIT_BYTES_MAX: usize = 32 << 10;
 /// Least size of a volume.
 pub const DISK_BYTES_MIN: u64 = 1 << 20;
 
 /// A virtual machine.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmSpec {
     /// Virtual CPUs, 1 to [`VCPUS_MAX`].
@@ -33,10 +41,30 @@ pub struct VmSpec {
     /// Network cards.
     #[serde(default)]
     pub nics: Vec<NicSpec>,
+    /// The machine around these.
+    #[serde(default, skip_serializing_if = "hardware::is_default")]
+    pub hardware: Box<Hardware>,
+    /// What cloud-init finds at its first boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<Box<CloudInit>>,
+}
+
+/// cloud-init's NoCloud data: the guest finds it on a CD labelled `cidata`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloudInit {
+    /// `#cloud-config`, a script, or what else cloud-init takes.
+    pub user_data: String,
+    /// Instance id and host name; without it the host writes these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta_data: Option<String>,
+    /// Network configuration, version 1 or 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_config: Option<String>,
 }
 
 /// One disk: a volume that the host makes for this VM and deletes with it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSpec {
     /// Name within the VM, such as `root`.
@@ -46,24 +74,47 @@ pub struct DiskSpec {
     /// The image it starts from; without one it starts empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageName>,
+    /// How the guest sees it.
+    #[serde(default, skip_serializing_if = "hardware::is_default")]
+    pub bus: DiskBus,
+    /// What the host's page cache does for it.
+    #[serde(default, skip_serializing_if = "hardware::is_default")]
+    pub cache: DiskCache,
+    /// Most operations a second, reads and writes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_iops: Option<u64>,
+    /// Most bytes a second, reads and writes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes_s: Option<u64>,
+    /// Its place in the boot order, from 1; when any disk has one, only those with one are booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<u32>,
 }
 
-/// One network card and what it is plugged into.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "network", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum NicSpec {
-    /// QEMU's user-mode network: out through the host, nothing in. Needs no set-up.
-    User,
-    /// A bridge that exists on the host.
-    Bridge {
-        /// The bridge's interface name.
-        bridge: String,
-    },
-    /// A network that libvirt manages.
-    Libvirt {
-        /// Its libvirt name, such as `default`.
-        name: String,
-    },
+/// How a guest sees a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBus {
+    /// `/dev/vda`: the fastest.
+    #[default]
+    Virtio,
+    /// `/dev/sda` at a virtio-scsi controller.
+    Scsi,
+    /// `/dev/sda` as every system knows it.
+    Sata,
+}
+
+/// What the host's page cache does for a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskCache {
+    /// Used, and the guest's flushes are honoured. Works on every file system.
+    #[default]
+    Writeback,
+    /// Not used (`O_DIRECT`).
+    None,
+    /// Used for reading; every write is flushed.
+    Writethrough,
 }
 
 /// Why a VM can't be made anywhere, whatever the host.
@@ -95,6 +146,44 @@ pub enum InvalidVm {
     /// A bridge or network name that the kernel or libvirt would not take.
     #[error("network name {0:?}: use 1 to 15 of a-z, A-Z, 0-9, '-', '_' and '.'")]
     NetworkName(String),
+    /// An address that no card can have.
+    #[error("mac {0:?}: write six pairs of small hexadecimal digits, such as 52:54:00:00:00:01")]
+    Mac(String),
+    /// A limit on a card that can't have one.
+    #[error("a card's limit is above 0 KiB/s, and a card of the user network has none")]
+    NicLimit,
+    /// A limit of nothing, or a place in the boot order that is taken or 0.
+    #[error("disk {0:?}: limits are above 0; places in the boot order are different, from 1")]
+    DiskTuning(String),
+    /// A machine, CPU model or feature that is no word.
+    #[error("hardware name {0:?}: use 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.'")]
+    HardwareName(String),
+    /// A model without the mode that takes one, or the other way round.
+    #[error("a CPU model goes with the mode \"custom\", and only with it")]
+    CpuModel,
+    /// An arrangement of another number of CPUs.
+    #[error("{} sockets × {} cores × {} threads are not {vcpus} vcpus", .topology.sockets, .topology.cores, .topology.threads)]
+    Topology {
+        /// The arrangement.
+        topology: Topology,
+        /// The CPUs.
+        vcpus: u32,
+    },
+    /// A virtual CPU that is not there, is pinned twice, or to nothing.
+    #[error("pin of vcpu {vcpu}: name each vcpu once, from 0, with at least one CPU of the host")]
+    Pin {
+        /// The virtual CPU.
+        vcpu: u32,
+    },
+    /// A page size that x86-64 does not have.
+    #[error("hugepages of {0} KiB: there are 2048 and 1048576")]
+    Hugepages(u64),
+    /// What is no PCI address, or too many.
+    #[error("PCI device {0:?}: write at most 8 different addresses, each such as 0000:03:00.0")]
+    Pci(String),
+    /// More than every event should carry.
+    #[error("{0} bytes of cloud-init data: at most {CLOUD_INIT_BYTES_MAX}")]
+    CloudInit(usize),
 }
 
 impl VmSpec {
@@ -120,7 +209,12 @@ impl VmSpec {
         if self.nics.len() > NICS_MAX {
             return Err(InvalidVm::Nics(self.nics.len()));
         }
-        self.nics.iter().try_for_each(NicSpec::validate)
+        self.nics.iter().try_for_each(NicSpec::validate)?;
+        self.hardware.validate(self.vcpus)?;
+        match self.cloud_init.as_ref().map_or(0, |data| data.bytes()) {
+            bytes if bytes > CLOUD_INIT_BYTES_MAX => Err(InvalidVm::CloudInit(bytes)),
+            _ => Ok(()),
+        }
     }
 
     fn validate_disks(&self) -> Result<(), InvalidVm> {
@@ -137,6 +231,11 @@ impl VmSpec {
             {
                 return Err(InvalidVm::DiskName(disk.name.clone()));
             }
+            let is_zero = disk.limit_iops == Some(0) || disk.limit_bytes_s == Some(0);
+            let is_taken = self.disks[..i].iter().any(|other| other.boot == disk.boot);
+            if is_zero || disk.boot == Some(0) || (disk.boot.is_some() && is_taken) {
+                return Err(InvalidVm::DiskTuning(disk.name.clone()));
+            }
             if disk.size_bytes < DISK_BYTES_MIN {
                 let (name, size_bytes) = (disk.name.clone(), disk.size_bytes);
                 return Err(InvalidVm::DiskSize { name, size_bytes });
@@ -146,19 +245,10 @@ impl VmSpec {
     }
 }
 
-impl NicSpec {
-    fn validate(&self) -> Result<(), InvalidVm> {
-        let name = match self {
-            NicSpec::User => return Ok(()),
-            NicSpec::Bridge { bridge } => bridge,
-            NicSpec::Libvirt { name } => name,
-        };
-        let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if (1..=15).contains(&name.len()) && name.chars().all(is_fine) {
-            Ok(())
-        } else {
-            Err(InvalidVm::NetworkName(name.clone()))
-        }
+impl CloudInit {
+    fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.user_data.len() + optional(&self.meta_data) + optional(&self.network_config)
     }
 }
 
@@ -167,8 +257,14 @@ mod tests {
     use super::*;
 
     fn vm() -> VmSpec {
-        let root = DiskSpec { name: "root".into(), size_bytes: 64 << 20, image: None };
-        VmSpec { vcpus: 1, memory_bytes: 128 << 20, disks: vec![root], nics: vec![NicSpec::User] }
+        let root = DiskSpec { name: "root".into(), size_bytes: 64 << 20, ..DiskSpec::default() };
+        VmSpec {
+            vcpus: 1,
+            memory_bytes: 128 << 20,
+            disks: vec![root],
+            nics: vec![Plug::User.into()],
+            ..VmSpec::default()
+        }
     }
 
     #[test]
@@ -188,7 +284,55 @@ mod tests {
         let mut escape = vm();
         escape.disks[0].name = "../../etc".into();
         assert!(matches!(escape.validate(), Err(InvalidVm::DiskName(_))));
-        let nics = vec![NicSpec::Bridge { bridge: "br0'/>".into() }];
+        let nics = vec![Plug::Bridge { bridge: "br0'/>".into() }.into()];
         assert!(matches!(VmSpec { nics, ..vm() }.validate(), Err(InvalidVm::NetworkName(_))));
+    }
+
+    #[test]
+    fn what_was_written_before_there_was_more_reads_and_digests_the_same() {
+        let old = r#"{"vcpus":1,"memory_bytes":134217728,"disks":[{"name":"root","size_bytes":67108864}],"nics":[{"network":"user"},{"network":"bridge","bridge":"br0"},{"network":"libvirt","name":"default"}]}"#;
+        let vm: VmSpec = serde_json::from_str(old).unwrap();
+        assert_eq!(serde_json::to_string(&vm).unwrap(), old);
+        assert_eq!(vm.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_typing_error_in_a_card_or_the_hardware_is_refused() {
+        for nic in [
+            r#"{"network":"user","bridge":"br0"}"#,
+            r#"{"network":"bridge"}"#,
+            r#"{"network":"user","speed":1}"#,
+        ] {
+            assert!(serde_json::from_str::<NicSpec>(nic).is_err(), "{nic} was accepted");
+        }
+        assert!(serde_json::from_str::<Hardware>(r#"{"firmwear":"uefi"}"#).is_err());
+    }
+
+    #[test]
+    fn hardware_that_no_host_could_have_is_refused_by_name() {
+        let with = |hardware| VmSpec { hardware: Box::new(hardware), ..vm() }.validate();
+        let bare = Hardware::default();
+        let topology = Topology { sockets: 1, cores: 2, threads: 1 };
+        let uneven = with(Hardware { topology: Some(topology), ..bare.clone() });
+        assert_eq!(uneven, Err(InvalidVm::Topology { topology, vcpus: 1 }));
+        let pins = vec![Pin { vcpu: 1, cpus: vec![0] }];
+        assert_eq!(with(Hardware { pins, ..bare.clone() }), Err(InvalidVm::Pin { vcpu: 1 }));
+        let pci = vec!["03:00.0".to_owned()];
+        assert!(matches!(with(Hardware { pci, ..bare.clone() }), Err(InvalidVm::Pci(_))));
+        let machine = Some("q35,accel=kvm".to_owned());
+        let evil = with(Hardware { machine, ..bare.clone() });
+        assert!(matches!(evil, Err(InvalidVm::HardwareName(_))));
+        let cpu = CpuSpec { mode: CpuMode::Custom, model: None, require: vec![], disable: vec![] };
+        let modelless = with(Hardware { cpu: Some(cpu), ..bare.clone() });
+        assert_eq!(modelless, Err(InvalidVm::CpuModel));
+        assert_eq!(with(Hardware { hugepages_kib: Some(4), ..bare }), Err(InvalidVm::Hugepages(4)));
+        let mac = Some("01:00:5e:00:00:01".to_owned());
+        let multicast = VmSpec { nics: vec![NicSpec { mac, ..Plug::User.into() }], ..vm() };
+        assert!(matches!(multicast.validate(), Err(InvalidVm::Mac(_))));
+        let user_data = "x".repeat(CLOUD_INIT_BYTES_MAX + 1);
+        let cloud_init =
+            Some(Box::new(CloudInit { user_data, meta_data: None, network_config: None }));
+        let long = VmSpec { cloud_init, ..vm() }.validate();
+        assert!(matches!(long, Err(InvalidVm::CloudInit(_))));
     }
 }

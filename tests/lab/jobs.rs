@@ -68,3 +68,30 @@ fn lab_pause_resume_save_reset_and_reboot() {
     operator.must(&["rm", "web-1"]);
     assert_eq!(lab.virsh_domains(&host), Vec::<String>::new());
 }
+
+#[test]
+fn lab_a_vm_gets_the_machine_and_the_cloud_init_it_asks_for() {
+    let Some(lab) = Lab::up("lab_a_vm_gets_the_machine_and_the_cloud_init_it_asks_for", 1) else {
+        return;
+    };
+    let mut operator = Operator::new();
+    operator.make_cluster(&lab);
+    let user_data = operator.context().join("user-data");
+    std::fs::write(&user_data, "#cloud-config\nhostname: web-1\n").expect("a file can be written");
+    let user_data = user_data.to_str().expect("a path in UTF-8");
+    let nic = "user,mac=52:54:00:12:34:56,model=e1000e";
+    let run = ["run", "--image", "guest", "--name", "web-1", "--memory", "128MiB", "--nic", nic];
+    operator.must(&[&run[..], &["--vnc", "--cloud-init-user-data", user_data]].concat());
+    let host = operator.await_state("web-1", "running");
+    let console = operator.follow(&["console", "web-1", "--no-input"]);
+    count(&console);
+    let xml = lab.must(&["exec", &host, "virsh", "dumpxml", "web-1"]);
+    for part in ["52:54:00:12:34:56", "e1000e", "device='cdrom'", "type='vnc'", "seed.iso"] {
+        assert!(xml.contains(part), "{part} is missing in {xml}");
+    }
+    let seed = lab.data(&host).join("volumes/web-1/seed.iso");
+    let bytes = std::fs::read(seed).expect("the CD is there");
+    assert!(bytes[16 * 2048 + 40..].starts_with(b"cidata "), "its label is cidata");
+    operator.must(&["rm", "web-1", "--force"]);
+    assert!(!lab.data(&host).join("volumes/web-1").exists());
+}

@@ -81,7 +81,13 @@ impl Caller {
 
 /// A guest that is firmware only: nothing needs to boot here.
 fn spec(memory_mib: u64) -> JobSpec {
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: memory_mib << 20, disks: vec![], nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: memory_mib << 20,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 fn problem(answer: Result<Job, CallError>) -> String {

@@ -49,7 +49,8 @@ pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
 
 /// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `image=debian`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
-    let mut vm = VmSpec { vcpus: 1, memory_bytes: 0, disks: vec![], nics: vec![] };
+    let mut vm =
+        VmSpec { vcpus: 1, memory_bytes: 0, disks: vec![], nics: vec![], ..VmSpec::default() };
     let mut image = None;
     for word in words {
         if let Some(count) = word.strip_suffix("cpus") {
@@ -57,7 +58,7 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
         } else if let Some(size) = word.strip_prefix("disk=") {
             let size_bytes = bytes(size)?;
             let name = format!("d{}", vm.disks.len());
-            vm.disks.push(DiskSpec { name, size_bytes, image: None });
+            vm.disks.push(DiskSpec { name, size_bytes, image: None, ..DiskSpec::default() });
         } else if let Some(name) = word.strip_prefix("image=") {
             image = Some(ImageName::new(name).map_err(|e| e.to_string())?);
         } else {

@@ -72,7 +72,13 @@ struct FakeHost {
 }
 
 pub(crate) fn spec() -> JobSpec {
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 256 << 20, disks: vec![], nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: 256 << 20,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 impl Cluster {

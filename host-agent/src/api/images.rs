@@ -65,7 +65,7 @@ fn problem(error: StorageError) -> ProblemReply {
         StorageError::WrongDigest { .. } | StorageError::BadImage(_) => {
             Refusal::Invalid { message: error.to_string() }.into()
         }
-        StorageError::Io { .. } | StorageError::QemuImg { .. } => {
+        StorageError::Io { .. } | StorageError::QemuImg { .. } | StorageError::Seed { .. } => {
             ProblemReply::new(507, "storage", error.to_string())
         }
     }

@@ -36,7 +36,13 @@ fn job_id(name: &str) -> JobId {
 }
 
 fn spec(vcpus: u32) -> JobSpec {
-    JobSpec::vm(VmSpec { vcpus, memory_bytes: 1 << 30, disks: vec![], nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus,
+        memory_bytes: 1 << 30,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 pub(crate) fn record(name: &str) -> JobRecord {

@@ -113,7 +113,13 @@ impl Bench {
 }
 
 fn vm() -> JobSpec {
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 16 << 20, disks: vec![], nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: 16 << 20,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,6 +183,7 @@ async fn a_hundred_jobs_at_once_are_all_answered_and_all_run() {
                 memory_bytes: 16 << 20,
                 disks: vec![],
                 nics: vec![],
+                ..VmSpec::default()
             });
             bench.put(&format!("vm-{n}"), spec).await
         });

@@ -17,7 +17,9 @@ use hypervisor::{
     DomainState, ErrorKind, Hypervisor, Libvirt, LibvirtOptions, Lifecycle, StopReason, subreaper,
 };
 use protocol::host::Accel;
-use protocol::vm::NicSpec;
+use protocol::vm::{
+    CpuMode, CpuSpec, DiskBus, DiskSpec, Hardware, Plug, Topology, VmSpec, Watchdog,
+};
 
 use crate::subject::{Subject, eventually, expect_event, kind};
 use crate::{for_each_case, skipped};
@@ -127,6 +129,7 @@ fn run_own_cases(subject: &Subject, root: &Path) {
     a_root_has_one_process_and_a_process_one_root(root);
     managed_networks_are_unsupported(subject);
     a_guest_in_user_mode_network_starts(subject);
+    a_guest_with_most_devices_starts(subject);
     a_killed_guest_is_announced(subject, root);
     a_missing_volume_fails_the_start_and_leaves_nothing(subject);
     a_dropped_connection_leaves_guests_running(subject, root);
@@ -146,15 +149,52 @@ fn a_rival() {
 
 fn managed_networks_are_unsupported(subject: &Subject) {
     let mut config = subject.config("networked");
-    config.vm.nics = vec![NicSpec::Libvirt { name: "default".to_owned() }];
+    config.vm.nics = vec![Plug::Libvirt { name: "default".to_owned() }.into()];
     assert_eq!(kind(subject.hv.define(&config)), Some(ErrorKind::Unsupported));
 }
 
 fn a_guest_in_user_mode_network_starts(subject: &Subject) {
     let mut config = subject.config("user-network");
-    config.vm.nics = vec![NicSpec::User, NicSpec::User];
+    config.vm.nics = vec![Plug::User.into(), Plug::User.into()];
     subject.hv.define(&config).unwrap();
     subject.hv.start(config.uuid).unwrap();
+    subject.remove(config.uuid);
+}
+
+/// Everything that needs nothing of the machine but QEMU itself.
+fn a_guest_with_most_devices_starts(subject: &Subject) {
+    let mut config = subject.config("equipped");
+    let buses = [("root", DiskBus::Virtio), ("data", DiskBus::Scsi), ("old", DiskBus::Sata)];
+    for (name, bus) in buses {
+        let path = subject.dir.join(format!("{name}.raw"));
+        fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        let format = hypervisor::VolumeFormat::Raw;
+        config.volumes.push(hypervisor::Volume { name: name.to_owned(), path, format });
+        let disk =
+            DiskSpec { name: name.to_owned(), size_bytes: 1 << 20, bus, ..Default::default() };
+        config.vm.disks.push(disk);
+    }
+    config.vm.disks[0].limit_iops = Some(1000);
+    config.vm.disks[1].boot = Some(1);
+    let path = subject.dir.join("seed.iso");
+    fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let format = hypervisor::VolumeFormat::Iso;
+    config.volumes.push(hypervisor::Volume { name: "seed".to_owned(), path, format });
+    let (mode, model) = (CpuMode::Maximum, None);
+    config.vm = VmSpec {
+        vcpus: 2,
+        hardware: Box::new(Hardware {
+            cpu: Some(CpuSpec { mode, model, require: vec![], disable: vec!["vmx".to_owned()] }),
+            topology: Some(Topology { sockets: 1, cores: 2, threads: 1 }),
+            watchdog: Some(Watchdog::Reset),
+            vnc: true,
+            ..Hardware::default()
+        }),
+        ..config.vm
+    };
+    subject.hv.define(&config).unwrap();
+    subject.hv.start(config.uuid).unwrap();
+    assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
     subject.remove(config.uuid);
 }
 

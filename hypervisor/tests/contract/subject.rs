@@ -33,7 +33,13 @@ impl Subject {
         let job = JobId::new(job).unwrap();
         DomainConfig {
             uuid: job.domain_uuid(),
-            vm: VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks: vec![], nics: vec![] },
+            vm: VmSpec {
+                vcpus: 1,
+                memory_bytes: 64 << 20,
+                disks: vec![],
+                nics: vec![],
+                ..VmSpec::default()
+            },
             volumes: vec![],
             console_log: self.dir.join(format!("{job}.log")),
             accel: match self.hv.facts().accel {

@@ -52,7 +52,13 @@ fn inventory(n: u8, cursor: Cursor) -> Frame {
 }
 
 fn job(n: u64) -> Job {
-    let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![], nics: vec![] };
+    let vm = VmSpec {
+        vcpus: 1,
+        memory_bytes: 1 << 30,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    };
     Job {
         id: JobId::new(format!("j{}", n % 3)).unwrap(),
         revision: Revision(n),

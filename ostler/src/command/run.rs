@@ -1,10 +1,12 @@
 //! `ostler run`: a VM from an image, placed by the controller, or by hand on a lone host.
 
+use std::path::PathBuf;
+
 use protocol::api::{PutJob, Want};
 use protocol::host::ImageFacts;
 use protocol::id::{HostId, ImageName, Revision};
 use protocol::job::JobSpec;
-use protocol::vm::{DiskSpec, VmSpec};
+use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, VmSpec};
 use transport::Method;
 
 use crate::cli::RunArgs;
@@ -39,9 +41,39 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         memory_bytes: args.memory.0,
         disks: disks_of(args, image, facts.as_ref()),
         nics: args.nic.clone(),
+        hardware: Box::new(Hardware {
+            firmware: if args.uefi { Firmware::Uefi } else { Firmware::Bios },
+            cpu: args.cpu.as_deref().map(cpu_of),
+            vnc: args.vnc,
+            ..Hardware::default()
+        }),
+        cloud_init: cloud_init_of(args)?,
     };
     let labels = args.label.iter().cloned().collect();
     Ok(JobSpec { tenant: args.tenant.clone(), labels, ..JobSpec::vm(vm) })
+}
+
+fn cpu_of(text: &str) -> CpuSpec {
+    let (mode, model) = match text {
+        "host-model" => (CpuMode::HostModel, None),
+        "host-passthrough" => (CpuMode::HostPassthrough, None),
+        "maximum" => (CpuMode::Maximum, None),
+        model => (CpuMode::Custom, Some(model.to_owned())),
+    };
+    CpuSpec { mode, model, require: vec![], disable: vec![] }
+}
+
+fn cloud_init_of(args: &RunArgs) -> Result<Option<Box<CloudInit>>, Failure> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("read {}: {error}", path.display())))
+    };
+    let Some(user_data) = &args.cloud_init_user_data else { return Ok(None) };
+    Ok(Some(Box::new(CloudInit {
+        user_data: read(user_data)?,
+        meta_data: args.cloud_init_meta_data.as_ref().map(read).transpose()?,
+        network_config: args.cloud_init_network_config.as_ref().map(read).transpose()?,
+    })))
 }
 
 fn image_of(name: &ImageName, picture: &Picture) -> Result<ImageFacts, Failure> {
@@ -68,11 +100,16 @@ fn disks_of(
     for (at, disk) in args.disk.iter().enumerate() {
         let usual = if at == 0 { "root".to_owned() } else { format!("disk{at}") };
         let name = disk.name.clone().unwrap_or(usual);
-        disks.push(DiskSpec { name, size_bytes: disk.size.0, image: None });
+        disks.push(DiskSpec { name, size_bytes: disk.size.0, image: None, ..DiskSpec::default() });
     }
     if let (true, Some(facts)) = (disks.is_empty(), facts) {
         let size_bytes = facts.virtual_bytes.max(protocol::vm::DISK_BYTES_MIN);
-        disks.push(DiskSpec { name: "root".into(), size_bytes, image: None });
+        disks.push(DiskSpec {
+            name: "root".into(),
+            size_bytes,
+            image: None,
+            ..DiskSpec::default()
+        });
     }
     if let Some(first) = disks.first_mut() {
         first.image = image.cloned();

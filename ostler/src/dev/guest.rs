@@ -87,10 +87,17 @@ fn spec(image: Option<&ImageName>, picture: &Picture) -> JobSpec {
             name: "root".into(),
             size_bytes: facts.map_or(64 << 20, |f| f.virtual_bytes).max(DISK_BYTES_MIN),
             image: Some(name.clone()),
+            ..DiskSpec::default()
         })
         .into_iter()
         .collect();
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: MEMORY_BYTES, disks, nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: MEMORY_BYTES,
+        disks,
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 /// Brings the image to the agents that do not have it.

@@ -39,7 +39,13 @@ fn job(n: u8, revision: u64) -> Job {
     Job {
         id: JobId::new(format!("j{n}")).unwrap(),
         revision: Revision(revision),
-        spec: JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![], nics: vec![] }),
+        spec: JobSpec::vm(VmSpec {
+            vcpus: 1,
+            memory_bytes: 1 << 30,
+            disks: vec![],
+            nics: vec![],
+            ..VmSpec::default()
+        }),
         state: JobState::Running,
         reason: None,
         since_ms: revision,

@@ -56,7 +56,13 @@ pub(super) fn job_id() -> JobId {
 }
 
 pub(super) fn spec() -> JobSpec {
-    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![], nics: vec![] })
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: 1 << 30,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    })
 }
 
 impl World {

@@ -87,7 +87,13 @@ impl Figures {
 async fn start_ours(client: &Client, agent: &Endpoint, trust: &Trust) -> (f64, f64) {
     let mut events = connect_stream(client, agent, "/v1/events").await.expect("events");
     let id = JobId::new("bench").expect("a name");
-    let vm = VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks: vec![], nics: vec![] };
+    let vm = VmSpec {
+        vcpus: 1,
+        memory_bytes: 64 << 20,
+        disks: vec![],
+        nics: vec![],
+        ..VmSpec::default()
+    };
     let (revision, spec) = (Revision(1), JobSpec::vm(vm));
     let begin = Instant::now();
     let ask = OfferRequest { job: id, revision, spec: spec.clone(), action: Action::Start };
