@@ -85,6 +85,17 @@ pub enum AgentError {
     /// Its ledger can't be used.
     #[error(transparent)]
     Ledger(#[from] StoreError),
+    /// The ledger is gone and the key is not.
+    #[error(
+        "{ledger} is gone, and with it what this host has promised; put it back, or remove {key} to start as a new host (and retire the old one)",
+        ledger = .ledger.display(), key = .key.display()
+    )]
+    LedgerLost {
+        /// Where the ledger should be.
+        ledger: PathBuf,
+        /// The key that is still there.
+        key: PathBuf,
+    },
     /// Its key can't be used.
     #[error(transparent)]
     Identity(#[from] transport::identity::IdentityError),
@@ -157,8 +168,15 @@ pub async fn run(
     let facts = hv.facts();
     let maker = if facts.driver == "TEST" { Maker::Sparse } else { Maker::QemuImg };
     let storage = Storage::open(&options.data_dir, maker)?;
-    let identity = Arc::new(Identity::load_or_create(&options.data_dir.join("agent.key"))?);
-    let (store, ledger) = Store::open(&options.data_dir.join("ledger.redb"), &boot_id())?;
+    let (key_file, ledger_file) =
+        (options.data_dir.join("agent.key"), options.data_dir.join("ledger.redb"));
+    // Without its ledger a host has forgotten its promises and must not go on under its name
+    // (protocol A3). The ledger is made first, so a first start that is cut short is no such case.
+    if key_file.exists() && !ledger_file.exists() {
+        return Err(AgentError::LedgerLost { ledger: ledger_file, key: key_file });
+    }
+    let (store, ledger) = Store::open(&ledger_file, &boot_id())?;
+    let identity = Arc::new(Identity::load_or_create(&key_file)?);
     let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
     let socket = Listen::Unix(options.data_dir.join("agent.sock"));
     let local = Server::bind(socket, Arc::clone(&identity)).await?;
@@ -213,6 +231,7 @@ pub async fn run(
         services: Arc::clone(&services),
         starts: Semaphore::new(STARTS_MAX),
         reboots: std::sync::Mutex::default(),
+        late_starts: std::sync::Mutex::default(),
         inputs,
         place: place.clone(),
     });

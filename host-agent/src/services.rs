@@ -160,7 +160,11 @@ impl Services {
                 let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
                 let process = ProcessId::of(pid)
                     .ok_or_else(|| io::Error::other("the process ended at once; see its log"))?;
-                process.write(folder)?;
+                if let Err(error) = process.write(folder) {
+                    // One that is not written down would run on unseen beside the next.
+                    process.signal(Signal::KILL)?;
+                    return Err(error);
+                }
                 (process, Some(child))
             }
         };
@@ -180,6 +184,7 @@ impl Services {
             code = &mut ended => return code,
             ready = timeout(READY_DEADLINE, await_ready(folder)) => match ready {
                 Ok(endpoint) => {
+                    keep_port(folder, &endpoint)?;
                     tokio::select! {
                         code = &mut ended => return code,
                         () = self.tell_where(job, &endpoint) => {}
@@ -212,9 +217,7 @@ impl Services {
     fn spawn(&self, spec: &ServiceSpec, folder: &Path) -> io::Result<tokio::process::Child> {
         let ready = ready_file(folder);
         // The port stays the same over restarts, so that others find the service again.
-        let port = read_endpoint(&ready)
-            .and_then(|endpoint| endpoint.url.rsplit(':').next()?.parse().ok())
-            .unwrap_or(spec.port);
+        let port = read_port(folder).unwrap_or(spec.port);
         let _ = fs::remove_file(&ready);
         let log = open_log(&folder.join("log"))?;
         let mut command = std::process::Command::new(&self.context.program);
@@ -293,6 +296,25 @@ impl ProcessId {
 
 fn ready_file(folder: &Path) -> PathBuf {
     folder.join("ready.json")
+}
+
+/// The port that others know; in a file of its own, because the ready file goes with every start.
+fn port_file(folder: &Path) -> PathBuf {
+    folder.join("port.json")
+}
+
+fn read_port(folder: &Path) -> Option<u16> {
+    serde_json::from_slice(&fs::read(port_file(folder)).ok()?).ok()
+}
+
+fn keep_port(folder: &Path, endpoint: &ServiceEndpoint) -> io::Result<()> {
+    let port = endpoint.url.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    match port {
+        Some(port) if read_port(folder) != Some(port) => {
+            transport::durable::replace(&port_file(folder), port.to_string().as_bytes())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read_endpoint(path: &Path) -> Option<ServiceEndpoint> {

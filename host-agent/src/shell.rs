@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use transport::Clock;
 
 use crate::core::{
-    Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Work, WorkId, Write,
+    Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Work, WorkId, WorkOutcome,
+    Write,
 };
 use crate::feed::Feed;
 use crate::store::{Store, StoreError};
@@ -33,6 +34,8 @@ pub(crate) const MAILBOX_MAX: usize = 1024;
 const BATCH_MAX: usize = 128;
 /// How often failed work is tried again and offers expire.
 const TICK: Duration = Duration::from_secs(1);
+/// How often all domains are listed even so: an event or a look may have been lost.
+const LIST_INTERVAL: Duration = Duration::from_secs(30);
 /// How long listing all domains may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -184,7 +187,13 @@ impl Shell {
     fn begin(&self, job: JobId, id: WorkId, work: Work) {
         let (works, posts) = (Arc::clone(&self.works), self.posts.clone());
         tokio::spawn(async move {
-            let outcome = works.perform(&job, work).await;
+            let performed = {
+                let job = job.clone();
+                tokio::spawn(async move { works.perform(&job, work).await })
+            };
+            let outcome = performed.await.unwrap_or_else(|error| {
+                WorkOutcome::Unclear(format!("a fault of the agent: {error}"))
+            });
             let _ = posts.send(Post::Input(Input::Done { job, work: id, outcome })).await;
         });
     }
@@ -224,7 +233,16 @@ pub(crate) fn publish_trust(trust: &TrustInForce, file: &std::path::Path, signed
 pub(crate) async fn watch_domains(hv: Arc<dyn Hypervisor>, posts: mpsc::Sender<Post>) {
     let mut events = hv.watch();
     list(&hv, &posts).await;
-    while let Some(event) = events.recv().await {
+    let mut lists = tokio::time::interval(LIST_INTERVAL);
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            _ = lists.tick() => {
+                list(&hv, &posts).await;
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         match event {
             WatchEvent::Domain(event) => {
                 let _ = posts.send(Post::Input(Input::Domain(event))).await;

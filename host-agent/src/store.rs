@@ -1,8 +1,9 @@
 //! The ledger on disk: one redb file, one transaction a batch.
 //!
-//! Decides the layout and what happens to a row that can't be read (it is kept, named in the log
-//! and left out, so that one damaged row costs one job and not the host). What is written when is
-//! the core's; that nothing is answered before it is written is the shell's.
+//! Decides the layout, and that a row that can't be read stops the agent: to leave it out would be to
+//! deny a promise (its hold would vanish from what arbiters read, and the job could start elsewhere
+//! while its guest runs here). Guests go on meanwhile. What is written when is the core's; that
+//! nothing is answered before it is written is the shell's.
 
 use std::path::Path;
 
@@ -28,14 +29,29 @@ pub(crate) struct Store {
 
 /// Why the ledger can't be used. Guests go on; this agent does not.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} the ledger: {source}")]
-pub struct StoreError {
-    what: &'static str,
-    source: Box<redb::Error>,
+pub enum StoreError {
+    /// The disk or the file says no.
+    #[error("{what} the ledger: {source}")]
+    Failed {
+        /// What was tried.
+        what: &'static str,
+        /// What came back.
+        source: Box<redb::Error>,
+    },
+    /// A row is not what this version of the agent writes.
+    #[error(
+        "the ledger's row of {row} can't be read ({why}); guests run on, but the host must not forget what it has promised: put a backup of the file back, or the version of ostler that wrote it"
+    )]
+    Damaged {
+        /// Which row.
+        row: String,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 fn because<E: Into<redb::Error>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
-    move |error| StoreError { what, source: Box::new(error.into()) }
+    move |error| StoreError::Failed { what, source: Box::new(error.into()) }
 }
 
 impl Store {
@@ -58,10 +74,12 @@ impl Store {
                 let row = meta.get(key).map_err(because("read"))?;
                 Ok(row.map(|value| value.value().to_vec()))
             };
-            let last: u64 = read(EPOCH)?.and_then(|v| decode("epoch", &v)).unwrap_or(0);
-            let trust: Option<Signed<Trust>> = read(TRUST)?.and_then(|v| decode("trust", &v));
-            let last_boot: Option<String> = read(BOOT)?.and_then(|v| decode("boot id", &v));
-            let epoch = Epoch(last + 1);
+            let last: Option<u64> = read(EPOCH)?.map(|v| decode("epoch", &v)).transpose()?;
+            let trust: Option<Signed<Trust>> =
+                read(TRUST)?.map(|v| decode("trust", &v)).transpose()?;
+            let last_boot: Option<String> =
+                read(BOOT)?.map(|v| decode("boot id", &v)).transpose()?;
+            let epoch = Epoch(last.unwrap_or(0) + 1);
             meta.insert(EPOCH, encode(&epoch).as_slice()).map_err(because("write"))?;
             meta.insert(BOOT, encode(&boot).as_slice()).map_err(because("write"))?;
             let is_rebooted = last_boot.is_some_and(|last_boot| last_boot != boot);
@@ -73,16 +91,17 @@ impl Store {
 
     fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
         let rows = self.rows(JOBS)?;
-        Ok(rows.into_iter().filter_map(|(id, row)| decode(&format!("job {id}"), &row)).collect())
+        rows.into_iter().map(|(id, row)| decode(&format!("job {id}"), &row)).collect()
     }
 
     fn claims(&self) -> Result<Vec<(RunId, Claim)>, StoreError> {
         let rows = self.rows(CLAIMS)?;
         let read = |(id, row): (String, Vec<u8>)| {
-            let claim = decode(&format!("claim on run {id}"), &row)?;
-            Some((id.parse().ok()?, claim))
+            let what = format!("claim on run {id}");
+            let run = id.parse().map_err(|e: uuid::Error| damaged(&what, &e))?;
+            Ok((run, decode(&what, &row)?))
         };
-        Ok(rows.into_iter().filter_map(read).collect())
+        rows.into_iter().map(read).collect()
     }
 
     fn rows(
@@ -130,14 +149,12 @@ fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("our nouns are always valid JSON")
 }
 
-fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Option<T> {
-    match serde_json::from_slice(bytes) {
-        Ok(value) => Some(value),
-        Err(error) => {
-            tracing::error!("the ledger's row of {what} is damaged and left out: {error}");
-            None
-        }
-    }
+fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| damaged(what, &error))
+}
+
+fn damaged(row: &str, why: &dyn std::error::Error) -> StoreError {
+    StoreError::Damaged { row: row.to_owned(), why: why.to_string() }
 }
 
 #[cfg(test)]
@@ -158,23 +175,34 @@ mod tests {
     }
 
     #[test]
-    fn what_was_committed_is_there_and_a_damaged_row_costs_only_itself() {
+    fn what_was_committed_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.redb");
         let good = crate::core::tests::record("good");
         {
             let (store, _) = Store::open(&path, "a").unwrap();
-            let bad = crate::core::tests::record("bad");
-            let writes = [&good, &bad].map(|r| Write::Job(Box::new(r.clone())));
-            store.commit(&writes).unwrap();
-            let transaction = store.database.begin_write().unwrap();
-            transaction.open_table(JOBS).unwrap().insert("bad", &b"{torn"[..]).unwrap();
-            transaction.commit().unwrap();
+            store.commit(&[Write::Job(Box::new(good.clone()))]).unwrap();
         }
         let (store, state) = Store::open(&path, "a").unwrap();
         assert_eq!(state.jobs, [good]);
         store.commit(&[Write::JobGone(JobId::new("good").unwrap())]).unwrap();
         drop(store);
         assert_eq!(Store::open(&path, "a").unwrap().1.jobs, []);
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_stops_the_agent_and_is_named() {
+        let rows = [(META, EPOCH), (META, TRUST), (JOBS, "web-1"), (CLAIMS, "no-run")];
+        for (table, key) in rows {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("ledger.redb");
+            let (store, _) = Store::open(&path, "a").unwrap();
+            let transaction = store.database.begin_write().unwrap();
+            transaction.open_table(table).unwrap().insert(key, &b"{torn"[..]).unwrap();
+            transaction.commit().unwrap();
+            drop(store);
+            let refused = Store::open(&path, "a").err().expect("it must not be opened");
+            assert!(matches!(refused, StoreError::Damaged { .. }), "{key}: {refused}");
+        }
     }
 }

@@ -16,15 +16,15 @@ use hypervisor::{
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
 use protocol::vm::VmSpec;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::core::{Input, MigrationOutcome, Work, WorkOutcome};
 use crate::place::Place;
 use crate::services::Services;
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 
 /// Guests being started at a time. More only makes each slower: a start is CPU-bound in QEMU.
 pub(crate) const STARTS_MAX: usize = 4;
@@ -57,13 +57,37 @@ pub(crate) struct Works {
     pub starts: Semaphore,
     /// Reboots that wait for their guests.
     pub reboots: Mutex<BTreeMap<JobId, CancellationToken>>,
+    /// Starts that gave no answer in time and are still in the hypervisor's hands; each ends with
+    /// the call's thread.
+    pub late_starts: Mutex<BTreeMap<JobId, oneshot::Receiver<Infallible>>>,
     /// Where progress goes.
     pub inputs: mpsc::Sender<Input>,
     /// Where others reach this host's guests' streams.
     pub place: watch::Receiver<Place>,
 }
 
-type Failed = String;
+/// Why a piece of work was not done.
+enum Trouble {
+    /// It was surely not done.
+    No(String),
+    /// It may have been done, or may yet be.
+    Unclear(String),
+    /// There is surely nothing to do it with.
+    NotThere(String),
+}
+
+impl From<HypervisorError> for Trouble {
+    fn from(error: HypervisorError) -> Self {
+        let message = error.to_string();
+        if error.kind.is_ambiguous() { Trouble::Unclear(message) } else { Trouble::No(message) }
+    }
+}
+
+impl From<StorageError> for Trouble {
+    fn from(error: StorageError) -> Self {
+        Trouble::No(error.to_string())
+    }
+}
 
 impl Works {
     /// Does one piece of work to its end.
@@ -73,7 +97,7 @@ impl Works {
             Work::StartVm(vm) => self.start_vm(job, vm).await,
             Work::StopVm { grace_ms } => {
                 self.interrupt_reboot(job);
-                self.stop_vm(uuid, Duration::from_millis(grace_ms)).await
+                self.stop_vm(job, Duration::from_millis(grace_ms)).await
             }
             Work::PauseVm => self.call("pause", CALL_DEADLINE, move |hv| hv.pause(uuid)).await,
             Work::ResumeVm => self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await,
@@ -96,25 +120,28 @@ impl Works {
             }
             Work::StopService => {
                 let folder = self.storage.service_folder(job);
-                self.services.stop(job, &folder).await.map_err(|error| error.to_string())
+                self.services.stop(job, &folder).await.map_err(|e| Trouble::No(e.to_string()))
             }
         };
-        match done {
-            Ok(()) => WorkOutcome::Done,
-            Err(message) => {
-                tracing::warn!(%job, "{message}");
-                WorkOutcome::Failed(message)
-            }
-        }
+        let (outcome, message): (fn(String) -> WorkOutcome, _) = match done {
+            Ok(()) => return WorkOutcome::Done,
+            Err(Trouble::No(message)) => (WorkOutcome::Failed, message),
+            Err(Trouble::Unclear(message)) => (WorkOutcome::Unclear, message),
+            Err(Trouble::NotThere(message)) => (|_| WorkOutcome::NotThere, message),
+        };
+        tracing::warn!(%job, "{message}");
+        outcome(message)
     }
 
-    async fn start_vm(&self, job: &JobId, vm: VmSpec) -> Result<(), Failed> {
-        let _permit = self.starts.acquire().await.map_err(|error| error.to_string())?;
+    async fn start_vm(&self, job: &JobId, vm: VmSpec) -> Result<(), Trouble> {
+        let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
+        let _permit = self.starts.acquire().await.map_err(closed)?;
         let uuid = job.domain_uuid();
+        self.await_late_start(job).await?;
         if self.is_active(uuid).await? {
             return Ok(());
         }
-        let volumes = self.storage.make_volumes(job, &vm, true).await.map_err(|e| e.to_string())?;
+        let volumes = self.storage.make_volumes(job, &vm, true).await?;
         let config = DomainConfig {
             job: job.clone(),
             uuid,
@@ -124,29 +151,40 @@ impl Works {
             accel: self.hv.facts().accel,
         };
         self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await?;
-        let started = call(&self.hv, "start", START_DEADLINE, move |hv| hv.start(uuid)).await;
-        match started {
+        let (ends, late) = oneshot::channel::<Infallible>();
+        let started = call(&self.hv, "start", START_DEADLINE, move |hv| {
+            let _ends = ends;
+            hv.start(uuid)
+        });
+        match started.await {
             Ok(()) => Ok(()),
             Err(error) if error.kind == ErrorKind::AlreadyRunning => Ok(()),
-            Err(error) if error.kind.is_ambiguous() => self.look_after_start(uuid, error).await,
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// A start without a clear answer: what libvirt shows, once it answers, is the answer.
-    async fn look_after_start(&self, uuid: Uuid, error: HypervisorError) -> Result<(), Failed> {
-        let deadline = Instant::now() + START_DEADLINE;
-        while Instant::now() < deadline {
-            match self.is_active(uuid).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => return Err(error.to_string()),
-                Err(_) => sleep(LOOK_INTERVAL).await,
+            Err(error) if error.kind.is_ambiguous() => {
+                lock(&self.late_starts).insert(job.clone(), late);
+                // Seen running, it has worked. Seen off, it may yet run: that is no answer.
+                if self.is_active(uuid).await? { Ok(()) } else { Err(error.into()) }
             }
+            Err(error) => Err(error.into()),
         }
-        Err(format!("{error}; and it can't be asked what became of it"))
     }
 
-    async fn stop_vm(&self, uuid: Uuid, grace: Duration) -> Result<(), Failed> {
+    /// A start that gave no answer in time is still in libvirt's hands. Nothing else is done with
+    /// the guest until that call has come back: a look that shows it off would prove nothing.
+    ///
+    /// What an earlier life of the agent left in the hands of a hung libvirt is not known here.
+    async fn await_late_start(&self, job: &JobId) -> Result<(), Trouble> {
+        let Some(mut late) = lock(&self.late_starts).remove(job) else { return Ok(()) };
+        if timeout(CALL_DEADLINE, &mut late).await.is_err() {
+            lock(&self.late_starts).insert(job.clone(), late);
+            let message = "an earlier start has not come back from the hypervisor".to_owned();
+            return Err(Trouble::Unclear(message));
+        }
+        Ok(())
+    }
+
+    async fn stop_vm(&self, job: &JobId, grace: Duration) -> Result<(), Trouble> {
+        let uuid = job.domain_uuid();
+        self.await_late_start(job).await?;
         let mut events = self.hv.watch();
         if !self.is_active(uuid).await? {
             return Ok(());
@@ -169,7 +207,7 @@ impl Works {
         self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await
     }
 
-    async fn save_vm(&self, uuid: Uuid) -> Result<(), Failed> {
+    async fn save_vm(&self, uuid: Uuid) -> Result<(), Trouble> {
         let saved = Some(DomainState::ShutOff(StopReason::Saved));
         if self.domain(uuid).await? == saved {
             return Ok(());
@@ -187,11 +225,11 @@ impl Works {
                 _ => sleep(LOOK_INTERVAL).await,
             }
         }
-        Err(error.to_string())
+        Err(error.into())
     }
 
     /// Like a stop, by the power button; but it is the reset button that ends the grace.
-    async fn reboot_vm(&self, job: &JobId, uuid: Uuid, grace: Duration) -> Result<(), Failed> {
+    async fn reboot_vm(&self, job: &JobId, uuid: Uuid, grace: Duration) -> Result<(), Trouble> {
         let interrupted = CancellationToken::new();
         lock(&self.reboots).insert(job.clone(), interrupted.clone());
         let rebooted = tokio::select! {
@@ -202,7 +240,7 @@ impl Works {
         rebooted
     }
 
-    async fn await_reboot(&self, uuid: Uuid, grace: Duration) -> Result<(), Failed> {
+    async fn await_reboot(&self, uuid: Uuid, grace: Duration) -> Result<(), Trouble> {
         let mut events = self.hv.watch();
         let deadline = Instant::now() + grace;
         while Instant::now() < deadline {
@@ -210,7 +248,10 @@ impl Works {
             let until = deadline.min(Instant::now() + ASK_INTERVAL);
             match await_event(&mut events, uuid, until, is_reboot_or_end).await {
                 Some(Lifecycle::Rebooted) => return Ok(()),
-                Some(_) => return Err("the guest has ended instead of rebooting".to_owned()),
+                Some(_) => {
+                    let message = "the guest has ended instead of rebooting".to_owned();
+                    return Err(Trouble::No(message));
+                }
                 None => {}
             }
         }
@@ -224,16 +265,17 @@ impl Works {
         }
     }
 
-    async fn delete(&self, job: &JobId) -> Result<(), Failed> {
+    async fn delete(&self, job: &JobId) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
+        self.await_late_start(job).await?;
         if self.domain(uuid).await?.is_some() {
             self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await?;
             self.call("undefine", CALL_DEADLINE, move |hv| hv.undefine(uuid)).await?;
         }
         let folder = self.storage.service_folder(job);
-        self.services.stop(job, &folder).await.map_err(|error| error.to_string())?;
-        self.storage.delete_service(job).map_err(|error| error.to_string())?;
-        self.storage.delete_volumes(job).map_err(|error| error.to_string())
+        self.services.stop(job, &folder).await.map_err(|e| Trouble::No(e.to_string()))?;
+        self.storage.delete_service(job)?;
+        Ok(self.storage.delete_volumes(job)?)
     }
 
     async fn prepare_incoming(&self, job: &JobId, vm: VmSpec) -> WorkOutcome {
@@ -255,12 +297,15 @@ impl Works {
         }
     }
 
-    async fn take_over(&self, uuid: Uuid) -> Result<(), Failed> {
+    async fn take_over(&self, uuid: Uuid) -> Result<(), Trouble> {
         match self.domain(uuid).await? {
             Some(domain) if domain.is_active() => {
                 self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await
             }
-            _ => Err("the source has let go, but its guest did not arrive here".to_owned()),
+            _ => {
+                let message = "the source has let go, but its guest is not here".to_owned();
+                Err(Trouble::NotThere(message))
+            }
         }
     }
 
@@ -320,12 +365,15 @@ impl Works {
             Ok(Some(DomainState::Paused(_))) => {
                 match self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await {
                     Ok(()) => MigrationOutcome::StillHere { message },
-                    Err(error) => MigrationOutcome::Unknown { message: error },
+                    Err(_) => MigrationOutcome::Unknown { message },
                 }
             }
-            Ok(Some(_)) => MigrationOutcome::StillHere { message },
-            Ok(None) => MigrationOutcome::Gone,
-            Err(error) => MigrationOutcome::Unknown { message: error },
+            Ok(None | Some(DomainState::ShutOff(StopReason::Migrated))) => MigrationOutcome::Gone,
+            Ok(Some(DomainState::ShutOff(_) | DomainState::Crashed)) => MigrationOutcome::Ended,
+            Ok(Some(DomainState::Running | DomainState::ShuttingDown)) => {
+                MigrationOutcome::StillHere { message }
+            }
+            Err(_) => MigrationOutcome::Unknown { message },
         }
     }
 
@@ -333,29 +381,28 @@ impl Works {
     async fn settle_send(&self, uuid: Uuid) -> MigrationOutcome {
         let under_way =
             call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| hv.job_progress(uuid)).await;
-        if matches!(under_way, Ok(Some(_))) {
-            // A refusal means that it has just ended.
-            let _ = self.call("abort migration", CALL_DEADLINE, move |hv| hv.abort_job(uuid)).await;
-            return MigrationOutcome::Unknown { message: "being cancelled".to_owned() };
-        }
-        match self.domain(uuid).await {
-            Ok(None | Some(DomainState::ShutOff(hypervisor::StopReason::Migrated))) => {
-                MigrationOutcome::Gone
-            }
+        match under_way {
+            Ok(None) => {}
             Ok(Some(_)) => {
-                let message = "the agent was restarted in the middle of it".to_owned();
-                self.go_on_here(uuid, message).await
+                // A refusal means that it has just ended.
+                let abort =
+                    self.call("abort migration", CALL_DEADLINE, move |hv| hv.abort_job(uuid));
+                let _ = abort.await;
+                return MigrationOutcome::Unknown { message: "being cancelled".to_owned() };
             }
-            Err(error) => MigrationOutcome::Unknown { message: error },
+            Err(error) if matches!(error.kind, ErrorKind::NoSuchDomain | ErrorKind::NotRunning) => {
+            }
+            Err(error) => return MigrationOutcome::Unknown { message: error.to_string() },
         }
+        self.go_on_here(uuid, "the agent was restarted in the middle of it".to_owned()).await
     }
 
-    async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Failed> {
+    async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Trouble> {
         let found = self.call("look up", CALL_DEADLINE, move |hv| hv.lookup(uuid)).await?;
         Ok(found.map(|domain| domain.state))
     }
 
-    async fn is_active(&self, uuid: Uuid) -> Result<bool, Failed> {
+    async fn is_active(&self, uuid: Uuid) -> Result<bool, Trouble> {
         Ok(self.domain(uuid).await?.is_some_and(DomainState::is_active))
     }
 
@@ -364,8 +411,8 @@ impl Works {
         what: &'static str,
         deadline: Duration,
         f: impl FnOnce(&dyn Hypervisor) -> Result<T, HypervisorError> + Send + 'static,
-    ) -> Result<T, Failed> {
-        call(&self.hv, what, deadline, f).await.map_err(|error| error.to_string())
+    ) -> Result<T, Trouble> {
+        call(&self.hv, what, deadline, f).await.map_err(Trouble::from)
     }
 }
 

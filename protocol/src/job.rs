@@ -206,6 +206,11 @@ pub enum Reason {
         /// What was tried and what came back.
         message: String,
     },
+    /// Nobody can say how something that was tried has ended; it is tried again until somebody can.
+    Unclear {
+        /// What was tried and what came back.
+        message: String,
+    },
     /// It moved away.
     Migrated {
         /// Where to.
@@ -236,6 +241,7 @@ impl fmt::Display for Reason {
             Reason::Killed => f.write_str("ended without being asked"),
             Reason::HostRebooted => f.write_str("the host was rebooted"),
             Reason::StartFailed { message } => write!(f, "start failed: {message}"),
+            Reason::Unclear { message } => write!(f, "no clear answer yet: {message}"),
             Reason::Migrated { to } => write!(f, "moved to {}", to.short()),
             Reason::MigrationFailed { message } => write!(f, "migration failed: {message}"),
             Reason::MigrationCancelled => f.write_str("migration cancelled"),

@@ -105,6 +105,11 @@ pub const KILL_MS: u64 = 2_000;
 /// Defaults of protocol §12: ρ = 0.2 %.
 pub const CLOCK_PPM: u64 = 2_000;
 
+/// Most arbiters, and most of them lying. More make each start slower and nothing safer.
+pub const MEMBERS_MAX: u32 = 99;
+/// Longest term: an hour without failover is as good as none.
+pub const TERM_MS_MAX: u64 = 3_600_000;
+
 /// Why a trust document is not taken. The one in force stays in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
@@ -153,6 +158,12 @@ impl Trust {
     /// Checks the numbers against each other (protocol §2).
     pub fn validate(&self) -> Result<(), TrustError> {
         let invalid = |why: String| Err(TrustError::Invalid(why));
+        if self.f > MEMBERS_MAX || self.arbiters.len() > MEMBERS_MAX as usize {
+            return invalid(format!("more than {MEMBERS_MAX} arbiters or liars"));
+        }
+        if self.term_ms > TERM_MS_MAX {
+            return invalid(format!("term_ms = {} is over {TERM_MS_MAX}", self.term_ms));
+        }
         let n = u32::try_from(self.arbiters.len()).unwrap_or(u32::MAX);
         if self.operators.is_empty() {
             return invalid("there is no operator key, so nobody could ever change it".into());
@@ -190,11 +201,11 @@ impl Trust {
         signed: &Signed<Trust>,
     ) -> Result<Option<Trust>, TrustError> {
         let new = signed.open()?;
-        new.validate()?;
         let operators = in_force.map_or(&new.operators, |t| &t.operators);
         if !operators.contains(&signed.key()) {
             return Err(TrustError::NotOperator { version: new.version, key: signed.key() });
         }
+        new.validate()?;
         match in_force {
             Some(old) if old.cluster != new.cluster => {
                 Err(TrustError::OtherCluster { ours: old.cluster.clone(), theirs: new.cluster })
@@ -314,6 +325,18 @@ mod tests {
         assert!(may(1, Right::Govern) && may(3, Right::Read));
         assert!(!may(3, Right::Run) && !may(77, Right::Read));
         assert!(trust.permit(None, Right::Read).is_err());
+    }
+
+    #[test]
+    fn numbers_that_would_overflow_are_refused() {
+        let refused = |change: fn(&mut Trust)| {
+            let mut document = trust(1);
+            change(&mut document);
+            matches!(document.validate(), Err(TrustError::Invalid(_)))
+        };
+        assert!(refused(|t| t.f = u32::MAX));
+        assert!(refused(|t| t.term_ms = u64::MAX));
+        assert!(refused(|t| t.clock_ppm = u64::MAX));
     }
 
     #[test]

@@ -169,6 +169,10 @@ pub(super) async fn service_log(
 ) -> Result<String, ProblemReply> {
     api.permit(peer, Right::Read)?;
     let job = published(&api, &id)?;
+    if job.spec.as_vm().is_some() {
+        // What a guest prints may hold secrets.
+        api.permit(peer, Right::Run)?;
+    }
     let file = match job.spec.kind {
         JobKind::Service(_) => api.storage.service_folder(&id).join("log"),
         JobKind::Vm(_) => api.storage.console_log(&id),

@@ -13,8 +13,9 @@ mod offers;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use hypervisor::Hypervisor;
 use protocol::api::Health;
@@ -33,6 +34,9 @@ use crate::storage::Storage;
 
 /// Largest image taken over HTTP.
 const IMAGE_BYTES_MAX: usize = 64 << 30;
+
+/// Largest trust document: some thousand hosts. Anybody may send one.
+const TRUST_BYTES_MAX: usize = 256 << 10;
 
 /// What handlers need.
 #[derive(Clone)]
@@ -58,6 +62,8 @@ pub(crate) struct Api {
 /// The routes.
 pub(crate) fn router(api: Api) -> Router {
     let image = put(images::put_image).layer(DefaultBodyLimit::max(IMAGE_BYTES_MAX));
+    let trust = get(config::show_trust).put(config::put_trust);
+    let trust = trust.layer(DefaultBodyLimit::max(TRUST_BYTES_MAX));
     let router = Router::new()
         .route("/v1/health", get(health))
         .route("/v1/host", get(host))
@@ -79,9 +85,24 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/console", get(console::open))
         .route("/v1/jobs/{id}/log", get(jobs::service_log))
         .route("/v1/images/{name}", image)
-        .route("/v1/config/trust", get(config::show_trust).put(config::put_trust))
+        .route("/v1/config/trust", trust)
+        .layer(middleware::from_fn_with_state(api.clone(), refuse_strangers))
         .with_state(api);
     finish(router)
+}
+
+/// With trust, nobody reads the body of a stranger's request. Health is everybody's, and a trust
+/// document is believed for its signature.
+async fn refuse_strangers(
+    State(api): State<Api>,
+    peer: Peer,
+    request: HttpRequest,
+    next: Next,
+) -> Result<Response, ProblemReply> {
+    if !matches!(request.uri().path(), "/v1/health" | "/v1/config/trust") {
+        api.permit(peer, Right::Read)?;
+    }
+    Ok(next.run(request).await)
 }
 
 impl Api {

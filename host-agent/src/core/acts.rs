@@ -14,7 +14,7 @@ use protocol::refusal::Refusal;
 use transport::clock::Now;
 
 use super::agent::{Agent, UnderWay, WorkKind};
-use super::input::{Effect, Look, Reply, Work, WorkId, WorkOutcome};
+use super::input::{Effect, Reply, Work, WorkId, WorkOutcome};
 use super::ledger::{Intent, JobRecord};
 
 /// How long a caller waits before it asks again while other work of the job is under way. Such work
@@ -112,8 +112,7 @@ impl Agent {
         Ok(())
     }
 
-    /// What the end of such work means. Whatever happened meanwhile was not compared, so the core
-    /// looks again.
+    /// What the end of such work means.
     pub(super) fn conclude_act(
         &mut self,
         now: Now,
@@ -122,7 +121,6 @@ impl Agent {
         outcome: WorkOutcome,
         out: &mut Vec<Effect>,
     ) {
-        let uuid = record.job.domain_uuid;
         let is_alive = matches!(record.job.state, JobState::Running | JobState::Paused);
         match (kind, outcome) {
             (WorkKind::Pause, WorkOutcome::Done) if is_alive => {
@@ -134,15 +132,11 @@ impl Agent {
             (WorkKind::Save, WorkOutcome::Done) if record.job.state == JobState::Stopping => {
                 record.intent = Intent::Stop { grace_ms: 0 };
                 self.become_state(now, record, JobState::Stopped, Some(Reason::Saved), out);
-                return;
             }
             (_, WorkOutcome::Failed(message)) => {
                 self.become_undone(now, record, kind, message, out);
             }
             _ => {}
-        }
-        if let Some(uuid) = uuid {
-            out.push(Effect::Look(Look { uuid, hint: None, is_second: false }));
         }
     }
 

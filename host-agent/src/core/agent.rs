@@ -25,10 +25,12 @@ use super::claims::Claims;
 use super::input::{Effect, Input, Look, Reply, ReplyId, Request, Work, WorkId};
 use super::ledger::{Intent, JobRecord, LedgerState, Write};
 use super::offers::{OPEN_MAX, Offers, Open};
+use super::route;
 
-/// Ended jobs kept for people to see. Each row is about 1 KiB; deleting is by request only, so
-/// beyond this the host refuses new jobs instead of forgetting old ones.
-pub(super) const JOBS_MAX: usize = 20_000;
+/// Jobs in the ledger, ended ones included. Each row is about 1 KiB and an inventory with all of
+/// them must fit into one message; deleting is by request only, so beyond this the host refuses new
+/// jobs instead of forgetting old ones.
+pub(super) const JOBS_MAX: usize = 5_000;
 
 /// What an agent is born with.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub(super) struct Entry {
     /// True when a sending was begun, or a service's supervisor told to run, in this or an earlier
     /// life: it must be settled, not begun again.
     pub(super) is_begun: bool,
+    /// Grows with every change of the row and every work begun.
+    pub(super) change: u64,
 }
 
 /// A piece of work that has not ended.
@@ -131,7 +135,10 @@ impl Agent {
             Input::Progress { job, moved_bytes, total_bytes } => {
                 self.handle_progress(now, &job, moved_bytes, total_bytes, out);
             }
-            Input::Domain(event) => out.push(Effect::Look(Look::because(&event))),
+            Input::Domain(event) => {
+                let change = self.change_of(event.uuid);
+                out.push(Effect::Look(Look::because(&event, change)));
+            }
             Input::Looked { look, domain } => self.handle_looked(now, look, domain.as_ref(), out),
             Input::Domains(domains) => self.handle_domains(now, &domains, out),
             Input::Service { job, news } => self.handle_service(now, &job, news, out),
@@ -238,7 +245,7 @@ impl Agent {
         let left_ms = trust.term_ms - trust.kill_ms;
         let trust_version = trust.version;
         let arbiters: Vec<u32> = trust.arbiters.iter().map(|a| a.slot).collect();
-        self.check_change(&ask.job, ask.revision, &ask.spec)?;
+        self.check_change(&ask.job, ask.revision, &ask.spec, arrival)?;
         let room = self.room(Some(&ask.job));
         admit(room, &ask.spec, arrival)?;
         let resources = ask.spec.resources();
@@ -270,19 +277,21 @@ impl Agent {
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let mut writes = Vec::new();
-        self.claims.check(put.run, &mut writes)?;
+        let claimed = self.claims.check(put.run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        claimed?;
         if let Some(known) = self.jobs.get(&id).map(|entry| &entry.record.job)
             && known.revision == put.revision
             && known.spec == put.spec
         {
             return Ok(Reply::AlreadySo(Box::new(known.clone())));
         }
-        self.check_change(&id, put.revision, &put.spec)?;
         let ticket = self.verify_ticket(now, &id, &put)?;
         let arrival = match ticket.as_ref().map(|t| &t.offer().action) {
             Some(Action::MigrateIn { .. }) => Arrival::Migrate,
             _ => Arrival::Start,
         };
+        self.check_change(&id, put.revision, &put.spec, arrival)?;
         // The ticket's own reservation makes room for the job that redeems it.
         let redeemed = ticket.as_ref().map(|t| t.offer().id);
         let room =
@@ -292,7 +301,6 @@ impl Agent {
             self.offers.end(offer, OfferStanding::Used);
         }
         self.offers.end_of_job(&id);
-        out.extend(writes.into_iter().map(Effect::Persist));
         let record = self.new_record(now, id.clone(), put, ticket.as_ref());
         let job = record.job.clone();
         self.insert(now, record, out);
@@ -301,7 +309,13 @@ impl Agent {
     }
 
     /// Whether the job may be changed to this at all, whoever asks and whatever the room.
-    fn check_change(&self, id: &JobId, revision: Revision, spec: &JobSpec) -> Result<(), Refusal> {
+    fn check_change(
+        &self,
+        id: &JobId,
+        revision: Revision,
+        spec: &JobSpec,
+        arrival: Arrival,
+    ) -> Result<(), Refusal> {
         if self.observed.values().any(|domain| domain.name == id.as_str()) {
             return Err(Refusal::NameTaken { job: id.clone() });
         }
@@ -319,12 +333,18 @@ impl Agent {
         if revision <= job.revision {
             return Err(Refusal::RevisionConflict { job: id.clone(), current: job.revision });
         }
+        let wrong_state =
+            |needed: String| Err(Refusal::WrongState { job: id.clone(), state: job.state, needed });
+        if entry.record.intent == Intent::Delete {
+            return wrong_state("it is being deleted: wait until it is gone".to_owned());
+        }
         if !job.state.is_ended() || entry.work.is_some() {
-            return Err(Refusal::WrongState {
-                job: id.clone(),
-                state: job.state,
-                needed: "stop it before starting it again with another spec".to_owned(),
-            });
+            return wrong_state("stop it before starting it again with another spec".to_owned());
+        }
+        if let (Some(Reason::Migrated { to }), Arrival::Start) = (&job.reason, arrival) {
+            return wrong_state(format!(
+                "it has moved to {to} and its disks here are older: start it there, or delete it here"
+            ));
         }
         if job.reason == Some(Reason::Saved) && job.spec != *spec {
             return Err(Refusal::WrongState {
@@ -418,10 +438,21 @@ impl Agent {
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let mut writes = Vec::new();
-        self.claims.check(stop.run, &mut writes)?;
+        let claimed = self.claims.check(stop.run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        claimed?;
         let mut record = self.record(id)?.clone();
         let job = &record.job;
         match (job.state, &record.intent) {
+            // Deleting ends it too, and more.
+            (_, Intent::Delete) => return Ok(Reply::AlreadySo(Box::new(job.clone()))),
+            // What has crashed may be started again under its hold (R15); whoever stops it, closes it.
+            (JobState::Crashed, _) if job.hold.is_some() => {
+                record.intent = Intent::Stop { grace_ms: 0 };
+                let reason = Some(Reason::Requested);
+                self.become_state(now, record, JobState::Stopped, reason, out);
+                return Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())));
+            }
             (state, _) if state.is_ended() => {
                 return Ok(Reply::AlreadySo(Box::new(job.clone())));
             }
@@ -429,6 +460,8 @@ impl Agent {
             (_, Intent::Stop { grace_ms }) if *grace_ms <= stop.grace_ms => {
                 return Ok(Reply::AlreadySo(Box::new(job.clone())));
             }
+            // The source has let go: it is ours alone, and may be stopped like any other.
+            (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => {}
             (JobState::MigratingIn | JobState::MigratingOut, _) => {
                 return Err(Refusal::WrongState {
                     job: id.clone(),
@@ -440,7 +473,6 @@ impl Agent {
         }
         record.intent = Intent::Stop { grace_ms: stop.grace_ms };
         record.job.run = stop.run.or(record.job.run);
-        out.extend(writes.into_iter().map(Effect::Persist));
         self.become_state(now, record, JobState::Stopping, Some(Reason::Requested), out);
         if let Some(entry) = self.jobs.get_mut(id)
             && entry.work.is_some_and(|w| matches!(w.kind, WorkKind::Stop | WorkKind::Reboot))
@@ -460,7 +492,9 @@ impl Agent {
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let mut writes = Vec::new();
-        self.claims.check(migrate.run, &mut writes)?;
+        let claimed = self.claims.check(migrate.run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        claimed?;
         let mut record = self.record(id)?.clone();
         match (record.job.state, &record.intent) {
             (JobState::MigratingOut, Intent::Send(under_way)) if under_way.to == migrate.to => {
@@ -480,9 +514,7 @@ impl Agent {
                 });
             }
         }
-        if migrate.to == self.host.id {
-            return Err(Refusal::Invalid { message: format!("job {id} is on this host already") });
-        }
+        self.check_route(id, &migrate)?;
         record.job.migration = Some(Migration::Outgoing {
             to: migrate.to.clone(),
             moved_bytes: 0,
@@ -491,10 +523,35 @@ impl Agent {
         });
         record.job.run = migrate.run.or(record.job.run);
         record.intent = Intent::Send(Box::new(migrate));
-        out.extend(writes.into_iter().map(Effect::Persist));
         self.become_state(now, record, JobState::MigratingOut, None, out);
         self.go_on(now, id, out);
         Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
+    }
+
+    /// Whether a guest may be sent there: to another host of this cluster that has a hold for it,
+    /// by addresses that are addresses. libvirt's URIs can name programs to run, so nothing else
+    /// of them is passed on.
+    fn check_route(&self, id: &JobId, migrate: &MigrateJob) -> Result<(), Refusal> {
+        let invalid = |message: String| Err(Refusal::Invalid { message });
+        if migrate.to == self.host.id {
+            return invalid(format!("job {id} is on this host already"));
+        }
+        let is_member = self.trust.as_ref().is_some_and(|t| t.host_key(&migrate.to).is_some());
+        if !is_member || migrate.to_hold.is_none() {
+            return invalid(format!(
+                "job {id} can be sent only to a host on the roster of this cluster's trust, under a hold of that host"
+            ));
+        }
+        let MigrateJob { libvirt_uri, migrate_uri, disks_uri, .. } = migrate;
+        if !route::is_libvirt(libvirt_uri)
+            || !route::is_tcp(migrate_uri)
+            || !route::is_tcp_port(disks_uri)
+        {
+            return invalid(format!(
+                "{libvirt_uri}, {migrate_uri}, {disks_uri}: use qemu+tcp://IP/system or qemu+tls://IP/system, tcp://IP and tcp://IP:PORT"
+            ));
+        }
+        Ok(())
     }
 
     fn cancel_migration(&mut self, id: &JobId, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
@@ -640,6 +697,12 @@ impl Agent {
         self.publish(now, Fact::JobChanged { job: Box::new(job) }, out);
     }
 
+    /// What a look at this domain has to carry.
+    pub(super) fn change_of(&self, uuid: Uuid) -> u64 {
+        let job = self.by_uuid.get(&uuid).and_then(|id| self.jobs.get(id));
+        job.map_or(0, |entry| entry.change)
+    }
+
     /// Keeps a row in memory only.
     pub(super) fn remember(&mut self, record: JobRecord) {
         let id = record.job.id.clone();
@@ -648,9 +711,14 @@ impl Agent {
             self.observed.remove(&uuid);
         }
         match self.jobs.get_mut(&id) {
-            Some(entry) => entry.record = record,
+            Some(entry) => {
+                entry.record = record;
+                entry.change += 1;
+            }
             None => {
-                self.jobs.insert(id, Entry { record, work: None, is_begun: false });
+                // Never a number of an earlier job of this name: a late look must not fit.
+                let change = self.works + 1;
+                self.jobs.insert(id, Entry { record, work: None, is_begun: false, change });
             }
         }
     }

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use protocol::event::Event;
 use protocol::id::Cursor;
 
-/// Events kept. At a busy host's 50 events a second this covers more than a minute away; beyond
-/// it an inventory is cheaper than the events.
-const EVENTS_MAX: usize = 4096;
+/// Events kept: more than anybody is sent at once.
+const EVENTS_MAX: usize = 1024;
+
+/// Events sent at once to a follower that comes back. More would overflow its queue (1024 frames)
+/// before it has read any, and it would be cut and come back for the same ones, for ever.
+const RESUME_MAX: u64 = 512;
 
 /// A bounded tail of a host's events.
 #[derive(Debug, Default)]
@@ -41,6 +44,9 @@ impl EventRing {
             return Resume::Inventory;
         }
         let missing = present.seq - cursor.seq;
+        if missing > RESUME_MAX {
+            return Resume::Inventory;
+        }
         let kept = u64::try_from(self.events.len()).unwrap_or(u64::MAX);
         match usize::try_from(missing) {
             Ok(missing) if missing as u64 <= kept => {
@@ -90,6 +96,8 @@ mod tests {
         assert_eq!(ring(10).resume(at(2, 11), at(2, 10)), Resume::Inventory);
         let long = EVENTS_MAX as u64 + 10;
         assert_eq!(ring(long).resume(at(2, 5), at(2, long)), Resume::Inventory);
-        assert!(matches!(ring(long).resume(at(2, 10), at(2, long)), Resume::From(_)));
+        let beyond = at(2, long - RESUME_MAX - 1);
+        assert_eq!(ring(long).resume(beyond, at(2, long)), Resume::Inventory);
+        assert!(matches!(ring(long).resume(beyond.next(), at(2, long)), Resume::From(_)));
     }
 }

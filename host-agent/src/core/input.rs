@@ -191,16 +191,18 @@ pub struct Look {
     pub uuid: uuid::Uuid,
     /// What libvirt said had happened.
     pub hint: Option<Lifecycle>,
-    /// True when an earlier look contradicted the ledger. That look may have been overtaken by a
-    /// change of ours; this one was begun after it.
+    /// True when an earlier look contradicted the ledger, and this one was begun because of that.
     pub is_second: bool,
+    /// How often our job had changed when this look was begun; 0 for domains of others. A look that
+    /// was overtaken by a change says nothing.
+    pub change: u64,
 }
 
 impl Look {
     /// A first look, because of an event.
     #[must_use]
-    pub fn because(event: &DomainEvent) -> Self {
-        Self { uuid: event.uuid, hint: Some(event.what), is_second: false }
+    pub fn because(event: &DomainEvent, change: u64) -> Self {
+        Self { uuid: event.uuid, hint: Some(event.what), is_second: false, change }
     }
 }
 
@@ -261,8 +263,12 @@ pub enum WorkOutcome {
     },
     /// A migration ended.
     Sent(MigrationOutcome),
-    /// Not as wanted; what is left is what was there before.
+    /// Not as wanted, surely; what is left is what was there before.
     Failed(String),
+    /// Nobody can say: it may have had its effect, or may yet have it. Never to be taken for a no.
+    Unclear(String),
+    /// What was to be worked on is surely not there.
+    NotThere,
 }
 
 /// How sending a guest ended, by what the source's libvirt shows afterwards.
@@ -275,7 +281,9 @@ pub enum MigrationOutcome {
         /// What libvirt said.
         message: String,
     },
-    /// libvirt can't be asked; the next complete list decides.
+    /// It has ended here, and did not arrive elsewhere.
+    Ended,
+    /// libvirt can't be asked, or is still at it; it is asked again.
     Unknown {
         /// What came back.
         message: String,

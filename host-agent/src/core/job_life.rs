@@ -41,6 +41,7 @@ impl Agent {
         let work_id = WorkId(self.works);
         if let Some(entry) = self.jobs.get_mut(id) {
             entry.work = Some(UnderWay { id: work_id, kind: kind_of(&work) });
+            entry.change += 1;
             entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
         }
         out.push(Effect::Work { job: id.clone(), id: work_id, work });
@@ -58,11 +59,22 @@ impl Agent {
         let Some(ended) = entry.work.filter(|under_way| under_way.id == work) else { return };
         entry.work = None;
         let record = entry.record.clone();
-        let has_failed = matches!(outcome, WorkOutcome::Failed(_));
+        let has_failed = matches!(outcome, WorkOutcome::Failed(_) | WorkOutcome::Unclear(_));
         self.conclude(now, record, ended, outcome, out);
+        self.look_again(&id, out);
         // What failed and is still wanted is tried again at the next tick, not at once.
         if !has_failed {
             self.go_on(now, &id, out);
+        }
+    }
+
+    /// Looks were ignored while work was under way, and the guest may have ended meanwhile.
+    fn look_again(&self, id: &JobId, out: &mut Vec<Effect>) {
+        let Some(entry) = self.jobs.get(id) else { return };
+        let job = &entry.record.job;
+        if let (Some(uuid), JobState::Running | JobState::Paused) = (job.domain_uuid, job.state) {
+            let change = entry.change;
+            out.push(Effect::Look(Look { uuid, hint: None, is_second: false, change }));
         }
     }
 
@@ -89,6 +101,11 @@ impl Agent {
             {
                 self.become_state(now, record, JobState::Running, None, out);
             }
+            // It may run, or run soon: it keeps its hold and its room, and is started again until
+            // libvirt gives an answer of its own.
+            (JobState::Starting, Intent::Run, WorkOutcome::Unclear(message)) => {
+                self.note(now, record, Reason::Unclear { message }, out);
+            }
             (JobState::Starting, Intent::Run, WorkOutcome::Failed(message)) => {
                 let reason = Some(Reason::StartFailed { message });
                 self.become_state(now, record, JobState::Failed, reason, out);
@@ -114,6 +131,22 @@ impl Agent {
                 record.intent = Intent::Run;
                 record.job.migration = None;
                 self.become_state(now, record, JobState::Running, None, out);
+            }
+            // The source has let go, so this is the only copy: it is asked for until it runs, or
+            // surely is not here.
+            (
+                JobState::MigratingIn,
+                Intent::Receive { is_handed: true, .. },
+                WorkOutcome::Failed(message) | WorkOutcome::Unclear(message),
+            ) => self.note(now, record, Reason::Unclear { message }, out),
+            (
+                JobState::MigratingIn,
+                Intent::Receive { is_handed: true, .. },
+                WorkOutcome::NotThere,
+            ) => {
+                record.intent = Intent::Run;
+                record.job.migration = None;
+                self.become_state(now, record, JobState::Crashed, Some(Reason::Killed), out);
             }
             (JobState::MigratingIn, Intent::Receive { .. }, WorkOutcome::Failed(message)) => {
                 record.intent = Intent::Stop { grace_ms: 0 };
@@ -147,6 +180,12 @@ impl Agent {
                 let reason = Some(Reason::MigrationFailed { message });
                 self.become_state(now, record, JobState::Running, reason, out);
             }
+            MigrationOutcome::Ended => {
+                record.intent = Intent::Run;
+                record.job.migration = None;
+                self.set_begun(&record.job.id, false);
+                self.become_state(now, record, JobState::Crashed, Some(Reason::Killed), out);
+            }
             // Settled at the next tick, as often as it takes.
             MigrationOutcome::Unknown { .. } => {}
         }
@@ -156,7 +195,10 @@ impl Agent {
     /// transaction; only then does anybody see the signed handoff.
     fn let_go(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
         let Intent::Send(sent) = record.intent else { return };
-        let handoff = record.job.hold.zip(sent.to_hold).map(|(hold, to_hold)| {
+        // A guest that runs without a hold (from before there was trust, or started behind our
+        // back) is known to arbiters under the number zero.
+        let hold = record.job.hold.unwrap_or_default();
+        let handoff = sent.to_hold.map(|to_hold| {
             let handoff = Handoff {
                 job: record.job.id.clone(),
                 from: self.host.id.clone(),
@@ -181,6 +223,14 @@ impl Agent {
         record.intent = Intent::Stop { grace_ms: 0 };
         let reason = Some(Reason::Migrated { to: sent.to });
         self.become_state(now, record, JobState::Stopped, reason, out);
+    }
+
+    /// Shows why a state lasts, once.
+    fn note(&mut self, now: Now, mut record: JobRecord, why: Reason, out: &mut Vec<Effect>) {
+        if record.job.reason.as_ref() != Some(&why) {
+            record.job.reason = Some(why);
+            self.insert(now, record, out);
+        }
     }
 
     fn forget(&mut self, now: Now, record: &JobRecord, out: &mut Vec<Effect>) {
@@ -248,6 +298,12 @@ impl Agent {
         if entry.work.is_some() {
             return;
         }
+        if look.change != entry.change {
+            // Overtaken by a change of ours: what it saw may be of before.
+            let change = entry.change;
+            out.push(Effect::Look(Look { is_second: false, change, ..look }));
+            return;
+        }
         let mut record = entry.record.clone();
         let Some((state, reason)) = seen_instead(record.job.state, look, domain) else { return };
         if look.is_second {
@@ -303,15 +359,14 @@ impl Agent {
                 self.observe(now, domain.uuid, Some(domain), out);
             }
         }
+        // The first list is begun after the ledger was read, so it is the last word; a later one may
+        // have been overtaken and counts as a first look.
         let ours: Vec<uuid::Uuid> = self.by_uuid.keys().copied().collect();
         for uuid in ours {
-            let look = Look { uuid, hint: None, is_second: is_first };
-            if is_first {
-                let domain = domains.iter().find(|domain| domain.uuid == uuid);
-                self.handle_looked(now, look, domain, out);
-            } else {
-                out.push(Effect::Look(look));
-            }
+            let change = self.change_of(uuid);
+            let look = Look { uuid, hint: None, is_second: is_first, change };
+            let domain = domains.iter().find(|domain| domain.uuid == uuid);
+            self.handle_looked(now, look, domain, out);
         }
         self.go_on_all(now, out);
     }

@@ -20,6 +20,8 @@ pub use acts::Act;
 
 mod recover;
 
+mod route;
+
 mod offers;
 
 mod claims;

@@ -201,6 +201,11 @@ impl Bench {
         what
     }
 
+    /// A look begun now.
+    fn look(&self, uuid: uuid::Uuid, is_second: bool) -> Look {
+        Look { uuid, hint: None, is_second, change: self.agent.change_of(uuid) }
+    }
+
     fn state(&self, name: &str) -> JobState {
         self.agent.job(&job_id(name)).expect("the job is here").job.state
     }
@@ -347,11 +352,12 @@ fn an_orderly_end_closes_the_hold_and_a_crash_keeps_it() {
     bench.put("web-1", body(1, 1, Some(ticket))).unwrap();
     bench.end_work(WorkOutcome::Done);
     let off = domain("web-1", DomainState::ShutOff(StopReason::Crashed));
-    let look = Look { uuid: off.uuid, hint: None, is_second: true };
+    let look = bench.look(off.uuid, true);
     bench.tell(Input::Looked { look, domain: Some(off) });
     assert_eq!(bench.state("web-1"), JobState::Crashed);
     assert!(hold(&bench).is_some(), "R15: it may be started again under the same hold");
     let on = domain("web-1", DomainState::Running);
+    let look = bench.look(on.uuid, true);
     bench.tell(Input::Looked { look, domain: Some(on) });
     let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
     bench.ask(stop).unwrap();
@@ -421,7 +427,7 @@ fn an_end_behind_our_back_is_believed_at_the_second_look() {
     bench.end_work(WorkOutcome::Done);
     let uuid = job_id("web-1").domain_uuid();
     let off = domain("web-1", DomainState::ShutOff(StopReason::Destroyed));
-    let first = Look { uuid, hint: None, is_second: false };
+    let first = bench.look(uuid, false);
     bench.tell(Input::Looked { look: first, domain: Some(off.clone()) });
     assert_eq!(bench.state("web-1"), JobState::Running);
     let second = bench.looks.pop().expect("a second look");
@@ -450,7 +456,7 @@ fn domains_of_others_are_shown_counted_and_their_names_are_taken() {
     assert_eq!(bench.agent.inventory().observed.len(), 1);
     assert_eq!(bench.agent.inventory().host.allocation.vcpus, 1);
     assert_eq!(refusal(bench.put("legacy", body(1, 1, None))), "name-taken");
-    let look = Look { uuid: foreign.uuid, hint: None, is_second: false };
+    let look = bench.look(foreign.uuid, false);
     bench.tell(Input::Looked { look, domain: None });
     assert!(bench.agent.inventory().observed.is_empty());
     assert!(bench.works.is_empty());
@@ -497,9 +503,9 @@ fn migration() -> (Bench, Bench, MigrateJob) {
     let ticket = granted(target.offer("web-1", 1, action));
     target.put("web-1", body(1, 1, Some(ticket))).unwrap();
     let listening = WorkOutcome::Listening {
-        libvirt_uri: "qemu+tcp://t/system".into(),
-        migrate_uri: "tcp://t".into(),
-        disks_uri: "tcp://t:1".into(),
+        libvirt_uri: "qemu+tcp://10.0.0.2/system".into(),
+        migrate_uri: "tcp://10.0.0.2".into(),
+        disks_uri: "tcp://10.0.0.2:49152".into(),
     };
     assert!(matches!(target.end_work(listening), Work::PrepareIncoming(_)));
     let job = target.agent.job(&job_id("web-1")).unwrap().job.clone();
@@ -586,6 +592,139 @@ fn a_sending_interrupted_by_a_crash_is_settled_and_never_begun_again() {
     assert_eq!(source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone)), Work::SettleSend);
     assert_eq!(source.state("web-1"), JobState::Stopped);
     handoff_of(&source);
+}
+
+#[test]
+fn a_start_without_a_clear_answer_keeps_its_hold_and_is_asked_for_again() {
+    let mut bench = Bench::trusted(HOST);
+    let ticket = granted(bench.offer("web-1", 1, Action::Start));
+    bench.put("web-1", body(1, 1, Some(ticket))).unwrap();
+    bench.end_work(WorkOutcome::Unclear("no answer within 60s".into()));
+    let job = bench.agent.job(&job_id("web-1")).unwrap().job.clone();
+    assert_eq!(job.state, JobState::Starting, "an unclear answer is no no");
+    assert!(job.hold.is_some() && bench.agent.inventory().host.allocation.vcpus == 1);
+    bench.tell(Input::Tick);
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+}
+
+#[test]
+fn a_guest_that_was_handed_over_is_taken_over_until_that_works_or_it_is_surely_gone() {
+    for (outcome, state) in [
+        (WorkOutcome::Unclear("libvirt is away".into()), JobState::MigratingIn),
+        (WorkOutcome::Failed("busy".into()), JobState::MigratingIn),
+        (WorkOutcome::NotThere, JobState::Crashed),
+    ] {
+        let (mut source, mut target, migrate) = migration();
+        source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+        source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
+        let handoff = handoff_of(&source);
+        target.ask(Request::Handoff { job: job_id("web-1"), handoff }).unwrap();
+        assert_eq!(target.end_work(outcome), Work::TakeOver);
+        let job = target.agent.job(&job_id("web-1")).unwrap().job.clone();
+        assert_eq!(job.state, state);
+        assert!(job.hold.is_some(), "nobody else may start it");
+        target.tell(Input::Tick);
+        assert_eq!(target.works.len(), usize::from(state == JobState::MigratingIn));
+    }
+}
+
+#[test]
+fn a_guest_from_before_trust_is_handed_over_too() {
+    let mut source = Bench::lone();
+    source.put("web-1", body(1, 1, None)).unwrap();
+    source.end_work(WorkOutcome::Done);
+    source.ask(Request::Trust(trust())).unwrap();
+    let mut target = Bench::trusted(OTHER);
+    let action = Action::MigrateIn { from: id_of(HOST), hold: OfferId::default() };
+    let ticket = granted(target.offer("web-1", 1, action));
+    target.put("web-1", body(1, 1, Some(ticket))).unwrap();
+    let (_, _, mut migrate) = migration();
+    migrate.to_hold = target.agent.job(&job_id("web-1")).unwrap().job.hold;
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
+    let handoff = handoff_of(&source);
+    target.works.clear();
+    target.ask(Request::Handoff { job: job_id("web-1"), handoff }).unwrap();
+}
+
+#[test]
+fn a_guest_is_sent_only_to_a_member_with_a_hold_by_plain_addresses() {
+    let (mut source, _, good) = migration();
+    let refused = |source: &mut Bench, change: fn(&mut MigrateJob)| {
+        let mut migrate = good.clone();
+        change(&mut migrate);
+        refusal(source.ask(Request::Migrate { job: job_id("web-1"), migrate }))
+    };
+    assert_eq!(refused(&mut source, |m| m.to_hold = None), "invalid");
+    assert_eq!(refused(&mut source, |m| m.to = id_of(77)), "invalid");
+    let evil = |m: &mut MigrateJob| m.libvirt_uri = "qemu+ext:///system?command=/bin/sh".into();
+    assert_eq!(refused(&mut source, evil), "invalid");
+    assert_eq!(source.state("web-1"), JobState::Running);
+}
+
+#[test]
+fn a_look_that_was_overtaken_by_a_change_of_ours_says_nothing() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let uuid = job_id("web-1").domain_uuid();
+    let late = bench.look(uuid, true);
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.put("web-1", body(2, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.looks.clear();
+    let off = domain("web-1", DomainState::ShutOff(StopReason::Shutdown));
+    bench.tell(Input::Looked { look: late, domain: Some(off) });
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    assert_eq!(bench.looks, [bench.look(uuid, false)], "it looks once more");
+}
+
+#[test]
+fn an_end_that_nobody_looked_at_while_work_was_under_way_is_found_after_it() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let uuid = job_id("web-1").domain_uuid();
+    assert_eq!(bench.looks, [bench.look(uuid, false)]);
+}
+
+#[test]
+fn a_stop_does_not_revoke_a_delete() {
+    let (_, mut target, _) = migration();
+    target.ask(Request::Delete { job: job_id("web-1"), run: None }).unwrap();
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 9, run: None } };
+    assert!(matches!(target.ask(stop), Ok(Reply::AlreadySo(_))));
+    assert_eq!(target.end_work(WorkOutcome::Done), Work::Delete);
+    assert!(target.works.is_empty() && target.disk.jobs.is_empty());
+}
+
+#[test]
+fn disks_that_were_left_behind_by_a_migration_are_not_started_from() {
+    let (mut source, _, migrate) = migration();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
+    let ask = OfferRequest {
+        job: job_id("web-1"),
+        revision: Revision(2),
+        spec: spec(1),
+        action: Action::Start,
+    };
+    assert_eq!(refusal(source.ask(Request::Offer(ask))), "wrong-state");
+}
+
+#[test]
+fn a_claim_seen_with_a_refused_request_is_remembered() {
+    let mut bench = Bench::lone();
+    let run = |claim| Some(RunKey { run: RunId(uuid::Uuid::from_u128(7)), task: 1, claim });
+    let refused = bench.put("web-1", PutJob { run: run(2), ..body(1, 99, None) });
+    assert_eq!(refusal(refused), "no-capacity");
+    bench.die(false);
+    bench.tell(Input::Domains(vec![]));
+    let stale = bench.put("web-1", PutJob { run: run(1), ..body(1, 1, None) });
+    assert_eq!(refusal(stale), "stale-claim");
 }
 
 #[test]
@@ -681,7 +820,7 @@ fn a_resume_that_overtakes_a_pause_wins() {
 fn what_somebody_else_has_paused_is_not_resumed_by_us() {
     let mut bench = running(Bench::lone());
     let uuid = job_id("web-1").domain_uuid();
-    let look = Look { uuid, hint: None, is_second: true };
+    let look = bench.look(uuid, true);
     let paused = domain("web-1", DomainState::Paused(PauseReason::IoError));
     bench.tell(Input::Looked { look, domain: Some(paused) });
     assert_eq!(bench.state("web-1"), JobState::Paused);
