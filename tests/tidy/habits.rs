@@ -32,6 +32,7 @@ fn check_header(file: &TextFile) -> Option<String> {
 fn check_clocks(file: &TextFile) -> Vec<String> {
     let is_exempt = file.path == CLOCK
         || BLOCKING_WAITS.contains(&file.path.as_str())
+        || file.path.contains("/examples/")
         || file.is_integration_test();
     if is_exempt {
         return Vec::new();
