@@ -6,6 +6,8 @@ mod house;
 
 mod jobs;
 
+mod discovery;
+
 mod survive;
 
 mod tickets;
