@@ -4,4 +4,6 @@ pub mod lab;
 
 pub mod operator;
 
+pub mod sim;
+
 pub mod wait;

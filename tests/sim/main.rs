@@ -1,0 +1,2 @@
+//! The simulator's fixed set.
+fn main() {}

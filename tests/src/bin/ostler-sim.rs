@@ -1,0 +1,144 @@
+//! Simulates clusters: many seeds for a while, or one seed event by event.
+//!
+//! ```text
+//! ostler-sim run --seeds 1000 --from 0 --seconds 60   prints JSON: seeds, events, coverage, violations
+//! ostler-sim replay SEED --to EVENT --last 200        prints the events that lead there
+//! ```
+//!
+//! `--mutant NAME` breaks a rule on purpose in either. What a seed means is `tests::sim`'s.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::json;
+use tests::sim::coverage::Coverage;
+use tests::sim::verdict::{Verdict, run};
+use tests::sim::{Mutant, Profile, World, simulate};
+use transport::Clock;
+
+/// Traces are long; this many lines before the end tell what led to it.
+const LAST_DEFAULT: usize = 400;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = Options(&arguments);
+    match arguments.first().map(String::as_str) {
+        Some("run") => run_many(&options),
+        Some("replay") => replay(&options),
+        _ => {
+            eprintln!("usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--mutant NAME]");
+            eprintln!("       ostler-sim replay SEED [--to EVENT] [--last LINES] [--mutant NAME]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+struct Options<'a>(&'a [String]);
+
+impl Options<'_> {
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name)?.parse().ok()
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        let at = self.0.iter().position(|argument| argument == name)?;
+        self.0.get(at + 1).map(String::as_str)
+    }
+
+    /// As its name is written in code.
+    fn mutant(&self) -> Option<Mutant> {
+        let name = self.text("--mutant")?;
+        Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
+    }
+}
+
+fn run_many(options: &Options<'_>) -> ExitCode {
+    let from = options.number("--from").unwrap_or(0);
+    let seconds = options.number("--seconds");
+    let seeds = options.number("--seeds").unwrap_or(if seconds.is_some() { u64::MAX } else { 100 });
+    let clock = Clock::real();
+    let begun_ms = clock.now().mono_ms;
+    let next = AtomicU64::new(0);
+    let total = Mutex::new((0_u64, 0_u64, Coverage::default(), Vec::new()));
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let passed_s = (clock.now().mono_ms - begun_ms) / 1000;
+            if i >= seeds || seconds.is_some_and(|seconds| passed_s >= seconds) {
+                return;
+            }
+            let verdict = simulate(from.wrapping_add(i), options.mutant());
+            let mut total = total.lock().expect("no holder of this lock panics");
+            total.0 += 1;
+            total.1 += verdict.events;
+            total.2.add(&verdict.coverage);
+            if verdict.violation.is_some() {
+                total.3.push(verdict);
+            }
+        }
+    };
+    let threads = options.number("--threads").unwrap_or(1);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let (seeds, events, coverage, violations) =
+        total.into_inner().expect("no holder of this lock panics");
+    let took_ms = (clock.now().mono_ms - begun_ms).max(1);
+    let shown: Vec<_> = violations.iter().map(show).collect();
+    let counts: serde_json::Map<String, serde_json::Value> =
+        coverage.all().map(|(what, count)| (what.to_owned(), json!(count))).collect();
+    let report = json!({
+        "seeds": seeds,
+        "events": events,
+        "seconds": took_ms / 1000,
+        "events_per_second": events * 1000 / took_ms,
+        "missing": coverage.missing(),
+        "coverage": counts,
+        "violations": shown,
+    });
+    println!("{report:#}");
+    if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn show(verdict: &Verdict) -> serde_json::Value {
+    let violation = verdict.violation.as_ref();
+    json!({
+        "seed": verdict.seed,
+        "event": violation.map(|v| v.event),
+        "simulated_seconds": verdict.seconds,
+        "invariant": violation.map(|v| v.invariant),
+        "what": violation.map(|v| v.what.clone()),
+        "replay": format!(
+            "cargo run --release -p tests --bin ostler-sim -- replay {} --to {}",
+            verdict.seed,
+            violation.map_or(0, |v| v.event)
+        ),
+    })
+}
+
+fn replay(options: &Options<'_>) -> ExitCode {
+    let Some(seed) = options.0.get(1).and_then(|seed| seed.parse().ok()) else {
+        eprintln!("ostler-sim replay needs a seed");
+        return ExitCode::from(2);
+    };
+    let mut world = World::new(Profile::of_seed(seed), options.mutant());
+    world.trace = Some(Vec::new());
+    world.stop_after = options.number("--to");
+    println!("{:?}", world.profile);
+    run(&mut world);
+    let last = options.number("--last").map_or(LAST_DEFAULT, |n| usize::try_from(n).unwrap_or(0));
+    let trace = world.trace.take().unwrap_or_default();
+    for line in trace.iter().skip(trace.len().saturating_sub(last)) {
+        println!("{line}");
+    }
+    match &world.violation {
+        Some(violation) => {
+            println!("{violation:?}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}

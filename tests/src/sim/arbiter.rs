@@ -1,0 +1,244 @@
+//! An arbiter's process: its core, a reader for each host, and a task for each request, as in
+//! `arbiter/src/serve.rs`. A restart is amnesia; only its key is left.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arbiter::core::{Core, Effect, Input, Verdict};
+use arbiter::statement::{Statement, StatementError};
+use protocol::id::HostId;
+use protocol::signed::{SecretKey, Signed};
+use protocol::ticket::{Answer, Offer};
+use protocol::trust::Trust;
+
+use super::message::{Ask, Back, NodeId, Told};
+use super::mutant::Mutant;
+use super::tasks::{Command, Ctx};
+use super::world::{Event, World, arbiter_key};
+
+const READ_INTERVAL_MS: u64 = 1_500;
+const READ_PATIENCE_MS: u64 = 3_000;
+const NEWS_WAIT_MS: u64 = 1_000;
+const NEWS_POLL_MS: u64 = 20;
+
+/// An arbiter.
+pub struct ArbiterProcess {
+    /// Its machine.
+    pub node: NodeId,
+    /// Its key, which survives.
+    pub key: SecretKey,
+    /// True once a process with this key has run.
+    has_run: bool,
+    /// What lives in memory.
+    pub life: Option<Rc<Shared>>,
+}
+
+/// What readers and requests share.
+pub struct Shared {
+    /// The core.
+    pub core: RefCell<Core>,
+    /// When the last finished reading of each host was begun.
+    progress: RefCell<Vec<Option<u64>>>,
+    key: SecretKey,
+    hosts: Vec<(HostId, NodeId)>,
+    mutant: Option<Mutant>,
+}
+
+impl ArbiterProcess {
+    /// An arbiter that has never run.
+    #[must_use]
+    pub fn new(node: NodeId, n: usize) -> Self {
+        Self { node, key: arbiter_key(n), has_run: false, life: None }
+    }
+
+    pub(super) fn die(&mut self) {
+        self.life = None;
+    }
+}
+
+impl World {
+    pub(super) fn start_arbiter(&mut self, n: usize) {
+        let node = self.arbiters[n].node;
+        let now_ms = self.now_at(node).mono_ms;
+        let hosts: Vec<(HostId, NodeId)> =
+            self.hosts.iter().map(|host| (host.id.clone(), host.node)).collect();
+        let process = &mut self.arbiters[n];
+        let is_silent = process.has_run && self.mutant != Some(Mutant::NoSilenceAfterRestart);
+        let core = Core::new(process.key.public(), now_ms, is_silent);
+        let takes_books_as_empty =
+            process.has_run && self.mutant == Some(Mutant::BooksTakenAsEmpty);
+        process.has_run = true;
+        let shared = Rc::new(Shared {
+            core: RefCell::new(core),
+            progress: RefCell::new(vec![None; hosts.len()]),
+            key: process.key.clone(),
+            hosts,
+            mutant: self.mutant,
+        });
+        process.life = Some(Rc::clone(&shared));
+        let life = self.nodes[node.0].life;
+        let delay_us = self.chance.between(1_000, 400_000);
+        self.after(delay_us, Event::Trust { node, life });
+        if takes_books_as_empty {
+            let trust = self.trust_of_arbiters();
+            shared.tell(now_ms, Input::Trust(trust));
+            for (host, _) in &shared.hosts {
+                shared.tell(u64::MAX / 2, empty_statement(host));
+            }
+        }
+        for i in 0..self.hosts.len() {
+            let shared = Rc::clone(&shared);
+            let offset_ms = self.chance.below(READ_INTERVAL_MS);
+            let jitter = self.chance.below(300);
+            self.spawn(node, move |ctx| Box::pin(read_host(ctx, shared, i, offset_ms, jitter)));
+        }
+    }
+
+    pub(super) fn learn_trust(&mut self, node: NodeId) {
+        let now_ms = self.now_at(node).mono_ms;
+        let trust = self.trust_of_arbiters();
+        let Some(process) = self.arbiters.iter().find(|process| process.node == node) else {
+            return;
+        };
+        let Some(shared) = process.life.clone() else { return };
+        let effects = shared.tell(now_ms, Input::Trust(trust));
+        // Nobody reads sooner for it: the readers are about to.
+        drop(effects);
+    }
+
+    fn trust_of_arbiters(&self) -> Arc<Trust> {
+        if self.mutant == Some(Mutant::EscrowShareIsWholeQuota) {
+            let mut trust = Trust::clone(&self.trust);
+            for quota in trust.quota.values_mut() {
+                quota.vcpus = quota.vcpus * u32::try_from(trust.arbiters.len()).unwrap_or(1)
+                    / trust.k.max(1)
+                    + 1;
+            }
+            return Arc::new(trust);
+        }
+        Arc::clone(&self.trust)
+    }
+
+    pub(super) fn arbiter_asked(&mut self, n: usize, ask: Ask, back: Back) {
+        let node = self.arbiters[n].node;
+        let Some(shared) = self.arbiters[n].life.clone() else { return };
+        match ask {
+            Ask::Grants(offer) => {
+                self.spawn(node, move |ctx| Box::pin(grant(ctx, shared, offer, back)));
+            }
+            Ask::Health => self.send_answer(node, back, Told::Health),
+            Ask::Agent(_) | Ask::Job(_) | Ask::OpenOffers | Ask::Inventory => {}
+            Ask::Subscribe { .. } => {}
+        }
+    }
+}
+
+fn empty_statement(host: &HostId) -> Input {
+    use protocol::id::{Epoch, OfferId};
+    let statement = Statement {
+        watermark: OfferId { epoch: Epoch(0), num: 0 },
+        holds: vec![],
+        offers: std::collections::BTreeSet::default(),
+    };
+    Input::Statement { host: host.clone(), asked_ms: u64::MAX / 2, statement }
+}
+
+impl Shared {
+    fn tell(&self, now_ms: u64, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.core.borrow_mut().handle(now_ms, input, &mut effects);
+        effects
+    }
+
+    /// One decision, and which hosts are worth reading before it is final.
+    fn decide(&self, ctx: &Ctx, offer: &Signed<Offer>) -> (Verdict, Vec<usize>) {
+        let now_ms = ctx.now().mono_ms;
+        let (mut verdict, mut hosts) = (None, Vec::new());
+        for effect in self.tell(now_ms, Input::Ask { request: 0, offer: offer.clone() }) {
+            match effect {
+                Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
+                Effect::ReadHost { host } => {
+                    hosts.extend(self.hosts.iter().position(|(id, _)| *id == host));
+                }
+                Effect::ReadTrust => {}
+            }
+        }
+        (verdict.expect("the core answers each request at once"), hosts)
+    }
+}
+
+/// Answers one request for a grant.
+async fn grant(ctx: Ctx, shared: Rc<Shared>, offer: Signed<Offer>, back: Back) {
+    let (mut verdict, hosts) = shared.decide(&ctx, &offer);
+    if !hosts.is_empty() {
+        let now_ms = ctx.now().mono_ms;
+        for host in &hosts {
+            ctx.say(Command::Wake(*host as u64));
+        }
+        let all_read = |shared: &Shared| {
+            let progress = shared.progress.borrow();
+            hosts.iter().all(|host| progress[*host].is_some_and(|at_ms| at_ms >= now_ms))
+        };
+        while !all_read(&shared) && ctx.now().mono_ms < now_ms + NEWS_WAIT_MS {
+            ctx.sleep(NEWS_POLL_MS).await;
+        }
+        (verdict, _) = shared.decide(&ctx, &offer);
+    }
+    let verdict = super::mutant::mutate_verdict(shared.mutant, verdict, &offer);
+    let told = match verdict {
+        Verdict::Grant(grant) => Told::Answer(Answer::Grant(Signed::seal(&grant, &shared.key))),
+        Verdict::Denial(denial) => Told::Answer(Answer::Denial(Signed::seal(&denial, &shared.key))),
+        Verdict::NotMember(_) => Told::NotMember,
+    };
+    ctx.say(Command::Reply(back, Box::new(told)));
+}
+
+/// Asks one host again and again what it holds.
+async fn read_host(ctx: Ctx, shared: Rc<Shared>, i: usize, offset_ms: u64, jitter: u64) {
+    ctx.sleep(offset_ms).await;
+    let (host, node) = shared.hosts[i].clone();
+    loop {
+        let asked_ms = ctx.now().mono_ms;
+        if let Some(statement) = read_once(&ctx, &host, node).await {
+            let now_ms = ctx.now().mono_ms;
+            let input = Input::Statement { host: host.clone(), asked_ms, statement };
+            shared.tell(now_ms, input);
+            ctx.say(Command::Heard(host.clone()));
+        } else if shared.mutant == Some(Mutant::PromiseFreedByTime) {
+            // Nothing heard for a while: its promises are forgotten.
+            let silent_ms =
+                shared.progress.borrow()[i].map_or(0, |at_ms| asked_ms - at_ms.min(asked_ms));
+            if silent_ms < 1_000_000 {
+                shared.tell(ctx.now().mono_ms, far_statement(&host));
+            }
+        }
+        shared.progress.borrow_mut()[i] = Some(asked_ms);
+        ctx.sleep_or_wake(READ_INTERVAL_MS * 9 / 10 + jitter, i as u64).await;
+    }
+}
+
+/// A statement as nobody made it: nothing is held, whatever was ever offered.
+fn far_statement(host: &HostId) -> Input {
+    use protocol::id::{Epoch, OfferId};
+    let statement = Statement {
+        watermark: OfferId { epoch: Epoch(1 << 40), num: 0 },
+        holds: vec![],
+        offers: std::collections::BTreeSet::default(),
+    };
+    Input::Statement { host: host.clone(), asked_ms: 0, statement }
+}
+
+async fn read_once(ctx: &Ctx, host: &HostId, node: NodeId) -> Option<Statement> {
+    let Ok(Told::OpenOffers(offers)) = ctx.call(node, Ask::OpenOffers, READ_PATIENCE_MS).await
+    else {
+        return None;
+    };
+    let Ok(Told::Inventory(inventory)) = ctx.call(node, Ask::Inventory, READ_PATIENCE_MS).await
+    else {
+        return None;
+    };
+    let statement: Result<Statement, StatementError> =
+        Statement::of_reads(host, offers, &inventory);
+    statement.ok()
+}

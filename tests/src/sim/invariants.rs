@@ -1,0 +1,540 @@
+//! What must always hold, as named functions; and the oracle: what was promised, asked and seen,
+//! noted independently of the cores.
+//!
+//! An invariant looks at what really is (guests in [`super::hypervisor`], rows on disk), never at
+//! what a core believes. Each is called right after the events that could break it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use host_agent::core::{Act, Effect, Reply, ReplyId, Request, Work, Write};
+use protocol::api::{RunState, TaskState};
+use protocol::event::{Event as HostEvent, Fact};
+use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
+use protocol::job::{Job, JobState, Migration};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::signed::Digest;
+use protocol::ticket::{Answer, DenialReason, Ticket};
+use scheduler::RunRecord;
+use transport::Now;
+use uuid::Uuid;
+
+use super::engine::{run_state_name, task_state_name};
+use super::host::capacity;
+use super::hypervisor::HvOp;
+use super::message::{NodeId, Told};
+use super::world::{Role, World};
+
+/// A broken rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+    /// After which event.
+    pub event: u64,
+    /// When.
+    pub at_us: u64,
+}
+
+/// What is known of an offer, beside what its host remembers.
+#[derive(Debug, Clone)]
+pub struct OfferFact {
+    /// The host's life that made it.
+    pub epoch: Epoch,
+    /// For what.
+    pub job: JobId,
+    /// How much it reserves.
+    pub resources: Resources,
+    /// When it can no longer be redeemed, on the host's clock.
+    pub until_ms: u64,
+    /// Voided, or the job was handed away.
+    pub is_over: bool,
+    /// How often it was redeemed.
+    pub redeemed: u32,
+}
+
+/// What was promised, asked for and seen.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Every offer a host has made.
+    pub offers: BTreeMap<(usize, OfferId), OfferFact>,
+    /// Which slots have signed a grant for an offer.
+    grants: BTreeMap<Digest, BTreeSet<u32>>,
+    /// Jobs that a host has said it has taken.
+    accepted: BTreeMap<(usize, JobId), Revision>,
+    /// Jobs that somebody wants ended on a host, since they were last taken.
+    asked_to_end: BTreeSet<(usize, JobId)>,
+    /// Tasks that a host has said are undone.
+    undone: BTreeSet<(usize, RunId, u32)>,
+    /// Where each follower stands.
+    cursors: BTreeMap<(NodeId, u32, HostId), Cursor>,
+    /// What each host's last batch has made durable.
+    last_batch: BTreeMap<usize, Vec<Write>>,
+    /// Every request that put a job, for scenarios that repeat one.
+    pub puts: Vec<(usize, Request)>,
+    /// Every request that handed a job over.
+    pub handoffs: Vec<(usize, Request)>,
+    /// The last state each host has told of a job.
+    states: BTreeMap<(usize, JobId), JobState>,
+}
+
+impl World {
+    // The rules.
+
+    /// Two guests of one job never run at the same time.
+    pub(super) fn no_vm_runs_on_two_hosts(&mut self, uuid: Uuid) {
+        let runs = |host: &super::host::Host| {
+            host.hv.domains.get(&uuid).is_some_and(super::hypervisor::Domain::is_running)
+        };
+        let hosts: Vec<usize> = (0..self.hosts.len()).filter(|n| runs(&self.hosts[*n])).collect();
+        if hosts.len() > 1 {
+            let job = self.hosts[hosts[0]].hv.domains[&uuid].job.clone();
+            self.violate("no_vm_runs_on_two_hosts", format!("{job} runs on hosts {hosts:?}"));
+        }
+    }
+
+    /// What a host has promised to jobs and offers is never more than it has.
+    pub(super) fn no_host_promises_more_than_it_has(&mut self, n: usize) {
+        let Some(process) = self.hosts[n].process.as_ref() else { return };
+        let inventory = process.agent.inventory();
+        let observed = inventory.observed.iter().filter(|d| d.is_active);
+        let others = observed.fold(Resources::ZERO, |sum, d| sum.plus(d.resources));
+        let promised = inventory.host.allocation.minus(others);
+        if !promised.fits_in(capacity()) {
+            let what = format!("h{n} has promised {promised} of {}", capacity());
+            self.violate("no_host_promises_more_than_it_has", what);
+        }
+    }
+
+    pub(super) fn check_promises(&mut self, n: usize) {
+        self.no_host_promises_more_than_it_has(n);
+    }
+
+    /// What a host said it has taken is on its disk, whatever has happened since.
+    pub(super) fn accepted_jobs_survive_restart(&mut self, n: usize) {
+        let rows = &self.hosts[n].disk.ledger.jobs;
+        let of_host = self.oracle.accepted.iter().filter(|((host, _), _)| *host == n);
+        let lost = of_host.into_iter().find(|((_, job), revision)| {
+            let row = rows.iter().find(|record| record.job.id == *job);
+            row.is_none_or(|record| record.job.revision < **revision)
+        });
+        if let Some(((_, job), revision)) = lost {
+            let what = format!("h{n} had taken {job} revision {revision}; its disk has it not");
+            self.violate("accepted_jobs_survive_restart", what);
+        }
+    }
+
+    pub(super) fn check_durable(&mut self, n: usize) {
+        self.accepted_jobs_survive_restart(n);
+    }
+
+    /// The guests that run on a host.
+    pub(super) fn guests_running(&self, n: usize) -> Vec<Uuid> {
+        let domains = self.hosts[n].hv.domains.iter();
+        domains.filter(|(_, domain)| domain.is_running()).map(|(uuid, _)| *uuid).collect()
+    }
+
+    /// The death of an agent leaves its guests as they were.
+    pub(super) fn agent_death_never_touches_guests(&mut self, n: usize, before: &[Uuid]) {
+        let after = self.guests_running(n);
+        if before != after {
+            let what = format!("h{n} ran {before:?} before its agent died, and {after:?} after");
+            self.violate("agent_death_never_touches_guests", what);
+        }
+    }
+
+    /// Nothing is ended or deleted that nobody asked to be.
+    pub(super) fn absence_destroys_nothing(&mut self, n: usize, job: &JobId, what: &str) {
+        if !self.oracle.asked_to_end.contains(&(n, job.clone())) {
+            let what = format!("{job} on h{n}: {what}, and nobody had asked for it");
+            self.violate("absence_destroys_nothing", what);
+        }
+    }
+
+    /// A follower's row never gets older, and at the host's own position it is the host's own.
+    pub(super) fn view_never_goes_back(&mut self, node: NodeId, host: &HostId) {
+        let seen = self.row_at(node, host);
+        let Some((cursor, is_true)) = seen else { return };
+        let place = (node, self.nodes[node.0].life, host.clone());
+        let before = self.oracle.cursors.insert(place, cursor).unwrap_or_default();
+        if cursor < before {
+            let what = format!("{node:?} shows {} at {cursor} after {before}", host.short());
+            self.violate("view_never_goes_back_within_an_epoch", what);
+        }
+        if !is_true {
+            let what = format!("{node:?} shows {} at {cursor} other than it is", host.short());
+            self.violate("view_shows_what_the_host_said", what);
+        }
+    }
+
+    fn row_at(&self, node: NodeId, host: &HostId) -> Option<(Cursor, bool)> {
+        let own = self.hosts.iter().find(|h| h.id == *host)?;
+        let own = own.process.as_ref().and_then(super::host::AgentProcess::row);
+        let judge = |view: &protocol::view::View| {
+            let row = view.host(host)?;
+            let is_true = own.is_none_or(|own| own.cursor != row.cursor || own == row);
+            Some((row.cursor, is_true))
+        };
+        match self.nodes[node.0].role {
+            Role::Monitor(n) => judge(self.monitors[n].view()?),
+            Role::Engine(n) => judge(&self.engines[n].life.as_ref()?.picture.borrow().view),
+            Role::Host(_) | Role::Arbiter(_) => None,
+        }
+    }
+
+    /// A ticket starts something once, in its time, in the life of the agent that offered it, and
+    /// only with a quorum that has really signed.
+    fn expired_ticket_starts_nothing(&mut self, n: usize, now: Now, ticket: &Ticket) {
+        const RULE: &str = "expired_ticket_starts_nothing";
+        let Ok(offer) = ticket.offer.open() else {
+            return self.violate(RULE, format!("h{n} took a forged ticket"));
+        };
+        let epoch = self.hosts[n].process.as_ref().map(|process| process.agent.epoch());
+        let signed = self.oracle.grants.get(&ticket.offer.digest()).map_or(0, BTreeSet::len);
+        let Some(fact) = self.oracle.offers.get_mut(&(n, offer.id)) else {
+            return self.violate(RULE, format!("h{n} redeemed {}, never offered", offer.id));
+        };
+        fact.redeemed += 1;
+        let why = if fact.redeemed > 1 {
+            format!("redeemed {} times", fact.redeemed)
+        } else if fact.is_over {
+            "it was over: voided, or the job was handed away".to_owned()
+        } else if Some(fact.epoch) != epoch {
+            format!("of epoch {}, the agent is in {epoch:?}", fact.epoch)
+        } else if now.mono_ms >= fact.until_ms {
+            format!("it ended at {}, it is {}", fact.until_ms, now.mono_ms)
+        } else if signed < self.trust.k as usize {
+            format!("{signed} arbiters have signed, {} are needed", self.trust.k)
+        } else {
+            return;
+        };
+        self.violate(RULE, format!("h{n} redeemed offer {} for {}: {why}", offer.id, offer.job));
+    }
+
+    /// What a tenant's jobs hold, by what is on the disks, is within its quota.
+    pub(super) fn quota_is_never_exceeded(&mut self) {
+        let mut held: BTreeMap<(&TenantId, &JobId), Resources> = BTreeMap::new();
+        for host in &self.hosts {
+            for record in &host.disk.ledger.jobs {
+                if record.job.hold.is_some() {
+                    let place = held.entry((&record.job.spec.tenant, &record.job.id)).or_default();
+                    *place = place.max(record.job.spec.resources());
+                }
+            }
+        }
+        let mut broken = None;
+        for (tenant, quota) in &self.trust.quota {
+            let of_tenant = held.iter().filter(|((of, _), _)| *of == tenant);
+            let sum = of_tenant.fold(Resources::ZERO, |sum, (_, held)| sum.plus(*held));
+            if !sum.fits_in(*quota) {
+                broken = Some(format!("tenant {tenant} holds {sum} of {quota}"));
+            }
+        }
+        if let Some(what) = broken {
+            self.violate("quota_is_never_exceeded", what);
+        }
+    }
+
+    /// A stored run: nothing is left half done when it ends, and only its owner writes it.
+    fn every_task_is_done_undone_or_owned(&mut self, record: &RunRecord, seen: u64) {
+        const RULE: &str = "every_task_is_done_undone_or_owned";
+        if record.claim < seen {
+            let what =
+                format!("run {} was stored with claim {} after {seen}", record.id, record.claim);
+            return self.violate(RULE, what);
+        }
+        if !record.state.is_ended() {
+            return;
+        }
+        let is_last = |i: usize| i >= record.round_start;
+        let is_left = |(i, task): (usize, &scheduler::TaskRecord)| match (record.state, task.state)
+        {
+            (RunState::Stuck, _) => false,
+            (_, TaskState::Started | TaskState::Undoing | TaskState::UndoFailed) => true,
+            (RunState::Succeeded, TaskState::Pending) => is_last(i),
+            (RunState::Succeeded, TaskState::Succeeded) => !is_last(i) && task.kind.has_undo(),
+            (RunState::RolledBack, TaskState::Succeeded) => task.kind.has_undo(),
+            _ => false,
+        };
+        let left = record.tasks.iter().enumerate().find(|(i, task)| is_left((*i, task)));
+        if let Some((i, task)) = left {
+            let what = format!(
+                "run {} is {:?} and leaves task {i} ({}) {:?}",
+                record.id,
+                record.state,
+                task.kind.title(record.job()),
+                task.state
+            );
+            return self.violate(RULE, what);
+        }
+        if record.state != RunState::Succeeded && record.cause.is_none() {
+            self.violate(RULE, format!("run {} is {:?} without a reason", record.id, record.state));
+        }
+    }
+
+    /// What followers are told is on disk.
+    fn nothing_is_told_before_it_is_durable(&mut self, n: usize, job: &Job) {
+        let is_progress = matches!(job.migration, Some(Migration::Outgoing { handoff: None, .. }))
+            && job.state == JobState::MigratingOut;
+        let rows = &self.hosts[n].disk.ledger.jobs;
+        let is_on_disk = rows.iter().any(|record| record.job == *job);
+        let batch = self.oracle.last_batch.get(&n);
+        let was_written = batch.is_some_and(|batch| {
+            batch.iter().any(|w| matches!(w, Write::Job(record) if record.job == *job))
+        });
+        if !is_progress && !is_on_disk && !was_written {
+            let what = format!("h{n} told that {} is {} before it was on disk", job.id, job.state);
+            self.violate("nothing_is_told_before_it_is_durable", what);
+        }
+    }
+
+    /// A task that was undone is not done afterwards.
+    fn an_undone_task_is_never_done(&mut self, n: usize, put: &protocol::api::PutJob) {
+        let Some(key) = put.run else { return };
+        if self.oracle.undone.contains(&(n, key.run, key.task)) {
+            let what = format!("h{n} did task {} of run {} after its undo", key.task, key.run);
+            self.violate("an_undone_task_is_never_done", what);
+        }
+    }
+
+    // What the oracle notes.
+
+    /// A request reaches an agent's core.
+    pub(super) fn watch_request(&mut self, n: usize, request: &Request) {
+        match request {
+            Request::Stop { job, .. } | Request::Delete { job, .. } => {
+                self.oracle.asked_to_end.insert((n, job.clone()));
+            }
+            Request::Act { job, act: Act::Save } => {
+                self.oracle.asked_to_end.insert((n, job.clone()));
+            }
+            Request::Put { .. } => self.oracle.puts.push((n, request.clone())),
+            Request::Handoff { .. } => self.oracle.handoffs.push((n, request.clone())),
+            Request::VoidOffer(id) => {
+                if let Some(fact) = self.oracle.offers.get_mut(&(n, *id)) {
+                    fact.is_over = true;
+                }
+            }
+            Request::Offer(_)
+            | Request::Act { .. }
+            | Request::Migrate { .. }
+            | Request::CancelMigration { .. }
+            | Request::Trust(_) => {}
+        }
+    }
+
+    /// The core has answered a request.
+    pub(super) fn watch_handled(
+        &mut self,
+        n: usize,
+        now: Now,
+        reply: ReplyId,
+        asked: &Request,
+        effects: &[Effect],
+    ) {
+        let answer = effects.iter().find_map(|effect| match effect {
+            Effect::Reply(to, answer) if *to == reply => Some(answer),
+            _ => None,
+        });
+        match (asked, answer) {
+            (Request::Offer(_), Some(Ok(Reply::Offered(offered)))) => {
+                let Ok(offer) = offered.offer.open() else { return };
+                let trust = &self.trust;
+                let fact = OfferFact {
+                    epoch: offer.id.epoch,
+                    job: offer.job,
+                    resources: offer.resources,
+                    until_ms: now.mono_ms + trust.term_ms - trust.kill_ms,
+                    is_over: false,
+                    redeemed: 0,
+                };
+                if self.oracle.offers.insert((n, offer.id), fact).is_some() {
+                    let what = format!("h{n} has made offer {} twice", offer.id);
+                    self.violate("offer_ids_never_repeat", what);
+                }
+            }
+            (Request::Put { job, put }, Some(Ok(Reply::Accepted(_)))) => {
+                self.oracle.asked_to_end.remove(&(n, job.clone()));
+                self.an_undone_task_is_never_done(n, put);
+                match &put.ticket {
+                    Some(ticket) => self.expired_ticket_starts_nothing(n, now, ticket),
+                    None => {
+                        let what = format!("h{n} took {job} without a ticket");
+                        self.violate("expired_ticket_starts_nothing", what);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A host answers.
+    pub(super) fn watch_reply(&mut self, n: usize, asked: &Asked, answer: &Result<Reply, Refusal>) {
+        match answer {
+            Ok(Reply::Accepted(job)) if asked.name == "put" => {
+                let is_on_disk = |record: &host_agent::core::JobRecord| {
+                    record.job.id == job.id && record.job.revision >= job.revision
+                };
+                let rows = &self.hosts[n].disk.ledger.jobs;
+                let batch = self.oracle.last_batch.get(&n).into_iter().flatten();
+                let mut batch = batch.filter_map(|w| match w {
+                    Write::Job(record) => Some(record),
+                    _ => None,
+                });
+                if !rows.iter().any(is_on_disk) && !batch.any(|record| is_on_disk(record)) {
+                    let what = format!("h{n} said it had taken {} before it was on disk", job.id);
+                    return self.violate("accepted_jobs_survive_restart", what);
+                }
+                if rows.iter().any(is_on_disk) {
+                    self.oracle.accepted.insert((n, job.id.clone()), job.revision);
+                }
+            }
+            Ok(_) => {}
+            Err(no) => self.coverage.hit_owned(format!("refusal.{}", no.name())),
+        }
+        let is_undo = asked.name == "delete" && !matches!(answer, Err(Refusal::StaleClaim { .. }));
+        if let Some(key) = asked.run.filter(|_| is_undo) {
+            self.oracle.undone.insert((n, key.run, key.task));
+        }
+    }
+
+    /// A batch is about to be on disk.
+    pub(super) fn before_durable(&mut self, n: usize, writes: &[Write]) {
+        for write in writes {
+            match write {
+                Write::JobGone(job) => {
+                    self.oracle.accepted.remove(&(n, job.clone()));
+                    self.absence_destroys_nothing(n, job, "its row was deleted");
+                }
+                Write::Job(record) => {
+                    let is_handed = |job: &Job| {
+                        matches!(job.migration, Some(Migration::Outgoing { handoff: Some(_), .. }))
+                    };
+                    let rows = &self.hosts[n].disk.ledger.jobs;
+                    let was_handed = rows
+                        .iter()
+                        .any(|known| known.job.id == record.job.id && is_handed(&known.job));
+                    let is_handed = is_handed(&record.job) && !was_handed;
+                    if is_handed {
+                        self.end_offers_of(n, &record.job.id);
+                    }
+                }
+                Write::Trust(_) | Write::Claim(..) | Write::ClaimGone(_) => {}
+            }
+        }
+        self.oracle.last_batch.insert(n, writes.to_vec());
+    }
+
+    fn end_offers_of(&mut self, n: usize, job: &JobId) {
+        let of_job = |((host, _), fact): &(&(usize, OfferId), &mut OfferFact)| {
+            *host == n && fact.job == *job
+        };
+        for (_, fact) in self.oracle.offers.iter_mut().filter(of_job) {
+            fact.is_over = true;
+        }
+    }
+
+    /// A host tells its followers.
+    pub(super) fn watch_publish(&mut self, n: usize, event: &HostEvent) {
+        let Fact::JobChanged { job } = &event.fact else { return };
+        self.nothing_is_told_before_it_is_durable(n, job);
+        self.coverage.hit_owned(format!("job.{}", job.state));
+        let before = self.oracle.states.insert((n, job.id.clone()), job.state);
+        if let Some(before) = before.filter(|before| *before != job.state) {
+            self.coverage.hit_owned(format!("transition.{before}.{}", job.state));
+        }
+    }
+
+    /// A host begins a piece of work.
+    pub(super) fn watch_work(&mut self, work: &Work) {
+        self.coverage.hit(match work {
+            Work::StartVm(_) => "work.start-vm",
+            Work::StopVm { .. } => "work.stop-vm",
+            Work::PauseVm => "work.pause-vm",
+            Work::ResumeVm => "work.resume-vm",
+            Work::SaveVm => "work.save-vm",
+            Work::ResetVm => "work.reset-vm",
+            Work::RebootVm { .. } => "work.reboot-vm",
+            Work::Delete => "work.delete",
+            Work::PrepareIncoming(_) => "work.prepare-incoming",
+            Work::TakeOver => "work.take-over",
+            Work::SendVm(_) => "work.send-vm",
+            Work::SettleSend => "work.settle-send",
+            Work::CancelSend => "work.cancel-send",
+            Work::StartService(_) | Work::StopService => "work.service",
+        });
+    }
+
+    /// libvirt is about to do something to a guest.
+    pub(super) fn watch_hv(&mut self, n: usize, op: &HvOp) {
+        let (HvOp::Destroy(uuid)
+        | HvOp::Shutdown(uuid)
+        | HvOp::Save(uuid)
+        | HvOp::Undefine(uuid)) = op
+        else {
+            return;
+        };
+        let domain = self.hosts[n].hv.domains.get(uuid);
+        let ends = domain.filter(|d| d.state.is_active() || matches!(op, HvOp::Undefine(_)));
+        if let Some(job) = ends.map(|domain| domain.job.clone()) {
+            self.absence_destroys_nothing(n, &job, op.name());
+        }
+    }
+
+    /// Somebody answers over the network.
+    pub(super) fn watch_answer(&mut self, told: &Told) {
+        match told {
+            Told::Answer(Answer::Grant(grant)) => {
+                self.coverage.hit("grant");
+                if let Ok(grant) = grant.open() {
+                    self.oracle.grants.entry(grant.offer).or_default().insert(grant.slot);
+                }
+            }
+            Told::Answer(Answer::Denial(denial)) => {
+                if let Ok(denial) = denial.open() {
+                    self.coverage.hit(match denial.why {
+                        DenialReason::Silent { .. } => "denial.silent",
+                        DenialReason::Rebuilding { .. } => "denial.rebuilding",
+                        DenialReason::Promised { .. } => "denial.promised",
+                        DenialReason::Quota { .. } => "denial.quota",
+                        DenialReason::Policy { .. } => "denial.policy",
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A run's record is about to be stored.
+    pub(super) fn watch_saved(&mut self, record: &RunRecord, seen: u64) {
+        self.coverage.hit(run_state_name(record.state));
+        for task in &record.tasks {
+            self.coverage.hit(task_state_name(task.state));
+        }
+        self.every_task_is_done_undone_or_owned(record, seen);
+    }
+}
+
+/// What a host was asked, as far as its answer is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// What it is called.
+    pub name: &'static str,
+    /// Whose task it is.
+    pub run: Option<protocol::job::RunKey>,
+}
+
+impl Asked {
+    /// The part of a request that matters.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        let run = match request {
+            Request::Delete { run, .. } => *run,
+            Request::Put { put, .. } => put.run,
+            _ => None,
+        };
+        Self { name: super::message::request_name(request), run }
+    }
+}

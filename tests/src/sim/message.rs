@@ -1,0 +1,125 @@
+//! What crosses the simulated network: the same requests and answers as the HTTP interfaces, as
+//! values instead of text.
+
+use arbiter::statement::OpenOffers;
+use host_agent::core::{Reply, Request};
+use protocol::event::Frame;
+use protocol::host::Inventory;
+use protocol::id::{Cursor, JobId};
+use protocol::job::Job;
+use protocol::refusal::Refusal;
+use protocol::signed::Signed;
+use protocol::ticket::{Answer, Offer};
+
+use super::tasks::CallId;
+
+/// A machine, and the one process of ours on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
+/// A request.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// Anything that an agent's core answers.
+    Agent(Request),
+    /// `GET /v1/jobs/{id}`.
+    Job(JobId),
+    /// `GET /v1/offers`.
+    OpenOffers,
+    /// `GET /v1/inventory`.
+    Inventory,
+    /// `POST /v1/grants`.
+    Grants(Signed<Offer>),
+    /// `GET /v1/health`.
+    Health,
+    /// `GET /v1/events`: an event stream, from this cursor if it can be resumed.
+    Subscribe {
+        /// The stream's number.
+        conn: u64,
+        /// Where the follower stands.
+        from: Option<Cursor>,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// An agent's core's.
+    Agent(Result<Reply, Refusal>),
+    /// A job, or that there is none.
+    Job(Result<Job, Refusal>),
+    /// Open offers.
+    OpenOffers(OpenOffers),
+    /// Everything of one host.
+    Inventory(Box<Inventory>),
+    /// A grant or a denial.
+    Answer(Answer),
+    /// Of no use: the arbiter is no member yet.
+    NotMember,
+    /// Alive.
+    Health,
+}
+
+/// Where an answer goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Back {
+    /// The process that asks.
+    pub node: NodeId,
+    /// Its life.
+    pub life: u32,
+    /// Its question; `None` for a copy of the request whose answer goes nowhere.
+    pub call: Option<CallId>,
+}
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallTrouble {
+    /// Nothing was sent.
+    NotSent,
+    /// It may have had its effect.
+    Ambiguous,
+}
+
+/// One item of an event stream.
+#[derive(Debug, Clone)]
+pub enum StreamItem {
+    /// The stream is open.
+    Opened,
+    /// A sign of life, asked for.
+    Pong,
+    /// A frame.
+    Frame(Frame),
+}
+
+impl Ask {
+    /// For the trace and coverage.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ask::Agent(request) => request_name(request),
+            Ask::Job(_) => "get-job",
+            Ask::OpenOffers => "get-offers",
+            Ask::Inventory => "get-inventory",
+            Ask::Grants(_) => "ask-grant",
+            Ask::Health => "get-health",
+            Ask::Subscribe { .. } => "subscribe",
+        }
+    }
+}
+
+/// For the trace and coverage.
+#[must_use]
+pub fn request_name(request: &Request) -> &'static str {
+    match request {
+        Request::Offer(_) => "ask-offer",
+        Request::VoidOffer(_) => "void-offer",
+        Request::Put { .. } => "put",
+        Request::Stop { .. } => "stop",
+        Request::Act { .. } => "act",
+        Request::Migrate { .. } => "migrate",
+        Request::CancelMigration { .. } => "cancel-migration",
+        Request::Handoff { .. } => "handoff",
+        Request::Delete { .. } => "delete",
+        Request::Trust(_) => "trust",
+    }
+}

@@ -1,0 +1,275 @@
+//! Worlds in which one rule is broken on purpose: each must be found out.
+//!
+//! The cores are never touched. A mutant lives in the adapters between a core and the world: it
+//! changes what a core is born with, is told, or has said; where a host would have to accept what
+//! its core refuses, the adapter, which has every key, forges a ticket that the core accepts.
+
+use arbiter::core::Verdict;
+use host_agent::core::{Effect, Input, Reply, ReplyId, Request};
+use protocol::api::{OfferRequest, PutJob};
+use protocol::job::Reason;
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::signed::Signed;
+use protocol::ticket::{DenialReason, Grant, Offer, Ticket, TicketError};
+use transport::Now;
+
+use super::host::capacity;
+use super::hypervisor::{Caller, Fate, HvOp};
+use super::message::Told;
+use super::tasks::CallId;
+use super::world::{Event, World, arbiter_key};
+
+/// What is wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// A host redeems a ticket twice (R8, R9).
+    TicketReusable,
+    /// An agent begins no new epoch when it starts (R16).
+    OfferNumbersRestart,
+    /// An arbiter grants right after its restart (R1).
+    NoSilenceAfterRestart,
+    /// An arbiter takes its books for complete and empty after its restart (R2).
+    BooksTakenAsEmpty,
+    /// A guest runs on the target as soon as it has arrived (M3, M4).
+    TargetRunsBeforeSourceLetGo,
+    /// Offers for a job stay open when its host lets go of it (M3).
+    HandoffLeavesOffersOpen,
+    /// An arbiter grants a job that is promised to another host (R5).
+    PromiseIgnored,
+    /// An arbiter forgets the promises of hosts it does not hear (R7).
+    PromiseFreedByTime,
+    /// A statement leaves out what is held (R13).
+    StatementHidesHolds,
+    /// An arbiter's share is the whole quota (R6).
+    EscrowShareIsWholeQuota,
+    /// A host does not count open offers when it admits.
+    AdmissionIgnoresOpenOffers,
+    /// A host answers before what it answers is on disk.
+    ReplyBeforePersist,
+    /// A host publishes before what it publishes is on disk.
+    EventBeforePersist,
+    /// Undoing a task leaves no trace on the host.
+    UndoLeavesNoTombstone,
+    /// An agent that starts ends guests that it does not expect.
+    UnexpectedGuestsAreEnded,
+    /// The conductor stores what an engine without the newest claim says.
+    ConductorIgnoresClaims,
+    /// An agent forgets its ledger when the machine boots.
+    LedgerLostAtBoot,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 17] = [
+        Mutant::TicketReusable,
+        Mutant::OfferNumbersRestart,
+        Mutant::NoSilenceAfterRestart,
+        Mutant::BooksTakenAsEmpty,
+        Mutant::TargetRunsBeforeSourceLetGo,
+        Mutant::HandoffLeavesOffersOpen,
+        Mutant::PromiseIgnored,
+        Mutant::PromiseFreedByTime,
+        Mutant::StatementHidesHolds,
+        Mutant::EscrowShareIsWholeQuota,
+        Mutant::AdmissionIgnoresOpenOffers,
+        Mutant::ReplyBeforePersist,
+        Mutant::EventBeforePersist,
+        Mutant::UndoLeavesNoTombstone,
+        Mutant::UnexpectedGuestsAreEnded,
+        Mutant::ConductorIgnoresClaims,
+        Mutant::LedgerLostAtBoot,
+    ];
+}
+
+/// The answer of an arbiter that ignores promises.
+pub(super) fn mutate_verdict(
+    mutant: Option<Mutant>,
+    verdict: Verdict,
+    offer: &Signed<Offer>,
+) -> Verdict {
+    match (mutant, &verdict) {
+        (Some(Mutant::PromiseIgnored), Verdict::Denial(denial))
+            if matches!(denial.why, DenialReason::Promised { .. }) =>
+        {
+            let debit = offer.open().map(|offer| offer.resources).unwrap_or_default();
+            Verdict::Grant(Grant { slot: denial.slot, offer: denial.offer, debit })
+        }
+        _ => verdict,
+    }
+}
+
+impl World {
+    /// Gives a request to an agent's core, and looks at what it makes of it.
+    pub(super) fn handle_request(
+        &mut self,
+        n: usize,
+        now: Now,
+        reply: ReplyId,
+        mut request: Request,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.watch_request(n, &request);
+        if let (Some(Mutant::UndoLeavesNoTombstone), Request::Delete { run, .. }) =
+            (self.mutant, &mut request)
+        {
+            *run = None;
+        }
+        let asked = request.clone();
+        let begin = effects.len();
+        self.tell_core(n, now, reply, request, effects);
+        self.forge(n, now, reply, &asked, begin, effects);
+        self.watch_handled(n, now, reply, &asked, &effects[begin..]);
+    }
+
+    fn tell_core(
+        &mut self,
+        n: usize,
+        now: Now,
+        reply: ReplyId,
+        request: Request,
+        effects: &mut Vec<Effect>,
+    ) {
+        let open = self.open_offers_of(n, now);
+        let Some(process) = self.hosts[n].process.as_mut() else { return };
+        let is_blind = self.mutant == Some(Mutant::AdmissionIgnoresOpenOffers)
+            && matches!(request, Request::Offer(_) | Request::Put { .. });
+        let mut quiet = Vec::new();
+        if is_blind {
+            let more = capacity().plus(open);
+            process.agent.handle(now, Input::Capacity(more), &mut quiet);
+        }
+        let request = Box::new(request);
+        process.agent.handle(now, Input::Request { reply, request }, effects);
+        if is_blind {
+            process.agent.handle(now, Input::Capacity(capacity()), effects);
+            // The host's row says what it believes, in order.
+            effects.splice(0..0, quiet);
+        }
+    }
+
+    fn open_offers_of(&self, n: usize, now: Now) -> Resources {
+        let standing =
+            self.oracle.offers.iter().filter(|((host, _), fact)| {
+                *host == n && !fact.is_over && fact.until_ms > now.mono_ms
+            });
+        standing.fold(Resources::ZERO, |sum, (_, fact)| sum.plus(fact.resources))
+    }
+
+    /// A core that refuses a ticket for a reason that the mutant knows nothing of is given
+    /// another one.
+    fn forge(
+        &mut self,
+        n: usize,
+        now: Now,
+        reply: ReplyId,
+        asked: &Request,
+        begin: usize,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Request::Put { job, put } = asked else { return };
+        let Some(ticket) = &put.ticket else { return };
+        let refusal = effects[begin..].iter().find_map(|effect| match effect {
+            Effect::Reply(to, Err(Refusal::Ticket { error })) if *to == reply => Some(error),
+            _ => None,
+        });
+        let has_moved = self.hosts[n].process.as_ref().is_some_and(|process| {
+            process
+                .agent
+                .job(job)
+                .is_some_and(|record| matches!(record.job.reason, Some(Reason::Migrated { .. })))
+        });
+        let is_forged = match (self.mutant, refusal) {
+            (Some(Mutant::TicketReusable), Some(TicketError::OfferUsed { .. })) => true,
+            (Some(Mutant::HandoffLeavesOffersOpen), Some(TicketError::OfferEnded { .. })) => {
+                has_moved
+            }
+            _ => false,
+        };
+        let Ok(offer) = ticket.offer.open() else { return };
+        if !is_forged {
+            return;
+        }
+        let Some(process) = self.hosts[n].process.as_mut() else { return };
+        let ask = OfferRequest {
+            job: job.clone(),
+            revision: put.revision,
+            spec: put.spec.clone(),
+            action: offer.action,
+        };
+        let mut made = Vec::new();
+        let nobody = ReplyId(u64::MAX);
+        let request = Box::new(Request::Offer(ask));
+        process.agent.handle(now, Input::Request { reply: nobody, request }, &mut made);
+        let Some(offer) = made.iter().find_map(|effect| match effect {
+            Effect::Reply(_, Ok(Reply::Offered(offered))) => Some(offered.offer.clone()),
+            _ => None,
+        }) else {
+            return;
+        };
+        effects.truncate(begin);
+        effects.extend(made.into_iter().filter(|e| !matches!(e, Effect::Reply(..))));
+        let grants = (0..self.arbiters.len()).map(|slot| {
+            let grant = Grant {
+                slot: u32::try_from(slot).unwrap_or(0),
+                offer: offer.digest(),
+                debit: put.spec.resources(),
+            };
+            Signed::seal(&grant, &arbiter_key(slot))
+        });
+        let ticket = Some(Ticket { grants: grants.collect(), offer: offer.clone() });
+        let put = PutJob { ticket, ..put.clone() };
+        let request = Box::new(Request::Put { job: job.clone(), put });
+        process.agent.handle(now, Input::Request { reply, request }, effects);
+    }
+
+    /// What is done before the batch is on disk, which should be nothing.
+    pub(super) fn mutate_order(&self, _n: usize, effects: &mut Vec<Effect>) -> Vec<Effect> {
+        let is_early = |effect: &Effect| match self.mutant {
+            Some(Mutant::ReplyBeforePersist) => matches!(effect, Effect::Reply(..)),
+            Some(Mutant::EventBeforePersist) => matches!(effect, Effect::Publish(_)),
+            _ => false,
+        };
+        let (early, rest) = std::mem::take(effects).into_iter().partition(is_early);
+        *effects = rest;
+        early
+    }
+
+    /// What arbiters are told of what a host holds.
+    pub(super) fn mutate_reading(&self, _n: usize, told: Told) -> Told {
+        match (self.mutant, told) {
+            (Some(Mutant::StatementHidesHolds), Told::Inventory(mut inventory)) => {
+                inventory.jobs.clear();
+                Told::Inventory(inventory)
+            }
+            (_, told) => told,
+        }
+    }
+
+    /// What an agent does first.
+    pub(super) fn after_agent_start(&mut self, n: usize) {
+        match self.mutant {
+            Some(Mutant::UnexpectedGuestsAreEnded) => {
+                let known = &self.hosts[n].disk.ledger.jobs;
+                let guests = self.hosts[n].hv.domains.iter().filter(|(_, domain)| {
+                    let row = known.iter().find(|record| record.job.id == domain.job);
+                    domain.is_running()
+                        && row.is_none_or(|r| r.job.state != protocol::job::JobState::Running)
+                });
+                let guests: Vec<uuid::Uuid> = guests.map(|(uuid, _)| *uuid).collect();
+                let boot = self.hosts[n].boot;
+                for uuid in guests {
+                    let op = Box::new(HvOp::Destroy(uuid));
+                    let caller = Caller { life: 0, call: CallId(0) };
+                    let fate = Fate::Good;
+                    self.after(1_000, Event::HvEffect { host: n, boot, op, fate, caller });
+                }
+            }
+            Some(Mutant::LedgerLostAtBoot) if self.hosts[n].boot > 0 => {
+                self.hosts[n].disk.ledger.jobs.clear();
+                self.check_durable(n);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What kind of world a seed makes: how large, how troubled, for how long.
+//!
+//! Small worlds find more faults a second than large ones, so most are small; each seed leaves some
+//! kinds of trouble out, so that rare combinations are not always drowned by common ones.
+
+use std::collections::BTreeMap;
+
+use protocol::id::{ClusterId, TenantId};
+use protocol::resources::Resources;
+use protocol::signed::SecretKey;
+use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+
+use super::chance::Chance;
+
+/// The tenant with a limit.
+pub const TENANT_WITH_QUOTA: &str = "small";
+
+/// How a world is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// All chance comes from it.
+    pub seed: u64,
+    /// Hypervisors.
+    pub hosts: usize,
+    /// Arbiters.
+    pub arbiters: usize,
+    /// How many of them a ticket needs.
+    pub k: u32,
+    /// Monitors.
+    pub monitors: usize,
+    /// Groups of engines that know nothing of each other.
+    pub groups: usize,
+    /// Engines in each.
+    pub engines_per_group: usize,
+    /// Different jobs that are ever wanted.
+    pub jobs: u64,
+    /// The limit of the tenant with one, in CPUs.
+    pub quota_vcpus: u32,
+    /// How wrong clocks run, in parts per million.
+    pub clock_ppm: u32,
+    /// How long things go wrong.
+    pub noise_ms: u64,
+    /// How often somebody wants something, on average; 0 for never.
+    pub wish_every_ms: u64,
+    /// How often something goes wrong, on average; 0 for never.
+    pub fault_every_ms: u64,
+    /// Kinds of fault that happen, by name.
+    pub faults: Vec<&'static str>,
+    /// Of a million libvirt calls, so many go wrong.
+    pub hv_trouble_ppm: u32,
+    /// Of a million disk writes, so many stall.
+    pub disk_stall_ppm: u32,
+    /// Of a million batches of effects, so many are cut short by a crash.
+    pub crash_in_batch_ppm: u32,
+    /// Of a million messages, so many are lost, when nothing else is wrong.
+    pub loss_ppm: u32,
+    /// Of a million requests, so many are doubled.
+    pub double_ppm: u32,
+    /// Of a million messages, so many are late.
+    pub late_ppm: u32,
+}
+
+/// Every kind of fault the chooser knows.
+pub const FAULTS: [&str; 17] = [
+    "part",
+    "part-one-way",
+    "isolate",
+    "storm",
+    "pause",
+    "kill-agent",
+    "kill-arbiter",
+    "kill-monitor",
+    "kill-engine",
+    "take-over",
+    "power-loss",
+    "libvirt-down",
+    "libvirt-slow",
+    "disk-full",
+    "guest-ends",
+    "clock-drift",
+    "wall-jump",
+];
+
+impl Profile {
+    /// A calm world in which nothing happens by itself: for scenarios.
+    #[must_use]
+    pub fn calm(seed: u64) -> Self {
+        Self {
+            seed,
+            hosts: 3,
+            arbiters: 3,
+            k: 2,
+            monitors: 1,
+            groups: 2,
+            engines_per_group: 1,
+            jobs: 0,
+            quota_vcpus: 6,
+            clock_ppm: 0,
+            noise_ms: 0,
+            wish_every_ms: 0,
+            fault_every_ms: 0,
+            faults: vec![],
+            hv_trouble_ppm: 0,
+            disk_stall_ppm: 0,
+            crash_in_batch_ppm: 0,
+            loss_ppm: 0,
+            double_ppm: 0,
+            late_ppm: 0,
+        }
+    }
+
+    /// The troubled world of this seed.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        // A stream of its own, so that what happens does not depend on how the world was chosen.
+        let mut chance = Chance::new(seed ^ 0x70726f66_696c6573);
+        let (arbiters, k) =
+            *chance.pick(&[(1, 1), (3, 2), (3, 2), (3, 2), (5, 3)]).unwrap_or(&(3, 2));
+        let left_out: Vec<&str> =
+            (0..chance.below(6)).filter_map(|_| chance.pick(&FAULTS).copied()).collect();
+        let faults = FAULTS.into_iter().filter(|fault| !left_out.contains(fault)).collect();
+        let sometimes = |chance: &mut Chance, ppm| if chance.happens(500_000) { ppm } else { 0 };
+        Self {
+            seed,
+            hosts: usize::try_from(chance.between(2, 4)).unwrap_or(3),
+            arbiters,
+            k,
+            monitors: usize::try_from(chance.between(1, 3)).unwrap_or(1),
+            groups: usize::try_from(chance.between(1, 2)).unwrap_or(1),
+            engines_per_group: usize::try_from(chance.between(1, 2)).unwrap_or(1),
+            jobs: chance.between(2, 5),
+            quota_vcpus: u32::try_from(chance.between(3, 8)).unwrap_or(4),
+            clock_ppm: u32::try_from(CLOCK_PPM).unwrap_or(0),
+            noise_ms: chance.between(30_000, 90_000),
+            wish_every_ms: chance.between(1_000, 4_000),
+            fault_every_ms: chance.between(1_500, 8_000),
+            faults,
+            hv_trouble_ppm: sometimes(&mut chance, 15_000),
+            disk_stall_ppm: sometimes(&mut chance, 10_000),
+            crash_in_batch_ppm: sometimes(&mut chance, 8_000),
+            loss_ppm: sometimes(&mut chance, 10_000),
+            double_ppm: sometimes(&mut chance, 40_000),
+            late_ppm: sometimes(&mut chance, 10_000),
+        }
+    }
+
+    /// The trust document of such a world.
+    #[must_use]
+    pub fn trust(
+        &self,
+        host_key: impl Fn(usize) -> SecretKey,
+        arbiter_key: impl Fn(usize) -> SecretKey,
+        operator: &SecretKey,
+    ) -> Trust {
+        let slot = |n: usize| Slot {
+            slot: u32::try_from(n).unwrap_or(0),
+            key: arbiter_key(n).public(),
+            url: String::new(),
+        };
+        let tenant = TenantId::new(TENANT_WITH_QUOTA).expect("a valid name");
+        let limit =
+            Resources { vcpus: self.quota_vcpus, memory_bytes: 1 << 50, disk_bytes: 1 << 50 };
+        Trust {
+            cluster: ClusterId::new("sim").expect("a valid name"),
+            version: 1,
+            operators: vec![operator.public()],
+            arbiters: (0..self.arbiters).map(slot).collect(),
+            k: self.k,
+            f: 0,
+            roster: (0..self.hosts).map(|n| host_key(n).public()).collect(),
+            peers: vec![],
+            term_ms: TERM_MS,
+            kill_ms: KILL_MS,
+            clock_ppm: CLOCK_PPM,
+            quota: BTreeMap::from([(tenant, limit)]),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What people want: runs, stops, moves and deletions of a few jobs, at random and often in
+//! contradiction to each other.
+
+use host_agent::core::{Act, Request};
+use protocol::api::{NewRun, Want};
+use protocol::id::{HostId, JobId, RunId, TenantId};
+use protocol::job::JobSpec;
+use protocol::vm::{DiskSpec, VmSpec};
+use uuid::Uuid;
+
+use super::engine::want_name;
+use super::message::Ask;
+use super::profile::TENANT_WITH_QUOTA;
+use super::world::{Event, World};
+
+/// A VM of this size, with a disk or without.
+#[must_use]
+pub fn spec(vcpus: u32, has_disk: bool, is_limited: bool) -> JobSpec {
+    let disk =
+        DiskSpec { name: "root".into(), size_bytes: 1 << 30, image: None, ..DiskSpec::default() };
+    let disks = if has_disk { vec![disk] } else { vec![] };
+    let mut spec = JobSpec::vm(VmSpec {
+        vcpus,
+        memory_bytes: 1 << 30,
+        disks,
+        nics: vec![],
+        ..VmSpec::default()
+    });
+    if is_limited {
+        spec.tenant = TenantId::new(TENANT_WITH_QUOTA).expect("a valid name");
+    }
+    spec
+}
+
+/// A job's name.
+#[must_use]
+pub fn job_id(n: u64) -> JobId {
+    JobId::new(format!("vm-{n}")).expect("a valid name")
+}
+
+impl World {
+    /// Somebody wants something, and the next time is chosen.
+    pub(super) fn wish(&mut self) {
+        if !self.is_noisy {
+            return;
+        }
+        let every_ms = self.profile.wish_every_ms;
+        let next_us = self.chance.between(every_ms * 200, every_ms * 1_800);
+        self.after(next_us, Event::Wish);
+        let n = self.chance.index(self.engines.len());
+        if self.chance.happens(150_000) {
+            return self.act_on_something(n);
+        }
+        let want = self.choose_want();
+        let name = want_name(&want);
+        let asked = NewRun { id: self.next_run_id(), want };
+        if self.submit(n, asked) {
+            self.coverage.hit(name);
+        } else {
+            self.coverage.hit_owned(format!("skipped.{name}"));
+        }
+    }
+
+    /// Somebody does something to a guest by hand.
+    fn act_on_something(&mut self, n: usize) {
+        let job = job_id(self.chance.below(self.profile.jobs));
+        let host = self.chance.index(self.hosts.len());
+        let (act, name) = *self
+            .chance
+            .pick(&[
+                (Act::Pause, "act.pause"),
+                (Act::Pause, "act.pause"),
+                (Act::Resume, "act.resume"),
+                (Act::Resume, "act.resume"),
+                (Act::Save, "act.save"),
+                (Act::Reset, "act.reset"),
+                (Act::Reboot { grace_ms: 2_000 }, "act.reboot"),
+            ])
+            .unwrap_or(&(Act::Resume, "act.resume"));
+        self.coverage.hit(name);
+        let (node, to) = (self.engines[n].node, self.hosts[host].node);
+        if self.nodes[node.0].is_up {
+            let ask = Ask::Agent(Request::Act { job, act });
+            self.spawn(node, move |ctx| {
+                Box::pin(async move { drop(ctx.call(to, ask, 10_000).await) })
+            });
+        }
+    }
+
+    /// Names the next run.
+    pub fn next_run_id(&mut self) -> RunId {
+        self.wishes += 1;
+        RunId(Uuid::from_u128((u128::from(self.profile.seed) << 64) | u128::from(self.wishes)))
+    }
+
+    fn choose_want(&mut self) -> Want {
+        let number = self.chance.below(self.profile.jobs);
+        let job = job_id(number);
+        let hosts: Vec<HostId> = self.hosts.iter().map(|host| host.id.clone()).collect();
+        match self.chance.below(10) {
+            0..=3 => {
+                // Two sizes a job, so that it is at times started again with another.
+                let vcpus = 1
+                    + u32::try_from(number % 3).unwrap_or(0)
+                    + u32::from(self.chance.happens(200_000));
+                let spec = spec(vcpus, number.is_multiple_of(2), number % 3 < 2);
+                let on = self.chance.happens(300_000).then(|| self.chance.pick(&hosts).cloned());
+                Want::Run { job, spec, on: on.flatten() }
+            }
+            4 | 5 => {
+                let grace_ms = if self.chance.happens(500_000) { 0 } else { 5_000 };
+                Want::Stop { job, grace_ms }
+            }
+            6..=8 => {
+                let to = self.chance.pick(&hosts).cloned();
+                to.map_or(Want::Delete { job: job.clone() }, |to| Want::Migrate { job, to })
+            }
+            _ => Want::Delete { job },
+        }
+    }
+}

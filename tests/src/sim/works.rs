@@ -1,0 +1,316 @@
+//! The agent's works over the simulated libvirt: the same questions in the same order, and the same
+//! reading of the answers, as `host-agent/src/works.rs`.
+//!
+//! Services are not simulated; storage is a set of names and a disk that may be full.
+
+use host_agent::core::{Input, Look, MigrationOutcome, Work, WorkId, WorkOutcome};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use hypervisor::{DomainState, ErrorKind, StopReason};
+use protocol::api::MigrateJob;
+use protocol::id::JobId;
+use protocol::resources::Resources;
+use protocol::vm::VmSpec;
+use uuid::Uuid;
+
+use super::hypervisor::{HvError, HvOp, HvReply, Sent};
+use super::message::NodeId;
+use super::tasks::{Command, Ctx};
+
+const CALL_DEADLINE_MS: u64 = 35_000;
+const START_DEADLINE_MS: u64 = 60_000;
+const DESTROY_DEADLINE_MS: u64 = 60_000;
+const ASK_INTERVAL_MS: u64 = 3_000;
+const MIGRATE_DEADLINE_MS: u64 = 6 * 3_600_000;
+const SAVE_DEADLINE_MS: u64 = 600_000;
+const LOOK_INTERVAL_MS: u64 = 500;
+const LIST_DEADLINE_MS: u64 = 30_000;
+const TICK_MS: u64 = 1_000;
+
+/// Where a machine is reached.
+#[must_use]
+pub fn address(node: NodeId) -> String {
+    format!("10.0.{}.{}", node.0 / 256, node.0 % 256)
+}
+
+/// Where the simulated libvirt of a machine answers.
+#[must_use]
+pub fn libvirt_uri(node: NodeId) -> String {
+    format!("qemu+tcp://{}/system", address(node))
+}
+
+fn node_at(uri: &str) -> Option<NodeId> {
+    let address = uri.strip_prefix("qemu+tcp://10.0.")?.strip_suffix("/system")?;
+    let (high, low) = address.split_once('.')?;
+    Some(NodeId(high.parse::<usize>().ok()? * 256 + low.parse::<usize>().ok()?))
+}
+
+/// Jobs whose start gave no answer in time and is still in libvirt's hands.
+pub type LateStarts = Rc<RefCell<BTreeSet<JobId>>>;
+
+/// Does one piece of work and says how it went.
+pub async fn perform(
+    ctx: Ctx,
+    here: NodeId,
+    late_starts: LateStarts,
+    job: JobId,
+    id: WorkId,
+    work: Work,
+) {
+    let outcome = Works { ctx: ctx.clone(), here, late_starts }.perform(&job, work).await;
+    ctx.say(Command::Post(Box::new(Input::Done { job, work: id, outcome })));
+}
+
+/// Looks at one domain and says what is there.
+pub async fn look(ctx: Ctx, look: Look) {
+    loop {
+        let found = ctx.hv(HvOp::Lookup(look.uuid), LIST_DEADLINE_MS).await;
+        if let Ok(HvReply::Domain(domain)) = found {
+            ctx.say(Command::Post(Box::new(Input::Looked { look, domain })));
+            return;
+        }
+        ctx.sleep(TICK_MS).await;
+    }
+}
+
+/// Lists until it works.
+pub async fn list(ctx: Ctx) {
+    loop {
+        if let Ok(HvReply::Domains(domains)) = ctx.hv(HvOp::List, LIST_DEADLINE_MS).await {
+            ctx.say(Command::Post(Box::new(Input::Domains(domains))));
+            return;
+        }
+        ctx.sleep(TICK_MS).await;
+    }
+}
+
+struct Works {
+    ctx: Ctx,
+    here: NodeId,
+    late_starts: LateStarts,
+}
+
+/// Why a piece of work was not done.
+enum Trouble {
+    /// It was surely not done.
+    No(String),
+    /// It may have been done, or may yet be.
+    Unclear(String),
+    /// There is surely nothing to do it with.
+    NotThere,
+}
+
+impl From<HvError> for Trouble {
+    fn from(error: HvError) -> Self {
+        let message = error.kind.to_string();
+        if error.kind.is_ambiguous() { Trouble::Unclear(message) } else { Trouble::No(message) }
+    }
+}
+
+impl Works {
+    async fn perform(&self, job: &JobId, work: Work) -> WorkOutcome {
+        let uuid = job.domain_uuid();
+        let done = match work {
+            Work::StartVm(vm) => self.start_vm(job, &vm).await,
+            Work::StopVm { grace_ms } => self.stop_vm(job, grace_ms).await,
+            Work::PauseVm => self.call(HvOp::Pause(uuid)).await.map(drop),
+            Work::ResumeVm => self.call(HvOp::Resume(uuid)).await.map(drop),
+            Work::SaveVm => self.save_vm(uuid).await,
+            Work::ResetVm => self.call(HvOp::Reset(uuid)).await.map(drop),
+            Work::RebootVm { grace_ms } => self.reboot_vm(uuid, grace_ms).await,
+            Work::Delete => self.delete(job).await,
+            Work::PrepareIncoming(_) => return self.prepare_incoming(job).await,
+            Work::TakeOver => self.take_over(uuid).await,
+            Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
+            Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
+            Work::CancelSend => self.call(HvOp::Abort(uuid)).await.map(drop),
+            Work::StartService(_) | Work::StopService => Ok(()),
+        };
+        match done {
+            Ok(()) => WorkOutcome::Done,
+            Err(Trouble::No(message)) => WorkOutcome::Failed(message),
+            Err(Trouble::Unclear(message)) => WorkOutcome::Unclear(message),
+            Err(Trouble::NotThere) => WorkOutcome::NotThere,
+        }
+    }
+
+    async fn start_vm(&self, job: &JobId, vm: &VmSpec) -> Result<(), Trouble> {
+        let uuid = job.domain_uuid();
+        self.await_late_start(job).await?;
+        if self.is_active(uuid).await? {
+            return Ok(());
+        }
+        if !self.ctx.make_volumes(job).await {
+            return Err(Trouble::No("no space left on device".to_owned()));
+        }
+        let size = Resources { disk_bytes: 0, ..vm.resources() };
+        self.call(HvOp::Define(job.clone(), size)).await?;
+        match self.ctx.hv(HvOp::Start(uuid), START_DEADLINE_MS).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == ErrorKind::AlreadyRunning => Ok(()),
+            Err(error) if error.kind.is_ambiguous() => {
+                self.late_starts.borrow_mut().insert(job.clone());
+                if self.is_active(uuid).await? { Ok(()) } else { Err(error.into()) }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The real works wait for the call's thread to come back; here, for the domain's turn.
+    async fn await_late_start(&self, job: &JobId) -> Result<(), Trouble> {
+        if !self.late_starts.borrow().contains(job) {
+            return Ok(());
+        }
+        let waited = self.ctx.hv(HvOp::Barrier(job.domain_uuid()), CALL_DEADLINE_MS).await;
+        if waited.is_err() {
+            let message = "an earlier start has not come back from the hypervisor".to_owned();
+            return Err(Trouble::Unclear(message));
+        }
+        self.late_starts.borrow_mut().remove(job);
+        Ok(())
+    }
+
+    async fn stop_vm(&self, job: &JobId, grace_ms: u64) -> Result<(), Trouble> {
+        let uuid = job.domain_uuid();
+        self.await_late_start(job).await?;
+        if !self.is_active(uuid).await? {
+            return Ok(());
+        }
+        if grace_ms > 0 {
+            // A guest that stands still can't hear its power button.
+            if let Some(DomainState::Paused(_)) = self.domain(uuid).await? {
+                let _ = self.call(HvOp::Resume(uuid)).await;
+            }
+            let deadline_ms = self.ctx.now().mono_ms + grace_ms;
+            while self.ctx.now().mono_ms < deadline_ms && self.is_active(uuid).await? {
+                let _ = self.call(HvOp::Shutdown(uuid)).await;
+                let left_ms = deadline_ms.saturating_sub(self.ctx.now().mono_ms);
+                self.ctx.sleep(left_ms.min(ASK_INTERVAL_MS)).await;
+            }
+            if !self.is_active(uuid).await? {
+                return Ok(());
+            }
+        }
+        Ok(self.ctx.hv(HvOp::Destroy(uuid), DESTROY_DEADLINE_MS).await.map(drop)?)
+    }
+
+    async fn save_vm(&self, uuid: Uuid) -> Result<(), Trouble> {
+        let saved = Some(DomainState::ShutOff(StopReason::Saved));
+        if self.domain(uuid).await? == saved {
+            return Ok(());
+        }
+        let Err(error) = self.ctx.hv(HvOp::Save(uuid), SAVE_DEADLINE_MS).await else {
+            return Ok(());
+        };
+        let deadline_ms = self.ctx.now().mono_ms + SAVE_DEADLINE_MS;
+        while error.kind.is_ambiguous() && self.ctx.now().mono_ms < deadline_ms {
+            match self.domain(uuid).await {
+                Ok(state) if state == saved => return Ok(()),
+                Ok(Some(DomainState::Running)) => break,
+                _ => self.ctx.sleep(LOOK_INTERVAL_MS).await,
+            }
+        }
+        Err(error.into())
+    }
+
+    /// The simulated guest reboots when asked to; a stop that overtakes this work leaves it to its
+    /// own end, which changes nothing by then.
+    async fn reboot_vm(&self, uuid: Uuid, grace_ms: u64) -> Result<(), Trouble> {
+        self.ctx.sleep(grace_ms.min(ASK_INTERVAL_MS)).await;
+        self.call(HvOp::Reset(uuid)).await.map(drop)
+    }
+
+    async fn delete(&self, job: &JobId) -> Result<(), Trouble> {
+        let uuid = job.domain_uuid();
+        self.await_late_start(job).await?;
+        if self.domain(uuid).await?.is_some() {
+            self.ctx.hv(HvOp::Destroy(uuid), DESTROY_DEADLINE_MS).await?;
+            self.call(HvOp::Undefine(uuid)).await?;
+        }
+        self.ctx.say(Command::DeleteVolumes(job.clone()));
+        Ok(())
+    }
+
+    async fn prepare_incoming(&self, job: &JobId) -> WorkOutcome {
+        if !self.ctx.make_volumes(job).await {
+            return WorkOutcome::Failed("no space left on device".to_owned());
+        }
+        let address = address(self.here);
+        WorkOutcome::Listening {
+            libvirt_uri: libvirt_uri(self.here),
+            migrate_uri: format!("tcp://{address}"),
+            disks_uri: format!("tcp://{address}:49152"),
+        }
+    }
+
+    async fn take_over(&self, uuid: Uuid) -> Result<(), Trouble> {
+        match self.domain(uuid).await? {
+            Some(domain) if domain.is_active() => self.call(HvOp::Resume(uuid)).await.map(drop),
+            _ => Err(Trouble::NotThere),
+        }
+    }
+
+    async fn send(&self, job: &JobId, migrate: MigrateJob) -> MigrationOutcome {
+        let uuid = job.domain_uuid();
+        let Some(to) = node_at(&migrate.libvirt_uri) else {
+            return self.go_on_here(uuid, "no such address".to_owned()).await;
+        };
+        match self.ctx.hv(HvOp::Migrate(uuid, to), MIGRATE_DEADLINE_MS).await {
+            Ok(HvReply::Sent(Sent::Moved)) => MigrationOutcome::Gone,
+            Ok(HvReply::Sent(Sent::StillHere)) => {
+                self.go_on_here(uuid, "the other end failed".to_owned()).await
+            }
+            Ok(_) => MigrationOutcome::Unknown { message: "nobody can tell".to_owned() },
+            Err(error) if error.kind.is_ambiguous() => {
+                MigrationOutcome::Unknown { message: error.kind.to_string() }
+            }
+            Err(error) => self.go_on_here(uuid, error.kind.to_string()).await,
+        }
+    }
+
+    async fn go_on_here(&self, uuid: Uuid, message: String) -> MigrationOutcome {
+        match self.domain(uuid).await {
+            Ok(Some(DomainState::Paused(_))) => match self.call(HvOp::Resume(uuid)).await {
+                Ok(_) => MigrationOutcome::StillHere { message },
+                Err(_) => MigrationOutcome::Unknown { message },
+            },
+            Ok(None | Some(DomainState::ShutOff(StopReason::Migrated))) => MigrationOutcome::Gone,
+            Ok(Some(DomainState::ShutOff(_) | DomainState::Crashed)) => MigrationOutcome::Ended,
+            Ok(Some(DomainState::Running | DomainState::ShuttingDown)) => {
+                MigrationOutcome::StillHere { message }
+            }
+            Err(_) => MigrationOutcome::Unknown { message },
+        }
+    }
+
+    async fn settle_send(&self, uuid: Uuid) -> MigrationOutcome {
+        match self.ctx.hv(HvOp::Progress(uuid), CALL_DEADLINE_MS).await {
+            Ok(HvReply::IsSending(true)) => {
+                let _ = self.call(HvOp::Abort(uuid)).await;
+                return MigrationOutcome::Unknown { message: "being cancelled".to_owned() };
+            }
+            Ok(_) => {}
+            Err(error) if matches!(error.kind, ErrorKind::NoSuchDomain | ErrorKind::NotRunning) => {
+            }
+            Err(error) => return MigrationOutcome::Unknown { message: error.kind.to_string() },
+        }
+        self.go_on_here(uuid, "the agent was restarted in the middle of it".to_owned()).await
+    }
+
+    async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Trouble> {
+        match self.call(HvOp::Lookup(uuid)).await? {
+            HvReply::Domain(found) => Ok(found.map(|domain| domain.state)),
+            other => unreachable!("a lookup was answered with {other:?}"),
+        }
+    }
+
+    async fn is_active(&self, uuid: Uuid) -> Result<bool, Trouble> {
+        Ok(self.domain(uuid).await?.is_some_and(DomainState::is_active))
+    }
+
+    async fn call(&self, op: HvOp) -> Result<HvReply, Trouble> {
+        self.ctx.hv(op, CALL_DEADLINE_MS).await.map_err(Trouble::from)
+    }
+}
