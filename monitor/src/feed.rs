@@ -22,6 +22,9 @@ use crate::serve::Shared;
 /// Deltas taken out of the ring at a time.
 const CHUNK_DELTAS: usize = 256;
 
+/// How the writer's own frames on freshness begin.
+const FRESHNESS_START: &str = r#"{"frame":"freshness""#;
+
 /// What a subscriber may ask for.
 #[derive(Debug, Deserialize)]
 pub(crate) struct FeedQuery {
@@ -127,14 +130,22 @@ impl Feed<'_> {
     /// Every row; the position after which deltas are news.
     async fn tell_everything(&self) -> Result<u64, End> {
         let published = &self.shared.published;
-        // The status first: the view is then never older than its position.
-        let position = published.status.load().position;
-        let view = published.view.load_full();
-        for (_, row) in view.hosts() {
+        // The status first: the view is then never older.
+        let known = published.status.load().position;
+        let shown = published.view.load_full();
+        let position = shown.position;
+        // Taken at once, as the ring may not remember it when the rows are told.
+        let since = published.ring.after(known, usize::MAX).map_err(|_| End::Behind)?;
+        let since = since.into_iter().take(usize::try_from(position - known).unwrap_or(0));
+        for (_, row) in shown.hosts() {
             self.send(&Encoded::of(&InventoryFrame::of(row)), position).await?;
         }
-        drop(view);
+        drop(shown);
         self.tell_freshness().await?;
+        // The rows have these changes already, what is known about the rows has not.
+        for delta in since.filter(|delta| delta.as_str().starts_with(FRESHNESS_START)) {
+            self.send(&delta, position).await?;
+        }
         Ok(position)
     }
 

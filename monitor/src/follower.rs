@@ -19,8 +19,8 @@ use std::time::Duration;
 use protocol::event::Frame;
 use protocol::id::HostId;
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use transport::backoff::random_unit;
 use transport::client::Patience;
 use transport::stream::{Encoded, Liveness, StreamError, close, connect_stream_with};
@@ -61,6 +61,14 @@ const PATIENCE: Patience =
 /// that a host whose streams break again and again is not asked again and again.
 const STEADY_MIN: Duration = Duration::from_secs(5);
 
+/// Connections that are begun at the same time. Proving keys costs CPU time: thousands at once would
+/// all be late, and be given up by both ends after the work was done.
+pub(crate) const TURNS_MAX: usize = 128;
+
+/// How long a connection under way keeps others from being begun. One that takes longer waits for
+/// its host, not for us, and hosts that never answer must not cost the others their turn.
+const TURN_MAX: Duration = Duration::from_millis(200);
+
 /// Commands waiting for a follower; each of them ends the stream, so one is enough.
 pub(crate) const COMMANDS_MAX: usize = 1;
 
@@ -75,6 +83,8 @@ pub(crate) struct Follower {
     pub(crate) published: Arc<Published>,
     /// Where its open stream's pulse is kept for the writer.
     pub(crate) connections: Connections,
+    /// Who may begin to connect now.
+    pub(crate) turns: Arc<Semaphore>,
     /// Where a monitor's stream can be resumed.
     pub(crate) mark: Option<Mark>,
 }
@@ -154,7 +164,8 @@ impl Follower {
         let mut why = "discovery knows no address of it".to_owned();
         let endpoints = self.endpoints.borrow_and_update().clone();
         for endpoint in endpoints {
-            match connect_stream_with(client, &endpoint, &path, LIVENESS).await {
+            let connecting = connect_stream_with(client, &endpoint, &path, LIVENESS);
+            match in_turn(&self.turns, connecting).await {
                 Ok(frames) => {
                     let (source, url) = (self.source.clone(), endpoint.url.clone());
                     self.tell(Input::Opened { source, url }).await;
@@ -301,6 +312,19 @@ impl Follower {
     /// False when the monitor stops.
     async fn tell(&self, input: Input) -> bool {
         self.orders.send(Order::Input(input)).await.is_ok()
+    }
+}
+
+/// Waits for a turn, and keeps it for a while.
+async fn in_turn<T>(turns: &Semaphore, connecting: impl Future<Output = T>) -> T {
+    let turn = turns.acquire().await;
+    tokio::pin!(connecting);
+    match timeout(TURN_MAX, &mut connecting).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            drop(turn);
+            connecting.await
+        }
     }
 }
 

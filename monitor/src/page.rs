@@ -89,7 +89,7 @@ pub(crate) async fn read(shared: &Shared, query: PageQuery) -> Result<Page, Prob
     let published = &shared.published;
     // The status first: what it says of a row is then never newer than the row.
     let status = published.status.load_full();
-    let mut view = View::clone(&published.view.load());
+    let mut view = published.view.load().view.clone();
     let now_ms = shared.clock.now().mono_ms;
     let named = named(&view, &status.hosts, query.host.as_deref())?;
     let after = query.after.as_ref();

@@ -16,7 +16,7 @@ use axum::routing::get;
 use protocol::api::Health;
 use protocol::job::ServiceEndpoint;
 use protocol::trust::{Right, Trust};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use transport::backoff::random_unit;
 use transport::discovery::Source as DiscoverySource;
 use transport::identity::IdentityError;
@@ -31,6 +31,7 @@ use transport::{
 use crate::core::Core;
 use crate::directory;
 use crate::feed::{self, FeedQuery};
+use crate::follower::TURNS_MAX;
 use crate::page::{self, Page, PageQuery};
 use crate::sources::Sources;
 use crate::writer::{Connections, ORDERS_MAX, Order, Published, Writer};
@@ -128,6 +129,7 @@ pub async fn serve(
         orders: orders.clone(),
         published: Arc::clone(&published),
         connections: Arc::clone(&connections),
+        turns: Arc::new(Semaphore::new(TURNS_MAX)),
     };
     let stop = shutdown.clone();
     tokio::spawn(async move {

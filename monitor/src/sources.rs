@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use protocol::id::HostId;
 use protocol::trust::Trust;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use transport::{CancellationToken, Client, Endpoint};
 
 use crate::core::{Input, Source, Wanted};
@@ -26,6 +26,8 @@ pub(crate) struct Sources {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) published: Arc<Published>,
     pub(crate) connections: Connections,
+    /// Shared by all followers.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 /// A follower at work; dropping it stops it.
@@ -149,6 +151,7 @@ impl Sources {
             orders: self.orders.clone(),
             published: Arc::clone(&self.published),
             connections: Arc::clone(&self.connections),
+            turns: Arc::clone(&self.turns),
             mark: None,
         };
         let stop = CancellationToken::new();

@@ -27,13 +27,13 @@ pub(crate) const ORDERS_MAX: usize = 1024;
 const BATCH_MAX: usize = 256;
 
 /// How often time is told to the core; freshness is late by this at most.
-const TICK_INTERVAL: Duration = Duration::from_millis(100);
+const TICK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Ticks between two looks at who has given a sign of life: an age is wrong by this at most.
-const PULSE_TICKS: u64 = 5;
+const PULSE_TICKS: u64 = 2;
 
 /// Ticks after which what is known about the rows is published even if only ages have changed.
-const STATUS_TICKS: u64 = 10;
+const STATUS_TICKS: u64 = 4;
 
 /// How long a merged event may wait to be seen by readers of the view. Each publication makes the
 /// next change of a row copy what it shares with the published view, so a busy writer must not
@@ -59,7 +59,7 @@ pub(crate) enum Order {
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     /// The rows.
-    pub(crate) view: ArcSwap<View>,
+    pub(crate) view: ArcSwap<Shown>,
     /// What is known about them.
     pub(crate) status: ArcSwap<Status>,
     /// What happened of late.
@@ -68,6 +68,21 @@ pub(crate) struct Published {
     pub(crate) ages: watch::Sender<Arc<[Encoded]>>,
     /// What is counted.
     pub(crate) metrics: Metrics,
+}
+
+/// The rows, and the position in the ring up to which they are true.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    pub(crate) view: View,
+    pub(crate) position: u64,
+}
+
+impl std::ops::Deref for Shown {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
 }
 
 /// What is known about the view as a whole.
@@ -218,7 +233,8 @@ impl Writer {
     }
 
     fn publish_view(&self, unpublished: &mut Unpublished) {
-        self.published.view.store(Arc::new(self.core.view().clone()));
+        let position = self.published.ring.append(std::iter::empty());
+        self.published.view.store(Arc::new(Shown { view: self.core.view().clone(), position }));
         unpublished.view_due = None;
     }
 

@@ -393,6 +393,54 @@ fn two_monitors_that_follow_each_other_do_not_keep_a_dead_host_alive() {
 }
 
 #[test]
+fn a_second_monitors_sight_keeps_a_host_from_being_lost() {
+    let mut monitor = Monitor::following(true, 3);
+    (0..3).for_each(|n| monitor.greet(0, n));
+    monitor.open(0, other());
+    monitor.live(0, 40_000, &[0, 1, 2]);
+    // We hear nobody any more; the other monitor still hears all but one of them.
+    for now_ms in (41_000..=70_000).step_by(1_000) {
+        for n in 0..2 {
+            let frame = Frame::Freshness { host: id(n), freshness: Freshness::Fresh, age_ms: 500 };
+            monitor.tell(now_ms, Input::Frame { source: other(), frame });
+        }
+        monitor.live(now_ms, now_ms, &[]);
+    }
+    let all: Vec<Freshness> = (0..3).map(|n| monitor.freshness(n)).collect();
+    assert_eq!(all, [Freshness::Fresh, Freshness::Fresh, Freshness::Lost]);
+    assert_eq!(monitor.status(0).path, other().to_string().replace("monitor ", "https://monitor "));
+}
+
+#[test]
+fn what_a_newer_agent_says_is_told_until_it_starts_anew() {
+    let mut monitor = Monitor::of(1);
+    monitor.greet(0, 0);
+    monitor.tell(1, Input::Newer { host: id(0), what: "its moon".into() });
+    let is_noted = |monitor: &Monitor| {
+        monitor.status(0).trouble.is_some_and(|why| why.starts_with("newer agent: its moon"))
+    };
+    assert!(is_noted(&monitor));
+    monitor.greet(2, 0);
+    assert!(is_noted(&monitor), "the same life says such things again");
+    monitor.frame(3, 0, inventory(0, at(2, 0)));
+    assert!(!is_noted(&monitor));
+}
+
+#[test]
+fn a_reading_outside_the_stream_enters_the_view_by_the_same_rules() {
+    let mut monitor = Monitor::of(1);
+    monitor.greet(0, 0);
+    let read = |monitor: &mut Monitor, n: u8, cursor: Cursor| {
+        let Frame::Inventory(inventory) = inventory(n, cursor) else { unreachable!() };
+        monitor.tell(9, Input::Read { url: "https://h".into(), inventory })
+    };
+    assert_eq!(read(&mut monitor, 0, at(1, 4)).len(), 1);
+    assert_eq!(monitor.core.cursor(&id(0)), Some(at(1, 4)));
+    assert_eq!(read(&mut monitor, 0, at(1, 2)), [], "never back");
+    assert_eq!(monitor.status(0).heard_ms, 9);
+}
+
+#[test]
 fn ages_are_told_every_two_seconds() {
     let mut monitor = Monitor::of(1);
     monitor.greet(0, 0);
@@ -551,22 +599,50 @@ fn agents(lives: &[Vec<u8>]) -> Vec<Agent> {
 
 proptest! {
     #[test]
-    fn two_monitors_of_the_same_hosts_end_equal_whatever_the_network_did(
+    fn any_number_of_monitors_end_equal_whatever_the_network_did(
         lives in lives(),
-        one in prop::collection::vec(visit(), 0..24),
-        other in prop::collection::vec(visit(), 0..24),
+        networks in prop::collection::vec(prop::collection::vec(visit(), 0..24), 1..6),
     ) {
         let agents = agents(&lives);
-        let mut monitors = [Monitor::of(3), Monitor::of(3)];
-        for (monitor, visits) in monitors.iter_mut().zip([one, other]) {
-            for visit in &visits { pay(monitor, &agents, visit); }
-            settle(monitor, &agents);
+        let mut views = vec![];
+        for visits in &networks {
+            let mut monitor = Monitor::of(3);
+            for visit in visits { pay(&mut monitor, &agents, visit); }
+            settle(&mut monitor, &agents);
+            views.push(monitor.core.view().clone());
         }
-        prop_assert_eq!(monitors[0].core.view(), monitors[1].core.view());
-        for agent in &agents {
-            let truth = HostRow::from(agent.states[agent.last()].clone());
-            prop_assert_eq!(monitors[0].core.view().host(&id(agent.n)), Some(&truth));
+        for view in &views {
+            prop_assert_eq!(view, &views[0]);
+            for agent in &agents {
+                let truth = HostRow::from(agent.states[agent.last()].clone());
+                prop_assert_eq!(view.host(&id(agent.n)), Some(&truth));
+            }
         }
+    }
+
+    /// The ring tells again what came after a position: from wherever a follower resumes, even with
+    /// some of it told twice, it ends where the monitor is.
+    #[test]
+    fn a_subscriber_that_resumes_anywhere_ends_where_the_monitor_is(
+        lives in lives(),
+        visits in prop::collection::vec(visit(), 0..24),
+        left_at in any::<prop::sample::Index>(),
+        back_to in any::<prop::sample::Index>(),
+    ) {
+        let agents = agents(&lives);
+        let mut upper = Monitor::of(3);
+        let mut deltas = vec![];
+        for visit in &visits { deltas.extend(pay(&mut upper, &agents, visit)); }
+        let left_at = left_at.index(deltas.len() + 1);
+        let back_to = back_to.index(left_at + 1);
+        let mut lower = Monitor::following(true, 0);
+        lower.open(0, other());
+        for frame in deltas[..left_at].iter().chain(&deltas[back_to..]) {
+            let frame = frame.clone();
+            let effects = lower.tell(0, Input::Frame { source: other(), frame });
+            prop_assert!(!effects.iter().any(|e| matches!(e, Effect::Resync(_))), "a gap");
+        }
+        prop_assert_eq!(lower.core.view(), upper.core.view());
     }
 
     #[test]
