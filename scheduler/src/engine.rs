@@ -360,7 +360,7 @@ impl Driver {
             hosts_with_rows: rows.keys().cloned().collect(),
         };
         let met_at = met_at(&input, &outcome, &state);
-        Input::Planned { outcome, at, met_at }
+        Input::Planned { outcome: Box::new(outcome), at, met_at }
     }
 
     fn announce(&self) {

@@ -107,7 +107,18 @@ impl Follower {
         };
         self.picture.source = monitor.url.clone();
         loop {
-            let frame = match frames.next::<Frame>().await {
+            let next = tokio::select! {
+                next = frames.next::<Frame>() => next,
+                // Trust may name the monitors only now: whatever was followed before is not one of
+                // them, and may know one host alone.
+                changed = self.monitors.wait_for(|monitors| !monitors.contains(monitor)) => {
+                    return match changed {
+                        Ok(_) => "it is named no more".to_owned(),
+                        Err(_) => "nobody names monitors any more".to_owned(),
+                    };
+                }
+            };
+            let frame = match next {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return error.to_string(),
                 None => return "it said goodbye".to_owned(),

@@ -54,7 +54,7 @@ pub enum Input {
     /// What the planner says.
     Planned {
         /// Its answer.
-        outcome: Outcome,
+        outcome: Box<Outcome>,
         /// What the tasks depend on.
         at: Circumstances,
         /// Where the job is seen to run, if what is wanted seems to be so already.

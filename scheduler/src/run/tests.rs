@@ -159,7 +159,7 @@ impl Bench {
         let is_done = outcome.plan.steps.is_empty() && outcome.coming.is_empty();
         let met = running.filter(|_| is_done && outcome.report.is_empty());
         let met_at = met.map(|(host, placed)| (host.clone(), placed.revision));
-        Input::Planned { outcome, at, met_at }
+        Input::Planned { outcome: Box::new(outcome), at, met_at }
     }
 
     fn check(&mut self) {
