@@ -338,7 +338,7 @@ impl World {
             hosts_with_rows: rows.keys().cloned().collect(),
         };
         let met_at = met_at(&input, &outcome, &state);
-        Input::Planned { outcome, at, met_at }
+        Input::Planned { outcome: Box::new(outcome), at, met_at }
     }
 
     // The view.
