@@ -1,6 +1,7 @@
 //! The addresses by which a guest is sent: numbers only, and nothing that libvirt would interpret.
 
-use std::net::{IpAddr, SocketAddr};
+// Of `core`: addresses as values, and no sockets.
+use core::net::{IpAddr, SocketAddr};
 
 /// `qemu+tcp://IP/system` or `qemu+tls://IP/system`, the IP in brackets if it is version 6.
 pub(super) fn is_libvirt(uri: &str) -> bool {
