@@ -230,7 +230,7 @@ pub async fn run(
         storage: storage.clone(),
         services: Arc::clone(&services),
         starts: Semaphore::new(STARTS_MAX),
-        reboots: std::sync::Mutex::default(),
+        waits: std::sync::Mutex::default(),
         late_starts: std::sync::Mutex::default(),
         inputs,
         place: place.clone(),

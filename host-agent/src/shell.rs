@@ -202,13 +202,18 @@ impl Shell {
         let (hv, posts) = (Arc::clone(&self.works.hv), self.posts.clone());
         tokio::spawn(async move {
             let uuid = look.uuid;
-            let found = call(&hv, "look up", LIST_DEADLINE, move |hv| hv.lookup(uuid)).await;
-            match found {
-                Ok(domain) => {
-                    let _ = posts.send(Post::Input(Input::Looked { look, domain })).await;
+            // Until there is an answer: the connection may never have been lost, and then no complete
+            // list makes good for an event that nobody looked into.
+            while !posts.is_closed() {
+                let found = call(&hv, "look up", LIST_DEADLINE, move |hv| hv.lookup(uuid)).await;
+                match found {
+                    Ok(domain) => {
+                        let _ = posts.send(Post::Input(Input::Looked { look, domain })).await;
+                        return;
+                    }
+                    Err(error) => tracing::info!("{error}; tried again"),
                 }
-                // The next complete list, after the reconnect, will show it.
-                Err(error) => tracing::info!("{error}"),
+                tokio::time::sleep(TICK).await;
             }
         });
     }

@@ -55,8 +55,8 @@ pub(crate) struct Works {
     pub services: Arc<Services>,
     /// Limits starts.
     pub starts: Semaphore,
-    /// Reboots that wait for their guests.
-    pub reboots: Mutex<BTreeMap<JobId, CancellationToken>>,
+    /// Reboots and stops that wait for their guests.
+    pub waits: Mutex<BTreeMap<JobId, CancellationToken>>,
     /// Starts that gave no answer in time and are still in the hypervisor's hands; each ends with
     /// the call's thread.
     pub late_starts: Mutex<BTreeMap<JobId, oneshot::Receiver<Infallible>>>,
@@ -96,8 +96,9 @@ impl Works {
         let done = match work {
             Work::StartVm(vm) => self.start_vm(job, vm).await,
             Work::StopVm { grace_ms } => {
-                self.interrupt_reboot(job);
-                self.stop_vm(job, Duration::from_millis(grace_ms)).await
+                self.interrupt(job);
+                self.unless_interrupted(job, self.stop_vm(job, Duration::from_millis(grace_ms)))
+                    .await
             }
             Work::PauseVm => self.call("pause", CALL_DEADLINE, move |hv| hv.pause(uuid)).await,
             Work::ResumeVm => self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await,
@@ -161,8 +162,12 @@ impl Works {
             Err(error) if error.kind == ErrorKind::AlreadyRunning => Ok(()),
             Err(error) if error.kind.is_ambiguous() => {
                 lock(&self.late_starts).insert(job.clone(), late);
-                // Seen running, it has worked. Seen off, it may yet run: that is no answer.
-                if self.is_active(uuid).await? { Ok(()) } else { Err(error.into()) }
+                // Seen running, it has worked. Seen off or not seen, it may yet run: no answer.
+                if matches!(self.is_active(uuid).await, Ok(true)) {
+                    Ok(())
+                } else {
+                    Err(error.into())
+                }
             }
             Err(error) => Err(error.into()),
         }
@@ -171,7 +176,8 @@ impl Works {
     /// A start that gave no answer in time is still in libvirt's hands. Nothing else is done with
     /// the guest until that call has come back: a look that shows it off would prove nothing.
     ///
-    /// What an earlier life of the agent left in the hands of a hung libvirt is not known here.
+    /// What an earlier life of the agent left in the hands of a hung libvirt is not known here; what
+    /// ends a guest therefore waits for its turn in libvirt even when the guest is seen off.
     async fn await_late_start(&self, job: &JobId) -> Result<(), Trouble> {
         let Some(mut late) = lock(&self.late_starts).remove(job) else { return Ok(()) };
         if timeout(CALL_DEADLINE, &mut late).await.is_err() {
@@ -186,10 +192,7 @@ impl Works {
         let uuid = job.domain_uuid();
         self.await_late_start(job).await?;
         let mut events = self.hv.watch();
-        if !self.is_active(uuid).await? {
-            return Ok(());
-        }
-        if !grace.is_zero() {
+        if !grace.is_zero() && self.is_active(uuid).await? {
             // A guest that stands still can't hear its power button.
             if let Some(DomainState::Paused(_)) = self.domain(uuid).await? {
                 let _ = self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await;
@@ -204,6 +207,8 @@ impl Works {
                 return Ok(());
             }
         }
+        // Also of a guest that is off: a start that an earlier life of the agent began may still be
+        // in libvirt's hands, and this waits for its turn behind it.
         self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await
     }
 
@@ -230,14 +235,27 @@ impl Works {
 
     /// Like a stop, by the power button; but it is the reset button that ends the grace.
     async fn reboot_vm(&self, job: &JobId, uuid: Uuid, grace: Duration) -> Result<(), Trouble> {
+        self.unless_interrupted(job, self.await_reboot(uuid, grace)).await
+    }
+
+    /// Work that waits for its guest, until a stop overtakes it. Overtaken, it must not go on: the
+    /// next guest of that name would be taken for the one it waits for.
+    async fn unless_interrupted(
+        &self,
+        job: &JobId,
+        work: impl Future<Output = Result<(), Trouble>>,
+    ) -> Result<(), Trouble> {
         let interrupted = CancellationToken::new();
-        lock(&self.reboots).insert(job.clone(), interrupted.clone());
-        let rebooted = tokio::select! {
-            rebooted = self.await_reboot(uuid, grace) => rebooted,
-            () = interrupted.cancelled() => Ok(()),
+        lock(&self.waits).insert(job.clone(), interrupted.clone());
+        let done = tokio::select! {
+            () = interrupted.cancelled() => return Ok(()),
+            done = work => done,
         };
-        lock(&self.reboots).remove(job);
-        rebooted
+        let mut waits = lock(&self.waits);
+        if !interrupted.is_cancelled() {
+            waits.remove(job);
+        }
+        done
     }
 
     async fn await_reboot(&self, uuid: Uuid, grace: Duration) -> Result<(), Trouble> {
@@ -258,10 +276,11 @@ impl Works {
         self.call("reset", CALL_DEADLINE, move |hv| hv.reset(uuid)).await
     }
 
-    /// A stop overtakes a reboot that waits for its guest; both must not be at it.
-    fn interrupt_reboot(&self, job: &JobId) {
-        if let Some(reboot) = lock(&self.reboots).remove(job) {
-            reboot.cancel();
+    /// Ends work of the job that waits for its guest.
+    fn interrupt(&self, job: &JobId) {
+        let mut waits = lock(&self.waits);
+        if let Some(wait) = waits.remove(job) {
+            wait.cancel();
         }
     }
 
@@ -398,7 +417,9 @@ impl Works {
     }
 
     async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Trouble> {
-        let found = self.call("look up", CALL_DEADLINE, move |hv| hv.lookup(uuid)).await?;
+        let found = call(&self.hv, "look up", CALL_DEADLINE, move |hv| hv.lookup(uuid)).await;
+        // A look that fails says nothing of the guest, however surely it has failed.
+        let found = found.map_err(|error| Trouble::Unclear(error.to_string()))?;
         Ok(found.map(|domain| domain.state))
     }
 

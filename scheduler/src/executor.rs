@@ -75,7 +75,7 @@ impl Executor {
             }
             Ask::AwaitIncoming(host) => self.watch(&host, &job, incoming).await,
             Ask::Send(from, body) => self.send_away(&from, &job, &body).await,
-            Ask::CancelSend { from, to } => self.cancel_send(&from, &to, &job).await,
+            Ask::CancelSend { from, to } => self.cancel_send(&from, &to, &job, key).await,
             Ask::AwaitSent { from, to } => self.watch(&from, &job, |job| sent(job, &to)).await,
             Ask::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
             Ask::Stop(host, grace_ms) => self.stop(&host, &job, grace_ms, key).await,
@@ -232,11 +232,18 @@ impl Executor {
         }
     }
 
-    async fn cancel_send(&self, from: &HostId, to: &HostId, id: &JobId) -> Answer {
-        let path = format!("/v1/jobs/{id}/migrate/cancel");
-        let cancelled = self.call::<_, Job>(Method::POST, from, &path, &()).await;
-        if let Err(Trouble::Unclear { what, is_ambiguous }) = cancelled {
-            return Answer::Unclear { what, is_ambiguous };
+    async fn cancel_send(&self, from: &HostId, to: &HostId, id: &JobId, key: RunKey) -> Answer {
+        let RunKey { run, task, claim } = key;
+        let path = format!("/v1/jobs/{id}/migrate/cancel?run={run}&task={task}&claim={claim}");
+        match self.call::<_, Job>(Method::POST, from, &path, &()).await {
+            Err(Trouble::Unclear { what, is_ambiguous }) => {
+                return Answer::Unclear { what, is_ambiguous };
+            }
+            Err(Trouble::Refused(Refusal::StaleClaim { seen, .. })) => {
+                return Answer::ClaimLost { seen };
+            }
+            // What it is now is seen below.
+            Ok(_) | Err(Trouble::Refused(_)) => {}
         }
         let stays = |job: Option<&Job>| match job {
             Some(job) if has_moved_to(job, to) => Some(Answer::TooLate),

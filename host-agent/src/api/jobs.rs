@@ -116,9 +116,11 @@ pub(super) async fn cancel_migration(
     State(api): State<Api>,
     peer: Peer,
     Path(id): Path<JobId>,
+    Query(undo): Query<Undo>,
 ) -> Result<Response, ProblemReply> {
     permit_over(&api, peer, &id)?;
-    answer(api.ask(Request::CancelMigration { job: id }).await?, StatusCode::ACCEPTED)
+    let request = Request::CancelMigration { job: id, run: undo.key() };
+    answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
 
 /// Anybody of the cluster may bring a handoff: it is believed for its signature.
@@ -133,7 +135,7 @@ pub(super) async fn take_handoff(
     answer(api.ask(request).await?, StatusCode::OK)
 }
 
-/// The task that is being undone, when a run deletes.
+/// The task that is being undone, when a run cancels or deletes.
 #[derive(Debug, Deserialize)]
 pub(super) struct Undo {
     run: Option<RunId>,
@@ -143,6 +145,13 @@ pub(super) struct Undo {
     claim: u64,
 }
 
+impl Undo {
+    fn key(self) -> Option<RunKey> {
+        let Self { run, task, claim } = self;
+        run.map(|run| RunKey { run, task, claim })
+    }
+}
+
 pub(super) async fn delete_job(
     State(api): State<Api>,
     peer: Peer,
@@ -150,9 +159,7 @@ pub(super) async fn delete_job(
     Query(undo): Query<Undo>,
 ) -> Result<Response, ProblemReply> {
     permit_over(&api, peer, &id)?;
-    let Undo { run, task, claim } = undo;
-    let run = run.map(|run| RunKey { run, task, claim });
-    answer(api.ask(Request::Delete { job: id, run }).await?, StatusCode::ACCEPTED)
+    answer(api.ask(Request::Delete { job: id, run: undo.key() }).await?, StatusCode::ACCEPTED)
 }
 
 /// How much of a log.

@@ -21,7 +21,7 @@ use protocol::trust::Trust;
 use transport::clock::Now;
 use uuid::Uuid;
 
-use super::claims::Claims;
+use super::claims::{Claims, Deed};
 use super::input::{Effect, Input, Look, Reply, ReplyId, Request, Work, WorkId};
 use super::ledger::{Intent, JobRecord, LedgerState, Write};
 use super::offers::{OPEN_MAX, Offers, Open};
@@ -213,7 +213,7 @@ impl Agent {
             Request::Stop { job, stop } => self.stop(now, &job, stop, out),
             Request::Act { job, act } => self.act(now, &job, act, out),
             Request::Migrate { job, migrate } => self.migrate(now, &job, migrate, out),
-            Request::CancelMigration { job } => self.cancel_migration(&job, out),
+            Request::CancelMigration { job, run } => self.cancel_migration(&job, run, out),
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
             Request::Delete { job, run } => self.delete(now, &job, run, out),
             Request::Trust(trust) => self.obey(trust, out),
@@ -443,6 +443,9 @@ impl Agent {
         claimed?;
         let mut record = self.record(id)?.clone();
         let job = &record.job;
+        if self.claims.is_done(stop.run, Deed::Stop) {
+            return Ok(Reply::AlreadySo(Box::new(job.clone())));
+        }
         match (job.state, &record.intent) {
             // Deleting ends it too, and more.
             (_, Intent::Delete) => return Ok(Reply::AlreadySo(Box::new(job.clone()))),
@@ -450,6 +453,7 @@ impl Agent {
             (JobState::Crashed, _) if job.hold.is_some() => {
                 record.intent = Intent::Stop { grace_ms: 0 };
                 let reason = Some(Reason::Requested);
+                self.remember_done(stop.run, Deed::Stop, out);
                 self.become_state(now, record, JobState::Stopped, reason, out);
                 return Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())));
             }
@@ -471,6 +475,7 @@ impl Agent {
             }
             _ => {}
         }
+        self.remember_done(stop.run, Deed::Stop, out);
         record.intent = Intent::Stop { grace_ms: stop.grace_ms };
         record.job.run = stop.run.or(record.job.run);
         self.become_state(now, record, JobState::Stopping, Some(Reason::Requested), out);
@@ -505,6 +510,10 @@ impl Agent {
             {
                 return Ok(Reply::AlreadySo(Box::new(record.job)));
             }
+            // It was sent, and has come back or never left.
+            _ if self.claims.is_done(migrate.run, Deed::Send) => {
+                return Ok(Reply::AlreadySo(Box::new(record.job)));
+            }
             (JobState::Running, Intent::Run) => {}
             (state, _) => {
                 return Err(Refusal::WrongState {
@@ -521,6 +530,7 @@ impl Agent {
             total_bytes: 0,
             handoff: None,
         });
+        self.remember_done(migrate.run, Deed::Send, out);
         record.job.run = migrate.run.or(record.job.run);
         record.intent = Intent::Send(Box::new(migrate));
         self.become_state(now, record, JobState::MigratingOut, None, out);
@@ -554,7 +564,18 @@ impl Agent {
         Ok(())
     }
 
-    fn cancel_migration(&mut self, id: &JobId, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
+    /// Leaves a tombstone like a delete: a copy of the request to send that arrives late would find
+    /// a target that has given up waiting, and the guest would be lost there.
+    fn cancel_migration(
+        &mut self,
+        id: &JobId,
+        run: Option<RunKey>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let undone = self.claims.undo(run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        undone?;
         let job = self.record(id)?.job.clone();
         if job.state != JobState::MigratingOut {
             return Ok(Reply::AlreadySo(Box::new(job)));
@@ -622,10 +643,18 @@ impl Agent {
         let undone = self.claims.undo(run, &mut writes);
         out.extend(writes.into_iter().map(Effect::Persist));
         undone?;
+        let was_done = self.claims.is_done(run, Deed::Delete);
+        if !self.jobs.contains_key(id) {
+            self.remember_done(run, Deed::Delete, out);
+        }
         let mut record = self.record(id)?.clone();
         let is_unhanded = matches!(record.intent, Intent::Receive { is_handed: false, .. });
         if record.intent == Intent::Delete {
             return Ok(Reply::AlreadySo(Box::new(record.job)));
+        }
+        if was_done {
+            // What it was about is gone; this is another job of that name.
+            return Err(Refusal::NoSuchJob { job: id.clone() });
         }
         if !record.job.state.is_ended() && !is_unhanded {
             return Err(Refusal::WrongState {
@@ -634,6 +663,7 @@ impl Agent {
                 needed: "stop it before deleting it and its volumes".to_owned(),
             });
         }
+        self.remember_done(run, Deed::Delete, out);
         record.intent = Intent::Delete;
         if is_unhanded {
             record.job.migration = None;
@@ -695,6 +725,12 @@ impl Agent {
         let job = record.job.clone();
         self.remember(record);
         self.publish(now, Fact::JobChanged { job: Box::new(job) }, out);
+    }
+
+    fn remember_done(&mut self, run: Option<RunKey>, deed: Deed, out: &mut Vec<Effect>) {
+        let mut writes = Vec::new();
+        self.claims.set_done(run, deed, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
     }
 
     /// What a look at this domain has to carry.

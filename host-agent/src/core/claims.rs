@@ -1,8 +1,9 @@
 //! Which engine owns a run, as far as this host has seen, and which of its tasks were taken back.
 //!
 //! An engine that lost its run to another one must do no harm here: the highest claim seen wins
-//! for ever. And a task that was undone before it arrived must not be done afterwards (the undo
-//! leaves a tombstone).
+//! for ever. A task that was undone before it arrived must not be done afterwards (the undo leaves a
+//! tombstone), and one that was done is not done again: a copy of the request that was held up on
+//! its way may arrive when the job is another run's by now.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -25,6 +26,21 @@ pub struct Claim {
     /// Tasks that were undone.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub undone: BTreeSet<u32>,
+    /// What tasks have done and must not do again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub done: BTreeSet<(u32, Deed)>,
+}
+
+/// What a task may do only once. A put is not among them: its revision and ticket work only once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deed {
+    /// It has stopped the job.
+    Stop,
+    /// It has sent the job away.
+    Send,
+    /// It has deleted the job, or has found it gone.
+    Delete,
 }
 
 /// All runs that have asked something of this host, oldest first out.
@@ -76,6 +92,21 @@ impl Claims {
             self.set(key.run, known, writes);
         }
         Ok(())
+    }
+
+    /// Whether the task has done this before.
+    pub(super) fn is_done(&self, key: Option<RunKey>, deed: Deed) -> bool {
+        let known = key.and_then(|key| Some((key.task, self.runs.get(&key.run)?)));
+        known.is_some_and(|(task, known)| known.done.contains(&(task, deed)))
+    }
+
+    /// Remembers what a task has done.
+    pub(super) fn set_done(&mut self, key: Option<RunKey>, deed: Deed, writes: &mut Vec<Write>) {
+        let Some(key) = key else { return };
+        let mut known = self.runs.get(&key.run).cloned().unwrap_or_default();
+        if known.done.insert((key.task, deed)) {
+            self.set(key.run, known, writes);
+        }
     }
 
     fn set(&mut self, run: RunId, claim: Claim, writes: &mut Vec<Write>) {

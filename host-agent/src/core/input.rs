@@ -128,6 +128,8 @@ pub enum Request {
     CancelMigration {
         /// Its id.
         job: JobId,
+        /// The task that is being undone, when a run asks.
+        run: Option<RunKey>,
     },
     /// Believe that the source has let go.
     Handoff {

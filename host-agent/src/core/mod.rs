@@ -25,7 +25,7 @@ mod route;
 mod offers;
 
 mod claims;
-pub use claims::Claim;
+pub use claims::{Claim, Deed};
 
 mod ledger;
 pub use ledger::{Intent, JobRecord, LedgerState, Write};

@@ -884,3 +884,49 @@ fn a_stop_overtakes_a_reboot_and_two_reboots_are_refused() {
     assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 5 });
     assert_eq!(bench.state("web-1"), JobState::Stopped);
 }
+
+fn run_key(task: u32) -> Option<RunKey> {
+    Some(RunKey { run: RunId(uuid::Uuid::from_u128(7)), task, claim: 1 })
+}
+
+#[test]
+fn a_copy_of_a_stop_or_delete_that_arrives_late_does_not_touch_the_next_job_of_that_name() {
+    let mut bench = Bench::lone();
+    let stop = StopJob { grace_ms: 0, run: run_key(0) };
+    let stop = Request::Stop { job: job_id("web-1"), stop };
+    let delete = Request::Delete { job: job_id("web-1"), run: run_key(1) };
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert!(matches!(bench.ask(stop.clone()), Ok(Reply::Accepted(_))));
+    bench.end_work(WorkOutcome::Done);
+    assert!(matches!(bench.ask(delete.clone()), Ok(Reply::Accepted(_))));
+    bench.end_work(WorkOutcome::Done);
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.die(false);
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::Running)]));
+    assert!(matches!(bench.ask(stop), Ok(Reply::AlreadySo(_))));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    let by_hand = StopJob { grace_ms: 0, run: None };
+    bench.ask(Request::Stop { job: job_id("web-1"), stop: by_hand }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(bench.ask(delete)), "no-such-job");
+    assert_eq!(bench.state("web-1"), JobState::Stopped, "its disks are another run's");
+}
+
+#[test]
+fn a_send_that_was_taken_back_or_done_is_not_done_again() {
+    let (mut source, _, mut migrate) = migration();
+    migrate.run = run_key(4);
+    let send = Request::Migrate { job: job_id("web-1"), migrate: migrate.clone() };
+    source.ask(send.clone()).unwrap();
+    let message = "link lost".to_owned();
+    source.end_work(WorkOutcome::Sent(MigrationOutcome::StillHere { message }));
+    assert!(matches!(source.ask(send), Ok(Reply::AlreadySo(_))), "done once, if in vain");
+    assert_eq!(source.state("web-1"), JobState::Running);
+    let cancel = Request::CancelMigration { job: job_id("web-1"), run: run_key(5) };
+    source.ask(cancel).unwrap();
+    migrate.run = run_key(5);
+    let late = Request::Migrate { job: job_id("web-1"), migrate };
+    assert_eq!(refusal(source.ask(late)), "task-undone");
+}

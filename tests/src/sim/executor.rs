@@ -85,7 +85,7 @@ impl Executor {
             }
             Wanted::AwaitIncoming(host) => self.watch(&host, &job, incoming).await,
             Wanted::Send(from, body) => self.send_away(&from, &job, body).await,
-            Wanted::CancelSend { from, to } => self.cancel_send(&from, &to, &job).await,
+            Wanted::CancelSend { from, to } => self.cancel_send(&from, &to, &job, key).await,
             Wanted::AwaitSent { from, to } => self.watch(&from, &job, |job| sent(job, &to)).await,
             Wanted::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
             Wanted::Stop(host, grace_ms) => self.stop(&host, &job, grace_ms, key).await,
@@ -220,10 +220,16 @@ impl Executor {
         }
     }
 
-    async fn cancel_send(&self, from: &HostId, to: &HostId, id: &JobId) -> Answer {
-        let cancelled = self.call(from, Request::CancelMigration { job: id.clone() }).await;
-        if let Err(Trouble::Unclear { what, is_ambiguous }) = cancelled {
-            return Answer::Unclear { what, is_ambiguous };
+    async fn cancel_send(&self, from: &HostId, to: &HostId, id: &JobId, key: RunKey) -> Answer {
+        let request = Request::CancelMigration { job: id.clone(), run: Some(key) };
+        match self.call(from, request).await {
+            Err(Trouble::Unclear { what, is_ambiguous }) => {
+                return Answer::Unclear { what, is_ambiguous };
+            }
+            Err(Trouble::Refused(Refusal::StaleClaim { seen, .. })) => {
+                return Answer::ClaimLost { seen };
+            }
+            Ok(_) | Err(Trouble::Refused(_)) => {}
         }
         let stays = |job: Option<&Job>| match job {
             Some(job) if has_moved_to(job, to) => Some(Answer::TooLate),

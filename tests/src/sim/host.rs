@@ -5,6 +5,7 @@
 //! told, or anything done. The process may die between any two effects.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arbiter::statement::OpenOffers;
@@ -91,7 +92,7 @@ pub struct AgentProcess {
     effects: VecDeque<Effect>,
     callers: BTreeMap<ReplyId, (Back, Asked)>,
     curious: Vec<Back>,
-    late_starts: works::LateStarts,
+    memory: Rc<works::Memory>,
     requests: u64,
 }
 
@@ -196,7 +197,7 @@ impl World {
             effects: VecDeque::new(),
             callers: BTreeMap::new(),
             curious: vec![],
-            late_starts: works::LateStarts::default(),
+            memory: Rc::default(),
             requests: 0,
         });
         let node = host.node;
@@ -218,6 +219,7 @@ impl World {
             self.coverage.hit("agent.died-after-unanswered-write");
             self.make_durable(n, process.writing);
         }
+        self.forget_doing(n);
         self.agent_death_never_touches_guests(n, &before);
     }
 
@@ -436,8 +438,8 @@ impl World {
             Effect::Work { job, id, work } => {
                 self.watch_work(&work);
                 let Some(process) = self.hosts[n].process.as_ref() else { return };
-                let late = process.late_starts.clone();
-                self.spawn(node, |ctx| Box::pin(works::perform(ctx, node, late, job, id, work)));
+                let memory = Rc::clone(&process.memory);
+                self.spawn(node, |ctx| Box::pin(works::perform(ctx, node, memory, job, id, work)));
             }
             Effect::Look(look) => {
                 self.spawn(node, |ctx| Box::pin(works::look(ctx, look)));
@@ -475,7 +477,8 @@ impl World {
 
     pub(super) fn make_volumes(&mut self, node: NodeId, job: &JobId) -> bool {
         let super::world::Role::Host(n) = self.nodes[node.0].role else { return false };
-        if self.hosts[n].disk.full_until_us > self.now_us {
+        let has_them = self.hosts[n].disk.volumes.contains(job);
+        if !has_them && self.hosts[n].disk.full_until_us > self.now_us {
             self.coverage.hit("disk.no-room-for-volumes");
             return false;
         }

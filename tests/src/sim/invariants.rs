@@ -68,6 +68,10 @@ pub struct Oracle {
     asked_to_end: BTreeSet<(usize, JobId)>,
     /// Tasks that a host has said are undone.
     undone: BTreeSet<(usize, RunId, u32)>,
+    /// What tasks are about to have done, once the host's next batch is on disk.
+    doing: Vec<(usize, RunId, u32, &'static str)>,
+    /// What tasks have done on a host, durably.
+    done: BTreeSet<(usize, RunId, u32, &'static str)>,
     /// Where each follower stands.
     cursors: BTreeMap<(NodeId, u32, HostId), Cursor>,
     /// What each host's last batch has made durable.
@@ -291,11 +295,27 @@ impl World {
     }
 
     /// A task that was undone is not done afterwards.
-    fn an_undone_task_is_never_done(&mut self, n: usize, put: &protocol::api::PutJob) {
-        let Some(key) = put.run else { return };
+    fn an_undone_task_is_never_done(&mut self, n: usize, run: Option<protocol::job::RunKey>) {
+        let Some(key) = run else { return };
         if self.oracle.undone.contains(&(n, key.run, key.task)) {
             let what = format!("h{n} did task {} of run {} after its undo", key.task, key.run);
             self.violate("an_undone_task_is_never_done", what);
+        }
+    }
+
+    /// A task of a run stops, sends or deletes a job on a host once; a copy of its request finds it
+    /// done.
+    fn a_step_takes_effect_at_most_once(
+        &mut self,
+        n: usize,
+        deed: &'static str,
+        run: Option<protocol::job::RunKey>,
+    ) {
+        let Some(key) = run else { return };
+        self.oracle.doing.push((n, key.run, key.task, deed));
+        if self.oracle.done.contains(&(n, key.run, key.task, deed)) {
+            let what = format!("h{n}: {deed} of task {} of run {} again", key.task, key.run);
+            self.violate("a_step_takes_effect_at_most_once", what);
         }
     }
 
@@ -357,7 +377,7 @@ impl World {
             }
             (Request::Put { job, put }, Some(Ok(Reply::Accepted(_)))) => {
                 self.oracle.asked_to_end.remove(&(n, job.clone()));
-                self.an_undone_task_is_never_done(n, put);
+                self.an_undone_task_is_never_done(n, put.run);
                 match &put.ticket {
                     Some(ticket) => self.expired_ticket_starts_nothing(n, now, ticket),
                     None => {
@@ -365,6 +385,16 @@ impl World {
                         self.violate("expired_ticket_starts_nothing", what);
                     }
                 }
+            }
+            (Request::Migrate { migrate, .. }, Some(Ok(Reply::Accepted(_)))) => {
+                self.an_undone_task_is_never_done(n, migrate.run);
+                self.a_step_takes_effect_at_most_once(n, "send", migrate.run);
+            }
+            (Request::Stop { stop, .. }, Some(Ok(Reply::Accepted(_)))) => {
+                self.a_step_takes_effect_at_most_once(n, "stop", stop.run);
+            }
+            (Request::Delete { run, .. }, Some(Ok(Reply::Accepted(_)))) => {
+                self.a_step_takes_effect_at_most_once(n, "delete", *run);
             }
             _ => {}
         }
@@ -394,10 +424,16 @@ impl World {
             Ok(_) => {}
             Err(no) => self.coverage.hit_owned(format!("refusal.{}", no.name())),
         }
-        let is_undo = asked.name == "delete" && !matches!(answer, Err(Refusal::StaleClaim { .. }));
+        let is_undo = matches!(asked.name, "delete" | "cancel-migration")
+            && !matches!(answer, Err(Refusal::StaleClaim { .. }));
         if let Some(key) = asked.run.filter(|_| is_undo) {
             self.oracle.undone.insert((n, key.run, key.task));
         }
+    }
+
+    /// What a host was about to write is lost with its agent.
+    pub(super) fn forget_doing(&mut self, n: usize) {
+        self.oracle.doing.retain(|deed| deed.0 != n);
     }
 
     /// A batch is about to be on disk.
@@ -424,6 +460,11 @@ impl World {
                 Write::Trust(_) | Write::Claim(..) | Write::ClaimGone(_) => {}
             }
         }
+        let (done, doing) =
+            std::mem::take(&mut self.oracle.doing).into_iter().partition(|deed| deed.0 == n);
+        self.oracle.doing = doing;
+        let done: Vec<_> = done;
+        self.oracle.done.extend(done);
         self.oracle.last_batch.insert(n, writes.to_vec());
     }
 
@@ -469,10 +510,8 @@ impl World {
 
     /// libvirt is about to do something to a guest.
     pub(super) fn watch_hv(&mut self, n: usize, op: &HvOp) {
-        let (HvOp::Destroy(uuid)
-        | HvOp::Shutdown(uuid)
-        | HvOp::Save(uuid)
-        | HvOp::Undefine(uuid)) = op
+        let (HvOp::Destroy(uuid) | HvOp::Shutdown(uuid) | HvOp::Save(uuid) | HvOp::Undefine(uuid)) =
+            op
         else {
             return;
         };
@@ -531,7 +570,7 @@ impl Asked {
     #[must_use]
     pub fn of(request: &Request) -> Self {
         let run = match request {
-            Request::Delete { run, .. } => *run,
+            Request::Delete { run, .. } | Request::CancelMigration { run, .. } => *run,
             Request::Put { put, .. } => put.run,
             _ => None,
         };

@@ -45,13 +45,15 @@ impl World {
     }
 
     fn fate_of(&mut self, op: &HvOp) -> Fate {
-        let is_big =
-            matches!(op, HvOp::Start(_)
+        let is_big = matches!(
+            op,
+            HvOp::Start(_)
                 | HvOp::Migrate(..)
                 | HvOp::Destroy(_)
                 | HvOp::Pause(_)
                 | HvOp::Resume(_)
-                | HvOp::Save(_));
+                | HvOp::Save(_)
+        );
         let ppm = self.profile.hv_trouble_ppm * if is_big { 4 } else { 1 };
         if !self.is_noisy || !self.chance.happens(ppm) {
             return Fate::Good;

@@ -110,8 +110,10 @@ impl World {
         effects: &mut Vec<Effect>,
     ) {
         self.watch_request(n, &request);
-        if let (Some(Mutant::UndoLeavesNoTombstone), Request::Delete { run, .. }) =
-            (self.mutant, &mut request)
+        if let (
+            Some(Mutant::UndoLeavesNoTombstone),
+            Request::Delete { run, .. } | Request::CancelMigration { run, .. },
+        ) = (self.mutant, &mut request)
         {
             *run = None;
         }

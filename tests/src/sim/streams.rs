@@ -82,9 +82,7 @@ impl World {
                 Some(conn) if now_ms > follower.heard_ms + SILENCE_MS_MAX => {
                     self.give_up(node, conn, "no sign of life");
                 }
-                Some(conn)
-                    if now_ms > follower.heard_ms.max(follower.asked_ms) + ASK_AFTER_MS =>
-                {
+                Some(conn) if now_ms > follower.heard_ms.max(follower.asked_ms) + ASK_AFTER_MS => {
                     self.followers(node)[i].asked_ms = now_ms;
                     if self.network.passes(node, follower.server) {
                         self.after(600, Event::Ping { to: follower.server, conn });

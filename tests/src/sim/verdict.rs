@@ -226,11 +226,11 @@ fn books_unrest(world: &World) -> Vec<String> {
             .map(|entry| (entry.host.clone(), entry.job.clone(), entry.id))
             .collect();
         if booked != held {
-            unrest.push(format!(
-                "arbiter {n} has {} entries, hosts hold {}",
-                booked.len(),
-                held.len()
-            ));
+            let differ: Vec<String> = booked
+                .symmetric_difference(&held)
+                .map(|(host, job, id)| format!("{job} on {} as {id}", host.short()))
+                .collect();
+            unrest.push(format!("books of arbiter {n} differ from holds in {}", differ.join(", ")));
         }
     }
     unrest

@@ -5,7 +5,7 @@
 
 use host_agent::core::{Input, Look, MigrationOutcome, Work, WorkId, WorkOutcome};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use hypervisor::{DomainState, ErrorKind, StopReason};
@@ -47,19 +47,25 @@ fn node_at(uri: &str) -> Option<NodeId> {
     Some(NodeId(high.parse::<usize>().ok()? * 256 + low.parse::<usize>().ok()?))
 }
 
-/// Jobs whose start gave no answer in time and is still in libvirt's hands.
-pub type LateStarts = Rc<RefCell<BTreeSet<JobId>>>;
+/// What works know of each other in one life of the agent.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Jobs whose start gave no answer in time and is still in libvirt's hands.
+    late_starts: RefCell<BTreeSet<JobId>>,
+    /// How many stops of each job were begun: an overtaken one must not go on.
+    stops: RefCell<BTreeMap<JobId, u64>>,
+}
 
 /// Does one piece of work and says how it went.
 pub async fn perform(
     ctx: Ctx,
     here: NodeId,
-    late_starts: LateStarts,
+    memory: Rc<Memory>,
     job: JobId,
     id: WorkId,
     work: Work,
 ) {
-    let outcome = Works { ctx: ctx.clone(), here, late_starts }.perform(&job, work).await;
+    let outcome = Works { ctx: ctx.clone(), here, memory }.perform(&job, work).await;
     ctx.say(Command::Post(Box::new(Input::Done { job, work: id, outcome })));
 }
 
@@ -89,7 +95,7 @@ pub async fn list(ctx: Ctx) {
 struct Works {
     ctx: Ctx,
     here: NodeId,
-    late_starts: LateStarts,
+    memory: Rc<Memory>,
 }
 
 /// Why a piece of work was not done.
@@ -119,7 +125,7 @@ impl Works {
             Work::ResumeVm => self.call(HvOp::Resume(uuid)).await.map(drop),
             Work::SaveVm => self.save_vm(uuid).await,
             Work::ResetVm => self.call(HvOp::Reset(uuid)).await.map(drop),
-            Work::RebootVm { grace_ms } => self.reboot_vm(uuid, grace_ms).await,
+            Work::RebootVm { grace_ms } => self.reboot_vm(job, grace_ms).await,
             Work::Delete => self.delete(job).await,
             Work::PrepareIncoming(_) => return self.prepare_incoming(job).await,
             Work::TakeOver => self.take_over(uuid).await,
@@ -151,8 +157,12 @@ impl Works {
             Ok(_) => Ok(()),
             Err(error) if error.kind == ErrorKind::AlreadyRunning => Ok(()),
             Err(error) if error.kind.is_ambiguous() => {
-                self.late_starts.borrow_mut().insert(job.clone());
-                if self.is_active(uuid).await? { Ok(()) } else { Err(error.into()) }
+                self.memory.late_starts.borrow_mut().insert(job.clone());
+                if matches!(self.is_active(uuid).await, Ok(true)) {
+                    Ok(())
+                } else {
+                    Err(error.into())
+                }
             }
             Err(error) => Err(error.into()),
         }
@@ -160,7 +170,7 @@ impl Works {
 
     /// The real works wait for the call's thread to come back; here, for the domain's turn.
     async fn await_late_start(&self, job: &JobId) -> Result<(), Trouble> {
-        if !self.late_starts.borrow().contains(job) {
+        if !self.memory.late_starts.borrow().contains(job) {
             return Ok(());
         }
         let waited = self.ctx.hv(HvOp::Barrier(job.domain_uuid()), CALL_DEADLINE_MS).await;
@@ -168,32 +178,55 @@ impl Works {
             let message = "an earlier start has not come back from the hypervisor".to_owned();
             return Err(Trouble::Unclear(message));
         }
-        self.late_starts.borrow_mut().remove(job);
+        self.memory.late_starts.borrow_mut().remove(job);
         Ok(())
     }
 
     async fn stop_vm(&self, job: &JobId, grace_ms: u64) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
         self.await_late_start(job).await?;
-        if !self.is_active(uuid).await? {
-            return Ok(());
-        }
-        if grace_ms > 0 {
+        let turn = self.begin_stop(job);
+        if grace_ms > 0 && self.is_active(uuid).await? {
             // A guest that stands still can't hear its power button.
             if let Some(DomainState::Paused(_)) = self.domain(uuid).await? {
                 let _ = self.call(HvOp::Resume(uuid)).await;
             }
             let deadline_ms = self.ctx.now().mono_ms + grace_ms;
             while self.ctx.now().mono_ms < deadline_ms && self.is_active(uuid).await? {
+                if self.is_overtaken(job, turn) {
+                    return Ok(());
+                }
                 let _ = self.call(HvOp::Shutdown(uuid)).await;
                 let left_ms = deadline_ms.saturating_sub(self.ctx.now().mono_ms);
                 self.ctx.sleep(left_ms.min(ASK_INTERVAL_MS)).await;
             }
-            if !self.is_active(uuid).await? {
+            if !self.is_active(uuid).await? || self.is_overtaken(job, turn) {
                 return Ok(());
             }
         }
+        // Also of a guest that is off: see the real works.
         Ok(self.ctx.hv(HvOp::Destroy(uuid), DESTROY_DEADLINE_MS).await.map(drop)?)
+    }
+
+    fn begin_stop(&self, job: &JobId) -> u64 {
+        let mut stops = self.memory.stops.borrow_mut();
+        let turn = stops.entry(job.clone()).or_default();
+        *turn += 1;
+        *turn
+    }
+
+    fn is_overtaken(&self, job: &JobId, turn: u64) -> bool {
+        self.memory.stops.borrow().get(job).is_some_and(|last| *last != turn)
+    }
+
+    /// The simulated guest reboots when asked to, or is reset; a stop overtakes that.
+    async fn reboot_vm(&self, job: &JobId, grace_ms: u64) -> Result<(), Trouble> {
+        let turn = self.begin_stop(job);
+        self.ctx.sleep(grace_ms.min(ASK_INTERVAL_MS)).await;
+        if self.is_overtaken(job, turn) {
+            return Ok(());
+        }
+        self.call(HvOp::Reset(job.domain_uuid())).await.map(drop)
     }
 
     async fn save_vm(&self, uuid: Uuid) -> Result<(), Trouble> {
@@ -213,13 +246,6 @@ impl Works {
             }
         }
         Err(error.into())
-    }
-
-    /// The simulated guest reboots when asked to; a stop that overtakes this work leaves it to its
-    /// own end, which changes nothing by then.
-    async fn reboot_vm(&self, uuid: Uuid, grace_ms: u64) -> Result<(), Trouble> {
-        self.ctx.sleep(grace_ms.min(ASK_INTERVAL_MS)).await;
-        self.call(HvOp::Reset(uuid)).await.map(drop)
     }
 
     async fn delete(&self, job: &JobId) -> Result<(), Trouble> {
@@ -300,7 +326,10 @@ impl Works {
     }
 
     async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Trouble> {
-        match self.call(HvOp::Lookup(uuid)).await? {
+        let found = self.ctx.hv(HvOp::Lookup(uuid), CALL_DEADLINE_MS).await;
+        // A look that fails says nothing of the guest, however surely it has failed.
+        let found = found.map_err(|error| Trouble::Unclear(error.kind.to_string()))?;
+        match found {
             HvReply::Domain(found) => Ok(found.map(|domain| domain.state)),
             other => unreachable!("a lookup was answered with {other:?}"),
         }
