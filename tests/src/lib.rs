@@ -4,6 +4,7 @@ pub mod lab;
 
 pub mod operator;
 
+#[expect(clippy::large_enum_variant, reason = "messages of a simulation live for an instant")]
 pub mod sim;
 
 pub mod wait;

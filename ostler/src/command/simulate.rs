@@ -56,6 +56,7 @@ pub(crate) enum Format {
 
 /// Built-in policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[expect(clippy::enum_variant_names, reason = "what the field calls them")]
 pub(crate) enum Policy {
     /// The lowest host that fits
     FirstFit,

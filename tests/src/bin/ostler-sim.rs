@@ -27,7 +27,9 @@ fn main() -> ExitCode {
         Some("run") => run_many(&options),
         Some("replay") => replay(&options),
         _ => {
-            eprintln!("usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--mutant NAME]");
+            eprintln!(
+                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--mutant NAME]"
+            );
             eprintln!("       ostler-sim replay SEED [--to EVENT] [--last LINES] [--mutant NAME]");
             ExitCode::from(2)
         }

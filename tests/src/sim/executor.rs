@@ -32,7 +32,7 @@ const POLL_MS: u64 = 500;
 
 /// Everything dispatched tasks need.
 #[derive(Clone)]
-pub struct Executor {
+pub(super) struct Executor {
     /// Asks and waits.
     pub ctx: Ctx,
     /// The engine's view.
@@ -64,7 +64,7 @@ fn refused(no: Refusal) -> Answer {
 }
 
 /// Carries out one dispatch and says so.
-pub async fn perform(executor: Executor, run: RunId, flight: u64, dispatch: Dispatch) {
+pub(super) async fn perform(executor: Executor, run: RunId, flight: u64, dispatch: Dispatch) {
     let answer = executor.perform(dispatch).await;
     executor.ctx.say(Command::Answered(run, flight, Box::new(answer)));
 }

@@ -74,10 +74,10 @@ impl World {
             match follower.conn {
                 None if now_ms >= follower.retry_at_ms => self.connect(node, i, now_ms),
                 None => {}
-                Some(conn) if !follower.is_open => {
-                    if now_ms > follower.opened_ms + OPEN_PATIENCE_MS {
-                        self.give_up(node, conn, "no answer");
-                    }
+                Some(conn)
+                    if !follower.is_open && now_ms > follower.opened_ms + OPEN_PATIENCE_MS =>
+                {
+                    self.give_up(node, conn, "no answer");
                 }
                 Some(conn) if now_ms > follower.heard_ms + SILENCE_MS_MAX => {
                     self.give_up(node, conn, "no sign of life");

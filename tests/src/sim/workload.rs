@@ -65,6 +65,10 @@ impl World {
     fn act_on_something(&mut self, n: usize) {
         let job = job_id(self.chance.below(self.profile.jobs));
         let host = self.chance.index(self.hosts.len());
+        if self.chance.happens(200_000) {
+            self.coverage.hit("act.cancel-migration");
+            return self.ask_by_hand(n, host, Request::CancelMigration { job, run: None });
+        }
         let (act, name) = *self
             .chance
             .pick(&[
@@ -78,9 +82,14 @@ impl World {
             ])
             .unwrap_or(&(Act::Resume, "act.resume"));
         self.coverage.hit(name);
+        self.ask_by_hand(n, host, Request::Act { job, act });
+    }
+
+    /// Somebody asks a host directly, from an engine's machine.
+    pub fn ask_by_hand(&mut self, n: usize, host: usize, request: Request) {
         let (node, to) = (self.engines[n].node, self.hosts[host].node);
         if self.nodes[node.0].is_up {
-            let ask = Ask::Agent(Request::Act { job, act });
+            let ask = Ask::Agent(request);
             self.spawn(node, move |ctx| {
                 Box::pin(async move { drop(ctx.call(to, ask, 10_000).await) })
             });

@@ -31,13 +31,13 @@ const TICK_MS: u64 = 1_000;
 
 /// Where a machine is reached.
 #[must_use]
-pub fn address(node: NodeId) -> String {
+pub(super) fn address(node: NodeId) -> String {
     format!("10.0.{}.{}", node.0 / 256, node.0 % 256)
 }
 
 /// Where the simulated libvirt of a machine answers.
 #[must_use]
-pub fn libvirt_uri(node: NodeId) -> String {
+pub(super) fn libvirt_uri(node: NodeId) -> String {
     format!("qemu+tcp://{}/system", address(node))
 }
 
@@ -49,7 +49,7 @@ fn node_at(uri: &str) -> Option<NodeId> {
 
 /// What works know of each other in one life of the agent.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub(super) struct Memory {
     /// Jobs whose start gave no answer in time and is still in libvirt's hands.
     late_starts: RefCell<BTreeSet<JobId>>,
     /// How many stops of each job were begun: an overtaken one must not go on.
@@ -57,7 +57,7 @@ pub struct Memory {
 }
 
 /// Does one piece of work and says how it went.
-pub async fn perform(
+pub(super) async fn perform(
     ctx: Ctx,
     here: NodeId,
     memory: Rc<Memory>,
@@ -70,7 +70,7 @@ pub async fn perform(
 }
 
 /// Looks at one domain and says what is there.
-pub async fn look(ctx: Ctx, look: Look) {
+pub(super) async fn look(ctx: Ctx, look: Look) {
     loop {
         let found = ctx.hv(HvOp::Lookup(look.uuid), LIST_DEADLINE_MS).await;
         if let Ok(HvReply::Domain(domain)) = found {
@@ -82,7 +82,7 @@ pub async fn look(ctx: Ctx, look: Look) {
 }
 
 /// Lists until it works.
-pub async fn list(ctx: Ctx) {
+pub(super) async fn list(ctx: Ctx) {
     loop {
         if let Ok(HvReply::Domains(domains)) = ctx.hv(HvOp::List, LIST_DEADLINE_MS).await {
             ctx.say(Command::Post(Box::new(Input::Domains(domains))));

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::api::Health;
 use protocol::event::{Fact, Frame};
 use protocol::job::ServiceEndpoint;
 use serde_json::json;
@@ -58,17 +57,16 @@ impl Monitor {
         Self { process, to: Endpoint::of_key(endpoint.url, endpoint.key), started_us }
     }
 
-    async fn until_complete(&self, client: &Client) {
+    /// Waits until it hears so many hosts. That it calls its view complete is not enough: it gives
+    /// hosts up after a while.
+    async fn until_hears(&self, client: &Client, living: usize) {
+        let name = "ostler_monitor_hosts{freshness=\"fresh\"}";
         let until = async {
-            loop {
-                let health = client.get::<Health>(&self.to, "/v1/health").await;
-                if health.is_ok_and(|health| health.is_ready) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            while self.metric(client, name).await < living as f64 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, until).await.expect("the view is complete in time");
+        tokio::time::timeout(PATIENCE, until).await.expect("every living host is heard in time");
     }
 
     async fn metric(&self, client: &Client, name: &str) -> f64 {
@@ -112,15 +110,7 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
 
     let first = Monitor::start(&folder.path().join("m0"), &discovery).await;
     let empty = first.process.memory_bytes();
-    loop {
-        let known = first.metric(&client, "ostler_monitor_hosts{freshness=\"fresh\"}").await;
-        if known >= living as f64 {
-            break;
-        }
-        let waited = Duration::from_micros(now_us() - first.started_us);
-        assert!(waited < PATIENCE, "only {known} of {living} hosts are known after {waited:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    first.until_hears(&client, living).await;
     let complete_us = now_us() - first.started_us;
     let cpu_us = first.process.cpu_us();
     say(
@@ -190,7 +180,7 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
         monitors.push(Monitor::start(&folder.path().join(name), &discovery).await);
     }
     for monitor in &monitors {
-        monitor.until_complete(&client).await;
+        monitor.until_hears(&client, living).await;
     }
     for rate in [0, living.min(1_000), living] {
         let figures = visible(&client, &monitors, &mut agents, living, hosts, hole, rate).await;
