@@ -89,7 +89,7 @@ pub(crate) async fn run(from: usize, to: usize, jobs: usize, hole: Option<usize>
             }
             "blast" => {
                 let until = Instant::now() + Duration::from_millis(number);
-                for agent in agents.iter().cloned() {
+                for agent in &agents {
                     tokio::spawn(async move { agent.blast(until).await });
                 }
             }
