@@ -89,7 +89,8 @@ pub(crate) async fn run(from: usize, to: usize, jobs: usize, hole: Option<usize>
             }
             "blast" => {
                 let until = Instant::now() + Duration::from_millis(number);
-                for agent in &agents {
+                for agent in agents.iter() {
+                    let agent = Arc::clone(agent);
                     tokio::spawn(async move { agent.blast(until).await });
                 }
             }
