@@ -2,7 +2,7 @@
 //! inventory, events, cursors. Told what to do by lines on standard input.
 //!
 //! `rate N`: N events a second from now on, spread over all hosts, until `rate 0`.
-//! `probe H`: one event of host H. `blast MS`: as many as followers take, for so long.
+//! `probe H`: one event of host H.
 
 use std::io::BufRead as _;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use protocol::event::Frame;
 use protocol::id::Cursor;
 use protocol::view::{HostRow, Merge, View};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 use transport::stream::{Encoded, Upgrade};
 use transport::{CancellationToken, FrameSender, Identity, Json, Listen, Server};
 
@@ -87,13 +87,6 @@ pub(crate) async fn run(from: usize, to: usize, jobs: usize, hole: Option<usize>
                     agent.happen(0);
                 }
             }
-            "blast" => {
-                let until = Instant::now() + Duration::from_millis(number);
-                for agent in agents.iter() {
-                    let agent = Arc::clone(agent);
-                    tokio::spawn(async move { agent.blast(until).await });
-                }
-            }
             other => panic!("what is {other}?"),
         }
     }
@@ -134,20 +127,6 @@ impl Agent {
         let event = world::event(self.n, &row.host, row.cursor, j);
         assert_eq!(told.view.merge_event(&event), Merge::Applied);
         Encoded::of(&Frame::Event(event))
-    }
-
-    async fn blast(&self, until: Instant) {
-        let mut j = 1;
-        while Instant::now() < until {
-            let (encoded, subscribers) = {
-                let mut told = self.told.lock().expect("no panic");
-                (self.step(&mut told, j), told.subscribers.clone())
-            };
-            for subscriber in subscribers {
-                let _ = subscriber.send_encoded(&encoded).await;
-            }
-            j += 1;
-        }
     }
 }
 

@@ -18,6 +18,10 @@ use crate::world::{self, now_us};
 /// Probes of M3.
 const PROBES: usize = 200;
 
+/// Events a second that no monitor here keeps up with. In four seconds they take some 80 MB, so
+/// what is queued in the agents stays small whatever their number.
+const FLOOD: usize = 25_000;
+
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -154,7 +158,7 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
     // M1 over sockets, one monitor.
     let merged = first.metric(&client, "ostler_monitor_events_merged_total").await;
     let (cpu, begin) = (first.process.cpu_us(), now_us());
-    agents.iter_mut().for_each(|agents| agents.tell("blast 4000"));
+    tell_rate(&mut agents, FLOOD);
     tokio::time::sleep(Duration::from_secs(4)).await;
     let merged = first.metric(&client, "ostler_monitor_events_merged_total").await - merged;
     let (cpu, wall) = (first.process.cpu_us() - cpu, now_us() - begin);
@@ -165,7 +169,8 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
         "events_per_cpu_second": (merged * 1e6 / cpu as f64).round(), "n": merged }),
     );
 
-    // What the agents have queued is merged after the blast; the rest is measured in peace.
+    tell_rate(&mut agents, 0);
+    // What the agents have queued is merged after the flood; the rest is measured in peace.
     let mut before = -1.0;
     loop {
         let now = first.metric(&client, "ostler_monitor_events_merged_total").await;
