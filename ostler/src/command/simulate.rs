@@ -1,7 +1,7 @@
 //! `ostler simulate`: replays a trace of VMs on hosts with the planner's own placement.
 //!
-//! Reads `--fleet` (CSV: host,vcpus,memory_mib[,labels]; each host has two NUMA nodes that share
-//! evenly) and `--trace` (CSV: time,id,create|delete,vcpus,memory_mib[,labels], in seconds; a VM that
+//! Reads `--fleet` (CSV: `host,vcpus,memory_mib[,labels]`; each host has two NUMA nodes that share
+//! evenly) and `--trace` (CSV: `time,id,create|delete,vcpus,memory_mib[,labels]`, in seconds; a VM that
 //! is never deleted stays to the end). `--format` reads what others publish. Labels are `k=v` words
 //! with `;` between them: a VM goes only to hosts that have all of its own.
 
@@ -46,7 +46,7 @@ pub(crate) struct SimulateArgs {
 /// How a trace is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// time,id,create|delete,vcpus,memory_mib[,labels]
+    /// `time,id,create|delete,vcpus,memory_mib[,labels]`
     Events,
     /// vmid,cpu,mem,at,lt: cores, GB, seconds, lifetime (Huawei-East-1)
     Lifetimes,

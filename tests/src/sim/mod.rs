@@ -1,7 +1,7 @@
 //! A whole cluster on one thread, with a clock of its own and everything going wrong.
 //!
-//! The cores are the daemons' own: [`host_agent::core::Agent`], [`arbiter::core::Core`],
-//! [`monitor::core::Core`], [`scheduler::Run`] with [`scheduler::Knowledge`] and the planner. What
+//! The cores are the daemons' own: [`host_agent::core::Agent`], `arbiter::core::Core`,
+//! `monitor::core::Core`, [`scheduler::Run`] with [`scheduler::Knowledge`] and the planner. What
 //! is simulated is what they stand on: clocks, network, disks, libvirt, processes, and the shells'
 //! loops, written as the shells write them. A seed decides everything; the same seed is the same
 //! run, event by event.
