@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Some("replay") => replay(&options),
         _ => {
             eprintln!(
-                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--mutant NAME]"
+                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--threads N] [--first] [--mutant NAME]"
             );
             eprintln!("       ostler-sim replay SEED [--to EVENT] [--last LINES] [--mutant NAME]");
             ExitCode::from(2)
@@ -67,7 +67,9 @@ fn run_many(options: &Options<'_>) -> ExitCode {
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let passed_s = (clock.now().mono_ms - begun_ms) / 1000;
-            if i >= seeds || seconds.is_some_and(|seconds| passed_s >= seconds) {
+            let is_enough = options.0.iter().any(|argument| argument == "--first")
+                && !total.lock().expect("no holder of this lock panics").3.is_empty();
+            if is_enough || i >= seeds || seconds.is_some_and(|seconds| passed_s >= seconds) {
                 return;
             }
             let verdict = simulate(from.wrapping_add(i), options.mutant());

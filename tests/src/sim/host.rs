@@ -113,7 +113,7 @@ impl AgentProcess {
 /// What every host has.
 #[must_use]
 pub fn capacity() -> Resources {
-    Resources { vcpus: 8, memory_bytes: 16 << 30, disk_bytes: 64 << 30 }
+    Resources { vcpus: 5, memory_bytes: 16 << 30, disk_bytes: 64 << 30 }
 }
 
 impl Host {

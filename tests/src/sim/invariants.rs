@@ -51,6 +51,8 @@ pub struct OfferFact {
     pub until_ms: u64,
     /// Voided, or the job was handed away.
     pub is_over: bool,
+    /// The job was handed away while it was open (rule M3).
+    pub is_handed: bool,
     /// How often it was redeemed.
     pub redeemed: u32,
 }
@@ -368,6 +370,7 @@ impl World {
                     resources: offer.resources,
                     until_ms: now.mono_ms + trust.term_ms - trust.kill_ms,
                     is_over: false,
+                    is_handed: false,
                     redeemed: 0,
                 };
                 if self.oracle.offers.insert((n, offer.id), fact).is_some() {
@@ -474,6 +477,7 @@ impl World {
         };
         for (_, fact) in self.oracle.offers.iter_mut().filter(of_job) {
             fact.is_over = true;
+            fact.is_handed = true;
         }
     }
 

@@ -50,6 +50,8 @@ pub mod faults;
 
 pub mod workload;
 
+pub mod by_hand;
+
 pub mod invariants;
 
 pub mod mutant;

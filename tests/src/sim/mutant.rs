@@ -7,7 +7,6 @@
 use arbiter::core::Verdict;
 use host_agent::core::{Effect, Input, Reply, ReplyId, Request};
 use protocol::api::{OfferRequest, PutJob};
-use protocol::job::Reason;
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
@@ -141,12 +140,11 @@ impl World {
             let more = capacity().plus(open);
             process.agent.handle(now, Input::Capacity(more), &mut quiet);
         }
+        effects.extend(quiet);
         let request = Box::new(request);
         process.agent.handle(now, Input::Request { reply, request }, effects);
         if is_blind {
             process.agent.handle(now, Input::Capacity(capacity()), effects);
-            // The host's row says what it believes, in order.
-            effects.splice(0..0, quiet);
         }
     }
 
@@ -175,20 +173,16 @@ impl World {
             Effect::Reply(to, Err(Refusal::Ticket { error })) if *to == reply => Some(error),
             _ => None,
         });
-        let has_moved = self.hosts[n].process.as_ref().is_some_and(|process| {
-            process
-                .agent
-                .job(job)
-                .is_some_and(|record| matches!(record.job.reason, Some(Reason::Migrated { .. })))
-        });
+        let Ok(offer) = ticket.offer.open() else { return };
+        let fact = self.oracle.offers.get(&(n, offer.id));
+        let was_handed = fact.is_some_and(|f| f.is_handed && f.until_ms > now.mono_ms);
         let is_forged = match (self.mutant, refusal) {
             (Some(Mutant::TicketReusable), Some(TicketError::OfferUsed { .. })) => true,
             (Some(Mutant::HandoffLeavesOffersOpen), Some(TicketError::OfferEnded { .. })) => {
-                has_moved
+                was_handed
             }
             _ => false,
         };
-        let Ok(offer) = ticket.offer.open() else { return };
         if !is_forged {
             return;
         }

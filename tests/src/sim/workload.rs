@@ -4,7 +4,7 @@
 use host_agent::core::{Act, Request};
 use protocol::api::{NewRun, Want};
 use protocol::id::{HostId, JobId, RunId, TenantId};
-use protocol::job::JobSpec;
+use protocol::job::{JobSpec, JobState};
 use protocol::vm::{DiskSpec, VmSpec};
 use uuid::Uuid;
 
@@ -67,6 +67,7 @@ impl World {
         let host = self.chance.index(self.hosts.len());
         if self.chance.happens(200_000) {
             self.coverage.hit("act.cancel-migration");
+            let (host, job) = self.something_moving().unwrap_or((host, job));
             return self.ask_by_hand(n, host, Request::CancelMigration { job, run: None });
         }
         let (act, name) = *self
@@ -83,6 +84,18 @@ impl World {
             .unwrap_or(&(Act::Resume, "act.resume"));
         self.coverage.hit(name);
         self.ask_by_hand(n, host, Request::Act { job, act });
+    }
+
+    /// A job that is on its way, as far as its host says.
+    fn something_moving(&mut self) -> Option<(usize, JobId)> {
+        let mut moving = Vec::new();
+        for (n, host) in self.hosts.iter().enumerate() {
+            let row = host.process.as_ref().and_then(super::host::AgentProcess::row);
+            let jobs = row.into_iter().flat_map(|row| row.jobs.iter());
+            let moved = jobs.filter(|(_, job)| job.state == JobState::MigratingOut);
+            moving.extend(moved.map(|(id, _)| (n, id.clone())));
+        }
+        self.chance.pick(&moving).cloned()
     }
 
     /// Somebody asks a host directly, from an engine's machine.

@@ -520,6 +520,11 @@ impl World {
         }
     }
 
+    /// A process begins after that time, unless it is there.
+    pub fn start_after(&mut self, node: NodeId, ms: u64) {
+        self.after(ms * 1000, Event::Start { node });
+    }
+
     /// kill -9: memory and tasks are gone, whatever was under way outside goes on.
     pub fn kill_process(&mut self, node: NodeId) {
         let it = &mut self.nodes[node.0];

@@ -1,0 +1,330 @@
+//! Stories that chance seldom tells, each a rule in its name. Those of the tenure protocol's list
+//! (§14) keep their names, as far as today's cores have the rules.
+
+use host_agent::core::Request;
+use protocol::api::{NewRun, RunState, Want};
+use protocol::job::JobState;
+use protocol::refusal::Refusal;
+use protocol::ticket::{Action, DenialReason};
+use tests::sim::verdict::rest;
+use tests::sim::workload::{job_id, spec};
+use tests::sim::{Profile, World};
+
+/// A calm world that has come up.
+fn world(profile: Profile) -> World {
+    let mut world = World::new(profile, None);
+    world.run_ms(15_000);
+    world
+}
+
+/// Nothing is broken, and everything comes to rest when it is mended.
+#[track_caller]
+fn ends_well(mut world: World) {
+    world.heal();
+    rest(&mut world);
+    assert_eq!(world.violation, None);
+}
+
+/// Wants something of a group of engines; the run's state when it has ended.
+#[track_caller]
+fn run(world: &mut World, engine: usize, want: Want) -> protocol::id::RunId {
+    let id = world.next_run_id();
+    assert!(world.submit(engine, NewRun { id, want }), "not accepted");
+    id
+}
+
+fn state_of(world: &World, group: usize, id: protocol::id::RunId) -> RunState {
+    world.conductors[group].runs[&id].state
+}
+
+#[track_caller]
+fn await_end(world: &mut World, group: usize, id: protocol::id::RunId) -> RunState {
+    assert!(world.run_until(200_000, |world| state_of(world, group, id).is_ended()), "no end");
+    state_of(world, group, id)
+}
+
+fn want_run() -> Want {
+    Want::Run { job: job_id(0), spec: spec(1, false, false), on: None }
+}
+
+#[test]
+fn a_vm_is_run_moved_stopped_and_deleted() {
+    let mut world = world(Profile::calm(10));
+    let job = job_id(0);
+    let started = run(&mut world, 0, want_run());
+    assert_eq!(await_end(&mut world, 0, started), RunState::Succeeded);
+    let at = (0..3).find(|n| world.runs(*n, &job)).expect("it runs somewhere");
+    let to = world.hosts[(at + 1) % 3].id.clone();
+    let moved = run(&mut world, 0, Want::Migrate { job: job.clone(), to });
+    assert_eq!(await_end(&mut world, 0, moved), RunState::Succeeded);
+    assert!(world.runs((at + 1) % 3, &job));
+    let stopped = run(&mut world, 0, Want::Stop { job: job.clone(), grace_ms: 0 });
+    assert_eq!(await_end(&mut world, 0, stopped), RunState::Succeeded);
+    let deleted = run(&mut world, 0, Want::Delete { job });
+    assert_eq!(await_end(&mut world, 0, deleted), RunState::Succeeded);
+    ends_well(world);
+}
+
+#[test]
+fn two_schedulers_that_want_the_same_job_start_it_once() {
+    for seed in 20..30 {
+        let mut world = world(Profile::calm(seed));
+        let ids = [run(&mut world, 0, want_run()), run(&mut world, 1, want_run())];
+        for (group, id) in ids.into_iter().enumerate() {
+            await_end(&mut world, group, id);
+        }
+        let running = (0..3).filter(|n| world.runs(*n, &job_id(0))).count();
+        assert_eq!(running, 1, "seed {seed}");
+        ends_well(world);
+    }
+}
+
+#[test]
+fn two_schedulers_five_arbiters_split_2_2_1() {
+    for seed in 30..36 {
+        let profile = Profile { arbiters: 5, k: 3, ..Profile::calm(seed) };
+        let mut world = world(profile);
+        // The first scheduler reaches arbiters 0 and 1, the second 2 and 3; nobody reaches the last.
+        for (engine, arbiters) in [(0, [2, 3, 4]), (1, [0, 1, 4])] {
+            for arbiter in arbiters {
+                world.network.part(world.engines[engine].node, world.arbiters[arbiter].node);
+            }
+        }
+        let ids = [run(&mut world, 0, want_run()), run(&mut world, 1, want_run())];
+        world.run_ms(20_000);
+        assert!((0..3).all(|n| !world.runs(n, &job_id(0))), "two of five are no quorum");
+        world.network.cut.clear();
+        for (group, id) in ids.into_iter().enumerate() {
+            await_end(&mut world, group, id);
+        }
+        ends_well(world);
+    }
+}
+
+#[test]
+fn duplicate_offers_of_one_host_start_one_job_once() {
+    let mut world = world(Profile::calm(40));
+    let (job, spec) = (job_id(0), spec(1, false, false));
+    let first = world.offer(0, &job, 1, &spec, Action::Start).expect("an offer");
+    let second = world.offer(0, &job, 1, &spec, Action::Start).expect("another");
+    let second = world.ticket(second).expect("granted: it is the same host");
+    let first = world.ticket(first).expect("granted as well");
+    assert!(matches!(world.put(0, &job, &spec, second, None), Some(Ok(_))));
+    world.await_state(0, &job, JobState::Running);
+    let hold = world.hold(0, &job);
+    assert!(matches!(world.put(0, &job, &spec, first, None), Some(Ok(_))), "it is so already");
+    assert_eq!(world.hold(0, &job), hold);
+    ends_well(world);
+}
+
+/// An answer that an arbiter asked for before its restart would show offers that it then forgets;
+/// and a grant it gave before is still good. Silence keeps both harmless.
+#[test]
+fn statement_from_before_restart_arrives_after_it() {
+    let mut world = world(Profile { arbiters: 1, k: 1, ..Profile::calm(41) });
+    let (job, spec) = (job_id(0), spec(1, false, false));
+    let first = world.offer(0, &job, 1, &spec, Action::Start).expect("an offer");
+    let first = world.ticket(first).expect("granted");
+    world.restart(world.arbiters[0].node, 50);
+    world.run_ms(2_500);
+    let second = world.offer(1, &job, 1, &spec, Action::Start).expect("an offer");
+    let denial = world.ask_arbiter(0, &second).expect("an answer").expect_err("a denial");
+    assert!(matches!(denial.why, DenialReason::Silent { .. }), "{denial:?}");
+    assert!(matches!(world.put(0, &job, &spec, first, None), Some(Ok(_))));
+    world.run_ms(12_000);
+    let third = world.offer(1, &job, 1, &spec, Action::Start).expect("an offer");
+    let denial = world.ask_arbiter(0, &third).expect("an answer").expect_err("a denial");
+    assert!(matches!(denial.why, DenialReason::Promised { .. }), "{denial:?}");
+    ends_well(world);
+}
+
+#[test]
+fn two_of_three_amnesic_with_pending_takes() {
+    for seed in 50..56 {
+        let mut world = world(Profile::calm(seed));
+        let (job, spec) = (job_id(0), spec(1, false, false));
+        let first = world.offer(0, &job, 1, &spec, Action::Start).expect("an offer");
+        let first = world.ticket(first).expect("granted");
+        for arbiter in [0, 1] {
+            world.restart(world.arbiters[arbiter].node, 100);
+        }
+        world.run_ms(1_000 * (seed - 49));
+        let second = world.offer(1, &job, 1, &spec, Action::Start).expect("an offer");
+        assert!(world.ticket(second).is_none(), "one that remembers is no quorum");
+        world.put(0, &job, &spec, first, None);
+        world.run_ms(15_000);
+        assert!(!world.start(1, &job, 1, &spec) || !world.runs(0, &job));
+        ends_well(world);
+    }
+}
+
+#[test]
+fn rolling_amnesia_one_after_the_other() {
+    let mut world = world(Profile::calm(57));
+    let (job, spec) = (job_id(0), spec(1, false, false));
+    assert!(world.start(0, &job, 1, &spec));
+    world.await_state(0, &job, JobState::Running);
+    for arbiter in 0..3 {
+        world.restart(world.arbiters[arbiter].node, 200);
+        world.run_ms(1_000);
+        assert!(!world.start(1, &job, 1, &spec), "arbiter {arbiter} has forgotten");
+    }
+    assert!(world.runs(0, &job));
+    ends_well(world);
+}
+
+#[test]
+fn all_members_restart_with_guests_running() {
+    let mut world = world(Profile::calm(58));
+    let (job, spec) = (job_id(0), spec(1, false, false));
+    assert!(world.start(0, &job, 1, &spec));
+    world.await_state(0, &job, JobState::Running);
+    for arbiter in 0..3 {
+        world.restart(world.arbiters[arbiter].node, 100);
+    }
+    world.run_ms(5_000);
+    assert!(world.runs(0, &job), "keep jobs need nobody");
+    assert!(!world.start(1, &job_id(1), 1, &spec), "granted while silent");
+    world.run_ms(9_000);
+    assert!(world.start(1, &job_id(1), 1, &spec));
+    assert!(!world.start(1, &job, 1, &spec));
+    ends_well(world);
+}
+
+/// Quota: what is promised to a host that nobody hears stays promised.
+#[test]
+fn promise_redeemed_then_host_partitioned() {
+    let mut world = world(Profile { quota_vcpus: 3, ..Profile::calm(59) });
+    let spec = spec(2, false, true);
+    assert!(world.start(0, &job_id(0), 1, &spec));
+    let others: Vec<_> = (0..world.nodes.len()).map(tests::sim::message::NodeId).collect();
+    let cut_off = world.hosts[0].node;
+    for other in others.into_iter().filter(|other| *other != cut_off) {
+        world.network.part(cut_off, other);
+    }
+    world.run_ms(60_000);
+    assert!(!world.start(1, &job_id(1), 1, &spec), "the quota is used up");
+    world.network.cut.clear();
+    world.run_ms(3_000);
+    world.stop(0, &job_id(0));
+    world.run_ms(3_000);
+    assert!(world.start(1, &job_id(1), 1, &spec));
+    ends_well(world);
+}
+
+/// The source loses power at every stage of a move; the guest is lost or moved, never doubled.
+#[test]
+fn migration_source_dies_before_and_after_handoff() {
+    let mut ends = std::collections::BTreeSet::new();
+    for step in 0..24 {
+        let mut world = world(Profile::calm(60 + step % 3));
+        let started = run(&mut world, 0, want_run());
+        await_end(&mut world, 0, started);
+        let at = (0..3).find(|n| world.runs(*n, &job_id(0))).expect("it runs somewhere");
+        let to = world.hosts[(at + 1) % 3].id.clone();
+        run(&mut world, 0, Want::Migrate { job: job_id(0), to });
+        world.run_ms(step * 200);
+        world.lose_power(at, 20_000);
+        world.run_ms(60_000);
+        ends.insert((0..3).filter(|n| world.runs(*n, &job_id(0))).count());
+        ends_well(world);
+    }
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), [0, 1], "both ends were seen");
+}
+
+/// The engine dies before it can relay the source's word; the next one finds it in the source's row.
+#[test]
+fn handoff_lost_then_relayed() {
+    let mut world = world(Profile { groups: 1, engines_per_group: 2, ..Profile::calm(70) });
+    let started = run(&mut world, 0, want_run());
+    await_end(&mut world, 0, started);
+    let at = (0..3).find(|n| world.runs(*n, &job_id(0))).expect("it runs somewhere");
+    let to = (at + 1) % 3;
+    let want = Want::Migrate { job: job_id(0), to: world.hosts[to].id.clone() };
+    let moving = run(&mut world, 0, want);
+    world.await_state(at, &job_id(0), JobState::Stopped);
+    world.kill_process(world.engines[0].node);
+    assert!(world.oracle.handoffs.is_empty() && !world.runs(to, &job_id(0)));
+    world.restart(world.engines[1].node, 5_000);
+    assert_eq!(await_end(&mut world, 0, moving), RunState::Succeeded);
+    assert!(world.runs(to, &job_id(0)));
+    ends_well(world);
+}
+
+#[test]
+fn target_cancels_then_handoff_arrives() {
+    let mut world = world(Profile::calm(71));
+    let (job, spec) = (job_id(0), spec(1, false, false));
+    assert!(world.start(0, &job, 1, &spec));
+    world.await_state(0, &job, JobState::Running);
+    world.send_by_hand(0, 1, &job, 2, &spec);
+    world.await_state(0, &job, JobState::Stopped);
+    world.delete(1, &job);
+    let handoff = world.handoff_of(0, &job).expect("the source has let go");
+    let late = world.ask_host(1, Request::Handoff { job: job.clone(), handoff });
+    assert!(matches!(late, Some(Err(Refusal::NoSuchJob { .. }))), "{late:?}");
+    world.run_ms(3_000);
+    assert!((0..3).all(|n| !world.runs(n, &job)), "it was given up by both");
+    assert!(world.start(2, &job, 3, &spec), "and may start anew");
+    ends_well(world);
+}
+
+#[test]
+fn host_reboots_faster_than_d() {
+    let mut world = world(Profile::calm(72));
+    let (job, spec) = (job_id(0), spec(1, false, false));
+    assert!(world.start(0, &job, 1, &spec));
+    world.await_state(0, &job, JobState::Running);
+    let other = world.offer(0, &job_id(1), 1, &spec, Action::Start).expect("an offer");
+    let other = world.ticket(other).expect("granted");
+    world.lose_power(0, 1_000);
+    world.run_ms(4_000);
+    world.await_state(0, &job, JobState::Crashed);
+    let late = world.put(0, &job_id(1), &spec, other, None);
+    assert!(matches!(late, Some(Err(Refusal::Ticket { .. }))), "of an earlier life: {late:?}");
+    assert!(!world.start(1, &job, 2, &spec), "its hold stays with the host");
+    ends_well(world);
+}
+
+/// Long enough away that everybody else has given it up; not a week, which would only cost events.
+#[test]
+fn host_returns_after_a_long_time() {
+    let mut world = world(Profile::calm(73));
+    let started = run(&mut world, 0, want_run());
+    await_end(&mut world, 0, started);
+    let at = (0..3).find(|n| world.runs(*n, &job_id(0))).expect("it runs somewhere");
+    world.lose_power(at, 600_000);
+    world.run_ms(300_000);
+    let again = run(&mut world, 1, want_run());
+    world.run_ms(400_000);
+    assert!(state_of(&world, 1, again).is_ended());
+    assert!((0..3).filter(|n| world.runs(*n, &job_id(0))).count() <= 1);
+    ends_well(world);
+}
+
+/// Both guests of a move that nobody can tell the end of stand still; only the source's word starts
+/// one of them.
+#[test]
+fn two_migrate_in_offers_one_redeemed_one_ended_then_handoff() {
+    let mut world = world(Profile::calm(74));
+    let (job, spec) = (job_id(0), spec(1, false, false));
+    assert!(world.start(0, &job, 1, &spec));
+    world.await_state(0, &job, JobState::Running);
+    let hold = world.hold(0, &job).expect("a hold");
+    let action = Action::MigrateIn { from: world.hosts[0].id.clone(), hold };
+    let one = world.offer(1, &job, 2, &spec, action.clone()).expect("an offer");
+    let two = world.offer(2, &job, 2, &spec, action).expect("an offer");
+    let one = world.ticket(one).expect("granted");
+    assert!(world.ticket(two.clone()).is_none(), "one successor at a time");
+    assert!(matches!(world.put(1, &job, &spec, one, None), Some(Ok(_))));
+    world.send_to_listener(0, 1, &job);
+    world.await_state(0, &job, JobState::Stopped);
+    assert!(world.ticket(two).is_none(), "nor after the handoff");
+    let handoff = world.handoff_of(0, &job).expect("the source has let go");
+    assert!(matches!(
+        world.ask_host(1, Request::Handoff { job: job.clone(), handoff }),
+        Some(Ok(_))
+    ));
+    world.await_state(1, &job, JobState::Running);
+    ends_well(world);
+}

@@ -1,0 +1,235 @@
+//! Asking by hand: for scenarios that must be brought about exactly, request by request.
+//!
+//! Whoever asks sits at the machine of the first engine and uses the same network as everybody.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use host_agent::core::{Reply, Request};
+use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
+use protocol::id::{JobId, OfferId, Revision};
+use protocol::job::{JobSpec, JobState, Migration, RunKey};
+use protocol::refusal::Refusal;
+use protocol::signed::Signed;
+use protocol::ticket::{Action, Answer, Denial, Grant, Handoff, Offer, Ticket};
+
+use super::message::{Ask, NodeId, Told};
+use super::world::{Role, World};
+
+/// How long a person waits for one answer.
+const PATIENCE_MS: u64 = 10_000;
+
+/// What an agent has answered; `None`: nothing.
+pub type HandAnswer = Option<Result<Reply, Refusal>>;
+
+impl World {
+    fn told(&mut self, to: NodeId, ask: Ask) -> Option<Told> {
+        let from = self.node_of(Role::Engine(0))?;
+        let told = Rc::new(RefCell::new(None));
+        let place = Rc::clone(&told);
+        self.spawn(from, move |ctx| {
+            Box::pin(async move {
+                let answer = ctx.call(to, ask, PATIENCE_MS).await;
+                *place.borrow_mut() = Some(answer.ok());
+            })
+        });
+        self.run_until(2 * PATIENCE_MS, |_| told.borrow().is_some());
+        let answer = told.borrow_mut().take();
+        answer.flatten()
+    }
+
+    /// Asks a host, and waits for its answer.
+    pub fn ask_host(&mut self, host: usize, request: Request) -> HandAnswer {
+        match self.told(self.hosts[host].node, Ask::Agent(request))? {
+            Told::Agent(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Has a host offer a job a place.
+    pub fn offer(
+        &mut self,
+        host: usize,
+        job: &JobId,
+        revision: u64,
+        spec: &JobSpec,
+        action: Action,
+    ) -> Option<Signed<Offer>> {
+        let (job, spec, revision) = (job.clone(), spec.clone(), Revision(revision));
+        let ask = OfferRequest { job, revision, spec, action };
+        match self.ask_host(host, Request::Offer(ask))? {
+            Ok(Reply::Offered(offered)) => Some(offered.offer),
+            _ => None,
+        }
+    }
+
+    /// Shows an offer to one arbiter.
+    pub fn ask_arbiter(
+        &mut self,
+        arbiter: usize,
+        offer: &Signed<Offer>,
+    ) -> Option<Result<Signed<Grant>, Denial>> {
+        match self.told(self.arbiters[arbiter].node, Ask::Grants(offer.clone()))? {
+            Told::Answer(Answer::Grant(grant)) => Some(Ok(grant)),
+            Told::Answer(Answer::Denial(denial)) => denial.open().ok().map(Err),
+            _ => None,
+        }
+    }
+
+    /// Shows an offer to all arbiters; the ticket, if enough of them say yes.
+    pub fn ticket(&mut self, offer: Signed<Offer>) -> Option<Ticket> {
+        let mut grants = Vec::new();
+        for arbiter in 0..self.arbiters.len() {
+            if let Some(Ok(grant)) = self.ask_arbiter(arbiter, &offer) {
+                grants.push(grant);
+            }
+        }
+        (grants.len() >= self.trust.k as usize).then_some(Ticket { offer, grants })
+    }
+
+    /// Redeems a ticket.
+    pub fn put(
+        &mut self,
+        host: usize,
+        job: &JobId,
+        spec: &JobSpec,
+        ticket: Ticket,
+        run: Option<RunKey>,
+    ) -> HandAnswer {
+        let revision = ticket.offer.open().ok()?.revision;
+        let put = PutJob { revision, spec: spec.clone(), ticket: Some(ticket), run };
+        self.ask_host(host, Request::Put { job: job.clone(), put })
+    }
+
+    /// Offer, grants and put in one; true when the host has taken the job.
+    pub fn start(&mut self, host: usize, job: &JobId, revision: u64, spec: &JobSpec) -> bool {
+        let Some(offer) = self.offer(host, job, revision, spec, Action::Start) else {
+            return false;
+        };
+        let Some(ticket) = self.ticket(offer) else { return false };
+        matches!(self.put(host, job, spec, ticket, None), Some(Ok(_)))
+    }
+
+    /// Stops a job at once, and waits until it has ended.
+    pub fn stop(&mut self, host: usize, job: &JobId) {
+        let stop = StopJob { grace_ms: 0, run: None };
+        self.ask_host(host, Request::Stop { job: job.clone(), stop });
+        self.await_state(host, job, JobState::Stopped);
+    }
+
+    /// Deletes an ended job, and waits until it is gone.
+    pub fn delete(&mut self, host: usize, job: &JobId) {
+        self.ask_host(host, Request::Delete { job: job.clone(), run: None });
+        let is_gone = |world: &World| world.state(host, job).is_none();
+        assert!(self.run_until(30_000, is_gone), "{job} is not gone from h{host}");
+    }
+
+    /// What a host says of a job.
+    #[must_use]
+    pub fn state(&self, host: usize, job: &JobId) -> Option<JobState> {
+        Some(self.hosts[host].process.as_ref()?.agent.job(job)?.job.state)
+    }
+
+    /// Under which hold a host has a job.
+    #[must_use]
+    pub fn hold(&self, host: usize, job: &JobId) -> Option<OfferId> {
+        self.hosts[host].process.as_ref()?.agent.job(job)?.job.hold
+    }
+
+    /// Whether a job's guest really runs on a host.
+    #[must_use]
+    pub fn runs(&self, host: usize, job: &JobId) -> bool {
+        let domain = self.hosts[host].hv.domains.get(&job.domain_uuid());
+        domain.is_some_and(super::hypervisor::Domain::is_running)
+    }
+
+    /// Waits until a host says so.
+    ///
+    /// # Panics
+    /// When it does not within a minute.
+    pub fn await_state(&mut self, host: usize, job: &JobId, state: JobState) {
+        let is_so = |world: &World| world.state(host, job) == Some(state);
+        let came = self.run_until(60_000, is_so);
+        assert!(came || self.violation.is_some(), "{job} on h{host} is not {state}");
+    }
+
+    /// kill -9, and a start after that many milliseconds.
+    pub fn restart(&mut self, node: NodeId, after_ms: u64) {
+        self.kill_process(node);
+        self.start_after(node, after_ms);
+    }
+}
+
+/// Moving by hand.
+impl World {
+    /// Has a guest moved, up to the source's word and its relay.
+    ///
+    /// # Panics
+    /// When a step is refused.
+    pub fn migrate_by_hand(
+        &mut self,
+        from: usize,
+        to: usize,
+        job: &JobId,
+        revision: u64,
+        spec: &JobSpec,
+    ) {
+        self.send_by_hand(from, to, job, revision, spec);
+        self.await_state(from, job, JobState::Stopped);
+        let handoff = self.handoff_of(from, job).expect("the source has let go");
+        self.ask_host(to, Request::Handoff { job: job.clone(), handoff });
+    }
+
+    /// The target gets a ticket and listens, the source is told to send.
+    ///
+    /// # Panics
+    /// When a step is refused.
+    pub fn send_by_hand(
+        &mut self,
+        from: usize,
+        to: usize,
+        job: &JobId,
+        revision: u64,
+        spec: &JobSpec,
+    ) {
+        let hold = self.hold(from, job).expect("the source has a hold");
+        let action = Action::MigrateIn { from: self.hosts[from].id.clone(), hold };
+        let offer = self.offer(to, job, revision, spec, action).expect("an offer");
+        let ticket = self.ticket(offer).expect("granted");
+        self.put(to, job, spec, ticket, None);
+        self.send_to_listener(from, to, job);
+    }
+
+    /// The source is told to send to a target that has a ticket.
+    ///
+    /// # Panics
+    /// When the target does not listen within a minute.
+    pub fn send_to_listener(&mut self, from: usize, to: usize, job: &JobId) {
+        let incoming = |world: &World| world.incoming_at(to, job);
+        assert!(self.run_until(60_000, |world| incoming(world).is_some()), "h{to} does not listen");
+        let Some((libvirt_uri, migrate_uri, disks_uri)) = self.incoming_at(to, job) else { return };
+        let to_hold = self.hold(to, job);
+        let to = self.hosts[to].id.clone();
+        let run = None;
+        let migrate = MigrateJob { to, to_hold, libvirt_uri, migrate_uri, disks_uri, run };
+        self.ask_host(from, Request::Migrate { job: job.clone(), migrate });
+    }
+
+    fn incoming_at(&self, host: usize, job: &JobId) -> Option<(String, String, String)> {
+        match self.hosts[host].process.as_ref()?.agent.job(job)?.job.migration.clone()? {
+            Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. } => {
+                Some((libvirt_uri, migrate_uri, disks_uri))
+            }
+            Migration::Outgoing { .. } => None,
+        }
+    }
+
+    /// The source's word that it has let go.
+    #[must_use]
+    pub fn handoff_of(&self, host: usize, job: &JobId) -> Option<Signed<Handoff>> {
+        match self.hosts[host].process.as_ref()?.agent.job(job)?.job.migration.clone()? {
+            Migration::Outgoing { handoff, .. } => handoff,
+            Migration::Incoming { .. } => None,
+        }
+    }
+}
