@@ -154,7 +154,7 @@ async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {
             libvirt_version: "9.0.0".into(),
             accel: Accel::None,
             accel_reason: None,
-            migration_uri: None,
+            can_receive: false,
         },
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,

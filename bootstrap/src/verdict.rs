@@ -270,7 +270,7 @@ fn check_versions(ours: &str, hosts: &[&Host]) -> Finding {
 }
 
 fn check_migration(hosts: &[&Host]) -> Finding {
-    let cannot = names_of(hosts, |host| host.hypervisor.migration_uri.is_none());
+    let cannot = names_of(hosts, |host| !host.hypervisor.can_receive);
     if cannot.is_empty() {
         return fine("migration", "guests can move to every host");
     }
@@ -342,7 +342,7 @@ pub(crate) mod tests {
                 libvirt_version: "9.0.0".into(),
                 accel: Accel::Kvm,
                 accel_reason: None,
-                migration_uri: Some("qemu+tcp://10.0.0.1/system".into()),
+                can_receive: true,
             },
             capacity: Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 64 << 30 },
             allocation: Resources::ZERO,
@@ -424,7 +424,7 @@ pub(crate) mod tests {
             findings.into_iter().find(|f| f.level == Level::Warn).unwrap().rule
         };
         assert_eq!(limited(|h| h.agent_version = "0.2.0".into()), "versions");
-        assert_eq!(limited(|h| h.hypervisor.migration_uri = None), "migration");
+        assert_eq!(limited(|h| h.hypervisor.can_receive = false), "migration");
         assert_eq!(limited(|h| h.allocation = h.capacity), "disk");
         assert_eq!(limited(|h| h.hypervisor.accel = Accel::Tcg), "accel");
         assert_eq!(limited(|h| h.name = "n1".into()), "names");

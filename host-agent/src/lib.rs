@@ -7,6 +7,7 @@
 pub mod core;
 
 mod api;
+mod channel;
 mod console;
 mod feed;
 mod place;
@@ -33,6 +34,8 @@ use transport::discovery::{Advert, Announcer, Pace, Source};
 use transport::{Client, Clock, Identity, Listen, Server};
 
 use crate::api::{Api, router};
+pub use crate::channel::CHANNELS_DIR;
+use crate::channel::Channels;
 use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
 use crate::place::Place;
@@ -64,8 +67,8 @@ pub struct Options {
     pub hypervisor: String,
     /// Overrides the choice between KVM and TCG.
     pub accel: Option<Accel>,
-    /// True when other hosts' libvirt can send guests to this one's over TCP.
-    pub can_receive: bool,
+    /// Where the sockets of guests on their way are. The same on all hosts of a cluster.
+    pub channels: PathBuf,
     /// Where to announce the host.
     pub discovery: Vec<Source>,
     /// How much of the machine is for guests.
@@ -122,9 +125,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     let address = advertised(&options)?;
-    let migration_address = options.can_receive.then_some(address);
-    let libvirt =
-        LibvirtOptions { uri: options.hypervisor.clone(), accel: options.accel, migration_address };
+    let libvirt = LibvirtOptions { uri: options.hypervisor.clone(), accel: options.accel };
     let hv = connect(libvirt, &shutdown).await?;
     match hv {
         Some(hv) => run(options, address, hv, clock, shutdown).await,
@@ -223,6 +224,8 @@ pub async fn run(
         trust_file: trust_file.clone(),
     };
     let services = Services::new(context, news);
+    let client = Client::new(Arc::clone(&identity));
+    let channels = Channels::new(options.channels, client.clone());
     let agent = born(&identity, host, ledger);
     let feed = Arc::new(Feed::new(agent.inventory()));
     let works = Arc::new(Works {
@@ -234,6 +237,7 @@ pub async fn run(
         late_starts: std::sync::Mutex::default(),
         inputs,
         place: place.clone(),
+        channels: channels.clone(),
     });
     let api = Api {
         posts: posts.clone(),
@@ -241,6 +245,7 @@ pub async fn run(
         trust: Arc::clone(&trust),
         storage: storage.clone(),
         hv: Arc::clone(&hv),
+        channels,
         key: identity.public(),
         life,
         clock: clock.clone(),
@@ -256,15 +261,10 @@ pub async fn run(
         clock,
     };
 
-    let announcer = Announcer::start(
-        &options.discovery,
-        &adverts,
-        &Client::new(Arc::clone(&identity)),
-        Pace::default(),
-        &shutdown,
-    );
+    let announcer =
+        Announcer::start(&options.discovery, &adverts, &client, Pace::default(), &shutdown);
     let helpers = [
-        tokio::spawn(place::follow(place, Arc::clone(&hv), tell_advert, posts.clone())),
+        tokio::spawn(place::follow(place, tell_advert, posts.clone())),
         tokio::spawn(shell::watch_domains(hv, posts.clone())),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts)),

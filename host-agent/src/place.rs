@@ -9,11 +9,8 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use hypervisor::Hypervisor;
-use protocol::host::HypervisorFacts;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transport::discovery::Advert;
@@ -50,20 +47,6 @@ impl Place {
             }
             _ => url.to_owned(),
         }
-    }
-
-    /// Where libvirt takes guests, if it does: the hypervisor only knows where that was at its
-    /// start.
-    pub(crate) fn migration_uri(&self, facts: &HypervisorFacts) -> Option<String> {
-        let uri = facts.migration_uri.as_ref()?;
-        let Some((scheme, rest)) = uri.split_once("://") else { return Some(uri.clone()) };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let was: Result<IpAddr, _> = authority.trim_matches(['[', ']']).parse();
-        Some(match (was, self.address) {
-            (Err(_), _) => uri.clone(),
-            (Ok(_), IpAddr::V4(address)) => format!("{scheme}://{address}/{path}"),
-            (Ok(_), IpAddr::V6(address)) => format!("{scheme}://[{address}]/{path}"),
-        })
     }
 
     fn look(&self, is_renaming: bool, is_moving: bool) -> Self {
@@ -114,7 +97,6 @@ pub(crate) fn watch(
 /// Tells the core and discovery of every change.
 pub(crate) async fn follow(
     mut places: watch::Receiver<Place>,
-    hv: Arc<dyn Hypervisor>,
     adverts: watch::Sender<Advert>,
     posts: mpsc::Sender<Post>,
 ) {
@@ -122,11 +104,10 @@ pub(crate) async fn follow(
         let place = places.borrow_and_update().clone();
         let url = place.url();
         tracing::info!(name = %place.name, %url, "this host is called or reached otherwise now");
-        let migration_uri = place.migration_uri(&hv.facts());
         adverts.send_modify(|advert| {
             (advert.name, advert.url) = (place.name.clone(), url.clone());
         });
-        let input = Input::Placed { name: place.name, url, migration_uri };
+        let input = Input::Placed { name: place.name, url };
         if posts.send(Post::Input(input)).await.is_err() {
             return;
         }
@@ -143,11 +124,6 @@ mod tests {
         Place { name: "h1".into(), address: address.parse().unwrap(), port: 7460 }
     }
 
-    fn facts(migration_uri: &str) -> HypervisorFacts {
-        let facts = hypervisor::fake::Fake::default().facts();
-        HypervisorFacts { migration_uri: Some(migration_uri.to_owned()), ..facts }
-    }
-
     #[test]
     fn addresses_follow_the_host() {
         let here = place("10.0.0.9");
@@ -155,12 +131,6 @@ mod tests {
         assert_eq!(here.url_here("https://0.0.0.0:7470"), "https://10.0.0.9:7470");
         assert_eq!(here.url_here("https://[::]:7470"), "https://10.0.0.9:7470");
         assert_eq!(here.url_here("https://10.0.0.1:7470"), "https://10.0.0.1:7470");
-        let moved = here.migration_uri(&facts("qemu+tcp://10.0.0.1/system"));
-        assert_eq!(moved.as_deref(), Some("qemu+tcp://10.0.0.9/system"));
-        let six = place("fd00::9");
-        assert_eq!(six.url(), "https://[fd00::9]:7460");
-        let moved = six.migration_uri(&facts("qemu+tcp://[fd00::1]/system"));
-        assert_eq!(moved.as_deref(), Some("qemu+tcp://[fd00::9]/system"));
-        assert_eq!(six.migration_uri(&facts("fake://")).as_deref(), Some("fake://"));
+        assert_eq!(place("fd00::9").url(), "https://[fd00::9]:7460");
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +18,10 @@ use protocol::vm::VmSpec;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use transport::Endpoint;
 use uuid::Uuid;
 
+use crate::channel::{Channels, Departure, Lane};
 use crate::core::{Input, MigrationOutcome, Work, WorkOutcome};
 use crate::place::Place;
 use crate::services::Services;
@@ -64,6 +65,8 @@ pub(crate) struct Works {
     pub inputs: mpsc::Sender<Input>,
     /// Where others reach this host's guests' streams.
     pub place: watch::Receiver<Place>,
+    /// How guests come and go.
+    pub channels: Channels,
 }
 
 /// Why a piece of work was not done.
@@ -294,31 +297,33 @@ impl Works {
         let folder = self.storage.service_folder(job);
         self.services.stop(job, &folder).await.map_err(|e| Trouble::No(e.to_string()))?;
         self.storage.delete_service(job)?;
+        self.channels.end_arrival(uuid);
         Ok(self.storage.delete_volumes(job)?)
     }
 
     async fn prepare_incoming(&self, job: &JobId, vm: VmSpec) -> WorkOutcome {
-        let place = self.place.borrow().clone();
-        let Some(libvirt_uri) = place.migration_uri(&self.hv.facts()) else {
+        if !self.hv.facts().can_receive {
             return WorkOutcome::Failed("this host's libvirt can't receive guests".to_owned());
-        };
+        }
         // The source copies whole disks, so there is nothing to take from images here.
         if let Err(error) = self.storage.make_volumes(job, &vm, false).await {
             return WorkOutcome::Failed(error.to_string());
         }
-        match free_port(place.address) {
-            Ok(port) => WorkOutcome::Listening {
-                libvirt_uri,
-                migrate_uri: format!("tcp://{}", place.address),
-                disks_uri: format!("tcp://{}:{port}", place.address),
-            },
-            Err(error) => WorkOutcome::Failed(format!("find a free port for disks: {error}")),
+        let owner = match call(&self.hv, "guest owner", CALL_DEADLINE, |hv| hv.guest_owner()).await
+        {
+            Ok(owner) => owner,
+            Err(error) => return WorkOutcome::Failed(error.to_string()),
+        };
+        match self.channels.await_arrival(job.domain_uuid(), owner) {
+            Ok(()) => WorkOutcome::Listening { url: self.place.borrow().url() },
+            Err(error) => WorkOutcome::Failed(format!("prepare the guest's channel: {error}")),
         }
     }
 
     async fn take_over(&self, uuid: Uuid) -> Result<(), Trouble> {
         match self.domain(uuid).await? {
             Some(domain) if domain.is_active() => {
+                self.channels.end_arrival(uuid);
                 self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await
             }
             _ => {
@@ -330,10 +335,14 @@ impl Works {
 
     async fn send(&self, job: &JobId, migrate: MigrateJob) -> MigrationOutcome {
         let uuid = job.domain_uuid();
+        let departure = match self.depart(job, &migrate).await {
+            Ok(departure) => departure,
+            Err(message) => return MigrationOutcome::StillHere { message },
+        };
         let to = MigrateTo {
-            libvirt_uri: migrate.libvirt_uri,
-            migrate_uri: migrate.migrate_uri,
-            disks_uri: migrate.disks_uri,
+            libvirt_uri: departure.libvirt_uri(),
+            migrate_uri: departure.uri(Lane::Memory),
+            disks_uri: departure.uri(Lane::Disks),
             bandwidth_mib_s: None,
             start_paused: true,
         };
@@ -355,6 +364,15 @@ impl Works {
             }
             Err(error) => self.go_on_here(uuid, error.to_string()).await,
         }
+    }
+
+    /// Opens the channel to the target. Before it is open nothing has happened to the guest.
+    async fn depart(&self, job: &JobId, migrate: &MigrateJob) -> Result<Departure, String> {
+        let owner = call(&self.hv, "guest owner", CALL_DEADLINE, |hv| hv.guest_owner()).await;
+        let owner = owner.map_err(|error| error.to_string())?;
+        let to = Endpoint::of_host(&migrate.url, migrate.to.clone());
+        let departure = self.channels.depart(job, job.domain_uuid(), owner, &to);
+        departure.map_err(|error| format!("open the guest's channel: {error}"))
     }
 
     /// Tells how far a migration is, for as long as it is asked to. One question at a time, and
@@ -468,8 +486,4 @@ async fn await_event(
 /// Nobody who holds this lock does more than a look-up.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn free_port(address: IpAddr) -> std::io::Result<u16> {
-    Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
 }

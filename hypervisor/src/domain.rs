@@ -139,15 +139,32 @@ pub struct NodeFacts {
     pub memory_bytes: u64,
 }
 
+/// A user and a group of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Who runs this program.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Self { uid: uid.as_raw(), gid: gid.as_raw() }
+    }
+}
+
 /// Where and how a guest is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrateTo {
-    /// The target's libvirt, such as `qemu+tcp://10.0.0.2/system`.
+    /// The target's libvirt, such as `qemu+unix:///system?socket=/PATH`.
     pub libvirt_uri: String,
-    /// Where memory is sent, such as `tcp://10.0.0.2`. Without it libvirt would resolve the
-    /// target's hostname, which often fails.
+    /// Where memory is sent, such as `unix:///PATH`. A socket file has this name on both hosts.
     pub migrate_uri: String,
-    /// Where disks are sent, such as `tcp://10.0.0.2:49200`.
+    /// Where disks are sent, such as `unix:///PATH`.
     pub disks_uri: String,
     /// Limit in MiB a second.
     pub bandwidth_mib_s: Option<u64>,

@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 use crate::call::HungCalls;
 use crate::domain::{
-    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, PauseReason,
-    Progress, StopReason,
+    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
+    PauseReason, Progress, StopReason,
 };
 use crate::domain_xml::{DriverKind, domain_xml, refused};
 use crate::error::{ErrorKind, HypervisorError};
@@ -107,6 +107,7 @@ pub enum Method {
     Lookup,
     Xml,
     Migrate,
+    GuestOwner,
     JobProgress,
     AbortJob,
     OpenConsole,
@@ -432,7 +433,7 @@ impl Hypervisor for Fake {
             libvirt_version: "0.0.0".to_owned(),
             accel: Accel::None,
             accel_reason: Some("the fake only pretends".to_owned()),
-            migration_uri: self.0.options.migration_uri.clone(),
+            can_receive: self.0.options.migration_uri.is_some(),
         }
     }
 
@@ -669,6 +670,11 @@ impl Hypervisor for Fake {
                 })
             }
         }
+    }
+
+    fn guest_owner(&self) -> Result<Owner, HypervisorError> {
+        let owner = Owner::of_this_process();
+        self.perform(Method::GuestOwner, "read whose files guests use", |_| Ok(owner))
     }
 
     fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError> {

@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::call::HungCalls;
-use crate::domain::{DomainConfig, DomainInfo, MigrateOutcome, MigrateTo, NodeFacts, Progress};
+use crate::domain::{
+    DomainConfig, DomainInfo, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
+};
 use crate::error::HypervisorError;
 use crate::event::WatchEvent;
 
@@ -76,6 +78,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     ///
     /// An `Err` means nothing was begun, unless [`crate::call`]'s own deadline produced it.
     fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError>;
+
+    /// Whose files and sockets a guest's process may use.
+    fn guest_owner(&self) -> Result<Owner, HypervisorError>;
 
     /// How far the migration of a domain is; `None` when none is under way.
     fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError>;

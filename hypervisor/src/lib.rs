@@ -13,8 +13,8 @@ pub use hypervisor::{ConsoleWriter, Hypervisor};
 
 mod domain;
 pub use domain::{
-    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, PauseReason,
-    Progress, StopReason, Volume, VolumeFormat,
+    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
+    PauseReason, Progress, StopReason, Volume, VolumeFormat,
 };
 
 mod event;

@@ -10,13 +10,14 @@ mod words;
 
 mod accel;
 
+mod capabilities;
+
 mod console;
 
 mod embedded;
 
 mod ffi;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use protocol::host::{Accel, HypervisorFacts};
@@ -28,7 +29,7 @@ use virt_sys as sys;
 
 use crate::call::HungCalls;
 use crate::domain::{
-    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Progress,
+    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
 };
 use crate::domain_xml::{
     DriverKind, JOB_NAMESPACE, JOB_PREFIX, domain_xml, job_element, job_of_element, refused,
@@ -47,8 +48,6 @@ pub struct LibvirtOptions {
     pub uri: String,
     /// Overrides the choice between KVM and TCG.
     pub accel: Option<Accel>,
-    /// The address at which other hosts' libvirt reaches this one's TCP port, if they do.
-    pub migration_address: Option<IpAddr>,
 }
 
 /// What an operation needs of a domain besides that it is there.
@@ -294,6 +293,13 @@ impl Hypervisor for Libvirt {
                 self.after_migration(uuid, before, error)
             }
         })
+    }
+
+    fn guest_owner(&self) -> Result<Owner, HypervisorError> {
+        let what = "read whose files guests use";
+        let capabilities = self.with_connection(what, Connection::capabilities)?;
+        // Without a label guests run as whoever runs libvirt, and so does this process.
+        Ok(capabilities::guest_owner(&capabilities).unwrap_or_else(Owner::of_this_process))
     }
 
     fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError> {

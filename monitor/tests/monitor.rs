@@ -73,7 +73,7 @@ fn host(identity: &Identity) -> Host {
             libvirt_version: "9.0.0".into(),
             accel: Accel::None,
             accel_reason: None,
-            migration_uri: None,
+            can_receive: false,
         },
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,

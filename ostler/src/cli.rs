@@ -439,9 +439,6 @@ pub(crate) struct AgentArgs {
     /// How guests are run [default: kvm where it works, else tcg]
     #[arg(long, value_enum)]
     pub(crate) accel: Option<ArgAccel>,
-    /// Other hosts' libvirt may send guests to this one's over TCP
-    #[arg(long)]
-    pub(crate) can_receive: bool,
     /// Where to announce the host: a discovery URL or mdns
     #[arg(long, value_name = "SOURCE")]
     pub(crate) discovery: Vec<Source>,

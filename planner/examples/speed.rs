@@ -21,7 +21,7 @@ fn main() {
                 libvirt_version: String::new(),
                 accel: Accel::Kvm,
                 accel_reason: None,
-                migration_uri: None,
+                can_receive: false,
             };
             let capacity = Resources { vcpus: 64, memory_bytes: 64 << 30, disk_bytes: 1 << 40 };
             let allocation = Resources { memory_bytes: u64::from(n % 60) << 30, ..Resources::ZERO };

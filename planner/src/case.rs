@@ -258,7 +258,7 @@ fn complete_row(id: &str, row: &mut Value) {
         fill(hypervisor, name, value);
     }
     if is_new {
-        fill(hypervisor, "migration_uri", json!("tcp://host"));
+        fill(hypervisor, "can_receive", json!(true));
     }
 }
 

@@ -336,7 +336,7 @@ impl<'a> Alike<'a> {
             capacity: numbers(host.capacity),
             allocation: numbers(state.allocation(row)),
             freshness: state.heard(&host.id).freshness,
-            can_receive: host.hypervisor.migration_uri.is_some(),
+            can_receive: host.hypervisor.can_receive,
             labels: &host.labels,
             images: host.images.keys().collect(),
             tied: is_tied.then_some(&host.id),

@@ -32,7 +32,7 @@ fn host(n: u8, free_gib: u64) -> Inventory {
             libvirt_version: String::new(),
             accel: Accel::Kvm,
             accel_reason: None,
-            migration_uri: Some("tcp://x".into()),
+            can_receive: true,
         },
         capacity,
         allocation: Resources { memory_bytes: (16 - free_gib) * GIB, ..Resources::ZERO },

@@ -33,7 +33,7 @@ impl<'a> Room<'a> {
             capacity: host.capacity,
             allocation: host.allocation,
             images: &host.images,
-            can_receive: host.hypervisor.migration_uri.is_some(),
+            can_receive: host.hypervisor.can_receive,
         }
     }
 

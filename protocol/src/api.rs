@@ -87,12 +87,8 @@ pub struct MigrateJob {
     pub to: HostId,
     /// The target's hold for it.
     pub to_hold: Option<OfferId>,
-    /// From the target's job: where its libvirt answers.
-    pub libvirt_uri: String,
-    /// From the target's job: where memory goes.
-    pub migrate_uri: String,
-    /// From the target's job: where disks go.
-    pub disks_uri: String,
+    /// From the target's job: where its agent takes the guest's streams, `https://IP:PORT`.
+    pub url: String,
     /// Who asks, when a run does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,

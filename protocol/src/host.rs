@@ -61,9 +61,10 @@ pub struct HypervisorFacts {
     /// Why not KVM, when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accel_reason: Option<String>,
-    /// Where other hosts' libvirt can reach this one to send guests; `None` when it can't receive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub migration_uri: Option<String>,
+    /// Whether running guests can be sent here: a libvirt daemon that runs QEMU takes them, an
+    /// embedded libvirt and a pretended one do not.
+    #[serde(default)]
+    pub can_receive: bool,
 }
 
 /// How guests' instructions are executed.

@@ -319,12 +319,8 @@ pub enum Migration {
     Incoming {
         /// The host that sends.
         from: HostId,
-        /// Where the source's libvirt must connect.
-        libvirt_uri: String,
-        /// `tcp://ADDRESS` for memory.
-        migrate_uri: String,
-        /// `tcp://ADDRESS:PORT` for disks.
-        disks_uri: String,
+        /// Where the target's agent takes the guest's streams: `https://IP:PORT`.
+        url: String,
     },
     /// On the source: on its way, or gone.
     Outgoing {

@@ -464,13 +464,9 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
 #[must_use]
 pub fn incoming(job: Option<&Job>) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
-    if let Some(Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. }) = &job.migration {
-        return Some(Answer::Done(TaskResult::Incoming {
-            hold: job.hold,
-            libvirt_uri: libvirt_uri.clone(),
-            migrate_uri: migrate_uri.clone(),
-            disks_uri: disks_uri.clone(),
-        }));
+    if let Some(Migration::Incoming { url, .. }) = &job.migration {
+        let (hold, url) = (job.hold, url.clone());
+        return Some(Answer::Done(TaskResult::Incoming { hold, url }));
     }
     if job.state.is_ended() {
         let why = job.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));

@@ -121,12 +121,8 @@ pub enum TaskResult {
     Incoming {
         /// Its hold.
         hold: Option<OfferId>,
-        /// For the source's libvirt.
-        libvirt_uri: String,
-        /// For memory.
-        migrate_uri: String,
-        /// For disks.
-        disks_uri: String,
+        /// Its agent.
+        url: String,
     },
     /// The source's word that it has let go; none where no holds are kept.
     Sent {
@@ -329,11 +325,9 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
         TaskKind::AwaitRunning { host, revision } => Ask::AwaitRunning(host.clone(), *revision),
         TaskKind::AwaitIncoming { host } => Ask::AwaitIncoming(host.clone()),
         TaskKind::Send { from, to, incoming } => match result(*incoming)?.clone() {
-            TaskResult::Incoming { hold, libvirt_uri, migrate_uri, disks_uri } => {
-                let run = Some(key);
-                let (to, to_hold) = (to.clone(), hold);
-                let body = MigrateJob { to, to_hold, libvirt_uri, migrate_uri, disks_uri, run };
-                Ask::Send(from.clone(), body)
+            TaskResult::Incoming { hold: to_hold, url } => {
+                let (to, run) = (to.clone(), Some(key));
+                Ask::Send(from.clone(), MigrateJob { to, to_hold, url, run })
             }
             _ => return None,
         },

@@ -149,7 +149,7 @@ fn has(differences: &[Value], kind: &str, words: &str) -> bool {
 fn start(lab: &Lab, host: &str, words: &[&str]) {
     let program = ostler();
     let program = program.to_str().expect("a path in UTF-8");
-    let begin = ["exec", "-d", "agent", host, program, "agent", "--can-receive"];
+    let begin = ["exec", "-d", "agent", host, program, "agent"];
     lab.must(&[&begin[..], words].concat());
 }
 

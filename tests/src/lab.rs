@@ -122,7 +122,7 @@ impl Lab {
         let program = program.to_str().expect("a path in UTF-8");
         let listen = format!("{}:7460", self.address(host));
         let words = ["exec", "-d", "agent", host, program, "agent", "--listen", &listen];
-        self.must(&[&words[..], &["--discovery", discovery, "--can-receive"]].concat());
+        self.must(&[&words[..], &["--discovery", discovery]].concat());
     }
 }
 

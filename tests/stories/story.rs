@@ -129,7 +129,7 @@ impl Story {
                 let (image, facts) = world::image(image)?;
                 inventory.host.images.insert(image, facts);
             } else if *word == "cannot-receive" {
-                inventory.host.hypervisor.migration_uri = None;
+                inventory.host.hypervisor.can_receive = false;
             } else if let Some((key, value)) = word.split_once('=') {
                 inventory.host.labels.insert(key.to_owned(), value.to_owned());
             } else {

@@ -26,7 +26,7 @@ pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
             libvirt_version: String::new(),
             accel: Accel::Kvm,
             accel_reason: None,
-            migration_uri: Some("tcp://x".into()),
+            can_receive: true,
         },
         capacity: Resources { vcpus: 16, memory_bytes, disk_bytes: DISK_BYTES },
         allocation: Resources::ZERO,

@@ -40,7 +40,7 @@ use tokio_util::io::ReaderStream;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::io::BoxIo;
-use crate::tls;
+use crate::{tcp, tls};
 
 /// Largest answer that is read: a view of ten thousand jobs takes about 20 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -424,7 +424,7 @@ impl Client {
         }
         let answer = self.finish(&ask, wire, response, ANSWER_BYTES_MAX, deadline).await?;
         let reply = answer.judge()?;
-        let why = "expected a switch to WebSocket".to_owned();
+        let why = "expected a change of protocol".to_owned();
         Err(CallError::BadAnswer { call: ask.call, status: reply.status, why })
     }
 
@@ -756,7 +756,7 @@ fn check_pin(to: &Endpoint, found: Option<PublicKey>) -> Result<(), NotSent> {
 
 async fn connect_tcp(authority: &str) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(authority).await?;
-    stream.set_nodelay(true)?;
+    tcp::set_up(&stream)?;
     Ok(stream)
 }
 

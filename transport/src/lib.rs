@@ -17,6 +17,8 @@ pub mod client;
 
 pub mod stream;
 
+pub mod pipe;
+
 pub mod backoff;
 
 pub mod shutdown;
@@ -30,6 +32,8 @@ pub mod trust_file;
 mod drain;
 
 mod io;
+
+mod tcp;
 
 mod address;
 pub use address::own_address;

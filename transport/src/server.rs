@@ -39,7 +39,7 @@ use crate::drain::DrainedBody;
 use crate::identity::Identity;
 use crate::io::{BoxIo, Counted};
 use crate::problem::ProblemReply;
-use crate::tls;
+use crate::{tcp, tls};
 
 /// First byte of a TLS handshake record; no HTTP method starts with it.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -287,11 +287,11 @@ async fn prove(accepted: Accepted, limit: Duration) -> io::Result<Option<(BoxIo,
     match accepted {
         Accepted::Unix(stream) => Ok(Some((Box::new(stream), Peer { key: None, via: Via::Unix }))),
         Accepted::Plain(stream) => {
-            stream.set_nodelay(true)?;
+            tcp::set_up(&stream)?;
             Ok(Some((Box::new(stream), Peer { key: None, via: Via::Plain })))
         }
         Accepted::Tls(stream, acceptor) => {
-            stream.set_nodelay(true)?;
+            tcp::set_up(&stream)?;
             timeout(limit, prove_tls(stream, acceptor)).await?
         }
     }

@@ -347,7 +347,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     }
 }
 
-fn header_has(parts: &Parts, name: &HeaderName, word: &str) -> bool {
+/// Whether a header names this word in its list.
+pub(crate) fn header_has(parts: &Parts, name: &HeaderName, word: &str) -> bool {
     let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
 }

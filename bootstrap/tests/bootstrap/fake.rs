@@ -133,7 +133,7 @@ impl Fake {
                 libvirt_version: "9.0.0".into(),
                 accel: Accel::Kvm,
                 accel_reason: None,
-                migration_uri: Some("qemu+tcp://fake/system".into()),
+                can_receive: true,
             },
             capacity: big,
             allocation: Resources::ZERO,

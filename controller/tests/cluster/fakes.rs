@@ -286,7 +286,7 @@ impl FakeHost {
                 libvirt_version: String::new(),
                 accel: Accel::Tcg,
                 accel_reason: None,
-                migration_uri: None,
+                can_receive: false,
             },
             // Each has a little less memory than the one before, so that plans prefer that one.
             capacity: Resources {

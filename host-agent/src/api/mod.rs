@@ -7,6 +7,7 @@ mod config;
 mod console;
 mod events;
 mod images;
+mod incoming;
 mod jobs;
 mod offers;
 
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use transport::problem::finish;
 use transport::{Clock, Json, Peer, ProblemReply, Via};
 
+use crate::channel::Channels;
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
 use crate::shell::{InForce, Post, TrustInForce};
@@ -51,6 +53,8 @@ pub(crate) struct Api {
     pub storage: Storage,
     /// For consoles.
     pub hv: Arc<dyn Hypervisor>,
+    /// For guests that arrive.
+    pub channels: Channels,
     /// This host's key.
     pub key: PublicKey,
     /// Drawn at this start of the agent.
@@ -82,6 +86,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/migrate", post(jobs::migrate))
         .route("/v1/jobs/{id}/migrate/cancel", post(jobs::cancel_migration))
         .route("/v1/jobs/{id}/handoff", post(jobs::take_handoff))
+        .route("/v1/jobs/{id}/incoming/{lane}", get(incoming::open))
         .route("/v1/jobs/{id}/console", get(console::open))
         .route("/v1/jobs/{id}/log", get(jobs::service_log))
         .route("/v1/images/{name}", image)

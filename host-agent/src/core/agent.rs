@@ -144,10 +144,9 @@ impl Agent {
             Input::Service { job, news } => self.handle_service(now, &job, news, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
-            Input::Placed { name, url, migration_uri } => {
+            Input::Placed { name, url } => {
                 self.host.name = name;
                 self.host.urls = vec![url];
-                self.host.hypervisor.migration_uri = migration_uri;
             }
             Input::Tick => self.go_on_all(now, out),
         }
@@ -538,9 +537,8 @@ impl Agent {
         Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
     }
 
-    /// Whether a guest may be sent there: to another host of this cluster that has a hold for it,
-    /// by addresses that are addresses. libvirt's URIs can name programs to run, so nothing else
-    /// of them is passed on.
+    /// Whether a guest may be sent there: to another host of this cluster that has a hold for it.
+    /// Who answers at the address must prove that host's key, so the address decides nothing else.
     fn check_route(&self, id: &JobId, migrate: &MigrateJob) -> Result<(), Refusal> {
         let invalid = |message: String| Err(Refusal::Invalid { message });
         if migrate.to == self.host.id {
@@ -552,16 +550,12 @@ impl Agent {
                 "job {id} can be sent only to a host on the roster of this cluster's trust, under a hold of that host"
             ));
         }
-        let MigrateJob { libvirt_uri, migrate_uri, disks_uri, .. } = migrate;
-        if !route::is_libvirt(libvirt_uri)
-            || !route::is_tcp(migrate_uri)
-            || !route::is_tcp_port(disks_uri)
-        {
-            return invalid(format!(
-                "{libvirt_uri}, {migrate_uri}, {disks_uri}: use qemu+tcp://IP/system or qemu+tls://IP/system, tcp://IP and tcp://IP:PORT"
-            ));
+        match route::is_agent(&migrate.url) {
+            true => Ok(()),
+            false => {
+                invalid(format!("{:?}: name the target's agent as https://IP:PORT", migrate.url))
+            }
         }
-        Ok(())
     }
 
     /// Leaves a tombstone like a delete: a copy of the request to send that arrives late would find

@@ -82,8 +82,6 @@ pub enum Input {
         name: String,
         /// Where its agent answers.
         url: String,
-        /// Where its libvirt takes guests, if it does.
-        migration_uri: Option<String>,
     },
     /// Time has passed.
     Tick,
@@ -254,14 +252,10 @@ pub enum Work {
 pub enum WorkOutcome {
     /// As wanted.
     Done,
-    /// Ready to receive, under these addresses.
+    /// Ready to receive.
     Listening {
-        /// Where the source's libvirt must connect.
-        libvirt_uri: String,
-        /// For memory.
-        migrate_uri: String,
-        /// For disks.
-        disks_uri: String,
+        /// Where this agent takes the guest's streams: `https://IP:PORT`.
+        url: String,
     },
     /// A migration ended.
     Sent(MigrationOutcome),

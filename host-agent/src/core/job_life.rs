@@ -121,10 +121,9 @@ impl Agent {
             (
                 JobState::MigratingIn,
                 Intent::Receive { from, .. },
-                WorkOutcome::Listening { libvirt_uri, migrate_uri, disks_uri },
+                WorkOutcome::Listening { url },
             ) => {
-                record.job.migration =
-                    Some(Migration::Incoming { from, libvirt_uri, migrate_uri, disks_uri });
+                record.job.migration = Some(Migration::Incoming { from, url });
                 self.insert(now, record, out);
             }
             (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }, WorkOutcome::Done) => {

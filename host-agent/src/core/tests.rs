@@ -76,7 +76,7 @@ fn host(n: u8) -> Host {
             libvirt_version: "0".into(),
             accel: Accel::None,
             accel_reason: None,
-            migration_uri: Some("fake://".into()),
+            can_receive: true,
         },
         capacity: Resources { vcpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30 },
         allocation: Resources::ZERO,
@@ -502,25 +502,13 @@ fn migration() -> (Bench, Bench, MigrateJob) {
     let action = Action::MigrateIn { from: id_of(HOST), hold };
     let ticket = granted(target.offer("web-1", 1, action));
     target.put("web-1", body(1, 1, Some(ticket))).unwrap();
-    let listening = WorkOutcome::Listening {
-        libvirt_uri: "qemu+tcp://10.0.0.2/system".into(),
-        migrate_uri: "tcp://10.0.0.2".into(),
-        disks_uri: "tcp://10.0.0.2:49152".into(),
-    };
+    let listening = WorkOutcome::Listening { url: "https://10.0.0.2:7460".into() };
     assert!(matches!(target.end_work(listening), Work::PrepareIncoming(_)));
     let job = target.agent.job(&job_id("web-1")).unwrap().job.clone();
-    let Some(Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. }) = job.migration
-    else {
+    let Some(Migration::Incoming { url, .. }) = job.migration else {
         panic!("the target is not listening");
     };
-    let migrate = MigrateJob {
-        to: id_of(OTHER),
-        to_hold: job.hold,
-        libvirt_uri,
-        migrate_uri,
-        disks_uri,
-        run: None,
-    };
+    let migrate = MigrateJob { to: id_of(OTHER), to_hold: job.hold, url, run: None };
     (source, target, migrate)
 }
 
@@ -658,7 +646,7 @@ fn a_guest_is_sent_only_to_a_member_with_a_hold_by_plain_addresses() {
     };
     assert_eq!(refused(&mut source, |m| m.to_hold = None), "invalid");
     assert_eq!(refused(&mut source, |m| m.to = id_of(77)), "invalid");
-    let evil = |m: &mut MigrateJob| m.libvirt_uri = "qemu+ext:///system?command=/bin/sh".into();
+    let evil = |m: &mut MigrateJob| m.url = "https://10.0.0.2:7460/v1/jobs?x".into();
     assert_eq!(refused(&mut source, evil), "invalid");
     assert_eq!(source.state("web-1"), JobState::Running);
 }

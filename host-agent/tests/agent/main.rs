@@ -60,7 +60,7 @@ impl Bench {
             name: Some("h1".into()),
             hypervisor: "fake".into(),
             accel: None,
-            can_receive: false,
+            channels: self.folder.path().join("channels"),
             discovery: vec![],
             share: Share::default(),
             program: self.folder.path().join("service"),

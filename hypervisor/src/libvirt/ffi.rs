@@ -248,6 +248,12 @@ impl Connection {
         Ok(version)
     }
 
+    /// What the machine and libvirt's drivers have, as XML.
+    pub(super) fn capabilities(&self) -> Result<String, RawError> {
+        // SAFETY: the connection is open; the result is ours.
+        unsafe { take_text(sys::virConnectGetCapabilities(self.ptr.as_ptr())) }
+    }
+
     /// What guests of this virtualisation type may have; an error when there can be none.
     pub(super) fn domain_capabilities(&self, virt_type: &str) -> Result<String, RawError> {
         let virt_type = c_text(virt_type)?;

@@ -10,7 +10,6 @@
 //! Callbacks come on libvirt's only event thread, so they do no more than hand over what they were
 //! told; a supervisor thread does the re-opening, which may block without limit.
 
-use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -222,19 +221,13 @@ fn facts(
         DriverKind::Test => (Accel::None, Some("libvirt's test driver only pretends".to_owned())),
         DriverKind::Qemu | DriverKind::QemuEmbedded => accel::choose(connection, options.accel),
     };
-    let is_target = driver == DriverKind::Qemu;
     Ok(HypervisorFacts {
         uri: options.uri.clone(),
         driver: connection.driver()?,
         libvirt_version: words::version(connection.libvirt_version()?),
         accel,
         accel_reason,
-        migration_uri: options.migration_address.filter(|_| is_target).map(
-            |address| match address {
-                IpAddr::V4(address) => format!("qemu+tcp://{address}/system"),
-                IpAddr::V6(address) => format!("qemu+tcp://[{address}]/system"),
-            },
-        ),
+        can_receive: driver == DriverKind::Qemu,
     })
 }
 

@@ -70,7 +70,7 @@ fn root() -> PathBuf {
 
 fn open(root: &Path) -> Result<Libvirt, hypervisor::HypervisorError> {
     let uri = format!("qemu:///embed?root={}", root.display());
-    Libvirt::open(LibvirtOptions { uri, accel: None, migration_address: None })
+    Libvirt::open(LibvirtOptions { uri, accel: None })
 }
 
 fn subject(root: &Path) -> Subject {

@@ -44,7 +44,7 @@ fn options_of(args: AgentArgs) -> Result<Options, Failure> {
         name: args.name,
         hypervisor: args.hypervisor,
         accel: args.accel.map(ArgAccel::into),
-        can_receive: args.can_receive,
+        channels: host_agent::CHANNELS_DIR.into(),
         discovery: args.discovery,
         share: Share {
             vcpu_overcommit: args.vcpu_overcommit.unwrap_or(usual.vcpu_overcommit),

@@ -76,7 +76,7 @@ impl World {
                 libvirt_version: String::new(),
                 accel: Accel::Tcg,
                 accel_reason: None,
-                migration_uri: Some("tcp://x".into()),
+                can_receive: true,
             };
             let host = Host {
                 id: id.clone(),
@@ -171,12 +171,8 @@ impl World {
                     JobState::Stopping => job.state = JobState::Stopped,
                     JobState::MigratingIn => {
                         let (from, _) = fake.froms[&job.id].clone();
-                        job.migration = Some(Migration::Incoming {
-                            from,
-                            libvirt_uri: "l".into(),
-                            migrate_uri: "m".into(),
-                            disks_uri: "d".into(),
-                        });
+                        job.migration =
+                            Some(Migration::Incoming { from, url: "https://10.0.0.2:7460".into() });
                     }
                     JobState::MigratingOut if fake.faults.fails_sends => {
                         job.state = JobState::Running;

@@ -207,19 +207,17 @@ impl World {
     pub fn send_to_listener(&mut self, from: usize, to: usize, job: &JobId) {
         let incoming = |world: &World| world.incoming_at(to, job);
         assert!(self.run_until(60_000, |world| incoming(world).is_some()), "h{to} does not listen");
-        let Some((libvirt_uri, migrate_uri, disks_uri)) = self.incoming_at(to, job) else { return };
+        let Some(url) = self.incoming_at(to, job) else { return };
         let to_hold = self.hold(to, job);
         let to = self.hosts[to].id.clone();
         let run = None;
-        let migrate = MigrateJob { to, to_hold, libvirt_uri, migrate_uri, disks_uri, run };
+        let migrate = MigrateJob { to, to_hold, url, run };
         self.ask_host(from, Request::Migrate { job: job.clone(), migrate });
     }
 
-    fn incoming_at(&self, host: usize, job: &JobId) -> Option<(String, String, String)> {
+    fn incoming_at(&self, host: usize, job: &JobId) -> Option<String> {
         match self.hosts[host].process.as_ref()?.agent.job(job)?.job.migration.clone()? {
-            Migration::Incoming { libvirt_uri, migrate_uri, disks_uri, .. } => {
-                Some((libvirt_uri, migrate_uri, disks_uri))
-            }
+            Migration::Incoming { url, .. } => Some(url),
             Migration::Outgoing { .. } => None,
         }
     }

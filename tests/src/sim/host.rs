@@ -126,7 +126,7 @@ impl Host {
             id: id.clone(),
             key: key.public(),
             name: format!("h{n}"),
-            urls: vec![works::libvirt_uri(node)],
+            urls: vec![works::url(node)],
             agent_version: "0".into(),
             hypervisor: HypervisorFacts {
                 uri: "sim".into(),
@@ -134,7 +134,7 @@ impl Host {
                 libvirt_version: "0".into(),
                 accel: Accel::None,
                 accel_reason: None,
-                migration_uri: Some(works::libvirt_uri(node)),
+                can_receive: true,
             },
             capacity: capacity(),
             allocation: Resources::ZERO,

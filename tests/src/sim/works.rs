@@ -29,20 +29,14 @@ const LOOK_INTERVAL_MS: u64 = 500;
 const LIST_DEADLINE_MS: u64 = 30_000;
 const TICK_MS: u64 = 1_000;
 
-/// Where a machine is reached.
+/// Where a machine's agent answers.
 #[must_use]
-pub(super) fn address(node: NodeId) -> String {
-    format!("10.0.{}.{}", node.0 / 256, node.0 % 256)
+pub(super) fn url(node: NodeId) -> String {
+    format!("https://10.0.{}.{}:7460", node.0 / 256, node.0 % 256)
 }
 
-/// Where the simulated libvirt of a machine answers.
-#[must_use]
-pub(super) fn libvirt_uri(node: NodeId) -> String {
-    format!("qemu+tcp://{}/system", address(node))
-}
-
-fn node_at(uri: &str) -> Option<NodeId> {
-    let address = uri.strip_prefix("qemu+tcp://10.0.")?.strip_suffix("/system")?;
+fn node_at(url: &str) -> Option<NodeId> {
+    let address = url.strip_prefix("https://10.0.")?.strip_suffix(":7460")?;
     let (high, low) = address.split_once('.')?;
     Some(NodeId(high.parse::<usize>().ok()? * 256 + low.parse::<usize>().ok()?))
 }
@@ -263,12 +257,7 @@ impl Works {
         if !self.ctx.make_volumes(job).await {
             return WorkOutcome::Failed("no space left on device".to_owned());
         }
-        let address = address(self.here);
-        WorkOutcome::Listening {
-            libvirt_uri: libvirt_uri(self.here),
-            migrate_uri: format!("tcp://{address}"),
-            disks_uri: format!("tcp://{address}:49152"),
-        }
+        WorkOutcome::Listening { url: url(self.here) }
     }
 
     async fn take_over(&self, uuid: Uuid) -> Result<(), Trouble> {
@@ -280,7 +269,7 @@ impl Works {
 
     async fn send(&self, job: &JobId, migrate: MigrateJob) -> MigrationOutcome {
         let uuid = job.domain_uuid();
-        let Some(to) = node_at(&migrate.libvirt_uri) else {
+        let Some(to) = node_at(&migrate.url) else {
             return self.go_on_here(uuid, "no such address".to_owned()).await;
         };
         match self.ctx.hv(HvOp::Migrate(uuid, to), MIGRATE_DEADLINE_MS).await {

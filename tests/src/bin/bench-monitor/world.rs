@@ -50,7 +50,7 @@ pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
             libvirt_version: "9.0.0".into(),
             accel: Accel::Kvm,
             accel_reason: None,
-            migration_uri: Some(format!("qemu+tls://{}/system", address(n).ip())),
+            can_receive: true,
         },
         capacity: Resources { vcpus: 128, memory_bytes: 512 << 30, disk_bytes: 8 << 40 },
         allocation: Resources { vcpus: 20, memory_bytes: 40 << 30, disk_bytes: 200 << 30 },
