@@ -228,6 +228,7 @@ fn lab_discovery_story() {
     let run = operator.run(&["run", "--name", "web-1", "--memory", "64MiB", "--on", "h3"]);
     assert!(run.status.success(), "{run:?}: {}", operator.json(&["runs"]));
     let told = operator.follow(&["events", "--follow", "--json"]);
+    told.note_with("following", Duration::from_secs(10));
     lab.must(&["cut", "h3"]);
     let stale = await_freshness(&operator, &moving, "stale");
     let lost = await_freshness(&operator, &moving, "lost");

@@ -26,6 +26,7 @@ fn lab_the_walk_from_bare_hosts_to_a_moved_vm() {
     operator.import_guest();
     let ids = host_ids(&operator);
     let events = operator.follow(&["events", "--follow", "--json"]);
+    events.note_with("following", Duration::from_secs(10));
     let run = ["run", "--image", "guest", "--name", "web-1", "--vcpus", "1", "--memory", "128MiB"];
     operator.must(&run);
     let source = operator.await_state("web-1", "running");

@@ -1,10 +1,10 @@
 //! The operator at this machine: a discovery server, a context, and `ostler` commands.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -23,7 +23,8 @@ pub struct Operator {
 #[derive(Debug)]
 pub struct Following {
     child: Child,
-    lines: mpsc::Receiver<String>,
+    lines: Receiver<String>,
+    notes: Receiver<String>,
 }
 
 impl Operator {
@@ -104,18 +105,11 @@ impl Operator {
     #[must_use]
     pub fn follow(&self, words: &[&str]) -> Following {
         let mut command = self.command(words);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("ostler can be run");
-        let output = child.stdout.take().expect("its output is piped");
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-                if sender.send(text(&line)).is_err() {
-                    return;
-                }
-            }
-        });
-        Following { child, lines }
+        let lines = lines_of(child.stdout.take().expect("its output is piped"));
+        let notes = lines_of(child.stderr.take().expect("its notes are piped"));
+        Following { child, lines, notes }
     }
 
     /// Begins a command and lets it go on by itself.
@@ -188,16 +182,15 @@ impl Following {
     /// # Panics
     /// When none comes within `limit`.
     pub fn line_with(&self, what: &str, limit: Duration) -> String {
-        let mut seen = Vec::new();
-        let begin = std::time::Instant::now();
-        while let Some(left) = limit.checked_sub(begin.elapsed()) {
-            match self.lines.recv_timeout(left) {
-                Ok(line) if line.contains(what) => return line,
-                Ok(line) => seen.push(line),
-                Err(_) => break,
-            }
-        }
-        panic!("no line with {what:?} within {limit:?}; seen: {seen:#?}");
+        line_with(&self.lines, what, limit)
+    }
+
+    /// The next line for people, on the error output, with this in it.
+    ///
+    /// # Panics
+    /// When none comes within `limit`.
+    pub fn note_with(&self, what: &str, limit: Duration) -> String {
+        line_with(&self.notes, what, limit)
     }
 
     /// All lines that have come until now.
@@ -205,6 +198,33 @@ impl Following {
     pub fn lines(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
+}
+
+/// What comes out, line by line.
+fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if sender.send(text(&line)).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+#[track_caller]
+fn line_with(lines: &Receiver<String>, what: &str, limit: Duration) -> String {
+    let mut seen = Vec::new();
+    let begin = std::time::Instant::now();
+    while let Some(left) = limit.checked_sub(begin.elapsed()) {
+        match lines.recv_timeout(left) {
+            Ok(line) if line.contains(what) => return line,
+            Ok(line) => seen.push(line),
+            Err(_) => break,
+        }
+    }
+    panic!("no line with {what:?} within {limit:?}; seen: {seen:#?}");
 }
 
 impl Drop for Following {

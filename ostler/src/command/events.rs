@@ -68,7 +68,10 @@ async fn follow(client: Client, sources: Vec<Endpoint>, tell: mpsc::Sender<Event
             let mut is_current = false;
             while let Some(frame) = stream.next::<Frame>().await {
                 match frame {
-                    Ok(Frame::Current) => is_current = true,
+                    Ok(Frame::Current) => {
+                        is_current = true;
+                        show::note(&format!("following {source}"));
+                    }
                     Ok(Frame::Event(event)) if is_current => {
                         if tell.send(event).await.is_err() {
                             return;
