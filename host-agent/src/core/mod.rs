@@ -13,7 +13,15 @@ pub use input::{
     WorkOutcome,
 };
 
+mod taking;
+
+mod ending;
+
+mod moving;
+
 mod job_life;
+
+mod seeing;
 
 mod acts;
 pub use acts::Act;

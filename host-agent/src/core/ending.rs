@@ -1,0 +1,117 @@
+//! What ends a job on request: a stop, and the delete of what is left.
+
+use protocol::api::StopJob;
+use protocol::id::JobId;
+use protocol::job::{JobState, Reason, RunKey};
+use protocol::refusal::Refusal;
+use transport::clock::Now;
+
+use super::agent::{Agent, WorkKind};
+use super::claims::Deed;
+use super::input::{Effect, Reply};
+use super::ledger::Intent;
+
+impl Agent {
+    pub(super) fn stop(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        stop: StopJob,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let claimed = self.claims.check(stop.run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        claimed?;
+        let mut record = self.record(id)?.clone();
+        let job = &record.job;
+        if self.claims.is_done(stop.run, Deed::Stop) {
+            return Ok(Reply::AlreadySo(Box::new(job.clone())));
+        }
+        match (job.state, &record.intent) {
+            // Deleting ends it too, and more.
+            (_, Intent::Delete) => return Ok(Reply::AlreadySo(Box::new(job.clone()))),
+            // What has crashed may be started again under its hold (R15); whoever stops it, closes it.
+            (JobState::Crashed, _) if job.hold.is_some() => {
+                record.intent = Intent::Stop { grace_ms: 0 };
+                let reason = Some(Reason::Requested);
+                self.remember_done(stop.run, Deed::Stop, out);
+                self.become_state(now, record, JobState::Stopped, reason, out);
+                return Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())));
+            }
+            (state, _) if state.is_ended() => {
+                return Ok(Reply::AlreadySo(Box::new(job.clone())));
+            }
+            // A second, more impatient stop replaces the first; an equal one changes nothing.
+            (_, Intent::Stop { grace_ms }) if *grace_ms <= stop.grace_ms => {
+                return Ok(Reply::AlreadySo(Box::new(job.clone())));
+            }
+            // The source has let go: it is ours alone, and may be stopped like any other.
+            (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => {}
+            (JobState::MigratingIn | JobState::MigratingOut, _) => {
+                return Err(Refusal::WrongState {
+                    job: id.clone(),
+                    state: job.state,
+                    needed: "cancel the migration, or wait for its end".to_owned(),
+                });
+            }
+            _ => {}
+        }
+        self.remember_done(stop.run, Deed::Stop, out);
+        record.intent = Intent::Stop { grace_ms: stop.grace_ms };
+        record.job.run = stop.run.or(record.job.run);
+        self.become_state(now, record, JobState::Stopping, Some(Reason::Requested), out);
+        if let Some(entry) = self.jobs.get_mut(id)
+            && entry.work.is_some_and(|w| matches!(w.kind, WorkKind::Stop | WorkKind::Reboot))
+        {
+            entry.work = None;
+        }
+        self.offers.end_of_job(id);
+        self.go_on(now, id, out);
+        Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        run: Option<RunKey>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let undone = self.claims.undo(run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        undone?;
+        let was_done = self.claims.is_done(run, Deed::Delete);
+        if !self.jobs.contains_key(id) {
+            self.remember_done(run, Deed::Delete, out);
+        }
+        let mut record = self.record(id)?.clone();
+        let is_unhanded = matches!(record.intent, Intent::Receive { is_handed: false, .. });
+        if record.intent == Intent::Delete {
+            return Ok(Reply::AlreadySo(Box::new(record.job)));
+        }
+        if was_done {
+            // What it was about is gone; this is another job of that name.
+            return Err(Refusal::NoSuchJob { job: id.clone() });
+        }
+        if !record.job.state.is_ended() && !is_unhanded {
+            return Err(Refusal::WrongState {
+                job: id.clone(),
+                state: record.job.state,
+                needed: "stop it before deleting it and its volumes".to_owned(),
+            });
+        }
+        self.remember_done(run, Deed::Delete, out);
+        record.intent = Intent::Delete;
+        if is_unhanded {
+            record.job.migration = None;
+            let reason = Some(Reason::MigrationCancelled);
+            self.become_state(now, record, JobState::Stopping, reason, out);
+        } else {
+            self.insert(now, record, out);
+        }
+        self.go_on(now, id, out);
+        Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
+    }
+}

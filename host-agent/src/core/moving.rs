@@ -1,0 +1,241 @@
+//! A job on its way to another host, or from one: who may send it where, and when the source lets go.
+
+use protocol::api::MigrateJob;
+use protocol::event::Fact;
+use protocol::id::JobId;
+use protocol::job::{JobState, Migration, Reason, RunKey};
+use protocol::refusal::Refusal;
+use protocol::signed::Signed;
+use protocol::ticket::Handoff;
+use transport::clock::Now;
+
+use super::agent::Agent;
+use super::claims::Deed;
+use super::input::{Effect, MigrationOutcome, Reply, Work, WorkId};
+use super::ledger::{Intent, JobRecord};
+use super::route;
+
+impl Agent {
+    pub(super) fn migrate(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        migrate: MigrateJob,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let claimed = self.claims.check(migrate.run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        claimed?;
+        let mut record = self.record(id)?.clone();
+        match (record.job.state, &record.intent) {
+            (JobState::MigratingOut, Intent::Send(under_way)) if under_way.to == migrate.to => {
+                return Ok(Reply::AlreadySo(Box::new(record.job)));
+            }
+            (JobState::Stopped, _)
+                if record.job.reason == Some(Reason::Migrated { to: migrate.to.clone() }) =>
+            {
+                return Ok(Reply::AlreadySo(Box::new(record.job)));
+            }
+            // It was sent, and has come back or never left.
+            _ if self.claims.is_done(migrate.run, Deed::Send) => {
+                return Ok(Reply::AlreadySo(Box::new(record.job)));
+            }
+            (JobState::Running, Intent::Run) => {}
+            (state, _) => {
+                return Err(Refusal::WrongState {
+                    job: id.clone(),
+                    state,
+                    needed: "only a running job can be sent away".to_owned(),
+                });
+            }
+        }
+        self.check_route(id, &migrate)?;
+        record.job.migration = Some(Migration::Outgoing {
+            to: migrate.to.clone(),
+            moved_bytes: 0,
+            total_bytes: 0,
+            handoff: None,
+        });
+        self.remember_done(migrate.run, Deed::Send, out);
+        record.job.run = migrate.run.or(record.job.run);
+        record.intent = Intent::Send(Box::new(migrate));
+        self.become_state(now, record, JobState::MigratingOut, None, out);
+        self.go_on(now, id, out);
+        Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
+    }
+
+    /// Whether a guest may be sent there: to another host of this cluster that has a hold for it.
+    /// Who answers at the address must prove that host's key, so the address decides nothing else.
+    fn check_route(&self, id: &JobId, migrate: &MigrateJob) -> Result<(), Refusal> {
+        let invalid = |message: String| Err(Refusal::Invalid { message });
+        if migrate.to == self.host.id {
+            return invalid(format!("job {id} is on this host already"));
+        }
+        let is_member = self.trust.as_ref().is_some_and(|t| t.host_key(&migrate.to).is_some());
+        if !is_member || migrate.to_hold.is_none() {
+            return invalid(format!(
+                "job {id} can be sent only to a host on the roster of this cluster's trust, under a hold of that host"
+            ));
+        }
+        match route::is_agent(&migrate.url) {
+            true => Ok(()),
+            false => {
+                invalid(format!("{:?}: name the target's agent as https://IP:PORT", migrate.url))
+            }
+        }
+    }
+
+    /// Leaves a tombstone like a delete: a copy of the request to send that arrives late would find
+    /// a target that has given up waiting, and the guest would be lost there.
+    pub(super) fn cancel_migration(
+        &mut self,
+        id: &JobId,
+        run: Option<RunKey>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let undone = self.claims.undo(run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        undone?;
+        let job = self.record(id)?.job.clone();
+        if job.state != JobState::MigratingOut {
+            return Ok(Reply::AlreadySo(Box::new(job)));
+        }
+        self.works += 1;
+        let cancel = WorkId(self.works);
+        out.push(Effect::Work { job: id.clone(), id: cancel, work: Work::CancelSend });
+        Ok(Reply::Accepted(Box::new(job)))
+    }
+
+    /// M4: the target may run the job once the source has signed that it let go.
+    pub(super) fn take_handoff(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        signed: &Signed<Handoff>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut record = self.record(id)?.clone();
+        let invalid = |message: String| Err(Refusal::Invalid { message });
+        let handoff = match signed.open() {
+            Ok(handoff) => handoff,
+            Err(error) => return invalid(error.to_string()),
+        };
+        let Intent::Receive { from, hold, is_handed } = &mut record.intent else {
+            return if record.job.hold == Some(handoff.to_hold) {
+                Ok(Reply::AlreadySo(Box::new(record.job)))
+            } else {
+                Err(Refusal::WrongState {
+                    job: id.clone(),
+                    state: record.job.state,
+                    needed: "a handoff is for a job that is migrating in".to_owned(),
+                })
+            };
+        };
+        if *is_handed {
+            return Ok(Reply::AlreadySo(Box::new(record.job)));
+        }
+        let source_key = self.trust.as_ref().and_then(|trust| trust.host_key(&handoff.from));
+        if source_key != Some(signed.key()) {
+            return invalid(format!("handoff is not signed by host {}", handoff.from));
+        }
+        let is_ours = handoff.job == *id
+            && handoff.from == *from
+            && handoff.hold == *hold
+            && handoff.to == self.host.id
+            && Some(handoff.to_hold) == record.job.hold;
+        if !is_ours {
+            return invalid("handoff is for another migration".to_owned());
+        }
+        *is_handed = true;
+        self.insert(now, record, out);
+        self.go_on(now, id, out);
+        Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
+    }
+
+    pub(super) fn conclude_send(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        how: MigrationOutcome,
+        out: &mut Vec<Effect>,
+    ) {
+        match how {
+            MigrationOutcome::Gone => self.let_go(now, record, out),
+            MigrationOutcome::StillHere { message } => {
+                // No handoff was signed, so the target can't run it: going on here is safe.
+                record.intent = Intent::Run;
+                record.job.migration = None;
+                self.set_begun(&record.job.id, false);
+                let reason = Some(Reason::MigrationFailed { message });
+                self.become_state(now, record, JobState::Running, reason, out);
+            }
+            MigrationOutcome::Ended => {
+                record.intent = Intent::Run;
+                record.job.migration = None;
+                self.set_begun(&record.job.id, false);
+                self.become_state(now, record, JobState::Crashed, Some(Reason::Killed), out);
+            }
+            // Settled at the next tick, as often as it takes.
+            MigrationOutcome::Unknown { .. } => {}
+        }
+    }
+
+    /// M3: hold closed, all open offers for the job ended and the handoff recorded, in one
+    /// transaction; only then does anybody see the signed handoff.
+    fn let_go(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
+        let Intent::Send(sent) = record.intent else { return };
+        // A guest that runs without a hold (from before there was trust, or started behind our
+        // back) is known to arbiters under the number zero.
+        let hold = record.job.hold.unwrap_or_default();
+        let handoff = sent.to_hold.map(|to_hold| {
+            let handoff = Handoff {
+                job: record.job.id.clone(),
+                from: self.host.id.clone(),
+                hold,
+                to: sent.to.clone(),
+                to_hold,
+            };
+            Signed::seal(&handoff, &self.key)
+        });
+        self.offers.end_of_job(&record.job.id);
+        self.set_begun(&record.job.id, false);
+        let moved = match record.job.migration {
+            Some(Migration::Outgoing { total_bytes, .. }) => total_bytes,
+            _ => 0,
+        };
+        record.job.migration = Some(Migration::Outgoing {
+            to: sent.to.clone(),
+            moved_bytes: moved,
+            total_bytes: moved,
+            handoff,
+        });
+        record.intent = Intent::Stop { grace_ms: 0 };
+        let reason = Some(Reason::Migrated { to: sent.to });
+        self.become_state(now, record, JobState::Stopped, reason, out);
+    }
+
+    /// Progress is told and not written: after a crash it is asked for again.
+    pub(super) fn handle_progress(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        moved: u64,
+        total: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(entry) = self.jobs.get_mut(id) else { return };
+        let Some(Migration::Outgoing { moved_bytes, total_bytes, handoff: None, .. }) =
+            &mut entry.record.job.migration
+        else {
+            return;
+        };
+        if (*moved_bytes, *total_bytes) == (moved, total) {
+            return;
+        }
+        (*moved_bytes, *total_bytes) = (moved, total);
+        let job = Box::new(entry.record.job.clone());
+        self.publish(now, Fact::JobChanged { job }, out);
+    }
+}

@@ -1,0 +1,171 @@
+//! What libvirt shows, compared with the ledger; and the domains of others.
+//!
+//! libvirt is the reality. Its events are hints that make the core look; a look that contradicts
+//! the ledger is repeated once, because it may have begun before our own last change.
+
+use hypervisor::{DomainInfo, DomainState, Lifecycle, StopReason};
+use protocol::event::Fact;
+use protocol::id::JobId;
+use protocol::job::{JobState, ObservedDomain, Reason};
+use transport::clock::Now;
+
+use super::agent::Agent;
+use super::input::{Effect, Look};
+use super::ledger::Intent;
+
+impl Agent {
+    pub(super) fn handle_looked(
+        &mut self,
+        now: Now,
+        look: Look,
+        domain: Option<&DomainInfo>,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.by_uuid.get(&look.uuid).cloned() {
+            Some(id) => self.compare(now, &id, look, domain, out),
+            None => self.observe(now, look.uuid, domain, out),
+        }
+    }
+
+    /// Compares one of our jobs with what libvirt shows.
+    fn compare(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        look: Look,
+        domain: Option<&DomainInfo>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(entry) = self.jobs.get(id) else { return };
+        if entry.work.is_some() {
+            return;
+        }
+        if look.change != entry.change {
+            // Overtaken by a change of ours: what it saw may be of before.
+            let change = entry.change;
+            out.push(Effect::Look(Look { is_second: false, change, ..look }));
+            return;
+        }
+        let mut record = entry.record.clone();
+        let Some((state, reason)) = seen_instead(record.job.state, look, domain) else { return };
+        if look.is_second {
+            match state {
+                JobState::Running => record.intent = Intent::Run,
+                // Whoever paused it, or whatever did, it stays so until somebody resumes it.
+                JobState::Paused => record.intent = Intent::Pause,
+                _ => {}
+            }
+            self.become_state(now, record, state, reason, out);
+        } else {
+            out.push(Effect::Look(Look { is_second: true, ..look }));
+        }
+    }
+
+    /// Shows a domain that is no job's, or that it is gone.
+    fn observe(
+        &mut self,
+        now: Now,
+        uuid: uuid::Uuid,
+        domain: Option<&DomainInfo>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(domain) = domain.map(as_observed) else {
+            if self.observed.remove(&uuid).is_some() {
+                self.publish(now, Fact::DomainGone { uuid }, out);
+            }
+            return;
+        };
+        if self.observed.get(&uuid) != Some(&domain) {
+            self.observed.insert(uuid, domain.clone());
+            self.publish(now, Fact::DomainObserved { domain }, out);
+        }
+    }
+
+    /// A complete list: settles every difference at start; later only says where to look again.
+    pub(super) fn handle_domains(
+        &mut self,
+        now: Now,
+        domains: &[DomainInfo],
+        out: &mut Vec<Effect>,
+    ) {
+        let is_first = !std::mem::replace(&mut self.has_listed, true);
+        self.write_restored(now, out);
+        let gone: Vec<uuid::Uuid> = self.observed.keys().copied().collect();
+        for uuid in gone {
+            if !domains.iter().any(|domain| domain.uuid == uuid) {
+                self.observe(now, uuid, None, out);
+            }
+        }
+        for domain in domains {
+            if !self.by_uuid.contains_key(&domain.uuid) {
+                self.observe(now, domain.uuid, Some(domain), out);
+            }
+        }
+        // The first list is begun after the ledger was read, so it is the last word; a later one may
+        // have been overtaken and counts as a first look.
+        let ours: Vec<uuid::Uuid> = self.by_uuid.keys().copied().collect();
+        for uuid in ours {
+            let change = self.change_of(uuid);
+            let look = Look { uuid, hint: None, is_second: is_first, change };
+            let domain = domains.iter().find(|domain| domain.uuid == uuid);
+            self.handle_looked(now, look, domain, out);
+        }
+        self.go_on_all(now, out);
+    }
+}
+
+/// A domain that is no job's, as it is shown.
+fn as_observed(domain: &DomainInfo) -> ObservedDomain {
+    ObservedDomain {
+        uuid: domain.uuid,
+        name: domain.name.clone(),
+        is_active: domain.state.is_active(),
+        resources: domain.resources,
+    }
+}
+
+/// The state that libvirt shows, when it is not the one in the ledger.
+fn seen_instead(
+    state: JobState,
+    look: Look,
+    domain: Option<&DomainInfo>,
+) -> Option<(JobState, Option<Reason>)> {
+    let seen = domain.map(|d| d.state);
+    let is_running = matches!(seen, Some(DomainState::Running | DomainState::ShuttingDown));
+    let is_paused = matches!(seen, Some(DomainState::Paused(_)));
+    match state {
+        JobState::Running if is_running => None,
+        JobState::Running if is_paused => Some((JobState::Paused, None)),
+        JobState::Paused if is_running => Some((JobState::Running, None)),
+        JobState::Paused if is_paused => None,
+        JobState::Running | JobState::Paused => Some(end_of(look.hint, seen)),
+        // Somebody has started it behind our back: it runs, whatever we think of it.
+        JobState::Stopped | JobState::Failed | JobState::Crashed if is_running => {
+            Some((JobState::Running, None))
+        }
+        JobState::Stopped | JobState::Failed | JobState::Crashed => None,
+        // Under way: the work that is done for these states looks for itself.
+        JobState::Accepted
+        | JobState::Starting
+        | JobState::Stopping
+        | JobState::MigratingIn
+        | JobState::MigratingOut => None,
+    }
+}
+
+/// How a guest ended that nobody asked to end.
+fn end_of(hint: Option<Lifecycle>, seen: Option<DomainState>) -> (JobState, Option<Reason>) {
+    if matches!(seen, Some(DomainState::ShutOff(StopReason::Saved))) {
+        return (JobState::Stopped, Some(Reason::Saved));
+    }
+    let by_guest = match (hint, seen) {
+        (Some(Lifecycle::Stopped(reason)), _) => reason == StopReason::Shutdown,
+        (_, Some(DomainState::ShutOff(reason))) => reason == StopReason::Shutdown,
+        _ => false,
+    };
+    if by_guest {
+        (JobState::Stopped, Some(Reason::GuestShutdown))
+    } else {
+        (JobState::Crashed, Some(Reason::Killed))
+    }
+}

@@ -1,0 +1,224 @@
+//! Taking a job: the offer, the ticket, admission, and the row that makes it ours.
+
+use protocol::admission::{Arrival, Room, admit};
+use protocol::api::{OfferReply, OfferRequest, PutJob};
+use protocol::id::{JobId, Revision};
+use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
+use protocol::refusal::Refusal;
+use protocol::signed::Signed;
+use protocol::ticket::{Action, Expected, Offer, OfferStanding, VerifiedTicket, verify};
+use transport::clock::Now;
+
+use super::agent::{Agent, JOBS_MAX};
+use super::input::{Effect, Reply};
+use super::ledger::{Intent, JobRecord};
+use super::offers::{OPEN_MAX, Open};
+
+impl Agent {
+    /// R8: admission and a reservation first, then the signed offer.
+    pub(super) fn offer(&mut self, now: Now, ask: OfferRequest) -> Result<Reply, Refusal> {
+        let Some(trust) = &self.trust else {
+            return Err(Refusal::Unsupported {
+                what: "make offers".to_owned(),
+                why: "it has no trust document and needs no tickets; PUT the job itself".to_owned(),
+            });
+        };
+        if self.offers.len() >= OPEN_MAX {
+            return Err(Refusal::Busy {
+                what: "open offers".to_owned(),
+                limit: OPEN_MAX,
+                retry_after_ms: trust.term_ms / 4,
+            });
+        }
+        let arrival = match ask.action {
+            Action::Start => Arrival::Start,
+            Action::MigrateIn { .. } => Arrival::Migrate,
+        };
+        let left_ms = trust.term_ms - trust.kill_ms;
+        let trust_version = trust.version;
+        let arbiters: Vec<u32> = trust.arbiters.iter().map(|a| a.slot).collect();
+        self.check_change(&ask.job, ask.revision, &ask.spec, arrival)?;
+        let room = self.room(Some(&ask.job));
+        admit(room, &ask.spec, arrival)?;
+        let resources = ask.spec.resources();
+        let id = self.offers.issue(Open {
+            job: ask.job.clone(),
+            resources,
+            until_ms: now.mono_ms + left_ms,
+        });
+        let offer = Offer {
+            host: self.host.id.clone(),
+            id,
+            job: ask.job,
+            revision: ask.revision,
+            spec: ask.spec.digest(),
+            action: ask.action,
+            resources,
+            tenant: ask.spec.tenant,
+            plan: arbiters.into_iter().map(|slot| (slot, resources)).collect(),
+            trust_version,
+        };
+        Ok(Reply::Offered(OfferReply { offer: Signed::seal(&offer, &self.key), left_ms }))
+    }
+
+    pub(super) fn put(
+        &mut self,
+        now: Now,
+        id: JobId,
+        put: PutJob,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let claimed = self.claims.check(put.run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        claimed?;
+        if let Some(known) = self.jobs.get(&id).map(|entry| &entry.record.job)
+            && known.revision == put.revision
+            && known.spec == put.spec
+        {
+            return Ok(Reply::AlreadySo(Box::new(known.clone())));
+        }
+        let ticket = self.verify_ticket(now, &id, &put)?;
+        let arrival = match ticket.as_ref().map(|t| &t.offer().action) {
+            Some(Action::MigrateIn { .. }) => Arrival::Migrate,
+            _ => Arrival::Start,
+        };
+        self.check_change(&id, put.revision, &put.spec, arrival)?;
+        // The ticket's own reservation makes room for the job that redeems it.
+        let redeemed = ticket.as_ref().map(|t| t.offer().id);
+        let room =
+            Room { allocation: self.allocation_without(Some(&id), redeemed), ..self.room(None) };
+        admit(room, &put.spec, arrival)?;
+        if let Some(offer) = redeemed {
+            self.offers.end(offer, OfferStanding::Used);
+        }
+        self.offers.end_of_job(&id);
+        let record = self.new_record(now, id.clone(), put, ticket.as_ref());
+        let job = record.job.clone();
+        self.insert(now, record, out);
+        self.go_on(now, &id, out);
+        Ok(Reply::Accepted(Box::new(job)))
+    }
+
+    /// Whether the job may be changed to this at all, whoever asks and whatever the room.
+    fn check_change(
+        &self,
+        id: &JobId,
+        revision: Revision,
+        spec: &JobSpec,
+        arrival: Arrival,
+    ) -> Result<(), Refusal> {
+        if self.observed.values().any(|domain| domain.name == id.as_str()) {
+            return Err(Refusal::NameTaken { job: id.clone() });
+        }
+        let Some(entry) = self.jobs.get(id) else {
+            if self.jobs.len() >= JOBS_MAX {
+                return Err(Refusal::Busy {
+                    what: "jobs in the ledger; delete ended ones".to_owned(),
+                    limit: u32::try_from(JOBS_MAX).unwrap_or(u32::MAX),
+                    retry_after_ms: 60_000,
+                });
+            }
+            return Ok(());
+        };
+        let job = &entry.record.job;
+        if revision <= job.revision {
+            return Err(Refusal::RevisionConflict { job: id.clone(), current: job.revision });
+        }
+        let wrong_state =
+            |needed: String| Err(Refusal::WrongState { job: id.clone(), state: job.state, needed });
+        if entry.record.intent == Intent::Delete {
+            return wrong_state("it is being deleted: wait until it is gone".to_owned());
+        }
+        if !job.state.is_ended() || entry.work.is_some() {
+            return wrong_state("stop it before starting it again with another spec".to_owned());
+        }
+        if let (Some(Reason::Migrated { to }), Arrival::Start) = (&job.reason, arrival) {
+            return wrong_state(format!(
+                "it has moved to {to} and its disks here are older: start it there, or delete it here"
+            ));
+        }
+        if job.reason == Some(Reason::Saved) && job.spec != *spec {
+            return Err(Refusal::WrongState {
+                job: id.clone(),
+                state: job.state,
+                needed: "its memory is saved, and fits only the spec it was saved with: start it \
+                         with that, or delete it first"
+                    .to_owned(),
+            });
+        }
+        let disks = |spec: &JobSpec| spec.as_vm().map(|vm| vm.disks.clone());
+        if disks(&job.spec) != disks(spec) {
+            return Err(Refusal::Invalid {
+                message: format!(
+                    "job {id} has its volumes already and the new spec has other disks; delete it first, or keep the disks"
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// R9, as far as a ticket is needed: VMs on a host with trust. Services are the operator's own
+    /// doing, and a lone host obeys whoever may talk to it.
+    fn verify_ticket(
+        &self,
+        now: Now,
+        id: &JobId,
+        put: &PutJob,
+    ) -> Result<Option<VerifiedTicket>, Refusal> {
+        let (Some(trust), JobKind::Vm(_)) = (&self.trust, &put.spec.kind) else {
+            return Ok(None);
+        };
+        let expected = Expected {
+            host: &self.host.id,
+            host_key: &self.host.key,
+            job: id,
+            revision: put.revision,
+            spec: put.spec.digest(),
+            resources: put.spec.resources(),
+        };
+        let is_held = |offer| self.jobs.values().any(|e| e.record.job.hold == Some(offer));
+        let standing = |offer| {
+            if is_held(offer) {
+                OfferStanding::Used
+            } else {
+                self.offers.standing(offer, now.mono_ms)
+            }
+        };
+        Ok(Some(verify(put.ticket.as_ref(), expected, trust, standing)?))
+    }
+
+    fn new_record(
+        &self,
+        now: Now,
+        id: JobId,
+        put: PutJob,
+        ticket: Option<&VerifiedTicket>,
+    ) -> JobRecord {
+        let (state, intent) = match ticket.map(|t| &t.offer().action) {
+            Some(Action::MigrateIn { from, hold }) => {
+                let (from, hold) = (from.clone(), *hold);
+                (JobState::MigratingIn, Intent::Receive { from, hold, is_handed: false })
+            }
+            Some(Action::Start) | None => (JobState::Accepted, Intent::Run),
+        };
+        let domain_uuid = put.spec.as_vm().map(|_| id.domain_uuid());
+        JobRecord {
+            job: Job {
+                id,
+                revision: put.revision,
+                spec: put.spec,
+                state,
+                reason: None,
+                since_ms: now.wall_ms,
+                hold: ticket.map(|t| t.offer().id),
+                domain_uuid,
+                run: put.run,
+                migration: None,
+                endpoint: None,
+            },
+            intent,
+            debits: ticket.map(|t| t.debits().clone()).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The fake as a hypervisor: each call finds its domain, lets faults strike, and announces what it did.
+
+use std::sync::Arc;
+
+use protocol::host::{Accel, HypervisorFacts};
+use protocol::id::JobId;
+use protocol::resources::Resources;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::fault::{Fault, Method};
+use super::{Fake, Guest, find, find_active, is_active};
+use crate::call::HungCalls;
+use crate::domain::{
+    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
+    PauseReason, Progress, StopReason,
+};
+use crate::domain_xml::{DriverKind, domain_xml, refused};
+use crate::error::{ErrorKind, HypervisorError};
+use crate::event::{Lifecycle, StartReason, WatchEvent};
+use crate::hypervisor::{ConsoleWriter, Hypervisor};
+
+impl Hypervisor for Fake {
+    fn facts(&self) -> HypervisorFacts {
+        HypervisorFacts {
+            uri: "fake:///".to_owned(),
+            driver: "FAKE".to_owned(),
+            libvirt_version: "0.0.0".to_owned(),
+            accel: Accel::None,
+            accel_reason: Some("the fake only pretends".to_owned()),
+            can_receive: self.0.options.migration_uri.is_some(),
+        }
+    }
+
+    fn node(&self) -> Result<NodeFacts, HypervisorError> {
+        self.perform(Method::Node, "read node facts", |_| Ok(self.0.options.node))
+    }
+
+    fn define(&self, config: &DomainConfig) -> Result<(), HypervisorError> {
+        let what = format!("define domain {}", config.job);
+        self.perform(Method::Define, &what, |state| {
+            if let Some(message) = refused(config) {
+                return Err(HypervisorError::new(&what, ErrorKind::Refused, message));
+            }
+            let is_namesake =
+                |g: &&Guest| g.info.name == config.job.as_str() && g.info.uuid != config.uuid;
+            if let Some(guest) = state.domains.values().find(is_namesake) {
+                let message = format!("domain {} has this name", guest.info.uuid);
+                return Err(HypervisorError::new(&what, ErrorKind::AlreadyExists, message));
+            }
+            let before = state.domains.get(&config.uuid);
+            let guest = Guest {
+                info: DomainInfo {
+                    uuid: config.uuid,
+                    name: config.job.to_string(),
+                    state: before
+                        .map_or(DomainState::ShutOff(StopReason::Unknown), |g| g.info.state),
+                    job: Some(config.job.clone()),
+                    resources: Resources { disk_bytes: 0, ..config.vm.resources() },
+                    is_persistent: true,
+                },
+                config: Some(config.clone()),
+                console_input: before.map(|g| g.console_input.clone()).unwrap_or_default(),
+                job: before.and_then(|g| g.job),
+            };
+            state.domains.insert(config.uuid, guest);
+            self.announce(state, config.uuid, Lifecycle::Defined);
+            Ok(())
+        })
+    }
+
+    fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("start domain {uuid}");
+        self.perform(Method::Start, &what, |state| {
+            let guest = find(state, &what, uuid)?;
+            if guest.info.state.is_active() {
+                let message = "it has a process";
+                return Err(HypervisorError::new(&what, ErrorKind::AlreadyRunning, message));
+            }
+            let line = format!("fake guest {} started\n", guest.info.name);
+            self.append_to_log(guest, line.as_bytes());
+            let why = match guest.info.state {
+                DomainState::ShutOff(StopReason::Saved) => StartReason::Restored,
+                _ => StartReason::Booted,
+            };
+            self.become_running(state, uuid);
+            self.announce(state, uuid, Lifecycle::Started(why));
+            Ok(())
+        })
+    }
+
+    fn shutdown(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("shut down domain {uuid}");
+        let is_ignored = self.take_fault(|fault| *fault == Fault::GuestIgnoresShutdown).is_some();
+        self.perform(Method::Shutdown, &what, |state| {
+            find_active(state, &what, uuid)?;
+            if !is_ignored {
+                self.announce(state, uuid, Lifecycle::ShutDown);
+                self.become_shut_off(state, uuid, StopReason::Shutdown);
+            }
+            Ok(())
+        })
+    }
+
+    fn destroy(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("destroy domain {uuid}");
+        self.perform(Method::Destroy, &what, |state| {
+            if is_active(state, uuid) {
+                self.become_shut_off(state, uuid, StopReason::Destroyed);
+            }
+            Ok(())
+        })
+    }
+
+    fn pause(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("pause domain {uuid}");
+        self.perform(Method::Pause, &what, |state| {
+            let guest = find_active(state, &what, uuid)?;
+            if !matches!(guest.info.state, DomainState::Paused(_)) {
+                self.become_paused(state, uuid, PauseReason::Requested);
+            }
+            Ok(())
+        })
+    }
+
+    fn resume(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("resume domain {uuid}");
+        self.perform(Method::Resume, &what, |state| {
+            if find_active(state, &what, uuid)?.info.state != DomainState::Running {
+                self.become_running(state, uuid);
+            }
+            Ok(())
+        })
+    }
+
+    fn reset(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("reset domain {uuid}");
+        self.perform(Method::Reset, &what, |state| {
+            find_active(state, &what, uuid)?;
+            self.announce(state, uuid, Lifecycle::Rebooted);
+            Ok(())
+        })
+    }
+
+    fn reboot(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("reboot domain {uuid}");
+        let is_ignored = self.take_fault(|fault| *fault == Fault::GuestIgnoresShutdown).is_some();
+        self.perform(Method::Reboot, &what, |state| {
+            find_active(state, &what, uuid)?;
+            if !is_ignored {
+                self.announce(state, uuid, Lifecycle::Rebooted);
+            }
+            Ok(())
+        })
+    }
+
+    fn save(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("save domain {uuid}");
+        self.perform(Method::Save, &what, |state| {
+            if !find_active(state, &what, uuid)?.info.is_persistent {
+                let message = "it is transient: nothing would remember what was saved";
+                return Err(HypervisorError::new(&what, ErrorKind::Failed, message));
+            }
+            self.become_shut_off(state, uuid, StopReason::Saved);
+            Ok(())
+        })
+    }
+
+    fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("undefine domain {uuid}");
+        self.perform(Method::Undefine, &what, |state| {
+            let Some(guest) = state.domains.get_mut(&uuid).filter(|g| g.info.is_persistent) else {
+                return Ok(());
+            };
+            guest.info.is_persistent = false;
+            let is_active = guest.info.state.is_active();
+            self.announce(state, uuid, Lifecycle::Undefined);
+            if !is_active {
+                state.domains.remove(&uuid);
+            }
+            Ok(())
+        })
+    }
+
+    fn label(&self, uuid: Uuid, job: Option<&JobId>) -> Result<(), HypervisorError> {
+        let what = format!("label domain {uuid}");
+        self.perform(Method::Label, &what, |state| {
+            find(state, &what, uuid)?.info.job = job.cloned();
+            Ok(())
+        })
+    }
+
+    fn list(&self) -> Result<Vec<DomainInfo>, HypervisorError> {
+        self.perform(Method::List, "list domains", |state| {
+            Ok(state.domains.values().map(|guest| guest.info.clone()).collect())
+        })
+    }
+
+    fn lookup(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError> {
+        self.perform(Method::Lookup, &format!("look up domain {uuid}"), |state| {
+            Ok(state.domains.get(&uuid).map(|guest| guest.info.clone()))
+        })
+    }
+
+    fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError> {
+        let what = format!("read definition of domain {uuid}");
+        self.perform(Method::Xml, &what, |state| {
+            let guest = find(state, &what, uuid)?;
+            Ok(guest.config.as_ref().map_or_else(
+                || format!("<domain type='test'><uuid>{uuid}</uuid></domain>\n"),
+                |config| domain_xml(config, DriverKind::Test),
+            ))
+        })
+    }
+
+    fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError> {
+        self.send(uuid, to)
+    }
+
+    fn guest_owner(&self) -> Result<Owner, HypervisorError> {
+        let owner = Owner::of_this_process();
+        self.perform(Method::GuestOwner, "read whose files guests use", |_| Ok(owner))
+    }
+
+    fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError> {
+        let what = format!("read progress of domain {uuid}");
+        self.perform(Method::JobProgress, &what, |state| {
+            let guest = find(state, &what, uuid)?;
+            let total_bytes = guest.info.resources.memory_bytes;
+            Ok(guest.job.map(|_| Progress { moved_bytes: total_bytes / 2, total_bytes }))
+        })
+    }
+
+    fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("abort migration of domain {uuid}");
+        self.perform(Method::AbortJob, &what, |state| {
+            if let Some(job) = &mut find(state, &what, uuid)?.job {
+                job.is_aborted = true;
+            }
+            Ok(())
+        })
+    }
+
+    fn watch(&self) -> mpsc::Receiver<WatchEvent> {
+        self.0.hub.watch()
+    }
+
+    fn open_console(&self, uuid: Uuid) -> Result<Box<dyn ConsoleWriter>, HypervisorError> {
+        let what = format!("open console of domain {uuid}");
+        self.perform(Method::OpenConsole, &what, |state| {
+            find_active(state, &what, uuid)?;
+            Ok(Box::new(FakeConsole { fake: self.clone(), uuid }) as Box<dyn ConsoleWriter>)
+        })
+    }
+
+    fn hung_calls(&self) -> &Arc<HungCalls> {
+        &self.0.hung_calls
+    }
+}
+
+struct FakeConsole {
+    fake: Fake,
+    uuid: Uuid,
+}
+
+impl ConsoleWriter for FakeConsole {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HypervisorError> {
+        let mut state = self.fake.state();
+        let what = format!("write to console of domain {}", self.uuid);
+        let guest = find_active(&mut state, &what, self.uuid)?;
+        guest.console_input.extend_from_slice(bytes);
+        self.fake.append_to_log(guest, bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! What guests, other people and the machine do behind the agent's back, and what a test may see.
+
+use protocol::resources::Resources;
+use uuid::Uuid;
+
+use super::{Fake, Guest, forget_if_transient, is_active, set_state};
+use crate::domain::{DomainConfig, DomainInfo, DomainState, StopReason};
+use crate::event::{Lifecycle, StartReason, WatchEvent};
+
+impl Fake {
+    /// A running domain that nobody asked Ostler for.
+    pub fn add_foreign(&self, name: &str, uuid: Uuid, resources: Resources) {
+        let info = DomainInfo {
+            uuid,
+            name: name.to_owned(),
+            state: DomainState::Running,
+            job: None,
+            resources,
+            is_persistent: true,
+        };
+        let guest = Guest { info, config: None, console_input: Vec::new(), job: None };
+        let mut state = self.state();
+        state.domains.insert(uuid, guest);
+        self.announce(&state, uuid, Lifecycle::Defined);
+        self.announce(&state, uuid, Lifecycle::Started(StartReason::Booted));
+    }
+
+    /// The guest shuts itself down. False when it does not run.
+    pub fn guest_shuts_down(&self, uuid: Uuid) -> bool {
+        let mut state = self.state();
+        let is_active = is_active(&state, uuid);
+        if is_active {
+            self.announce(&state, uuid, Lifecycle::ShutDown);
+            self.become_shut_off(&mut state, uuid, StopReason::Shutdown);
+        }
+        is_active
+    }
+
+    /// The guest's process dies. False when it does not run.
+    pub fn guest_crashes(&self, uuid: Uuid) -> bool {
+        let mut state = self.state();
+        let is_active = is_active(&state, uuid);
+        if is_active {
+            // In libvirt, too, event and state differ in this word.
+            set_state(&mut state, uuid, DomainState::ShutOff(StopReason::Crashed));
+            self.announce(&state, uuid, Lifecycle::Stopped(StopReason::Failed));
+            forget_if_transient(&mut state, uuid);
+        }
+        is_active
+    }
+
+    /// The guest reboots itself.
+    pub fn guest_reboots(&self, uuid: Uuid) {
+        let state = self.state();
+        if is_active(&state, uuid) {
+            self.announce(&state, uuid, Lifecycle::Rebooted);
+        }
+    }
+
+    /// The connection is lost: calls fail, events are lost, guests go on.
+    pub fn disconnect(&self) {
+        self.state().is_disconnected = true;
+        let message = "the fake was disconnected".to_owned();
+        self.0.hub.publish(&WatchEvent::Disconnected { message });
+    }
+
+    /// The connection is back.
+    pub fn reconnect(&self) {
+        self.state().is_disconnected = false;
+        self.0.hub.publish(&WatchEvent::Reconnected);
+    }
+
+    /// The machine loses power and comes back: no guest runs, definitions are kept.
+    pub fn reboot_host(&self) {
+        self.disconnect();
+        let mut state = self.state();
+        state.domains.retain(|_, guest| guest.info.is_persistent);
+        for guest in state.domains.values_mut() {
+            guest.info.state = DomainState::ShutOff(StopReason::Unknown);
+            guest.job = None;
+        }
+        drop(state);
+        self.reconnect();
+    }
+
+    /// Domains as they really are, also while disconnected and without faults.
+    #[must_use]
+    pub fn domains(&self) -> Vec<DomainInfo> {
+        self.state().domains.values().map(|guest| guest.info.clone()).collect()
+    }
+
+    /// What a domain was last defined as.
+    #[must_use]
+    pub fn config(&self, uuid: Uuid) -> Option<DomainConfig> {
+        self.state().domains.get(&uuid).and_then(|guest| guest.config.clone())
+    }
+
+    /// Everything typed on a guest's console so far.
+    #[must_use]
+    pub fn console_input(&self, uuid: Uuid) -> Vec<u8> {
+        let state = self.state();
+        state.domains.get(&uuid).map(|guest| guest.console_input.clone()).unwrap_or_default()
+    }
+}
