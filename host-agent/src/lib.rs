@@ -48,6 +48,8 @@ use crate::works::{STARTS_MAX, Works};
 
 /// How long to wait for a hypervisor that does not answer before trying again.
 const HYPERVISOR_DEADLINE: Duration = Duration::from_secs(30);
+/// After this long, what only starting needed is let go.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// News of services and migrations waiting to be taken in.
 const NEWS_MAX: usize = 256;
 
@@ -268,6 +270,7 @@ pub async fn run(
         tokio::spawn(shell::watch_domains(hv, posts.clone())),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts)),
+        tokio::spawn(settle()),
     ];
     let serving = tokio::spawn({
         let (router, shutdown) = (router(api), shutdown.clone());
@@ -286,6 +289,14 @@ pub async fn run(
     announcer.finished().await;
     let _ = serving.await;
     ended.map_err(AgentError::from)
+}
+
+/// Makes the agent small once it has started.
+async fn settle() {
+    tokio::time::sleep(SETTLED_AFTER).await;
+    if let Err(error) = hypervisor::footprint::let_go_of_code() {
+        tracing::warn!("let go of what only starting needed: {error}");
+    }
 }
 
 fn born(identity: &Identity, host: Host, ledger: LedgerState) -> Agent {

@@ -38,5 +38,7 @@ pub mod fake;
 
 pub mod subreaper;
 
+pub mod footprint;
+
 #[cfg(test)]
 mod skipped;
