@@ -29,7 +29,7 @@ pub mod durable;
 
 pub mod trust_file;
 
-mod drain;
+mod body;
 
 mod io;
 

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::drain::DrainedBody;
+use crate::body::RequestBody;
 use crate::identity::Identity;
 use crate::io::{BoxIo, Counted};
 use crate::problem::ProblemReply;
@@ -102,6 +102,8 @@ pub struct Limits {
     pub tls_accept: Duration,
     /// How long a client may take to send a request's head, or stay idle between two requests.
     pub header_read: Duration,
+    /// How long a client may take to send 16 KiB of a request's body, or the rest of it.
+    pub body_stall: Duration,
     /// How long requests under way may take once the server stops.
     pub drain: Duration,
 }
@@ -114,6 +116,7 @@ impl Default for Limits {
             body_bytes_max: 1 << 20,
             tls_accept: Duration::from_secs(5),
             header_read: Duration::from_secs(30),
+            body_stall: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
     }
@@ -260,7 +263,7 @@ impl Connection {
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(stop.clone());
-            let request = request.map(DrainedBody::new);
+            let request = request.map(|body| RequestBody::new(body, limits.body_stall));
             let router = router.clone();
             async move { Ok::<_, Infallible>(infallible(router.oneshot(request).await)) }
         });

@@ -275,6 +275,38 @@ async fn raw(server: &Running, request: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_body_that_stops_coming_is_refused_and_one_that_comes_slowly_is_not() {
+    let identity = Arc::new(Identity::ephemeral());
+    let limits = Limits { body_stall: Duration::from_millis(200), ..Limits::default() };
+    let server = Server::bind(Listen::Plain(anywhere()), identity).await.unwrap();
+    let (addr, stop) = (server.local_addr().unwrap(), CancellationToken::new());
+    tokio::spawn(server.with_limits(limits).serve(who(), stop.clone()));
+    let put = |bytes: usize| {
+        format!(
+            "PUT /size HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n"
+        )
+    };
+
+    let mut stalled = TcpStream::connect(addr).await.unwrap();
+    stalled.write_all(put(100_000).as_bytes()).await.unwrap();
+    stalled.write_all(b"x").await.unwrap();
+    let mut answer = String::new();
+    within(stalled.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 4") && answer.contains("too slowly"), "{answer}");
+
+    let mut slow = TcpStream::connect(addr).await.unwrap();
+    slow.write_all(put(8 * 20_000).as_bytes()).await.unwrap();
+    for _ in 0..8 {
+        slow.write_all(&[0; 20_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut answer = String::new();
+    within(slow.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("160000"), "{answer}");
+    stop.cancel();
+}
+
+#[tokio::test]
 async fn a_refusal_keeps_its_numbers_on_the_way() {
     let server = Running::tls(who()).await;
     let error = client().get::<Value>(&server.https(), "/busy").await.unwrap_err();
