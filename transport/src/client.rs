@@ -1,7 +1,7 @@
 //! Asking a peer: one request, one answer, and an error that says whether it may have had an effect.
 //!
-//! Decides time-outs, the pool of connections, and that the peer's key is compared with the
-//! expected one before a byte of the request leaves. Whether to ask again is left to the caller:
+//! Decides time-outs and what counts as an answer. Connections are the pool's, and whether to ask
+//! again is left to the caller:
 //!
 //! ```text
 //! connect ─> prove keys ─> send ─> answer's head ─> answer's body
@@ -9,94 +9,37 @@
 //!                          a problem document: Problem; anything else we can't read: BadAnswer
 //! ```
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use protocol::id::HostId;
-use protocol::refusal::{Problem, Refusal};
+use protocol::refusal::Problem;
 use protocol::signed::PublicKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 use tokio_util::io::ReaderStream;
 
-use crate::clock::Clock;
+use crate::call_error::{Call, CallError, NotSent, with_causes};
+use crate::endpoint::{Endpoint, Target};
 use crate::identity::Identity;
-use crate::io::BoxIo;
-use crate::{tcp, tls};
+use crate::pool::{Body, Pool, Wire};
 
 /// Largest answer that is read: a view of ten thousand jobs takes about 20 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Idle connections kept to one peer; more at once are opened and closed as needed.
-const IDLE_MAX: usize = 8;
-
-/// How long an idle connection is kept: well under the 30 s after which a server closes it, so
-/// that a request seldom meets a connection that is just being closed.
-const IDLE_MS_MAX: u64 = 15_000;
-
-/// How long an idle connection may take to finish its last exchange; a new one is as fast.
-const READY_MAX: Duration = Duration::from_millis(20);
-
-/// After this many returned connections the pool is swept of old ones.
-const SWEEP_EVERY: u64 = 64;
-
 /// Bytes of a file that are read at a time.
 const CHUNK_BYTES: usize = 64 << 10;
-
-/// Where a peer is reached, and who it has to be.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// `https://ADDRESS:PORT`, `unix:/PATH`, or `http://ADDRESS:PORT` for discovery.
-    pub url: String,
-    /// The key it must prove; `None` accepts any.
-    pub key: Option<PublicKey>,
-    /// The host it must be; `None` accepts any.
-    pub host: Option<HostId>,
-}
-
-impl Endpoint {
-    /// Whoever answers at this address. For first contact and local sockets.
-    #[must_use]
-    pub fn anyone(url: impl Into<String>) -> Self {
-        Self { url: url.into(), key: None, host: None }
-    }
-
-    /// The holder of this key at this address.
-    #[must_use]
-    pub fn of_key(url: impl Into<String>, key: PublicKey) -> Self {
-        Self { url: url.into(), key: Some(key), host: None }
-    }
-
-    /// This host at this address.
-    #[must_use]
-    pub fn of_host(url: impl Into<String>, host: HostId) -> Self {
-        Self { url: url.into(), key: None, host: Some(host) }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.url)
-    }
-}
 
 /// An answer that went well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,147 +50,6 @@ pub struct Reply<T> {
     pub body: T,
     /// The key the peer proved; always there over TLS.
     pub peer: Option<PublicKey>,
-}
-
-/// What was tried, for the reader of an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// HTTP method.
-    pub method: Method,
-    /// Address and path.
-    pub url: String,
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.url)
-    }
-}
-
-/// Why there is no good answer.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The peer said no, or reported a fault of its own. A refusal changed nothing there.
-    #[error("{call}: {} ({} {})", .problem.detail, .problem.status, .problem.name())]
-    Problem {
-        /// What was tried.
-        call: Call,
-        /// The answer.
-        problem: Box<Problem>,
-    },
-    /// The request never left: nothing was changed.
-    #[error("{call}: not sent")]
-    NotSent {
-        /// What was tried.
-        call: Call,
-        /// Why not.
-        source: NotSent,
-    },
-    /// The request may have arrived and the answer did not: it may have been carried out.
-    #[error("{call}: sent, but {why}")]
-    Ambiguous {
-        /// What was tried.
-        call: Call,
-        /// What happened instead of an answer.
-        why: String,
-    },
-    /// There is an answer that makes no sense; the request was probably carried out.
-    #[error("{call}: answer {status} cannot be understood: {why}")]
-    BadAnswer {
-        /// What was tried.
-        call: Call,
-        /// HTTP status.
-        status: u16,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-/// Why a request never left.
-#[derive(Debug, thiserror::Error)]
-pub enum NotSent {
-    /// The request or its address makes no sense.
-    #[error("{0}")]
-    Unusable(String),
-    /// No connection.
-    #[error("connect")]
-    Connect(#[source] io::Error),
-    /// No TLS.
-    #[error("agree on TLS")]
-    Tls(#[source] io::Error),
-    /// Nothing came of it in time.
-    #[error("no connection within {0} ms")]
-    TimedOut(u64),
-    /// Somebody else answers at that address.
-    #[error("wrong key: expected {expected}, found {found}")]
-    WrongKey {
-        /// The key or host that was expected.
-        expected: String,
-        /// The key that was proved and the host it belongs to.
-        found: String,
-    },
-    /// The file to be sent can't be read.
-    #[error("open {path}", path = .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl CallError {
-    /// What was tried.
-    #[must_use]
-    pub fn call(&self) -> &Call {
-        match self {
-            CallError::Problem { call, .. }
-            | CallError::NotSent { call, .. }
-            | CallError::Ambiguous { call, .. }
-            | CallError::BadAnswer { call, .. } => call,
-        }
-    }
-
-    /// The peer's problem document, when it gave one.
-    #[must_use]
-    pub fn problem(&self) -> Option<&Problem> {
-        match self {
-            CallError::Problem { problem, .. } => Some(problem),
-            _ => None,
-        }
-    }
-
-    /// The peer's typed no, when it gave one.
-    #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
-        self.problem()?.refusal.as_ref()
-    }
-
-    /// True when the same request may well be answered later, and repeating it is the way to
-    /// find out what became of it. Our requests are safe to repeat.
-    #[must_use]
-    pub fn is_retriable(&self) -> bool {
-        match self {
-            CallError::Problem { problem, .. } => matches!(problem.status, 429 | 503),
-            CallError::NotSent { source, .. } => {
-                matches!(source, NotSent::Connect(_) | NotSent::Tls(_) | NotSent::TimedOut(_))
-            }
-            CallError::Ambiguous { .. } => true,
-            CallError::BadAnswer { .. } => false,
-        }
-    }
-
-    /// True unless it is sure that the request changed nothing at the peer.
-    #[must_use]
-    pub fn may_have_had_effect(&self) -> bool {
-        match self {
-            CallError::Problem { problem, .. } => {
-                problem.refusal.is_none() && problem.status >= 500
-            }
-            CallError::NotSent { .. } => false,
-            CallError::Ambiguous { .. } | CallError::BadAnswer { .. } => true,
-        }
-    }
 }
 
 /// How long a client waits.
@@ -269,34 +71,9 @@ impl Default for Patience {
 /// Asks peers. Clones share connections.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
-    patience: Patience,
-}
-
-struct Shared {
     identity: Arc<Identity>,
-    tls: TlsConnector,
-    clock: Clock,
-    pool: Mutex<Pool>,
-}
-
-#[derive(Default)]
-struct Pool {
-    idle: HashMap<Endpoint, Vec<Idle>>,
-    returned: u64,
-}
-
-struct Idle {
-    wire: Wire,
-    since_ms: u64,
-}
-
-pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
-
-/// A connection to a peer that is who it has to be.
-pub(crate) struct Wire {
-    sender: SendRequest<Body>,
-    pub(crate) peer: Option<PublicKey>,
+    pool: Arc<Pool>,
+    patience: Patience,
 }
 
 /// Any complete HTTP answer.
@@ -321,16 +98,14 @@ impl Client {
     /// A client that proves `identity` to everybody it asks.
     #[must_use]
     pub fn new(identity: Arc<Identity>) -> Self {
-        let tls = TlsConnector::from(Arc::new(tls::client_config(&identity)));
-        let pool = Mutex::default();
-        let shared = Arc::new(Shared { identity, tls, clock: Clock::real(), pool });
-        Self { shared, patience: Patience::default() }
+        let pool = Arc::new(Pool::new(&identity));
+        Self { identity, pool, patience: Patience::default() }
     }
 
     /// The same client, sharing connections, with other time-outs.
     #[must_use]
     pub fn with_patience(&self, patience: Patience) -> Self {
-        Self { shared: Arc::clone(&self.shared), patience }
+        Self { patience, ..self.clone() }
     }
 
     /// The same client, sharing connections, with another deadline for each call.
@@ -342,7 +117,7 @@ impl Client {
     /// Who this client proves to be.
     #[must_use]
     pub fn identity(&self) -> &Arc<Identity> {
-        &self.shared.identity
+        &self.identity
     }
 
     /// Reads something. A connection that turns out to be closed is replaced and asked again.
@@ -448,7 +223,7 @@ impl Client {
 
     async fn ask(&self, ask: Ask<'_>, bytes_max: usize) -> Result<Answer, CallError> {
         let deadline = self.deadline();
-        let mut pooled = self.shared.take(ask.to).await;
+        let mut pooled = self.pool.take(ask.to).await;
         loop {
             let is_reused = pooled.is_some();
             let mut wire = match pooled.take() {
@@ -489,13 +264,13 @@ impl Client {
             Err(e) => return Err(ask.ambiguous(format!("the answer broke off: {e}"))),
         };
         let peer = wire.peer;
-        self.shared.keep(ask.to, wire);
+        self.pool.keep(ask.to, wire);
         Ok(Answer { call: ask.call.clone(), status, headers: head.headers, body, peer })
     }
 
     async fn connect(&self, call: &Call, to: &Endpoint) -> Result<Wire, CallError> {
         let limit = self.patience.connect.min(self.patience.call);
-        let connected = timeout(limit, self.shared.connect(to)).await;
+        let connected = timeout(limit, self.pool.connect(to)).await;
         let late = || NotSent::TimedOut(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         connected
             .unwrap_or_else(|_| Err(late()))
@@ -504,88 +279,6 @@ impl Client {
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.patience.call
-    }
-}
-
-impl Shared {
-    async fn connect(&self, to: &Endpoint) -> Result<Wire, NotSent> {
-        let (io, peer) = self.open(to).await?;
-        check_pin(to, peer)?;
-        let (sender, connection) =
-            handshake(TokioIo::new(io)).await.map_err(|e| NotSent::Connect(io::Error::other(e)))?;
-        // Ends by itself when the sender is dropped or the peer closes; errors reach the sender.
-        tokio::spawn(connection.with_upgrades());
-        Ok(Wire { sender, peer })
-    }
-
-    async fn open(&self, to: &Endpoint) -> Result<(BoxIo, Option<PublicKey>), NotSent> {
-        match Target::of(&to.url).map_err(NotSent::Unusable)? {
-            Target::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(NotSent::Connect)?;
-                Ok((Box::new(stream), None))
-            }
-            Target::Plain(authority) => {
-                let stream = connect_tcp(&authority).await.map_err(NotSent::Connect)?;
-                Ok((Box::new(stream), None))
-            }
-            Target::Tls(authority) => {
-                let stream = connect_tcp(&authority).await.map_err(NotSent::Connect)?;
-                let tls = self.tls.connect(tls::server_name(), stream).await;
-                let stream = tls.map_err(NotSent::Tls)?;
-                let peer = tls::peer_key(stream.get_ref().1.peer_certificates());
-                Ok((Box::new(stream), peer))
-            }
-        }
-    }
-
-    /// An idle connection that still works, as far as can be told without using it.
-    async fn take(&self, to: &Endpoint) -> Option<Wire> {
-        loop {
-            let mut wire = self.pop(to)?;
-            if let Ok(Ok(())) = timeout(READY_MAX, wire.sender.ready()).await {
-                return Some(wire);
-            }
-        }
-    }
-
-    fn pop(&self, to: &Endpoint) -> Option<Wire> {
-        let now_ms = self.clock.now().mono_ms;
-        let mut pool = self.pool.lock().expect("no holder of this lock panics");
-        let waiting = pool.idle.get_mut(to)?;
-        waiting.retain(|idle| idle.is_usable(now_ms));
-        // The newest: the older ones get a chance to age and be closed.
-        let newest = waiting.pop();
-        if waiting.is_empty() {
-            pool.idle.remove(to);
-        }
-        newest.map(|idle| idle.wire)
-    }
-
-    fn keep(&self, to: &Endpoint, wire: Wire) {
-        let now_ms = self.clock.now().mono_ms;
-        let mut pool = self.pool.lock().expect("no holder of this lock panics");
-        pool.returned += 1;
-        if pool.returned.is_multiple_of(SWEEP_EVERY) {
-            pool.idle.retain(|_, waiting| {
-                waiting.retain(|idle| idle.is_usable(now_ms));
-                !waiting.is_empty()
-            });
-        }
-        let idle = Idle { wire, since_ms: now_ms };
-        if !idle.is_usable(now_ms) {
-            return;
-        }
-        match pool.idle.get_mut(to) {
-            Some(waiting) if waiting.len() >= IDLE_MAX => {}
-            Some(waiting) => waiting.push(idle),
-            None => drop(pool.idle.insert(to.clone(), vec![idle])),
-        }
-    }
-}
-
-impl Idle {
-    fn is_usable(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.since_ms) <= IDLE_MS_MAX && !self.wire.sender.is_closed()
     }
 }
 
@@ -734,94 +427,10 @@ fn call_of(method: Method, to: &Endpoint, path: &str) -> Call {
     Call { method, url: format!("{}{path}", to.url.trim_end_matches('/')) }
 }
 
-/// Nothing is sent to somebody who is not the one it was meant for.
-fn check_pin(to: &Endpoint, found: Option<PublicKey>) -> Result<(), NotSent> {
-    let is_key = to.key.is_none() || to.key == found;
-    let host = found.as_ref().map(HostId::of);
-    let is_host = to.host.is_none() || to.host == host;
-    if is_key && is_host {
-        return Ok(());
-    }
-    let expected = match (&to.key, &to.host) {
-        (Some(key), _) if !is_key => format!("key {key}"),
-        (_, Some(host)) => format!("host {host}"),
-        _ => unreachable!("without a pin nothing is wrong"),
-    };
-    let found = match (found, host) {
-        (Some(key), Some(host)) => format!("key {key} of host {host}"),
-        _ => "no key, as there is no TLS on this address".to_owned(),
-    };
-    Err(NotSent::WrongKey { expected, found })
-}
-
-async fn connect_tcp(authority: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(authority).await?;
-    tcp::set_up(&stream)?;
-    Ok(stream)
-}
-
-/// What an endpoint's URL leads to.
-enum Target {
-    Tls(String),
-    Plain(String),
-    Unix(PathBuf),
-}
-
-impl Target {
-    fn of(url: &str) -> Result<Self, String> {
-        if let Some(path) = url.strip_prefix("unix:") {
-            return Ok(Target::Unix(path.trim_start_matches("//").into()));
-        }
-        let uri: Uri = url.parse().map_err(|e| format!("address {url:?}: {e}"))?;
-        let (Some(host), "/" | "") = (uri.host(), uri.path()) else {
-            return Err(format!("address {url:?} is not https://ADDRESS:PORT or unix:/PATH"));
-        };
-        let port = uri.authority().map(port_of).transpose()?.flatten();
-        match uri.scheme_str() {
-            Some("https") => Ok(Target::Tls(format!("{host}:{}", port.unwrap_or(443)))),
-            Some("http") => Ok(Target::Plain(format!("{host}:{}", port.unwrap_or(80)))),
-            _ => Err(format!("address {url:?} does not start with https://, http:// or unix:")),
-        }
-    }
-
-    fn host_header(&self) -> Result<HeaderValue, String> {
-        match self {
-            Target::Tls(authority) | Target::Plain(authority) => {
-                HeaderValue::from_str(authority).map_err(|e| format!("address {authority:?}: {e}"))
-            }
-            Target::Unix(_) => Ok(HeaderValue::from_static("localhost")),
-        }
-    }
-}
-
-/// The port of an address, if it names one. `http` itself reads a wrong port as no port.
-pub(crate) fn port_of(authority: &Authority) -> Result<Option<u16>, String> {
-    let text = authority.as_str();
-    let text = text.rsplit_once('@').map_or(text, |(_, text)| text);
-    match text[authority.host().len()..].strip_prefix(':') {
-        None => Ok(None),
-        Some(port) => {
-            port.parse().map(Some).map_err(|_| format!("port {port:?} is no number up to 65535"))
-        }
-    }
-}
-
-/// An error and its causes in one line, for the errors of libraries that hide the interesting part.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("identity", &self.shared.identity.public())
+            .field("identity", &self.identity.public())
             .field("patience", &self.patience)
             .finish_non_exhaustive()
     }

@@ -15,6 +15,10 @@ pub mod server;
 
 pub mod client;
 
+pub mod endpoint;
+
+pub mod call_error;
+
 pub mod stream;
 
 pub mod pipe;
@@ -33,14 +37,18 @@ mod body;
 
 mod io;
 
+mod pool;
+
 mod tcp;
 
 mod address;
 pub use address::own_address;
 
 pub use backoff::Backoff;
-pub use client::{CallError, Client, Endpoint, Reply};
+pub use call_error::CallError;
+pub use client::{Client, Reply};
 pub use clock::{Clock, Now};
+pub use endpoint::Endpoint;
 pub use http::{Method, StatusCode};
 pub use identity::Identity;
 pub use problem::{Json, ProblemReply};

@@ -13,7 +13,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{CallError, Client, Endpoint};
+use crate::call_error::CallError;
+use crate::client::Client;
+use crate::endpoint::Endpoint;
 use crate::problem::ProblemReply;
 use crate::server::{Peer, Stopping};
 use crate::stream::header_has;

@@ -40,7 +40,9 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{CallError, Client, Endpoint};
+use crate::call_error::CallError;
+use crate::client::Client;
+use crate::endpoint::Endpoint;
 use crate::problem::ProblemReply;
 use crate::server::{Peer, Stopping, Via};
 

@@ -13,7 +13,8 @@ use protocol::signed::{PublicKey, Signed};
 use protocol::trust::Trust;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use transport::client::{NotSent, Patience};
+use transport::call_error::NotSent;
+use transport::client::Patience;
 use transport::{CallError, Client, Clock, Endpoint, Method};
 
 use crate::verdict::{Answer, Unready, judge};

@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::mdns::Announcement;
 use super::{ASK_MAX, ClusterUrl, Pace, Source};
 use crate::backoff::{Backoff, random_unit};
-use crate::client::{Client, with_causes};
+use crate::call_error::with_causes;
+use crate::client::Client;
 
 /// How long a stopping host tries to take its entry off a list; it expires anyway.
 const FAREWELL: Duration = Duration::from_secs(2);

@@ -12,7 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::mdns::Browser;
 use super::{ASK_MAX, ClusterUrl, Found, Listed, Pace, Source, Twins, Unproven, file, merge};
 use crate::backoff::{Backoff, random_unit};
-use crate::client::{Client, with_causes};
+use crate::call_error::with_causes;
+use crate::client::Client;
 
 /// News that wait to be merged; each source has one at a time.
 const NEWS_MAX: usize = 16;

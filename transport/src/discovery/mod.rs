@@ -35,7 +35,7 @@ use std::time::Duration;
 use protocol::id::HostId;
 use protocol::signed::PublicKey;
 
-use crate::client::{Endpoint, port_of};
+use crate::endpoint::{Endpoint, port_of};
 
 pub use announcer::{Advert, Announcer};
 pub use book::BookLimits;

@@ -17,7 +17,9 @@ use super::join::{JoinSecret, is_joined};
 use super::record::{Departure, Instance};
 use super::server::{PROOF, Wrapped};
 use super::{Advert, Found};
-use crate::client::{Answer, CallError, Client, Endpoint};
+use crate::call_error::CallError;
+use crate::client::{Answer, Client};
+use crate::endpoint::Endpoint;
 
 /// What the fragment begins with that carries the join secret.
 const JOIN: &str = "join=";

@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use transport::client::{NotSent, Patience};
+use transport::call_error::NotSent;
+use transport::client::Patience;
 use transport::problem::finish;
 use transport::server::Limits;
 use transport::{
