@@ -16,6 +16,8 @@ mod console;
 
 mod embedded;
 
+mod probes;
+
 mod ffi;
 
 use std::sync::Arc;

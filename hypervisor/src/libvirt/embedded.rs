@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::probes;
 use crate::error::{ErrorKind, HypervisorError};
 
 /// Longest root. Below it libvirt makes `/lib/qemu/domain-NUMBER-NAME/monitor.sock` with 20
@@ -54,7 +55,10 @@ pub(super) fn prepare(root: &Path) -> Result<(), HypervisorError> {
         None => {}
     }
     match write_and_lock(root) {
-        Ok(Some(lock)) => *current = Some((root.to_owned(), lock)),
+        Ok(Some(lock)) => {
+            probes::end_left_over(root);
+            *current = Some((root.to_owned(), lock));
+        }
         Ok(None) => return error(ErrorKind::InUse, "another process drives it".to_owned()),
         Err(cause) => return error(ErrorKind::Failed, cause.to_string()),
     }
