@@ -10,41 +10,32 @@
 //!            └── inbox (bounded) <── reader <── socket     slow reader: TCP holds the peer back
 //! ```
 
+mod halves;
+
+mod open;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::FromRequestParts;
-use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
-use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use http::request::Parts;
-use http::{HeaderName, HeaderValue, StatusCode};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use futures_util::StreamExt as _;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use protocol::signed::PublicKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
-use crate::call_error::CallError;
-use crate::client::Client;
-use crate::endpoint::Endpoint;
-use crate::problem::ProblemReply;
-use crate::server::{Peer, Stopping, Via};
+use crate::server::Peer;
+use halves::{Writer, read};
+pub(crate) use open::header_has;
+pub use open::{Upgrade, connect_stream, connect_stream_with};
 
 /// Close codes that our streams end with.
 pub mod close {
@@ -72,21 +63,12 @@ pub const QUEUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 /// Frames read ahead of the application; TCP holds the peer back beyond that.
 const INBOX_FRAMES_MAX: usize = 64;
 
-/// Frames written between two flushes.
-const BATCH_FRAMES_MAX: usize = 64;
-
 /// After this long without a word, each end asks whether the other is still there.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Bytes read from the socket at a time. The library's own 128 KiB are kept for every stream, which
 /// ten thousand streams cannot afford; larger messages still get the room they need.
 const READ_BUFFER_BYTES: usize = 8 << 10;
-
-/// How long a peer may take to read one batch before it counts as gone.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
-
-/// How long to wait for the other end's goodbye.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,120 +221,6 @@ struct Shared {
     reader_done: CancellationToken,
     /// All is over; both halves let go of the socket.
     over: CancellationToken,
-}
-
-/// Opens a stream from `path` of a peer.
-pub async fn connect_stream(
-    client: &Client,
-    to: &Endpoint,
-    path: &str,
-) -> Result<Frames, CallError> {
-    connect_stream_with(client, to, path, Liveness::default()).await
-}
-
-/// Opens a stream from `path` of a peer, and asks it for signs of life as often as `liveness` says.
-pub async fn connect_stream_with(
-    client: &Client,
-    to: &Endpoint,
-    path: &str,
-    liveness: Liveness,
-) -> Result<Frames, CallError> {
-    let key = generate_key();
-    let headers = vec![
-        (CONNECTION, HeaderValue::from_static("Upgrade")),
-        (UPGRADE, HeaderValue::from_static("websocket")),
-        (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
-        (SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).expect("base64 is a valid header")),
-    ];
-    let (call, response, peer) = client.upgrade(to, path, headers).await?;
-    let status = response.status().as_u16();
-    let bad = |why: &str| CallError::BadAnswer { call: call.clone(), status, why: why.to_owned() };
-    let accept = response.headers().get(SEC_WEBSOCKET_ACCEPT);
-    if accept.is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
-    {
-        return Err(bad("it did not accept our WebSocket key"));
-    }
-    let upgraded = hyper::upgrade::on(response).await.map_err(|e| bad(&e.to_string()))?;
-    let via = match peer {
-        Some(_) => Via::Tls,
-        None if to.url.starts_with("unix:") => Via::Unix,
-        None => Via::Plain,
-    };
-    let peer = Peer { key: peer, via };
-    Ok(Frames::start(upgraded, Role::Client, peer, CancellationToken::new(), liveness).await)
-}
-
-/// A request to open a stream; an extractor. It fails with a problem when it is no such request.
-pub struct Upgrade {
-    on_upgrade: OnUpgrade,
-    accept: String,
-    peer: Peer,
-    stopping: CancellationToken,
-    liveness: Liveness,
-}
-
-impl Upgrade {
-    /// Answers yes and runs `handle` with the stream, in a task of its own. The stream is closed
-    /// with [`close::STOPPING`] when the server stops.
-    pub fn frames<F, Fut>(self, handle: F) -> Response
-    where
-        F: FnOnce(Frames) -> Fut + Send + 'static,
-        Fut: Future<Output = ()> + Send,
-    {
-        let Self { on_upgrade, accept, peer, stopping, liveness } = self;
-        tokio::spawn(async move {
-            match on_upgrade.await {
-                Ok(upgraded) => {
-                    let role = Role::Server;
-                    handle(Frames::start(upgraded, role, peer, stopping, liveness).await).await;
-                }
-                Err(error) => tracing::debug!("open stream to {peer}: {error}"),
-            }
-        });
-        let headers = [
-            (CONNECTION, "upgrade".to_owned()),
-            (UPGRADE, "websocket".to_owned()),
-            (SEC_WEBSOCKET_ACCEPT, accept),
-        ];
-        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
-    }
-
-    /// With another ping interval than 15 s.
-    #[must_use]
-    pub fn with_ping_interval(self, ping_interval: Duration) -> Self {
-        Self { liveness: Liveness::of_interval(ping_interval), ..self }
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Upgrade {
-    type Rejection = ProblemReply;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemReply> {
-        let peer = Peer::from_request_parts(parts, state).await?;
-        let stopping = parts.extensions.get::<Stopping>().cloned().unwrap_or_default().0;
-        let is_upgrade = header_has(parts, &CONNECTION, "upgrade")
-            && header_has(parts, &UPGRADE, "websocket")
-            && header_has(parts, &SEC_WEBSOCKET_VERSION, "13");
-        let key = parts.headers.get(SEC_WEBSOCKET_KEY).filter(|_| is_upgrade);
-        let accept = key.map(|key| derive_accept_key(key.as_bytes()));
-        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-        match (accept, on_upgrade) {
-            (Some(accept), Some(on_upgrade)) => {
-                let liveness = Liveness::default();
-                Ok(Self { on_upgrade, accept, peer, stopping, liveness })
-            }
-            _ => {
-                let detail = "this path is a stream: open it as a WebSocket (version 13)";
-                Err(ProblemReply::new(426, "upgrade-required", detail))
-            }
-        }
-    }
-}
-
-/// Whether a header names this word in its list.
-pub(crate) fn header_has(parts: &Parts, name: &HeaderName, word: &str) -> bool {
-    let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
 }
 
 impl Frames {
@@ -585,178 +453,6 @@ impl StreamError {
 
     fn lost(why: impl fmt::Display) -> Self {
         StreamError::Lost { why: why.to_string() }
-    }
-}
-
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
-
-struct Writer {
-    sink: SplitSink<Socket, Message>,
-    queued: mpsc::Receiver<Out>,
-    shared: Arc<Shared>,
-    stopping: CancellationToken,
-    liveness: Liveness,
-}
-
-/// What the writer remembers of the other end's silence.
-#[derive(Default)]
-struct Silence {
-    heard: u64,
-    intervals: u32,
-}
-
-impl Writer {
-    async fn run(mut self) {
-        if let Some((code, reason)) = self.write_until_close().await {
-            let reason = Utf8Bytes::from(reason);
-            let goodbye = Message::Close(Some(CloseFrame { code: code.into(), reason }));
-            let _ = timeout(FAREWELL, self.sink.send(goodbye)).await;
-            // The socket stays until the peer has answered: closing it over unread bytes would
-            // reset the connection, and the peer could lose what we sent last.
-            let _ = timeout(FAREWELL, self.shared.reader_done.cancelled()).await;
-        }
-        self.shared.over.cancel();
-    }
-
-    /// Writes until the stream ends; answers with what to say goodbye with, if anybody listens.
-    async fn write_until_close(&mut self) -> Option<(u16, String)> {
-        let shared = Arc::clone(&self.shared);
-        let (stopping, period) = (self.stopping.clone(), self.liveness.ask_after);
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.tick().await;
-        let mut silence = Silence::default();
-        let mut batch = Vec::with_capacity(BATCH_FRAMES_MAX);
-        loop {
-            let step = async {
-                tokio::select! {
-                    _ = ticks.tick() => {
-                        self.listen(&mut silence).await.map(|()| None)
-                    }
-                    _ = self.queued.recv_many(&mut batch, BATCH_FRAMES_MAX) => {
-                        self.write(&mut batch).await
-                    }
-                }
-            };
-            let stepped = tokio::select! {
-                biased;
-                () = shared.cut.cancelled() => return closing(&shared),
-                () = shared.reader_done.cancelled() => return None,
-                () = stopping.cancelled() => {
-                    let reason = "the server stops".to_owned();
-                    shared.finish(StreamError::Closed { code: close::STOPPING, reason });
-                    return closing(&shared);
-                }
-                stepped = step => stepped,
-            };
-            match stepped {
-                Ok(None) => {}
-                Ok(Some((code, reason))) => {
-                    shared.finish(StreamError::Closed { code, reason });
-                    return closing(&shared);
-                }
-                Err(end) => {
-                    shared.finish(end);
-                    return None;
-                }
-            }
-        }
-    }
-
-    async fn write(&mut self, batch: &mut Vec<Out>) -> Result<Option<(u16, String)>, StreamError> {
-        let mut goodbye = None;
-        let mut written = 0;
-        for out in batch.drain(..) {
-            match out {
-                Out::Message(message) => {
-                    written += message.len();
-                    patient(self.sink.feed(message)).await?;
-                }
-                Out::Close(code, reason) => {
-                    goodbye = Some((code, reason));
-                    break;
-                }
-            }
-        }
-        patient(self.sink.flush()).await?;
-        self.shared.queued_bytes.fetch_sub(written, Ordering::Relaxed);
-        Ok(goodbye)
-    }
-
-    /// Asks for a sign of life when there was none of late; an end when there is no answer.
-    async fn listen(&mut self, silence: &mut Silence) -> Result<(), StreamError> {
-        let heard = self.shared.heard.load(Ordering::Relaxed);
-        if heard != silence.heard || self.shared.is_held_up.load(Ordering::Relaxed) {
-            *silence = Silence { heard, intervals: 0 };
-            return Ok(());
-        }
-        let Liveness { ask_after, lost_after } = self.liveness;
-        if silence.intervals > 0 && ask_after * silence.intervals >= lost_after {
-            let ms = lost_after.as_millis();
-            return Err(StreamError::lost(format!("no answer to a ping within {ms} ms")));
-        }
-        silence.intervals += 1;
-        patient(self.sink.send(Message::Ping(Bytes::new()))).await
-    }
-}
-
-fn closing(shared: &Shared) -> Option<(u16, String)> {
-    match shared.end.get() {
-        Some(StreamError::Closed { code, reason }) => Some((*code, reason.clone())),
-        _ => None,
-    }
-}
-
-async fn patient<E: fmt::Display>(
-    write: impl Future<Output = Result<(), E>>,
-) -> Result<(), StreamError> {
-    match timeout(WRITE_STALL_MAX, write).await {
-        Ok(written) => written.map_err(StreamError::lost),
-        Err(_) => {
-            let seconds = WRITE_STALL_MAX.as_secs();
-            Err(StreamError::lost(format!("the peer took nothing for {seconds} s")))
-        }
-    }
-}
-
-async fn read(mut stream: SplitStream<Socket>, arrived: mpsc::Sender<In>, shared: Arc<Shared>) {
-    let end = loop {
-        let message = tokio::select! {
-            biased;
-            () = shared.over.cancelled() => break None,
-            message = stream.next() => message,
-        };
-        shared.heard.fetch_add(1, Ordering::Relaxed);
-        let frame = match message {
-            Some(Ok(Message::Text(text))) => In::Text(text),
-            Some(Ok(Message::Binary(bytes))) => In::Bytes(bytes),
-            Some(Ok(Message::Close(why))) => break Some(closed_by_peer(why)),
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => break Some(StreamError::lost(error)),
-            None => break Some(StreamError::lost("it ended without a goodbye")),
-        };
-        shared.is_held_up.store(true, Ordering::Relaxed);
-        tokio::select! {
-            () = shared.over.cancelled() => break None,
-            // Nobody reads any more; go on until the goodbyes are exchanged.
-            _ = arrived.send(frame) => {}
-        }
-        shared.is_held_up.store(false, Ordering::Relaxed);
-    };
-    if let Some(end) = end {
-        shared.finish(end);
-    }
-    // One more look at the socket writes the answer to the peer's goodbye.
-    let _ = timeout(FAREWELL, stream.next()).await;
-    shared.reader_done.cancel();
-}
-
-fn closed_by_peer(why: Option<CloseFrame>) -> StreamError {
-    match why {
-        Some(why) => {
-            StreamError::Closed { code: why.code.into(), reason: why.reason.as_str().to_owned() }
-        }
-        None => StreamError::Closed { code: close::NORMAL, reason: String::new() },
     }
 }
 
