@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use hypervisor::Owner;
 use protocol::id::JobId;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
@@ -42,7 +43,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 const DAEMON_SOCKETS: [&str; 2] = ["/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock"];
 
 /// What is said over a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Lane {
     /// libvirt to libvirt.

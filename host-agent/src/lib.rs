@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use transport::discovery::{Advert, Announcer, Pace, Source};
 use transport::{Client, Clock, Identity, Listen, Server};
 
+pub use crate::api::openapi;
 use crate::api::{Api, router};
 pub use crate::channel::CHANNELS_DIR;
 use crate::channel::Channels;

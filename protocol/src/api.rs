@@ -2,6 +2,7 @@
 //!
 //! Paths are versioned (`/v1`). Every error is a [`crate::refusal::Problem`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
@@ -13,7 +14,7 @@ use crate::ticket::{Action, Handoff, Offer, Ticket};
 use crate::view::{Freshness, View};
 
 /// `POST /v1/offers` on a host: may this job come to you? Answer 201 [`OfferReply`], or a refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OfferRequest {
     /// The job.
@@ -27,7 +28,7 @@ pub struct OfferRequest {
 }
 
 /// A reservation with a deadline, and the invitation to have it granted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OfferReply {
     /// What to show the arbiters.
     pub offer: Signed<Offer>,
@@ -37,7 +38,7 @@ pub struct OfferReply {
 
 /// `PUT /v1/jobs/{id}` on a host: take this job. 201 when accepted (durable), 200 when it is so
 /// already, each with the [`Job`]; else a refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutJob {
     /// Which change of it; above the present one.
@@ -53,7 +54,7 @@ pub struct PutJob {
 }
 
 /// `POST /v1/jobs/{id}/stop` on a host. 202 with the [`Job`]; repeating it is harmless.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopJob {
     /// How long the guest may take to shut down before it is destroyed, in milliseconds; 0 destroys
@@ -71,7 +72,7 @@ fn grace_ms_default() -> u64 {
 
 /// `POST /v1/jobs/{id}/reboot` on a host. 202 with the [`Job`]. Unlike a stop it is not remembered
 /// over a restart of the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RebootJob {
     /// How long the guest may take to reboot itself before it is reset, in milliseconds.
@@ -80,7 +81,7 @@ pub struct RebootJob {
 }
 
 /// `POST /v1/jobs/{id}/migrate` on the source. 202 with the [`Job`], which then shows progress.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MigrateJob {
     /// Where to.
@@ -95,7 +96,7 @@ pub struct MigrateJob {
 }
 
 /// `POST /v1/jobs/{id}/handoff` on the target: the source has let go (rule M4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutHandoff {
     /// The source's word.
@@ -103,14 +104,14 @@ pub struct PutHandoff {
 }
 
 /// `GET /v1/jobs` on a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobList {
     /// Its jobs.
     pub jobs: Vec<Job>,
 }
 
 /// `GET /v1/view` on a monitor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ViewReply {
     /// The monitor's key.
     pub monitor: PublicKey,
@@ -123,7 +124,7 @@ pub struct ViewReply {
 }
 
 /// One host's freshness in a view.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostFreshness {
     /// The host.
     pub host: HostId,
@@ -139,7 +140,7 @@ pub struct HostFreshness {
 }
 
 /// What somebody wants of the cluster: the body of `POST /v1/runs` on a controller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "want", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Want {
     /// The job runs somewhere, or on the named host.
@@ -189,7 +190,7 @@ impl Want {
 
 /// `POST /v1/runs`: the caller names the run, so that asking twice is asking once. 202 with the
 /// [`RunStatus`] once it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewRun {
     /// Chosen by the caller.
     pub id: RunId,
@@ -199,7 +200,7 @@ pub struct NewRun {
 }
 
 /// Where a run is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     /// Stored, not begun.
@@ -225,7 +226,7 @@ impl RunState {
 }
 
 /// Where a task of a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// Not begun.
@@ -247,7 +248,7 @@ pub enum TaskState {
 }
 
 /// One task as people see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskStatus {
     /// Its number in the run.
     pub number: u32,
@@ -261,7 +262,7 @@ pub struct TaskStatus {
 }
 
 /// `GET /v1/runs/{id}` on a controller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunStatus {
     /// Its id.
     pub id: RunId,
@@ -281,14 +282,14 @@ pub struct RunStatus {
 }
 
 /// `GET /v1/runs` on a controller, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunList {
     /// The runs.
     pub runs: Vec<RunStatus>,
 }
 
 /// `GET /v1/health` of every role.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// `agent`, `monitor`, `arbiter`, `controller`.
     pub role: String,
@@ -308,7 +309,7 @@ pub struct Health {
 
 /// `PUT /v1/images/{name}` (the file as body, its digest in the header [`SHA256_HEADER`]): 201 when
 /// the file is on disk and its digest is right.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageReply {
     /// The image.
     pub name: ImageName,
@@ -321,14 +322,14 @@ pub struct ImageReply {
 pub const SHA256_HEADER: &str = "ostler-sha256";
 
 /// What `ps --json` prints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobRows {
     /// The jobs.
     pub jobs: Vec<JobRow>,
 }
 
 /// What `hosts --json` prints, a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostRowReply {
     /// The host.
     pub host: Host,

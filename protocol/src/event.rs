@@ -4,6 +4,7 @@
 //! then every later event in order, with [`Frame::Current`] where history ends and the present
 //! begins. A follower that was too slow or too long away gets a fresh inventory, never a hole.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, Inventory};
@@ -12,7 +13,7 @@ use crate::job::{Job, ObservedDomain};
 use crate::view::Freshness;
 
 /// One fact of one host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Who says it.
     pub host: HostId,
@@ -25,7 +26,7 @@ pub struct Event {
 }
 
 /// What happened. Each carries the whole new row, so applying one twice is harmless.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fact {
     /// A job is new or changed.
@@ -56,7 +57,7 @@ pub enum Fact {
 }
 
 /// One message on an event stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "frame", rename_all = "snake_case")]
 pub enum Frame {
     /// Everything about one host: start here, forget what was known of it before.

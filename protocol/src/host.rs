@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Cursor, HostId, ImageName};
@@ -10,7 +11,7 @@ use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey};
 
 /// A host as it describes itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Host {
     /// Fingerprint of `key`.
     pub id: HostId,
@@ -48,7 +49,7 @@ impl Host {
 }
 
 /// The hypervisor under an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HypervisorFacts {
     /// libvirt's connection URI, such as `qemu:///system`.
     pub uri: String,
@@ -68,7 +69,7 @@ pub struct HypervisorFacts {
 }
 
 /// How guests' instructions are executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Accel {
     /// By the CPU.
@@ -80,7 +81,7 @@ pub enum Accel {
 }
 
 /// An image on a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageFacts {
     /// SHA-256 of the file.
     pub sha256: Digest,
@@ -91,7 +92,7 @@ pub struct ImageFacts {
 }
 
 /// A host's complete report at a cursor. Whoever has it and every event after it knows the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Inventory {
     /// Events up to this one are included.
     pub cursor: Cursor,

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -14,6 +15,9 @@ use crate::signed::PublicKey;
 
 /// Longest accepted name. libvirt and DNS labels both live with 63 characters.
 pub const NAME_CHARS_MAX: usize = 63;
+
+/// The rule of [`check_name`] for machines that read our schemas; a test holds it to the function.
+const NAME_PATTERN: &str = "^[a-z0-9][a-z0-9.-]{0,62}$";
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +44,12 @@ fn check_name(what: &'static str, value: &str) -> Result<(), InvalidName> {
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(
+            Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+        )]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[schemars(!try_from, !into, transparent)]
+        pub struct $name(#[schemars(regex(pattern = NAME_PATTERN))] String);
 
         impl $name {
             /// Takes a text as a name, or says which characters are allowed.
@@ -151,21 +158,54 @@ impl JobId {
 
 /// One life of an agent process; durable, and larger at each start.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
 /// Grows with each change that somebody asked of a job.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
 /// Where a follower stands in one host's events. Ordered by epoch, then sequence.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 pub struct Cursor {
     /// The agent's life that numbered the event.
@@ -202,7 +242,18 @@ impl fmt::Display for Cursor {
 
 /// Number of an offer, and of the hold it becomes: never repeated by a host (rule R16).
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 pub struct OfferId {
     /// The epoch in which the host issued the offer.
@@ -218,7 +269,9 @@ impl fmt::Display for OfferId {
 }
 
 /// A run of the controller: one plan being executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct RunId(pub Uuid);
 

@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -27,7 +28,7 @@ use crate::ticket::Handoff;
 use crate::vm::{InvalidVm, VmSpec};
 
 /// What is asked of a host, apart from when and by whose permission.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// What to run.
@@ -42,7 +43,7 @@ pub struct JobSpec {
 }
 
 /// The kinds of job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobKind {
     /// A virtual machine.
@@ -52,7 +53,7 @@ pub enum JobKind {
 }
 
 /// One of Ostler's own roles as a process beside the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
     /// Which role.
@@ -66,7 +67,9 @@ pub struct ServiceSpec {
 }
 
 /// Who somebody is in the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Issues tickets.
@@ -128,7 +131,9 @@ impl JobSpec {
 }
 
 /// Where a job is in its life, on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// In the ledger, nothing done yet. Entered by an admitted PUT.
@@ -185,7 +190,7 @@ impl fmt::Display for JobState {
 }
 
 /// Why a job is in its state, when the state alone does not say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Reason {
     /// Somebody asked for it.
@@ -253,7 +258,7 @@ impl fmt::Display for Reason {
 
 /// Which task of which run asked for a change: repeating it has no second effect, and a claim
 /// older than one already seen is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunKey {
     /// The run.
@@ -265,7 +270,7 @@ pub struct RunKey {
 }
 
 /// A job as its host knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Job {
     /// Its id.
     pub id: JobId,
@@ -312,7 +317,7 @@ impl Job {
 }
 
 /// The two ends of a migration as the jobs on both hosts show them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "side", rename_all = "snake_case")]
 pub enum Migration {
     /// On the target: volumes and listener are ready.
@@ -337,7 +342,7 @@ pub enum Migration {
 }
 
 /// Where a service answers, and the key it proves itself with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceEndpoint {
     /// `https://ADDRESS:PORT`.
     pub url: String,
@@ -346,7 +351,7 @@ pub struct ServiceEndpoint {
 }
 
 /// A domain in libvirt that nobody asked us for: shown, never touched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservedDomain {
     /// Its libvirt uuid.
     pub uuid: Uuid,
@@ -359,7 +364,7 @@ pub struct ObservedDomain {
 }
 
 /// A job together with where its row was read: what `ps` shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobRow {
     /// The host it is on.
     pub host: HostId,

@@ -4,6 +4,7 @@
 //! picture and plan again, and a person can see what would have worked. The list is closed;
 //! `docs/api.md` explains each, and a test checks that it does.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, Revision};
@@ -12,7 +13,7 @@ use crate::resources::{Bytes, Resources};
 use crate::ticket::TicketError;
 
 /// Why something was not done. Nothing was changed when one of these comes back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[serde(tag = "refusal", rename_all = "kebab-case")]
 pub enum Refusal {
     /// The host has promised too much already.
@@ -198,7 +199,7 @@ impl Refusal {
 }
 
 /// An error on the wire: RFC 9457, content type `application/problem+json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// `urn:ostler:` and the name of the rule; a closed list, in `docs/api.md`.
     #[serde(rename = "type")]

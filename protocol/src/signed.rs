@@ -4,12 +4,14 @@
 //! signature held. The signature covers a domain (`ostler/1/<message>`) so that no message can be
 //! passed off as another. Ed25519 by RFC 8032, verified strictly.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
 use data_encoding::BASE64URL_NOPAD as B64;
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -42,9 +44,10 @@ pub enum SignedError {
 }
 
 /// SHA-256 of some bytes, as lower-case hex on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-pub struct Digest([u8; 32]);
+#[schemars(!try_from, !into, transparent)]
+pub struct Digest(#[schemars(with = "String", regex(pattern = "^[0-9a-fA-F]{64}$"))] [u8; 32]);
 
 impl Digest {
     /// The digest of these bytes.
@@ -102,9 +105,10 @@ impl FromStr for Digest {
 }
 
 /// An Ed25519 public key; base64url without padding on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-pub struct PublicKey([u8; 32]);
+#[schemars(!try_from, !into, transparent)]
+pub struct PublicKey(#[schemars(with = "String", regex(pattern = "^[A-Za-z0-9_-]{43}$"))] [u8; 32]);
 
 impl PublicKey {
     /// Takes 32 raw bytes as a key, if they are a point on the curve.
@@ -304,6 +308,24 @@ impl<T> Serialize for Signed<T> {
 impl<'de, T: Message> Deserialize<'de> for Signed<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text whose meaning is in its first part.
+impl<T: Message> JsonSchema for Signed<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Signed-{}", T::DOMAIN).into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": format!(
+                "A signed {}: `payload.key.signature`, each in base64url; the payload is JSON.",
+                T::DOMAIN
+            ),
+            "pattern": r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{86}$",
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
@@ -15,7 +16,7 @@ use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
 use crate::trust::Trust;
 
 /// What a ticket permits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
     /// Start the job, or start it again with another revision.
@@ -30,7 +31,7 @@ pub enum Action {
 }
 
 /// A host's signed, single-use invitation to be granted a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Offer {
     /// Who offers.
     pub host: HostId,
@@ -60,7 +61,7 @@ impl Message for Offer {
 }
 
 /// One arbiter's signed yes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Grant {
     /// Its slot.
     pub slot: u32,
@@ -75,7 +76,7 @@ impl Message for Grant {
 }
 
 /// One arbiter's signed no.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Denial {
     /// Its slot.
     pub slot: u32,
@@ -91,7 +92,7 @@ impl Message for Denial {
 }
 
 /// Why an arbiter said no.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[serde(tag = "denial", rename_all = "snake_case")]
 pub enum DenialReason {
     /// It has just started and may have forgotten promises (rule R1).
@@ -135,7 +136,7 @@ pub enum DenialReason {
 }
 
 /// An arbiter's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// Yes.
@@ -145,7 +146,7 @@ pub enum Answer {
 }
 
 /// Offer and grants together: the permission a host redeems once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ticket {
     /// The host's offer.
@@ -155,7 +156,7 @@ pub struct Ticket {
 }
 
 /// The source's signed word that it has let go of a job (rule M3).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Handoff {
     /// The job.
     pub job: JobId,
@@ -207,7 +208,7 @@ pub struct Expected<'a> {
 }
 
 /// Why a ticket does not permit what was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[serde(tag = "ticket_error", rename_all = "kebab-case")]
 pub enum TicketError {
     /// There is none, and this host obeys a trust document.

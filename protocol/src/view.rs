@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use schemars::JsonSchema;
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
@@ -19,7 +20,9 @@ use crate::id::{Cursor, HostId, JobId};
 use crate::job::{Job, JobState, ObservedDomain};
 
 /// How much a row of a view is worth now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Freshness {
     /// Heard within the last few seconds.
@@ -81,9 +84,10 @@ pub enum Merge {
 }
 
 /// Hosts and jobs as far as somebody knows them. Cheap to clone.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct View {
+    #[schemars(with = "BTreeMap<HostId, Inventory>")]
     hosts: OrdMap<HostId, HostRow>,
 }
 

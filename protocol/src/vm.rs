@@ -9,6 +9,7 @@ pub use hardware::{CpuMode, CpuSpec, Firmware, Hardware, Pin, Topology, Watchdog
 mod nic;
 pub use nic::{NicModel, NicSpec, Plug};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ImageName;
@@ -28,7 +29,7 @@ pub const CLOUD_INIT_BYTES_MAX: usize = 32 << 10;
 pub const DISK_BYTES_MIN: u64 = 1 << 20;
 
 /// A virtual machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VmSpec {
     /// Virtual CPUs, 1 to [`VCPUS_MAX`].
@@ -50,7 +51,7 @@ pub struct VmSpec {
 }
 
 /// cloud-init's NoCloud data: the guest finds it on a CD labelled `cidata`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CloudInit {
     /// `#cloud-config`, a script, or what else cloud-init takes.
@@ -64,7 +65,7 @@ pub struct CloudInit {
 }
 
 /// One disk: a volume that the host makes for this VM and deletes with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSpec {
     /// Name within the VM, such as `root`.
@@ -92,7 +93,7 @@ pub struct DiskSpec {
 }
 
 /// How a guest sees a disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskBus {
     /// `/dev/vda`: the fastest.
@@ -105,7 +106,7 @@ pub enum DiskBus {
 }
 
 /// What the host's page cache does for a disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskCache {
     /// Used, and the guest's flushes are honoured. Works on every file system.

@@ -18,6 +18,7 @@ const PURE_MAY_USE: [(&str, &[&str]); 2] = [
             "data-encoding",
             "ed25519-dalek",
             "imbl",
+            "schemars",
             "serde",
             "serde_json",
             "sha2",

@@ -177,6 +177,49 @@ fn check_routes(document: &str, files: &[TextFile]) -> Vec<String> {
     violations
 }
 
+/// What an OpenAPI document says: methods with their paths, and problems with their statuses.
+fn of_openapi(document: &serde_json::Value) -> (BTreeSet<String>, BTreeSet<(String, String)>) {
+    let (mut asks, mut problems) = (BTreeSet::new(), BTreeSet::new());
+    let paths = document["paths"].as_object().into_iter().flatten();
+    for (path, operations) in paths {
+        for (method, operation) in operations.as_object().into_iter().flatten() {
+            asks.insert(format!("{} {path}", method.to_uppercase()));
+            for (status, response) in operation["responses"].as_object().into_iter().flatten() {
+                let names = response["description"].as_str().unwrap_or_default();
+                let names = names.split('`').skip(1).step_by(2);
+                problems.extend(names.map(|name| (name.to_owned(), status.clone())));
+            }
+        }
+    }
+    (asks, problems)
+}
+
+/// Methods with their paths in the first cells of the table under a heading.
+fn documented_asks(document: &str, heading: &str) -> BTreeSet<String> {
+    let asks = rows(document, heading).into_keys();
+    asks.map(|ask| ask.split('?').next().unwrap_or(&ask).to_owned()).collect()
+}
+
+fn check_openapi(document: &str, heading: &str, openapi: &serde_json::Value) -> Vec<String> {
+    let (asks, problems) = of_openapi(openapi);
+    let documented = documented_asks(document, heading);
+    let missing = documented.difference(&asks);
+    let mut violations: Vec<String> =
+        missing.map(|ask| format!("OpenAPI of {heading}: add {ask}")).collect();
+    let gone = asks.difference(&documented);
+    violations.extend(gone.map(|ask| format!("{API}: add a row for `{ask}` under {heading}")));
+    let mut said = rows(document, "Refusals");
+    said.append(&mut rows(document, "Other problems"));
+    for (name, status) in problems {
+        // A body of another shape is the one problem with two statuses.
+        let is_said = said.get(&name) == Some(&status) || (name == "bad-body" && status == "422");
+        if !is_said {
+            violations.push(format!("{API}: `{name}` travels with {status}; add or correct it"));
+        }
+    }
+    violations
+}
+
 fn shipped() -> Vec<TextFile> {
     let files = repository::files(".rs").into_iter();
     files.filter(|file| !file.is_integration_test() && !file.path.ends_with("tests.rs")).collect()
@@ -207,6 +250,15 @@ fn every_path_is_documented() {
 }
 
 #[test]
+fn openapi_documents_agree_with_the_tables() {
+    let document = repository::read(API).text;
+    let openapi = repository::read("docs/openapi/agent.json").text;
+    let openapi = serde_json::from_str(&openapi).expect("the committed document is JSON");
+    let violations = check_openapi(&document, "Agent", &openapi);
+    assert_none("OpenAPI documents agree with the tables", &violations);
+}
+
+#[test]
 fn a_gap_in_the_document_is_caught() {
     let document = "## Refusals\n| `busy` | 500 | x |\n| `gone` | 400 | x |\n## Denials\n| `silent` | x |\n## Other problems\n| `old` | 500 | x |\n";
     let refusals: Vec<Refusal> =
@@ -220,4 +272,17 @@ fn a_gap_in_the_document_is_caught() {
     let paths = "| `GET /v1/y?a=b` | x |\n";
     assert_eq!(check_routes(paths, &files).len(), 2, "one missing, one gone");
     assert!(check_routes("| `GET /v1/x` | x |\n", &files).is_empty());
+
+    let tables =
+        "## X\n| `GET /v1/x?a=b` | x |\n| `GET /v1/y` | x |\n## Refusals\n| `busy` | 429 | x |\n";
+    let responses =
+        serde_json::json!({"429": {"description": "`busy`"}, "409": {"description": "`new`"}});
+    let operation = serde_json::json!({ "responses": responses });
+    let openapi = serde_json::json!({"paths": {"/v1/x": {"get": operation}, "/v1/z": {"put": {}}}});
+    let gaps = check_openapi(tables, "X", &openapi);
+    assert_eq!(
+        gaps.len(),
+        3,
+        "one ask missing on each side, one problem nobody explains: {gaps:?}"
+    );
 }

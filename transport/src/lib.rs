@@ -11,6 +11,8 @@ pub mod tls;
 
 pub mod problem;
 
+pub mod openapi;
+
 pub mod server;
 
 pub mod client;

@@ -8,6 +8,7 @@ use protocol::id::JobId;
 use protocol::job::JobKind;
 use protocol::refusal::Refusal;
 use protocol::trust::Right;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use transport::stream::Upgrade;
 use transport::{Peer, ProblemReply};
@@ -19,7 +20,7 @@ use crate::console::{Begin, serve};
 const TAIL_BYTES_DEFAULT: u64 = 16 << 10;
 
 /// Where to begin and whether to type.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct Ask {
     from: Option<u64>,
     tail: Option<u64>,

@@ -4,6 +4,7 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use protocol::id::{Cursor, Epoch};
 use protocol::trust::Right;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use transport::stream::Upgrade;
 use transport::{Peer, ProblemReply};
@@ -11,7 +12,7 @@ use transport::{Peer, ProblemReply};
 use super::Api;
 
 /// Where a follower stands; without it, it starts from an inventory.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct From {
     epoch: Option<u64>,
     seq: Option<u64>,

@@ -10,6 +10,7 @@ use protocol::id::{JobId, RunId};
 use protocol::job::{Job, JobKind, RunKey};
 use protocol::refusal::Refusal;
 use protocol::trust::Right;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use transport::{Json, Peer, ProblemReply};
 
@@ -136,7 +137,7 @@ pub(super) async fn take_handoff(
 }
 
 /// The task that is being undone, when a run cancels or deletes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct Undo {
     run: Option<RunId>,
     #[serde(default)]
@@ -163,7 +164,7 @@ pub(super) async fn delete_job(
 }
 
 /// How much of a log.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct Tail {
     tail: Option<u64>,
 }

@@ -10,6 +10,7 @@ mod images;
 mod incoming;
 mod jobs;
 mod offers;
+mod openapi;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use transport::problem::finish;
 use transport::{Clock, Json, Peer, ProblemReply, Via};
 
+pub use self::openapi::openapi;
 use crate::channel::Channels;
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
@@ -70,6 +72,7 @@ pub(crate) fn router(api: Api) -> Router {
     let trust = trust.layer(DefaultBodyLimit::max(TRUST_BYTES_MAX));
     let router = Router::new()
         .route("/v1/health", get(health))
+        .route("/v1/openapi.json", get(openapi::show))
         .route("/v1/host", get(host))
         .route("/v1/inventory", get(inventory))
         .route("/v1/events", get(events::follow))
@@ -142,7 +145,7 @@ impl Api {
 }
 
 /// An agent's health, with what tells it from a copy of itself and its clock from ours.
-#[derive(serde::Serialize)]
+#[derive(serde::Serialize, schemars::JsonSchema)]
 struct AgentHealth {
     #[serde(flatten)]
     health: Health,

@@ -6,6 +6,7 @@ use http::StatusCode;
 use protocol::api::OfferRequest;
 use protocol::id::{Epoch, OfferId};
 use protocol::trust::Right;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use transport::{Json, Peer, ProblemReply};
@@ -15,7 +16,7 @@ use crate::core::{Reply, Request};
 use crate::shell::Post;
 
 /// What arbiters rebuild their books from, together with the inventory.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct OpenOffers {
     epoch: Epoch,
     watermark: OfferId,

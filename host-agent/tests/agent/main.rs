@@ -1,5 +1,7 @@
 //! A whole agent over the fake hypervisor: real files, real TLS, real processes.
 
+mod openapi;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;

@@ -3,6 +3,7 @@
 //! Every field may be left out, and what is left out is not written, so that the digest of a spec
 //! does not change when this list grows.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::InvalidVm;
@@ -13,7 +14,7 @@ const PCI_MAX: usize = 8;
 const HUGEPAGE_KIB: [u64; 2] = [2048, 1_048_576];
 
 /// What a VM is made of besides what it is measured by.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hardware {
     /// What it boots with.
@@ -49,7 +50,7 @@ pub struct Hardware {
 }
 
 /// What a VM boots with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Firmware {
     /// `SeaBIOS`.
@@ -60,7 +61,7 @@ pub enum Firmware {
 }
 
 /// A VM's CPUs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CpuSpec {
     /// Where the model comes from.
@@ -77,7 +78,7 @@ pub struct CpuSpec {
 }
 
 /// Where a CPU's model comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CpuMode {
     /// The nearest named model to the host's CPU.
@@ -91,7 +92,7 @@ pub enum CpuMode {
 }
 
 /// How virtual CPUs are arranged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
     /// Sockets.
@@ -103,7 +104,7 @@ pub struct Topology {
 }
 
 /// Where one virtual CPU may run.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
     /// The virtual CPU, from 0.
@@ -113,7 +114,7 @@ pub struct Pin {
 }
 
 /// What a watchdog does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Watchdog {
     /// Resets the guest.

@@ -2,12 +2,13 @@
 //!
 //! On the wire it is one flat object, `{"network": "bridge", "bridge": "br0", "mac": …}`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::InvalidVm;
 
 /// One network card.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Flat", into = "Flat")]
 pub struct NicSpec {
     /// What it is plugged into.
@@ -38,7 +39,7 @@ pub enum Plug {
 }
 
 /// What a guest sees of a network card.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NicModel {
     /// The fastest; needs a driver that Linux has.
@@ -99,7 +100,7 @@ fn is_mac(mac: &str) -> bool {
     pairs.len() == 6 && pairs.iter().all(is_pair) && first.is_some_and(|byte| byte & 1 == 0)
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Flat {
     network: Kind,
@@ -115,8 +116,9 @@ struct Flat {
     limit_kib_s: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(rename = "NicNetwork")]
 enum Kind {
     User,
     Bridge,

@@ -1,0 +1,236 @@
+//! What this interface takes and answers, for machines.
+//!
+//! The document is made of the operations below and the types they name, and committed; the agent
+//! serves the committed text. A test keeps the two equal, and both equal to the router.
+
+use http::header::CONTENT_TYPE;
+use protocol::api::{
+    ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutJob, RebootJob,
+    SHA256_HEADER, StopJob,
+};
+use protocol::host::{Host, Inventory};
+use protocol::id::{ImageName, JobId};
+use protocol::job::Job;
+use protocol::signed::{Digest, Signed};
+use protocol::trust::{Right, Trust};
+use transport::Method;
+use transport::openapi::Operation;
+
+use super::AgentHealth;
+use super::{console, events, jobs, offers};
+use crate::channel::Lane;
+
+/// What everybody is given. It costs no memory until somebody reads it.
+const TEXT: &str = include_str!("../../../docs/openapi/agent.json");
+
+const DESCRIPTION: &str = "One agent runs on every hypervisor and is the only truth about what runs there. Every request can be sent again, and a 2xx is durable. What is not of this document's kind (streams, consoles, repeating, rights) is in docs/api.md.";
+
+/// The core may be asked: it can be at its end.
+const ASKS: &[&str] = &["stopping"];
+/// A change of a job that is there, asked by a person or by a task of a run.
+const CHANGES: &[&str] =
+    &["stopping", "no-such-job", "wrong-state", "stale-claim", "task-undone", "busy"];
+/// A job comes, on its own or as an offer.
+const ADMITS: &[&str] = &[
+    "stopping",
+    "invalid",
+    "busy",
+    "unsupported",
+    "no-capacity",
+    "no-image",
+    "disk-too-small",
+    "revision-conflict",
+    "wrong-state",
+    "name-taken",
+    "stale-claim",
+    "task-undone",
+];
+/// A ticket that does not permit it.
+const TICKETS: &[&str] = &[
+    "ticket-missing",
+    "ticket-forged",
+    "ticket-for-other-host",
+    "ticket-for-other-job",
+    "ticket-for-other-spec",
+    "offer-ended",
+    "offer-used",
+    "offer-unknown",
+    "ticket-without-quorum",
+    "ticket-underbooked",
+    "ticket-of-other-trust",
+];
+
+pub(super) async fn show() -> ([(http::HeaderName, &'static str); 1], &'static str) {
+    ([(CONTENT_TYPE, "application/json")], TEXT)
+}
+
+/// The document, made anew.
+#[must_use]
+pub fn openapi() -> serde_json::Value {
+    transport::openapi::document("Ostler agent", DESCRIPTION, &operations())
+}
+
+fn operations() -> Vec<Operation> {
+    let mut all = of_host();
+    all.extend(of_offers());
+    all.extend(of_jobs());
+    all.extend(of_actions());
+    all.extend(of_migration());
+    all
+}
+
+fn get(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::GET, path, summary)
+}
+
+fn put(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::PUT, path, summary)
+}
+
+fn post(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::POST, path, summary)
+}
+
+fn delete(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::DELETE, path, summary)
+}
+
+fn of_host() -> Vec<Operation> {
+    vec![
+        get("/v1/health", "Who it is, and whether it can work").answers::<AgentHealth>(200),
+        get("/v1/openapi.json", "This document")
+            .right(Right::Read)
+            .answers::<serde_json::Value>(200),
+        get("/v1/host", "The host: facts, capacity, and what it has promised")
+            .right(Right::Read)
+            .answers::<Host>(200),
+        get("/v1/inventory", "Host, jobs and observed domains at one cursor")
+            .right(Right::Read)
+            .answers::<Inventory>(200),
+        get("/v1/events", "Frames of events over WebSocket")
+            .right(Right::Read)
+            .query::<events::From>()
+            .streams(),
+        put("/v1/images/{name}", "Bring an image; sending it again is harmless")
+            .right(Right::Run)
+            .path::<ImageName>("name")
+            .header::<Digest>(SHA256_HEADER)
+            .file()
+            .answers::<ImageReply>(200)
+            .answers::<ImageReply>(201)
+            .refuses(&["invalid", "storage"]),
+        get("/v1/config/trust", "The trust document in force, or null")
+            .right(Right::Read)
+            .answers::<Option<Signed<Trust>>>(200),
+        put("/v1/config/trust", "Bring a trust document; it is believed for its signature")
+            .body::<Signed<Trust>>()
+            .answers_nothing(204)
+            .refuses(ASKS)
+            .refuses(&["invalid", "forbidden", "ticket-forged"]),
+    ]
+}
+
+fn of_offers() -> Vec<Operation> {
+    vec![
+        get("/v1/offers", "Open offers, and the highest id ever issued")
+            .right(Right::Read)
+            .answers::<offers::OpenOffers>(200)
+            .refuses(ASKS),
+        post("/v1/offers", "Reserve room for a job, and get what arbiters sign")
+            .right(Right::Run)
+            .body::<OfferRequest>()
+            .answers::<OfferReply>(201)
+            .refuses(ADMITS),
+        delete("/v1/offers/{epoch}/{num}", "Void an offer, whatever it was")
+            .right(Right::Run)
+            .path::<u64>("epoch")
+            .path::<u64>("num")
+            .answers_nothing(204)
+            .refuses(ASKS),
+    ]
+}
+
+fn of_jobs() -> Vec<Operation> {
+    vec![
+        get("/v1/jobs", "All jobs").right(Right::Read).answers::<JobList>(200),
+        get("/v1/jobs/{id}", "One job")
+            .right(Right::Read)
+            .path::<JobId>("id")
+            .answers::<Job>(200)
+            .refuses(&["no-such-job"]),
+        put("/v1/jobs/{id}", "Take a job, or change it")
+            .right(Right::Run)
+            .path::<JobId>("id")
+            .body::<PutJob>()
+            .answers::<Job>(200)
+            .answers::<Job>(201)
+            .refuses(ADMITS)
+            .refuses(TICKETS),
+        delete("/v1/jobs/{id}", "Delete an ended job and its volumes")
+            .right(Right::Run)
+            .path::<JobId>("id")
+            .query::<jobs::Undo>()
+            .answers::<Job>(200)
+            .answers::<Job>(202)
+            .answers_nothing(204)
+            .refuses(CHANGES),
+        get("/v1/jobs/{id}/console", "The serial console over WebSocket")
+            .right(Right::Run)
+            .path::<JobId>("id")
+            .query::<console::Ask>()
+            .streams()
+            .refuses(&["no-such-job", "invalid"]),
+        get("/v1/jobs/{id}/log", "The end of a service's log or of a console")
+            .right(Right::Read)
+            .path::<JobId>("id")
+            .query::<jobs::Tail>()
+            .answers_text(200)
+            .refuses(&["no-such-job", "no-log"]),
+    ]
+}
+
+fn of_actions() -> Vec<Operation> {
+    let act = |path, summary| {
+        post(path, summary)
+            .right(Right::Run)
+            .path::<JobId>("id")
+            .answers::<Job>(200)
+            .answers::<Job>(202)
+            .refuses(CHANGES)
+            .refuses(&["unsupported", "invalid"])
+    };
+    vec![
+        act("/v1/jobs/{id}/stop", "Stop it: politely, then after its grace by force")
+            .body::<StopJob>(),
+        act("/v1/jobs/{id}/pause", "Let its CPUs stand still"),
+        act("/v1/jobs/{id}/resume", "Let its CPUs go on"),
+        act("/v1/jobs/{id}/save", "Put its memory into a file, and stop it"),
+        act("/v1/jobs/{id}/reset", "Press its reset button"),
+        act("/v1/jobs/{id}/reboot", "Ask it to reboot, and reset it after its grace")
+            .body::<RebootJob>(),
+    ]
+}
+
+fn of_migration() -> Vec<Operation> {
+    let of_job = |operation: Operation| operation.path::<JobId>("id");
+    let change = |operation| {
+        let operation = of_job(operation).answers::<Job>(200).answers::<Job>(202);
+        operation.refuses(CHANGES).refuses(&["unsupported", "invalid"])
+    };
+    vec![
+        change(post("/v1/jobs/{id}/migrate", "Send it to another host").right(Right::Run))
+            .body::<MigrateJob>(),
+        change(post("/v1/jobs/{id}/migrate/cancel", "Give up sending it").right(Right::Run))
+            .query::<jobs::Undo>()
+            .answers_nothing(204),
+        change(post("/v1/jobs/{id}/handoff", "The source's word that it has let go"))
+            .right(Right::Read)
+            .body::<PutHandoff>()
+            .refuses(&["ticket-forged"]),
+        of_job(get("/v1/jobs/{id}/incoming/{lane}", "A stream of a guest that arrives"))
+            .right(Right::Read)
+            .path::<Lane>("lane")
+            .streams()
+            .refuses(&["no-such-job", "invalid", "not-listening"]),
+    ]
+}
