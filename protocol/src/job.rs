@@ -84,6 +84,17 @@ pub enum Role {
     Host,
 }
 
+/// Why no host can run a job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// The VM makes no sense.
+    #[error(transparent)]
+    Vm(#[from] InvalidVm),
+    /// The role is somebody's or a host's own.
+    #[error("{0} is no service: use arbiter, monitor or controller")]
+    NoService(Role),
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -119,8 +130,14 @@ impl JobSpec {
     }
 
     /// Checks everything that does not depend on a host.
-    pub fn validate(&self) -> Result<(), InvalidVm> {
-        self.as_vm().map_or(Ok(()), VmSpec::validate)
+    pub fn validate(&self) -> Result<(), InvalidSpec> {
+        match &self.kind {
+            JobKind::Vm(vm) => Ok(vm.validate()?),
+            JobKind::Service(service) => match service.role {
+                Role::Arbiter | Role::Monitor | Role::Controller => Ok(()),
+                role @ (Role::Operator | Role::Host) => Err(InvalidSpec::NoService(role)),
+            },
+        }
     }
 
     /// How a ticket names exactly this spec.
@@ -388,6 +405,18 @@ mod tests {
         let spec: JobSpec = serde_json::from_str(text).unwrap();
         assert_eq!(spec.resources().memory_bytes, 128 << 20);
         assert_eq!(spec.tenant, TenantId::default_tenant());
+    }
+
+    #[test]
+    fn a_role_that_is_no_process_is_no_service() {
+        let service = |role| {
+            let kind = JobKind::Service(ServiceSpec { role, port: 0, discovery: vec![] });
+            JobSpec { kind, tenant: TenantId::default_tenant(), labels: BTreeMap::new() }
+        };
+        assert_eq!(service(Role::Monitor).validate(), Ok(()));
+        for role in [Role::Operator, Role::Host] {
+            assert_eq!(service(role).validate(), Err(InvalidSpec::NoService(role)));
+        }
     }
 
     #[test]
