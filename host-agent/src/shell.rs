@@ -178,6 +178,7 @@ impl Shell {
             Effect::Publish(event) => self.feed.publish(event),
             Effect::Work { job, id, work } => self.begin(job, id, work),
             Effect::Look(look) => self.look(look),
+            Effect::Listen(job) => self.listen(job),
             Effect::Persist(_) | Effect::TrustChanged(_) => {
                 unreachable!("performed before everything else")
             }
@@ -195,6 +196,17 @@ impl Shell {
                 WorkOutcome::Unclear(format!("a fault of the agent: {error}"))
             });
             let _ = posts.send(Post::Input(Input::Done { job, work: id, outcome })).await;
+        });
+    }
+
+    /// Says how much a job has said; nothing when that can't be measured.
+    fn listen(&self, job: JobId) {
+        let (works, posts) = (Arc::clone(&self.works), self.posts.clone());
+        tokio::spawn(async move {
+            let log = works.storage.console_log(&job);
+            if let Ok(found) = tokio::fs::metadata(&log).await {
+                let _ = posts.send(Post::Input(Input::Heard { job, bytes: found.len() })).await;
+            }
         });
     }
 

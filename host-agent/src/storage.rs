@@ -4,7 +4,7 @@
 //! it harmless. Nothing here is ever removed because something else does not mention it.
 //!
 //! ```text
-//! DATA/images/NAME.img + NAME.json      DATA/volumes/JOB/DISK.qcow2      DATA/console/JOB.log
+//! DATA/images/NAME.img + NAME.json      DATA/volumes/JOB/DISK.qcow2      DATA/console/JOB.log + JOB.exit
 //! ```
 
 use std::collections::BTreeMap;
@@ -24,6 +24,9 @@ use tokio::process::Command;
 
 /// How long one `qemu-img` may take. Making a volume writes metadata only.
 const QEMU_IMG_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Most that is read of what a guest has written as its exit code.
+const EXIT_BYTES_MAX: u64 = 4096;
 
 /// How volumes are laid out and made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +107,29 @@ impl Storage {
     #[must_use]
     pub(crate) fn console_log(&self, job: &JobId) -> PathBuf {
         self.folder.join("console").join(format!("{job}.log"))
+    }
+
+    /// Where a one-off job's guest leaves its exit code.
+    #[must_use]
+    pub(crate) fn exit_file(&self, job: &JobId) -> PathBuf {
+        self.folder.join("console").join(format!("{job}.exit"))
+    }
+
+    /// The last number that a guest has written; `None` when it has written none.
+    pub(crate) fn exit_code(&self, job: &JobId) -> Result<Option<i32>, StorageError> {
+        let path = self.exit_file(job);
+        let mut text = Vec::new();
+        let read = fs::File::open(&path)
+            .and_then(|file| file.take(EXIT_BYTES_MAX).read_to_end(&mut text).map(drop));
+        ignore_missing(read).map_err(io_error("read", &path))?;
+        let text = String::from_utf8_lossy(&text);
+        Ok(text.split_ascii_whitespace().rev().find_map(|word| word.parse().ok()))
+    }
+
+    /// Forgets the exit code of an earlier start.
+    pub(crate) fn forget_exit(&self, job: &JobId) -> Result<(), StorageError> {
+        let path = self.exit_file(job);
+        ignore_missing(fs::remove_file(&path)).map_err(io_error("remove", &path))
     }
 
     /// Where a service keeps its files.
@@ -218,6 +244,7 @@ impl Storage {
 
     /// Removes a job's volumes and console log.
     pub(crate) fn delete_volumes(&self, job: &JobId) -> Result<(), StorageError> {
+        self.forget_exit(job)?;
         let log = self.console_log(job);
         for file in [log.clone(), log.with_extension("log.0")] {
             ignore_missing(fs::remove_file(&file)).map_err(io_error("remove", &file))?;

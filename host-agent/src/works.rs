@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -97,7 +98,11 @@ impl Works {
     pub(crate) async fn perform(&self, job: &JobId, work: Work) -> WorkOutcome {
         let uuid = job.domain_uuid();
         let done = match work {
-            Work::StartVm(vm) => self.start_vm(job, vm).await,
+            Work::StartVm(vm) => self.start_vm(job, vm, None).await,
+            Work::StartOneOff(vm) => {
+                self.start_vm(job, vm, Some(self.storage.exit_file(job))).await
+            }
+            Work::ReadExit => return self.read_exit(job),
             Work::StopVm { grace_ms } => {
                 self.interrupt(job);
                 self.unless_interrupted(job, self.stop_vm(job, Duration::from_millis(grace_ms)))
@@ -137,7 +142,19 @@ impl Works {
         outcome(message)
     }
 
-    async fn start_vm(&self, job: &JobId, vm: VmSpec) -> Result<(), Trouble> {
+    fn read_exit(&self, job: &JobId) -> WorkOutcome {
+        match self.storage.exit_code(job) {
+            Ok(code) => WorkOutcome::Exited(code),
+            Err(error) => WorkOutcome::Unclear(error.to_string()),
+        }
+    }
+
+    async fn start_vm(
+        &self,
+        job: &JobId,
+        vm: VmSpec,
+        exit_file: Option<PathBuf>,
+    ) -> Result<(), Trouble> {
         let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
         let _permit = self.starts.acquire().await.map_err(closed)?;
         let uuid = job.domain_uuid();
@@ -146,12 +163,15 @@ impl Works {
             return Ok(());
         }
         let volumes = self.storage.make_volumes(job, &vm, true).await?;
+        // What an earlier start has left is no exit code of this one.
+        self.storage.forget_exit(job)?;
         let config = DomainConfig {
             job: job.clone(),
             uuid,
             vm,
             volumes,
             console_log: self.storage.console_log(job),
+            exit_file,
             accel: self.hv.facts().accel,
         };
         self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await?;

@@ -26,6 +26,9 @@ pub struct DomainConfig {
     pub volumes: Vec<Volume>,
     /// The file that the serial console's output is appended to. Its folder must exist.
     pub console_log: PathBuf,
+    /// The file that gets what the guest writes to its second serial port, anew at each start.
+    /// Without one it has no such port. Its folder must exist.
+    pub exit_file: Option<PathBuf>,
     /// How the guest's instructions are executed.
     pub accel: Accel,
 }

@@ -88,7 +88,9 @@ pub(crate) fn refused(config: &DomainConfig) -> Option<String> {
         return Some(error.to_string());
     }
     let paths = config.volumes.iter().map(|volume| volume.path.as_path());
-    let unwritable = paths.chain([config.console_log.as_path()]).find(|path| !is_writable(path));
+    let written = [Some(&config.console_log), config.exit_file.as_ref()];
+    let written = written.into_iter().flatten().map(std::path::PathBuf::as_path);
+    let unwritable = paths.chain(written).find(|path| !is_writable(path));
     unwritable.map(|path| format!("path {path:?} is not absolute printable UTF-8"))
 }
 
@@ -262,6 +264,12 @@ fn devices(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
     xml.empty("log", &[("file", &log), ("append", "on")]);
     xml.empty("target", &[("port", "0")]);
     xml.close("serial");
+    if let Some(file) = &config.exit_file {
+        xml.open("serial", &[("type", "file")]);
+        xml.empty("source", &[("path", &path_text(file))]);
+        xml.empty("target", &[("port", "1")]);
+        xml.close("serial");
+    }
     xml.open("console", &[("type", "pty")]);
     xml.empty("target", &[("type", "serial"), ("port", "0")]);
     xml.close("console");
@@ -456,6 +464,7 @@ mod tests {
             },
             volumes: vec![],
             console_log: "/var/log/ostler/console.log".into(),
+            exit_file: None,
             accel: Accel::Tcg,
         }
     }
@@ -482,12 +491,15 @@ mod tests {
         ];
         let mut escaped = with_disk(config("escaped"), "root", VolumeFormat::Qcow2);
         escaped.volumes[0].path = r#"/srv/R&D/it's <"new">"#.into();
+        let mut one_off = config("one-off");
+        one_off.exit_file = Some("/var/log/ostler/console.exit".into());
         let mut pretended = config("pretended");
         pretended.accel = Accel::None;
         vec![
             ("kvm-disks-and-nics.xml", web, DriverKind::Qemu),
             ("tcg-embedded.xml", config("bare"), DriverKind::QemuEmbedded),
             ("escaped-path.xml", escaped, DriverKind::Qemu),
+            ("one-off.xml", one_off, DriverKind::Qemu),
             ("test-driver.xml", pretended, DriverKind::Test),
             ("everything.xml", everything(), DriverKind::Qemu),
             ("uefi-embedded.xml", uefi(), DriverKind::QemuEmbedded),

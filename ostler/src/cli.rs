@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Reset(ActArgs),
     /// Ask a VM to reboot, and reset it when it does not
     Reboot(RebootArgs),
+    /// Wait until a VM has ended; exits with 1 when a one-off job was not a success
+    Wait(EndArgs),
     /// Delete a stopped VM and its disks
     Rm(RmArgs),
     /// Move a running VM to another host
@@ -176,6 +178,12 @@ pub(crate) struct RunArgs {
     /// cloud-init's network-config
     #[arg(long, value_name = "FILE", requires = "cloud_init_user_data")]
     pub(crate) cloud_init_network_config: Option<PathBuf>,
+    /// Run it once: it is to shut itself down within this time, or is stopped
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<Ms>,
+    /// Stop it when it says nothing on its console for this long
+    #[arg(long, value_name = "TIME", requires = "deadline")]
+    pub(crate) idle: Option<Ms>,
     /// Only on this host: its name, its id or the beginning of its id
     #[arg(long, value_name = "HOST")]
     pub(crate) on: Option<String>,
@@ -233,6 +241,15 @@ pub(crate) struct RebootArgs {
     /// How long the guest may take before it is reset
     #[arg(long, default_value = "30s", value_name = "TIME")]
     pub(crate) grace: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EndArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// How long to wait
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub(crate) timeout: Ms,
 }
 
 #[derive(Debug, Args)]
@@ -609,6 +626,8 @@ mod tests {
             "ostler stop web-1 --grace 500ms --no-wait",
             "ostler run i --name a --uefi --cpu Skylake-Server --vnc --cloud-init-user-data u",
             "ostler run i --name a --nic bridge=br0,mac=52:54:00:00:00:01,model=e1000e",
+            "ostler run i --name a --deadline 10m --idle 1m",
+            "ostler wait a --timeout 1h",
             "ostler pause web-1",
             "ostler save web-1 --no-wait",
             "ostler reboot web-1 --grace 0s",
@@ -642,6 +661,7 @@ mod tests {
             "ostler run --name a --nic wifi",
             "ostler run --name a --nic user,speed=1",
             "ostler run --name a --cloud-init-network-config n",
+            "ostler run --name a --idle 1m",
             "ostler stop web-1 --force --grace 3s",
             "ostler stop web-1 --grace 3",
             "ostler bootstrap --hosts ftp://x",

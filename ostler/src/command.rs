@@ -7,6 +7,7 @@ mod run;
 mod stop;
 
 mod start;
+mod wait;
 
 mod act;
 
@@ -94,6 +95,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Save(args) => act::run(session, args, Act::Save).await,
         Command::Reset(args) => act::run(session, args, Act::Reset).await,
         Command::Reboot(args) => act::reboot(session, args).await,
+        Command::Wait(args) => wait::run(session, args).await,
         Command::Rm(args) => rm::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,

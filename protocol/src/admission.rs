@@ -62,6 +62,12 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
             why: "its hypervisor has no address for others to send to".to_owned(),
         });
     }
+    if arrival == Arrival::Migrate && spec.as_one_off().is_some() {
+        return Err(Refusal::Unsupported {
+            what: "receive a one-off job".to_owned(),
+            why: "its time is measured where it was started; it ends there".to_owned(),
+        });
+    }
     let asked = spec.resources();
     if !asked.fits_in(room.free()) {
         return Err(Refusal::NoCapacity { asked, free: room.free(), capacity: room.capacity });

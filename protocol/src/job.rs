@@ -12,7 +12,14 @@
 //!                                                   stopped (saved) ◀── saved by way of stopping
 //! ```
 //!
+//! A one-off job runs to its own end: it is `stopped` with `exited` once its guest has shut down.
 //! `lost` exists only in a view: a host never says it of itself.
+
+mod reason;
+pub use reason::Reason;
+
+mod one_off;
+pub use one_off::{LIMIT_MS_MAX, LIMIT_MS_MIN, OneOff};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,6 +55,8 @@ pub struct JobSpec {
 pub enum JobKind {
     /// A virtual machine.
     Vm(VmSpec),
+    /// A virtual machine that does something and is done.
+    OneOff(OneOff),
     /// One of Ostler's own roles, placed by bootstrap.
     Service(ServiceSpec),
 }
@@ -93,6 +102,14 @@ pub enum InvalidSpec {
     /// The role is somebody's or a host's own.
     #[error("{0} is no service: use arbiter, monitor or controller")]
     NoService(Role),
+    /// A limit of time that no host could keep.
+    #[error("{name} of {ms} ms: use {LIMIT_MS_MIN} to {LIMIT_MS_MAX}")]
+    Limit {
+        /// Which limit.
+        name: &'static str,
+        /// What was asked.
+        ms: u64,
+    },
 }
 
 impl fmt::Display for Role {
@@ -118,8 +135,17 @@ impl JobSpec {
     #[must_use]
     pub fn as_vm(&self) -> Option<&VmSpec> {
         match &self.kind {
-            JobKind::Vm(vm) => Some(vm),
+            JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => Some(vm),
             JobKind::Service(_) => None,
+        }
+    }
+
+    /// Its limits, if it is to come to an end.
+    #[must_use]
+    pub fn as_one_off(&self) -> Option<&OneOff> {
+        match &self.kind {
+            JobKind::OneOff(one_off) => Some(one_off),
+            JobKind::Vm(_) | JobKind::Service(_) => None,
         }
     }
 
@@ -133,6 +159,7 @@ impl JobSpec {
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         match &self.kind {
             JobKind::Vm(vm) => Ok(vm.validate()?),
+            JobKind::OneOff(one_off) => one_off.validate(),
             JobKind::Service(service) => match service.role {
                 Role::Arbiter | Role::Monitor | Role::Controller => Ok(()),
                 role @ (Role::Operator | Role::Host) => Err(InvalidSpec::NoService(role)),
@@ -203,73 +230,6 @@ impl JobState {
 impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
-    }
-}
-
-/// Why a job is in its state, when the state alone does not say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "reason", rename_all = "snake_case")]
-pub enum Reason {
-    /// Somebody asked for it.
-    Requested,
-    /// The guest shut itself down.
-    GuestShutdown,
-    /// A service process ended with this code (128 + signal when killed).
-    Exited {
-        /// Its exit code.
-        code: i32,
-    },
-    /// The guest vanished or died without being asked, or somebody destroyed it behind our back.
-    Killed,
-    /// The host was rebooted under it.
-    HostRebooted,
-    /// It could not be started; nothing of it is left running.
-    StartFailed {
-        /// What was tried and what came back.
-        message: String,
-    },
-    /// Nobody can say how something that was tried has ended; it is tried again until somebody can.
-    Unclear {
-        /// What was tried and what came back.
-        message: String,
-    },
-    /// It moved away.
-    Migrated {
-        /// Where to.
-        to: HostId,
-    },
-    /// Sending it away did not work; it still runs here.
-    MigrationFailed {
-        /// What was tried and what came back.
-        message: String,
-    },
-    /// The host that was to send it gave up.
-    MigrationCancelled,
-    /// Its memory is in a file of its host's; the next start there goes on from it.
-    Saved,
-    /// What was asked of it last did not work; it goes on as before.
-    ActionFailed {
-        /// What was tried and what came back.
-        message: String,
-    },
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::Requested => f.write_str("as requested"),
-            Reason::GuestShutdown => f.write_str("the guest shut down"),
-            Reason::Exited { code } => write!(f, "exited with {code}"),
-            Reason::Killed => f.write_str("ended without being asked"),
-            Reason::HostRebooted => f.write_str("the host was rebooted"),
-            Reason::StartFailed { message } => write!(f, "start failed: {message}"),
-            Reason::Unclear { message } => write!(f, "no clear answer yet: {message}"),
-            Reason::Migrated { to } => write!(f, "moved to {}", to.short()),
-            Reason::MigrationFailed { message } => write!(f, "migration failed: {message}"),
-            Reason::MigrationCancelled => f.write_str("migration cancelled"),
-            Reason::Saved => f.write_str("its memory is saved"),
-            Reason::ActionFailed { message } => write!(f, "not done: {message}"),
-        }
     }
 }
 
@@ -417,6 +377,18 @@ mod tests {
         for role in [Role::Operator, Role::Host] {
             assert_eq!(service(role).validate(), Err(InvalidSpec::NoService(role)));
         }
+    }
+
+    #[test]
+    fn a_one_off_is_a_vm_with_limits_that_a_host_can_keep() {
+        let text =
+            r#"{"one-off": {"vm": {"vcpus": 1, "memory_bytes": 134217728}, "deadline_ms": 60000}}"#;
+        let mut spec: JobSpec = serde_json::from_str(text).unwrap();
+        assert_eq!(spec.resources().memory_bytes, 128 << 20);
+        assert_eq!(spec.validate(), Ok(()));
+        let JobKind::OneOff(one_off) = &mut spec.kind else { panic!("it says so") };
+        one_off.idle_ms = Some(5);
+        assert_eq!(spec.validate(), Err(InvalidSpec::Limit { name: "idle_ms", ms: 5 }));
     }
 
     #[test]

@@ -446,6 +446,10 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
         JobState::Running | JobState::Paused if job.revision >= revision => {
             Some(Answer::Done(TaskResult::Done))
         }
+        // It was quicker than we.
+        JobState::Stopped if job.spec.as_one_off().is_some() && job.revision >= revision => {
+            Some(Answer::Done(TaskResult::Done))
+        }
         JobState::Stopped | JobState::Failed | JobState::Crashed => {
             let why = job.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
             Some(failed(&format!("the job is {}{why}", job.state)))

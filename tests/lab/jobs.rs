@@ -1,5 +1,6 @@
 //! What an operator does to a VM between its start and its end, with `virsh` as the judge.
 
+use std::process::Output;
 use std::time::Duration;
 
 use tests::lab::Lab;
@@ -10,6 +11,10 @@ use tests::wait::{is, until};
 fn count(console: &Following) -> u64 {
     let line = console.line_with(" count=", Duration::from_secs(60));
     line.rsplit('=').next().and_then(|n| n.trim().parse().ok()).unwrap_or_default()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn await_virsh(lab: &Lab, host: &str, state: &str) {
@@ -94,4 +99,34 @@ fn lab_a_vm_gets_the_machine_and_the_cloud_init_it_asks_for() {
     assert!(bytes[16 * 2048 + 40..].starts_with(b"cidata "), "its label is cidata");
     operator.must(&["rm", "web-1", "--force"]);
     assert!(!lab.data(&host).join("volumes/web-1").exists());
+}
+
+#[test]
+fn lab_a_one_off_job_runs_to_completion_or_to_its_deadline() {
+    let Some(lab) = Lab::up("lab_a_one_off_job_runs_to_completion_or_to_its_deadline", 1) else {
+        return;
+    };
+    let mut operator = Operator::new();
+    operator.make_cluster(&lab);
+    let run = |name, more: &[&str]| {
+        let words = ["run", "--image", "guest", "--name", name, "--memory", "128MiB"];
+        operator.must(&[&words[..], more].concat());
+    };
+    run("done", &["--deadline", "10m"]);
+    let host = operator.await_state("done", "running");
+    let mut console = operator.follow_at_terminal(&["console", "done"]);
+    count(&console);
+    console.type_line("exit 3");
+    let waited = operator.run(&["wait", "done", "--timeout", "60s"]);
+    assert_eq!(waited.status.code(), Some(1), "{waited:?}");
+    assert!(said(&waited).contains("exited with 3"), "{waited:?}");
+    assert_eq!(lab.virsh_state(&host, "done"), "shut off");
+
+    run("late", &["--deadline", "2s"]);
+    let waited = operator.run(&["wait", "late", "--timeout", "60s"]);
+    assert!(said(&waited).contains("not done by its deadline"), "{waited:?}");
+    assert_eq!(lab.virsh_state(&host, "late"), "shut off");
+    operator.must(&["rm", "done"]);
+    operator.must(&["rm", "late"]);
+    assert_eq!(lab.virsh_domains(&host), Vec::<String>::new());
 }

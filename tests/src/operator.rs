@@ -1,6 +1,6 @@
 //! The operator at this machine: a discovery server, a context, and `ostler` commands.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -106,10 +106,18 @@ impl Operator {
     pub fn follow(&self, words: &[&str]) -> Following {
         let mut command = self.command(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("ostler can be run");
-        let lines = lines_of(child.stdout.take().expect("its output is piped"));
-        let notes = lines_of(child.stderr.take().expect("its notes are piped"));
-        Following { child, lines, notes }
+        Following::of(command)
+    }
+
+    /// The same at a terminal, where it can be typed to.
+    #[must_use]
+    pub fn follow_at_terminal(&self, words: &[&str]) -> Following {
+        let ostler = ostler();
+        let line = format!("{} {}", ostler.display(), words.join(" "));
+        let mut command = Command::new("script");
+        command.args(["-qfec", &line, "/dev/null"]).env("OSTLER_CONTEXT", self.context());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Following::of(command)
     }
 
     /// Begins a command and lets it go on by itself.
@@ -177,6 +185,13 @@ impl Drop for Operator {
 }
 
 impl Following {
+    fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the command can be run");
+        let lines = lines_of(child.stdout.take().expect("its output is piped"));
+        let notes = lines_of(child.stderr.take().expect("its notes are piped"));
+        Self { child, lines, notes }
+    }
+
     /// The next line with this in it.
     ///
     /// # Panics
@@ -191,6 +206,15 @@ impl Following {
     /// When none comes within `limit`.
     pub fn note_with(&self, what: &str, limit: Duration) -> String {
         line_with(&self.notes, what, limit)
+    }
+
+    /// Types a line.
+    ///
+    /// # Panics
+    /// When the command has ended.
+    pub fn type_line(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("its input is piped");
+        writeln!(stdin, "{line}").expect("it listens");
     }
 
     /// All lines that have come until now.

@@ -38,7 +38,7 @@ pub(super) async fn open(
     // What a guest prints may hold secrets: looking at it is more than reading states.
     api.permit(peer, Right::Run)?;
     let job = api.feed.job(&id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
-    if !matches!(job.spec.kind, JobKind::Vm(_)) {
+    if matches!(job.spec.kind, JobKind::Service(_)) {
         let message = format!("{id} is a service and has a log, not a console");
         return Err(Refusal::Invalid { message }.into());
     }

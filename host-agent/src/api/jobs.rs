@@ -183,7 +183,7 @@ pub(super) async fn service_log(
     }
     let file = match job.spec.kind {
         JobKind::Service(_) => api.storage.service_folder(&id).join("log"),
-        JobKind::Vm(_) => api.storage.console_log(&id),
+        JobKind::Vm(_) | JobKind::OneOff(_) => api.storage.console_log(&id),
     };
     let bytes = tail.tail.unwrap_or(LOG_BYTES_MAX).min(LOG_BYTES_MAX);
     read_tail(&file, bytes).map_err(|error| ProblemReply::new(404, "no-log", error.to_string()))
@@ -201,7 +201,7 @@ fn read_tail(file: &std::path::Path, bytes: u64) -> std::io::Result<String> {
 /// Services are Ostler's own: only an operator starts and stops them.
 fn right_over(kind: &JobKind) -> Right {
     match kind {
-        JobKind::Vm(_) => Right::Run,
+        JobKind::Vm(_) | JobKind::OneOff(_) => Right::Run,
         JobKind::Service(_) => Right::Govern,
     }
 }

@@ -53,6 +53,10 @@ impl Agent {
                 format!("job {id} is one of Ostler's services, which only stop and start");
             return Err(Refusal::Invalid { message });
         }
+        if record.job.spec.as_one_off().is_some() && act == Act::Save {
+            let message = format!("job {id} is to come to an end: pause it, or stop it");
+            return Err(Refusal::Invalid { message });
+        }
         let is_saved = record.job.reason == Some(Reason::Saved);
         match (record.job.state, &record.intent, act) {
             (JobState::Running | JobState::Paused, Intent::Pause, Act::Pause)

@@ -24,6 +24,7 @@ use super::claims::{Claims, Deed};
 use super::input::{Effect, Input, Look, Reply, ReplyId, Request, WorkId};
 use super::ledger::{JobRecord, LedgerState, Write};
 use super::offers::Offers;
+use super::one_off::Heard;
 
 /// Jobs in the ledger, ended ones included. Each row is about 1 KiB and an inventory with all of
 /// them must fit into one message; deleting is by request only, so beyond this the host refuses new
@@ -50,6 +51,8 @@ pub(super) struct Entry {
     /// True when a sending was begun, or a service's supervisor told to run, in this or an earlier
     /// life: it must be settled, not begun again.
     pub(super) is_begun: bool,
+    /// What a one-off job's console was last seen to hold.
+    pub(super) heard: Option<Heard>,
     /// Grows with every change of the row and every work begun.
     pub(super) change: u64,
 }
@@ -138,6 +141,7 @@ impl Agent {
                 out.push(Effect::Look(Look::because(&event, change)));
             }
             Input::Looked { look, domain } => self.handle_looked(now, look, domain.as_ref(), out),
+            Input::Heard { job, bytes } => self.handle_heard(now, &job, bytes),
             Input::Domains(domains) => self.handle_domains(now, &domains, out),
             Input::Service { job, news } => self.handle_service(now, &job, news, out),
             Input::Images(images) => self.host.images = images,
@@ -146,7 +150,10 @@ impl Agent {
                 self.host.name = name;
                 self.host.urls = vec![url];
             }
-            Input::Tick => self.go_on_all(now, out),
+            Input::Tick => {
+                self.watch_one_offs(now, out);
+                self.go_on_all(now, out);
+            }
         }
         self.publish_host_if_changed(now, out);
     }
@@ -260,6 +267,11 @@ impl Agent {
             record.debits.clear();
         }
         record.job.since_ms = now.wall_ms;
+        match state {
+            JobState::Accepted | JobState::Starting => record.tally.ran_from_ms = None,
+            JobState::Running => _ = record.tally.ran_from_ms.get_or_insert(now.mono_ms),
+            _ => {}
+        }
         self.insert(now, record, out);
     }
 
@@ -298,7 +310,8 @@ impl Agent {
             None => {
                 // Never a number of an earlier job of this name: a late look must not fit.
                 let change = self.works + 1;
-                self.jobs.insert(id, Entry { record, work: None, is_begun: false, change });
+                self.jobs
+                    .insert(id, Entry { record, work: None, is_begun: false, heard: None, change });
             }
         }
     }

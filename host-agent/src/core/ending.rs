@@ -9,7 +9,7 @@ use transport::clock::Now;
 use super::agent::{Agent, WorkKind};
 use super::claims::Deed;
 use super::input::{Effect, Reply};
-use super::ledger::Intent;
+use super::ledger::{Intent, JobRecord};
 
 impl Agent {
     pub(super) fn stop(
@@ -29,8 +29,10 @@ impl Agent {
             return Ok(Reply::AlreadySo(Box::new(job.clone())));
         }
         match (job.state, &record.intent) {
-            // Deleting ends it too, and more.
-            (_, Intent::Delete) => return Ok(Reply::AlreadySo(Box::new(job.clone()))),
+            // Deleting ends it too, and more; and a guest that is done has ended.
+            (_, Intent::Delete | Intent::Conclude) => {
+                return Ok(Reply::AlreadySo(Box::new(job.clone())));
+            }
             // What has crashed may be started again under its hold (R15); whoever stops it, closes it.
             (JobState::Crashed, _) if job.hold.is_some() => {
                 record.intent = Intent::Stop { grace_ms: 0 };
@@ -58,17 +60,30 @@ impl Agent {
             _ => {}
         }
         self.remember_done(stop.run, Deed::Stop, out);
-        record.intent = Intent::Stop { grace_ms: stop.grace_ms };
         record.job.run = stop.run.or(record.job.run);
-        self.become_state(now, record, JobState::Stopping, Some(Reason::Requested), out);
-        if let Some(entry) = self.jobs.get_mut(id)
+        self.begin_stop(now, record, stop.grace_ms, Reason::Requested, out);
+        Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
+    }
+
+    /// Has a job end, and says why; it overtakes an earlier stop and a reboot.
+    pub(super) fn begin_stop(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        grace_ms: u64,
+        why: Reason,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = record.job.id.clone();
+        record.intent = Intent::Stop { grace_ms };
+        self.become_state(now, record, JobState::Stopping, Some(why), out);
+        if let Some(entry) = self.jobs.get_mut(&id)
             && entry.work.is_some_and(|w| matches!(w.kind, WorkKind::Stop | WorkKind::Reboot))
         {
             entry.work = None;
         }
-        self.offers.end_of_job(id);
-        self.go_on(now, id, out);
-        Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
+        self.offers.end_of_job(&id);
+        self.go_on(now, &id, out);
     }
 
     pub(super) fn delete(

@@ -63,6 +63,13 @@ pub enum Input {
         /// What is there.
         domain: Option<DomainInfo>,
     },
+    /// This much is in a one-off job's console log.
+    Heard {
+        /// The job.
+        job: JobId,
+        /// Bytes.
+        bytes: u64,
+    },
     /// A complete list of libvirt's domains: at start and after a lost connection.
     Domains(Vec<DomainInfo>),
     /// A service process has come up or gone down.
@@ -180,6 +187,8 @@ pub enum Effect {
     },
     /// Look up a domain and feed [`Input::Looked`] back.
     Look(Look),
+    /// Measure a one-off job's console log and feed [`Input::Heard`] back.
+    Listen(JobId),
     /// Give the trust document to the services beside this agent.
     TrustChanged(Box<Signed<Trust>>),
 }
@@ -211,6 +220,10 @@ impl Look {
 pub enum Work {
     /// Make the volumes that are missing, define the domain, start it unless it runs.
     StartVm(VmSpec),
+    /// The same, with a port for its exit code.
+    StartOneOff(VmSpec),
+    /// Read what a guest that is done has left as its exit code.
+    ReadExit,
     /// Shut the guest down, and destroy it when its grace is over.
     StopVm {
         /// How long it may take.
@@ -252,6 +265,8 @@ pub enum Work {
 pub enum WorkOutcome {
     /// As wanted.
     Done,
+    /// A guest is done, with this exit code if it has left one.
+    Exited(Option<i32>),
     /// Ready to receive.
     Listening {
         /// Where this agent takes the guest's streams: `https://IP:PORT`.

@@ -2,7 +2,8 @@
 
 use protocol::event::Fact;
 use protocol::id::JobId;
-use protocol::job::{JobKind, JobState, Migration, Reason};
+use protocol::job::{JobKind, JobState, Migration, OneOff, Reason};
+use protocol::vm::VmSpec;
 use transport::clock::Now;
 
 use super::agent::{Agent, UnderWay, WorkKind};
@@ -109,7 +110,14 @@ impl Agent {
                 if ended.kind == WorkKind::Stop =>
             {
                 self.set_begun(&record.job.id, false);
-                self.become_state(now, record, JobState::Stopped, Some(Reason::Requested), out);
+                // A one-off job was stopped for a reason of its own.
+                let why = record.job.reason.clone();
+                let why = why.filter(|why| matches!(why, Reason::Deadline | Reason::Idle));
+                let why = why.unwrap_or(Reason::Requested);
+                self.become_state(now, record, JobState::Stopped, Some(why), out);
+            }
+            (JobState::Stopping, Intent::Conclude, outcome) => {
+                self.become_exited(now, record, outcome, out);
             }
             (_, Intent::Delete, WorkOutcome::Done) => self.forget(now, &record, out),
             (
@@ -222,31 +230,42 @@ fn kind_of(work: &Work) -> WorkKind {
 
 /// What has to be done for a job in this state with this intent; `None`: nothing, or wait.
 fn next_work(record: &JobRecord, is_begun: bool) -> Option<Work> {
+    match &record.job.spec.kind {
+        _ if record.intent == Intent::Delete => Some(Work::Delete),
+        JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => next_of_vm(record, vm, is_begun),
+        JobKind::Service(service) => match (record.job.state, &record.intent) {
+            (state, Intent::Run) if !state.is_ended() => {
+                (!is_begun).then(|| Work::StartService(service.clone()))
+            }
+            (JobState::Stopping, Intent::Stop { .. }) => Some(Work::StopService),
+            _ => None,
+        },
+    }
+}
+
+fn next_of_vm(record: &JobRecord, vm: &VmSpec, is_begun: bool) -> Option<Work> {
     let job = &record.job;
-    match (&job.spec.kind, job.state, &record.intent) {
-        (_, _, Intent::Delete) => Some(Work::Delete),
-        (JobKind::Vm(vm), JobState::Accepted | JobState::Starting, Intent::Run) => {
-            Some(Work::StartVm(vm.clone()))
+    match (job.state, &record.intent) {
+        (JobState::Accepted | JobState::Starting, Intent::Run) => {
+            Some(match job.spec.as_one_off() {
+                None => Work::StartVm(vm.clone()),
+                Some(_) => Work::StartOneOff(vm.clone()),
+            })
         }
-        (JobKind::Vm(_), JobState::Stopping, Intent::Stop { grace_ms }) => {
+        (JobState::Stopping, Intent::Stop { grace_ms }) => {
             Some(Work::StopVm { grace_ms: *grace_ms })
         }
-        (JobKind::Vm(_), JobState::Running, Intent::Pause) => Some(Work::PauseVm),
-        (JobKind::Vm(_), JobState::Paused, Intent::Run) => Some(Work::ResumeVm),
-        (JobKind::Vm(_), JobState::Stopping, Intent::Save) => Some(Work::SaveVm),
-        (JobKind::Vm(vm), JobState::MigratingIn, Intent::Receive { is_handed: false, .. }) => {
+        (JobState::Running, Intent::Pause) => Some(Work::PauseVm),
+        (JobState::Paused, Intent::Run) => Some(Work::ResumeVm),
+        (JobState::Stopping, Intent::Save) => Some(Work::SaveVm),
+        (JobState::Stopping, Intent::Conclude) => Some(Work::ReadExit),
+        (JobState::MigratingIn, Intent::Receive { is_handed: false, .. }) => {
             job.migration.is_none().then(|| Work::PrepareIncoming(vm.clone()))
         }
-        (JobKind::Vm(_), JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => {
-            Some(Work::TakeOver)
-        }
-        (JobKind::Vm(_), JobState::MigratingOut, Intent::Send(migrate)) => {
+        (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => Some(Work::TakeOver),
+        (JobState::MigratingOut, Intent::Send(migrate)) => {
             Some(if is_begun { Work::SettleSend } else { Work::SendVm(migrate.clone()) })
         }
-        (JobKind::Service(service), state, Intent::Run) if !state.is_ended() => {
-            (!is_begun).then(|| Work::StartService(service.clone()))
-        }
-        (JobKind::Service(_), JobState::Stopping, Intent::Stop { .. }) => Some(Work::StopService),
         _ => None,
     }
 }

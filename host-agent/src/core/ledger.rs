@@ -30,6 +30,8 @@ pub enum Intent {
         /// How long the guest may take.
         grace_ms: u64,
     },
+    /// Its guest is done, and its exit code is read.
+    Conclude,
     /// It and its volumes go.
     Delete,
     /// It comes from another host.
@@ -56,6 +58,25 @@ pub struct JobRecord {
     /// What each arbiter has booked for the hold.
     #[serde(default)]
     pub debits: BTreeMap<u32, Resources>,
+    /// What is counted in this boot of the machine.
+    #[serde(default, skip_serializing_if = "Tally::is_empty")]
+    pub tally: Tally,
+}
+
+/// What is counted of a job in one boot of the machine, in milliseconds since that boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// When it came to run. `None`: it has not come to run since it was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_from_ms: Option<u64>,
+}
+
+impl Tally {
+    /// True when nothing is counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One durable change.

@@ -23,6 +23,8 @@ mod job_life;
 
 mod seeing;
 
+mod one_off;
+
 mod acts;
 pub use acts::Act;
 
@@ -36,7 +38,7 @@ mod claims;
 pub use claims::{Claim, Deed};
 
 mod ledger;
-pub use ledger::{Intent, JobRecord, LedgerState, Write};
+pub use ledger::{Intent, JobRecord, LedgerState, Tally, Write};
 
 mod events;
 pub use events::{EventRing, Resume};

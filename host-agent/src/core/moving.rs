@@ -28,6 +28,10 @@ impl Agent {
         out.extend(writes.into_iter().map(Effect::Persist));
         claimed?;
         let mut record = self.record(id)?.clone();
+        if record.job.spec.as_one_off().is_some() {
+            let message = format!("one-off job {id} ends where it was started");
+            return Err(Refusal::Invalid { message });
+        }
         match (record.job.state, &record.intent) {
             (JobState::MigratingOut, Intent::Send(under_way)) if under_way.to == migrate.to => {
                 return Ok(Reply::AlreadySo(Box::new(record.job)));

@@ -10,11 +10,14 @@ use transport::clock::Now;
 
 use super::agent::Agent;
 use super::input::Effect;
-use super::ledger::JobRecord;
+use super::ledger::{JobRecord, Tally};
 
 impl Agent {
     pub(super) fn restore(&mut self, jobs: Vec<JobRecord>, is_rebooted: bool) {
         for mut record in jobs {
+            if is_rebooted {
+                record.tally = Tally::default();
+            }
             let is_vm = record.job.spec.as_vm().is_some();
             let ran = matches!(record.job.state, JobState::Running | JobState::Paused);
             if is_vm && ran && is_rebooted {

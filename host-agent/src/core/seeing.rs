@@ -55,6 +55,10 @@ impl Agent {
                 JobState::Paused => record.intent = Intent::Pause,
                 _ => {}
             }
+            let is_done = reason == Some(Reason::GuestShutdown);
+            if is_done && record.job.spec.as_one_off().is_some() {
+                return self.conclude_one_off(now, record, out);
+            }
             self.become_state(now, record, state, reason, out);
         } else {
             out.push(Effect::Look(Look { is_second: true, ..look }));

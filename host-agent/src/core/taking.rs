@@ -3,7 +3,7 @@
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{OfferReply, OfferRequest, PutJob};
 use protocol::id::{JobId, Revision};
-use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
+use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::refusal::Refusal;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Expected, Offer, OfferStanding, VerifiedTicket, verify};
@@ -11,7 +11,7 @@ use transport::clock::Now;
 
 use super::agent::{Agent, JOBS_MAX};
 use super::input::{Effect, Reply};
-use super::ledger::{Intent, JobRecord};
+use super::ledger::{Intent, JobRecord, Tally};
 use super::offers::{OPEN_MAX, Open};
 
 impl Agent {
@@ -166,7 +166,7 @@ impl Agent {
         id: &JobId,
         put: &PutJob,
     ) -> Result<Option<VerifiedTicket>, Refusal> {
-        let (Some(trust), JobKind::Vm(_)) = (&self.trust, &put.spec.kind) else {
+        let (Some(trust), Some(_)) = (&self.trust, put.spec.as_vm()) else {
             return Ok(None);
         };
         let expected = Expected {
@@ -219,6 +219,7 @@ impl Agent {
             },
             intent,
             debits: ticket.map(|t| t.debits().clone()).unwrap_or_default(),
+            tally: Tally::default(),
         }
     }
 }

@@ -18,6 +18,8 @@ use transport::Now;
 
 use super::*;
 
+mod one_off;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
@@ -60,7 +62,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         migration: None,
         endpoint: None,
     };
-    JobRecord { job, intent: Intent::Run, debits: BTreeMap::new() }
+    JobRecord { job, intent: Intent::Run, debits: BTreeMap::new(), tally: Tally::default() }
 }
 
 fn host(n: u8) -> Host {
@@ -114,6 +116,7 @@ struct Bench {
     works: Vec<(JobId, WorkId, Work)>,
     events: Vec<Event>,
     looks: Vec<Look>,
+    listens: Vec<JobId>,
 }
 
 impl Bench {
@@ -128,6 +131,7 @@ impl Bench {
             works: vec![],
             events: vec![],
             looks: vec![],
+            listens: vec![],
         }
     }
 
@@ -161,6 +165,7 @@ impl Bench {
             Effect::Publish(event) => self.events.push(event),
             Effect::Work { job, id, work } => self.works.push((job, id, work)),
             Effect::Look(look) => self.looks.push(look),
+            Effect::Listen(job) => self.listens.push(job),
             Effect::TrustChanged(_) => {}
         }
     }

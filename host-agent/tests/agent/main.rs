@@ -16,7 +16,7 @@ use protocol::api::{ImageReply, JobList, PutJob, SHA256_HEADER, StopJob};
 use protocol::event::Frame;
 use protocol::host::Inventory;
 use protocol::id::{ClusterId, JobId, Revision};
-use protocol::job::{Job, JobKind, JobSpec, JobState, Role, ServiceSpec};
+use protocol::job::{Job, JobKind, JobSpec, JobState, OneOff, Reason, Role, ServiceSpec};
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
 use protocol::vm::VmSpec;
@@ -343,4 +343,22 @@ fn service_pid(bench: &Bench) -> i32 {
 fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[tokio::test]
+async fn a_one_off_job_reports_its_exit_code_or_ends_at_its_deadline() {
+    let bench = Bench::new().await;
+    let one_off = |deadline_ms, idle_ms| {
+        let vm = VmSpec { vcpus: 1, memory_bytes: 64 << 20, ..VmSpec::default() };
+        let kind = JobKind::OneOff(OneOff { vm, deadline_ms, idle_ms });
+        JobSpec { kind, ..JobSpec::vm(VmSpec::default()) }
+    };
+    bench.put("done", one_off(60_000, None)).await.unwrap();
+    bench.put("late", one_off(1_000, None)).await.unwrap();
+    bench.await_state("done", JobState::Running).await;
+    assert!(bench.fake.guest_exits(JobId::new("done").unwrap().domain_uuid(), 3));
+    let done = bench.await_state("done", JobState::Stopped).await;
+    assert_eq!(done.reason, Some(Reason::Exited { code: 3 }));
+    let late = bench.await_state("late", JobState::Stopped).await;
+    assert_eq!(late.reason, Some(Reason::Deadline));
 }

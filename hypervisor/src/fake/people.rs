@@ -36,6 +36,14 @@ impl Fake {
         is_active
     }
 
+    /// The guest writes its exit code and shuts itself down. False when it has no port for that, or
+    /// does not run.
+    pub fn guest_exits(&self, uuid: Uuid, code: i32) -> bool {
+        let port = self.config(uuid).and_then(|config| config.exit_file);
+        let is_written = port.is_some_and(|file| std::fs::write(file, format!("{code}\n")).is_ok());
+        is_written && self.guest_shuts_down(uuid)
+    }
+
     /// The guest's process dies. False when it does not run.
     pub fn guest_crashes(&self, uuid: Uuid) -> bool {
         let mut state = self.state();

@@ -22,6 +22,7 @@ fn config(job: &str) -> DomainConfig {
         },
         volumes: vec![],
         console_log: "/nonexistent/console.log".into(),
+        exit_file: None,
         accel: Accel::None,
     }
 }

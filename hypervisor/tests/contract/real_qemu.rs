@@ -130,6 +130,7 @@ fn run_own_cases(subject: &Subject, root: &Path) {
     managed_networks_are_unsupported(subject);
     a_guest_in_user_mode_network_starts(subject);
     a_guest_with_most_devices_starts(subject);
+    a_port_for_an_exit_code_begins_empty(subject);
     a_killed_guest_is_announced(subject, root);
     a_missing_volume_fails_the_start_and_leaves_nothing(subject);
     a_dropped_connection_leaves_guests_running(subject, root);
@@ -195,6 +196,17 @@ fn a_guest_with_most_devices_starts(subject: &Subject) {
     subject.hv.define(&config).unwrap();
     subject.hv.start(config.uuid).unwrap();
     assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
+    subject.remove(config.uuid);
+}
+
+fn a_port_for_an_exit_code_begins_empty(subject: &Subject) {
+    let mut config = subject.config("one-off");
+    let file = subject.dir.join("one-off.exit");
+    fs::write(&file, "7\n").unwrap();
+    config.exit_file = Some(file.clone());
+    subject.hv.define(&config).unwrap();
+    subject.hv.start(config.uuid).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"", "an earlier start's code is gone");
     subject.remove(config.uuid);
 }
 

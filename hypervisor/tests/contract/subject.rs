@@ -42,6 +42,7 @@ impl Subject {
             },
             volumes: vec![],
             console_log: self.dir.join(format!("{job}.log")),
+            exit_file: None,
             accel: match self.hv.facts().accel {
                 Accel::Kvm => Accel::Kvm,
                 Accel::Tcg | Accel::None => Accel::Tcg,

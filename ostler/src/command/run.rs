@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use protocol::api::{PutJob, Want};
 use protocol::host::ImageFacts;
 use protocol::id::{HostId, ImageName, Revision};
-use protocol::job::JobSpec;
+use protocol::job::{JobKind, JobSpec, OneOff};
 use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, VmSpec};
 use transport::Method;
 
-use crate::cli::RunArgs;
+use super::wait::verdict;
+use crate::cli::{Ms, RunArgs};
 use crate::exit::{Code, Failure};
 use crate::follow::await_settled;
 use crate::picture::Picture;
@@ -50,7 +51,12 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         cloud_init: cloud_init_of(args)?,
     };
     let labels = args.label.iter().cloned().collect();
-    Ok(JobSpec { tenant: args.tenant.clone(), labels, ..JobSpec::vm(vm) })
+    let idle_ms = args.idle.map(|idle| idle.0);
+    let kind = match args.deadline {
+        None => JobKind::Vm(vm),
+        Some(Ms(deadline_ms)) => JobKind::OneOff(OneOff { vm, deadline_ms, idle_ms }),
+    };
+    Ok(JobSpec { kind, tenant: args.tenant.clone(), labels })
 }
 
 fn cpu_of(text: &str) -> CpuSpec {
@@ -149,7 +155,12 @@ async fn run_here(
             Ok(_) => {
                 let job = await_settled(&session.client, &agent, id, START_MS_MAX).await?;
                 tell(session, &job, &host.name);
-                return Ok(if job.state.is_ended() { Code::Failed } else { Code::Ok });
+                let has_ended = job.state.is_ended();
+                return Ok(match job.spec.as_one_off() {
+                    Some(_) if has_ended => verdict(&job),
+                    _ if has_ended => Code::Failed,
+                    _ => Code::Ok,
+                });
             }
             Err(error) if error.refusal().is_some_and(|no| no.is_about_this_host()) => {
                 refused = Some(error);

@@ -444,7 +444,8 @@ impl World {
             Effect::Look(look) => {
                 self.spawn(node, |ctx| Box::pin(works::look(ctx, look)));
             }
-            Effect::Persist(_) | Effect::TrustChanged(_) => {}
+            // Simulated guests say nothing.
+            Effect::Listen(_) | Effect::Persist(_) | Effect::TrustChanged(_) => {}
         }
     }
 

@@ -496,6 +496,8 @@ impl World {
     pub(super) fn watch_work(&mut self, work: &Work) {
         self.coverage.hit(match work {
             Work::StartVm(_) => "work.start-vm",
+            Work::StartOneOff(_) => "work.start-one-off",
+            Work::ReadExit => "work.read-exit",
             Work::StopVm { .. } => "work.stop-vm",
             Work::PauseVm => "work.pause-vm",
             Work::ResumeVm => "work.resume-vm",

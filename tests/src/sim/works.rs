@@ -113,7 +113,8 @@ impl Works {
     async fn perform(&self, job: &JobId, work: Work) -> WorkOutcome {
         let uuid = job.domain_uuid();
         let done = match work {
-            Work::StartVm(vm) => self.start_vm(job, &vm).await,
+            Work::StartVm(vm) | Work::StartOneOff(vm) => self.start_vm(job, &vm).await,
+            Work::ReadExit => return WorkOutcome::Exited(Some(0)),
             Work::StopVm { grace_ms } => self.stop_vm(job, grace_ms).await,
             Work::PauseVm => self.call(HvOp::Pause(uuid)).await.map(drop),
             Work::ResumeVm => self.call(HvOp::Resume(uuid)).await.map(drop),

@@ -1,0 +1,82 @@
+//! Why a job is in its state, when the state alone does not say.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::id::HostId;
+
+/// Why a job is in its state, when the state alone does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Reason {
+    /// Somebody asked for it.
+    Requested,
+    /// The guest shut itself down.
+    GuestShutdown,
+    /// A service process ended with this code (128 + signal when killed), or a one-off job's guest
+    /// wrote it before it shut down.
+    Exited {
+        /// The code; 0 for success.
+        code: i32,
+    },
+    /// A one-off job was not done when its time was over, and was stopped.
+    Deadline,
+    /// A one-off job said nothing on its console for too long, and was stopped.
+    Idle,
+    /// The guest vanished or died without being asked, or somebody destroyed it behind our back.
+    Killed,
+    /// The host was rebooted under it.
+    HostRebooted,
+    /// It could not be started; nothing of it is left running.
+    StartFailed {
+        /// What was tried and what came back.
+        message: String,
+    },
+    /// Nobody can say how something that was tried has ended; it is tried again until somebody can.
+    Unclear {
+        /// What was tried and what came back.
+        message: String,
+    },
+    /// It moved away.
+    Migrated {
+        /// Where to.
+        to: HostId,
+    },
+    /// Sending it away did not work; it still runs here.
+    MigrationFailed {
+        /// What was tried and what came back.
+        message: String,
+    },
+    /// The host that was to send it gave up.
+    MigrationCancelled,
+    /// Its memory is in a file of its host's; the next start there goes on from it.
+    Saved,
+    /// What was asked of it last did not work; it goes on as before.
+    ActionFailed {
+        /// What was tried and what came back.
+        message: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Requested => f.write_str("as requested"),
+            Reason::GuestShutdown => f.write_str("the guest shut down"),
+            Reason::Exited { code } => write!(f, "exited with {code}"),
+            Reason::Deadline => f.write_str("not done by its deadline"),
+            Reason::Idle => f.write_str("silent for too long"),
+            Reason::Killed => f.write_str("ended without being asked"),
+            Reason::HostRebooted => f.write_str("the host was rebooted"),
+            Reason::StartFailed { message } => write!(f, "start failed: {message}"),
+            Reason::Unclear { message } => write!(f, "no clear answer yet: {message}"),
+            Reason::Migrated { to } => write!(f, "moved to {}", to.short()),
+            Reason::MigrationFailed { message } => write!(f, "migration failed: {message}"),
+            Reason::MigrationCancelled => f.write_str("migration cancelled"),
+            Reason::Saved => f.write_str("its memory is saved"),
+            Reason::ActionFailed { message } => write!(f, "not done: {message}"),
+        }
+    }
+}
