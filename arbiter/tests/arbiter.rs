@@ -111,7 +111,7 @@ impl Agent {
         told.jobs.push(Job {
             id: offer.job,
             revision: offer.revision,
-            spec: spec(),
+            spec: spec().into(),
             state: JobState::Running,
             reason: None,
             since_ms: 0,

@@ -206,7 +206,7 @@ pub(crate) mod tests {
         Job {
             id: service_job(role, index),
             revision: Revision(3),
-            spec,
+            spec: spec.into(),
             state,
             reason: None,
             since_ms: 0,
@@ -214,7 +214,7 @@ pub(crate) mod tests {
             domain_uuid: None,
             run: None,
             migration: None,
-            endpoint: Some(ServiceEndpoint { url: format!("https://10.0.0.9:{seed}"), key }),
+            endpoint: Some(ServiceEndpoint { url: format!("https://10.0.0.9:{seed}"), key }.into()),
         }
     }
 

@@ -20,10 +20,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::event::{Event, Frame};
+use protocol::event::{Event, Fact, Frame};
 use protocol::host::Inventory;
 use protocol::id::{Cursor, Epoch, HostId};
-use protocol::view::{Freshness, Merge, View};
+use protocol::view::{Freshness, Merge, SpecPool, View};
 
 use crate::check::check;
 
@@ -206,6 +206,7 @@ struct Heard {
 #[derive(Debug)]
 pub struct Core {
     view: View,
+    specs: SpecPool,
     wanted: Wanted,
     streams: BTreeMap<Source, Stream>,
     hosts: BTreeMap<HostId, Heard>,
@@ -222,6 +223,7 @@ impl Core {
     pub fn new(now_ms: u64) -> Self {
         Self {
             view: View::default(),
+            specs: SpecPool::default(),
             wanted: Wanted::default(),
             streams: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -390,10 +392,11 @@ impl Core {
     }
 
     /// Whether it was news.
-    fn merge_inventory(&mut self, now_ms: u64, inventory: Inventory) -> bool {
+    fn merge_inventory(&mut self, now_ms: u64, mut inventory: Inventory) -> bool {
         if !self.is_welcome(&inventory.host.id) {
             return false;
         }
+        inventory.jobs.iter_mut().for_each(|job| self.specs.share(&mut job.spec));
         name(&mut self.hosts, now_ms, &inventory.host.id);
         self.view.merge_inventory(inventory) == Merge::Applied
     }
@@ -436,10 +439,20 @@ impl Core {
         }
     }
 
-    fn merge_event(&mut self, source: &Source, event: Event, out: &mut Vec<Effect>) {
+    /// A spec that is new for its job may be known from others.
+    fn share_spec(&mut self, event: &mut Event) {
+        let Fact::JobChanged { job } = &mut event.fact else { return };
+        let known = self.view.host(&event.host).and_then(|row| row.jobs.get(&job.id));
+        if known.is_none_or(|known| known.spec != job.spec) {
+            self.specs.share(&mut job.spec);
+        }
+    }
+
+    fn merge_event(&mut self, source: &Source, mut event: Event, out: &mut Vec<Effect>) {
         if !self.is_welcome(&event.host) {
             return;
         }
+        self.share_spec(&mut event);
         let (host, cursor) = (event.host.clone(), event.cursor);
         match self.view.take_event(event) {
             Merge::Applied => out.push(Effect::PassOn),

@@ -5,7 +5,6 @@
 //! view of everybody. What can't be had is told with its reason, never left out in silence.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -261,8 +260,7 @@ impl JobFilter {
     fn of_row(&self, row: &HostRow) -> HostRow {
         let mut row = row.clone();
         if !self.is_empty() {
-            let jobs = row.jobs.iter().filter(|(_, job)| self.takes(job));
-            row.jobs = jobs.map(|(id, job)| (id.clone(), Arc::clone(job))).collect();
+            row.jobs = row.jobs.values().filter(|job| self.takes(job)).cloned().collect();
             row.observed.clear();
         }
         row

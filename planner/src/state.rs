@@ -60,7 +60,7 @@ impl From<&Job> for Placed {
     fn from(job: &Job) -> Self {
         Self {
             revision: job.revision,
-            spec: job.spec.clone(),
+            spec: JobSpec::clone(&job.spec),
             state: job.state,
             hold: job.hold,
             has_moved_away: job.state.is_ended()

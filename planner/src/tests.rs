@@ -79,7 +79,7 @@ fn with(mut inventory: Inventory, name: &str, spec: JobSpec, state: JobState) ->
     let job = Job {
         id: id(name),
         revision: Revision(3),
-        spec,
+        spec: spec.into(),
         state,
         reason: None,
         since_ms: 0,

@@ -6,8 +6,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use compact_str::{CompactString, format_compact};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -41,22 +43,37 @@ fn check_name(what: &'static str, value: &str) -> Result<(), InvalidName> {
     }
 }
 
+/// Reads a text without keeping it.
+struct FromText<T>(fn(&str) -> Result<T, InvalidName>);
+
+impl<T> Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.0)(text).map_err(E::custom)
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
-        #[derive(
-            Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-        )]
-        #[serde(try_from = "String", into = "String")]
-        #[schemars(!try_from, !into, transparent)]
-        pub struct $name(#[schemars(regex(pattern = NAME_PATTERN))] String);
+        // Up to 24 bytes of it are kept in place: views hold names by the hundred thousand.
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+        #[schemars(transparent)]
+        pub struct $name(
+            #[schemars(with = "String", regex(pattern = NAME_PATTERN))] CompactString,
+        );
 
         impl $name {
             /// Takes a text as a name, or says which characters are allowed.
-            pub fn new(value: impl Into<String>) -> Result<Self, InvalidName> {
-                let value = value.into();
-                check_name($what, &value)?;
-                Ok(Self(value))
+            pub fn new(value: impl AsRef<str>) -> Result<Self, InvalidName> {
+                let value = value.as_ref();
+                check_name($what, value)?;
+                Ok(Self(value.into()))
             }
 
             /// The name as text.
@@ -88,7 +105,19 @@ macro_rules! name_type {
 
         impl From<$name> for String {
             fn from(value: $name) -> String {
-                value.0
+                value.0.into()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(FromText(|text| Self::new(text)))
             }
         }
     };
@@ -124,7 +153,7 @@ impl TenantId {
     /// The tenant of jobs that name none.
     #[must_use]
     pub fn default_tenant() -> Self {
-        Self("default".to_owned())
+        Self(CompactString::const_new("default"))
     }
 }
 
@@ -136,7 +165,7 @@ impl HostId {
         let digest = Sha256::digest(key.as_bytes());
         let mut text = data_encoding::BASE32_NOPAD.encode(&digest[..15]);
         text.make_ascii_lowercase();
-        Self(format!("h{text}"))
+        Self(format_compact!("h{text}"))
     }
 
     /// The first characters, enough to tell hosts apart on a screen.

@@ -23,6 +23,7 @@ pub use one_off::{LIMIT_MS_MAX, LIMIT_MS_MIN, OneOff};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ use crate::ticket::Handoff;
 use crate::vm::{InvalidVm, VmSpec};
 
 /// What is asked of a host, apart from when and by whose permission.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// What to run.
@@ -50,7 +51,7 @@ pub struct JobSpec {
 }
 
 /// The kinds of job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobKind {
     /// A virtual machine.
@@ -254,7 +255,8 @@ pub struct Job {
     /// Which change of it this is.
     pub revision: Revision,
     /// What was asked.
-    pub spec: JobSpec,
+    // Shared: many jobs of a view are asked for in the same words.
+    pub spec: Arc<JobSpec>,
     /// Where it is in its life.
     pub state: JobState,
     /// Why, when the state alone does not say.
@@ -273,10 +275,10 @@ pub struct Job {
     pub run: Option<RunKey>,
     /// What a migration under way needs or has left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub migration: Option<Migration>,
+    pub migration: Option<Box<Migration>>,
     /// Where a service answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<ServiceEndpoint>,
+    pub endpoint: Option<Box<ServiceEndpoint>>,
 }
 
 impl Job {

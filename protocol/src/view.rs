@@ -5,6 +5,12 @@
 //! order. Only the *next* event is applied to a row; any other newer one is a gap, which a fresh
 //! inventory closes. When a row was last heard is the monitor's to know, not part of the merge.
 
+mod jobs;
+pub use jobs::{Jobs, JobsIter};
+
+mod specs;
+pub use specs::SpecPool;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -42,7 +48,7 @@ pub struct HostRow {
     /// The host.
     pub host: Arc<Host>,
     /// Its jobs.
-    pub jobs: OrdMap<JobId, Arc<Job>>,
+    pub jobs: Jobs,
     /// Domains that are no job's.
     pub observed: OrdMap<Uuid, ObservedDomain>,
 }
@@ -52,7 +58,7 @@ impl From<Inventory> for HostRow {
         Self {
             cursor: inventory.cursor,
             host: Arc::new(inventory.host),
-            jobs: inventory.jobs.into_iter().map(|job| (job.id.clone(), Arc::new(job))).collect(),
+            jobs: inventory.jobs.into_iter().map(Arc::new).collect(),
             observed: inventory.observed.into_iter().map(|d| (d.uuid, d)).collect(),
         }
     }
@@ -63,7 +69,7 @@ impl From<HostRow> for Inventory {
         Self {
             cursor: row.cursor,
             host: Arc::unwrap_or_clone(row.host),
-            jobs: row.jobs.into_iter().map(|(_, job)| Arc::unwrap_or_clone(job)).collect(),
+            jobs: row.jobs.values().map(|job| Job::clone(job)).collect(),
             observed: row.observed.into_iter().map(|(_, domain)| domain).collect(),
         }
     }
@@ -216,8 +222,12 @@ impl HostRow {
     fn apply(&mut self, event: Event) {
         self.cursor = event.cursor;
         match event.fact {
-            Fact::JobChanged { job } => {
-                self.jobs.insert(job.id.clone(), Arc::from(job));
+            Fact::JobChanged { mut job } => {
+                // Most changes are of the state: the spec is there already.
+                if let Some(known) = self.jobs.get(&job.id).filter(|known| known.spec == job.spec) {
+                    job.spec = Arc::clone(&known.spec);
+                }
+                self.jobs.insert(Arc::from(job));
             }
             Fact::JobDeleted { job } => {
                 self.jobs.remove(&job);
@@ -239,7 +249,7 @@ impl Serialize for HostRow {
         let mut inventory = serializer.serialize_struct("Inventory", 4)?;
         inventory.serialize_field("cursor", &self.cursor)?;
         inventory.serialize_field("host", &self.host)?;
-        inventory.serialize_field("jobs", &Values(&self.jobs))?;
+        inventory.serialize_field("jobs", &self.jobs)?;
         inventory.serialize_field("observed", &Values(&self.observed))?;
         inventory.end()
     }

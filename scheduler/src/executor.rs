@@ -468,7 +468,7 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
 #[must_use]
 pub fn incoming(job: Option<&Job>) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
-    if let Some(Migration::Incoming { url, .. }) = &job.migration {
+    if let Some(Migration::Incoming { url, .. }) = job.migration.as_deref() {
         let (hold, url) = (job.hold, url.clone());
         return Some(Answer::Done(TaskResult::Incoming { hold, url }));
     }
@@ -484,7 +484,7 @@ pub fn incoming(job: Option<&Job>) -> Option<Answer> {
 pub fn sent(job: Option<&Job>, to: &HostId) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     if has_moved_to(job, to) {
-        let handoff = match &job.migration {
+        let handoff = match job.migration.as_deref() {
             Some(Migration::Outgoing { handoff, .. }) => handoff.clone(),
             Some(Migration::Incoming { .. }) | None => None,
         };
@@ -516,8 +516,7 @@ pub fn has_moved_to(job: &Job, to: &HostId) -> bool {
 /// Whether it is on its way there, or has arrived.
 #[must_use]
 pub fn is_going_to(job: &Job, to: &HostId) -> bool {
-    let is_outgoing =
-        matches!(&job.migration, Some(Migration::Outgoing { to: there, .. }) if there == to);
+    let is_outgoing = matches!(job.migration.as_deref(), Some(Migration::Outgoing { to: there, .. }) if there == to);
     (job.state == JobState::MigratingOut && is_outgoing) || has_moved_to(job, to)
 }
 
@@ -532,7 +531,7 @@ pub fn is_ours(job: &Job, key: RunKey) -> bool {
 pub fn progress_words(job: Option<&Job>) -> String {
     match job {
         None => "the host does not have it yet".to_owned(),
-        Some(job) => match &job.migration {
+        Some(job) => match job.migration.as_deref() {
             Some(Migration::Outgoing { moved_bytes, total_bytes, .. }) if *total_bytes > 0 => {
                 format!("{}: {moved_bytes} of {total_bytes} bytes moved", job.state)
             }

@@ -79,7 +79,7 @@ pub(crate) fn job(name: &str, spec: JobSpec, state: JobState) -> Result<Job, Str
     Ok(Job {
         id: JobId::new(name).map_err(|e| e.to_string())?,
         revision: Revision(1),
-        spec,
+        spec: spec.into(),
         state,
         reason: None,
         since_ms: 0,

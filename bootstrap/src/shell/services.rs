@@ -133,6 +133,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
                 }
                 Ok(Job { state: JobState::Running, endpoint: Some(endpoint), .. }) => {
                     let (job, host) = (placement.job.to_string(), placement.host.clone());
+                    let endpoint = *endpoint;
                     return Ok(ServiceSummary { job, role: placement.role, host, endpoint });
                 }
                 Ok(job) if job.state == JobState::Running => {

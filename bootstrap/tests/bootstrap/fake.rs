@@ -191,7 +191,7 @@ async fn put_job(
     let job = Job {
         id: id.clone(),
         revision: put.revision,
-        spec: put.spec,
+        spec: put.spec.into(),
         state: if is_failing { JobState::Failed } else { JobState::Running },
         reason: is_failing.then_some(Reason::Exited { code: 1 }),
         since_ms: 0,
@@ -199,7 +199,7 @@ async fn put_job(
         domain_uuid: None,
         run: None,
         migration: None,
-        endpoint,
+        endpoint: endpoint.map(Box::new),
     };
     fake.inner.lock().unwrap().jobs.insert(id, job.clone());
     Ok(Json(job))

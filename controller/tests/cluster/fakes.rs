@@ -397,7 +397,7 @@ async fn put(
     let mut host = shared.host();
     host.claim(body.run)?;
     if let Some(known) = host.jobs.get(&id) {
-        if known.revision == body.revision && known.spec == body.spec {
+        if known.revision == body.revision && *known.spec == body.spec {
             return Ok(Json(known.clone()));
         }
         if body.revision <= known.revision {
@@ -426,7 +426,7 @@ async fn put(
     let job = Job {
         id: id.clone(),
         revision: body.revision,
-        spec: body.spec,
+        spec: body.spec.into(),
         state: JobState::Accepted,
         reason: None,
         since_ms: 1,

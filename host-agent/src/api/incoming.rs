@@ -19,7 +19,7 @@ pub(super) async fn open(
     upgrade: PipeUpgrade,
 ) -> Result<Response, ProblemReply> {
     let job = api.feed.job(&id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
-    let from = match (job.state, &job.migration) {
+    let from = match (job.state, job.migration.as_deref()) {
         (JobState::MigratingIn, Some(Migration::Incoming { from, .. })) => from.clone(),
         (state, _) => {
             let message = format!("{id} is {state} and awaits no guest");

@@ -125,7 +125,7 @@ impl Agent {
                 Intent::Receive { from, .. },
                 WorkOutcome::Listening { url },
             ) => {
-                record.job.migration = Some(Migration::Incoming { from, url });
+                record.job.migration = Some(Migration::Incoming { from, url }.into());
                 self.insert(now, record, out);
             }
             (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }, WorkOutcome::Done) => {
@@ -202,10 +202,10 @@ impl Agent {
         }
         match news {
             ServiceNews::Up(endpoint) => {
-                let is_news = record.job.endpoint.as_ref() != Some(&endpoint)
+                let is_news = record.job.endpoint.as_deref() != Some(&endpoint)
                     || record.job.state != JobState::Running;
                 if is_news {
-                    record.job.endpoint = Some(endpoint);
+                    record.job.endpoint = Some(endpoint.into());
                     self.become_state(now, record, JobState::Running, None, out);
                 }
             }

@@ -55,12 +55,12 @@ impl Agent {
             }
         }
         self.check_route(id, &migrate)?;
-        record.job.migration = Some(Migration::Outgoing {
+        record.job.migration = Some(Box::new(Migration::Outgoing {
             to: migrate.to.clone(),
             moved_bytes: 0,
             total_bytes: 0,
             handoff: None,
-        });
+        }));
         self.remember_done(migrate.run, Deed::Send, out);
         record.job.run = migrate.run.or(record.job.run);
         record.intent = Intent::Send(Box::new(migrate));
@@ -205,16 +205,16 @@ impl Agent {
         });
         self.offers.end_of_job(&record.job.id);
         self.set_begun(&record.job.id, false);
-        let moved = match record.job.migration {
-            Some(Migration::Outgoing { total_bytes, .. }) => total_bytes,
+        let moved = match record.job.migration.as_deref() {
+            Some(Migration::Outgoing { total_bytes, .. }) => *total_bytes,
             _ => 0,
         };
-        record.job.migration = Some(Migration::Outgoing {
+        record.job.migration = Some(Box::new(Migration::Outgoing {
             to: sent.to.clone(),
             moved_bytes: moved,
             total_bytes: moved,
             handoff,
-        });
+        }));
         record.intent = Intent::Stop { grace_ms: 0 };
         let reason = Some(Reason::Migrated { to: sent.to });
         self.become_state(now, record, JobState::Stopped, reason, out);
@@ -231,7 +231,7 @@ impl Agent {
     ) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         let Some(Migration::Outgoing { moved_bytes, total_bytes, handoff: None, .. }) =
-            &mut entry.record.job.migration
+            entry.record.job.migration.as_deref_mut()
         else {
             return;
         };

@@ -74,7 +74,7 @@ impl Agent {
         claimed?;
         if let Some(known) = self.jobs.get(&id).map(|entry| &entry.record.job)
             && known.revision == put.revision
-            && known.spec == put.spec
+            && *known.spec == put.spec
         {
             return Ok(Reply::AlreadySo(Box::new(known.clone())));
         }
@@ -138,7 +138,7 @@ impl Agent {
                 "it has moved to {to} and its disks here are older: start it there, or delete it here"
             ));
         }
-        if job.reason == Some(Reason::Saved) && job.spec != *spec {
+        if job.reason == Some(Reason::Saved) && *job.spec != *spec {
             return Err(Refusal::WrongState {
                 job: id.clone(),
                 state: job.state,
@@ -207,7 +207,7 @@ impl Agent {
             job: Job {
                 id,
                 revision: put.revision,
-                spec: put.spec,
+                spec: put.spec.into(),
                 state,
                 reason: None,
                 since_ms: now.wall_ms,

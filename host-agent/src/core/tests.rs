@@ -53,7 +53,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         domain_uuid: Some(id.domain_uuid()),
         id,
         revision: Revision(1),
-        spec: spec(1),
+        spec: spec(1).into(),
         state: JobState::Running,
         reason: None,
         since_ms: 0,
@@ -510,7 +510,7 @@ fn migration() -> (Bench, Bench, MigrateJob) {
     let listening = WorkOutcome::Listening { url: "https://10.0.0.2:7460".into() };
     assert!(matches!(target.end_work(listening), Work::PrepareIncoming(_)));
     let job = target.agent.job(&job_id("web-1")).unwrap().job.clone();
-    let Some(Migration::Incoming { url, .. }) = job.migration else {
+    let Some(Migration::Incoming { url, .. }) = job.migration.as_deref().cloned() else {
         panic!("the target is not listening");
     };
     let migrate = MigrateJob { to: id_of(OTHER), to_hold: job.hold, url, run: None };
@@ -518,7 +518,7 @@ fn migration() -> (Bench, Bench, MigrateJob) {
 }
 
 fn handoff_of(source: &Bench) -> Signed<Handoff> {
-    match source.agent.job(&job_id("web-1")).unwrap().job.migration.clone() {
+    match source.agent.job(&job_id("web-1")).unwrap().job.migration.as_deref().cloned() {
         Some(Migration::Outgoing { handoff: Some(handoff), .. }) => handoff,
         other => panic!("no handoff: {other:?}"),
     }

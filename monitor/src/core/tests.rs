@@ -62,7 +62,7 @@ fn job(n: u64) -> Job {
     Job {
         id: JobId::new(format!("j{}", n % 3)).unwrap(),
         revision: Revision(n),
-        spec: JobSpec::vm(vm),
+        spec: JobSpec::vm(vm).into(),
         state: JobState::Running,
         reason: None,
         since_ms: n,

@@ -137,7 +137,7 @@ async fn run_here(
     let id = &args.name;
     let present = picture.job(id).ok();
     let revision = present.as_ref().map_or(1, |row| row.job.revision.0 + 1);
-    if let Some(row) = present.filter(|row| row.job.spec == spec && !row.job.state.is_ended()) {
+    if let Some(row) = present.filter(|row| *row.job.spec == spec && !row.job.state.is_ended()) {
         show::line(&format!("{id} is {} on {} already", row.job.state, row.host_name));
         return Ok(Code::Ok);
     }

@@ -2,7 +2,7 @@
 
 use protocol::api::{PutJob, Want};
 use protocol::id::Revision;
-use protocol::job::Job;
+use protocol::job::{Job, JobSpec};
 use transport::Method;
 
 use super::run::tell;
@@ -22,7 +22,7 @@ pub(crate) async fn run(session: &Session, args: StartArgs) -> Result<Code, Fail
         let what = format!("{} is one of Ostler's own services", args.name);
         return Err(Failure::usage(what).next("ostler bootstrap keeps these running"));
     }
-    let (spec, host) = (row.job.spec.clone(), row.host.clone());
+    let (spec, host) = (JobSpec::clone(&row.job.spec), row.host.clone());
     if !session.is_without_controller() {
         let want = Want::Run { job: args.name, spec, on: Some(host) };
         return session.want(want, !args.wait.no_wait).await;

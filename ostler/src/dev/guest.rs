@@ -56,7 +56,7 @@ pub(super) async fn first(
         Ok(row) if is_to_start_again(&row.job) => {
             let why = row.job.reason.as_ref().map_or(String::new(), ToString::to_string);
             say(is_json, &format!("{HELLO} on {} ended: {why}; starting it again", row.host_name));
-            Want::Run { job: hello(), spec: row.job.spec, on: Some(row.host) }
+            Want::Run { job: hello(), spec: Arc::unwrap_or_clone(row.job.spec), on: Some(row.host) }
         }
         Ok(row) => {
             let state = row.job.state;

@@ -45,7 +45,8 @@ fn job(n: u8, revision: u64) -> Job {
             disks: vec![],
             nics: vec![],
             ..VmSpec::default()
-        }),
+        })
+        .into(),
         state: JobState::Running,
         reason: None,
         since_ms: revision,

@@ -127,7 +127,7 @@ impl World {
         let job = Job {
             id: job_id(),
             revision: Revision(1),
-            spec: spec(),
+            spec: spec().into(),
             state,
             reason: None,
             since_ms: 0,
@@ -171,8 +171,8 @@ impl World {
                     JobState::Stopping => job.state = JobState::Stopped,
                     JobState::MigratingIn => {
                         let (from, _) = fake.froms[&job.id].clone();
-                        job.migration =
-                            Some(Migration::Incoming { from, url: "https://10.0.0.2:7460".into() });
+                        let url = "https://10.0.0.2:7460".into();
+                        job.migration = Some(Migration::Incoming { from, url }.into());
                     }
                     JobState::MigratingOut if fake.faults.fails_sends => {
                         job.state = JobState::Running;
@@ -198,7 +198,8 @@ impl World {
     }
 
     fn let_go(&mut self, from: &HostId, id: &JobId) {
-        let Some(Migration::Outgoing { to, .. }) = self.hosts[from].jobs[id].migration.clone()
+        let Some(Migration::Outgoing { to, .. }) =
+            self.hosts[from].jobs[id].migration.as_deref().cloned()
         else {
             return;
         };
@@ -216,7 +217,8 @@ impl World {
         job.state = JobState::Stopped;
         job.reason = Some(Reason::Migrated { to: to.clone() });
         let handoff = Some(Signed::seal(&handoff, &fake.key));
-        job.migration = Some(Migration::Outgoing { to, moved_bytes: 1, total_bytes: 1, handoff });
+        let outgoing = Migration::Outgoing { to, moved_bytes: 1, total_bytes: 1, handoff };
+        job.migration = Some(outgoing.into());
     }
 
     /// What the executor and the agents would make of it.
@@ -256,7 +258,7 @@ impl World {
                     return refused(no);
                 }
                 let known = fake.jobs.get(id);
-                if known.is_some_and(|j| j.revision == body.revision && j.spec == body.spec) {
+                if known.is_some_and(|j| j.revision == body.revision && *j.spec == body.spec) {
                     return done;
                 }
                 if let Err(no) = fake.check(id, body.revision, &body.spec) {
@@ -276,7 +278,7 @@ impl World {
                 let job = Job {
                     id: id.clone(),
                     revision: body.revision,
-                    spec: body.spec.clone(),
+                    spec: body.spec.clone().into(),
                     state,
                     reason: None,
                     since_ms: 0,
@@ -321,12 +323,12 @@ impl World {
                 if job.state == JobState::Running {
                     job.state = JobState::MigratingOut;
                     job.run = Some(*key);
-                    job.migration = Some(Migration::Outgoing {
+                    job.migration = Some(Box::new(Migration::Outgoing {
                         to: body.to.clone(),
                         moved_bytes: 0,
                         total_bytes: 0,
                         handoff: None,
-                    });
+                    }));
                 }
                 done
             }

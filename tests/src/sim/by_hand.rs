@@ -216,8 +216,8 @@ impl World {
     }
 
     fn incoming_at(&self, host: usize, job: &JobId) -> Option<String> {
-        match self.hosts[host].process.as_ref()?.agent.job(job)?.job.migration.clone()? {
-            Migration::Incoming { url, .. } => Some(url),
+        match self.hosts[host].process.as_ref()?.agent.job(job)?.job.migration.as_deref()? {
+            Migration::Incoming { url, .. } => Some(url.clone()),
             Migration::Outgoing { .. } => None,
         }
     }
@@ -225,8 +225,8 @@ impl World {
     /// The source's word that it has let go.
     #[must_use]
     pub fn handoff_of(&self, host: usize, job: &JobId) -> Option<Signed<Handoff>> {
-        match self.hosts[host].process.as_ref()?.agent.job(job)?.job.migration.clone()? {
-            Migration::Outgoing { handoff, .. } => handoff,
+        match self.hosts[host].process.as_ref()?.agent.job(job)?.job.migration.as_deref()? {
+            Migration::Outgoing { handoff, .. } => handoff.clone(),
             Migration::Incoming { .. } => None,
         }
     }

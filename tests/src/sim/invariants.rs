@@ -282,8 +282,9 @@ impl World {
 
     /// What followers are told is on disk.
     fn nothing_is_told_before_it_is_durable(&mut self, n: usize, job: &Job) {
-        let is_progress = matches!(job.migration, Some(Migration::Outgoing { handoff: None, .. }))
-            && job.state == JobState::MigratingOut;
+        let is_progress =
+            matches!(job.migration.as_deref(), Some(Migration::Outgoing { handoff: None, .. }))
+                && job.state == JobState::MigratingOut;
         let rows = &self.hosts[n].disk.ledger.jobs;
         let is_on_disk = rows.iter().any(|record| record.job == *job);
         let batch = self.oracle.last_batch.get(&n);
@@ -449,7 +450,10 @@ impl World {
                 }
                 Write::Job(record) => {
                     let is_handed = |job: &Job| {
-                        matches!(job.migration, Some(Migration::Outgoing { handoff: Some(_), .. }))
+                        matches!(
+                            job.migration.as_deref(),
+                            Some(Migration::Outgoing { handoff: Some(_), .. })
+                        )
                     };
                     let rows = &self.hosts[n].disk.ledger.jobs;
                     let was_handed = rows

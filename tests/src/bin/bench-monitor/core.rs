@@ -7,9 +7,10 @@ use std::hint::black_box;
 use monitor::check::check;
 use monitor::core::{Core, Effect, Input, Source, Wanted};
 use protocol::event::{Event, Fact, Frame};
+use protocol::host::Inventory;
 use protocol::id::{Cursor, HostId, JobId};
 use protocol::job::Job;
-use protocol::view::View;
+use protocol::view::{SpecPool, View};
 use serde_json::json;
 use transport::stream::Encoded;
 
@@ -114,20 +115,22 @@ struct Compact(#[expect(dead_code, reason = "only its size counts")] [u64; 4]);
 /// In a process of its own: builds a view or compact records, and says how much memory it took.
 pub(crate) fn hold(kind: &str, hosts: usize, jobs: usize) {
     let before = process::memory_bytes("self");
-    let mut view = View::default();
+    let (mut view, mut specs) = (View::default(), SpecPool::default());
     let mut compact: BTreeMap<u64, HashMap<u64, Compact>> = BTreeMap::new();
     for n in 0..hosts {
         if kind == "view" {
             // Through the wire, as a monitor has it.
             let text = Encoded::of(&world::inventory(n, jobs));
-            view.merge_inventory(text.parse().expect("an inventory"));
+            let mut inventory: Inventory = text.parse().expect("an inventory");
+            inventory.jobs.iter_mut().for_each(|job| specs.share(&mut job.spec));
+            view.merge_inventory(inventory);
         } else {
             let records = (0..jobs as u64).map(|j| (j, Compact([j; 4]))).collect();
             compact.insert(n as u64, records);
         }
     }
     println!("{}", process::memory_bytes("self") - before);
-    black_box((&view, &compact));
+    black_box((&view, &specs, &compact));
 }
 
 /// Memory of a view per host, against compact records.

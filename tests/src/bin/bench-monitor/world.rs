@@ -78,7 +78,7 @@ pub(crate) fn job(n: usize, j: usize, since_ms: u64) -> Job {
         domain_uuid: Some(id.domain_uuid()),
         id,
         revision: Revision(1),
-        spec: JobSpec::vm(vm),
+        spec: JobSpec::vm(vm).into(),
         state: JobState::Running,
         reason: None,
         since_ms,
