@@ -11,6 +11,7 @@ mod channel;
 mod console;
 mod feed;
 mod place;
+mod right;
 mod seed;
 mod sensors;
 mod services;
@@ -261,6 +262,7 @@ pub async fn run(
         trust,
         trust_file,
         posts: posts.clone(),
+        client: client.clone(),
         clock,
     };
 

@@ -17,7 +17,7 @@ use protocol::signed::Signed;
 use protocol::trust::Trust;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use transport::Clock;
+use transport::{Client, Clock};
 
 use crate::core::{
     Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Work, WorkId, WorkOutcome,
@@ -77,6 +77,8 @@ pub(crate) struct Shell {
     pub trust_file: PathBuf,
     /// Where inputs of our own go.
     pub posts: mpsc::Sender<Post>,
+    /// For questions to arbiters.
+    pub client: Client,
     /// The time.
     pub clock: Clock,
 }
@@ -179,6 +181,7 @@ impl Shell {
             Effect::Work { job, id, work } => self.begin(job, id, work),
             Effect::Look(look) => self.look(look),
             Effect::Listen(job) => self.listen(job),
+            Effect::AskRight => self.ask_right(),
             Effect::Persist(_) | Effect::TrustChanged(_) => {
                 unreachable!("performed before everything else")
             }
@@ -196,6 +199,20 @@ impl Shell {
                 WorkOutcome::Unclear(format!("a fault of the agent: {error}"))
             });
             let _ = posts.send(Post::Input(Input::Done { job, work: id, outcome })).await;
+        });
+    }
+
+    fn ask_right(&self) {
+        let in_force = self.trust.read().expect("no holder of this lock panics").clone();
+        let (client, posts) = (self.client.clone(), self.posts.clone());
+        tokio::spawn(async move {
+            let (obey, version) = match in_force {
+                Some(InForce { trust, .. }) => {
+                    (crate::right::count(&client, &trust).await, trust.version)
+                }
+                None => (0, 0),
+            };
+            let _ = posts.send(Post::Input(Input::Right { obey, version })).await;
         });
     }
 

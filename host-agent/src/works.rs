@@ -155,10 +155,11 @@ impl Works {
         vm: VmSpec,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
+        let uuid = job.domain_uuid();
+        // A start that hangs in libvirt takes nobody's turn.
+        self.await_late_start(job).await?;
         let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
         let _permit = self.starts.acquire().await.map_err(closed)?;
-        let uuid = job.domain_uuid();
-        self.await_late_start(job).await?;
         if self.is_active(uuid).await? {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use protocol::host::Accel;
 use protocol::id::{ImageName, JobId, RunId, TenantId};
 use protocol::resources::Bytes;
-use protocol::vm::{NicModel, NicSpec, Plug};
+use protocol::vm::{NicModel, NicSpec, Plug, Restart};
 use transport::discovery::Source;
 
 use crate::exit::EXIT_CODES;
@@ -178,6 +178,12 @@ pub(crate) struct RunArgs {
     /// cloud-init's network-config
     #[arg(long, value_name = "FILE", requires = "cloud_init_user_data")]
     pub(crate) cloud_init_network_config: Option<PathBuf>,
+    /// When its host starts it again by itself: never, on-crash or always
+    #[arg(long, default_value = "never", value_name = "WHEN", value_parser = parse_restart)]
+    pub(crate) restart: Restart,
+    /// Have its host start it again after a reboot of the host
+    #[arg(long)]
+    pub(crate) autostart: bool,
     /// Run it once: it is to shut itself down within this time, or is stopped
     #[arg(long, value_name = "TIME")]
     pub(crate) deadline: Option<Ms>,
@@ -586,6 +592,15 @@ fn parse_nic(text: &str) -> Result<NicSpec, String> {
     Ok(nic)
 }
 
+fn parse_restart(text: &str) -> Result<Restart, String> {
+    match text {
+        "never" => Ok(Restart::Never),
+        "on-crash" => Ok(Restart::OnCrash),
+        "always" => Ok(Restart::Always),
+        _ => Err(format!("{text:?} is no such time: use never, on-crash or always")),
+    }
+}
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -628,6 +643,7 @@ mod tests {
             "ostler run i --name a --nic bridge=br0,mac=52:54:00:00:00:01,model=e1000e",
             "ostler run i --name a --deadline 10m --idle 1m",
             "ostler wait a --timeout 1h",
+            "ostler run i --name a --restart on-crash --autostart",
             "ostler pause web-1",
             "ostler save web-1 --no-wait",
             "ostler reboot web-1 --grace 0s",
@@ -662,6 +678,7 @@ mod tests {
             "ostler run --name a --nic user,speed=1",
             "ostler run --name a --cloud-init-network-config n",
             "ostler run --name a --idle 1m",
+            "ostler run --name a --restart sometimes",
             "ostler stop web-1 --force --grace 3s",
             "ostler stop web-1 --grace 3",
             "ostler bootstrap --hosts ftp://x",

@@ -103,6 +103,9 @@ pub enum InvalidSpec {
     /// The role is somebody's or a host's own.
     #[error("{0} is no service: use arbiter, monitor or controller")]
     NoService(Role),
+    /// What ends once is not begun again.
+    #[error("a one-off job is not started again: leave `restart` and `autostart` away")]
+    OneOffRestart,
     /// A limit of time that no host could keep.
     #[error("{name} of {ms} ms: use {LIMIT_MS_MIN} to {LIMIT_MS_MAX}")]
     Limit {

@@ -6,6 +6,9 @@
 mod hardware;
 pub use hardware::{CpuMode, CpuSpec, Firmware, Hardware, Pin, Topology, Watchdog, pci_parts};
 
+mod restart;
+pub use restart::Restart;
+
 mod nic;
 pub use nic::{NicModel, NicSpec, Plug};
 
@@ -48,6 +51,13 @@ pub struct VmSpec {
     /// What cloud-init finds at its first boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_init: Option<Box<CloudInit>>,
+    /// After which ends its host starts it again.
+    #[serde(default, skip_serializing_if = "hardware::is_default")]
+    pub restart: Restart,
+    /// Whether its host starts it again after a reboot of the host, if it ran before and the host
+    /// still has the right to run it.
+    #[serde(default, skip_serializing_if = "restart::is_false")]
+    pub autostart: bool,
 }
 
 /// cloud-init's NoCloud data: the guest finds it on a CD labelled `cidata`.

@@ -95,6 +95,10 @@ pub struct Agent {
     pub(super) works: u64,
     /// False until libvirt's domains have been listed once: until then nothing is started.
     pub(super) has_listed: bool,
+    /// True once a quorum of arbiters has said in this life that our trust document is in force.
+    pub(super) is_right_shown: bool,
+    /// True while they are being asked.
+    pub(super) is_right_asked: bool,
     /// Jobs whose row was changed while restoring, and is to be written at the first occasion.
     pub(super) unwritten: Vec<JobId>,
 }
@@ -119,6 +123,8 @@ impl Agent {
             claims: Claims::restore(ledger.claims),
             works: 0,
             has_listed: false,
+            is_right_shown: false,
+            is_right_asked: false,
             unwritten: Vec::new(),
         };
         agent.restore(ledger.jobs, ledger.is_rebooted);
@@ -144,6 +150,7 @@ impl Agent {
             Input::Heard { job, bytes } => self.handle_heard(now, &job, bytes),
             Input::Domains(domains) => self.handle_domains(now, &domains, out),
             Input::Service { job, news } => self.handle_service(now, &job, news, out),
+            Input::Right { obey, version } => self.handle_right(now, obey, version, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
             Input::Placed { name, url } => {
@@ -152,6 +159,7 @@ impl Agent {
             }
             Input::Tick => {
                 self.watch_one_offs(now, out);
+                self.ask_right(out);
                 self.go_on_all(now, out);
             }
         }
@@ -269,8 +277,12 @@ impl Agent {
         record.job.since_ms = now.wall_ms;
         match state {
             JobState::Accepted | JobState::Starting => record.tally.ran_from_ms = None,
-            JobState::Running => _ = record.tally.ran_from_ms.get_or_insert(now.mono_ms),
-            _ => {}
+            JobState::Running => {
+                record.tally.ran_from_ms.get_or_insert(now.mono_ms);
+                record.tally.restart_at_ms = None;
+                record.tally.needs_right = false;
+            }
+            _ => record.tally.restart_at_ms = None,
         }
         self.insert(now, record, out);
     }

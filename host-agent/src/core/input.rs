@@ -79,6 +79,13 @@ pub enum Input {
         /// What happened.
         news: ServiceNews,
     },
+    /// The arbiters were asked which trust document they obey.
+    Right {
+        /// How many of them obey it.
+        obey: u32,
+        /// Its version: of the one in force here when they were asked.
+        version: u64,
+    },
     /// The images on disk have changed.
     Images(BTreeMap<ImageName, ImageFacts>),
     /// What the host has was measured.
@@ -189,6 +196,8 @@ pub enum Effect {
     Look(Look),
     /// Measure a one-off job's console log and feed [`Input::Heard`] back.
     Listen(JobId),
+    /// Ask the arbiters which trust document they obey, and feed [`Input::Right`] back.
+    AskRight,
     /// Give the trust document to the services beside this agent.
     TrustChanged(Box<Signed<Trust>>),
 }

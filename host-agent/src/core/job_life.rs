@@ -27,6 +27,10 @@ impl Agent {
         if entry.work.is_some() || (is_vm && !self.has_listed) {
             return;
         }
+        let is_start = entry.record.job.state == JobState::Starting;
+        if is_vm && is_start && !self.is_start_due(now, &entry.record) {
+            return;
+        }
         let Some(work) = next_work(&entry.record, entry.is_begun) else { return };
         if entry.record.job.state == JobState::Accepted {
             let record = entry.record.clone();
@@ -102,8 +106,8 @@ impl Agent {
                 self.note(now, record, Reason::Unclear { message }, out);
             }
             (JobState::Starting, Intent::Run, WorkOutcome::Failed(message)) => {
-                let reason = Some(Reason::StartFailed { message });
-                self.become_state(now, record, JobState::Failed, reason, out);
+                let why = Reason::StartFailed { message };
+                self.become_ended(now, record, JobState::Failed, why, out);
             }
             // The work may also have been the start that this stop overtook; then its own follows.
             (JobState::Stopping, Intent::Stop { .. }, WorkOutcome::Done)

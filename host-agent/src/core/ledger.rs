@@ -69,6 +69,15 @@ pub struct Tally {
     /// When it came to run. `None`: it has not come to run since it was last started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ran_from_ms: Option<u64>,
+    /// When it ended by itself and was to be started again, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarts_ms: Vec<u64>,
+    /// When it is started again, while that is to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at_ms: Option<u64>,
+    /// True from a reboot until it runs: the right to run it has to be shown again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_right: bool,
 }
 
 impl Tally {

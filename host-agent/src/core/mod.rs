@@ -25,6 +25,8 @@ mod seeing;
 
 mod one_off;
 
+mod restarts;
+
 mod acts;
 pub use acts::Act;
 

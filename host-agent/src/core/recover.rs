@@ -2,9 +2,9 @@
 //!
 //! Nothing is begun here. The first complete list of domains settles what differs, and only then
 //! do jobs go on: a start that was interrupted is repeated (it finds what is there), a sending that
-//! was under way is settled and never begun again.
+//! was under way is settled and never begun again. What a reboot makes of them is in `restarts`.
 
-use protocol::job::{JobState, Reason};
+use protocol::job::JobState;
 
 use transport::clock::Now;
 
@@ -18,11 +18,7 @@ impl Agent {
             if is_rebooted {
                 record.tally = Tally::default();
             }
-            let is_vm = record.job.spec.as_vm().is_some();
-            let ran = matches!(record.job.state, JobState::Running | JobState::Paused);
-            if is_vm && ran && is_rebooted {
-                record.job.state = JobState::Crashed;
-                record.job.reason = Some(Reason::HostRebooted);
+            if is_rebooted && self.rebooted(&mut record) {
                 self.unwritten.push(record.job.id.clone());
             }
             let id = record.job.id.clone();

@@ -55,11 +55,14 @@ impl Agent {
                 JobState::Paused => record.intent = Intent::Pause,
                 _ => {}
             }
-            let is_done = reason == Some(Reason::GuestShutdown);
-            if is_done && record.job.spec.as_one_off().is_some() {
-                return self.conclude_one_off(now, record, out);
+            let is_one_off = record.job.spec.as_one_off().is_some();
+            match reason {
+                Some(Reason::GuestShutdown) if is_one_off => {
+                    self.conclude_one_off(now, record, out);
+                }
+                Some(why) if state.is_ended() => self.become_ended(now, record, state, why, out),
+                reason => self.become_state(now, record, state, reason, out),
             }
-            self.become_state(now, record, state, reason, out);
         } else {
             out.push(Effect::Look(Look { is_second: true, ..look }));
         }
@@ -162,14 +165,17 @@ fn end_of(hint: Option<Lifecycle>, seen: Option<DomainState>) -> (JobState, Opti
     if matches!(seen, Some(DomainState::ShutOff(StopReason::Saved))) {
         return (JobState::Stopped, Some(Reason::Saved));
     }
-    let by_guest = match (hint, seen) {
-        (Some(Lifecycle::Stopped(reason)), _) => reason == StopReason::Shutdown,
-        (_, Some(DomainState::ShutOff(reason))) => reason == StopReason::Shutdown,
-        _ => false,
+    let how = match (hint, seen) {
+        (Some(Lifecycle::Stopped(reason)), _) | (_, Some(DomainState::ShutOff(reason))) => reason,
+        _ => StopReason::Crashed,
     };
-    if by_guest {
-        (JobState::Stopped, Some(Reason::GuestShutdown))
-    } else {
-        (JobState::Crashed, Some(Reason::Killed))
+    match how {
+        StopReason::Shutdown => (JobState::Stopped, Some(Reason::GuestShutdown)),
+        StopReason::Destroyed => (JobState::Crashed, Some(Reason::Destroyed)),
+        // Nobody but a reboot makes libvirt forget how a guest has ended.
+        StopReason::Unknown => (JobState::Crashed, Some(Reason::HostRebooted)),
+        StopReason::Crashed | StopReason::Migrated | StopReason::Saved | StopReason::Failed => {
+            (JobState::Crashed, Some(Reason::Killed))
+        }
     }
 }

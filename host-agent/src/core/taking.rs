@@ -9,10 +9,16 @@ use protocol::signed::Signed;
 use protocol::ticket::{Action, Expected, Offer, OfferStanding, VerifiedTicket, verify};
 use transport::clock::Now;
 
-use super::agent::{Agent, JOBS_MAX};
+use super::agent::{Agent, Entry, JOBS_MAX};
 use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord, Tally};
 use super::offers::{OPEN_MAX, Open};
+
+/// Starts under way at a time, those that wait for their turn included: at four at once and some
+/// seconds each, the last of them begins well within the minute that clients wait.
+pub(super) const STARTS_WAITING_MAX: usize = 32;
+/// When to ask again: one or two of them are over by then.
+const STARTS_RETRY_MS: u64 = 1_000;
 
 impl Agent {
     /// R8: admission and a reservation first, then the signed offer.
@@ -89,6 +95,7 @@ impl Agent {
         let room =
             Room { allocation: self.allocation_without(Some(&id), redeemed), ..self.room(None) };
         admit(room, &put.spec, arrival)?;
+        self.check_starts(&put.spec)?;
         if let Some(offer) = redeemed {
             self.offers.end(offer, OfferStanding::Used);
         }
@@ -98,6 +105,22 @@ impl Agent {
         self.insert(now, record, out);
         self.go_on(now, &id, out);
         Ok(Reply::Accepted(Box::new(job)))
+    }
+
+    /// A start more than the host can begin soon is not taken: whoever asks is told when to ask again,
+    /// and its ticket is good until then.
+    fn check_starts(&self, spec: &JobSpec) -> Result<(), Refusal> {
+        let is_start =
+            |entry: &&Entry| entry.work.is_some() && entry.record.job.state == JobState::Starting;
+        let starts = self.jobs.values().filter(is_start).count();
+        if spec.as_vm().is_some() && starts >= STARTS_WAITING_MAX {
+            return Err(Refusal::Busy {
+                what: "starts under way".to_owned(),
+                limit: u32::try_from(STARTS_WAITING_MAX).unwrap_or(u32::MAX),
+                retry_after_ms: STARTS_RETRY_MS,
+            });
+        }
+        Ok(())
     }
 
     /// Whether the job may be changed to this at all, whoever asks and whatever the room.

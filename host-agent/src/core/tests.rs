@@ -20,6 +20,8 @@ use super::*;
 
 mod one_off;
 
+mod restarts;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
@@ -117,6 +119,7 @@ struct Bench {
     events: Vec<Event>,
     looks: Vec<Look>,
     listens: Vec<JobId>,
+    asked_right: usize,
 }
 
 impl Bench {
@@ -132,6 +135,7 @@ impl Bench {
             events: vec![],
             looks: vec![],
             listens: vec![],
+            asked_right: 0,
         }
     }
 
@@ -166,6 +170,7 @@ impl Bench {
             Effect::Work { job, id, work } => self.works.push((job, id, work)),
             Effect::Look(look) => self.looks.push(look),
             Effect::Listen(job) => self.listens.push(job),
+            Effect::AskRight => self.asked_right += 1,
             Effect::TrustChanged(_) => {}
         }
     }

@@ -10,16 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host_agent::{Options, Share, run};
-use hypervisor::Hypervisor;
-use hypervisor::fake::Fake;
+use hypervisor::fake::{Fake, FakeOptions, Fault, Method as Call};
+use hypervisor::{Hypervisor, NodeFacts};
 use protocol::api::{ImageReply, JobList, PutJob, SHA256_HEADER, StopJob};
 use protocol::event::Frame;
 use protocol::host::Inventory;
 use protocol::id::{ClusterId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, OneOff, Reason, Role, ServiceSpec};
+use protocol::refusal::Refusal;
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
-use protocol::vm::VmSpec;
+use protocol::vm::{Restart, VmSpec};
 use transport::{
     CallError, CancellationToken, Client, Clock, Endpoint, Identity, Method, connect_stream,
 };
@@ -38,9 +39,13 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        Self::over(Fake::default()).await
+    }
+
+    async fn over(fake: Fake) -> Self {
         let mut bench = Self {
             folder: tempfile::tempdir().unwrap(),
-            fake: Fake::default(),
+            fake,
             stop: CancellationToken::new(),
             task: None,
             client: Client::new(Arc::new(Identity::ephemeral())),
@@ -361,4 +366,53 @@ async fn a_one_off_job_reports_its_exit_code_or_ends_at_its_deadline() {
     assert_eq!(done.reason, Some(Reason::Exited { code: 3 }));
     let late = bench.await_state("late", JobState::Stopped).await;
     assert_eq!(late.reason, Some(Reason::Deadline));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_creates_at_once_are_all_answered_and_all_run() {
+    const JOBS: usize = 100;
+    let node = NodeFacts { cpus: 64, memory_bytes: 64 << 30 };
+    let fake = Fake::new(FakeOptions { node, ..FakeOptions::default() });
+    for _ in 0..JOBS {
+        fake.inject(Fault::Slow(Call::Start, Duration::from_millis(20)));
+    }
+    let bench = Arc::new(Bench::over(fake).await);
+    let vm = VmSpec { vcpus: 1, memory_bytes: 64 << 20, ..VmSpec::default() };
+    let mut creates = tokio::task::JoinSet::new();
+    for n in 0..JOBS {
+        let (bench, spec) = (Arc::clone(&bench), JobSpec::vm(vm.clone()));
+        creates.spawn(async move {
+            let mut times_busy = 0;
+            loop {
+                match bench.put(&format!("web-{n}"), spec.clone()).await {
+                    Ok(_) => return times_busy,
+                    Err(error) => match error.refusal() {
+                        Some(Refusal::Busy { retry_after_ms, .. }) => {
+                            times_busy += 1;
+                            tokio::time::sleep(Duration::from_millis(*retry_after_ms)).await;
+                        }
+                        _ => panic!("web-{n}: {error}"),
+                    },
+                }
+            }
+        });
+    }
+    let times_busy: usize = creates.join_all().await.into_iter().sum();
+    assert!(times_busy > 0, "more were asked for than a host begins at once");
+    for n in 0..JOBS {
+        bench.await_state(&format!("web-{n}"), JobState::Running).await;
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_dies_is_started_again_when_its_owner_wants_that() {
+    let bench = Bench::new().await;
+    let vm = VmSpec { vcpus: 1, memory_bytes: 64 << 20, ..VmSpec::default() };
+    let spec = JobSpec::vm(VmSpec { restart: Restart::OnCrash, ..vm });
+    bench.put("web-1", spec).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    assert!(bench.fake.guest_crashes(JobId::new("web-1").unwrap().domain_uuid()));
+    let waiting = bench.await_state("web-1", JobState::Starting).await;
+    assert!(matches!(waiting.reason, Some(Reason::Restarting { number: 1, .. })), "{waiting:?}");
+    bench.await_state("web-1", JobState::Running).await;
 }

@@ -1,13 +1,15 @@
 //! `ostler run`: a VM from an image, placed by the controller, or by hand on a lone host.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use protocol::api::{PutJob, Want};
 use protocol::host::ImageFacts;
 use protocol::id::{HostId, ImageName, Revision};
-use protocol::job::{JobKind, JobSpec, OneOff};
+use protocol::job::{Job, JobKind, JobSpec, OneOff};
+use protocol::refusal::Refusal;
 use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, VmSpec};
-use transport::Method;
+use transport::{CallError, Clock, Endpoint, Method, Reply};
 
 use super::wait::verdict;
 use crate::cli::{Ms, RunArgs};
@@ -49,6 +51,8 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
             ..Hardware::default()
         }),
         cloud_init: cloud_init_of(args)?,
+        restart: args.restart,
+        autostart: args.autostart,
     };
     let labels = args.label.iter().cloned().collect();
     let idle_ms = args.idle.map(|idle| idle.0);
@@ -146,8 +150,7 @@ async fn run_here(
     for host in hosts {
         let agent = picture.agent(&host.id);
         let path = format!("/v1/jobs/{id}");
-        let asked = session.client.send::<_, protocol::job::Job>(Method::PUT, &agent, &path, &put);
-        match asked.await {
+        match put_patiently(session, &agent, &path, &put).await {
             Ok(reply) if args.wait.no_wait => {
                 tell(session, &reply.body, &host.name);
                 return Ok(Code::Ok);
@@ -182,6 +185,29 @@ async fn run_here(
         Some(error) => error.into(),
         None => Failure::new(Code::NotFound, "no host to run it on").next("ostler hosts"),
     })
+}
+
+/// Comes back when a busy host says so, for as long as a start may take.
+async fn put_patiently(
+    session: &Session,
+    agent: &Endpoint,
+    path: &str,
+    put: &PutJob,
+) -> Result<Reply<Job>, CallError> {
+    let clock = Clock::real();
+    let deadline_ms = clock.now().mono_ms + START_MS_MAX;
+    loop {
+        let asked = session.client.send(Method::PUT, agent, path, put).await;
+        let busy = asked.as_ref().err().and_then(CallError::refusal);
+        match busy {
+            Some(Refusal::Busy { retry_after_ms, .. })
+                if clock.now().mono_ms + retry_after_ms < deadline_ms =>
+            {
+                tokio::time::sleep(Duration::from_millis(*retry_after_ms)).await;
+            }
+            _ => return asked,
+        }
+    }
 }
 
 pub(super) fn tell(session: &Session, job: &protocol::job::Job, host_name: &str) {

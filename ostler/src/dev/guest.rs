@@ -76,7 +76,8 @@ pub(super) async fn first(
 
 /// What nobody asked to end is wanted still.
 fn is_to_start_again(job: &Job) -> bool {
-    job.state.is_ended() && matches!(job.reason, Some(Reason::Killed | Reason::HostRebooted))
+    job.state.is_ended()
+        && matches!(job.reason, Some(Reason::Killed | Reason::Destroyed | Reason::HostRebooted))
 }
 
 fn spec(image: Option<&ImageName>, picture: &Picture) -> JobSpec {

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::InvalidSpec;
-use crate::vm::VmSpec;
+use crate::vm::{Restart, VmSpec};
 
 /// Least time of either limit: hosts look once a second.
 pub const LIMIT_MS_MIN: u64 = 1_000;
@@ -32,6 +32,9 @@ impl OneOff {
     /// Checks everything that does not depend on a host.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         self.vm.validate()?;
+        if self.vm.restart != Restart::Never || self.vm.autostart {
+            return Err(InvalidSpec::OneOffRestart);
+        }
         let limits = [("deadline_ms", Some(self.deadline_ms)), ("idle_ms", self.idle_ms)];
         for (name, ms) in limits {
             if let Some(ms) = ms.filter(|ms| !(LIMIT_MS_MIN..=LIMIT_MS_MAX).contains(ms)) {

@@ -25,8 +25,31 @@ pub enum Reason {
     Deadline,
     /// A one-off job said nothing on its console for too long, and was stopped.
     Idle,
-    /// The guest vanished or died without being asked, or somebody destroyed it behind our back.
+    /// The guest vanished or died without being asked.
     Killed,
+    /// Somebody destroyed it behind our back, as with `virsh destroy`.
+    Destroyed,
+    /// It has ended by itself and is being started again by its host.
+    Restarting {
+        /// How it ended.
+        after: Box<Reason>,
+        /// How many times this was so lately.
+        number: u32,
+        /// How long the host waits before it does, in milliseconds.
+        in_ms: u64,
+    },
+    /// Its host was rebooted and waits for a quorum of arbiters to say that it is still theirs; then
+    /// it starts the guest again.
+    AwaitingRight,
+    /// It was started again too often lately; its host has given up until somebody asks.
+    Flapping {
+        /// How it ended last.
+        after: Box<Reason>,
+        /// How many times it was started again.
+        restarts: u32,
+        /// Within how many milliseconds.
+        within_ms: u64,
+    },
     /// The host was rebooted under it.
     HostRebooted,
     /// It could not be started; nothing of it is left running.
@@ -69,6 +92,18 @@ impl fmt::Display for Reason {
             Reason::Deadline => f.write_str("not done by its deadline"),
             Reason::Idle => f.write_str("silent for too long"),
             Reason::Killed => f.write_str("ended without being asked"),
+            Reason::Destroyed => f.write_str("somebody destroyed it"),
+            Reason::Restarting { after, number, in_ms } => {
+                write!(f, "{after}; start {number} again in {} s", in_ms.div_ceil(1000))
+            }
+            Reason::AwaitingRight => {
+                f.write_str("waits for arbiters to say that this host is still theirs")
+            }
+            Reason::Flapping { after, restarts, within_ms } => write!(
+                f,
+                "{after}; given up after {restarts} starts in {} min",
+                within_ms.div_ceil(60_000)
+            ),
             Reason::HostRebooted => f.write_str("the host was rebooted"),
             Reason::StartFailed { message } => write!(f, "start failed: {message}"),
             Reason::Unclear { message } => write!(f, "no clear answer yet: {message}"),

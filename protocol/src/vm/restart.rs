@@ -1,0 +1,22 @@
+//! What a host does by itself when a guest has ended without being asked.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// After which ends a host starts the guest again, under the hold it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// None: whoever wants it to run asks for that.
+    #[default]
+    Never,
+    /// Its process has died.
+    OnCrash,
+    /// Its process has died, it has shut down, or somebody has destroyed it behind its host's back.
+    Always,
+}
+
+/// Left away in JSON, so that what has no such wish reads and digests as ever.
+pub(super) fn is_false(value: &bool) -> bool {
+    !value
+}
