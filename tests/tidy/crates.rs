@@ -17,6 +17,7 @@ const PURE_MAY_USE: [(&str, &[&str]); 2] = [
         &[
             "data-encoding",
             "ed25519-dalek",
+            "compact_str",
             "imbl",
             "schemars",
             "serde",
@@ -26,7 +27,10 @@ const PURE_MAY_USE: [(&str, &[&str]); 2] = [
             "uuid",
         ],
     ),
-    ("planner", &["imbl", "rand", "rand_chacha", "serde", "serde_json", "thiserror"]),
+    (
+        "planner",
+        &["compact_str", "imbl", "rand", "rand_chacha", "serde", "serde_json", "thiserror"],
+    ),
 ];
 
 /// What their tests may use in addition.
