@@ -254,7 +254,7 @@ impl Hypervisor for Libvirt {
 
     fn list(&self) -> Result<Vec<DomainInfo>, HypervisorError> {
         self.with_connection("list domains", |connection| {
-            let infos = connection.domains()?.into_iter().filter_map(|d| info(&d).transpose());
+            let infos = connection.domains()?.into_iter().filter_map(|d| listed(&d).transpose());
             infos.collect()
         })
     }
@@ -388,6 +388,26 @@ fn info(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
     }
 }
 
+/// A domain in a list. One of others that can't be read is shown with what its handle alone tells,
+/// and as alive: a guest that hangs must not hide all others. Of one of ours that would say something
+/// untrue, and so would no domain at all; then the whole list is asked for again.
+fn listed(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
+    let (name, uuid) = (domain.name(), domain.uuid());
+    match info(domain) {
+        Err(raw) if !words::is_from_wire(&raw) && !is_ours(&name, uuid) => {
+            tracing::warn!("domain {name} can't be read: {}", raw.message);
+            let (state, resources) = (DomainState::Running, Resources::ZERO);
+            Ok(Some(DomainInfo { uuid, name, state, job: None, resources, is_persistent: true }))
+        }
+        read => read,
+    }
+}
+
+/// A job's domain has its name and the uuid that follows from it.
+fn is_ours(name: &str, uuid: Uuid) -> bool {
+    JobId::new(name).is_ok_and(|job| job.domain_uuid() == uuid)
+}
+
 fn migrate_params(to: &MigrateTo) -> Result<TypedParams, RawError> {
     let mut params = TypedParams::default();
     params.add_text(sys::VIR_MIGRATE_PARAM_URI, &to.migrate_uri)?;
@@ -407,4 +427,18 @@ fn migrate_flags(to: &MigrateTo) -> u32 {
         // A disk that fails on the way must not arrive as a disk with holes.
         | sys::VIR_MIGRATE_ABORT_ON_ERROR;
     if to.start_paused { flags | sys::VIR_MIGRATE_PAUSED } else { flags }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_ours_by_its_name_and_uuid_together() {
+        let uuid = JobId::new("web-1").unwrap().domain_uuid();
+        assert!(is_ours("web-1", uuid));
+        assert!(!is_ours("web-2", uuid));
+        assert!(!is_ours("Not a job", uuid));
+        assert!(!is_ours("web-1", Uuid::from_u128(1)));
+    }
 }

@@ -130,3 +130,37 @@ fn lab_a_one_off_job_runs_to_completion_or_to_its_deadline() {
     operator.must(&["rm", "late"]);
     assert_eq!(lab.virsh_domains(&host), Vec::<String>::new());
 }
+
+#[test]
+fn lab_a_guest_that_dies_and_one_whose_host_lost_power_are_started_again() {
+    let Some(lab) = Lab::up("lab_a_guest_that_dies_and_one_whose_host_lost_power", 1) else {
+        return;
+    };
+    let mut operator = Operator::new();
+    let url = operator.make_cluster(&lab);
+    let run = ["run", "--image", "guest", "--name", "web-1", "--memory", "128MiB"];
+    operator.must(&[&run[..], &["--restart", "on-crash", "--autostart"]].concat());
+    let host = operator.await_state("web-1", "running");
+    let kill = "kill -9 $(cat /run/libvirt/qemu/web-1.pid)";
+    let killed = lab.exec(&host, &["sh", "-c", kill]);
+    assert!(killed.status.success(), "{killed:?}");
+    operator.await_state("web-1", "starting");
+    assert_eq!(operator.await_state("web-1", "running"), host);
+    await_virsh(&lab, &host, "running");
+
+    // What virsh destroys has not crashed.
+    lab.must(&["exec", &host, "virsh", "destroy", "web-1"]);
+    operator.await_state("web-1", "crashed");
+    operator.must(&["start", "web-1"]);
+    await_virsh(&lab, &host, "running");
+
+    lab.must(&["kill", &host]);
+    lab.must(&["boot", &host]);
+    assert_eq!(lab.virsh_state(&host, "web-1"), "shut off");
+    lab.start_agent(&host, &url);
+    until("virsh to say running", Duration::from_secs(60), || {
+        let seen = lab.virsh_state(&host, "web-1");
+        is(seen == "running", seen)
+    });
+    operator.await_state("web-1", "running");
+}
