@@ -29,9 +29,10 @@ use std::time::Duration;
 use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions};
 use protocol::host::{Accel, Host};
 use protocol::resources::Resources;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use transport::discovery::{Advert, Announcer, Pace, Source};
+use transport::notify::Manager;
 use transport::{Client, Clock, Identity, Listen, Server};
 
 pub use crate::api::openapi;
@@ -43,7 +44,7 @@ use crate::feed::Feed;
 use crate::place::Place;
 pub use crate::sensors::Share;
 use crate::services::{ServiceContext, Services};
-use crate::shell::{MAILBOX_MAX, Shell, publish_trust};
+use crate::shell::{MAILBOX_MAX, Post, Shell, publish_trust};
 use crate::storage::{Maker, Storage, StorageError};
 use crate::store::{Store, StoreError};
 use crate::works::{STARTS_MAX, Works};
@@ -272,6 +273,7 @@ pub async fn run(
         tokio::spawn(place::follow(place, tell_advert, posts.clone())),
         tokio::spawn(shell::watch_domains(hv, posts.clone())),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
+        tokio::spawn(tell_manager(posts.clone())),
         tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts)),
         tokio::spawn(settle()),
     ];
@@ -292,6 +294,22 @@ pub async fn run(
     announcer.finished().await;
     let _ = serving.await;
     ended.map_err(AgentError::from)
+}
+
+/// Tells systemd that the agent is ready, and from then on that it is alive: whenever the core, whose
+/// answers wait for the ledger's disk, has answered once more.
+async fn tell_manager(posts: mpsc::Sender<Post>) {
+    let Some(manager) = Manager::of_this_process() else { return };
+    manager.ready();
+    let Some(interval) = manager.alive_interval() else { return };
+    loop {
+        tokio::time::sleep(interval).await;
+        let (sender, answer) = oneshot::channel();
+        if posts.send(Post::OpenOffers(sender)).await.is_err() || answer.await.is_err() {
+            return;
+        }
+        manager.alive();
+    }
 }
 
 /// Makes the agent small once it has started.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::host::Accel;
@@ -15,13 +16,19 @@ use crate::exit::EXIT_CODES;
 
 /// Runs virtual machines on a cluster of Linux hosts.
 #[derive(Debug, Parser)]
-#[command(name = "ostler", version, about, after_help = EXIT_CODES)]
+#[command(name = "ostler", version = VERSION.as_str(), about, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// The version, and the commit that whoever built a package names in `OSTLER_COMMIT`.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("OSTLER_COMMIT").unwrap_or("development build");
+    format!("{} ({commit})", env!("CARGO_PKG_VERSION"))
+});
 
 /// What every command takes.
 #[derive(Debug, Clone, Default, Args)]
@@ -99,6 +106,8 @@ pub(crate) enum Command {
     /// A discovery server, and its clusters
     #[command(subcommand)]
     Discovery(DiscoveryCommand),
+    /// Print what makes a shell complete this command line
+    Completion(CompletionArgs),
     /// The agent of this host
     Agent(AgentArgs),
     /// An arbiter: issues tickets
@@ -107,6 +116,24 @@ pub(crate) enum Command {
     Monitor(MonitorArgs),
     /// A controller: plans and executes what people want
     Controller(RoleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// For which shell
+    #[arg(value_enum)]
+    pub(crate) shell: ArgShell,
+}
+
+/// A shell that completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ArgShell {
+    /// source <(ostler completion bash)
+    Bash,
+    /// ostler completion zsh >"${fpath[1]}/_ostler"
+    Zsh,
+    /// ostler completion fish | source
+    Fish,
 }
 
 #[derive(Debug, Args)]

@@ -43,6 +43,8 @@ mod doctor;
 
 mod trust;
 
+mod completion;
+
 mod discovery;
 
 mod agent;
@@ -70,6 +72,7 @@ pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Dev(args) => dev::run(&global, args),
         Command::Bootstrap(args) => block_on(bootstrap::run(&global, args)),
         Command::Discovery(command) => block_on(discovery::run(&global, command)),
+        Command::Completion(args) => completion::run(args),
         Command::Agent(args) => agent::run(args),
         Command::Arbiter(args) => block_on(roles::arbiter(args)),
         Command::Monitor(args) => block_on(roles::monitor(args)),
@@ -115,6 +118,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         | Command::Bootstrap(_)
         | Command::Discovery(_)
         | Command::Trust(_)
+        | Command::Completion(_)
         | Command::Agent(_)
         | Command::Arbiter(_)
         | Command::Monitor(_)

@@ -1,51 +1,5 @@
-//! The one binary: every role as a subcommand, and the user's commands.
-//!
-//! Decides nothing but which command runs and what its end means to a shell ([`exit`]).
-
-mod cli;
-
-mod command;
-
-mod session;
-
-mod picture;
-
-mod follow;
-
-mod show;
-
-mod exit;
-
-mod reaper;
-
-mod dev;
-
-use clap::Parser as _;
-
-use crate::cli::Cli;
-use crate::exit::Code;
+//! The program. All of it is in the library beside this, for the sake of those who write its manual.
 
 fn main() -> std::process::ExitCode {
-    let cli = Cli::parse();
-    let is_json = cli.global.json;
-    let code = match command::run(cli) {
-        Ok(code) => code,
-        Err(failure) => {
-            failure.tell(is_json);
-            failure.code
-        }
-    };
-    code.into()
-}
-
-/// Runs a command's future on a runtime of its own.
-fn block_on<T>(work: impl Future<Output = Result<T, exit::Failure>>) -> Result<T, exit::Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| exit::Failure::new(Code::Failed, "start the runtime").because(error))?;
-    let result = runtime.block_on(work);
-    // A thread that waits for the keyboard never ends by itself.
-    runtime.shutdown_background();
-    result
+    ostler::run()
 }

@@ -29,6 +29,8 @@ pub mod backoff;
 
 pub mod shutdown;
 
+pub mod notify;
+
 pub mod discovery;
 
 pub mod durable;

@@ -1,0 +1,59 @@
+//! The one binary: every role as a subcommand, and the user's commands.
+//!
+//! Decides nothing but which command runs and what its end means to a shell (`exit.rs`).
+
+mod cli;
+
+mod command;
+
+mod session;
+
+mod picture;
+
+mod follow;
+
+mod show;
+
+mod exit;
+
+mod reaper;
+
+mod dev;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::cli::Cli;
+use crate::exit::Code;
+
+/// Does what the command line says, and returns how that ended.
+#[must_use]
+pub fn run() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let is_json = cli.global.json;
+    let code = match command::run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.tell(is_json);
+            failure.code
+        }
+    };
+    code.into()
+}
+
+/// Every command with its flags, for manual pages.
+#[must_use]
+pub fn grammar() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs a command's future on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = Result<T, exit::Failure>>) -> Result<T, exit::Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| exit::Failure::new(Code::Failed, "start the runtime").because(error))?;
+    let result = runtime.block_on(work);
+    // A thread that waits for the keyboard never ends by itself.
+    runtime.shutdown_background();
+    result
+}
