@@ -14,7 +14,8 @@ use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
 use crate::intent::{Intent, Problem, problems};
 use crate::level::{Level, Score};
-use crate::report::{Report, explain, violations};
+use crate::report::{Report, explain, explain_stay, violations};
+use crate::rules::Clause;
 use crate::search::{Aim, Node, Search};
 use crate::state::State;
 use crate::steps::Step;
@@ -102,13 +103,15 @@ struct Attempt<'a> {
     earlier: Vec<&'a Expectation>,
     unmet: Vec<(Level, &'a Expectation)>,
     coming: Vec<(JobId, HostId)>,
+    /// What could not be moved away from hosts that are to be emptied.
+    staying: Vec<(JobId, HostId)>,
 }
 
 impl<'a> Attempt<'a> {
     fn begin(start: &State<'a>, goals: Vec<(Level, &'a Expectation)>) -> Self {
         let (input, node) = (start.input(), Node::root(start));
-        let (earlier, unmet, coming) = (vec![], vec![], vec![]);
-        Self { input, start: start.clone(), node, goals, earlier, unmet, coming }
+        let (earlier, unmet, coming, staying) = (vec![], vec![], vec![], vec![]);
+        Self { input, start: start.clone(), node, goals, earlier, unmet, coming, staying }
     }
 
     fn go(&mut self) {
@@ -122,7 +125,8 @@ impl<'a> Attempt<'a> {
             if level == Level::Should && self.input.limits.tends_hosts {
                 self.relieve_hosts();
             }
-            for clause in self.input.clauses.iter().filter(|clause| clause.level == level) {
+            let tended = |clause: &&Clause| clause.level == level;
+            for clause in self.input.clauses.iter().filter(tended) {
                 while clause.rule.violations(&self.node.state) > 0 {
                     if !self.pursue(&Aim::Keep(clause)) {
                         break;
@@ -170,7 +174,9 @@ impl<'a> Attempt<'a> {
             jobs.sort();
             for (_, job) in jobs {
                 self.node.state.remember(&job);
-                self.pursue(&Aim::Away { job, from: host.clone() });
+                if !self.pursue(&Aim::Away { job: job.clone(), from: host.clone() }) {
+                    self.staying.push((job, host.clone()));
+                }
             }
         }
     }
@@ -246,8 +252,12 @@ impl<'a> Attempt<'a> {
         let place = |goal: &Expectation| self.input.expectations.iter().position(|e| e == goal);
         self.unmet.sort_by_key(|(_, goal)| place(goal));
         let state = &self.node.state;
+        let unmet = self.unmet.iter().map(|(_, goal)| explain(state, goal));
+        let left = self.staying.iter().filter(|(job, from)| {
+            state.placed(job, from).is_some_and(|placed| !placed.state.is_ended())
+        });
         let report = Report {
-            unmet: self.unmet.iter().map(|(_, goal)| explain(state, goal)).collect(),
+            unmet: unmet.chain(left.map(|(job, from)| explain_stay(state, job, from))).collect(),
             violations: violations(state),
             problems: if self.input.limits.tends_hosts { problems(state) } else { vec![] },
         };

@@ -103,6 +103,11 @@ pub enum UnmetReason {
         /// Where they are.
         host: HostId,
     },
+    /// Its host is to be emptied, and no other can take it.
+    CannotLeave {
+        /// Where it is.
+        host: HostId,
+    },
     /// The one step that would help is not possible.
     Blocked,
 }
@@ -180,6 +185,34 @@ pub(crate) fn explain(state: &State<'_>, expectation: &Expectation) -> Unmet {
     }
 }
 
+/// Says why a job stays on a host that is to be emptied.
+pub(crate) fn explain_stay(state: &State<'_>, job: &JobId, from: &HostId) -> Unmet {
+    let at = state.placed(job, from).map(|placed| placed.state);
+    let is_between = |state: &JobState| {
+        matches!(
+            state,
+            JobState::Accepted
+                | JobState::Starting
+                | JobState::Stopping
+                | JobState::MigratingIn
+                | JobState::MigratingOut
+        )
+    };
+    let (job, host) = (job.clone(), from.clone());
+    if let Some(state) = at.filter(is_between) {
+        let reason = UnmetReason::InTransition { host, state };
+        return Unmet { job, reason, hosts: vec![], hosts_unlisted: 0, cheapest: None };
+    }
+    let others = state.hosts().filter(|(to, _)| *to != from);
+    let moves = others.map(|(to, _)| (to.clone(), move_to(state, &job, from, to)));
+    let mut hosts = judge(state, moves.collect());
+    let hosts_unlisted = u32::try_from(hosts.len().saturating_sub(VERDICTS_MAX));
+    hosts.truncate(VERDICTS_MAX);
+    let cheapest = hosts.first().and_then(nearest_help);
+    let reason = UnmetReason::CannotLeave { host };
+    Unmet { job, reason, hosts, hosts_unlisted: hosts_unlisted.unwrap_or(u32::MAX), cheapest }
+}
+
 fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
     let rows = state.placements(expectation.job());
     for (host, placed) in rows.iter().filter(|(_, placed)| !placed.state.is_ended()) {
@@ -252,6 +285,11 @@ fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
             }
         }
     }
+    judge(state, steps)
+}
+
+/// What stands in the way of each step, nearest to possible first.
+fn judge(state: &State<'_>, steps: Vec<(HostId, Step)>) -> Vec<HostVerdict> {
     let mut verdicts: Vec<(u64, HostVerdict)> = steps
         .into_iter()
         .filter_map(|(host, step)| {
@@ -323,6 +361,7 @@ fn cheapest(
         | UnmetReason::NoHosts
         | UnmetReason::AliveOnLostHost { .. }
         | UnmetReason::InTransition { .. }
+        | UnmetReason::CannotLeave { .. }
         | UnmetReason::Blocked => return None,
     }
     if let Some(steps) = room_making(state, expectation) {
@@ -330,7 +369,11 @@ fn cheapest(
         let moves: Vec<String> = moves.iter().map(Step::to_string).collect();
         return Some(format!("{}: that makes room", moves.join(", then ")));
     }
-    let nearest = hosts.first()?;
+    nearest_help(hosts.first()?)
+}
+
+/// What would make the nearest host fit.
+fn nearest_help(nearest: &HostVerdict) -> Option<String> {
     let host = name(&nearest.host, &nearest.name);
     match &nearest.why {
         Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } } => {
@@ -420,6 +463,9 @@ impl fmt::Display for UnmetReason {
             UnmetReason::DisksElsewhere { host } => {
                 write!(f, "its disks are on {}", host.short())
             }
+            UnmetReason::CannotLeave { host } => {
+                write!(f, "cannot leave {}, which is to be emptied", host.short())
+            }
             UnmetReason::Blocked => f.write_str("cannot be done now"),
         }
     }
@@ -428,7 +474,10 @@ impl fmt::Display for UnmetReason {
 impl fmt::Display for Unmet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.job, self.reason)?;
-        let has_verdicts = matches!(self.reason, UnmetReason::NoHostFits | UnmetReason::Blocked);
+        let has_verdicts = matches!(
+            self.reason,
+            UnmetReason::NoHostFits | UnmetReason::CannotLeave { .. } | UnmetReason::Blocked
+        );
         for verdict in self.hosts.iter().filter(|_| has_verdicts) {
             write!(f, "; {}", name(&verdict.host, &verdict.name))?;
             if verdict.alike > 0 {

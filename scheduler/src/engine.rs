@@ -8,13 +8,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Outcome, Standing, State};
+use planner::{Outcome, PlanInput, Standing, State};
 use protocol::api::{NewRun, RunStatus, Want};
 use protocol::id::{HostId, JobId, Revision, RunId};
 use protocol::job::JobState;
 use protocol::refusal::{Problem, Refusal};
 use protocol::trust::Trust;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use transport::{CancellationToken, Client, Clock};
 use uuid::Uuid;
 
@@ -30,6 +32,9 @@ use crate::task::{Circumstances, Dispatch};
 pub const RUNS_OPEN_MAX: usize = 4096;
 /// Runs that are driven at once; the others wait their turn. Each has at most one request out.
 const RUNS_DRIVEN_MAX: usize = 256;
+/// How long a run waits for its plan. The search is bounded in nodes, so only a queue of others
+/// before it takes long; a run that has waited so long says so and asks again.
+const PLAN_WAIT: Duration = Duration::from_secs(30);
 /// Pause before storage that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long a request may be held until a run's status changes.
@@ -62,6 +67,9 @@ struct Inner {
     knowledge: Arc<Mutex<Knowledge>>,
     open: Mutex<BTreeMap<RunId, watch::Receiver<Arc<RunStatus>>>>,
     places: Semaphore,
+    /// One plan at a time: the next one sees what the one before has reserved. Those who wait are
+    /// bounded by `places`.
+    planning: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -127,7 +135,8 @@ impl Scheduler {
         };
         let open = Mutex::default();
         let places = Semaphore::new(RUNS_DRIVEN_MAX);
-        Self(Arc::new(Inner { options, executor, knowledge, open, places, shutdown }))
+        let planning = Arc::new(Semaphore::new(1));
+        Self(Arc::new(Inner { options, executor, knowledge, open, places, planning, shutdown }))
     }
 
     /// Takes up every run that has not ended; answers how many, and which records are damaged.
@@ -274,7 +283,7 @@ impl Driver {
                             }
                         }
                         Effect::Dispatch(dispatch) => flight = Some(self.dispatch(*dispatch)),
-                        Effect::Plan => inputs.push(self.plan()),
+                        Effect::Plan => inputs.push(self.plan().await),
                         Effect::WakeAt(at_ms) => wake_at_ms = Some(at_ms),
                         Effect::Publish => self.announce(),
                         Effect::End => {
@@ -331,36 +340,57 @@ impl Driver {
         })
     }
 
-    fn plan(&self) -> Input {
-        let options = &self.inner.options;
+    /// Plans on a thread of its own: a search may take long, and this one answers requests.
+    async fn plan(&self) -> Input {
+        match timeout(PLAN_WAIT, self.plan_in_turn()).await {
+            Ok(input) => input,
+            Err(_) => {
+                let why =
+                    format!("no plan within {} s: others are planned first", PLAN_WAIT.as_secs());
+                Input::CannotPlan { why }
+            }
+        }
+    }
+
+    async fn plan_in_turn(&self) -> Input {
+        let inner = &self.inner;
+        let Ok(turn) = Arc::clone(&inner.planning).acquire_owned().await else {
+            return Input::CannotPlan { why: "the engine is ending".to_owned() };
+        };
+        let options = &inner.options;
         let picture = options.picture.borrow().clone();
         if !picture.is_current {
             return Input::CannotPlan { why: format!("no current view ({})", picture.source) };
         }
         let record = self.run.record();
-        let job = record.job();
-        // Reserved in the same breath, so that two runs do not plan for the same place.
-        let mut knowledge = self.inner.knowledge.lock().expect("no holder of this lock panics");
-        let setbacks = record.setbacks.clone();
-        let now_ms = self.now_ms();
-        let input =
-            knowledge.plan_input(now_ms, &picture, record.id, &record.want, setbacks, options.seed);
-        let outcome = planner::plan(&input);
-        let state = State::new(&input);
-        let reservations =
-            outcome.plan.steps.iter().filter_map(|step| step.reservation(&state)).collect();
-        knowledge.reserve(record.id, reservations);
-        drop(knowledge);
-        let rows = state.placements(job);
-        let running = rows.values().find(|placed| placed.state == JobState::Running);
-        let at = Circumstances {
-            has_trust: options.trust.borrow().is_some(),
-            spec: running.map(|placed| placed.spec.clone()),
-            hold: running.and_then(|placed| placed.hold),
-            hosts_with_rows: rows.keys().cloned().collect(),
-        };
-        let met_at = met_at(&input, &outcome, &state);
-        Input::Planned { outcome: Box::new(outcome), at, met_at }
+        let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());
+        let (now_ms, seed) = (self.now_ms(), options.seed);
+        let has_trust = options.trust.borrow().is_some();
+        let knowledge = Arc::clone(&inner.knowledge);
+        // Gone as soon as nobody waits for this plan any more.
+        let asker = Arc::new(());
+        let asked = Arc::downgrade(&asker);
+        let planned = spawn_blocking(move || {
+            // The turn ends with the search, not with whoever waits for it.
+            let _turn = turn;
+            let lock = || knowledge.lock().expect("no holder of this lock panics");
+            let input = lock().plan_input(now_ms, &picture, run, &want, setbacks, seed);
+            let outcome = planner::plan(&input);
+            let state = State::new(&input);
+            let steps = outcome.plan.steps.iter();
+            let reservations = steps.filter_map(|step| step.reservation(&state)).collect();
+            // Under the lock, so that a plan that comes too late keeps nothing of a run that is over.
+            let mut knowledge = lock();
+            if asked.upgrade().is_some() {
+                knowledge.reserve(run, reservations);
+            }
+            drop(knowledge);
+            planned(want.job(), has_trust, &input, outcome)
+        });
+        match planned.await {
+            Ok(planned) => planned,
+            Err(error) => Input::CannotPlan { why: format!("the planner failed: {error}") },
+        }
     }
 
     fn announce(&self) {
@@ -377,10 +407,25 @@ impl Driver {
     }
 }
 
+/// A plan with what its tasks must know of the job.
+fn planned(job: &JobId, has_trust: bool, input: &PlanInput, outcome: Outcome) -> Input {
+    let state = State::new(input);
+    let rows = state.placements(job);
+    let running = rows.values().find(|placed| placed.state == JobState::Running);
+    let at = Circumstances {
+        has_trust,
+        spec: running.map(|placed| placed.spec.clone()),
+        hold: running.and_then(|placed| placed.hold),
+        hosts_with_rows: rows.keys().cloned().collect(),
+    };
+    let met_at = met_at(input, &outcome, &state);
+    Input::Planned { outcome: Box::new(outcome), at, met_at }
+}
+
 /// Where the job is seen to run, when that is what is wanted.
 #[must_use]
 pub fn met_at(
-    input: &planner::PlanInput,
+    input: &PlanInput,
     outcome: &Outcome,
     state: &State<'_>,
 ) -> Option<(HostId, Revision)> {
