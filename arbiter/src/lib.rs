@@ -2,7 +2,7 @@
 //!
 //! [`core`] decides (rules R1, R2, R3, R5, R6, R7 of the tenure protocol), [`books`] counts,
 //! [`statement`] is what corrects them. The rest is the shell: `serve` answers requests, `reader`
-//! asks the hosts what they hold, `directory` finds them.
+//! asks the hosts what they hold.
 
 pub mod core;
 
@@ -13,7 +13,5 @@ pub mod statement;
 mod serve;
 
 mod reader;
-
-mod directory;
 
 pub use serve::{ArbiterError, BooksReply, Options, TenantUse, serve};

@@ -14,10 +14,10 @@ use protocol::signed::PublicKey;
 use tokio::sync::{Notify, watch};
 use transport::backoff::random_unit;
 use transport::client::Patience;
+use transport::discovery::Addresses;
 use transport::{CancellationToken, Client, Clock, Endpoint};
 
 use crate::core::Input;
-use crate::directory::Addresses;
 use crate::serve::Shared;
 use crate::statement::{OpenOffers, Statement};
 

@@ -27,7 +27,7 @@ use protocol::ticket::{Answer, Offer};
 use protocol::trust::{Right, Trust};
 use serde::Serialize;
 use tokio::sync::watch;
-use transport::discovery::Source;
+use transport::discovery::{Source, follow_addresses};
 use transport::identity::IdentityError;
 use transport::problem::finish;
 use transport::server::BindError;
@@ -38,7 +38,6 @@ use transport::{
 
 use crate::books::{Entry, share};
 use crate::core::{Core, Effect, Input, Verdict, Waiting};
-use crate::directory;
 use crate::reader::{Reader, Readers};
 
 /// How long an answer waits for hosts that may have news. They answer in milliseconds, or they
@@ -201,7 +200,7 @@ async fn follow_trust(
     discovery: Vec<Source>,
     shutdown: CancellationToken,
 ) {
-    let addresses = directory::follow(discovery, &client, shutdown.clone());
+    let addresses = follow_addresses(discovery, &client, shutdown.clone());
     let mut changes = shared.trust.clone();
     let run = async {
         loop {

@@ -18,7 +18,7 @@ use protocol::job::ServiceEndpoint;
 use protocol::trust::{Right, Trust};
 use tokio::sync::{Semaphore, mpsc, watch};
 use transport::backoff::random_unit;
-use transport::discovery::Source as DiscoverySource;
+use transport::discovery::{Source as DiscoverySource, follow_addresses};
 use transport::identity::IdentityError;
 use transport::problem::finish;
 use transport::server::BindError;
@@ -29,7 +29,6 @@ use transport::{
 };
 
 use crate::core::Core;
-use crate::directory;
 use crate::feed::{self, FeedQuery};
 use crate::follower::TURNS_MAX;
 use crate::page::{self, Page, PageQuery};
@@ -122,7 +121,7 @@ pub async fn serve(
     };
     tokio::spawn(writer.run(shutdown.clone()));
     let sources = Sources {
-        addresses: directory::follow(options.discovery, &client, shutdown.clone()),
+        addresses: follow_addresses(options.discovery, &client, shutdown.clone()),
         client: client.clone(),
         follow: options.follow,
         trust: trust.clone(),

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use protocol::id::HostId;
 use protocol::trust::Trust;
 use tokio::sync::{Semaphore, mpsc, watch};
+use transport::discovery::Addresses;
 use transport::{CancellationToken, Client, Endpoint};
 
 use crate::core::{Input, Source, Wanted};
-use crate::directory::Addresses;
 use crate::follower::{COMMANDS_MAX, Follower};
 use crate::writer::{Connection, Connections, Order, Published};
 

@@ -11,8 +11,10 @@ use protocol::api::Health;
 use protocol::id::HostId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use transport::discovery::{Finder, Findings, Pace, Source};
-use transport::{Backoff, CancellationToken, Client, Endpoint, Method};
+
+use super::{Finder, Findings, Pace, Source};
+use crate::backoff::{Backoff, random_unit};
+use crate::{CancellationToken, Client, Endpoint, Method};
 
 /// How often a bare address is asked again who it is: a machine there may have been replaced.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -28,15 +30,16 @@ const ANSWERS_MAX: usize = 64;
 
 /// What is known now of where hosts answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Addresses {
+pub struct Addresses {
     /// Urls by host, the best first.
-    pub(crate) hosts: BTreeMap<HostId, Vec<String>>,
+    pub hosts: BTreeMap<HostId, Vec<String>>,
     /// True once every source and every bare address has answered or failed once.
-    pub(crate) is_settled: bool,
+    pub is_settled: bool,
 }
 
-/// Looks for hosts until `shutdown`.
-pub(crate) fn follow(
+/// Looks for hosts until `shutdown`, and keeps telling where each answers.
+#[must_use]
+pub fn follow_addresses(
     sources: Vec<Source>,
     client: &Client,
     shutdown: CancellationToken,
@@ -114,7 +117,7 @@ async fn ask_who(url: String, client: Client, tell: mpsc::Sender<(String, Option
             backoff.reset();
             RESOLVE_INTERVAL
         } else {
-            backoff.next(transport::backoff::random_unit())
+            backoff.next(random_unit())
         };
         if tell.send((url.clone(), host)).await.is_err() {
             return;

@@ -17,6 +17,8 @@ mod file;
 
 mod finder;
 
+mod directory;
+
 mod announcer;
 
 mod mdns;
@@ -39,6 +41,7 @@ use crate::endpoint::{Endpoint, port_of};
 
 pub use announcer::{Advert, Announcer};
 pub use book::BookLimits;
+pub use directory::{Addresses, follow_addresses};
 pub use finder::{Finder, Findings, SourceState};
 pub use join::JoinSecret;
 pub use record::{Departure, Instance, Registration, SshKey};

@@ -188,7 +188,7 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
         monitor.until_hears(&client, living).await;
     }
     for rate in [0, living.min(1_000), living] {
-        let figures = visible(&client, &monitors, &mut agents, living, hosts, hole, rate).await;
+        let figures = visible(&client, &monitors, &mut agents, share, hosts, hole, rate).await;
         say("M3_visible", figures);
     }
     for rate in [1_000] {
@@ -219,7 +219,7 @@ async fn visible(
     client: &Client,
     monitors: &[Monitor],
     agents: &mut [Process],
-    living: usize,
+    share: usize,
     hosts: usize,
     hole: Option<usize>,
     rate: usize,
@@ -229,8 +229,8 @@ async fn visible(
     // The same event straight from the host is the yardstick.
     let watched: Vec<usize> =
         (0..hosts).filter(|n| hole.is_none_or(|hole| n % hole != 0)).collect();
-    let watched: Vec<usize> =
-        (0..PROBES.min(living)).map(|i| watched[i * watched.len() / PROBES.min(living)]).collect();
+    let probed = PROBES.min(watched.len());
+    let watched: Vec<usize> = (0..probed).map(|i| watched[i * watched.len() / probed]).collect();
     for monitor in monitors {
         let mut frames = connect_stream(client, &monitor.to, "/v1/events").await.expect("stream");
         while frames.next::<Frame>().await.expect("goes on").expect("sound") != Frame::Current {}
@@ -254,13 +254,12 @@ async fn visible(
     drop(tell);
     tell_rate(agents, rate);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let share = hosts.div_ceil(agents.len());
     let mut seen: HashMap<(String, u64), (usize, u64)> = HashMap::new();
     let mut latencies = Vec::new();
     let mut firsts = Vec::new();
     for i in 0..PROBES {
         let n = watched[i % watched.len()];
-        agents[(n / share).min(agents.len() - 1)].tell(&format!("probe {n}"));
+        agents[n / share].tell(&format!("probe {n}"));
         let deadline = tokio::time::Instant::now() + Duration::from_millis(25);
         while let Ok(Some((job, since, at))) = tokio::time::timeout_at(deadline, told.recv()).await
         {
