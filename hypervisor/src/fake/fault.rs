@@ -13,7 +13,7 @@ pub enum Fault {
     Ambiguous(Method, ErrorKind),
     /// The call takes this much longer.
     Slow(Method, Duration),
-    /// The call comes back only after [`Fake::release`].
+    /// The call comes back only after [`Fake::release`](super::Fake::release).
     Hang(Method),
     /// The guest does not react to a request to shut down or to reboot.
     GuestIgnoresShutdown,
@@ -22,7 +22,7 @@ pub enum Fault {
         /// Whether it is in fact on the target.
         has_arrived: bool,
     },
-    /// A migration goes on until it is aborted or [`Fake::release`] lets it end.
+    /// A migration goes on until it is aborted or [`Fake::release`](super::Fake::release) lets it end.
     MigrateStalls,
 }
 

@@ -76,7 +76,7 @@ pub struct Upgrade {
 
 impl Upgrade {
     /// Answers yes and runs `handle` with the stream, in a task of its own. The stream is closed
-    /// with [`close::STOPPING`] when the server stops.
+    /// with [`close::STOPPING`](super::close::STOPPING) when the server stops.
     pub fn frames<F, Fut>(self, handle: F) -> Response
     where
         F: FnOnce(Frames) -> Fut + Send + 'static,
