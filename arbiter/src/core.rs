@@ -134,6 +134,8 @@ pub struct Core {
     /// False for a key made by this very process.
     may_have_promised: bool,
     trust: Option<Arc<Trust>>,
+    /// Its roster: an id is a hash, too dear to be made of every key for every statement.
+    roster: BTreeMap<HostId, PublicKey>,
     /// The largest T seen, so that a shorter term in a new document can't cut the silence short.
     term_ms: u64,
     /// Roster hosts read since the start in a way that completes the books.
@@ -151,6 +153,7 @@ impl Core {
             started_ms,
             may_have_promised,
             trust: None,
+            roster: BTreeMap::new(),
             term_ms: 0,
             heard: BTreeSet::new(),
             said: BTreeMap::new(),
@@ -208,12 +211,8 @@ impl Core {
         if self.trust.as_ref().is_some_and(|old| old.version > trust.version) {
             return;
         }
-        let roster: BTreeSet<HostId> = trust.roster.iter().map(HostId::of).collect();
-        let old: BTreeSet<HostId> = match &self.trust {
-            Some(old) => old.roster.iter().map(HostId::of).collect(),
-            None => BTreeSet::new(),
-        };
-        for host in old.difference(&roster) {
+        let old = std::mem::replace(&mut self.roster, trust.roster_by_host());
+        for host in old.keys().filter(|host| !self.roster.contains_key(*host)) {
             self.heard.remove(host);
             self.said.remove(host);
             self.books.retire(host);
@@ -225,8 +224,8 @@ impl Core {
 
     /// R3, and the part of R2 that a statement can fulfil.
     fn hear(&mut self, host: &HostId, asked_ms: u64, statement: &Statement) {
-        let Ok((slot, trust)) = self.member() else { return };
-        if trust.host_key(host).is_none() {
+        let Ok((slot, _)) = self.member() else { return };
+        if !self.roster.contains_key(host) {
             return;
         }
         let is_known = |id: &OfferId| self.books.of_offer(host, *id).is_some();
@@ -248,7 +247,7 @@ impl Core {
             Err(why) => return Verdict::NotMember(why),
         };
         let digest = offer.digest();
-        let judged = check_policy(offer, &trust, out)
+        let judged = check_policy(offer, &trust, &self.roster, out)
             .and_then(|offer| self.judge(now_ms, slot, &trust, digest, offer, out));
         match judged {
             Ok(debit) => Verdict::Grant(Grant { slot, offer: digest, debit }),
@@ -388,8 +387,7 @@ impl Core {
 
     /// R2: roster hosts not read since the start.
     fn missing(&self) -> Vec<HostId> {
-        let roster = self.trust.iter().flat_map(|trust| &trust.roster);
-        roster.map(HostId::of).filter(|host| !self.heard.contains(host)).collect()
+        self.roster.keys().filter(|host| !self.heard.contains(*host)).cloned().collect()
     }
 }
 
@@ -397,6 +395,7 @@ impl Core {
 fn check_policy(
     signed: &Signed<Offer>,
     trust: &Trust,
+    roster: &BTreeMap<HostId, PublicKey>,
     out: &mut Vec<Effect>,
 ) -> Result<Offer, DenialReason> {
     let offer = match signed.open() {
@@ -412,8 +411,8 @@ fn check_policy(
             offer.trust_version, trust.version
         ));
     }
-    match trust.host_key(&offer.host) {
-        Some(key) if key == signed.key() => {}
+    match roster.get(&offer.host) {
+        Some(key) if *key == signed.key() => {}
         Some(_) => {
             return policy(format!(
                 "offer of host {} is signed by another key, {}",

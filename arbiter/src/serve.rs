@@ -207,11 +207,12 @@ async fn follow_trust(
             let trust = changes.borrow_and_update().clone();
             if let Some(trust) = trust {
                 let mut readers = lock(&shared.readers);
-                readers.retain(|host, _| trust.host_key(host).is_some());
-                for key in &trust.roster {
-                    readers.entry(HostId::of(key)).or_insert_with(|| {
+                let roster = trust.roster_by_host();
+                readers.retain(|host, _| roster.contains_key(host));
+                for (host, key) in roster {
+                    readers.entry(host).or_insert_with(|| {
                         let clock = &shared.clock;
-                        Reader::start(*key, &shared, &client, clock, addresses.clone(), &shutdown)
+                        Reader::start(key, &shared, &client, clock, addresses.clone(), &shutdown)
                     });
                 }
                 drop(readers);

@@ -19,6 +19,7 @@
 //! row and never a reason to distrust it: what is missing is read again as an inventory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use protocol::event::{Event, Fact, Frame};
 use protocol::host::Inventory;
@@ -54,6 +55,8 @@ pub const AGES_INTERVAL_MS: u64 = 2_000;
 const TROUBLE_CHARS_MAX: usize = 400;
 
 /// Whom a stream comes from.
+///
+/// Hosts come first, in the order of their ids.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// A host itself; its key was checked before the stream opened.
@@ -137,8 +140,8 @@ pub enum Effect {
     PassOn,
     /// Tell every subscriber; the view already has it.
     Publish(Frame),
-    /// Tell subscribers that are monitors how old each row is.
-    PublishAges(Vec<Frame>),
+    /// Tell subscribers that are monitors, if there are any, how old each row is: [`Core::ages`].
+    PublishAges,
     /// Open this stream again without a cursor: something was missed.
     Resync(Source),
     /// Drop this stream and open it again only after a while.
@@ -160,7 +163,7 @@ pub struct HostStatus {
     /// When it was last heard, or first named if it never was.
     pub heard_ms: u64,
     /// By which way.
-    pub path: String,
+    pub path: Arc<str>,
     /// What is wrong, in words.
     pub trouble: Option<String>,
 }
@@ -181,7 +184,7 @@ enum Standing {
 #[derive(Debug)]
 struct Stream {
     standing: Standing,
-    url: String,
+    url: Arc<str>,
     /// When the source was first wanted.
     named_ms: u64,
     /// True once history has ended on it (its `Current` frame came).
@@ -195,7 +198,7 @@ struct Heard {
     /// `None` for a host that was only named so far.
     at_ms: Option<u64>,
     named_ms: u64,
-    path: String,
+    path: Arc<str>,
     /// Set while the host itself tells older things than the view has.
     trouble: Option<String>,
     /// In which life it said things that only a newer version understands, and what.
@@ -289,7 +292,16 @@ impl Core {
     /// Every host that was named or heard, with how much its row is worth.
     #[must_use]
     pub fn statuses(&self) -> Vec<HostStatus> {
-        self.hosts.iter().map(|(host, heard)| self.status(host, heard)).collect()
+        // Both maps have the order of the ids: one walk, instead of a search for each host.
+        let mut streams = self.streams.iter().peekable();
+        let status = |(host, heard): (&HostId, &Heard)| {
+            let is_before = |source: &Source| matches!(source, Source::Host(h) if h < host);
+            while streams.next_if(|(source, _)| is_before(source)).is_some() {}
+            let is_its = |source: &Source| matches!(source, Source::Host(h) if h == host);
+            let stream = streams.next_if(|(source, _)| is_its(source)).map(|(_, stream)| stream);
+            self.status(host, heard, stream)
+        };
+        self.hosts.iter().map(status).collect()
     }
 
     /// How fresh and how old each row is, as a follower of this monitor is told.
@@ -299,8 +311,7 @@ impl Core {
         heard.map(|(host, heard)| heard.frame(now_ms, host)).collect()
     }
 
-    fn status(&self, host: &HostId, heard: &Heard) -> HostStatus {
-        let stream = self.streams.get(&Source::Host(host.clone()));
+    fn status(&self, host: &HostId, heard: &Heard, stream: Option<&Stream>) -> HostStatus {
         let is_silent = heard.freshness != Freshness::Fresh;
         let trouble = stream
             .and_then(|stream| stream.trouble.clone())
@@ -311,7 +322,7 @@ impl Core {
             host: host.clone(),
             freshness: heard.freshness,
             heard_ms: heard.at_ms.unwrap_or(heard.named_ms),
-            path: heard.path.clone(),
+            path: Arc::clone(&heard.path),
             trouble,
         }
     }
@@ -321,7 +332,7 @@ impl Core {
         for source in &wanted.sources {
             self.streams.entry(source.clone()).or_insert_with(|| Stream {
                 standing: Standing::Closed,
-                url: String::new(),
+                url: Arc::default(),
                 named_ms: now_ms,
                 is_caught_up: false,
                 trouble: None,
@@ -340,7 +351,7 @@ impl Core {
     fn open(&mut self, now_ms: u64, source: &Source, url: String, out: &mut Vec<Effect>) {
         let Some(stream) = self.streams.get_mut(source) else { return };
         stream.standing = Standing::Open;
-        stream.url = url;
+        stream.url = url.into();
         self.hear_source(now_ms, source, out);
     }
 
@@ -383,7 +394,7 @@ impl Core {
                 // The other monitor's *age* counts, not its opinion: two monitors that follow each
                 // other would keep each other believing in a dead host for ever.
                 if self.is_welcome(&host) && self.view.host(&host).is_some() {
-                    let path = self.streams.get(source).map(|stream| stream.url.clone());
+                    let path = self.streams.get(source).map(|stream| Arc::clone(&stream.url));
                     let at_ms = now_ms.saturating_sub(age_ms);
                     self.hear(now_ms, &host, at_ms, &path.unwrap_or_default(), out);
                 }
@@ -424,7 +435,7 @@ impl Core {
         if !self.is_welcome(&host) || check(&Source::Host(host.clone()), &frame).is_err() {
             return;
         }
-        self.hear(now_ms, &host, now_ms, url, out);
+        self.hear(now_ms, &host, now_ms, &Arc::from(url), out);
         let Frame::Inventory(inventory) = frame else { return };
         if self.merge_inventory(now_ms, *inventory) {
             out.push(Effect::PassOn);
@@ -488,7 +499,7 @@ impl Core {
         self.judge(now_ms, out);
         if now_ms >= self.ages_due_ms {
             self.ages_due_ms = now_ms + AGES_INTERVAL_MS;
-            out.push(Effect::PublishAges(self.ages(now_ms)));
+            out.push(Effect::PublishAges);
         }
     }
 
@@ -496,11 +507,14 @@ impl Core {
     fn judge(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         let wanted = &self.wanted;
         let counts = |host: &HostId| wanted.roster.as_ref().is_none_or(|r| r.contains(host));
-        let known = self.hosts.iter().filter(|(host, h)| h.at_ms.is_some() && counts(host));
-        let all = known.clone().count();
-        let vanished = known
-            .filter(|(_, h)| h.freshness != Freshness::Lost && h.age_ms(now_ms) > FRESH_MS)
-            .count();
+        let (mut all, mut vanished) = (0, 0);
+        for (host, heard) in &self.hosts {
+            if heard.at_ms.is_some() && counts(host) {
+                all += 1;
+                let is_silent = heard.age_ms(now_ms) > FRESH_MS;
+                vanished += usize::from(is_silent && heard.freshness != Freshness::Lost);
+            }
+        }
         self.cut_off = (vanished * 2 > all).then_some((vanished, all));
         let may_lose = self.cut_off.is_none() && now_ms >= self.grace_until_ms;
         for (host, heard) in &mut self.hosts {
@@ -522,12 +536,19 @@ impl Core {
     /// A sign of life of a source is one of its host; of a monitor it says nothing of any host.
     fn hear_source(&mut self, now_ms: u64, source: &Source, out: &mut Vec<Effect>) {
         if let Source::Host(host) = source {
-            let path = self.streams.get(source).map_or("", |stream| stream.url.as_str());
-            hear(&mut self.hosts, now_ms, host, now_ms, path, out);
+            let path = self.streams.get(source).map(|stream| Arc::clone(&stream.url));
+            hear(&mut self.hosts, now_ms, host, now_ms, &path.unwrap_or_default(), out);
         }
     }
 
-    fn hear(&mut self, now_ms: u64, host: &HostId, at_ms: u64, path: &str, out: &mut Vec<Effect>) {
+    fn hear(
+        &mut self,
+        now_ms: u64,
+        host: &HostId,
+        at_ms: u64,
+        path: &Arc<str>,
+        out: &mut Vec<Effect>,
+    ) {
         hear(&mut self.hosts, now_ms, host, at_ms, path, out);
     }
 
@@ -595,7 +616,7 @@ fn hear(
     now_ms: u64,
     host: &HostId,
     at_ms: u64,
-    path: &str,
+    path: &Arc<str>,
     out: &mut Vec<Effect>,
 ) {
     let heard = name(hosts, now_ms, host);
@@ -603,8 +624,8 @@ fn hear(
         return;
     }
     heard.at_ms = Some(at_ms);
-    if heard.path != path {
-        path.clone_into(&mut heard.path);
+    if !Arc::ptr_eq(&heard.path, path) {
+        heard.path = Arc::clone(path);
     }
     if heard.age_ms(now_ms) <= FRESH_MS {
         heard.become_fresh_or_not(now_ms, host, Freshness::Fresh, out);
@@ -620,7 +641,7 @@ fn name<'a>(hosts: &'a mut BTreeMap<HostId, Heard>, now_ms: u64, host: &HostId) 
                 freshness: Freshness::Stale,
                 at_ms: None,
                 named_ms: now_ms,
-                path: String::new(),
+                path: Arc::default(),
                 trouble: None,
                 newer: None,
             },

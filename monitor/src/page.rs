@@ -146,7 +146,7 @@ fn told(host: &HostStatus, now_ms: u64) -> HostFreshness {
         host: host.host.clone(),
         freshness: host.freshness,
         age_ms: now_ms.saturating_sub(host.heard_ms),
-        path: host.path.clone(),
+        path: host.path.to_string(),
         trouble: host.trouble.clone(),
     }
 }

@@ -78,8 +78,9 @@ impl Sources {
         let mut wanted: BTreeMap<Source, Vec<Endpoint>> = monitors
             .map(|endpoint| (Source::Monitor(endpoint.url.clone()), vec![endpoint.clone()]))
             .collect();
-        let hosts: BTreeSet<HostId> = match trust {
-            Some(trust) => trust.roster.iter().map(HostId::of).collect(),
+        let roster = trust.map(Trust::roster_by_host);
+        let hosts: BTreeSet<HostId> = match &roster {
+            Some(roster) => roster.keys().cloned().collect(),
             None => {
                 let followed = running.keys().filter_map(|source| match source {
                     Source::Host(host) => Some(host.clone()),
@@ -89,7 +90,7 @@ impl Sources {
             }
         };
         for host in hosts {
-            let key = trust.and_then(|trust| trust.host_key(&host));
+            let key = roster.as_ref().and_then(|roster| roster.get(&host).copied());
             let source = Source::Host(host.clone());
             let mut urls = addresses.hosts.get(&host).cloned().unwrap_or_default();
             // What it was reached by before, and what it says of itself, may still work.

@@ -4,6 +4,7 @@
 //! another or the writer: deltas go into one ring, encoded once, and each subscriber reads from it.
 //! A frame of a host is passed on as it came; nothing is written as JSON twice.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ pub(crate) const ORDERS_MAX: usize = 1024;
 
 /// Inputs between two looks at the clock, so that a burst is merged before it is shown.
 const BATCH_MAX: usize = 256;
+
+/// Signs of life told to the core at a time. All of 10 000 hosts at once would hold up whatever
+/// else happens for 20 ms.
+const ALIVE_MAX: usize = 64;
 
 /// How often time is told to the core; freshness is late by this at most.
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
@@ -138,6 +143,8 @@ struct Unpublished {
     view_due: Option<Instant>,
     is_status_old: bool,
     ticks: u64,
+    /// Sources that gave a sign of life and are still to be told to the core.
+    alive: VecDeque<Source>,
 }
 
 impl Writer {
@@ -162,6 +169,12 @@ impl Writer {
                         return;
                     }
                     self.work(&mut batch, &mut unpublished);
+                    // Whoever is never idle must not forget who lives.
+                    self.tell_alive(&mut unpublished);
+                }
+                () = std::future::ready(()), if !unpublished.alive.is_empty() => {
+                    self.tell_alive(&mut unpublished);
+                    tokio::task::yield_now().await;
                 }
             }
         }
@@ -204,13 +217,13 @@ impl Writer {
         let now_ms = self.clock.now().mono_ms;
         let mut effects = Vec::new();
         unpublished.ticks += 1;
-        if unpublished.ticks.is_multiple_of(PULSE_TICKS) {
+        // Whose sign of life is still to be told is not asked for another.
+        if unpublished.ticks.is_multiple_of(PULSE_TICKS) && unpublished.alive.is_empty() {
             for mut connection in self.connections.iter_mut() {
                 let Some((pulse, known)) = &mut connection.pulse else { continue };
                 let heard = pulse.heard();
                 if std::mem::replace(known, heard) != heard {
-                    let source = connection.key().clone();
-                    self.core.handle(now_ms, Input::Alive { source }, &mut effects);
+                    unpublished.alive.push_back(connection.key().clone());
                 }
             }
         }
@@ -226,6 +239,19 @@ impl Writer {
             self.publish_status(now_ms);
             unpublished.is_status_old = false;
         }
+    }
+
+    fn tell_alive(&mut self, unpublished: &mut Unpublished) {
+        let now_ms = self.clock.now().mono_ms;
+        let mut effects = Vec::new();
+        let number = unpublished.alive.len().min(ALIVE_MAX);
+        for source in unpublished.alive.drain(..number) {
+            self.core.handle(now_ms, Input::Alive { source }, &mut effects);
+        }
+        for effect in effects {
+            self.perform(effect, || None, &mut unpublished.deltas);
+        }
+        self.publish_deltas(unpublished);
     }
 
     fn publish_deltas(&self, unpublished: &mut Unpublished) {
@@ -259,10 +285,10 @@ impl Writer {
                 deltas.extend(text());
             }
             Effect::Publish(frame) => deltas.push(Encoded::of(&frame)),
-            Effect::PublishAges(frames) => {
+            Effect::PublishAges => {
                 if self.published.ages.receiver_count() > 0 {
-                    let ages = frames.iter().map(Encoded::of).collect();
-                    self.published.ages.send_replace(ages);
+                    let ages = self.core.ages(self.clock.now().mono_ms);
+                    self.published.ages.send_replace(ages.iter().map(Encoded::of).collect());
                 }
             }
             Effect::Resync(source) => {

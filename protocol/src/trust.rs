@@ -261,6 +261,13 @@ impl Trust {
         self.roster.iter().copied().find(|key| HostId::of(key) == *host)
     }
 
+    /// The roster by host id. An id is a hash of its key: whoever looks more than one host up does
+    /// that once, not for each host of each look.
+    #[must_use]
+    pub fn roster_by_host(&self) -> BTreeMap<HostId, PublicKey> {
+        self.roster.iter().map(|key| (HostId::of(key), *key)).collect()
+    }
+
     /// The arbiter that signs with this key.
     #[must_use]
     pub fn arbiter(&self, key: &PublicKey) -> Option<&Slot> {

@@ -9,10 +9,10 @@
 //!                    └── is_current = false ──┘└── true ────┘
 //! ```
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
 use protocol::event::Frame;
 use protocol::id::HostId;
 use protocol::view::{Freshness, Merge, View};
@@ -28,8 +28,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 pub struct Picture {
     /// Hosts and jobs.
     pub view: View,
-    /// What the monitor thinks of each host, and when it said so.
-    pub heard: BTreeMap<HostId, HeardAt>,
+    /// What the monitor thinks of each host, and when it said so. Shared between pictures like the
+    /// view: a picture is published for every event, and must not cost what the cluster is large.
+    pub heard: OrdMap<HostId, HeardAt>,
     /// Whether everything up to the present is in it.
     pub is_current: bool,
     /// Whom it comes from, or what is wrong.

@@ -104,8 +104,10 @@ impl World {
                 }
             }
             Effect::Publish(frame) => self.send_to_subscribers(n, frame, false),
-            Effect::PublishAges(frames) => {
-                for frame in frames {
+            Effect::PublishAges => {
+                let now_ms = self.now_at(node).mono_ms;
+                let core = self.monitors[n].core.as_ref();
+                for frame in core.map(|core| core.ages(now_ms)).unwrap_or_default() {
                     self.send_to_subscribers(n, frame, true);
                 }
             }

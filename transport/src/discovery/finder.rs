@@ -103,16 +103,23 @@ type News = (usize, Result<Listed, String>);
 async fn collect(mut news: mpsc::Receiver<News>, publish: watch::Sender<Findings>) {
     while let Some((at, answer)) = news.recv().await {
         publish.send_if_modified(|findings| {
-            let mut next = findings.clone();
-            let state = &mut next.sources[at];
-            state.is_asked = true;
+            let state = &mut findings.sources[at];
+            let mut is_news = !std::mem::replace(&mut state.is_asked, true);
             match answer {
-                Ok(told) => (state.told, state.error) = (told, None),
-                Err(error) => state.error = Some(error),
+                Ok(told) => {
+                    is_news |= state.error.take().is_some();
+                    if told != state.told {
+                        state.told = told;
+                        is_news = true;
+                        let told = findings.sources.iter().map(|state| &state.told);
+                        findings.hosts = merge(told.flat_map(|told| &told.hosts));
+                    }
+                }
+                Err(error) => {
+                    is_news |= state.error.as_ref() != Some(&error);
+                    state.error = Some(error);
+                }
             }
-            next.hosts = merge(next.sources.iter().flat_map(|state| &state.told.hosts));
-            let is_news = *findings != next;
-            *findings = next;
             is_news
         });
     }

@@ -29,6 +29,8 @@ mod server;
 
 mod url;
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -174,19 +176,25 @@ impl Default for Pace {
 /// one entry, and a bare address that belongs to a known host is that host.
 #[must_use]
 pub fn merge<'a>(findings: impl IntoIterator<Item = &'a Found>) -> Vec<Found> {
+    // Looked up, not searched for: a list of 10 000 hosts is merged every time it is read.
     let mut merged: Vec<Found> = Vec::new();
+    let (mut of_host, mut of_url) = (BTreeMap::new(), BTreeSet::new());
     let (known, bare): (Vec<_>, Vec<_>) =
         findings.into_iter().partition(|found| found.host.is_some());
     for found in known {
-        match merged.iter_mut().find(|other| other.host == found.host) {
-            Some(other) => absorb(other, found),
-            None => merged.push(found.clone()),
+        of_url.extend(std::iter::once(&found.url).chain(&found.other_urls));
+        match of_host.entry(&found.host) {
+            Entry::Occupied(place) => absorb(&mut merged[*place.get()], found),
+            Entry::Vacant(place) => {
+                place.insert(merged.len());
+                merged.push(found.clone());
+            }
         }
     }
     for found in bare {
-        match merged.iter_mut().find(|other| has_url(other, &found.url)) {
-            Some(_) => {}
-            None => merged.push(found.clone()),
+        if of_url.insert(&found.url) {
+            of_url.extend(&found.other_urls);
+            merged.push(found.clone());
         }
     }
     merged

@@ -88,6 +88,7 @@ pub(crate) fn merge(hosts: usize, jobs: usize) -> serde_json::Value {
         ours = ours.min(per_event(begin));
         assert_eq!(merged, EVENTS, "round {round}: every event was news");
     }
+    pauses(&mut core, &ids);
     json!({
         "name": "M1_merge_core", "hosts": hosts, "jobs": hosts * jobs,
         "value": (1e6 / ours).round(), "unit": "events/s per core",
@@ -96,6 +97,39 @@ pub(crate) fn merge(hosts: usize, jobs: usize) -> serde_json::Value {
         "baseline": "decode and insert into a HashMap, same texts",
         "ratio": round2(bare / ours), "n": EVENTS * ROUNDS, "target": 0.25,
     })
+}
+
+/// What keeps the writer from everything else at a stretch, at the worst of some tries.
+fn pauses(core: &mut Core, ids: &[HostId]) {
+    let mut out = Vec::new();
+    let mut longest = |name: &str, work: &mut dyn FnMut(&mut Core)| {
+        let times = (0..9).map(|_| {
+            let begin = cpu_us();
+            work(core);
+            cpu_us() - begin
+        });
+        (name.to_owned(), times.max().unwrap_or_default())
+    };
+    let mut now_ms = 100_000;
+    let tick = longest("tick_us", &mut |core| {
+        now_ms += 250;
+        core.handle(now_ms, Input::Tick, &mut out);
+        out.clear();
+    });
+    let alive = longest("alive_64_us", &mut |core| {
+        for host in &ids[..64.min(ids.len())] {
+            core.handle(now_ms, Input::Alive { source: Source::Host(host.clone()) }, &mut out);
+        }
+    });
+    let statuses = longest("statuses_us", &mut |core| drop(black_box(core.statuses())));
+    let ages = longest("ages_us", &mut |core| drop(black_box(core.ages(now_ms))));
+    let value = [&tick, &alive, &statuses].map(|(_, us)| *us).into_iter().max();
+    let mut line = json!({ "name": "writer_pause", "hosts": ids.len(), "value": value,
+        "unit": "us at a stretch" });
+    for (name, us) in [tick, alive, statuses, ages] {
+        line[name] = us.into();
+    }
+    println!("{line}");
 }
 
 fn per_event(begin_us: u64) -> f64 {
