@@ -149,8 +149,9 @@ impl Asker {
 
     async fn poll(&self) {
         let mut backoff = Backoff::new(self.pace.retry_min, self.pace.retry_max);
+        let mut known = String::new();
         loop {
-            let answer = self.ask().await;
+            let answer = self.ask(&mut known).await;
             let wait = match &answer {
                 Ok(_) => {
                     backoff.reset();
@@ -163,17 +164,20 @@ impl Asker {
                     backoff.next(random_unit())
                 }
             };
-            if self.tell(answer).await.is_err() {
+            if let Some(news) = answer.transpose()
+                && self.tell(news).await.is_err()
+            {
                 return;
             }
             tokio::time::sleep(wait).await;
         }
     }
 
-    async fn ask(&self) -> Result<Listed, String> {
+    /// `None` when it says what it said the last time.
+    async fn ask(&self, known: &mut String) -> Result<Option<Listed>, String> {
         match &self.source {
-            Source::Url(url) => url.find(&self.client).await.map_err(|e| with_causes(&e)),
-            Source::File(path) => read(path).await.map(named),
+            Source::Url(url) => url.find(&self.client).await.map(Some).map_err(|e| with_causes(&e)),
+            Source::File(path) => read(path, known).await.map(|found| found.map(named)),
             Source::Address(_) | Source::Mdns => unreachable!("these are not asked twice"),
         }
     }
@@ -214,9 +218,23 @@ fn named(hosts: Vec<Found>) -> Listed {
     Listed { hosts, ..Listed::default() }
 }
 
-async fn read(path: &Path) -> Result<Vec<Found>, String> {
-    let text = tokio::fs::read_to_string(path).await.map_err(|e| e.to_string())?;
-    file::parse(&text)
+/// The hosts in a file, unless its text is the `known` one: to read 10 000 lines again and again
+/// holds up others.
+async fn read(path: &Path, known: &mut String) -> Result<Option<Vec<Found>>, String> {
+    let read = tokio::fs::read_to_string(path).await.map_err(|e| e.to_string());
+    let parsed = read.and_then(|text| {
+        if text == *known && !text.is_empty() {
+            return Ok(None);
+        }
+        let found = file::parse(&text)?;
+        *known = text;
+        Ok(Some(found))
+    });
+    if parsed.is_err() {
+        // What comes after an error is told whatever it is, so that the error is over.
+        known.clear();
+    }
+    parsed
 }
 
 /// Half to one and a half times the period, so that hosts started together don't ask together.
