@@ -161,6 +161,7 @@ async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {
         images: BTreeMap::new(),
         labels: BTreeMap::new(),
         trust_version: None,
+        intent: None,
     };
     let jobs = holds.told.lock().unwrap().jobs.clone();
     let cursor = Cursor { epoch: Epoch(1), seq: 0 };

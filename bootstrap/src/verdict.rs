@@ -349,6 +349,7 @@ pub(crate) mod tests {
             images: BTreeMap::new(),
             labels: BTreeMap::new(),
             trust_version: None,
+            intent: None,
         }
     }
 

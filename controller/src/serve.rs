@@ -110,6 +110,9 @@ pub async fn serve(
         tracing::error!("run {run} cannot be taken up: {why}");
     }
 
+    let tending = scheduler.clone();
+    tokio::spawn(async move { tending.tend_hosts().await });
+
     if let Some(path) = options.ready_file {
         let endpoint = ServiceEndpoint { url: format!("https://{addr}"), key: identity.public() };
         let json = serde_json::to_vec(&endpoint).expect("an endpoint is always valid JSON");

@@ -207,6 +207,7 @@ pub async fn run(
         images: storage.images()?,
         labels: options.labels.clone(),
         trust_version: None,
+        intent: None,
     };
     let advert = Advert::new(&host.name, &url);
     let life = advert.life.clone();

@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use protocol::host::HostIntent;
 use protocol::id::{Epoch, RunId};
 use protocol::signed::Signed;
 use protocol::trust::Trust;
@@ -21,6 +22,7 @@ const CLAIMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("claims");
 const EPOCH: &str = "epoch";
 const BOOT: &str = "boot";
 const TRUST: &str = "trust";
+const HOST_INTENT: &str = "host-intent";
 
 /// The open ledger. It belongs to one process at a time.
 pub(crate) struct Store {
@@ -77,13 +79,15 @@ impl Store {
             let last: Option<u64> = read(EPOCH)?.map(|v| decode("epoch", &v)).transpose()?;
             let trust: Option<Signed<Trust>> =
                 read(TRUST)?.map(|v| decode("trust", &v)).transpose()?;
+            let host_intent: Option<HostIntent> =
+                read(HOST_INTENT)?.map(|v| decode("host intent", &v)).transpose()?;
             let last_boot: Option<String> =
                 read(BOOT)?.map(|v| decode("boot id", &v)).transpose()?;
             let epoch = Epoch(last.unwrap_or(0) + 1);
             meta.insert(EPOCH, encode(&epoch).as_slice()).map_err(because("write"))?;
             meta.insert(BOOT, encode(&boot).as_slice()).map_err(because("write"))?;
             let is_rebooted = last_boot.is_some_and(|last_boot| last_boot != boot);
-            LedgerState { epoch, is_rebooted, trust, ..LedgerState::default() }
+            LedgerState { epoch, is_rebooted, trust, host_intent, ..LedgerState::default() }
         };
         transaction.commit().map_err(because("begin an epoch in"))?;
         Ok(LedgerState { jobs: self.jobs()?, claims: self.claims()?, ..state })
@@ -132,6 +136,10 @@ impl Store {
                     }
                     Write::JobGone(id) => jobs.remove(id.as_str()).map(drop),
                     Write::Trust(trust) => meta.insert(TRUST, encode(trust).as_slice()).map(drop),
+                    Write::HostIntent(Some(intent)) => {
+                        meta.insert(HOST_INTENT, encode(intent).as_slice()).map(drop)
+                    }
+                    Write::HostIntent(None) => meta.remove(HOST_INTENT).map(drop),
                     Write::Claim(run, claim) => {
                         let key = run.to_string();
                         claims.insert(key.as_str(), encode(claim).as_slice()).map(drop)
@@ -181,18 +189,28 @@ mod tests {
         let good = crate::core::tests::record("good");
         {
             let (store, _) = Store::open(&path, "a").unwrap();
-            store.commit(&[Write::Job(Box::new(good.clone()))]).unwrap();
+            let drain = Some(HostIntent::Drain);
+            let writes = [Write::Job(Box::new(good.clone())), Write::HostIntent(drain)];
+            store.commit(&writes).unwrap();
         }
         let (store, state) = Store::open(&path, "a").unwrap();
-        assert_eq!(state.jobs, [good]);
+        assert_eq!((state.jobs, state.host_intent), (vec![good], Some(HostIntent::Drain)));
+        store.commit(&[Write::HostIntent(None)]).unwrap();
         store.commit(&[Write::JobGone(JobId::new("good").unwrap())]).unwrap();
         drop(store);
-        assert_eq!(Store::open(&path, "a").unwrap().1.jobs, []);
+        let state = Store::open(&path, "a").unwrap().1;
+        assert_eq!((state.jobs, state.host_intent), (vec![], None));
     }
 
     #[test]
     fn a_row_that_cannot_be_read_stops_the_agent_and_is_named() {
-        let rows = [(META, EPOCH), (META, TRUST), (JOBS, "web-1"), (CLAIMS, "no-run")];
+        let rows = [
+            (META, EPOCH),
+            (META, TRUST),
+            (META, HOST_INTENT),
+            (JOBS, "web-1"),
+            (CLAIMS, "no-run"),
+        ];
         for (table, key) in rows {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("ledger.redb");

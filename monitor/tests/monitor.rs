@@ -80,6 +80,7 @@ fn host(identity: &Identity) -> Host {
         images: BTreeMap::new(),
         labels: BTreeMap::new(),
         trust_version: None,
+        intent: None,
     }
 }
 

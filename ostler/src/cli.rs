@@ -72,6 +72,10 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Move a running VM to another host
     Migrate(MigrateArgs),
+    /// Empty a host for maintenance: it takes nothing new, and its running VMs move away
+    Drain(DrainArgs),
+    /// Take a drained host into use again
+    Undrain(UndrainArgs),
     /// The VMs
     Ps(PsArgs),
     /// Everything about one VM or host
@@ -304,6 +308,27 @@ pub(crate) struct MigrateArgs {
     pub(crate) host: String,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
+    /// Tell what would move where and what cannot, and do nothing; exits with 1 if something cannot
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Return as soon as the host knows
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) no_wait: bool,
+    /// How long to watch; the draining itself goes on
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub(crate) timeout: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UndrainArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
 }
 
 #[derive(Debug, Args)]

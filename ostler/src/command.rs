@@ -15,6 +15,8 @@ mod rm;
 
 mod migrate;
 
+mod drain;
+
 mod ps;
 
 mod inspect;
@@ -101,6 +103,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Wait(args) => wait::run(session, args).await,
         Command::Rm(args) => rm::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
+        Command::Drain(args) => drain::drain(session, args).await,
+        Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,
         Command::Hosts => hosts::run(session).await,

@@ -143,12 +143,14 @@ impl Picture {
     pub(crate) fn hosts(&self) -> Vec<HostRowReply> {
         let rows = self.rows.iter().filter_map(|row| {
             let known = self.view.host(&row.host)?;
-            let alive = known.jobs.values().filter(|job| !job.state.is_ended()).count();
+            let alive = || known.jobs.values().filter(|job| !job.state.is_ended());
+            let vms = alive().filter(|job| job.spec.as_vm().is_some()).count();
             Some(HostRowReply {
                 host: known.host.as_ref().clone(),
                 freshness: row.freshness,
                 age_ms: row.age_ms,
-                jobs_alive: u32::try_from(alive).unwrap_or(u32::MAX),
+                jobs_alive: u32::try_from(alive().count()).unwrap_or(u32::MAX),
+                vms_alive: u32::try_from(vms).unwrap_or(u32::MAX),
             })
         });
         let mut hosts: Vec<_> = rows.collect();

@@ -37,6 +37,7 @@ fn main() {
                 images: Default::default(),
                 labels: Default::default(),
                 trust_version: None,
+                intent: None,
             };
             let cursor = Cursor { epoch: Epoch(1), seq: 1 };
             view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });

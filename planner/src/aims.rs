@@ -119,7 +119,7 @@ impl<'a> Attempt<'a> {
             for (_, goal) in self.goals.clone().into_iter().filter(|(l, _)| *l == level) {
                 self.meet(level, goal);
             }
-            if level == Level::Must {
+            if level == Level::Must && self.input.limits.tends_hosts {
                 self.empty_hosts();
             }
             if level == Level::Should && self.input.limits.tends_hosts {

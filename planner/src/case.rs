@@ -106,7 +106,7 @@ pub fn case(
             not_understood.push(no);
         }
     }
-    (PlanInput { view, heard, ..input }, not_understood)
+    (PlanInput { view, heard, ..input }.with_host_intents(), not_understood)
 }
 
 /// A job that hosts know needs no spec in the file.

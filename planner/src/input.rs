@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::host::Host;
+use protocol::host::{Host, HostIntent};
 use protocol::id::{HostId, JobId};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -34,7 +34,8 @@ pub struct PlanInput {
     /// What is expected of where jobs are.
     #[serde(default)]
     pub clauses: Vec<Clause>,
-    /// What operators intend with hosts.
+    /// What operators intend with hosts, as [`PlanInput::with_host_intents`] finds it in the view or
+    /// as somebody says.
     #[serde(default)]
     pub intents: BTreeMap<HostId, Intent>,
     /// Which of the hosts that would do is taken.
@@ -52,6 +53,20 @@ pub struct PlanInput {
     /// How far to look.
     #[serde(default)]
     pub limits: Limits,
+}
+
+impl PlanInput {
+    /// Adds what hosts themselves say their operators intend with them. What is said here already
+    /// counts more: somebody knows that a host is off which said last that it is drained.
+    #[must_use]
+    pub fn with_host_intents(mut self) -> Self {
+        for (id, row) in self.view.hosts() {
+            if let Some(HostIntent::Drain) = row.host.intent {
+                self.intents.entry(id.clone()).or_insert(Intent::Drain);
+            }
+        }
+        self
+    }
 }
 
 /// When a host was last heard.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
+use protocol::host::{Accel, Host, HostIntent, HypervisorFacts, ImageFacts, Inventory};
 use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, OfferId, Revision};
 use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::refusal::Refusal;
@@ -39,6 +39,7 @@ fn host(n: u8, free_gib: u64) -> Inventory {
         images: BTreeMap::from([(ImageName::new("debian").unwrap(), image)]),
         labels: BTreeMap::new(),
         trust_version: None,
+        intent: None,
     };
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 1 }, host, jobs: vec![], observed: vec![] }
 }
@@ -166,6 +167,17 @@ fn a_stale_host_is_a_last_resort_and_a_lost_one_none() {
     let outcome = plan(&two);
     assert!(outcome.plan.steps.is_empty());
     assert!(outcome.report.to_string().contains("has not been heard for 20 s"));
+}
+
+#[test]
+fn a_host_that_says_it_is_drained_is_given_nothing_and_emptied_only_by_who_tends_hosts() {
+    let mut leaving = with(host(1, 15), "db", vm(2), JobState::Running);
+    leaving.host.intent = Some(HostIntent::Drain);
+    let two = input([leaving, host(2, 8)], vec![run("web", vm(2))]).with_host_intents();
+    assert_eq!(steps(&plan(&two)), ["start web on h2"]);
+    let limits = Limits { tends_hosts: true, ..two.limits };
+    let tending = PlanInput { expectations: vec![], limits, ..two };
+    assert_eq!(steps(&plan(&tending)), ["move db from h1 to h2"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
-use crate::host::Host;
+use crate::host::{Host, HostIntent};
 use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
 use crate::job::{Job, JobRow, JobSpec, RunKey};
 use crate::signed::{PublicKey, Signed};
@@ -307,6 +307,14 @@ pub struct Health {
     pub waiting_for: Vec<String>,
 }
 
+/// `PUT /v1/config/intent` on a host: what its operator intends with it from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutIntent {
+    /// What.
+    pub intent: HostIntent,
+}
+
 /// `PUT /v1/images/{name}` (the file as body, its digest in the header [`SHA256_HEADER`]): 201 when
 /// the file is on disk and its digest is right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -339,6 +347,8 @@ pub struct HostRowReply {
     pub age_ms: u64,
     /// Jobs alive on it.
     pub jobs_alive: u32,
+    /// Those of them that are VMs, and leave it when it is drained.
+    pub vms_alive: u32,
 }
 
 /// What `events --json` prints, a line each.

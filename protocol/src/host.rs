@@ -38,6 +38,18 @@ pub struct Host {
     /// Version of the trust document it obeys; `None` on a lone host.
     #[serde(default)]
     pub trust_version: Option<u64>,
+    /// What its operator intends with it; `None`: it takes what fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<HostIntent>,
+}
+
+/// What an operator intends with a host. The host itself keeps it, and says it to whoever looks, so
+/// that every scheduler knows and none has to be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostIntent {
+    /// It takes nothing new, and controllers move away what runs there. Nothing is stopped.
+    Drain,
 }
 
 impl Host {

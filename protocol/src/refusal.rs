@@ -117,6 +117,14 @@ pub enum Refusal {
         /// Why not.
         why: String,
     },
+    /// Its operator has the host drained: it takes nothing new.
+    #[error(
+        "host {host} is being drained and takes nothing new; choose another, or end that with `ostler undrain`"
+    )]
+    HostDraining {
+        /// The host.
+        host: HostId,
+    },
     /// The request itself makes no sense anywhere.
     #[error("{message}")]
     Invalid {
@@ -156,6 +164,7 @@ impl Refusal {
             Refusal::TaskUndone { .. } => "task-undone",
             Refusal::Busy { .. } => "busy",
             Refusal::Unsupported { .. } => "unsupported",
+            Refusal::HostDraining { .. } => "host-draining",
             Refusal::Invalid { .. } => "invalid",
             Refusal::LedgerReadOnly { .. } => "ledger-read-only",
             Refusal::Forbidden { .. } => "forbidden",
@@ -176,7 +185,8 @@ impl Refusal {
             | Refusal::TaskUndone { .. }
             | Refusal::NoCapacity { .. }
             | Refusal::NoImage { .. }
-            | Refusal::DiskTooSmall { .. } => 409,
+            | Refusal::DiskTooSmall { .. }
+            | Refusal::HostDraining { .. } => 409,
             Refusal::Unsupported { .. } => 422,
             Refusal::Busy { .. } => 429,
             Refusal::LedgerReadOnly { .. } => 503,
@@ -193,6 +203,7 @@ impl Refusal {
                 | Refusal::NameTaken { .. }
                 | Refusal::Busy { .. }
                 | Refusal::Unsupported { .. }
+                | Refusal::HostDraining { .. }
                 | Refusal::LedgerReadOnly { .. }
         )
     }
@@ -280,6 +291,7 @@ pub fn examples() -> Vec<Refusal> {
             what: "receive a migration".into(),
             why: "the embedded driver has no remote URI".into(),
         },
+        Refusal::HostDraining { host: HostId::new("h1").expect("a valid name") },
         Refusal::Invalid { message: "0 vcpus: use 1 to 255".into() },
         Refusal::LedgerReadOnly { message: "no space left on device".into() },
         Refusal::Forbidden { who: "monitor m1".into(), what: "stop jobs".into() },

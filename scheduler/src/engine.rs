@@ -14,7 +14,7 @@ use protocol::id::{HostId, JobId, Revision, RunId};
 use protocol::job::JobState;
 use protocol::refusal::{Problem, Refusal};
 use protocol::trust::Trust;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use transport::{CancellationToken, Client, Clock};
@@ -198,6 +198,28 @@ impl Scheduler {
         Ok(records.into_iter().map(current).collect())
     }
 
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.0.shutdown
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.0.options.clock.now().mono_ms
+    }
+
+    /// What the runs that have not ended want.
+    pub(crate) fn open_wants(&self) -> Vec<Want> {
+        self.open().values().map(|status| status.borrow().want.clone()).collect()
+    }
+
+    /// The turn to plan; `None` when the engine is ending.
+    pub(crate) async fn planning_turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.planning).acquire_owned().await.ok()
+    }
+
     fn open(&self) -> MutexGuard<'_, BTreeMap<RunId, watch::Receiver<Arc<RunStatus>>>> {
         self.0.open.lock().expect("no holder of this lock panics")
     }
@@ -220,7 +242,7 @@ impl Scheduler {
         RunHandle { status }
     }
 
-    fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
+    pub(crate) fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
         self.0.knowledge.lock().expect("no holder of this lock panics")
     }
 }

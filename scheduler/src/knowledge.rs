@@ -88,20 +88,41 @@ impl Knowledge {
         setbacks: Vec<Setback>,
         seed: u64,
     ) -> PlanInput {
+        let others = self.reservations.iter().filter(|(other, _)| **other != run);
+        let reservations = others.flat_map(|(_, held)| held.iter().cloned()).collect();
+        let expectations = vec![Expectation::from(want)];
+        let input = self.input(now_ms, picture, setbacks, seed);
+        PlanInput { expectations, reservations, ..input }
+    }
+
+    /// Everything a plan for what is wrong with hosts depends on.
+    #[must_use]
+    pub fn tend_input(
+        &self,
+        now_ms: u64,
+        picture: &Picture,
+        setbacks: Vec<Setback>,
+        seed: u64,
+    ) -> PlanInput {
+        let reservations = self.reservations.values().flatten().cloned().collect();
+        let limits = Limits { tends_hosts: true, ..Limits::default() };
+        let input = self.input(now_ms, picture, setbacks, seed);
+        PlanInput { reservations, limits, ..input }
+    }
+
+    fn input(
+        &self,
+        now_ms: u64,
+        picture: &Picture,
+        setbacks: Vec<Setback>,
+        seed: u64,
+    ) -> PlanInput {
         let heard = picture.heard.iter().map(|(host, at)| {
             let age_ms = now_ms.saturating_sub(at.heard_ms);
             (host.clone(), Heard { freshness: at.freshness, age_ms })
         });
-        let others = self.reservations.iter().filter(|(other, _)| **other != run);
-        PlanInput {
-            view: self.view(now_ms, &picture.view),
-            heard: heard.collect(),
-            expectations: vec![Expectation::from(want)],
-            setbacks,
-            reservations: others.flat_map(|(_, held)| held.iter().cloned()).collect(),
-            seed,
-            limits: Limits::default(),
-            ..PlanInput::default()
-        }
+        let view = self.view(now_ms, &picture.view);
+        PlanInput { view, heard: heard.collect(), setbacks, seed, ..PlanInput::default() }
+            .with_host_intents()
     }
 }

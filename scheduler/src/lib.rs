@@ -34,6 +34,10 @@ mod task;
 
 mod record;
 
+mod drain;
+
+mod tend;
+
 mod executor;
 
 mod knowledge;

@@ -8,6 +8,8 @@ mod jobs;
 
 mod discovery;
 
+mod drain;
+
 mod survive;
 
 mod tickets;

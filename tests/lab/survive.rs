@@ -97,7 +97,7 @@ fn lab_each_role_killed_during_a_run_leaves_nothing_half_there() {
     let mut operator = Operator::new();
     operator.make_cluster(&lab);
     for role in ["controller", "arbiter", "monitor"] {
-        let (host, pid) = service(&operator, &lab, role);
+        let (host, pid) = operator.service(&lab, role);
         let run = operator.begin(&[&RUN[..5], &["--vcpus", "1"]].concat());
         until("the run to be stored", Duration::from_secs(20), || {
             let runs = operator.run(&["runs", "--json"]);
@@ -128,20 +128,6 @@ fn lab_each_role_killed_during_a_run_leaves_nothing_half_there() {
             is(left.is_empty(), left)
         });
     }
-}
-
-/// The host and, as seen there, the pid of a role's process.
-fn service(operator: &Operator, lab: &Lab, role: &str) -> (String, String) {
-    let rows = operator.json(&["ps", "--all"]);
-    let rows = rows["jobs"].as_array().cloned().unwrap_or_default();
-    let is_role = |row: &&Value| row["job"]["spec"]["service"]["role"] == role;
-    let row = rows.iter().find(is_role).unwrap_or_else(|| panic!("no {role} in {rows:?}"));
-    let host = row["host_name"].as_str().expect("a host").to_owned();
-    let job = row["job"]["id"].as_str().expect("an id");
-    let file = lab.data(&host).join("services").join(job).join("process.json");
-    let process = std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-    let process: Value = serde_json::from_slice(&process).expect("JSON");
-    (host, process["pid"].to_string())
 }
 
 fn qemu_pid(lab: &Lab) -> String {

@@ -146,6 +146,24 @@ impl Operator {
         url
     }
 
+    /// The host and, as seen there, the pid of a role's process.
+    ///
+    /// # Panics
+    /// When no such process runs.
+    #[must_use]
+    pub fn service(&self, lab: &Lab, role: &str) -> (String, String) {
+        let rows = self.json(&["ps", "--all"]);
+        let rows = rows["jobs"].as_array().cloned().unwrap_or_default();
+        let is_role = |row: &&Value| row["job"]["spec"]["service"]["role"] == role;
+        let row = rows.iter().find(is_role).unwrap_or_else(|| panic!("no {role} in {rows:?}"));
+        let host = row["host_name"].as_str().expect("a host").to_owned();
+        let job = row["job"]["id"].as_str().expect("an id");
+        let file = lab.data(&host).join("services").join(job).join("process.json");
+        let process = std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let process: Value = serde_json::from_slice(&process).expect("JSON");
+        (host, process["pid"].to_string())
+    }
+
     /// Brings the guest image to every host.
     pub fn import_guest(&self) {
         let image = repository().join("target/guest/guest.qcow2");

@@ -33,6 +33,7 @@ pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
         images: BTreeMap::from([image("debian")?]),
         labels: BTreeMap::new(),
         trust_version: None,
+        intent: None,
     };
     Ok(Inventory {
         cursor: Cursor { epoch: Epoch(1), seq: 1 },

@@ -140,6 +140,7 @@ impl Fake {
             images: BTreeMap::new(),
             labels: BTreeMap::new(),
             trust_version: inner.trust.as_ref().map(|(_, trust)| trust.version),
+            intent: None,
         }
     }
 }

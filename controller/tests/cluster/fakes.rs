@@ -298,6 +298,7 @@ impl FakeHost {
             images: BTreeMap::new(),
             labels: BTreeMap::new(),
             trust_version: Some(1),
+            intent: None,
         };
         Self {
             identity,

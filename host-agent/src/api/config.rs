@@ -1,7 +1,8 @@
-//! The trust document over HTTP.
+//! What the host is told about itself over HTTP: the trust document, and what is intended with it.
 
 use axum::extract::State;
 use http::StatusCode;
+use protocol::api::PutIntent;
 use protocol::signed::Signed;
 use protocol::trust::{Right, Trust};
 use transport::{Json, Peer, ProblemReply};
@@ -23,5 +24,24 @@ pub(super) async fn put_trust(
     Json(trust): Json<Signed<Trust>>,
 ) -> Result<StatusCode, ProblemReply> {
     api.ask(Request::Trust(trust)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn put_intent(
+    State(api): State<Api>,
+    peer: Peer,
+    Json(put): Json<PutIntent>,
+) -> Result<StatusCode, ProblemReply> {
+    api.permit(peer, Right::Run)?;
+    api.ask(Request::Intend(Some(put.intent))).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn delete_intent(
+    State(api): State<Api>,
+    peer: Peer,
+) -> Result<StatusCode, ProblemReply> {
+    api.permit(peer, Right::Run)?;
+    api.ask(Request::Intend(None)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

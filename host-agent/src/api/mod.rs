@@ -94,6 +94,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/log", get(jobs::service_log))
         .route("/v1/images/{name}", image)
         .route("/v1/config/trust", trust)
+        .route("/v1/config/intent", put(config::put_intent).delete(config::delete_intent))
         .layer(middleware::from_fn_with_state(api.clone(), refuse_strangers))
         .with_state(api);
     finish(router)

@@ -5,8 +5,8 @@
 
 use http::header::CONTENT_TYPE;
 use protocol::api::{
-    ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutJob, RebootJob,
-    SHA256_HEADER, StopJob,
+    ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutIntent, PutJob,
+    RebootJob, SHA256_HEADER, StopJob,
 };
 use protocol::host::{Host, Inventory};
 use protocol::id::{ImageName, JobId};
@@ -42,6 +42,7 @@ const ADMITS: &[&str] = &[
     "revision-conflict",
     "wrong-state",
     "name-taken",
+    "host-draining",
     "stale-claim",
     "task-undone",
 ];
@@ -127,6 +128,17 @@ fn of_host() -> Vec<Operation> {
             .answers_nothing(204)
             .refuses(ASKS)
             .refuses(&["invalid", "forbidden", "ticket-forged"]),
+        put("/v1/config/intent", "Drain the host: it takes nothing new, and controllers empty it")
+            .right(Right::Run)
+            .body::<PutIntent>()
+            .answers_nothing(204)
+            .refuses(ASKS)
+            .refuses(&["ledger-read-only"]),
+        delete("/v1/config/intent", "Intend nothing with the host: it takes what fits")
+            .right(Right::Run)
+            .answers_nothing(204)
+            .refuses(ASKS)
+            .refuses(&["ledger-read-only"]),
     ]
 }
 

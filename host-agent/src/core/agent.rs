@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use protocol::admission::Room;
 use protocol::event::{Event, Fact};
-use protocol::host::{Host, Inventory};
+use protocol::host::{Host, HostIntent, Inventory};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId};
 use protocol::job::{JobState, ObservedDomain, Reason, RunKey};
 use protocol::refusal::Refusal;
@@ -110,6 +110,7 @@ impl Agent {
         let Birth { key, mut host, ledger } = birth;
         let trust = ledger.trust.as_ref().and_then(|signed| signed.open().ok());
         host.trust_version = trust.as_ref().map(|t| t.version);
+        host.intent = ledger.host_intent;
         let mut agent = Self {
             key,
             told: host.clone(),
@@ -229,6 +230,7 @@ impl Agent {
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
             Request::Delete { job, run } => self.delete(now, &job, run, out),
             Request::Trust(trust) => self.obey(trust, out),
+            Request::Intend(intent) => Ok(self.intend(intent, out)),
         };
         // Answered before anything is told or done, after everything is written.
         let written = out[begin..].iter().take_while(|e| matches!(e, Effect::Persist(_))).count();
@@ -250,6 +252,18 @@ impl Agent {
         out.push(Effect::Persist(Write::Trust(Box::new(signed.clone()))));
         out.push(Effect::TrustChanged(Box::new(signed)));
         Ok(Reply::Done)
+    }
+
+    /// From the answer on nothing new arrives on a host that is drained: open offers end with it.
+    fn intend(&mut self, intent: Option<HostIntent>, out: &mut Vec<Effect>) -> Reply {
+        if self.host.intent != intent {
+            self.host.intent = intent;
+            out.push(Effect::Persist(Write::HostIntent(intent)));
+            if intent == Some(HostIntent::Drain) {
+                self.offers.end_all();
+            }
+        }
+        Reply::Done
     }
 
     pub(super) fn record(&self, id: &JobId) -> Result<&JobRecord, Refusal> {

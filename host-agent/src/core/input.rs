@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, StopJob};
 use protocol::event::Event;
-use protocol::host::ImageFacts;
+use protocol::host::{HostIntent, ImageFacts};
 use protocol::id::{ImageName, JobId, OfferId};
 use protocol::job::{Job, RunKey, ServiceEndpoint, ServiceSpec};
 use protocol::refusal::Refusal;
@@ -159,6 +159,8 @@ pub enum Request {
     },
     /// Obey this trust document.
     Trust(Signed<Trust>),
+    /// Intend this with the host from now on.
+    Intend(Option<HostIntent>),
 }
 
 /// A good answer. Refusals are the other kind.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::api::MigrateJob;
+use protocol::host::HostIntent;
 use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
 use protocol::job::Job;
 use protocol::resources::Resources;
@@ -97,6 +98,8 @@ pub enum Write {
     JobGone(JobId),
     /// Obey this document.
     Trust(Box<Signed<Trust>>),
+    /// What the operator intends with the host is now this.
+    HostIntent(Option<HostIntent>),
     /// The newest claim and the undone tasks of a run are now this.
     Claim(RunId, Claim),
     /// A run was so long ago that its claim is forgotten.
@@ -112,6 +115,8 @@ pub struct LedgerState {
     pub is_rebooted: bool,
     /// The trust document in force.
     pub trust: Option<Signed<Trust>>,
+    /// What the operator intends with the host.
+    pub host_intent: Option<HostIntent>,
     /// Every job.
     pub jobs: Vec<JobRecord>,
     /// Every claim seen.

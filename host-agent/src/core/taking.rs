@@ -2,6 +2,7 @@
 
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{OfferReply, OfferRequest, PutJob};
+use protocol::host::HostIntent;
 use protocol::id::{JobId, Revision};
 use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::refusal::Refusal;
@@ -133,6 +134,10 @@ impl Agent {
     ) -> Result<(), Refusal> {
         if self.observed.values().any(|domain| domain.name == id.as_str()) {
             return Err(Refusal::NameTaken { job: id.clone() });
+        }
+        let is_alive = |entry: &Entry| !entry.record.job.state.is_ended();
+        if self.host.intent == Some(HostIntent::Drain) && !self.jobs.get(id).is_some_and(is_alive) {
+            return Err(Refusal::HostDraining { host: self.host.id.clone() });
         }
         let Some(entry) = self.jobs.get(id) else {
             if self.jobs.len() >= JOBS_MAX {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hypervisor::{DomainInfo, DomainState, PauseReason, StopReason};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
 use protocol::event::{Event, Fact};
-use protocol::host::{Accel, Host, HypervisorFacts};
+use protocol::host::{Accel, Host, HostIntent, HypervisorFacts};
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
 use protocol::job::{Job, JobSpec, JobState, Migration, Reason, RunKey};
 use protocol::refusal::Refusal;
@@ -87,6 +87,7 @@ fn host(n: u8) -> Host {
         images: BTreeMap::new(),
         labels: BTreeMap::new(),
         trust_version: None,
+        intent: None,
     }
 }
 
@@ -237,6 +238,7 @@ fn write_to(disk: &mut LedgerState, write: Write) {
         }
         Write::JobGone(id) => disk.jobs.retain(|r| r.job.id != id),
         Write::Trust(trust) => disk.trust = Some(*trust),
+        Write::HostIntent(intent) => disk.host_intent = intent,
         Write::Claim(run, claim) => {
             disk.claims.retain(|(r, _)| *r != run);
             disk.claims.push((run, claim));
@@ -287,6 +289,57 @@ fn a_lone_host_runs_a_job_from_put_to_delete() {
     assert!(bench.disk.jobs.is_empty());
     let last = bench.events.iter().rev().find(|e| matches!(e.fact, Fact::JobDeleted { .. }));
     assert!(last.is_some());
+}
+
+#[test]
+fn a_drained_host_takes_nothing_new_and_keeps_what_it_has() {
+    let mut bench = Bench::trusted(HOST);
+    let ticket = granted(bench.offer("web-1", 1, Action::Start));
+    bench.put("web-1", body(1, 1, Some(ticket))).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let late = granted(bench.offer("web-2", 1, Action::Start));
+    let told = bench.events.len();
+    let drain = || Request::Intend(Some(HostIntent::Drain));
+    assert_eq!(bench.ask(drain()), Ok(Reply::Done));
+    assert_eq!(bench.ask(drain()), Ok(Reply::Done), "it is so already");
+    let news: Vec<_> = bench.events[told..].iter().map(|event| &event.fact).collect();
+    assert!(
+        matches!(news[..], [Fact::HostChanged { host }] if host.intent == Some(HostIntent::Drain)),
+        "told once: {news:?}"
+    );
+    assert_eq!(refusal(bench.put("web-2", body(1, 1, Some(late.clone())))), "offer-ended");
+    let ask = |action| OfferRequest {
+        job: job_id("web-3"),
+        revision: Revision(1),
+        spec: spec(1),
+        action,
+    };
+    let come = Action::MigrateIn { from: id_of(OTHER), hold: OfferId::default() };
+    for action in [Action::Start, come] {
+        assert_eq!(refusal(bench.ask(Request::Offer(ask(action)))), "host-draining");
+    }
+    bench.die(false);
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::Running)]));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    assert_eq!(refusal(bench.ask(Request::Offer(ask(Action::Start)))), "host-draining");
+    assert_eq!(bench.ask(Request::Intend(None)), Ok(Reply::Done));
+    bench.offer("web-3", 1, Action::Start);
+    bench.die(false);
+    assert_eq!(bench.agent.inventory().host.intent, None);
+}
+
+#[test]
+fn a_lone_host_that_is_drained_starts_nothing_that_is_not_alive() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.ask(Request::Intend(Some(HostIntent::Drain))).unwrap();
+    assert_eq!(refusal(bench.put("web-2", body(1, 1, None))), "host-draining");
+    assert!(matches!(bench.put("web-1", body(1, 1, None)), Ok(Reply::AlreadySo(_))));
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(bench.put("web-1", body(2, 1, None))), "host-draining");
 }
 
 #[test]

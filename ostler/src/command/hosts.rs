@@ -1,7 +1,7 @@
 //! `ostler hosts`: the hosts, what they have promised of what they have, and how fresh that is.
 
 use protocol::api::HostRowReply;
-use protocol::host::Accel;
+use protocol::host::{Accel, HostIntent};
 use protocol::resources::Bytes;
 use protocol::view::Freshness;
 use serde_json::json;
@@ -25,12 +25,17 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
 }
 
 fn cells(row: &HostRowReply) -> [String; 10] {
-    let HostRowReply { host, freshness, age_ms, jobs_alive } = row;
+    let HostRowReply { host, freshness, age_ms, jobs_alive, .. } = row;
     let (used, all) = (host.allocation, host.capacity);
-    let state = match freshness {
+    let heard = match freshness {
         Freshness::Fresh => "fresh",
         Freshness::Stale => "stale",
         Freshness::Lost => "lost",
+    };
+    let state = match host.intent {
+        None => heard.to_owned(),
+        Some(HostIntent::Drain) if row.vms_alive == 0 => format!("{heard}, drained"),
+        Some(HostIntent::Drain) => format!("{heard}, draining"),
     };
     let guests = match host.hypervisor.accel {
         Accel::Kvm => "kvm",
@@ -40,7 +45,7 @@ fn cells(row: &HostRowReply) -> [String; 10] {
     [
         host.name.clone(),
         host.id.short().to_owned(),
-        state.to_owned(),
+        state,
         format!("{}/{}", used.vcpus, all.vcpus),
         format!("{}/{}", Bytes(used.memory_bytes), Bytes(all.memory_bytes)),
         format!("{}/{}", Bytes(used.disk_bytes), Bytes(all.disk_bytes)),

@@ -32,6 +32,7 @@ fn host(n: u8) -> Host {
         images: BTreeMap::new(),
         labels: BTreeMap::new(),
         trust_version: None,
+        intent: None,
     }
 }
 

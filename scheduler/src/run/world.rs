@@ -95,6 +95,7 @@ impl World {
                 images: BTreeMap::new(),
                 labels: BTreeMap::new(),
                 trust_version: Some(1),
+                intent: None,
             };
             let fake = FakeHost {
                 key,

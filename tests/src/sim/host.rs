@@ -141,6 +141,7 @@ impl Host {
             images: BTreeMap::new(),
             labels: BTreeMap::new(),
             trust_version: None,
+            intent: None,
         };
         let ledger = LedgerState { trust: Some(trust.clone()), ..LedgerState::default() };
         let disk = Disk { ledger, boot: 0, full_until_us: 0, volumes: BTreeSet::new() };
@@ -158,6 +159,7 @@ pub fn apply(ledger: &mut LedgerState, writes: Vec<Write>) {
             }
             Write::JobGone(id) => ledger.jobs.retain(|known| known.job.id != id),
             Write::Trust(trust) => ledger.trust = Some(*trust),
+            Write::HostIntent(intent) => ledger.host_intent = intent,
             Write::Claim(run, claim) => {
                 ledger.claims.retain(|(known, _)| *known != run);
                 ledger.claims.push((run, claim));

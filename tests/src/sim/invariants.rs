@@ -344,7 +344,8 @@ impl World {
             | Request::Act { .. }
             | Request::Migrate { .. }
             | Request::CancelMigration { .. }
-            | Request::Trust(_) => {}
+            | Request::Trust(_)
+            | Request::Intend(_) => {}
         }
     }
 
@@ -464,7 +465,8 @@ impl World {
                         self.end_offers_of(n, &record.job.id);
                     }
                 }
-                Write::Trust(_) | Write::Claim(..) | Write::ClaimGone(_) => {}
+                Write::Trust(_) | Write::HostIntent(_) | Write::Claim(..) | Write::ClaimGone(_) => {
+                }
             }
         }
         let (done, doing) =

@@ -121,5 +121,6 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Handoff { .. } => "handoff",
         Request::Delete { .. } => "delete",
         Request::Trust(_) => "trust",
+        Request::Intend(_) => "intend",
     }
 }

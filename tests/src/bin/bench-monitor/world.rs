@@ -57,6 +57,7 @@ pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
         images: BTreeMap::new(),
         labels: [("rack".to_owned(), format!("r{}", n / 40))].into(),
         trust_version: Some(1),
+        intent: None,
     };
     let jobs = (0..jobs).map(|j| job(n, j, 0)).collect();
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 0 }, host, jobs, observed: vec![] }

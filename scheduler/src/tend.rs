@@ -1,0 +1,156 @@
+//! Tends hosts: looks at the view again and again, and begins the moves that empty drained ones.
+//!
+//! Decides when to look: when the view has changed, a move has ended or a rest is over, but no more
+//! often than is of use. What to begin is [`crate::drain`]'s; each move is an ordinary run, durable
+//! and undone when it fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use planner::steps::MigrateVm;
+use planner::{Setback, SetbackReason, State, Step};
+use protocol::api::{RunState, RunStatus, Want};
+use protocol::host::HostIntent;
+use protocol::id::{HostId, JobId};
+use protocol::view::View;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+
+use crate::drain::{Drain, Effect, Input, Open};
+use crate::engine::{Scheduler, SubmitError};
+
+/// Two looks are at least this far apart: a view of many hosts changes all the time.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A look at least this often while a host is drained and not empty.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+type Ended = (JobId, HostId, Arc<RunStatus>);
+
+impl Scheduler {
+    /// Empties drained hosts until the scheduler's shutdown. Several schedulers may do so at the same
+    /// time: the hosts and arbiters let each guest go to one host only.
+    pub async fn tend_hosts(&self) {
+        let mut drain = Drain::default();
+        let mut moves: JoinSet<Ended> = JoinSet::new();
+        let mut picture = self.options().picture.clone();
+        let work = async {
+            loop {
+                let looked = Instant::now();
+                let view = picture.borrow_and_update().clone();
+                let is_work = view.is_current && has_guests_to_move(&view.view);
+                if is_work {
+                    self.look(&mut drain, &mut moves).await;
+                }
+                let due = self.due(&drain, looked);
+                tokio::select! {
+                    Some(ended) = moves.join_next(), if !moves.is_empty() => {
+                        self.note(&mut drain, ended.ok());
+                    }
+                    changed = picture.changed() => if changed.is_err() { return },
+                    () = sleep_until(due), if is_work => {}
+                }
+                sleep_until(looked + LOOK_INTERVAL).await;
+            }
+        };
+        self.shutdown().run_until_cancelled(work).await;
+    }
+
+    /// Plans, and begins what may be begun now.
+    async fn look(&self, drain: &mut Drain, moves: &mut JoinSet<Ended>) {
+        let now_ms = self.now_ms();
+        let Some((planned, view)) = self.plan_moves(drain, now_ms).await else { return };
+        let open = self.open_runs(&view);
+        let mut out = Vec::new();
+        drain.handle(now_ms, Input::Looked { moves: planned, open }, &mut out);
+        for Effect::Move { job, to } in out {
+            match self.ensure(Want::Migrate { job: job.clone(), to: to.clone() }).await {
+                Ok(mut run) => {
+                    moves.spawn(async move { (job, to, run.ended().await) });
+                }
+                Err(SubmitError::JobBusy { .. } | SubmitError::TooMany) => {
+                    drain.handle(now_ms, Input::Busy { job }, &mut vec![]);
+                }
+                Err(error) => {
+                    tracing::warn!("move {job} away: {error}");
+                    let failure = Some(error.to_string());
+                    drain.handle(now_ms, Input::Ended { job, to, failure }, &mut vec![]);
+                }
+            }
+        }
+    }
+
+    /// The moves that would empty what is drained, by the view as it is now.
+    async fn plan_moves(&self, drain: &Drain, now_ms: u64) -> Option<(Vec<MigrateVm>, View)> {
+        let _turn = self.planning_turn().await?;
+        let picture = self.options().picture.borrow().clone();
+        let failed = |(host, message): (HostId, String)| Setback {
+            allocation: picture.view.host(&host).map(|row| row.host.allocation).unwrap_or_default(),
+            reason: SetbackReason::Failed { message },
+            host,
+        };
+        let setbacks = drain.shunned(now_ms).into_iter().map(failed).collect();
+        let seed = self.options().seed;
+        let input = self.knowledge().tend_input(now_ms, &picture, setbacks, seed);
+        let planned = spawn_blocking(move || {
+            let outcome = planner::plan(&input);
+            let moves = outcome.plan.steps.into_iter().filter_map(|step| match step {
+                Step::MigrateVm(step) => Some(step),
+                Step::StartVm(_) | Step::StopVm(_) | Step::DeleteVm(_) => None,
+            });
+            let is_drained = |step: &MigrateVm| State::new(&input).intent(&step.from).is_some();
+            (moves.filter(is_drained).collect(), input.view)
+        });
+        match planned.await {
+            Ok(planned) => Some(planned),
+            Err(error) => {
+                tracing::error!("plan the emptying of hosts: {error}");
+                None
+            }
+        }
+    }
+
+    fn open_runs(&self, view: &View) -> Vec<Open> {
+        let drained = |job: &JobId| {
+            let is_there = |row: &&protocol::view::HostRow| {
+                row.host.intent == Some(HostIntent::Drain)
+                    && row.jobs.get(job).is_some_and(|job| !job.state.is_ended())
+            };
+            view.hosts().map(|(_, row)| row).find(is_there).map(|row| row.host.id.clone())
+        };
+        let open = |want: Want| Open {
+            from: drained(want.job()),
+            job: want.job().clone(),
+            to: match want {
+                Want::Migrate { to, .. } => Some(to),
+                Want::Run { .. } | Want::Stop { .. } | Want::Delete { .. } => None,
+            },
+        };
+        self.open_wants().into_iter().map(open).collect()
+    }
+
+    fn note(&self, drain: &mut Drain, ended: Option<Ended>) {
+        // `None`: the task that waited for it has failed, and the next look finds the guest again.
+        let Some((job, to, status)) = ended else { return };
+        let failure = (status.state != RunState::Succeeded).then(|| {
+            let why = status.reason.clone().unwrap_or_else(|| "no reason was given".to_owned());
+            tracing::warn!("{job} did not get to {}: {why}", to.short());
+            why
+        });
+        drain.handle(self.now_ms(), Input::Ended { job, to, failure }, &mut vec![]);
+    }
+
+    fn due(&self, drain: &Drain, looked: Instant) -> Instant {
+        let now_ms = self.now_ms();
+        let rest = drain.due_ms(now_ms).map(|due_ms| Duration::from_millis(due_ms - now_ms));
+        looked + rest.unwrap_or(LOOK_INTERVAL_MAX).min(LOOK_INTERVAL_MAX)
+    }
+}
+
+/// Whether a drained host has a guest that is alive.
+fn has_guests_to_move(view: &View) -> bool {
+    view.hosts().any(|(_, row)| {
+        row.host.intent == Some(HostIntent::Drain)
+            && row.jobs.values().any(|job| !job.state.is_ended() && job.spec.as_vm().is_some())
+    })
+}
