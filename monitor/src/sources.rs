@@ -10,8 +10,9 @@ use std::sync::Arc;
 use protocol::id::HostId;
 use protocol::trust::Trust;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::AbortHandle;
 use transport::discovery::Addresses;
-use transport::{CancellationToken, Client, Endpoint};
+use transport::{Client, Endpoint};
 
 use crate::core::{Input, Source, Wanted};
 use crate::follower::{COMMANDS_MAX, Follower};
@@ -33,12 +34,12 @@ pub(crate) struct Sources {
 /// A follower at work; dropping it stops it.
 struct Running {
     endpoints: watch::Sender<Vec<Endpoint>>,
-    stop: CancellationToken,
+    task: AbortHandle,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.task.abort();
     }
 }
 
@@ -155,12 +156,7 @@ impl Sources {
             turns: Arc::clone(&self.turns),
             mark: None,
         };
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        tokio::spawn(async move {
-            stopped.run_until_cancelled(follower.run()).await;
-        });
-        Running { endpoints, stop }
+        Running { endpoints, task: tokio::spawn(follower.run()).abort_handle() }
     }
 }
 
