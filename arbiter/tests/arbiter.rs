@@ -247,6 +247,7 @@ impl Cluster {
             kill_ms: KILL_MS,
             clock_ppm: 2_000,
             quota: BTreeMap::new(),
+            retired: vec![],
         };
         let signed = Signed::seal(&trust, self.operator.secret());
         let new = self.dir.path().join("trust.new");

@@ -27,7 +27,7 @@ pub enum Next {
     /// The one in force says it all.
     Same,
     /// This one, to be signed.
-    New(Trust),
+    New(Box<Trust>),
 }
 
 /// Decides the next document. `cluster` is taken only when there is none yet.
@@ -69,7 +69,7 @@ pub fn next_trust(
         return Next::Same;
     }
     next.version += 1;
-    Next::New(next)
+    Next::New(Box::new(next))
 }
 
 fn empty(cluster: ClusterId) -> Trust {
@@ -86,6 +86,7 @@ fn empty(cluster: ClusterId) -> Trust {
         kill_ms: KILL_MS,
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
+        retired: vec![],
     }
 }
 
@@ -118,7 +119,7 @@ pub(crate) mod tests {
         let Next::New(trust) = next_trust(None, &cluster(), key(1), members, hosts) else {
             panic!("the first document is always new")
         };
-        trust
+        *trust
     }
 
     #[test]

@@ -139,6 +139,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
     async fn run(&mut self) -> Result<Summary, BootstrapError> {
         let hosts = self.wait_hosts().await?;
         let in_force = self.find_trust(&hosts).await?;
+        let hosts = self.leave_out_retired(hosts, in_force.as_ref())?;
         let warnings = self.check_hosts(&hosts)?;
         let services = self.start_services(&hosts, in_force.as_ref()).await?;
         let signed = self.sign_trust(&hosts, in_force, &services.members).await?;
@@ -155,6 +156,30 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         };
         self.finish(&summary);
         Ok(summary)
+    }
+
+    /// A machine that was retired does not come back with the same key.
+    fn leave_out_retired(
+        &mut self,
+        hosts: Vec<Ready>,
+        in_force: Option<&trust::InForce>,
+    ) -> Result<Vec<Ready>, BootstrapError> {
+        let retired = in_force.map(|in_force| &in_force.trust.retired[..]).unwrap_or_default();
+        let (out, left): (Vec<Ready>, Vec<Ready>) =
+            hosts.into_iter().partition(|ready| retired.contains(&ready.host.key));
+        let reasons: Vec<String> =
+            out.iter().map(|ready| format!("{} was retired", ready.host.name)).collect();
+        if left.len() < self.options.hosts_min {
+            let what = format!("{} hosts are left, not {}", left.len(), self.options.hosts_min);
+            let next = "a retired machine comes back only with a new key: empty its data directory";
+            let error = failure(Step::WaitHosts, Kind::Refused, what, next);
+            return Err(BootstrapError { reasons, ..error });
+        }
+        if !reasons.is_empty() {
+            let detail = format!("left out: {}", reasons.join("; "));
+            self.say(Step::WaitHosts, StepState::Already, &detail);
+        }
+        Ok(left)
     }
 
     fn finish(&mut self, summary: &Summary) {

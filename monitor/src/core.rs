@@ -1,7 +1,7 @@
 //! What a monitor decides: what enters the view, how fresh each row is, whom to distrust.
 //!
-//! Connections, clocks and subscribers are the shell's. The view never goes back and never loses a
-//! row; silence changes a row's freshness and nothing else.
+//! Connections, clocks and subscribers are the shell's. The view never goes back and loses
+//! no row but those of hosts that the operator has retired; silence changes a row's freshness and nothing else.
 //!
 //! ```text
 //!               opened                       hostile frame
@@ -72,6 +72,8 @@ pub struct Wanted {
     pub sources: BTreeSet<Source>,
     /// The hosts of the trust document, if there is one: nobody else enters the view.
     pub roster: Option<BTreeSet<HostId>>,
+    /// Hosts that the operator has retired: the only rows that ever leave the view.
+    pub retired: BTreeSet<HostId>,
     /// True once discovery has answered, so that nobody is missing from `sources` only because
     /// the question is still open.
     pub is_settled: bool,
@@ -329,6 +331,10 @@ impl Core {
 
     fn want(&mut self, now_ms: u64, wanted: Wanted) {
         self.streams.retain(|source, _| wanted.sources.contains(source));
+        for host in &wanted.retired {
+            self.view.forget(host);
+            self.hosts.remove(host);
+        }
         for source in &wanted.sources {
             self.streams.entry(source.clone()).or_insert_with(|| Stream {
                 standing: Standing::Closed,

@@ -54,6 +54,7 @@ impl Sources {
             let wanted = self.wanted(trust.as_deref(), &addresses, &running);
             let told = Wanted {
                 sources: wanted.keys().cloned().collect(),
+                retired: trust.as_ref().map(|t| t.retired_hosts()).unwrap_or_default(),
                 roster: trust.map(|trust| trust.roster.iter().map(HostId::of).collect()),
                 is_settled: addresses.is_settled,
             };

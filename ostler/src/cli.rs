@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Take a drained host into use again
     Undrain(UndrainArgs),
+    /// Take a host out of the cluster for good
+    Retire(RetireArgs),
     /// The VMs
     Ps(PsArgs),
     /// Everything about one VM or host
@@ -329,6 +331,19 @@ pub(crate) struct DrainArgs {
 pub(crate) struct UndrainArgs {
     /// The host: its name, id or the beginning of its id
     pub(crate) host: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetireArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
+    /// It does not answer, and I have seen that it is off and stays off: what ran there may run
+    /// elsewhere
+    #[arg(long)]
+    pub(crate) is_off: bool,
+    /// Start its VMs elsewhere, as far as they had no disks there
+    #[arg(long)]
+    pub(crate) restart: bool,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,8 @@ mod migrate;
 
 mod drain;
 
+mod retire;
+
 mod ps;
 
 mod inspect;
@@ -105,6 +107,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
+        Command::Retire(args) => retire::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,
         Command::Hosts => hosts::run(session).await,

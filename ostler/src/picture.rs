@@ -10,6 +10,7 @@ use protocol::api::{HostRowReply, ViewReply};
 use protocol::host::{Host, Inventory};
 use protocol::id::{HostId, JobId};
 use protocol::job::{Job, JobRow, JobState, Reason, Role};
+use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow, View};
 use transport::{CallError, Client, Endpoint};
 
@@ -48,7 +49,14 @@ impl Session {
         if !self.is_direct {
             for monitor in self.peers(Role::Monitor) {
                 match self.client.get::<ViewReply>(&monitor, "/v1/view").await {
-                    Ok(reply) => return Ok(of_view(reply, warnings)),
+                    Ok(mut reply) => {
+                        // A monitor may obey an older document for a moment.
+                        let retired = self.trust.as_ref().map(Trust::retired_hosts);
+                        for host in retired.iter().flatten() {
+                            reply.view.forget(host);
+                        }
+                        return Ok(of_view(reply, warnings));
+                    }
                     Err(error) => warnings.push(format!("monitor {monitor}: {}", chain(&error))),
                 }
             }

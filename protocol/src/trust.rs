@@ -4,7 +4,7 @@
 //! and needs no tickets; with one, nothing starts without. Identity is a key, so the document is
 //! also the list of who may talk to whom; there is no certificate authority to lose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,11 @@ pub struct Trust {
     /// What each tenant may have promised in the cluster; a tenant without entry has no limit.
     #[serde(default)]
     pub quota: BTreeMap<TenantId, Resources>,
+    /// Hosts that were members and never come back: the operator's word that nothing of theirs runs
+    /// (evidence `retired` of protocol §3). What was promised to them is free; a machine that is to
+    /// come back comes with a new key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<PublicKey>,
 }
 
 /// A member's place in its committee.
@@ -183,6 +188,9 @@ impl Trust {
                 (n + self.f) / 2 + 1
             ));
         }
+        if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
+            return invalid(format!("host {} is on the roster and retired", HostId::of(key)));
+        }
         if self.clock_ppm >= 500_000 || self.kill_ms >= self.term_ms {
             return invalid(format!(
                 "clock_ppm = {} must be under 500000 and kill_ms = {} under term_ms = {}",
@@ -214,6 +222,9 @@ impl Trust {
             Some(old) if *old == new => Ok(None),
             Some(old) if old.version >= new.version => {
                 Err(TrustError::NotNewer { ours: old.version, theirs: new.version })
+            }
+            Some(old) if old.retired.iter().any(|key| !new.retired.contains(key)) => {
+                Err(TrustError::Invalid("it brings back a host that was retired for good".into()))
             }
             _ => Ok(Some(new)),
         }
@@ -268,6 +279,12 @@ impl Trust {
         self.roster.iter().map(|key| (HostId::of(key), *key)).collect()
     }
 
+    /// The hosts that never come back.
+    #[must_use]
+    pub fn retired_hosts(&self) -> BTreeSet<HostId> {
+        self.retired.iter().map(HostId::of).collect()
+    }
+
     /// The arbiter that signs with this key.
     #[must_use]
     pub fn arbiter(&self, key: &PublicKey) -> Option<&Slot> {
@@ -298,6 +315,7 @@ mod tests {
             kill_ms: KILL_MS,
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
+            retired: vec![],
         }
     }
 
@@ -324,6 +342,22 @@ mod tests {
             Trust::accept(Some(&trust(2)), &again),
             Err(TrustError::NotNewer { ours: 2, theirs: 1 })
         );
+    }
+
+    #[test]
+    fn who_is_retired_never_comes_back() {
+        let mut without = trust(2);
+        without.retired = std::mem::take(&mut without.roster);
+        assert_eq!(without.validate(), Ok(()));
+        let sealed = |trust: &Trust| Signed::seal(trust, &key(1));
+        assert!(Trust::accept(Some(&trust(1)), &sealed(&without)).unwrap().is_some());
+        let mut again = trust(3);
+        let refused = |new: &Trust| Trust::accept(Some(&without), &sealed(new)).is_err();
+        assert!(refused(&again), "its retirement is forgotten");
+        again.retired = without.retired.clone();
+        assert!(refused(&again), "it is on the roster as well");
+        again.roster.clear();
+        assert!(!refused(&again));
     }
 
     #[test]

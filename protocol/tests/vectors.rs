@@ -115,6 +115,7 @@ fn trust() -> Trust {
         kill_ms: KILL_MS,
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::from([(TenantId::default_tenant(), size())]),
+        retired: vec![],
     }
 }
 

@@ -73,6 +73,22 @@ struct Inner {
     shutdown: CancellationToken,
 }
 
+impl Inner {
+    fn picture(&self) -> Arc<Picture> {
+        let picture = self.options.picture.borrow().clone();
+        let trust = self.options.trust.borrow();
+        let retired = trust.as_ref().map(|trust| trust.retired_hosts()).unwrap_or_default();
+        if retired.iter().all(|host| picture.view.host(host).is_none()) {
+            return picture;
+        }
+        let mut picture = Picture::clone(&picture);
+        for host in &retired {
+            picture.view.forget(host);
+        }
+        Arc::new(picture)
+    }
+}
+
 /// A run, and a way to see how it is going.
 #[derive(Debug, Clone)]
 pub struct RunHandle {
@@ -208,6 +224,12 @@ impl Scheduler {
 
     pub(crate) fn now_ms(&self) -> u64 {
         self.0.options.clock.now().mono_ms
+    }
+
+    /// The view as it is now, without the hosts that the operator has retired: a monitor may obey an
+    /// older trust document than this engine.
+    pub(crate) fn picture(&self) -> Arc<Picture> {
+        self.0.picture()
     }
 
     /// What the runs that have not ended want.
@@ -380,7 +402,7 @@ impl Driver {
             return Input::CannotPlan { why: "the engine is ending".to_owned() };
         };
         let options = &inner.options;
-        let picture = options.picture.borrow().clone();
+        let picture = inner.picture();
         if !picture.is_current {
             return Input::CannotPlan { why: format!("no current view ({})", picture.source) };
         }

@@ -83,7 +83,7 @@ impl Scheduler {
     /// The moves that would empty what is drained, by the view as it is now.
     async fn plan_moves(&self, drain: &Drain, now_ms: u64) -> Option<(Vec<MigrateVm>, View)> {
         let _turn = self.planning_turn().await?;
-        let picture = self.options().picture.borrow().clone();
+        let picture = self.picture();
         let failed = |(host, message): (HostId, String)| Setback {
             allocation: picture.view.host(&host).map(|row| row.host.allocation).unwrap_or_default(),
             reason: SetbackReason::Failed { message },

@@ -6,6 +6,8 @@ mod house;
 
 mod jobs;
 
+mod retire;
+
 mod discovery;
 
 mod drain;

@@ -38,6 +38,7 @@ fn trust(n: u8, k: u32, hosts: u8) -> Trust {
         kill_ms: KILL_MS,
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
+        retired: vec![],
     }
 }
 

@@ -81,8 +81,8 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
                     let next = "choose another layout";
                     failure(Step::SignTrust, Kind::Failed, error.to_string(), next)
                 })?;
-                let signed = Signed::seal(&trust, operator.secret());
-                Signature { signed, trust, is_new: true }
+                let signed = Signed::seal(trust.as_ref(), operator.secret());
+                Signature { signed, trust: *trust, is_new: true }
             }
         };
         // Kept before anybody obeys it: should we die now, the next try gives this very document.

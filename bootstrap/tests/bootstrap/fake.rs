@@ -13,7 +13,7 @@ use protocol::id::{Cursor, Epoch, HostId, JobId};
 use protocol::job::{Job, JobKind, JobState, Reason, Role, ServiceEndpoint};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
-use protocol::signed::Signed;
+use protocol::signed::{PublicKey, Signed};
 use protocol::trust::{Right, Trust};
 use protocol::view::{Freshness, View};
 use transport::discovery::{Advert, ClusterUrl};
@@ -68,6 +68,10 @@ impl FakeAgent {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.serve(transport::problem::finish(router), shutdown.clone()));
         Self { url, state, shutdown, task: Mutex::new(Some(task)) }
+    }
+
+    pub(crate) fn key(&self) -> PublicKey {
+        self.state.identity.public()
     }
 
     pub(crate) async fn stop(&self) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bootstrap::{BootstrapError, Context, Kind, Options, Step, StepEvent, StepState, Summary};
 use fake::FakeAgent;
+use protocol::signed::Signed;
 use transport::discovery::{
     BookLimits, ClusterUrl, DiscoveryStore, Source, create_cluster, discovery_router,
 };
@@ -132,6 +133,29 @@ async fn a_run_after_a_failure_goes_on_and_a_later_host_joins() {
     let c = FakeAgent::start(3).await;
     let summary = operator.run(&[&a, &b, &c], 2).await.result.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((summary.hosts.len(), summary.trust_version), (3, 2));
+}
+
+#[tokio::test]
+async fn a_retired_host_is_left_out_and_does_not_count() {
+    let (staying, retired) = (FakeAgent::start(1).await, FakeAgent::start(2).await);
+    let operator = Operator::new();
+    operator.run(&[&staying, &retired], 2).await.result.unwrap_or_else(|e| panic!("{e}"));
+    let context = Context::at(operator.folder.path());
+    let (_, mut trust) = context.trust().unwrap().unwrap();
+    let key = *trust.roster.iter().find(|key| **key != staying.key()).unwrap();
+    trust.version += 1;
+    trust.roster.retain(|member| *member != key);
+    trust.retired.push(key);
+    let signed = Signed::seal(&trust, context.operator().unwrap().secret());
+    context.save_trust(&signed).unwrap();
+
+    let error = operator.run(&[&staying, &retired], 2).await.result.unwrap_err();
+    assert!(error.kind == Kind::Refused && error.to_string().contains("was retired"), "{error}");
+    let one = operator.run(&[&staying, &retired], 1).await;
+    let summary = one.result.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(summary.hosts.len(), 1);
+    let (_, trust) = context.trust().unwrap().unwrap();
+    assert_eq!((trust.roster, trust.retired), (vec![staying.key()], vec![key]));
 }
 
 #[tokio::test]

@@ -130,6 +130,7 @@ impl Cluster {
             kill_ms: KILL_MS,
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
+            retired: vec![],
         };
         let signed = Signed::seal(&trust, operator.secret());
         let json = serde_json::to_vec(&signed).unwrap();

@@ -105,6 +105,7 @@ fn trust() -> Signed<Trust> {
         kill_ms: KILL_MS,
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
+        retired: vec![],
     };
     Signed::seal(&trust, &key(OPERATOR))
 }

@@ -236,6 +236,7 @@ async fn with_trust_a_stranger_may_nothing_and_local_root_still_everything() {
         kill_ms: KILL_MS,
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
+        retired: vec![],
     };
     let signed = Signed::seal(&trust, operator.secret());
     let path = "/v1/config/trust";

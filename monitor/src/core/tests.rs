@@ -95,7 +95,15 @@ impl Monitor {
     fn of(n: u8) -> Self {
         let sources = (0..n).map(|n| Source::Host(id(n))).collect();
         let mut monitor = Self { core: Core::new(0), out: vec![] };
-        monitor.tell(0, Input::Wanted(Wanted { sources, roster: None, is_settled: true }));
+        monitor.tell(
+            0,
+            Input::Wanted(Wanted {
+                sources,
+                roster: None,
+                retired: BTreeSet::new(),
+                is_settled: true,
+            }),
+        );
         monitor
     }
 
@@ -103,7 +111,15 @@ impl Monitor {
         let mut sources: BTreeSet<Source> = (0..hosts).map(|n| Source::Host(id(n))).collect();
         sources.extend(monitor.then(other));
         let mut monitor = Self { core: Core::new(0), out: vec![] };
-        monitor.tell(0, Input::Wanted(Wanted { sources, roster: None, is_settled: true }));
+        monitor.tell(
+            0,
+            Input::Wanted(Wanted {
+                sources,
+                roster: None,
+                retired: BTreeSet::new(),
+                is_settled: true,
+            }),
+        );
         monitor
     }
 
@@ -337,11 +353,33 @@ fn an_epoch_never_goes_back_and_the_operator_is_told() {
 }
 
 #[test]
+fn a_host_that_is_wanted_no_more_keeps_its_row_and_a_retired_one_does_not() {
+    let mut monitor = Monitor::of(2);
+    for n in 0..2 {
+        monitor.greet(0, n);
+    }
+    let wanted = |retired: BTreeSet<HostId>| {
+        let roster = Some([id(0)].into());
+        let sources = [Source::Host(id(0))].into();
+        Input::Wanted(Wanted { sources, roster, retired, is_settled: true })
+    };
+    monitor.tell(1, wanted(BTreeSet::new()));
+    assert!(monitor.core.view().host(&id(1)).is_some());
+    monitor.tell(2, wanted([id(1)].into()));
+    assert!(monitor.core.view().host(&id(1)).is_none());
+    assert!(monitor.core.statuses().iter().all(|status| status.host == id(0)));
+    assert!(monitor.core.view().host(&id(0)).is_some());
+}
+
+#[test]
 fn with_trust_nobody_off_the_roster_enters_the_view() {
     let mut monitor = Monitor::following(true, 0);
     let roster = Some([id(0)].into());
     let sources = [other(), Source::Host(id(0))].into();
-    monitor.tell(0, Input::Wanted(Wanted { sources, roster, is_settled: true }));
+    monitor.tell(
+        0,
+        Input::Wanted(Wanted { sources, roster, retired: BTreeSet::new(), is_settled: true }),
+    );
     monitor.open(0, other());
     for n in 0..2 {
         let frame = inventory(n, at(1, 0));

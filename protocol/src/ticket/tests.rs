@@ -32,6 +32,7 @@ fn trust(n: u8, k: u32) -> Trust {
         kill_ms: KILL_MS,
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
+        retired: vec![],
     }
 }
 

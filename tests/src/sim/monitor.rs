@@ -59,6 +59,7 @@ impl World {
         let wanted = Wanted {
             sources: followers.iter().map(|f| f.source.clone()).collect(),
             roster: Some(self.hosts.iter().map(|host| host.id.clone()).collect()),
+            retired: std::collections::BTreeSet::new(),
             is_settled: true,
         };
         self.monitors[n].core = Some(Core::new(now_ms));

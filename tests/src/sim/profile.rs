@@ -173,6 +173,7 @@ impl Profile {
             kill_ms: KILL_MS,
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::from([(tenant, limit)]),
+            retired: vec![],
         }
     }
 }

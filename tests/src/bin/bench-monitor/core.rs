@@ -28,7 +28,7 @@ pub(crate) fn merge(hosts: usize, jobs: usize) -> serde_json::Value {
     let inventories: Vec<_> = (0..hosts).map(|n| world::inventory(n, jobs)).collect();
     let ids: Vec<HostId> = inventories.iter().map(|i| i.host.id.clone()).collect();
     let sources = ids.iter().cloned().map(Source::Host).collect();
-    let wanted = Wanted { sources, roster: None, is_settled: true };
+    let wanted = Wanted { sources, roster: None, retired: Default::default(), is_settled: true };
     core.handle(0, Input::Wanted(wanted), &mut out);
     let mut table: HashMap<(HostId, JobId), (Cursor, Job)> = HashMap::new();
     let mut hosts_known = Vec::new();

@@ -1,0 +1,266 @@
+//! `ostler retire`: a host leaves the cluster for good.
+//!
+//! The operator signs a trust document without it. What arbiters have promised to the host is free
+//! from then on, so its VMs may be started elsewhere; which is why a host that was not seen empty
+//! leaves only by the person's word that it is off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use protocol::api::{Health, Want};
+use protocol::id::{HostId, JobId};
+use protocol::job::{JobSpec, Role};
+use protocol::signed::{PublicKey, Signed};
+use protocol::trust::Trust;
+use protocol::view::{Freshness, HostRow};
+use serde::de::IgnoredAny;
+use serde_json::json;
+use transport::{Endpoint, Identity, Method};
+
+use crate::cli::RetireArgs;
+use crate::exit::{Code, Failure};
+use crate::picture::{Picture, chain};
+use crate::session::Session;
+use crate::show;
+
+/// Hosts that are given the document at a time.
+const ASKED_AT_ONCE: usize = 64;
+
+/// How long a controller may take to obey a document that its host has.
+const OBEDIENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How often it is asked.
+const OBEDIENCE_POLL: Duration = Duration::from_millis(100);
+
+/// A VM that was alive on the host when it was last heard.
+struct Guest {
+    job: JobId,
+    spec: JobSpec,
+}
+
+impl Guest {
+    fn has_disks(&self) -> bool {
+        self.spec.as_vm().is_some_and(|vm| !vm.disks.is_empty())
+    }
+}
+
+/// See the module.
+pub(crate) async fn run(session: &Session, args: RetireArgs) -> Result<Code, Failure> {
+    let (operator, trust) = authority(session)?;
+    let picture = session.picture().await?;
+    picture.warn();
+    let Ok(row) = picture.host(&args.host) else {
+        return gone_already(&trust, &args.host);
+    };
+    let (name, key) = (row.host.name.clone(), row.host.key);
+    let guests = guests(row);
+    check_empty(&picture, row, &guests, args.is_off)?;
+    check_arbiters(&trust, row)?;
+    let next = without(&trust, row, key);
+    next.validate().map_err(|error| Failure::new(Code::Refused, error.to_string()))?;
+    let signed = Signed::seal(&next, operator.secret());
+    // Kept before anybody obeys it: should this end now, bootstrap gives this very document.
+    session.context.save_trust(&signed)?;
+    let silent = give(session, &picture, &next, &signed).await;
+    if !session.is_json {
+        show::note(&format!("{name} is retired by trust version {}", next.version));
+        for (host, why) in &silent {
+            show::note(&format!("warning: {host} has not taken it yet: {why}; bootstrap gives it"));
+        }
+        tell_left(&trust, row, &guests, args.restart);
+    } else {
+        let jobs: Vec<&JobId> = guests.iter().map(|guest| &guest.job).collect();
+        let silent: Vec<&String> = silent.iter().map(|(host, _)| host).collect();
+        show::json_pretty(&json!({ "host": row.host.id, "trust_version": next.version,
+            "jobs": jobs, "not_told": silent }));
+    }
+    if !args.restart {
+        return Ok(Code::Ok);
+    }
+    await_obedience(session, &next).await?;
+    restart(session, guests).await
+}
+
+fn authority(session: &Session) -> Result<(Arc<Identity>, Trust), Failure> {
+    let operator = Arc::clone(session.client.identity());
+    let trust = session.trust.clone().filter(|_| !session.is_direct).ok_or_else(|| {
+        Failure::usage("retiring a host changes the cluster's trust document, and none is here")
+            .next("use the context that the cluster was bootstrapped from, without --hosts")
+    })?;
+    if !trust.operators.contains(&operator.public()) {
+        let what = "the key of this context is no operator's of the cluster";
+        return Err(Failure::new(Code::Refused, what).next("use an operator's context"));
+    }
+    Ok((operator, trust))
+}
+
+/// Retiring twice is retiring once.
+fn gone_already(trust: &Trust, text: &str) -> Result<Code, Failure> {
+    let is_it = |host: &HostId| host.as_str().starts_with(text);
+    if !text.is_empty() && trust.retired_hosts().iter().any(is_it) {
+        show::note(&format!("{text} is retired already"));
+        return Ok(Code::Ok);
+    }
+    Err(Failure::new(Code::NotFound, format!("no host {text:?}")).next("ostler hosts"))
+}
+
+fn guests(row: &HostRow) -> Vec<Guest> {
+    let alive = row.jobs.values().filter(|job| !job.state.is_ended());
+    let vms = alive.filter(|job| job.spec.as_vm().is_some());
+    vms.map(|job| Guest { job: job.id.clone(), spec: job.spec.as_ref().clone() }).collect()
+}
+
+/// A host that is heard must be empty; one that is not may run what it ran.
+fn check_empty(
+    picture: &Picture,
+    row: &HostRow,
+    guests: &[Guest],
+    is_off: bool,
+) -> Result<(), Failure> {
+    let known = picture.rows.iter().find(|known| known.host == row.host.id);
+    let (freshness, age_ms) =
+        known.map_or((Freshness::Lost, 0), |known| (known.freshness, known.age_ms));
+    let name = &row.host.name;
+    let left: Vec<&str> = guests.iter().map(|guest| guest.job.as_str()).collect();
+    match freshness {
+        Freshness::Fresh if left.is_empty() => Ok(()),
+        Freshness::Fresh => {
+            let what = format!("{name} still runs {}", left.join(", "));
+            Err(Failure::new(Code::Refused, what).next(format!("ostler drain {name}")))
+        }
+        Freshness::Stale | Freshness::Lost if is_off => Ok(()),
+        Freshness::Stale | Freshness::Lost => {
+            let age = show::age(age_ms);
+            let ran = match left.as_slice() {
+                [] => String::new(),
+                some => format!("; alive there then: {}", some.join(", ")),
+            };
+            let what = format!("{name} has not been heard for {age}{ran}");
+            Err(Failure::new(Code::Refused, what).next(
+                "whatever it still runs could run twice: see that it is off and stays off, and \
+                 say so with --is-off",
+            ))
+        }
+    }
+}
+
+/// The quorum must outlive the host: a slot cannot be moved to another machine yet.
+fn check_arbiters(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
+    let there = services(row);
+    let lost = trust.arbiters.iter().filter(|arbiter| there.contains(&arbiter.key)).count();
+    let left = trust.arbiters.len() - lost;
+    if lost == 0 || left >= trust.k as usize {
+        return Ok(());
+    }
+    let what = format!(
+        "{} has {lost} of {} arbiters, and a ticket needs {}: without it nothing could start",
+        row.host.name,
+        trust.arbiters.len(),
+        trust.k
+    );
+    Err(Failure::new(Code::Refused, what)
+        .next("arbiters can't be moved to other hosts yet: keep this host, or bring it back"))
+}
+
+/// Keys of Ostler's own services on the host.
+fn services(row: &HostRow) -> Vec<PublicKey> {
+    let alive = row.jobs.values().filter(|job| !job.state.is_ended());
+    alive.filter_map(|job| job.endpoint.as_ref().map(|endpoint| endpoint.key)).collect()
+}
+
+fn without(trust: &Trust, row: &HostRow, key: PublicKey) -> Trust {
+    let there = services(row);
+    let mut next = trust.clone();
+    next.version += 1;
+    next.roster.retain(|member| *member != key);
+    next.peers.retain(|peer| !there.contains(&peer.key));
+    if !next.retired.contains(&key) {
+        next.retired.push(key);
+    }
+    next
+}
+
+/// Gives the document to every host that is left; those that did not take it, with why.
+async fn give(
+    session: &Session,
+    picture: &Picture,
+    next: &Trust,
+    signed: &Signed<Trust>,
+) -> Vec<(String, String)> {
+    let roster = next.roster_by_host();
+    let rows = picture.rows.iter().filter(|row| roster.contains_key(&row.host));
+    let agents: Vec<(String, Endpoint)> = rows
+        .map(|row| {
+            let name = picture.view.host(&row.host).map(|known| known.host.name.clone());
+            (name.unwrap_or_else(|| row.host.to_string()), row.agent.clone())
+        })
+        .collect();
+    let given = stream::iter(agents).map(|(name, agent)| async move {
+        let path = "/v1/config/trust";
+        let sent = session.client.send::<_, Option<IgnoredAny>>(Method::PUT, &agent, path, signed);
+        sent.await.err().map(|error| (name, chain(&error)))
+    });
+    let mut silent: Vec<_> =
+        given.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
+    silent.sort();
+    silent
+}
+
+fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool) {
+    let there = services(row);
+    let peers = trust.peers.iter().filter(|peer| there.contains(&peer.key));
+    let roles: Vec<Role> = peers.map(|peer| peer.role).collect();
+    if !roles.is_empty() {
+        let roles: Vec<String> = roles.iter().map(ToString::to_string).collect();
+        show::note(&format!(
+            "it had a {}: `ostler bootstrap` starts another",
+            roles.join(" and a ")
+        ));
+    }
+    for guest in guests {
+        let job = &guest.job;
+        if guest.has_disks() {
+            show::note(&format!("{job} is gone with its disks: run it anew, or from a backup"));
+        } else if !is_restarting {
+            show::note(&format!("{job} may be started elsewhere: ostler run, with its name"));
+        }
+    }
+}
+
+/// Waits until a controller obeys the document: one that does not takes the VMs for running still.
+async fn await_obedience(session: &Session, next: &Trust) -> Result<(), Failure> {
+    let peers = next.peers.iter().filter(|peer| peer.role == Role::Controller);
+    let controllers: Vec<Endpoint> =
+        peers.map(|peer| Endpoint::of_key(peer.url.clone(), peer.key)).collect();
+    let obeys = async {
+        loop {
+            for controller in &controllers {
+                let health = session.client.get::<Health>(controller, "/v1/health").await;
+                if health.is_ok_and(|health| health.trust_version >= Some(next.version)) {
+                    return;
+                }
+            }
+            tokio::time::sleep(OBEDIENCE_POLL).await;
+        }
+    };
+    tokio::time::timeout(OBEDIENCE_MAX, obeys).await.map_err(|_| {
+        let seconds = OBEDIENCE_MAX.as_secs();
+        let what = format!("no controller obeys trust version {} after {seconds} s", next.version);
+        Failure::new(Code::Unreachable, what)
+            .next("ostler bootstrap; then start the VMs with `ostler run`")
+    })
+}
+
+/// Starts elsewhere what had nothing on the host but its memory.
+async fn restart(session: &Session, guests: Vec<Guest>) -> Result<Code, Failure> {
+    let mut worst = Code::Ok;
+    for guest in guests.into_iter().filter(|guest| !guest.has_disks()) {
+        let Guest { job, spec } = guest;
+        match session.want(Want::Run { job, spec, on: None }, true).await? {
+            Code::Ok => {}
+            code => worst = code,
+        }
+    }
+    Ok(worst)
+}

@@ -1,0 +1,84 @@
+//! A host dies for good: what ran there runs elsewhere by the operator's word, and never twice.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::lab::Lab;
+use tests::operator::Operator;
+use tests::wait::{is, until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn lab_a_dead_host_is_retired_and_its_vm_runs_elsewhere_once() {
+    let Some(lab) = Lab::up("lab_a_dead_host_is_retired", 3) else { return };
+    let mut operator = Operator::new();
+    let begin = Instant::now();
+    let url = operator.make_cluster(&lab);
+    let busy = ["arbiter", "controller"].map(|role| operator.service(&lab, role).0);
+    let dead = lab.hosts().into_iter().find(|host| !busy.contains(host)).expect("a third host");
+    let run = ["run", "--memory", "64MiB", "--on", &dead, "--autostart", "--name"];
+    operator.must(&[&run[..], &["web-1"]].concat());
+    operator.must(&[&run[..], &["db-1", "--image", "guest"]].concat());
+    assert_eq!(operator.await_state("web-1", "running"), dead);
+    let id = operator.json(&["inspect", "web-1"])["jobs"][0]["host"].clone();
+    let id = id.as_str().expect("the host's id").to_owned();
+
+    println!("two VMs run on {dead} after {:?}", begin.elapsed());
+    let refused = operator.run(&["retire", &dead]);
+    assert!(code(&refused) == Some(3) && said(&refused).contains("still runs"), "{refused:?}");
+    lab.must(&["kill", &dead]);
+    until("it to be silent", LIMIT, || {
+        let refused = operator.run(&["retire", &dead]);
+        is(said(&refused).contains("--is-off"), said(&refused))
+    });
+    assert_eq!(version(&operator), 1, "nothing was changed");
+
+    println!("{dead} is silent after {:?}", begin.elapsed());
+    let retired = operator.run(&["retire", &dead, "--is-off", "--restart"]);
+    assert_eq!(code(&retired), Some(0), "{}", said(&retired));
+    assert!(said(&retired).contains("db-1 is gone with its disks"), "{}", said(&retired));
+    assert_eq!(version(&operator), 2);
+    let host = operator.await_state("web-1", "running");
+    assert_ne!(host, dead);
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
+    println!("web-1 runs on {host} after {:?}", begin.elapsed());
+    let rows = (operator.ps("web-1").len(), operator.ps("db-1").len());
+    assert_eq!(rows, (1, 0), "nothing is shown of what is gone");
+    let again = operator.run(&["retire", &id]);
+    assert_eq!(code(&again), Some(0), "retiring twice is retiring once: {}", said(&again));
+
+    // It was not off for good. What it has in its ledger was started elsewhere, and stays down.
+    lab.must(&["boot", &dead]);
+    lab.start_agent(&dead, &url);
+    let address = format!("https://{}:7460", lab.address(&dead));
+    until("the returned host to wait for a right that nobody gives", LIMIT, || {
+        let shown = operator.run(&["ps", "--json", "--hosts", &address]);
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+        let waits = shown["jobs"].as_array().is_some_and(|jobs| {
+            jobs.len() == 2 && jobs.iter().all(|row| row["job"]["reason"] == "awaiting_right")
+        });
+        is(waits, shown)
+    });
+    assert_eq!(lab.virsh_state(&dead, "web-1"), "shut off");
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
+
+    println!("the returned host starts nothing, after {:?}", begin.elapsed());
+    let shown = operator.must(&["bootstrap", "--discovery", &url, "-n", "2"]);
+    assert!(shown.contains("was retired"), "{shown}");
+    assert_eq!(operator.json(&["hosts"])["hosts"].as_array().map(Vec::len), Some(2));
+    println!("the story took {:?}", begin.elapsed());
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+fn version(operator: &Operator) -> u64 {
+    operator.json(&["trust", "show"])["version"].as_u64().expect("a version")
+}
