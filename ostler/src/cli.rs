@@ -109,6 +109,8 @@ pub(crate) enum Command {
     /// Who is believed in the cluster
     #[command(subcommand)]
     Trust(TrustCommand),
+    /// What each tenant may have, and what it has
+    Quota(QuotaArgs),
     /// A discovery server, and its clusters
     #[command(subcommand)]
     Discovery(DiscoveryCommand),
@@ -344,6 +346,38 @@ pub(crate) struct RetireArgs {
     /// Start its VMs elsewhere, as far as they had no disks there
     #[arg(long)]
     pub(crate) restart: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuotaArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<QuotaCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Limit what a tenant's VMs may take together; what is not named stays as it is
+    Set(QuotaSetArgs),
+    /// Limit a tenant no more
+    Clear {
+        /// The tenant
+        tenant: TenantId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuotaSetArgs {
+    /// The tenant
+    pub(crate) tenant: TenantId,
+    /// Virtual CPUs
+    #[arg(long)]
+    pub(crate) vcpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// Disks, at their full size
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Bytes>,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,8 @@ mod drain;
 
 mod retire;
 
+mod quota;
+
 mod ps;
 
 mod inspect;
@@ -107,6 +109,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
+        Command::Quota(args) => quota::run(session, args).await,
         Command::Retire(args) => retire::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,

@@ -12,6 +12,8 @@ mod picture;
 
 mod follow;
 
+mod govern;
+
 mod show;
 
 mod exit;

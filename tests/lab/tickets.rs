@@ -132,3 +132,29 @@ fn lab_nothing_starts_without_the_right_ticket() {
     assert_eq!(problem(caller.put(&h1, "e", &small, Some(ticket))), "offer-used");
     assert_eq!(lab.virsh_domains("h1"), Vec::<String>::new());
 }
+
+#[test]
+fn lab_a_tenant_gets_what_its_quota_allows_and_no_more() {
+    let Some(lab) = Lab::up("lab_a_tenant_gets_what_its_quota_allows", 1) else { return };
+    let mut operator = Operator::new();
+    operator.make_cluster(&lab);
+    operator.must(&["quota", "set", "default", "--vcpus", "1"]);
+    let run = |name: &'static str| ["run", "--memory", "64MiB", "--name", name];
+    operator.must(&run("web-1"));
+    let denied = operator.run(&run("web-2"));
+    let said = String::from_utf8_lossy(&[denied.stdout, denied.stderr].concat()).into_owned();
+    assert!(!denied.status.success() && said.contains("limit of 1 vcpus"), "{said}");
+    assert_eq!(lab.virsh_domains("h1"), ["web-1"], "virsh agrees");
+    let quota = operator.json(&["quota"]);
+    let row = &quota["quota"][0];
+    let shown = (&row["tenant"], &row["limit"]["vcpus"], &row["used"]["vcpus"], &row["vms"]);
+    assert!(shown.0 == "default" && shown.1 == 1 && shown.2 == 1 && shown.3 == 1, "{quota}");
+
+    let set = operator.run(&["quota", "set", "default", "--memory", "32MiB"]);
+    let said = String::from_utf8_lossy(&set.stderr).into_owned();
+    assert!(set.status.success() && said.contains("nothing is stopped"), "{said}");
+    assert_eq!(lab.virsh_state("h1", "web-1"), "running");
+    operator.must(&["quota", "clear", "default"]);
+    operator.must(&run("web-2"));
+    assert_eq!(lab.virsh_domains("h1").len(), 2);
+}

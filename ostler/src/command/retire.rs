@@ -4,34 +4,20 @@
 //! from then on, so its VMs may be started elsewhere; which is why a host that was not seen empty
 //! leaves only by the person's word that it is off.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use futures_util::{StreamExt as _, stream};
-use protocol::api::{Health, Want};
+use protocol::api::Want;
 use protocol::id::{HostId, JobId};
 use protocol::job::{JobSpec, Role};
-use protocol::signed::{PublicKey, Signed};
+use protocol::signed::PublicKey;
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow};
-use serde::de::IgnoredAny;
 use serde_json::json;
-use transport::{Endpoint, Identity, Method};
 
 use crate::cli::RetireArgs;
 use crate::exit::{Code, Failure};
-use crate::picture::{Picture, chain};
+use crate::govern::Authority;
+use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
-
-/// Hosts that are given the document at a time.
-const ASKED_AT_ONCE: usize = 64;
-
-/// How long a controller may take to obey a document that its host has.
-const OBEDIENCE_MAX: Duration = Duration::from_secs(15);
-
-/// How often it is asked.
-const OBEDIENCE_POLL: Duration = Duration::from_millis(100);
 
 /// A VM that was alive on the host when it was last heard.
 struct Guest {
@@ -47,52 +33,29 @@ impl Guest {
 
 /// See the module.
 pub(crate) async fn run(session: &Session, args: RetireArgs) -> Result<Code, Failure> {
-    let (operator, trust) = authority(session)?;
+    let authority = Authority::of(session)?;
+    let trust = &authority.trust;
     let picture = session.picture().await?;
     picture.warn();
     let Ok(row) = picture.host(&args.host) else {
-        return gone_already(&trust, &args.host);
+        return gone_already(trust, &args.host);
     };
     let (name, key) = (row.host.name.clone(), row.host.key);
     let guests = guests(row);
     check_empty(&picture, row, &guests, args.is_off)?;
-    check_arbiters(&trust, row)?;
-    let next = without(&trust, row, key);
-    next.validate().map_err(|error| Failure::new(Code::Refused, error.to_string()))?;
-    let signed = Signed::seal(&next, operator.secret());
-    // Kept before anybody obeys it: should this end now, bootstrap gives this very document.
-    session.context.save_trust(&signed)?;
-    let silent = give(session, &picture, &next, &signed).await;
+    check_arbiters(trust, row)?;
+    let next = without(trust, row, key);
+    let version = next.version;
+    let silent = authority.decree(session, &picture, next).await?;
     if !session.is_json {
-        show::note(&format!("{name} is retired by trust version {}", next.version));
-        for (host, why) in &silent {
-            show::note(&format!("warning: {host} has not taken it yet: {why}; bootstrap gives it"));
-        }
-        tell_left(&trust, row, &guests, args.restart);
+        show::note(&format!("{name} is retired by trust version {version}"));
+        tell_left(trust, row, &guests, args.restart);
     } else {
         let jobs: Vec<&JobId> = guests.iter().map(|guest| &guest.job).collect();
-        let silent: Vec<&String> = silent.iter().map(|(host, _)| host).collect();
-        show::json_pretty(&json!({ "host": row.host.id, "trust_version": next.version,
+        show::json_pretty(&json!({ "host": row.host.id, "trust_version": version,
             "jobs": jobs, "not_told": silent }));
     }
-    if !args.restart {
-        return Ok(Code::Ok);
-    }
-    await_obedience(session, &next).await?;
-    restart(session, guests).await
-}
-
-fn authority(session: &Session) -> Result<(Arc<Identity>, Trust), Failure> {
-    let operator = Arc::clone(session.client.identity());
-    let trust = session.trust.clone().filter(|_| !session.is_direct).ok_or_else(|| {
-        Failure::usage("retiring a host changes the cluster's trust document, and none is here")
-            .next("use the context that the cluster was bootstrapped from, without --hosts")
-    })?;
-    if !trust.operators.contains(&operator.public()) {
-        let what = "the key of this context is no operator's of the cluster";
-        return Err(Failure::new(Code::Refused, what).next("use an operator's context"));
-    }
-    Ok((operator, trust))
+    if args.restart { restart(session, guests).await } else { Ok(Code::Ok) }
 }
 
 /// Retiring twice is retiring once.
@@ -181,32 +144,6 @@ fn without(trust: &Trust, row: &HostRow, key: PublicKey) -> Trust {
     next
 }
 
-/// Gives the document to every host that is left; those that did not take it, with why.
-async fn give(
-    session: &Session,
-    picture: &Picture,
-    next: &Trust,
-    signed: &Signed<Trust>,
-) -> Vec<(String, String)> {
-    let roster = next.roster_by_host();
-    let rows = picture.rows.iter().filter(|row| roster.contains_key(&row.host));
-    let agents: Vec<(String, Endpoint)> = rows
-        .map(|row| {
-            let name = picture.view.host(&row.host).map(|known| known.host.name.clone());
-            (name.unwrap_or_else(|| row.host.to_string()), row.agent.clone())
-        })
-        .collect();
-    let given = stream::iter(agents).map(|(name, agent)| async move {
-        let path = "/v1/config/trust";
-        let sent = session.client.send::<_, Option<IgnoredAny>>(Method::PUT, &agent, path, signed);
-        sent.await.err().map(|error| (name, chain(&error)))
-    });
-    let mut silent: Vec<_> =
-        given.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
-    silent.sort();
-    silent
-}
-
 fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool) {
     let there = services(row);
     let peers = trust.peers.iter().filter(|peer| there.contains(&peer.key));
@@ -226,30 +163,6 @@ fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool
             show::note(&format!("{job} may be started elsewhere: ostler run, with its name"));
         }
     }
-}
-
-/// Waits until a controller obeys the document: one that does not takes the VMs for running still.
-async fn await_obedience(session: &Session, next: &Trust) -> Result<(), Failure> {
-    let peers = next.peers.iter().filter(|peer| peer.role == Role::Controller);
-    let controllers: Vec<Endpoint> =
-        peers.map(|peer| Endpoint::of_key(peer.url.clone(), peer.key)).collect();
-    let obeys = async {
-        loop {
-            for controller in &controllers {
-                let health = session.client.get::<Health>(controller, "/v1/health").await;
-                if health.is_ok_and(|health| health.trust_version >= Some(next.version)) {
-                    return;
-                }
-            }
-            tokio::time::sleep(OBEDIENCE_POLL).await;
-        }
-    };
-    tokio::time::timeout(OBEDIENCE_MAX, obeys).await.map_err(|_| {
-        let seconds = OBEDIENCE_MAX.as_secs();
-        let what = format!("no controller obeys trust version {} after {seconds} s", next.version);
-        Failure::new(Code::Unreachable, what)
-            .next("ostler bootstrap; then start the VMs with `ostler run`")
-    })
 }
 
 /// Starts elsewhere what had nothing on the host but its memory.

@@ -1,0 +1,177 @@
+//! `ostler quota`: what each tenant may have promised, and what it has.
+//!
+//! Limits are part of the trust document, so arbiters keep to them whoever asks. What is used is
+//! summed up from the view, for people; arbiters count by their books.
+
+use std::collections::BTreeMap;
+
+use protocol::id::TenantId;
+use protocol::resources::{Bytes, Resources};
+use protocol::trust::Trust;
+use serde_json::json;
+
+use crate::cli::{QuotaArgs, QuotaCommand, QuotaSetArgs};
+use crate::exit::{Code, Failure};
+use crate::govern::Authority;
+use crate::picture::Picture;
+use crate::session::Session;
+use crate::show;
+
+/// An amount without limit.
+const UNLIMITED: Resources =
+    Resources { vcpus: u32::MAX, memory_bytes: u64::MAX, disk_bytes: u64::MAX };
+
+/// See the module.
+pub(crate) async fn run(session: &Session, args: QuotaArgs) -> Result<Code, Failure> {
+    match args.command {
+        None => list(session).await,
+        Some(QuotaCommand::Set(args)) => set(session, args).await,
+        Some(QuotaCommand::Clear { tenant }) => {
+            let clear = |quota: &mut BTreeMap<TenantId, Resources>| {
+                quota.remove(&tenant);
+            };
+            change(session, &tenant, clear).await
+        }
+    }
+}
+
+async fn set(session: &Session, args: QuotaSetArgs) -> Result<Code, Failure> {
+    let QuotaSetArgs { tenant, vcpus, memory, disk } = args;
+    if vcpus.is_none() && memory.is_none() && disk.is_none() {
+        let what = "nothing to set";
+        return Err(Failure::usage(what).next("--vcpus, --memory or --disk; or `quota clear`"));
+    }
+    let code = change(session, &tenant, |quota| {
+        let limit = quota.entry(tenant.clone()).or_insert(UNLIMITED);
+        limit.vcpus = vcpus.unwrap_or(limit.vcpus);
+        limit.memory_bytes = memory.map_or(limit.memory_bytes, |bytes| bytes.0);
+        limit.disk_bytes = disk.map_or(limit.disk_bytes, |bytes| bytes.0);
+    });
+    code.await
+}
+
+async fn change(
+    session: &Session,
+    tenant: &TenantId,
+    change: impl FnOnce(&mut BTreeMap<TenantId, Resources>),
+) -> Result<Code, Failure> {
+    let authority = Authority::of(session)?;
+    let mut next = authority.trust.clone();
+    change(&mut next.quota);
+    if next == authority.trust {
+        show::note("it is so already");
+        return Ok(Code::Ok);
+    }
+    next.version += 1;
+    let picture = session.picture().await?;
+    picture.warn();
+    let (version, limit) = (next.version, next.quota.get(tenant).copied());
+    let silent = authority.decree(session, &picture, next).await?;
+    let used = used(&picture).remove(tenant).unwrap_or_default();
+    if session.is_json {
+        let words = json!({ "tenant": tenant, "limit": limit, "used": used.resources,
+            "vms": used.vms, "trust_version": version, "not_told": silent });
+        show::json_pretty(&words);
+        return Ok(Code::Ok);
+    }
+    show::note(&format!("tenant {tenant}: {}, by trust version {version}", words(limit)));
+    if limit.is_some_and(|limit| !used.resources.fits_in(limit)) {
+        let uses = used.resources;
+        show::note(&format!("it uses {uses}: nothing is stopped, and nothing more may start"));
+    }
+    Ok(Code::Ok)
+}
+
+/// A limit as a sentence says it, without what is not limited.
+fn words(limit: Option<Resources>) -> String {
+    let limit = limit.unwrap_or(UNLIMITED);
+    let mut parts = Vec::new();
+    if limit.vcpus != u32::MAX {
+        parts.push(format!("{} vcpus", limit.vcpus));
+    }
+    for (bytes, of) in [(limit.memory_bytes, "memory"), (limit.disk_bytes, "disk")] {
+        if bytes != u64::MAX {
+            parts.push(format!("{} of {of}", Bytes(bytes)));
+        }
+    }
+    if parts.is_empty() { "no limit".to_owned() } else { format!("at most {}", parts.join(", ")) }
+}
+
+/// What a tenant has now.
+#[derive(Debug, Clone, Copy, Default)]
+struct Used {
+    resources: Resources,
+    vms: u32,
+}
+
+/// By tenant, each job once, at its best place.
+fn used(picture: &Picture) -> BTreeMap<TenantId, Used> {
+    let mut used: BTreeMap<TenantId, Used> = BTreeMap::new();
+    for (_, job) in picture.view.jobs_best().into_values() {
+        if job.spec.as_vm().is_some() && job.hold.is_some() {
+            let its = used.entry(job.spec.tenant.clone()).or_default();
+            its.resources = its.resources.plus(job.spec.resources());
+            its.vms += 1;
+        }
+    }
+    used
+}
+
+async fn list(session: &Session) -> Result<Code, Failure> {
+    let trust = session.trust.clone().ok_or_else(|| {
+        Failure::usage("quota is in the cluster's trust document, and none is here")
+            .next("ostler bootstrap, or another --context")
+    })?;
+    let picture = session.picture().await?;
+    let used = used(&picture);
+    let mut tenants: Vec<&TenantId> = trust.quota.keys().chain(used.keys()).collect();
+    tenants.sort();
+    tenants.dedup();
+    if session.is_json {
+        let rows: Vec<_> = tenants
+            .into_iter()
+            .map(|tenant| {
+                let its = used.get(tenant).copied().unwrap_or_default();
+                json!({ "tenant": tenant, "limit": trust.quota.get(tenant),
+                    "used": its.resources, "vms": its.vms })
+            })
+            .collect();
+        show::json_pretty(&json!({ "quota": rows, "warnings": picture.warnings }));
+        return Ok(Code::Ok);
+    }
+    picture.warn();
+    let rows = tenants.into_iter().map(|tenant| cells(&trust, tenant, used.get(tenant).copied()));
+    show::table(["TENANT", "VMS", "VCPUS", "MEMORY", "DISK"], rows.collect());
+    warn_of_shares(&trust);
+    Ok(Code::Ok)
+}
+
+fn cells(trust: &Trust, tenant: &TenantId, used: Option<Used>) -> [String; 5] {
+    let Used { resources: used, vms } = used.unwrap_or_default();
+    let limit = trust.quota.get(tenant).copied().unwrap_or(UNLIMITED);
+    let of = |used: String, limit: String, is_limited: bool| match is_limited {
+        true => format!("{used}/{limit}"),
+        false => used,
+    };
+    let bytes = |used: u64, limit: u64| {
+        of(Bytes(used).to_string(), Bytes(limit).to_string(), limit != u64::MAX)
+    };
+    [
+        tenant.to_string(),
+        vms.to_string(),
+        of(used.vcpus.to_string(), limit.vcpus.to_string(), limit.vcpus != u32::MAX),
+        bytes(used.memory_bytes, limit.memory_bytes),
+        bytes(used.disk_bytes, limit.disk_bytes),
+    ]
+}
+
+/// Each arbiter lets a part of a limit be used, and today books every job in full.
+fn warn_of_shares(trust: &Trust) {
+    let n = trust.arbiters.len();
+    if n > 1 && !trust.quota.is_empty() {
+        let k = trust.k;
+        show::note(&format!(
+            "of each limit {k}/{n} can be used: {n} arbiters book every job in full"
+        ));
+    }
+}

@@ -1,0 +1,135 @@
+//! Changing who is trusted, and with how much: the next trust document, signed by this operator.
+//!
+//! Decides who may, that the document is kept before anybody obeys it, and that a host which does not
+//! take it at once is named and stops nothing: bootstrap gives it later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use protocol::api::Health;
+use protocol::job::Role;
+use protocol::signed::Signed;
+use protocol::trust::Trust;
+use serde::de::IgnoredAny;
+use transport::{Endpoint, Identity, Method};
+
+use crate::exit::{Code, Failure};
+use crate::picture::{Picture, chain};
+use crate::session::Session;
+use crate::show;
+
+/// Hosts that are given the document at a time.
+const ASKED_AT_ONCE: usize = 64;
+
+/// How long arbiters and controllers may take to obey a document that their hosts have.
+const OBEDIENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How often they are asked.
+const OBEDIENCE_POLL: Duration = Duration::from_millis(100);
+
+/// An operator with the document in force.
+pub(crate) struct Authority {
+    operator: Arc<Identity>,
+    /// The document in force.
+    pub(crate) trust: Trust,
+}
+
+impl Authority {
+    /// The operator of this context, if it is one.
+    pub(crate) fn of(session: &Session) -> Result<Self, Failure> {
+        let operator = Arc::clone(session.client.identity());
+        let trust = session.trust.clone().filter(|_| !session.is_direct).ok_or_else(|| {
+            Failure::usage("this changes the cluster's trust document, and none is here")
+                .next("use the context that the cluster was bootstrapped from, without --hosts")
+        })?;
+        if !trust.operators.contains(&operator.public()) {
+            let what = "the key of this context is no operator's of the cluster";
+            return Err(Failure::new(Code::Refused, what).next("use an operator's context"));
+        }
+        Ok(Self { operator, trust })
+    }
+
+    /// Signs the next document, keeps it, gives it to every host, and waits until it is in force;
+    /// the names of the hosts that did not take it, of whom the person is told.
+    pub(crate) async fn decree(
+        &self,
+        session: &Session,
+        picture: &Picture,
+        next: Trust,
+    ) -> Result<Vec<String>, Failure> {
+        next.validate().map_err(|error| Failure::new(Code::Refused, error.to_string()))?;
+        let signed = Signed::seal(&next, self.operator.secret());
+        // Kept before anybody obeys it: should this end now, bootstrap gives this very document.
+        session.context.save_trust(&signed)?;
+        let silent = give(session, picture, &next, &signed).await;
+        for (host, why) in &silent {
+            let what = "has not taken the trust document yet";
+            show::note(&format!("warning: {host} {what}: {why}; `ostler bootstrap` gives it"));
+        }
+        await_obedience(session, &next).await?;
+        Ok(silent.into_iter().map(|(host, _)| host).collect())
+    }
+}
+
+/// Gives the document to every host that is left; those that did not take it, with why.
+async fn give(
+    session: &Session,
+    picture: &Picture,
+    next: &Trust,
+    signed: &Signed<Trust>,
+) -> Vec<(String, String)> {
+    let roster = next.roster_by_host();
+    let rows = picture.rows.iter().filter(|row| roster.contains_key(&row.host));
+    let agents: Vec<(String, Endpoint)> = rows
+        .map(|row| {
+            let name = picture.view.host(&row.host).map(|known| known.host.name.clone());
+            (name.unwrap_or_else(|| row.host.to_string()), row.agent.clone())
+        })
+        .collect();
+    let given = stream::iter(agents).map(|(name, agent)| async move {
+        let path = "/v1/config/trust";
+        let sent = session.client.send::<_, Option<IgnoredAny>>(Method::PUT, &agent, path, signed);
+        sent.await.err().map(|error| (name, chain(&error)))
+    });
+    let mut silent: Vec<_> =
+        given.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
+    silent.sort();
+    silent
+}
+
+/// Waits until a quorum of arbiters and a controller, if there is any, obey the document: what is
+/// asked of the cluster before that may be answered by the one before.
+async fn await_obedience(session: &Session, next: &Trust) -> Result<(), Failure> {
+    let arbiters: Vec<Endpoint> =
+        next.arbiters.iter().map(|slot| Endpoint::of_key(slot.url.clone(), slot.key)).collect();
+    let controllers: Vec<Endpoint> = next
+        .peers
+        .iter()
+        .filter(|peer| peer.role == Role::Controller)
+        .map(|peer| Endpoint::of_key(peer.url.clone(), peer.key))
+        .collect();
+    let (arbiters_min, controllers_min) = (next.k as usize, controllers.len().min(1));
+    let obeys = async {
+        while obeying(session, &arbiters, next.version).await < arbiters_min
+            || obeying(session, &controllers, next.version).await < controllers_min
+        {
+            tokio::time::sleep(OBEDIENCE_POLL).await;
+        }
+    };
+    tokio::time::timeout(OBEDIENCE_MAX, obeys).await.map_err(|_| {
+        let (version, seconds) = (next.version, OBEDIENCE_MAX.as_secs());
+        let who = "no quorum of arbiters with a controller";
+        let what = format!("{who} obeys trust version {version} after {seconds} s");
+        Failure::new(Code::Unreachable, what).next("ostler bootstrap; it is safe to repeat")
+    })
+}
+
+async fn obeying(session: &Session, services: &[Endpoint], version: u64) -> usize {
+    let asked = services.iter().map(|service| async move {
+        let health = session.client.get::<Health>(service, "/v1/health").await;
+        health.is_ok_and(|health| health.trust_version >= Some(version))
+    });
+    let answers: Vec<bool> = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect().await;
+    answers.into_iter().filter(|obeys| *obeys).count()
+}
