@@ -165,3 +165,83 @@ fn remove(value: &mut Value, field: &str) -> bool {
 fn word(text: &str) -> String {
     text.chars().take(WORD_CHARS_MAX).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::event::Fact;
+    use protocol::host::Inventory;
+    use protocol::job::JobState;
+    use protocol::view::View;
+
+    use super::*;
+    use crate::core::{Core, Effect, Input, Source, Wanted};
+
+    /// What agents of the two versions before this one have said, by commit.
+    const RECORDED: [(&str, &str, &str); 2] = [
+        (
+            "61aa392",
+            include_str!("../tests/recorded/61aa392/frames.jsonl"),
+            include_str!("../tests/recorded/61aa392/inventory.json"),
+        ),
+        (
+            "0b9c296",
+            include_str!("../tests/recorded/0b9c296/frames.jsonl"),
+            include_str!("../tests/recorded/0b9c296/inventory.json"),
+        ),
+    ];
+
+    fn frames(version: &str, lines: &str) -> Vec<Frame> {
+        let read = |line| {
+            let text = Encoded::of(&serde_json::from_str::<Value>(line).expect(version));
+            match read(&text) {
+                Ok(Reading::Frame(frame)) => frame,
+                other => panic!("{version}: {other:?}: {line}"),
+            }
+        };
+        lines.lines().map(read).collect()
+    }
+
+    #[test]
+    fn agents_of_the_two_versions_before_are_read_whole() {
+        for (version, lines, inventory) in RECORDED {
+            let frames = frames(version, lines);
+            let Some(Frame::Inventory(first)) = frames.first() else { panic!("{version}") };
+            let host = first.host.id.clone();
+            let mut core = Core::new(0);
+            let mut out = Vec::new();
+            let source = Source::Host(host.clone());
+            let wanted = Wanted { sources: [source.clone()].into(), ..Wanted::default() };
+            core.handle(0, Input::Wanted(wanted), &mut out);
+            core.handle(0, Input::Opened { source: source.clone(), url: String::new() }, &mut out);
+            let mut states = Vec::new();
+            for frame in frames {
+                if let Frame::Event(event) = &frame
+                    && let Fact::JobChanged { job } = &event.fact
+                    && job.id.as_str() == "web-1"
+                {
+                    states.push(job.state);
+                }
+                core.handle(1, Input::Frame { source: source.clone(), frame }, &mut out);
+            }
+            let is_trouble =
+                |e: &&Effect| matches!(e, Effect::Resync(_) | Effect::Quarantine { .. });
+            assert_eq!(out.iter().find(is_trouble), None, "{version}");
+            let life = [
+                JobState::Accepted,
+                JobState::Starting,
+                JobState::Running,
+                JobState::Stopping,
+                JobState::Stopped,
+            ];
+            states.dedup();
+            assert_eq!(states, life, "{version}");
+            let mut last = View::default();
+            last.merge_inventory(serde_json::from_str::<Inventory>(inventory).expect(version));
+            assert_eq!(core.view(), &last, "{version}: events and inventory tell the same");
+            let row = core.view().host(&host).expect(version);
+            let (id, job) = row.jobs.iter().next().expect(version);
+            assert_eq!((id.as_str(), job.state), ("db-1", JobState::Running), "{version}");
+            assert_eq!((row.host.allocation.vcpus, row.host.intent), (2, None), "{version}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
+use std::sync::Arc;
 
 use monitor::check::check;
 use monitor::core::{Core, Effect, Input, Source, Wanted};
@@ -152,10 +153,16 @@ pub(crate) fn hold(kind: &str, hosts: usize, jobs: usize) {
     let (mut view, mut specs) = (View::default(), SpecPool::default());
     let mut compact: BTreeMap<u64, HashMap<u64, Compact>> = BTreeMap::new();
     for n in 0..hosts {
-        if kind == "view" {
+        if kind.starts_with("view") {
             // Through the wire, as a monitor has it.
             let text = Encoded::of(&world::inventory(n, jobs));
             let mut inventory: Inventory = text.parse().expect("an inventory");
+            if kind == "view-of-distinct" {
+                for (j, job) in inventory.jobs.iter_mut().enumerate() {
+                    let spec = Arc::make_mut(&mut job.spec);
+                    spec.tenant = format!("tenant-{n}-{j}").parse().expect("a valid name");
+                }
+            }
             inventory.jobs.iter_mut().for_each(|job| specs.share(&mut job.spec));
             view.merge_inventory(inventory);
         } else {
@@ -167,22 +174,29 @@ pub(crate) fn hold(kind: &str, hosts: usize, jobs: usize) {
     black_box((&view, &specs, &compact));
 }
 
-/// Memory of a view per host, against compact records.
-pub(crate) fn memory(hosts: usize, jobs: usize) -> serde_json::Value {
+/// Memory of a view per host, against compact records: with one spec for all jobs, as a view shares
+/// it, and with a spec of its own for each, where nothing can be shared.
+pub(crate) fn memory(hosts: usize, jobs: usize) -> [serde_json::Value; 2] {
     let bytes = |kind: &str| {
         let words = ["--hold", kind, &hosts.to_string(), &jobs.to_string()];
         let (_process, line) = Process::start(&words.map(str::to_owned));
         line.parse::<u64>().expect("a number") as f64 / hosts as f64
     };
-    let (view, compact) = (bytes("view"), bytes("compact"));
-    json!({
-        "name": "M2_view_memory", "hosts": hosts, "jobs": hosts * jobs,
-        "value": view.round(), "unit": "bytes/host",
-        "bytes_per_job": (view / jobs as f64).round(),
-        "size_of_job": size_of::<Job>(), "size_of_host": size_of::<protocol::host::Host>(),
-        "baseline": "HashMap<u64, 32 bytes> per host", "baseline_bytes": compact.round(),
-        "ratio": round2(view / compact), "n": hosts, "target": 6.0,
-    })
+    let compact = bytes("compact");
+    let line = |name: &str, view: f64| {
+        json!({
+            "name": name, "hosts": hosts, "jobs": hosts * jobs,
+            "value": view.round(), "unit": "bytes/host",
+            "bytes_per_job": (view / jobs as f64).round(),
+            "size_of_job": size_of::<Job>(), "size_of_host": size_of::<protocol::host::Host>(),
+            "baseline": "HashMap<u64, 32 bytes> per host", "baseline_bytes": compact.round(),
+            "ratio": round2(view / compact), "n": hosts, "target": 6.0,
+        })
+    };
+    [
+        line("M2_view_memory", bytes("view")),
+        line("M2_view_memory_distinct", bytes("view-of-distinct")),
+    ]
 }
 
 pub(crate) fn round2(value: f64) -> f64 {

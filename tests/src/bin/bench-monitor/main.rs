@@ -30,7 +30,7 @@ fn main() {
             for hosts in &sizes {
                 println!("{}", core::merge(*hosts, jobs));
             }
-            println!("{}", core::memory(5_000, 20));
+            core::memory(5_000, 20).iter().for_each(|line| println!("{line}"));
             for hosts in sizes {
                 runtime().block_on(sockets::run(hosts, jobs, None, limit));
             }
