@@ -4,7 +4,9 @@
 //! not answer becomes a warning.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, stream};
 use protocol::api::{HostRowReply, ViewReply};
 use protocol::host::{Host, Inventory};
@@ -16,6 +18,10 @@ use transport::{CallError, Client, Endpoint};
 
 use crate::exit::{Code, Failure, code_of};
 use crate::session::Session;
+
+/// How long after the one before the next monitor is asked as well. One that is well answers within
+/// this.
+const TURN: Duration = Duration::from_millis(300);
 
 /// How many agents are asked at a time.
 const ASKED_AT_ONCE: usize = 64;
@@ -40,26 +46,21 @@ pub(crate) struct Row {
 }
 
 impl Session {
-    /// Asks the monitors one after the other, then the agents.
+    /// Asks the monitors, then the agents.
     pub(crate) async fn picture(&self) -> Result<Picture, Failure> {
         if let Some(local) = self.local() {
             return of_agents(&self.client, vec![local], Vec::new()).await;
         }
         let mut warnings = Vec::new();
-        if !self.is_direct {
-            for monitor in self.peers(Role::Monitor) {
-                match self.client.get::<ViewReply>(&monitor, "/v1/view").await {
-                    Ok(mut reply) => {
-                        // A monitor may obey an older document for a moment.
-                        let retired = self.trust.as_ref().map(Trust::retired_hosts);
-                        for host in retired.iter().flatten() {
-                            reply.view.forget(host);
-                        }
-                        return Ok(of_view(reply, warnings));
-                    }
-                    Err(error) => warnings.push(format!("monitor {monitor}: {}", chain(&error))),
-                }
+        if !self.is_direct
+            && let Some(mut reply) = self.first_view(&mut warnings).await
+        {
+            // A monitor may obey an older document for a moment.
+            let retired = self.trust.as_ref().map(Trust::retired_hosts);
+            for host in retired.iter().flatten() {
+                reply.view.forget(host);
             }
+            return Ok(of_view(reply, warnings));
         }
         let (found, silent) = self.find().await;
         warnings.extend(silent);
@@ -69,6 +70,26 @@ impl Session {
         };
         let ours = found.iter().filter(|found| found.host.as_ref().is_none_or(is_ours));
         of_agents(&self.client, ours.map(|found| found.endpoint()).collect(), warnings).await
+    }
+}
+
+impl Session {
+    /// The first good answer of a monitor. Each is asked a moment after the one before, so that one
+    /// which is gone costs a person that moment and not the time-out of its connection.
+    async fn first_view(&self, warnings: &mut Vec<String>) -> Option<ViewReply> {
+        let monitors = self.peers(Role::Monitor).into_iter().zip(0_u32..);
+        let asked = monitors.map(|(monitor, turn)| async move {
+            tokio::time::sleep(TURN * turn).await;
+            (self.client.get::<ViewReply>(&monitor, "/v1/view").await, monitor)
+        });
+        let mut answers: FuturesUnordered<_> = asked.collect();
+        while let Some((answer, monitor)) = answers.next().await {
+            match answer {
+                Ok(reply) => return Some(reply),
+                Err(error) => warnings.push(format!("monitor {monitor}: {}", chain(&error))),
+            }
+        }
+        None
     }
 }
 
