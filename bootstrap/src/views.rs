@@ -4,7 +4,7 @@
 //! are always a moment old, so a difference counts only when a second look still has it; a monitor
 //! that has meanwhile come to where the host was at the first look has done its work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::api::{HostFreshness, ViewReply};
 use protocol::host::Inventory;
@@ -101,6 +101,8 @@ pub enum Kind {
     Ahead,
     /// A monitor shows a job otherwise than its host.
     Job,
+    /// A host's agent is of another version than most.
+    OtherVersion,
 }
 
 /// One difference.
@@ -183,7 +185,30 @@ pub fn differences(look: &Look) -> Vec<Difference> {
     for host in &look.hosts {
         all.extend(of_host(host, &look.monitors));
     }
+    all.extend(other_versions(&look.hosts));
     all
+}
+
+/// Agents that are not of the version that most are of; of two that are as many, the later word is
+/// taken for it. Versions that are next to each other work together: it is said, so that nobody
+/// stays behind unseen.
+fn other_versions(hosts: &[HostSight]) -> Vec<Difference> {
+    let version = |host: &HostSight| {
+        host.machines.first().map(|machine| machine.inventory.host.agent_version.clone())
+    };
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for version in hosts.iter().filter_map(version) {
+        *counts.entry(version).or_default() += 1;
+    }
+    let most = counts.iter().max_by_key(|(version, count)| (**count, (*version).clone()));
+    let Some((usual, _)) = most else { return vec![] };
+    let other = |host: &HostSight| {
+        let version = version(host).filter(|version| version != usual)?;
+        let words =
+            format!("{} runs agent {version}, most run {usual}: update the older", host.name);
+        Some(Difference::new(Kind::OtherVersion, words).of_host(&host.host))
+    };
+    hosts.iter().filter_map(other).collect()
 }
 
 /// What each monitor that answers says of a host.
@@ -433,6 +458,17 @@ mod tests {
         let all = [(1, 5, FRESH, None), (2, 7, FRESH, None)];
         let look = look(vec![monitor(&all), monitor(&all)], vec![answering(1, 5), answering(2, 7)]);
         assert_eq!(differences(&look), []);
+    }
+
+    #[test]
+    fn an_agent_of_another_version_than_most_is_named() {
+        let all = [(1, 5, FRESH, None), (2, 7, FRESH, None), (3, 2, FRESH, None)];
+        let mut hosts = vec![answering(1, 5), answering(2, 7), answering(3, 2)];
+        hosts[1].machines[0].inventory.host.agent_version = "0.0.9".to_owned();
+        let found = differences(&look(vec![monitor(&all)], hosts));
+        let named: Vec<_> = found.iter().map(|d| (d.kind, d.host.clone())).collect();
+        assert_eq!(named, [(Kind::OtherVersion, Some(host(2).id))]);
+        assert!(found[0].explanation.contains("0.0.9"), "{}", found[0].explanation);
     }
 
     #[test]
