@@ -22,6 +22,10 @@ use crate::engine::{Scheduler, SubmitError};
 /// Two looks are at least this far apart: a view of many hosts changes all the time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// And this far while nothing can be begun and nothing moves: a host may stand undrained for days because of
+/// one guest, and each look is a plan over all hosts.
+const IDLE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// A look at least this often while a host is drained and not empty.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
@@ -42,6 +46,8 @@ impl Scheduler {
                 if is_work {
                     self.look(&mut drain, &mut moves).await;
                 }
+                let is_stuck = is_work && moves.is_empty();
+                let pause = if is_stuck { IDLE_INTERVAL } else { LOOK_INTERVAL };
                 let due = self.due(&drain, looked);
                 tokio::select! {
                     Some(ended) = moves.join_next(), if !moves.is_empty() => {
@@ -50,7 +56,7 @@ impl Scheduler {
                     changed = picture.changed() => if changed.is_err() { return },
                     () = sleep_until(due), if is_work => {}
                 }
-                sleep_until(looked + LOOK_INTERVAL).await;
+                sleep_until(looked + pause).await;
             }
         };
         self.shutdown().run_until_cancelled(work).await;
