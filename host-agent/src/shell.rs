@@ -18,6 +18,7 @@ use protocol::trust::Trust;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use transport::{Client, Clock};
+use uuid::Uuid;
 
 use crate::core::{
     Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Work, WorkId, WorkOutcome,
@@ -178,7 +179,7 @@ impl Shell {
                 }
             }
             Effect::Publish(event) => self.feed.publish(event),
-            Effect::Work { job, id, work } => self.begin(job, id, work),
+            Effect::Work { job, id, uuid, work } => self.begin(job, id, uuid, work),
             Effect::Look(look) => self.look(look),
             Effect::Listen(job) => self.listen(job),
             Effect::AskRight => self.ask_right(),
@@ -188,12 +189,12 @@ impl Shell {
         }
     }
 
-    fn begin(&self, job: JobId, id: WorkId, work: Work) {
+    fn begin(&self, job: JobId, id: WorkId, uuid: Uuid, work: Work) {
         let (works, posts) = (Arc::clone(&self.works), self.posts.clone());
         tokio::spawn(async move {
             let performed = {
                 let job = job.clone();
-                tokio::spawn(async move { works.perform(&job, work).await })
+                tokio::spawn(async move { works.perform(&job, uuid, work).await })
             };
             let outcome = performed.await.unwrap_or_else(|error| {
                 WorkOutcome::Unclear(format!("a fault of the agent: {error}"))

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! DATA/images/NAME.img + NAME.json      DATA/volumes/JOB/DISK.qcow2      DATA/console/JOB.log + JOB.exit
+//! DATA/adopted/UUID.xml: the definition that a domain had before it was adopted
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use protocol::vm::{DiskSpec, VmSpec};
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use uuid::Uuid;
 
 /// How long one `qemu-img` may take. Making a volume writes metadata only.
 const QEMU_IMG_DEADLINE: Duration = Duration::from_secs(30);
@@ -96,7 +98,7 @@ pub(crate) fn io_error<'a>(
 impl Storage {
     /// Opens the folder, making what is missing.
     pub(crate) fn open(folder: &Path, maker: Maker) -> Result<Self, StorageError> {
-        for name in ["images", "volumes", "console", "services"] {
+        for name in ["images", "volumes", "console", "services", "adopted"] {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(io_error("make folder", &path))?;
         }
@@ -129,6 +131,32 @@ impl Storage {
     /// Forgets the exit code of an earlier start.
     pub(crate) fn forget_exit(&self, job: &JobId) -> Result<(), StorageError> {
         let path = self.exit_file(job);
+        ignore_missing(fs::remove_file(&path)).map_err(io_error("remove", &path))
+    }
+
+    fn kept_file(&self, domain: Uuid) -> PathBuf {
+        self.folder.join("adopted").join(format!("{domain}.xml"))
+    }
+
+    /// The definition that a domain was adopted with; `None` when none is kept.
+    pub(crate) fn kept_definition(&self, domain: Uuid) -> Result<Option<String>, StorageError> {
+        let path = self.kept_file(domain);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
+    }
+
+    /// Keeps a domain's definition, durably, before anything of it is changed. It may hold secrets.
+    pub(crate) fn keep_definition(&self, domain: Uuid, text: &str) -> Result<(), StorageError> {
+        let path = self.kept_file(domain);
+        transport::durable::replace(&path, text.as_bytes()).map_err(io_error("write", &path))
+    }
+
+    /// Forgets it once the domain has it again.
+    pub(crate) fn forget_definition(&self, domain: Uuid) -> Result<(), StorageError> {
+        let path = self.kept_file(domain);
         ignore_missing(fs::remove_file(&path)).map_err(io_error("remove", &path))
     }
 

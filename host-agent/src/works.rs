@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hypervisor::{
-    DomainConfig, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle, MigrateOutcome,
-    MigrateTo, StopReason, WatchEvent, call,
+    DomainConfig, DomainInfo, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
+    MigrateOutcome, MigrateTo, StopReason, WatchEvent, call,
 };
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
@@ -95,18 +95,29 @@ impl From<StorageError> for Trouble {
 
 impl Works {
     /// Does one piece of work to its end.
-    pub(crate) async fn perform(&self, job: &JobId, work: Work) -> WorkOutcome {
-        let uuid = job.domain_uuid();
+    pub(crate) async fn perform(&self, job: &JobId, uuid: Uuid, work: Work) -> WorkOutcome {
         let done = match work {
+            Work::StartVm(vm) if vm.adopted.is_some() => self.start_adopted(job, uuid).await,
             Work::StartVm(vm) => self.start_vm(job, vm, None).await,
             Work::StartOneOff(vm) => {
                 self.start_vm(job, vm, Some(self.storage.exit_file(job))).await
             }
+            Work::AdoptVm => match self.adopt(job, uuid).await {
+                Ok(domain) => return WorkOutcome::Adopted(Box::new(domain)),
+                Err(trouble) => Err(trouble),
+            },
+            Work::ReleaseVm => match self.release(job, uuid).await {
+                Ok(domain) => return WorkOutcome::Released(domain.map(Box::new)),
+                Err(trouble) => Err(trouble),
+            },
             Work::ReadExit => return self.read_exit(job),
             Work::StopVm { grace_ms } => {
                 self.interrupt(job);
-                self.unless_interrupted(job, self.stop_vm(job, Duration::from_millis(grace_ms)))
-                    .await
+                self.unless_interrupted(
+                    job,
+                    self.stop_vm(job, uuid, Duration::from_millis(grace_ms)),
+                )
+                .await
             }
             Work::PauseVm => self.call("pause", CALL_DEADLINE, move |hv| hv.pause(uuid)).await,
             Work::ResumeVm => self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await,
@@ -176,6 +187,10 @@ impl Works {
             accel: self.hv.facts().accel,
         };
         self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await?;
+        self.start_defined(job, uuid).await
+    }
+
+    async fn start_defined(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
         let (ends, late) = oneshot::channel::<Infallible>();
         let started = call(&self.hv, "start", START_DEADLINE, move |hv| {
             let _ends = ends;
@@ -197,6 +212,56 @@ impl Works {
         }
     }
 
+    /// Starts a guest by its own definition, or by the one that it came with if that is gone.
+    async fn start_adopted(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+        self.await_late_start(job).await?;
+        let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
+        let _permit = self.starts.acquire().await.map_err(closed)?;
+        if self.domain(uuid).await?.is_none() {
+            let kept = self.storage.kept_definition(uuid)?.ok_or_else(|| {
+                Trouble::No(format!("domain {uuid} is gone, and no definition of it was kept"))
+            })?;
+            self.call("restore", CALL_DEADLINE, move |hv| hv.restore(&kept)).await?;
+        }
+        if self.adopt(job, uuid).await?.state.is_active() {
+            return Ok(());
+        }
+        self.start_defined(job, uuid).await
+    }
+
+    /// Keeps the definition, and only then writes the job into it.
+    async fn adopt(&self, job: &JobId, uuid: Uuid) -> Result<DomainInfo, Trouble> {
+        let gone = || Trouble::NotThere(format!("domain {uuid} is gone"));
+        if self.info(uuid).await?.is_none() {
+            return Err(gone());
+        }
+        if self.storage.kept_definition(uuid)?.is_none() {
+            let read = self.call("read definition", CALL_DEADLINE, move |hv| hv.definition(uuid));
+            self.storage.keep_definition(uuid, &read.await?)?;
+        }
+        let label = Some(job.clone());
+        self.call("label", CALL_DEADLINE, move |hv| hv.label(uuid, label.as_ref())).await?;
+        self.info(uuid).await?.ok_or_else(gone)
+    }
+
+    /// Takes the job out of the domain, and sees that its definition is what it was. One that somebody
+    /// has undefined meanwhile stays so.
+    async fn release(&self, job: &JobId, uuid: Uuid) -> Result<Option<DomainInfo>, Trouble> {
+        self.await_late_start(job).await?;
+        if let (Some(kept), Some(domain)) =
+            (self.storage.kept_definition(uuid)?, self.info(uuid).await?)
+        {
+            self.call("label", CALL_DEADLINE, move |hv| hv.label(uuid, None)).await?;
+            let read = self.call("read definition", CALL_DEADLINE, move |hv| hv.definition(uuid));
+            if domain.is_persistent && read.await? != kept {
+                self.call("restore", CALL_DEADLINE, move |hv| hv.restore(&kept)).await?;
+            }
+        }
+        // Nothing else is removed: a guest may write its console log, or have its disks, in our folder.
+        self.storage.forget_definition(uuid)?;
+        self.info(uuid).await
+    }
+
     /// A start that gave no answer in time is still in libvirt's hands. Nothing else is done with
     /// the guest until that call has come back: a look that shows it off would prove nothing.
     ///
@@ -212,8 +277,7 @@ impl Works {
         Ok(())
     }
 
-    async fn stop_vm(&self, job: &JobId, grace: Duration) -> Result<(), Trouble> {
-        let uuid = job.domain_uuid();
+    async fn stop_vm(&self, job: &JobId, uuid: Uuid, grace: Duration) -> Result<(), Trouble> {
         self.await_late_start(job).await?;
         let mut events = self.hv.watch();
         if !grace.is_zero() && self.is_active(uuid).await? {
@@ -456,10 +520,13 @@ impl Works {
     }
 
     async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Trouble> {
+        Ok(self.info(uuid).await?.map(|domain| domain.state))
+    }
+
+    async fn info(&self, uuid: Uuid) -> Result<Option<DomainInfo>, Trouble> {
         let found = call(&self.hv, "look up", CALL_DEADLINE, move |hv| hv.lookup(uuid)).await;
         // A look that fails says nothing of the guest, however surely it has failed.
-        let found = found.map_err(|error| Trouble::Unclear(error.to_string()))?;
-        Ok(found.map(|domain| domain.state))
+        found.map_err(|error| Trouble::Unclear(error.to_string()))
     }
 
     async fn is_active(&self, uuid: Uuid) -> Result<bool, Trouble> {

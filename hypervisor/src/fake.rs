@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::call::HungCalls;
 use crate::domain::{DomainConfig, DomainInfo, DomainState, NodeFacts, PauseReason, StopReason};
+use crate::domain_xml::{DriverKind, domain_xml};
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{DomainEvent, Lifecycle, WatchEvent};
 use crate::hub::Hub;
@@ -91,6 +92,27 @@ struct Guest {
     config: Option<DomainConfig>,
     console_input: Vec<u8>,
     job: Option<Outgoing>,
+}
+
+impl Guest {
+    /// Like libvirt's, with the label in it.
+    fn definition(&self) -> String {
+        let info = &self.info;
+        let label = info.job.as_ref().map(|job| format!("<metadata><job id='{job}'/></metadata>"));
+        match &self.config {
+            Some(config) if info.job.as_ref() == Some(&config.job) => {
+                domain_xml(config, DriverKind::Test)
+            }
+            _ => format!(
+                "<domain type='test'><name>{}</name><uuid>{}</uuid>{}<memory unit='b'>{}</memory><vcpu>{}</vcpu><devices><serial type='pty'/></devices></domain>\n",
+                info.name,
+                info.uuid,
+                label.unwrap_or_default(),
+                info.resources.memory_bytes,
+                info.resources.vcpus,
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use protocol::host::HypervisorFacts;
 use protocol::id::JobId;
+use protocol::vm::VmSpec;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -73,6 +74,16 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// The domain's definition as libvirt keeps it.
     fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError>;
+
+    /// The definition that a domain would be started with again, with what is secret in it.
+    fn definition(&self, uuid: Uuid) -> Result<String, HypervisorError>;
+
+    /// Makes such a text the definition of the domain that it names; a running guest is not touched.
+    /// Repeating it is harmless.
+    fn restore(&self, definition: &str) -> Result<(), HypervisorError>;
+
+    /// What a domain is as a VM, with its present size, as far as a spec has words for it.
+    fn describe(&self, uuid: Uuid) -> Result<VmSpec, HypervisorError>;
 
     /// Sends a running guest with its disks to another host, and blocks until that has ended.
     ///

@@ -29,6 +29,9 @@ pub use call::{HUNG_CALLS_MAX, HungCalls, call};
 mod domain_xml;
 pub use domain_xml::{DriverKind, domain_xml};
 
+mod domain_read;
+pub use domain_read::{Definition, Serial};
+
 mod hub;
 
 mod libvirt;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
 use protocol::resources::Resources;
+use protocol::vm::VmSpec;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 use virt_sys as sys;
@@ -33,6 +34,7 @@ use crate::call::HungCalls;
 use crate::domain::{
     DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
 };
+use crate::domain_read::Definition;
 use crate::domain_xml::{
     DriverKind, JOB_NAMESPACE, JOB_PREFIX, domain_xml, job_element, job_of_element, refused,
     unsupported,
@@ -268,7 +270,30 @@ impl Hypervisor for Libvirt {
     }
 
     fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError> {
-        self.with_domain("read definition of domain", uuid, Needs::Nothing, Domain::xml)
+        self.with_domain("read XML of domain", uuid, Needs::Nothing, |domain| domain.xml(0))
+    }
+
+    fn definition(&self, uuid: Uuid) -> Result<String, HypervisorError> {
+        let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        self.with_domain("read definition of domain", uuid, Needs::Nothing, |d| d.xml(flags))
+    }
+
+    fn restore(&self, definition: &str) -> Result<(), HypervisorError> {
+        self.with_connection("restore a definition", |connection| connection.define(definition))
+            .map(drop)
+    }
+
+    fn describe(&self, uuid: Uuid) -> Result<VmSpec, HypervisorError> {
+        let what = format!("describe domain {uuid}");
+        let definition = Definition::read(&self.definition(uuid)?).ok_or_else(|| {
+            HypervisorError::new(&what, ErrorKind::Failed, "libvirt gave no domain's definition")
+        })?;
+        self.with_domain("describe domain", uuid, Needs::Nothing, |domain| {
+            let (vcpus, memory_kib) = domain.size()?;
+            // A disk without a size, such as a missing file, is one that we have no words for.
+            Ok(definition
+                .to_vm(uuid, vcpus, memory_kib * 1024, |disk| domain.disk_bytes(disk).ok()))
+        })
     }
 
     fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError> {

@@ -140,6 +140,7 @@ impl Agent {
             name: "d".into(),
             is_active: true,
             resources: Resources::ZERO,
+            is_persistent: true,
         };
         let fact = Fact::DomainObserved { domain };
         let event = Event { host: self.id(), cursor, at_ms: 0, fact };

@@ -70,6 +70,10 @@ pub(crate) enum Command {
     Wait(EndArgs),
     /// Delete a stopped VM and its disks
     Rm(RmArgs),
+    /// Make a job of a libvirt domain that runs on a host already, in place and without a restart
+    Adopt(AdoptArgs),
+    /// Give an adopted VM back, running as it is and with the definition that it came with
+    Release(ReleaseArgs),
     /// Move a running VM to another host
     Migrate(MigrateArgs),
     /// Empty a host for maintenance: it takes nothing new, and its running VMs move away
@@ -302,6 +306,28 @@ pub(crate) struct RmArgs {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
+    /// The domain's name or uuid, as `virsh list` there shows it
+    pub(crate) domain: String,
+    /// What to call it, if not by the domain's name
+    #[arg(long)]
+    pub(crate) name: Option<JobId>,
+    /// Whose quota it counts against
+    #[arg(long, default_value = "default")]
+    pub(crate) tenant: TenantId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// The VM
+    pub(crate) name: JobId,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,10 @@ mod act;
 
 mod rm;
 
+mod adopt;
+
+mod release;
+
 mod migrate;
 
 mod drain;
@@ -106,6 +110,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Reboot(args) => act::reboot(session, args).await,
         Command::Wait(args) => wait::run(session, args).await,
         Command::Rm(args) => rm::run(session, args).await,
+        Command::Adopt(args) => adopt::run(session, args).await,
+        Command::Release(args) => release::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,

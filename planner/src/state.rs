@@ -50,7 +50,7 @@ impl Placed {
     /// True when disks that somebody may have written to are here.
     #[must_use]
     pub fn keeps_disks(&self) -> bool {
-        let has_disks = self.spec.resources().disk_bytes > 0;
+        let has_disks = self.spec.resources().disk_bytes > 0 || self.spec.adopted().is_some();
         let never_ran = self.state == JobState::Failed && self.revision <= Revision(1);
         self.state.is_ended() && has_disks && !never_ran && !self.has_moved_away
     }
@@ -241,11 +241,19 @@ impl<'a> State<'a> {
         Room { allocation, ..Room::of(&row.host) }
     }
 
+    /// The room for a job that is this: a domain that it adopts is counted already.
+    #[must_use]
+    pub fn room_for_spec(&self, row: &'a HostRow, job: &JobId, spec: &JobSpec) -> Room<'a> {
+        let room = self.room_for(row, job);
+        Room { allocation: room.allocation.minus(adoptable(row, spec)), ..room }
+    }
+
     /// Puts a job's row in place, or takes it away, and accounts for the difference.
     pub(crate) fn place(&mut self, job: &JobId, host: &HostId, placed: Option<Placed>) {
         if let Some(row) = self.host(host) {
-            let before = self.placed(job, host).map(|p| p.allocation()).unwrap_or_default();
-            let after = placed.as_ref().map(Placed::allocation).unwrap_or_default();
+            let weight = |placed: &Placed| placed.allocation().minus(adoptable(row, &placed.spec));
+            let before = self.placed(job, host).as_ref().map(weight).unwrap_or_default();
+            let after = placed.as_ref().map(weight).unwrap_or_default();
             let allocation = self.allocation(row).minus(before).plus(after);
             self.allocation.insert(host.clone(), allocation);
         }
@@ -263,6 +271,12 @@ impl<'a> State<'a> {
         let last = self.placements(job).values().map(|placed| placed.revision.0).max();
         Revision(last.unwrap_or(0) + 1)
     }
+}
+
+/// What of a host's allocation is the domain that a job with this spec would adopt.
+fn adoptable(row: &HostRow, spec: &JobSpec) -> Resources {
+    let observed = spec.adopted().and_then(|uuid| row.observed.get(&uuid));
+    observed.filter(|domain| domain.is_active).map(|d| d.resources).unwrap_or_default()
 }
 
 fn rows_of(input: &PlanInput, job: &JobId) -> OrdMap<HostId, Placed> {

@@ -68,6 +68,14 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
             why: "its time is measured where it was started; it ends there".to_owned(),
         });
     }
+    if arrival == Arrival::Migrate && spec.adopted().is_some() {
+        return Err(Refusal::Unsupported {
+            what: "receive an adopted VM".to_owned(),
+            why: "its definition and its disks are its own host's; release it there, and move it \
+                  by hand"
+                .to_owned(),
+        });
+    }
     let asked = spec.resources();
     if !asked.fits_in(room.free()) {
         return Err(Refusal::NoCapacity { asked, free: room.free(), capacity: room.capacity });

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::host::{Host, HostIntent};
 use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
-use crate::job::{Job, JobRow, JobSpec, RunKey};
+use crate::job::{Job, JobRow, JobSpec, ObservedDomain, RunKey};
 use crate::signed::{PublicKey, Signed};
 use crate::ticket::{Action, Handoff, Offer, Ticket};
 use crate::view::{Freshness, View};
@@ -51,6 +51,16 @@ pub struct PutJob {
     /// Who asks, when a run does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,
+}
+
+/// `GET /v1/domains/{domain}` on a host: a domain that is nobody's job. `PUT /v1/jobs/{id}` with the
+/// spec adopts it, in place and running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DomainReply {
+    /// The domain.
+    pub domain: ObservedDomain,
+    /// The job that it would be.
+    pub spec: JobSpec,
 }
 
 /// `POST /v1/jobs/{id}/stop` on a host. 202 with the [`Job`]; repeating it is harmless.

@@ -106,6 +106,9 @@ pub enum InvalidSpec {
     /// What ends once is not begun again.
     #[error("a one-off job is not started again: leave `restart` and `autostart` away")]
     OneOffRestart,
+    /// What was there before has no port for an exit code.
+    #[error("a one-off job is made anew: adopt a domain as a plain VM")]
+    OneOffAdopted,
     /// A limit of time that no host could keep.
     #[error("{name} of {ms} ms: use {LIMIT_MS_MIN} to {LIMIT_MS_MAX}")]
     Limit {
@@ -142,6 +145,12 @@ impl JobSpec {
             JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => Some(vm),
             JobKind::Service(_) => None,
         }
+    }
+
+    /// The domain that it was before it was a job, if it was adopted.
+    #[must_use]
+    pub fn adopted(&self) -> Option<Uuid> {
+        self.as_vm().and_then(|vm| vm.adopted)
     }
 
     /// Its limits, if it is to come to an end.
@@ -343,6 +352,18 @@ pub struct ObservedDomain {
     pub is_active: bool,
     /// What it takes of the host, as libvirt says.
     pub resources: Resources,
+    /// True when libvirt still knows it after it has ended.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub is_persistent: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// A job together with where its row was read: what `ps` shows.

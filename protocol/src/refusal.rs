@@ -70,6 +70,14 @@ pub enum Refusal {
         /// The job.
         job: JobId,
     },
+    /// There is no such domain here that could be adopted.
+    #[error(
+        "no domain {domain} is on this host that is nobody's job; `ostler hosts` and `virsh list --all` tell where it is"
+    )]
+    NoSuchDomain {
+        /// Its libvirt uuid or name.
+        domain: String,
+    },
     /// A libvirt domain that is not ours has the name.
     #[error(
         "a domain named {job} that Ostler did not make is on this host; rename it or choose another name"
@@ -158,6 +166,7 @@ impl Refusal {
             Refusal::RevisionConflict { .. } => "revision-conflict",
             Refusal::WrongState { .. } => "wrong-state",
             Refusal::NoSuchJob { .. } => "no-such-job",
+            Refusal::NoSuchDomain { .. } => "no-such-domain",
             Refusal::NameTaken { .. } => "name-taken",
             Refusal::Ticket { error } => error.name(),
             Refusal::StaleClaim { .. } => "stale-claim",
@@ -177,7 +186,7 @@ impl Refusal {
         match self {
             Refusal::Invalid { .. } => 400,
             Refusal::Forbidden { .. } | Refusal::Ticket { .. } => 403,
-            Refusal::NoSuchJob { .. } => 404,
+            Refusal::NoSuchJob { .. } | Refusal::NoSuchDomain { .. } => 404,
             Refusal::RevisionConflict { .. }
             | Refusal::WrongState { .. }
             | Refusal::NameTaken { .. }
@@ -201,6 +210,7 @@ impl Refusal {
             Refusal::NoCapacity { .. }
                 | Refusal::NoImage { .. }
                 | Refusal::NameTaken { .. }
+                | Refusal::NoSuchDomain { .. }
                 | Refusal::Busy { .. }
                 | Refusal::Unsupported { .. }
                 | Refusal::HostDraining { .. }
@@ -283,6 +293,7 @@ pub fn examples() -> Vec<Refusal> {
             needed: "start it first".into(),
         },
         Refusal::NoSuchJob { job: job.clone() },
+        Refusal::NoSuchDomain { domain: "legacy".into() },
         Refusal::NameTaken { job: job.clone() },
         Refusal::StaleClaim { seen: 4, given: 3 },
         Refusal::TaskUndone { task: 2 },

@@ -14,6 +14,7 @@ pub use nic::{NicModel, NicSpec, Plug};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::id::ImageName;
 use crate::resources::{Bytes, Resources};
@@ -58,6 +59,10 @@ pub struct VmSpec {
     /// still has the right to run it.
     #[serde(default, skip_serializing_if = "restart::is_false")]
     pub autostart: bool,
+    /// The libvirt domain that it was before it was a job. Its definition stays its own: what is
+    /// said here of disks and cards only tells what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Uuid>,
 }
 
 /// cloud-init's NoCloud data: the guest finds it on a CD labelled `cidata`.
@@ -198,13 +203,15 @@ pub enum InvalidVm {
 }
 
 impl VmSpec {
-    /// What a host must promise to run this VM.
+    /// What a host must promise to run this VM. An adopted one brings its disks along, wherever they
+    /// are: nothing is made for it.
     #[must_use]
     pub fn resources(&self) -> Resources {
+        let made = self.disks.iter().filter(|_| self.adopted.is_none());
         Resources {
             vcpus: self.vcpus,
             memory_bytes: self.memory_bytes,
-            disk_bytes: self.disks.iter().fold(0, |sum, d| sum.saturating_add(d.size_bytes)),
+            disk_bytes: made.fold(0, |sum, d| sum.saturating_add(d.size_bytes)),
         }
     }
 

@@ -186,6 +186,8 @@ impl Executor {
             }
             // A guest that has not arrived is not stopped but refused: deleting does that.
             Ok(Some(job)) if job.state == JobState::MigratingIn => {}
+            // What was adopted runs on: deleting only gives it back.
+            Ok(Some(job)) if is_new && job.spec.adopted().is_some() => {}
             Ok(Some(job)) if !job.state.is_ended() => {
                 let body = StopJob { grace_ms: 0, run: Some(key) };
                 let path = format!("/v1/jobs/{id}/stop");

@@ -2,6 +2,8 @@
 //!
 //! Each test is one story; they run one at a time, because they share the machine.
 
+mod adopt;
+
 mod house;
 
 mod jobs;

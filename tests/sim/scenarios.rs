@@ -3,9 +3,11 @@
 
 use host_agent::core::Request;
 use protocol::api::{NewRun, RunState, Want};
-use protocol::job::JobState;
+use protocol::id::JobId;
+use protocol::job::{JobKind, JobSpec, JobState};
 use protocol::refusal::Refusal;
 use protocol::ticket::{Action, DenialReason};
+use protocol::vm::VmSpec;
 use tests::sim::verdict::rest;
 use tests::sim::workload::{job_id, spec};
 use tests::sim::{Profile, World};
@@ -115,6 +117,59 @@ fn duplicate_offers_of_one_host_start_one_job_once() {
     assert!(matches!(world.put(0, &job, &spec, first, None), Some(Ok(_))), "it is so already");
     assert_eq!(world.hold(0, &job), hold);
     ends_well(world);
+}
+
+/// Adopts the domain as `legacy` and waits until it is a job; the agent and libvirt fail meanwhile.
+fn adopt(world: &mut World, uuid: uuid::Uuid, job: &JobId, trouble: impl Fn(&mut World)) {
+    let JobKind::Vm(vm) = spec(1, false, false).kind else { unreachable!("it is a VM") };
+    let spec = JobSpec::vm(VmSpec { adopted: Some(uuid), ..vm });
+    for _ in 0..20 {
+        if world.start(0, job, 1, &spec) {
+            break;
+        }
+        world.run_ms(1_000);
+    }
+    trouble(world);
+    world.await_state(0, job, JobState::Running);
+}
+
+#[test]
+fn a_domain_is_adopted_and_released_without_a_restart_whatever_dies() {
+    for seed in 60..90 {
+        let mut world = world(Profile::calm(seed));
+        let job: JobId = "legacy".parse().unwrap();
+        let uuid = world.start_foreign(0, &job);
+        let is_observed = |world: &World| {
+            let process = world.hosts[0].process.as_ref();
+            process.is_some_and(|p| p.agent.inventory().observed.iter().any(|d| d.uuid == uuid))
+        };
+        assert!(world.run_until(5_000, is_observed), "it is shown within 5 s");
+        // The agent dies at another moment each time; libvirt is away, or the disk full, at some.
+        let trouble = |world: &mut World| {
+            if seed % 3 == 0 {
+                world.hv_goes_down(0, 2_000_000);
+            }
+            if seed % 4 == 0 {
+                world.hosts[0].disk.full_until_us = world.now_us + 3_000_000;
+            }
+            world.run_ms(seed % 7);
+            let node = world.hosts[0].node;
+            world.restart(node, 200);
+        };
+        adopt(&mut world, uuid, &job, trouble);
+        assert_eq!(world.hosts[0].hv.domains[&uuid].label.as_ref(), Some(&job), "seed {seed}");
+        assert!(world.hold(0, &job).is_some());
+
+        let given = world.ask_host(0, Request::Release(job.clone()));
+        assert!(matches!(given, Some(Ok(_))), "{given:?}");
+        trouble(&mut world);
+        assert!(world.run_until(60_000, is_observed), "seed {seed}: it is nobody's again");
+        let domain = &world.hosts[0].hv.domains[&uuid];
+        assert_eq!((domain.label.clone(), domain.definition.as_str()), (None, "domain legacy"));
+        assert_eq!((domain.starts, domain.is_running()), (1, true), "seed {seed}");
+        assert!(world.hosts[0].disk.kept.is_empty() && world.state(0, &job).is_none());
+        ends_well(world);
+    }
 }
 
 /// An answer that an arbiter asked for before its restart would show offers that it then forgets;

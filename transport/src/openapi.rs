@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::problem::PROBLEM_JSON;
 
 /// Problems that are no refusals, with every status they travel with; docs/api.md explains each.
-const PROBLEMS: [(&str, &[u16]); 13] = [
+const PROBLEMS: [(&str, &[u16]); 14] = [
     ("no-such-path", &[404]),
     ("no-such-method", &[405]),
     ("bad-request", &[400]),
@@ -30,6 +30,7 @@ const PROBLEMS: [(&str, &[u16]); 13] = [
     ("internal", &[500]),
     ("stopping", &[503]),
     ("no-log", &[404]),
+    ("no-hypervisor", &[503]),
     ("not-listening", &[503]),
     ("storage", &[507]),
 ];

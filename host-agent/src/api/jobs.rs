@@ -163,6 +163,15 @@ pub(super) async fn delete_job(
     answer(api.ask(Request::Delete { job: id, run: undo.key() }).await?, StatusCode::ACCEPTED)
 }
 
+pub(super) async fn release(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &id)?;
+    answer(api.ask(Request::Release(id)).await?, StatusCode::ACCEPTED)
+}
+
 /// How much of a log.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct Tail {

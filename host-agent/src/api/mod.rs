@@ -5,6 +5,7 @@
 
 mod config;
 mod console;
+mod domains;
 mod events;
 mod images;
 mod incoming;
@@ -78,6 +79,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/events", get(events::follow))
         .route("/v1/offers", get(offers::list).post(offers::make))
         .route("/v1/offers/{epoch}/{num}", delete(offers::void))
+        .route("/v1/domains/{domain}", get(domains::show))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show).put(jobs::put_job).delete(jobs::delete_job))
         .route("/v1/jobs/{id}/stop", post(jobs::stop))
@@ -86,6 +88,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/save", post(jobs::save))
         .route("/v1/jobs/{id}/reset", post(jobs::reset))
         .route("/v1/jobs/{id}/reboot", post(jobs::reboot))
+        .route("/v1/jobs/{id}/release", post(jobs::release))
         .route("/v1/jobs/{id}/migrate", post(jobs::migrate))
         .route("/v1/jobs/{id}/migrate/cancel", post(jobs::cancel_migration))
         .route("/v1/jobs/{id}/handoff", post(jobs::take_handoff))

@@ -5,8 +5,8 @@
 
 use http::header::CONTENT_TYPE;
 use protocol::api::{
-    ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutIntent, PutJob,
-    RebootJob, SHA256_HEADER, StopJob,
+    DomainReply, ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutIntent,
+    PutJob, RebootJob, SHA256_HEADER, StopJob,
 };
 use protocol::host::{Host, Inventory};
 use protocol::id::{ImageName, JobId};
@@ -42,6 +42,7 @@ const ADMITS: &[&str] = &[
     "revision-conflict",
     "wrong-state",
     "name-taken",
+    "no-such-domain",
     "host-draining",
     "stale-claim",
     "task-undone",
@@ -108,6 +109,11 @@ fn of_host() -> Vec<Operation> {
         get("/v1/inventory", "Host, jobs and observed domains at one cursor")
             .right(Right::Read)
             .answers::<Inventory>(200),
+        get("/v1/domains/{domain}", "A domain that is nobody's job, and the job it would be")
+            .right(Right::Read)
+            .path::<String>("domain")
+            .answers::<DomainReply>(200)
+            .refuses(&["no-such-domain", "no-hypervisor"]),
         get("/v1/events", "Frames of events over WebSocket")
             .right(Right::Read)
             .query::<events::From>()
@@ -216,6 +222,7 @@ fn of_actions() -> Vec<Operation> {
             .body::<StopJob>(),
         act("/v1/jobs/{id}/pause", "Let its CPUs stand still"),
         act("/v1/jobs/{id}/resume", "Let its CPUs go on"),
+        act("/v1/jobs/{id}/release", "Give an adopted job back, running as it is"),
         act("/v1/jobs/{id}/save", "Put its memory into a file, and stop it"),
         act("/v1/jobs/{id}/reset", "Press its reset button"),
         act("/v1/jobs/{id}/reboot", "Ask it to reboot, and reset it after its grace")

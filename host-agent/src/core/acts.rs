@@ -112,7 +112,8 @@ impl Agent {
             }
             _ => return Err(busy),
         }
-        out.push(Effect::Work { job: id.clone(), id: work_id, work });
+        let uuid = self.domain_of(id);
+        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work });
         Ok(())
     }
 

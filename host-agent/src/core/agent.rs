@@ -129,7 +129,7 @@ impl Agent {
             unwritten: Vec::new(),
         };
         agent.restore(ledger.jobs, ledger.is_rebooted);
-        agent.host.allocation = agent.allocation(None);
+        agent.host.allocation = agent.allocation();
         agent.told = agent.host.clone();
         agent
     }
@@ -229,6 +229,7 @@ impl Agent {
             Request::CancelMigration { job, run } => self.cancel_migration(&job, run, out),
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
             Request::Delete { job, run } => self.delete(now, &job, run, out),
+            Request::Release(job) => self.release(now, &job, out),
             Request::Trust(trust) => self.obey(trust, out),
             Request::Intend(intent) => Ok(self.intend(intent, out)),
         };
@@ -264,6 +265,12 @@ impl Agent {
             }
         }
         Reply::Done
+    }
+
+    /// A job's domain in libvirt, which an adopted one has brought along.
+    pub(super) fn domain_of(&self, id: &JobId) -> Uuid {
+        let job = self.jobs.get(id).map(|entry| &entry.record.job);
+        job.and_then(|job| job.domain_uuid).unwrap_or_else(|| id.domain_uuid())
     }
 
     pub(super) fn record(&self, id: &JobId) -> Result<&JobRecord, Refusal> {
@@ -353,33 +360,41 @@ impl Agent {
     }
 
     fn publish_host_if_changed(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.host.allocation = self.allocation(None);
+        self.host.allocation = self.allocation();
         if self.host != self.told {
             self.told = self.host.clone();
             self.publish(now, Fact::HostChanged { host: Box::new(self.host.clone()) }, out);
         }
     }
 
-    pub(super) fn room(&self, without: Option<&JobId>) -> Room<'_> {
-        Room { allocation: self.allocation(without), ..Room::of(&self.host) }
+    /// The host as admission sees it; what is promised to others than the one who asks is put in by
+    /// whoever asks.
+    pub(super) fn room(&self) -> Room<'_> {
+        Room::of(&self.host)
     }
 
     /// What is promised to jobs, to open offers and to domains of others.
-    pub(super) fn allocation(&self, without: Option<&JobId>) -> Resources {
-        self.allocation_without(without, None)
+    pub(super) fn allocation(&self) -> Resources {
+        self.allocation_without(None, None, None)
     }
 
+    /// The same without a job, an offer and a domain of others, which are one and the same thing.
     pub(super) fn allocation_without(
         &self,
         job: Option<&JobId>,
         offer: Option<OfferId>,
+        domain: Option<Uuid>,
     ) -> Resources {
         let others = |id: &JobId| job != Some(id);
         let jobs = self.jobs.iter().filter(|(id, _)| others(id));
         let jobs = jobs.map(|(_, entry)| entry.record.job.allocation());
-        let offers = self.offers.open().filter(|(id, _)| offer != Some(*id));
-        let offers = offers.map(|(_, open)| open.resources);
-        let observed = self.observed.values().filter(|d| d.is_active).map(|d| d.resources);
+        let open = || self.offers.open().filter(|(id, _)| offer != Some(*id)).map(|(_, open)| open);
+        // A domain that is offered to be adopted is counted as the offer.
+        let is_offered = |uuid: Uuid| open().any(|open| open.domain == Some(uuid));
+        let is_counted =
+            |d: &&ObservedDomain| d.is_active && domain != Some(d.uuid) && !is_offered(d.uuid);
+        let observed = self.observed.values().filter(is_counted).map(|d| d.resources);
+        let offers = open().map(|open| open.resources);
         jobs.chain(offers).chain(observed).fold(Resources::ZERO, Resources::plus)
     }
 }

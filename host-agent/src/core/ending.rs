@@ -29,6 +29,10 @@ impl Agent {
             return Ok(Reply::AlreadySo(Box::new(job.clone())));
         }
         match (job.state, &record.intent) {
+            (state, Intent::Release) => {
+                let needed = "it is being released, and runs on: stop it with virsh".to_owned();
+                return Err(Refusal::WrongState { job: id.clone(), state, needed });
+            }
             // Deleting ends it too, and more; and a guest that is done has ended.
             (_, Intent::Delete | Intent::Conclude) => {
                 return Ok(Reply::AlreadySo(Box::new(job.clone())));
@@ -109,6 +113,11 @@ impl Agent {
         if was_done {
             // What it was about is gone; this is another job of that name.
             return Err(Refusal::NoSuchJob { job: id.clone() });
+        }
+        // What Ostler did not make it does not delete.
+        if record.job.spec.adopted().is_some() {
+            self.remember_done(run, Deed::Delete, out);
+            return self.begin_release(now, record, out);
         }
         if !record.job.state.is_ended() && !is_unhanded {
             return Err(Refusal::WrongState {

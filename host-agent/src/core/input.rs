@@ -157,6 +157,8 @@ pub enum Request {
         /// The task that is being undone, when a run asks.
         run: Option<RunKey>,
     },
+    /// Give an adopted job back, with its guest as alive as it is.
+    Release(JobId),
     /// Obey this trust document.
     Trust(Signed<Trust>),
     /// Intend this with the host from now on.
@@ -191,6 +193,8 @@ pub enum Effect {
         job: JobId,
         /// Which.
         id: WorkId,
+        /// With which domain, when the job is a VM.
+        uuid: uuid::Uuid,
         /// What.
         work: Work,
     },
@@ -253,6 +257,10 @@ pub enum Work {
         /// How long it may take.
         grace_ms: u64,
     },
+    /// Keep the definition of a domain that runs already, and write the job into it.
+    AdoptVm,
+    /// Give a domain the definition back that it was adopted with.
+    ReleaseVm,
     /// Remove whatever is left of the job: domain and volumes, or a service's folder.
     Delete,
     /// Make empty volumes, and say where the source must send.
@@ -278,6 +286,10 @@ pub enum WorkOutcome {
     Done,
     /// A guest is done, with this exit code if it has left one.
     Exited(Option<i32>),
+    /// The domain is ours, and this is how it is.
+    Adopted(Box<DomainInfo>),
+    /// The domain is as it was before it was ours; `None`: there is none any more.
+    Released(Option<Box<DomainInfo>>),
     /// Ready to receive.
     Listening {
         /// Where this agent takes the guest's streams: `https://IP:PORT`.

@@ -27,11 +27,13 @@ impl Agent {
         if entry.work.is_some() || (is_vm && !self.has_listed) {
             return;
         }
-        let is_start = entry.record.job.state == JobState::Starting;
-        if is_vm && is_start && !self.is_start_due(now, &entry.record) {
+        let record = &entry.record;
+        let is_start = record.job.state == JobState::Starting && record.intent == Intent::Run;
+        if is_vm && is_start && !self.is_start_due(now, record) {
             return;
         }
-        let Some(work) = next_work(&entry.record, entry.is_begun) else { return };
+        let Some(work) = next_work(record, entry.is_begun) else { return };
+        let uuid = self.domain_of(id);
         if entry.record.job.state == JobState::Accepted {
             let record = entry.record.clone();
             self.become_state(now, record, JobState::Starting, None, out);
@@ -43,7 +45,7 @@ impl Agent {
             entry.change += 1;
             entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
         }
-        out.push(Effect::Work { job: id.clone(), id: work_id, work });
+        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work });
     }
 
     pub(super) fn handle_done(
@@ -124,6 +126,27 @@ impl Agent {
                 self.become_exited(now, record, outcome, out);
             }
             (_, Intent::Delete, WorkOutcome::Done) => self.forget(now, &record, out),
+            (JobState::Starting, Intent::Adopt, WorkOutcome::Adopted(domain)) => {
+                self.become_adopted(now, record, &domain, out);
+            }
+            (JobState::Starting, Intent::Adopt, WorkOutcome::NotThere) => {
+                let message = "the domain was gone before it could be adopted".to_owned();
+                record.intent = Intent::Stop { grace_ms: 0 };
+                let why = Some(Reason::StartFailed { message });
+                self.become_state(now, record, JobState::Failed, why, out);
+            }
+            // It runs, and keeps its room: tried again, or released.
+            (
+                JobState::Starting,
+                Intent::Adopt,
+                WorkOutcome::Failed(message) | WorkOutcome::Unclear(message),
+            ) => self.note(now, record, Reason::Unclear { message }, out),
+            (_, Intent::Release, WorkOutcome::Released(domain)) => {
+                self.become_released(now, &record, domain.as_deref(), out);
+            }
+            (_, Intent::Release, WorkOutcome::Failed(message) | WorkOutcome::Unclear(message)) => {
+                self.note(now, record, Reason::ActionFailed { message }, out);
+            }
             (
                 JobState::MigratingIn,
                 Intent::Receive { from, .. },
@@ -176,7 +199,7 @@ impl Agent {
         }
     }
 
-    fn forget(&mut self, now: Now, record: &JobRecord, out: &mut Vec<Effect>) {
+    pub(super) fn forget(&mut self, now: Now, record: &JobRecord, out: &mut Vec<Effect>) {
         let id = record.job.id.clone();
         self.jobs.remove(&id);
         if let Some(uuid) = record.job.domain_uuid {
@@ -236,6 +259,7 @@ fn kind_of(work: &Work) -> WorkKind {
 fn next_work(record: &JobRecord, is_begun: bool) -> Option<Work> {
     match &record.job.spec.kind {
         _ if record.intent == Intent::Delete => Some(Work::Delete),
+        _ if record.intent == Intent::Release => Some(Work::ReleaseVm),
         JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => next_of_vm(record, vm, is_begun),
         JobKind::Service(service) => match (record.job.state, &record.intent) {
             (state, Intent::Run) if !state.is_ended() => {
@@ -256,6 +280,7 @@ fn next_of_vm(record: &JobRecord, vm: &VmSpec, is_begun: bool) -> Option<Work> {
                 Some(_) => Work::StartOneOff(vm.clone()),
             })
         }
+        (JobState::Accepted | JobState::Starting, Intent::Adopt) => Some(Work::AdoptVm),
         (JobState::Stopping, Intent::Stop { grace_ms }) => {
             Some(Work::StopVm { grace_ms: *grace_ms })
         }

@@ -35,6 +35,10 @@ pub enum Intent {
     Conclude,
     /// It and its volumes go.
     Delete,
+    /// It runs here already and becomes ours, as it is.
+    Adopt,
+    /// It becomes nobody's, with the definition that it came with.
+    Release,
     /// It comes from another host.
     Receive {
         /// The host where it runs.

@@ -15,6 +15,8 @@ pub use input::{
 
 mod taking;
 
+mod adopting;
+
 mod ending;
 
 mod moving;

@@ -32,6 +32,12 @@ impl Agent {
             let message = format!("one-off job {id} ends where it was started");
             return Err(Refusal::Invalid { message });
         }
+        if record.job.spec.adopted().is_some() {
+            let message = format!(
+                "adopted job {id} stays on its host, where its disks are: release it, and move it by hand"
+            );
+            return Err(Refusal::Invalid { message });
+        }
         match (record.job.state, &record.intent) {
             (JobState::MigratingOut, Intent::Send(under_way)) if under_way.to == migrate.to => {
                 return Ok(Reply::AlreadySo(Box::new(record.job)));
@@ -108,7 +114,8 @@ impl Agent {
         }
         self.works += 1;
         let cancel = WorkId(self.works);
-        out.push(Effect::Work { job: id.clone(), id: cancel, work: Work::CancelSend });
+        let uuid = self.domain_of(id);
+        out.push(Effect::Work { job: id.clone(), id: cancel, uuid, work: Work::CancelSend });
         Ok(Reply::Accepted(Box::new(job)))
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use protocol::id::{Epoch, JobId, OfferId};
 use protocol::resources::Resources;
 use protocol::ticket::OfferStanding;
+use uuid::Uuid;
 
 /// Open offers at a time. Each reserves room for D (9 s), so more than this many unredeemed ones
 /// mean schedulers that ask and do not come.
@@ -19,6 +20,8 @@ const ENDED_MAX: usize = 4096;
 pub(super) struct Open {
     pub(super) job: JobId,
     pub(super) resources: Resources,
+    /// The domain that it would make a job of: it is not counted twice.
+    pub(super) domain: Option<Uuid>,
     /// When it can no longer be redeemed, on the host's clock: issued + D − K.
     pub(super) until_ms: u64,
 }
@@ -117,7 +120,7 @@ mod tests {
     fn an_offer_is_open_then_ended_and_never_again() {
         let mut offers = Offers::new(Epoch(4));
         let job: JobId = "web-1".parse().unwrap();
-        let open = Open { job, resources: Resources::ZERO, until_ms: 100 };
+        let open = Open { job, resources: Resources::ZERO, domain: None, until_ms: 100 };
         let id = offers.issue(open.clone());
         assert_eq!(offers.standing(id, 99), OfferStanding::Open { left_ms: 1 });
         assert_eq!(offers.standing(id, 100), OfferStanding::Ended);

@@ -11,7 +11,7 @@ use transport::clock::Now;
 
 use super::agent::Agent;
 use super::input::{Effect, Look};
-use super::ledger::Intent;
+use super::ledger::{Intent, JobRecord};
 
 impl Agent {
     pub(super) fn handle_looked(
@@ -46,30 +46,46 @@ impl Agent {
             out.push(Effect::Look(Look { is_second: false, change, ..look }));
             return;
         }
-        let mut record = entry.record.clone();
-        let Some((state, reason)) = seen_instead(record.job.state, look, domain) else { return };
+        let record = entry.record.clone();
+        // It is being given back, whatever it does.
+        if record.intent == Intent::Release {
+            return;
+        }
+        let Some((state, reason)) = seen_instead(record.job.state, look.hint, domain) else {
+            return;
+        };
         if look.is_second {
-            match state {
-                JobState::Running => record.intent = Intent::Run,
-                // Whoever paused it, or whatever did, it stays so until somebody resumes it.
-                JobState::Paused => record.intent = Intent::Pause,
-                _ => {}
-            }
-            let is_one_off = record.job.spec.as_one_off().is_some();
-            match reason {
-                Some(Reason::GuestShutdown) if is_one_off => {
-                    self.conclude_one_off(now, record, out);
-                }
-                Some(why) if state.is_ended() => self.become_ended(now, record, state, why, out),
-                reason => self.become_state(now, record, state, reason, out),
-            }
+            self.become_seen(now, record, state, reason, out);
         } else {
             out.push(Effect::Look(Look { is_second: true, ..look }));
         }
     }
 
+    /// Believes what libvirt shows.
+    pub(super) fn become_seen(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        state: JobState,
+        reason: Option<Reason>,
+        out: &mut Vec<Effect>,
+    ) {
+        match state {
+            JobState::Running => record.intent = Intent::Run,
+            // Whoever paused it, or whatever did, it stays so until somebody resumes it.
+            JobState::Paused => record.intent = Intent::Pause,
+            _ => {}
+        }
+        let is_one_off = record.job.spec.as_one_off().is_some();
+        match reason {
+            Some(Reason::GuestShutdown) if is_one_off => self.conclude_one_off(now, record, out),
+            Some(why) if state.is_ended() => self.become_ended(now, record, state, why, out),
+            reason => self.become_state(now, record, state, reason, out),
+        }
+    }
+
     /// Shows a domain that is no job's, or that it is gone.
-    fn observe(
+    pub(super) fn observe(
         &mut self,
         now: Now,
         uuid: uuid::Uuid,
@@ -128,13 +144,14 @@ fn as_observed(domain: &DomainInfo) -> ObservedDomain {
         name: domain.name.clone(),
         is_active: domain.state.is_active(),
         resources: domain.resources,
+        is_persistent: domain.is_persistent,
     }
 }
 
 /// The state that libvirt shows, when it is not the one in the ledger.
-fn seen_instead(
+pub(super) fn seen_instead(
     state: JobState,
-    look: Look,
+    hint: Option<Lifecycle>,
     domain: Option<&DomainInfo>,
 ) -> Option<(JobState, Option<Reason>)> {
     let seen = domain.map(|d| d.state);
@@ -145,7 +162,7 @@ fn seen_instead(
         JobState::Running if is_paused => Some((JobState::Paused, None)),
         JobState::Paused if is_running => Some((JobState::Running, None)),
         JobState::Paused if is_paused => None,
-        JobState::Running | JobState::Paused => Some(end_of(look.hint, seen)),
+        JobState::Running | JobState::Paused => Some(end_of(hint, seen)),
         // Somebody has started it behind our back: it runs, whatever we think of it.
         JobState::Stopped | JobState::Failed | JobState::Crashed if is_running => {
             Some((JobState::Running, None))

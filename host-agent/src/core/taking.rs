@@ -2,13 +2,15 @@
 
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{OfferReply, OfferRequest, PutJob};
+use protocol::event::Fact;
 use protocol::host::HostIntent;
 use protocol::id::{JobId, Revision};
-use protocol::job::{Job, JobSpec, JobState, Reason};
+use protocol::job::{Job, JobSpec, JobState, ObservedDomain, Reason};
 use protocol::refusal::Refusal;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Expected, Offer, OfferStanding, VerifiedTicket, verify};
 use transport::clock::Now;
+use uuid::Uuid;
 
 use super::agent::{Agent, Entry, JOBS_MAX};
 use super::input::{Effect, Reply};
@@ -45,12 +47,14 @@ impl Agent {
         let trust_version = trust.version;
         let arbiters: Vec<u32> = trust.arbiters.iter().map(|a| a.slot).collect();
         self.check_change(&ask.job, ask.revision, &ask.spec, arrival)?;
-        let room = self.room(Some(&ask.job));
-        admit(room, &ask.spec, arrival)?;
+        let domain = self.to_adopt(&ask.job, &ask.spec);
+        let allocation = self.allocation_without(Some(&ask.job), None, domain);
+        admit(Room { allocation, ..self.room() }, &ask.spec, arrival)?;
         let resources = ask.spec.resources();
         let id = self.offers.issue(Open {
             job: ask.job.clone(),
             resources,
+            domain,
             until_ms: now.mono_ms + left_ms,
         });
         let offer = Offer {
@@ -93,17 +97,20 @@ impl Agent {
         self.check_change(&id, put.revision, &put.spec, arrival)?;
         // The ticket's own reservation makes room for the job that redeems it.
         let redeemed = ticket.as_ref().map(|t| t.offer().id);
-        let room =
-            Room { allocation: self.allocation_without(Some(&id), redeemed), ..self.room(None) };
-        admit(room, &put.spec, arrival)?;
+        let domain = self.to_adopt(&id, &put.spec);
+        let allocation = self.allocation_without(Some(&id), redeemed, domain);
+        admit(Room { allocation, ..self.room() }, &put.spec, arrival)?;
         self.check_starts(&put.spec)?;
         if let Some(offer) = redeemed {
             self.offers.end(offer, OfferStanding::Used);
         }
         self.offers.end_of_job(&id);
-        let record = self.new_record(now, id.clone(), put, ticket.as_ref());
+        let record = self.new_record(now, id.clone(), put, ticket.as_ref(), domain);
         let job = record.job.clone();
         self.insert(now, record, out);
+        if let Some(uuid) = domain {
+            self.publish(now, Fact::DomainGone { uuid }, out);
+        }
         self.go_on(now, &id, out);
         Ok(Reply::Accepted(Box::new(job)))
     }
@@ -132,9 +139,12 @@ impl Agent {
         spec: &JobSpec,
         arrival: Arrival,
     ) -> Result<(), Refusal> {
-        if self.observed.values().any(|domain| domain.name == id.as_str()) {
+        let is_namesake =
+            |d: &&ObservedDomain| d.name == id.as_str() && spec.adopted() != Some(d.uuid);
+        if self.observed.values().any(|domain| is_namesake(&domain)) {
             return Err(Refusal::NameTaken { job: id.clone() });
         }
+        self.check_adoption(id, spec)?;
         let is_alive = |entry: &Entry| !entry.record.job.state.is_ended();
         if self.host.intent == Some(HostIntent::Drain) && !self.jobs.get(id).is_some_and(is_alive) {
             return Err(Refusal::HostDraining { host: self.host.id.clone() });
@@ -155,8 +165,14 @@ impl Agent {
         }
         let wrong_state =
             |needed: String| Err(Refusal::WrongState { job: id.clone(), state: job.state, needed });
-        if entry.record.intent == Intent::Delete {
-            return wrong_state("it is being deleted: wait until it is gone".to_owned());
+        match entry.record.intent {
+            Intent::Delete => {
+                return wrong_state("it is being deleted: wait until it is gone".to_owned());
+            }
+            Intent::Release => {
+                return wrong_state("it is being released: wait until it is".to_owned());
+            }
+            _ => {}
         }
         if !job.state.is_ended() || entry.work.is_some() {
             return wrong_state("stop it before starting it again with another spec".to_owned());
@@ -222,15 +238,18 @@ impl Agent {
         id: JobId,
         put: PutJob,
         ticket: Option<&VerifiedTicket>,
+        adopting: Option<Uuid>,
     ) -> JobRecord {
         let (state, intent) = match ticket.map(|t| &t.offer().action) {
             Some(Action::MigrateIn { from, hold }) => {
                 let (from, hold) = (from.clone(), *hold);
                 (JobState::MigratingIn, Intent::Receive { from, hold, is_handed: false })
             }
-            Some(Action::Start) | None => (JobState::Accepted, Intent::Run),
+            Some(Action::Start) | None => {
+                (JobState::Accepted, if adopting.is_some() { Intent::Adopt } else { Intent::Run })
+            }
         };
-        let domain_uuid = put.spec.as_vm().map(|_| id.domain_uuid());
+        let domain_uuid = put.spec.as_vm().map(|vm| vm.adopted.unwrap_or_else(|| id.domain_uuid()));
         JobRecord {
             job: Job {
                 id,

@@ -20,6 +20,8 @@ use super::*;
 
 mod one_off;
 
+mod adopting;
+
 mod restarts;
 
 const OPERATOR: u8 = 1;
@@ -169,7 +171,7 @@ impl Bench {
             Effect::Persist(write) => write_to(&mut self.disk, write),
             Effect::Reply(_, answer) => self.replies.push(answer),
             Effect::Publish(event) => self.events.push(event),
-            Effect::Work { job, id, work } => self.works.push((job, id, work)),
+            Effect::Work { job, id, work, .. } => self.works.push((job, id, work)),
             Effect::Look(look) => self.looks.push(look),
             Effect::Listen(job) => self.listens.push(job),
             Effect::AskRight => self.asked_right += 1,

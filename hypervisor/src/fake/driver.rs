@@ -5,6 +5,7 @@ use std::sync::Arc;
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
 use protocol::resources::Resources;
+use protocol::vm::VmSpec;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -15,7 +16,8 @@ use crate::domain::{
     DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
     PauseReason, Progress, StopReason,
 };
-use crate::domain_xml::{DriverKind, domain_xml, refused};
+use crate::domain_read::Definition;
+use crate::domain_xml::refused;
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{Lifecycle, StartReason, WatchEvent};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
@@ -205,11 +207,51 @@ impl Hypervisor for Fake {
     fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError> {
         let what = format!("read definition of domain {uuid}");
         self.perform(Method::Xml, &what, |state| {
+            find(state, &what, uuid).map(|guest| guest.definition())
+        })
+    }
+
+    fn definition(&self, uuid: Uuid) -> Result<String, HypervisorError> {
+        let what = format!("read definition of domain {uuid}");
+        self.perform(Method::Definition, &what, |state| {
+            find(state, &what, uuid).map(|guest| guest.definition())
+        })
+    }
+
+    fn restore(&self, definition: &str) -> Result<(), HypervisorError> {
+        let what = "restore a definition";
+        self.perform(Method::Restore, what, |state| {
+            let read = Definition::read(definition);
+            let Some((uuid, read)) = read.and_then(|read| Some((read.uuid?, read))) else {
+                let message = "it is no domain's definition";
+                return Err(HypervisorError::new(what, ErrorKind::Refused, message));
+            };
+            let off = || DomainState::ShutOff(StopReason::Unknown);
+            let state_of = state.domains.get(&uuid).map(|guest| guest.info.state);
+            let (vcpus, memory_bytes) = (read.vcpus, read.memory_bytes);
+            let info = DomainInfo {
+                uuid,
+                name: read.name,
+                state: state_of.unwrap_or_else(off),
+                job: None,
+                resources: Resources { vcpus, memory_bytes, disk_bytes: 0 },
+                is_persistent: true,
+            };
+            let (console_input, job) = (Vec::new(), None);
+            let config = state.domains.get(&uuid).and_then(|guest| guest.config.clone());
+            state.domains.insert(uuid, Guest { info, config, console_input, job });
+            self.announce(state, uuid, Lifecycle::Defined);
+            Ok(())
+        })
+    }
+
+    fn describe(&self, uuid: Uuid) -> Result<VmSpec, HypervisorError> {
+        let what = format!("describe domain {uuid}");
+        self.perform(Method::Describe, &what, |state| {
             let guest = find(state, &what, uuid)?;
-            Ok(guest.config.as_ref().map_or_else(
-                || format!("<domain type='test'><uuid>{uuid}</uuid></domain>\n"),
-                |config| domain_xml(config, DriverKind::Test),
-            ))
+            let size = guest.info.resources;
+            let read = Definition::read(&guest.definition()).unwrap_or_default();
+            Ok(read.to_vm(uuid, size.vcpus, size.memory_bytes, |_| None))
         })
     }
 

@@ -477,9 +477,21 @@ impl Domain {
         .map(drop)
     }
 
-    pub(super) fn xml(&self) -> Result<String, RawError> {
+    pub(super) fn xml(&self, flags: u32) -> Result<String, RawError> {
         // SAFETY: the domain is valid; the result is ours.
-        unsafe { take_text(sys::virDomainGetXMLDesc(self.ptr(), 0)) }
+        unsafe { take_text(sys::virDomainGetXMLDesc(self.ptr(), flags)) }
+    }
+
+    /// The size of a disk as the guest sees it.
+    pub(super) fn disk_bytes(&self, target: &str) -> Result<u64, RawError> {
+        let target = c_text(target)?;
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut info: sys::virDomainBlockInfo = unsafe { std::mem::zeroed() };
+        // SAFETY: the domain is valid; a C string that outlives the call; `info` is ours.
+        check(unsafe {
+            sys::virDomainGetBlockInfo(self.ptr(), target.as_ptr(), &raw mut info, 0)
+        })?;
+        Ok(info.capacity)
     }
 
     pub(super) fn create(&self) -> Result<(), RawError> {

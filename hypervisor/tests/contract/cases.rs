@@ -20,6 +20,8 @@ macro_rules! for_each_case {
         $run!(a_reset_or_reboot_leaves_the_process);
         $run!(a_saved_guest_goes_on_at_the_next_start);
         $run!(a_label_can_be_taken_off_and_put_on_again);
+        $run!(a_definition_can_be_put_back_while_the_guest_runs);
+        $run!(a_domain_of_others_is_described_as_a_vm);
         $run!(undefining_a_running_domain_lets_it_run);
         $run!(what_is_unknown_is_said_to_be);
         $run!(what_does_not_run_is_said_not_to);
@@ -163,6 +165,36 @@ pub(crate) fn a_label_can_be_taken_off_and_put_on_again(subject: &Subject) {
     subject.remove(config.uuid);
 }
 
+pub(crate) fn a_definition_can_be_put_back_while_the_guest_runs(subject: &Subject) {
+    let config = subject.running("restored");
+    subject.hv.label(config.uuid, None).unwrap();
+    let before = subject.hv.definition(config.uuid).unwrap();
+    subject.hv.label(config.uuid, Some(&config.job)).unwrap();
+    assert_ne!(subject.hv.definition(config.uuid).unwrap(), before);
+    for _ in 0..2 {
+        subject.hv.restore(&before).unwrap();
+        assert_eq!(subject.hv.definition(config.uuid).unwrap(), before);
+    }
+    assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
+    // Also of a domain that is not there any more.
+    subject.remove(config.uuid);
+    subject.hv.restore(&before).unwrap();
+    assert_eq!(subject.hv.definition(config.uuid).unwrap(), before);
+    assert!(!subject.state(config.uuid).unwrap().is_active());
+    subject.remove(config.uuid);
+    assert!(subject.hv.restore("<domain/>").is_err());
+}
+
+pub(crate) fn a_domain_of_others_is_described_as_a_vm(subject: &Subject) {
+    let config = subject.running("described");
+    subject.hv.label(config.uuid, None).unwrap();
+    let vm = subject.hv.describe(config.uuid).unwrap();
+    assert_eq!(vm.adopted, Some(config.uuid));
+    assert_eq!((vm.vcpus, vm.memory_bytes), (config.vm.vcpus, config.vm.memory_bytes));
+    assert_eq!(vm.validate(), Ok(()));
+    subject.remove(config.uuid);
+}
+
 pub(crate) fn undefining_a_running_domain_lets_it_run(subject: &Subject) {
     let config = subject.running("transient");
     subject.hv.undefine(config.uuid).unwrap();
@@ -186,6 +218,8 @@ pub(crate) fn what_is_unknown_is_said_to_be(subject: &Subject) {
     assert_eq!(kind(hv.save(unknown)), missing);
     assert_eq!(kind(hv.label(unknown, None)), missing);
     assert_eq!(kind(hv.xml(unknown)), missing);
+    assert_eq!(kind(hv.definition(unknown)), missing);
+    assert_eq!(kind(hv.describe(unknown)), missing);
     assert_eq!(kind(hv.job_progress(unknown)), missing);
     hv.destroy(unknown).unwrap();
     hv.undefine(unknown).unwrap();

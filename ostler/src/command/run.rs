@@ -53,6 +53,7 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         cloud_init: cloud_init_of(args)?,
         restart: args.restart,
         autostart: args.autostart,
+        adopted: None,
     };
     let labels = args.label.iter().cloned().collect();
     let idle_ms = args.idle.map(|idle| idle.0);

@@ -40,7 +40,7 @@ impl StartVm {
                 return Err(Blocker::DisksElsewhere { host: host.clone() });
             }
         }
-        let room = state.room_for(row, &self.job);
+        let room = state.room_for_spec(row, &self.job, &self.spec);
         admit(room, &self.spec, Arrival::Start).map_err(|no| Blocker::Admission { no })
     }
 

@@ -35,6 +35,9 @@ impl OneOff {
         if self.vm.restart != Restart::Never || self.vm.autostart {
             return Err(InvalidSpec::OneOffRestart);
         }
+        if self.vm.adopted.is_some() {
+            return Err(InvalidSpec::OneOffAdopted);
+        }
         let limits = [("deadline_ms", Some(self.deadline_ms)), ("idle_ms", self.idle_ms)];
         for (name, ms) in limits {
             if let Some(ms) = ms.filter(|ms| !(LIMIT_MS_MIN..=LIMIT_MS_MAX).contains(ms)) {

@@ -219,6 +219,7 @@ fn every_fact_survives_the_wire() {
         name: "legacy".into(),
         is_active: true,
         resources: Resources::ZERO,
+        is_persistent: true,
     };
     let facts = [
         Fact::JobChanged { job: Box::new(job(1, 2)) },

@@ -10,9 +10,12 @@ use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
 use protocol::id::{JobId, OfferId, Revision};
 use protocol::job::{JobSpec, JobState, Migration, RunKey};
 use protocol::refusal::Refusal;
+use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Answer, Denial, Grant, Handoff, Offer, Ticket};
+use uuid::Uuid;
 
+use super::hypervisor::{Domain, HvOp};
 use super::message::{Ask, NodeId, Told};
 use super::world::{Role, World};
 
@@ -108,6 +111,19 @@ impl World {
         };
         let Some(ticket) = self.ticket(offer) else { return false };
         matches!(self.put(host, job, spec, ticket, None), Some(Ok(_)))
+    }
+
+    /// Somebody defines and starts a domain of their own on a host; its uuid.
+    pub fn start_foreign(&mut self, host: usize, name: &JobId) -> Uuid {
+        let uuid = Uuid::from_u128(0xf0 + host as u128);
+        let size = Resources { vcpus: 1, memory_bytes: 1 << 30, disk_bytes: 0 };
+        let mut happened = vec![(uuid, hypervisor::Lifecycle::Defined)];
+        let hv = &mut self.hosts[host].hv;
+        hv.domains.insert(uuid, Domain::off(uuid, name.clone(), None, size));
+        let started = hv.perform(&HvOp::Start(uuid), true, &mut happened);
+        assert!(started.is_ok(), "{started:?}");
+        self.hv_happened(host, happened);
+        uuid
     }
 
     /// Stops a job at once, and waits until it has ended.

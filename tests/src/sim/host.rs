@@ -20,6 +20,7 @@ use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
 use protocol::trust::Trust;
 use protocol::view::{HostRow, Merge, View};
+use uuid::Uuid;
 
 use super::hypervisor::Hv;
 use super::invariants::Asked;
@@ -42,6 +43,8 @@ pub struct Disk {
     pub full_until_us: u64,
     /// Jobs with volumes.
     pub volumes: BTreeSet<JobId>,
+    /// Definitions that domains had before they were adopted.
+    pub kept: BTreeMap<Uuid, String>,
 }
 
 /// A hypervisor machine.
@@ -144,7 +147,13 @@ impl Host {
             intent: None,
         };
         let ledger = LedgerState { trust: Some(trust.clone()), ..LedgerState::default() };
-        let disk = Disk { ledger, boot: 0, full_until_us: 0, volumes: BTreeSet::new() };
+        let disk = Disk {
+            ledger,
+            boot: 0,
+            full_until_us: 0,
+            volumes: BTreeSet::new(),
+            kept: BTreeMap::new(),
+        };
         Self { node, key, id, facts, disk, hv: Hv::default(), boot: 0, process: None }
     }
 }
@@ -437,11 +446,13 @@ impl World {
                     }
                 }
             }
-            Effect::Work { job, id, work } => {
+            Effect::Work { job, id, uuid, work } => {
                 self.watch_work(&work);
                 let Some(process) = self.hosts[n].process.as_ref() else { return };
                 let memory = Rc::clone(&process.memory);
-                self.spawn(node, |ctx| Box::pin(works::perform(ctx, node, memory, job, id, work)));
+                self.spawn(node, |ctx| {
+                    Box::pin(works::perform(ctx, node, memory, job, (id, uuid), work))
+                });
             }
             Effect::Look(look) => {
                 self.spawn(node, |ctx| Box::pin(works::look(ctx, look)));
@@ -475,6 +486,27 @@ impl World {
         if is_open && let Some(process) = self.hosts[n].process.as_mut() {
             process.subscribers.push(conn);
         }
+    }
+
+    // Definitions of domains that were adopted.
+
+    pub(super) fn keep_definition(&mut self, node: NodeId, domain: Uuid, text: String) -> bool {
+        let super::world::Role::Host(n) = self.nodes[node.0].role else { return false };
+        let has_room = self.hosts[n].disk.full_until_us <= self.now_us;
+        if has_room {
+            self.hosts[n].disk.kept.insert(domain, text);
+        }
+        has_room
+    }
+
+    pub(super) fn kept_definition(&self, node: NodeId, domain: Uuid) -> Option<String> {
+        let super::world::Role::Host(n) = self.nodes[node.0].role else { return None };
+        self.hosts[n].disk.kept.get(&domain).cloned()
+    }
+
+    pub(super) fn forget_definition(&mut self, node: NodeId, domain: Uuid) {
+        let super::world::Role::Host(n) = self.nodes[node.0].role else { return };
+        self.hosts[n].disk.kept.remove(&domain);
     }
 
     // Volumes.

@@ -38,6 +38,12 @@ pub enum HvOp {
     Barrier(Uuid),
     /// Forget its definition.
     Undefine(Uuid),
+    /// Write a job into it, or take that out again.
+    Label(Uuid, Option<JobId>),
+    /// Read its definition.
+    Definition(Uuid),
+    /// Make this its definition again.
+    Restore(Uuid, String),
     /// Look at it.
     Lookup(Uuid),
     /// Look at all.
@@ -59,6 +65,8 @@ pub enum HvReply {
     Domain(Option<DomainInfo>),
     /// All that is there.
     Domains(Vec<DomainInfo>),
+    /// A definition.
+    Definition(String),
     /// Whether a sending is under way.
     IsSending(bool),
     /// How a sending ended.
@@ -99,8 +107,16 @@ pub enum Fate {
 /// A domain.
 #[derive(Debug, Clone)]
 pub struct Domain {
-    /// Its job.
+    /// Its uuid.
+    pub uuid: Uuid,
+    /// Its name, which is its job's if Ostler has made it.
     pub job: JobId,
+    /// The job that is written into it.
+    pub label: Option<JobId>,
+    /// What its definition says besides. A label that is taken out leaves its mark there.
+    pub definition: String,
+    /// How often its process was started.
+    pub starts: u32,
     /// What it takes.
     pub resources: Resources,
     /// What it really does.
@@ -154,14 +170,31 @@ pub struct Hv {
 pub type Happened = (Uuid, Lifecycle);
 
 impl Domain {
+    /// One that has just been defined.
+    #[must_use]
+    pub fn off(uuid: Uuid, name: JobId, label: Option<JobId>, resources: Resources) -> Self {
+        Self {
+            uuid,
+            definition: format!("domain {name}"),
+            job: name,
+            label,
+            starts: 0,
+            resources,
+            state: DomainState::ShutOff(StopReason::Unknown),
+            is_persistent: true,
+            sending: None,
+            busy_until_us: 0,
+        }
+    }
+
     /// As libvirt shows it.
     #[must_use]
     pub fn info(&self) -> DomainInfo {
         DomainInfo {
-            uuid: self.job.domain_uuid(),
+            uuid: self.uuid,
             name: self.job.to_string(),
             state: self.state,
-            job: Some(self.job.clone()),
+            job: self.label.clone(),
             resources: Resources { disk_bytes: 0, ..self.resources },
             is_persistent: self.is_persistent,
         }
@@ -188,10 +221,13 @@ impl HvOp {
             | HvOp::Save(uuid)
             | HvOp::Reset(uuid)
             | HvOp::Barrier(uuid)
+            | HvOp::Label(uuid, _)
+            | HvOp::Restore(uuid, _)
             | HvOp::Undefine(uuid) => Some(*uuid),
             // A sending holds no lock that would keep others out: it is aborted by them.
             HvOp::Lookup(_)
             | HvOp::List
+            | HvOp::Definition(_)
             | HvOp::Migrate(..)
             | HvOp::Progress(_)
             | HvOp::Abort(_) => None,
@@ -204,6 +240,8 @@ impl HvOp {
         match self {
             HvOp::Define(..)
             | HvOp::Undefine(_)
+            | HvOp::Label(..)
+            | HvOp::Restore(..)
             | HvOp::Pause(_)
             | HvOp::Resume(_)
             | HvOp::Reset(_)
@@ -212,7 +250,11 @@ impl HvOp {
             HvOp::Barrier(_) => (0, 0),
             HvOp::Start(_) => (100, 900),
             HvOp::Destroy(_) => (10, 400),
-            HvOp::Lookup(_) | HvOp::List | HvOp::Progress(_) | HvOp::Abort(_) => (1, 6),
+            HvOp::Lookup(_)
+            | HvOp::List
+            | HvOp::Definition(_)
+            | HvOp::Progress(_)
+            | HvOp::Abort(_) => (1, 6),
             HvOp::Migrate(..) => (1, 5),
         }
     }
@@ -231,6 +273,9 @@ impl HvOp {
             HvOp::Reset(_) => "reset",
             HvOp::Barrier(_) => "barrier",
             HvOp::Undefine(_) => "undefine",
+            HvOp::Label(..) => "label",
+            HvOp::Definition(_) => "definition",
+            HvOp::Restore(..) => "restore",
             HvOp::Lookup(_) => "lookup",
             HvOp::List => "list",
             HvOp::Migrate(..) => "migrate",
@@ -313,6 +358,27 @@ impl Hv {
                 Ok(HvReply::Done)
             }
             HvOp::Barrier(_) => Ok(HvReply::Done),
+            HvOp::Label(uuid, job) => match self.domains.get_mut(uuid) {
+                Some(domain) => {
+                    domain.label.clone_from(job);
+                    if job.is_none() {
+                        domain.definition.push_str(", once labelled");
+                    }
+                    Ok(HvReply::Done)
+                }
+                None => fails(ErrorKind::NoSuchDomain),
+            },
+            HvOp::Definition(uuid) => match self.domains.get(uuid) {
+                Some(domain) => Ok(HvReply::Definition(domain.definition.clone())),
+                None => fails(ErrorKind::NoSuchDomain),
+            },
+            HvOp::Restore(uuid, definition) => match self.domains.get_mut(uuid) {
+                Some(domain) => {
+                    domain.definition.clone_from(definition);
+                    Ok(HvReply::Done)
+                }
+                None => fails(ErrorKind::NoSuchDomain),
+            },
             HvOp::Lookup(uuid) => Ok(HvReply::Domain(self.domains.get(uuid).map(Domain::info))),
             HvOp::List => Ok(HvReply::Domains(self.domains.values().map(Domain::info).collect())),
             HvOp::Progress(uuid) => match self.domains.get(uuid) {
@@ -340,14 +406,7 @@ impl Hv {
                 domain.resources = resources;
             }
             None => {
-                let domain = Domain {
-                    job: job.clone(),
-                    resources,
-                    state: DomainState::ShutOff(StopReason::Unknown),
-                    is_persistent: true,
-                    sending: None,
-                    busy_until_us: 0,
-                };
+                let domain = Domain::off(uuid, job.clone(), Some(job.clone()), resources);
                 self.domains.insert(uuid, domain);
             }
         }
@@ -362,6 +421,7 @@ impl Hv {
             return fails(ErrorKind::AlreadyRunning);
         }
         domain.state = DomainState::Running;
+        domain.starts += 1;
         happened.push((uuid, Lifecycle::Resumed));
         happened.push((uuid, Lifecycle::Started(hypervisor::StartReason::Booted)));
         Ok(HvReply::Done)
@@ -396,7 +456,7 @@ impl Hv {
 
     /// A guest arrives; false when its namesake has a process here.
     pub fn receive(&mut self, mut guest: Domain, is_paused: bool) -> Option<Vec<Happened>> {
-        let uuid = guest.job.domain_uuid();
+        let uuid = guest.uuid;
         if self.is_active(uuid) {
             return None;
         }

@@ -327,7 +327,7 @@ impl World {
     /// A request reaches an agent's core.
     pub(super) fn watch_request(&mut self, n: usize, request: &Request) {
         match request {
-            Request::Stop { job, .. } | Request::Delete { job, .. } => {
+            Request::Stop { job, .. } | Request::Delete { job, .. } | Request::Release(job) => {
                 self.oracle.asked_to_end.insert((n, job.clone()));
             }
             Request::Act { job, act: Act::Save } => {
@@ -510,6 +510,8 @@ impl World {
             Work::SaveVm => "work.save-vm",
             Work::ResetVm => "work.reset-vm",
             Work::RebootVm { .. } => "work.reboot-vm",
+            Work::AdoptVm => "work.adopt-vm",
+            Work::ReleaseVm => "work.release-vm",
             Work::Delete => "work.delete",
             Work::PrepareIncoming(_) => "work.prepare-incoming",
             Work::TakeOver => "work.take-over",

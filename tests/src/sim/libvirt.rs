@@ -230,7 +230,7 @@ impl World {
     // Troubles of libvirt as a whole.
 
     /// libvirt is away for a while: calls fail, events are lost, sendings are given up.
-    pub(super) fn hv_goes_down(&mut self, n: usize, for_us: u64) {
+    pub fn hv_goes_down(&mut self, n: usize, for_us: u64) {
         let (now_us, boot) = (self.now_us, self.hosts[n].boot);
         self.hosts[n].hv.down_until_us = now_us + for_us;
         let mut ended = Vec::new();

@@ -120,6 +120,7 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::CancelMigration { .. } => "cancel-migration",
         Request::Handoff { .. } => "handoff",
         Request::Delete { .. } => "delete",
+        Request::Release(_) => "release",
         Request::Trust(_) => "trust",
         Request::Intend(_) => "intend",
     }

@@ -15,6 +15,7 @@ use host_agent::core::Input;
 use protocol::id::{HostId, JobId, RunId};
 use scheduler::Answer as RunAnswer;
 use transport::Now;
+use uuid::Uuid;
 
 use super::hypervisor::{HvError, HvOp, HvReply};
 use super::message::{Ask, Back, CallTrouble, NodeId, Told};
@@ -57,6 +58,12 @@ pub enum Command {
     MakeVolumes(JobId),
     /// Delete a job's volumes.
     DeleteVolumes(JobId),
+    /// Keep a domain's definition on the disk: true when there was room.
+    KeepDefinition(Uuid, String),
+    /// Read what is kept.
+    KeptDefinition(Uuid),
+    /// Forget it.
+    ForgetDefinition(Uuid),
     /// Wake whoever sleeps with this key.
     Wake(u64),
     /// Tell the agent's core.
@@ -80,6 +87,8 @@ pub enum Reply {
     Hv(Result<HvReply, HvError>),
     /// Whether it worked.
     Volumes(bool),
+    /// What is kept of a definition.
+    Kept(Option<String>),
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +143,22 @@ impl Ctx {
     pub async fn make_volumes(&self, job: &JobId) -> bool {
         match self.want(Command::MakeVolumes(job.clone())).await {
             Reply::Volumes(is_done) => is_done,
+            other => unreachable!("the disk answered with {other:?}"),
+        }
+    }
+
+    /// Keeps a definition; false when the disk is full.
+    pub async fn keep_definition(&self, domain: Uuid, text: String) -> bool {
+        match self.want(Command::KeepDefinition(domain, text)).await {
+            Reply::Volumes(is_done) => is_done,
+            other => unreachable!("the disk answered with {other:?}"),
+        }
+    }
+
+    /// The definition that is kept.
+    pub async fn kept_definition(&self, domain: Uuid) -> Option<String> {
+        match self.want(Command::KeptDefinition(domain)).await {
+            Reply::Kept(text) => text,
             other => unreachable!("the disk answered with {other:?}"),
         }
     }

@@ -147,7 +147,7 @@ fn host_unrest(world: &World, n: usize) -> Vec<String> {
     let stuck = jobs_of_stuck_runs(world);
     let inventory = process.agent.inventory();
     for job in &inventory.jobs {
-        let domain = host.hv.domains.get(&job.id.domain_uuid());
+        let domain = host.hv.domains.get(&job.domain_uuid.unwrap_or_default());
         let is_running = domain.is_some_and(super::hypervisor::Domain::is_running);
         let is_active = domain.is_some_and(|domain| domain.state.is_active());
         let is_fine = match job.state {
@@ -166,7 +166,8 @@ fn host_unrest(world: &World, n: usize) -> Vec<String> {
         }
     }
     for domain in host.hv.domains.values().filter(|domain| domain.state.is_active()) {
-        let is_known = inventory.jobs.iter().any(|job| job.id == domain.job);
+        let is_known = inventory.jobs.iter().any(|job| job.domain_uuid == Some(domain.uuid))
+            || inventory.observed.iter().any(|shown| shown.uuid == domain.uuid);
         if !is_known && !stuck.contains(&domain.job) {
             unrest.push(format!(
                 "{} is {:?} on h{n}, which has no row of it",

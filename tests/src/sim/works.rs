@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use hypervisor::{DomainState, ErrorKind, StopReason};
+use hypervisor::{DomainInfo, DomainState, ErrorKind, StopReason};
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
 use protocol::resources::Resources;
@@ -56,10 +56,10 @@ pub(super) async fn perform(
     here: NodeId,
     memory: Rc<Memory>,
     job: JobId,
-    id: WorkId,
+    (id, uuid): (WorkId, Uuid),
     work: Work,
 ) {
-    let outcome = Works { ctx: ctx.clone(), here, memory }.perform(&job, work).await;
+    let outcome = Works { ctx: ctx.clone(), here, memory }.perform(&job, uuid, work).await;
     ctx.say(Command::Post(Box::new(Input::Done { job, work: id, outcome })));
 }
 
@@ -110,18 +110,26 @@ impl From<HvError> for Trouble {
 }
 
 impl Works {
-    async fn perform(&self, job: &JobId, work: Work) -> WorkOutcome {
-        let uuid = job.domain_uuid();
+    async fn perform(&self, job: &JobId, uuid: Uuid, work: Work) -> WorkOutcome {
         let done = match work {
+            Work::StartVm(vm) if vm.adopted.is_some() => self.start_adopted(job, uuid).await,
+            Work::AdoptVm => match self.adopt(job, uuid).await {
+                Ok(domain) => return WorkOutcome::Adopted(Box::new(domain)),
+                Err(trouble) => Err(trouble),
+            },
+            Work::ReleaseVm => match self.release(job, uuid).await {
+                Ok(domain) => return WorkOutcome::Released(domain.map(Box::new)),
+                Err(trouble) => Err(trouble),
+            },
             Work::StartVm(vm) | Work::StartOneOff(vm) => self.start_vm(job, &vm).await,
             Work::ReadExit => return WorkOutcome::Exited(Some(0)),
-            Work::StopVm { grace_ms } => self.stop_vm(job, grace_ms).await,
+            Work::StopVm { grace_ms } => self.stop_vm(job, uuid, grace_ms).await,
             Work::PauseVm => self.call(HvOp::Pause(uuid)).await.map(drop),
             Work::ResumeVm => self.call(HvOp::Resume(uuid)).await.map(drop),
             Work::SaveVm => self.save_vm(uuid).await,
             Work::ResetVm => self.call(HvOp::Reset(uuid)).await.map(drop),
-            Work::RebootVm { grace_ms } => self.reboot_vm(job, grace_ms).await,
-            Work::Delete => self.delete(job).await,
+            Work::RebootVm { grace_ms } => self.reboot_vm(job, uuid, grace_ms).await,
+            Work::Delete => self.delete(job, uuid).await,
             Work::PrepareIncoming(_) => return self.prepare_incoming(job).await,
             Work::TakeOver => self.take_over(uuid).await,
             Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
@@ -139,7 +147,7 @@ impl Works {
 
     async fn start_vm(&self, job: &JobId, vm: &VmSpec) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
-        self.await_late_start(job).await?;
+        self.await_late_start(job, uuid).await?;
         if self.is_active(uuid).await? {
             return Ok(());
         }
@@ -148,6 +156,10 @@ impl Works {
         }
         let size = Resources { disk_bytes: 0, ..vm.resources() };
         self.call(HvOp::Define(job.clone(), size)).await?;
+        self.start_defined(job, uuid).await
+    }
+
+    async fn start_defined(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
         match self.ctx.hv(HvOp::Start(uuid), START_DEADLINE_MS).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind == ErrorKind::AlreadyRunning => Ok(()),
@@ -163,12 +175,55 @@ impl Works {
         }
     }
 
+    /// Here nobody undefines what was adopted.
+    async fn start_adopted(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+        self.await_late_start(job, uuid).await?;
+        if self.adopt(job, uuid).await?.state.is_active() {
+            return Ok(());
+        }
+        self.start_defined(job, uuid).await
+    }
+
+    async fn adopt(&self, job: &JobId, uuid: Uuid) -> Result<DomainInfo, Trouble> {
+        if self.info(uuid).await?.is_none() {
+            return Err(Trouble::NotThere);
+        }
+        if self.ctx.kept_definition(uuid).await.is_none() {
+            let read = self.definition(uuid).await?;
+            if !self.ctx.keep_definition(uuid, read).await {
+                return Err(Trouble::No("no space left on device".to_owned()));
+            }
+        }
+        self.call(HvOp::Label(uuid, Some(job.clone()))).await?;
+        self.info(uuid).await?.ok_or(Trouble::NotThere)
+    }
+
+    async fn release(&self, job: &JobId, uuid: Uuid) -> Result<Option<DomainInfo>, Trouble> {
+        self.await_late_start(job, uuid).await?;
+        let kept = self.ctx.kept_definition(uuid).await;
+        if let (Some(kept), Some(domain)) = (kept, self.info(uuid).await?) {
+            self.call(HvOp::Label(uuid, None)).await?;
+            if domain.is_persistent && self.definition(uuid).await? != kept {
+                self.call(HvOp::Restore(uuid, kept)).await?;
+            }
+        }
+        self.ctx.say(Command::ForgetDefinition(uuid));
+        self.info(uuid).await
+    }
+
+    async fn definition(&self, uuid: Uuid) -> Result<String, Trouble> {
+        match self.call(HvOp::Definition(uuid)).await? {
+            HvReply::Definition(text) => Ok(text),
+            other => unreachable!("a definition was asked for, and was {other:?}"),
+        }
+    }
+
     /// The real works wait for the call's thread to come back; here, for the domain's turn.
-    async fn await_late_start(&self, job: &JobId) -> Result<(), Trouble> {
+    async fn await_late_start(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
         if !self.memory.late_starts.borrow().contains(job) {
             return Ok(());
         }
-        let waited = self.ctx.hv(HvOp::Barrier(job.domain_uuid()), CALL_DEADLINE_MS).await;
+        let waited = self.ctx.hv(HvOp::Barrier(uuid), CALL_DEADLINE_MS).await;
         if waited.is_err() {
             let message = "an earlier start has not come back from the hypervisor".to_owned();
             return Err(Trouble::Unclear(message));
@@ -177,9 +232,8 @@ impl Works {
         Ok(())
     }
 
-    async fn stop_vm(&self, job: &JobId, grace_ms: u64) -> Result<(), Trouble> {
-        let uuid = job.domain_uuid();
-        self.await_late_start(job).await?;
+    async fn stop_vm(&self, job: &JobId, uuid: Uuid, grace_ms: u64) -> Result<(), Trouble> {
+        self.await_late_start(job, uuid).await?;
         let turn = self.begin_stop(job);
         if grace_ms > 0 && self.is_active(uuid).await? {
             // A guest that stands still can't hear its power button.
@@ -215,13 +269,13 @@ impl Works {
     }
 
     /// The simulated guest reboots when asked to, or is reset; a stop overtakes that.
-    async fn reboot_vm(&self, job: &JobId, grace_ms: u64) -> Result<(), Trouble> {
+    async fn reboot_vm(&self, job: &JobId, uuid: Uuid, grace_ms: u64) -> Result<(), Trouble> {
         let turn = self.begin_stop(job);
         self.ctx.sleep(grace_ms.min(ASK_INTERVAL_MS)).await;
         if self.is_overtaken(job, turn) {
             return Ok(());
         }
-        self.call(HvOp::Reset(job.domain_uuid())).await.map(drop)
+        self.call(HvOp::Reset(uuid)).await.map(drop)
     }
 
     async fn save_vm(&self, uuid: Uuid) -> Result<(), Trouble> {
@@ -243,9 +297,8 @@ impl Works {
         Err(error.into())
     }
 
-    async fn delete(&self, job: &JobId) -> Result<(), Trouble> {
-        let uuid = job.domain_uuid();
-        self.await_late_start(job).await?;
+    async fn delete(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+        self.await_late_start(job, uuid).await?;
         if self.domain(uuid).await?.is_some() {
             self.ctx.hv(HvOp::Destroy(uuid), DESTROY_DEADLINE_MS).await?;
             self.call(HvOp::Undefine(uuid)).await?;
@@ -316,11 +369,15 @@ impl Works {
     }
 
     async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Trouble> {
+        Ok(self.info(uuid).await?.map(|domain| domain.state))
+    }
+
+    async fn info(&self, uuid: Uuid) -> Result<Option<DomainInfo>, Trouble> {
         let found = self.ctx.hv(HvOp::Lookup(uuid), CALL_DEADLINE_MS).await;
         // A look that fails says nothing of the guest, however surely it has failed.
         let found = found.map_err(|error| Trouble::Unclear(error.kind.to_string()))?;
         match found {
-            HvReply::Domain(found) => Ok(found.map(|domain| domain.state)),
+            HvReply::Domain(found) => Ok(found),
             other => unreachable!("a lookup was answered with {other:?}"),
         }
     }

@@ -642,6 +642,18 @@ impl World {
                 self.after(3_000, Event::Answer { node, life, call, reply });
             }
             Command::DeleteVolumes(job) => self.delete_volumes(node, &job),
+            Command::KeepDefinition(domain, text) => {
+                self.nodes[node.0].waiting.insert(call, task);
+                let is_done = self.keep_definition(node, domain, text);
+                let reply = Box::new(Reply::Volumes(is_done));
+                self.after(3_000, Event::Answer { node, life, call, reply });
+            }
+            Command::KeptDefinition(domain) => {
+                self.nodes[node.0].waiting.insert(call, task);
+                let reply = Box::new(Reply::Kept(self.kept_definition(node, domain)));
+                self.after(100, Event::Answer { node, life, call, reply });
+            }
+            Command::ForgetDefinition(domain) => self.forget_definition(node, domain),
             Command::Wake(key) => {
                 for call in self.nodes[node.0].sleepers.remove(&key).unwrap_or_default() {
                     let reply = Box::new(Reply::Woken);

@@ -1,0 +1,296 @@
+//! What a definition that somebody else has written says, as far as we have words for it. Pure.
+//!
+//! Everything else of it is passed over: it stays in the definition, which is kept as it is.
+
+use std::path::PathBuf;
+
+use protocol::vm::{
+    DISK_BYTES_MIN, DISKS_MAX, DiskBus, DiskSpec, NICS_MAX, NicModel, NicSpec, Plug, VmSpec,
+};
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
+use uuid::Uuid;
+
+/// A definition, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// The domain's uuid.
+    pub uuid: Option<Uuid>,
+    /// Its name.
+    pub name: String,
+    /// CPUs that it starts with.
+    pub vcpus: u32,
+    /// Most memory that it may have, in bytes.
+    pub memory_bytes: u64,
+    /// Disks that are files, by the name of their target. Their sizes are not in a definition.
+    pub disks: Vec<(String, DiskBus)>,
+    /// Network cards of kinds that we know.
+    pub nics: Vec<NicSpec>,
+    /// Its first serial port.
+    pub serial: Option<Serial>,
+}
+
+/// A serial port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Serial {
+    /// The file in which libvirt keeps what the guest prints there.
+    pub log: Option<PathBuf>,
+}
+
+impl Definition {
+    /// Reads libvirt's XML; `None` when it is none.
+    #[must_use]
+    pub fn read(xml: &str) -> Option<Self> {
+        let mut reader = Reader::from_str(xml);
+        let mut found = Found::default();
+        let mut path: Vec<String> = Vec::new();
+        loop {
+            match reader.read_event().ok()? {
+                Event::Start(start) => {
+                    path.push(start.name().as_ref().to_owned());
+                    found.begin(&path, &start);
+                }
+                Event::Empty(start) => {
+                    path.push(start.name().as_ref().to_owned());
+                    found.begin(&path, &start);
+                    found.end(&path);
+                    path.pop();
+                }
+                Event::Text(text) => found.text(&path, text.as_ref()),
+                Event::End(_) => {
+                    found.end(&path);
+                    path.pop();
+                }
+                Event::Eof => break,
+                _ => {}
+            }
+        }
+        found.is_domain.then_some(found.definition)
+    }
+
+    /// The VM that it is now, given the size that it really has and its disks' sizes.
+    #[must_use]
+    pub fn to_vm(
+        &self,
+        uuid: Uuid,
+        vcpus: u32,
+        memory_bytes: u64,
+        disk_bytes: impl Fn(&str) -> Option<u64>,
+    ) -> VmSpec {
+        let known = self.disks.iter().filter_map(|(name, bus)| {
+            let size_bytes = disk_bytes(name).filter(|bytes| *bytes >= DISK_BYTES_MIN)?;
+            let (name, bus) = (name.clone(), *bus);
+            Some(DiskSpec { name, size_bytes, bus, ..DiskSpec::default() })
+        });
+        VmSpec {
+            vcpus,
+            memory_bytes: memory_bytes.div_ceil(1 << 20) << 20,
+            disks: known.take(DISKS_MAX).collect(),
+            nics: self.nics.iter().take(NICS_MAX).cloned().collect(),
+            adopted: Some(uuid),
+            ..VmSpec::default()
+        }
+    }
+}
+
+/// What has been read so far, and the device that is being read.
+#[derive(Debug, Default)]
+struct Found {
+    definition: Definition,
+    is_domain: bool,
+    memory_unit: Option<String>,
+    is_file_disk: bool,
+    disk: Option<(String, Option<DiskBus>)>,
+    nic: Option<Nic>,
+    is_first_serial: bool,
+}
+
+#[derive(Debug, Default)]
+struct Nic {
+    kind: String,
+    source: Option<String>,
+    model: Option<String>,
+    mac: Option<String>,
+}
+
+impl Found {
+    fn begin(&mut self, path: &[String], start: &BytesStart<'_>) {
+        let attribute = |name: &str| attribute(start, name);
+        let words: Vec<&str> = path.iter().map(String::as_str).collect();
+        match words[..] {
+            ["domain"] => self.is_domain = true,
+            ["domain", "vcpu"] => {
+                let current = attribute("current").and_then(|text| text.parse().ok());
+                self.definition.vcpus = current.unwrap_or(0);
+            }
+            ["domain", "memory"] => self.memory_unit = attribute("unit"),
+            ["domain", "devices", "disk"] => {
+                let is_disk = attribute("device").is_none_or(|device| device == "disk");
+                self.is_file_disk = is_disk && attribute("type").as_deref() == Some("file");
+                self.disk = None;
+            }
+            ["domain", "devices", "disk", "target"] => {
+                let bus = match attribute("bus").as_deref() {
+                    Some("virtio") => Some(DiskBus::Virtio),
+                    Some("scsi") => Some(DiskBus::Scsi),
+                    Some("sata") => Some(DiskBus::Sata),
+                    _ => None,
+                };
+                self.disk = attribute("dev").map(|name| (name, bus));
+            }
+            ["domain", "devices", "interface"] => {
+                let kind = attribute("type").unwrap_or_default();
+                self.nic = Some(Nic { kind, ..Nic::default() });
+            }
+            ["domain", "devices", "interface", element] => {
+                let Some(nic) = &mut self.nic else { return };
+                match element {
+                    "source" => {
+                        nic.source = attribute("network").or_else(|| attribute("bridge"));
+                    }
+                    "mac" => nic.mac = attribute("address"),
+                    "model" => nic.model = attribute("type"),
+                    _ => {}
+                }
+            }
+            ["domain", "devices", "serial"] => {
+                self.is_first_serial = self.definition.serial.is_none();
+                self.definition.serial.get_or_insert_default();
+            }
+            ["domain", "devices", "serial", "log"] if self.is_first_serial => {
+                self.definition.serial = Some(Serial { log: attribute("file").map(PathBuf::from) });
+            }
+            _ => {}
+        }
+    }
+
+    fn text(&mut self, path: &[String], text: &str) {
+        let words: Vec<&str> = path.iter().map(String::as_str).collect();
+        match words[..] {
+            ["domain", "name"] => text.clone_into(&mut self.definition.name),
+            ["domain", "uuid"] => self.definition.uuid = text.parse().ok(),
+            ["domain", "vcpu"] if self.definition.vcpus == 0 => {
+                self.definition.vcpus = text.trim().parse().unwrap_or(0);
+            }
+            ["domain", "memory"] => {
+                let number: u64 = text.trim().parse().unwrap_or(0);
+                let unit = unit_bytes(self.memory_unit.as_deref());
+                self.definition.memory_bytes = number.saturating_mul(unit);
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, path: &[String]) {
+        let words: Vec<&str> = path.iter().map(String::as_str).collect();
+        match words[..] {
+            ["domain", "devices", "disk"] => {
+                if let Some((name, Some(bus))) = self.disk.take()
+                    && self.is_file_disk
+                {
+                    self.definition.disks.push((name, bus));
+                }
+            }
+            ["domain", "devices", "interface"] => {
+                self.definition.nics.extend(self.nic.take().and_then(Nic::known));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Nic {
+    /// `None`: a kind of card, or a name, that a spec has no words for.
+    fn known(self) -> Option<NicSpec> {
+        let plug = match (self.kind.as_str(), self.source) {
+            ("user", _) => Plug::User,
+            ("bridge", Some(bridge)) => Plug::Bridge { bridge },
+            ("network", Some(name)) => Plug::Libvirt { name },
+            _ => return None,
+        };
+        let model = match self.model.as_deref() {
+            Some("virtio") => NicModel::Virtio,
+            Some("e1000e") => NicModel::E1000e,
+            Some("rtl8139") => NicModel::Rtl8139,
+            _ => return None,
+        };
+        let nic = NicSpec { plug, model, mac: self.mac, limit_kib_s: None };
+        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, nics: vec![nic], ..VmSpec::default() };
+        vm.validate().is_ok().then(|| vm.nics.into_iter().next()).flatten()
+    }
+}
+
+fn attribute(start: &BytesStart<'_>, name: &str) -> Option<String> {
+    let attribute = start.try_get_attribute(name).ok()??;
+    Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
+}
+
+/// libvirt prints KiB; people write what they like.
+fn unit_bytes(unit: Option<&str>) -> u64 {
+    match unit {
+        Some("b" | "bytes") => 1,
+        Some("KB") => 1_000,
+        Some("M" | "MiB") => 1 << 20,
+        Some("MB") => 1_000_000,
+        Some("G" | "GiB") => 1 << 30,
+        Some("GB") => 1_000_000_000,
+        Some("T" | "TiB") => 1 << 40,
+        Some("TB") => 1_000_000_000_000,
+        _ => 1 << 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THEIRS: &str = "<domain type='kvm' id='3'><name>legacy</name>
+        <uuid>00000000-0000-0000-0000-000000000005</uuid>
+        <memory unit='KiB'>100000</memory><vcpu placement='static' current='2'>4</vcpu>
+        <devices>
+          <disk type='file' device='disk'><source file='/a'/><target dev='vda' bus='virtio'/></disk>
+          <disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>
+          <disk type='block' device='disk'><target dev='vdb' bus='virtio'/></disk>
+          <disk type='file' device='disk'><target dev='hda' bus='ide'/></disk>
+          <interface type='network'><mac address='52:54:00:00:00:01'/><source network='default'/>
+            <model type='virtio'/></interface>
+          <interface type='direct'><source dev='eth0' mode='bridge'/><model type='virtio'/></interface>
+          <interface type='bridge'><source bridge='a-name-that-is-too-long'/><model type='virtio'/></interface>
+          <serial type='pty'><log file='/var/log/legacy.log' append='on'/><target port='0'/></serial>
+          <serial type='file'><log file='/other'/></serial>
+        </devices></domain>";
+
+    #[test]
+    fn what_we_have_words_for_is_read_and_the_rest_passed_over() {
+        let read = Definition::read(THEIRS).unwrap();
+        assert_eq!((read.name.as_str(), read.uuid), ("legacy", Some(Uuid::from_u128(5))));
+        assert_eq!((read.vcpus, read.memory_bytes), (2, 100_000 << 10));
+        assert_eq!(read.disks, [("vda".to_owned(), DiskBus::Virtio)]);
+        let mut nic: NicSpec = Plug::Libvirt { name: "default".into() }.into();
+        nic.mac = Some("52:54:00:00:00:01".into());
+        assert_eq!(read.nics, [nic]);
+        assert_eq!(read.serial, Some(Serial { log: Some("/var/log/legacy.log".into()) }));
+    }
+
+    #[test]
+    fn the_vm_made_of_it_is_valid_and_has_its_present_size() {
+        let uuid = Uuid::from_u128(5);
+        let vm = Definition::read(THEIRS).unwrap().to_vm(uuid, 3, 100_000 << 10, |disk| {
+            assert_eq!(disk, "vda");
+            Some(1 << 30)
+        });
+        assert_eq!(vm.validate(), Ok(()));
+        assert_eq!((vm.vcpus, vm.memory_bytes, vm.adopted), (3, 98 << 20, Some(uuid)));
+        assert_eq!((vm.disks[0].size_bytes, vm.resources().disk_bytes), (1 << 30, 0));
+        let unknown = Definition::read(THEIRS).unwrap().to_vm(uuid, 1, 1 << 30, |_| None);
+        assert_eq!(unknown.disks, []);
+    }
+
+    #[test]
+    fn what_is_no_definition_is_none() {
+        for text in ["", "<pool/>", "<domain><name>a", "no xml"] {
+            let read = Definition::read(text);
+            assert!(read.is_none() || text.starts_with("<domain>"), "{text:?}: {read:?}");
+        }
+    }
+}
