@@ -126,6 +126,7 @@ impl Shell {
         }
         self.persist(&mut effects).await?;
         self.take_trust(&mut effects);
+        let effects = self.publish(effects);
         for effect in effects {
             self.perform(effect, &mut callers);
         }
@@ -166,6 +167,19 @@ impl Shell {
         });
     }
 
+    /// Whoever is answered can read what was answered: all of the batch is shown before anybody hears
+    /// that it was taken. The rest comes back.
+    fn publish(&self, effects: Vec<Effect>) -> Vec<Effect> {
+        let mut rest = Vec::with_capacity(effects.len());
+        for effect in effects {
+            match effect {
+                Effect::Publish(event) => self.feed.publish(event),
+                effect => rest.push(effect),
+            }
+        }
+        rest
+    }
+
     fn perform(
         &self,
         effect: Effect,
@@ -178,12 +192,11 @@ impl Shell {
                     let _ = caller.send(answer);
                 }
             }
-            Effect::Publish(event) => self.feed.publish(event),
             Effect::Work { job, id, uuid, work } => self.begin(job, id, uuid, work),
             Effect::Look(look) => self.look(look),
             Effect::Listen(job) => self.listen(job),
             Effect::AskRight => self.ask_right(),
-            Effect::Persist(_) | Effect::TrustChanged(_) => {
+            Effect::Persist(_) | Effect::TrustChanged(_) | Effect::Publish(_) => {
                 unreachable!("performed before everything else")
             }
         }
