@@ -16,6 +16,8 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use transport::stream::{Frame, FrameSender, Frames};
 use uuid::Uuid;
 
+use crate::recorder::Recorder;
+
 /// Bytes read and sent at a time.
 const CHUNK_BYTES: usize = 16 << 10;
 /// How long the console may take to be opened for typing.
@@ -33,17 +35,28 @@ pub(crate) enum Begin {
     Tail(u64),
 }
 
-/// Serves one reader until either side goes; what it sends is typed when `types` says whose
-/// console it is.
-pub(crate) async fn serve(
-    frames: Frames,
-    log: PathBuf,
-    begin: Begin,
-    types: Option<(Arc<dyn Hypervisor>, Uuid)>,
-) {
+/// How what comes in is typed.
+pub(crate) enum Typing {
+    /// By a console of one's own, opened at the first byte.
+    Opens(Arc<dyn Hypervisor>, Uuid),
+    /// By the console that is open for all who look.
+    Shares(Arc<Recorder>),
+}
+
+/// Where a guest's console is.
+pub(crate) struct Outlet {
+    /// The file that what it prints is appended to.
+    pub(crate) log: PathBuf,
+    /// Who appends it, when libvirt does not.
+    pub(crate) recorder: Option<Arc<Recorder>>,
+}
+
+/// Serves one reader until either side goes; what it sends is typed if `typing` says how.
+pub(crate) async fn serve(frames: Frames, outlet: Outlet, begin: Begin, typing: Option<Typing>) {
+    let Outlet { log, recorder } = outlet;
     let sender = frames.sender();
     let reading = follow(&log, begin, &sender);
-    let typing = take_input(frames, types);
+    let typing = take_input(frames, typing);
     tokio::select! {
         end = reading => {
             if let Err(error) = end {
@@ -52,6 +65,8 @@ pub(crate) async fn serve(
         }
         () = typing => {}
     }
+    // The last one who looks closes the console, which may wait for libvirt.
+    let _ = tokio::task::spawn_blocking(move || drop(recorder)).await;
 }
 
 async fn follow(log: &Path, begin: Begin, sender: &FrameSender) -> std::io::Result<()> {
@@ -101,35 +116,43 @@ async fn open_at(log: &Path, begin: Begin) -> std::io::Result<(File, u64)> {
 }
 
 /// Types what comes in; returns when the reader has gone.
-async fn take_input(mut frames: Frames, types: Option<(Arc<dyn Hypervisor>, Uuid)>) {
+async fn take_input(mut frames: Frames, typing: Option<Typing>) {
     let mut console: Option<Box<dyn ConsoleWriter>> = None;
     while let Some(Ok(frame)) = frames.next_frame().await {
-        let (Frame::Bytes(bytes), Some((hv, uuid))) = (frame, &types) else { continue };
-        if console.is_none() {
-            let uuid = *uuid;
-            let opened = hypervisor::call(hv, "open console", OPEN_DEADLINE, move |hv| {
-                hv.open_console(uuid)
-            });
-            match opened.await {
-                Ok(opened) => console = Some(opened),
-                Err(error) => {
-                    tracing::info!("{error}");
-                    continue;
+        let (Frame::Bytes(bytes), Some(typing)) = (frame, &typing) else { continue };
+        let written = match typing {
+            Typing::Opens(hv, uuid) => {
+                if console.as_ref().is_none_or(|console| !console.is_open()) {
+                    console = open(hv, *uuid).await;
                 }
+                let Some(mut writer) = console.take() else { continue };
+                let write = move || {
+                    let written = writer.write(&bytes);
+                    (writer, written)
+                };
+                tokio::task::spawn_blocking(write).await.map(|(writer, written)| {
+                    if written.is_ok() {
+                        console = Some(writer);
+                    }
+                    written
+                })
             }
-        }
-        let Some(mut writer) = console.take() else { continue };
-        let written = tokio::task::spawn_blocking(move || {
-            let written = writer.write(&bytes);
-            (writer, written)
-        });
-        match written.await {
-            Ok((writer, Ok(()))) => console = Some(writer),
-            Ok((_, Err(error))) => tracing::info!("type on the console: {error}"),
+            Typing::Shares(recorder) => {
+                let recorder = Arc::clone(recorder);
+                tokio::task::spawn_blocking(move || recorder.write(&bytes)).await
+            }
+        };
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!("type on the console: {error}"),
             Err(error) => tracing::warn!("type on the console: {error}"),
         }
     }
-    if let Some(console) = console {
-        let _ = tokio::task::spawn_blocking(move || drop(console)).await;
-    }
+    let _ = tokio::task::spawn_blocking(move || drop((console, typing))).await;
+}
+
+async fn open(hv: &Arc<dyn Hypervisor>, uuid: Uuid) -> Option<Box<dyn ConsoleWriter>> {
+    let opened =
+        hypervisor::call(hv, "open console", OPEN_DEADLINE, move |hv| hv.open_console(uuid));
+    opened.await.inspect_err(|error| tracing::info!("{error}")).ok()
 }

@@ -11,6 +11,7 @@ mod channel;
 mod console;
 mod feed;
 mod place;
+mod recorder;
 mod right;
 mod seed;
 mod sensors;
@@ -42,6 +43,7 @@ use crate::channel::Channels;
 use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
 use crate::place::Place;
+use crate::recorder::Recorders;
 pub use crate::sensors::Share;
 use crate::services::{ServiceContext, Services};
 use crate::shell::{MAILBOX_MAX, Post, Shell, publish_trust};
@@ -251,6 +253,7 @@ pub async fn run(
         trust: Arc::clone(&trust),
         storage: storage.clone(),
         hv: Arc::clone(&hv),
+        recorders: Recorders::default(),
         channels,
         key: identity.public(),
         life,

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! DATA/images/NAME.img + NAME.json      DATA/volumes/JOB/DISK.qcow2      DATA/console/JOB.log + JOB.exit
-//! DATA/adopted/UUID.xml: the definition that a domain had before it was adopted
+//! DATA/adopted/UUID.xml: the definition that a domain had before it was adopted; UUID.log: its console
 //! ```
 
 use std::collections::BTreeMap;
@@ -138,6 +138,12 @@ impl Storage {
         self.folder.join("adopted").join(format!("{domain}.xml"))
     }
 
+    /// Where the console of an adopted guest is recorded, if libvirt keeps no log of it.
+    #[must_use]
+    pub(crate) fn recording(&self, domain: Uuid) -> PathBuf {
+        self.folder.join("adopted").join(format!("{domain}.log"))
+    }
+
     /// The definition that a domain was adopted with; `None` when none is kept.
     pub(crate) fn kept_definition(&self, domain: Uuid) -> Result<Option<String>, StorageError> {
         let path = self.kept_file(domain);
@@ -154,10 +160,12 @@ impl Storage {
         transport::durable::replace(&path, text.as_bytes()).map_err(io_error("write", &path))
     }
 
-    /// Forgets it once the domain has it again.
-    pub(crate) fn forget_definition(&self, domain: Uuid) -> Result<(), StorageError> {
-        let path = self.kept_file(domain);
-        ignore_missing(fs::remove_file(&path)).map_err(io_error("remove", &path))
+    /// Forgets it once the domain has it again, and what was recorded of its console.
+    pub(crate) fn forget_adopted(&self, domain: Uuid) -> Result<(), StorageError> {
+        for path in [self.recording(domain), self.kept_file(domain)] {
+            ignore_missing(fs::remove_file(&path)).map_err(io_error("remove", &path))?;
+        }
+        Ok(())
     }
 
     /// Where a service keeps its files.

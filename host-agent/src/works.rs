@@ -258,7 +258,7 @@ impl Works {
             }
         }
         // Nothing else is removed: a guest may write its console log, or have its disks, in our folder.
-        self.storage.forget_definition(uuid)?;
+        self.storage.forget_adopted(uuid)?;
         self.info(uuid).await
     }
 

@@ -15,7 +15,7 @@ pub use fault::{Fault, Method};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
@@ -92,6 +92,8 @@ struct Guest {
     config: Option<DomainConfig>,
     console_input: Vec<u8>,
     job: Option<Outgoing>,
+    /// Where what it prints is kept while somebody listens.
+    recorded: Option<PathBuf>,
 }
 
 impl Guest {
@@ -243,11 +245,9 @@ impl Fake {
     }
 
     fn append_to_log(&self, guest: &Guest, bytes: &[u8]) {
-        let Some(config) = guest.config.as_ref().filter(|_| self.0.options.writes_console_logs)
-        else {
-            return;
-        };
-        let log: &Path = &config.console_log;
+        let own = guest.config.as_ref().filter(|_| self.0.options.writes_console_logs);
+        let own = own.map(|config| &config.console_log);
+        let Some(log) = guest.recorded.as_ref().or(own) else { return };
         let opened = OpenOptions::new().create(true).append(true).open(log);
         if let Err(error) = opened.and_then(|mut file| file.write_all(bytes)) {
             tracing::warn!(%error, log = %log.display(), "append to a fake console log");

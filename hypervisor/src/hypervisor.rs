@@ -3,6 +3,7 @@
 //! It fixes what each operation promises, above all which of them may be repeated. Deadlines are
 //! [`crate::call`]'s, intent and retries the agent's.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use protocol::host::HypervisorFacts;
@@ -106,6 +107,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// A way to type on the guest's serial console. What the guest prints is in its console log.
     fn open_console(&self, uuid: Uuid) -> Result<Box<dyn ConsoleWriter>, HypervisorError>;
 
+    /// The same of a guest whose definition keeps no console log: as long as it is open, what the guest
+    /// prints is appended to this file.
+    fn record_console(
+        &self,
+        uuid: Uuid,
+        log: &Path,
+    ) -> Result<Box<dyn ConsoleWriter>, HypervisorError>;
+
     /// Calls to this hypervisor that were given up and have not come back.
     fn hung_calls(&self) -> &Arc<HungCalls>;
 }
@@ -114,4 +123,7 @@ pub trait Hypervisor: Send + Sync + 'static {
 pub trait ConsoleWriter: Send {
     /// Types all of these bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<(), HypervisorError>;
+
+    /// False once the guest has closed it: it must be opened anew.
+    fn is_open(&self) -> bool;
 }

@@ -20,6 +20,7 @@ mod probes;
 
 mod ffi;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use protocol::host::{Accel, HypervisorFacts};
@@ -42,6 +43,7 @@ use crate::domain_xml::{
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::WatchEvent;
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
+use console::Output;
 use ffi::{Connection, Domain, RawError, TypedParams};
 use link::Link;
 
@@ -117,6 +119,24 @@ impl Libvirt {
     ) -> Result<T, HypervisorError> {
         let connection = self.link.connection(what)?;
         f(&connection).map_err(|raw| self.link.error(what, &connection, raw))
+    }
+
+    fn console(
+        &self,
+        uuid: Uuid,
+        output: Output,
+    ) -> Result<Box<dyn ConsoleWriter>, HypervisorError> {
+        if self.driver() == DriverKind::Test {
+            let message = "libvirt's test driver has no consoles";
+            let what = format!("open console of domain {uuid}");
+            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
+        }
+        let (heard, is_open) = output.split();
+        let console =
+            self.with_domain("open console of domain", uuid, Needs::Process, |domain| {
+                domain.open_console(heard)
+            })?;
+        Ok(Box::new(console::Writer::new(uuid, console, is_open)))
     }
 
     /// What is left here of a guest whose migration came back with an error.
@@ -362,14 +382,19 @@ impl Hypervisor for Libvirt {
     }
 
     fn open_console(&self, uuid: Uuid) -> Result<Box<dyn ConsoleWriter>, HypervisorError> {
-        if self.driver() == DriverKind::Test {
-            let message = "libvirt's test driver has no consoles";
-            let what = format!("open console of domain {uuid}");
-            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
-        }
-        let console =
-            self.with_domain("open console of domain", uuid, Needs::Process, Domain::open_console)?;
-        Ok(Box::new(console::Writer::new(uuid, console)))
+        self.console(uuid, Output::discarded())
+    }
+
+    fn record_console(
+        &self,
+        uuid: Uuid,
+        log: &Path,
+    ) -> Result<Box<dyn ConsoleWriter>, HypervisorError> {
+        let output = Output::kept(log).map_err(|error| {
+            let what = format!("keep what domain {uuid} prints in {}", log.display());
+            HypervisorError::new(what, ErrorKind::Failed, error.to_string())
+        })?;
+        self.console(uuid, output)
     }
 
     fn hung_calls(&self) -> &Arc<HungCalls> {

@@ -83,6 +83,12 @@ fn lab_a_domain_is_adopted_in_place_and_released_as_it_was() {
     assert_eq!((&vm["vcpus"], &vm["disks"][0]["size_bytes"]), (&1.into(), &(8 << 20).into()));
     assert_eq!(vm["nics"][0]["mac"], "52:54:00:aa:bb:cc");
 
+    let console = operator.follow(&["console", "legacy", "--no-input"]);
+    operator.must(&["reset", "legacy"]);
+    let firmware = console.line_with("SeaBIOS", Duration::from_secs(30));
+    println!("on the console of a guest that nobody logged: {firmware}");
+    drop(console);
+
     lab.must(&["signal", "h1", "agent", "KILL"]);
     lab.start_agent("h1", &url);
     until("the next life of the agent", Duration::from_secs(30), || {

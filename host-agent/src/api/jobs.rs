@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use transport::{Json, Peer, ProblemReply};
 
-use super::Api;
+use super::{Api, console};
 use crate::core::{Act, Reply, Request};
 
 /// Most of a service's log shown at a time.
@@ -192,7 +192,7 @@ pub(super) async fn service_log(
     }
     let file = match job.spec.kind {
         JobKind::Service(_) => api.storage.service_folder(&id).join("log"),
-        JobKind::Vm(_) | JobKind::OneOff(_) => api.storage.console_log(&id),
+        JobKind::Vm(_) | JobKind::OneOff(_) => console::log_of(&api, &job).await?.0,
     };
     let bytes = tail.tail.unwrap_or(LOG_BYTES_MAX).min(LOG_BYTES_MAX);
     read_tail(&file, bytes).map_err(|error| ProblemReply::new(404, "no-log", error.to_string()))

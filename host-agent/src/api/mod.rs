@@ -34,6 +34,7 @@ pub use self::openapi::openapi;
 use crate::channel::Channels;
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
+use crate::recorder::Recorders;
 use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
 
@@ -56,6 +57,8 @@ pub(crate) struct Api {
     pub storage: Storage,
     /// For consoles.
     pub hv: Arc<dyn Hypervisor>,
+    /// For consoles that libvirt keeps no log of.
+    pub recorders: Recorders,
     /// For guests that arrive.
     pub channels: Channels,
     /// This host's key.

@@ -197,13 +197,13 @@ fn of_jobs() -> Vec<Operation> {
             .path::<JobId>("id")
             .query::<console::Ask>()
             .streams()
-            .refuses(&["no-such-job", "invalid"]),
+            .refuses(&["no-such-job", "invalid", "no-hypervisor"]),
         get("/v1/jobs/{id}/log", "The end of a service's log or of a console")
             .right(Right::Read)
             .path::<JobId>("id")
             .query::<jobs::Tail>()
             .answers_text(200)
-            .refuses(&["no-such-job", "no-log"]),
+            .refuses(&["no-such-job", "invalid", "no-log", "no-hypervisor"]),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! A whole agent over the fake hypervisor: real files, real TLS, real processes.
 
+mod adopting;
+
 mod openapi;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! The fake as a hypervisor: each call finds its domain, lets faults strike, and announces what it did.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use protocol::host::{Accel, HypervisorFacts};
@@ -64,6 +65,7 @@ impl Hypervisor for Fake {
                 config: Some(config.clone()),
                 console_input: before.map(|g| g.console_input.clone()).unwrap_or_default(),
                 job: before.and_then(|g| g.job),
+                recorded: None,
             };
             state.domains.insert(config.uuid, guest);
             self.announce(state, config.uuid, Lifecycle::Defined);
@@ -237,9 +239,9 @@ impl Hypervisor for Fake {
                 resources: Resources { vcpus, memory_bytes, disk_bytes: 0 },
                 is_persistent: true,
             };
-            let (console_input, job) = (Vec::new(), None);
+            let (console_input, job, recorded) = (Vec::new(), None, None);
             let config = state.domains.get(&uuid).and_then(|guest| guest.config.clone());
-            state.domains.insert(uuid, Guest { info, config, console_input, job });
+            state.domains.insert(uuid, Guest { info, config, console_input, job, recorded });
             self.announce(state, uuid, Lifecycle::Defined);
             Ok(())
         })
@@ -295,6 +297,18 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn record_console(
+        &self,
+        uuid: Uuid,
+        log: &Path,
+    ) -> Result<Box<dyn ConsoleWriter>, HypervisorError> {
+        let what = format!("record console of domain {uuid}");
+        self.perform(Method::RecordConsole, &what, |state| {
+            find_active(state, &what, uuid)?.recorded = Some(log.to_owned());
+            Ok(Box::new(FakeConsole { fake: self.clone(), uuid }) as Box<dyn ConsoleWriter>)
+        })
+    }
+
     fn hung_calls(&self) -> &Arc<HungCalls> {
         &self.0.hung_calls
     }
@@ -313,5 +327,9 @@ impl ConsoleWriter for FakeConsole {
         guest.console_input.extend_from_slice(bytes);
         self.fake.append_to_log(guest, bytes);
         Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        is_active(&self.fake.state(), self.uuid)
     }
 }

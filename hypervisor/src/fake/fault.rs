@@ -53,4 +53,5 @@ pub enum Method {
     JobProgress,
     AbortJob,
     OpenConsole,
+    RecordConsole,
 }

@@ -18,7 +18,8 @@ impl Fake {
             resources,
             is_persistent: true,
         };
-        let guest = Guest { info, config: None, console_input: Vec::new(), job: None };
+        let guest =
+            Guest { info, config: None, console_input: Vec::new(), job: None, recorded: None };
         let mut state = self.state();
         state.domains.insert(uuid, guest);
         self.announce(&state, uuid, Lifecycle::Defined);

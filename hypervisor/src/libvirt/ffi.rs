@@ -572,8 +572,8 @@ impl Domain {
         Ok((kind.unsigned_abs(), stats))
     }
 
-    /// Opens the first console of a running guest for writing, and throws away what it prints.
-    pub(super) fn open_console(&self) -> Result<Console, RawError> {
+    /// Opens the first console of a running guest, and hands over what it prints.
+    pub(super) fn open_console(&self, heard: HeardFn) -> Result<Console, RawError> {
         // SAFETY: the domain is valid; its connection is borrowed from it and lives as long.
         let stream = unsafe {
             let connection = sys::virDomainGetConnect(self.ptr());
@@ -584,7 +584,7 @@ impl Domain {
         check(unsafe {
             sys::virDomainOpenConsole(self.ptr(), ptr::null(), console.0.as_ptr(), 0)
         })?;
-        console.discard_output()?;
+        console.on_output(heard)?;
         Ok(console)
     }
 }
@@ -649,7 +649,11 @@ impl Drop for TypedParams {
     }
 }
 
-/// An open console: a non-blocking stream whose incoming bytes the event thread throws away.
+/// Called on libvirt's event thread with what a guest prints, and with nothing at its end; must not
+/// block nor call libvirt.
+pub(super) type HeardFn = Box<dyn Fn(&[u8]) + Send + Sync>;
+
+/// An open console: a non-blocking stream whose incoming bytes the event thread hands over.
 pub(super) struct Console(NonNull<sys::_virStream>);
 
 // SAFETY: libvirt's objects may be used from any thread.
@@ -657,19 +661,25 @@ unsafe impl Send for Console {}
 
 impl Console {
     /// Nobody reading would stall the guest: its console's buffer fills, and its writes wait.
-    fn discard_output(&self) -> Result<(), RawError> {
+    fn on_output(&self, heard: HeardFn) -> Result<(), RawError> {
         let events = c_int::try_from(
             sys::VIR_STREAM_EVENT_READABLE
                 | sys::VIR_STREAM_EVENT_HANGUP
                 | sys::VIR_STREAM_EVENT_ERROR,
         )
         .expect("stream events are small");
-        let (stream, nothing) = (self.0.as_ptr(), ptr::null_mut());
-        // SAFETY: the stream is valid and carries no data for the callback.
+        let (stream, opaque) = (self.0.as_ptr(), leak(heard));
+        let free = Some(free_boxed::<HeardFn> as unsafe extern "C" fn(*mut c_void));
+        // SAFETY: the stream is valid; `opaque` is what `take_output` expects and
+        // `free_boxed::<HeardFn>` frees.
         check(unsafe {
-            sys::virStreamEventAddCallback(stream, events, Some(discard), nothing, None)
+            sys::virStreamEventAddCallback(stream, events, Some(take_output), opaque, free)
         })
         .map(drop)
+        .inspect_err(|_| {
+            // SAFETY: libvirt has refused it, so it is still ours.
+            unsafe { free_boxed::<HeardFn>(opaque) };
+        })
     }
 
     /// Writes what there is room for now; 0 when there is none.
@@ -687,18 +697,22 @@ impl Console {
 /// What a non-blocking stream returns instead of waiting.
 const WOULD_BLOCK: c_int = -2;
 
-unsafe extern "C" fn discard(stream: sys::virStreamPtr, _events: c_int, _data: *mut c_void) {
+unsafe extern "C" fn take_output(stream: sys::virStreamPtr, _events: c_int, opaque: *mut c_void) {
+    // SAFETY: registered together with a leaked `HeardFn`, which lives until `free_boxed`.
+    let heard = unsafe { &*opaque.cast::<HeardFn>() };
     let mut buffer = [0_u8; 4096];
     loop {
         // SAFETY: libvirt lends us the stream; the buffer is ours and of that length.
         let received =
             unsafe { sys::virStreamRecv(stream, buffer.as_mut_ptr().cast(), buffer.len()) };
-        match received {
-            1.. => {}
-            WOULD_BLOCK => return,
+        match usize::try_from(received) {
+            Ok(length @ 1..) => heard(&buffer[..length]),
+            Err(_) if received == WOULD_BLOCK => return,
             // The end, or an error: without this the callback would be called for ever.
             _ => {
-                // SAFETY: as above. libvirt allows removing a callback from within itself.
+                heard(&[]);
+                // SAFETY: as above. libvirt allows removing a callback from within itself, and frees
+                // what belongs to it when it has returned.
                 unsafe { sys::virStreamEventRemoveCallback(stream) };
                 return;
             }

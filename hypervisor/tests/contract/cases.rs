@@ -28,6 +28,7 @@ macro_rules! for_each_case {
         $run!(a_taken_name_is_refused);
         $run!(an_impossible_vm_is_refused);
         $run!(the_console_takes_input_or_says_that_there_is_none);
+        $run!(what_a_guest_prints_is_recorded_while_somebody_listens);
         $run!(nothing_is_migrated_by_itself);
     };
 }
@@ -268,6 +269,28 @@ pub(crate) fn the_console_takes_input_or_says_that_there_is_none(subject: &Subje
     subject.hv.destroy(config.uuid).unwrap();
     let closed = subject.hv.open_console(config.uuid);
     assert_eq!(kind(closed.map(drop)), Some(ErrorKind::NotRunning));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn what_a_guest_prints_is_recorded_while_somebody_listens(subject: &Subject) {
+    let config = subject.running("recorded");
+    let log = subject.dir.join("recorded-by-us.log");
+    let opened = subject.hv.record_console(config.uuid, &log);
+    if !subject.has_consoles {
+        assert_eq!(kind(opened.map(drop)), Some(ErrorKind::Unsupported));
+        return subject.remove(config.uuid);
+    }
+    let mut console = opened.unwrap();
+    console.write(b"hello\n").unwrap();
+    // Firmware prints by itself; a fake echoes.
+    eventually("output", || std::fs::metadata(&log).ok().filter(|m| m.len() > 0));
+    assert!(console.is_open());
+    subject.hv.destroy(config.uuid).unwrap();
+    eventually("the end", || (!console.is_open()).then_some(()));
+    assert_eq!(
+        kind(subject.hv.record_console(config.uuid, &log).map(drop)),
+        Some(ErrorKind::NotRunning)
+    );
     subject.remove(config.uuid);
 }
 
