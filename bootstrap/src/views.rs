@@ -4,7 +4,7 @@
 //! are always a moment old, so a difference counts only when a second look still has it; a monitor
 //! that has meanwhile come to where the host was at the first look has done its work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use protocol::api::{HostFreshness, ViewReply};
 use protocol::host::Inventory;
@@ -12,6 +12,8 @@ use protocol::id::{Cursor, HostId, JobId};
 use protocol::job::{Job, JobState};
 use protocol::view::{Freshness, HostRow};
 use serde::Serialize;
+
+mod versions;
 
 /// How a monitor's trouble with a host begins when it no longer believes it.
 const QUARANTINED: &str = "quarantined:";
@@ -101,8 +103,18 @@ pub enum Kind {
     Ahead,
     /// A monitor shows a job otherwise than its host.
     Job,
-    /// A host's agent is of another version than most.
+    /// A host's agent is of another version than most, and works with them: a note.
     OtherVersion,
+    /// A host's agent is of a version that need not understand most others.
+    VersionsApart,
+}
+
+impl Kind {
+    /// Whether it is only worth knowing: a cluster with nothing else is well.
+    #[must_use]
+    pub fn is_note(self) -> bool {
+        self == Self::OtherVersion
+    }
 }
 
 /// One difference.
@@ -185,30 +197,8 @@ pub fn differences(look: &Look) -> Vec<Difference> {
     for host in &look.hosts {
         all.extend(of_host(host, &look.monitors));
     }
-    all.extend(other_versions(&look.hosts));
+    all.extend(versions::other_versions(&look.hosts));
     all
-}
-
-/// Agents that are not of the version that most are of; of two that are as many, the later word is
-/// taken for it. Versions that are next to each other work together: it is said, so that nobody
-/// stays behind unseen.
-fn other_versions(hosts: &[HostSight]) -> Vec<Difference> {
-    let version = |host: &HostSight| {
-        host.machines.first().map(|machine| machine.inventory.host.agent_version.clone())
-    };
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for version in hosts.iter().filter_map(version) {
-        *counts.entry(version).or_default() += 1;
-    }
-    let most = counts.iter().max_by_key(|(version, count)| (**count, (*version).clone()));
-    let Some((usual, _)) = most else { return vec![] };
-    let other = |host: &HostSight| {
-        let version = version(host).filter(|version| version != usual)?;
-        let words =
-            format!("{} runs agent {version}, most run {usual}: update the older", host.name);
-        Some(Difference::new(Kind::OtherVersion, words).of_host(&host.host))
-    };
-    hosts.iter().filter_map(other).collect()
 }
 
 /// What each monitor that answers says of a host.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
 use hypervisor::{ConsoleWriter, Hypervisor, HypervisorError};
@@ -53,8 +53,15 @@ impl Recorder {
         }
     }
 
+    /// Never waits: a console that is being written to is open.
     fn is_open(&self) -> bool {
-        lock(&self.console).as_ref().is_some_and(|console| console.is_open())
+        match self.console.try_lock() {
+            Ok(console) => console.as_ref().is_some_and(|console| console.is_open()),
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Poisoned(console)) => {
+                console.into_inner().as_ref().is_some_and(|console| console.is_open())
+            }
+        }
     }
 }
 

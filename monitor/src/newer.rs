@@ -169,7 +169,7 @@ fn word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use protocol::event::Fact;
-    use protocol::host::Inventory;
+    use protocol::host::{HostIntent, Inventory};
     use protocol::job::JobState;
     use protocol::view::View;
 
@@ -199,6 +199,29 @@ mod tests {
             }
         };
         lines.lines().map(read).collect()
+    }
+
+    /// Before guests moved through their agents, a target did not say where it takes them.
+    #[test]
+    fn a_guest_on_its_way_to_an_older_agent_is_read() {
+        let (version, _, inventory) = RECORDED[0];
+        let mut inventory: Value = serde_json::from_str(inventory).expect(version);
+        let from = inventory["host"]["id"].clone();
+        inventory["jobs"][0]["state"] = "migrating_in".into();
+        inventory["jobs"][0]["migration"] = serde_json::json!({ "side": "incoming", "from": from });
+        inventory["frame"] = "inventory".into();
+        let text = Encoded::of(&inventory);
+        assert!(matches!(read(&text), Ok(Reading::Frame(Frame::Inventory(_)))), "{inventory}");
+    }
+
+    /// What a host's operator intends with it may be something that is not known here.
+    #[test]
+    fn an_unknown_intent_hides_no_host() {
+        let (version, _, inventory) = RECORDED[1];
+        let mut inventory: Value = serde_json::from_str(inventory).expect(version);
+        inventory["host"]["intent"] = "hibernate".into();
+        let read: Inventory = serde_json::from_value(inventory).expect("a whole inventory");
+        assert_eq!(read.host.intent, Some(HostIntent::Unknown));
     }
 
     #[test]

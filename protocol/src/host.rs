@@ -50,6 +50,9 @@ pub struct Host {
 pub enum HostIntent {
     /// It takes nothing new, and controllers move away what runs there. Nothing is stopped.
     Drain,
+    /// What only a newer agent understands: shown, and left to its host, which refuses by itself.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Host {

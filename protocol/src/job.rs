@@ -315,7 +315,9 @@ pub enum Migration {
     Incoming {
         /// The host that sends.
         from: HostId,
-        /// Where the target's agent takes the guest's streams: `https://IP:PORT`.
+        /// Where the target's agent takes the guest's streams: `https://IP:PORT`. Empty from agents
+        /// before 0016, to which nothing can be sent.
+        #[serde(default)]
         url: String,
     },
     /// On the source: on its way, or gone.

@@ -471,6 +471,11 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
 pub fn incoming(job: Option<&Job>) -> Option<Answer> {
     let Some(job) = job else { return Some(failed("the host has no such job any more")) };
     if let Some(Migration::Incoming { url, .. }) = job.migration.as_deref() {
+        if url.is_empty() {
+            return Some(failed(
+                "the target's agent is of an older version, which no guest can be sent to: update it",
+            ));
+        }
         let (hold, url) = (job.hold, url.clone());
         return Some(Answer::Done(TaskResult::Incoming { hold, url }));
     }

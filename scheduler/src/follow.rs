@@ -18,10 +18,16 @@ use protocol::id::HostId;
 use protocol::view::{Freshness, Merge, View};
 use tokio::sync::watch;
 use transport::backoff::random_unit;
-use transport::{Backoff, CancellationToken, Client, Clock, Endpoint, connect_stream};
+use transport::stream::{Liveness, connect_stream_with};
+use transport::{Backoff, CancellationToken, Client, Clock, Endpoint};
 
 /// First and longest pause after every monitor has failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// A monitor that gives no sign of life for this long is left for another one: a plan waits for a
+/// picture that is current. As long as monitors themselves wait for agents.
+const LIVENESS: Liveness =
+    Liveness { ask_after: Duration::from_millis(1_500), lost_after: Duration::from_millis(4_500) };
 
 /// The view as far as this process knows it.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +108,7 @@ impl Follower {
 
     /// Follows one monitor for as long as that goes well; says why it ended.
     async fn follow_one(&mut self, monitor: &Endpoint, backoff: &mut Backoff) -> String {
-        let mut frames = match connect_stream(&self.client, monitor, "/v1/events").await {
+        let mut frames = match connect_stream_with(&self.client, monitor, "/v1/events", LIVENESS).await {
             Ok(frames) => frames,
             Err(error) => return error.to_string(),
         };

@@ -71,6 +71,36 @@ fn lab_a_dead_host_is_retired_and_its_vm_runs_elsewhere_once() {
     println!("the story took {:?}", begin.elapsed());
 }
 
+#[test]
+fn lab_a_host_that_is_well_is_retired_only_when_nothing_is_left_on_it() {
+    let Some(lab) = Lab::up("lab_a_host_that_is_well_is_retired", 3) else { return };
+    let mut operator = Operator::new();
+    operator.make_cluster(&lab);
+    let busy = ["arbiter", "controller"].map(|role| operator.service(&lab, role).0);
+    let host = lab.hosts().into_iter().find(|host| !busy.contains(host)).expect("a third host");
+    let refuses = |words: &str| {
+        let refused = operator.run(&["retire", &host]);
+        assert!(code(&refused) == Some(3) && said(&refused).contains(words), "{}", said(&refused));
+        assert_eq!(version(&operator), 1, "nothing was changed");
+    };
+    refuses("takes what comes");
+    let run = ["run", "--memory", "64MiB", "--image", "guest", "--on", &host, "--name", "db-1"];
+    operator.must(&run);
+    refuses("still runs db-1");
+    operator.must(&["stop", "db-1", "--force"]);
+    let drained = operator.run(&["drain", &host]);
+    assert!(said(&drained).contains("stopped VMs stay there, with their disks: db-1"));
+    refuses("has the disks of db-1");
+    operator.must(&["rm", "db-1"]);
+    let alone = &busy[1];
+    let refused = operator.run(&["retire", alone, "--restart"]);
+    assert!(code(&refused) == Some(3), "the only controller is there: {}", said(&refused));
+    let retired = operator.run(&["retire", &host]);
+    assert_eq!(code(&retired), Some(0), "{}", said(&retired));
+    assert_eq!(version(&operator), 2);
+    assert_eq!(operator.json(&["hosts"])["hosts"].as_array().map(Vec::len), Some(2));
+}
+
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
 }

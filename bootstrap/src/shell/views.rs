@@ -47,7 +47,7 @@ pub struct ViewsOptions {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ViewsReport {
-    /// True when nothing differs that lasts.
+    /// True when nothing lasts that differs, but for notes.
     pub is_clean: bool,
     /// How many monitors were asked.
     pub monitors: usize,
@@ -88,7 +88,7 @@ pub async fn compare_views(client: &Client, options: &ViewsOptions) -> ViewsRepo
         })
     };
     ViewsReport {
-        is_clean: lasts.is_empty(),
+        is_clean: lasts.iter().all(|difference| difference.kind.is_note()),
         monitors: look.monitors.len(),
         hosts: look.hosts.len(),
         names: look.hosts.iter().map(|sight| (sight.host.clone(), sight.name.clone())).collect(),

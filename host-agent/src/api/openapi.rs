@@ -138,13 +138,11 @@ fn of_host() -> Vec<Operation> {
             .right(Right::Run)
             .body::<PutIntent>()
             .answers_nothing(204)
-            .refuses(ASKS)
-            .refuses(&["ledger-read-only"]),
+            .refuses(ASKS),
         delete("/v1/config/intent", "Intend nothing with the host: it takes what fits")
             .right(Right::Run)
             .answers_nothing(204)
-            .refuses(ASKS)
-            .refuses(&["ledger-read-only"]),
+            .refuses(ASKS),
     ]
 }
 

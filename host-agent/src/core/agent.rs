@@ -231,7 +231,7 @@ impl Agent {
             Request::Delete { job, run } => self.delete(now, &job, run, out),
             Request::Release(job) => self.release(now, &job, out),
             Request::Trust(trust) => self.obey(trust, out),
-            Request::Intend(intent) => Ok(self.intend(intent, out)),
+            Request::Intend(intent) => self.intend(intent, out),
         };
         // Answered before anything is told or done, after everything is written.
         let written = out[begin..].iter().take_while(|e| matches!(e, Effect::Persist(_))).count();
@@ -256,7 +256,15 @@ impl Agent {
     }
 
     /// From the answer on nothing new arrives on a host that is drained: open offers end with it.
-    fn intend(&mut self, intent: Option<HostIntent>, out: &mut Vec<Effect>) -> Reply {
+    fn intend(
+        &mut self,
+        intent: Option<HostIntent>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        if intent == Some(HostIntent::Unknown) {
+            let message = "this agent knows one intent: drain".to_owned();
+            return Err(Refusal::Invalid { message });
+        }
         if self.host.intent != intent {
             self.host.intent = intent;
             out.push(Effect::Persist(Write::HostIntent(intent)));
@@ -264,7 +272,7 @@ impl Agent {
                 self.offers.end_all();
             }
         }
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     /// A job's domain in libvirt, which an adopted one has brought along.

@@ -305,6 +305,8 @@ fn a_drained_host_takes_nothing_new_and_keeps_what_it_has() {
     let drain = || Request::Intend(Some(HostIntent::Drain));
     assert_eq!(bench.ask(drain()), Ok(Reply::Done));
     assert_eq!(bench.ask(drain()), Ok(Reply::Done), "it is so already");
+    let newer = Request::Intend(Some(HostIntent::Unknown));
+    assert_eq!(refusal(bench.ask(newer)), "invalid", "and stays so");
     let news: Vec<_> = bench.events[told..].iter().map(|event| &event.fact).collect();
     assert!(
         matches!(news[..], [Fact::HostChanged { host }] if host.intent == Some(HostIntent::Drain)),

@@ -3,6 +3,7 @@
 //! The host itself is told, and says so to everybody; a controller moves its guests away. What is
 //! watched here is the view, so that watching can end and begin anew at any time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use planner::case::{Record, Wanted, case};
@@ -10,7 +11,7 @@ use planner::{Intent, Limits, UnmetReason};
 use protocol::api::PutIntent;
 use protocol::host::HostIntent;
 use protocol::id::{HostId, JobId};
-use protocol::job::{JobState, Role};
+use protocol::job::{Job, JobState, Role};
 use protocol::view::Freshness;
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -137,6 +138,10 @@ async fn watch(
         if shown.is_empty() {
             conclude(session, id, "drained", &shown);
             show::note(&format!("{name} is drained {}", show::took(took_ms)));
+            let stay = staying(&picture, id);
+            if !stay.is_empty() {
+                show::note(&format!("stopped VMs stay there, with their disks: {stay}"));
+            }
             return Ok(Code::Ok);
         }
         let stands_still = shown.iter().all(|guest| guest.cannot_leave.is_some());
@@ -177,6 +182,14 @@ fn guests(picture: &Picture, id: &HostId) -> Result<Vec<Guest>, Failure> {
         Guest { job, state, cannot_leave }
     };
     Ok(alive.into_iter().map(guest).collect())
+}
+
+/// The VMs that are not alive and have disks on the host.
+fn staying(picture: &Picture, id: &HostId) -> String {
+    let jobs = picture.view.host(id).into_iter().flat_map(|row| row.jobs.values());
+    let has_disks = |job: &&Arc<Job>| job.spec.as_vm().is_some_and(|vm| !vm.disks.is_empty());
+    let stay = jobs.filter(|job| job.state.is_ended()).filter(has_disks);
+    stay.map(|job| job.id.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn tell_change(session: &Session, picture: &Picture, before: &[Guest], now: &[Guest]) {

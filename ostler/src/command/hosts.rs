@@ -36,6 +36,7 @@ fn cells(row: &HostRowReply) -> [String; 10] {
         None => heard.to_owned(),
         Some(HostIntent::Drain) if row.vms_alive == 0 => format!("{heard}, drained"),
         Some(HostIntent::Drain) => format!("{heard}, draining"),
+        Some(HostIntent::Unknown) => format!("{heard}, intended for what a newer agent knows"),
     };
     let guests = match host.hypervisor.accel {
         Accel::Kvm => "kvm",

@@ -4,9 +4,11 @@
 //! from then on, so its VMs may be started elsewhere; which is why a host that was not seen empty
 //! leaves only by the person's word that it is off.
 
+use std::sync::Arc;
+
 use protocol::api::Want;
 use protocol::id::{HostId, JobId};
-use protocol::job::{JobSpec, Role};
+use protocol::job::{Job, JobSpec, Role};
 use protocol::signed::PublicKey;
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow};
@@ -19,15 +21,21 @@ use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
-/// A VM that was alive on the host when it was last heard.
+/// A VM that was on the host when it was last heard.
 struct Guest {
     job: JobId,
     spec: JobSpec,
+    is_alive: bool,
 }
 
 impl Guest {
     fn has_disks(&self) -> bool {
         self.spec.as_vm().is_some_and(|vm| !vm.disks.is_empty())
+    }
+
+    /// Whether nothing of it is lost with the host: a stopped VM without disks is a name.
+    fn is_nothing(&self) -> bool {
+        !self.is_alive && !self.has_disks()
     }
 }
 
@@ -44,6 +52,9 @@ pub(crate) async fn run(session: &Session, args: RetireArgs) -> Result<Code, Fai
     let guests = guests(row);
     check_empty(&picture, row, &guests, args.is_off)?;
     check_arbiters(trust, row)?;
+    if args.restart {
+        check_controller(trust, row)?;
+    }
     let next = without(trust, row, key);
     let version = next.version;
     let silent = authority.decree(session, &picture, next).await?;
@@ -68,13 +79,23 @@ fn gone_already(trust: &Trust, text: &str) -> Result<Code, Failure> {
     Err(Failure::new(Code::NotFound, format!("no host {text:?}")).next("ostler hosts"))
 }
 
+/// What is or was something on the host.
 fn guests(row: &HostRow) -> Vec<Guest> {
-    let alive = row.jobs.values().filter(|job| !job.state.is_ended());
-    let vms = alive.filter(|job| job.spec.as_vm().is_some());
-    vms.map(|job| Guest { job: job.id.clone(), spec: job.spec.as_ref().clone() }).collect()
+    let vms = row.jobs.values().filter(|job| job.spec.as_vm().is_some());
+    let guest = |job: &Arc<Job>| Guest {
+        job: job.id.clone(),
+        spec: job.spec.as_ref().clone(),
+        is_alive: !job.state.is_ended(),
+    };
+    vms.map(guest).filter(|guest| !guest.is_nothing()).collect()
 }
 
-/// A host that is heard must be empty; one that is not may run what it ran.
+fn names<'a>(guests: impl Iterator<Item = &'a Guest>) -> String {
+    guests.map(|guest| guest.job.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// A host that is heard must be drained, so that nothing comes meanwhile, and have nothing left; one
+/// that is not may run what it ran.
 fn check_empty(
     picture: &Picture,
     row: &HostRow,
@@ -85,19 +106,29 @@ fn check_empty(
     let (freshness, age_ms) =
         known.map_or((Freshness::Lost, 0), |known| (known.freshness, known.age_ms));
     let name = &row.host.name;
-    let left: Vec<&str> = guests.iter().map(|guest| guest.job.as_str()).collect();
+    let alive = names(guests.iter().filter(|guest| guest.is_alive));
+    let stopped = names(guests.iter().filter(|guest| !guest.is_alive));
     match freshness {
-        Freshness::Fresh if left.is_empty() => Ok(()),
-        Freshness::Fresh => {
-            let what = format!("{name} still runs {}", left.join(", "));
+        Freshness::Fresh if !alive.is_empty() => {
+            let what = format!("{name} still runs {alive}");
             Err(Failure::new(Code::Refused, what).next(format!("ostler drain {name}")))
         }
+        Freshness::Fresh if !stopped.is_empty() => {
+            let what = format!("{name} has the disks of {stopped}, which would be lost");
+            Err(Failure::new(Code::Refused, what)
+                .next("ostler start and drain again to take them along, or ostler rm"))
+        }
+        Freshness::Fresh if row.host.intent.is_none() => {
+            let what = format!("{name} is well and takes what comes");
+            Err(Failure::new(Code::Refused, what).next(format!("ostler drain {name}")))
+        }
+        Freshness::Fresh => Ok(()),
         Freshness::Stale | Freshness::Lost if is_off => Ok(()),
         Freshness::Stale | Freshness::Lost => {
             let age = show::age(age_ms);
-            let ran = match left.as_slice() {
-                [] => String::new(),
-                some => format!("; alive there then: {}", some.join(", ")),
+            let ran = match alive.as_str() {
+                "" => String::new(),
+                some => format!("; alive there then: {some}"),
             };
             let what = format!("{name} has not been heard for {age}{ran}");
             Err(Failure::new(Code::Refused, what).next(
@@ -124,6 +155,20 @@ fn check_arbiters(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
     );
     Err(Failure::new(Code::Refused, what)
         .next("arbiters can't be moved to other hosts yet: keep this host, or bring it back"))
+}
+
+/// Restarting is a controller's work.
+fn check_controller(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
+    let there = services(row);
+    let mut controllers = trust.peers.iter().filter(|peer| peer.role == Role::Controller);
+    if controllers.any(|peer| !there.contains(&peer.key)) {
+        return Ok(());
+    }
+    let what = format!("no controller but that of {} is known to restart its VMs", row.host.name);
+    Err(Failure::new(Code::Refused, what).next(
+        "retire it without --restart, let `ostler bootstrap` start another controller, and \
+         `ostler run` the VMs with their names",
+    ))
 }
 
 /// Keys of Ostler's own services on the host.
@@ -159,7 +204,7 @@ fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool
         let job = &guest.job;
         if guest.has_disks() {
             show::note(&format!("{job} is gone with its disks: run it anew, or from a backup"));
-        } else if !is_restarting {
+        } else if guest.is_alive && !is_restarting {
             show::note(&format!("{job} may be started elsewhere: ostler run, with its name"));
         }
     }
@@ -168,8 +213,8 @@ fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool
 /// Starts elsewhere what had nothing on the host but its memory.
 async fn restart(session: &Session, guests: Vec<Guest>) -> Result<Code, Failure> {
     let mut worst = Code::Ok;
-    for guest in guests.into_iter().filter(|guest| !guest.has_disks()) {
-        let Guest { job, spec } = guest;
+    for guest in guests.into_iter().filter(|guest| guest.is_alive && !guest.has_disks()) {
+        let Guest { job, spec, .. } = guest;
         match session.want(Want::Run { job, spec, on: None }, true).await? {
             Code::Ok => {}
             code => worst = code,
