@@ -10,6 +10,7 @@ use protocol::id::{HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::Digest;
 use protocol::trust::Trust;
+use protocol::vm::OnLoss;
 use serde::Serialize;
 
 use crate::statement::Statement;
@@ -36,6 +37,8 @@ pub struct Entry {
     pub signed: Option<Digest>,
     /// True once the host's statement listed it as redeemed.
     pub is_hold: bool,
+    /// Whether its host kills the job when it is not covered; else the entry alone keeps others away.
+    pub on_loss: OnLoss,
 }
 
 type Place = (OfferId, JobId);
@@ -114,8 +117,8 @@ impl Books {
             };
             let signed = known.and_then(|entry| entry.signed);
             let (host, id, job) = (host.clone(), hold.id, hold.job.clone());
-            let tenant = hold.tenant.clone();
-            self.enter(Entry { host, id, job, tenant, debit, signed, is_hold: true });
+            let (tenant, on_loss) = (hold.tenant.clone(), hold.on_loss);
+            self.enter(Entry { host, id, job, tenant, debit, signed, is_hold: true, on_loss });
         }
     }
 

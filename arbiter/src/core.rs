@@ -1,5 +1,4 @@
-//! What an arbiter decides: rules R1, R2, R3, R5, R6 and R7 of the tenure protocol, without
-//! sockets, clocks or keys.
+//! What an arbiter decides: rules R1 to R7 of the tenure protocol, without sockets, clocks or keys.
 //!
 //! ```text
 //!   start ──▶ waiting for trust ──▶ silent (R1) ──▶ rebuilding (R2) ──▶ granting (R5, R6)
@@ -8,8 +7,8 @@
 //!                                                            never read yet
 //! ```
 //!
-//! All state is volatile; a restart is amnesia and begins at the left. For now every job is an
-//! exclusive `keep` job, so there are no leases and no coverage (R4): the books say everything.
+//! All state is volatile; a restart is amnesia and begins at the left. Every job is exclusive: a `keep`
+//! job by its entry in the books, a `stop` job by its lease, which lapses (`leases`).
 //!
 //! Decisions that the protocol leaves open:
 //! * **A fresh key need not be silent.** Silence is for promises that were forgotten. A key that
@@ -23,18 +22,25 @@
 //!   their open offers by id alone. One of them may be an offer that this arbiter granted before
 //!   its restart and forgot, and it may become a hold right after the read. So a read that lists
 //!   unknown offers counts only if it was asked for after the silence: by then every such
-//!   offer has been redeemed, and is listed as a hold, or has ended.
+//!   offer has been redeemed, and is listed as a hold, or has ended. For the same reason books are
+//!   completed by reads alone, and offers that a statement lists are not entered (R3 (2)).
+//! * **What fails over must have been the last.** Whoever fails a job over names the hold that was
+//!   lost. Views are old at times: the job may have run elsewhere since, and have been deleted there.
+//!   An arbiter that remembers a later promise, or none, says no.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use protocol::id::{HostId, OfferId};
+use protocol::id::{HostId, JobId, OfferId};
 use protocol::resources::Resources;
-use protocol::signed::{Digest, PublicKey, Signed};
-use protocol::ticket::{Action, Denial, DenialReason, Grant, Offer};
+use protocol::signed::{Digest, PublicKey, Signed, SignedError};
+use protocol::tenure::{self, ITEMS_MAX, Term};
+use protocol::ticket::{Action, Denial, DenialReason, Grant, HoldAt, Offer};
 use protocol::trust::Trust;
+use protocol::vm::OnLoss;
 
 use crate::books::{Books, ENTRIES_PER_HOST_MAX, Entry, share};
+use crate::leases::Leases;
 use crate::statement::Statement;
 
 /// What happens to an arbiter.
@@ -58,6 +64,13 @@ pub enum Input {
         /// What it said.
         statement: Statement,
     },
+    /// A host's keeper shows what the host holds, and wants to know what of it is covered.
+    Stated {
+        /// Comes back in the answer.
+        request: u64,
+        /// The statement as the host signed it.
+        statement: Signed<tenure::Statement>,
+    },
 }
 
 /// What the shell has to do.
@@ -69,6 +82,13 @@ pub enum Effect {
         request: u64,
         /// The decision.
         verdict: Verdict,
+    },
+    /// Sign and send.
+    Term {
+        /// Of the request.
+        request: u64,
+        /// What is covered, or why this is nobody's statement.
+        term: Result<Term, NotStated>,
     },
     /// Ask this host now: what it says may change an answer just given.
     ReadHost {
@@ -101,6 +121,31 @@ pub enum NotMember {
     NoSlot {
         /// The document in force.
         version: u64,
+    },
+}
+
+/// Why a statement was not answered. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotStated {
+    /// This process can't answer as an arbiter.
+    #[error(transparent)]
+    NotMember(#[from] NotMember),
+    /// It is not genuine.
+    #[error(transparent)]
+    Forged(#[from] SignedError),
+    /// It is signed by somebody who is no host of this cluster, or not the host it names.
+    #[error("statement of host {host} is not signed by a host of trust version {version}")]
+    NotAHost {
+        /// The host it names.
+        host: HostId,
+        /// The document in force.
+        version: u64,
+    },
+    /// It lists more than a host can have.
+    #[error("statement has {items} items; a host has at most {ITEMS_MAX}")]
+    TooLong {
+        /// How many.
+        items: usize,
     },
 }
 
@@ -142,6 +187,7 @@ pub struct Core {
     heard: BTreeSet<HostId>,
     said: BTreeMap<HostId, Said>,
     books: Books,
+    leases: Leases,
 }
 
 impl Core {
@@ -158,6 +204,7 @@ impl Core {
             heard: BTreeSet::new(),
             said: BTreeMap::new(),
             books: Books::default(),
+            leases: Leases::default(),
         }
     }
 
@@ -171,6 +218,10 @@ impl Core {
             }
             Input::Statement { host, asked_ms, statement } => {
                 self.hear(&host, asked_ms, &statement);
+            }
+            Input::Stated { request, statement } => {
+                let term = self.cover(now_ms, &statement);
+                out.push(Effect::Term { request, term });
             }
         }
     }
@@ -190,6 +241,12 @@ impl Core {
     #[must_use]
     pub fn books(&self) -> &Books {
         &self.books
+    }
+
+    /// Whom it lets run `stop` jobs.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     /// What it waits for before it grants; empty when it grants.
@@ -216,6 +273,7 @@ impl Core {
             self.heard.remove(host);
             self.said.remove(host);
             self.books.retire(host);
+            self.leases.retire(host);
         }
         self.term_ms = self.term_ms.max(trust.member_term_ms());
         self.trust = Some(trust);
@@ -232,6 +290,24 @@ impl Core {
         if asked_ms >= self.silent_until() || statement.offers.iter().all(is_known) {
             self.heard.insert(host.clone());
         }
+        self.correct(slot, host, statement);
+    }
+
+    /// R3, whoever brought the statement.
+    fn correct(&mut self, slot: u32, host: &HostId, statement: &Statement) {
+        let offered: Vec<Option<JobId>> = statement
+            .offers
+            .iter()
+            .map(|id| {
+                let named = statement.offered.get(id).cloned();
+                named.or_else(|| self.books.of_offer(host, *id).map(|entry| entry.job.clone()))
+            })
+            .collect();
+        self.leases.release(host, statement.watermark, |job| {
+            // An offer of a job that nobody names may be of this one.
+            let is_offered = offered.iter().any(|of| of.as_ref().is_none_or(|of| of == job));
+            is_offered || statement.holds.iter().any(|hold| hold.job == *job)
+        });
         self.books.correct(slot, host, statement);
         let listed = statement.holds.iter().map(|hold| hold.id).chain(statement.offers.clone());
         let said = Said { watermark: statement.watermark, listed: listed.collect() };
@@ -239,6 +315,36 @@ impl Core {
         if self.said.get(host).is_none_or(|last| last.watermark <= said.watermark) {
             self.said.insert(host.clone(), said);
         }
+    }
+
+    /// R3 and R4: takes a host's statement and says which of its holds are covered. While silent (R1)
+    /// nothing is said of any.
+    fn cover(
+        &mut self,
+        now_ms: u64,
+        signed: &Signed<tenure::Statement>,
+    ) -> Result<Term, NotStated> {
+        let (slot, trust) = self.member()?;
+        let version = trust.version;
+        let said = signed.open()?;
+        let (host, seq) = (said.host.clone(), said.seq);
+        if self.roster.get(&host) != Some(&signed.key()) {
+            return Err(NotStated::NotAHost { host, version });
+        }
+        if said.items.len() > ITEMS_MAX {
+            return Err(NotStated::TooLong { items: said.items.len() });
+        }
+        self.correct(slot, &host, &Statement::of_signed(&said));
+        let is_silent = self.silent_for(now_ms).is_some();
+        let mut covered = BTreeSet::new();
+        let needs_cover =
+            |item: &&tenure::Item| !is_silent && item.is_hold() && item.on_loss == OnLoss::Stop;
+        for item in said.items.iter().filter(needs_cover) {
+            if self.leases.cover(now_ms, self.term_ms, &host, item) {
+                covered.insert(item.id);
+            }
+        }
+        Ok(Term { slot, host, seq, covered, is_silent })
     }
 
     fn answer(&mut self, now_ms: u64, offer: &Signed<Offer>, out: &mut Vec<Effect>) -> Verdict {
@@ -279,11 +385,17 @@ impl Core {
             return Ok(entry.debit);
         }
         let is_hold = known.is_some_and(|entry| entry.is_hold);
-        self.check_exclusive(&offer, out)?;
+        self.check_exclusive(now_ms, &offer, out)?;
         let debit = offer.plan.get(&slot).copied().unwrap_or(offer.resources);
         self.check_quota(trust, &offer, debit, out)?;
-        let Offer { host, id, job, tenant, .. } = offer;
-        self.books.enter(Entry { host, id, job, tenant, debit, signed: Some(digest), is_hold });
+        if offer.on_loss == OnLoss::Stop {
+            let at = HoldAt { host: offer.host.clone(), hold: offer.id };
+            let from = source_of(&offer).map(|(source, _)| source);
+            self.leases.promise(now_ms, self.term_ms, &offer.job, &at, from);
+        }
+        let Offer { host, id, job, tenant, on_loss, .. } = offer;
+        let signed = Some(digest);
+        self.books.enter(Entry { host, id, job, tenant, debit, signed, is_hold, on_loss });
         Ok(debit)
     }
 
@@ -321,19 +433,44 @@ impl Core {
         Ok(known)
     }
 
-    /// R5 for `keep` jobs: nobody else may have an entry of the job, whatever its age (R7). A
-    /// migration is from the one who has it.
-    fn check_exclusive(&self, offer: &Offer, out: &mut Vec<Effect>) -> Result<(), DenialReason> {
-        let from = match &offer.action {
-            Action::Start => None,
-            Action::MigrateIn { from, hold } => Some((from, *hold)),
-        };
+    /// R5. For a `keep` job nobody else may have an entry of the job, whatever its age (R7); for a
+    /// `stop` job nobody else a live lease, nor an entry from when it was to be kept. A migration is from
+    /// the one who has it.
+    fn check_exclusive(
+        &self,
+        now_ms: u64,
+        offer: &Offer,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DenialReason> {
+        let from = source_of(offer);
+        let lapses = |entry: &Entry| offer.on_loss == OnLoss::Stop && entry.on_loss == OnLoss::Stop;
         let is_in_the_way = |entry: &&Entry| {
-            entry.host != offer.host && from.is_none_or(|(source, _)| entry.host != *source)
+            entry.host != offer.host
+                && from.is_none_or(|(source, _)| entry.host != *source)
+                && !lapses(entry)
         };
         if let Some(entry) = self.books.of_job(&offer.job).find(is_in_the_way) {
             out.push(Effect::ReadHost { host: entry.host.clone() });
-            return Err(DenialReason::Promised { host: entry.host.clone(), id: entry.id });
+            let (host, id) = (entry.host.clone(), entry.id);
+            return Err(DenialReason::Promised { host, id, for_ms: None });
+        }
+        if let Action::FailOver { from, hold } = &offer.action {
+            if offer.on_loss == OnLoss::Keep {
+                return policy(format!(
+                    "job {} is kept when its host is lost: only an operator's word starts it elsewhere",
+                    offer.job
+                ));
+            }
+            let lost = HoldAt { host: from.clone(), hold: *hold };
+            self.leases.check_last(&offer.job, &lost)?;
+        }
+        if offer.on_loss == OnLoss::Stop {
+            let source = from.map(|(source, _)| source);
+            let taken = self.leases.check_take(now_ms, &offer.job, &offer.host, source);
+            if let Err(DenialReason::Promised { host, .. }) = &taken {
+                out.push(Effect::ReadHost { host: host.clone() });
+            }
+            taken?;
         }
         let Some((source, hold)) = from else { return Ok(()) };
         if *source == offer.host {
@@ -388,6 +525,14 @@ impl Core {
     /// R2: roster hosts not read since the start.
     fn missing(&self) -> Vec<HostId> {
         self.roster.keys().filter(|host| !self.heard.contains(*host)).cloned().collect()
+    }
+}
+
+/// The host and hold that a migration is from.
+fn source_of(offer: &Offer) -> Option<(&HostId, OfferId)> {
+    match &offer.action {
+        Action::Start | Action::FailOver { .. } => None,
+        Action::MigrateIn { from, hold } => Some((from, *hold)),
     }
 }
 

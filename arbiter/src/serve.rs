@@ -19,11 +19,13 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
 use protocol::api::Health;
-use protocol::id::{HostId, TenantId};
+use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::ServiceEndpoint;
+use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::ticket::{Answer, Offer};
+use protocol::tenure::{self, Term};
+use protocol::ticket::{Answer, HoldAt, Offer};
 use protocol::trust::{Right, Trust};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -37,7 +39,7 @@ use transport::{
 };
 
 use crate::books::{Entry, share};
-use crate::core::{Core, Effect, Input, Verdict, Waiting};
+use crate::core::{Core, Effect, Input, NotStated, Verdict, Waiting};
 use crate::reader::{Reader, Readers};
 
 /// How long an answer waits for hosts that may have news. They answer in milliseconds, or they
@@ -108,6 +110,20 @@ pub struct BooksReply {
     pub entries: Vec<Entry>,
     /// How much of each quota is used, at this arbiter.
     pub tenants: Vec<TenantUse>,
+    /// Whom it lets run jobs that are killed when they are not covered, and how long still.
+    pub leases: Vec<LeaseRow>,
+}
+
+/// A job that may lapse.
+#[derive(Debug, Clone, Serialize)]
+pub struct LeaseRow {
+    /// The job.
+    pub job: JobId,
+    /// Who has it.
+    #[serde(flatten)]
+    pub hold: HoldAt,
+    /// How much longer, in milliseconds; 0: anybody may take it.
+    pub left_ms: u64,
 }
 
 /// A tenant in the books.
@@ -257,6 +273,7 @@ impl Shared {
                 Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
                 Effect::ReadHost { host } => hosts.push(host),
                 Effect::ReadTrust => is_trust_old = true,
+                Effect::Term { .. } => {}
             }
         }
         (verdict.expect("the core answers each request at once"), hosts, is_trust_old)
@@ -313,6 +330,7 @@ fn router(shared: Arc<Shared>) -> Router {
             .route("/v1/health", get(health))
             .route("/v1/books", get(books))
             .route("/v1/grants", post(grant))
+            .route("/v1/statements", post(state))
             .with_state(shared),
     )
 }
@@ -335,6 +353,7 @@ async fn books(
 ) -> Result<Json<BooksReply>, ProblemReply> {
     permit(&shared, peer, Right::Read)?;
     let waiting_for = shared.waiting_for();
+    let now_ms = shared.clock.now().mono_ms;
     let core = lock(&shared.core);
     let trust = core.trust();
     let with_quota = trust.iter().flat_map(|trust| trust.quota.keys());
@@ -352,6 +371,11 @@ async fn books(
         waiting_for,
         entries: core.books().entries().cloned().collect(),
         tenants: tenants.into_iter().map(use_of).collect(),
+        leases: core
+            .leases()
+            .iter(now_ms)
+            .map(|(job, hold, left_ms)| LeaseRow { job: job.clone(), hold, left_ms })
+            .collect(),
     }))
 }
 
@@ -371,6 +395,25 @@ async fn grant(
         Verdict::Grant(grant) => Ok(Json(Answer::Grant(Signed::seal(&grant, secret)))),
         Verdict::Denial(denial) => Ok(Json(Answer::Denial(Signed::seal(&denial, secret)))),
         Verdict::NotMember(why) => Err(ProblemReply::new(503, "no-arbiter", why.to_string())),
+    }
+}
+
+/// A statement is believed for its signature, whoever brings it; so no right is asked.
+async fn state(
+    State(shared): State<Arc<Shared>>,
+    Json(statement): Json<Signed<tenure::Statement>>,
+) -> Result<Json<Signed<Term>>, ProblemReply> {
+    let effects = shared.handle(Input::Stated { request: 0, statement });
+    let term = effects.into_iter().find_map(|effect| match effect {
+        Effect::Term { term, .. } => Some(term),
+        Effect::Answer { .. } | Effect::ReadHost { .. } | Effect::ReadTrust => None,
+    });
+    match term.expect("the core answers each statement at once") {
+        Ok(term) => Ok(Json(Signed::seal(&term, shared.identity.secret()))),
+        Err(NotStated::NotMember(why)) => {
+            Err(ProblemReply::new(503, "no-arbiter", why.to_string()))
+        }
+        Err(why) => Err(Refusal::Invalid { message: why.to_string() }.into()),
     }
 }
 

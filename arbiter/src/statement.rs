@@ -1,15 +1,17 @@
 //! What a host says it holds: the one kind of message by which books are corrected (rule R3).
 //!
 //! A statement is true for ever in one direction (rule R13): what it omits and has an id up to its
-//! watermark will never be redeemed or run again. Today the arbiter asks each host itself, over a
-//! connection pinned to the host's key, which is as good as a signed statement; when hosts send
-//! signed ones, only the sender changes and this noun stays.
+//! watermark will never be redeemed or run again. The arbiter asks each host itself, over a connection
+//! pinned to the host's key, and hosts with jobs that need cover send signed ones besides: both come
+//! to this.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::host::Inventory;
 use protocol::id::{Epoch, HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
+use protocol::tenure;
+use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/offers` on a host.
@@ -37,10 +39,12 @@ pub struct HoldItem {
     /// What each slot has booked, by the ticket; `None` when the host does not say, and the whole
     /// size is then assumed everywhere.
     pub debits: Option<BTreeMap<u32, Resources>>,
+    /// Whether the host kills it when it is not covered.
+    pub on_loss: OnLoss,
 }
 
 /// Everything that a host holds or may still redeem.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Statement {
     /// The highest id the host had issued when it began to list.
     pub watermark: OfferId,
@@ -48,6 +52,8 @@ pub struct Statement {
     pub holds: Vec<HoldItem>,
     /// Its open offers.
     pub offers: BTreeSet<OfferId>,
+    /// The jobs of those offers, as far as the host names them.
+    pub offered: BTreeMap<OfferId, JobId>,
 }
 
 /// Why two answers of a host are no statement.
@@ -112,13 +118,35 @@ impl Statement {
                 resources: job.spec.resources(),
                 tenant: job.spec.tenant.clone(),
                 debits: None,
+                on_loss: job.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss),
             })
         });
         Ok(Self {
             watermark: offers.watermark,
             holds: holds.collect(),
             offers: offers.offers.into_iter().collect(),
+            offered: BTreeMap::new(),
         })
+    }
+
+    /// A host's signed statement, as far as the books go.
+    #[must_use]
+    pub fn of_signed(said: &tenure::Statement) -> Self {
+        let hold = |item: &tenure::Item| HoldItem {
+            id: item.id,
+            job: item.job.clone(),
+            resources: item.resources,
+            tenant: item.tenant.clone(),
+            debits: item.debits.clone(),
+            on_loss: item.on_loss,
+        };
+        let offers = || said.items.iter().filter(|item| !item.is_hold());
+        Self {
+            watermark: said.watermark,
+            holds: said.items.iter().filter(|item| item.is_hold()).map(hold).collect(),
+            offers: offers().map(|item| item.id).collect(),
+            offered: offers().map(|item| (item.id, item.job.clone())).collect(),
+        }
     }
 
     /// Whether the offer, redeemed for that job or still open, is in the list.

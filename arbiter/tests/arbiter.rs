@@ -21,6 +21,7 @@ use protocol::ticket::{
     Action, Answer, DenialReason, Expected, Offer, OfferStanding, Ticket, verify,
 };
 use protocol::trust::{KILL_MS, Slot, Trust};
+use protocol::vm::OnLoss;
 use protocol::vm::VmSpec;
 use tokio::task::JoinHandle;
 use transport::problem::finish;
@@ -95,6 +96,7 @@ impl Agent {
             resources: spec().resources(),
             tenant: TenantId::default_tenant(),
             plan: BTreeMap::new(),
+            on_loss: OnLoss::Keep,
             trust_version,
         };
         Signed::seal(&offer, self.identity.secret())
@@ -155,6 +157,7 @@ async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {
             accel: Accel::None,
             accel_reason: None,
             can_receive: false,
+            can_guard: false,
         },
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,

@@ -343,6 +343,7 @@ pub(crate) mod tests {
                 accel: Accel::Kvm,
                 accel_reason: None,
                 can_receive: true,
+                can_guard: true,
             },
             capacity: Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 64 << 30 },
             allocation: Resources::ZERO,

@@ -6,6 +6,8 @@
 
 pub mod core;
 
+pub mod keeper;
+
 mod api;
 mod channel;
 mod console;
@@ -42,6 +44,7 @@ pub use crate::channel::CHANNELS_DIR;
 use crate::channel::Channels;
 use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
+use crate::keeper::{Warden, Wards};
 use crate::place::Place;
 use crate::recorder::Recorders;
 pub use crate::sensors::Share;
@@ -197,7 +200,7 @@ pub async fn run(
     let url = here.url();
 
     let node = sensors::node(&hv).await;
-    let host = Host {
+    let mut host = Host {
         id: identity.host_id(),
         key: identity.public(),
         name: here.name.clone(),
@@ -231,6 +234,13 @@ pub async fn run(
         place: place.clone(),
         trust_file: trust_file.clone(),
     };
+    let wards = Wards {
+        data_dir: options.data_dir.clone(),
+        program: context.program.clone(),
+        partition: partition(&host),
+    };
+    let warden = Warden::start(wards, clock.clone(), posts.clone(), shutdown.clone());
+    host.hypervisor.can_guard = warden.can_guard();
     let services = Services::new(context, news);
     let client = Client::new(Arc::clone(&identity));
     let channels = Channels::new(options.channels, client.clone());
@@ -246,6 +256,7 @@ pub async fn run(
         inputs,
         place: place.clone(),
         channels: channels.clone(),
+        warden,
     });
     let api = Api {
         posts: posts.clone(),
@@ -269,6 +280,7 @@ pub async fn run(
         posts: posts.clone(),
         client: client.clone(),
         clock,
+        is_kept: false,
     };
 
     let announcer =
@@ -328,6 +340,16 @@ fn born(identity: &Identity, host: Host, ledger: LedgerState) -> Agent {
     Agent::new(Birth { key: identity.secret().clone(), host, ledger })
 }
 
+/// The partition that all gates are in. Hosts of their own see their own cgroups; agents with embedded
+/// libvirt may share a machine. Where guests come and go, it is the same on all hosts: a definition
+/// names it.
+fn partition(host: &Host) -> String {
+    match host.hypervisor.can_receive {
+        true => "ostler".to_owned(),
+        false => format!("ostler-{}", host.id.short()),
+    }
+}
+
 fn advertised(options: &Options) -> Result<IpAddr, AgentError> {
     if let Some(address) = options.advertise {
         return Ok(address);
@@ -343,7 +365,7 @@ fn hostname() -> String {
 }
 
 /// Changes with every boot of the machine.
-fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }

@@ -82,6 +82,8 @@ pub(crate) struct Shell {
     pub client: Client,
     /// The time.
     pub clock: Clock,
+    /// True while the last draft had something that needs cover.
+    pub is_kept: bool,
 }
 
 impl Shell {
@@ -126,6 +128,7 @@ impl Shell {
         }
         self.persist(&mut effects).await?;
         self.take_trust(&mut effects);
+        self.draft();
         let effects = self.publish(effects);
         for effect in effects {
             self.perform(effect, &mut callers);
@@ -154,6 +157,18 @@ impl Shell {
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(&writes)).await;
         committed.expect("a commit does not panic")
+    }
+
+    /// What is on disk now may be stated; before anything is started by it. A last draft says that there
+    /// is nothing to cover any more.
+    fn draft(&mut self) {
+        let needs_keeper = self.agent.needs_keeper();
+        if (needs_keeper || self.is_kept)
+            && let Some(draft) = self.agent.draft()
+        {
+            self.works.warden.draft(draft);
+            self.is_kept = needs_keeper;
+        }
     }
 
     /// A new trust document is in force before anybody hears that it was taken.

@@ -87,7 +87,14 @@ impl Store {
             meta.insert(EPOCH, encode(&epoch).as_slice()).map_err(because("write"))?;
             meta.insert(BOOT, encode(&boot).as_slice()).map_err(because("write"))?;
             let is_rebooted = last_boot.is_some_and(|last_boot| last_boot != boot);
-            LedgerState { epoch, is_rebooted, trust, host_intent, ..LedgerState::default() }
+            LedgerState {
+                epoch,
+                is_rebooted,
+                boot: boot.to_owned(),
+                trust,
+                host_intent,
+                ..LedgerState::default()
+            }
         };
         transaction.commit().map_err(because("begin an epoch in"))?;
         Ok(LedgerState { jobs: self.jobs()?, claims: self.claims()?, ..state })

@@ -15,7 +15,7 @@ use hypervisor::{
 };
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
-use protocol::vm::VmSpec;
+use protocol::vm::{OnLoss, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::channel::{Channels, Departure, Lane};
 use crate::core::{Input, MigrationOutcome, Work, WorkOutcome};
+use crate::keeper::Warden;
 use crate::place::Place;
 use crate::services::Services;
 use crate::storage::{Storage, StorageError};
@@ -68,6 +69,8 @@ pub(crate) struct Works {
     pub place: watch::Receiver<Place>,
     /// How guests come and go.
     pub channels: Channels,
+    /// Who lets those run that need cover.
+    pub warden: Arc<Warden>,
 }
 
 /// Why a piece of work was not done.
@@ -128,7 +131,7 @@ impl Works {
             }
             Work::Delete => self.delete(job).await,
             Work::PrepareIncoming(vm) => return self.prepare_incoming(job, vm).await,
-            Work::TakeOver => self.take_over(uuid).await,
+            Work::TakeOver => self.take_over(job, uuid).await,
             Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
             Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
             Work::CancelSend => {
@@ -171,10 +174,13 @@ impl Works {
         self.await_late_start(job).await?;
         let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
         let _permit = self.starts.acquire().await.map_err(closed)?;
+        self.warden.await_open(job, &vm).await.map_err(Trouble::No)?;
+        let is_guarded = vm.on_loss == OnLoss::Stop;
         if self.is_active(uuid).await? {
-            return Ok(());
+            return if is_guarded { self.free(job, uuid).await } else { Ok(()) };
         }
         let volumes = self.storage.make_volumes(job, &vm, true).await?;
+        let partition = self.warden.partition(&vm, uuid);
         // What an earlier start has left is no exit code of this one.
         self.storage.forget_exit(job)?;
         let config = DomainConfig {
@@ -185,16 +191,31 @@ impl Works {
             console_log: self.storage.console_log(job),
             exit_file,
             accel: self.hv.facts().accel,
+            partition,
         };
         self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await?;
-        self.start_defined(job, uuid).await
+        self.start_defined(job, uuid, is_guarded).await?;
+        if is_guarded { self.free(job, uuid).await } else { Ok(()) }
     }
 
-    async fn start_defined(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+    /// Lets a guest run that was started with its CPUs stopped, after a look whether the keeper can end
+    /// it. One that libvirt has put elsewhere is ended here.
+    async fn free(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+        if !self.warden.is_guarded(uuid) {
+            self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await?;
+            return Err(Trouble::No(format!(
+                "libvirt has not put {job} into the cgroup that its definition names, so nothing \
+                 could end it in time (is systemd-machined in charge of guests here?)"
+            )));
+        }
+        self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await
+    }
+
+    async fn start_defined(&self, job: &JobId, uuid: Uuid, is_paused: bool) -> Result<(), Trouble> {
         let (ends, late) = oneshot::channel::<Infallible>();
         let started = call(&self.hv, "start", START_DEADLINE, move |hv| {
             let _ends = ends;
-            hv.start(uuid)
+            if is_paused { hv.start_paused(uuid) } else { hv.start(uuid) }
         });
         match started.await {
             Ok(()) => Ok(()),
@@ -226,7 +247,7 @@ impl Works {
         if self.adopt(job, uuid).await?.state.is_active() {
             return Ok(());
         }
-        self.start_defined(job, uuid).await
+        self.start_defined(job, uuid, false).await
     }
 
     /// Keeps the definition, and only then writes the job into it.
@@ -390,6 +411,9 @@ impl Works {
         if !self.hv.facts().can_receive {
             return WorkOutcome::Failed("this host's libvirt can't receive guests".to_owned());
         }
+        if let Err(message) = self.warden.await_open(job, &vm).await {
+            return WorkOutcome::Failed(message);
+        }
         // The source copies whole disks, so there is nothing to take from images here.
         if let Err(error) = self.storage.make_volumes(job, &vm, false).await {
             return WorkOutcome::Failed(error.to_string());
@@ -405,10 +429,13 @@ impl Works {
         }
     }
 
-    async fn take_over(&self, uuid: Uuid) -> Result<(), Trouble> {
+    async fn take_over(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
         match self.domain(uuid).await? {
             Some(domain) if domain.is_active() => {
                 self.channels.end_arrival(uuid);
+                if self.warden.keeps(job) {
+                    return self.free(job, uuid).await;
+                }
                 self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await
             }
             _ => {

@@ -31,6 +31,9 @@ pub struct DomainConfig {
     pub exit_file: Option<PathBuf>,
     /// How the guest's instructions are executed.
     pub accel: Accel,
+    /// The cgroup partition that its process is started into, such as `/ostler/UUID`; it must be there.
+    /// Without one it is libvirt's own.
+    pub partition: Option<String>,
 }
 
 /// A disk's file.

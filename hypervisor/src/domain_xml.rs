@@ -117,6 +117,11 @@ fn identity(xml: &mut Xml, config: &DomainConfig) {
     xml.text("memory", &[("unit", "KiB")], &memory_kib);
     xml.text("vcpu", &[], &config.vm.vcpus.to_string());
     placement(xml, config);
+    if let Some(partition) = &config.partition {
+        xml.open("resource", &[]);
+        xml.text("partition", &[], partition);
+        xml.close("resource");
+    }
     // cloud-init's NoCloud data source reads its name and instance id from the SMBIOS serial, so
     // an image gets its hostname without a seed disk.
     let serial = format!("ds=nocloud;h={};i={}", config.job, config.uuid);
@@ -466,6 +471,7 @@ mod tests {
             console_log: "/var/log/ostler/console.log".into(),
             exit_file: None,
             accel: Accel::Tcg,
+            partition: None,
         }
     }
 

@@ -25,7 +25,7 @@ use crate::call::HungCalls;
 use crate::domain::{DomainConfig, DomainInfo, DomainState, NodeFacts, PauseReason, StopReason};
 use crate::domain_xml::{DriverKind, domain_xml};
 use crate::error::{ErrorKind, HypervisorError};
-use crate::event::{DomainEvent, Lifecycle, WatchEvent};
+use crate::event::{DomainEvent, Lifecycle, StartReason, WatchEvent};
 use crate::hub::Hub;
 
 /// What a fake says of itself.
@@ -225,6 +225,29 @@ impl Fake {
             let event = DomainEvent { uuid, name: guest.info.name.clone(), what };
             self.0.hub.publish(&WatchEvent::Domain(event));
         }
+    }
+
+    fn begin(&self, uuid: Uuid, is_paused: bool) -> Result<(), HypervisorError> {
+        let what = format!("start domain {uuid}");
+        self.perform(Method::Start, &what, |state| {
+            let guest = find(state, &what, uuid)?;
+            if guest.info.state.is_active() {
+                let message = "it has a process";
+                return Err(HypervisorError::new(&what, ErrorKind::AlreadyRunning, message));
+            }
+            let line = format!("fake guest {} started\n", guest.info.name);
+            self.append_to_log(guest, line.as_bytes());
+            let why = match guest.info.state {
+                DomainState::ShutOff(StopReason::Saved) => StartReason::Restored,
+                _ => StartReason::Booted,
+            };
+            match is_paused {
+                true => self.become_paused(state, uuid, PauseReason::Requested),
+                false => self.become_running(state, uuid),
+            }
+            self.announce(state, uuid, Lifecycle::Started(why));
+            Ok(())
+        })
     }
 
     fn become_running(&self, state: &mut State, uuid: Uuid) {

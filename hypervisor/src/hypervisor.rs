@@ -37,6 +37,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Starts a defined domain. `AlreadyRunning` when it has a process.
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
+    /// The same, with its CPUs stopped until [`Hypervisor::resume`].
+    fn start_paused(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
     /// Asks the guest to shut down, through ACPI. It may take its time or ignore it.
     fn shutdown(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 

@@ -188,7 +188,22 @@ impl Hypervisor for Libvirt {
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
-        self.with_domain("start domain", uuid, Needs::NoProcess, Domain::create)
+        let flags = sys::VIR_DOMAIN_NONE;
+        self.with_domain("start domain", uuid, Needs::NoProcess, |domain| domain.create(flags))
+    }
+
+    fn start_paused(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let driver = self.driver();
+        self.with_domain("start domain", uuid, Needs::NoProcess, |domain| match driver {
+            DriverKind::Qemu | DriverKind::QemuEmbedded => {
+                domain.create(sys::VIR_DOMAIN_START_PAUSED)
+            }
+            // It knows no such flag, and nothing runs in it.
+            DriverKind::Test => {
+                domain.create(sys::VIR_DOMAIN_NONE)?;
+                domain.suspend()
+            }
+        })
     }
 
     fn shutdown(&self, uuid: Uuid) -> Result<(), HypervisorError> {

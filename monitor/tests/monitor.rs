@@ -74,6 +74,7 @@ fn host(identity: &Identity) -> Host {
             accel: Accel::None,
             accel_reason: None,
             can_receive: false,
+            can_guard: false,
         },
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use protocol::host::Accel;
 use protocol::id::{ImageName, JobId, RunId, TenantId};
 use protocol::resources::Bytes;
-use protocol::vm::{NicModel, NicSpec, Plug, Restart};
+use protocol::vm::{NicModel, NicSpec, OnLoss, Plug, Restart};
 use transport::discovery::Source;
 
 use crate::exit::EXIT_CODES;
@@ -124,6 +124,8 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// An arbiter: issues tickets
     Arbiter(RoleArgs),
+    /// What ends guests of this host in time when they may not run any more; its agent starts it
+    Keeper(KeeperArgs),
     /// A monitor: follows hosts, serves the view
     Monitor(MonitorArgs),
     /// A controller: plans and executes what people want
@@ -223,6 +225,13 @@ pub(crate) struct RunArgs {
     /// Have its host start it again after a reboot of the host
     #[arg(long)]
     pub(crate) autostart: bool,
+    /// What becomes of it when its host is cut off: keep (it runs on), or stop (it is killed, and started
+    /// on another host)
+    #[arg(long, default_value = "keep", value_name = "WHAT", value_parser = parse_on_loss)]
+    pub(crate) on_loss: OnLoss,
+    /// Let its disks begin anew from the image on another host
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
     /// Run it once: it is to shut itself down within this time, or is stopped
     #[arg(long, value_name = "TIME")]
     pub(crate) deadline: Option<Ms>,
@@ -648,6 +657,16 @@ pub(crate) struct RoleArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct KeeperArgs {
+    /// The agent's folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The cgroup partition that guests are in
+    #[arg(long, value_name = "NAME")]
+    pub(crate) partition: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct MonitorArgs {
     #[command(flatten)]
     pub(crate) role: RoleArgs,
@@ -725,6 +744,14 @@ fn parse_restart(text: &str) -> Result<Restart, String> {
         "on-crash" => Ok(Restart::OnCrash),
         "always" => Ok(Restart::Always),
         _ => Err(format!("{text:?} is no such time: use never, on-crash or always")),
+    }
+}
+
+fn parse_on_loss(text: &str) -> Result<OnLoss, String> {
+    match text {
+        "keep" => Ok(OnLoss::Keep),
+        "stop" => Ok(OnLoss::Stop),
+        _ => Err(format!("{text:?} is nothing that becomes of a VM: use keep or stop")),
     }
 }
 

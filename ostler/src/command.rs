@@ -85,6 +85,7 @@ pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Completion(args) => completion::run(args),
         Command::Agent(args) => agent::run(args),
         Command::Arbiter(args) => block_on(roles::arbiter(args)),
+        Command::Keeper(args) => roles::keeper(args),
         Command::Monitor(args) => block_on(roles::monitor(args)),
         Command::Controller(args) => block_on(roles::controller(args)),
         Command::Trust(command) => block_on(trust::run(&global, command)),
@@ -137,6 +138,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         | Command::Completion(_)
         | Command::Agent(_)
         | Command::Arbiter(_)
+        | Command::Keeper(_)
         | Command::Monitor(_)
         | Command::Controller(_) => {
             unreachable!("these need no session")

@@ -197,7 +197,9 @@ pub(crate) async fn ask(
 
 fn is_as_wanted(want: &Want, state: JobState) -> bool {
     match want {
-        Want::Run { .. } | Want::Migrate { .. } => state == JobState::Running,
+        Want::Run { .. } | Want::Migrate { .. } | Want::FailOver { .. } => {
+            state == JobState::Running
+        }
         Want::Stop { .. } => state.is_ended(),
         Want::Delete { .. } => false,
     }
@@ -212,6 +214,9 @@ pub(crate) fn wanted(want: &Want) -> String {
         Want::Stop { job, .. } => format!("stop {job}"),
         Want::Migrate { job, to } => format!("migrate {job} to {}", to.short()),
         Want::Delete { job } => format!("delete {job}"),
+        Want::FailOver { job, lost, .. } => {
+            format!("run {job} elsewhere than on {}", lost.host.short())
+        }
     }
 }
 

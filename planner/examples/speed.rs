@@ -22,6 +22,7 @@ fn main() {
                 accel: Accel::Kvm,
                 accel_reason: None,
                 can_receive: false,
+                can_guard: false,
             };
             let capacity = Resources { vcpus: 64, memory_bytes: 64 << 30, disk_bytes: 1 << 40 };
             let allocation = Resources { memory_bytes: u64::from(n % 60) << 30, ..Resources::ZERO };

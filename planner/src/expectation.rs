@@ -51,6 +51,7 @@ impl From<&Want> for Expectation {
             Want::Migrate { job, to } => Expectation::RunsOn { job, on: to },
             Want::Stop { job, .. } => Expectation::IsStopped { job },
             Want::Delete { job } => Expectation::Absent { job },
+            Want::FailOver { job, spec, .. } => Expectation::Runs { job, spec, on: None },
         }
     }
 }

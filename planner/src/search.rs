@@ -318,6 +318,7 @@ struct Alike<'a> {
     allocation: [u64; 3],
     freshness: Freshness,
     can_receive: bool,
+    can_guard: bool,
     labels: &'a BTreeMap<String, String>,
     images: Vec<&'a ImageName>,
     /// Where jobs are that a rule ties to this one, no other host is like it.
@@ -337,6 +338,7 @@ impl<'a> Alike<'a> {
             allocation: numbers(state.allocation(row)),
             freshness: state.heard(&host.id).freshness,
             can_receive: host.hypervisor.can_receive,
+            can_guard: host.hypervisor.can_guard,
             labels: &host.labels,
             images: host.images.keys().collect(),
             tied: is_tied.then_some(&host.id),

@@ -33,6 +33,7 @@ fn host(n: u8, free_gib: u64) -> Inventory {
             accel: Accel::Kvm,
             accel_reason: None,
             can_receive: true,
+            can_guard: true,
         },
         capacity,
         allocation: Resources { memory_bytes: (16 - free_gib) * GIB, ..Resources::ZERO },

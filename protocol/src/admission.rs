@@ -11,6 +11,7 @@ use crate::id::ImageName;
 use crate::job::JobSpec;
 use crate::refusal::Refusal;
 use crate::resources::Resources;
+use crate::vm::OnLoss;
 
 /// What admission needs to know of a host.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub struct Room<'a> {
     pub images: &'a BTreeMap<ImageName, ImageFacts>,
     /// Whether the host can receive running guests.
     pub can_receive: bool,
+    /// Whether the host can kill a guest by itself when the right to run it is over.
+    pub can_guard: bool,
 }
 
 impl<'a> Room<'a> {
@@ -34,6 +37,7 @@ impl<'a> Room<'a> {
             allocation: host.allocation,
             images: &host.images,
             can_receive: host.hypervisor.can_receive,
+            can_guard: host.hypervisor.can_guard,
         }
     }
 
@@ -60,6 +64,15 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
         return Err(Refusal::Unsupported {
             what: "receive a running guest".to_owned(),
             why: "its hypervisor has no address for others to send to".to_owned(),
+        });
+    }
+    if !room.can_guard && spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop) {
+        return Err(Refusal::Unsupported {
+            what: "run a VM with on_loss = stop".to_owned(),
+            why:
+                "it has no writable cgroup2 hierarchy to hold guests in, so nothing could end them \
+                  in time; use another host, or on_loss = keep"
+                    .to_owned(),
         });
     }
     if arrival == Arrival::Migrate && spec.as_one_off().is_some() {
@@ -130,6 +143,7 @@ mod tests {
             allocation: Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 0 },
             images,
             can_receive: false,
+            can_guard: false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::host::{Host, HostIntent};
 use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
 use crate::job::{Job, JobRow, JobSpec, ObservedDomain, RunKey};
 use crate::signed::{PublicKey, Signed};
-use crate::ticket::{Action, Handoff, Offer, Ticket};
+use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
 use crate::view::{Freshness, View};
 
 /// `POST /v1/offers` on a host: may this job come to you? Answer 201 [`OfferReply`], or a refusal.
@@ -183,6 +183,18 @@ pub enum Want {
         /// The job.
         job: JobId,
     },
+    /// The job, whose host has lost it or cannot be heard, runs somewhere. Arbiters let that be only
+    /// while nobody has been promised it since.
+    FailOver {
+        /// The job.
+        job: JobId,
+        /// What it is.
+        spec: JobSpec,
+        /// Which change of it was lost.
+        revision: Revision,
+        /// Under which hold of which host it ran.
+        lost: HoldAt,
+    },
 }
 
 impl Want {
@@ -193,7 +205,8 @@ impl Want {
             Want::Run { job, .. }
             | Want::Stop { job, .. }
             | Want::Migrate { job, .. }
-            | Want::Delete { job } => job,
+            | Want::Delete { job }
+            | Want::FailOver { job, .. } => job,
         }
     }
 }

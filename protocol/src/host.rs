@@ -81,6 +81,10 @@ pub struct HypervisorFacts {
     /// embedded libvirt and a pretended one do not.
     #[serde(default)]
     pub can_receive: bool,
+    /// Whether a guest can be held in a cgroup of its own, which a keeper freezes and kills when the
+    /// right to run it is over: what `on_loss = stop` needs.
+    #[serde(default)]
+    pub can_guard: bool,
 }
 
 /// How guests' instructions are executed.

@@ -106,6 +106,9 @@ pub enum InvalidSpec {
     /// What ends once is not begun again.
     #[error("a one-off job is not started again: leave `restart` and `autostart` away")]
     OneOffRestart,
+    /// What ends once is not begun again elsewhere either.
+    #[error("a one-off job is kept when its host is cut off: leave on_loss away")]
+    OneOffStop,
     /// What was there before has no port for an exit code.
     #[error("a one-off job is made anew: adopt a domain as a plain VM")]
     OneOffAdopted,

@@ -26,6 +26,8 @@ pub mod trust;
 
 pub mod ticket;
 
+pub mod tenure;
+
 pub mod admission;
 
 pub mod api;

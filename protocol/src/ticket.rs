@@ -14,6 +14,7 @@ use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
 use crate::trust::Trust;
+use crate::vm::OnLoss;
 
 /// What a ticket permits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +22,14 @@ use crate::trust::Trust;
 pub enum Action {
     /// Start the job, or start it again with another revision.
     Start,
+    /// Start it in place of a hold that was lost. Granted only while nobody has been promised the job
+    /// since, so that an old view brings nothing back that was ended or deleted meanwhile.
+    FailOver {
+        /// The host where it ran.
+        from: HostId,
+        /// The hold under which it ran there.
+        hold: OfferId,
+    },
     /// Take it over from a host where it runs (rule M1).
     MigrateIn {
         /// The host where it runs.
@@ -50,10 +59,28 @@ pub struct Offer {
     pub resources: Resources,
     /// Whose quota.
     pub tenant: TenantId,
+    /// Whether the host kills the job when it is not covered, so that a promise of it may lapse.
+    #[serde(default, skip_serializing_if = "is_keep")]
+    pub on_loss: OnLoss,
     /// How much each arbiter slot is asked to book. Between zero and `resources`.
     pub plan: BTreeMap<u32, Resources>,
     /// The trust document the host obeyed when it signed.
     pub trust_version: u64,
+}
+
+/// A hold, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HoldAt {
+    /// The host.
+    pub host: HostId,
+    /// The hold.
+    pub hold: OfferId,
+}
+
+/// Left away in JSON, so that an offer of a job that is kept reads as ever.
+fn is_keep(on_loss: &OnLoss) -> bool {
+    *on_loss == OnLoss::Keep
 }
 
 impl Message for Offer {
@@ -114,6 +141,15 @@ pub enum DenialReason {
         host: HostId,
         /// Its offer or hold.
         id: OfferId,
+        /// How much longer at least, in milliseconds, if the promise lapses by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_ms: Option<u64>,
+    },
+    /// The hold in whose place the job was asked for is not the last that was promised.
+    #[error("hold {} of host {} is not the last promise of this job that the arbiter knows of", .hold.hold, .hold.host)]
+    NotTheLast {
+        /// The hold.
+        hold: HoldAt,
     },
     /// The tenant has no more.
     #[error("tenant {tenant} has a limit of {limit}, {used} is promised, {asked} was asked for")]

@@ -7,7 +7,7 @@ mod hardware;
 pub use hardware::{CpuMode, CpuSpec, Firmware, Hardware, Pin, Topology, Watchdog, pci_parts};
 
 mod restart;
-pub use restart::Restart;
+pub use restart::{OnLoss, Restart};
 
 mod nic;
 pub use nic::{NicModel, NicSpec, Plug};
@@ -59,6 +59,9 @@ pub struct VmSpec {
     /// still has the right to run it.
     #[serde(default, skip_serializing_if = "restart::is_false")]
     pub autostart: bool,
+    /// What becomes of it when its host is cut off.
+    #[serde(default, skip_serializing_if = "hardware::is_default")]
+    pub on_loss: OnLoss,
     /// The libvirt domain that it was before it was a job. Its definition stays its own: what is
     /// said here of disks and cards only tells what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,9 @@ pub struct DiskSpec {
     /// The image it starts from; without one it starts empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageName>,
+    /// Whether what is in it need not outlive its host: on another host it begins anew from its image.
+    #[serde(default, skip_serializing_if = "restart::is_false")]
+    pub ephemeral: bool,
     /// How the guest sees it.
     #[serde(default, skip_serializing_if = "hardware::is_default")]
     pub bus: DiskBus,
@@ -197,6 +203,14 @@ pub enum InvalidVm {
     /// What is no PCI address, or too many.
     #[error("PCI device {0:?}: write at most 8 different addresses, each such as 0000:03:00.0")]
     Pci(String),
+    /// A disk with something to lose, of a VM that is to be started elsewhere without it.
+    #[error(
+        "disk {0:?} of a VM with on_loss = stop: elsewhere it would begin anew, so say that it may, with ephemeral"
+    )]
+    DiskLost(String),
+    /// A domain that has a place of its own, which no keeper guards.
+    #[error("an adopted VM is kept when its host is cut off: leave on_loss away")]
+    AdoptedStop,
     /// More than every event should carry.
     #[error("{0} bytes of cloud-init data: at most {CLOUD_INIT_BYTES_MAX}")]
     CloudInit(usize),
@@ -229,9 +243,21 @@ impl VmSpec {
         }
         self.nics.iter().try_for_each(NicSpec::validate)?;
         self.hardware.validate(self.vcpus)?;
+        self.validate_loss()?;
         match self.cloud_init.as_ref().map_or(0, |data| data.bytes()) {
             bytes if bytes > CLOUD_INIT_BYTES_MAX => Err(InvalidVm::CloudInit(bytes)),
             _ => Ok(()),
+        }
+    }
+
+    fn validate_loss(&self) -> Result<(), InvalidVm> {
+        if self.on_loss == OnLoss::Keep {
+            return Ok(());
+        }
+        match self.disks.iter().find(|disk| !disk.ephemeral) {
+            Some(disk) => Err(InvalidVm::DiskLost(disk.name.clone())),
+            None if self.adopted.is_some() => Err(InvalidVm::AdoptedStop),
+            None => Ok(()),
         }
     }
 

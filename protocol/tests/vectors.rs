@@ -15,6 +15,7 @@ use protocol::ticket::{
     Action, Denial, DenialReason, Expected, Grant, Handoff, Offer, OfferStanding, Ticket, verify,
 };
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::vm::OnLoss;
 use protocol::vm::VmSpec;
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +131,7 @@ fn offer(action: Action) -> Offer {
         resources: size(),
         tenant: TenantId::default_tenant(),
         plan: BTreeMap::new(),
+        on_loss: OnLoss::Keep,
         trust_version: 4,
     }
 }

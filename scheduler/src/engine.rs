@@ -173,7 +173,7 @@ impl Scheduler {
     /// Wants something under the caller's id: asking twice is asking once. The run is stored when
     /// this returns.
     pub async fn submit(&self, asked: NewRun) -> Result<RunHandle, SubmitError> {
-        if let Want::Run { spec, .. } = &asked.want {
+        if let Want::Run { spec, .. } | Want::FailOver { spec, .. } = &asked.want {
             spec.validate().map_err(|error| SubmitError::Invalid(error.to_string()))?;
         }
         let (id, job) = (asked.id, asked.want.job().clone());

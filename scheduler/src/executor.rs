@@ -553,7 +553,9 @@ pub fn progress_words(job: Option<&Job>) -> String {
 #[must_use]
 pub fn is_firm(why: &DenialReason) -> bool {
     match why {
-        DenialReason::Quota { .. } | DenialReason::Policy { .. } => true,
+        DenialReason::Quota { .. }
+        | DenialReason::Policy { .. }
+        | DenialReason::NotTheLast { .. } => true,
         DenialReason::Silent { .. }
         | DenialReason::Rebuilding { .. }
         | DenialReason::Promised { .. } => false,

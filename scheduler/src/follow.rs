@@ -108,10 +108,11 @@ impl Follower {
 
     /// Follows one monitor for as long as that goes well; says why it ended.
     async fn follow_one(&mut self, monitor: &Endpoint, backoff: &mut Backoff) -> String {
-        let mut frames = match connect_stream_with(&self.client, monitor, "/v1/events", LIVENESS).await {
-            Ok(frames) => frames,
-            Err(error) => return error.to_string(),
-        };
+        let mut frames =
+            match connect_stream_with(&self.client, monitor, "/v1/events", LIVENESS).await {
+                Ok(frames) => frames,
+                Err(error) => return error.to_string(),
+            };
         self.picture.source = monitor.url.clone();
         loop {
             let next = tokio::select! {

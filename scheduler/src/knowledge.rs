@@ -11,8 +11,9 @@ use protocol::api::Want;
 use protocol::event::{Event, Fact};
 use protocol::id::{HostId, JobId, RunId};
 use protocol::job::Job;
-use protocol::view::View;
+use protocol::view::{Freshness, View};
 
+use crate::failover::{freshness_of, superseded};
 use crate::follow::Picture;
 
 /// How long a host's own word beats a view that shows something older. Monitors lag by less than a
@@ -91,7 +92,10 @@ impl Knowledge {
         let others = self.reservations.iter().filter(|(other, _)| **other != run);
         let reservations = others.flat_map(|(_, held)| held.iter().cloned()).collect();
         let expectations = vec![Expectation::from(want)];
-        let input = self.input(now_ms, picture, setbacks, seed);
+        let mut input = self.input(now_ms, picture, setbacks, seed);
+        if let Want::FailOver { job, lost, .. } = want {
+            forget_lost(&mut input.view, job, &lost.host);
+        }
         PlanInput { expectations, reservations, ..input }
     }
 
@@ -121,8 +125,24 @@ impl Knowledge {
             let age_ms = now_ms.saturating_sub(at.heard_ms);
             (host.clone(), Heard { freshness: at.freshness, age_ms })
         });
-        let view = self.view(now_ms, &picture.view);
+        let mut view = self.view(now_ms, &picture.view);
+        let is_heard = |host: &HostId| freshness_of(picture.heard.get(host)) == Freshness::Fresh;
+        for (host, job) in superseded(&view, is_heard) {
+            forget_lost(&mut view, &job, &host);
+        }
         PlanInput { view, heard: heard.collect(), setbacks, seed, ..PlanInput::default() }
             .with_host_intents()
     }
+}
+
+/// Takes what was lost out of a view that is planned with: whether it is over is the arbiters' to say, and
+/// not in the way of a plan.
+fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
+    let Some(row) = view.host(host) else { return };
+    if row.jobs.get(job).is_none_or(|row| row.state.is_ended()) {
+        return;
+    }
+    let (host, cursor) = (host.clone(), row.cursor.next());
+    let fact = Fact::JobDeleted { job: job.clone() };
+    view.merge_event(&Event { host, cursor, at_ms: 0, fact });
 }

@@ -36,6 +36,8 @@ mod record;
 
 mod drain;
 
+mod failover;
+
 mod tend;
 
 mod executor;

@@ -9,7 +9,7 @@ use protocol::api::{MigrateJob, OfferRequest, PutJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::job::{JobSpec, RunKey};
 use protocol::signed::Signed;
-use protocol::ticket::{Action, Grant, Handoff, Offer, Ticket};
+use protocol::ticket::{Action, Grant, Handoff, HoldAt, Offer, Ticket};
 use serde::{Deserialize, Serialize};
 
 use crate::record::TaskRecord;
@@ -391,23 +391,34 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
         let number = first + tasks.len();
         match step {
             Step::StartVm(start) => {
+                // What was lost is out of the plan's sight, and its row must not be taken for newer.
+                let (revision, how) = match want {
+                    Want::FailOver { revision, lost: HoldAt { host, hold }, .. } => {
+                        let how = Action::FailOver { from: host.clone(), hold: *hold };
+                        (start.revision.max(Revision(revision.0 + 1)), how)
+                    }
+                    _ => (start.revision, Action::Start),
+                };
                 let put = Putting {
                     host: &start.host,
-                    revision: start.revision,
+                    revision,
                     spec: &start.spec,
-                    how: Action::Start,
+                    how,
                     // Services are Ostler's own and need none.
                     needs_ticket: at.has_trust && start.spec.as_vm().is_some(),
                     is_new: !at.hosts_with_rows.contains(&start.host),
                 };
                 tasks.extend(put.tasks(number));
-                let (host, revision) = (start.host.clone(), start.revision);
+                let host = start.host.clone();
                 tasks.push(TaskKind::AwaitRunning { host, revision });
             }
             Step::StopVm(stop) => {
                 let grace_ms = match want {
                     Want::Stop { grace_ms, .. } => *grace_ms,
-                    Want::Run { .. } | Want::Migrate { .. } | Want::Delete { .. } => 0,
+                    Want::Run { .. }
+                    | Want::Migrate { .. }
+                    | Want::Delete { .. }
+                    | Want::FailOver { .. } => 0,
                 };
                 let host = stop.host.clone();
                 tasks.push(TaskKind::Stop { host: host.clone(), grace_ms });

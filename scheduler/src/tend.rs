@@ -1,8 +1,9 @@
-//! Tends hosts: looks at the view again and again, and begins the moves that empty drained ones.
+//! Tends hosts: looks at the view again and again, begins the moves that empty drained ones, and starts
+//! elsewhere what lost ones may no longer run.
 //!
-//! Decides when to look: when the view has changed, a move has ended or a rest is over, but no more
-//! often than is of use. What to begin is [`crate::drain`]'s; each move is an ordinary run, durable
-//! and undone when it fails.
+//! Decides when to look: when the view has changed, a run has ended or a rest is over, but no more
+//! often than is of use. What to begin is [`crate::drain`]'s and [`crate::failover`]'s; each is an ordinary
+//! run, durable and undone when it fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,14 @@ use planner::{Setback, SetbackReason, State, Step};
 use protocol::api::{RunState, RunStatus, Want};
 use protocol::host::HostIntent;
 use protocol::id::{HostId, JobId};
+use protocol::ticket::HoldAt;
 use protocol::view::View;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use crate::drain::{Drain, Effect, Input, Open};
 use crate::engine::{Scheduler, SubmitError};
+use crate::failover::{FailOver, freshness_of};
 
 /// Two looks are at least this far apart: a view of many hosts changes all the time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -32,9 +35,69 @@ const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 type Ended = (JobId, HostId, Arc<RunStatus>);
 
 impl Scheduler {
-    /// Empties drained hosts until the scheduler's shutdown. Several schedulers may do so at the same
-    /// time: the hosts and arbiters let each guest go to one host only.
+    /// Empties drained hosts, and starts elsewhere what lost ones may no longer run, until the scheduler's
+    /// shutdown. Several schedulers may do so at the same time: the hosts and arbiters let each guest go
+    /// to one host only.
     pub async fn tend_hosts(&self) {
+        tokio::join!(self.empty_hosts(), self.fail_over());
+    }
+
+    /// Starts elsewhere what its host has lost, or may have lost by its silence.
+    async fn fail_over(&self) {
+        let mut failover = FailOver::default();
+        let mut runs: JoinSet<(JobId, HoldAt, Arc<RunStatus>)> = JoinSet::new();
+        let work = async {
+            loop {
+                let picture = self.picture();
+                if picture.is_current {
+                    let freshness = |host: &HostId| freshness_of(picture.heard.get(host));
+                    let open: Vec<JobId> =
+                        self.open_wants().iter().map(|want| want.job().clone()).collect();
+                    for want in failover.due(self.now_ms(), &picture.view, freshness, &open) {
+                        self.begin(&mut failover, &mut runs, want).await;
+                    }
+                }
+                tokio::select! {
+                    Some(ended) = runs.join_next(), if !runs.is_empty() => {
+                        if let Ok((job, lost, status)) = ended {
+                            let is_success = status.state == RunState::Succeeded;
+                            if !is_success {
+                                let why = status.reason.as_deref().unwrap_or("no reason was given");
+                                tracing::warn!("{job} was not started elsewhere: {why}");
+                            }
+                            failover.ended(self.now_ms(), job, lost, is_success);
+                        }
+                    }
+                    () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                }
+            }
+        };
+        self.shutdown().run_until_cancelled(work).await;
+    }
+
+    async fn begin(
+        &self,
+        failover: &mut FailOver,
+        runs: &mut JoinSet<(JobId, HoldAt, Arc<RunStatus>)>,
+        want: Want,
+    ) {
+        let Want::FailOver { job, lost, .. } = want.clone() else { return };
+        match self.ensure(want).await {
+            Ok(mut run) => {
+                tracing::info!(
+                    "{job} is started elsewhere: {} may have lost it",
+                    lost.host.short()
+                );
+                runs.spawn(async move { (job, lost, run.ended().await) });
+            }
+            Err(error) => {
+                tracing::warn!("start {job} elsewhere: {error}");
+                failover.ended(self.now_ms(), job, lost, false);
+            }
+        }
+    }
+
+    async fn empty_hosts(&self) {
         let mut drain = Drain::default();
         let mut moves: JoinSet<Ended> = JoinSet::new();
         let mut picture = self.options().picture.clone();
@@ -129,7 +192,10 @@ impl Scheduler {
             job: want.job().clone(),
             to: match want {
                 Want::Migrate { to, .. } => Some(to),
-                Want::Run { .. } | Want::Stop { .. } | Want::Delete { .. } => None,
+                Want::Run { .. }
+                | Want::Stop { .. }
+                | Want::Delete { .. }
+                | Want::FailOver { .. } => None,
             },
         };
         self.open_wants().into_iter().map(open).collect()

@@ -14,6 +14,8 @@ mod discovery;
 
 mod drain;
 
+mod failover;
+
 mod survive;
 
 mod tickets;

@@ -6,3 +6,5 @@ mod fixed;
 mod mutants;
 
 mod scenarios;
+
+mod tenure;

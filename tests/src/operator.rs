@@ -91,6 +91,16 @@ impl Operator {
         of_job.map(|row| (word(&row["job"]["state"]), word(&row["host_name"]))).collect()
     }
 
+    /// A VM's row of one host, ended ones included; null when there is none.
+    #[must_use]
+    pub fn row_on(&self, name: &str, host: &str) -> Value {
+        let output = self.run(&["ps", "--all", "--json"]);
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let rows = printed["jobs"].as_array().cloned().unwrap_or_default();
+        let is_it = |row: &&Value| row["job"]["id"] == name && row["host_name"] == host;
+        rows.iter().find(is_it).cloned().unwrap_or_default()
+    }
+
     /// Waits until `ps` shows the VM in this state; the host's name.
     pub fn await_state(&self, name: &str, state: &str) -> String {
         let (host, _) = until(&format!("{name} to be {state}"), Duration::from_secs(60), || {
@@ -137,11 +147,17 @@ impl Operator {
     /// Announces to a cluster of `hosts` agents and makes it one: discovery, agents, bootstrap,
     /// the guest image everywhere.
     pub fn make_cluster(&mut self, lab: &Lab) -> String {
+        self.make_cluster_with(lab, &[])
+    }
+
+    /// The same, with more to say to `bootstrap`.
+    pub fn make_cluster_with(&mut self, lab: &Lab, more: &[&str]) -> String {
         let url = self.discover(&lab.operator_address());
         for host in lab.hosts() {
             lab.start_agent(&host, &url);
         }
-        self.must(&["bootstrap", "--discovery", &url, "-n", &lab.hosts().len().to_string()]);
+        let count = lab.hosts().len().to_string();
+        self.must(&[&["bootstrap", "--discovery", &url, "-n", &count][..], more].concat());
         self.import_guest();
         url
     }

@@ -27,6 +27,7 @@ pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
             accel: Accel::Kvm,
             accel_reason: None,
             can_receive: true,
+            can_guard: true,
         },
         capacity: Resources { vcpus: 16, memory_bytes, disk_bytes: DISK_BYTES },
         allocation: Resources::ZERO,

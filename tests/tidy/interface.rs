@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::id::{Epoch, HostId, OfferId, TenantId};
 use protocol::refusal::{Refusal, examples};
 use protocol::resources::Resources;
-use protocol::ticket::DenialReason;
+use protocol::ticket::{DenialReason, HoldAt};
 
 use crate::assert_none;
 use crate::repository::{self, TextFile};
@@ -60,7 +60,8 @@ fn denials() -> Vec<DenialReason> {
     let all = vec![
         DenialReason::Silent { for_ms: 1 },
         DenialReason::Rebuilding { missing: 1 },
-        DenialReason::Promised { host, id },
+        DenialReason::Promised { host: host.clone(), id, for_ms: None },
+        DenialReason::NotTheLast { hold: HoldAt { host, hold: id } },
         DenialReason::Quota { tenant, limit, used, asked },
         DenialReason::Policy { message: String::new() },
     ];
@@ -69,6 +70,7 @@ fn denials() -> Vec<DenialReason> {
             DenialReason::Silent { .. }
             | DenialReason::Rebuilding { .. }
             | DenialReason::Promised { .. }
+            | DenialReason::NotTheLast { .. }
             | DenialReason::Quota { .. }
             | DenialReason::Policy { .. } => {}
         }
@@ -264,7 +266,7 @@ fn a_gap_in_the_document_is_caught() {
     let refusals: Vec<Refusal> =
         examples().into_iter().filter(|r| ["busy", "invalid"].contains(&r.name())).collect();
     assert_eq!(check_refusals(document, &refusals).len(), 3, "wrong status, missing, gone");
-    assert_eq!(check_denials(document, &denials()).len(), 4);
+    assert_eq!(check_denials(document, &denials()).len(), 5);
 
     let code = "//! x\nr.route(\"/v1/x\", get(x));\nProblemReply::new(503, \"new\", d);\n#[cfg(test)]\nProblem::new(1, \"t\", d)\n";
     let files = [TextFile::sample("a/src/b.rs", code)];

@@ -10,6 +10,8 @@ use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS};
 use super::*;
 use crate::statement::HoldItem;
 
+mod stop;
+
 const HOST: u8 = 100;
 const ARBITER: u8 = 10;
 const T: u64 = 9_037;
@@ -67,6 +69,7 @@ fn offer(n: u8, num: u64, job: &str, size: u32) -> Offer {
         resources: vcpus(size),
         tenant: TenantId::default_tenant(),
         plan: BTreeMap::new(),
+        on_loss: OnLoss::Keep,
         trust_version: 1,
     }
 }
@@ -82,12 +85,13 @@ fn hold(num: u64, job: &str, size: u32) -> HoldItem {
         resources: vcpus(size),
         tenant: TenantId::default_tenant(),
         debits: None,
+        on_loss: OnLoss::Keep,
     }
 }
 
 fn statement(watermark: u64, holds: Vec<HoldItem>, open: &[u64]) -> Statement {
     let offers = open.iter().map(|num| id(1, *num)).collect();
-    Statement { watermark: id(1, watermark), holds, offers }
+    Statement { watermark: id(1, watermark), holds, offers, ..Statement::default() }
 }
 
 /// An arbiter with a script's shortcuts. Slot 0, a fresh key unless said otherwise.
@@ -146,7 +150,7 @@ impl Arbiter {
 }
 
 fn promised(n: u8, num: u64) -> Result<Resources, DenialReason> {
-    Err(DenialReason::Promised { host: host(n), id: id(1, num) })
+    Err(DenialReason::Promised { host: host(n), id: id(1, num), for_ms: None })
 }
 
 fn is_policy(answer: &Result<Resources, DenialReason>) -> bool {
@@ -251,7 +255,8 @@ fn r5_two_hosts_are_never_both_granted_one_job() {
     let other = Signed::seal(&offer(1, 1, "web", 1), &key(HOST + 1));
     let (verdict, effects) = arbiter.ask_signed(1, other);
     let Verdict::Denial(denial) = verdict else { panic!("granted twice: {verdict:?}") };
-    assert_eq!(denial.why, DenialReason::Promised { host: host(0), id: id(1, 1) });
+    let id = id(1, 1);
+    assert_eq!(denial.why, DenialReason::Promised { host: host(0), id, for_ms: None });
     assert_eq!(effects, [Effect::ReadHost { host: host(0) }], "the one in the way is asked");
 }
 
@@ -564,11 +569,13 @@ impl Cluster {
             resources: held.offer.resources,
             tenant: held.offer.tenant.clone(),
             debits: self.tells_debits.then(|| held.debits.clone()),
+            on_loss: OnLoss::Keep,
         });
         let statement = Statement {
             watermark: id(1, host.num),
             holds: holds.collect(),
             offers: open.collect(),
+            ..Statement::default()
         };
         host.said.push((now_ms, statement.clone()));
         (now_ms, statement)

@@ -138,6 +138,7 @@ impl Fake {
                 accel: Accel::Kvm,
                 accel_reason: None,
                 can_receive: true,
+                can_guard: true,
             },
             capacity: big,
             allocation: Resources::ZERO,

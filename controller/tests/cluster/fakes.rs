@@ -23,7 +23,7 @@ use protocol::ticket::{
     Answer, Denial, DenialReason, Expected, Grant, Offer, OfferStanding, verify,
 };
 use protocol::trust::{CLOCK_PPM, KILL_MS, Peer as TrustPeer, Right, Slot, TERM_MS, Trust};
-use protocol::vm::VmSpec;
+use protocol::vm::{OnLoss, VmSpec};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::sync::broadcast;
@@ -288,6 +288,7 @@ impl FakeHost {
                 accel: Accel::Tcg,
                 accel_reason: None,
                 can_receive: false,
+                can_guard: false,
             },
             // Each has a little less memory than the one before, so that plans prefer that one.
             capacity: Resources {
@@ -378,6 +379,7 @@ async fn offer(
         resources,
         tenant: ask.spec.tenant,
         plan: BTreeMap::from([(0, resources)]),
+        on_loss: OnLoss::Keep,
         trust_version: trust.version,
     };
     let offer = Signed::seal(&offer, host.identity.secret());
@@ -589,7 +591,11 @@ async fn grant(
     }
     if let Some(host) = world.hosts.iter().find(is_elsewhere) {
         let host: HostId = lock(host).host.id.clone();
-        return Ok(Json(deny(DenialReason::Promised { host, id: OfferId::default() })));
+        return Ok(Json(deny(DenialReason::Promised {
+            host,
+            id: OfferId::default(),
+            for_ms: None,
+        })));
     }
     let grant = Grant { slot: 0, offer: digest, debit: asked.resources };
     Ok(Json(Answer::Grant(Signed::seal(&grant, secret))))

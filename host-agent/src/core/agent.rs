@@ -85,6 +85,8 @@ pub struct Agent {
     pub(super) host: Host,
     /// The host as followers were last told.
     told: Host,
+    /// The machine's boot id.
+    pub(super) boot: String,
     pub(super) cursor: Cursor,
     pub(super) trust: Option<Trust>,
     pub(super) jobs: BTreeMap<JobId, Entry>,
@@ -115,6 +117,7 @@ impl Agent {
             key,
             told: host.clone(),
             host,
+            boot: ledger.boot,
             cursor: Cursor { epoch: ledger.epoch, seq: 0 },
             trust,
             jobs: BTreeMap::new(),
@@ -152,6 +155,7 @@ impl Agent {
             Input::Domains(domains) => self.handle_domains(now, &domains, out),
             Input::Service { job, news } => self.handle_service(now, &job, news, out),
             Input::Right { obey, version } => self.handle_right(now, obey, version, out),
+            Input::Lost { job, hold } => self.handle_lost(now, &job, hold, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
             Input::Placed { name, url } => {
@@ -302,6 +306,7 @@ impl Agent {
         if matches!(state, JobState::Stopped | JobState::Failed) {
             record.job.hold = None;
             record.debits.clear();
+            record.issued = None;
         }
         record.job.since_ms = now.wall_ms;
         match state {

@@ -86,6 +86,13 @@ pub enum Input {
         /// Its version: of the one in force here when they were asked.
         version: u64,
     },
+    /// The right to run a job is over, and the keeper has seen its guest dead.
+    Lost {
+        /// The job.
+        job: JobId,
+        /// The hold that was lost.
+        hold: OfferId,
+    },
     /// The images on disk have changed.
     Images(BTreeMap<ImageName, ImageFacts>),
     /// What the host has was measured.

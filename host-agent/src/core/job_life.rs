@@ -116,9 +116,12 @@ impl Agent {
                 if ended.kind == WorkKind::Stop =>
             {
                 self.set_begun(&record.job.id, false);
-                // A one-off job was stopped for a reason of its own.
+                // Stopped for a reason of its own: a one-off job's limit, or a right that was over.
                 let why = record.job.reason.clone();
-                let why = why.filter(|why| matches!(why, Reason::Deadline | Reason::Idle));
+                let is_own = |why: &Reason| {
+                    matches!(why, Reason::Deadline | Reason::Idle | Reason::TenureLost { .. })
+                };
+                let why = why.filter(is_own);
                 let why = why.unwrap_or(Reason::Requested);
                 self.become_state(now, record, JobState::Stopped, Some(why), out);
             }

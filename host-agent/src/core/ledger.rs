@@ -63,9 +63,21 @@ pub struct JobRecord {
     /// What each arbiter has booked for the hold.
     #[serde(default)]
     pub debits: BTreeMap<u32, Resources>,
+    /// When the offer was made that its hold was redeemed from: what its grants cover it from (R9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<Issued>,
     /// What is counted in this boot of the machine.
     #[serde(default, skip_serializing_if = "Tally::is_empty")]
     pub tally: Tally,
+}
+
+/// A moment of one boot of the machine; of no other is it any use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The boot id.
+    pub boot: String,
+    /// Milliseconds since that boot.
+    pub at_ms: u64,
 }
 
 /// What is counted of a job in one boot of the machine, in milliseconds since that boot.
@@ -117,6 +129,8 @@ pub struct LedgerState {
     pub epoch: Epoch,
     /// True when the machine was booted since the ledger was last opened.
     pub is_rebooted: bool,
+    /// The machine's present boot id.
+    pub boot: String,
     /// The trust document in force.
     pub trust: Option<Signed<Trust>>,
     /// What the operator intends with the host.

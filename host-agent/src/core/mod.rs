@@ -34,6 +34,9 @@ pub use acts::Act;
 
 mod recover;
 
+mod tenure;
+pub use tenure::{Draft, Drafted};
+
 mod route;
 
 mod offers;
@@ -42,7 +45,7 @@ mod claims;
 pub use claims::{Claim, Deed};
 
 mod ledger;
-pub use ledger::{Intent, JobRecord, LedgerState, Tally, Write};
+pub use ledger::{Intent, Issued, JobRecord, LedgerState, Tally, Write};
 
 mod events;
 pub use events::{EventRing, Resume};

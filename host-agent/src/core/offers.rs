@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use protocol::id::{Epoch, JobId, OfferId};
+use protocol::id::{Epoch, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
 use protocol::ticket::OfferStanding;
+use protocol::vm::OnLoss;
 use uuid::Uuid;
 
 /// Open offers at a time. Each reserves room for D (9 s), so more than this many unredeemed ones
@@ -20,6 +21,8 @@ const ENDED_MAX: usize = 4096;
 pub(super) struct Open {
     pub(super) job: JobId,
     pub(super) resources: Resources,
+    pub(super) tenant: TenantId,
+    pub(super) on_loss: OnLoss,
     /// The domain that it would make a job of: it is not counted twice.
     pub(super) domain: Option<Uuid>,
     /// When it can no longer be redeemed, on the host's clock: issued + D − K.
@@ -64,6 +67,11 @@ impl Offers {
             None if id.epoch == self.epoch && id.num <= self.num => OfferStanding::Ended,
             None => OfferStanding::Unknown,
         }
+    }
+
+    /// When an open offer can no longer be redeemed.
+    pub(super) fn until_ms(&self, id: OfferId) -> Option<u64> {
+        self.open.get(&id).map(|open| open.until_ms)
     }
 
     /// Ends an offer for good; false when it was not open.
@@ -120,7 +128,9 @@ mod tests {
     fn an_offer_is_open_then_ended_and_never_again() {
         let mut offers = Offers::new(Epoch(4));
         let job: JobId = "web-1".parse().unwrap();
-        let open = Open { job, resources: Resources::ZERO, domain: None, until_ms: 100 };
+        let (tenant, on_loss) = (TenantId::default_tenant(), OnLoss::Keep);
+        let resources = Resources::ZERO;
+        let open = Open { job, resources, tenant, on_loss, domain: None, until_ms: 100 };
         let id = offers.issue(open.clone());
         assert_eq!(offers.standing(id, 99), OfferStanding::Open { left_ms: 1 });
         assert_eq!(offers.standing(id, 100), OfferStanding::Ended);

@@ -18,7 +18,7 @@ impl Agent {
             if is_rebooted {
                 record.tally = Tally::default();
             }
-            if is_rebooted && self.rebooted(&mut record) {
+            if self.lose_at_reboot(&mut record) || is_rebooted && self.rebooted(&mut record) {
                 self.unwritten.push(record.job.id.clone());
             }
             let id = record.job.id.clone();

@@ -9,6 +9,7 @@ use protocol::job::{Job, JobSpec, JobState, ObservedDomain, Reason};
 use protocol::refusal::Refusal;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Expected, Offer, OfferStanding, VerifiedTicket, verify};
+use protocol::vm::OnLoss;
 use transport::clock::Now;
 use uuid::Uuid;
 
@@ -40,7 +41,7 @@ impl Agent {
             });
         }
         let arrival = match ask.action {
-            Action::Start => Arrival::Start,
+            Action::Start | Action::FailOver { .. } => Arrival::Start,
             Action::MigrateIn { .. } => Arrival::Migrate,
         };
         let left_ms = trust.term_ms - trust.kill_ms;
@@ -51,9 +52,12 @@ impl Agent {
         let allocation = self.allocation_without(Some(&ask.job), None, domain);
         admit(Room { allocation, ..self.room() }, &ask.spec, arrival)?;
         let resources = ask.spec.resources();
+        let on_loss = ask.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss);
         let id = self.offers.issue(Open {
             job: ask.job.clone(),
             resources,
+            tenant: ask.spec.tenant.clone(),
+            on_loss,
             domain,
             until_ms: now.mono_ms + left_ms,
         });
@@ -66,6 +70,7 @@ impl Agent {
             action: ask.action,
             resources,
             tenant: ask.spec.tenant,
+            on_loss,
             plan: arbiters.into_iter().map(|slot| (slot, resources)).collect(),
             trust_version,
         };
@@ -97,6 +102,8 @@ impl Agent {
         self.check_change(&id, put.revision, &put.spec, arrival)?;
         // The ticket's own reservation makes room for the job that redeems it.
         let redeemed = ticket.as_ref().map(|t| t.offer().id);
+        let until_ms = redeemed.and_then(|offer| self.offers.until_ms(offer));
+        let issued = self.trust.as_ref().zip(until_ms).map(|(t, until)| self.issued(t, until));
         let domain = self.to_adopt(&id, &put.spec);
         let allocation = self.allocation_without(Some(&id), redeemed, domain);
         admit(Room { allocation, ..self.room() }, &put.spec, arrival)?;
@@ -106,6 +113,7 @@ impl Agent {
         }
         self.offers.end_of_job(&id);
         let record = self.new_record(now, id.clone(), put, ticket.as_ref(), domain);
+        let record = JobRecord { issued, ..record };
         let job = record.job.clone();
         self.insert(now, record, out);
         if let Some(uuid) = domain {
@@ -145,6 +153,7 @@ impl Agent {
             return Err(Refusal::NameTaken { job: id.clone() });
         }
         self.check_adoption(id, spec)?;
+        self.check_on_loss(spec)?;
         let is_alive = |entry: &Entry| !entry.record.job.state.is_ended();
         if self.host.intent == Some(HostIntent::Drain) && !self.jobs.get(id).is_some_and(is_alive) {
             return Err(Refusal::HostDraining { host: self.host.id.clone() });
@@ -202,6 +211,20 @@ impl Agent {
         Ok(())
     }
 
+    /// Nobody covers what runs on a lone host, so nothing there could be started elsewhere in time.
+    fn check_on_loss(&self, spec: &JobSpec) -> Result<(), Refusal> {
+        match spec.as_vm() {
+            Some(vm) if vm.on_loss == OnLoss::Stop && self.trust.is_none() => {
+                Err(Refusal::Unsupported {
+                    what: "run a VM with on_loss = stop".to_owned(),
+                    why: "it is a lone host, which no arbiter covers: leave on_loss away"
+                        .to_owned(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// R9, as far as a ticket is needed: VMs on a host with trust. Services are the operator's own
     /// doing, and a lone host obeys whoever may talk to it.
     fn verify_ticket(
@@ -245,7 +268,7 @@ impl Agent {
                 let (from, hold) = (from.clone(), *hold);
                 (JobState::MigratingIn, Intent::Receive { from, hold, is_handed: false })
             }
-            Some(Action::Start) | None => {
+            Some(Action::Start | Action::FailOver { .. }) | None => {
                 (JobState::Accepted, if adopting.is_some() { Intent::Adopt } else { Intent::Run })
             }
         };
@@ -266,6 +289,7 @@ impl Agent {
             },
             intent,
             debits: ticket.map(|t| t.debits().clone()).unwrap_or_default(),
+            issued: None,
             tally: Tally::default(),
         }
     }

@@ -24,6 +24,8 @@ mod adopting;
 
 mod restarts;
 
+mod tenure;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
@@ -66,7 +68,8 @@ pub(crate) fn record(name: &str) -> JobRecord {
         migration: None,
         endpoint: None,
     };
-    JobRecord { job, intent: Intent::Run, debits: BTreeMap::new(), tally: Tally::default() }
+    let (debits, issued, tally) = (BTreeMap::new(), None, Tally::default());
+    JobRecord { job, intent: Intent::Run, debits, issued, tally }
 }
 
 fn host(n: u8) -> Host {
@@ -83,6 +86,7 @@ fn host(n: u8) -> Host {
             accel: Accel::None,
             accel_reason: None,
             can_receive: true,
+            can_guard: true,
         },
         capacity: Resources { vcpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30 },
         allocation: Resources::ZERO,

@@ -20,7 +20,7 @@ use crate::domain::{
 use crate::domain_read::Definition;
 use crate::domain_xml::refused;
 use crate::error::{ErrorKind, HypervisorError};
-use crate::event::{Lifecycle, StartReason, WatchEvent};
+use crate::event::{Lifecycle, WatchEvent};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 
 impl Hypervisor for Fake {
@@ -32,6 +32,7 @@ impl Hypervisor for Fake {
             accel: Accel::None,
             accel_reason: Some("the fake only pretends".to_owned()),
             can_receive: self.0.options.migration_uri.is_some(),
+            can_guard: false,
         }
     }
 
@@ -74,23 +75,11 @@ impl Hypervisor for Fake {
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
-        let what = format!("start domain {uuid}");
-        self.perform(Method::Start, &what, |state| {
-            let guest = find(state, &what, uuid)?;
-            if guest.info.state.is_active() {
-                let message = "it has a process";
-                return Err(HypervisorError::new(&what, ErrorKind::AlreadyRunning, message));
-            }
-            let line = format!("fake guest {} started\n", guest.info.name);
-            self.append_to_log(guest, line.as_bytes());
-            let why = match guest.info.state {
-                DomainState::ShutOff(StopReason::Saved) => StartReason::Restored,
-                _ => StartReason::Booted,
-            };
-            self.become_running(state, uuid);
-            self.announce(state, uuid, Lifecycle::Started(why));
-            Ok(())
-        })
+        self.begin(uuid, false)
+    }
+
+    fn start_paused(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.begin(uuid, true)
     }
 
     fn shutdown(&self, uuid: Uuid) -> Result<(), HypervisorError> {

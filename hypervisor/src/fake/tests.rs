@@ -24,6 +24,7 @@ fn config(job: &str) -> DomainConfig {
         console_log: "/nonexistent/console.log".into(),
         exit_file: None,
         accel: Accel::None,
+        partition: None,
     }
 }
 

@@ -494,9 +494,9 @@ impl Domain {
         Ok(info.capacity)
     }
 
-    pub(super) fn create(&self) -> Result<(), RawError> {
+    pub(super) fn create(&self, flags: u32) -> Result<(), RawError> {
         // SAFETY: the domain is valid.
-        check(unsafe { sys::virDomainCreate(self.ptr()) }).map(drop)
+        check(unsafe { sys::virDomainCreateWithFlags(self.ptr(), flags) }).map(drop)
     }
 
     pub(super) fn shutdown(&self, flags: u32) -> Result<(), RawError> {

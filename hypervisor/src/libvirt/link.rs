@@ -228,6 +228,7 @@ fn facts(
         accel,
         accel_reason,
         can_receive: driver == DriverKind::Qemu,
+        can_guard: false,
     })
 }
 

@@ -13,6 +13,7 @@ macro_rules! for_each_case {
         $run!(node_has_something);
         $run!(defining_twice_is_one_domain);
         $run!(start_is_announced);
+        $run!(a_paused_start_runs_only_when_resumed);
         $run!(a_running_domain_is_not_started_again);
         $run!(destroy_is_announced_and_idempotent);
         $run!(shutdown_is_a_request);
@@ -61,6 +62,18 @@ pub(crate) fn start_is_announced(subject: &Subject) {
     assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
     subject.remove(config.uuid);
     expect_event(&mut events, config.uuid, |what| what == Lifecycle::Undefined);
+}
+
+pub(crate) fn a_paused_start_runs_only_when_resumed(subject: &Subject) {
+    let config = subject.defined("held");
+    let hv = &subject.hv;
+    hv.start_paused(config.uuid).unwrap();
+    let state = || hv.lookup(config.uuid).unwrap().map(|info| info.state);
+    assert!(matches!(state(), Some(DomainState::Paused(_))), "{:?}", state());
+    assert_eq!(kind(hv.start_paused(config.uuid)), Some(ErrorKind::AlreadyRunning));
+    hv.resume(config.uuid).unwrap();
+    assert_eq!(state(), Some(DomainState::Running));
+    subject.remove(config.uuid);
 }
 
 pub(crate) fn a_running_domain_is_not_started_again(subject: &Subject) {

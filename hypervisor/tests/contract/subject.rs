@@ -47,6 +47,7 @@ impl Subject {
                 Accel::Kvm => Accel::Kvm,
                 Accel::Tcg | Accel::None => Accel::Tcg,
             },
+            partition: None,
             job,
         }
     }

@@ -2,7 +2,7 @@
 
 use transport::{CancellationToken, Clock, Endpoint, shutdown};
 
-use crate::cli::{MonitorArgs, RoleArgs};
+use crate::cli::{KeeperArgs, MonitorArgs, RoleArgs};
 use crate::exit::{Code, Failure};
 
 /// Log lines go to standard error; `OSTLER_LOG` says which, such as `debug` or `transport=debug`.
@@ -23,6 +23,19 @@ pub(crate) async fn arbiter(args: RoleArgs) -> Result<Code, Failure> {
     let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args;
     let options = arbiter::Options { data_dir, listen, trust_file, ready_file, discovery };
     ended("arbiter", arbiter::serve(options, Clock::real(), stop).await)
+}
+
+/// One thread: nothing it does takes long, and its memory is little.
+pub(crate) fn keeper(args: KeeperArgs) -> Result<Code, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::new(Code::Failed, "start the keeper").because(error))?;
+    runtime.block_on(async {
+        let stop = start()?;
+        let KeeperArgs { data_dir, partition } = args;
+        let options = host_agent::keeper::KeeperOptions { data_dir, partition };
+        ended("keeper", host_agent::keeper::keep(options, Clock::real(), stop).await)
+    })
 }
 
 pub(crate) async fn monitor(args: MonitorArgs) -> Result<Code, Failure> {

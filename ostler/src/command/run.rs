@@ -53,6 +53,7 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         cloud_init: cloud_init_of(args)?,
         restart: args.restart,
         autostart: args.autostart,
+        on_loss: args.on_loss,
         adopted: None,
     };
     let labels = args.label.iter().cloned().collect();
@@ -124,6 +125,9 @@ fn disks_of(
     }
     if let Some(first) = disks.first_mut() {
         first.image = image.cloned();
+    }
+    for disk in &mut disks {
+        disk.ephemeral = args.ephemeral;
     }
     disks
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::InvalidSpec;
-use crate::vm::{Restart, VmSpec};
+use crate::vm::{OnLoss, Restart, VmSpec};
 
 /// Least time of either limit: hosts look once a second.
 pub const LIMIT_MS_MIN: u64 = 1_000;
@@ -34,6 +34,9 @@ impl OneOff {
         self.vm.validate()?;
         if self.vm.restart != Restart::Never || self.vm.autostart {
             return Err(InvalidSpec::OneOffRestart);
+        }
+        if self.vm.on_loss != OnLoss::Keep {
+            return Err(InvalidSpec::OneOffStop);
         }
         if self.vm.adopted.is_some() {
             return Err(InvalidSpec::OneOffAdopted);

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::HostId;
+use crate::id::{HostId, OfferId};
 
 /// Why a job is in its state, when the state alone does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +52,12 @@ pub enum Reason {
     },
     /// The host was rebooted under it.
     HostRebooted,
+    /// The right to run it was over: no quorum of arbiters covered its hold any more, or the host was
+    /// rebooted. Nothing of it runs, and it may be started anywhere.
+    TenureLost {
+        /// The hold that was lost.
+        lost: OfferId,
+    },
     /// It could not be started; nothing of it is left running.
     StartFailed {
         /// What was tried and what came back.
@@ -105,6 +111,7 @@ impl fmt::Display for Reason {
                 within_ms.div_ceil(60_000)
             ),
             Reason::HostRebooted => f.write_str("the host was rebooted"),
+            Reason::TenureLost { .. } => f.write_str("the right to run it here was over"),
             Reason::StartFailed { message } => write!(f, "start failed: {message}"),
             Reason::Unclear { message } => write!(f, "no clear answer yet: {message}"),
             Reason::Migrated { to } => write!(f, "moved to {}", to.short()),

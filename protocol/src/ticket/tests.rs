@@ -51,6 +51,7 @@ fn offer() -> Offer {
         resources: size(),
         tenant: TenantId::default_tenant(),
         plan: BTreeMap::new(),
+        on_loss: OnLoss::Keep,
         trust_version: 1,
     }
 }

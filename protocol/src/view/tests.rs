@@ -26,6 +26,7 @@ fn host(n: u8) -> Host {
             accel: Accel::None,
             accel_reason: None,
             can_receive: false,
+            can_guard: false,
         },
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,

@@ -14,7 +14,7 @@ use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
 use protocol::ticket::{Action, Handoff, Offer};
 use protocol::view::View;
-use protocol::vm::VmSpec;
+use protocol::vm::{OnLoss, VmSpec};
 
 use crate::executor::{ended, incoming, is_ours, running, sent};
 use crate::run::{Answer, No};
@@ -77,6 +77,7 @@ impl World {
                 accel: Accel::Tcg,
                 accel_reason: None,
                 can_receive: true,
+                can_guard: true,
             };
             let host = Host {
                 id: id.clone(),
@@ -246,6 +247,7 @@ impl World {
                     resources: request.spec.resources(),
                     tenant: request.spec.tenant.clone(),
                     plan: BTreeMap::new(),
+                    on_loss: OnLoss::Keep,
                     trust_version: 1,
                 };
                 let offer = Signed::seal(&offer, &fake.key);
@@ -270,7 +272,7 @@ impl World {
                     return Answer::OfferOver { why: "used".into() };
                 }
                 let state = match offer.action {
-                    Action::Start => JobState::Accepted,
+                    Action::Start | Action::FailOver { .. } => JobState::Accepted,
                     Action::MigrateIn { from, hold } => {
                         fake.froms.insert(id.clone(), (from, hold));
                         JobState::MigratingIn

@@ -108,6 +108,10 @@ impl World {
     }
 
     fn trust_of_arbiters(&self) -> Arc<Trust> {
+        if self.mutant == Some(Mutant::PromiseTooShort) {
+            let term_ms = self.trust.term_ms / 3;
+            return Arc::new(Trust { term_ms, ..Trust::clone(&self.trust) });
+        }
         if self.mutant == Some(Mutant::EscrowShareIsWholeQuota) {
             let mut trust = Trust::clone(&self.trust);
             for quota in trust.quota.values_mut() {
@@ -139,7 +143,7 @@ fn empty_statement(host: &HostId) -> Input {
     let statement = Statement {
         watermark: OfferId { epoch: Epoch(0), num: 0 },
         holds: vec![],
-        offers: std::collections::BTreeSet::default(),
+        ..Statement::default()
     };
     Input::Statement { host: host.clone(), asked_ms: u64::MAX / 2, statement }
 }
@@ -161,7 +165,7 @@ impl Shared {
                 Effect::ReadHost { host } => {
                     hosts.extend(self.hosts.iter().position(|(id, _)| *id == host));
                 }
-                Effect::ReadTrust => {}
+                Effect::ReadTrust | Effect::Term { .. } => {}
             }
         }
         (verdict.expect("the core answers each request at once"), hosts)
@@ -224,7 +228,7 @@ fn far_statement(host: &HostId) -> Input {
     let statement = Statement {
         watermark: OfferId { epoch: Epoch(1 << 40), num: 0 },
         holds: vec![],
-        offers: std::collections::BTreeSet::default(),
+        ..Statement::default()
     };
     Input::Statement { host: host.clone(), asked_ms: 0, statement }
 }

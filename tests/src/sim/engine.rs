@@ -437,5 +437,6 @@ pub fn want_name(want: &Want) -> &'static str {
         Want::Stop { .. } => "want.stop",
         Want::Migrate { .. } => "want.migrate",
         Want::Delete { .. } => "want.delete",
+        Want::FailOver { .. } => "want.fail-over",
     }
 }

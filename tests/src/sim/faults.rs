@@ -58,6 +58,8 @@ impl World {
                 self.nodes[node.0].paused_until_us = self.now_us + long_us;
             }
             "kill-agent" => return self.kill(self.hosts[host].node, short_us),
+            "kill-keeper" => return self.kill_keeper(host),
+            "pause-keeper" => return self.pause_keeper(host),
             "kill-arbiter" => {
                 let n = self.chance.index(self.arbiters.len());
                 return self.kill(self.arbiters[n].node, short_us);
@@ -143,6 +145,7 @@ impl World {
         self.nodes[node.0].has_power = false;
         self.hosts[n].boot += 1;
         self.hosts[n].hv.lose_power();
+        self.keeper_loses_power(n);
         self.cut_streams_of(node);
         self.after(for_us, Event::FaultOver(Fault::NoPower(node)));
     }

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::hypervisor::Hv;
 use super::invariants::Asked;
+use super::keeper::KeeperProcess;
 use super::message::{Ask, Back, NodeId, StreamItem, Told};
 use super::mutant::Mutant;
 use super::works;
@@ -63,6 +64,8 @@ pub struct Host {
     pub hv: Hv,
     /// How often it has booted.
     pub boot: u32,
+    /// Its keeper.
+    pub keeper: KeeperProcess,
     /// The agent, while it lives.
     pub process: Option<AgentProcess>,
 }
@@ -138,6 +141,7 @@ impl Host {
                 accel: Accel::None,
                 accel_reason: None,
                 can_receive: true,
+                can_guard: true,
             },
             capacity: capacity(),
             allocation: Resources::ZERO,
@@ -154,7 +158,8 @@ impl Host {
             volumes: BTreeSet::new(),
             kept: BTreeMap::new(),
         };
-        Self { node, key, id, facts, disk, hv: Hv::default(), boot: 0, process: None }
+        let (hv, keeper) = (Hv::default(), KeeperProcess::default());
+        Self { node, key, id, facts, disk, hv, boot: 0, keeper, process: None }
     }
 }
 
@@ -190,6 +195,7 @@ impl World {
             ledger.epoch = Epoch(ledger.epoch.0 + 1);
         }
         ledger.is_rebooted = !is_first && host.disk.boot != boot;
+        ledger.boot = boot.to_string();
         host.disk.boot = boot;
         let ledger = ledger.clone();
         let birth = Birth { key: host.key.clone(), host: host.facts.clone(), ledger };
@@ -208,7 +214,7 @@ impl World {
             effects: VecDeque::new(),
             callers: BTreeMap::new(),
             curious: vec![],
-            memory: Rc::default(),
+            memory: Rc::new(works::Memory::of(&host.keeper.link)),
             requests: 0,
         });
         let node = host.node;
@@ -311,6 +317,7 @@ impl World {
         process.effects = effects.into();
         process.writing = writes;
         if process.writing.is_empty() {
+            self.draft(n);
             self.perform_effects(n);
         } else {
             let is_full = self.hosts[n].disk.full_until_us > self.now_us;
@@ -363,6 +370,7 @@ impl World {
         let Some(process) = self.hosts[n].process.as_mut() else { return };
         let writes = std::mem::take(&mut process.writing);
         self.make_durable(n, writes);
+        self.draft(n);
         self.after(5, Event::Perform { host: n, life });
     }
 

@@ -127,6 +127,8 @@ pub struct Domain {
     pub sending: Option<Sending>,
     /// Until when earlier operations on it take.
     pub busy_until_us: u64,
+    /// Held still by its gate, whatever its state says.
+    pub is_frozen: bool,
 }
 
 /// A sending under way.
@@ -164,6 +166,8 @@ pub struct Hv {
     pub slowness: u64,
     /// Numbers operations.
     pub ops: u64,
+    /// Gates that there are, and whether each is open.
+    pub gates: BTreeMap<Uuid, bool>,
 }
 
 /// What happened to a domain, for those who watch.
@@ -184,6 +188,7 @@ impl Domain {
             is_persistent: true,
             sending: None,
             busy_until_us: 0,
+            is_frozen: false,
         }
     }
 
@@ -203,7 +208,8 @@ impl Domain {
     /// True when its CPUs run.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        matches!(self.state, DomainState::Running | DomainState::ShuttingDown)
+        let is_on = matches!(self.state, DomainState::Running | DomainState::ShuttingDown);
+        is_on && !self.is_frozen
     }
 }
 
@@ -440,6 +446,7 @@ impl Hv {
     pub fn end(&mut self, uuid: Uuid, why: StopReason, happened: &mut Vec<Happened>) {
         let Some(domain) = self.domains.get_mut(&uuid) else { return };
         domain.state = DomainState::ShutOff(why);
+        domain.is_frozen = false;
         happened.push((uuid, Lifecycle::Stopped(why)));
         if !domain.is_persistent && domain.sending.is_none() {
             self.domains.remove(&uuid);
@@ -465,6 +472,7 @@ impl Hv {
         guest.sending = None;
         guest.is_persistent = true;
         guest.busy_until_us = 0;
+        guest.is_frozen = false;
         self.domains.insert(uuid, guest);
         Some(vec![(uuid, Lifecycle::Started(hypervisor::StartReason::Migrated))])
     }
@@ -476,6 +484,7 @@ impl Hv {
             domain.state = DomainState::ShutOff(StopReason::Unknown);
             domain.sending = None;
             domain.busy_until_us = 0;
+            domain.is_frozen = false;
         }
         self.down_until_us = 0;
     }

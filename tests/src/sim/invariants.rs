@@ -551,6 +551,7 @@ impl World {
                         DenialReason::Silent { .. } => "denial.silent",
                         DenialReason::Rebuilding { .. } => "denial.rebuilding",
                         DenialReason::Promised { .. } => "denial.promised",
+                        DenialReason::NotTheLast { .. } => "denial.not-the-last",
                         DenialReason::Quota { .. } => "denial.quota",
                         DenialReason::Policy { .. } => "denial.policy",
                     });

@@ -86,7 +86,12 @@ impl World {
         let result = match fate {
             Fate::Good | Fate::DoneUnheard => {
                 self.watch_hv(n, op);
-                self.hosts[n].hv.perform(op, guest_obeys, &mut happened)
+                if self.is_kept_shut(n, op) {
+                    self.coverage.hit("hv.start-behind-a-shut-gate");
+                    Err(HvError { kind: ErrorKind::Failed })
+                } else {
+                    self.hosts[n].hv.perform(op, guest_obeys, &mut happened)
+                }
             }
             Fate::Fails => Err(HvError { kind: ErrorKind::Failed }),
             Fate::LostUnheard => Err(HvError { kind: ErrorKind::Disconnected }),
@@ -98,6 +103,13 @@ impl World {
         };
         self.hv_happened(n, happened);
         self.hv_answer(n, caller, heard);
+    }
+
+    /// A start ends frozen in its gate, and is killed there.
+    fn is_kept_shut(&self, n: usize, op: &HvOp) -> bool {
+        let HvOp::Start(uuid) = op else { return false };
+        let domain = self.hosts[n].hv.domains.get(uuid);
+        domain.is_some_and(|domain| !self.is_gate_open(n, *uuid, &domain.job))
     }
 
     fn hv_answer(&mut self, n: usize, caller: Caller, result: Result<HvReply, HvError>) {
@@ -218,6 +230,9 @@ impl World {
         let Some(m) = self.hosts.iter().position(|host| host.node == sending.to) else {
             return false;
         };
+        if !self.is_gate_open(m, guest.uuid, &guest.job) {
+            return false;
+        }
         match self.hosts[m].hv.receive(guest, is_paused) {
             Some(happened) => {
                 self.hv_happened(m, happened);

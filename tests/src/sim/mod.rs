@@ -6,10 +6,8 @@
 //! loops, written as the shells write them. A seed decides everything; the same seed is the same
 //! run, event by event.
 //!
-//! Not modelled yet, because no core has it: the keeper and its gate at the effect, terms and
-//! coverage (R4, R10–R12), witnesses, tables between arbiters (R2(c)), `stop` jobs, evidence and
-//! override, joint trust, delegated budgets, members that lie. So every job is an exclusive `keep`
-//! job. Not modelled although it exists: services, images, several pages of the HTTP layer
+//! Not modelled yet, because no core has it: witnesses, tables between arbiters (R2(c)), evidence and
+//! override, joint trust, delegated budgets, members that lie. Not modelled although it exists: services, images, several pages of the HTTP layer
 //! (permissions, bodies that are too large), a libvirt that carries out a start long after it was
 //! given up *and* after later operations on that domain (operations on a domain keep their order),
 //! network storage (volumes are names), and trust documents that change.
@@ -33,6 +31,8 @@ mod libvirt;
 mod works;
 
 pub mod host;
+
+pub mod keeper;
 
 pub mod arbiter;
 

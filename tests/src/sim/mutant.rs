@@ -56,11 +56,19 @@ pub enum Mutant {
     ConductorIgnoresClaims,
     /// An agent forgets its ledger when the machine boots.
     LedgerLostAtBoot,
+    /// A term lasts from when it comes (R9, R10).
+    TermCountedFromReceipt,
+    /// An arbiter's promise lasts a third of a term (R5).
+    PromiseTooShort,
+    /// Whether a guest may run is asked when its start is decided, not where it takes effect (R11).
+    GateIgnored,
+    /// Killing begins at the deadline, and the guest runs meanwhile (R12).
+    KillAtDeadline,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 17] = [
+    pub const ALL: [Mutant; 21] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -78,6 +86,10 @@ impl Mutant {
         Mutant::UnexpectedGuestsAreEnded,
         Mutant::ConductorIgnoresClaims,
         Mutant::LedgerLostAtBoot,
+        Mutant::TermCountedFromReceipt,
+        Mutant::PromiseTooShort,
+        Mutant::GateIgnored,
+        Mutant::KillAtDeadline,
     ];
 }
 

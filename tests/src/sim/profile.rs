@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::id::{ClusterId, TenantId};
+use protocol::id::{ClusterId, JobId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
@@ -58,6 +58,8 @@ pub struct Profile {
     pub double_ppm: u32,
     /// Of a million messages, so many are late.
     pub late_ppm: u32,
+    /// Whether all jobs but the first are killed when they are not covered.
+    pub has_lapsing: bool,
 }
 
 /// Every kind of fault the chooser knows.
@@ -80,6 +82,9 @@ pub const FAULTS: [&str; 17] = [
     "clock-drift",
     "wall-jump",
 ];
+
+/// Those that also happen where jobs need cover.
+pub const KEEPER_FAULTS: [&str; 2] = ["kill-keeper", "pause-keeper"];
 
 impl Profile {
     /// A calm world in which nothing happens by itself: for scenarios.
@@ -106,6 +111,7 @@ impl Profile {
             loss_ppm: 0,
             double_ppm: 0,
             late_ppm: 0,
+            has_lapsing: false,
         }
     }
 
@@ -118,7 +124,14 @@ impl Profile {
             *chance.pick(&[(1, 1), (3, 2), (3, 2), (3, 2), (5, 3)]).unwrap_or(&(3, 2));
         let left_out: Vec<&str> =
             (0..chance.below(6)).filter_map(|_| chance.pick(&FAULTS).copied()).collect();
-        let faults = FAULTS.into_iter().filter(|fault| !left_out.contains(fault)).collect();
+        let mut faults: Vec<&str> =
+            FAULTS.into_iter().filter(|fault| !left_out.contains(fault)).collect();
+        let has_lapsing = seed.is_multiple_of(2);
+        if has_lapsing {
+            faults.extend(KEEPER_FAULTS);
+            // What makes a job lapse has to come often enough.
+            faults.extend(["isolate", "isolate", "part", "power-loss"]);
+        }
         let sometimes = |chance: &mut Chance, ppm| if chance.happens(500_000) { ppm } else { 0 };
         Self {
             seed,
@@ -141,7 +154,15 @@ impl Profile {
             loss_ppm: sometimes(&mut chance, 10_000),
             double_ppm: sometimes(&mut chance, 40_000),
             late_ppm: sometimes(&mut chance, 10_000),
+            has_lapsing,
         }
+    }
+
+    /// Whether a job is one that is killed when it is not covered: all but the first.
+    #[must_use]
+    pub fn lapses(&self, job: &JobId) -> bool {
+        let number = job.as_str().strip_prefix("vm-").and_then(|n| n.parse::<u64>().ok());
+        self.has_lapsing && number.is_some_and(|number| number > 0)
     }
 
     /// The trust document of such a world.

@@ -4,8 +4,9 @@
 use host_agent::core::{Act, Request};
 use protocol::api::{NewRun, Want};
 use protocol::id::{HostId, JobId, RunId, TenantId};
-use protocol::job::{JobSpec, JobState};
-use protocol::vm::{DiskSpec, VmSpec};
+use protocol::job::{JobKind, JobSpec, JobState, Reason};
+use protocol::ticket::HoldAt;
+use protocol::vm::{DiskSpec, OnLoss, VmSpec};
 use uuid::Uuid;
 
 use super::engine::want_name;
@@ -115,17 +116,45 @@ impl World {
         RunId(Uuid::from_u128((u128::from(self.profile.seed) << 64) | u128::from(self.wishes)))
     }
 
+    /// What a view may have shown as lost, whether it is or not.
+    fn choose_fail_over(&mut self) -> Option<Want> {
+        let mut lost = Vec::new();
+        for host in &self.hosts {
+            for record in &host.disk.ledger.jobs {
+                let job = &record.job;
+                let hold = match job.reason {
+                    Some(Reason::TenureLost { lost }) => Some(lost),
+                    _ => job.hold,
+                };
+                if let Some(hold) = hold.filter(|_| self.profile.lapses(&job.id)) {
+                    let lost_at = HoldAt { host: host.id.clone(), hold };
+                    lost.push((job.id.clone(), job.spec.as_ref().clone(), job.revision, lost_at));
+                }
+            }
+        }
+        let (job, spec, revision, lost) = self.chance.pick(&lost)?.clone();
+        Some(Want::FailOver { job, spec, revision, lost })
+    }
+
     fn choose_want(&mut self) -> Want {
         let number = self.chance.below(self.profile.jobs);
         let job = job_id(number);
         let hosts: Vec<HostId> = self.hosts.iter().map(|host| host.id.clone()).collect();
-        match self.chance.below(10) {
-            0..=3 => {
+        let kinds = if self.profile.has_lapsing { 16 } else { 10 };
+        match self.chance.below(kinds) {
+            10.. if let Some(want) = self.choose_fail_over() => want,
+            0..=3 | 10.. => {
                 // Two sizes a job, so that it is at times started again with another.
                 let vcpus = 1
                     + u32::try_from(number % 3).unwrap_or(0)
                     + u32::from(self.chance.happens(200_000));
-                let spec = spec(vcpus, number.is_multiple_of(2), number % 3 < 2);
+                let mut spec = spec(vcpus, number.is_multiple_of(2), number % 3 < 2);
+                if let JobKind::Vm(vm) = &mut spec.kind
+                    && self.profile.lapses(&job)
+                {
+                    vm.disks.clear();
+                    vm.on_loss = OnLoss::Stop;
+                }
                 let on = self.chance.happens(300_000).then(|| self.chance.pick(&hosts).cloned());
                 Want::Run { job, spec, on: on.flatten() }
             }

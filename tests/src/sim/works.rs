@@ -8,14 +8,16 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use host_agent::keeper::core::Gate;
 use hypervisor::{DomainInfo, DomainState, ErrorKind, StopReason};
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
 use protocol::resources::Resources;
-use protocol::vm::VmSpec;
+use protocol::vm::{OnLoss, VmSpec};
 use uuid::Uuid;
 
 use super::hypervisor::{HvError, HvOp, HvReply, Sent};
+use super::keeper::Link;
 use super::message::NodeId;
 use super::tasks::{Command, Ctx};
 
@@ -28,6 +30,8 @@ const SAVE_DEADLINE_MS: u64 = 600_000;
 const LOOK_INTERVAL_MS: u64 = 500;
 const LIST_DEADLINE_MS: u64 = 30_000;
 const TICK_MS: u64 = 1_000;
+const OPEN_DEADLINE_MS: u64 = 10_000;
+const GATE_POLL_MS: u64 = 20;
 
 /// Where a machine's agent answers.
 #[must_use]
@@ -48,6 +52,24 @@ pub(super) struct Memory {
     late_starts: RefCell<BTreeSet<JobId>>,
     /// How many stops of each job were begun: an overtaken one must not go on.
     stops: RefCell<BTreeMap<JobId, u64>>,
+    /// What the keeper has told.
+    link: Rc<RefCell<Link>>,
+}
+
+impl Memory {
+    /// Nothing is known yet but the keeper.
+    pub(super) fn of(link: &Rc<RefCell<Link>>) -> Self {
+        Self { link: Rc::clone(link), ..Self::default() }
+    }
+
+    /// The gate of the hold that the job has here now.
+    fn gate(&self, job: &JobId) -> Option<Gate> {
+        let link = self.link.borrow();
+        let items = link.draft.iter().flat_map(|draft| &draft.items);
+        let mut holds = items.filter(|d| d.item.job == *job && d.item.is_hold());
+        let hold = holds.next()?.item.id;
+        link.table.of(hold).map(|kept| kept.gate)
+    }
 }
 
 /// Does one piece of work and says how it went.
@@ -130,7 +152,7 @@ impl Works {
             Work::ResetVm => self.call(HvOp::Reset(uuid)).await.map(drop),
             Work::RebootVm { grace_ms } => self.reboot_vm(job, uuid, grace_ms).await,
             Work::Delete => self.delete(job, uuid).await,
-            Work::PrepareIncoming(_) => return self.prepare_incoming(job).await,
+            Work::PrepareIncoming(vm) => return self.prepare_incoming(job, &vm).await,
             Work::TakeOver => self.take_over(uuid).await,
             Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
             Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
@@ -148,6 +170,7 @@ impl Works {
     async fn start_vm(&self, job: &JobId, vm: &VmSpec) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
         self.await_late_start(job, uuid).await?;
+        self.await_open(job, vm).await?;
         if self.is_active(uuid).await? {
             return Ok(());
         }
@@ -157,6 +180,26 @@ impl Works {
         let size = Resources { disk_bytes: 0, ..vm.resources() };
         self.call(HvOp::Define(job.clone(), size)).await?;
         self.start_defined(job, uuid).await
+    }
+
+    /// A guest that needs cover waits for its gate.
+    async fn await_open(&self, job: &JobId, vm: &VmSpec) -> Result<(), Trouble> {
+        let deadline_ms = self.ctx.now().mono_ms + OPEN_DEADLINE_MS;
+        if vm.on_loss == OnLoss::Keep {
+            return Ok(());
+        }
+        loop {
+            match self.memory.gate(job) {
+                Some(Gate::Open) => return Ok(()),
+                Some(Gate::Sealing | Gate::Lost) => {
+                    return Err(Trouble::No("the right to run it was over".to_owned()));
+                }
+                Some(Gate::Shut) | None if self.ctx.now().mono_ms > deadline_ms => {
+                    return Err(Trouble::No("no keeper has opened its gate".to_owned()));
+                }
+                Some(Gate::Shut) | None => self.ctx.sleep(GATE_POLL_MS).await,
+            }
+        }
     }
 
     async fn start_defined(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
@@ -307,7 +350,10 @@ impl Works {
         Ok(())
     }
 
-    async fn prepare_incoming(&self, job: &JobId) -> WorkOutcome {
+    async fn prepare_incoming(&self, job: &JobId, vm: &VmSpec) -> WorkOutcome {
+        if let Err(Trouble::No(message)) = self.await_open(job, vm).await {
+            return WorkOutcome::Failed(message);
+        }
         if !self.ctx.make_volumes(job).await {
             return WorkOutcome::Failed("no space left on device".to_owned());
         }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use host_agent::core::Input;
 use protocol::id::{HostId, JobId, RunId, TenantId};
 use protocol::signed::{SecretKey, Signed};
+use protocol::tenure::{Statement, Term};
 use protocol::trust::Trust;
 use transport::Now;
 
@@ -30,6 +31,7 @@ use super::faults::Fault;
 use super::host::Host;
 use super::hypervisor::{Caller, Fate, HvOp};
 use super::invariants::{Oracle, Violation};
+use super::keeper::KeeperEvent;
 use super::message::{Ask, Back, NodeId, StreamItem};
 use super::monitor::MonitorProcess;
 use super::mutant::Mutant;
@@ -119,6 +121,12 @@ pub(super) enum Event {
     Start { node: NodeId },
     /// An arbiter or engine learns the trust document.
     Trust { node: NodeId, life: u32 },
+    /// Something happens to a host's keeper, in that boot of the machine.
+    Keeper { host: usize, boot: u32, life: u32, event: Box<KeeperEvent> },
+    /// A host's statement arrives at an arbiter.
+    Stated { host: usize, arbiter: usize, statement: Box<Signed<Statement>> },
+    /// An arbiter's term arrives at a host's keeper.
+    Termed { host: usize, term: Box<Term> },
     /// Somebody wants something.
     Wish,
     /// Something goes wrong, and the next thing is chosen.
@@ -426,7 +434,11 @@ impl World {
     }
 
     /// Which process has to be awake for an event.
-    fn process_of(event: &Event, hosts: &[Host]) -> Option<(NodeId, Option<u32>)> {
+    fn process_of(
+        event: &Event,
+        hosts: &[Host],
+        arbiters: &[ArbiterProcess],
+    ) -> Option<(NodeId, Option<u32>)> {
         match event {
             Event::Deliver { to, .. } | Event::Ping { to, .. } => Some((*to, None)),
             Event::Answer { node, life, .. }
@@ -439,7 +451,10 @@ impl World {
             Event::Post { host, life, .. }
             | Event::Turn { host, life }
             | Event::Perform { host, life } => Some((hosts[*host].node, Some(*life))),
+            Event::Stated { arbiter, .. } => Some((arbiters[*arbiter].node, None)),
             Event::Synced { .. }
+            | Event::Keeper { .. }
+            | Event::Termed { .. }
             | Event::HvEffect { .. }
             | Event::SendingEnds { .. }
             | Event::HvUp { .. }
@@ -451,7 +466,7 @@ impl World {
     }
 
     fn deferred_until(&self, event: &Event) -> Option<u64> {
-        let (node, life) = Self::process_of(event, &self.hosts)?;
+        let (node, life) = Self::process_of(event, &self.hosts, &self.arbiters)?;
         let node = &self.nodes[node.0];
         let is_same = life.is_none_or(|life| life == node.life);
         (is_same && node.is_up && node.paused_until_us > self.now_us)
@@ -459,7 +474,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
-        if let Some((node, Some(life))) = Self::process_of(&event, &self.hosts)
+        if let Some((node, Some(life))) = Self::process_of(&event, &self.hosts, &self.arbiters)
             && !self.is_alive(node, life)
         {
             return;
@@ -486,6 +501,13 @@ impl World {
             Event::WakeRun { node, run, at_ms, .. } => self.wake_run(node, run, at_ms),
             Event::Start { node } => self.start_process(node),
             Event::Trust { node, .. } => self.learn_trust(node),
+            Event::Keeper { host, boot, life, event } => {
+                self.keeper_event(host, boot, life, *event);
+            }
+            Event::Stated { host, arbiter, statement } => {
+                self.arbiter_hears_statement(host, arbiter, *statement);
+            }
+            Event::Termed { host, term } => self.keeper_hears_term(host, *term),
             Event::Wish => self.wish(),
             Event::Chaos => self.chaos(),
             Event::FaultOver(fault) => self.fault_over(fault),
@@ -513,7 +535,10 @@ impl World {
         let role = it.role;
         self.note(|| format!("         start of {role:?}"));
         match role {
-            Role::Host(n) => self.start_agent(n),
+            Role::Host(n) => {
+                self.boot_keeper(n);
+                self.start_agent(n);
+            }
             Role::Arbiter(n) => self.start_arbiter(n),
             Role::Monitor(n) => self.start_monitor(n),
             Role::Engine(n) => self.start_engine(n),
@@ -549,6 +574,7 @@ impl World {
         match (tick, self.nodes[node.0].role) {
             (Tick::Agent, Role::Host(n)) => {
                 self.post(n, Input::Tick);
+                self.tell_lost(n);
                 self.after_local_ms(node, 1000, Event::Tick { node, life, tick });
             }
             (Tick::Monitor, Role::Monitor(n)) => {

@@ -51,6 +51,7 @@ pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
             accel: Accel::Kvm,
             accel_reason: None,
             can_receive: true,
+            can_guard: true,
         },
         capacity: Resources { vcpus: 128, memory_bytes: 512 << 30, disk_bytes: 8 << 40 },
         allocation: Resources { vcpus: 20, memory_bytes: 40 << 30, disk_bytes: 200 << 30 },

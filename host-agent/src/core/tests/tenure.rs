@@ -1,0 +1,100 @@
+//! VMs that need cover: what is drafted for the keeper, and what becomes of a right that is over.
+
+use protocol::tenure::Standing;
+use protocol::vm::OnLoss;
+
+use super::*;
+
+fn stop_spec() -> JobSpec {
+    let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, on_loss: OnLoss::Stop, ..VmSpec::default() };
+    JobSpec::vm(vm)
+}
+
+/// An agent with the job running in boot `a` of its machine.
+fn running() -> Bench {
+    let disk = LedgerState { epoch: Epoch(1), boot: "a".into(), ..LedgerState::default() };
+    let mut bench = Bench::new(HOST, disk);
+    bench.tell(Input::Domains(vec![]));
+    assert_eq!(bench.ask(Request::Trust(trust())), Ok(Reply::Done));
+    let (job, spec) = (job_id("web-1"), stop_spec());
+    let ask =
+        OfferRequest { job, revision: Revision(1), spec: spec.clone(), action: Action::Start };
+    let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else { panic!("no offer") };
+    assert_eq!(offered.offer.open().unwrap().on_loss, OnLoss::Stop);
+    assert!(bench.agent.needs_keeper(), "an offer may become a hold at any moment");
+    bench.now.mono_ms += 1_000;
+    let ticket = Some(granted(offered.offer));
+    bench.put("web-1", PutJob { revision: Revision(1), spec, ticket, run: None }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench
+}
+
+fn hold(bench: &Bench) -> OfferId {
+    bench.agent.job(&job_id("web-1")).unwrap().job.hold.expect("a hold")
+}
+
+fn reason(bench: &Bench) -> Option<Reason> {
+    bench.agent.job(&job_id("web-1")).unwrap().job.reason.clone()
+}
+
+#[test]
+fn a_hold_is_drafted_with_the_moment_of_its_offer() {
+    let bench = running();
+    let draft = bench.agent.draft().expect("domains are listed");
+    let [drafted] = &draft.items[..] else { panic!("{draft:?}") };
+    assert_eq!((drafted.item.id, &drafted.item.standing), (hold(&bench), &Standing::Hold));
+    assert_eq!(drafted.issued_ms, Some(bench.now.mono_ms - 1_000));
+    assert!(draft.needs_keeper() && draft.watermark == hold(&bench));
+}
+
+#[test]
+fn a_lost_right_ends_the_guest_and_only_then_the_hold() {
+    let mut bench = running();
+    let lost = hold(&bench);
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: lost });
+    assert_eq!((bench.state("web-1"), hold(&bench)), (JobState::Stopping, lost), "listed still");
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: lost });
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+    assert_eq!(reason(&bench), Some(Reason::TenureLost { lost }));
+    assert!(!bench.agent.needs_keeper() && bench.agent.draft().unwrap().items.is_empty());
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: lost });
+    assert!(bench.works.is_empty(), "told once more, it is so already");
+}
+
+#[test]
+fn the_word_of_another_hold_changes_nothing() {
+    let mut bench = running();
+    let other = OfferId { epoch: Epoch(9), num: 9 };
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: other });
+    assert_eq!(bench.state("web-1"), JobState::Running);
+}
+
+#[test]
+fn an_agents_death_keeps_the_hold_and_a_reboot_loses_it() {
+    let mut bench = running();
+    let held = hold(&bench);
+    bench.die(false);
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::Running)]));
+    assert_eq!((bench.state("web-1"), hold(&bench)), (JobState::Running, held));
+    bench.disk.boot = "b".into();
+    bench.die(true);
+    // Killed before that was written, the next life knows by the boot id alone.
+    bench.die(false);
+    assert_eq!(bench.agent.draft(), None, "nothing is stated before it is on disk");
+    bench.tell(Input::Domains(vec![]));
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+    assert_eq!(reason(&bench), Some(Reason::TenureLost { lost: held }));
+    assert!(bench.agent.draft().unwrap().items.is_empty() && bench.works.is_empty());
+}
+
+#[test]
+fn a_host_without_trust_or_gates_takes_no_such_vm() {
+    let put = || PutJob { revision: Revision(1), spec: stop_spec(), ticket: None, run: None };
+    assert_eq!(refusal(Bench::lone().put("web-1", put())), "unsupported");
+    let mut bench = Bench::trusted(HOST);
+    bench.agent.host.hypervisor.can_guard = false;
+    let (job, spec) = (job_id("web-1"), stop_spec());
+    let ask = OfferRequest { job, revision: Revision(1), spec, action: Action::Start };
+    assert_eq!(refusal(bench.ask(Request::Offer(ask))), "unsupported");
+}

@@ -1,0 +1,405 @@
+//! What a keeper decides: rules R10 to R13 of the tenure protocol, without clocks, sockets or cgroups.
+//!
+//! It states what the agent has drafted, counts the terms that answer, and lets each guest run only
+//! while a quorum covers its hold.
+//!
+//! ```text
+//!   drafted ──▶ shut ──covered──▶ open ──deadline − K, or no longer drafted──▶ sealing ──empty──▶ lost
+//!                 └── not covered in time ───────────────────────────────────────────────────────▲ │
+//!                                                       the agent drafts it no more: forgotten ◀────┘
+//! ```
+//!
+//! Decisions that the protocol leaves open:
+//! * **What is no longer drafted is sealed before it is no longer stated.** Agents omit a hold only when
+//!   its guest is gone, so this ends nothing; it makes R13 true whatever an agent does.
+//! * **A lost hold is stated until the agent has closed it.** Only the ledger outlives this machine's
+//!   memory.
+//! * **A keeper states only while something needs cover,** and once more after that. Everything else
+//!   arbiters read from agents.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use protocol::id::{HostId, JobId, OfferId};
+use protocol::tenure::{ITEMS_MAX, Statement, Term};
+use protocol::trust::Trust;
+use protocol::vm::OnLoss;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::core::{Draft, Drafted};
+
+/// How often a statement is renewed (protocol §12), less its jitter.
+const RENEW_MS: u64 = 1_350;
+/// The jitter on top of it.
+const JITTER_MS: u64 = 300;
+/// Statements whose answers are awaited. One a renewal and one a change; an older one's term would
+/// hardly cover anything still.
+const SENT_MAX: usize = 256;
+
+/// What happens to a keeper.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The agent says what may be stated from now on.
+    Draft(Draft),
+    /// The trust document is there or has changed.
+    Trust(Arc<Trust>),
+    /// An arbiter's answer, proven to be that slot's.
+    Term(Term),
+    /// A sealed gate has been seen with nobody behind it.
+    Empty(Uuid),
+    /// Time has passed.
+    Tick,
+}
+
+/// What the shell has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Sign it and send it to each arbiter.
+    State(Statement),
+    /// Let what is behind the gate run; make the gate if there is none.
+    Open(Uuid),
+    /// Freeze and kill what is behind the gate; answer with [`Input::Empty`] once nobody is.
+    Seal(Uuid),
+    /// Remove the gate: nobody is behind it.
+    Remove(Uuid),
+}
+
+/// Whether a guest may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    /// Not yet.
+    Shut,
+    /// It may.
+    Open,
+    /// Not any more, and its end has not been seen.
+    Sealing,
+    /// Never again, and nothing of it is left.
+    Lost,
+}
+
+/// A hold that needs cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Held {
+    drafted: Drafted,
+    /// Until when each slot covers it, on this machine's clock.
+    covers: BTreeMap<u32, u64>,
+    gate: Gate,
+    /// True when the agent drafts it no more.
+    is_omitted: bool,
+}
+
+/// What a keeper is told of one hold by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The hold.
+    pub hold: OfferId,
+    /// The job.
+    pub job: JobId,
+    /// Its domain.
+    pub uuid: Uuid,
+    /// Whether its guest may run.
+    pub gate: Gate,
+    /// Until when, on this machine's clock; 0: no quorum covers it.
+    pub until_ms: u64,
+}
+
+/// Everything a keeper knows of its holds, for the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table(pub Vec<Kept>);
+
+impl Table {
+    /// The row of one hold.
+    #[must_use]
+    pub fn of(&self, hold: OfferId) -> Option<&Kept> {
+        self.0.iter().find(|kept| kept.hold == hold)
+    }
+}
+
+/// What a keeper's next life in the same boot of the machine needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    seq: u64,
+    draft: Option<Draft>,
+    holds: Vec<(OfferId, Held)>,
+}
+
+/// A statement that was sent.
+#[derive(Debug, Clone)]
+struct Sent {
+    seq: u64,
+    at_ms: u64,
+    /// The holds in it that need cover.
+    listed: BTreeSet<OfferId>,
+}
+
+/// The keeper.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    host: HostId,
+    trust: Option<Arc<Trust>>,
+    draft: Option<Draft>,
+    holds: BTreeMap<OfferId, Held>,
+    seq: u64,
+    sent: VecDeque<Sent>,
+    /// The latest statement each slot has answered.
+    answered: BTreeMap<u32, u64>,
+    due_ms: u64,
+    /// True while the last statement had something to cover.
+    has_more: bool,
+}
+
+impl Keeper {
+    /// A keeper that has just started, with what an earlier life in this boot of the machine has left.
+    #[must_use]
+    pub fn new(host: HostId, now_ms: u64, saved: Saved) -> Self {
+        Self {
+            host,
+            trust: None,
+            draft: saved.draft,
+            has_more: !saved.holds.is_empty(),
+            holds: saved.holds.into_iter().collect(),
+            // No number is used twice in one boot, even if what was saved is gone.
+            seq: saved.seq.max(now_ms),
+            sent: VecDeque::new(),
+            answered: BTreeMap::new(),
+            due_ms: now_ms,
+        }
+    }
+
+    /// What a next life needs.
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        let holds = self.holds.iter().map(|(id, held)| (*id, held.clone()));
+        Saved { seq: self.seq, draft: self.draft.clone(), holds: holds.collect() }
+    }
+
+    /// Every hold and its gate.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        let row = |(id, held): (&OfferId, &Held)| {
+            let (job, uuid) = (held.drafted.item.job.clone(), held.drafted.uuid);
+            let until_ms = self.closes_ms(held);
+            Kept { hold: *id, job, uuid, gate: held.gate, until_ms }
+        };
+        Table(self.holds.iter().filter(|(_, held)| !held.is_omitted).map(row).collect())
+    }
+
+    /// The number of the last statement.
+    #[must_use]
+    pub fn last_seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// When something is to be done that no input brings.
+    #[must_use]
+    pub fn due_ms(&self) -> u64 {
+        let open = self.holds.values().filter(|held| held.gate == Gate::Open);
+        let closes = open.map(|held| self.closes_ms(held)).min().unwrap_or(u64::MAX);
+        let states = if self.has_something() { self.due_ms } else { u64::MAX };
+        closes.min(states)
+    }
+
+    /// Takes one input; what has to be done is added to `out`, in order.
+    pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Draft(draft) => self.adopt(now_ms, draft, out),
+            Input::Trust(trust) => {
+                let is_first = self.trust.is_none();
+                self.trust = Some(trust);
+                if let Some(draft) = self.draft.clone().filter(|_| is_first) {
+                    self.adopt(now_ms, draft, out);
+                    for (uuid, gate) in self.gates() {
+                        // An earlier life may have ended between deciding and doing.
+                        match gate {
+                            Gate::Open => out.push(Effect::Open(uuid)),
+                            Gate::Sealing => out.push(Effect::Seal(uuid)),
+                            Gate::Shut | Gate::Lost => {}
+                        }
+                    }
+                }
+            }
+            Input::Term(term) => self.count(term),
+            Input::Empty(uuid) => self.emptied(uuid, out),
+            Input::Tick => {}
+        }
+        self.watch(now_ms, out);
+        self.state(now_ms, out);
+    }
+
+    fn gates(&self) -> Vec<(Uuid, Gate)> {
+        self.holds.values().map(|held| (held.drafted.uuid, held.gate)).collect()
+    }
+
+    /// Takes a draft as what may be stated; an agent's older life has nothing more to say.
+    fn adopt(&mut self, now_ms: u64, draft: Draft, out: &mut Vec<Effect>) {
+        if self.draft.as_ref().is_some_and(|known| known.epoch > draft.epoch) {
+            return;
+        }
+        let Some(term_ms) = self.trust.as_ref().map(|trust| trust.term_ms) else {
+            self.draft = Some(draft);
+            return;
+        };
+        let needs_cover =
+            |drafted: &&Drafted| drafted.item.is_hold() && drafted.item.on_loss == OnLoss::Stop;
+        let drafted: BTreeMap<OfferId, &Drafted> =
+            draft.items.iter().filter(needs_cover).map(|d| (d.item.id, d)).collect();
+        for (id, held) in &mut self.holds {
+            held.is_omitted = !drafted.contains_key(id);
+            if held.is_omitted && held.gate == Gate::Open {
+                held.gate = Gate::Sealing;
+                out.push(Effect::Seal(held.drafted.uuid));
+            }
+        }
+        for (id, drafted) in drafted {
+            match self.holds.get_mut(&id) {
+                Some(held) => held.drafted = drafted.clone(),
+                None => {
+                    let covers = first_cover(drafted, term_ms);
+                    let (drafted, gate) = (drafted.clone(), Gate::Shut);
+                    let held = Held { drafted, covers, gate, is_omitted: false };
+                    self.holds.insert(id, held);
+                }
+            }
+        }
+        self.forget(out);
+        if self.draft.as_ref() != Some(&draft) {
+            self.draft = Some(draft);
+            self.due_ms = now_ms;
+        }
+    }
+
+    /// Drops what is drafted no more and surely does not run.
+    fn forget(&mut self, out: &mut Vec<Effect>) {
+        let is_over = |held: &Held| held.is_omitted && matches!(held.gate, Gate::Shut | Gate::Lost);
+        let over: Vec<(OfferId, Uuid)> = self
+            .holds
+            .iter()
+            .filter(|(_, held)| is_over(held))
+            .map(|(id, held)| (*id, held.drafted.uuid))
+            .collect();
+        for (id, uuid) in over {
+            self.holds.remove(&id);
+            if self.holds.values().all(|held| held.drafted.uuid != uuid) {
+                out.push(Effect::Remove(uuid));
+            }
+        }
+    }
+
+    /// R10: a term lasts from when the statement that it answers was sent.
+    fn count(&mut self, term: Term) {
+        let Some(trust) = &self.trust else { return };
+        let is_ours = term.host == self.host && !term.is_silent;
+        let is_newer = self.answered.get(&term.slot).is_none_or(|last| *last < term.seq);
+        let sent = self.sent.iter().find(|sent| sent.seq == term.seq);
+        let Some(sent) = sent.filter(|_| is_ours && is_newer) else { return };
+        let until_ms = sent.at_ms + trust.term_ms;
+        for id in &sent.listed {
+            let Some(held) = self.holds.get_mut(id) else { continue };
+            let cover = held.covers.entry(term.slot).or_default();
+            *cover = if term.covered.contains(id) { (*cover).max(until_ms) } else { 0 };
+        }
+        self.answered.insert(term.slot, term.seq);
+    }
+
+    /// R12: nothing is left behind a sealed gate.
+    fn emptied(&mut self, uuid: Uuid, out: &mut Vec<Effect>) {
+        for held in self.holds.values_mut() {
+            if held.drafted.uuid == uuid && held.gate == Gate::Sealing {
+                held.gate = Gate::Lost;
+            }
+        }
+        self.forget(out);
+    }
+
+    /// R11: opens what is covered, and seals in time what is not.
+    fn watch(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        let closes: Vec<(OfferId, u64)> =
+            self.holds.iter().map(|(id, held)| (*id, self.closes_ms(held))).collect();
+        if self.trust.is_none() {
+            return;
+        }
+        for (id, closes_ms) in closes {
+            let Some(held) = self.holds.get(&id) else { continue };
+            let uuid = held.drafted.uuid;
+            let is_covered = now_ms < closes_ms;
+            let gate = match held.gate {
+                // Another hold of the same guest may be on its way out behind that gate.
+                Gate::Shut if is_covered && self.is_in_use(uuid) => continue,
+                Gate::Shut if is_covered => {
+                    out.push(Effect::Open(uuid));
+                    Gate::Open
+                }
+                Gate::Shut => Gate::Lost,
+                Gate::Open if !is_covered => {
+                    out.push(Effect::Seal(uuid));
+                    Gate::Sealing
+                }
+                Gate::Open | Gate::Sealing | Gate::Lost => continue,
+            };
+            if let Some(held) = self.holds.get_mut(&id) {
+                held.gate = gate;
+            }
+        }
+    }
+
+    fn is_in_use(&self, uuid: Uuid) -> bool {
+        let is_it = |held: &Held| {
+            held.drafted.uuid == uuid && matches!(held.gate, Gate::Open | Gate::Sealing)
+        };
+        self.holds.values().any(is_it)
+    }
+
+    /// When the gate of a hold has to be shut: K before a quorum no longer covers it.
+    fn closes_ms(&self, held: &Held) -> u64 {
+        let Some(trust) = &self.trust else { return 0 };
+        let cover = |slot: &protocol::trust::Slot| held.covers.get(&slot.slot).copied();
+        let mut covers: Vec<u64> = trust.arbiters.iter().filter_map(cover).collect();
+        covers.sort_unstable_by(|a, b| b.cmp(a));
+        let quorum = trust.k.checked_sub(1).and_then(|nth| covers.get(nth as usize));
+        quorum.map_or(0, |until_ms| until_ms.saturating_sub(trust.kill_ms))
+    }
+
+    fn has_something(&self) -> bool {
+        let needs = self.draft.as_ref().is_some_and(Draft::needs_keeper);
+        needs || !self.holds.is_empty() || self.has_more
+    }
+
+    /// States what is held, when it is due.
+    fn state(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        let Some(draft) = self.draft.as_ref().filter(|_| self.trust.is_some()) else { return };
+        if !self.has_something() || now_ms < self.due_ms {
+            return;
+        }
+        let is_leaving = |held: &&Held| held.is_omitted;
+        let leaving = self.holds.values().filter(is_leaving).map(|held| held.drafted.item.clone());
+        let drafted = draft.items.iter().map(|drafted| drafted.item.clone());
+        let items: Vec<_> = drafted.chain(leaving).take(ITEMS_MAX).collect();
+        self.seq = (self.seq + 1).max(now_ms);
+        self.has_more = draft.needs_keeper() || !self.holds.is_empty();
+        self.due_ms = now_ms + RENEW_MS + self.seq.wrapping_mul(7919) % JITTER_MS;
+        let listed = self.holds.keys().copied().collect();
+        self.sent.push_back(Sent { seq: self.seq, at_ms: now_ms, listed });
+        if self.sent.len() > SENT_MAX {
+            self.sent.pop_front();
+        }
+        out.push(Effect::State(Statement {
+            host: self.host.clone(),
+            epoch: draft.epoch,
+            seq: self.seq,
+            watermark: draft.watermark,
+            items,
+        }));
+    }
+}
+
+/// R9: the slots whose grants made the hold cover it from when its offer was made.
+fn first_cover(drafted: &Drafted, term_ms: u64) -> BTreeMap<u32, u64> {
+    let Some(issued_ms) = drafted.issued_ms else { return BTreeMap::new() };
+    let slots = drafted.item.debits.iter().flat_map(BTreeMap::keys);
+    slots.map(|slot| (*slot, issued_ms + term_ms)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! A script for each rule: what is stated, what is covered, and when a gate closes.
+
+use protocol::id::{ClusterId, Epoch, TenantId};
+use protocol::resources::Resources;
+use protocol::signed::SecretKey;
+use protocol::tenure::{Item, Standing};
+use protocol::trust::{CLOCK_PPM, KILL_MS, TERM_MS};
+
+use super::*;
+
+const D: u64 = TERM_MS;
+const K: u64 = KILL_MS;
+
+fn key(n: u8) -> SecretKey {
+    SecretKey::from_seed([n; 32])
+}
+
+fn here() -> HostId {
+    HostId::of(&key(1).public())
+}
+
+fn trust(n: u32, k: u32) -> Arc<Trust> {
+    let slot = |slot: u32| {
+        let key = key(10 + u8::try_from(slot).unwrap()).public();
+        protocol::trust::Slot { slot, key, url: String::new() }
+    };
+    Arc::new(Trust {
+        cluster: ClusterId::new("c1").unwrap(),
+        version: 1,
+        operators: vec![key(9).public()],
+        arbiters: (0..n).map(slot).collect(),
+        k,
+        f: 0,
+        roster: vec![key(1).public()],
+        peers: vec![],
+        term_ms: D,
+        kill_ms: K,
+        clock_ppm: CLOCK_PPM,
+        quota: BTreeMap::new(),
+        retired: vec![],
+    })
+}
+
+fn id(num: u64) -> OfferId {
+    OfferId { epoch: Epoch(1), num }
+}
+
+fn uuid(num: u64) -> Uuid {
+    Uuid::from_u128(u128::from(num))
+}
+
+/// A hold that the given slots have granted at that time.
+fn hold(num: u64, issued_ms: u64, slots: &[u32]) -> Drafted {
+    let debits = slots.iter().map(|slot| (*slot, Resources::ZERO)).collect();
+    Drafted {
+        item: Item {
+            id: id(num),
+            job: "web".parse().unwrap(),
+            resources: Resources::ZERO,
+            tenant: TenantId::default_tenant(),
+            debits: Some(debits),
+            on_loss: OnLoss::Stop,
+            standing: Standing::Hold,
+        },
+        uuid: uuid(1),
+        issued_ms: Some(issued_ms),
+    }
+}
+
+fn draft(items: Vec<Drafted>) -> Draft {
+    Draft { epoch: Epoch(1), watermark: id(100), items }
+}
+
+struct Bench(Keeper, Option<Statement>);
+
+impl Bench {
+    fn new(n: u32, k: u32) -> Self {
+        let mut bench = Self(Keeper::new(here(), 0, Saved::default()), None);
+        bench.tell(0, Input::Trust(trust(n, k)));
+        bench
+    }
+
+    /// What is done because of this; statements left out.
+    fn tell(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
+        let mut out = vec![];
+        self.0.handle(now_ms, input, &mut out);
+        out.retain(|effect| match effect {
+            Effect::State(statement) => {
+                self.1 = Some(statement.clone());
+                false
+            }
+            _ => true,
+        });
+        out
+    }
+
+    /// The last statement, one that is due by then included.
+    fn statement(&mut self, now_ms: u64) -> Statement {
+        self.tell(now_ms, Input::Tick);
+        self.1.clone().expect("something was stated")
+    }
+
+    fn term(&mut self, now_ms: u64, slot: u32, seq: u64, covered: &[u64]) -> Vec<Effect> {
+        let covered = covered.iter().map(|num| id(*num)).collect();
+        let term = Term { slot, host: here(), seq, covered, is_silent: false };
+        self.tell(now_ms, Input::Term(term))
+    }
+
+    fn gate(&self, num: u64) -> Option<Gate> {
+        self.0.table().of(id(num)).map(|kept| kept.gate)
+    }
+
+    fn until(&self, num: u64) -> u64 {
+        self.0.table().of(id(num)).expect("it is kept").until_ms
+    }
+}
+
+#[test]
+fn r9_the_grants_cover_a_hold_from_when_its_offer_was_made() {
+    let mut bench = Bench::new(3, 2);
+    let out = bench.tell(1_500, Input::Draft(draft(vec![hold(1, 1_000, &[0, 2])])));
+    assert_eq!(out, [Effect::Open(uuid(1))]);
+    assert_eq!(bench.until(1), 1_000 + D - K);
+}
+
+#[test]
+fn r11_less_than_a_quorum_opens_no_gate() {
+    let mut bench = Bench::new(3, 2);
+    let out = bench.tell(1_000, Input::Draft(draft(vec![hold(1, 1_000, &[0])])));
+    assert_eq!((out, bench.gate(1)), (vec![], Some(Gate::Lost)));
+}
+
+#[test]
+fn a_start_that_comes_too_late_never_runs() {
+    let mut bench = Bench::new(1, 1);
+    let out = bench.tell(D - K, Input::Draft(draft(vec![hold(1, 0, &[0])])));
+    assert_eq!((out, bench.gate(1)), (vec![], Some(Gate::Lost)));
+}
+
+#[test]
+fn r10_a_term_lasts_from_when_its_statement_was_sent_not_from_when_it_came() {
+    let mut bench = Bench::new(1, 1);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0])])));
+    let seq = bench.statement(2_000).seq;
+    bench.term(6_000, 0, seq, &[1]);
+    assert_eq!(bench.until(1), 2_000 + D - K);
+    let unknown = seq + 1;
+    bench.term(6_001, 0, unknown, &[1]);
+    assert_eq!(bench.until(1), 2_000 + D - K, "nothing was stated under that number");
+    let later = bench.statement(6_500).seq;
+    assert_ne!(later, seq, "it was due at the first answer");
+    bench.term(6_600, 0, later, &[1]);
+    bench.term(6_700, 0, seq, &[]);
+    assert_eq!(bench.until(1), 6_000 + D - K, "an older answer says nothing");
+}
+
+#[test]
+fn r10_what_is_listed_and_not_covered_is_not_covered_any_more() {
+    let mut bench = Bench::new(3, 2);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0, 1])])));
+    let seq = bench.statement(2_000).seq;
+    assert_eq!(bench.term(2_100, 0, seq, &[]), [Effect::Seal(uuid(1))]);
+    assert_eq!(bench.gate(1), Some(Gate::Sealing));
+}
+
+#[test]
+fn r1_a_silent_member_takes_nothing_away() {
+    let mut bench = Bench::new(1, 1);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0])])));
+    let seq = bench.statement(2_000).seq;
+    let (covered, is_silent) = (BTreeSet::new(), true);
+    bench.tell(2_100, Input::Term(Term { slot: 0, host: here(), seq, covered, is_silent }));
+    assert_eq!((bench.gate(1), bench.until(1)), (Some(Gate::Open), D - K));
+}
+
+#[test]
+fn r12_the_gate_is_sealed_k_before_the_end_and_the_hold_is_stated_until_it_is_closed() {
+    let mut bench = Bench::new(1, 1);
+    let held = hold(1, 0, &[0]);
+    bench.tell(0, Input::Draft(draft(vec![held.clone()])));
+    assert_eq!(bench.0.due_ms().min(D - K), bench.0.due_ms(), "it wakes up in time");
+    assert_eq!(bench.tell(D - K - 1, Input::Tick), []);
+    assert_eq!(bench.tell(D - K, Input::Tick), [Effect::Seal(uuid(1))]);
+    assert_eq!(bench.statement(D).items, std::slice::from_ref(&held.item));
+    assert_eq!(bench.tell(D, Input::Empty(uuid(1))), []);
+    assert_eq!(bench.gate(1), Some(Gate::Lost));
+    assert_eq!(bench.statement(2 * D).items, [held.item]);
+    assert_eq!(bench.tell(2 * D, Input::Draft(draft(vec![]))), [Effect::Remove(uuid(1))]);
+    assert_eq!(bench.statement(3 * D).items, [], "the end is stated once more");
+    assert_eq!(bench.0.due_ms(), u64::MAX, "and then there is nothing to say");
+}
+
+#[test]
+fn r12_a_hold_that_was_lost_never_comes_back() {
+    let mut bench = Bench::new(1, 1);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0])])));
+    let seq = bench.statement(2_000).seq;
+    bench.tell(D - K, Input::Tick);
+    assert_eq!(bench.term(D - K + 1, 0, seq, &[1]), [], "the answer comes too late");
+    bench.tell(D, Input::Empty(uuid(1)));
+    let seq = bench.statement(D + 1_000).seq;
+    assert_eq!(bench.term(D + 1_001, 0, seq, &[1]), []);
+    assert_eq!(bench.gate(1), Some(Gate::Lost));
+}
+
+#[test]
+fn r13_what_is_drafted_no_more_is_stated_until_nothing_of_it_is_left() {
+    let mut bench = Bench::new(1, 1);
+    let held = hold(1, 0, &[0]);
+    bench.tell(0, Input::Draft(draft(vec![held.clone()])));
+    assert_eq!(bench.tell(1, Input::Draft(draft(vec![]))), [Effect::Seal(uuid(1))]);
+    assert_eq!(bench.statement(5_000).items, [held.item]);
+    assert_eq!(bench.tell(5_001, Input::Empty(uuid(1))), [Effect::Remove(uuid(1))]);
+    assert_eq!(bench.statement(9_000).items, []);
+}
+
+#[test]
+fn a_new_hold_of_a_guest_waits_until_its_last_one_is_gone() {
+    let mut bench = Bench::new(1, 1);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0])])));
+    let out = bench.tell(1_000, Input::Draft(draft(vec![hold(2, 900, &[0])])));
+    assert_eq!((out, bench.gate(2)), (vec![Effect::Seal(uuid(1))], Some(Gate::Shut)));
+    assert_eq!(bench.tell(1_001, Input::Empty(uuid(1))), [Effect::Open(uuid(1))]);
+    assert_eq!((bench.gate(1), bench.gate(2)), (None, Some(Gate::Open)));
+}
+
+#[test]
+fn a_killed_keeper_goes_on_where_it_was() {
+    let mut bench = Bench::new(1, 1);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0])])));
+    let seq = bench.statement(2_000).seq;
+    bench.term(2_001, 0, seq, &[1]);
+    let saved = bench.0.saved();
+    let mut next = Bench(Keeper::new(here(), 3_000, saved), None);
+    assert_eq!(next.tell(3_000, Input::Trust(trust(1, 1))), [Effect::Open(uuid(1))]);
+    assert_eq!(next.until(1), 2_000 + D - K);
+    assert!(next.statement(3_000 + D / 4).seq > seq, "no number is used twice");
+    let saved = bench.0.saved();
+    let mut late = Bench(Keeper::new(here(), D + 2_000, saved), None);
+    let out = late.tell(D + 2_000, Input::Trust(trust(1, 1)));
+    assert_eq!(out.last(), Some(&Effect::Seal(uuid(1))));
+}
+
+#[test]
+fn an_agents_older_life_has_nothing_more_to_say() {
+    let mut bench = Bench::new(1, 1);
+    let new = Draft { epoch: Epoch(2), ..draft(vec![hold(1, 0, &[0])]) };
+    bench.tell(0, Input::Draft(new));
+    assert_eq!(bench.tell(1, Input::Draft(draft(vec![]))), []);
+    assert_eq!(bench.gate(1), Some(Gate::Open));
+}
+
+#[test]
+fn jobs_that_are_kept_are_stated_and_have_no_gate() {
+    let mut bench = Bench::new(1, 1);
+    let mut kept = hold(7, 0, &[0]);
+    (kept.item.on_loss, kept.uuid) = (OnLoss::Keep, uuid(7));
+    bench.tell(0, Input::Draft(draft(vec![kept.clone()])));
+    assert_eq!(bench.0.due_ms(), u64::MAX, "nothing needs cover, so nothing is stated");
+    bench.tell(0, Input::Draft(draft(vec![kept.clone(), hold(1, 0, &[0])])));
+    assert_eq!(bench.statement(2_000).items.len(), 2);
+    assert_eq!(bench.gate(7), None);
+}

@@ -1,0 +1,275 @@
+//! The agent's side of the keeper: sees that one runs while something needs cover, gives it drafts, and
+//! passes on what it says.
+//!
+//! While no keeper answers, this is the one that seals the gates whose time is over (A5: two killers).
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::id::{JobId, OfferId};
+use protocol::vm::{OnLoss, VmSpec};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use transport::Clock;
+use uuid::Uuid;
+
+use super::core::{Gate, Table};
+use super::gate::Gates;
+use super::process::{LINE_BYTES_MAX, folder, socket};
+use crate::core::{Draft, Input};
+use crate::shell::Post;
+
+/// How often a keeper that does not answer is tried, or started.
+const RETRY: Duration = Duration::from_millis(100);
+/// Pause between two starts of a keeper.
+const START_REST: Duration = Duration::from_secs(1);
+/// How often what is lost is told to the core, until it has closed the hold.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a gate may take to open: the keeper opens it when it reads the draft.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// How much later than the keeper this seals a gate.
+const SECOND_MS: u64 = 250;
+/// A log beyond this size is begun anew at a start.
+const LOG_BYTES_MAX: u64 = 4 << 20;
+
+/// What a keeper is started with.
+#[derive(Debug, Clone)]
+pub(crate) struct Wards {
+    /// The agent's folder.
+    pub data_dir: PathBuf,
+    /// The `ostler` program.
+    pub program: PathBuf,
+    /// See [`super::KeeperOptions::partition`].
+    pub partition: String,
+}
+
+/// The agent's side of the keeper.
+#[derive(Debug)]
+pub(crate) struct Warden {
+    wards: Wards,
+    gates: Result<Gates, String>,
+    drafts: watch::Sender<Option<Draft>>,
+    table: watch::Receiver<Table>,
+}
+
+impl Warden {
+    /// Watches from now on; news goes to `posts`.
+    pub(crate) fn start(
+        wards: Wards,
+        clock: Clock,
+        posts: mpsc::Sender<Post>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let gates = Gates::open(&wards.partition);
+        if let Err(why) = &gates {
+            tracing::info!("no VM with on_loss = stop can run here: {why}");
+        }
+        let (drafts, drafted) = watch::channel(None);
+        let (tell, table) = watch::channel(Table::default());
+        if let Ok(gates) = gates.clone() {
+            let task = Task {
+                wards: wards.clone(),
+                gates,
+                drafts: drafted,
+                tell,
+                posts,
+                clock,
+                started: None,
+            };
+            tokio::spawn(async move { shutdown.run_until_cancelled(task.run()).await });
+        }
+        Arc::new(Self { wards, gates, drafts, table })
+    }
+
+    /// Whether guests can be held here.
+    pub(crate) fn can_guard(&self) -> bool {
+        self.gates.is_ok()
+    }
+
+    /// What may be stated from now on. Call it after what it says is on disk.
+    pub(crate) fn draft(&self, draft: Draft) {
+        self.drafts.send_if_modified(|known| {
+            let is_news = known.as_ref() != Some(&draft);
+            *known = Some(draft);
+            is_news
+        });
+    }
+
+    /// The partition that a VM's definition names, if it needs cover.
+    pub(crate) fn partition(&self, vm: &VmSpec, uuid: Uuid) -> Option<String> {
+        (vm.on_loss == OnLoss::Stop).then(|| Gates::partition(&self.wards.partition, uuid))
+    }
+
+    /// Waits until a VM that needs cover may run.
+    pub(crate) async fn await_open(&self, job: &JobId, vm: &VmSpec) -> Result<(), String> {
+        if vm.on_loss == OnLoss::Keep {
+            return Ok(());
+        }
+        let drafted = self.drafts.borrow().as_ref().and_then(|draft| hold_of(draft, job));
+        let hold = drafted.ok_or_else(|| format!("no hold of {job} is known that needs cover"))?;
+        let gate = |table: &Table| table.of(hold).map(|kept| kept.gate);
+        let is_decided = |table: &Table| !matches!(gate(table), None | Some(Gate::Shut));
+        let mut table = self.table.clone();
+        match timeout(OPEN_DEADLINE, table.wait_for(is_decided)).await {
+            Ok(Ok(table)) if gate(&table) == Some(Gate::Open) => Ok(()),
+            Ok(Ok(_)) => Err(format!("the right to run {job} was over before it started")),
+            Ok(Err(_)) => Err("the agent is stopping".to_owned()),
+            Err(_) => Err(format!("no keeper has opened the gate of {job} in time; see its log")),
+        }
+    }
+
+    /// Whether the job has a hold here that needs cover.
+    pub(crate) fn keeps(&self, job: &JobId) -> bool {
+        self.drafts.borrow().as_ref().is_some_and(|draft| hold_of(draft, job).is_some())
+    }
+
+    /// Whether the guest is where the keeper can end it.
+    pub(crate) fn is_guarded(&self, uuid: Uuid) -> bool {
+        let is_empty = self.gates.as_ref().map(|gates| gates.is_empty(uuid));
+        matches!(is_empty, Ok(Ok(false)))
+    }
+}
+
+fn hold_of(draft: &Draft, job: &JobId) -> Option<OfferId> {
+    let is_it = |item: &protocol::tenure::Item| {
+        item.job == *job && item.is_hold() && item.on_loss == OnLoss::Stop
+    };
+    draft.items.iter().map(|drafted| &drafted.item).find(|item| is_it(item)).map(|item| item.id)
+}
+
+struct Task {
+    wards: Wards,
+    gates: Gates,
+    drafts: watch::Receiver<Option<Draft>>,
+    tell: watch::Sender<Table>,
+    posts: mpsc::Sender<Post>,
+    clock: Clock,
+    started: Option<Instant>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            let needs = |draft: &Option<Draft>| draft.as_ref().is_some_and(Draft::needs_keeper);
+            if self.drafts.wait_for(needs).await.is_err() {
+                return;
+            }
+            match UnixStream::connect(socket(&self.wards.data_dir)).await {
+                Ok(stream) => {
+                    let why = self.talk(stream).await;
+                    tracing::info!("the keeper has gone: {why}");
+                }
+                Err(_) => self.start_one(),
+            }
+            self.seal_in_its_place();
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Exchanges drafts and tables with a keeper until it goes; says why.
+    async fn talk(&mut self, stream: UnixStream) -> String {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read);
+        let mut line = Vec::new();
+        let mut drafts = self.drafts.clone();
+        drafts.mark_changed();
+        loop {
+            // A line that is half read is gone on with: nothing of it is lost when others come first.
+            let mut limited = (&mut lines).take(LINE_BYTES_MAX);
+            let reading = limited.read_until(b'\n', &mut line);
+            tokio::select! {
+                read = reading => match read {
+                    Ok(0) => return "it closed the connection".to_owned(),
+                    Ok(_) if line.last() == Some(&b'\n') => {
+                        match serde_json::from_slice::<Table>(&line) {
+                            Ok(table) => drop(self.tell.send_replace(table)),
+                            Err(error) => return format!("its table can't be read: {error}"),
+                        }
+                        line.clear();
+                        self.tell_lost().await;
+                    }
+                    Ok(_) => {}
+                    Err(error) => return error.to_string(),
+                },
+                changed = drafts.changed() => {
+                    if changed.is_err() {
+                        return "the agent is stopping".to_owned();
+                    }
+                    let draft = drafts.borrow_and_update().clone();
+                    let Some(draft) = draft else { continue };
+                    let mut text = serde_json::to_vec(&draft).expect("a draft is valid JSON");
+                    text.push(b'\n');
+                    if let Err(error) = write.write_all(&text).await {
+                        return error.to_string();
+                    }
+                }
+                () = sleep(TELL_INTERVAL) => self.tell_lost().await,
+            }
+        }
+    }
+
+    async fn tell_lost(&self) {
+        let lost: Vec<(OfferId, JobId)> = self
+            .tell
+            .borrow()
+            .0
+            .iter()
+            .filter(|kept| kept.gate == Gate::Lost)
+            .map(|kept| (kept.hold, kept.job.clone()))
+            .collect();
+        for (hold, job) in lost {
+            let _ = self.posts.send(Post::Input(Input::Lost { job, hold })).await;
+        }
+    }
+
+    fn seal_in_its_place(&self) {
+        let now_ms = self.clock.now().mono_ms;
+        for kept in &self.tell.borrow().0 {
+            if kept.gate != Gate::Lost && kept.until_ms + SECOND_MS <= now_ms {
+                tracing::warn!(job = %kept.job, "its right to run is over, and no keeper answers");
+                if let Err(error) = self.gates.seal(kept.uuid) {
+                    tracing::error!(job = %kept.job, "seal its gate: {error}");
+                }
+            }
+        }
+    }
+
+    /// Starts a keeper, which outlives this agent.
+    fn start_one(&mut self) {
+        if self.started.is_some_and(|at| at.elapsed() < START_REST) {
+            return;
+        }
+        self.started = Some(Instant::now());
+        if let Err(error) = self.spawn() {
+            tracing::error!("start a keeper: {error}");
+        }
+    }
+
+    fn spawn(&self) -> std::io::Result<()> {
+        let folder = folder(&self.wards.data_dir);
+        fs::create_dir_all(&folder)?;
+        let path = folder.join("log");
+        let is_long = fs::metadata(&path).is_ok_and(|found| found.len() > LOG_BYTES_MAX);
+        let mut log = fs::OpenOptions::new();
+        log.create(true).append(!is_long).write(true).truncate(is_long);
+        let log = log.open(&path)?;
+        let mut command = std::process::Command::new(&self.wards.program);
+        command
+            .args(["keeper", "--partition", &self.wards.partition, "--data-dir"])
+            .arg(&self.wards.data_dir)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        let mut child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
+        tokio::spawn(async move { child.wait().await });
+        Ok(())
+    }
+}

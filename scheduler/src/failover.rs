@@ -1,0 +1,269 @@
+//! Which jobs have lost their host, and when each is started elsewhere.
+//!
+//! Decides from the view alone whom to try, and how often again. Whether a job may be started is the
+//! arbiters' to say: they know whether its host may still run it, and whether it was promised to anybody
+//! since. So a wrong guess here, by an old view or by two schedulers at once, costs a refusal.
+//!
+//! ```text
+//!   runs ──its host is silent, or its right was lost──▶ to be started ──begun──▶ an open run ──▶ runs
+//!                                                            ▲                       │ did not succeed
+//!                                                            └── rest is over ── resting
+//! ```
+
+use std::collections::BTreeMap;
+
+use protocol::api::Want;
+use protocol::id::{HostId, JobId, OfferId};
+use protocol::job::{Job, JobState, Reason};
+use protocol::ticket::HoldAt;
+use protocol::view::{Freshness, View};
+use protocol::vm::OnLoss;
+
+use crate::follow::HeardAt;
+
+/// Runs of this kind that are open at a time: a lost host with hundreds of guests must not take every
+/// place of an engine.
+pub(crate) const OPEN_MAX: usize = 32;
+
+/// First rest after a run that did not succeed.
+const REST_MS_MIN: u64 = 2_000;
+
+/// Longest rest.
+const REST_MS_MAX: u64 = 60_000;
+
+/// A hold that is tried again later.
+#[derive(Debug, Clone)]
+struct Rest {
+    lost: HoldAt,
+    until_ms: u64,
+    failures: u32,
+}
+
+/// The jobs that are started elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct FailOver {
+    resting: BTreeMap<JobId, Rest>,
+}
+
+impl FailOver {
+    /// What is to be begun now, most important first. `open` are the jobs with a run that has not ended.
+    pub(crate) fn due(
+        &mut self,
+        now_ms: u64,
+        view: &View,
+        freshness: impl Fn(&HostId) -> Freshness,
+        open: &[JobId],
+    ) -> Vec<Want> {
+        let lost = lost(view, freshness);
+        self.resting.retain(|job, rest| lost.get(job).is_some_and(|(_, at)| *at == rest.lost));
+        let is_resting =
+            |job: &JobId| self.resting.get(job).is_some_and(|rest| now_ms < rest.until_ms);
+        let due = lost.into_iter().filter(|(job, _)| !open.contains(job) && !is_resting(job));
+        let want = |(job, (row, lost)): (JobId, (&Job, HoldAt))| Want::FailOver {
+            job,
+            spec: row.spec.as_ref().clone(),
+            revision: row.revision,
+            lost,
+        };
+        due.map(want).take(OPEN_MAX.saturating_sub(open.len())).collect()
+    }
+
+    /// A run has ended, or could not be begun.
+    pub(crate) fn ended(&mut self, now_ms: u64, job: JobId, lost: HoldAt, is_success: bool) {
+        if is_success {
+            self.resting.remove(&job);
+            return;
+        }
+        let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
+        let rest_ms = (REST_MS_MIN << failures.min(16)).min(REST_MS_MAX);
+        let (until_ms, failures) = (now_ms + rest_ms, failures.saturating_add(1));
+        self.resting.insert(job, Rest { lost, until_ms, failures });
+    }
+}
+
+/// Jobs whose newest row shows a hold that was lost, or that is on a host which is not heard.
+fn lost(view: &View, freshness: impl Fn(&HostId) -> Freshness) -> BTreeMap<JobId, (&Job, HoldAt)> {
+    let mut newest: BTreeMap<&JobId, (&HostId, &Job)> = BTreeMap::new();
+    for (host, row) in view.hosts() {
+        for (id, job) in &row.jobs {
+            let is_arriving = job.state == JobState::MigratingIn;
+            if job.spec.as_vm().is_none_or(|vm| vm.on_loss == OnLoss::Keep) || is_arriving {
+                continue;
+            }
+            let known = newest.get(id);
+            if known.is_none_or(|(_, known)| known.revision < job.revision) {
+                newest.insert(id, (host, job));
+            }
+        }
+    }
+    let mut lost = BTreeMap::new();
+    for (id, (host, job)) in newest {
+        if let Some(hold) = hold_lost(job, || freshness(host) == Freshness::Fresh) {
+            lost.insert(id.clone(), (job, HoldAt { host: host.clone(), hold }));
+        }
+    }
+    lost
+}
+
+/// Rows of silent hosts that say that a job is alive which runs elsewhere by a later change: what failed
+/// over. Its host will say so itself when it is heard again.
+pub(crate) fn superseded(view: &View, is_heard: impl Fn(&HostId) -> bool) -> Vec<(HostId, JobId)> {
+    let lapses = |job: &Job| job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
+    let silent = view.hosts().filter(|(host, _)| !is_heard(host));
+    let alive = silent.flat_map(|(host, row)| {
+        let alive = row.jobs.values().filter(|job| lapses(job) && !job.state.is_ended());
+        alive.map(move |job| (host, job))
+    });
+    let is_later = |job: &Job| {
+        let rows = view.hosts().filter_map(|(_, row)| row.jobs.get(&job.id));
+        rows.into_iter()
+            .any(|row| row.revision > job.revision && row.state != JobState::MigratingIn)
+    };
+    alive
+        .filter(|(_, job)| is_later(job))
+        .map(|(host, job)| (host.clone(), job.id.clone()))
+        .collect()
+}
+
+fn hold_lost(job: &Job, is_heard: impl FnOnce() -> bool) -> Option<OfferId> {
+    match (job.state, &job.reason) {
+        (JobState::Stopped, Some(Reason::TenureLost { lost: hold })) => Some(*hold),
+        // Somebody wants it to end.
+        (JobState::Stopping, _) => None,
+        (state, _) if state.is_ended() || is_heard() => None,
+        _ => job.hold,
+    }
+}
+
+/// How fresh a host is, as far as a monitor has said.
+pub(crate) fn freshness_of(heard: Option<&HeardAt>) -> Freshness {
+    // Whom no monitor has spoken of yet may be well.
+    heard.map_or(Freshness::Fresh, |heard| heard.freshness)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
+    use protocol::id::{Cursor, Epoch, Revision};
+    use protocol::job::JobSpec;
+    use protocol::resources::Resources;
+    use protocol::signed::SecretKey;
+    use protocol::vm::VmSpec;
+
+    use super::*;
+    fn host(n: u8) -> Host {
+        let key = SecretKey::from_seed([n; 32]).public();
+        Host {
+            id: HostId::of(&key),
+            key,
+            name: format!("h{n}"),
+            urls: vec![],
+            agent_version: String::new(),
+            hypervisor: HypervisorFacts {
+                uri: String::new(),
+                driver: "QEMU".into(),
+                libvirt_version: String::new(),
+                accel: Accel::Tcg,
+                accel_reason: None,
+                can_receive: true,
+                can_guard: true,
+            },
+            capacity: Resources::ZERO,
+            allocation: Resources::ZERO,
+            images: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            trust_version: Some(1),
+            intent: None,
+        }
+    }
+
+    fn job(revision: u64, hold: u64, on_loss: OnLoss, state: JobState) -> Job {
+        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, on_loss, ..VmSpec::default() };
+        Job {
+            id: "web".parse().unwrap(),
+            revision: Revision(revision),
+            spec: JobSpec::vm(vm).into(),
+            state,
+            reason: None,
+            since_ms: 0,
+            hold: Some(OfferId { epoch: Epoch(1), num: hold }),
+            domain_uuid: None,
+            run: None,
+            migration: None,
+            endpoint: None,
+        }
+    }
+
+    fn view(rows: &[(u8, Job)]) -> View {
+        let mut view = View::default();
+        for (n, row) in rows {
+            let cursor = Cursor { epoch: Epoch(1), seq: 1 };
+            let inventory =
+                Inventory { cursor, host: host(*n), jobs: vec![row.clone()], observed: vec![] };
+            view.merge_inventory(inventory);
+        }
+        view
+    }
+
+    fn due(failover: &mut FailOver, now_ms: u64, view: &View, silent: u8) -> Vec<Want> {
+        let silent = host(silent).id;
+        let freshness =
+            |id: &HostId| if *id == silent { Freshness::Stale } else { Freshness::Fresh };
+        failover.due(now_ms, view, freshness, &[])
+    }
+
+    fn lost_hold(wants: &[Want]) -> Option<u64> {
+        match wants {
+            [Want::FailOver { lost, .. }] => Some(lost.hold.num),
+            [] => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_runs_on_a_silent_host_is_started_elsewhere_if_it_may_be() {
+        let mut failover = FailOver::default();
+        let stop = view(&[(1, job(1, 7, OnLoss::Stop, JobState::Running))]);
+        assert_eq!(lost_hold(&due(&mut failover, 0, &stop, 2)), None, "its host is heard");
+        assert_eq!(lost_hold(&due(&mut failover, 0, &stop, 1)), Some(7));
+        let keep = view(&[(1, job(1, 7, OnLoss::Keep, JobState::Running))]);
+        assert_eq!(lost_hold(&due(&mut failover, 0, &keep, 1)), None);
+        let stopping = view(&[(1, job(1, 7, OnLoss::Stop, JobState::Stopping))]);
+        assert_eq!(lost_hold(&due(&mut failover, 0, &stopping, 1)), None, "nobody wants it");
+    }
+
+    #[test]
+    fn the_newest_row_counts_and_not_what_a_lost_host_said_before() {
+        let mut failover = FailOver::default();
+        let old = (1, job(1, 7, OnLoss::Stop, JobState::Running));
+        let runs = view(&[old.clone(), (2, job(2, 3, OnLoss::Stop, JobState::Running))]);
+        assert_eq!(lost_hold(&due(&mut failover, 0, &runs, 1)), None);
+        let stopped = view(&[old.clone(), (2, job(2, 3, OnLoss::Stop, JobState::Stopped))]);
+        assert_eq!(lost_hold(&due(&mut failover, 0, &stopped, 1)), None);
+        let arriving = view(&[old, (2, job(2, 3, OnLoss::Stop, JobState::MigratingIn))]);
+        assert_eq!(lost_hold(&due(&mut failover, 0, &arriving, 1)), Some(7), "not there yet");
+    }
+
+    #[test]
+    fn a_lost_right_is_asked_for_anew_wherever_its_host_is() {
+        let mut failover = FailOver::default();
+        let mut row = job(1, 7, OnLoss::Stop, JobState::Stopped);
+        let hold = row.hold.take().unwrap();
+        row.reason = Some(Reason::TenureLost { lost: hold });
+        assert_eq!(lost_hold(&due(&mut failover, 0, &view(&[(1, row)]), 2)), Some(7));
+    }
+
+    #[test]
+    fn what_did_not_succeed_rests_longer_each_time_and_another_loss_does_not() {
+        let mut failover = FailOver::default();
+        let one = view(&[(1, job(1, 7, OnLoss::Stop, JobState::Running))]);
+        let at = |num| HoldAt { host: host(1).id, hold: OfferId { epoch: Epoch(1), num } };
+        failover.ended(0, "web".parse().unwrap(), at(7), false);
+        assert_eq!(lost_hold(&due(&mut failover, 1_999, &one, 1)), None);
+        assert_eq!(lost_hold(&due(&mut failover, 2_000, &one, 1)), Some(7));
+        failover.ended(2_000, "web".parse().unwrap(), at(7), false);
+        assert_eq!(lost_hold(&due(&mut failover, 5_999, &one, 1)), None);
+        let other = view(&[(1, job(3, 9, OnLoss::Stop, JobState::Running))]);
+        assert_eq!(lost_hold(&due(&mut failover, 2_001, &other, 1)), Some(9));
+    }
+}

@@ -1,0 +1,145 @@
+//! VMs that are killed when their host is cut off, and run elsewhere by themselves, never twice.
+
+use std::time::{Duration, Instant};
+
+use tests::lab::Lab;
+use tests::operator::Operator;
+use tests::wait::{is, until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Protocol §12 says 11 to 15 s from the loss of a host; the rest is for a busy machine.
+const FAILOVER: Duration = Duration::from_secs(25);
+
+/// D of the trust document that `bootstrap` writes.
+const TERM: Duration = Duration::from_secs(9);
+
+/// A cluster whose arbiters outlive any one host, with a VM that may be lost.
+fn cluster(lab: &Lab, operator: &mut Operator) -> String {
+    let url = operator.make_cluster_with(lab, &["--arbiters", "3", "--controllers", "3"]);
+    operator.must(&["run", "--name", "web-1", "--memory", "64MiB", "--on-loss", "stop"]);
+    url
+}
+
+/// The hosts on which libvirt says that it runs.
+fn running_on(lab: &Lab, name: &str) -> Vec<String> {
+    let runs = |host: &String| lab.virsh_state(host, name) == "running";
+    lab.hosts().into_iter().filter(runs).collect()
+}
+
+/// Where it runs now, looked at until that is one host and not this one. Fails if it is ever two.
+fn await_elsewhere(lab: &Lab, not: &str) -> (String, Duration) {
+    until("web-1 to run elsewhere", LIMIT, || {
+        let found = running_on(lab, "web-1");
+        assert!(found.len() < 2, "web-1 runs on {found:?}");
+        found.iter().find(|host| *host != not).cloned().ok_or(found)
+    })
+}
+
+#[test]
+fn lab_a_vm_of_a_dead_host_runs_elsewhere_by_itself_and_what_is_deleted_stays_so() {
+    let Some(lab) = Lab::up("lab_a_vm_of_a_dead_host_runs_elsewhere", 3) else { return };
+    let mut operator = Operator::new();
+    let url = cluster(&lab, &mut operator);
+    let dead = operator.await_state("web-1", "running");
+    lab.must(&["kill", &dead]);
+    let (host, took) = await_elsewhere(&lab, &dead);
+    println!("web-1 runs on {host} {took:?} after {dead} lost its power");
+    assert!(took < FAILOVER, "{took:?}");
+    operator.must(&["stop", "web-1", "--force"]);
+    assert_eq!(lab.virsh_state(&host, "web-1"), "shut off");
+
+    // The host comes back with what it had. Nobody wants it any more, and it knows that.
+    lab.must(&["boot", &dead]);
+    lab.start_agent(&dead, &url);
+    until("the returned host to have let go of it", LIMIT, || {
+        let row = operator.row_on("web-1", &dead);
+        is(row["job"]["reason"] == "tenure_lost" && row["job"]["hold"].is_null(), row)
+    });
+    operator.must(&["rm", "web-1"]);
+    until("it to be gone everywhere", LIMIT, || {
+        let left: Vec<_> = lab.hosts().iter().flat_map(|host| lab.virsh_domains(host)).collect();
+        is(left.is_empty() && operator.ps("web-1").is_empty(), left)
+    });
+}
+
+#[test]
+fn lab_a_host_that_is_cut_off_ends_its_vm_before_it_runs_elsewhere() {
+    let Some(lab) = Lab::up("lab_a_host_that_is_cut_off_ends_its_vm", 3) else { return };
+    let mut operator = Operator::new();
+    cluster(&lab, &mut operator);
+    let cut = operator.await_state("web-1", "running");
+    lab.must(&["cut", &cut]);
+    let begin = Instant::now();
+    let (_, ended) = until("its host to have ended it", LIMIT, || {
+        let state = lab.virsh_state(&cut, "web-1");
+        is(state == "shut off", state)
+    });
+    println!("{cut} has ended web-1 {ended:?} after it was cut off");
+    assert!(ended < TERM, "K before the end of its last term: {ended:?}");
+    let (host, _) = await_elsewhere(&lab, &cut);
+    println!("web-1 runs on {host} {:?} after the cut", begin.elapsed());
+    assert!(begin.elapsed() < FAILOVER);
+    lab.must(&["heal", &cut]);
+    until("the healed host to say that it has lost it", LIMIT, || {
+        let row = operator.row_on("web-1", &cut);
+        is(row["job"]["reason"] == "tenure_lost", row)
+    });
+    assert_eq!(running_on(&lab, "web-1"), [host]);
+}
+
+#[test]
+fn lab_a_vm_runs_on_without_its_agent_its_keeper_or_one_arbiter_and_moves() {
+    let Some(lab) = Lab::up("lab_a_vm_runs_on_without_its_agent", 3) else { return };
+    let mut operator = Operator::new();
+    let url = cluster(&lab, &mut operator);
+    let host = operator.await_state("web-1", "running");
+    let pid = guest_pid(&lab, &host);
+
+    lab.must(&["signal", &host, "agent", "KILL"]);
+    let looked = Instant::now();
+    until("two terms to be over", LIMIT, || {
+        assert_eq!(guest_pid(&lab, &host), pid, "the keeper renews");
+        is(looked.elapsed() > 2 * TERM, looked.elapsed())
+    });
+    lab.start_agent(&host, &url);
+    assert_eq!(operator.await_state("web-1", "running"), host);
+
+    let keeper = || -> Vec<String> {
+        let found = lab.exec(&host, &["pgrep", "-f", "ostler keeper"]).stdout;
+        String::from_utf8_lossy(&found).split_whitespace().map(str::to_owned).collect()
+    };
+    let killed = keeper();
+    assert!(lab.exec(&host, &["pkill", "-9", "-f", "ostler keeper"]).status.success());
+    until("the agent to start another", LIMIT, || {
+        let now = keeper();
+        is(!now.is_empty() && now != killed, now)
+    });
+
+    let (arbiter_host, arbiter) = operator.service(&lab, "arbiter");
+    assert!(lab.exec(&arbiter_host, &["kill", "-STOP", &arbiter]).status.success());
+    let looked = Instant::now();
+    until("two terms to be over without one arbiter", LIMIT, || {
+        assert_eq!(guest_pid(&lab, &host), pid, "two of three cover it");
+        is(looked.elapsed() > 2 * TERM, looked.elapsed())
+    });
+    assert!(lab.exec(&arbiter_host, &["kill", "-CONT", &arbiter]).status.success());
+
+    let to = lab.hosts().into_iter().find(|other| *other != host).expect("another host");
+    operator.must(&["migrate", "web-1", &to]);
+    assert_eq!(running_on(&lab, "web-1"), std::slice::from_ref(&to));
+    let moved = guest_pid(&lab, &to);
+    let looked = Instant::now();
+    until("two terms to be over there", LIMIT, || {
+        assert_eq!(guest_pid(&lab, &to), moved, "its new host's keeper renews");
+        is(looked.elapsed() > 2 * TERM, looked.elapsed())
+    });
+}
+
+/// The guest's process, as its host counts it: another one after every start.
+fn guest_pid(lab: &Lab, host: &str) -> String {
+    let found = lab.exec(host, &["pgrep", "-f", "guest=web-1"]).stdout;
+    let found = String::from_utf8_lossy(&found).trim().to_owned();
+    assert!(!found.is_empty() && !found.contains('\n'), "web-1 on {host}: {found:?}");
+    found
+}
