@@ -598,8 +598,14 @@ pub(crate) struct AgentArgs {
     /// How guests are run [default: kvm where it works, else tcg]
     #[arg(long, value_enum)]
     pub(crate) accel: Option<ArgAccel>,
-    /// Where to announce the host: a discovery URL or mdns
-    #[arg(long, value_name = "SOURCE")]
+    /// Where to announce the host: a discovery URL, mdns, or several with commas between them
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        value_delimiter = ',',
+        env = "OSTLER_DISCOVERY",
+        hide_env_values = true
+    )]
     pub(crate) discovery: Vec<Source>,
     /// Virtual CPUs promised for each real one [default: 4]
     #[arg(long, value_name = "N")]
