@@ -1,0 +1,297 @@
+//! The Debian package: what is in it, whose it is, and that what its parts name is there.
+//!
+//! Packs the program that the other tests' build has put in place. What systemd and apt make of the
+//! package on a whole machine is not seen here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tests::lab::{ostler, repository, say_skipped};
+
+/// One test, because making a package takes longer than all that is asked of it.
+#[test]
+fn the_package_is_whole_and_careful() {
+    for tool in ["dpkg-deb", "dpkg-shlibdeps"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            return say_skipped("package", &format!("needs {tool}: scripts/deps installs it"));
+        }
+    }
+    let package = Package::make();
+    let rules: [fn(&Package); 8] = [
+        everything_that_its_units_name_is_in_it,
+        systemd_understands_every_line_of_its_units,
+        nothing_that_an_agent_leaves_behind_ends_with_it,
+        files_belong_to_root_and_only_the_settings_are_secret,
+        settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_reads,
+        it_says_what_it_is_and_what_it_needs,
+        a_new_host_is_told_what_to_do_and_an_upgraded_one_is_not,
+        a_purge_keeps_ledgers_keys_and_disks_and_says_so,
+    ];
+    rules.iter().for_each(|rule| rule(&package));
+}
+
+/// The package, unpacked; its control files are in `DEBIAN`.
+struct Package {
+    _folder: tempfile::TempDir,
+    file: PathBuf,
+    root: PathBuf,
+}
+
+impl Package {
+    fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut script = Command::new(repository().join("scripts/package"));
+        script.arg("--binary").arg(ostler()).arg("--to").arg(folder.path());
+        let file = PathBuf::from(must(&mut script).trim());
+        let root = folder.path().join("root");
+        must(Command::new("dpkg-deb").arg("-R").args([&file, &root]));
+        Self { _folder: folder, file, root }
+    }
+
+    fn text(&self, path: &str) -> String {
+        let path = self.root.join(path);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    /// A field of the control file.
+    fn field(&self, name: &str) -> String {
+        must(Command::new("dpkg-deb").arg("-f").arg(&self.file).arg(name)).trim().to_owned()
+    }
+
+    /// Every file, by its path on a host, with its permissions; control files left out.
+    fn files(&self) -> Vec<(String, u32)> {
+        let mut files = Vec::new();
+        collect(&self.root, &self.root, &mut files);
+        files.retain(|(path, _)| !path.starts_with("/DEBIAN/"));
+        files
+    }
+
+    fn units(&self) -> Vec<(String, String)> {
+        let units = self.files().into_iter().map(|(path, _)| path);
+        let units = units.filter(|path| path.ends_with(".service"));
+        units.map(|path| (path.clone(), self.text(&path[1..]))).collect()
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.root.join(path.trim_start_matches('/')).exists()
+    }
+
+    fn has_manual(&self) -> bool {
+        self.has("/usr/share/man/man1/ostler.1.gz")
+    }
+}
+
+fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, u32)>) {
+    for entry in fs::read_dir(folder).expect("the package is unpacked") {
+        let path = entry.expect("the package is unpacked").path();
+        let found = fs::symlink_metadata(&path).expect("the package is unpacked");
+        if found.is_dir() {
+            collect(root, &path, files);
+        } else {
+            let inside = path.strip_prefix(root).expect("a file of it");
+            files.push((format!("/{}", inside.display()), found.permissions().mode() & 0o7777));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+}
+
+fn must(command: &mut Command) -> String {
+    let output = run(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a unit names, of one kind: the values of its lines `KEY=VALUE`.
+fn values<'a>(unit: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    unit.lines().filter_map(move |line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// Files of the package that a unit needs, or points a person to.
+fn named_paths(unit: &str) -> BTreeSet<String> {
+    let commands = values(unit, "ExecStart").filter_map(|line| line.split(' ').next());
+    let settings = values(unit, "EnvironmentFile");
+    let documents = values(unit, "Documentation").flat_map(str::split_whitespace);
+    let documents = documents.filter_map(|document| document.strip_prefix("file://"));
+    commands.chain(settings).chain(documents).map(str::to_owned).collect()
+}
+
+fn named_manuals(unit: &str) -> BTreeSet<String> {
+    let documents = values(unit, "Documentation").flat_map(str::split_whitespace);
+    let pages = documents.filter_map(|document| document.strip_prefix("man:"));
+    pages.map(|page| page.trim_end_matches("(1)").to_owned()).collect()
+}
+
+fn everything_that_its_units_name_is_in_it(package: &Package) {
+    let units = package.units();
+    assert_eq!(units.len(), 2, "the agent's and the discovery server's");
+    for (path, unit) in units {
+        let named = named_paths(&unit);
+        assert!(named.contains("/usr/bin/ostler"), "{path} starts {named:?}");
+        let missing: Vec<_> = named.iter().filter(|named| !package.has(named)).collect();
+        assert!(missing.is_empty(), "{path} names {missing:?}");
+        if package.has_manual() {
+            let pages = named_manuals(&unit);
+            let is_missing =
+                |page: &&String| !package.has(&format!("/usr/share/man/man1/{page}.1.gz"));
+            let missing: Vec<_> = pages.iter().filter(is_missing).collect();
+            assert!(missing.is_empty(), "{path} points to manual pages {missing:?}");
+        }
+    }
+}
+
+fn systemd_understands_every_line_of_its_units(package: &Package) {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return say_skipped("package", "systemd-analyze is not installed");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = package.root.join("usr/bin/ostler").display().to_string();
+    for (path, unit) in package.units() {
+        // Nothing is installed here: the program is where it was unpacked.
+        let copy = folder.path().join(Path::new(&path).file_name().unwrap());
+        fs::write(&copy, unit.replace("/usr/bin/ostler", &program)).unwrap();
+        let verdict = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy));
+        let said = String::from_utf8_lossy(&verdict.stderr).into_owned();
+        let name = copy.file_name().unwrap().to_string_lossy().into_owned();
+        let ours: Vec<_> = said.lines().filter(|line| line.contains(&name)).collect();
+        assert!(verdict.status.success() && ours.is_empty(), "{path}: {said}");
+    }
+}
+
+fn nothing_that_an_agent_leaves_behind_ends_with_it(package: &Package) {
+    let unit = package.text("usr/lib/systemd/system/ostler-agent.service");
+    for (key, value, why) in [
+        ("KillMode", "process", "guests and services in its control group stay"),
+        ("OOMPolicy", "continue", "one that ran out of memory does not take the others along"),
+        ("Type", "notify", "an upgrade waits until the new agent works"),
+        ("Restart", "on-failure", "a crash is not the end"),
+    ] {
+        assert_eq!(values(&unit, key).collect::<Vec<_>>(), [value], "{key}: {why}");
+    }
+    // Services that outlive the agent would be left without their files.
+    for key in ["PrivateTmp", "RuntimeDirectory", "DynamicUser"] {
+        assert_eq!(values(&unit, key).count(), 0, "{key} ends with the agent");
+    }
+}
+
+fn files_belong_to_root_and_only_the_settings_are_secret(package: &Package) {
+    for (path, mode) in package.files() {
+        let expected = match path.as_str() {
+            "/usr/bin/ostler" => 0o755,
+            "/etc/ostler/agent.env" => 0o600,
+            _ => 0o644,
+        };
+        assert_eq!(mode, expected, "{path} has mode {mode:o}");
+    }
+    let listed = must(Command::new("dpkg-deb").arg("-c").arg(&package.file));
+    let strange: Vec<_> = listed.lines().filter(|line| !line.contains(" root/root ")).collect();
+    assert!(strange.is_empty(), "{strange:?}");
+    for script in ["postinst", "prerm", "postrm"] {
+        let found = fs::metadata(package.root.join("DEBIAN").join(script)).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, 0o755, "{script}");
+    }
+}
+
+fn settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_reads(package: &Package) {
+    let settings = package.files().into_iter().map(|(path, _)| path);
+    let settings: BTreeSet<String> = settings.filter(|path| path.starts_with("/etc/")).collect();
+    let kept = package.text("DEBIAN/conffiles");
+    assert_eq!(kept.lines().map(str::to_owned).collect::<BTreeSet<_>>(), settings);
+
+    let text = package.text("etc/ostler/agent.env");
+    let examples = text.lines().filter_map(|line| line.strip_prefix('#')?.split_once('='));
+    let names: BTreeSet<&str> =
+        examples.map(|(name, _)| name).filter(|name| !name.contains(' ')).collect();
+    let unit = package.text("usr/lib/systemd/system/ostler-agent.service");
+    let help = must(Command::new(package.root.join("usr/bin/ostler")).args(["agent", "--help"]));
+    assert!(unit.contains("$OSTLER_AGENT_OPTIONS") && help.contains("[env: OSTLER_DISCOVERY"));
+    assert_eq!(names, BTreeSet::from(["OSTLER_AGENT_OPTIONS", "OSTLER_DISCOVERY", "OSTLER_LOG"]));
+    let options = text.lines().find_map(|line| line.strip_prefix("#OSTLER_AGENT_OPTIONS="));
+    let options: Vec<&str> = options.unwrap_or_default().split(' ').collect();
+    must(Command::new(ostler()).arg("agent").args(options).arg("--help"));
+}
+
+fn it_says_what_it_is_and_what_it_needs(package: &Package) {
+    assert_eq!(package.field("Package"), "ostler");
+    let version = package.field("Version");
+    assert!(version.starts_with(env!("CARGO_PKG_VERSION")), "{version}");
+    let depends = package.field("Depends");
+    let names = depends.split(", ").filter_map(|one| one.split(' ').next());
+    let names: BTreeSet<&str> = names.collect();
+    for needed in ["libc6", "libvirt0", "libvirt-daemon-system", "qemu-system-x86", "qemu-utils"] {
+        assert!(names.contains(needed), "{needed} is not in {depends:?}");
+    }
+    let program = package.root.join("usr/bin/ostler");
+    let said = must(Command::new(&program).arg("--version"));
+    assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
+    for (shell, path) in [
+        ("bash", "usr/share/bash-completion/completions/ostler"),
+        ("zsh", "usr/share/zsh/vendor-completions/_ostler"),
+        ("fish", "usr/share/fish/vendor_completions.d/ostler.fish"),
+    ] {
+        assert!(package.text(path).contains("bootstrap"), "{shell} completes nothing of ours");
+    }
+    for file in ["copyright", "changelog.gz", "crates.gz", "README.md", "docs/api.md"] {
+        assert!(package.has(&format!("/usr/share/doc/ostler/{file}")), "{file}");
+    }
+}
+
+/// Runs a maintainer script with a `/run`, `/var/lib` and `/etc` of its own, and there these files; what it says, and which of them are left.
+fn run_script(package: &Package, script: &str, word: &str, files: &[&str]) -> (String, Vec<String>) {
+    let script = package.root.join("DEBIAN").join(script);
+    let inside = format!(
+        "set -e
+        for folder in /run /var/lib /etc; do mount -t tmpfs none $folder; done
+        for file in {files}; do mkdir -p $(dirname $file); echo precious >$file; done
+        '{script}' {word}
+        for file in {files}; do [ ! -e $file ] || echo left $file; done",
+        files = files.join(" "),
+        script = script.display()
+    );
+    let said = must(Command::new("unshare").args(["--mount", "sh", "-c", &inside]));
+    let (left, said): (Vec<&str>, Vec<&str>) =
+        said.lines().partition(|line| line.starts_with("left "));
+    (said.join("\n"), left.iter().map(|line| line["left ".len()..].to_owned()).collect())
+}
+
+fn can_unshare(test: &str) -> bool {
+    let mut mount = Command::new("unshare");
+    mount.args(["--mount", "mount", "-t", "tmpfs", "none", "/run"]);
+    let is_fine = mount.output().is_ok_and(|output| output.status.success());
+    if !is_fine {
+        say_skipped(test, "this machine lets nobody have mounts of their own");
+    }
+    is_fine
+}
+
+fn a_new_host_is_told_what_to_do_and_an_upgraded_one_is_not(package: &Package) {
+    if !can_unshare("a_new_host_is_told_what_to_do") {
+        return;
+    }
+    let (said, _) = run_script(package, "postinst", "configure ''", &[]);
+    for step in ["/etc/ostler/agent.env", "systemctl enable --now ostler-agent", "ostler bootstrap"] {
+        assert!(said.contains(step), "{step:?} is not in {said:?}");
+    }
+    let (said, _) = run_script(package, "postinst", "configure 0.1.0", &[]);
+    assert_eq!(said, "");
+}
+
+fn a_purge_keeps_ledgers_keys_and_disks_and_says_so(package: &Package) {
+    if !can_unshare("a_purge_keeps_ledgers_keys_and_disks") {
+        return;
+    }
+    let data = ["/var/lib/ostler/ledger.redb", "/var/lib/ostler/agent.key"];
+    let enabled = "/etc/systemd/system/multi-user.target.wants/ostler-agent.service";
+    let files = [data[0], data[1], enabled];
+    let (said, left) = run_script(package, "postrm", "remove", &files);
+    assert_eq!((said.as_str(), left.len()), ("", 3), "a removal keeps everything");
+    let (said, left) = run_script(package, "postrm", "purge", &files);
+    assert_eq!(left, data);
+    assert!(said.contains("/var/lib/ostler is kept"), "{said}");
+}
