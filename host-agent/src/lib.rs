@@ -7,6 +7,7 @@
 pub mod core;
 
 pub mod keeper;
+pub mod image;
 
 mod api;
 mod channel;

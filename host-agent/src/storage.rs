@@ -24,6 +24,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use uuid::Uuid;
 
+use crate::image::{HEADER_BYTES, ImageHeader};
+
 /// How long one `qemu-img` may take. Making a volume writes metadata only.
 const QEMU_IMG_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -262,7 +264,7 @@ impl Storage {
         if let Some(image) = image {
             let file = self.image_file(image);
             // Never probed by qemu-img: a guest could have written another header.
-            let format = image_format(&file)?.0;
+            let format = image_header(&file)?.format;
             command.args(["-F", format, "-b"]).arg(&file);
         }
         command.arg(path).arg(size_bytes.to_string());
@@ -369,7 +371,7 @@ impl IncomingImage {
             return Err(StorageError::WrongDigest { found, announced });
         }
         self.file.sync_all().await.map_err(io_error("sync", &self.path))?;
-        let (_, virtual_bytes) = image_format(&self.path)?;
+        let virtual_bytes = image_header(&self.path)?.virtual_bytes;
         let facts = ImageFacts { sha256: found, file_bytes: self.bytes, virtual_bytes };
         // A link never replaces: of two uploads at once under one name, one is first.
         match fs::hard_link(&self.path, &self.target) {
@@ -400,37 +402,15 @@ fn read_image_facts(path: &Path) -> Option<(ImageName, ImageFacts)> {
     path.with_extension("img").exists().then_some((name, facts))
 }
 
-/// Incompatible feature: the image was not closed well; its reference counts are rebuilt.
-const QCOW2_DIRTY: u64 = 1;
-/// Incompatible feature: another compression than zlib.
-const QCOW2_COMPRESSION: u64 = 1 << 3;
-
-/// The format of an image that an operator brought, and the size of a disk made from it. Read from
-/// the header (qcow2 specification: magic, backing file offset at 8, size at 24, big-endian).
-fn image_format(path: &Path) -> Result<(&'static str, u64), StorageError> {
-    let mut file = fs::File::open(path).map_err(io_error("open", path))?;
+/// What an image is that an operator brought.
+fn image_header(path: &Path) -> Result<ImageHeader, StorageError> {
+    let file = fs::File::open(path).map_err(io_error("open", path))?;
     let file_bytes = file.metadata().map_err(io_error("measure", path))?.len();
-    let mut header = [0; 104];
-    let is_qcow2 = file.read_exact(&mut header).is_ok() && header.starts_with(b"QFI\xfb");
-    if !is_qcow2 {
-        return Ok(("raw", file_bytes.next_multiple_of(512)));
-    }
-    let version = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    let word = |at: usize| header[at..at + 8].iter().fold(0, |n, b| n << 8 | u64::from(*b));
-    if word(8) != 0 {
-        return Err(StorageError::BadImage(
-            "the image needs another file as its backing; flatten it with `qemu-img convert`"
-                .to_owned(),
-        ));
-    }
-    // Bit 2 of the incompatible features would have QEMU read any file of the host as the disk.
-    let harmless = QCOW2_DIRTY | QCOW2_COMPRESSION;
-    if version > 3 || (version == 3 && word(72) & !harmless != 0) {
-        return Err(StorageError::BadImage(format!(
-            "the image uses qcow2 features that are not taken (version {version}); convert it with `qemu-img convert -O qcow2`"
-        )));
-    }
-    Ok(("qcow2", word(24)))
+    let mut beginning = Vec::with_capacity(HEADER_BYTES);
+    let read = file.take(HEADER_BYTES as u64).read_to_end(&mut beginning);
+    read.map_err(io_error("read", path))?;
+    ImageHeader::read(&beginning, file_bytes)
+        .map_err(|error| StorageError::BadImage(error.to_string()))
 }
 
 fn used_bytes(folder: &Path) -> u64 {
@@ -471,26 +451,6 @@ mod tests {
         right.write(b"abc").await.unwrap();
         right.keep(Digest::of(b"abc")).await.unwrap();
         assert_eq!(storage.images().unwrap()[&name].file_bytes, 3);
-    }
-
-    #[test]
-    fn an_image_that_names_another_file_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image");
-        let image = |version: u8, at: usize, byte: u8| {
-            let mut header = vec![0; 200];
-            header[..4].copy_from_slice(b"QFI\xfb");
-            header[7] = version;
-            header[29] = 1;
-            header[at] = byte;
-            fs::write(&path, header).unwrap();
-            image_format(&path).map(|(format, _)| format)
-        };
-        assert_eq!(image(2, 100, 0).unwrap(), "qcow2");
-        assert_eq!(image(3, 79, 1).unwrap(), "qcow2");
-        assert!(image(3, 79, 1 << 2).is_err(), "an external data file");
-        assert!(image(2, 15, 1).is_err(), "a backing file");
-        assert!(image(4, 100, 0).is_err(), "a version nobody knows");
     }
 
     #[tokio::test]

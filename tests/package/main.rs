@@ -198,7 +198,9 @@ fn files_belong_to_root_and_only_the_settings_are_secret(package: &Package) {
     }
 }
 
-fn settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_reads(package: &Package) {
+fn settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_reads(
+    package: &Package,
+) {
     let settings = package.files().into_iter().map(|(path, _)| path);
     let settings: BTreeSet<String> = settings.filter(|path| path.starts_with("/etc/")).collect();
     let kept = package.text("DEBIAN/conffiles");
@@ -243,7 +245,12 @@ fn it_says_what_it_is_and_what_it_needs(package: &Package) {
 }
 
 /// Runs a maintainer script with a `/run`, `/var/lib` and `/etc` of its own, and there these files; what it says, and which of them are left.
-fn run_script(package: &Package, script: &str, word: &str, files: &[&str]) -> (String, Vec<String>) {
+fn run_script(
+    package: &Package,
+    script: &str,
+    word: &str,
+    files: &[&str],
+) -> (String, Vec<String>) {
     let script = package.root.join("DEBIAN").join(script);
     let inside = format!(
         "set -e
@@ -275,7 +282,8 @@ fn a_new_host_is_told_what_to_do_and_an_upgraded_one_is_not(package: &Package) {
         return;
     }
     let (said, _) = run_script(package, "postinst", "configure ''", &[]);
-    for step in ["/etc/ostler/agent.env", "systemctl enable --now ostler-agent", "ostler bootstrap"] {
+    for step in ["/etc/ostler/agent.env", "systemctl enable --now ostler-agent", "ostler bootstrap"]
+    {
         assert!(said.contains(step), "{step:?} is not in {said:?}");
     }
     let (said, _) = run_script(package, "postinst", "configure 0.1.0", &[]);
