@@ -244,10 +244,11 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The position right after this one in the same epoch.
+    /// The position right after this one in the same epoch. Numbers end, if only where somebody has
+    /// invented one: nothing comes after the last, so no event is ever the next there.
     #[must_use]
     pub fn next(self) -> Self {
-        Self { epoch: self.epoch, seq: self.seq + 1 }
+        Self { epoch: self.epoch, seq: self.seq.saturating_add(1) }
     }
 }
 
@@ -336,6 +337,12 @@ mod tests {
         let web: JobId = "web-1".parse().unwrap();
         assert_eq!(web.domain_uuid(), web.clone().domain_uuid());
         assert_ne!(web.domain_uuid(), "web-2".parse::<JobId>().unwrap().domain_uuid());
+    }
+
+    #[test]
+    fn nothing_comes_after_the_last_number() {
+        let last = Cursor { epoch: Epoch(1), seq: u64::MAX };
+        assert_eq!(last.next(), last);
     }
 
     #[test]

@@ -214,6 +214,23 @@ fn an_event_that_is_not_the_next_is_a_gap_and_changes_nothing() {
 }
 
 #[test]
+fn a_host_that_claims_the_last_number_cannot_break_the_arithmetic() {
+    let mut inventory = history(0, &[]).inventories.remove(0);
+    inventory.cursor.seq = u64::MAX;
+    let event = Event {
+        host: inventory.host.id.clone(),
+        cursor: inventory.cursor,
+        at_ms: 0,
+        fact: Fact::JobDeleted { job: job(1, 0).id },
+    };
+    let mut view = View::default();
+    view.merge_inventory(inventory);
+    assert_eq!(view.merge_event(&event), Merge::Old);
+    let earlier = Event { cursor: Cursor { seq: 0, ..event.cursor }, ..event };
+    assert_eq!(view.merge_event(&earlier), Merge::Old);
+}
+
+#[test]
 fn every_fact_survives_the_wire() {
     let domain = ObservedDomain {
         uuid: Uuid::from_u128(1),
