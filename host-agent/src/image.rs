@@ -27,6 +27,9 @@ pub enum BadImage {
     /// It is only a difference to another file.
     #[error("the image needs another file as its backing; flatten it with `qemu-img convert`")]
     Backed,
+    /// Nobody here has its key.
+    #[error("the image is encrypted; convert it with `qemu-img convert` where its key is")]
+    Encrypted,
     /// It has features that we do not know, one of which has QEMU read any file of the host.
     #[error(
         "the image uses qcow2 features that are not taken (version {version}); convert it with `qemu-img convert -O qcow2`"
@@ -39,7 +42,7 @@ pub enum BadImage {
 
 impl ImageHeader {
     /// Reads the beginning of a file of this size (qcow2 specification: magic, version at 4, backing
-    /// file offset at 8, size at 24, incompatible features at 72; big-endian).
+    /// file offset at 8, size at 24, encryption at 32, incompatible features at 72; big-endian).
     pub fn read(beginning: &[u8], file_bytes: u64) -> Result<Self, BadImage> {
         let Some(header) = beginning.first_chunk::<HEADER_BYTES>() else {
             return Ok(Self::raw(file_bytes));
@@ -52,9 +55,18 @@ impl ImageHeader {
         if word(8) != 0 {
             return Err(BadImage::Backed);
         }
+        if header[32..36] != [0; 4] {
+            return Err(BadImage::Encrypted);
+        }
         // Bit 2 of the incompatible features would have QEMU read any file of the host as the disk.
         let harmless = QCOW2_DIRTY | QCOW2_COMPRESSION;
-        if version > 3 || (version == 3 && word(72) & !harmless != 0) {
+        let is_known = match version {
+            // What follows its 72 bytes are extensions.
+            2 => true,
+            3 => word(72) & !harmless == 0,
+            _ => false,
+        };
+        if !is_known {
             return Err(BadImage::Features { version });
         }
         Ok(Self { format: "qcow2", virtual_bytes: word(24) })
@@ -88,6 +100,15 @@ mod tests {
         assert!(image(3, 79, 1 << 2).is_err(), "an external data file");
         assert_eq!(image(2, 15, 1), Err(BadImage::Backed));
         assert!(image(4, 100, 0).is_err(), "a version nobody knows");
+    }
+
+    #[test]
+    fn an_image_that_no_guest_could_start_from_is_refused() {
+        assert_eq!(image(3, 35, 2), Err(BadImage::Encrypted));
+        for version in [0, 1] {
+            let features = BadImage::Features { version: version.into() };
+            assert_eq!(image(version, 100, 0), Err(features), "another format of the same magic");
+        }
     }
 
     #[test]
