@@ -77,15 +77,24 @@ impl Definition {
         memory_bytes: u64,
         disk_bytes: impl Fn(&str) -> Option<u64>,
     ) -> VmSpec {
-        let known = self.disks.iter().filter_map(|(name, bus)| {
-            let size_bytes = disk_bytes(name).filter(|bytes| *bytes >= DISK_BYTES_MIN)?;
-            let (name, bus) = (name.clone(), *bus);
-            Some(DiskSpec { name, size_bytes, bus, ..DiskSpec::default() })
-        });
+        let mut disks: Vec<DiskSpec> = Vec::new();
+        for (name, bus) in &self.disks {
+            let size_bytes = disk_bytes(name).filter(|bytes| *bytes >= DISK_BYTES_MIN);
+            if let Some(size_bytes) = size_bytes
+                && disks.len() < DISKS_MAX
+            {
+                let (name, bus) = (name.clone(), *bus);
+                disks.push(DiskSpec { name, size_bytes, bus, ..DiskSpec::default() });
+                // A name that a spec has no words for, or has already.
+                if !is_valid(VmSpec { disks: disks.clone(), ..VmSpec::default() }) {
+                    disks.pop();
+                }
+            }
+        }
         VmSpec {
             vcpus,
             memory_bytes: memory_bytes.div_ceil(1 << 20) << 20,
-            disks: known.take(DISKS_MAX).collect(),
+            disks,
             nics: self.nics.iter().take(NICS_MAX).cloned().collect(),
             adopted: Some(uuid),
             ..VmSpec::default()
@@ -215,9 +224,14 @@ impl Nic {
             _ => return None,
         };
         let nic = NicSpec { plug, model, mac: self.mac, limit_kib_s: None };
-        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, nics: vec![nic], ..VmSpec::default() };
-        vm.validate().is_ok().then(|| vm.nics.into_iter().next()).flatten()
+        let vm = VmSpec { nics: vec![nic.clone()], ..VmSpec::default() };
+        is_valid(vm).then_some(nic)
     }
+}
+
+/// Whether this is a VM, given a size that is one.
+fn is_valid(vm: VmSpec) -> bool {
+    VmSpec { vcpus: 1, memory_bytes: 1 << 30, ..vm }.validate().is_ok()
 }
 
 fn attribute(start: &BytesStart<'_>, name: &str) -> Option<String> {
@@ -284,6 +298,17 @@ mod tests {
         assert_eq!((vm.disks[0].size_bytes, vm.resources().disk_bytes), (1 << 30, 0));
         let unknown = Definition::read(THEIRS).unwrap().to_vm(uuid, 1, 1 << 30, |_| None);
         assert_eq!(unknown.disks, []);
+    }
+
+    #[test]
+    fn disks_with_names_that_a_spec_cannot_have_are_passed_over() {
+        let disk = |name: &str| (name.to_owned(), DiskBus::Virtio);
+        let disks = vec![disk("vda"), disk("vd a"), disk("vda"), disk("vdb")];
+        let read = Definition { disks, ..Definition::default() };
+        let vm = read.to_vm(Uuid::nil(), 1, 1 << 30, |_| Some(1 << 30));
+        assert_eq!(vm.validate(), Ok(()));
+        let names: Vec<&str> = vm.disks.iter().map(|disk| disk.name.as_str()).collect();
+        assert_eq!(names, ["vda", "vdb"]);
     }
 
     #[test]
