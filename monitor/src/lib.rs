@@ -1,7 +1,7 @@
 //! The monitor: finds agents, follows them, merges what they say, and serves the view.
 //!
 //! [`core`] decides what enters the view and how fresh each row is, [`check`] whom not to believe,
-//! `newer` what can be used of what a newer version says. The rest is the shell: `sources` keeps one `follower` for each, `writer` alone owns the core and publishes,
+//! [`newer`] what can be used of what a newer version says. The rest is the shell: `sources` keeps one `follower` for each, `writer` alone owns the core and publishes,
 //! `serve` answers with `page` (the view, filtered), `feed` (the view as a stream, out of the
 //! `ring` of what happened of late) and `metrics`.
 
@@ -9,7 +9,7 @@ pub mod core;
 
 pub mod check;
 
-mod newer;
+pub mod newer;
 
 mod serve;
 

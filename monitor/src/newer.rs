@@ -18,7 +18,7 @@ const WORD_CHARS_MAX: usize = 40;
 
 /// What a text says.
 #[derive(Debug, Clone)]
-pub(crate) enum Reading {
+pub enum Reading {
     /// A frame.
     Frame(Frame),
     /// What is left of a newer frame, and what was left out.
@@ -31,11 +31,11 @@ pub(crate) enum Reading {
 
 /// Something only a newer version understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Newer {
+pub struct Newer {
     /// Of which host, when it says so.
-    pub(crate) host: Option<HostId>,
+    pub host: Option<HostId>,
     /// What, in words.
-    pub(crate) what: String,
+    pub what: String,
 }
 
 /// What every frame of any version has.
@@ -54,7 +54,7 @@ struct Kind {
 }
 
 /// Reads a text as a frame, or as much of it as can be understood; an error if it is none.
-pub(crate) fn read(text: &Encoded) -> Result<Reading, StreamError> {
+pub fn read(text: &Encoded) -> Result<Reading, StreamError> {
     match text.parse() {
         Ok(frame) => Ok(Reading::Frame(frame)),
         Err(error) => read_newer(text.as_str()).ok_or(error),

@@ -1,7 +1,7 @@
 //! The repository as text: its files, and its manifests as data.
 //!
-//! Decides which files are the project's own: everything outside `target` and hidden folders, but
-//! for CI's. What must be true of them is the rules'.
+//! Decides which files are the project's own: everything outside `target` folders and hidden ones,
+//! but for CI's. What must be true of them is the rules'.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ impl TextFile {
     /// production.
     pub(crate) fn is_integration_test(&self) -> bool {
         self.path.starts_with("tests/")
+            || self.path.starts_with("fuzz/")
             || ["/tests/", "/examples/", "/benches/"].iter().any(|part| self.path.contains(part))
     }
 }
@@ -66,7 +67,7 @@ fn collect(folder: &Path, prefix: &str, out: &mut Vec<String>) {
         let kind = entry.file_type().expect("the repository is readable");
         if kind.is_dir() {
             let is_ours = !name.starts_with('.') || name == ".ci" || name == ".config";
-            if is_ours && path != "target" {
+            if is_ours && name != "target" {
                 collect(&entry.path(), &format!("{path}/"), out);
             }
         } else if kind.is_file() {
