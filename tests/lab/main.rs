@@ -20,4 +20,6 @@ mod survive;
 
 mod tickets;
 
+mod upgrade;
+
 mod walk;

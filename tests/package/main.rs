@@ -6,20 +6,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
-use tests::lab::{ostler, repository, say_skipped};
+use tests::lab::{ostler, say_skipped};
+use tests::package::{Package, must, values};
 
 /// One test, because making a package takes longer than all that is asked of it.
 #[test]
 fn the_package_is_whole_and_careful() {
-    for tool in ["dpkg-deb", "dpkg-shlibdeps"] {
-        if Command::new(tool).arg("--version").output().is_err() {
-            return say_skipped("package", &format!("needs {tool}: scripts/deps installs it"));
-        }
-    }
-    let package = Package::make();
+    let Some(package) = Package::make("package") else { return };
     let rules: [fn(&Package); 8] = [
         everything_that_its_units_name_is_in_it,
         systemd_understands_every_line_of_its_units,
@@ -33,55 +29,26 @@ fn the_package_is_whole_and_careful() {
     rules.iter().for_each(|rule| rule(&package));
 }
 
-/// The package, unpacked; its control files are in `DEBIAN`.
-struct Package {
-    _folder: tempfile::TempDir,
-    file: PathBuf,
-    root: PathBuf,
+/// Every file, by its path on a host, with its permissions; control files left out.
+fn files(package: &Package) -> Vec<(String, u32)> {
+    let mut files = Vec::new();
+    collect(&package.root(), &package.root(), &mut files);
+    files.retain(|(path, _)| !path.starts_with("/DEBIAN/"));
+    files
 }
 
-impl Package {
-    fn make() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut script = Command::new(repository().join("scripts/package"));
-        script.arg("--binary").arg(ostler()).arg("--to").arg(folder.path());
-        let file = PathBuf::from(must(&mut script).trim());
-        let root = folder.path().join("root");
-        must(Command::new("dpkg-deb").arg("-R").args([&file, &root]));
-        Self { _folder: folder, file, root }
-    }
+fn units(package: &Package) -> Vec<(String, String)> {
+    let units = files(package).into_iter().map(|(path, _)| path);
+    let units = units.filter(|path| path.ends_with(".service"));
+    units.map(|path| (path.clone(), package.text(&path[1..]))).collect()
+}
 
-    fn text(&self, path: &str) -> String {
-        let path = self.root.join(path);
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-    }
+fn has(package: &Package, path: &str) -> bool {
+    package.root().join(path.trim_start_matches('/')).exists()
+}
 
-    /// A field of the control file.
-    fn field(&self, name: &str) -> String {
-        must(Command::new("dpkg-deb").arg("-f").arg(&self.file).arg(name)).trim().to_owned()
-    }
-
-    /// Every file, by its path on a host, with its permissions; control files left out.
-    fn files(&self) -> Vec<(String, u32)> {
-        let mut files = Vec::new();
-        collect(&self.root, &self.root, &mut files);
-        files.retain(|(path, _)| !path.starts_with("/DEBIAN/"));
-        files
-    }
-
-    fn units(&self) -> Vec<(String, String)> {
-        let units = self.files().into_iter().map(|(path, _)| path);
-        let units = units.filter(|path| path.ends_with(".service"));
-        units.map(|path| (path.clone(), self.text(&path[1..]))).collect()
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.root.join(path.trim_start_matches('/')).exists()
-    }
-
-    fn has_manual(&self) -> bool {
-        self.has("/usr/share/man/man1/ostler.1.gz")
-    }
+fn has_manual(package: &Package) -> bool {
+    has(package, "/usr/share/man/man1/ostler.1.gz")
 }
 
 fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, u32)>) {
@@ -95,22 +62,6 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, u32)>) {
             files.push((format!("/{}", inside.display()), found.permissions().mode() & 0o7777));
         }
     }
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
-}
-
-fn must(command: &mut Command) -> String {
-    let output = run(command);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// What a unit names, of one kind: the values of its lines `KEY=VALUE`.
-fn values<'a>(unit: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
-    unit.lines().filter_map(move |line| line.strip_prefix(key)?.strip_prefix('='))
 }
 
 /// Files of the package that a unit needs, or points a person to.
@@ -129,17 +80,17 @@ fn named_manuals(unit: &str) -> BTreeSet<String> {
 }
 
 fn everything_that_its_units_name_is_in_it(package: &Package) {
-    let units = package.units();
+    let units = units(package);
     assert_eq!(units.len(), 2, "the agent's and the discovery server's");
     for (path, unit) in units {
         let named = named_paths(&unit);
         assert!(named.contains("/usr/bin/ostler"), "{path} starts {named:?}");
-        let missing: Vec<_> = named.iter().filter(|named| !package.has(named)).collect();
+        let missing: Vec<_> = named.iter().filter(|named| !has(package, named)).collect();
         assert!(missing.is_empty(), "{path} names {missing:?}");
-        if package.has_manual() {
+        if has_manual(package) {
             let pages = named_manuals(&unit);
             let is_missing =
-                |page: &&String| !package.has(&format!("/usr/share/man/man1/{page}.1.gz"));
+                |page: &&String| !has(package, &format!("/usr/share/man/man1/{page}.1.gz"));
             let missing: Vec<_> = pages.iter().filter(is_missing).collect();
             assert!(missing.is_empty(), "{path} points to manual pages {missing:?}");
         }
@@ -151,12 +102,13 @@ fn systemd_understands_every_line_of_its_units(package: &Package) {
         return say_skipped("package", "systemd-analyze is not installed");
     }
     let folder = tempfile::tempdir().unwrap();
-    let program = package.root.join("usr/bin/ostler").display().to_string();
-    for (path, unit) in package.units() {
+    let program = package.root().join("usr/bin/ostler").display().to_string();
+    for (path, unit) in units(package) {
         // Nothing is installed here: the program is where it was unpacked.
         let copy = folder.path().join(Path::new(&path).file_name().unwrap());
         fs::write(&copy, unit.replace("/usr/bin/ostler", &program)).unwrap();
-        let verdict = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy));
+        let mut verify = Command::new("systemd-analyze");
+        let verdict = verify.args(["verify", "--man=no"]).arg(&copy).output().unwrap();
         let said = String::from_utf8_lossy(&verdict.stderr).into_owned();
         let name = copy.file_name().unwrap().to_string_lossy().into_owned();
         let ours: Vec<_> = said.lines().filter(|line| line.contains(&name)).collect();
@@ -181,7 +133,7 @@ fn nothing_that_an_agent_leaves_behind_ends_with_it(package: &Package) {
 }
 
 fn files_belong_to_root_and_only_the_settings_are_secret(package: &Package) {
-    for (path, mode) in package.files() {
+    for (path, mode) in files(package) {
         let expected = match path.as_str() {
             "/usr/bin/ostler" => 0o755,
             "/etc/ostler/agent.env" => 0o600,
@@ -189,11 +141,11 @@ fn files_belong_to_root_and_only_the_settings_are_secret(package: &Package) {
         };
         assert_eq!(mode, expected, "{path} has mode {mode:o}");
     }
-    let listed = must(Command::new("dpkg-deb").arg("-c").arg(&package.file));
+    let listed = must(Command::new("dpkg-deb").arg("-c").arg(package.file()));
     let strange: Vec<_> = listed.lines().filter(|line| !line.contains(" root/root ")).collect();
     assert!(strange.is_empty(), "{strange:?}");
     for script in ["postinst", "prerm", "postrm"] {
-        let found = fs::metadata(package.root.join("DEBIAN").join(script)).unwrap();
+        let found = fs::metadata(package.root().join("DEBIAN").join(script)).unwrap();
         assert_eq!(found.permissions().mode() & 0o777, 0o755, "{script}");
     }
 }
@@ -201,7 +153,7 @@ fn files_belong_to_root_and_only_the_settings_are_secret(package: &Package) {
 fn settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_reads(
     package: &Package,
 ) {
-    let settings = package.files().into_iter().map(|(path, _)| path);
+    let settings = files(package).into_iter().map(|(path, _)| path);
     let settings: BTreeSet<String> = settings.filter(|path| path.starts_with("/etc/")).collect();
     let kept = package.text("DEBIAN/conffiles");
     assert_eq!(kept.lines().map(str::to_owned).collect::<BTreeSet<_>>(), settings);
@@ -211,7 +163,7 @@ fn settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_read
     let names: BTreeSet<&str> =
         examples.map(|(name, _)| name).filter(|name| !name.contains(' ')).collect();
     let unit = package.text("usr/lib/systemd/system/ostler-agent.service");
-    let help = must(Command::new(package.root.join("usr/bin/ostler")).args(["agent", "--help"]));
+    let help = must(Command::new(package.root().join("usr/bin/ostler")).args(["agent", "--help"]));
     assert!(unit.contains("$OSTLER_AGENT_OPTIONS") && help.contains("[env: OSTLER_DISCOVERY"));
     assert_eq!(names, BTreeSet::from(["OSTLER_AGENT_OPTIONS", "OSTLER_DISCOVERY", "OSTLER_LOG"]));
     let options = text.lines().find_map(|line| line.strip_prefix("#OSTLER_AGENT_OPTIONS="));
@@ -229,7 +181,7 @@ fn it_says_what_it_is_and_what_it_needs(package: &Package) {
     for needed in ["libc6", "libvirt0", "libvirt-daemon-system", "qemu-system-x86", "qemu-utils"] {
         assert!(names.contains(needed), "{needed} is not in {depends:?}");
     }
-    let program = package.root.join("usr/bin/ostler");
+    let program = package.root().join("usr/bin/ostler");
     let said = must(Command::new(&program).arg("--version"));
     assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
     for (shell, path) in [
@@ -240,7 +192,7 @@ fn it_says_what_it_is_and_what_it_needs(package: &Package) {
         assert!(package.text(path).contains("bootstrap"), "{shell} completes nothing of ours");
     }
     for file in ["copyright", "changelog.gz", "crates.gz", "README.md", "docs/api.md"] {
-        assert!(package.has(&format!("/usr/share/doc/ostler/{file}")), "{file}");
+        assert!(has(package, &format!("/usr/share/doc/ostler/{file}")), "{file}");
     }
 }
 
@@ -251,7 +203,7 @@ fn run_script(
     word: &str,
     files: &[&str],
 ) -> (String, Vec<String>) {
-    let script = package.root.join("DEBIAN").join(script);
+    let script = package.root().join("DEBIAN").join(script);
     let inside = format!(
         "set -e
         for folder in /run /var/lib /etc; do mount -t tmpfs none $folder; done

@@ -1,8 +1,10 @@
-//! What stories share: the lab, the operator's shell, and waiting for conditions.
+//! What stories share: the lab, the operator's shell, the package, and waiting for conditions.
 
 pub mod lab;
 
 pub mod operator;
+
+pub mod package;
 
 #[expect(clippy::large_enum_variant, reason = "messages of a simulation live for an instant")]
 pub mod sim;
