@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use fuzz::job_id;
 use hypervisor::{Definition, DomainConfig, DriverKind, Volume, VolumeFormat, domain_xml};
 use libfuzzer_sys::fuzz_target;
@@ -28,20 +28,46 @@ struct Sketch {
     console: String,
     exit_file: Option<String>,
     uefi: bool,
-    machine: Option<String>,
+    machine: Option<Word>,
     cpu: Option<Cpu>,
-    topology: Option<[u8; 3]>,
+    topology: Option<(bool, [u8; 3])>,
     pins: Vec<(u8, Vec<u32>)>,
-    hugepages: Option<u64>,
+    hugepages: Option<(bool, u64)>,
     vnc: bool,
     tpm: bool,
     watchdog: Option<u8>,
-    pci: Vec<String>,
+    pci: Vec<Pci>,
+}
+
+/// Any text, or as often a word as a valid spec has it.
+#[derive(Debug, Clone)]
+struct Word(String);
+
+impl<'a> Arbitrary<'a> for Word {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        if u.arbitrary()? {
+            return Ok(Self(u.arbitrary()?));
+        }
+        let letters = u.bytes(4)?.iter().map(|byte| char::from(b'a' + byte % 26));
+        Ok(Self(letters.collect()))
+    }
+}
+
+#[derive(Debug, Clone, Arbitrary)]
+enum Mac {
+    Any(String),
+    Fine([u8; 3]),
+}
+
+#[derive(Debug, Clone, Arbitrary)]
+enum Pci {
+    Any(String),
+    Fine(u8, u8),
 }
 
 #[derive(Debug, Clone, Arbitrary)]
 struct Disk {
-    name: String,
+    name: Word,
     path: String,
     format: u8,
     bus: u8,
@@ -53,18 +79,18 @@ struct Disk {
 #[derive(Debug, Clone, Arbitrary)]
 struct Nic {
     plug: u8,
-    to: String,
+    to: Word,
     model: u8,
-    mac: Option<String>,
+    mac: Option<Mac>,
     limit: Option<u64>,
 }
 
 #[derive(Debug, Clone, Arbitrary)]
 struct Cpu {
     mode: u8,
-    model: Option<String>,
-    require: Vec<String>,
-    disable: Vec<String>,
+    model: Option<Word>,
+    require: Vec<Word>,
+    disable: Vec<Word>,
 }
 
 fuzz_target!(|sketch: Sketch| {
@@ -84,21 +110,21 @@ fn config(sketch: &Sketch) -> (DomainConfig, DriverKind) {
     let accels = [Accel::Kvm, Accel::Tcg, Accel::None];
     let hardware = Hardware {
         firmware: if sketch.uefi { Firmware::Uefi } else { Firmware::Bios },
-        machine: sketch.machine.clone(),
+        machine: sketch.machine.clone().map(|word| word.0),
         cpu: sketch.cpu.as_ref().map(cpu),
-        topology: sketch.topology.map(|[sockets, cores, threads]| Topology {
-            sockets: sockets.into(),
-            cores: cores.into(),
-            threads: threads.into(),
+        topology: sketch.topology.map(|(is_fine, [sockets, cores, threads])| Topology {
+            sockets: if is_fine { sketch.vcpus.into() } else { sockets.into() },
+            cores: if is_fine { 1 } else { cores.into() },
+            threads: if is_fine { 1 } else { threads.into() },
         }),
         pins: (sketch.pins.iter())
             .map(|(vcpu, cpus)| Pin { vcpu: u32::from(*vcpu), cpus: cpus.clone() })
             .collect(),
-        hugepages_kib: sketch.hugepages,
+        hugepages_kib: sketch.hugepages.map(|(is_fine, kib)| if is_fine { 2048 } else { kib }),
         watchdog: sketch.watchdog.map(|n| one_of(n, &[Watchdog::Reset, Watchdog::Poweroff])),
         vnc: sketch.vnc,
         tpm: sketch.tpm,
-        pci: sketch.pci.clone(),
+        pci: sketch.pci.iter().map(pci).collect(),
     };
     let config = DomainConfig {
         uuid: job.domain_uuid(),
@@ -131,7 +157,7 @@ fn path(text: &str) -> PathBuf {
 
 fn disk(disk: &Disk) -> DiskSpec {
     DiskSpec {
-        name: disk.name.clone(),
+        name: disk.name.0.clone(),
         size_bytes: 1 << 30,
         image: None,
         bus: one_of(disk.bus, &[DiskBus::Virtio, DiskBus::Scsi, DiskBus::Sata]),
@@ -148,7 +174,7 @@ fn disk(disk: &Disk) -> DiskSpec {
 fn volume(disk: &Disk) -> Volume {
     let formats = [VolumeFormat::Qcow2, VolumeFormat::Raw, VolumeFormat::Iso];
     Volume {
-        name: disk.name.clone(),
+        name: disk.name.0.clone(),
         path: path(&disk.path),
         format: one_of(disk.format, &formats),
     }
@@ -157,20 +183,38 @@ fn volume(disk: &Disk) -> Volume {
 fn nic(nic: &Nic) -> NicSpec {
     let plug = match nic.plug % 3 {
         0 => Plug::User,
-        1 => Plug::Bridge { bridge: nic.to.clone() },
-        _ => Plug::Libvirt { name: nic.to.clone() },
+        1 => Plug::Bridge { bridge: nic.to.0.clone() },
+        _ => Plug::Libvirt { name: nic.to.0.clone() },
     };
     let model = one_of(nic.model, &[NicModel::Virtio, NicModel::E1000e, NicModel::Rtl8139]);
-    NicSpec { plug, model, mac: nic.mac.clone(), limit_kib_s: nic.limit }
+    NicSpec { plug, model, mac: nic.mac.as_ref().map(mac), limit_kib_s: nic.limit }
+}
+
+fn mac(mac: &Mac) -> String {
+    match mac {
+        Mac::Any(text) => text.clone(),
+        Mac::Fine([a, b, c]) => format!("52:54:00:{a:02x}:{b:02x}:{c:02x}"),
+    }
+}
+
+fn pci(pci: &Pci) -> String {
+    match pci {
+        Pci::Any(text) => text.clone(),
+        Pci::Fine(bus, slot) => format!("0000:{bus:02x}:{slot:02x}.0"),
+    }
+}
+
+fn words(words: &[Word]) -> Vec<String> {
+    words.iter().map(|word| word.0.clone()).collect()
 }
 
 fn cpu(cpu: &Cpu) -> CpuSpec {
     let modes = [CpuMode::HostModel, CpuMode::HostPassthrough, CpuMode::Maximum, CpuMode::Custom];
     CpuSpec {
         mode: one_of(cpu.mode, &modes),
-        model: cpu.model.clone(),
-        require: cpu.require.clone(),
-        disable: cpu.disable.clone(),
+        model: cpu.model.clone().map(|word| word.0),
+        require: words(&cpu.require),
+        disable: words(&cpu.disable),
     }
 }
 

@@ -49,7 +49,8 @@ where
 }
 
 fn try_source(text: &str) {
-    let secret = text.split_once("#join=");
+    // A file may be called what it likes.
+    let secret = text.split_once("#join=").filter(|_| !text.trim_start().starts_with("file:"));
     // What stands before it as well is no secret.
     let secret = secret.filter(|(url, secret)| {
         secret.len() >= 16 && !url.contains(secret.get(..8).unwrap_or_default())

@@ -126,6 +126,10 @@ fn nothing_that_an_agent_leaves_behind_ends_with_it(package: &Package) {
     ] {
         assert_eq!(values(&unit, key).collect::<Vec<_>>(), [value], "{key}: {why}");
     }
+    // Otherwise it would see guests shut down at every shutdown of the host, and take that for their
+    // own wish.
+    let after = values(&unit, "After").flat_map(str::split_whitespace);
+    assert!({ after }.any(|unit| unit == "libvirt-guests.service"), "it ends before guests do");
     // Services that outlive the agent would be left without their files.
     for key in ["PrivateTmp", "RuntimeDirectory", "DynamicUser"] {
         assert_eq!(values(&unit, key).count(), 0, "{key} ends with the agent");
