@@ -325,6 +325,8 @@ mod tests {
             "file://relative",
             "ftp://10.0.0.1/clusters/abc",
             "http://d.example/clusters/",
+            "http://d.example/clusters/\u{a0}/",
+            "http://d.example/clusters/äbc",
             "http://d.example/clusters/abc#join=short",
             "http://d.example/clusters/abc#other",
             "10.0.0.1:port",

@@ -306,7 +306,12 @@ impl FromStr for ClusterUrl {
         }
         let (server, path) = split(&uri);
         match path.rsplit_once("/clusters/") {
-            Some((_, token)) if !token.is_empty() && !token.contains('/') => {
+            // Blanks and letters of other scripts are lost on the way from one person to another.
+            Some((_, token))
+                if !token.is_empty()
+                    && !token.contains('/')
+                    && path.chars().all(|c| c.is_ascii_graphic()) =>
+            {
                 Ok(Self { server, path, join, join_key })
             }
             _ => Err("a discovery URL ends in /clusters/TOKEN".to_owned()),
