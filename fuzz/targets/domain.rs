@@ -142,6 +142,7 @@ fn config(sketch: &Sketch) -> (DomainConfig, DriverKind) {
         console_log: path(&sketch.console),
         exit_file: sketch.exit_file.as_deref().map(path),
         accel: one_of(sketch.accel, &accels),
+        partition: None,
     };
     (config, one_of(sketch.driver, &drivers))
 }

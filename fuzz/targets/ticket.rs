@@ -12,6 +12,7 @@ use protocol::id::{ClusterId, Epoch, HostId, OfferId, Revision, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::ticket::{Action, Expected, Grant, Offer, OfferStanding, Ticket, verify};
+use protocol::vm::OnLoss;
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
 
 /// Who signs as what: the host is key 0, the arbiters of slots 0 to 2 are keys 1 to 3.
@@ -117,6 +118,7 @@ fn ticket(sketch: &Sketch) -> Ticket {
         resources: words.size(),
         tenant: TenantId::default_tenant(),
         plan: BTreeMap::new(),
+        on_loss: OnLoss::Keep,
         trust_version: u64::from(sketch.trust_version),
     };
     let offer = Signed::seal(&offer, key(sketch.signer));

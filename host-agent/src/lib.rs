@@ -6,8 +6,9 @@
 
 pub mod core;
 
-pub mod keeper;
 pub mod image;
+
+pub mod keeper;
 
 mod api;
 mod channel;
