@@ -3,9 +3,9 @@
 //! Run on every plan in debug builds and tests. What it finds is a fault of ours, never the
 //! world's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::id::{HostId, JobId};
+use protocol::id::{HostId, ImageName, JobId};
 use protocol::job::JobState;
 use protocol::resources::Resources;
 use protocol::view::Freshness;
@@ -18,7 +18,7 @@ use crate::intent::Intent;
 use crate::report::violations;
 use crate::rules::Violation;
 use crate::state::State;
-use crate::steps::Step;
+use crate::steps::{StartVm, Step};
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,13 @@ pub enum Fault {
     AgainstIntent {
         /// The host.
         host: HostId,
+    },
+    /// A job would start without an image that it needs, or one would come from who has it not.
+    WithoutImage {
+        /// The host.
+        host: HostId,
+        /// The image.
+        image: ImageName,
     },
     /// The report claims other violations than there are.
     MiscountedRules {
@@ -117,6 +124,7 @@ struct Ledger<'a> {
     input: &'a PlanInput,
     promised: BTreeMap<HostId, Resources>,
     jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Resources)>>,
+    copied: BTreeMap<HostId, BTreeSet<ImageName>>,
 }
 
 impl<'a> Ledger<'a> {
@@ -136,12 +144,15 @@ impl<'a> Ledger<'a> {
                 jobs.entry(job.clone()).or_default().insert(id.clone(), entry);
             }
         }
-        Self { input, promised, jobs }
+        Self { input, promised, jobs, copied: BTreeMap::new() }
     }
 
     fn take(&mut self, step: &Step, faults: &mut Vec<Fault>) {
         match step {
-            Step::StartVm(s) => self.put(&s.job, &s.host, Some((true, s.spec.resources()))),
+            Step::StartVm(s) => {
+                self.fetch(s, faults);
+                self.put(&s.job, &s.host, Some((true, s.spec.resources())));
+            }
             Step::StopVm(s) => {
                 let size = self.size(&s.job, &s.host);
                 self.put(&s.job, &s.host, Some((false, size)));
@@ -166,6 +177,37 @@ impl<'a> Ledger<'a> {
             .map_or(0, |rows| rows.values().filter(|(is_alive, _)| *is_alive).count());
         if alive > 1 {
             faults.push(Fault::RunsTwice { job: step.job().clone() });
+        }
+    }
+
+    /// Every image is there, or comes from somebody who has that very one; and takes its room.
+    fn fetch(&mut self, start: &StartVm, faults: &mut Vec<Fault>) {
+        let host = &start.host;
+        for fetch in &start.fetches {
+            let has_it = |from: &HostId| {
+                let row = self.input.view.host(from);
+                row.and_then(|row| row.host.images.get(&fetch.image)).is_some_and(|facts| {
+                    facts.sha256 == fetch.facts.sha256 && facts.file_bytes == fetch.facts.file_bytes
+                })
+            };
+            if fetch.from.is_empty() || !fetch.from.iter().all(has_it) {
+                let (host, image) = (host.clone(), fetch.image.clone());
+                faults.push(Fault::WithoutImage { host, image });
+            }
+            self.copied.entry(host.clone()).or_default().insert(fetch.image.clone());
+            let promised = self.promised.entry(host.clone()).or_default();
+            promised.disk_bytes = promised.disk_bytes.saturating_add(fetch.facts.file_bytes);
+        }
+        let has_row = self.jobs.get(&start.job).is_some_and(|rows| rows.contains_key(host));
+        let disks = start.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+        for image in disks.iter().filter_map(|disk| disk.image.as_ref()).filter(|_| !has_row) {
+            let row = self.input.view.host(host);
+            let is_there = row.is_some_and(|row| row.host.images.contains_key(image))
+                || self.copied.get(host).is_some_and(|copied| copied.contains(image));
+            if !is_there {
+                let (host, image) = (host.clone(), image.clone());
+                faults.push(Fault::WithoutImage { host, image });
+            }
         }
     }
 

@@ -14,7 +14,8 @@
 //!
 //! Placement spreads: of the hosts that admit a VM, the one with the largest free share *after*
 //! placing it wins (its scarcest resource counts), so that no host is filled while another idles.
-//! A fresh host is preferred to a stale one; a lost one is never used.
+//! A fresh host is preferred to a stale one; a lost one is never used. One that has the images is
+//! preferred to one to which they must be copied first.
 
 mod input;
 
@@ -29,6 +30,8 @@ mod intent;
 mod policy;
 
 mod state;
+
+mod images;
 
 pub mod steps;
 
@@ -52,6 +55,7 @@ pub use aims::{Outcome, Plan, plan};
 pub use audit::{Fault, audit};
 pub use cost::Cost;
 pub use expectation::{Expectation, Standing};
+pub use images::Fetch;
 pub use input::{Heard, Limits, PlanInput, Reservation, Setback, SetbackReason};
 pub use intent::{Intent, Problem, problems};
 pub use level::{Level, Score};

@@ -18,6 +18,7 @@ use protocol::view::{Freshness, HostRow};
 
 use crate::cost::Cost;
 use crate::expectation::{Expectation, Standing};
+use crate::images::fetches;
 use crate::level::{Level, Score};
 use crate::policy::millionths;
 use crate::rules::Clause;
@@ -395,6 +396,7 @@ pub(crate) fn start_on(state: &State<'_>, job: &JobId, host: &HostId, spec: &Job
         host: host.clone(),
         revision: state.next_revision(job),
         spec: spec.clone(),
+        fetches: state.host(host).map(|row| fetches(state, job, row, spec)).unwrap_or_default(),
     })
 }
 

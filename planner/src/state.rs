@@ -4,17 +4,20 @@
 //! Decides what of a host counts as promised: its own report or its newer refusal, and what other
 //! runs are about to take.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use protocol::admission::Room;
-use protocol::id::{HostId, JobId, OfferId, Revision};
+use protocol::host::ImageFacts;
+use protocol::id::{HostId, ImageName, JobId, OfferId, Revision};
 use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
 
 use crate::expectation::Expectation;
+use crate::images::{Fetch, Holders, bytes_of};
 use crate::input::{Heard, PlanInput, Setback};
 use crate::intent::Intent;
 use crate::level::Score;
@@ -77,6 +80,9 @@ pub struct State<'a> {
     allocation: OrdMap<HostId, Resources>,
     jobs: OrdMap<JobId, OrdMap<HostId, Placed>>,
     moves: OrdMap<JobId, u32>,
+    /// Images that a step has copied to a host.
+    brought: OrdMap<HostId, BTreeMap<ImageName, ImageFacts>>,
+    holders: Arc<Holders<'a>>,
     clauses: Arc<BTreeMap<&'a JobId, Vec<&'a Clause>>>,
 }
 
@@ -105,8 +111,9 @@ impl<'a> State<'a> {
         let all: BTreeSet<&JobId> = wanted.chain(clauses.keys().copied()).collect();
         let jobs = all.into_iter().map(|job| (job.clone(), rows_of(input, job))).collect();
         let (reserved, clauses) = (Arc::new(reserved), Arc::new(clauses));
-        let (allocation, moves) = (OrdMap::new(), OrdMap::new());
-        Self { input, reserved, allocation, jobs, moves, clauses }
+        let (allocation, moves, brought) = (OrdMap::new(), OrdMap::new(), OrdMap::new());
+        let holders = Arc::new(Holders::of(input));
+        Self { input, reserved, allocation, jobs, moves, brought, holders, clauses }
     }
 
     /// What the plan is made of.
@@ -246,6 +253,46 @@ impl<'a> State<'a> {
     pub fn room_for_spec(&self, row: &'a HostRow, job: &JobId, spec: &JobSpec) -> Room<'a> {
         let room = self.room_for(row, job);
         Room { allocation: room.allocation.minus(adoptable(row, spec)), ..room }
+    }
+
+    /// Who has which of the images that are wanted.
+    pub(crate) fn holders(&self) -> &Holders<'a> {
+        &self.holders
+    }
+
+    /// What a host has under this name, copies that steps have made included.
+    #[must_use]
+    pub fn image(&self, row: &'a HostRow, image: &ImageName) -> Option<&ImageFacts> {
+        let brought = || self.brought.get(&row.host.id)?.get(image);
+        row.host.images.get(image).or_else(brought)
+    }
+
+    /// A host's images as they would be after these copies.
+    #[must_use]
+    pub fn images_with(
+        &self,
+        row: &'a HostRow,
+        fetches: &[Fetch],
+    ) -> Cow<'a, BTreeMap<ImageName, ImageFacts>> {
+        let brought = self.brought.get(&row.host.id);
+        if fetches.is_empty() && brought.is_none() {
+            return Cow::Borrowed(&row.host.images);
+        }
+        let mut images = row.host.images.clone();
+        images.extend(
+            brought.into_iter().flatten().map(|(name, facts)| (name.clone(), facts.clone())),
+        );
+        images.extend(fetches.iter().map(|fetch| (fetch.image.clone(), fetch.facts.clone())));
+        Cow::Owned(images)
+    }
+
+    /// Copies images to a host, and accounts for their room.
+    pub(crate) fn bring(&mut self, host: &HostId, fetches: &[Fetch]) {
+        let Some(row) = self.host(host).filter(|_| !fetches.is_empty()) else { return };
+        let copies = Resources { disk_bytes: bytes_of(fetches), ..Resources::ZERO };
+        self.allocation.insert(host.clone(), self.allocation(row).plus(copies));
+        let brought = self.brought.entry(host.clone()).or_default();
+        brought.extend(fetches.iter().map(|fetch| (fetch.image.clone(), fetch.facts.clone())));
     }
 
     /// Puts a job's row in place, or takes it away, and accounts for the difference.

@@ -19,7 +19,8 @@ const GIB: u64 = 1 << 30;
 fn host(n: u8, free_gib: u64) -> Inventory {
     let key = SecretKey::from_seed([n; 32]).public();
     let capacity = Resources { vcpus: 16, memory_bytes: 16 * GIB, disk_bytes: 100 * GIB };
-    let image = ImageFacts { sha256: Digest::of(b""), file_bytes: GIB, virtual_bytes: GIB };
+    let image =
+        ImageFacts { sha256: Digest::of(b""), file_bytes: GIB, virtual_bytes: GIB, format: None };
     let host = Host {
         id: HostId::new(format!("h{n}")).unwrap(),
         key,
@@ -444,4 +445,80 @@ proptest! {
             prop_assert_ne!(one.expectations[0].standing(&state), Standing::Met);
         }
     }
+}
+
+/// A host without any image.
+fn without_images(mut inventory: Inventory) -> Inventory {
+    inventory.host.images.clear();
+    inventory
+}
+
+fn fetches(outcome: &Outcome) -> &[Fetch] {
+    let Step::StartVm(start) = &outcome.plan.steps[0] else { panic!("a start") };
+    &start.fetches
+}
+
+#[test]
+fn a_host_that_has_the_image_is_preferred_to_one_that_must_fetch_it() {
+    let wants = vec![run("web", vm_with_disk(2, "debian"))];
+    let outcome = plan(&input([host(1, 4), without_images(host(2, 16))], wants));
+    assert_eq!(steps(&outcome), ["start web on h1"]);
+    assert!(fetches(&outcome).is_empty());
+}
+
+#[test]
+fn where_only_others_have_room_the_image_is_copied_there_first_and_takes_its_room() {
+    let wants = vec![run("web", vm_with_disk(8, "debian"))];
+    let two = input([host(1, 4), without_images(host(2, 16))], wants);
+    let outcome = plan(&two);
+    assert_eq!(steps(&outcome), ["start web on h2, with image debian copied from h1 first"]);
+    assert_eq!(fetches(&outcome)[0].from, [at(1)]);
+    assert_eq!(audit(&two, &outcome), []);
+    let state = State::new(&two);
+    let reserved = outcome.plan.steps[0].reservation(&state).unwrap().resources;
+    assert_eq!(reserved.disk_bytes, 3 * GIB, "2 GiB of disk and a copy of 1 GiB");
+
+    let mut narrow = without_images(host(2, 16));
+    narrow.host.allocation.disk_bytes = narrow.host.capacity.disk_bytes - 2 * GIB;
+    let outcome = plan(&input([host(1, 4), narrow], vec![run("web", vm_with_disk(8, "debian"))]));
+    let told = outcome.report.to_string();
+    assert!(told.contains("needs 3GiB of disk, 2GiB free"), "{told}");
+}
+
+#[test]
+fn a_second_vm_of_a_plan_uses_the_copy_that_the_first_one_brought() {
+    let wants = vec![run("a", vm_with_disk(6, "debian")), run("b", vm_with_disk(6, "debian"))];
+    let both = input([host(1, 4), without_images(host(2, 16))], wants);
+    let outcome = plan(&both);
+    assert_eq!(
+        steps(&outcome),
+        ["start a on h2, with image debian copied from h1 first", "start b on h2"]
+    );
+    assert_eq!(audit(&both, &outcome), []);
+}
+
+#[test]
+fn nobody_is_asked_for_an_image_whose_holders_are_lost_or_contradict_each_other() {
+    let wants = || vec![run("web", vm_with_disk(8, "debian"))];
+    let mut lost = input([host(1, 4), without_images(host(2, 16))], wants());
+    lost.heard.insert(at(1), heard(Freshness::Lost, 20_000));
+    assert!(plan(&lost).plan.steps.is_empty());
+
+    let mut other = host(3, 4);
+    let name = ImageName::new("debian").unwrap();
+    other.host.images.get_mut(&name).unwrap().sha256 = Digest::of(b"another");
+    let outcome = plan(&input([host(1, 4), without_images(host(2, 16)), other], wants()));
+    assert!(outcome.plan.steps.is_empty(), "{:?}", steps(&outcome));
+}
+
+#[test]
+fn a_vm_that_has_its_disks_on_the_host_starts_again_without_the_image() {
+    let moved =
+        with(without_images(host(2, 16)), "web", vm_with_disk(2, "debian"), JobState::Stopped);
+    let mut wanted = input([host(1, 16), moved], vec![run("web", vm_with_disk(2, "debian"))]);
+    wanted.seed = 1;
+    let outcome = plan(&wanted);
+    assert_eq!(steps(&outcome), ["start web on h2"]);
+    assert!(fetches(&outcome).is_empty());
+    assert_eq!(audit(&wanted, &outcome), []);
 }

@@ -53,6 +53,8 @@ impl<'a> Room<'a> {
 pub enum Arrival {
     /// It starts here, its disks made from images.
     Start,
+    /// It starts here again, on the disks that it has.
+    StartAgain,
     /// It comes running from another host, its disks copied.
     Migrate,
 }
@@ -162,11 +164,18 @@ mod tests {
     #[test]
     fn an_image_must_be_here_and_fit_its_disk() {
         let image = ImageName::new("big").unwrap();
-        let facts = ImageFacts { sha256: Digest::of(b""), file_bytes: 1, virtual_bytes: 2 << 30 };
+        let facts = ImageFacts {
+            sha256: Digest::of(b""),
+            file_bytes: 1,
+            virtual_bytes: 2 << 30,
+            format: None,
+        };
         let images = BTreeMap::from([(image.clone(), facts)]);
         let ask = |name| admit(room(&images), &spec(1, Some(name)), Arrival::Start);
         assert!(matches!(ask("big"), Err(Refusal::DiskTooSmall { .. })));
         assert!(matches!(ask("absent"), Err(Refusal::NoImage { .. })));
+        let again = admit(room(&images), &spec(1, Some("absent")), Arrival::StartAgain);
+        assert_eq!(again, Ok(()), "its disks are there already");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Cursor, HostId, ImageName};
+use crate::image::ImageFormat;
 use crate::job::{Job, ObservedDomain};
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey};
@@ -108,6 +109,9 @@ pub struct ImageFacts {
     pub file_bytes: u64,
     /// Bytes a disk made from it has at least.
     pub virtual_bytes: u64,
+    /// How the file is laid out; older agents do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ImageFormat>,
 }
 
 /// A host's complete report at a cursor. Whoever has it and every event after it knows the host.

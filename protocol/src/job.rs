@@ -308,6 +308,15 @@ impl Job {
             asked
         }
     }
+
+    /// True when it has ended and disks that somebody may have written to are on its host.
+    #[must_use]
+    pub fn keeps_disks(&self) -> bool {
+        let has_disks = self.spec.resources().disk_bytes > 0 || self.spec.adopted().is_some();
+        let never_ran = self.state == JobState::Failed && self.revision <= Revision(1);
+        let has_moved_away = matches!(self.reason, Some(Reason::Migrated { .. }));
+        self.state.is_ended() && has_disks && !never_ran && !has_moved_away
+    }
 }
 
 /// The two ends of a migration as the jobs on both hosts show them.

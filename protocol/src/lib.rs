@@ -14,6 +14,8 @@ pub mod job;
 
 pub mod host;
 
+pub mod image;
+
 pub mod refusal;
 
 pub mod event;

@@ -32,6 +32,14 @@ pub enum Refusal {
         /// The image.
         image: ImageName,
     },
+    /// Disks on the host are made from the image, or will be.
+    #[error("image {image} is needed on this host by {}; delete them first, with their disks", .users.iter().map(JobId::as_str).collect::<Vec<_>>().join(", "))]
+    ImageInUse {
+        /// The image.
+        image: ImageName,
+        /// Whose disks.
+        users: Vec<JobId>,
+    },
     /// A disk is smaller than the image it starts from.
     #[error("disk {disk:?} of {} is smaller than image {image} of {}", Bytes(*.asked_bytes), Bytes(*.needed_bytes))]
     DiskTooSmall {
@@ -162,6 +170,7 @@ impl Refusal {
         match self {
             Refusal::NoCapacity { .. } => "no-capacity",
             Refusal::NoImage { .. } => "no-image",
+            Refusal::ImageInUse { .. } => "image-in-use",
             Refusal::DiskTooSmall { .. } => "disk-too-small",
             Refusal::RevisionConflict { .. } => "revision-conflict",
             Refusal::WrongState { .. } => "wrong-state",
@@ -194,6 +203,7 @@ impl Refusal {
             | Refusal::TaskUndone { .. }
             | Refusal::NoCapacity { .. }
             | Refusal::NoImage { .. }
+            | Refusal::ImageInUse { .. }
             | Refusal::DiskTooSmall { .. }
             | Refusal::HostDraining { .. } => 409,
             Refusal::Unsupported { .. } => 422,
@@ -280,6 +290,7 @@ pub fn examples() -> Vec<Refusal> {
     let mut all = vec![
         Refusal::NoCapacity { asked: some, free: Resources::ZERO, capacity: some },
         Refusal::NoImage { image: image.clone() },
+        Refusal::ImageInUse { image: image.clone(), users: vec![job.clone()] },
         Refusal::DiskTooSmall {
             disk: "root".into(),
             image,

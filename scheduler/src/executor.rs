@@ -6,8 +6,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use planner::Fetch;
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutHandoff, PutJob, StopJob};
 use protocol::id::{HostId, JobId, OfferId, Revision};
+use protocol::image::{FetchImage, FetchState, FetchTrouble, ImageSource, ImageStatus, SourceHost};
 use protocol::job::{Job, JobState, Migration, Reason, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -17,7 +19,7 @@ use protocol::trust::Trust;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use transport::client::Patience;
 use transport::{CallError, Client, Clock, Endpoint, Method, Reply};
 
@@ -63,6 +65,7 @@ impl Executor {
     pub async fn perform(&self, dispatch: Dispatch) -> Answer {
         let Dispatch { key, job, ask, .. } = dispatch;
         match ask {
+            Ask::Fetch(host, fetch) => self.fetch(&host, &job, &fetch).await,
             Ask::Offer(host, request) => self.offer(&host, &request).await,
             Ask::VoidOffer(host, id) => self.void_offer(&host, id).await,
             Ask::Grants(offer) => self.grants(&offer).await,
@@ -81,6 +84,55 @@ impl Executor {
             Ask::Stop(host, grace_ms) => self.stop(&host, &job, grace_ms, key).await,
             Ask::AwaitEnded(host) => self.watch(&host, &job, ended).await,
             Ask::Delete(host) => self.delete(&host, &job, key).await,
+        }
+    }
+
+    // Copying images.
+
+    /// Has the host fetch the image, and watches. Asked again it goes on with what is under way, also
+    /// after the host's agent was restarted in the middle.
+    async fn fetch(&self, host: &HostId, id: &JobId, fetch: &Fetch) -> Answer {
+        let urls = |host: &HostId| {
+            let picture = self.picture.borrow();
+            picture.view.host(host).map(|row| row.host.urls.clone()).unwrap_or_default()
+        };
+        let sources =
+            fetch.from.iter().map(|host| SourceHost { host: host.clone(), urls: urls(host) });
+        let body = FetchImage {
+            from: ImageSource::Hosts(sources.collect()),
+            sha256: Some(fetch.facts.sha256),
+            bytes_per_second: None,
+        };
+        let path = format!("/v1/images/{}", fetch.image);
+        let mut asked =
+            self.call::<_, ImageStatus>(Method::POST, host, &format!("{path}/fetch"), &body).await;
+        let deadline = Instant::now() + WATCH;
+        loop {
+            let status = match asked {
+                Ok(reply) => reply.body,
+                // An agent that is too old for it, or has something else under that name: another
+                // host may do.
+                Err(Trouble::Refused(Refusal::Invalid { message: why })) => {
+                    let what = format!("fetch image {}", fetch.image);
+                    let no = Refusal::Unsupported { what, why };
+                    return self.answer_of(host, id, Trouble::Refused(no)).await;
+                }
+                Err(trouble) => return self.answer_of(host, id, trouble).await,
+            };
+            match fetched(&status, fetch) {
+                Some(Answer::Refused(No::Host(no, _))) => {
+                    return self.answer_of(host, id, Trouble::Refused(no)).await;
+                }
+                Some(answer) => return answer,
+                None => {}
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                let note =
+                    status.fetch.as_ref().map_or_else(|| WAITING.to_owned(), ToString::to_string);
+                return Answer::NotYet { note };
+            };
+            sleep(left.min(POLL)).await;
+            asked = self.call(Method::GET, host, &path, &()).await;
         }
     }
 
@@ -438,7 +490,35 @@ impl Executor {
     }
 }
 
+/// What is said of a fetch that its host knows nothing of, until it is asked for again.
+const WAITING: &str = "the host does not have it yet";
+
 // What a row means to a waiting task.
+
+/// Whether the image is on the host, or will not come.
+#[must_use]
+pub fn fetched(status: &ImageStatus, fetch: &Fetch) -> Option<Answer> {
+    if let Some(facts) = &status.facts {
+        if facts.sha256 == fetch.facts.sha256 {
+            return Some(Answer::Done(TaskResult::Done));
+        }
+        let (image, found) = (&fetch.image, facts.sha256);
+        return Some(failed(&format!("it has another image {image}, with sha256 {found}")));
+    }
+    match &status.fetch {
+        Some(FetchState::Failed {
+            why: FetchTrouble::NoSpace { needed_bytes, free, capacity },
+        }) => {
+            let asked = Resources { disk_bytes: *needed_bytes, ..Resources::ZERO };
+            let no = Refusal::NoCapacity { asked, free: *free, capacity: *capacity };
+            Some(refused(no))
+        }
+        Some(FetchState::Failed { why }) => Some(failed(&format!("image {}: {why}", fetch.image))),
+        Some(FetchState::Waiting | FetchState::Fetching { .. } | FetchState::Checking) | None => {
+            None
+        }
+    }
+}
 
 /// Whether the job runs in at least this revision; a job that has ended never will.
 #[must_use]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use planner::Step;
+use planner::{Fetch, Step};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::job::{JobSpec, RunKey};
@@ -18,6 +18,13 @@ use crate::record::TaskRecord;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
 pub enum TaskKind {
+    /// Have a host copy an image from others. It stays there, whatever becomes of the run.
+    Fetch {
+        /// The host.
+        host: HostId,
+        /// The image, and who has it.
+        fetch: Fetch,
+    },
     /// Ask a host whether it would take the job.
     Offer {
         /// The host.
@@ -157,6 +164,8 @@ pub struct Dispatch {
 /// What to ask of whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
+    /// See [`TaskKind::Fetch`].
+    Fetch(HostId, Fetch),
     /// See [`TaskKind::Offer`].
     Offer(HostId, OfferRequest),
     /// Take an offer back.
@@ -209,6 +218,10 @@ impl TaskKind {
     #[must_use]
     pub fn title(&self, job: &JobId) -> String {
         match self {
+            TaskKind::Fetch { host, fetch } => {
+                let from = fetch.from.first().map_or("nobody", HostId::short);
+                format!("fetch image {} from {from} to {}", fetch.image, host.short())
+            }
             TaskKind::Offer { host, .. } => format!("ask {} to offer {job} a place", host.short()),
             TaskKind::Grants { .. } => format!("have {job} granted by the arbiters"),
             TaskKind::Put { host, .. } => format!("put {job} on {}", host.short()),
@@ -238,7 +251,8 @@ impl TaskKind {
     pub fn host(&self) -> Option<&HostId> {
         match self {
             TaskKind::Grants { .. } => None,
-            TaskKind::Offer { host, .. }
+            TaskKind::Fetch { host, .. }
+            | TaskKind::Offer { host, .. }
             | TaskKind::Put { host, .. }
             | TaskKind::AwaitRunning { host, .. }
             | TaskKind::AwaitIncoming { host }
@@ -254,6 +268,8 @@ impl TaskKind {
     #[must_use]
     pub fn patience(&self) -> Duration {
         let seconds = match self {
+            // Each new byte counts as progress; the host itself gives up on a silent source sooner.
+            TaskKind::Fetch { .. } => 120,
             // Nothing is begun yet: another host may answer sooner.
             TaskKind::Offer { .. } => 6,
             // A restarted arbiter is silent for one term of 9 s.
@@ -276,7 +292,8 @@ impl TaskKind {
     pub fn has_undo(&self) -> bool {
         match self {
             TaskKind::Offer { .. } | TaskKind::Put { .. } | TaskKind::Send { .. } => true,
-            TaskKind::Grants { .. }
+            TaskKind::Fetch { .. }
+            | TaskKind::Grants { .. }
             | TaskKind::AwaitRunning { .. }
             | TaskKind::AwaitIncoming { .. }
             | TaskKind::AwaitSent { .. }
@@ -300,6 +317,7 @@ impl TaskKind {
 pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Option<Ask> {
     let result = |i: usize| tasks.get(i)?.result.as_ref();
     Some(match &tasks.get(i)?.kind {
+        TaskKind::Fetch { host, fetch } => Ask::Fetch(host.clone(), fetch.clone()),
         TaskKind::Offer { host, revision, spec, how } => {
             let (job, spec) = (job.clone(), spec.clone());
             let request = OfferRequest { job, revision: *revision, spec, action: how.clone() };
@@ -359,7 +377,8 @@ pub fn ask_to_undo(task: &TaskRecord) -> Option<Ask> {
         TaskKind::Send { from, to, .. } => {
             Some(Ask::CancelSend { from: from.clone(), to: to.clone() })
         }
-        TaskKind::Grants { .. }
+        TaskKind::Fetch { .. }
+        | TaskKind::Grants { .. }
         | TaskKind::AwaitRunning { .. }
         | TaskKind::AwaitIncoming { .. }
         | TaskKind::AwaitSent { .. }
@@ -399,6 +418,13 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     }
                     _ => (start.revision, Action::Start),
                 };
+                // Before the offer: that reserves room for seconds, and a copy may take hours.
+                let copies = start.fetches.iter().map(|fetch| TaskKind::Fetch {
+                    host: start.host.clone(),
+                    fetch: fetch.clone(),
+                });
+                tasks.extend(copies);
+                let number = first + tasks.len();
                 let put = Putting {
                     host: &start.host,
                     revision,

@@ -45,7 +45,12 @@ pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
 }
 
 pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
-    let facts = ImageFacts { sha256: Digest::of(b""), file_bytes: 1 << 30, virtual_bytes: 1 << 30 };
+    let facts = ImageFacts {
+        sha256: Digest::of(b""),
+        file_bytes: 1 << 30,
+        virtual_bytes: 1 << 30,
+        format: None,
+    };
     Ok((ImageName::new(name).map_err(|e| e.to_string())?, facts))
 }
 

@@ -31,6 +31,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::ReaderStream;
 
 use crate::call_error::{Call, CallError, NotSent, with_causes};
+use crate::download::{self, Download, DownloadError, Had};
 use crate::endpoint::{Endpoint, Target};
 use crate::identity::Identity;
 use crate::pool::{Body, Pool, Wire};
@@ -150,6 +151,40 @@ impl Client {
     ) -> Result<Bytes, CallError> {
         let ask = Ask::new(Method::GET, to, path, Bytes::new())?;
         Ok(self.ask(ask, bytes_max).await?.judge()?.body)
+    }
+
+    /// Begins to read a large file of a peer, from where it was left. It comes as slowly as it likes,
+    /// but is not silent for longer than `silence`.
+    pub async fn download(
+        &self,
+        to: &Endpoint,
+        path: &str,
+        had: &Had,
+        silence: Duration,
+    ) -> Result<Download, DownloadError> {
+        let begun = async {
+            let mut ask = Ask::new(Method::GET, to, path, Bytes::new())?;
+            ask.headers.extend(
+                download::range_headers(had)
+                    .into_iter()
+                    .filter_map(|(name, value)| name.map(|name| (name, value))),
+            );
+            let deadline = self.deadline();
+            // A connection of its own: it is busy for as long as the file takes.
+            let mut wire = self.connect(&ask.call, to).await?;
+            let answer = timeout_at(deadline, exchange(&mut wire, &ask, ask.body())).await;
+            let answer = answer.map_err(|_| ask.late(self.patience))?;
+            let response = answer.map_err(|failed| failed.why)?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            let finished = self.finish(&ask, wire, response, ANSWER_BYTES_MAX, deadline).await?;
+            let reply = finished.judge()?;
+            let why = "expected a file".to_owned();
+            Err(CallError::BadAnswer { call: ask.call, status: reply.status, why })
+        };
+        let response = begun.await.map_err(|error| download::of_call(&error))?;
+        download::judge(to, response, had, silence)
     }
 
     /// Streams a file as the body of a PUT, however long it takes while it makes progress.

@@ -17,6 +17,8 @@ pub mod server;
 
 pub mod client;
 
+pub mod download;
+
 pub mod endpoint;
 
 pub mod call_error;

@@ -171,7 +171,7 @@ impl ClientCertVerifier for KeyProof {
 }
 
 /// Named at every use: with two providers in a build there is no process default to rely on.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 

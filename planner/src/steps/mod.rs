@@ -155,7 +155,7 @@ impl Step {
     #[must_use]
     pub fn reservation(&self, state: &State<'_>) -> Option<Reservation> {
         let (host, job, resources) = match self {
-            Step::StartVm(step) => (&step.host, &step.job, step.spec.resources()),
+            Step::StartVm(step) => (&step.host, &step.job, step.takes()),
             Step::MigrateVm(step) => {
                 let placed = state.placed(&step.job, &step.from)?;
                 (&step.to, &step.job, placed.spec.resources())
@@ -204,7 +204,14 @@ fn welcoming<'a>(state: &State<'a>, host: &HostId) -> Result<&'a HostRow, Blocke
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::StartVm(step) => write!(f, "start {} on {}", step.job, step.host.short()),
+            Step::StartVm(step) => {
+                write!(f, "start {} on {}", step.job, step.host.short())?;
+                for fetch in &step.fetches {
+                    let from = fetch.from.first().map_or("", HostId::short);
+                    write!(f, ", with image {} copied from {from} first", fetch.image)?;
+                }
+                Ok(())
+            }
             Step::StopVm(step) => write!(f, "stop {} on {}", step.job, step.host.short()),
             Step::MigrateVm(step) => {
                 write!(f, "move {} from {} to {}", step.job, step.from.short(), step.to.short())

@@ -1,14 +1,18 @@
 //! Start a job on a host, for the first time or again.
 //!
 //! Decides that a job alive anywhere is never started a second time, whatever is known of the host
-//! it is on, and that a job with disks is started again only where they are.
+//! it is on, and that a job with disks is started again only where they are. Images that the host
+//! has not are copied there first, and take their room.
 
-use protocol::admission::{Arrival, admit};
-use protocol::id::{HostId, JobId, Revision};
+use protocol::admission::{Arrival, Room, admit};
+use protocol::id::{HostId, ImageName, JobId, Revision};
 use protocol::job::{JobSpec, JobState};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
+use crate::images::{Fetch, bytes_of};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, Step, StopVm, welcoming};
 
@@ -26,6 +30,9 @@ pub struct StartVm {
     pub revision: Revision,
     /// What it is.
     pub spec: JobSpec,
+    /// Images that are copied there first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetches: Vec<Fetch>,
 }
 
 impl StartVm {
@@ -40,11 +47,37 @@ impl StartVm {
                 return Err(Blocker::DisksElsewhere { host: host.clone() });
             }
         }
+        let own = state.placed(&self.job, &self.host);
+        let arrival = match own.is_some_and(|placed| placed.keeps_disks()) {
+            true => Arrival::StartAgain,
+            false => Arrival::Start,
+        };
         let room = state.room_for_spec(row, &self.job, &self.spec);
-        admit(room, &self.spec, Arrival::Start).map_err(|no| Blocker::Admission { no })
+        let images = state.images_with(row, &self.fetches);
+        let allocation = room.allocation.plus(self.copies());
+        let with_copies = Room { allocation, images: &images, ..room };
+        admit(with_copies, &self.spec, arrival).map_err(|no| match no {
+            // What is free is told as it is now, and what is needed with the copies.
+            Refusal::NoCapacity { asked, capacity, .. } => {
+                let asked = asked.plus(self.copies());
+                let no = Refusal::NoCapacity { asked, free: room.free(), capacity };
+                Blocker::Admission { no }
+            }
+            no => Blocker::Admission { no },
+        })
+    }
+
+    /// What it takes of its host, copies of images included.
+    pub(super) fn takes(&self) -> Resources {
+        self.spec.resources().plus(self.copies())
+    }
+
+    fn copies(&self) -> Resources {
+        Resources { disk_bytes: bytes_of(&self.fetches), ..Resources::ZERO }
     }
 
     pub(super) fn apply(&self, state: &mut State<'_>) {
+        state.bring(&self.host, &self.fetches);
         let placed = Placed {
             revision: self.revision,
             spec: self.spec.clone(),
@@ -55,7 +88,8 @@ impl StartVm {
         state.place(&self.job, &self.host, Some(placed));
     }
 
-    /// A first start is taken back with its disks; a later one leaves them as they are.
+    /// A first start is taken back with its disks; a later one leaves them as they are. An image that
+    /// came stays: only who asks for it by name deletes one.
     pub(super) fn inverse(&self, before: &State<'_>) -> Option<Step> {
         let (job, host) = (self.job.clone(), self.host.clone());
         Some(match before.placed(&self.job, &self.host) {
@@ -65,10 +99,17 @@ impl StartVm {
     }
 
     pub(super) fn cost(&self, state: &State<'_>) -> Cost {
-        let images = state.host(&self.host).map(|row| &row.host.images);
+        let row = state.host(&self.host);
         let disks = self.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
-        let copied = disks.iter().filter_map(|d| images?.get(d.image.as_ref()?));
-        let io_bytes = copied.fold(0, |sum: u64, image| sum.saturating_add(image.file_bytes));
+        let fetched = |name: &ImageName| {
+            self.fetches.iter().find(|f| f.image == *name).map(|fetch| &fetch.facts)
+        };
+        let used = disks.iter().filter_map(|disk| {
+            let name = disk.image.as_ref()?;
+            state.image(row?, name).or_else(|| fetched(name))
+        });
+        let io_bytes = used.fold(0, |sum: u64, image| sum.saturating_add(image.file_bytes));
+        let io_bytes = io_bytes.saturating_add(bytes_of(&self.fetches));
         Cost { risk: 0, io_bytes, time_ms: TIME_MS }
     }
 }

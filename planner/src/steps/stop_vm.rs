@@ -56,7 +56,7 @@ impl StopVm {
         let placed = before.placed(&self.job, &self.host)?;
         let revision = before.next_revision(&self.job);
         let (job, host) = (self.job.clone(), self.host.clone());
-        Some(Step::StartVm(StartVm { job, host, revision, spec: placed.spec }))
+        Some(Step::StartVm(StartVm { job, host, revision, spec: placed.spec, fetches: vec![] }))
     }
 
     pub(super) fn cost() -> Cost {

@@ -3,8 +3,12 @@
 use planner::State;
 use proptest::prelude::*;
 use protocol::api::{NewRun, Want};
-use protocol::id::RunId;
-use protocol::job::JobState;
+use protocol::host::ImageFacts;
+use protocol::id::{ImageName, RunId};
+use protocol::image::ImageFormat;
+use protocol::job::{JobSpec, JobState};
+use protocol::signed::Digest;
+use protocol::vm::{DiskSpec, VmSpec};
 use uuid::Uuid;
 
 use super::world::{World, job_id, spec};
@@ -486,5 +490,72 @@ proptest! {
         bench.crash_at = Some(crash_at);
         bench.crash_after_effect = crash_after_effect;
         bench.finish();
+    }
+}
+
+/// Three hosts with room for a disk, of which the full one has the image.
+fn world_with_an_image() -> (World, Want) {
+    let mut world = World::new(3);
+    let image = ImageName::new("guest").unwrap();
+    let facts = ImageFacts {
+        sha256: Digest::of(b"guest"),
+        file_bytes: 1 << 20,
+        virtual_bytes: 1 << 20,
+        format: Some(ImageFormat::Qcow2),
+    };
+    let full = world.by_preference().pop().unwrap();
+    for fake in world.hosts.values_mut() {
+        fake.host.capacity.disk_bytes = 1 << 30;
+    }
+    let fake = world.hosts.get_mut(&full).unwrap();
+    fake.host.images.insert(image.clone(), facts);
+    fake.host.allocation = fake.host.capacity;
+    let disk = DiskSpec {
+        name: "root".into(),
+        size_bytes: 1 << 20,
+        image: Some(image),
+        ..DiskSpec::default()
+    };
+    let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![disk], ..VmSpec::default() };
+    (world, Want::Run { job: job_id(), spec: JobSpec::vm(vm), on: None })
+}
+
+fn titles(record: &RunRecord) -> Vec<String> {
+    let end = |title: String| title.split(' ').next().unwrap_or_default().to_owned();
+    record.tasks.iter().map(|task| end(task.kind.title(record.job()))).collect()
+}
+
+#[test]
+fn an_image_is_fetched_before_the_offer_and_the_run_goes_on_with_it() {
+    let (world, want) = world_with_an_image();
+    let bench = Bench::new(world, want).finish();
+    assert_eq!(bench.state(), RunState::Succeeded);
+    assert_eq!(titles(&bench.journal), ["fetch", "ask", "have", "put", "wait"]);
+    let first = bench.world.by_preference().remove(0);
+    assert_eq!(bench.world.starts.last().map(|(host, _)| host), Some(&first));
+}
+
+#[test]
+fn a_fetch_that_fails_is_tried_on_another_host() {
+    let (mut world, want) = world_with_an_image();
+    let hosts = world.by_preference();
+    world.hosts.get_mut(&hosts[0]).unwrap().faults.fails_fetches = true;
+    let bench = Bench::new(world, want).finish();
+    assert_eq!(bench.state(), RunState::Succeeded);
+    assert_eq!(bench.world.starts.last().map(|(host, _)| host), Some(&hosts[1]));
+    assert!(bench.world.hosts[&hosts[0]].jobs.is_empty());
+}
+
+#[test]
+fn killed_between_any_two_effects_a_run_with_a_fetch_ends_as_it_should() {
+    for at in 1..40 {
+        for after in [false, true] {
+            let (world, want) = world_with_an_image();
+            let mut bench = Bench::new(world, want);
+            (bench.crash_at, bench.crash_after_effect) = (Some(at), after);
+            let bench = bench.finish();
+            assert_eq!(bench.state(), RunState::Succeeded, "killed at effect {at}");
+            assert_eq!(bench.world.starts.len(), 1);
+        }
     }
 }

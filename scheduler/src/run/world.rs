@@ -26,12 +26,13 @@ pub(super) struct Faults {
     pub(super) refuses: bool,
     pub(super) fails_starts: bool,
     pub(super) fails_sends: bool,
+    pub(super) fails_fetches: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct FakeHost {
     key: SecretKey,
-    host: Host,
+    pub(super) host: Host,
     pub(super) jobs: BTreeMap<JobId, Job>,
     pub(super) faults: Faults,
     offers: u64,
@@ -231,6 +232,19 @@ impl World {
             answer.unwrap_or_else(|| Answer::NotYet { note: "on its way".into() })
         };
         match ask {
+            Ask::Fetch(host, fetch) => {
+                for from in &fetch.from {
+                    let there = self.hosts[from].host.images.get(&fetch.image);
+                    assert_eq!(there, Some(&fetch.facts), "who is asked has it");
+                }
+                let fake = self.fake(host);
+                if fake.faults.fails_fetches {
+                    return Answer::Refused(No::Failed("the line was cut".into()));
+                }
+                fake.host.images.insert(fetch.image.clone(), fetch.facts.clone());
+                fake.host.capacity.disk_bytes -= fetch.facts.file_bytes;
+                done
+            }
             Ask::Offer(host, request) => {
                 let fake = self.fake(host);
                 if let Err(no) = fake.check(id, request.revision, &request.spec) {

@@ -73,6 +73,7 @@ impl Executor {
     async fn perform(&self, dispatch: Dispatch) -> Answer {
         let Dispatch { key, job, ask, .. } = dispatch;
         match ask {
+            Wanted::Fetch(..) => unreachable!("no job of the simulation has an image"),
             Wanted::Offer(host, request) => self.offer(&host, request).await,
             Wanted::VoidOffer(host, id) => self.void_offer(&host, id).await,
             Wanted::Grants(offer) => self.grants(&offer).await,
