@@ -14,7 +14,12 @@ mod api;
 mod channel;
 mod console;
 mod feed;
+mod fetch;
+mod images;
+mod library;
+mod part;
 mod place;
+mod qcow2;
 mod recorder;
 mod right;
 mod seed;
@@ -31,22 +36,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions};
+use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts};
 use protocol::host::{Accel, Host};
 use protocol::resources::Resources;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use transport::discovery::{Advert, Announcer, Pace, Source};
 use transport::notify::Manager;
 use transport::{Client, Clock, Identity, Listen, Server};
 
 pub use crate::api::openapi;
-use crate::api::{Api, router};
+use crate::api::{Api, GIVEN_AT_ONCE, router};
 pub use crate::channel::CHANNELS_DIR;
 use crate::channel::Channels;
 use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
 use crate::keeper::{Warden, Wards};
+pub use crate::fetch::FetchLimits;
+use crate::fetch::Room;
+use crate::library::{Library, Parts};
 use crate::place::Place;
 use crate::recorder::Recorders;
 pub use crate::sensors::Share;
@@ -85,6 +93,8 @@ pub struct Options {
     pub discovery: Vec<Source>,
     /// How much of the machine is for guests.
     pub share: Share,
+    /// What is put up with when images are fetched.
+    pub fetching: FetchLimits,
     /// The `ostler` program, for services.
     pub program: PathBuf,
     /// Free words for selectors.
@@ -201,6 +211,7 @@ pub async fn run(
     let here = place.borrow().clone();
     let url = here.url();
 
+    storage.images().sweep()?;
     let node = sensors::node(&hv).await;
     let mut host = Host {
         id: identity.host_id(),
@@ -211,7 +222,7 @@ pub async fn run(
         hypervisor: facts,
         capacity: sensors::measure(options.share, node, &storage),
         allocation: Resources::ZERO,
-        images: storage.images()?,
+        images: storage.images().list()?,
         labels: options.labels.clone(),
         trust_version: None,
         intent: None,
@@ -260,11 +271,24 @@ pub async fn run(
         channels: channels.clone(),
         warden,
     });
+    let measure = Arc::new(Notify::new());
+    let library = Library::new(Parts {
+        images: storage.images().clone(),
+        feed: Arc::clone(&feed),
+        posts: posts.clone(),
+        client: client.clone(),
+        limits: options.fetching,
+        room: room(options.share, node, &storage, &feed),
+        measure: Arc::clone(&measure),
+        shutdown: shutdown.clone(),
+    });
     let api = Api {
         posts: posts.clone(),
         feed: Arc::clone(&feed),
         trust: Arc::clone(&trust),
         storage: storage.clone(),
+        library: library.clone(),
+        giving: Arc::new(Semaphore::new(GIVEN_AT_ONCE)),
         hv: Arc::clone(&hv),
         recorders: Recorders::default(),
         channels,
@@ -292,7 +316,8 @@ pub async fn run(
         tokio::spawn(shell::watch_domains(hv, posts.clone())),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(tell_manager(posts.clone())),
-        tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts)),
+        tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts, measure)),
+        tokio::spawn(library.keep_forgetting()),
         tokio::spawn(settle()),
     ];
     let serving = tokio::spawn({
@@ -312,6 +337,16 @@ pub async fn run(
     announcer.finished().await;
     let _ = serving.await;
     ended.map_err(AgentError::from)
+}
+
+/// The room for images: what the disk has now, less what is promised to guests.
+fn room(share: Share, node: NodeFacts, storage: &Storage, feed: &Arc<Feed>) -> Room {
+    let (storage, feed) = (storage.clone(), Arc::clone(feed));
+    Room {
+        measure: Box::new(move || sensors::measure(share, node, &storage)),
+        promised: Box::new(move || feed.host().allocation),
+        turn: Mutex::default(),
+    }
 }
 
 /// Tells systemd that the agent is ready, and from then on that it is alive: whenever the core, whose

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hypervisor::{Hypervisor, NodeFacts, call};
 use protocol::resources::Resources;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::core::Input;
 use crate::shell::Post;
@@ -89,17 +89,21 @@ pub(crate) fn measure(share: Share, node: NodeFacts, storage: &Storage) -> Resou
     }
 }
 
-/// Measures from time to time.
+/// Measures from time to time, and when told that files have come or gone.
 pub(crate) async fn keep_measuring(
     share: Share,
     node: NodeFacts,
     storage: Storage,
     posts: mpsc::Sender<Post>,
+    now: Arc<Notify>,
 ) {
     let mut interval = tokio::time::interval(MEASURE_INTERVAL);
     interval.tick().await;
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = now.notified() => {}
+        }
         let input = Input::Capacity(measure(share, node, &storage));
         if posts.send(Post::Input(input)).await.is_err() {
             return;

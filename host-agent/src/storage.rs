@@ -1,14 +1,13 @@
-//! Files of guests: images, volumes made from them, console logs.
+//! Files of guests: volumes, console logs, definitions that were adopted. Images are beside it.
 //!
 //! Decides where they are, and that making one is atomic (a neighbour, then a rename) and repeating
 //! it harmless. Nothing here is ever removed because something else does not mention it.
 //!
 //! ```text
-//! DATA/images/NAME.img + NAME.json      DATA/volumes/JOB/DISK.qcow2      DATA/console/JOB.log + JOB.exit
+//! DATA/images: see images.rs      DATA/volumes/JOB/DISK.qcow2      DATA/console/JOB.log + JOB.exit
 //! DATA/adopted/UUID.xml: the definition that a domain had before it was adopted; UUID.log: its console
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -16,15 +15,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use hypervisor::{Volume, VolumeFormat};
-use protocol::host::ImageFacts;
 use protocol::id::{ImageName, JobId};
 use protocol::vm::{DiskSpec, VmSpec};
-use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use uuid::Uuid;
 
-use crate::image::{HEADER_BYTES, ImageHeader};
+use crate::images::Images;
+use crate::qcow2;
 
 /// How long one `qemu-img` may take. Making a volume writes metadata only.
 const QEMU_IMG_DEADLINE: Duration = Duration::from_secs(30);
@@ -46,6 +43,7 @@ pub(crate) enum Maker {
 pub(crate) struct Storage {
     folder: PathBuf,
     maker: Maker,
+    images: Images,
 }
 
 /// What could not be done with which file.
@@ -104,7 +102,14 @@ impl Storage {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(io_error("make folder", &path))?;
         }
-        Ok(Self { folder: folder.to_owned(), maker })
+        let images = Images::new(folder.join("images"), folder.join("volumes"));
+        Ok(Self { folder: folder.to_owned(), maker, images })
+    }
+
+    /// The images.
+    #[must_use]
+    pub(crate) fn images(&self) -> &Images {
+        &self.images
     }
 
     /// Where a guest's console output goes.
@@ -262,10 +267,10 @@ impl Storage {
         let mut command = Command::new("qemu-img");
         command.args(["create", "-q", "-f", "qcow2"]);
         if let Some(image) = image {
-            let file = self.image_file(image);
-            // Never probed by qemu-img: a guest could have written another header.
-            let format = image_header(&file)?.format;
-            command.args(["-F", format, "-b"]).arg(&file);
+            let file = self.images.file(image);
+            // Never probed by qemu-img, which would follow what it finds.
+            let format = qcow2::inspect(&file)?.0;
+            command.args(["-F", format.as_str(), "-b"]).arg(&file);
         }
         command.arg(path).arg(size_bytes.to_string());
         command.stdin(Stdio::null()).kill_on_drop(true);
@@ -297,41 +302,6 @@ impl Storage {
         ignore_missing(fs::remove_dir_all(&folder)).map_err(io_error("remove", &folder))
     }
 
-    fn image_file(&self, name: &ImageName) -> PathBuf {
-        self.folder.join("images").join(format!("{name}.img"))
-    }
-
-    /// The images that are complete.
-    pub(crate) fn images(&self) -> Result<BTreeMap<ImageName, ImageFacts>, StorageError> {
-        let folder = self.folder.join("images");
-        let mut images = BTreeMap::new();
-        for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
-            let path = entry.map_err(io_error("list", &folder))?.path();
-            if path.extension().is_some_and(|suffix| suffix == "json")
-                && let Some((name, facts)) = read_image_facts(&path)
-            {
-                images.insert(name, facts);
-            }
-        }
-        Ok(images)
-    }
-
-    /// Begins to take an image.
-    pub(crate) async fn receive_image(
-        &self,
-        name: &ImageName,
-    ) -> Result<IncomingImage, StorageError> {
-        let path = self.folder.join("images").join(format!(".{name}.{}", uuid::Uuid::new_v4()));
-        let file = tokio::fs::File::create(&path).await.map_err(io_error("make", &path))?;
-        Ok(IncomingImage {
-            file,
-            path,
-            target: self.image_file(name),
-            sha256: Sha256::new(),
-            bytes: 0,
-        })
-    }
-
     /// Free bytes of the file system, and bytes that our own volumes take of it.
     pub(crate) fn disk_bytes(&self) -> Result<(u64, u64), StorageError> {
         let stat = rustix::fs::statvfs(&self.folder)
@@ -339,78 +309,6 @@ impl Storage {
         let volumes = self.folder.join("volumes");
         Ok((stat.f_bavail.saturating_mul(stat.f_frsize), used_bytes(&volumes)))
     }
-}
-
-/// An image on its way in. Dropped before [`IncomingImage::keep`], it leaves nothing.
-#[derive(Debug)]
-pub(crate) struct IncomingImage {
-    file: tokio::fs::File,
-    path: PathBuf,
-    target: PathBuf,
-    sha256: Sha256,
-    bytes: u64,
-}
-
-impl IncomingImage {
-    /// Takes the next bytes.
-    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        self.sha256.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).await.map_err(io_error("write", &self.path))
-    }
-
-    /// Checks what came, and puts it in place.
-    pub(crate) async fn keep(
-        mut self,
-        announced: protocol::signed::Digest,
-    ) -> Result<ImageFacts, StorageError> {
-        let hex =
-            self.sha256.finalize_reset().iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let found: protocol::signed::Digest = hex.parse().map_err(StorageError::BadImage)?;
-        if found != announced {
-            return Err(StorageError::WrongDigest { found, announced });
-        }
-        self.file.sync_all().await.map_err(io_error("sync", &self.path))?;
-        let virtual_bytes = image_header(&self.path)?.virtual_bytes;
-        let facts = ImageFacts { sha256: found, file_bytes: self.bytes, virtual_bytes };
-        // A link never replaces: of two uploads at once under one name, one is first.
-        match fs::hard_link(&self.path, &self.target) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(StorageError::BadImage(
-                    "an image of this name has just arrived; give this one another name".to_owned(),
-                ));
-            }
-            Err(error) => return Err(io_error("link", &self.target)(error)),
-        }
-        let json = self.target.with_extension("json");
-        let text = serde_json::to_vec(&facts).expect("our nouns are always valid JSON");
-        transport::durable::replace(&json, &text).map_err(io_error("write", &json))?;
-        Ok(facts)
-    }
-}
-
-impl Drop for IncomingImage {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn read_image_facts(path: &Path) -> Option<(ImageName, ImageFacts)> {
-    let name = ImageName::new(path.file_stem()?.to_str()?).ok()?;
-    let facts = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    path.with_extension("img").exists().then_some((name, facts))
-}
-
-/// What an image is that an operator brought.
-fn image_header(path: &Path) -> Result<ImageHeader, StorageError> {
-    let file = fs::File::open(path).map_err(io_error("open", path))?;
-    let file_bytes = file.metadata().map_err(io_error("measure", path))?.len();
-    let mut beginning = Vec::with_capacity(HEADER_BYTES);
-    let read = file.take(HEADER_BYTES as u64).read_to_end(&mut beginning);
-    read.map_err(io_error("read", path))?;
-    ImageHeader::read(&beginning, file_bytes)
-        .map_err(|error| StorageError::BadImage(error.to_string()))
 }
 
 fn used_bytes(folder: &Path) -> u64 {
@@ -424,7 +322,7 @@ fn used_bytes(folder: &Path) -> u64 {
     entries.flatten().map(bytes).sum()
 }
 
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -434,24 +332,6 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::signed::Digest;
-
-    #[tokio::test]
-    async fn an_image_is_kept_only_if_it_is_what_was_announced() {
-        let folder = tempfile::tempdir().unwrap();
-        let storage = Storage::open(folder.path(), Maker::Sparse).unwrap();
-        let name = ImageName::new("guest").unwrap();
-        let mut wrong = storage.receive_image(&name).await.unwrap();
-        wrong.write(b"abc").await.unwrap();
-        let refused = wrong.keep(Digest::of(b"abcd")).await;
-        assert!(matches!(refused, Err(StorageError::WrongDigest { .. })));
-        assert!(storage.images().unwrap().is_empty());
-        assert_eq!(fs::read_dir(folder.path().join("images")).unwrap().count(), 0);
-        let mut right = storage.receive_image(&name).await.unwrap();
-        right.write(b"abc").await.unwrap();
-        right.keep(Digest::of(b"abc")).await.unwrap();
-        assert_eq!(storage.images().unwrap()[&name].file_bytes, 3);
-    }
 
     #[tokio::test]
     async fn making_volumes_twice_keeps_what_is_in_them() {

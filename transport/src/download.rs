@@ -37,7 +37,7 @@ use crate::endpoint::port_of;
 use crate::io::BoxIo;
 use crate::{tcp, tls};
 
-/// Bytes that must come between two judgements of a source's pace, each after its silence.
+/// Bytes that must come before a source has been waited for as long as it may be silent.
 const PROGRESS_BYTES_MIN: u64 = 16 << 10;
 
 /// Redirections that are followed: a mirror of a mirror of a mirror, and then some.
@@ -161,26 +161,21 @@ pub struct Download {
     body: Incoming,
     left_bytes: u64,
     silence: Duration,
-    judged_at: Instant,
+    /// Waited for the source since it was last found fast enough.
+    waited: Duration,
     bytes_since: u64,
 }
 
 impl Download {
-    /// The next bytes; `None` when all have come.
+    /// The next bytes; `None` when all have come. What its reader takes between two calls is not
+    /// counted as the source's silence.
     pub async fn next(&mut self) -> Result<Option<Bytes>, DownloadError> {
         while self.left_bytes > 0 {
-            let wait = self.judged_at.saturating_duration_since(Instant::now());
-            match timeout(wait, self.body.frame()).await {
-                Ok(Some(Ok(frame))) => {
-                    let Ok(mut bytes) = frame.into_data() else { continue };
-                    let left = usize::try_from(self.left_bytes).unwrap_or(usize::MAX);
-                    bytes.truncate(left);
-                    self.left_bytes -= bytes.len() as u64;
-                    self.bytes_since += bytes.len() as u64;
-                    if !bytes.is_empty() {
-                        return Ok(Some(bytes));
-                    }
-                }
+            let begun = Instant::now();
+            let frame = timeout(self.silence.saturating_sub(self.waited), self.body.frame()).await;
+            self.waited += begun.elapsed();
+            let frame = match frame {
+                Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(error))) => return Err(broken(with_causes(&error))),
                 Ok(None) => {
                     return Err(broken(format!(
@@ -188,14 +183,20 @@ impl Download {
                         self.left_bytes
                     )));
                 }
-                Err(_) if self.bytes_since < PROGRESS_BYTES_MIN => {
+                Err(_) => {
                     let (bytes, silence) = (self.bytes_since, self.silence);
                     return Err(broken(format!("only {bytes} bytes came within {silence:?}")));
                 }
-                Err(_) => {
-                    self.bytes_since = 0;
-                    self.judged_at = Instant::now() + self.silence;
-                }
+            };
+            let Ok(mut bytes) = frame.into_data() else { continue };
+            bytes.truncate(usize::try_from(self.left_bytes).unwrap_or(usize::MAX));
+            self.left_bytes -= bytes.len() as u64;
+            self.bytes_since += bytes.len() as u64;
+            if self.bytes_since >= PROGRESS_BYTES_MIN {
+                (self.bytes_since, self.waited) = (0, Duration::ZERO);
+            }
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
             }
         }
         Ok(None)
@@ -364,7 +365,7 @@ pub(crate) fn judge(
         body,
         left_bytes: total_bytes - from_byte,
         silence,
-        judged_at: Instant::now() + silence,
+        waited: Duration::ZERO,
         bytes_since: 0,
     };
     match status {

@@ -18,7 +18,9 @@ use serde_json::{Map, Value, json};
 use crate::problem::PROBLEM_JSON;
 
 /// Problems that are no refusals, with every status they travel with; docs/api.md explains each.
-const PROBLEMS: [(&str, &[u16]); 14] = [
+const PROBLEMS: [(&str, &[u16]); 16] = [
+    ("no-such-file", &[404]),
+    ("no-such-range", &[416]),
     ("no-such-path", &[404]),
     ("no-such-method", &[405]),
     ("bad-request", &[400]),
@@ -138,6 +140,14 @@ impl Operation {
     #[must_use]
     pub fn answers_text(mut self, status: u16) -> Self {
         let content = Content { media: "text/plain", schema: String::json_schema };
+        self.answers.insert(status, Some(content));
+        self
+    }
+
+    /// Answers a file.
+    #[must_use]
+    pub fn answers_file(mut self, status: u16) -> Self {
+        let content = Content { media: "application/octet-stream", schema: any };
         self.answers.insert(status, Some(content));
         self
     }

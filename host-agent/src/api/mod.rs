@@ -26,7 +26,7 @@ use protocol::host::{Host, Inventory};
 use protocol::refusal::Refusal;
 use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use transport::problem::finish;
 use transport::{Clock, Json, Peer, ProblemReply, Via};
 
@@ -34,12 +34,16 @@ pub use self::openapi::openapi;
 use crate::channel::Channels;
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
+use crate::library::Library;
 use crate::recorder::Recorders;
 use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
 
-/// Largest image taken over HTTP.
-const IMAGE_BYTES_MAX: usize = 64 << 30;
+/// Largest image, however it comes.
+pub(crate) const IMAGE_BYTES_MAX: u64 = 64 << 30;
+
+/// Images given to others at a time: enough to fill a network, and the guests' disks go on.
+pub(crate) const GIVEN_AT_ONCE: usize = 8;
 
 /// Largest trust document: some thousand hosts. Anybody may send one.
 const TRUST_BYTES_MAX: usize = 256 << 10;
@@ -53,8 +57,12 @@ pub(crate) struct Api {
     pub feed: Arc<Feed>,
     /// Who may do what.
     pub trust: TrustInForce,
-    /// Images and logs.
+    /// Logs.
     pub storage: Storage,
+    /// Images.
+    pub library: Library,
+    /// Limits images being copied from here.
+    pub giving: Arc<Semaphore>,
     /// For consoles.
     pub hv: Arc<dyn Hypervisor>,
     /// For consoles that libvirt keeps no log of.
@@ -71,7 +79,9 @@ pub(crate) struct Api {
 
 /// The routes.
 pub(crate) fn router(api: Api) -> Router {
-    let image = put(images::put_image).layer(DefaultBodyLimit::max(IMAGE_BYTES_MAX));
+    let bytes_max = usize::try_from(IMAGE_BYTES_MAX).unwrap_or(usize::MAX);
+    let image = get(images::show).put(images::put_image).delete(images::remove);
+    let image = image.layer(DefaultBodyLimit::max(bytes_max));
     let trust = get(config::show_trust).put(config::put_trust);
     let trust = trust.layer(DefaultBodyLimit::max(TRUST_BYTES_MAX));
     let router = Router::new()
@@ -98,7 +108,10 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/incoming/{lane}", get(incoming::open))
         .route("/v1/jobs/{id}/console", get(console::open))
         .route("/v1/jobs/{id}/log", get(jobs::service_log))
+        .route("/v1/images", get(images::list))
         .route("/v1/images/{name}", image)
+        .route("/v1/images/{name}/fetch", post(images::fetch))
+        .route("/v1/image-files/{sha256}", get(images::give))
         .route("/v1/config/trust", trust)
         .route("/v1/config/intent", put(config::put_intent).delete(config::delete_intent))
         .layer(middleware::from_fn_with_state(api.clone(), refuse_strangers))

@@ -10,6 +10,7 @@ use protocol::api::{
 };
 use protocol::host::{Host, Inventory};
 use protocol::id::{ImageName, JobId};
+use protocol::image::{FetchImage, ImageList, ImageStatus};
 use protocol::job::Job;
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{Right, Trust};
@@ -74,6 +75,7 @@ pub fn openapi() -> serde_json::Value {
 
 fn operations() -> Vec<Operation> {
     let mut all = of_host();
+    all.extend(of_images());
     all.extend(of_offers());
     all.extend(of_jobs());
     all.extend(of_actions());
@@ -118,14 +120,6 @@ fn of_host() -> Vec<Operation> {
             .right(Right::Read)
             .query::<events::From>()
             .streams(),
-        put("/v1/images/{name}", "Bring an image; sending it again is harmless")
-            .right(Right::Run)
-            .path::<ImageName>("name")
-            .header::<Digest>(SHA256_HEADER)
-            .file()
-            .answers::<ImageReply>(200)
-            .answers::<ImageReply>(201)
-            .refuses(&["invalid", "storage"]),
         get("/v1/config/trust", "The trust document in force, or null")
             .right(Right::Read)
             .answers::<Option<Signed<Trust>>>(200),
@@ -143,6 +137,43 @@ fn of_host() -> Vec<Operation> {
             .right(Right::Run)
             .answers_nothing(204)
             .refuses(ASKS),
+    ]
+}
+
+fn of_images() -> Vec<Operation> {
+    let of_image = |operation: Operation| operation.path::<ImageName>("name");
+    vec![
+        get("/v1/images", "Images that are here or on their way, and who needs them")
+            .right(Right::Read)
+            .answers::<ImageList>(200)
+            .refuses(&["storage"]),
+        of_image(get("/v1/images/{name}", "One image, and how its fetch is going"))
+            .right(Right::Read)
+            .answers::<ImageStatus>(200)
+            .refuses(&["storage"]),
+        of_image(put("/v1/images/{name}", "Bring an image; sending it again is harmless"))
+            .right(Right::Run)
+            .header::<Digest>(SHA256_HEADER)
+            .file()
+            .answers::<ImageReply>(200)
+            .answers::<ImageReply>(201)
+            .refuses(&["invalid", "storage"]),
+        of_image(delete("/v1/images/{name}", "Delete an image that nobody needs, or its fetch"))
+            .right(Right::Run)
+            .answers_nothing(204)
+            .refuses(&["image-in-use", "invalid", "storage"]),
+        of_image(post("/v1/images/{name}/fetch", "Have the host get an image by itself"))
+            .right(Right::Run)
+            .body::<FetchImage>()
+            .answers::<ImageStatus>(200)
+            .answers::<ImageStatus>(202)
+            .refuses(&["invalid", "busy", "storage"]),
+        get("/v1/image-files/{sha256}", "An image's file by its content, from any byte on")
+            .right(Right::Read)
+            .path::<Digest>("sha256")
+            .answers_file(200)
+            .answers_file(206)
+            .refuses(&["no-such-file", "no-such-range", "busy", "storage"]),
     ]
 }
 

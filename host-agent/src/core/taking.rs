@@ -41,7 +41,7 @@ impl Agent {
             });
         }
         let arrival = match ask.action {
-            Action::Start | Action::FailOver { .. } => Arrival::Start,
+            Action::Start | Action::FailOver { .. } => self.arrival(&ask.job),
             Action::MigrateIn { .. } => Arrival::Migrate,
         };
         let left_ms = trust.term_ms - trust.kill_ms;
@@ -97,7 +97,7 @@ impl Agent {
         let ticket = self.verify_ticket(now, &id, &put)?;
         let arrival = match ticket.as_ref().map(|t| &t.offer().action) {
             Some(Action::MigrateIn { .. }) => Arrival::Migrate,
-            _ => Arrival::Start,
+            Some(Action::Start) | None => self.arrival(&id),
         };
         self.check_change(&id, put.revision, &put.spec, arrival)?;
         // The ticket's own reservation makes room for the job that redeems it.
@@ -121,6 +121,12 @@ impl Agent {
         }
         self.go_on(now, &id, out);
         Ok(Reply::Accepted(Box::new(job)))
+    }
+
+    /// A job whose disks are here does not need the images that they were made from.
+    fn arrival(&self, id: &JobId) -> Arrival {
+        let known = self.jobs.get(id).map(|entry| &entry.record.job);
+        if known.is_some_and(Job::keeps_disks) { Arrival::StartAgain } else { Arrival::Start }
     }
 
     /// A start more than the host can begin soon is not taken: whoever asks is told when to ask again,
@@ -186,7 +192,8 @@ impl Agent {
         if !job.state.is_ended() || entry.work.is_some() {
             return wrong_state("stop it before starting it again with another spec".to_owned());
         }
-        if let (Some(Reason::Migrated { to }), Arrival::Start) = (&job.reason, arrival) {
+        let is_start = arrival != Arrival::Migrate;
+        if let (Some(Reason::Migrated { to }), true) = (&job.reason, is_start) {
             return wrong_state(format!(
                 "it has moved to {to} and its disks here are older: start it there, or delete it here"
             ));

@@ -2,6 +2,8 @@
 
 mod adopting;
 
+mod images;
+
 mod openapi;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use host_agent::{Options, Share, run};
+use host_agent::{FetchLimits, Options, Share, run};
 use hypervisor::fake::{Fake, FakeOptions, Fault, Method as Call};
 use hypervisor::{Hypervisor, NodeFacts};
 use protocol::api::{ImageReply, JobList, PutJob, SHA256_HEADER, StopJob};
@@ -23,6 +25,7 @@ use protocol::refusal::Refusal;
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
 use protocol::vm::{Restart, VmSpec};
+use transport::download::Web;
 use transport::{
     CallError, CancellationToken, Client, Clock, Endpoint, Identity, Method, connect_stream,
 };
@@ -37,6 +40,8 @@ struct Bench {
     stop: CancellationToken,
     task: Option<tokio::task::JoinHandle<()>>,
     client: Client,
+    share: Share,
+    fetching: FetchLimits,
 }
 
 impl Bench {
@@ -51,6 +56,8 @@ impl Bench {
             stop: CancellationToken::new(),
             task: None,
             client: Client::new(Arc::new(Identity::ephemeral())),
+            share: Share::default(),
+            fetching: FetchLimits { web: Web::believing(vec![]), ..FetchLimits::default() },
         };
         bench.start().await;
         bench
@@ -71,7 +78,8 @@ impl Bench {
             accel: None,
             channels: self.folder.path().join("channels"),
             discovery: vec![],
-            share: Share::default(),
+            share: self.share,
+            fetching: self.fetching.clone(),
             program: self.folder.path().join("service"),
             labels: BTreeMap::new(),
         };
