@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use protocol::host::Accel;
 use protocol::id::{ImageName, JobId, RunId, TenantId};
 use protocol::resources::Bytes;
+use protocol::signed::Digest;
 use protocol::vm::{NicModel, NicSpec, OnLoss, Plug, Restart};
 use transport::discovery::Source;
 
@@ -95,8 +96,7 @@ pub(crate) enum Command {
     /// The log of a VM or service
     Log(LogArgs),
     /// Disk images on the hosts
-    #[command(subcommand)]
-    Images(ImagesCommand),
+    Images(ImagesArgs),
     /// What the controller did and does
     Runs(RunsArgs),
     /// What would be done, without doing it: exits with 0 nothing, 1 changes, 2 cannot
@@ -459,18 +459,55 @@ pub(crate) struct LogArgs {
     pub(crate) tail: u64,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ImagesCommand>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImagesCommand {
-    /// Which image is on which host
+    /// Which image is on which host, and which VMs need it there
     Ls,
-    /// Bring a file to every host
-    Import {
-        /// A qcow2 or raw disk image
-        file: PathBuf,
-        /// What to call it
-        #[arg(long)]
+    /// Bring an image to every host, from a file or from the web
+    Import(ImportArgs),
+    /// Have hosts copy an image from those that have it
+    Copy {
+        /// The image
         name: ImageName,
+        /// Only to these hosts [default: all]
+        #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+        on: Vec<String>,
+        /// How fast, a second, to each host [default: as fast as it goes]
+        #[arg(long, value_name = "SIZE")]
+        limit: Option<Bytes>,
     },
+    /// Delete an image from the hosts, if no VM's disks are made from it
+    Rm {
+        /// The image
+        name: ImageName,
+        /// Only from these hosts [default: all]
+        #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+        on: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A qcow2 or raw disk image: a file here, or an https:// or http:// URL that a host fetches
+    pub(crate) source: String,
+    /// What to call it
+    #[arg(long)]
+    pub(crate) name: ImageName,
+    /// What it must be; needed with http://
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<Digest>,
+    /// Only to these hosts [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+    pub(crate) on: Vec<String>,
+    /// How fast, a second, to each host that fetches it [default: as fast as it goes]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) limit: Option<Bytes>,
 }
 
 #[derive(Debug, Args)]
@@ -616,6 +653,9 @@ pub(crate) struct AgentArgs {
     /// Memory for guests in all, instead of what the machine has
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<Bytes>,
+    /// How fast each image may come that it fetches, a second [default: as fast as it goes]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) image_limit: Option<Bytes>,
     /// Disk space kept free [default: 2GiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk_reserve: Option<Bytes>,
@@ -811,7 +851,12 @@ mod tests {
             "ostler ps --all --hosts 10.0.0.1,10.0.0.2:99",
             "ostler events --follow",
             "ostler console web-1 --lines 3 --no-input",
+            "ostler images",
+            "ostler images ls --json",
             "ostler images import f.qcow2 --name f",
+            "ostler images import https://d/f.qcow2 --name f --on h1,h2 --limit 10MiB",
+            "ostler images copy f --on h3",
+            "ostler images rm f --on h1,h2",
             "ostler runs",
             "ostler runs show 0123",
             "ostler trust show --context /tmp/c",
@@ -840,6 +885,8 @@ mod tests {
             "ostler run --name a --idle 1m",
             "ostler run --name a --restart sometimes",
             "ostler stop web-1 --force --grace 3s",
+            "ostler images import f.qcow2 --name f --sha256 12",
+            "ostler images rm",
             "ostler stop web-1 --grace 3",
             "ostler bootstrap --hosts ftp://x",
             "ostler dev --agents 0",

@@ -38,6 +38,7 @@ mod console;
 mod log;
 
 mod images;
+mod import;
 
 mod runs;
 
@@ -63,7 +64,7 @@ mod roles;
 
 pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
 pub(crate) use discovery::start as serve_discovery;
-pub(crate) use images::import_everywhere;
+pub(crate) use import::import_everywhere;
 pub(crate) use plan::PlanArgs;
 pub(crate) use replay::ReplayArgs;
 pub(crate) use simulate::SimulateArgs;
@@ -124,7 +125,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Events(args) => events::run(session, args).await,
         Command::Console(args) => console::run(session, args).await,
         Command::Log(args) => log::run(session, args).await,
-        Command::Images(command) => images::run(session, command).await,
+        Command::Images(args) => images::run(session, args).await,
         Command::Runs(args) => runs::run(session, args).await,
         Command::Plan(args) => plan::run(session, args).await,
         Command::Why(args) => why::run(session, args).await,

@@ -213,11 +213,11 @@ impl fmt::Display for FetchState {
         match self {
             FetchState::Waiting => f.write_str("other images are fetched first"),
             FetchState::Fetching { from, got_bytes, total_bytes, trouble } => {
-                write!(f, "{got_bytes}")?;
+                f.write_str(&mib(*got_bytes))?;
                 if let Some(total_bytes) = total_bytes {
-                    write!(f, " of {total_bytes}")?;
+                    write!(f, " of {}", mib(*total_bytes))?;
                 }
-                write!(f, " bytes fetched from {from}")?;
+                write!(f, " MiB fetched from {from}")?;
                 match trouble {
                     Some(trouble) => write!(f, "; trying again: {trouble}"),
                     None => Ok(()),
@@ -229,19 +229,25 @@ impl fmt::Display for FetchState {
     }
 }
 
+/// With a tenth, so that a person sees it grow.
+fn mib(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / (1 << 20);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_told_in_bytes_and_trouble_with_it() {
+    fn progress_is_told_in_mebibytes_and_trouble_with_it() {
         let fetching = FetchState::Fetching {
             from: "h1".into(),
-            got_bytes: 10,
-            total_bytes: Some(30),
+            got_bytes: 3 << 19,
+            total_bytes: Some(30 << 20),
             trouble: Some("cut".into()),
         };
-        assert_eq!(fetching.to_string(), "10 of 30 bytes fetched from h1; trying again: cut");
+        assert_eq!(fetching.to_string(), "1.5 of 30.0 MiB fetched from h1; trying again: cut");
         let text = serde_json::to_string(&fetching).unwrap();
         assert_eq!(serde_json::from_str::<FetchState>(&text).unwrap(), fetching);
     }

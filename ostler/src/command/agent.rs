@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use host_agent::{Options, Share};
+use host_agent::{FetchLimits, Options, Share};
 use transport::{Clock, shutdown};
 
 use super::roles::start_log;
@@ -53,6 +53,10 @@ fn options_of(args: AgentArgs) -> Result<Options, Failure> {
                 .map_or(usual.memory_reserve_bytes, |size| size.0),
             memory_bytes: args.memory.map(|size| size.0),
             disk_reserve_bytes: args.disk_reserve.map_or(usual.disk_reserve_bytes, |size| size.0),
+        },
+        fetching: FetchLimits {
+            bytes_per_second: args.image_limit.map(|size| size.0),
+            ..FetchLimits::default()
         },
         program,
         labels: args.label.into_iter().collect(),

@@ -1,147 +1,242 @@
-//! `ostler images`: which image is where, and bringing a file to every host.
+//! `ostler images`: which image is where and who needs it, and taking one away.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderName, HeaderValue};
-use protocol::api::{ImageReply, SHA256_HEADER};
-use protocol::id::ImageName;
+use protocol::host::ImageFacts;
+use protocol::id::{ImageName, JobId};
+use protocol::image::{ImageList, ImageStatus};
+use protocol::refusal::Refusal;
 use protocol::resources::Bytes;
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use transport::{CallError, Client, Endpoint};
+use serde_json::{Value, json};
+use transport::{CallError, Endpoint, Method};
 
-use crate::cli::ImagesCommand;
+use super::import;
+use crate::cli::{ImagesArgs, ImagesCommand};
 use crate::exit::{Code, Failure, code_of};
-use crate::picture::chain;
+use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
 
-/// How many hosts get a file at a time: enough to fill a network, few enough to finish some early.
-const SENT_AT_ONCE: usize = 4;
+/// Hosts asked at a time who needs their images.
+const ASKED_AT_ONCE: usize = 64;
+/// How long one may take; then the picture has to do.
+const ASK_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What a file is read in pieces of, to be hashed.
-const CHUNK_BYTES: usize = 1 << 20;
+/// A host as the commands about images see it.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// Its name.
+    pub(super) name: String,
+    /// Its row.
+    pub(super) host: protocol::host::Host,
+    /// How to reach its agent.
+    pub(super) agent: Endpoint,
+}
 
-pub(crate) async fn run(session: &Session, command: ImagesCommand) -> Result<Code, Failure> {
+pub(crate) async fn run(session: &Session, args: ImagesArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
-    match command {
-        ImagesCommand::Ls => {
-            ls(session, &picture.hosts());
-            Ok(Code::Ok)
+    match args.command.unwrap_or(ImagesCommand::Ls) {
+        ImagesCommand::Ls => Ok(ls(session, &picture).await),
+        ImagesCommand::Import(args) => {
+            let places = places(&picture, &args.on)?;
+            import::run(session, places, args).await
         }
-        ImagesCommand::Import { file, name } => {
-            let name_of = |row: &crate::picture::Row| {
-                let known = picture.view.host(&row.host);
-                known.map_or_else(|| row.host.to_string(), |known| known.host.name.clone())
-            };
-            let hosts: Vec<(String, Endpoint)> =
-                picture.rows.iter().map(|row| (name_of(row), row.agent.clone())).collect();
-            import(session, hosts, file, name).await
+        ImagesCommand::Copy { name, on, limit } => {
+            import::copy(session, &picture, &name, &on, limit.map(|size| size.0)).await
         }
+        ImagesCommand::Rm { name, on } => rm(session, places(&picture, &on)?, &name).await,
     }
 }
 
-fn ls(session: &Session, hosts: &[protocol::api::HostRowReply]) {
-    let mut images: BTreeMap<_, Vec<&str>> = BTreeMap::new();
-    for row in hosts {
-        for (name, facts) in &row.host.images {
-            let key = (name, facts.sha256, facts.file_bytes, facts.virtual_bytes);
-            images.entry(key).or_default().push(&row.host.name);
+/// The hosts that are meant: all, or those that are named.
+pub(super) fn places(picture: &Picture, on: &[String]) -> Result<Vec<Place>, Failure> {
+    let mut meant = Vec::new();
+    for text in on {
+        meant.push(picture.host(text)?.host.id.clone());
+    }
+    let hosts = picture.hosts().into_iter().map(|row| row.host);
+    let hosts = hosts.filter(|host| on.is_empty() || meant.contains(&host.id));
+    let place = |host: protocol::host::Host| Place {
+        name: host.name.clone(),
+        agent: picture.agent(&host.id),
+        host,
+    };
+    Ok(hosts.map(place).collect())
+}
+
+// Looking.
+
+async fn ls(session: &Session, picture: &Picture) -> Code {
+    let all = places(picture, &[]).unwrap_or_default();
+    let asked = stream::iter(all).map(|place| async move {
+        let client = session.client.with_deadline(ASK_PATIENCE);
+        let list = client.get::<ImageList>(&place.agent, "/v1/images").await;
+        (place, list)
+    });
+    let answers: Vec<_> = asked.buffered(ASKED_AT_ONCE).collect().await;
+    let mut rows: BTreeMap<(ImageName, String), ImageRow> = BTreeMap::new();
+    let mut coming = Vec::new();
+    for (place, list) in answers {
+        let statuses = list.map_or_else(
+            |error| {
+                let why = chain(&error);
+                show::note(&format!(
+                    "warning: {} does not say who needs its images: {why}",
+                    place.name
+                ));
+                as_seen(picture, &place)
+            },
+            |list| list.images,
+        );
+        for status in statuses {
+            if let Some(fetch) = &status.fetch {
+                coming.push((status.name.clone(), place.name.clone(), fetch.clone()));
+            }
+            let Some(facts) = status.facts else { continue };
+            let key = (status.name, facts.sha256.to_string());
+            let row = rows.entry(key).or_insert_with(|| ImageRow::of(facts));
+            row.hosts.push(place.name.clone());
+            row.users.extend(status.users.into_iter().map(|job| (job, place.name.clone())));
         }
     }
     if session.is_json {
-        let images: Vec<_> = images
+        let images: Vec<Value> =
+            rows.iter().map(|((name, sha256), row)| row.json(name, sha256)).collect();
+        let coming: Vec<Value> = coming
             .iter()
-            .map(|((name, sha256, file_bytes, virtual_bytes), hosts)| {
-                json!({ "name": name, "sha256": sha256, "file_bytes": file_bytes,
-                        "virtual_bytes": virtual_bytes, "hosts": hosts })
-            })
+            .map(|(name, host, fetch)| json!({ "name": name, "host": host, "state": fetch }))
             .collect();
-        show::json_pretty(&json!({ "images": images }));
-        return;
+        show::json_pretty(&json!({ "images": images, "coming": coming }));
+        return Code::Ok;
     }
-    let rows = images.iter().map(|((name, sha256, file_bytes, virtual_bytes), hosts)| {
+    let lines = rows.iter().map(|((name, sha256), row)| row.cells(name, sha256));
+    let header = ["IMAGE", "FORMAT", "FILE", "DISK", "SHA256", "HOSTS", "USED BY"];
+    show::table(header, lines.collect());
+    for (name, host, fetch) in coming {
+        show::line(&format!("{name} on {host}: {fetch}"));
+    }
+    Code::Ok
+}
+
+/// One content under one name.
+struct ImageRow {
+    facts: ImageFacts,
+    hosts: Vec<String>,
+    /// Who needs it, and where.
+    users: Vec<(JobId, String)>,
+}
+
+impl ImageRow {
+    fn of(facts: ImageFacts) -> Self {
+        Self { facts, hosts: Vec::new(), users: Vec::new() }
+    }
+
+    fn json(&self, name: &ImageName, sha256: &str) -> Value {
+        let users: Vec<Value> =
+            self.users.iter().map(|(job, host)| json!({ "job": job, "host": host })).collect();
+        json!({
+            "name": name,
+            "sha256": sha256,
+            "format": self.facts.format,
+            "file_bytes": self.facts.file_bytes,
+            "virtual_bytes": self.facts.virtual_bytes,
+            "hosts": self.hosts,
+            "users": users,
+        })
+    }
+
+    fn cells(&self, name: &ImageName, sha256: &str) -> [String; 7] {
+        let format = self.facts.format.map_or_else(|| "-".to_owned(), |format| format.to_string());
+        let users: Vec<&str> = self.users.iter().map(|(job, _)| job.as_str()).collect();
         [
             name.to_string(),
-            Bytes(*file_bytes).to_string(),
-            Bytes(*virtual_bytes).to_string(),
-            sha256.to_string()[..12].to_owned(),
-            hosts.join(", "),
+            format,
+            Bytes(self.facts.file_bytes).to_string(),
+            Bytes(self.facts.virtual_bytes).to_string(),
+            sha256.chars().take(12).collect(),
+            self.hosts.join(", "),
+            users.join(", "),
         ]
-    });
-    show::table(["IMAGE", "FILE", "DISK", "SHA256", "HOSTS"], rows.collect());
+    }
 }
 
-async fn import(
-    session: &Session,
-    hosts: Vec<(String, Endpoint)>,
-    file: PathBuf,
-    name: ImageName,
-) -> Result<Code, Failure> {
-    let hosts_count = hosts.len();
-    let answers = import_everywhere(&session.client, hosts, &file, &name).await?;
-    let mut failed = Vec::new();
-    for (host, answer) in &answers {
-        match answer {
-            Ok(reply) if session.is_json => show::json(&json!({ "host": host, "image": reply })),
-            Ok(reply) => {
-                let size = Bytes(reply.facts.file_bytes);
-                show::line(&format!("{name} is on {host} ({size}, sha256 {})", reply.facts.sha256));
-            }
-            Err(error) => failed.push((code_of(error), format!("{host}: {}", chain(error)))),
+/// What the picture says of a host that does not answer: whoever has such a disk may need the image.
+fn as_seen(picture: &Picture, place: &Place) -> Vec<ImageStatus> {
+    let jobs = picture.view.host(&place.host.id).map(|row| &row.jobs);
+    let needs = |name: &ImageName| {
+        let jobs = jobs.into_iter().flat_map(|jobs| jobs.values());
+        let jobs = jobs.filter(|job| {
+            let disks = job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+            disks.iter().any(|disk| disk.image.as_ref() == Some(name))
+        });
+        jobs.map(|job| job.id.clone()).collect()
+    };
+    let images = place.host.images.iter().map(|(name, facts)| ImageStatus {
+        name: name.clone(),
+        facts: Some(facts.clone()),
+        users: needs(name),
+        fetch: None,
+    });
+    images.collect()
+}
+
+// Taking away.
+
+/// Looks first at every host: while one needs it, it is deleted from none.
+async fn rm(session: &Session, places: Vec<Place>, name: &ImageName) -> Result<Code, Failure> {
+    let path = format!("/v1/images/{name}");
+    let mut there = Vec::new();
+    for (place, status) in on_each::<ImageStatus>(session, places, Method::GET, &path).await {
+        let status = status.map_err(|error| {
+            let code = code_of(&error);
+            Failure::new(code, format!("{} was not asked, and nothing deleted", place.name))
+                .because(error)
+                .next("name the hosts that are meant with --on")
+        })?;
+        if !status.users.is_empty() {
+            let no = Refusal::ImageInUse { image: name.clone(), users: status.users };
+            let what = format!("nothing was deleted: on {}: {no}", place.name);
+            return Err(Failure::new(Code::Refused, what).next("ostler images"));
+        }
+        if status.facts.is_some() || status.fetch.is_some() {
+            there.push(place);
         }
     }
-    let Some((code, _)) = failed.first() else { return Ok(Code::Ok) };
-    let reasons: Vec<&str> = failed.iter().map(|(_, reason)| reason.as_str()).collect();
-    let what = format!(
-        "{} of {hosts_count} hosts did not take {name}:\n  - {}",
-        failed.len(),
-        reasons.join("\n  - ")
-    );
-    Err(Failure::new(*code, what).next("mend that and import again; who has it skips nothing"))
-}
-
-/// Sends a file to hosts, some at a time.
-pub(crate) async fn import_everywhere(
-    client: &Client,
-    hosts: Vec<(String, Endpoint)>,
-    file: &Path,
-    name: &ImageName,
-) -> Result<Vec<(String, Result<ImageReply, CallError>)>, Failure> {
-    let digest = digest_of(file.to_owned()).await?;
-    let headers = [(
-        HeaderName::from_static(SHA256_HEADER),
-        HeaderValue::from_str(&digest).expect("hex is a valid header"),
-    )];
-    let (path, headers) = (format!("/v1/images/{name}"), &headers);
-    let sent = stream::iter(hosts).map(|(host, agent)| {
-        let path = &path;
-        async move {
-            let sent = client.put_file::<ImageReply>(&agent, path, file, headers).await;
-            (host, sent.map(|reply| reply.body))
-        }
-    });
-    Ok(sent.buffered(SENT_AT_ONCE).collect().await)
-}
-
-async fn digest_of(file: PathBuf) -> Result<String, Failure> {
-    let read = move || {
-        let mut reader = std::fs::File::open(&file)?;
-        let (mut hash, mut chunk) = (Sha256::new(), vec![0; CHUNK_BYTES]);
-        loop {
-            match reader.read(&mut chunk)? {
-                0 => break,
-                n => hash.update(&chunk[..n]),
+    if there.is_empty() {
+        let what = format!("no image {name} on the hosts that were asked");
+        return Err(Failure::new(Code::NotFound, what).next("ostler images"));
+    }
+    let mut failed = Vec::new();
+    for (place, deleted) in on_each::<Option<()>>(session, there, Method::DELETE, &path).await {
+        match deleted {
+            Ok(_) if session.is_json => {
+                show::json(&json!({ "host": place.name, "deleted": name }));
+            }
+            Ok(_) => show::line(&format!("{name} is deleted from {}", place.name)),
+            Err(error) => {
+                failed.push((code_of(&error), format!("{}: {}", place.name, chain(&error))))
             }
         }
-        Ok::<_, std::io::Error>(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    };
-    let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(e.into()));
-    read.map_err(|error| {
-        Failure::new(Code::Failed, "read the image file").because(error).next("check the path")
-    })
+    }
+    import::all_or(failed, &format!("hosts did not delete {name}"))
+}
+
+/// Asks each host the same, some at a time.
+async fn on_each<T: serde::de::DeserializeOwned + Send>(
+    session: &Session,
+    places: Vec<Place>,
+    method: Method,
+    path: &str,
+) -> Vec<(Place, Result<T, CallError>)> {
+    let asked = stream::iter(places).map(|place| {
+        let method = method.clone();
+        async move {
+            let asked = session.client.send::<_, T>(method, &place.agent, path, &()).await;
+            (place, asked.map(|reply| reply.body))
+        }
+    });
+    asked.buffered(ASKED_AT_ONCE).collect().await
 }

@@ -1,6 +1,7 @@
 //! The crate as its users meet it: real sockets on loopback, real keys, nothing mocked.
 
 mod discovery;
+mod downloads;
 mod pipes;
 mod requests;
 mod streams;
