@@ -6,6 +6,8 @@ mod adopt;
 
 mod house;
 
+mod images;
+
 mod jobs;
 
 mod retire;

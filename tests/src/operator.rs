@@ -152,13 +152,23 @@ impl Operator {
 
     /// The same, with more to say to `bootstrap`.
     pub fn make_cluster_with(&mut self, lab: &Lab, more: &[&str]) -> String {
+        let url = self.make_bare_cluster_with(lab, more);
+        self.import_guest();
+        url
+    }
+
+    /// The same without any image.
+    pub fn make_bare_cluster(&mut self, lab: &Lab) -> String {
+        self.make_bare_cluster_with(lab, &[])
+    }
+
+    fn make_bare_cluster_with(&mut self, lab: &Lab, more: &[&str]) -> String {
         let url = self.discover(&lab.operator_address());
         for host in lab.hosts() {
             lab.start_agent(&host, &url);
         }
         let count = lab.hosts().len().to_string();
         self.must(&[&["bootstrap", "--discovery", &url, "-n", &count][..], more].concat());
-        self.import_guest();
         url
     }
 
@@ -182,10 +192,7 @@ impl Operator {
 
     /// Brings the guest image to every host.
     pub fn import_guest(&self) {
-        let image = repository().join("target/guest/guest.qcow2");
-        let made = Command::new(repository().join("scripts/guest-image")).output();
-        let made = made.expect("the script can be run");
-        assert!(made.status.success(), "guest image: {}", text(&made.stderr));
+        let image = guest_image();
         let image = image.to_str().expect("a path in UTF-8").to_owned();
         self.must(&["images", "import", &image, "--name", "guest"]);
         until("every host to show the image", Duration::from_secs(10), || {
@@ -201,6 +208,18 @@ impl Operator {
         command.args(words).env("OSTLER_CONTEXT", self.context()).stdin(Stdio::null());
         command
     }
+}
+
+/// The image of the lab's guests, made if need be.
+///
+/// # Panics
+/// When it can't be made.
+#[must_use]
+pub fn guest_image() -> PathBuf {
+    let made = Command::new(repository().join("scripts/guest-image")).output();
+    let made = made.expect("the script can be run");
+    assert!(made.status.success(), "guest image: {}", text(&made.stderr));
+    repository().join("target/guest/guest.qcow2")
 }
 
 impl Default for Operator {
