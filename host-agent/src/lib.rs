@@ -54,7 +54,7 @@ use crate::feed::Feed;
 use crate::keeper::{Warden, Wards};
 pub use crate::fetch::FetchLimits;
 use crate::fetch::Room;
-use crate::library::{Library, Parts};
+use crate::library::{Library, Means};
 use crate::place::Place;
 use crate::recorder::Recorders;
 pub use crate::sensors::Share;
@@ -272,7 +272,7 @@ pub async fn run(
         warden,
     });
     let measure = Arc::new(Notify::new());
-    let library = Library::new(Parts {
+    let library = Library::new(Means {
         images: storage.images().clone(),
         feed: Arc::clone(&feed),
         posts: posts.clone(),

@@ -44,7 +44,7 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
 pub(crate) struct Library(Arc<Inner>);
 
 /// What a library works with.
-pub(crate) struct Parts {
+pub(crate) struct Means {
     /// The files.
     pub images: Images,
     /// What the host has published.
@@ -120,8 +120,8 @@ impl From<StorageError> for LibraryError {
 
 impl Library {
     /// A library over what is on disk.
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { images, feed, posts, client, limits, room, measure, shutdown } = parts;
+    pub(crate) fn new(means: Means) -> Self {
+        let Means { images, feed, posts, client, limits, room, measure, shutdown } = means;
         Self(Arc::new(Inner {
             images,
             feed,

@@ -145,7 +145,7 @@ pub struct Had {
 
 impl Had {
     /// The first byte to ask for.
-    fn from_byte(&self) -> u64 {
+    fn first_byte(&self) -> u64 {
         if self.is_checked || self.version.is_some() { self.bytes } else { 0 }
     }
 }
@@ -332,7 +332,7 @@ impl fmt::Debug for Web {
 /// Asks for the rest, if there is a beginning that may be gone on from.
 pub(crate) fn range_headers(had: &Had) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let from = had.from_byte();
+    let from = had.first_byte();
     if from > 0 {
         let range = HeaderValue::from_str(&format!("bytes={from}-"));
         headers.insert(RANGE, range.expect("digits are a valid header"));
@@ -378,12 +378,12 @@ pub(crate) fn judge(
         StatusCode::PARTIAL_CONTENT => {
             let range = text(CONTENT_RANGE).unwrap_or_default();
             match content_range(range) {
-                Some((from, total)) if from == had.from_byte() && from < total => {
+                Some((from, total)) if from == had.first_byte() && from < total => {
                     Ok(begins(total, from))
                 }
                 _ => Err(refused(format!(
                     "{source} was asked for bytes from {}, and gives {range:?}",
-                    had.from_byte()
+                    had.first_byte()
                 ))),
             }
         }
