@@ -217,7 +217,7 @@ async fn rm(session: &Session, places: Vec<Place>, name: &ImageName) -> Result<C
             }
             Ok(_) => show::line(&format!("{name} is deleted from {}", place.name)),
             Err(error) => {
-                failed.push((code_of(&error), format!("{}: {}", place.name, chain(&error))))
+                failed.push((code_of(&error), format!("{}: {}", place.name, chain(&error))));
             }
         }
     }

@@ -249,7 +249,7 @@ async fn copy_to(
         match fetched {
             Ok(facts) => tell(session, name, &place.name, &facts),
             Err(trouble) => {
-                failed.push((trouble.code, format!("{}: {}", place.name, trouble.words)))
+                failed.push((trouble.code, format!("{}: {}", place.name, trouble.words)));
             }
         }
     }
