@@ -33,6 +33,8 @@ use crate::storage::StorageError;
 const RESTARTS_MAX: u32 = 3;
 /// First and longest pause before asking again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Pause before a busy source is asked again, more or less.
+const BUSY_PAUSE: Duration = Duration::from_secs(3);
 /// How far the pace may lag behind before what was lost is given up: a stall is not made good for by
 /// a burst.
 const BURST: Duration = Duration::from_secs(1);
@@ -175,7 +177,12 @@ impl Fetch {
             let why = match pulled {
                 Ok(()) => return Ok(()),
                 Err(Stop::Trouble(trouble)) => return Err(trouble),
-                // A beginning that the source does not know of is no beginning.
+                Err(Stop::Source(DownloadError::Refused(_))) if self.sources.len() > 1 => {
+                    self.sources.remove(at);
+                    (at, version) = (at % self.sources.len(), None);
+                    continue;
+                }
+                // It may not know of the beginning that we have.
                 Err(Stop::Source(DownloadError::Refused(_)))
                     if part.bytes() > 0 && restarts < RESTARTS_MAX =>
                 {
@@ -185,27 +192,28 @@ impl Fetch {
                     continue;
                 }
                 Err(Stop::Source(DownloadError::Refused(message))) => {
-                    self.sources.remove(at);
-                    if self.sources.is_empty() {
-                        return Err(FetchTrouble::Refused { message });
-                    }
-                    (at, version) = (at % self.sources.len(), None);
-                    continue;
+                    return Err(FetchTrouble::Refused { message });
                 }
-                Err(Stop::Source(DownloadError::Broken(why))) => why,
+                Err(Stop::Source(error)) => error,
             };
             if part.bytes() > before {
                 pauses.reset();
             }
-            if pauses.failures() >= self.limits.idle_max {
-                return Err(FetchTrouble::Unreachable { message: why });
+            // Who is busy with others is not gone, and has time for us when they are done.
+            let pause = match why {
+                DownloadError::Busy(_) => BUSY_PAUSE.mul_f64(0.5 + random_unit()),
+                DownloadError::Broken(_) | DownloadError::Refused(_) => pauses.next(random_unit()),
+            };
+            if pauses.failures() > self.limits.idle_max {
+                return Err(FetchTrouble::Unreachable { message: why.to_string() });
             }
+            let why = why.to_string();
             tell(self.state(&source, part, None, Some(&why)));
             trouble = Some(why);
             if self.sources.len() > 1 {
                 (at, version) = ((at + 1) % self.sources.len(), None);
             }
-            sleep(pauses.next(random_unit())).await;
+            sleep(pause).await;
         }
         Ok(())
     }

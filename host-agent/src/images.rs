@@ -296,6 +296,7 @@ impl Images {
     /// whose deletion was begun.
     pub(crate) fn sweep(&self) -> Result<(), StorageError> {
         let all = self.all()?;
+        let has = |sha256: Digest| all.values().any(|facts| facts.sha256 == sha256);
         let made = self.made()?;
         for path in self.entries()? {
             let Some(hidden) = hidden_name(&path) else { continue };
@@ -304,7 +305,9 @@ impl Images {
                 if !all.contains_key(&name) && !is_needed {
                     self.finish_removal(&name)?;
                 }
-            } else if resumable(hidden).is_none() {
+            } else if resumable(hidden).is_some_and(|sha256| !has(sha256)) {
+                give_back_room(&path).map_err(io_error("cut", &path))?;
+            } else {
                 ignore_missing(fs::remove_file(&path)).map_err(io_error("remove", &path))?;
             }
         }
@@ -385,10 +388,8 @@ fn made_in(folder: &Path) -> Result<Made, StorageError> {
         };
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         match backing {
-            // By its name alone: the data folder may have been moved since.
             Backing::File(file) => {
-                let image = file.file_stem().and_then(|stem| stem.to_str()).map(ImageName::new);
-                made.from.extend(image.and_then(Result::ok));
+                made.from.extend(image_at(&file));
                 made.disks.insert(stem.to_owned());
             }
             Backing::Nothing => drop(made.disks.insert(stem.to_owned())),
@@ -396,6 +397,20 @@ fn made_in(folder: &Path) -> Result<Made, StorageError> {
         }
     }
     Ok(made)
+}
+
+/// The image that a volume names as its backing: by its place in a folder of images, wherever that
+/// is, for the data folder may have been moved since.
+fn image_at(file: &Path) -> Option<ImageName> {
+    let is_image = file.parent()?.file_name()? == "images" && file.extension()? == "img";
+    let name = file.file_stem()?.to_str()?;
+    ImageName::new(name).ok().filter(|_| is_image)
+}
+
+/// What was taken for the rest of a part is free until somebody goes on with it.
+fn give_back_room(path: &Path) -> io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    file.set_len(file.metadata()?.len())
 }
 
 /// A folder where a file was looked for, or the other way round, or nothing any more.
@@ -523,8 +538,13 @@ mod tests {
         fs::write(folder.join(format!(".{digest}.part")), b"ha").unwrap();
         bench.bring("leaving", b"x").await.unwrap();
         fs::rename(folder.join("leaving.json"), folder.join(".leaving.gone")).unwrap();
+        bench.bring("done", b"done").await.unwrap();
+        let done = folder.join(format!(".{}.part", Digest::of(b"done")));
+        fs::hard_link(folder.join("done.img"), done).unwrap();
         bench.images.sweep().unwrap();
-        assert_eq!(bench.files(), [format!(".{digest}.part"), "lost.img".to_owned()]);
+        let part = format!(".{digest}.part");
+        assert_eq!(bench.files(), [part.as_str(), "done.img", "done.json", "lost.img"]);
+        bench.images.remove(&name("done")).unwrap();
         assert!(bench.images.list().unwrap().is_empty(), "nothing of it can be used");
 
         bench.bring("lost", b"whole").await.unwrap();
@@ -565,5 +585,8 @@ mod tests {
         let made = bench.images.made().unwrap();
         assert_eq!(Images::users(&name("a"), [], &made), [JobId::new("web-1").unwrap()]);
         assert!(Images::users(&name("b"), [], &made).is_empty());
+        bench.volume("web-2", Path::new("/elsewhere/volumes/web-2/b.img"));
+        let made = bench.images.made().unwrap();
+        assert!(Images::users(&name("b"), [], &made).is_empty(), "that is no image");
     }
 }

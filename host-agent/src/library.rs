@@ -310,7 +310,9 @@ impl Library {
             };
             if let Err(why) = fetch.run(&mut part, &tell).await {
                 // Only what may be gone on from is worth its room.
-                if !matches!(why, FetchTrouble::Unreachable { .. }) {
+                if matches!(why, FetchTrouble::Unreachable { .. }) {
+                    part.give_back_room().await.map_err(of_disk)?;
+                } else {
                     part.discard();
                 }
                 return Err(why);

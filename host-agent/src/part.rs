@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
-use crate::storage::{StorageError, io_error};
+use crate::storage::{StorageError, ignore_missing, io_error};
 
 /// What is read at a time to be hashed.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -76,14 +76,12 @@ impl Part {
         self.file.write_all(bytes).await.map_err(io_error("write", &self.path))
     }
 
-    /// Forgets all that came.
+    /// Forgets all that came. The file is a new one: a crash may have left the old one as an image.
     pub(crate) async fn restart(&mut self) -> Result<(), StorageError> {
-        let begun = async {
-            self.file.flush().await?;
-            self.file.set_len(0).await?;
-            self.file.rewind().await
-        };
-        begun.await.map_err(io_error("empty", &self.path))?;
+        self.file.flush().await.map_err(io_error("write", &self.path))?;
+        ignore_missing(fs::remove_file(&self.path)).map_err(io_error("remove", &self.path))?;
+        let file = tokio::fs::File::create(&self.path).await;
+        self.file = file.map_err(io_error("make", &self.path))?;
         (self.sha256, self.bytes, self.is_resumed) = (Sha256::new(), 0, false);
         Ok(())
     }
@@ -110,6 +108,15 @@ impl Part {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
             Err(error) => Err(io_error("take room for", &self.path)(error.into())),
         }
+    }
+
+    /// It may be gone on from some time; until then it takes no more room than it has bytes.
+    pub(crate) async fn give_back_room(&mut self) -> Result<(), StorageError> {
+        let cut = async {
+            self.file.flush().await?;
+            self.file.set_len(self.bytes).await
+        };
+        cut.await.map_err(io_error("cut", &self.path))
     }
 
     /// Nothing is left of it, whatever it was to be.
@@ -177,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn room_is_taken_without_the_file_looking_any_longer() {
         let folder = tempfile::tempdir().unwrap();
-        let part = Part::new(folder.path().join("x")).await.unwrap();
+        let mut part = Part::new(folder.path().join("x")).await.unwrap();
         assert_eq!(part.missing_bytes(1 << 20), 1 << 20);
         part.take_room(1 << 20).unwrap();
         assert_eq!(fs::metadata(part.path()).unwrap().len(), 0);
@@ -185,5 +192,7 @@ mod tests {
             matches!(part.missing_bytes(1 << 20), 0 | 1_048_576),
             "all of it, or no such thing"
         );
+        part.give_back_room().await.unwrap();
+        assert_eq!(part.missing_bytes(1 << 20), 1 << 20);
     }
 }

@@ -126,6 +126,9 @@ pub enum DownloadError {
     /// Asking again may help: nobody answered, the line was cut, the server is busy.
     #[error("{0}")]
     Broken(String),
+    /// It is there, and has too much to do; later it may have time.
+    #[error("{0}")]
+    Busy(String),
     /// Asking again will bring the same answer.
     #[error("{0}")]
     Refused(String),
@@ -213,35 +216,41 @@ impl fmt::Debug for Download {
     }
 }
 
-/// Asks web servers, whom it believes by the certificates that the machine does.
-#[derive(Clone)]
+/// Asks web servers.
+#[derive(Debug, Clone)]
 pub struct Web {
-    tls: TlsConnector,
-    roots: usize,
+    /// The authorities that are believed; `None`: those that the machine believes at that moment.
+    authorities: Option<Arc<Vec<CertificateDer<'static>>>>,
 }
 
 impl Web {
-    /// Believes the authorities that the machine believes: `SSL_CERT_FILE`, or its usual files.
+    /// Believes the authorities that the machine believes: `SSL_CERT_FILE`, or its usual files. They
+    /// are read whenever a server is asked: an authority that was added counts at once.
     #[must_use]
     pub fn of_this_machine() -> Self {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!("read the machine's certificates: {error}");
-        }
-        Self::believing(found.certs)
+        Self { authorities: None }
     }
 
     /// Believes these authorities and no others.
     #[must_use]
     pub fn believing(authorities: Vec<CertificateDer<'static>>) -> Self {
+        Self { authorities: Some(Arc::new(authorities)) }
+    }
+
+    /// TLS with the authorities of now, and how many they are.
+    async fn tls(&self) -> (TlsConnector, usize) {
+        let authorities = match &self.authorities {
+            Some(authorities) => Vec::clone(authorities),
+            None => tokio::task::spawn_blocking(of_the_machine).await.unwrap_or_default(),
+        };
         let mut roots = RootCertStore::empty();
-        let (taken, _) = roots.add_parsable_certificates(authorities);
+        let (count, _) = roots.add_parsable_certificates(authorities);
         let config = ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .expect("the provider knows TLS")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Self { tls: TlsConnector::from(Arc::new(config)), roots: taken }
+        (TlsConnector::from(Arc::new(config)), count)
     }
 
     /// Begins to read a file, from where it was left. No redirection leads from TLS to a line that
@@ -304,13 +313,7 @@ impl Web {
 
     async fn connect(&self, url: &WebUrl) -> Result<BoxIo, DownloadError> {
         let to = url.authority();
-        let failed = |error: io::Error| {
-            let hint = match (url.is_tls, self.roots) {
-                (true, 0) => "; this host has no certificates of authorities (`ca-certificates`)",
-                _ => "",
-            };
-            broken(format!("connect to {to}: {}{hint}", with_causes(&error)))
-        };
+        let failed = |error: io::Error| broken(format!("connect to {to}: {}", with_causes(&error)));
         let host = url.host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, url.port)).await.map_err(failed)?;
         tcp::set_up(&stream).map_err(failed)?;
@@ -319,14 +322,24 @@ impl Web {
         }
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| refused(format!("server {host}: {error}")))?;
-        Ok(Box::new(self.tls.connect(name, stream).await.map_err(failed)?))
+        let (tls, authorities) = self.tls().await;
+        match tls.connect(name, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) if authorities == 0 => Err(broken(format!(
+                "connect to {to}: {}; no authorities are known here (install `ca-certificates`)",
+                with_causes(&error)
+            ))),
+            Err(error) => Err(failed(error)),
+        }
     }
 }
 
-impl fmt::Debug for Web {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Web").field("roots", &self.roots).finish_non_exhaustive()
+fn of_the_machine() -> Vec<CertificateDer<'static>> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!("read the machine's certificates: {error}");
     }
+    found.certs
 }
 
 /// Asks for the rest, if there is a beginning that may be gone on from.
@@ -387,9 +400,10 @@ pub(crate) fn judge(
                 ))),
             }
         }
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            Err(broken(format!("{source} answers {status}")))
+        StatusCode::TOO_MANY_REQUESTS => {
+            Err(DownloadError::Busy(format!("{source} answers {status}")))
         }
+        StatusCode::REQUEST_TIMEOUT => Err(broken(format!("{source} answers {status}"))),
         status if status.is_server_error() => Err(broken(format!("{source} answers {status}"))),
         status => Err(refused(format!("{source} answers {status}"))),
     }
@@ -406,7 +420,10 @@ fn content_range(text: &str) -> Option<(u64, u64)> {
 pub(crate) fn of_call(error: &CallError) -> DownloadError {
     let words = with_causes(error);
     let is_broken = match error {
-        CallError::Problem { problem, .. } => matches!(problem.status, 429 | 500..),
+        CallError::Problem { problem, .. } if problem.status == 429 => {
+            return DownloadError::Busy(words);
+        }
+        CallError::Problem { problem, .. } => problem.status >= 500,
         CallError::NotSent { .. } | CallError::Ambiguous { .. } => true,
         CallError::BadAnswer { .. } => false,
     };
