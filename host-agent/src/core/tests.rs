@@ -26,6 +26,8 @@ mod restarts;
 
 mod tenure;
 
+mod images;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
