@@ -97,7 +97,7 @@ impl Agent {
         let ticket = self.verify_ticket(now, &id, &put)?;
         let arrival = match ticket.as_ref().map(|t| &t.offer().action) {
             Some(Action::MigrateIn { .. }) => Arrival::Migrate,
-            Some(Action::Start) | None => self.arrival(&id),
+            Some(Action::Start | Action::FailOver { .. }) | None => self.arrival(&id),
         };
         self.check_change(&id, put.revision, &put.spec, arrival)?;
         // The ticket's own reservation makes room for the job that redeems it.
