@@ -14,7 +14,8 @@
 //! * **A fresh key need not be silent.** Silence is for promises that were forgotten. A key that
 //!   was made by this very process has signed nothing, so nothing is forgotten. R2 holds all the
 //!   same: the slot may have had another key before, and what that one promised is in the hosts'
-//!   ledgers.
+//!   ledgers. Cover is not: so whoever becomes a member by any but the cluster's first trust document
+//!   gives no leases for one term.
 //! * **A host that is off the roster is retired.** The operator's signature on the trust document
 //!   is the evidence R7 asks for; nothing else could ever release such entries. If it comes
 //!   back, it must be read before anything is granted, like a new host.
@@ -42,6 +43,9 @@ use protocol::vm::OnLoss;
 use crate::books::{Books, ENTRIES_PER_HOST_MAX, Entry, share};
 use crate::leases::Leases;
 use crate::statement::Statement;
+
+/// The version of a cluster's first trust document: before it nobody was a member.
+const FIRST_VERSION: u64 = 1;
 
 /// What happens to an arbiter.
 #[derive(Debug, Clone)]
@@ -181,6 +185,9 @@ pub struct Core {
     trust: Option<Arc<Trust>>,
     /// Its roster: an id is a hash, too dear to be made of every key for every statement.
     roster: BTreeMap<HostId, PublicKey>,
+    /// When it may give leases: T after it became a member, because whoever had its slot before may have
+    /// covered what nobody here knows of.
+    leases_from_ms: u64,
     /// The largest T seen, so that a shorter term in a new document can't cut the silence short.
     term_ms: u64,
     /// Roster hosts read since the start in a way that completes the books.
@@ -200,6 +207,7 @@ impl Core {
             may_have_promised,
             trust: None,
             roster: BTreeMap::new(),
+            leases_from_ms: 0,
             term_ms: 0,
             heard: BTreeSet::new(),
             said: BTreeMap::new(),
@@ -211,7 +219,7 @@ impl Core {
     /// Takes one input; what has to be done is added to `out`, in order.
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
-            Input::Trust(trust) => self.obey(trust, out),
+            Input::Trust(trust) => self.obey(now_ms, trust, out),
             Input::Ask { request, offer } => {
                 let verdict = self.answer(now_ms, &offer, out);
                 out.push(Effect::Answer { request, verdict });
@@ -263,7 +271,7 @@ impl Core {
         waiting
     }
 
-    fn obey(&mut self, trust: Arc<Trust>, out: &mut Vec<Effect>) {
+    fn obey(&mut self, now_ms: u64, trust: Arc<Trust>, out: &mut Vec<Effect>) {
         // Told by two tasks, so an older document may come last.
         if self.trust.as_ref().is_some_and(|old| old.version > trust.version) {
             return;
@@ -276,7 +284,12 @@ impl Core {
             self.leases.retire(host);
         }
         self.term_ms = self.term_ms.max(trust.member_term_ms());
+        let was_member = self.slot().is_ok();
+        let is_first = trust.version == FIRST_VERSION && !self.may_have_promised;
         self.trust = Some(trust);
+        if !was_member && self.slot().is_ok() && !is_first {
+            self.leases_from_ms = now_ms + self.term_ms;
+        }
         out.extend(self.missing().into_iter().map(|host| Effect::ReadHost { host }));
     }
 
@@ -335,7 +348,7 @@ impl Core {
             return Err(NotStated::TooLong { items: said.items.len() });
         }
         self.correct(slot, &host, &Statement::of_signed(&said));
-        let is_silent = self.silent_for(now_ms).is_some();
+        let is_silent = self.lease_silent_for(now_ms).is_some();
         let mut covered = BTreeSet::new();
         let needs_cover =
             |item: &&tenure::Item| !is_silent && item.is_hold() && item.on_loss == OnLoss::Stop;
@@ -371,7 +384,11 @@ impl Core {
         offer: Offer,
         out: &mut Vec<Effect>,
     ) -> Result<Resources, DenialReason> {
-        if let Some(for_ms) = self.silent_for(now_ms) {
+        let silent_for = match offer.on_loss {
+            OnLoss::Keep => self.silent_for(now_ms),
+            OnLoss::Stop => self.lease_silent_for(now_ms),
+        };
+        if let Some(for_ms) = silent_for {
             return Err(DenialReason::Silent { for_ms });
         }
         let missing = self.missing();
@@ -520,6 +537,12 @@ impl Core {
 
     fn silent_for(&self, now_ms: u64) -> Option<u64> {
         self.silent_until().checked_sub(now_ms).filter(|for_ms| *for_ms > 0)
+    }
+
+    /// R1, for jobs whose cover the books do not show.
+    fn lease_silent_for(&self, now_ms: u64) -> Option<u64> {
+        let until_ms = self.silent_until().max(self.leases_from_ms);
+        until_ms.checked_sub(now_ms).filter(|for_ms| *for_ms > 0)
     }
 
     /// R2: roster hosts not read since the start.

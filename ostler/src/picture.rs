@@ -4,16 +4,18 @@
 //! not answer becomes a warning.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, stream};
 use protocol::api::{HostRowReply, ViewReply};
 use protocol::host::{Host, Inventory};
-use protocol::id::{HostId, JobId};
+use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobRow, JobState, Reason, Role};
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow, View};
+use protocol::vm::OnLoss;
 use transport::{CallError, Client, Endpoint};
 
 use crate::exit::{Code, Failure, code_of};
@@ -168,6 +170,18 @@ impl Picture {
         jobs
     }
 
+    /// The same without rows of VMs that have failed over: what their lost host said last.
+    pub(crate) fn jobs_now(&self) -> Vec<JobRow> {
+        let mut jobs = self.jobs();
+        let mut newest: BTreeMap<JobId, Revision> = BTreeMap::new();
+        for JobRow { job, .. } in jobs.iter().filter(|row| lapses(&row.job)) {
+            let revision = newest.entry(job.id.clone()).or_default();
+            *revision = (*revision).max(job.revision);
+        }
+        jobs.retain(|row| !lapses(&row.job) || newest.get(&row.job.id) == Some(&row.job.revision));
+        jobs
+    }
+
     /// The hosts as `hosts --json` shows them.
     pub(crate) fn hosts(&self) -> Vec<HostRowReply> {
         let rows = self.rows.iter().filter_map(|row| {
@@ -189,7 +203,8 @@ impl Picture {
 
     /// The row of a job that matters: where it is alive, before where it once was.
     pub(crate) fn job(&self, id: &JobId) -> Result<JobRow, Failure> {
-        let mut rows: Vec<_> = self.jobs().into_iter().filter(|row| row.job.id == *id).collect();
+        let mut rows: Vec<_> =
+            self.jobs_now().into_iter().filter(|row| row.job.id == *id).collect();
         rows.sort_by_key(|row| {
             (rank(row.job.state), has_left(&row.job), Reverse(row.job.since_ms))
         });
@@ -251,4 +266,9 @@ fn endpoint_of(host: &Host) -> Endpoint {
 pub(crate) fn chain(error: &CallError) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+/// Whether it fails over by itself; a row of its arrival elsewhere does not count yet.
+fn lapses(job: &Job) -> bool {
+    let is_arriving = job.state == JobState::MigratingIn;
+    !is_arriving && job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop)
 }

@@ -31,12 +31,26 @@ const REST_MS_MIN: u64 = 2_000;
 /// Longest rest.
 const REST_MS_MAX: u64 = 60_000;
 
+/// Rest of what arbiters say has been followed by another hold. Arbiters that have forgotten say so too.
+const SUPERSEDED_MS: u64 = 600_000;
+
 /// A hold that is tried again later.
 #[derive(Debug, Clone)]
 struct Rest {
     lost: HoldAt,
     until_ms: u64,
     failures: u32,
+}
+
+/// How an attempt has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It runs.
+    Started,
+    /// It is tried again later.
+    Failed,
+    /// The arbiters know of a later hold: what was seen is left over.
+    Superseded,
 }
 
 /// The jobs that are started elsewhere.
@@ -69,14 +83,15 @@ impl FailOver {
     }
 
     /// A run has ended, or could not be begun.
-    pub(crate) fn ended(&mut self, now_ms: u64, job: JobId, lost: HoldAt, is_success: bool) {
-        if is_success {
-            self.resting.remove(&job);
-            return;
-        }
+    pub(crate) fn ended(&mut self, now_ms: u64, job: JobId, lost: HoldAt, how: Ended) {
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
         let rest_ms = (REST_MS_MIN << failures.min(16)).min(REST_MS_MAX);
-        let (until_ms, failures) = (now_ms + rest_ms, failures.saturating_add(1));
+        let until_ms = match how {
+            Ended::Started => return drop(self.resting.remove(&job)),
+            Ended::Failed => now_ms + rest_ms,
+            Ended::Superseded => now_ms + SUPERSEDED_MS,
+        };
+        let failures = failures.saturating_add(1);
         self.resting.insert(job, Rest { lost, until_ms, failures });
     }
 }
@@ -258,12 +273,15 @@ mod tests {
         let mut failover = FailOver::default();
         let one = view(&[(1, job(1, 7, OnLoss::Stop, JobState::Running))]);
         let at = |num| HoldAt { host: host(1).id, hold: OfferId { epoch: Epoch(1), num } };
-        failover.ended(0, "web".parse().unwrap(), at(7), false);
+        failover.ended(0, "web".parse().unwrap(), at(7), Ended::Failed);
         assert_eq!(lost_hold(&due(&mut failover, 1_999, &one, 1)), None);
         assert_eq!(lost_hold(&due(&mut failover, 2_000, &one, 1)), Some(7));
-        failover.ended(2_000, "web".parse().unwrap(), at(7), false);
+        failover.ended(2_000, "web".parse().unwrap(), at(7), Ended::Failed);
         assert_eq!(lost_hold(&due(&mut failover, 5_999, &one, 1)), None);
         let other = view(&[(1, job(3, 9, OnLoss::Stop, JobState::Running))]);
         assert_eq!(lost_hold(&due(&mut failover, 2_001, &other, 1)), Some(9));
+        failover.ended(3_000, "web".parse().unwrap(), at(9), Ended::Superseded);
+        let later = 3_000 + SUPERSEDED_MS;
+        assert_eq!(lost_hold(&due(&mut failover, later - 1, &other, 1)), None, "left over");
     }
 }

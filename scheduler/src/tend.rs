@@ -13,14 +13,15 @@ use planner::{Setback, SetbackReason, State, Step};
 use protocol::api::{RunState, RunStatus, Want};
 use protocol::host::HostIntent;
 use protocol::id::{HostId, JobId};
-use protocol::ticket::HoldAt;
+use protocol::ticket::{DenialReason, HoldAt};
 use protocol::view::View;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use crate::drain::{Drain, Effect, Input, Open};
 use crate::engine::{Scheduler, SubmitError};
-use crate::failover::{FailOver, freshness_of};
+use crate::failover::{Ended, FailOver, freshness_of};
+use crate::record::Cause;
 
 /// Two looks are at least this far apart: a view of many hosts changes all the time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -32,7 +33,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(2);
 /// A look at least this often while a host is drained and not empty.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-type Ended = (JobId, HostId, Arc<RunStatus>);
+type Moved = (JobId, HostId, Arc<RunStatus>);
 
 impl Scheduler {
     /// Empties drained hosts, and starts elsewhere what lost ones may no longer run, until the scheduler's
@@ -60,12 +61,8 @@ impl Scheduler {
                 tokio::select! {
                     Some(ended) = runs.join_next(), if !runs.is_empty() => {
                         if let Ok((job, lost, status)) = ended {
-                            let is_success = status.state == RunState::Succeeded;
-                            if !is_success {
-                                let why = status.reason.as_deref().unwrap_or("no reason was given");
-                                tracing::warn!("{job} was not started elsewhere: {why}");
-                            }
-                            failover.ended(self.now_ms(), job, lost, is_success);
+                            let how = self.how_it_ended(&job, &status).await;
+                            failover.ended(self.now_ms(), job, lost, how);
                         }
                     }
                     () = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -73,6 +70,24 @@ impl Scheduler {
             }
         };
         self.shutdown().run_until_cancelled(work).await;
+    }
+
+    async fn how_it_ended(&self, job: &JobId, status: &RunStatus) -> Ended {
+        if status.state == RunState::Succeeded {
+            return Ended::Started;
+        }
+        let why = status.reason.as_deref().unwrap_or("no reason was given");
+        tracing::warn!("{job} was not started elsewhere: {why}");
+        let record = self.options().conductor.load(status.id).await;
+        let cause = record.ok().flatten().and_then(|record| record.cause);
+        let is_not_the_last =
+            |(_, why): &(u32, DenialReason)| matches!(why, DenialReason::NotTheLast { .. });
+        match cause {
+            Some(Cause::Denied { denials }) if denials.iter().all(is_not_the_last) => {
+                Ended::Superseded
+            }
+            _ => Ended::Failed,
+        }
     }
 
     async fn begin(
@@ -92,14 +107,14 @@ impl Scheduler {
             }
             Err(error) => {
                 tracing::warn!("start {job} elsewhere: {error}");
-                failover.ended(self.now_ms(), job, lost, false);
+                failover.ended(self.now_ms(), job, lost, Ended::Failed);
             }
         }
     }
 
     async fn empty_hosts(&self) {
         let mut drain = Drain::default();
-        let mut moves: JoinSet<Ended> = JoinSet::new();
+        let mut moves: JoinSet<Moved> = JoinSet::new();
         let mut picture = self.options().picture.clone();
         let work = async {
             loop {
@@ -126,7 +141,7 @@ impl Scheduler {
     }
 
     /// Plans, and begins what may be begun now.
-    async fn look(&self, drain: &mut Drain, moves: &mut JoinSet<Ended>) {
+    async fn look(&self, drain: &mut Drain, moves: &mut JoinSet<Moved>) {
         let now_ms = self.now_ms();
         let Some((planned, view)) = self.plan_moves(drain, now_ms).await else { return };
         let open = self.open_runs(&view);
@@ -201,7 +216,7 @@ impl Scheduler {
         self.open_wants().into_iter().map(open).collect()
     }
 
-    fn note(&self, drain: &mut Drain, ended: Option<Ended>) {
+    fn note(&self, drain: &mut Drain, ended: Option<Moved>) {
         // `None`: the task that waited for it has failed, and the next look finds the guest again.
         let Some((job, to, status)) = ended else { return };
         let failure = (status.state != RunState::Succeeded).then(|| {

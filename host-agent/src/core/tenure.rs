@@ -145,6 +145,10 @@ impl Agent {
         record.intent = Intent::Stop { grace_ms: 0 };
         record.job.migration = None;
         let why = Some(Reason::TenureLost { lost: hold });
+        if record.job.state.is_ended() {
+            // Its room may be somebody else's by now, and there is nothing left to end.
+            return self.become_state(now, record, JobState::Stopped, why, out);
+        }
         self.become_state(now, record, JobState::Stopping, why, out);
         self.go_on(now, id, out);
     }

@@ -56,10 +56,13 @@ impl Gates {
         // Making a folder is the only question that a read-only mount answers truly.
         let folder = gates.folder(&gates.unified);
         fs::create_dir_all(&folder).map_err(|e| format!("make {}: {e}", folder.display()))?;
-        if !folder.join("cgroup.kill").exists() {
-            return Err(format!("{} has no cgroup.kill (Linux 5.14 has)", folder.display()));
+        let can_kill = folder.join("cgroup.kill").exists();
+        // Gone again unless there are gates in it.
+        let _ = fs::remove_dir(&folder);
+        match can_kill {
+            true => Ok(gates),
+            false => Err(format!("{} has no cgroup.kill (Linux 5.14 has)", folder.display())),
         }
-        Ok(gates)
     }
 
     /// What a domain's definition names as its partition.
@@ -69,10 +72,14 @@ impl Gates {
 
     /// Makes the gate if there is none, and lets what is behind it run.
     pub(crate) fn free(&self, uuid: Uuid) -> io::Result<()> {
-        for hierarchy in self.others.iter().chain([&self.unified]) {
-            make(hierarchy, &self.gate(hierarchy, uuid))?;
-        }
+        // An agent that starts meanwhile may remove the empty folder above it once.
+        self.make_all(uuid).or_else(|_| self.make_all(uuid))?;
         fs::write(self.file(uuid, "cgroup.freeze"), "0")
+    }
+
+    fn make_all(&self, uuid: Uuid) -> io::Result<()> {
+        let mut hierarchies = self.others.iter().chain([&self.unified]);
+        hierarchies.try_for_each(|hierarchy| make(hierarchy, &self.gate(hierarchy, uuid)))
     }
 
     /// Freezes and kills what is behind the gate. Done at once; whether it is over is
@@ -97,6 +104,8 @@ impl Gates {
     pub(crate) fn remove(&self, uuid: Uuid) {
         for hierarchy in self.others.iter().chain([&self.unified]) {
             remove_tree(&self.gate(hierarchy, uuid));
+            // Unless there are others in it.
+            let _ = fs::remove_dir(self.folder(hierarchy));
         }
     }
 

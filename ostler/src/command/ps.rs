@@ -13,7 +13,7 @@ use crate::show;
 
 pub(crate) async fn run(session: &Session, args: PsArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
-    let mut jobs = picture.jobs();
+    let mut jobs = if args.all { picture.jobs() } else { picture.jobs_now() };
     jobs.retain(|row| args.all || (row.job.spec.as_vm().is_some() && !has_left(&row.job)));
     if session.is_json {
         show::json_pretty(&json!({ "jobs": jobs, "warnings": picture.warnings }));

@@ -30,7 +30,7 @@ struct Guest {
 
 impl Guest {
     fn has_disks(&self) -> bool {
-        self.spec.as_vm().is_some_and(|vm| !vm.disks.is_empty())
+        self.spec.as_vm().is_some_and(|vm| vm.disks.iter().any(|disk| !disk.ephemeral))
     }
 
     /// Whether nothing of it is lost with the host: a stopped VM without disks is a name.

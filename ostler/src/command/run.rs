@@ -8,7 +8,7 @@ use protocol::host::ImageFacts;
 use protocol::id::{HostId, ImageName, Revision};
 use protocol::job::{Job, JobKind, JobSpec, OneOff};
 use protocol::refusal::Refusal;
-use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, VmSpec};
+use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, OnLoss, VmSpec};
 use transport::{CallError, Clock, Endpoint, Method, Reply};
 
 use super::wait::verdict;
@@ -32,6 +32,7 @@ pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failur
     if session.is_without_controller() {
         return run_here(session, &picture, &args, spec, on).await;
     }
+    warn_of_few_arbiters(session, args.on_loss);
     let want = Want::Run { job: args.name, spec, on };
     session.want(want, !args.wait.no_wait).await
 }
@@ -63,6 +64,17 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         Some(Ms(deadline_ms)) => JobKind::OneOff(OneOff { vm, deadline_ms, idle_ms }),
     };
     Ok(JobSpec { kind, tenant: args.tenant.clone(), labels })
+}
+
+/// What needs cover ends with a majority of the arbiters, and one alone is a majority.
+fn warn_of_few_arbiters(session: &Session, on_loss: OnLoss) {
+    let arbiters = session.trust.as_ref().map_or(0, |trust| trust.arbiters.len());
+    if on_loss == OnLoss::Stop && (1..3).contains(&arbiters) {
+        show::note(&format!(
+            "this cluster has {arbiters} arbiters: when a majority of them is away for some seconds, the VM \
+             is killed; three outlive the loss of one (ostler bootstrap --arbiters 3)"
+        ));
+    }
 }
 
 fn cpu_of(text: &str) -> CpuSpec {

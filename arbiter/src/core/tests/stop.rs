@@ -90,6 +90,23 @@ fn r4_nothing_is_covered_in_silence_and_everything_alive_after_it() {
 }
 
 #[test]
+fn r1_whoever_gets_a_slot_later_gives_no_leases_for_one_term() {
+    let later = Trust { version: 2, ..trust(1, 1, 1) };
+    let mut arbiter = Arbiter::ready(later);
+    let ask = |job| Offer { trust_version: 2, ..stop(0, 1, job) };
+    let listed = || vec![item(1, "web", Standing::Hold)];
+    assert_eq!(arbiter.ask(5, &ask("web")), Err(DenialReason::Silent { for_ms: T - 5 }));
+    assert_eq!(arbiter.covers(T - 1, 0, 1, listed()), [0_u64; 0]);
+    let keep = Offer { trust_version: 2, ..offer(0, 2, "db", 1) };
+    assert_eq!(arbiter.ask(5, &keep), Ok(vcpus(1)), "the books say who has it");
+    assert_eq!(arbiter.covers(T, 0, 1, listed()), [1]);
+    // A later document that names it still changes nothing.
+    let third = Arc::new(Trust { version: 3, ..trust(1, 1, 1) });
+    arbiter.tell(T, Input::Trust(third));
+    assert_eq!(arbiter.covers(T + 1, 0, 1, listed()), [1]);
+}
+
+#[test]
 fn r3_a_statement_without_the_job_releases_it_at_once_and_an_old_one_does_not() {
     let mut arbiter = Arbiter::ready(trust(1, 1, 2));
     arbiter.ask(0, &stop(0, 3, "web")).unwrap();

@@ -63,6 +63,20 @@ fn a_lost_right_ends_the_guest_and_only_then_the_hold() {
 }
 
 #[test]
+fn what_has_crashed_before_takes_no_room_again_when_its_right_is_over() {
+    let mut bench = running();
+    let lost = hold(&bench);
+    let look = bench.look(job_id("web-1").domain_uuid(), true);
+    let off = domain("web-1", DomainState::ShutOff(StopReason::Crashed));
+    bench.tell(Input::Looked { look, domain: Some(off) });
+    assert_eq!((bench.state("web-1"), hold(&bench)), (JobState::Crashed, lost));
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: lost });
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+    assert_eq!(reason(&bench), Some(Reason::TenureLost { lost }));
+    assert!(bench.works.is_empty());
+}
+
+#[test]
 fn the_word_of_another_hold_changes_nothing() {
     let mut bench = running();
     let other = OfferId { epoch: Epoch(9), num: 9 };
