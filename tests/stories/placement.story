@@ -103,6 +103,21 @@ host h2 4GiB image=arch
 expect runs web 1GiB disk=2GiB image=arch
 then web on h2
 
+story an image comes along where its host has no room
+host h1 16GiB
+host h2 4GiB image=arch
+expect runs web 8GiB disk=2GiB image=arch
+then web on h1
+then steps 1
+
+story an image of a host that is lost comes from nowhere
+host h1 16GiB
+host h2 4GiB image=arch
+event lost h2
+expect runs web 1GiB disk=2GiB image=arch
+then web nowhere
+then says import image arch on h1
+
 story a fresh host is preferred to a stale one
 host h1 16GiB
 host h2 3GiB

@@ -203,7 +203,8 @@ impl Bench {
 async fn a_download_that_is_cut_or_falls_silent_goes_on_where_it_was() {
     let bench = Bench::with(|_| ()).await;
     let file = bytes(3 << 20);
-    let faults = vec![Ill::Cut(1 << 20), Ill::Status(503), Ill::Stall(1 << 20), Ill::Cut(0)];
+    let busy = Ill::Status(429);
+    let faults = vec![Ill::Cut(1 << 20), Ill::Status(503), busy, Ill::Stall(1 << 20), Ill::Cut(0)];
     let web = Server::new(file.clone(), faults).await;
     let digest = Digest::of(&file);
     let asked = bench.fetch("guest", web.source(), Some(digest)).await.unwrap();
