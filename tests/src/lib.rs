@@ -1,5 +1,7 @@
 //! What stories share: the lab, the operator's shell, the package, and waiting for conditions.
 
+pub mod browser;
+
 pub mod lab;
 
 pub mod operator;
