@@ -91,6 +91,8 @@ pub(crate) enum Command {
     Hosts,
     /// What happens on the hosts
     Events(EventsArgs),
+    /// The page for a browser on this machine
+    Ui(crate::ui::UiArgs),
     /// A VM's serial console; Ctrl-] leaves
     Console(ConsoleArgs),
     /// The log of a VM or service
@@ -859,6 +861,7 @@ mod tests {
             "ostler images rm f --on h1,h2",
             "ostler runs",
             "ostler runs show 0123",
+            "ostler ui --listen 127.0.0.1:0",
             "ostler trust show --context /tmp/c",
             "ostler agent",
             "ostler agent --data-dir /d --listen 127.0.0.1:0 --hypervisor test:///default",
@@ -890,6 +893,7 @@ mod tests {
             "ostler stop web-1 --grace 3",
             "ostler bootstrap --hosts ftp://x",
             "ostler dev --agents 0",
+            "ostler ui --listen 0.0.0.0:7461",
         ] {
             assert!(parse(line).is_err(), "{line:?} was accepted");
         }

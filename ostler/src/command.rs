@@ -2,24 +2,24 @@
 
 mod bootstrap;
 
-mod run;
+pub(crate) mod run;
 
-mod stop;
+pub(crate) mod stop;
 
-mod start;
+pub(crate) mod start;
 mod wait;
 
-mod act;
+pub(crate) mod act;
 
-mod rm;
+pub(crate) mod rm;
 
-mod adopt;
+pub(crate) mod adopt;
 
 mod release;
 
 mod migrate;
 
-mod drain;
+pub(crate) mod drain;
 
 mod retire;
 
@@ -31,7 +31,7 @@ mod inspect;
 
 mod hosts;
 
-mod events;
+pub(crate) mod events;
 
 mod console;
 
@@ -42,9 +42,9 @@ mod import;
 
 mod runs;
 
-mod plan;
+pub(crate) mod plan;
 
-mod why;
+pub(crate) mod why;
 
 mod replay;
 
@@ -66,6 +66,7 @@ pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
 pub(crate) use discovery::start as serve_discovery;
 pub(crate) use import::import_everywhere;
 pub(crate) use plan::PlanArgs;
+pub(crate) use quota::{QuotaRow, rows as quota_rows};
 pub(crate) use replay::ReplayArgs;
 pub(crate) use simulate::SimulateArgs;
 pub(crate) use why::WhyArgs;
@@ -89,6 +90,7 @@ pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Keeper(args) => roles::keeper(args),
         Command::Monitor(args) => block_on(roles::monitor(args)),
         Command::Controller(args) => block_on(roles::controller(args)),
+        Command::Ui(args) => block_on(crate::ui::run(&global, args)),
         Command::Trust(command) => block_on(trust::run(&global, command)),
         Command::Plan(ref args) if args.view.is_some() => {
             plan::offline(&global, args.view.as_deref().unwrap_or("-".as_ref()), args)
@@ -134,6 +136,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         | Command::Simulate(_)
         | Command::Dev(_)
         | Command::Bootstrap(_)
+        | Command::Ui(_)
         | Command::Discovery(_)
         | Command::Trust(_)
         | Command::Completion(_)

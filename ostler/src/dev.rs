@@ -198,6 +198,7 @@ async fn tell_how_to_go_on(global: &Global, session: &Session, place: &Place) {
     show::line(&format!("  {program} ps"));
     show::line(&format!("  {program} console hello"));
     show::line(&format!("  {program} run --name second --memory 64MiB"));
+    show::line(&format!("  {program} ui"));
     show::line("");
     show::line("Ctrl-C ends this; `ostler dev stop` ends the guests too");
 }

@@ -15,7 +15,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use protocol::refusal::Refusal;
-use serde_json::json;
+use serde_json::{Value, json};
 use transport::CallError;
 
 /// The same table for `--help`.
@@ -94,14 +94,17 @@ impl Failure {
         text
     }
 
+    /// As scripts get it.
+    pub(crate) fn json(&self) -> Value {
+        let Self { code, what, next, .. } = self;
+        let error = json!({ "code": *code as u8, "what": what, "why": self.chain(), "next": next });
+        json!({ "error": error })
+    }
+
     /// Tells the person, or the script.
     pub(crate) fn tell(&self, is_json: bool) {
         if is_json {
-            let Self { code, what, next, .. } = self;
-            let error = json!({
-                "code": *code as u8, "what": what, "why": self.chain(), "next": next,
-            });
-            let _ = writeln!(std::io::stdout(), "{}", json!({ "error": error }));
+            let _ = writeln!(std::io::stdout(), "{}", self.json());
         } else {
             let _ = writeln!(std::io::stderr(), "{self}");
         }

@@ -55,7 +55,7 @@ impl Session {
 
     /// Stores the run at the first controller that answers. The same id goes to each: whichever
     /// takes it, it is one run.
-    async fn submit(&self, new: &NewRun) -> Result<(Endpoint, RunStatus), Failure> {
+    pub(crate) async fn submit(&self, new: &NewRun) -> Result<(Endpoint, RunStatus), Failure> {
         let controllers = self.peers(Role::Controller);
         let mut last = None;
         for controller in &controllers {

@@ -22,6 +22,8 @@ mod reaper;
 
 mod dev;
 
+mod ui;
+
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::Cli;

@@ -258,7 +258,7 @@ pub(crate) fn has_left(job: &Job) -> bool {
 }
 
 /// How an agent is reached, by what it says of itself.
-fn endpoint_of(host: &Host) -> Endpoint {
+pub(crate) fn endpoint_of(host: &Host) -> Endpoint {
     Endpoint::of_key(host.urls.first().cloned().unwrap_or_default(), host.key)
 }
 

@@ -10,6 +10,8 @@ mod images;
 
 mod jobs;
 
+mod page;
+
 mod retire;
 
 mod discovery;

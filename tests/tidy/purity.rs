@@ -7,7 +7,7 @@ use crate::source;
 
 /// Where nothing but deciding is done: folders, and files named without their ending (a core's
 /// submodules are in the folder of the same name).
-const PURE: [&str; 15] = [
+const PURE: [&str; 19] = [
     "protocol/src/",
     "planner/src/",
     "host-agent/src/core/",
@@ -23,6 +23,10 @@ const PURE: [&str; 15] = [
     "bootstrap/src/verdict",
     "bootstrap/src/layout",
     "bootstrap/src/charter",
+    "ostler/src/ui/gate",
+    "ostler/src/ui/replica",
+    "ostler/src/ui/news",
+    "ostler/src/ui/rows",
 ];
 
 /// What they must not touch, and what to do instead.

@@ -1,10 +1,9 @@
 //! `ostler pause`, `resume`, `save`, `reset`, `reboot`: asked of the host itself, which needs nobody
 //! else for them.
 
-use std::time::Duration;
-
 use protocol::api::RebootJob;
-use protocol::job::{Job, JobState, Reason};
+use protocol::id::JobId;
+use protocol::job::{Job, JobRow, JobState, Reason};
 use serde_json::{Value, json};
 use transport::Method;
 
@@ -12,6 +11,7 @@ use super::run::tell;
 use crate::cli::{ActArgs, RebootArgs};
 use crate::exit::{Code, Failure};
 use crate::follow::await_job;
+use crate::picture::Picture;
 use crate::session::Session;
 
 /// How long a pause or a resume may take: a call to libvirt, which may wait for its own lock.
@@ -72,7 +72,7 @@ pub(crate) async fn reboot(session: &Session, args: RebootArgs) -> Result<Code, 
 
 async fn ask(
     session: &Session,
-    name: &protocol::id::JobId,
+    name: &JobId,
     word: &str,
     body: &Value,
     wait_ms: Option<u64>,
@@ -80,15 +80,28 @@ async fn ask(
 ) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
-    let row = picture.job(name)?;
-    let agent = picture.agent(&row.host);
-    let path = format!("/v1/jobs/{name}/{word}");
-    let client = session.client.with_deadline(Duration::from_secs(10));
-    let mut job = client.send::<_, Job>(Method::POST, &agent, &path, body).await?.body;
+    let row = at_host(session, &picture, name, word, body).await?;
+    let mut job = row.job;
     if let Some(wait_ms) = wait_ms {
-        job = await_job(&client, &agent, name, wait_ms, is_over).await?;
+        let agent = picture.agent(&row.host);
+        job = await_job(&session.client, &agent, name, wait_ms, is_over).await?;
     }
     tell(session, &job, &row.host_name);
     let has_failed = matches!(job.reason, Some(Reason::ActionFailed { .. }));
     Ok(if has_failed { Code::Failed } else { Code::Ok })
+}
+
+/// Asks the host itself, and does not wait.
+pub(crate) async fn at_host(
+    session: &Session,
+    picture: &Picture,
+    name: &JobId,
+    word: &str,
+    body: &Value,
+) -> Result<JobRow, Failure> {
+    let row = picture.job(name)?;
+    let agent = picture.agent(&row.host);
+    let path = format!("/v1/jobs/{name}/{word}");
+    let job = session.client.send::<_, Job>(Method::POST, &agent, &path, body).await?.body;
+    Ok(JobRow { job, ..row })
 }

@@ -3,7 +3,7 @@
 
 use protocol::api::{DomainReply, PutJob, Want};
 use protocol::id::{JobId, Revision};
-use protocol::job::Job;
+use protocol::job::{Job, JobSpec};
 use protocol::view::HostRow;
 use transport::Method;
 
@@ -11,6 +11,7 @@ use super::run::tell;
 use crate::cli::AdoptArgs;
 use crate::exit::{Code, Failure};
 use crate::follow::await_settled;
+use crate::picture::Picture;
 use crate::session::Session;
 
 /// How long a host may take to keep a definition and write a name into it.
@@ -24,33 +25,55 @@ pub(crate) async fn run(session: &Session, args: AdoptArgs) -> Result<Code, Fail
         tell(session, job, &row.host.name);
         return Ok(Code::Ok);
     }
+    let (job, spec) = described(session, &picture, row, &args).await?;
+    if !session.is_without_controller() {
+        let want = Want::Run { job, spec, on: Some(row.host.id.clone()) };
+        return session.want(want, !args.wait.no_wait).await;
+    }
+    let mut job = at_host(session, &picture, row, &job, spec).await?;
+    if !args.wait.no_wait {
+        let agent = picture.agent(&row.host.id);
+        job = await_settled(&session.client, &agent, &job.id, ADOPT_MS_MAX).await?;
+    }
+    tell(session, &job, &row.host.name);
+    Ok(if job.state.is_ended() { Code::Failed } else { Code::Ok })
+}
+
+/// The job that the domain would be, by its host's own word.
+pub(crate) async fn described(
+    session: &Session,
+    picture: &Picture,
+    row: &HostRow,
+    args: &AdoptArgs,
+) -> Result<(JobId, JobSpec), Failure> {
     let agent = picture.agent(&row.host.id);
     let path = format!("/v1/domains/{}", args.domain);
     let asked = session.client.get::<DomainReply>(&agent, &path).await;
     let DomainReply { domain, mut spec } = asked.map_err(|error| {
         Failure::from(error).next(format!("ostler inspect {} shows its domains", row.host.name))
     })?;
-    spec.tenant = args.tenant;
-    let job = match args.name {
-        Some(name) => name,
+    spec.tenant = args.tenant.clone();
+    let job = match &args.name {
+        Some(name) => name.clone(),
         None => JobId::new(&domain.name).map_err(|error| {
             Failure::usage(format!("domain {:?} can't be called that here: {error}", domain.name))
                 .next("give it another name with --name NAME")
         })?,
     };
-    if !session.is_without_controller() {
-        let want = Want::Run { job, spec, on: Some(row.host.id.clone()) };
-        return session.want(want, !args.wait.no_wait).await;
-    }
+    Ok((job, spec))
+}
+
+/// Asks the host itself, and does not wait.
+pub(crate) async fn at_host(
+    session: &Session,
+    picture: &Picture,
+    row: &HostRow,
+    job: &JobId,
+    spec: JobSpec,
+) -> Result<Job, Failure> {
     let put = PutJob { revision: Revision(1), spec, ticket: None, run: None };
-    let path = format!("/v1/jobs/{job}");
-    let taken = session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?;
-    let job = match args.wait.no_wait {
-        true => taken.body,
-        false => await_settled(&session.client, &agent, &job, ADOPT_MS_MAX).await?,
-    };
-    tell(session, &job, &row.host.name);
-    Ok(if job.state.is_ended() { Code::Failed } else { Code::Ok })
+    let (agent, path) = (picture.agent(&row.host.id), format!("/v1/jobs/{job}"));
+    Ok(session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body)
 }
 
 /// The job that the domain is already, by the name that is asked for.

@@ -51,12 +51,8 @@ pub(crate) async fn drain(session: &Session, args: DrainArgs) -> Result<Code, Fa
     if args.dry_run {
         return Ok(rehearse(session, &picture, &id));
     }
-    check_heard(&picture, &id, &name)?;
     let was_so = row.host.intent == Some(HostIntent::Drain);
-    let body = PutIntent { intent: HostIntent::Drain };
-    let agent = picture.agent(&id);
-    let path = "/v1/config/intent";
-    session.client.send::<_, Option<IgnoredAny>>(Method::PUT, &agent, path, &body).await?;
+    intend(session, &picture, &id, Some(HostIntent::Drain)).await?;
     let words = if was_so { "takes nothing new already" } else { "takes nothing new from now on" };
     show::note(&format!("{name} {words}"));
     if session.is_without_controller() || session.peers(Role::Controller).is_empty() {
@@ -82,18 +78,36 @@ pub(crate) async fn undrain(session: &Session, args: UndrainArgs) -> Result<Code
     picture.warn();
     let row = picture.host(&args.host)?;
     let (id, name) = (&row.host.id, &row.host.name);
-    check_heard(&picture, id, name)?;
-    let agent = picture.agent(id);
-    let path = "/v1/config/intent";
-    session.client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, path, &()).await?;
+    intend(session, &picture, id, None).await?;
     show::note(&format!("{name} takes what fits; guests that have left stay where they are"));
     Ok(Code::Ok)
 }
 
+/// Tells the host what is intended with it.
+pub(crate) async fn intend(
+    session: &Session,
+    picture: &Picture,
+    id: &HostId,
+    intent: Option<HostIntent>,
+) -> Result<(), Failure> {
+    check_heard(picture, id)?;
+    let (agent, path) = (picture.agent(id), "/v1/config/intent");
+    let client = &session.client;
+    let told = match intent {
+        Some(intent) => {
+            let body = PutIntent { intent };
+            client.send::<_, Option<IgnoredAny>>(Method::PUT, &agent, path, &body).await
+        }
+        None => client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, path, &()).await,
+    };
+    Ok(told.map(drop)?)
+}
+
 /// A host that does not answer can't be emptied: guests leave it by its own help.
-fn check_heard(picture: &Picture, id: &HostId, name: &str) -> Result<(), Failure> {
+fn check_heard(picture: &Picture, id: &HostId) -> Result<(), Failure> {
     let row = picture.rows.iter().find(|row| row.host == *id);
     let Some(row) = row.filter(|row| row.freshness == Freshness::Lost) else { return Ok(()) };
+    let name = picture.view.host(id).map_or(id.as_str(), |known| &known.host.name);
     let what = format!("{name} has not been heard for {}", show::age(row.age_ms));
     Err(Failure::new(Code::Unreachable, what).next("its guests can leave it only when it answers"))
 }
@@ -106,7 +120,8 @@ fn rehearse(session: &Session, picture: &Picture, id: &HostId) -> Code {
     if is_stuck { Code::Failed } else { Code::Ok }
 }
 
-fn planned(picture: &Picture, id: &HostId) -> Record {
+/// What emptying the host takes, and what cannot leave it.
+pub(crate) fn planned(picture: &Picture, id: &HostId) -> Record {
     let heard = plan::heard_of(picture);
     let (mut input, _) = case(picture.view.clone(), heard, Wanted::default());
     input.intents.insert(id.clone(), Intent::Drain);
@@ -185,7 +200,7 @@ fn guests(picture: &Picture, id: &HostId) -> Result<Vec<Guest>, Failure> {
 }
 
 /// The VMs that are not alive and have disks on the host.
-fn staying(picture: &Picture, id: &HostId) -> String {
+pub(crate) fn staying(picture: &Picture, id: &HostId) -> String {
     let jobs = picture.view.host(id).into_iter().flat_map(|row| row.jobs.values());
     let has_disks = |job: &&Arc<Job>| job.spec.as_vm().is_some_and(|vm| !vm.disks.is_empty());
     let stay = jobs.filter(|job| job.state.is_ended()).filter(has_disks);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::event::{Event, Fact, Frame};
-use protocol::id::HostId;
+use protocol::id::{HostId, JobId};
 use protocol::job::Role;
 use tokio::sync::mpsc;
 use transport::{Client, Endpoint, connect_stream};
@@ -87,7 +87,7 @@ async fn follow(client: Client, sources: Vec<Endpoint>, tell: mpsc::Sender<Event
 }
 
 /// What each host still remembers of its present life, by time.
-async fn history(session: &Session, picture: &Picture) -> Vec<Event> {
+pub(crate) async fn history(session: &Session, picture: &Picture) -> Vec<Event> {
     let mut asked = tokio::task::JoinSet::new();
     for row in &picture.rows {
         let Some(known) = picture.view.host(&row.host) else { continue };
@@ -140,7 +140,17 @@ fn tell(session: &Session, names: &BTreeMap<HostId, String>, event: &Event) {
     show::line(&format!("{at}  {host:<12} {:<8} {}", event.cursor.to_string(), words(&event.fact)));
 }
 
-fn words(fact: &Fact) -> String {
+/// The job that something happened to.
+pub(crate) fn job_of(fact: &Fact) -> Option<&JobId> {
+    match fact {
+        Fact::JobChanged { job } => Some(&job.id),
+        Fact::JobDeleted { job } => Some(job),
+        Fact::HostChanged { .. } | Fact::DomainObserved { .. } | Fact::DomainGone { .. } => None,
+    }
+}
+
+/// What happened, as a person reads it.
+pub(crate) fn words(fact: &Fact) -> String {
     match fact {
         Fact::JobChanged { job } => {
             let why = job.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));

@@ -123,10 +123,15 @@ pub(crate) fn code_of(verdict: Verdict) -> Code {
 
 /// The report as people or scripts read it.
 pub(crate) fn tell(is_json: bool, record: &Record) {
-    if is_json {
-        show::json_pretty(&report(record));
-        return;
+    match is_json {
+        true => show::json_pretty(&report(record)),
+        false => lines(record).iter().for_each(|line| show::line(line)),
     }
+}
+
+/// The report as people read it.
+pub(crate) fn lines(record: &Record) -> Vec<String> {
+    let mut lines = Vec::new();
     let input = &record.input;
     let name = |text: String| named(input, text);
     let mut state = State::new(input);
@@ -144,15 +149,15 @@ pub(crate) fn tell(is_json: bool, record: &Record) {
             let list: Vec<String> = after.iter().map(|n| (n + 1).to_string()).collect();
             words += &format!("; after {}", list.join(", "));
         }
-        show::line(&name(words + ")"));
+        lines.push(name(words + ")"));
         state = step.apply(&state);
     }
     for (job, host) in &record.outcome.coming {
-        show::line(&name(format!("{job} is on its way on {}", host.short())));
+        lines.push(name(format!("{job} is on its way on {}", host.short())));
     }
     let report = &record.outcome.report;
     for unmet in &report.unmet {
-        show::line(&name(format!("unmet: {unmet}")));
+        lines.push(name(format!("unmet: {unmet}")));
     }
     for violation in &report.violations {
         let (level, rule) = (violation.level.as_str(), &violation.rule);
@@ -160,18 +165,19 @@ pub(crate) fn tell(is_json: bool, record: &Record) {
         if let Some(cheapest) = &violation.cheapest {
             words += &format!(". What would help: {cheapest}");
         }
-        show::line(&name(words));
+        lines.push(name(words));
     }
     for problem in &report.problems {
-        show::line(&name(format!("problem: {problem}")));
+        lines.push(name(format!("problem: {problem}")));
     }
     for no in &record.not_understood {
         let place = no.index.map_or_else(String::new, |i| format!(" (expectation {})", i + 1));
-        show::line(&format!("not understood: {:?}{place}: {}", no.kind, no.why));
+        lines.push(format!("not understood: {:?}{place}: {}", no.kind, no.why));
     }
     if record.outcome.plan.steps.is_empty() && record.verdict == Verdict::NothingToDo {
-        show::line("nothing to do");
+        lines.push("nothing to do".to_owned());
     }
+    lines
 }
 
 /// What scripts get: everything but the input.

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use protocol::id::TenantId;
 use protocol::resources::{Bytes, Resources};
 use protocol::trust::Trust;
+use protocol::view::View;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{QuotaArgs, QuotaCommand, QuotaSetArgs};
 use crate::exit::{Code, Failure};
 use crate::govern::Authority;
-use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
@@ -67,7 +68,7 @@ async fn change(
     picture.warn();
     let (version, limit) = (next.version, next.quota.get(tenant).copied());
     let silent = authority.decree(session, &picture, next).await?;
-    let used = used(&picture).remove(tenant).unwrap_or_default();
+    let used = used(&picture.view).remove(tenant).unwrap_or_default();
     if session.is_json {
         let words = json!({ "tenant": tenant, "limit": limit, "used": used.resources,
             "vms": used.vms, "trust_version": version, "not_told": silent });
@@ -105,9 +106,9 @@ struct Used {
 }
 
 /// By tenant, each job once, at its best place.
-fn used(picture: &Picture) -> BTreeMap<TenantId, Used> {
+fn used(view: &View) -> BTreeMap<TenantId, Used> {
     let mut used: BTreeMap<TenantId, Used> = BTreeMap::new();
-    for (_, job) in picture.view.jobs_best().into_values() {
+    for (_, job) in view.jobs_best().into_values() {
         if job.spec.as_vm().is_some() && job.hold.is_some() {
             let its = used.entry(job.spec.tenant.clone()).or_default();
             its.resources = its.resources.plus(job.spec.resources());
@@ -123,32 +124,44 @@ async fn list(session: &Session) -> Result<Code, Failure> {
             .next("ostler bootstrap, or another --context")
     })?;
     let picture = session.picture().await?;
-    let used = used(&picture);
-    let mut tenants: Vec<&TenantId> = trust.quota.keys().chain(used.keys()).collect();
-    tenants.sort();
-    tenants.dedup();
+    let rows = rows(&trust, &picture.view);
     if session.is_json {
-        let rows: Vec<_> = tenants
-            .into_iter()
-            .map(|tenant| {
-                let its = used.get(tenant).copied().unwrap_or_default();
-                json!({ "tenant": tenant, "limit": trust.quota.get(tenant),
-                    "used": its.resources, "vms": its.vms })
-            })
-            .collect();
         show::json_pretty(&json!({ "quota": rows, "warnings": picture.warnings }));
         return Ok(Code::Ok);
     }
     picture.warn();
-    let rows = tenants.into_iter().map(|tenant| cells(&trust, tenant, used.get(tenant).copied()));
-    show::table(["TENANT", "VMS", "VCPUS", "MEMORY", "DISK"], rows.collect());
+    let header = ["TENANT", "VMS", "VCPUS", "MEMORY", "DISK"];
+    show::table(header, rows.iter().map(cells).collect());
     warn_of_shares(&trust);
     Ok(Code::Ok)
 }
 
-fn cells(trust: &Trust, tenant: &TenantId, used: Option<Used>) -> [String; 5] {
-    let Used { resources: used, vms } = used.unwrap_or_default();
-    let limit = trust.quota.get(tenant).copied().unwrap_or(UNLIMITED);
+/// A tenant as `quota --json` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct QuotaRow {
+    tenant: TenantId,
+    limit: Option<Resources>,
+    used: Resources,
+    vms: u32,
+}
+
+/// Every tenant that has a limit or something to count, by name.
+pub(crate) fn rows(trust: &Trust, view: &View) -> Vec<QuotaRow> {
+    let used = used(view);
+    let mut tenants: Vec<&TenantId> = trust.quota.keys().chain(used.keys()).collect();
+    tenants.sort();
+    tenants.dedup();
+    let row = |tenant: &TenantId| {
+        let Used { resources, vms } = used.get(tenant).copied().unwrap_or_default();
+        let limit = trust.quota.get(tenant).copied();
+        QuotaRow { tenant: tenant.clone(), limit, used: resources, vms }
+    };
+    tenants.into_iter().map(row).collect()
+}
+
+fn cells(row: &QuotaRow) -> [String; 5] {
+    let QuotaRow { tenant, limit, used, vms } = row;
+    let limit = limit.unwrap_or(UNLIMITED);
     let of = |used: String, limit: String, is_limited: bool| match is_limited {
         true => format!("{used}/{limit}"),
         false => used,

@@ -4,8 +4,9 @@
 use protocol::api::DomainReply;
 use protocol::job::Job;
 use serde_json::json;
-use transport::{Clock, Method};
+use transport::Clock;
 
+use super::act;
 use crate::cli::ReleaseArgs;
 use crate::exit::{Code, Failure};
 use crate::session::Session;
@@ -17,13 +18,10 @@ const RELEASE_MS_MAX: u64 = 60_000;
 pub(crate) async fn run(session: &Session, args: ReleaseArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
-    let row = picture.job(&args.name)?;
+    let row = act::at_host(session, &picture, &args.name, "release", &json!(null)).await?;
     let agent = picture.agent(&row.host);
     let path = format!("/v1/jobs/{}", args.name);
-    let release = format!("{path}/release");
-    let asked = session.client.send::<_, Job>(Method::POST, &agent, &release, &json!(null)).await;
-    let job = asked?.body;
-    let uuid = job.spec.adopted().map(|uuid| uuid.to_string()).unwrap_or_default();
+    let uuid = row.job.spec.adopted().map(|uuid| uuid.to_string()).unwrap_or_default();
     let clock = Clock::real();
     let deadline_ms = clock.now().mono_ms + RELEASE_MS_MAX;
     let last = loop {

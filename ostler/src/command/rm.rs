@@ -1,11 +1,13 @@
 //! `ostler rm`: a stopped VM and its disks are gone. A running one is refused.
 
 use protocol::api::Want;
+use protocol::job::JobRow;
 use serde::de::IgnoredAny;
 use transport::Method;
 
 use crate::cli::RmArgs;
 use crate::exit::{Code, Failure};
+use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
@@ -22,14 +24,25 @@ pub(crate) async fn run(session: &Session, args: RmArgs) -> Result<Code, Failure
         let want = Want::Delete { job: args.name };
         return session.want(want, !args.wait.no_wait).await;
     }
-    let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{}", args.name));
-    let deleted = session.client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, &path, &());
-    deleted.await.map_err(|error| {
-        Failure::from(error).next(format!("ostler stop {} first, if it runs", args.name))
-    })?;
+    at_host(session, &picture, &row).await?;
     match session.is_json {
         true => show::json(&serde_json::json!({ "deleted": args.name, "host": row.host })),
         false => show::line(&format!("{} is gone from {}", args.name, row.host_name)),
     }
     Ok(Code::Ok)
+}
+
+/// Asks the host itself.
+pub(crate) async fn at_host(
+    session: &Session,
+    picture: &Picture,
+    row: &JobRow,
+) -> Result<(), Failure> {
+    let id = &row.job.id;
+    let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{id}"));
+    let deleted = session.client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, &path, &());
+    deleted
+        .await
+        .map(drop)
+        .map_err(|error| Failure::from(error).next(format!("ostler stop {id} first, if it runs")))
 }

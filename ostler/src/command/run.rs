@@ -1,11 +1,12 @@
 //! `ostler run`: a VM from an image, placed by the controller, or by hand on a lone host.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::api::{PutJob, Want};
-use protocol::host::ImageFacts;
-use protocol::id::{HostId, ImageName, Revision};
+use protocol::host::{Host, ImageFacts};
+use protocol::id::{HostId, ImageName, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, OneOff};
 use protocol::refusal::Refusal;
 use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, OnLoss, VmSpec};
@@ -25,16 +26,24 @@ const START_MS_MAX: u64 = 60_000;
 pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
-    let spec = spec_of(&args, &picture)?;
-    spec.validate().map_err(|error| Failure::usage(error.to_string()))?;
-    let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
-    let on = on.map(|row| row.host.id.clone());
+    let (spec, on) = described(&args, &picture)?;
     if session.is_without_controller() {
         return run_here(session, &picture, &args, spec, on).await;
     }
     warn_of_few_arbiters(session, args.on_loss);
     let want = Want::Run { job: args.name, spec, on };
     session.want(want, !args.wait.no_wait).await
+}
+
+/// What is to run, and where, if that was said.
+pub(crate) fn described(
+    args: &RunArgs,
+    picture: &Picture,
+) -> Result<(JobSpec, Option<HostId>), Failure> {
+    let spec = spec_of(args, picture)?;
+    spec.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
+    Ok((spec, on.map(|row| row.host.id.clone())))
 }
 
 fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
@@ -144,7 +153,7 @@ fn disks_of(
     disks
 }
 
-/// Without a controller: the hosts are asked one after the other, the emptiest first.
+/// Without a controller.
 async fn run_here(
     session: &Session,
     picture: &Picture,
@@ -152,36 +161,47 @@ async fn run_here(
     spec: JobSpec,
     on: Option<HostId>,
 ) -> Result<Code, Failure> {
-    let mut hosts: Vec<_> = picture.view.hosts().map(|(_, row)| &row.host).collect();
-    hosts.retain(|host| on.as_ref().is_none_or(|on| host.id == *on));
-    hosts.sort_by_key(|host| (std::cmp::Reverse(host.free().memory_bytes), host.id.clone()));
     let id = &args.name;
     let present = picture.job(id).ok();
-    let revision = present.as_ref().map_or(1, |row| row.job.revision.0 + 1);
     if let Some(row) = present.filter(|row| *row.job.spec == spec && !row.job.state.is_ended()) {
         show::line(&format!("{id} is {} on {} already", row.job.state, row.host_name));
         return Ok(Code::Ok);
     }
+    let (job, host) = at_hosts(session, picture, id, spec, on).await?;
+    if args.wait.no_wait {
+        tell(session, &job, &host.name);
+        return Ok(Code::Ok);
+    }
+    let job = await_settled(&session.client, &picture.agent(&host.id), id, START_MS_MAX).await?;
+    tell(session, &job, &host.name);
+    let has_ended = job.state.is_ended();
+    Ok(match job.spec.as_one_off() {
+        Some(_) if has_ended => verdict(&job),
+        _ if has_ended => Code::Failed,
+        _ => Code::Ok,
+    })
+}
+
+/// Asks the hosts themselves, one after the other, the emptiest first; the one that took it. Does not
+/// wait for the start.
+pub(crate) async fn at_hosts(
+    session: &Session,
+    picture: &Picture,
+    id: &JobId,
+    spec: JobSpec,
+    on: Option<HostId>,
+) -> Result<(Job, Arc<Host>), Failure> {
+    let mut hosts: Vec<_> = picture.view.hosts().map(|(_, row)| &row.host).collect();
+    hosts.retain(|host| on.as_ref().is_none_or(|on| host.id == *on));
+    hosts.sort_by_key(|host| (std::cmp::Reverse(host.free().memory_bytes), host.id.clone()));
+    let revision = picture.job(id).map_or(1, |row| row.job.revision.0 + 1);
     let put = PutJob { revision: Revision(revision), spec, ticket: None, run: None };
     let mut refused = None;
     for host in hosts {
         let agent = picture.agent(&host.id);
         let path = format!("/v1/jobs/{id}");
         match put_patiently(session, &agent, &path, &put).await {
-            Ok(reply) if args.wait.no_wait => {
-                tell(session, &reply.body, &host.name);
-                return Ok(Code::Ok);
-            }
-            Ok(_) => {
-                let job = await_settled(&session.client, &agent, id, START_MS_MAX).await?;
-                tell(session, &job, &host.name);
-                let has_ended = job.state.is_ended();
-                return Ok(match job.spec.as_one_off() {
-                    Some(_) if has_ended => verdict(&job),
-                    _ if has_ended => Code::Failed,
-                    _ => Code::Ok,
-                });
-            }
+            Ok(reply) => return Ok((reply.body, Arc::clone(host))),
             Err(error) if error.refusal().is_some_and(|no| no.is_about_this_host()) => {
                 refused = Some(error);
             }

@@ -2,13 +2,14 @@
 
 use protocol::api::{PutJob, Want};
 use protocol::id::Revision;
-use protocol::job::{Job, JobSpec};
+use protocol::job::{Job, JobRow, JobSpec};
 use transport::Method;
 
 use super::run::tell;
 use crate::cli::StartArgs;
 use crate::exit::{Code, Failure};
 use crate::follow::await_settled;
+use crate::picture::Picture;
 use crate::session::Session;
 
 /// How long a lone host may take to start a guest.
@@ -18,28 +19,49 @@ pub(crate) async fn run(session: &Session, args: StartArgs) -> Result<Code, Fail
     let picture = session.picture().await?;
     picture.warn();
     let row = picture.job(&args.name)?;
-    if row.job.spec.as_vm().is_none() {
-        let what = format!("{} is one of Ostler's own services", args.name);
-        return Err(Failure::usage(what).next("ostler bootstrap keeps these running"));
-    }
-    let (spec, host) = (JobSpec::clone(&row.job.spec), row.host.clone());
     if !session.is_without_controller() {
-        let want = Want::Run { job: args.name, spec, on: Some(host) };
-        return session.want(want, !args.wait.no_wait).await;
+        return session.want(want(row)?, !args.wait.no_wait).await;
     }
     if !row.job.state.is_ended() {
         tell(session, &row.job, &row.host_name);
         return Ok(Code::Ok);
     }
-    let agent = picture.agent(&host);
-    let revision = Revision(row.job.revision.0 + 1);
-    let put = PutJob { revision, spec, ticket: None, run: None };
-    let path = format!("/v1/jobs/{}", args.name);
-    let reply = session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?;
+    let agent = picture.agent(&row.host);
+    let row = at_host(session, &picture, row).await?;
     let job = match args.wait.no_wait {
-        true => reply.body,
+        true => row.job,
         false => await_settled(&session.client, &agent, &args.name, START_MS_MAX).await?,
     };
     tell(session, &job, &row.host_name);
     Ok(if job.state.is_ended() { Code::Failed } else { Code::Ok })
+}
+
+/// What a controller is asked for: the VM as it was, where its disks are.
+pub(crate) fn want(row: JobRow) -> Result<Want, Failure> {
+    check_kind(&row)?;
+    let spec = JobSpec::clone(&row.job.spec);
+    Ok(Want::Run { job: row.job.id, spec, on: Some(row.host) })
+}
+
+/// Asks the host itself, and does not wait.
+pub(crate) async fn at_host(
+    session: &Session,
+    picture: &Picture,
+    row: JobRow,
+) -> Result<JobRow, Failure> {
+    check_kind(&row)?;
+    let revision = Revision(row.job.revision.0 + 1);
+    let spec = JobSpec::clone(&row.job.spec);
+    let put = PutJob { revision, spec, ticket: None, run: None };
+    let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{}", row.job.id));
+    let job = session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body;
+    Ok(JobRow { job, ..row })
+}
+
+fn check_kind(row: &JobRow) -> Result<(), Failure> {
+    if row.job.spec.as_vm().is_some() {
+        return Ok(());
+    }
+    let what = format!("{} is one of Ostler's own services", row.job.id);
+    Err(Failure::usage(what).next("ostler bootstrap keeps these running"))
 }

@@ -1,13 +1,15 @@
 //! `ostler stop`: by the controller; with `--hosts`, by the host itself, which needs nobody else.
 
 use protocol::api::{StopJob, Want};
-use protocol::job::Job;
+use protocol::id::JobId;
+use protocol::job::{Job, JobRow};
 use transport::Method;
 
 use super::run::tell;
 use crate::cli::StopArgs;
 use crate::exit::{Code, Failure};
 use crate::follow::await_ended;
+use crate::picture::Picture;
 use crate::session::Session;
 
 /// How much longer than the grace a stop may take: destroying, and writing it down.
@@ -21,15 +23,27 @@ pub(crate) async fn run(session: &Session, args: StopArgs) -> Result<Code, Failu
     }
     let picture = session.picture().await?;
     picture.warn();
-    let row = picture.job(&args.name)?;
+    let row = at_host(session, &picture, &args.name, grace_ms).await?;
     let agent = picture.agent(&row.host);
-    let path = format!("/v1/jobs/{}/stop", args.name);
-    let stop = StopJob { grace_ms, run: None };
-    let reply = session.client.send::<_, Job>(Method::POST, &agent, &path, &stop).await?;
     let job = match args.wait.no_wait {
-        true => reply.body,
+        true => row.job,
         false => await_ended(&session.client, &agent, &args.name, grace_ms + STOP_MS_MORE).await?,
     };
     tell(session, &job, &row.host_name);
     Ok(Code::Ok)
+}
+
+/// Asks the host itself, and does not wait.
+pub(crate) async fn at_host(
+    session: &Session,
+    picture: &Picture,
+    name: &JobId,
+    grace_ms: u64,
+) -> Result<JobRow, Failure> {
+    let row = picture.job(name)?;
+    let agent = picture.agent(&row.host);
+    let path = format!("/v1/jobs/{name}/stop");
+    let stop = StopJob { grace_ms, run: None };
+    let job = session.client.send::<_, Job>(Method::POST, &agent, &path, &stop).await?.body;
+    Ok(JobRow { job, ..row })
 }

@@ -1,20 +1,22 @@
 //! `ostler why NAME`: why a VM is where it is, or why it does not run: what hosts say of it, what
 //! its run waits for, and what stands in the way on each host.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use planner::case::{Record, case};
+use planner::case::{Record, Wanted, case};
 use planner::rules::rehearse;
-use planner::{Intent, Limits, State};
+use planner::{Heard, Intent, Limits, State};
 use protocol::api::RunList;
-use protocol::id::JobId;
+use protocol::id::{HostId, JobId};
 use protocol::job::Role;
 use protocol::view::View;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::Global;
 use crate::command::plan;
 use crate::exit::{Code, Failure};
+use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
@@ -41,54 +43,55 @@ pub(crate) async fn run(session: &Session, args: WhyArgs) -> Result<Code, Failur
     let picture = session.picture().await?;
     picture.warn();
     let heard = plan::heard_of(&picture);
+    let runs = last_runs(session, &args.name).await;
+    explain(session.is_json, &args, picture.view, heard, runs)
+}
+
+/// Why a VM is where it is or is not, in lines.
+pub(crate) async fn of_job(session: &Session, picture: &Picture, name: &JobId) -> Vec<String> {
+    let args = WhyArgs { name: name.to_string(), view: None, expectations: None };
+    let runs = last_runs(session, &args.name).await;
+    let (view, heard) = (picture.view.clone(), plan::heard_of(picture));
+    let (mut lines, record) = explain_job(name, &view, heard, runs, Wanted::default());
+    lines.extend(plan::lines(&record));
+    lines
+}
+
+/// What controllers last did about a VM.
+async fn last_runs(session: &Session, name: &str) -> Vec<String> {
     let mut runs = Vec::new();
     for controller in session.peers(Role::Controller) {
         let Ok(list) = session.client.get::<RunList>(&controller, "/v1/runs").await else {
             continue;
         };
-        let about = list.runs.into_iter().filter(|run| run.want.job().as_str() == args.name);
+        let about = list.runs.into_iter().filter(|run| run.want.job().as_str() == name);
         // Newest first; the last one is what the state of the VM is due to.
         runs.extend(about.take(1));
     }
     let words = runs.iter().map(|run| {
         let state = json!(run.state);
         let state = state.as_str().unwrap_or_default().to_owned();
-        let reason = run.reason.clone().unwrap_or_default();
-        session.with_names(&format!("run {} {state}: {reason}", run.id))
+        let why = run.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        session.with_names(&format!("run {} {state}{why}", run.id))
     });
-    explain(session.is_json, &args, picture.view, heard, words.collect())
+    words.collect()
 }
 
 fn explain(
     is_json: bool,
     args: &WhyArgs,
     view: View,
-    heard: std::collections::BTreeMap<protocol::id::HostId, planner::Heard>,
+    heard: BTreeMap<HostId, Heard>,
     runs: Vec<String>,
 ) -> Result<Code, Failure> {
-    let mut wanted = plan::read_wanted(args.expectations.as_deref())?;
+    let wanted = plan::read_wanted(args.expectations.as_deref())?;
     let job: Option<JobId> = args.name.parse().ok();
     let is_job = |job: &JobId| view.job(job).next().is_some();
-    let is_wanted = |value: &Value| value["job"] == json!(args.name);
-    let has_wish = wanted.expectations.iter().any(is_wanted);
+    let has_wish = wanted.expectations.iter().any(|value| value["job"] == json!(args.name));
     let Some(job) = job.filter(|job| is_job(job) || has_wish || !runs.is_empty()) else {
         return explain_host(is_json, args, view, heard);
     };
-    if is_job(&job) && !has_wish {
-        wanted.expectations.push(json!({ "expect": "runs", "job": job }));
-    }
-    let mut lines: Vec<String> = view
-        .job(&job)
-        .map(|(row, known)| {
-            let reason = known.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
-            let age = heard.get(&row.host.id).map_or(0, |heard| heard.age_ms);
-            let at = &row.host.name;
-            format!("{job} is {} on {at}{reason}, as of {} ago", known.state, show::age(age))
-        })
-        .collect();
-    lines.extend(runs);
-    let (input, not_understood) = case(view, heard, wanted);
-    let record = Record::make(input, not_understood);
+    let (lines, record) = explain_job(&job, &view, heard, runs, wanted);
     if is_json {
         show::json_pretty(&json!({ "job": job, "facts": lines, "plan": plan::report(&record) }));
     } else {
@@ -98,12 +101,38 @@ fn explain(
     Ok(Code::Ok)
 }
 
+/// The facts about a VM, and what would make it run.
+fn explain_job(
+    job: &JobId,
+    view: &View,
+    heard: BTreeMap<HostId, Heard>,
+    runs: Vec<String>,
+    mut wanted: Wanted,
+) -> (Vec<String>, Record) {
+    let has_wish = wanted.expectations.iter().any(|value| value["job"] == json!(job));
+    if view.job(job).next().is_some() && !has_wish {
+        wanted.expectations.push(json!({ "expect": "runs", "job": job }));
+    }
+    let mut lines: Vec<String> = view
+        .job(job)
+        .map(|(row, known)| {
+            let reason = known.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+            let age = heard.get(&row.host.id).map_or(0, |heard| heard.age_ms);
+            let at = &row.host.name;
+            format!("{job} is {} on {at}{reason}, as of {} ago", known.state, show::age(age))
+        })
+        .collect();
+    lines.extend(runs);
+    let (input, not_understood) = case(view.clone(), heard, wanted);
+    (lines, Record::make(input, not_understood))
+}
+
 /// What the loss of a host would leave stranded, and what emptying it would take.
 fn explain_host(
     is_json: bool,
     args: &WhyArgs,
     view: View,
-    heard: std::collections::BTreeMap<protocol::id::HostId, planner::Heard>,
+    heard: BTreeMap<HostId, Heard>,
 ) -> Result<Code, Failure> {
     let host = view.find_host(&args.name).map(|row| row.host.id.clone()).map_err(|_| {
         let what = format!("no VM or host {:?} among those that answer", args.name);

@@ -1,0 +1,267 @@
+//! What the page shows of hosts, jobs and runs: the parts that people look at, with the words that
+//! every command uses. A job's whole spec may hold secrets and is not among them.
+
+use std::collections::BTreeMap;
+
+use protocol::api::{RunState, RunStatus, TaskState};
+use protocol::host::{Accel, Host, HostIntent};
+use protocol::id::{HostId, ImageName, JobId, RunId, TenantId};
+use protocol::job::{Job, JobKind, JobState, Migration, ObservedDomain, Reason};
+use protocol::resources::Resources;
+use protocol::view::HostRow;
+use serde::Serialize;
+
+use crate::follow::wanted;
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct HostCells {
+    id: HostId,
+    short: String,
+    name: String,
+    urls: Vec<String>,
+    version: String,
+    capacity: Resources,
+    allocation: Resources,
+    intent: Option<HostIntent>,
+    accel: Accel,
+    accel_reason: Option<String>,
+    libvirt: String,
+    labels: BTreeMap<String, String>,
+    trust_version: Option<u64>,
+    images: Vec<ImageName>,
+    /// VMs that are alive on it.
+    vms: usize,
+    /// Domains there that are no job's.
+    observed: Vec<ObservedDomain>,
+}
+
+impl HostCells {
+    pub(crate) fn of(row: &HostRow) -> Self {
+        let Host { id, name, urls, agent_version, capacity, allocation, intent, .. } = &*row.host;
+        let is_vm =
+            |job: &&std::sync::Arc<Job>| job.spec.as_vm().is_some() && !job.state.is_ended();
+        Self {
+            id: id.clone(),
+            short: id.short().to_owned(),
+            name: name.clone(),
+            urls: urls.clone(),
+            version: agent_version.clone(),
+            capacity: *capacity,
+            allocation: *allocation,
+            intent: *intent,
+            accel: row.host.hypervisor.accel,
+            accel_reason: row.host.hypervisor.accel_reason.clone(),
+            libvirt: row.host.hypervisor.libvirt_version.clone(),
+            labels: row.host.labels.clone(),
+            trust_version: row.host.trust_version,
+            images: row.host.images.keys().cloned().collect(),
+            vms: row.jobs.values().filter(is_vm).count(),
+            observed: row.observed.values().cloned().collect(),
+        }
+    }
+}
+
+/// A job where it matters most.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct JobCells {
+    id: JobId,
+    /// `vm`, `one-off` or `service`.
+    kind: &'static str,
+    host: HostId,
+    state: JobState,
+    /// Why it is in that state, in words.
+    why: Option<String>,
+    /// When the state was entered, by the host's wall clock.
+    since_ms: u64,
+    is_ended: bool,
+    tenant: TenantId,
+    vcpus: u32,
+    memory_bytes: u64,
+    disk_bytes: u64,
+    image: Option<ImageName>,
+    labels: BTreeMap<String, String>,
+    is_adopted: bool,
+    /// Where a service answers.
+    url: Option<String>,
+    /// Where it is going, and how far that is.
+    moving: Option<Moving>,
+}
+
+/// A migration that is under way.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Moving {
+    to: HostId,
+    moved_bytes: u64,
+    total_bytes: u64,
+}
+
+impl JobCells {
+    pub(crate) fn of(host: &HostId, job: &Job) -> Self {
+        let kind = match job.spec.kind {
+            JobKind::Vm(_) => "vm",
+            JobKind::OneOff(_) => "one-off",
+            JobKind::Service(_) => "service",
+        };
+        let asked = job.spec.resources();
+        let disks = job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+        let moving = match job.migration.as_deref() {
+            Some(Migration::Outgoing { to, moved_bytes, total_bytes, .. })
+                if job.state == JobState::MigratingOut =>
+            {
+                let (moved_bytes, total_bytes) = (*moved_bytes, *total_bytes);
+                Some(Moving { to: to.clone(), moved_bytes, total_bytes })
+            }
+            _ => None,
+        };
+        Self {
+            id: job.id.clone(),
+            kind,
+            host: host.clone(),
+            state: job.state,
+            why: job
+                .reason
+                .as_ref()
+                .filter(|why| **why != Reason::Requested)
+                .map(ToString::to_string),
+            since_ms: job.since_ms,
+            is_ended: job.state.is_ended(),
+            tenant: job.spec.tenant.clone(),
+            vcpus: asked.vcpus,
+            memory_bytes: asked.memory_bytes,
+            disk_bytes: asked.disk_bytes,
+            image: disks.first().and_then(|disk| disk.image.clone()),
+            labels: job.spec.labels.clone(),
+            is_adopted: job.spec.adopted().is_some(),
+            url: job.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
+            moving,
+        }
+    }
+}
+
+/// A run of a controller.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct RunCells {
+    id: RunId,
+    job: JobId,
+    state: RunState,
+    is_ended: bool,
+    /// What is wanted, in words.
+    wanted: String,
+    why: Option<String>,
+    rounds: u32,
+    accepted_ms: u64,
+    tasks: Vec<TaskCells>,
+}
+
+/// A task of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct TaskCells {
+    title: String,
+    state: TaskState,
+    note: Option<String>,
+}
+
+impl RunCells {
+    /// `named` puts names in place of hosts' ids.
+    pub(crate) fn of(run: &RunStatus, named: impl Fn(&str) -> String) -> Self {
+        let task = |task: &protocol::api::TaskStatus| TaskCells {
+            title: named(&task.title),
+            state: task.state,
+            note: task.note.as_deref().map(&named),
+        };
+        Self {
+            id: run.id,
+            job: run.want.job().clone(),
+            state: run.state,
+            is_ended: run.state.is_ended(),
+            wanted: named(&wanted(&run.want)),
+            why: run.reason.as_deref().map(&named),
+            rounds: run.rounds,
+            accepted_ms: run.accepted_ms,
+            tasks: run.tasks.iter().map(task).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use protocol::host::{HypervisorFacts, Inventory};
+    use protocol::id::{Cursor, Epoch};
+    use protocol::job::JobSpec;
+    use protocol::signed::SecretKey;
+    use protocol::vm::{CloudInit, VmSpec};
+
+    use super::*;
+
+    /// A host for tests, the nth.
+    pub(crate) fn host(n: u8) -> Host {
+        let key = SecretKey::from_seed([n; 32]).public();
+        let some = Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 64 << 30 };
+        Host {
+            id: HostId::of(&key),
+            key,
+            name: format!("h{n}"),
+            urls: vec![format!("https://10.0.0.{n}:7460")],
+            agent_version: "0".into(),
+            hypervisor: HypervisorFacts {
+                uri: "qemu:///system".into(),
+                driver: "QEMU".into(),
+                libvirt_version: "9.0.0".into(),
+                accel: Accel::Kvm,
+                accel_reason: None,
+                can_receive: true,
+                can_guard: false,
+            },
+            capacity: some,
+            allocation: Resources::ZERO,
+            images: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            trust_version: None,
+            intent: None,
+        }
+    }
+
+    /// A VM for tests.
+    pub(crate) fn job(name: &str, state: JobState) -> Job {
+        let vm = VmSpec { vcpus: 1, memory_bytes: 64 << 20, ..VmSpec::default() };
+        Job {
+            id: JobId::new(name).unwrap(),
+            revision: protocol::id::Revision(1),
+            spec: std::sync::Arc::new(JobSpec::vm(vm)),
+            state,
+            reason: None,
+            since_ms: 5,
+            hold: None,
+            domain_uuid: None,
+            run: None,
+            migration: None,
+            endpoint: None,
+        }
+    }
+
+    /// A host's report with these jobs, at its first event.
+    pub(crate) fn inventory(host: &Host, jobs: &[Job]) -> Inventory {
+        let cursor = Cursor { epoch: Epoch(1), seq: 1 };
+        Inventory { cursor, host: host.clone(), jobs: jobs.to_vec(), observed: vec![] }
+    }
+
+    #[test]
+    fn a_row_has_words_for_why_and_none_of_the_guests_secrets() {
+        let mut job = job("web-1", JobState::Stopped);
+        job.reason = Some(Reason::GuestShutdown);
+        let user_data = "password: swordfish".to_owned();
+        let secret = CloudInit { user_data, meta_data: None, network_config: None };
+        let vm = VmSpec { vcpus: 1, cloud_init: Some(Box::new(secret)), ..VmSpec::default() };
+        job.spec = std::sync::Arc::new(JobSpec::vm(vm));
+        let text = serde_json::to_string(&JobCells::of(&host(1).id, &job)).unwrap();
+        assert!(text.contains("the guest shut down"), "{text}");
+        assert!(!text.contains("swordfish"), "{text}");
+        job.reason = Some(Reason::Requested);
+        assert_eq!(
+            JobCells::of(&host(1).id, &job).why,
+            None,
+            "what everybody expects says nothing"
+        );
+    }
+}
