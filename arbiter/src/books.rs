@@ -32,6 +32,9 @@ pub struct Entry {
     pub tenant: TenantId,
     /// What this arbiter has booked for it.
     pub debit: Resources,
+    /// What its host says that it takes: less than the ticket permitted, once a job was made smaller
+    /// and its guest has given the rest up. More again takes a ticket, and so another entry.
+    pub takes: Resources,
     /// The offer this arbiter has signed a grant for; `None` when it was learnt from the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed: Option<Digest>,
@@ -39,6 +42,19 @@ pub struct Entry {
     pub is_hold: bool,
     /// Whether its host kills the job when it is not covered; else the entry alone keeps others away.
     pub on_loss: OnLoss,
+}
+
+impl Entry {
+    /// What counts of it against a quota. Debits of k slots that were at least k times the size, each
+    /// at most the size, are so of the smaller size as well.
+    fn counts(&self) -> Resources {
+        let (debit, takes) = (self.debit, self.takes);
+        Resources {
+            vcpus: debit.vcpus.min(takes.vcpus),
+            memory_bytes: debit.memory_bytes.min(takes.memory_bytes),
+            disk_bytes: debit.disk_bytes.min(takes.disk_bytes),
+        }
+    }
 }
 
 type Place = (OfferId, JobId);
@@ -117,8 +133,19 @@ impl Books {
             };
             let signed = known.and_then(|entry| entry.signed);
             let (host, id, job) = (host.clone(), hold.id, hold.job.clone());
-            let (tenant, on_loss) = (hold.tenant.clone(), hold.on_loss);
-            self.enter(Entry { host, id, job, tenant, debit, signed, is_hold: true, on_loss });
+            let (tenant, takes) = (hold.tenant.clone(), hold.resources);
+            let on_loss = hold.on_loss;
+            self.enter(Entry {
+                host,
+                id,
+                job,
+                tenant,
+                debit,
+                takes,
+                signed,
+                is_hold: true,
+                on_loss,
+            });
         }
     }
 
@@ -148,6 +175,13 @@ impl Books {
         sum
     }
 
+    /// What the tenant's other jobs take.
+    #[must_use]
+    pub fn used_by_others(&self, tenant: &TenantId, job: &JobId) -> Resources {
+        let jobs = self.tenants.get(tenant).into_iter().flatten().filter(|other| *other != job);
+        jobs.fold(Resources::ZERO, |sum, other| sum.plus(self.largest(tenant, other)))
+    }
+
     /// Hosts with entries of a tenant, for whoever wants to ask them whether that is still so.
     #[must_use]
     pub fn hosts_of_tenant(&self, tenant: &TenantId) -> BTreeSet<HostId> {
@@ -157,7 +191,7 @@ impl Books {
 
     fn largest(&self, tenant: &TenantId, job: &JobId) -> Resources {
         let entries = self.of_job(job).filter(|entry| entry.tenant == *tenant);
-        entries.fold(Resources::ZERO, |most, entry| most.max(entry.debit))
+        entries.fold(Resources::ZERO, |most, entry| most.max(entry.counts()))
     }
 
     fn strike(&mut self, host: &HostId, place: &Place) {

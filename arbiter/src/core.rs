@@ -410,9 +410,9 @@ impl Core {
             let from = source_of(&offer).map(|(source, _)| source);
             self.leases.promise(now_ms, self.term_ms, &offer.job, &at, from);
         }
-        let Offer { host, id, job, tenant, on_loss, .. } = offer;
+        let Offer { host, id, job, tenant, on_loss, resources: takes, .. } = offer;
         let signed = Some(digest);
-        self.books.enter(Entry { host, id, job, tenant, debit, signed, is_hold, on_loss });
+        self.books.enter(Entry { host, id, job, tenant, debit, takes, signed, is_hold, on_loss });
         Ok(debit)
     }
 
@@ -521,7 +521,9 @@ impl Core {
         let hosts = self.books.hosts_of_tenant(tenant);
         out.extend(hosts.into_iter().map(|host| Effect::ReadHost { host }));
         let used = self.books.used(tenant, None);
-        Err(DenialReason::Quota { tenant: tenant.clone(), limit, used, asked: debit })
+        let at_most = limit.minus(self.books.used_by_others(tenant, &offer.job));
+        let (tenant, at_most) = (tenant.clone(), Some(Box::new(at_most)));
+        Err(DenialReason::Quota { tenant, limit, used, asked: debit, at_most })
     }
 
     fn member(&self) -> Result<(u32, &Arc<Trust>), NotMember> {
@@ -554,7 +556,7 @@ impl Core {
 /// The host and hold that a migration is from.
 fn source_of(offer: &Offer) -> Option<(&HostId, OfferId)> {
     match &offer.action {
-        Action::Start | Action::FailOver { .. } => None,
+        Action::Start | Action::FailOver { .. } | Action::Resize => None,
         Action::MigrateIn { from, hold } => Some((from, *hold)),
     }
 }

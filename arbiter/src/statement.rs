@@ -32,7 +32,7 @@ pub struct HoldItem {
     pub id: OfferId,
     /// The job.
     pub job: JobId,
-    /// What it takes.
+    /// What it takes: the larger size while it is being resized.
     pub resources: Resources,
     /// Whose quota.
     pub tenant: TenantId,
@@ -115,7 +115,7 @@ impl Statement {
             Some(HoldItem {
                 id,
                 job: job.id.clone(),
-                resources: job.spec.resources(),
+                resources: job.promised(),
                 tenant: job.spec.tenant.clone(),
                 debits: None,
                 on_loss: job.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss),

@@ -18,7 +18,7 @@ use protocol::job::{Job, JobSpec, JobState, ServiceEndpoint};
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{
-    Action, Answer, DenialReason, Expected, Offer, OfferStanding, Ticket, verify,
+    Action, Answer, DenialReason, Expected, Offer, OfferStanding, Purpose, Ticket, verify,
 };
 use protocol::trust::{KILL_MS, Slot, Trust};
 use protocol::vm::OnLoss;
@@ -120,6 +120,7 @@ impl Agent {
             hold: Some(offer.id),
             domain_uuid: None,
             run: None,
+            resize: None,
             migration: None,
             endpoint: None,
         });
@@ -293,6 +294,7 @@ impl Cluster {
             revision: Revision(1),
             spec: spec().digest(),
             resources: spec().resources(),
+            purpose: Purpose::Take,
         };
         let open = |_| OfferStanding::Open { left_ms: 1 };
         verify(Some(&ticket), expected, self.trust.as_ref().unwrap(), open).unwrap();

@@ -213,6 +213,7 @@ pub(crate) mod tests {
             hold: None,
             domain_uuid: None,
             run: None,
+            resize: None,
             migration: None,
             endpoint: Some(ServiceEndpoint { url: format!("https://10.0.0.9:{seed}"), key }.into()),
         }

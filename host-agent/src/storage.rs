@@ -224,14 +224,24 @@ impl Storage {
                 self.make_volume(&volume.path, disk.size_bytes, image).await?;
             }
         }
-        let mut volumes = volumes;
         if let Some(data) = &vm.cloud_init {
-            let path = folder.join("seed.iso");
-            crate::seed::make(job, data, &path).await?;
-            let name = "seed".to_owned();
+            crate::seed::make(job, data, &self.seed_file(job)).await?;
+        }
+        Ok(self.made_volumes(job, vm))
+    }
+
+    /// What [`Storage::make_volumes`] has made.
+    pub(crate) fn made_volumes(&self, job: &JobId, vm: &VmSpec) -> Vec<Volume> {
+        let mut volumes = self.volumes(job, vm);
+        if vm.cloud_init.is_some() {
+            let (name, path) = ("seed".to_owned(), self.seed_file(job));
             volumes.push(Volume { name, path, format: VolumeFormat::Iso });
         }
-        Ok(volumes)
+        volumes
+    }
+
+    fn seed_file(&self, job: &JobId) -> PathBuf {
+        self.job_folder(job).join("seed.iso")
     }
 
     async fn make_volume(

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use hypervisor::{
     DomainConfig, DomainInfo, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
-    MigrateOutcome, MigrateTo, StopReason, WatchEvent, call,
+    MigrateOutcome, MigrateTo, Resized, StopReason, Volume, WatchEvent, call,
 };
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
-use protocol::vm::{OnLoss, VmSpec};
+use protocol::vm::{OnLoss, SizeChange, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(35);
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// Ending QEMU; the kernel may have to write back its files.
 const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
+/// Another size: a guest has some seconds to say what it can spare, and some for each CPU that goes.
+const RESIZE_DEADLINE: Duration = Duration::from_secs(60);
 /// Writing a guest's memory to disk: 100 GiB at 200 MiB a second.
 const SAVE_DEADLINE: Duration = Duration::from_secs(600);
 /// How often a guest's power button is pressed: a guest that is still booting misses the first.
@@ -105,6 +107,10 @@ impl Works {
             Work::StartOneOff(vm) => {
                 self.start_vm(job, vm, Some(self.storage.exit_file(job))).await
             }
+            Work::ResizeVm { vm, change } => match self.resize_vm(job, uuid, vm, change).await {
+                Ok(outcome) => return outcome,
+                Err(trouble) => Err(trouble),
+            },
             Work::AdoptVm => match self.adopt(job, uuid).await {
                 Ok(domain) => return WorkOutcome::Adopted(Box::new(domain)),
                 Err(trouble) => Err(trouble),
@@ -180,9 +186,22 @@ impl Works {
             return if is_guarded { self.free(job, uuid).await } else { Ok(()) };
         }
         let volumes = self.storage.make_volumes(job, &vm, true).await?;
-        let partition = self.warden.partition(&vm, uuid);
         // What an earlier start has left is no exit code of this one.
         self.storage.forget_exit(job)?;
+        self.define(job, vm, volumes, exit_file).await?;
+        self.start_defined(job, uuid, is_guarded).await?;
+        if is_guarded { self.free(job, uuid).await } else { Ok(()) }
+    }
+
+    async fn define(
+        &self,
+        job: &JobId,
+        vm: VmSpec,
+        volumes: Vec<Volume>,
+        exit_file: Option<PathBuf>,
+    ) -> Result<(), Trouble> {
+        let uuid = job.domain_uuid();
+        let partition = self.warden.partition(&vm, uuid);
         let config = DomainConfig {
             job: job.clone(),
             uuid,
@@ -193,9 +212,43 @@ impl Works {
             accel: self.hv.facts().accel,
             partition,
         };
-        self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await?;
-        self.start_defined(job, uuid, is_guarded).await?;
-        if is_guarded { self.free(job, uuid).await } else { Ok(()) }
+        self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await
+    }
+
+    /// The definition first: if libvirt can't have it, nothing has happened to the guest.
+    async fn resize_vm(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        vm: VmSpec,
+        change: SizeChange,
+    ) -> Result<WorkOutcome, Trouble> {
+        self.await_late_start(job).await?;
+        let gone = || Trouble::NotThere(format!("domain {uuid} is gone"));
+        let before = self.info(uuid).await?.ok_or_else(gone)?;
+        if vm.adopted.is_some() {
+            let what = "resize the definition";
+            self.call(what, CALL_DEADLINE, move |hv| hv.resize_definition(uuid, change)).await?;
+        } else {
+            let volumes = self.storage.made_volumes(job, &vm);
+            self.define(job, vm, volumes, None).await?;
+        }
+        if !before.state.is_active() {
+            return Ok(WorkOutcome::Done);
+        }
+        let resized = call(&self.hv, "resize", RESIZE_DEADLINE, move |hv| hv.resize(uuid, change));
+        let resized = match resized.await {
+            Ok(resized) => resized,
+            Err(error) if error.kind.is_ambiguous() => return Err(error.into()),
+            // The rest comes at its next start, whatever it is that stands in the way.
+            Err(error) => Resized { left: vec![error.to_string()], is_giving: false },
+        };
+        let domain = self.info(uuid).await?.ok_or_else(gone)?;
+        if !domain.state.is_active() {
+            return Ok(WorkOutcome::Done);
+        }
+        let Resized { left, is_giving } = resized;
+        Ok(WorkOutcome::Resized { domain: Box::new(domain), left, is_giving })
     }
 
     /// Lets a guest run that was started with its CPUs stopped, after a look whether the keeper can end

@@ -72,8 +72,20 @@ pub struct DomainInfo {
     pub job: Option<JobId>,
     /// CPUs and memory. Disks are not counted: libvirt does not know them cheaply.
     pub resources: Resources,
+    /// What of its memory the guest has not given back, in bytes.
+    pub memory_now_bytes: u64,
     /// True when it is still known after it ended.
     pub is_persistent: bool,
+}
+
+/// What came of another size for a running guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resized {
+    /// What could not be done at once, and why.
+    pub left: Vec<String>,
+    /// True when the guest was asked to give memory back or may take some: that takes it a while, and
+    /// shows in [`DomainInfo::memory_now_bytes`].
+    pub is_giving: bool,
 }
 
 /// What a domain is doing.

@@ -18,10 +18,27 @@ pub struct Definition {
     pub uuid: Option<Uuid>,
     /// Its name.
     pub name: String,
+    /// What runs it: `kvm`, `qemu` or `test`.
+    pub kind: String,
     /// CPUs that it starts with.
     pub vcpus: u32,
-    /// Most memory that it may have, in bytes.
+    /// CPUs that it may have.
+    pub vcpus_max: u32,
+    /// Memory that it starts with, in bytes; of a running one with what was plugged in.
     pub memory_bytes: u64,
+    /// Memory that it may have, if some can be plugged in.
+    pub memory_max_bytes: Option<u64>,
+    /// Places for memory to be plugged in.
+    pub memory_slots: u32,
+    /// Pieces of memory that are plugged in.
+    pub memory_pieces: u32,
+    /// True when the host can't have its memory back: it is in huge pages or locked, or a device of
+    /// the host's writes to it.
+    pub is_memory_pinned: bool,
+    /// True when it has a device by which it can give memory back.
+    pub has_balloon: bool,
+    /// How often its guest says how much memory it uses, in seconds; 0 for never.
+    pub memory_stats_period_s: u16,
     /// Disks that are files, by the name of their target. Their sizes are not in a definition.
     pub disks: Vec<(String, DiskBus)>,
     /// Network cards of kinds that we know.
@@ -127,12 +144,30 @@ impl Found {
         let attribute = |name: &str| attribute(start, name);
         let words: Vec<&str> = path.iter().map(String::as_str).collect();
         match words[..] {
-            ["domain"] => self.is_domain = true,
+            ["domain"] => {
+                self.is_domain = true;
+                self.definition.kind = attribute("type").unwrap_or_default();
+            }
             ["domain", "vcpu"] => {
                 let current = attribute("current").and_then(|text| text.parse().ok());
                 self.definition.vcpus = current.unwrap_or(0);
             }
             ["domain", "memory"] => self.memory_unit = attribute("unit"),
+            ["domain", "maxMemory"] => {
+                self.memory_unit = attribute("unit");
+                let slots = attribute("slots").and_then(|text| text.parse().ok());
+                self.definition.memory_slots = slots.unwrap_or(0);
+            }
+            ["domain", "memoryBacking", "hugepages" | "locked"]
+            | ["domain", "devices", "hostdev"] => self.definition.is_memory_pinned = true,
+            ["domain", "devices", "memory"] => self.definition.memory_pieces += 1,
+            ["domain", "devices", "memballoon", "stats"] => {
+                let period = attribute("period").and_then(|text| text.parse().ok());
+                self.definition.memory_stats_period_s = period.unwrap_or(0);
+            }
+            ["domain", "devices", "memballoon"] => {
+                self.definition.has_balloon = attribute("model").as_deref() != Some("none");
+            }
             ["domain", "devices", "disk"] => {
                 let is_disk = attribute("device").is_none_or(|device| device == "disk");
                 self.is_file_disk = is_disk && attribute("type").as_deref() == Some("file");
@@ -178,16 +213,24 @@ impl Found {
         match words[..] {
             ["domain", "name"] => text.clone_into(&mut self.definition.name),
             ["domain", "uuid"] => self.definition.uuid = text.parse().ok(),
-            ["domain", "vcpu"] if self.definition.vcpus == 0 => {
-                self.definition.vcpus = text.trim().parse().unwrap_or(0);
+            ["domain", "vcpu"] => {
+                let most = text.trim().parse().unwrap_or(0);
+                self.definition.vcpus_max = most;
+                if self.definition.vcpus == 0 {
+                    self.definition.vcpus = most;
+                }
             }
-            ["domain", "memory"] => {
-                let number: u64 = text.trim().parse().unwrap_or(0);
-                let unit = unit_bytes(self.memory_unit.as_deref());
-                self.definition.memory_bytes = number.saturating_mul(unit);
+            ["domain", "memory"] => self.definition.memory_bytes = self.bytes_of(text),
+            ["domain", "maxMemory"] => {
+                self.definition.memory_max_bytes = Some(self.bytes_of(text));
             }
             _ => {}
         }
+    }
+
+    fn bytes_of(&self, text: &str) -> u64 {
+        let number: u64 = text.trim().parse().unwrap_or(0);
+        number.saturating_mul(unit_bytes(self.memory_unit.as_deref()))
     }
 
     fn end(&mut self, path: &[String]) {
@@ -278,7 +321,9 @@ mod tests {
     fn what_we_have_words_for_is_read_and_the_rest_passed_over() {
         let read = Definition::read(THEIRS).unwrap();
         assert_eq!((read.name.as_str(), read.uuid), ("legacy", Some(Uuid::from_u128(5))));
-        assert_eq!((read.vcpus, read.memory_bytes), (2, 100_000 << 10));
+        assert_eq!((read.vcpus, read.vcpus_max, read.memory_bytes), (2, 4, 100_000 << 10));
+        assert_eq!((read.kind.as_str(), read.memory_max_bytes), ("kvm", None));
+        assert!(!read.is_memory_pinned && !read.has_balloon);
         assert_eq!(read.disks, [("vda".to_owned(), DiskBus::Virtio)]);
         let mut nic: NicSpec = Plug::Libvirt { name: "default".into() }.into();
         nic.mac = Some("52:54:00:00:00:01".into());
@@ -309,6 +354,23 @@ mod tests {
         assert_eq!(vm.validate(), Ok(()));
         let names: Vec<&str> = vm.disks.iter().map(|disk| disk.name.as_str()).collect();
         assert_eq!(names, ["vda", "vdb"]);
+    }
+
+    #[test]
+    fn how_far_its_size_can_change_is_read() {
+        let xml = "<domain type='qemu'><maxMemory slots='16' unit='KiB'>1048576</maxMemory>
+            <memory unit='KiB'>393216</memory><currentMemory unit='KiB'>266240</currentMemory>
+            <memoryBacking><hugepages/></memoryBacking><vcpu placement='static'>4</vcpu>
+            <vcpus><vcpu id='0' enabled='yes' hotpluggable='no'/></vcpus>
+            <devices><memballoon model='virtio'><stats period='10'/></memballoon>
+            <memory model='dimm'><target><size unit='KiB'>131072</size></target></memory>
+            </devices></domain>";
+        let read = Definition::read(xml).unwrap();
+        assert_eq!((read.vcpus, read.vcpus_max), (4, 4));
+        assert_eq!((read.memory_bytes, read.memory_max_bytes), (384 << 20, Some(1 << 30)));
+        assert_eq!((read.memory_slots, read.memory_pieces), (16, 1));
+        assert!(read.is_memory_pinned && read.has_balloon);
+        assert_eq!(read.memory_stats_period_s, 10);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use quick_xml::{Reader, Writer, XmlVersion};
 use uuid::Uuid;
 
 use crate::domain::{DomainConfig, Volume, VolumeFormat};
+use crate::resize::SLOTS;
 
 /// Namespace of our element in a domain's metadata.
 pub(crate) const JOB_NAMESPACE: &str = "urn:ostler:job";
@@ -113,9 +114,7 @@ fn identity(xml: &mut Xml, config: &DomainConfig) {
     let attributes = [(namespace.as_str(), JOB_NAMESPACE), ("id", config.job.as_str())];
     xml.empty(&format!("{JOB_PREFIX}:job"), &attributes);
     xml.close("metadata");
-    let memory_kib = (config.vm.memory_bytes / 1024).to_string();
-    xml.text("memory", &[("unit", "KiB")], &memory_kib);
-    xml.text("vcpu", &[], &config.vm.vcpus.to_string());
+    size(xml, config);
     placement(xml, config);
     if let Some(partition) = &config.partition {
         xml.open("resource", &[]);
@@ -132,6 +131,50 @@ fn identity(xml: &mut Xml, config: &DomainConfig) {
     xml.text("entry", &[("name", "serial")], &serial);
     xml.close("system");
     xml.close("sysinfo");
+}
+
+/// What it starts with, and how far that can change while it runs. CPUs that may come may also go,
+/// but for the first.
+fn size(xml: &mut Xml, config: &DomainConfig) {
+    let (vm, kib) = (&config.vm, |bytes: u64| (bytes / 1024).to_string());
+    if let Some(max) = memory_room(config) {
+        let attributes = [("slots", &*SLOTS.to_string()), ("unit", "KiB")];
+        xml.text("maxMemory", &attributes, &kib(max));
+    }
+    xml.text("memory", &[("unit", "KiB")], &kib(vm.memory_bytes));
+    let Some(max) = vm.max_vcpus else {
+        return xml.text("vcpu", &[], &vm.vcpus.to_string());
+    };
+    xml.text("vcpu", &[("current", &vm.vcpus.to_string())], &max.to_string());
+    xml.open("vcpus", &[]);
+    for id in 0..max {
+        let yes = |is: bool| if is { "yes" } else { "no" };
+        let (enabled, moves) = (yes(id < vm.vcpus), yes(id > 0));
+        xml.empty(
+            "vcpu",
+            &[("id", &*id.to_string()), ("enabled", enabled), ("hotpluggable", moves)],
+        );
+    }
+    xml.close("vcpus");
+}
+
+/// Most memory that can be plugged in, if that is more than it starts with.
+fn memory_room(config: &DomainConfig) -> Option<u64> {
+    config.vm.max_memory_bytes.filter(|max| *max > config.vm.memory_bytes)
+}
+
+/// A piece of memory to be plugged into a running guest, which then has `total_bytes`.
+pub(crate) fn memory_piece_xml(bytes: u64, total_bytes: u64) -> String {
+    let mut xml = Xml::new();
+    xml.open("memory", &[("model", "dimm")]);
+    xml.open("target", &[]);
+    xml.text("size", &[("unit", "KiB")], &(bytes / 1024).to_string());
+    xml.text("node", &[], "0");
+    xml.close("target");
+    // The prefix that libvirt asks of names that it has not given itself.
+    xml.empty("alias", &[("name", &format!("ua-ostler-{}", total_bytes >> 20))]);
+    xml.close("memory");
+    xml.into_string()
 }
 
 /// Where its memory and CPUs come from.
@@ -184,29 +227,22 @@ fn machine(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
 
 fn cpu(xml: &mut Xml, config: &DomainConfig, is_qemu: bool) {
     let hardware = &config.vm.hardware;
-    let topology = hardware.topology;
-    let write_topology = |xml: &mut Xml| {
-        if let Some(topology) = topology {
-            let sockets = topology.sockets.to_string();
-            let (cores, threads) = (topology.cores.to_string(), topology.threads.to_string());
-            let attributes = [("sockets", &*sockets), ("cores", &cores), ("threads", &threads)];
-            xml.empty("topology", &attributes);
-        }
-    };
+    let is_arranged = hardware.topology.is_some() || memory_room(config).is_some();
+    let arrangement = |xml: &mut Xml| arrangement(xml, config);
     if let Some(spec) = hardware.cpu.as_ref().filter(|_| is_qemu) {
-        return asked_cpu(xml, spec, config.accel, write_topology);
+        return asked_cpu(xml, spec, config.accel, arrangement);
     }
     match config.accel {
         _ if !is_qemu => {
-            if topology.is_some() {
+            if is_arranged {
                 xml.open("cpu", &[]);
-                write_topology(xml);
+                arrangement(xml);
                 xml.close("cpu");
             }
         }
-        Accel::Kvm if topology.is_some() => {
+        Accel::Kvm if is_arranged => {
             xml.open("cpu", &[("mode", "host-model")]);
-            write_topology(xml);
+            arrangement(xml);
             xml.close("cpu");
         }
         // Not host-passthrough: a guest must be able to move to a host with another CPU.
@@ -214,14 +250,32 @@ fn cpu(xml: &mut Xml, config: &DomainConfig, is_qemu: bool) {
         Accel::Tcg | Accel::None => {
             xml.open("cpu", &[("mode", "custom"), ("match", "exact"), ("check", "none")]);
             xml.text("model", &[("fallback", "allow")], "qemu64");
-            write_topology(xml);
+            arrangement(xml);
             xml.close("cpu");
         }
     }
 }
 
+/// How CPUs are arranged, and, since QEMU plugs memory only into a node, the one node that there is.
+fn arrangement(xml: &mut Xml, config: &DomainConfig) {
+    if let Some(topology) = config.vm.hardware.topology {
+        let sockets = topology.sockets.to_string();
+        let (cores, threads) = (topology.cores.to_string(), topology.threads.to_string());
+        let attributes = [("sockets", &*sockets), ("cores", &cores), ("threads", &threads)];
+        xml.empty("topology", &attributes);
+    }
+    if memory_room(config).is_some() {
+        let cpus = format!("0-{}", config.vm.vcpus_possible() - 1);
+        let memory = (config.vm.memory_bytes / 1024).to_string();
+        xml.open("numa", &[]);
+        let cell = [("id", "0"), ("cpus", &*cpus), ("memory", &memory), ("unit", "KiB")];
+        xml.empty("cell", &cell);
+        xml.close("numa");
+    }
+}
+
 /// The CPU that the spec asks for.
-fn asked_cpu(xml: &mut Xml, spec: &CpuSpec, accel: Accel, topology: impl Fn(&mut Xml)) {
+fn asked_cpu(xml: &mut Xml, spec: &CpuSpec, accel: Accel, arrangement: impl Fn(&mut Xml)) {
     let mode = match spec.mode {
         CpuMode::HostModel => "host-model",
         CpuMode::HostPassthrough => "host-passthrough",
@@ -235,7 +289,7 @@ fn asked_cpu(xml: &mut Xml, spec: &CpuSpec, accel: Accel, topology: impl Fn(&mut
     if let Some(model) = &spec.model {
         xml.text("model", &[("fallback", "forbid")], model);
     }
-    topology(xml);
+    arrangement(xml);
     let required = spec.require.iter().map(|name| ("require", name));
     for (policy, name) in required.chain(spec.disable.iter().map(|name| ("disable", name))) {
         xml.empty("feature", &[("policy", policy), ("name", name)]);
@@ -509,6 +563,7 @@ mod tests {
             ("test-driver.xml", pretended, DriverKind::Test),
             ("everything.xml", everything(), DriverKind::Qemu),
             ("uefi-embedded.xml", uefi(), DriverKind::QemuEmbedded),
+            ("room-to-grow.xml", growing(), DriverKind::Qemu),
         ]
     }
 
@@ -556,6 +611,14 @@ mod tests {
         uefi
     }
 
+    fn growing() -> DomainConfig {
+        let mut growing = config("growing");
+        growing.vm.vcpus = 2;
+        growing.vm.max_vcpus = Some(4);
+        growing.vm.max_memory_bytes = Some(1 << 30);
+        growing
+    }
+
     fn golden_path(file: &str) -> PathBuf {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(file)
     }
@@ -585,6 +648,14 @@ mod tests {
                 Err(error) => return crate::skipped::note("virt-xml-validate", &error.to_string()),
             }
         }
+    }
+
+    #[test]
+    fn head_room_that_is_none_leaves_the_definition_as_it_is() {
+        let plain = domain_xml(&config("plain"), DriverKind::Qemu);
+        let mut full = config("plain");
+        full.vm.max_memory_bytes = Some(full.vm.memory_bytes);
+        assert_eq!(domain_xml(&full, DriverKind::Qemu), plain);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
+use protocol::vm::Size;
 use uuid::Uuid;
 
 use crate::call::HungCalls;
@@ -27,6 +28,7 @@ use crate::domain_xml::{DriverKind, domain_xml};
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{DomainEvent, Lifecycle, StartReason, WatchEvent};
 use crate::hub::Hub;
+use crate::resize::Live;
 
 /// What a fake says of itself.
 #[derive(Debug, Clone)]
@@ -90,6 +92,10 @@ struct State {
 struct Guest {
     info: DomainInfo,
     config: Option<DomainConfig>,
+    /// What it starts with next.
+    defined: Size,
+    /// What it was started with, and for.
+    started: Size,
     console_input: Vec<u8>,
     job: Option<Outgoing>,
     /// Where what it prints is kept while somebody listens.
@@ -97,6 +103,30 @@ struct Guest {
 }
 
 impl Guest {
+    fn new(info: DomainInfo, config: Option<DomainConfig>, defined: Size) -> Self {
+        let (console_input, job, recorded) = (Vec::new(), None, None);
+        Self { info, config, defined, started: defined, console_input, job, recorded }
+    }
+
+    /// Off, and not in a file, it is shown as what it would be.
+    fn show_defined(&mut self) {
+        self.info.resources = self.defined.resources();
+        self.info.memory_now_bytes = self.defined.memory_bytes;
+    }
+
+    fn live(&self, keeps_size: bool) -> Live {
+        Live {
+            vcpus: self.info.resources.vcpus,
+            vcpus_max: self.started.max_vcpus.unwrap_or(self.started.vcpus),
+            memory_bytes: self.info.resources.memory_bytes,
+            memory_now_bytes: self.info.memory_now_bytes,
+            memory_max_bytes: self.started.max_memory_bytes,
+            can_plug: Ok(()),
+            can_unplug: if keeps_size { Err("as the test wants it") } else { Ok(()) },
+            can_balloon: Ok(()),
+        }
+    }
+
     /// Like libvirt's, with the label in it.
     fn definition(&self) -> String {
         let info = &self.info;
@@ -106,12 +136,13 @@ impl Guest {
                 domain_xml(config, DriverKind::Test)
             }
             _ => format!(
-                "<domain type='test'><name>{}</name><uuid>{}</uuid>{}<memory unit='b'>{}</memory><vcpu>{}</vcpu><devices><serial type='pty'/></devices></domain>\n",
+                "<domain type='test'><name>{}</name><uuid>{}</uuid>{}<memory unit='b'>{}</memory><vcpu current='{}'>{}</vcpu><devices><serial type='pty'/></devices></domain>\n",
                 info.name,
                 info.uuid,
                 label.unwrap_or_default(),
-                info.resources.memory_bytes,
-                info.resources.vcpus,
+                self.defined.memory_bytes,
+                self.defined.vcpus,
+                self.defined.max_vcpus.unwrap_or(self.defined.vcpus),
             ),
         }
     }
@@ -241,6 +272,11 @@ impl Fake {
                 DomainState::ShutOff(StopReason::Saved) => StartReason::Restored,
                 _ => StartReason::Booted,
             };
+            let guest = find(state, &what, uuid)?;
+            if why == StartReason::Booted {
+                guest.started = guest.defined;
+                guest.show_defined();
+            }
             match is_paused {
                 true => self.become_paused(state, uuid, PauseReason::Requested),
                 false => self.become_running(state, uuid),
@@ -295,6 +331,9 @@ fn forget_if_transient(state: &mut State, uuid: Uuid) {
 fn set_state(state: &mut State, uuid: Uuid, next: DomainState) {
     let guest = state.domains.get_mut(&uuid).expect("callers have found this domain");
     guest.info.state = next;
+    if !next.is_active() && next != DomainState::ShutOff(StopReason::Saved) {
+        guest.show_defined();
+    }
 }
 
 fn find<'a>(

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use protocol::host::HypervisorFacts;
 use protocol::id::JobId;
-use protocol::vm::VmSpec;
+use protocol::vm::{SizeChange, VmSpec};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::call::HungCalls;
 use crate::domain::{
-    DomainConfig, DomainInfo, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
+    DomainConfig, DomainInfo, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress, Resized,
 };
 use crate::error::HypervisorError;
 use crate::event::WatchEvent;
@@ -63,6 +63,15 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Writes the guest's memory to a file of libvirt's and ends its process. The next start goes
     /// on from there, with the definition it was saved with. `NotRunning` when it has no process.
     fn save(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
+    /// Gives a running guest of another size all that can be had at once, and asks it for what is to
+    /// be given up. What it has then shows in [`crate::DomainInfo`], and the rest comes with its next
+    /// start. Repeating it is harmless.
+    fn resize(&self, uuid: Uuid, to: SizeChange) -> Result<Resized, HypervisorError>;
+
+    /// Writes what changes into a definition that is not ours; a running guest is not touched.
+    /// Repeating it is harmless. `Refused` or `Failed` when libvirt can't change that of it.
+    fn resize_definition(&self, uuid: Uuid, to: SizeChange) -> Result<(), HypervisorError>;
 
     /// Forgets the definition; a running guest goes on without one. Also fine when unknown.
     fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError>;

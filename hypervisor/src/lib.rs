@@ -14,7 +14,7 @@ pub use hypervisor::{ConsoleWriter, Hypervisor};
 mod domain;
 pub use domain::{
     DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
-    PauseReason, Progress, StopReason, Volume, VolumeFormat,
+    PauseReason, Progress, Resized, StopReason, Volume, VolumeFormat,
 };
 
 mod event;
@@ -31,6 +31,8 @@ pub use domain_xml::{DriverKind, domain_xml};
 
 mod domain_read;
 pub use domain_read::{Definition, Serial};
+
+mod resize;
 
 mod hub;
 

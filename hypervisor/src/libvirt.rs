@@ -18,6 +18,8 @@ mod embedded;
 
 mod probes;
 
+mod resize;
+
 mod ffi;
 
 use std::path::Path;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
 use protocol::resources::Resources;
-use protocol::vm::VmSpec;
+use protocol::vm::{SizeChange, VmSpec};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 use virt_sys as sys;
@@ -34,6 +36,7 @@ use virt_sys as sys;
 use crate::call::HungCalls;
 use crate::domain::{
     DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
+    Resized,
 };
 use crate::domain_read::Definition;
 use crate::domain_xml::{
@@ -289,6 +292,32 @@ impl Hypervisor for Libvirt {
         })
     }
 
+    fn resize(&self, uuid: Uuid, to: SizeChange) -> Result<Resized, HypervisorError> {
+        let driver = self.driver();
+        let resized = self.with_domain("resize domain", uuid, Needs::Process, |domain| {
+            if words::state(domain.state()?).is_active() {
+                resize::resize_live(domain, driver, to).map(Some)
+            } else {
+                Ok(None)
+            }
+        });
+        resized?.ok_or_else(|| {
+            let what = format!("resize domain {uuid}");
+            HypervisorError::new(what, ErrorKind::NotRunning, "it has no process")
+        })
+    }
+
+    fn resize_definition(&self, uuid: Uuid, to: SizeChange) -> Result<(), HypervisorError> {
+        let what = format!("resize the definition of domain {uuid}");
+        if to.max_memory_bytes.is_some() {
+            let message = "head-room for memory can't be added to a definition that is not ours";
+            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
+        }
+        self.with_domain("resize the definition of domain", uuid, Needs::Nothing, |domain| {
+            resize::resize_definition(domain, to)
+        })
+    }
+
     fn list(&self) -> Result<Vec<DomainInfo>, HypervisorError> {
         self.with_connection("list domains", |connection| {
             let infos = connection.domains()?.into_iter().filter_map(|d| listed(&d).transpose());
@@ -324,7 +353,7 @@ impl Hypervisor for Libvirt {
             HypervisorError::new(&what, ErrorKind::Failed, "libvirt gave no domain's definition")
         })?;
         self.with_domain("describe domain", uuid, Needs::Nothing, |domain| {
-            let (vcpus, memory_kib) = domain.size()?;
+            let (vcpus, memory_kib, _) = domain.size()?;
             // A disk without a size, such as a missing file, is one that we have no words for.
             Ok(definition
                 .to_vm(uuid, vcpus, memory_kib * 1024, |disk| domain.disk_bytes(disk).ok()))
@@ -431,7 +460,7 @@ fn already_so(
 /// Everything of one domain; `None` when it went away while we looked.
 fn info(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
     let read = || {
-        let (vcpus, memory_kib) = domain.size()?;
+        let (vcpus, memory_kib, now_kib) = domain.size()?;
         let job = match domain.metadata(JOB_NAMESPACE) {
             Ok(element) => job_of_element(&element),
             Err(raw) if raw.code == sys::VIR_ERR_NO_DOMAIN_METADATA => None,
@@ -443,6 +472,7 @@ fn info(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
             state: words::state(domain.state()?),
             job,
             resources: Resources { vcpus, memory_bytes: memory_kib * 1024, disk_bytes: 0 },
+            memory_now_bytes: now_kib * 1024,
             is_persistent: domain.is_persistent()?,
         })
     };
@@ -461,8 +491,15 @@ fn listed(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
     match info(domain) {
         Err(raw) if !words::is_from_wire(&raw) && !is_ours(&name, uuid) => {
             tracing::warn!("domain {name} can't be read: {}", raw.message);
-            let (state, resources) = (DomainState::Running, Resources::ZERO);
-            Ok(Some(DomainInfo { uuid, name, state, job: None, resources, is_persistent: true }))
+            Ok(Some(DomainInfo {
+                uuid,
+                name,
+                state: DomainState::Running,
+                job: None,
+                resources: Resources::ZERO,
+                memory_now_bytes: 0,
+                is_persistent: true,
+            }))
         }
         read => read,
     }

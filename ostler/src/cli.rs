@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Release(ReleaseArgs),
     /// Move a running VM to another host
     Migrate(MigrateArgs),
+    /// Give a VM other CPUs or memory: at once where that goes, else at its next start
+    Resize(ResizeArgs),
     /// Empty a host for maintenance: it takes nothing new, and its running VMs move away
     Drain(DrainArgs),
     /// Take a drained host into use again
@@ -197,6 +199,12 @@ pub(crate) struct RunArgs {
     /// Memory
     #[arg(long, default_value = "128MiB", value_name = "SIZE")]
     pub(crate) memory: Bytes,
+    /// Virtual CPUs that it can be resized to while it runs
+    #[arg(long, value_name = "N")]
+    pub(crate) max_vcpus: Option<u32>,
+    /// Memory that it can be resized to while it runs
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_memory: Option<Bytes>,
     /// A disk, the first one started from the image [default: one as large as the image]
     #[arg(long, value_name = "[NAME=]SIZE")]
     pub(crate) disk: Vec<DiskArg>,
@@ -347,6 +355,27 @@ pub(crate) struct MigrateArgs {
     pub(crate) name: JobId,
     /// Where to: a host's name, id or the beginning of its id
     pub(crate) host: String,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("size").required(true).multiple(true))]
+pub(crate) struct ResizeArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", group = "size")]
+    pub(crate) vcpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE", group = "size")]
+    pub(crate) memory: Option<Bytes>,
+    /// Virtual CPUs that it can be given while it runs, from its next start on
+    #[arg(long, value_name = "N", group = "size")]
+    pub(crate) max_vcpus: Option<u32>,
+    /// Memory that it can be given while it runs, from its next start on
+    #[arg(long, value_name = "SIZE", group = "size")]
+    pub(crate) max_memory: Option<Bytes>,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }
@@ -850,6 +879,9 @@ mod tests {
             "ostler save web-1 --no-wait",
             "ostler reboot web-1 --grace 0s",
             "ostler migrate web-1 h2",
+            "ostler run i --name a --vcpus 2 --max-vcpus 8 --memory 2GiB --max-memory 16GiB",
+            "ostler resize web-1 --vcpus 4",
+            "ostler resize web-1 --vcpus 4 --memory 8GiB --max-memory 16GiB --no-wait",
             "ostler ps --all --hosts 10.0.0.1,10.0.0.2:99",
             "ostler events --follow",
             "ostler console web-1 --lines 3 --no-input",
@@ -887,6 +919,8 @@ mod tests {
             "ostler run --name a --cloud-init-network-config n",
             "ostler run --name a --idle 1m",
             "ostler run --name a --restart sometimes",
+            "ostler resize web-1",
+            "ostler resize web-1 --memory 8",
             "ostler stop web-1 --force --grace 3s",
             "ostler images import f.qcow2 --name f --sha256 12",
             "ostler images rm",

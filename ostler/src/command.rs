@@ -19,6 +19,8 @@ mod release;
 
 mod migrate;
 
+mod resize;
+
 pub(crate) mod drain;
 
 mod retire;
@@ -68,6 +70,7 @@ pub(crate) use import::import_everywhere;
 pub(crate) use plan::PlanArgs;
 pub(crate) use quota::{QuotaRow, rows as quota_rows};
 pub(crate) use replay::ReplayArgs;
+pub(crate) use resize::is_settled as is_resized;
 pub(crate) use simulate::SimulateArgs;
 pub(crate) use why::WhyArgs;
 
@@ -117,6 +120,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Adopt(args) => adopt::run(session, args).await,
         Command::Release(args) => release::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
+        Command::Resize(args) => resize::run(session, args).await,
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,

@@ -9,9 +9,12 @@ use std::time::Duration;
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
 use protocol::id::{JobId, RunId};
 use protocol::job::{Job, JobState, Role};
+use protocol::resources::Bytes;
+use protocol::vm::SizeChange;
 use transport::{CallError, Client, Clock, Endpoint, Method};
 use uuid::Uuid;
 
+use crate::command::is_resized;
 use crate::exit::{Code, Failure, code_of};
 use crate::picture::chain;
 use crate::session::Session;
@@ -174,8 +177,12 @@ impl Session {
             let is_late = clock.now().mono_ms >= deadline_ms;
             match (want, row) {
                 (Want::Delete { job }, None) => return format!("{job} is gone"),
-                (want, Some(row)) if is_late || is_as_wanted(want, row.job.state) => {
-                    return format!("{} {} on {}", row.job.id, row.job.state, row.host_name);
+                (want, Some(row)) if is_late || is_as_wanted(want, &row.job) => {
+                    let job = &row.job;
+                    let size = job.resize_words().map(|words| format!(": {words}"));
+                    let size = size.unwrap_or_default();
+                    show::resize_reasons(job);
+                    return format!("{} {} on {}{size}", job.id, job.state, row.host_name);
                 }
                 _ if is_late => return format!("{} is done", wanted(want)),
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -195,12 +202,16 @@ pub(crate) async fn ask(
     client.get(controller, &format!("/v1/runs/{id}?wait_ms={wait_ms}")).await
 }
 
-fn is_as_wanted(want: &Want, state: JobState) -> bool {
+fn is_as_wanted(want: &Want, job: &Job) -> bool {
     match want {
         Want::Run { .. } | Want::Migrate { .. } | Want::FailOver { .. } => {
-            state == JobState::Running
+            job.state == JobState::Running
         }
-        Want::Stop { .. } => state.is_ended(),
+        Want::Resize { size, .. } => {
+            let has = job.spec.as_vm().map(|vm| vm.size());
+            has.is_some_and(|has| has.changed(size) == has) && is_resized(job)
+        }
+        Want::Stop { .. } => job.state.is_ended(),
         Want::Delete { .. } => false,
     }
 }
@@ -213,11 +224,25 @@ pub(crate) fn wanted(want: &Want) -> String {
         Want::Stop { job, grace_ms: 0 } => format!("destroy {job}"),
         Want::Stop { job, .. } => format!("stop {job}"),
         Want::Migrate { job, to } => format!("migrate {job} to {}", to.short()),
+        Want::Resize { job, size } => format!("resize {job} to {}", size_words(size)),
         Want::Delete { job } => format!("delete {job}"),
         Want::FailOver { job, lost, .. } => {
             format!("run {job} elsewhere than on {}", lost.host.short())
         }
     }
+}
+
+fn size_words(size: &SizeChange) -> String {
+    let vcpus = |count: u32| format!("{count} vcpus");
+    let memory = |bytes: u64| format!("{} of memory", Bytes(bytes));
+    let at_most = |what: String| format!("at most {what}");
+    let words = [
+        size.vcpus.map(vcpus),
+        size.memory_bytes.map(memory),
+        size.max_vcpus.map(vcpus).map(at_most),
+        size.max_memory_bytes.map(memory).map(at_most),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// A task as a line.

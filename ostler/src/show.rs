@@ -18,6 +18,13 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// What kept a VM from having its new size at once, for the person.
+pub(crate) fn resize_reasons(job: &protocol::job::Job) {
+    for why in job.resize.iter().flat_map(|resize| &resize.why) {
+        note(&format!("  {why}"));
+    }
+}
+
 /// One JSON document on one line.
 pub(crate) fn json<T: Serialize>(value: &T) {
     line(&serde_json::to_string(value).expect("our nouns are always valid JSON"));

@@ -114,6 +114,7 @@ fn touched(step: &Step) -> Vec<&HostId> {
     match step {
         Step::StartVm(step) => vec![&step.host],
         Step::StopVm(step) => vec![&step.host],
+        Step::ResizeVm(step) => vec![&step.host],
         Step::DeleteVm(step) => vec![&step.host],
         Step::MigrateVm(step) => vec![&step.from, &step.to],
     }
@@ -140,7 +141,7 @@ impl<'a> Ledger<'a> {
                         known.state,
                         JobState::Stopped | JobState::Failed | JobState::Crashed
                     );
-                let entry = (is_alive, known.spec.resources());
+                let entry = (is_alive, known.promised());
                 jobs.entry(job.clone()).or_default().insert(id.clone(), entry);
             }
         }
@@ -148,6 +149,7 @@ impl<'a> Ledger<'a> {
     }
 
     fn take(&mut self, step: &Step, faults: &mut Vec<Fault>) {
+        let before = step_target(step).map(|host| self.size(step.job(), host));
         match step {
             Step::StartVm(s) => {
                 self.fetch(s, faults);
@@ -156,6 +158,11 @@ impl<'a> Ledger<'a> {
             Step::StopVm(s) => {
                 let size = self.size(&s.job, &s.host);
                 self.put(&s.job, &s.host, Some((false, size)));
+            }
+            Step::ResizeVm(s) => {
+                let rows = self.jobs.get(&s.job).and_then(|rows| rows.get(&s.host));
+                let is_alive = rows.is_some_and(|(is_alive, _)| *is_alive);
+                self.put(&s.job, &s.host, Some((is_alive, s.spec.resources())));
             }
             Step::DeleteVm(s) => self.put(&s.job, &s.host, None),
             Step::MigrateVm(s) => {
@@ -168,7 +175,12 @@ impl<'a> Ledger<'a> {
         let promised = self.promised.get(reserved_for).copied().unwrap_or_default();
         let row = self.input.view.host(reserved_for);
         let capacity = row.map(|row| row.host.capacity).unwrap_or_default();
-        if !promised.fits_in(capacity) {
+        // A host that has promised too much may be asked for less, or for more of something else.
+        let grown = match step {
+            Step::ResizeVm(step) => step.spec.resources().minus(before.unwrap_or_default()),
+            _ => promised,
+        };
+        if lacks(grown, promised.minus(capacity)) {
             faults.push(Fault::Overcommitted { host: reserved_for.clone(), promised, capacity });
         }
         let alive = self
@@ -228,6 +240,13 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// True when something of what is asked for is short.
+fn lacks(asked: Resources, short: Resources) -> bool {
+    (asked.vcpus > 0 && short.vcpus > 0)
+        || (asked.memory_bytes > 0 && short.memory_bytes > 0)
+        || (asked.disk_bytes > 0 && short.disk_bytes > 0)
+}
+
 fn held((is_alive, size): (bool, Resources)) -> Resources {
     if is_alive { size } else { Resources { disk_bytes: size.disk_bytes, ..Resources::ZERO } }
 }
@@ -236,6 +255,7 @@ fn step_target(step: &Step) -> Option<&HostId> {
     match step {
         Step::StartVm(step) => Some(&step.host),
         Step::MigrateVm(step) => Some(&step.to),
+        Step::ResizeVm(step) => Some(&step.host),
         Step::StopVm(_) | Step::DeleteVm(_) => None,
     }
 }

@@ -21,7 +21,7 @@ use crate::policy::Placement;
 use crate::rules::Clause;
 
 /// Kinds of expectation that are met by steps of a job.
-pub const GOALS: [&str; 4] = ["runs", "runs_on", "is_stopped", "absent"];
+pub const GOALS: [&str; 5] = ["runs", "runs_on", "has_size", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
 pub const RULES: [&str; 8] = [
     "host_label",

@@ -7,6 +7,7 @@ use protocol::api::Want;
 use protocol::id::{HostId, JobId};
 use protocol::job::{JobSpec, JobState};
 use protocol::view::Freshness;
+use protocol::vm::SizeChange;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{Placed, State};
@@ -32,6 +33,13 @@ pub enum Expectation {
         /// The host.
         on: HostId,
     },
+    /// The job, wherever it is, is asked for in this size, and what can be had of it is there.
+    HasSize {
+        /// The job.
+        job: JobId,
+        /// What of its size is to be so.
+        size: SizeChange,
+    },
     /// Nothing of the job runs; its disks stay.
     IsStopped {
         /// The job.
@@ -49,6 +57,7 @@ impl From<&Want> for Expectation {
         match want.clone() {
             Want::Run { job, spec, on } => Expectation::Runs { job, spec, on },
             Want::Migrate { job, to } => Expectation::RunsOn { job, on: to },
+            Want::Resize { job, size } => Expectation::HasSize { job, size },
             Want::Stop { job, .. } => Expectation::IsStopped { job },
             Want::Delete { job } => Expectation::Absent { job },
             Want::FailOver { job, spec, .. } => Expectation::Runs { job, spec, on: None },
@@ -78,6 +87,7 @@ impl Expectation {
         match self {
             Expectation::Runs { job, .. }
             | Expectation::RunsOn { job, .. }
+            | Expectation::HasSize { job, .. }
             | Expectation::IsStopped { job }
             | Expectation::Absent { job } => job,
         }
@@ -98,6 +108,12 @@ impl Expectation {
             }
             Expectation::RunsOn { on, .. } => {
                 runs(rows.iter().filter(|(host, _)| *host == on && seen(host)))
+            }
+            Expectation::HasSize { size, .. } => {
+                let at = whereabouts(&rows).filter(|(host, placed)| {
+                    placed.is_sized(size) && (placed.state.is_ended() || seen(host))
+                });
+                at.map_or(Standing::Violated, |_| Standing::Met)
             }
             // To stop what nobody has is more likely a slip of the pen than a wish.
             Expectation::IsStopped { .. } if rows.is_empty() => Standing::Violated,
@@ -122,6 +138,13 @@ fn runs<'a>(rows: impl Iterator<Item = (&'a HostId, &'a Placed)>) -> Standing {
         }
     }
     coming.map_or(Standing::Violated, |host| Standing::Coming { host })
+}
+
+/// Where a job is: where it is alive, else where it was last and may be started again.
+#[must_use]
+pub fn whereabouts(rows: &imbl::OrdMap<HostId, Placed>) -> Option<(&HostId, &Placed)> {
+    let stays = rows.iter().filter(|(_, placed)| !placed.has_moved_away);
+    stays.max_by_key(|(_, placed)| (!placed.state.is_ended(), placed.revision))
 }
 
 fn ends(rows: &imbl::OrdMap<HostId, Placed>, is_fine: impl Fn(&Placed) -> bool) -> Standing {

@@ -54,7 +54,7 @@ pub mod simulate;
 pub use aims::{Outcome, Plan, plan};
 pub use audit::{Fault, audit};
 pub use cost::Cost;
-pub use expectation::{Expectation, Standing};
+pub use expectation::{Expectation, Standing, whereabouts};
 pub use images::Fetch;
 pub use input::{Heard, Limits, PlanInput, Reservation, Setback, SetbackReason};
 pub use intent::{Intent, Problem, problems};

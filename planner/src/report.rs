@@ -13,11 +13,11 @@ use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 
 use crate::aims::room_making;
-use crate::expectation::Expectation;
+use crate::expectation::{Expectation, whereabouts};
 use crate::intent::{Intent, Problem};
 use crate::level::{Level, Score};
 use crate::rules::{Violation, home};
-use crate::search::{added_by, considered, move_to, shortfall, start_on};
+use crate::search::{added_by, considered, move_to, resize_on, shortfall, start_on};
 use crate::state::State;
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
 
@@ -224,7 +224,7 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
         let is_between = match placed.state {
             JobState::Stopping | JobState::MigratingIn | JobState::MigratingOut => true,
             JobState::Accepted | JobState::Starting => {
-                matches!(expectation, Expectation::RunsOn { .. })
+                matches!(expectation, Expectation::RunsOn { .. } | Expectation::HasSize { .. })
             }
             JobState::Running
             | JobState::Paused
@@ -248,14 +248,13 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
                 _ => UnmetReason::NoHostFits,
             }
         }
-        Expectation::RunsOn { .. } | Expectation::IsStopped { .. } | Expectation::Absent { .. }
-            if rows.is_empty() =>
-        {
-            UnmetReason::NoSuchJob
-        }
-        Expectation::RunsOn { .. } | Expectation::IsStopped { .. } | Expectation::Absent { .. } => {
-            UnmetReason::Blocked
-        }
+        Expectation::RunsOn { .. }
+        | Expectation::HasSize { .. }
+        | Expectation::IsStopped { .. }
+        | Expectation::Absent { .. } => match rows.is_empty() {
+            true => UnmetReason::NoSuchJob,
+            false => UnmetReason::Blocked,
+        },
     }
 }
 
@@ -271,6 +270,13 @@ fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
         Expectation::RunsOn { job, on } => {
             for from in rows.keys().filter(|from| *from != on) {
                 steps.push((on.clone(), move_to(state, job, from, on)));
+            }
+        }
+        Expectation::HasSize { job, size } => {
+            if let Some((host, placed)) = whereabouts(&rows)
+                && let Some(step) = resize_on(state, job, host, placed, size)
+            {
+                steps.push((host.clone(), step));
             }
         }
         Expectation::IsStopped { job } | Expectation::Absent { job } => {
@@ -332,6 +338,9 @@ fn distance(why: &Blocker) -> u64 {
         Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } } => {
             let never = u64::from(!asked.fits_in(*capacity)) * 10_000_000;
             shortfall(*asked, *free, *capacity).saturating_add(never)
+        }
+        Blocker::Admission { no: Refusal::NoRoomToGrow { asked, at_most, capacity, .. } } => {
+            shortfall(*asked, *at_most, *capacity)
         }
         Blocker::Admission { no: Refusal::NoImage { .. } | Refusal::DiskTooSmall { .. } } => 0,
         Blocker::Admission { .. } => 20_000_000,

@@ -15,15 +15,16 @@ use protocol::job::{JobSpec, JobState};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
+use protocol::vm::SizeChange;
 
 use crate::cost::Cost;
-use crate::expectation::{Expectation, Standing};
+use crate::expectation::{Expectation, Standing, whereabouts};
 use crate::images::fetches;
 use crate::level::{Level, Score};
 use crate::policy::millionths;
 use crate::rules::Clause;
-use crate::state::State;
-use crate::steps::{Blocker, DeleteVm, MigrateVm, StartVm, Step, StopVm};
+use crate::state::{Placed, State};
+use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm};
 
 /// Hosts that are looked at for making room, nearest to fitting first: more are no better.
 const ROOM_HOSTS_MAX: usize = 8;
@@ -173,6 +174,9 @@ impl Search<'_> {
                 self.starts(state, job, spec, on.as_ref())
             }
             Aim::Goal(Expectation::RunsOn { job, on }, _) => self.moves(state, job, Some(on)),
+            Aim::Goal(Expectation::HasSize { job, size }, _) => {
+                plain(state, resize(state, job, size).into_iter().collect())
+            }
             Aim::Goal(Expectation::IsStopped { job }, _) => plain(state, ends(state, job, false)),
             Aim::Goal(Expectation::Absent { job }, _) => plain(state, ends(state, job, true)),
             Aim::Keep(clause) => {
@@ -372,6 +376,7 @@ fn signature(steps: &[Step]) -> Vec<(JobId, Option<HostId>)> {
         let host = match step {
             Step::StartVm(step) => Some(&step.host),
             Step::MigrateVm(step) => Some(&step.to),
+            Step::ResizeVm(step) => Some(&step.host),
             Step::StopVm(_) | Step::DeleteVm(_) => None,
         };
         ends.insert(step.job(), host);
@@ -407,6 +412,32 @@ pub(crate) fn move_to(state: &State<'_>, job: &JobId, from: &HostId, to: &HostId
         to: to.clone(),
         revision: state.next_revision(job),
     })
+}
+
+/// The job in another size where it is; `None` when it is nowhere, or that is not allowed.
+fn resize(state: &State<'_>, job: &JobId, size: &SizeChange) -> Option<Step> {
+    let rows = state.placements(job);
+    let (host, placed) = whereabouts(&rows)?;
+    resize_on(state, job, host, placed, size).filter(|step| step.check(state).is_ok())
+}
+
+pub(crate) fn resize_on(
+    state: &State<'_>,
+    job: &JobId,
+    host: &HostId,
+    placed: &Placed,
+    size: &SizeChange,
+) -> Option<Step> {
+    let spec = placed.spec.with_size(|before| before.changed(size))?;
+    let is_more = !spec.resources().fits_in(placed.spec.resources());
+    Some(Step::ResizeVm(ResizeVm {
+        job: job.clone(),
+        host: host.clone(),
+        revision: state.next_revision(job),
+        size: *size,
+        spec,
+        is_growth: is_more && placed.promised().is_some(),
+    }))
 }
 
 fn ends(state: &State<'_>, job: &JobId, with_rows: bool) -> Vec<Step> {

@@ -15,6 +15,7 @@ use protocol::id::{HostId, ImageName, JobId, OfferId, Revision};
 use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
+use protocol::vm::{SizeChange, VmSpec};
 
 use crate::expectation::Expectation;
 use crate::images::{Fetch, Holders, bytes_of};
@@ -34,6 +35,8 @@ pub struct Placed {
     pub state: JobState,
     /// Under which hold, if it has one.
     pub hold: Option<OfferId>,
+    /// What its guest has, while that is not what the spec says.
+    pub has: Option<Resources>,
     /// True when it has left for another host and only its row is left here.
     pub has_moved_away: bool,
 }
@@ -46,8 +49,25 @@ impl Placed {
         if self.state.is_ended() {
             Resources { disk_bytes: asked.disk_bytes, ..Resources::ZERO }
         } else {
-            asked
+            asked.max(self.has.unwrap_or_default())
         }
+    }
+
+    /// What it has been promised, if it counts: while it is alive, and while it may be started again
+    /// under the hold that it has.
+    #[must_use]
+    pub fn promised(&self) -> Option<Resources> {
+        match self.state.is_ended() {
+            true => self.hold.map(|_| self.spec.resources()),
+            false => Some(self.allocation()),
+        }
+    }
+
+    /// True when it is asked for in this size and nothing else is to come of it.
+    #[must_use]
+    pub fn is_sized(&self, change: &SizeChange) -> bool {
+        let size = self.spec.as_vm().map(VmSpec::size);
+        size.is_some_and(|size| size.changed(change) == size) && self.has.is_none()
     }
 
     /// True when disks that somebody may have written to are here.
@@ -66,6 +86,7 @@ impl From<&Job> for Placed {
             spec: JobSpec::clone(&job.spec),
             state: job.state,
             hold: job.hold,
+            has: job.resize.as_ref().filter(|_| !job.state.is_ended()).map(|r| r.resources()),
             has_moved_away: job.state.is_ended()
                 && matches!(job.reason, Some(Reason::Migrated { .. })),
         }
@@ -336,7 +357,7 @@ fn placed_as_seen(input: &PlanInput, host: &HostId, job: &Job) -> Placed {
     let placed = Placed::from(job);
     let is_off = input.intents.get(host) == Some(&Intent::Off);
     if is_off && !placed.state.is_ended() {
-        return Placed { state: JobState::Crashed, ..placed };
+        return Placed { state: JobState::Crashed, has: None, ..placed };
     }
     placed
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use protocol::host::{Accel, Host, HostIntent, HypervisorFacts, ImageFacts, Inventory};
 use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, OfferId, Revision};
-use protocol::job::{Job, JobSpec, JobState, Reason};
+use protocol::job::{Job, JobSpec, JobState, Reason, Resize, ResizeStage};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::{Digest, SecretKey};
 use protocol::view::{Freshness, View};
-use protocol::vm::{DiskSpec, VmSpec};
+use protocol::vm::{DiskSpec, SizeChange, VmSpec};
 
 use super::*;
 
@@ -89,6 +89,7 @@ fn with(mut inventory: Inventory, name: &str, spec: JobSpec, state: JobState) ->
         hold: Some(OfferId::default()),
         domain_uuid: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
     };
@@ -275,9 +276,62 @@ fn stopping_deleting_and_moving_take_the_steps_they_need() {
     assert_eq!(want(Expectation::Absent { job: id("other") }), [""; 0]);
 }
 
+fn sized(name: &str, gib: u64) -> Expectation {
+    let size = SizeChange { memory_bytes: Some(gib * GIB), ..SizeChange::default() };
+    Expectation::HasSize { job: id(name), size }
+}
+
+#[test]
+fn a_job_is_resized_where_it_is_alive_or_was_last() {
+    let running = with(host(1, 4), "web", vm(2), JobState::Running);
+    let mut left = with(host(2, 8), "web", vm(2), JobState::Stopped);
+    left.jobs[0].reason = Some(Reason::Migrated { to: at(1) });
+    left.jobs[0].revision = Revision(9);
+    let asked = input([running.clone(), left.clone()], vec![sized("web", 3)]);
+    let outcome = plan(&asked);
+    assert_eq!(steps(&outcome), ["resize web on h1"]);
+    let Step::ResizeVm(step) = &outcome.plan.steps[0] else { panic!() };
+    assert_eq!((step.revision, &step.spec), (Revision(10), &vm(3)), "nothing else changes");
+    assert!(step.is_growth);
+    assert_eq!(steps(&plan(&input([running, left], vec![sized("web", 2)]))), [""; 0]);
+    let stopped = with(host(1, 4), "web", vm(2), JobState::Stopped);
+    assert_eq!(steps(&plan(&input([stopped], vec![sized("web", 3)]))), ["resize web on h1"]);
+    let starting = with(host(1, 4), "web", vm(2), JobState::Starting);
+    assert!(plan(&input([starting], vec![sized("web", 3)])).report.is_passing());
+}
+
+#[test]
+fn a_job_that_has_no_room_to_grow_stays_as_it_is_and_the_report_says_how_far_it_could() {
+    let there = with(host(1, 4), "web", vm(2), JobState::Running);
+    let full = there.host.capacity.memory_bytes / GIB;
+    let free = there.host.free().memory_bytes / GIB;
+    let outcome = plan(&input([there, host(2, 15)], vec![sized("web", full)]));
+    assert!(outcome.plan.steps.is_empty());
+    let words = outcome.report.to_string();
+    assert!(words.contains(&format!("could have at most 16 vcpus, {}GiB", free + 2)), "{words}");
+}
+
+#[test]
+fn what_a_guest_has_beyond_its_spec_counts_and_keeps_it_where_it_is() {
+    let mut there = with(host(1, 4), "web", vm(2), JobState::Running);
+    let has =
+        Resize { vcpus: 1, memory_bytes: 5 * GIB, stage: ResizeStage::NextStart, why: vec![] };
+    there.jobs[0].resize = Some(Box::new(has));
+    there.host.allocation = there.host.allocation.plus(vm(3).resources());
+    let moved = Expectation::RunsOn { job: id("web"), on: at(2) };
+    let outcome = plan(&input([there.clone(), host(2, 15)], vec![moved]));
+    assert!(outcome.report.to_string().contains("more than its spec"), "{}", outcome.report);
+    // Asked for the same again, it is tried again; what it has still it may keep.
+    let again = |gib| steps(&plan(&input([there.clone()], vec![sized("web", gib)])));
+    assert_eq!(again(2), ["resize web on h1"]);
+    assert_eq!(again(5), ["resize web on h1"]);
+    assert_eq!(again(7), [""; 0], "it has 5 and 1 is free");
+}
+
 #[test]
 fn a_job_nobody_has_cannot_be_stopped_or_moved() {
     for wanted in [
+        sized("wbe", 2),
         Expectation::IsStopped { job: id("wbe") },
         Expectation::RunsOn { job: id("wbe"), on: at(1) },
     ] {
@@ -336,7 +390,20 @@ fn a_step_taken_back_leaves_the_world_as_it_was() {
     let job = id("web");
     let all = [
         Step::StopVm(steps::StopVm { job: job.clone(), host: at(1) }),
-        Step::MigrateVm(steps::MigrateVm { job, from: at(1), to: at(2), revision: Revision(4) }),
+        Step::MigrateVm(steps::MigrateVm {
+            job: job.clone(),
+            from: at(1),
+            to: at(2),
+            revision: Revision(4),
+        }),
+        Step::ResizeVm(steps::ResizeVm {
+            job,
+            host: at(1),
+            revision: Revision(4),
+            size: SizeChange::default(),
+            spec: vm(5),
+            is_growth: true,
+        }),
     ];
     for step in all {
         step.check(&before).unwrap();
@@ -351,7 +418,7 @@ fn a_step_taken_back_leaves_the_world_as_it_was() {
 
 fn any_input() -> impl Strategy<Value = PlanInput> {
     let hosts = prop::collection::vec((0..17_u64, any_job(), 0..4_u8), 0..6);
-    let wants = prop::collection::vec((0..4_u8, 0..4_u8, 1..16_u64, 0..6_u8), 0..4);
+    let wants = prop::collection::vec((0..5_u8, 0..4_u8, 1..16_u64, 0..6_u8), 0..4);
     (hosts, wants, any::<u64>(), any::<bool>()).prop_map(|(hosts, wants, seed, may_make_room)| {
         let mut all = Vec::new();
         let mut heard_at = BTreeMap::new();
@@ -380,6 +447,7 @@ fn any_input() -> impl Strategy<Value = PlanInput> {
                     0 => Expectation::Runs { job, spec: vm(gib), on: None },
                     1 => Expectation::RunsOn { job, on: at(on) },
                     2 => Expectation::IsStopped { job },
+                    3 => sized(job.as_str(), gib),
                     _ => Expectation::Absent { job },
                 };
                 (name, wanted)

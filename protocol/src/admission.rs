@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use crate::host::{Host, ImageFacts};
-use crate::id::ImageName;
+use crate::id::{ImageName, JobId};
 use crate::job::JobSpec;
 use crate::refusal::Refusal;
 use crate::resources::Resources;
-use crate::vm::OnLoss;
+use crate::vm::{OnLoss, VmSpec};
 
 /// What admission needs to know of a host.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +98,40 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
     if arrival == Arrival::Start { admit_images(room, spec) } else { Ok(()) }
 }
 
+/// Says whether a job that is here may have another size, `from` which it goes `to`. The room is
+/// without what the job itself has been promised, which is `promised`.
+///
+/// Only what becomes more has to fit: giving up is welcome on a host that has promised too much. A
+/// job that has ended is promised nothing yet; its next start is admitted as such.
+pub fn admit_resize(
+    room: Room<'_>,
+    job: &JobId,
+    from: &JobSpec,
+    promised: Option<Resources>,
+    to: &JobSpec,
+) -> Result<(), Refusal> {
+    to.validate().map_err(|e| Refusal::Invalid { message: e.to_string() })?;
+    if from.as_one_off().is_some() {
+        let message = format!("one-off job {job} ends by itself: run another one in that size");
+        return Err(Refusal::Invalid { message });
+    }
+    let size = to.as_vm().map(VmSpec::size);
+    if size.and_then(|size| from.with_size(|_| size)).as_ref() != Some(to) {
+        let message = format!(
+            "job {job} can change its CPUs and memory, and nothing else: stop it, and start it again as it is to be"
+        );
+        return Err(Refusal::Invalid { message });
+    }
+    let Some(promised) = promised else { return Ok(()) };
+    let (asked, free) = (to.resources(), room.free());
+    let grown = asked.minus(promised);
+    if grown.fits_in(free.minus(promised)) {
+        return Ok(());
+    }
+    let at_most = promised.max(free);
+    Err(Refusal::NoRoomToGrow { job: job.clone(), asked, at_most, capacity: room.capacity })
+}
+
 fn admit_images(room: Room<'_>, spec: &JobSpec) -> Result<(), Refusal> {
     let disks = spec.as_vm().map_or(&[][..], |vm| &vm.disks);
     for disk in disks {
@@ -121,7 +155,9 @@ fn admit_images(room: Room<'_>, spec: &JobSpec) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::signed::Digest;
-    use crate::vm::{DiskSpec, VmSpec};
+    use crate::vm::{DiskSpec, Size, VmSpec};
+
+    const GIB: u64 = 1 << 30;
 
     fn spec(vcpus: u32, image: Option<&str>) -> JobSpec {
         let image = image.map(|i| ImageName::new(i).unwrap());
@@ -183,5 +219,51 @@ mod tests {
         let none = BTreeMap::new();
         let answer = admit(room(&none), &spec(1, None), Arrival::Migrate);
         assert!(matches!(answer, Err(Refusal::Unsupported { .. })));
+    }
+
+    /// A job of 2 CPUs and 1 GiB in [`room`], without the job itself: 2 CPUs and 2 GiB are others'.
+    fn resize(promised: Option<Resources>, vcpus: u32, memory_bytes: u64) -> Result<(), Refusal> {
+        let none = BTreeMap::new();
+        let others = Resources { vcpus: 2, memory_bytes: 2 * GIB, disk_bytes: 0 };
+        let room = Room { allocation: others, ..room(&none) };
+        let (job, from) = (JobId::new("web-1").unwrap(), spec(2, None));
+        let to = from.with_size(|size| Size { vcpus, memory_bytes, ..size }).unwrap();
+        admit_resize(room, &job, &from, promised, &to)
+    }
+
+    #[test]
+    fn a_job_grows_into_what_is_left_and_a_refusal_says_how_far() {
+        let promised = Some(spec(2, None).resources());
+        assert_eq!(resize(promised, 2, 2 * GIB), Ok(()));
+        let Err(Refusal::NoRoomToGrow { asked, at_most, .. }) = resize(promised, 3, 4 * GIB) else {
+            panic!("3 of 2 cpus and 4 of 2 GiB were admitted");
+        };
+        assert_eq!((asked.vcpus, asked.memory_bytes), (3, 4 * GIB));
+        assert_eq!((at_most.vcpus, at_most.memory_bytes), (2, 2 * GIB));
+    }
+
+    #[test]
+    fn giving_up_is_admitted_where_too_much_is_promised() {
+        let has = Resources { vcpus: 4, memory_bytes: 8 * GIB, disk_bytes: GIB };
+        assert_eq!(resize(Some(has), 1, GIB), Ok(()));
+        // What it has not given up yet is its own still.
+        assert_eq!(resize(Some(has), 4, GIB), Ok(()));
+        assert!(resize(Some(has), 5, GIB).is_err());
+    }
+
+    #[test]
+    fn what_has_ended_may_have_any_size_that_makes_sense() {
+        assert_eq!(resize(None, 200, 64 * GIB), Ok(()));
+        assert!(matches!(resize(None, 0, GIB), Err(Refusal::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_resize_changes_nothing_else() {
+        let none = BTreeMap::new();
+        let (job, from) = (JobId::new("web-1").unwrap(), spec(2, None));
+        let mut other = from.clone();
+        other.labels.insert("tier".into(), "web".into());
+        let answer = admit_resize(room(&none), &job, &from, None, &other);
+        assert!(matches!(answer, Err(Refusal::Invalid { .. })));
     }
 }

@@ -12,6 +12,7 @@ use crate::job::{Job, JobRow, JobSpec, ObservedDomain, RunKey};
 use crate::signed::{PublicKey, Signed};
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
 use crate::view::{Freshness, View};
+use crate::vm::SizeChange;
 
 /// `POST /v1/offers` on a host: may this job come to you? Answer 201 [`OfferReply`], or a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -88,6 +89,24 @@ pub struct RebootJob {
     /// How long the guest may take to reboot itself before it is reset, in milliseconds.
     #[serde(default = "grace_ms_default")]
     pub grace_ms: u64,
+}
+
+/// `POST /v1/jobs/{id}/resize` on a host: another size for a VM that is there. 202 with the [`Job`]
+/// when it is written down, whose `resize` tells what the guest has as long as that is something
+/// else; 200 when it is so already; else a refusal. A VM that has ended changes at its next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeJob {
+    /// Which change of the job; above the present one.
+    pub revision: Revision,
+    /// What is to change.
+    pub size: SizeChange,
+    /// The right to have more; required by a host with trust of a VM that is alive and grows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Ticket>,
+    /// Who asks, when a run does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunKey>,
 }
 
 /// `POST /v1/jobs/{id}/migrate` on the source. 202 with the [`Job`], which then shows progress.
@@ -178,6 +197,13 @@ pub enum Want {
         /// Where to.
         to: HostId,
     },
+    /// The job has this size, where it is.
+    Resize {
+        /// The job.
+        job: JobId,
+        /// What is to change.
+        size: SizeChange,
+    },
     /// The job and its disks are gone.
     Delete {
         /// The job.
@@ -205,6 +231,7 @@ impl Want {
             Want::Run { job, .. }
             | Want::Stop { job, .. }
             | Want::Migrate { job, .. }
+            | Want::Resize { job, .. }
             | Want::Delete { job }
             | Want::FailOver { job, .. } => job,
         }

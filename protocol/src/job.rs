@@ -18,6 +18,9 @@
 mod reason;
 pub use reason::Reason;
 
+mod resize;
+pub use resize::{Resize, ResizeStage};
+
 mod one_off;
 pub use one_off::{LIMIT_MS_MAX, LIMIT_MS_MIN, OneOff};
 
@@ -145,6 +148,13 @@ impl JobSpec {
     #[must_use]
     pub fn as_vm(&self) -> Option<&VmSpec> {
         match &self.kind {
+            JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => Some(vm),
+            JobKind::Service(_) => None,
+        }
+    }
+
+    fn as_vm_mut(&mut self) -> Option<&mut VmSpec> {
+        match &mut self.kind {
             JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => Some(vm),
             JobKind::Service(_) => None,
         }
@@ -288,6 +298,9 @@ pub struct Job {
     /// Who asked for the last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,
+    /// What its guest has, while that is not what the spec says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Box<Resize>>,
     /// What a migration under way needs or has left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<Box<Migration>>,
@@ -301,11 +314,11 @@ impl Job {
     /// it has ended, because its volumes are still there.
     #[must_use]
     pub fn allocation(&self) -> Resources {
-        let asked = self.spec.resources();
+        let promised = self.promised();
         if self.state.is_ended() {
-            Resources { disk_bytes: asked.disk_bytes, ..Resources::ZERO }
+            Resources { disk_bytes: promised.disk_bytes, ..Resources::ZERO }
         } else {
-            asked
+            promised
         }
     }
 

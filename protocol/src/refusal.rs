@@ -26,6 +26,18 @@ pub enum Refusal {
         /// Its capacity, so that "never" can be told from "not now".
         capacity: Resources,
     },
+    /// The host has promised too much already for a job on it to have more.
+    #[error("job {job} is to have {asked}; on this host it could have at most {at_most}")]
+    NoRoomToGrow {
+        /// The job.
+        job: JobId,
+        /// What it is to have.
+        asked: Resources,
+        /// What it could have in all, given what else is promised.
+        at_most: Resources,
+        /// The host's capacity, so that "never" can be told from "not now".
+        capacity: Resources,
+    },
     /// The host has no image of that name.
     #[error("image {image} is not on this host; import it here or choose a host that has it")]
     NoImage {
@@ -169,6 +181,7 @@ impl Refusal {
     pub fn name(&self) -> &'static str {
         match self {
             Refusal::NoCapacity { .. } => "no-capacity",
+            Refusal::NoRoomToGrow { .. } => "no-room-to-grow",
             Refusal::NoImage { .. } => "no-image",
             Refusal::ImageInUse { .. } => "image-in-use",
             Refusal::DiskTooSmall { .. } => "disk-too-small",
@@ -202,6 +215,7 @@ impl Refusal {
             | Refusal::StaleClaim { .. }
             | Refusal::TaskUndone { .. }
             | Refusal::NoCapacity { .. }
+            | Refusal::NoRoomToGrow { .. }
             | Refusal::NoImage { .. }
             | Refusal::ImageInUse { .. }
             | Refusal::DiskTooSmall { .. }
@@ -218,6 +232,7 @@ impl Refusal {
         matches!(
             self,
             Refusal::NoCapacity { .. }
+                | Refusal::NoRoomToGrow { .. }
                 | Refusal::NoImage { .. }
                 | Refusal::NameTaken { .. }
                 | Refusal::NoSuchDomain { .. }
@@ -289,6 +304,7 @@ pub fn examples() -> Vec<Refusal> {
     let some = Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 8 << 30 };
     let mut all = vec![
         Refusal::NoCapacity { asked: some, free: Resources::ZERO, capacity: some },
+        Refusal::NoRoomToGrow { job: job.clone(), asked: some, at_most: some, capacity: some },
         Refusal::NoImage { image: image.clone() },
         Refusal::ImageInUse { image: image.clone(), users: vec![job.clone()] },
         Refusal::DiskTooSmall {

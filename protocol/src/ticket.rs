@@ -6,6 +6,7 @@
 //! offer carries no time. Signing a grant, and the books behind it, are the arbiter's.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,38 @@ pub enum Action {
         /// The hold under which it runs there.
         hold: OfferId,
     },
+    /// Let it have another size where it is; the new hold replaces the one it has (rule R9).
+    Resize,
+}
+
+/// What a request does with a ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// It takes the job: it starts it, or receives it.
+    Take,
+    /// It gives a job that is there another size.
+    Resize,
+}
+
+impl Action {
+    /// What it permits.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        match self {
+            Action::Start | Action::MigrateIn { .. } | Action::FailOver { .. } => Purpose::Take,
+            Action::Resize => Purpose::Resize,
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Purpose::Take => "take the job",
+            Purpose::Resize => "resize it",
+        })
+    }
 }
 
 /// A host's signed, single-use invitation to be granted a job.
@@ -152,7 +185,7 @@ pub enum DenialReason {
         hold: HoldAt,
     },
     /// The tenant has no more.
-    #[error("tenant {tenant} has a limit of {limit}, {used} is promised, {asked} was asked for")]
+    #[error("tenant {tenant} has a limit of {limit}, {used} is promised, {asked} was asked for{}", .at_most.as_ref().map(|most| format!("; at most {most} would fit")).unwrap_or_default())]
     Quota {
         /// The tenant.
         tenant: TenantId,
@@ -162,6 +195,9 @@ pub enum DenialReason {
         used: Resources,
         /// What was asked for.
         asked: Resources,
+        /// What this job could have in all, next to the tenant's others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at_most: Option<Box<Resources>>,
     },
     /// The offer is not signed by a host of this cluster, or under another trust version.
     #[error("{message}")]
@@ -241,6 +277,8 @@ pub struct Expected<'a> {
     pub spec: Digest,
     /// What the spec takes.
     pub resources: Resources,
+    /// What the request does.
+    pub purpose: Purpose,
 }
 
 /// Why a ticket does not permit what was asked.
@@ -249,7 +287,7 @@ pub struct Expected<'a> {
 pub enum TicketError {
     /// There is none, and this host obeys a trust document.
     #[error(
-        "this host starts nothing without a ticket: ask it for an offer and the arbiters for grants"
+        "this host starts or resizes nothing without a ticket: ask it for an offer and the arbiters for grants"
     )]
     TicketMissing,
     /// It is not what it says it is.
@@ -287,6 +325,14 @@ pub enum TicketError {
         asked: Resources,
         /// The revision in the request.
         asked_revision: Revision,
+    },
+    /// It is for something else that is done to a job.
+    #[error("ticket is good to {offered}, the request would {asked}; ask for an offer for that")]
+    TicketForOtherAction {
+        /// What it permits.
+        offered: Purpose,
+        /// What was asked.
+        asked: Purpose,
     },
     /// The offer's time is over.
     #[error("offer {offer} has ended; ask for a new one")]
@@ -344,6 +390,7 @@ impl TicketError {
             TicketError::TicketForOtherHost { .. } => "ticket-for-other-host",
             TicketError::TicketForOtherJob { .. } => "ticket-for-other-job",
             TicketError::TicketForOtherSpec { .. } => "ticket-for-other-spec",
+            TicketError::TicketForOtherAction { .. } => "ticket-for-other-action",
             TicketError::OfferEnded { .. } => "offer-ended",
             TicketError::OfferUsed { .. } => "offer-used",
             TicketError::OfferUnknown { .. } => "offer-unknown",
@@ -437,6 +484,10 @@ fn check_addressee(offer: &Offer, expected: Expected<'_>) -> Result<(), TicketEr
             asked_revision: expected.revision,
         });
     }
+    let (offered, asked) = (offer.action.purpose(), expected.purpose);
+    if offered != asked {
+        return Err(TicketError::TicketForOtherAction { offered, asked });
+    }
     Ok(())
 }
 
@@ -506,6 +557,7 @@ pub(crate) fn error_examples(host: &HostId, job: &JobId, offer: OfferId) -> Vec<
             asked: two,
             asked_revision: Revision(1),
         },
+        TicketError::TicketForOtherAction { offered: Purpose::Resize, asked: Purpose::Take },
         TicketError::OfferEnded { offer },
         TicketError::OfferUsed { offer },
         TicketError::OfferUnknown { offer },

@@ -6,6 +6,9 @@
 mod hardware;
 pub use hardware::{CpuMode, CpuSpec, Firmware, Hardware, Pin, Topology, Watchdog, pci_parts};
 
+mod size;
+pub use size::{MEMORY_BYTES_MAX, Size, SizeChange};
+
 mod restart;
 pub use restart::{OnLoss, Restart};
 
@@ -40,6 +43,13 @@ pub struct VmSpec {
     pub vcpus: u32,
     /// Memory in bytes, a whole number of MiB.
     pub memory_bytes: u64,
+    /// How many virtual CPUs it can be resized to while it runs; without this its number changes at
+    /// its next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_vcpus: Option<u32>,
+    /// How much memory it can be resized to while it runs; without this it grows at its next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory_bytes: Option<u64>,
     /// Disks in boot order.
     #[serde(default)]
     pub disks: Vec<DiskSpec>,
@@ -148,6 +158,22 @@ pub enum InvalidVm {
     /// Too little memory, or not a whole number of MiB.
     #[error("{} of memory: use a whole number of MiB, at least {}", Bytes(*.0), Bytes(MEMORY_BYTES_MIN))]
     Memory(u64),
+    /// Head-room for fewer CPUs than it has, or for more than QEMU has.
+    #[error("head-room for {max} vcpus: use {vcpus}, which it has, to {VCPUS_MAX}")]
+    MaxVcpus {
+        /// The head-room.
+        max: u32,
+        /// What it has.
+        vcpus: u32,
+    },
+    /// Head-room for less memory than it has, for too much, or not a whole number of MiB.
+    #[error("head-room for {} of memory: use a whole number of MiB, {} that it has to {}", Bytes(*.max), Bytes(*.memory_bytes), Bytes(MEMORY_BYTES_MAX))]
+    MaxMemory {
+        /// The head-room.
+        max: u64,
+        /// What it has.
+        memory_bytes: u64,
+    },
     /// Too many disks.
     #[error("{0} disks: at most {DISKS_MAX}")]
     Disks(usize),
@@ -183,7 +209,7 @@ pub enum InvalidVm {
     /// A model without the mode that takes one, or the other way round.
     #[error("a CPU model goes with the mode \"custom\", and only with it")]
     CpuModel,
-    /// An arrangement of another number of CPUs.
+    /// An arrangement of another number of CPUs than it has, head-room included.
     #[error("{} sockets × {} cores × {} threads are not {vcpus} vcpus", .topology.sockets, .topology.cores, .topology.threads)]
     Topology {
         /// The arrangement.
@@ -231,18 +257,13 @@ impl VmSpec {
 
     /// Checks everything that does not depend on a host.
     pub fn validate(&self) -> Result<(), InvalidVm> {
-        if !(1..=VCPUS_MAX).contains(&self.vcpus) {
-            return Err(InvalidVm::Vcpus(self.vcpus));
-        }
-        if self.memory_bytes < MEMORY_BYTES_MIN || !self.memory_bytes.is_multiple_of(1 << 20) {
-            return Err(InvalidVm::Memory(self.memory_bytes));
-        }
+        self.size().validate()?;
         self.validate_disks()?;
         if self.nics.len() > NICS_MAX {
             return Err(InvalidVm::Nics(self.nics.len()));
         }
         self.nics.iter().try_for_each(NicSpec::validate)?;
-        self.hardware.validate(self.vcpus)?;
+        self.hardware.validate(self.vcpus_possible())?;
         self.validate_loss()?;
         match self.cloud_init.as_ref().map_or(0, |data| data.bytes()) {
             bytes if bytes > CLOUD_INIT_BYTES_MAX => Err(InvalidVm::CloudInit(bytes)),

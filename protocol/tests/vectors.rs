@@ -12,7 +12,8 @@ use protocol::job::JobSpec;
 use protocol::resources::Resources;
 use protocol::signed::{Digest, Message, PublicKey, SecretKey, Signed};
 use protocol::ticket::{
-    Action, Denial, DenialReason, Expected, Grant, Handoff, Offer, OfferStanding, Ticket, verify,
+    Action, Denial, DenialReason, Expected, Grant, Handoff, Offer, OfferStanding, Purpose, Ticket,
+    verify,
 };
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
 use protocol::vm::OnLoss;
@@ -63,6 +64,7 @@ struct TicketVector {
     spec: Digest,
     resources: Resources,
     standing: String,
+    purpose: Purpose,
     ticket: Ticket,
     verdict: String,
     debits: BTreeMap<u32, Resources>,
@@ -161,7 +163,7 @@ fn messages() -> Vec<MessageVector> {
     let yes = Grant { slot: 1, offer: sealed.digest(), debit: size() };
     let used = Resources { vcpus: 1, ..Resources::ZERO };
     let (tenant, limit, asked) = (TenantId::default_tenant(), used, size());
-    let why = DenialReason::Quota { tenant, limit, used, asked };
+    let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None };
     let handoff =
         Handoff { job: job(), from: host(OTHER_HOST), hold: id(2), to: host(HOST), to_hold: id(7) };
     let as_grant = MessageVector {
@@ -174,6 +176,7 @@ fn messages() -> Vec<MessageVector> {
         message("trust", &trust(), OPERATOR),
         message("offer to start", &start, HOST),
         message("offer to take over, with planned debits", &split, HOST),
+        message("offer to resize", &offer(Action::Resize), HOST),
         message("grant", &yes, ARBITER + 1),
         message("denial", &Denial { slot: 1, offer: sealed.digest(), why }, ARBITER + 1),
         message("handoff", &handoff, OTHER_HOST),
@@ -197,6 +200,7 @@ fn tickets() -> Vec<TicketVector> {
     swapped.grants = ticket(&|o| o.id = id(8), &[0, 1], size()).grants;
     let mut split = ticket(&same, &[0], size());
     split.grants.extend(ticket(&same, &[1, 2], half).grants);
+    let resize = ticket(&|o| o.action = Action::Resize, &[0, 1], size());
     let all = [
         ("two of three arbiters", "open", ticket(&same, &[0, 2], size())),
         ("all arbiters", "open", ticket(&same, &[0, 1, 2], size())),
@@ -214,10 +218,17 @@ fn tickets() -> Vec<TicketVector> {
         ("for the second time", "used", ticket(&same, &[0, 1], size())),
         ("from before a restart", "unknown", ticket(&same, &[0, 1], size())),
     ];
-    all.into_iter().map(|(name, standing, ticket)| judged(name, standing, ticket)).collect()
+    let take = Purpose::Take;
+    let taking = all.into_iter().map(|(name, standing, ticket)| (name, standing, take, ticket));
+    let resizing = [
+        ("to resize", "open", Purpose::Resize, resize.clone()),
+        ("to resize, shown to start", "open", take, resize),
+        ("to start, shown to resize", "open", Purpose::Resize, ticket(&same, &[0, 1], size())),
+    ];
+    taking.chain(resizing).map(|(name, at, why, ticket)| judged(name, at, why, ticket)).collect()
 }
 
-fn judged(name: &str, standing: &str, ticket: Ticket) -> TicketVector {
+fn judged(name: &str, standing: &str, purpose: Purpose, ticket: Ticket) -> TicketVector {
     let mut vector = TicketVector {
         name: name.into(),
         trust: Signed::seal(&trust(), &key(OPERATOR)),
@@ -227,6 +238,7 @@ fn judged(name: &str, standing: &str, ticket: Ticket) -> TicketVector {
         spec: spec().digest(),
         resources: size(),
         standing: standing.into(),
+        purpose,
         ticket,
         verdict: String::new(),
         debits: BTreeMap::new(),
@@ -251,6 +263,7 @@ fn verdict(vector: &TicketVector) -> (String, BTreeMap<u32, Resources>) {
         revision: vector.revision,
         spec: vector.spec,
         resources: vector.resources,
+        purpose: vector.purpose,
     };
     let trust = vector.trust.open().unwrap();
     match verify(Some(&vector.ticket), expected, &trust, |_| standing) {
@@ -325,7 +338,8 @@ fn committed_messages_hold_or_not_as_they_say() {
 fn committed_tickets_have_the_verdict_they_say() {
     let good = committed().tickets.into_iter().filter(|vector| vector.verdict == "ok");
     let good: Vec<String> = good.map(|vector| vector.name).collect();
-    let expected = ["two of three arbiters", "all arbiters", "debits split over all arbiters"];
+    let expected =
+        ["two of three arbiters", "all arbiters", "debits split over all arbiters", "to resize"];
     assert_eq!(good, expected);
     for vector in committed().tickets {
         let (said, debits) = verdict(&vector);

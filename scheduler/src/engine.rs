@@ -176,6 +176,10 @@ impl Scheduler {
         if let Want::Run { spec, .. } | Want::FailOver { spec, .. } = &asked.want {
             spec.validate().map_err(|error| SubmitError::Invalid(error.to_string()))?;
         }
+        if matches!(asked.want, Want::Resize { size, .. } if size.is_empty()) {
+            let message = "nothing is to change: name vcpus or memory_bytes";
+            return Err(SubmitError::Invalid(message.to_owned()));
+        }
         let (id, job) = (asked.id, asked.want.job().clone());
         let is_known = self.open().contains_key(&id);
         if !is_known && self.open().len() >= RUNS_OPEN_MAX {
@@ -460,33 +464,35 @@ fn planned(job: &JobId, has_trust: bool, input: &PlanInput, outcome: Outcome) ->
         has_trust,
         spec: running.map(|placed| placed.spec.clone()),
         hold: running.and_then(|placed| placed.hold),
+        revision: running.map(|placed| placed.revision),
         hosts_with_rows: rows.keys().cloned().collect(),
     };
     let met_at = met_at(input, &outcome, &state);
     Input::Planned { outcome: Box::new(outcome), at, met_at }
 }
 
-/// Where the job is seen to run, when that is what is wanted.
+/// Where the job is seen to be as it is wanted.
 #[must_use]
 pub fn met_at(
     input: &PlanInput,
     outcome: &Outcome,
     state: &State<'_>,
 ) -> Option<(HostId, Revision)> {
-    use planner::Expectation;
+    use planner::{Expectation, whereabouts};
     let expectation = input.expectations.first()?;
-    let wants_running =
-        matches!(expectation, Expectation::Runs { .. } | Expectation::RunsOn { .. });
-    if !wants_running
-        || !outcome.plan.steps.is_empty()
-        || expectation.standing(state) != Standing::Met
-    {
+    if !outcome.plan.steps.is_empty() || expectation.standing(state) != Standing::Met {
         return None;
     }
     let rows = state.placements(expectation.job());
     let runs = |s: JobState| matches!(s, JobState::Running | JobState::Paused);
-    let mut found = rows.iter().filter(|(_, placed)| runs(placed.state));
-    found.next().map(|(host, placed)| (host.clone(), placed.revision))
+    let found = match expectation {
+        Expectation::Runs { .. } | Expectation::RunsOn { .. } => {
+            rows.iter().find(|(_, placed)| runs(placed.state))
+        }
+        Expectation::HasSize { .. } => whereabouts(&rows),
+        Expectation::IsStopped { .. } | Expectation::Absent { .. } => None,
+    };
+    found.map(|(host, placed)| (host.clone(), placed.revision))
 }
 
 async fn landed(flight: &mut Option<Flight>) -> (Dispatch, Answer) {

@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use planner::Fetch;
-use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutHandoff, PutJob, StopJob};
+use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutHandoff, PutJob, ResizeJob, StopJob};
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::image::{FetchImage, FetchState, FetchTrouble, ImageSource, ImageStatus, SourceHost};
-use protocol::job::{Job, JobState, Migration, Reason, RunKey};
+use protocol::job::{Job, JobState, Migration, Reason, ResizeStage, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Handoff, Offer, TicketError};
 use protocol::trust::Trust;
+use protocol::vm::SizeChange;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -76,8 +77,13 @@ impl Executor {
             Ask::AwaitRunning(host, revision) => {
                 self.watch(&host, &job, |job| running(job, revision)).await
             }
+            Ask::Resize(host, body) => self.resize(&host, &job, &body, key).await,
+            Ask::UndoResize(host) => self.undo_resize(&host, &job, key).await,
+            Ask::AwaitResized(host, revision, size) => {
+                self.watch(&host, &job, |job| resized(job, revision, &size)).await
+            }
             Ask::AwaitIncoming(host) => self.watch(&host, &job, incoming).await,
-            Ask::Send(from, body) => self.send_away(&from, &job, &body).await,
+            Ask::Send(from, body, revision) => self.send_away(&from, &job, &body, revision).await,
             Ask::CancelSend { from, to } => self.cancel_send(&from, &to, &job, key).await,
             Ask::AwaitSent { from, to } => self.watch(&from, &job, |job| sent(job, &to)).await,
             Ask::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
@@ -208,13 +214,9 @@ impl Executor {
         };
         match trouble {
             _ if is_in_force => Answer::Done(TaskResult::Done),
-            Trouble::Refused(Refusal::Ticket {
-                error:
-                    error @ (TicketError::OfferEnded { .. }
-                    | TicketError::OfferUnknown { .. }
-                    | TicketError::OfferUsed { .. }
-                    | TicketError::TicketOfOtherTrust { .. }),
-            }) => Answer::OfferOver { why: error.to_string() },
+            Trouble::Refused(Refusal::Ticket { error }) if is_over(&error) => {
+                Answer::OfferOver { why: error.to_string() }
+            }
             trouble => self.answer_of(host, id, trouble).await,
         }
     }
@@ -263,10 +265,75 @@ impl Executor {
         if is_new { self.delete(host, id, key).await } else { Answer::Done(TaskResult::Done) }
     }
 
+    // Resizing.
+
+    async fn resize(&self, host: &HostId, id: &JobId, body: &ResizeJob, key: RunKey) -> Answer {
+        let path = format!("/v1/jobs/{id}/resize");
+        let trouble = match self.call::<_, Job>(Method::POST, host, &path, body).await {
+            Ok(reply) => {
+                self.hear(host, id, Some(reply.body));
+                return Answer::Done(TaskResult::Done);
+            }
+            Err(trouble) => trouble,
+        };
+        // As with a put, the ledger knows whether this very change is in it.
+        let row = self.read(host, id).await.ok().flatten();
+        let is_in_force =
+            row.as_ref().is_some_and(|job| job.revision == body.revision && is_ours(job, key));
+        match (trouble, row) {
+            _ if is_in_force => Answer::Done(TaskResult::Done),
+            // It is alive, other than the view has shown.
+            (
+                Trouble::Refused(Refusal::Ticket { error: TicketError::TicketMissing }),
+                Some(job),
+            ) => {
+                let needed = "it is alive, and to grow takes a ticket".to_owned();
+                let no = Refusal::WrongState { job: id.clone(), state: job.state, needed };
+                Answer::Refused(No::Host(no, Resources::ZERO))
+            }
+            (Trouble::Refused(Refusal::Ticket { error }), _) if is_over(&error) => {
+                Answer::OfferOver { why: error.to_string() }
+            }
+            (trouble, _) => self.answer_of(host, id, trouble).await,
+        }
+    }
+
+    /// Gives a growth back. What was given up stays so: to have it again takes a ticket, and a run that
+    /// has made a job smaller goes forward.
+    async fn undo_resize(&self, host: &HostId, id: &JobId, key: RunKey) -> Answer {
+        let RunKey { run, task, claim } = key;
+        let path = format!("/v1/jobs/{id}/resize/undo?run={run}&task={task}&claim={claim}");
+        match self.call::<_, Job>(Method::POST, host, &path, &()).await {
+            Ok(reply) => {
+                self.hear(host, id, Some(reply.body));
+                Answer::Done(TaskResult::Done)
+            }
+            Err(Trouble::Unclear { what, is_ambiguous }) => Answer::Unclear { what, is_ambiguous },
+            Err(Trouble::Refused(no)) => match no {
+                Refusal::StaleClaim { seen, .. } => Answer::ClaimLost { seen },
+                Refusal::Ticket { .. } | Refusal::NoRoomToGrow { .. } => Answer::TooLate,
+                // It is on its way from one state to another.
+                Refusal::WrongState { .. } => unclear(no.to_string()),
+                // Not there, or an agent of before there was a resize, which has done none.
+                Refusal::NoSuchJob { .. } | Refusal::Invalid { .. } => {
+                    Answer::Done(TaskResult::Done)
+                }
+                no => refused(no),
+            },
+        }
+    }
+
     // Moving.
 
-    async fn send_away(&self, from: &HostId, id: &JobId, body: &MigrateJob) -> Answer {
-        let path = format!("/v1/jobs/{id}/migrate");
+    async fn send_away(
+        &self,
+        from: &HostId,
+        id: &JobId,
+        body: &MigrateJob,
+        revision: Option<Revision>,
+    ) -> Answer {
+        let planned = revision.map(|revision| format!("?revision={revision}"));
+        let path = format!("/v1/jobs/{id}/migrate{}", planned.unwrap_or_default());
         match self.call::<_, Job>(Method::POST, from, &path, body).await {
             Ok(reply) => {
                 self.hear(from, id, Some(reply.body));
@@ -546,6 +613,25 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
     }
 }
 
+/// Whether the host is through with another size for the job. What waits for its next start is not
+/// waited for: it is promised, and so it is done.
+#[must_use]
+pub fn resized(job: Option<&Job>, revision: Revision, size: &SizeChange) -> Option<Answer> {
+    let Some(job) = job else { return Some(failed("the host has no such job any more")) };
+    if job.revision < revision {
+        return None;
+    }
+    if job.resize.as_ref().is_some_and(|resize| resize.stage == ResizeStage::Changing) {
+        return None;
+    }
+    let is_asked = job.spec.as_vm().is_some_and(|vm| vm.size().changed(size) == vm.size());
+    if is_asked || job.revision > revision {
+        return Some(Answer::Done(TaskResult::Done));
+    }
+    let why = job.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    Some(failed(&format!("the job has its old size{why}")))
+}
+
 /// Whether the target listens, and where.
 #[must_use]
 pub fn incoming(job: Option<&Job>) -> Option<Answer> {
@@ -623,10 +709,23 @@ pub fn progress_words(job: Option<&Job>) -> String {
                 format!("{}: {moved_bytes} of {total_bytes} bytes moved", job.state)
             }
             Some(Migration::Outgoing { .. } | Migration::Incoming { .. }) | None => {
-                job.state.to_string()
+                let resize = job.resize_words().map(|words| format!(": {words}"));
+                format!("{}{}", job.state, resize.unwrap_or_default())
             }
         },
     }
+}
+
+/// Whether the ticket's time is over, without effect: the same may be asked with another.
+#[must_use]
+pub fn is_over(error: &TicketError) -> bool {
+    matches!(
+        error,
+        TicketError::OfferEnded { .. }
+            | TicketError::OfferUnknown { .. }
+            | TicketError::OfferUsed { .. }
+            | TicketError::TicketOfOtherTrust { .. }
+    )
 }
 
 /// A no that asking again within the patience of a run will not change.

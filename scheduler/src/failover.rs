@@ -204,6 +204,7 @@ mod tests {
             hold: Some(OfferId { epoch: Epoch(1), num: hold }),
             domain_uuid: None,
             run: None,
+            resize: None,
             migration: None,
             endpoint: None,
         }

@@ -53,8 +53,8 @@ mod conductor;
 pub mod judge {
     pub use crate::engine::met_at;
     pub use crate::executor::{
-        ended, fetched, has_moved_to, incoming, is_firm, is_going_to, is_ours, progress_words,
-        running, sent,
+        ended, fetched, has_moved_to, incoming, is_firm, is_going_to, is_ours, is_over,
+        progress_words, resized, running, sent,
     };
 }
 

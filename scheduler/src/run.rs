@@ -19,7 +19,7 @@
 use std::time::Duration;
 
 use planner::{Outcome, Setback, SetbackReason};
-use protocol::api::{RunState, TaskState};
+use protocol::api::{RunState, TaskState, Want};
 use protocol::id::{HostId, Revision};
 use protocol::job::RunKey;
 use protocol::refusal::Refusal;
@@ -57,7 +57,7 @@ pub enum Input {
         outcome: Box<Outcome>,
         /// What the tasks depend on.
         at: Circumstances,
-        /// Where the job is seen to run, if what is wanted seems to be so already.
+        /// Where the job is seen to be so, if what is wanted seems to be so already.
         met_at: Option<(HostId, Revision)>,
     },
     /// There is nothing to plan with yet.
@@ -323,8 +323,12 @@ impl Run {
         // What is already so by the view is asked of the host itself: a view may be late.
         let coming = outcome.coming.iter().map(|(_, host)| (host.clone(), Revision(0)));
         let waits = met_at.into_iter().filter(|_| tasks.is_empty()).chain(coming);
-        let waits: Vec<TaskKind> =
-            waits.map(|(host, revision)| TaskKind::AwaitRunning { host, revision }).collect();
+        let want = &self.record.want;
+        let await_it = |(host, revision)| match want {
+            Want::Resize { size, .. } => TaskKind::AwaitResized { host, revision, size: *size },
+            _ => TaskKind::AwaitRunning { host, revision },
+        };
+        let waits: Vec<TaskKind> = waits.map(await_it).collect();
         tasks.extend(waits);
         self.record.tasks.extend(tasks.into_iter().map(TaskRecord::new));
         self.record.round_start = first;
@@ -485,7 +489,9 @@ impl Run {
     /// The offer ended while grants were gathered: from the offer on, once more.
     fn offer_over(&mut self, now_ms: u64, i: usize, why: String, out: &mut Vec<Effect>) {
         self.record.offers_over += 1;
-        let TaskKind::Put { ticket: Some((offer, grants)), .. } = self.record.tasks[i].kind else {
+        let (TaskKind::Put { ticket: Some((offer, grants)), .. }
+        | TaskKind::Resize { ticket: Some((offer, grants)), .. }) = self.record.tasks[i].kind
+        else {
             return self.do_refused(now_ms, i, No::Failed(why), out);
         };
         if self.record.offers_over > OFFERS_OVER_MAX {

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use planner::{Fetch, Step};
-use protocol::api::{MigrateJob, OfferRequest, PutJob, Want};
+use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::job::{JobSpec, RunKey};
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Grant, Handoff, HoldAt, Offer, Ticket};
+use protocol::vm::SizeChange;
 use serde::{Deserialize, Serialize};
 
 use crate::record::TaskRecord;
@@ -61,6 +62,26 @@ pub enum TaskKind {
         /// At least this change of it.
         revision: Revision,
     },
+    /// Give the job another size where it is.
+    Resize {
+        /// The host.
+        host: HostId,
+        /// Which change of the job.
+        revision: Revision,
+        /// What changes.
+        size: SizeChange,
+        /// The tasks with the offer and its grants; `None` when it needs none.
+        ticket: Option<(usize, usize)>,
+    },
+    /// Wait until its host is through with that.
+    AwaitResized {
+        /// The host.
+        host: HostId,
+        /// At least this change of it.
+        revision: Revision,
+        /// What has changed then.
+        size: SizeChange,
+    },
     /// Wait until the target is ready to receive.
     AwaitIncoming {
         /// The target.
@@ -74,6 +95,9 @@ pub enum TaskKind {
         to: HostId,
         /// The task that knows where the target listens.
         incoming: usize,
+        /// The change of the job that the target has made room for.
+        #[serde(default)]
+        revision: Option<Revision>,
     },
     /// Wait until the source has let go. Done is the point of no return.
     AwaitSent {
@@ -185,10 +209,16 @@ pub enum Ask {
     },
     /// See [`TaskKind::AwaitRunning`].
     AwaitRunning(HostId, Revision),
+    /// See [`TaskKind::Resize`].
+    Resize(HostId, ResizeJob),
+    /// Take a resize back, as far as that gives something up.
+    UndoResize(HostId),
+    /// See [`TaskKind::AwaitResized`].
+    AwaitResized(HostId, Revision, SizeChange),
     /// See [`TaskKind::AwaitIncoming`].
     AwaitIncoming(HostId),
     /// See [`TaskKind::Send`].
-    Send(HostId, MigrateJob),
+    Send(HostId, MigrateJob, Option<Revision>),
     /// Take a send back, if it is not too late.
     CancelSend {
         /// The source.
@@ -228,6 +258,10 @@ impl TaskKind {
             TaskKind::AwaitRunning { host, .. } => {
                 format!("wait until {job} runs on {}", host.short())
             }
+            TaskKind::Resize { host, .. } => format!("resize {job} on {}", host.short()),
+            TaskKind::AwaitResized { host, .. } => {
+                format!("wait until {} is through with resizing {job}", host.short())
+            }
             TaskKind::AwaitIncoming { host } => {
                 format!("wait until {} can receive {job}", host.short())
             }
@@ -255,6 +289,8 @@ impl TaskKind {
             | TaskKind::Offer { host, .. }
             | TaskKind::Put { host, .. }
             | TaskKind::AwaitRunning { host, .. }
+            | TaskKind::Resize { host, .. }
+            | TaskKind::AwaitResized { host, .. }
             | TaskKind::AwaitIncoming { host }
             | TaskKind::Stop { host, .. }
             | TaskKind::AwaitEnded { host }
@@ -275,7 +311,9 @@ impl TaskKind {
             // A restarted arbiter is silent for one term of 9 s.
             TaskKind::Grants { .. } => 30,
             TaskKind::Put { .. } | TaskKind::AwaitRunning { .. } | TaskKind::Send { .. } => 60,
-            TaskKind::AwaitIncoming { .. } => 60,
+            TaskKind::Resize { .. } | TaskKind::AwaitIncoming { .. } => 60,
+            // Each piece of memory that the guest gives up counts as progress.
+            TaskKind::AwaitResized { .. } => 120,
             // Disks are copied; each percent counts as progress.
             TaskKind::AwaitSent { .. } => 120,
             // Past the point of no return there is nothing better to do than to go on asking.
@@ -291,10 +329,14 @@ impl TaskKind {
     #[must_use]
     pub fn has_undo(&self) -> bool {
         match self {
-            TaskKind::Offer { .. } | TaskKind::Put { .. } | TaskKind::Send { .. } => true,
+            TaskKind::Offer { .. }
+            | TaskKind::Put { .. }
+            | TaskKind::Resize { .. }
+            | TaskKind::Send { .. } => true,
             TaskKind::Fetch { .. }
             | TaskKind::Grants { .. }
             | TaskKind::AwaitRunning { .. }
+            | TaskKind::AwaitResized { .. }
             | TaskKind::AwaitIncoming { .. }
             | TaskKind::AwaitSent { .. }
             | TaskKind::HandOver { .. }
@@ -328,24 +370,23 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
             _ => return None,
         },
         TaskKind::Put { host, revision, spec, ticket, .. } => {
-            let ticket = match ticket {
-                None => None,
-                Some((offer, grants)) => match (result(*offer)?, result(*grants)?) {
-                    (TaskResult::Offer { offer }, TaskResult::Grants { grants }) => {
-                        Some(Ticket { offer: offer.clone(), grants: grants.clone() })
-                    }
-                    _ => return None,
-                },
-            };
-            let spec = spec.clone();
+            let (ticket, spec) = (ticket_of(tasks, *ticket)?, spec.clone());
             Ask::Put(host.clone(), PutJob { revision: *revision, spec, ticket, run: Some(key) })
+        }
+        TaskKind::Resize { host, revision, size, ticket } => {
+            let (ticket, size) = (ticket_of(tasks, *ticket)?, *size);
+            let body = ResizeJob { revision: *revision, size, ticket, run: Some(key) };
+            Ask::Resize(host.clone(), body)
+        }
+        TaskKind::AwaitResized { host, revision, size } => {
+            Ask::AwaitResized(host.clone(), *revision, *size)
         }
         TaskKind::AwaitRunning { host, revision } => Ask::AwaitRunning(host.clone(), *revision),
         TaskKind::AwaitIncoming { host } => Ask::AwaitIncoming(host.clone()),
-        TaskKind::Send { from, to, incoming } => match result(*incoming)?.clone() {
+        TaskKind::Send { from, to, incoming, revision } => match result(*incoming)?.clone() {
             TaskResult::Incoming { hold: to_hold, url } => {
                 let (to, run) = (to.clone(), Some(key));
-                Ask::Send(from.clone(), MigrateJob { to, to_hold, url, run })
+                Ask::Send(from.clone(), MigrateJob { to, to_hold, url, run }, *revision)
             }
             _ => return None,
         },
@@ -358,6 +399,19 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
         TaskKind::AwaitEnded { host } => Ask::AwaitEnded(host.clone()),
         TaskKind::Delete { host } => Ask::Delete(host.clone()),
     })
+}
+
+/// What two tasks before have left, as a ticket. The outer `None`: they have not.
+#[expect(clippy::option_option, reason = "none needed, and none there, are not the same")]
+fn ticket_of(tasks: &[TaskRecord], at: Option<(usize, usize)>) -> Option<Option<Ticket>> {
+    let Some((offer, grants)) = at else { return Some(None) };
+    let result = |i: usize| tasks.get(i)?.result.as_ref();
+    match (result(offer)?, result(grants)?) {
+        (TaskResult::Offer { offer }, TaskResult::Grants { grants }) => {
+            Some(Some(Ticket { offer: offer.clone(), grants: grants.clone() }))
+        }
+        _ => None,
+    }
 }
 
 /// What to ask to take a task back; `None` when there is nothing to take back.
@@ -374,12 +428,14 @@ pub fn ask_to_undo(task: &TaskRecord) -> Option<Ask> {
         TaskKind::Put { host, revision, is_new, .. } => {
             Some(Ask::Discard { host: host.clone(), revision: *revision, is_new: *is_new })
         }
+        TaskKind::Resize { host, .. } => Some(Ask::UndoResize(host.clone())),
         TaskKind::Send { from, to, .. } => {
             Some(Ask::CancelSend { from: from.clone(), to: to.clone() })
         }
         TaskKind::Fetch { .. }
         | TaskKind::Grants { .. }
         | TaskKind::AwaitRunning { .. }
+        | TaskKind::AwaitResized { .. }
         | TaskKind::AwaitIncoming { .. }
         | TaskKind::AwaitSent { .. }
         | TaskKind::HandOver { .. }
@@ -398,6 +454,8 @@ pub struct Circumstances {
     pub spec: Option<JobSpec>,
     /// Under which hold it runs now, for a migration.
     pub hold: Option<OfferId>,
+    /// Which change of it runs now, for a migration.
+    pub revision: Option<Revision>,
     /// Hosts that have a row of the job already.
     pub hosts_with_rows: Vec<HostId>,
 }
@@ -443,6 +501,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     Want::Stop { grace_ms, .. } => *grace_ms,
                     Want::Run { .. }
                     | Want::Migrate { .. }
+                    | Want::Resize { .. }
                     | Want::Delete { .. }
                     | Want::FailOver { .. } => 0,
                 };
@@ -469,12 +528,29 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 let revision = migrate.revision;
                 tasks.extend([
                     TaskKind::AwaitIncoming { host: to.clone() },
-                    TaskKind::Send { from: from.clone(), to: to.clone(), incoming },
+                    TaskKind::Send {
+                        from: from.clone(),
+                        to: to.clone(),
+                        incoming,
+                        revision: at.revision,
+                    },
                     TaskKind::AwaitSent { from: from.clone(), to: to.clone() },
                     TaskKind::HandOver { to: to.clone(), sent },
                     TaskKind::AwaitRunning { host: to, revision },
                     TaskKind::Delete { host: from },
                 ]);
+            }
+            Step::ResizeVm(resize) => {
+                let (host, revision, size) = (resize.host.clone(), resize.revision, resize.size);
+                let needs_ticket = at.has_trust && resize.is_growth;
+                if needs_ticket {
+                    let (host, spec, how) = (host.clone(), resize.spec.clone(), Action::Resize);
+                    tasks.push(TaskKind::Offer { host, revision, spec, how });
+                    tasks.push(TaskKind::Grants { offer: number });
+                }
+                let ticket = needs_ticket.then_some((number, number + 1));
+                tasks.push(TaskKind::Resize { host: host.clone(), revision, size, ticket });
+                tasks.push(TaskKind::AwaitResized { host, revision, size });
             }
             Step::DeleteVm(delete) => tasks.push(TaskKind::Delete { host: delete.host.clone() }),
         }

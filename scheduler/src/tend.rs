@@ -180,7 +180,7 @@ impl Scheduler {
             let outcome = planner::plan(&input);
             let moves = outcome.plan.steps.into_iter().filter_map(|step| match step {
                 Step::MigrateVm(step) => Some(step),
-                Step::StartVm(_) | Step::StopVm(_) | Step::DeleteVm(_) => None,
+                Step::StartVm(_) | Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) => None,
             });
             let is_drained = |step: &MigrateVm| State::new(&input).intent(&step.from).is_some();
             (moves.filter(is_drained).collect(), input.view)
@@ -209,6 +209,7 @@ impl Scheduler {
                 Want::Migrate { to, .. } => Some(to),
                 Want::Run { .. }
                 | Want::Stop { .. }
+                | Want::Resize { .. }
                 | Want::Delete { .. }
                 | Want::FailOver { .. } => None,
             },

@@ -12,6 +12,8 @@ mod jobs;
 
 mod page;
 
+mod resize;
+
 mod retire;
 
 mod discovery;

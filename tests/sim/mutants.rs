@@ -164,6 +164,53 @@ fn statement_hides_holds() {
 }
 
 #[test]
+fn a_statement_tells_less_than_is_promised() {
+    let mutant = Mutant::StatementTellsLess;
+    found_in_story(mutant, one_arbiter(), "quota_is_never_exceeded", |world| {
+        let spec = spec(4, false, true);
+        assert!(world.start(0, &job_id(0), 1, &spec));
+        world.await_state(0, &job_id(0), JobState::Running);
+        world.run_ms(4_000);
+        // 8 CPUs of 6.
+        world.start(1, &job_id(1), 1, &spec);
+        world.run_ms(5_000);
+    });
+}
+
+/// A guest that is asked for a CPU does not always let it go.
+#[test]
+fn what_a_guest_was_asked_for_is_taken_for_given() {
+    let mutant = Mutant::ShrinkTakenAsGiven;
+    found_in_story(mutant, Profile::calm(12), "no_guest_has_more_than_is_promised", |world| {
+        let (job, spec) = (job_id(0), spec(4, true, false));
+        assert!(world.start(0, &job, 1, &spec));
+        world.await_state(0, &job, JobState::Running);
+        for revision in (2..40).step_by(2) {
+            world.resize(0, &job, revision, 1, None);
+            world.run_ms(20_000);
+            // What is left is given back with the rest, whether or not it was given.
+            if world.grow(0, &job, revision + 1, 4).is_none() {
+                return;
+            }
+            world.run_ms(20_000);
+        }
+    });
+}
+
+#[test]
+fn growth_needs_no_ticket() {
+    let mutant = Mutant::GrowthNeedsNoTicket;
+    found_in_story(mutant, one_arbiter(), "nothing_grows_without_a_ticket", |world| {
+        let (job, spec) = (job_id(0), spec(1, true, true));
+        assert!(world.start(0, &job, 1, &spec));
+        world.await_state(0, &job, JobState::Running);
+        let answer = world.resize(0, &job, 2, 4, None);
+        let is_refused = matches!(answer, Some(Err(Refusal::Ticket { .. })));
+        assert!(is_refused || world.violation.is_some(), "{answer:?}");
+    });
+}
+
+#[test]
 fn escrow_share_is_the_whole_quota() {
     found_at_random(Mutant::EscrowShareIsWholeQuota, 200, &["quota_is_never_exceeded"]);
 }

@@ -2,12 +2,12 @@
 //! (§14) keep their names, as far as today's cores have the rules.
 
 use host_agent::core::Request;
-use protocol::api::{NewRun, RunState, Want};
-use protocol::id::JobId;
+use protocol::api::{NewRun, ResizeJob, RunState, Want};
+use protocol::id::{JobId, Revision};
 use protocol::job::{JobKind, JobSpec, JobState};
 use protocol::refusal::Refusal;
 use protocol::ticket::{Action, DenialReason};
-use protocol::vm::VmSpec;
+use protocol::vm::{Size, SizeChange, VmSpec};
 use tests::sim::verdict::rest;
 use tests::sim::workload::{job_id, spec};
 use tests::sim::{Profile, World};
@@ -47,6 +47,83 @@ fn await_end(world: &mut World, group: usize, id: protocol::id::RunId) -> RunSta
 
 fn want_run() -> Want {
     Want::Run { job: job_id(0), spec: spec(1, false, false), on: None }
+}
+
+fn want_size(vcpus: u32) -> Want {
+    let size = SizeChange { vcpus: Some(vcpus), ..SizeChange::default() };
+    Want::Resize { job: job_id(0), size }
+}
+
+/// CPUs that a guest really has.
+fn vcpus_of(world: &World, host: usize) -> u32 {
+    world.hosts[host].hv.domains[&job_id(0).domain_uuid()].resources.vcpus
+}
+
+#[test]
+fn a_vm_grows_while_it_runs_within_its_quota_and_not_beyond() {
+    let mut world = world(Profile { arbiters: 1, k: 1, ..Profile::calm(20) });
+    let want = Want::Run { job: job_id(0), spec: spec(1, true, true), on: None };
+    let started = run(&mut world, 0, want);
+    assert_eq!(await_end(&mut world, 0, started), RunState::Succeeded);
+    let at = (0..3).find(|n| world.runs(*n, &job_id(0))).expect("it runs somewhere");
+    let grown = run(&mut world, 0, want_size(4));
+    assert_eq!(await_end(&mut world, 0, grown), RunState::Succeeded);
+    assert_eq!(vcpus_of(&world, at), 4);
+    let too_much = run(&mut world, 0, want_size(5));
+    assert_eq!(await_end(&mut world, 0, too_much), RunState::Succeeded, "5 of 6 and of 5");
+    // Another of the tenant's is in the way now.
+    let other = Want::Run { job: job_id(1), spec: spec(1, false, true), on: None };
+    let other = run(&mut world, 0, other);
+    assert_eq!(await_end(&mut world, 0, other), RunState::Succeeded);
+    let third = Want::Run { job: job_id(2), spec: spec(1, false, true), on: None };
+    let third = run(&mut world, 0, third);
+    assert_eq!(await_end(&mut world, 0, third), RunState::RolledBack, "6 of 6 are promised");
+    ends_well(world);
+}
+
+/// kill -9 of the agent between its journal and libvirt, again and again.
+#[test]
+fn a_resize_is_whole_whenever_its_agent_dies() {
+    for after_us in (0..40_000).step_by(1_000) {
+        let mut world = world(Profile::calm(21));
+        let spec = spec(1, true, false);
+        assert!(world.start(0, &job_id(0), 1, &spec));
+        world.await_state(0, &job_id(0), JobState::Running);
+        let offer = spec.with_size(|size| Size { vcpus: 3, ..size }).expect("a VM");
+        let offer = world.offer(0, &job_id(0), 2, &offer, Action::Resize).expect("an offer");
+        let ticket = world.ticket(offer).expect("granted");
+        let size = SizeChange { vcpus: Some(3), ..SizeChange::default() };
+        let ticket = Some(ticket);
+        let resize = ResizeJob { revision: Revision(2), size, ticket, run: None };
+        let request = Request::Resize { job: job_id(0), resize };
+        world.ask_by_hand(0, 0, request);
+        world.run_us(after_us);
+        let node = world.hosts[0].node;
+        world.restart(node, 50);
+        world.run_ms(20_000);
+        let rows = &world.hosts[0].disk.ledger.jobs;
+        let vcpus = rows[0].job.spec.resources().vcpus;
+        assert_eq!(vcpus_of(&world, 0), vcpus, "after {after_us} µs");
+        assert_eq!(rows[0].job.resize, None);
+        ends_well(world);
+    }
+}
+
+#[test]
+fn resize_ticket_pending_when_source_hands_off() {
+    let mut world = world(Profile::calm(22));
+    let (job, spec) = (job_id(0), spec(1, true, false));
+    assert!(world.start(0, &job, 1, &spec));
+    world.await_state(0, &job, JobState::Running);
+    let larger = spec.with_size(|size| Size { vcpus: 3, ..size }).expect("a VM");
+    let offer = world.offer(0, &job, 2, &larger, Action::Resize).expect("an offer");
+    let ticket = world.ticket(offer).expect("granted");
+    world.migrate_by_hand(0, 1, &job, 2, &spec);
+    world.await_state(1, &job, JobState::Running);
+    let late = world.resize(0, &job, 3, 3, Some(ticket));
+    assert!(matches!(late, Some(Err(_))), "{late:?}");
+    assert_eq!(vcpus_of(&world, 1), 1);
+    ends_well(world);
 }
 
 #[test]

@@ -186,6 +186,28 @@ expect runs_on web h2
 then web on h2
 then step move web from h1 to h2
 
+story a vm grows where it is
+host h1 4GiB
+host h2 8GiB
+vm web on h1 1GiB
+vm db on h1 1GiB
+expect has_size web 3GiB
+then web on h1
+then step resize web on h1
+then steps 1
+never stop web
+
+story a vm without room to grow stays as it is
+host h1 4GiB
+host h2 8GiB
+vm web on h1 1GiB
+vm db on h1 1GiB
+expect has_size web 4GiB
+then cannot
+then says could have at most
+then steps 0
+never move web
+
 story a host that cannot receive gets no guest
 host h1 4GiB
 host h2 4GiB cannot-receive

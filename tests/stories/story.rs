@@ -184,6 +184,11 @@ impl Story {
             ["runs_on", job, host] => {
                 json!({ "expect": "runs_on", "job": self.known_vm(job)?, "on": self.known_host(host)? })
             }
+            ["has_size", job, gib] => {
+                let vm = world::spec(&[gib])?.as_vm().map_or(0, |vm| vm.memory_bytes);
+                let size = json!({ "memory_bytes": vm });
+                json!({ "expect": "has_size", "job": self.known_vm(job)?, "size": size })
+            }
             [kind @ ("is_stopped" | "absent" | "no_migration"), job] => {
                 json!({ "expect": kind, "job": self.known_vm(job)? })
             }

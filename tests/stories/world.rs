@@ -93,6 +93,7 @@ pub(crate) fn job(name: &str, spec: JobSpec, state: JobState) -> Result<Job, Str
         hold: None,
         domain_uuid: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
     })

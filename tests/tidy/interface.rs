@@ -62,7 +62,7 @@ fn denials() -> Vec<DenialReason> {
         DenialReason::Rebuilding { missing: 1 },
         DenialReason::Promised { host: host.clone(), id, for_ms: None },
         DenialReason::NotTheLast { hold: HoldAt { host, hold: id } },
-        DenialReason::Quota { tenant, limit, used, asked },
+        DenialReason::Quota { tenant, limit, used, asked, at_most: None },
         DenialReason::Policy { message: String::new() },
     ];
     for denial in &all {

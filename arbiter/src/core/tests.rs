@@ -78,6 +78,10 @@ fn migrate_in(n: u8, num: u64, job: &str, from: u8, hold: OfferId) -> Offer {
     Offer { action: Action::MigrateIn { from: host(from), hold }, ..offer(n, num, job, 1) }
 }
 
+fn resize(n: u8, num: u64, job: &str, size: u32) -> Offer {
+    Offer { action: Action::Resize, ..offer(n, num, job, size) }
+}
+
 fn hold(num: u64, job: &str, size: u32) -> HoldItem {
     HoldItem {
         id: id(1, num),
@@ -314,12 +318,13 @@ fn r6_the_whole_quota_is_usable_with_one_arbiter_and_not_a_cpu_more() {
     for n in 1..=10 {
         assert_eq!(arbiter.ask(0, &offer(0, n, &format!("j{n}"), 1)), Ok(vcpus(1)));
     }
-    let Err(DenialReason::Quota { limit, used, asked, .. }) =
+    let Err(DenialReason::Quota { limit, used, asked, at_most, .. }) =
         arbiter.ask(0, &offer(0, 11, "j11", 1))
     else {
         panic!("more than the quota was granted");
     };
     assert_eq!((limit.vcpus, used.vcpus, asked.vcpus), (10, 10, 1));
+    assert_eq!(at_most.map(|most| most.vcpus), Some(0));
     let other = Offer { tenant: TenantId::new("other").unwrap(), ..offer(0, 12, "j12", 99) };
     assert_eq!(arbiter.ask(0, &other), Ok(vcpus(99)), "a tenant without quota has no limit");
 }
@@ -331,6 +336,44 @@ fn r6_a_job_at_full_quota_may_move_or_restart_because_it_counts_once() {
     assert_eq!(arbiter.ask(0, &offer(0, 2, "web", 4)), Ok(vcpus(4)));
     let moved = Offer { resources: vcpus(4), ..migrate_in(1, 1, "web", 0, id(1, 2)) };
     assert_eq!(arbiter.ask(0, &moved), Ok(vcpus(4)));
+}
+
+#[test]
+fn r6_a_job_that_grows_counts_with_the_larger_size_and_a_no_says_how_far_it_could() {
+    let mut arbiter = Arbiter::ready(with_quota(trust(1, 1, 1), 6));
+    arbiter.hears(1, 0, statement(2, vec![hold(1, "web", 2), hold(2, "db", 1)], &[]));
+    let Err(DenialReason::Quota { used, asked, at_most, .. }) =
+        arbiter.ask(1, &resize(0, 3, "web", 6))
+    else {
+        panic!("7 of 6 vcpus were granted");
+    };
+    assert_eq!((used.vcpus, asked.vcpus, at_most.map(|m| m.vcpus)), (3, 6, Some(5)));
+    assert_eq!(arbiter.ask(1, &resize(0, 4, "web", 5)), Ok(vcpus(5)));
+    assert!(matches!(arbiter.ask(1, &offer(0, 5, "api", 1)), Err(DenialReason::Quota { .. })));
+    // Redeemed, the new hold stands for both; voided, only the old one.
+    arbiter.hears(2, 0, statement(4, vec![hold(4, "web", 5), hold(2, "db", 1)], &[]));
+    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant(), None), vcpus(6));
+}
+
+#[test]
+fn r6_what_a_guest_has_given_up_is_free_when_its_host_says_so() {
+    let mut arbiter = Arbiter::ready(with_quota(trust(1, 1, 1), 6));
+    assert_eq!(arbiter.ask(0, &offer(0, 1, "web", 6)), Ok(vcpus(6)));
+    arbiter.hears(1, 0, statement(1, vec![hold(1, "web", 6)], &[]));
+    assert!(matches!(arbiter.ask(1, &offer(0, 2, "db", 1)), Err(DenialReason::Quota { .. })));
+    arbiter.hears(2, 0, statement(1, vec![hold(1, "web", 2)], &[]));
+    assert_eq!(arbiter.ask(2, &offer(0, 2, "db", 4)), Ok(vcpus(4)));
+    // Taken back without asking: nothing more is granted on top of it.
+    arbiter.hears(3, 0, statement(2, vec![hold(1, "web", 6), hold(2, "db", 4)], &[]));
+    assert!(matches!(arbiter.ask(3, &offer(0, 3, "api", 1)), Err(DenialReason::Quota { .. })));
+}
+
+#[test]
+fn r5_a_job_is_resized_only_where_it_is() {
+    let mut arbiter = Arbiter::ready(trust(1, 1, 2));
+    arbiter.hears(1, 0, statement(1, vec![hold(1, "web", 2)], &[]));
+    assert_eq!(arbiter.ask(1, &resize(1, 1, "web", 4)), promised(0, 1));
+    assert_eq!(arbiter.ask(1, &resize(0, 2, "web", 4)), Ok(vcpus(4)));
 }
 
 #[test]
@@ -435,6 +478,8 @@ struct Issued {
 struct Held {
     offer: Offer,
     debits: BTreeMap<u32, Resources>,
+    /// What its guest has: less than the offer said, once it has given some up.
+    takes: u32,
     /// False for a guest that has not been handed over yet: it does not run.
     may_run: bool,
 }
@@ -446,6 +491,7 @@ struct Cluster {
     hosts: Vec<Host>,
     arbiters: Vec<Core>,
     granted: usize,
+    resized: usize,
     tells_debits: bool,
 }
 
@@ -461,7 +507,8 @@ impl Cluster {
             arbiter.handle(0, Input::Trust(Arc::new(trust.clone())), &mut vec![]);
         }
         let hosts = (0..hosts).map(|_| Host::default()).collect();
-        let mut cluster = Self { now_ms: 0, trust, hosts, arbiters, granted: 0, tells_debits };
+        let (now_ms, granted, resized) = (0, 0, 0);
+        let mut cluster = Self { now_ms, trust, hosts, arbiters, granted, resized, tells_debits };
         for a in 0..cluster.arbiters.len() {
             for h in 0..cluster.hosts.len() {
                 cluster.read(h, a);
@@ -476,7 +523,7 @@ impl Cluster {
         let n = u8::try_from(h).unwrap();
         let source = from.filter(|s| *s != h).and_then(|s| {
             let held = self.hosts[s].holds.iter().find(|(_, held)| held.offer.job.as_str() == job);
-            held.map(|(id, held)| (s, *id, held.offer.resources.vcpus))
+            held.map(|(id, held)| (s, *id, held.takes))
         });
         let host = &mut self.hosts[h];
         host.num += 1;
@@ -505,6 +552,17 @@ impl Cluster {
         }
     }
 
+    fn ask_all(&mut self, h: usize, arbiters: usize) {
+        let last = self.hosts[h].offers.len().saturating_sub(1);
+        for a in 0..arbiters {
+            self.ask(h, last, a);
+        }
+    }
+
+    fn redeem_last(&mut self, h: usize) {
+        self.redeem(h, self.hosts[h].offers.len().saturating_sub(1));
+    }
+
     /// R9, as the host does it.
     fn redeem(&mut self, h: usize, pick: usize) {
         let (now_ms, k) = (self.now_ms, self.trust.k);
@@ -520,10 +578,43 @@ impl Cluster {
         }
         issued.is_open = false;
         let issued = issued.clone();
-        let is_start = issued.offer.action == Action::Start;
-        host.holds.retain(|_, held| held.offer.job != issued.offer.job);
-        let held = Held { offer: issued.offer, debits: issued.grants, may_run: is_start };
+        let is_of_job = |held: &Held| held.offer.job == issued.offer.job;
+        let takes = issued.offer.resources.vcpus;
+        let may_run = match issued.offer.action {
+            Action::Start | Action::FailOver { .. } => true,
+            Action::MigrateIn { .. } => false,
+            // The guest that is there gets more; of one that is not there, or not yet, nothing.
+            Action::Resize => match host.holds.values().find(|held| is_of_job(held)) {
+                Some(held) if held.may_run && held.takes <= takes => {
+                    self.resized += 1;
+                    true
+                }
+                _ => return,
+            },
+        };
+        host.holds.retain(|_, held| !is_of_job(held));
+        let held = Held { offer: issued.offer, debits: issued.grants, takes, may_run };
         host.holds.insert(id, held);
+    }
+
+    /// A guest gives CPUs up; nobody has to be asked for that.
+    fn shrink(&mut self, h: usize, pick: usize, to: u32) {
+        let Some(id) = nth(&self.hosts[h].holds, pick) else { return };
+        if let Some(held) = self.hosts[h].holds.get_mut(&id).filter(|held| held.may_run) {
+            held.takes = held.takes.min(to);
+        }
+    }
+
+    fn issue_resize(&mut self, h: usize, pick: usize, size: u32) {
+        let now_ms = self.now_ms;
+        let n = u8::try_from(h).unwrap();
+        let host = &mut self.hosts[h];
+        let Some(id) = nth(&host.holds, pick) else { return };
+        let job = host.holds[&id].offer.job.clone();
+        host.num += 1;
+        let offer = resize(n, host.num, job.as_str(), size);
+        let grants = BTreeMap::new();
+        host.offers.insert(offer.id, Issued { offer, issued_ms: now_ms, is_open: true, grants });
     }
 
     fn close(&mut self, h: usize, pick: usize) {
@@ -566,7 +657,7 @@ impl Cluster {
         let holds = host.holds.iter().map(|(id, held)| HoldItem {
             id: *id,
             job: held.offer.job.clone(),
-            resources: held.offer.resources,
+            resources: vcpus(held.takes),
             tenant: held.offer.tenant.clone(),
             debits: self.tells_debits.then(|| held.debits.clone()),
             on_loss: OnLoss::Keep,
@@ -621,8 +712,7 @@ impl Cluster {
 
     fn quota_is_never_exceeded(&self) {
         let running = self.hosts.iter().flat_map(|host| host.holds.values());
-        let used: u32 =
-            running.filter(|held| held.may_run).map(|held| held.offer.resources.vcpus).sum();
+        let used: u32 = running.filter(|held| held.may_run).map(|held| held.takes).sum();
         assert!(used <= QUOTA, "{used} of {QUOTA} vcpus run");
     }
 }
@@ -639,6 +729,9 @@ enum Act {
     Redeem { h: usize, pick: usize },
     RedeemLast { h: usize },
     Close { h: usize, pick: usize },
+    IssueResize { h: usize, pick: usize, size: u32 },
+    Grow { h: usize, pick: usize, size: u32 },
+    Shrink { h: usize, pick: usize, to: u32 },
     Void { h: usize, pick: usize },
     HandOff { h: usize, pick: usize },
     Read { h: usize, a: usize },
@@ -657,6 +750,10 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (h.clone(), pick).prop_map(|(h, pick)| Act::Redeem { h, pick }),
         6 => h.clone().prop_map(|h| Act::RedeemLast { h }),
         3 => (h.clone(), pick).prop_map(|(h, pick)| Act::Close { h, pick }),
+        1 => (h.clone(), pick, 1..7u32)
+            .prop_map(|(h, pick, size)| Act::IssueResize { h, pick, size }),
+        8 => (h.clone(), pick, 1..5u32).prop_map(|(h, pick, size)| Act::Grow { h, pick, size }),
+        3 => (h.clone(), pick, 1..4u32).prop_map(|(h, pick, to)| Act::Shrink { h, pick, to }),
         1 => (h.clone(), pick).prop_map(|(h, pick)| Act::Void { h, pick }),
         4 => (h.clone(), pick).prop_map(|(h, pick)| Act::HandOff { h, pick }),
         8 => (h.clone(), a.clone()).prop_map(|(h, a)| Act::Read { h, a }),
@@ -666,7 +763,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn play(n: u8, k: u32, tells_debits: bool, acts: &[Act]) -> usize {
+fn play(n: u8, k: u32, tells_debits: bool, acts: &[Act]) -> Cluster {
     let mut cluster = Cluster::new(n, k, 3, tells_debits);
     let mut started_ms = vec![0; usize::from(n)];
     for act in acts {
@@ -674,17 +771,17 @@ fn play(n: u8, k: u32, tells_debits: bool, acts: &[Act]) -> usize {
         match act.clone() {
             Act::Issue { h, job, size, from } => cluster.issue(h, job, size, from),
             Act::Ask { h, pick, a } => cluster.ask(h, pick, a % n),
-            Act::AskAll { h } => {
-                for a in 0..n {
-                    let last = cluster.hosts[h].offers.len().saturating_sub(1);
-                    cluster.ask(h, last, a);
-                }
+            Act::AskAll { h } => cluster.ask_all(h, n),
+            Act::Grow { h, pick, size } => {
+                cluster.issue_resize(h, pick, size);
+                cluster.ask_all(h, n);
+                cluster.redeem_last(h);
             }
             Act::Redeem { h, pick } => cluster.redeem(h, pick),
-            Act::RedeemLast { h } => {
-                cluster.redeem(h, cluster.hosts[h].offers.len().saturating_sub(1));
-            }
+            Act::RedeemLast { h } => cluster.redeem_last(h),
             Act::Close { h, pick } => cluster.close(h, pick),
+            Act::IssueResize { h, pick, size } => cluster.issue_resize(h, pick, size),
+            Act::Shrink { h, pick, to } => cluster.shrink(h, pick, to),
             Act::Void { h, pick } => cluster.void(h, pick),
             Act::HandOff { h, pick } => cluster.hand_off(h, pick),
             Act::Read { h, a } => cluster.read(h, a % n),
@@ -695,7 +792,7 @@ fn play(n: u8, k: u32, tells_debits: bool, acts: &[Act]) -> usize {
         cluster.no_vm_runs_on_two_hosts();
         cluster.quota_is_never_exceeded();
     }
-    cluster.granted
+    cluster
 }
 
 proptest! {
@@ -715,8 +812,13 @@ fn random_interleavings_do_get_grants() {
     use proptest::strategy::ValueTree as _;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let acts = prop::collection::vec(act(), 160);
-    let granted: usize =
-        (0..16).map(|_| play(3, 2, false, &acts.new_tree(&mut runner).unwrap().current())).sum();
+    let acts = prop::collection::vec(act(), 240);
+    let (mut granted, mut resized) = (0, 0);
+    for _ in 0..16 {
+        let cluster = play(3, 2, false, &acts.new_tree(&mut runner).unwrap().current());
+        granted += cluster.granted;
+        resized += cluster.resized;
+    }
     assert!(granted > 200, "only {granted} grants in 16 plays");
+    assert!(resized > 5, "only {resized} jobs have grown in 16 plays");
 }

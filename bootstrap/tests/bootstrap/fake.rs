@@ -204,6 +204,7 @@ async fn put_job(
         hold: None,
         domain_uuid: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: endpoint.map(Box::new),
     };

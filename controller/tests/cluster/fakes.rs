@@ -20,7 +20,7 @@ use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{
-    Answer, Denial, DenialReason, Expected, Grant, Offer, OfferStanding, verify,
+    Answer, Denial, DenialReason, Expected, Grant, Offer, OfferStanding, Purpose, verify,
 };
 use protocol::trust::{CLOCK_PPM, KILL_MS, Peer as TrustPeer, Right, Slot, TERM_MS, Trust};
 use protocol::vm::{OnLoss, VmSpec};
@@ -416,6 +416,7 @@ async fn put(
         revision: body.revision,
         spec: body.spec.digest(),
         resources: body.spec.resources(),
+        purpose: Purpose::Take,
     };
     let standing = |offer| match (host.used.contains(&offer), host.offers.contains_key(&offer)) {
         (true, _) => OfferStanding::Used,
@@ -437,6 +438,7 @@ async fn put(
         hold: Some(offer),
         domain_uuid: None,
         run: body.run,
+        resize: None,
         migration: None,
         endpoint: None,
     };
@@ -587,7 +589,8 @@ async fn grant(
     if world.denies_quota.load(Ordering::Relaxed) {
         let (tenant, asked) = (asked.tenant, asked.resources);
         let (limit, used) = (Resources::ZERO, Resources::ZERO);
-        return Ok(Json(deny(DenialReason::Quota { tenant, limit, used, asked })));
+        let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None };
+        return Ok(Json(deny(why)));
     }
     if let Some(host) = world.hosts.iter().find(is_elsewhere) {
         let host: HostId = lock(host).host.id.clone();

@@ -5,8 +5,8 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use protocol::api::{JobList, MigrateJob, PutHandoff, PutJob, RebootJob, StopJob};
-use protocol::id::{JobId, RunId};
+use protocol::api::{JobList, MigrateJob, PutHandoff, PutJob, RebootJob, ResizeJob, StopJob};
+use protocol::id::{JobId, Revision, RunId};
 use protocol::job::{Job, JobKind, RunKey};
 use protocol::refusal::Refusal;
 use protocol::trust::Right;
@@ -103,14 +103,44 @@ async fn act(api: &Api, peer: Peer, job: JobId, act: Act) -> Result<Response, Pr
     answer(api.ask(Request::Act { job, act }).await?, StatusCode::ACCEPTED)
 }
 
+pub(super) async fn resize(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Json(resize): Json<ResizeJob>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &id)?;
+    answer(api.ask(Request::Resize { job: id, resize }).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn undo_resize(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Query(undo): Query<Undo>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &id)?;
+    let request = Request::UndoResize { job: id, run: undo.key() };
+    answer(api.ask(request).await?, StatusCode::ACCEPTED)
+}
+
 pub(super) async fn migrate(
     State(api): State<Api>,
     peer: Peer,
     Path(id): Path<JobId>,
+    Query(planned): Query<Planned>,
     Json(migrate): Json<MigrateJob>,
 ) -> Result<Response, ProblemReply> {
     permit_over(&api, peer, &id)?;
-    answer(api.ask(Request::Migrate { job: id, migrate }).await?, StatusCode::ACCEPTED)
+    let request = Request::Migrate { job: id, migrate, revision: planned.revision };
+    answer(api.ask(request).await?, StatusCode::ACCEPTED)
+}
+
+/// Which change of the job the target has made room for. Not in the body, which agents of before
+/// there were resizes would refuse with it.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct Planned {
+    revision: Option<Revision>,
 }
 
 pub(super) async fn cancel_migration(
@@ -136,7 +166,7 @@ pub(super) async fn take_handoff(
     answer(api.ask(request).await?, StatusCode::OK)
 }
 
-/// The task that is being undone, when a run cancels or deletes.
+/// The task that is being undone, when a run turns back or deletes.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct Undo {
     run: Option<RunId>,

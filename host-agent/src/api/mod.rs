@@ -102,6 +102,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/reset", post(jobs::reset))
         .route("/v1/jobs/{id}/reboot", post(jobs::reboot))
         .route("/v1/jobs/{id}/release", post(jobs::release))
+        .route("/v1/jobs/{id}/resize", post(jobs::resize))
+        .route("/v1/jobs/{id}/resize/undo", post(jobs::undo_resize))
         .route("/v1/jobs/{id}/migrate", post(jobs::migrate))
         .route("/v1/jobs/{id}/migrate/cancel", post(jobs::cancel_migration))
         .route("/v1/jobs/{id}/handoff", post(jobs::take_handoff))

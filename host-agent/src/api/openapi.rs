@@ -6,7 +6,7 @@
 use http::header::CONTENT_TYPE;
 use protocol::api::{
     DomainReply, ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutIntent,
-    PutJob, RebootJob, SHA256_HEADER, StopJob,
+    PutJob, RebootJob, ResizeJob, SHA256_HEADER, StopJob,
 };
 use protocol::host::{Host, Inventory};
 use protocol::id::{ImageName, JobId};
@@ -55,6 +55,7 @@ const TICKETS: &[&str] = &[
     "ticket-for-other-host",
     "ticket-for-other-job",
     "ticket-for-other-spec",
+    "ticket-for-other-action",
     "offer-ended",
     "offer-used",
     "offer-unknown",
@@ -187,7 +188,8 @@ fn of_offers() -> Vec<Operation> {
             .right(Right::Run)
             .body::<OfferRequest>()
             .answers::<OfferReply>(201)
-            .refuses(ADMITS),
+            .refuses(ADMITS)
+            .refuses(&["no-such-job", "no-room-to-grow"]),
         delete("/v1/offers/{epoch}/{num}", "Void an offer, whatever it was")
             .right(Right::Run)
             .path::<u64>("epoch")
@@ -256,6 +258,13 @@ fn of_actions() -> Vec<Operation> {
         act("/v1/jobs/{id}/reset", "Press its reset button"),
         act("/v1/jobs/{id}/reboot", "Ask it to reboot, and reset it after its grace")
             .body::<RebootJob>(),
+        act("/v1/jobs/{id}/resize", "Give it other CPUs or memory, at once as far as that goes")
+            .body::<ResizeJob>()
+            .refuses(&["no-room-to-grow", "revision-conflict"])
+            .refuses(TICKETS),
+        act("/v1/jobs/{id}/resize/undo", "Take back the size that a task of a run gave it")
+            .query::<jobs::Undo>()
+            .refuses(&["no-room-to-grow", "ticket-missing"]),
     ]
 }
 
@@ -267,7 +276,9 @@ fn of_migration() -> Vec<Operation> {
     };
     vec![
         change(post("/v1/jobs/{id}/migrate", "Send it to another host").right(Right::Run))
-            .body::<MigrateJob>(),
+            .query::<jobs::Planned>()
+            .body::<MigrateJob>()
+            .refuses(&["revision-conflict"]),
         change(post("/v1/jobs/{id}/migrate/cancel", "Give up sending it").right(Right::Run))
             .query::<jobs::Undo>()
             .answers_nothing(204),

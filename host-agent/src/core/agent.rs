@@ -25,6 +25,7 @@ use super::input::{Effect, Input, Look, Reply, ReplyId, Request, WorkId};
 use super::ledger::{JobRecord, LedgerState, Write};
 use super::offers::Offers;
 use super::one_off::Heard;
+use super::resizing::{Giving, is_changing};
 
 /// Jobs in the ledger, ended ones included. Each row is about 1 KiB and an inventory with all of
 /// them must fit into one message; deleting is by request only, so beyond this the host refuses new
@@ -53,6 +54,10 @@ pub(super) struct Entry {
     pub(super) is_begun: bool,
     /// What a one-off job's console was last seen to hold.
     pub(super) heard: Option<Heard>,
+    /// What is waited for after a change of size.
+    pub(super) giving: Option<Giving>,
+    /// When its guest was last looked at for its size, in milliseconds since boot.
+    pub(super) looked_ms: u64,
     /// Grows with every change of the row and every work begun.
     pub(super) change: u64,
 }
@@ -74,6 +79,7 @@ pub(super) enum WorkKind {
     Save,
     /// A reset, or a reboot, which any stop overtakes: a guest may take its time.
     Reboot,
+    Resize,
     /// Everything else.
     Other,
 }
@@ -164,6 +170,7 @@ impl Agent {
             }
             Input::Tick => {
                 self.watch_one_offs(now, out);
+                self.watch_sizes(now, out);
                 self.ask_right(out);
                 self.go_on_all(now, out);
             }
@@ -229,7 +236,11 @@ impl Agent {
             Request::Put { job, put } => self.put(now, job, put, out),
             Request::Stop { job, stop } => self.stop(now, &job, stop, out),
             Request::Act { job, act } => self.act(now, &job, act, out),
-            Request::Migrate { job, migrate } => self.migrate(now, &job, migrate, out),
+            Request::Resize { job, resize } => self.resize(now, &job, resize, out),
+            Request::UndoResize { job, run } => self.undo_resize(now, &job, run, out),
+            Request::Migrate { job, migrate, revision } => {
+                self.migrate(now, &job, migrate, revision, out)
+            }
             Request::CancelMigration { job, run } => self.cancel_migration(&job, run, out),
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
             Request::Delete { job, run } => self.delete(now, &job, run, out),
@@ -308,9 +319,15 @@ impl Agent {
             record.debits.clear();
             record.issued = None;
         }
+        if state.is_ended() && !is_changing(&record.job) {
+            record.job.resize = None;
+        }
         record.job.since_ms = now.wall_ms;
         match state {
-            JobState::Accepted | JobState::Starting => record.tally.ran_from_ms = None,
+            JobState::Accepted | JobState::Starting => {
+                record.tally.ran_from_ms = None;
+                record.job.resize = None;
+            }
             JobState::Running => {
                 record.tally.ran_from_ms.get_or_insert(now.mono_ms);
                 record.tally.restart_at_ms = None;
@@ -356,8 +373,16 @@ impl Agent {
             None => {
                 // Never a number of an earlier job of this name: a late look must not fit.
                 let change = self.works + 1;
-                self.jobs
-                    .insert(id, Entry { record, work: None, is_begun: false, heard: None, change });
+                let entry = Entry {
+                    record,
+                    work: None,
+                    is_begun: false,
+                    heard: None,
+                    giving: None,
+                    looked_ms: 0,
+                    change,
+                };
+                self.jobs.insert(id, entry);
             }
         }
     }

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
-use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, StopJob};
+use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::event::Event;
 use protocol::host::{HostIntent, ImageFacts};
-use protocol::id::{ImageName, JobId, OfferId};
+use protocol::id::{ImageName, JobId, OfferId, Revision};
 use protocol::job::{Job, RunKey, ServiceEndpoint, ServiceSpec};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::Handoff;
 use protocol::trust::Trust;
-use protocol::vm::VmSpec;
+use protocol::vm::{SizeChange, VmSpec};
 
 use super::acts::Act;
 use super::ledger::Write;
@@ -136,12 +136,28 @@ pub enum Request {
         /// What.
         act: Act,
     },
+    /// Give a job another size.
+    Resize {
+        /// Its id.
+        job: JobId,
+        /// What and by what right.
+        resize: ResizeJob,
+    },
+    /// Take back the size that a task of a run has given it.
+    UndoResize {
+        /// Its id.
+        job: JobId,
+        /// The task; without one there is nothing to take back.
+        run: Option<RunKey>,
+    },
     /// Send a job to another host.
     Migrate {
         /// Its id.
         job: JobId,
         /// Where and how.
         migrate: MigrateJob,
+        /// The change of the job that the target has made room for; `None`: whichever it is.
+        revision: Option<Revision>,
     },
     /// Give up sending it.
     CancelMigration {
@@ -264,6 +280,13 @@ pub enum Work {
         /// How long it may take.
         grace_ms: u64,
     },
+    /// Let it start like this next, and give a guest that runs what it can have of it at once.
+    ResizeVm {
+        /// What it is.
+        vm: VmSpec,
+        /// What of its size is other than its guest has.
+        change: SizeChange,
+    },
     /// Keep the definition of a domain that runs already, and write the job into it.
     AdoptVm,
     /// Give a domain the definition back that it was adopted with.
@@ -297,6 +320,15 @@ pub enum WorkOutcome {
     Adopted(Box<DomainInfo>),
     /// The domain is as it was before it was ours; `None`: there is none any more.
     Released(Option<Box<DomainInfo>>),
+    /// The definition has the new size, and this is what the guest has of it.
+    Resized {
+        /// What is there.
+        domain: Box<DomainInfo>,
+        /// What kept the rest.
+        left: Vec<String>,
+        /// True when the guest takes its time to give memory up.
+        is_giving: bool,
+    },
     /// Ready to receive.
     Listening {
         /// Where this agent takes the guest's streams: `https://IP:PORT`.

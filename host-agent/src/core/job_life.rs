@@ -9,6 +9,7 @@ use transport::clock::Now;
 use super::agent::{Agent, UnderWay, WorkKind};
 use super::input::{Effect, Look, ServiceNews, Work, WorkId, WorkOutcome};
 use super::ledger::{Intent, JobRecord, Write};
+use super::resizing::work_of_resize;
 
 impl Agent {
     /// Begins whatever has to be done next for every job; also retries what failed.
@@ -33,6 +34,9 @@ impl Agent {
             return;
         }
         let Some(work) = next_work(record, entry.is_begun) else { return };
+        if matches!(work, Work::ResizeVm { .. }) && entry.giving.is_some() {
+            return;
+        }
         let uuid = self.domain_of(id);
         if entry.record.job.state == JobState::Accepted {
             let record = entry.record.clone();
@@ -93,6 +97,9 @@ impl Agent {
             WorkKind::Pause | WorkKind::Resume | WorkKind::Save | WorkKind::Reboot
         ) {
             return self.conclude_act(now, record, ended.kind, outcome, out);
+        }
+        if ended.kind == WorkKind::Resize {
+            return self.conclude_resize(now, record, outcome, out);
         }
         let state = record.job.state;
         match (state, record.intent.clone(), outcome) {
@@ -195,7 +202,13 @@ impl Agent {
     }
 
     /// Shows why a state lasts, once.
-    fn note(&mut self, now: Now, mut record: JobRecord, why: Reason, out: &mut Vec<Effect>) {
+    pub(super) fn note(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        why: Reason,
+        out: &mut Vec<Effect>,
+    ) {
         if record.job.reason.as_ref() != Some(&why) {
             record.job.reason = Some(why);
             self.insert(now, record, out);
@@ -254,6 +267,7 @@ fn kind_of(work: &Work) -> WorkKind {
         Work::ResumeVm => WorkKind::Resume,
         Work::SaveVm => WorkKind::Save,
         Work::ResetVm | Work::RebootVm { .. } => WorkKind::Reboot,
+        Work::ResizeVm { .. } => WorkKind::Resize,
         _ => WorkKind::Other,
     }
 }
@@ -298,6 +312,8 @@ fn next_of_vm(record: &JobRecord, vm: &VmSpec, is_begun: bool) -> Option<Work> {
         (JobState::MigratingOut, Intent::Send(migrate)) => {
             Some(if is_begun { Work::SettleSend } else { Work::SendVm(migrate.clone()) })
         }
+        (JobState::Running | JobState::Paused, _) => work_of_resize(job, vm),
+        (state, _) if state.is_ended() => work_of_resize(job, vm),
         _ => None,
     }
 }

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use protocol::api::MigrateJob;
 use protocol::host::HostIntent;
 use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
-use protocol::job::Job;
+use protocol::job::{Job, RunKey};
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::trust::Trust;
+use protocol::vm::Size;
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claim;
@@ -69,6 +70,20 @@ pub struct JobRecord {
     /// What is counted in this boot of the machine.
     #[serde(default, skip_serializing_if = "Tally::is_empty")]
     pub tally: Tally,
+    /// The last change of its size since it was put here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_resize: Option<Box<LastResize>>,
+}
+
+/// What it takes to go back behind a change of size: when libvirt can't have it, or when the run that
+/// asked for it turns back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastResize {
+    /// What the spec said before.
+    pub before: Size,
+    /// Who asked, when a run did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunKey>,
 }
 
 /// A moment of one boot of the machine; of no other is it any use.

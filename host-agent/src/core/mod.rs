@@ -25,6 +25,8 @@ mod job_life;
 
 mod seeing;
 
+mod resizing;
+
 mod one_off;
 
 mod restarts;
@@ -45,7 +47,7 @@ mod claims;
 pub use claims::{Claim, Deed};
 
 mod ledger;
-pub use ledger::{Intent, Issued, JobRecord, LedgerState, Tally, Write};
+pub use ledger::{Intent, Issued, JobRecord, LastResize, LedgerState, Tally, Write};
 
 mod events;
 pub use events::{EventRing, Resume};

@@ -2,7 +2,7 @@
 
 use protocol::api::MigrateJob;
 use protocol::event::Fact;
-use protocol::id::JobId;
+use protocol::id::{JobId, Revision};
 use protocol::job::{JobState, Migration, Reason, RunKey};
 use protocol::refusal::Refusal;
 use protocol::signed::Signed;
@@ -13,6 +13,7 @@ use super::agent::Agent;
 use super::claims::Deed;
 use super::input::{Effect, MigrationOutcome, Reply, Work, WorkId};
 use super::ledger::{Intent, JobRecord};
+use super::resizing::check_settled;
 use super::route;
 
 impl Agent {
@@ -21,6 +22,7 @@ impl Agent {
         now: Now,
         id: &JobId,
         migrate: MigrateJob,
+        revision: Option<Revision>,
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let mut writes = Vec::new();
@@ -60,6 +62,13 @@ impl Agent {
                 });
             }
         }
+        // The target has made room for what the job was then.
+        if let Some(current) =
+            Some(record.job.revision).filter(|at| revision.is_some_and(|r| r != *at))
+        {
+            return Err(Refusal::RevisionConflict { job: id.clone(), current });
+        }
+        check_settled(&record.job, "sent away")?;
         self.check_route(id, &migrate)?;
         record.job.migration = Some(Box::new(Migration::Outgoing {
             to: migrate.to.clone(),

@@ -19,6 +19,7 @@ use transport::clock::Now;
 use super::agent::Agent;
 use super::input::Effect;
 use super::ledger::{Intent, JobRecord};
+use super::resizing::is_changing;
 
 /// How long the first restart waits; each further one twice as long.
 const BACKOFF_MS_MIN: u64 = 1_000;
@@ -98,15 +99,21 @@ impl Agent {
         let Some(vm) = record.job.spec.as_vm() else { return false };
         let has_right = self.trust.is_none() || record.job.hold.is_some();
         record.tally.needs_right = self.trust.is_some();
+        // Whatever its guest had is gone; what is written down and not in its definition yet is not.
+        if !is_changing(&record.job) {
+            record.job.resize = None;
+        }
         match record.job.state {
             JobState::Accepted | JobState::Starting if has_right => {
                 let needs_right = record.tally.needs_right;
+                record.job.resize = None;
                 record.job.state = JobState::Starting;
                 record.job.reason = needs_right.then_some(Reason::AwaitingRight);
                 true
             }
             JobState::Running | JobState::Paused if has_right && vm.autostart => {
                 record.intent = Intent::Run;
+                record.job.resize = None;
                 record.job.state = JobState::Starting;
                 let after = Box::new(Reason::HostRebooted);
                 record.job.reason = Some(match self.trust {

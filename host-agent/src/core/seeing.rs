@@ -52,7 +52,7 @@ impl Agent {
             return;
         }
         let Some((state, reason)) = seen_instead(record.job.state, look.hint, domain) else {
-            return;
+            return self.see_size(now, record, domain, out);
         };
         if look.is_second {
             self.become_seen(now, record, state, reason, out);

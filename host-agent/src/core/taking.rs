@@ -4,11 +4,12 @@ use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{OfferReply, OfferRequest, PutJob};
 use protocol::event::Fact;
 use protocol::host::HostIntent;
-use protocol::id::{JobId, Revision};
+use protocol::id::{JobId, OfferId, Revision};
 use protocol::job::{Job, JobSpec, JobState, ObservedDomain, Reason};
 use protocol::refusal::Refusal;
+use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::ticket::{Action, Expected, Offer, OfferStanding, VerifiedTicket, verify};
+use protocol::ticket::{Action, Expected, Offer, OfferStanding, Purpose, VerifiedTicket, verify};
 use protocol::vm::OnLoss;
 use transport::clock::Now;
 use uuid::Uuid;
@@ -23,6 +24,16 @@ use super::offers::{OPEN_MAX, Open};
 pub(super) const STARTS_WAITING_MAX: usize = 32;
 /// When to ask again: one or two of them are over by then.
 const STARTS_RETRY_MS: u64 = 1_000;
+
+/// What an offer is for.
+pub(super) struct Reserved {
+    /// What the job takes.
+    pub(super) resources: Resources,
+    /// How much more that is than what it has been promised: so much is kept free for it.
+    pub(super) more: Resources,
+    /// The domain that it would make a job of.
+    pub(super) domain: Option<Uuid>,
+}
 
 impl Agent {
     /// R8: admission and a reservation first, then the signed offer.
@@ -40,22 +51,21 @@ impl Agent {
                 retry_after_ms: trust.term_ms / 4,
             });
         }
-        let arrival = match ask.action {
-            Action::Start | Action::FailOver { .. } => self.arrival(&ask.job),
-            Action::MigrateIn { .. } => Arrival::Migrate,
-        };
         let left_ms = trust.term_ms - trust.kill_ms;
         let trust_version = trust.version;
         let arbiters: Vec<u32> = trust.arbiters.iter().map(|a| a.slot).collect();
-        self.check_change(&ask.job, ask.revision, &ask.spec, arrival)?;
-        let domain = self.to_adopt(&ask.job, &ask.spec);
-        let allocation = self.allocation_without(Some(&ask.job), None, domain);
-        admit(Room { allocation, ..self.room() }, &ask.spec, arrival)?;
-        let resources = ask.spec.resources();
+        let asked = match ask.action {
+            Action::Start | Action::FailOver { .. } => {
+                self.check_arrival(&ask, self.arrival(&ask.job))?
+            }
+            Action::MigrateIn { .. } => self.check_arrival(&ask, Arrival::Migrate)?,
+            Action::Resize => self.check_growth(&ask)?,
+        };
+        let Reserved { resources, more, domain } = asked;
         let on_loss = ask.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss);
         let id = self.offers.issue(Open {
             job: ask.job.clone(),
-            resources,
+            resources: more,
             tenant: ask.spec.tenant.clone(),
             on_loss,
             domain,
@@ -75,6 +85,15 @@ impl Agent {
             trust_version,
         };
         Ok(Reply::Offered(OfferReply { offer: Signed::seal(&offer, &self.key), left_ms }))
+    }
+
+    fn check_arrival(&self, ask: &OfferRequest, how: Arrival) -> Result<Reserved, Refusal> {
+        self.check_change(&ask.job, ask.revision, &ask.spec, how)?;
+        let domain = self.to_adopt(&ask.job, &ask.spec);
+        let allocation = self.allocation_without(Some(&ask.job), None, domain);
+        admit(Room { allocation, ..self.room() }, &ask.spec, how)?;
+        let resources = ask.spec.resources();
+        Ok(Reserved { resources, more: resources, domain })
     }
 
     pub(super) fn put(
@@ -97,7 +116,10 @@ impl Agent {
         let ticket = self.verify_ticket(now, &id, &put)?;
         let arrival = match ticket.as_ref().map(|t| &t.offer().action) {
             Some(Action::MigrateIn { .. }) => Arrival::Migrate,
-            Some(Action::Start | Action::FailOver { .. }) | None => self.arrival(&id),
+            // A ticket to resize does not get here.
+            Some(Action::Start | Action::FailOver { .. } | Action::Resize) | None => {
+                self.arrival(&id)
+            }
         };
         self.check_change(&id, put.revision, &put.spec, arrival)?;
         // The ticket's own reservation makes room for the job that redeems it.
@@ -250,16 +272,18 @@ impl Agent {
             revision: put.revision,
             spec: put.spec.digest(),
             resources: put.spec.resources(),
+            purpose: Purpose::Take,
         };
-        let is_held = |offer| self.jobs.values().any(|e| e.record.job.hold == Some(offer));
-        let standing = |offer| {
-            if is_held(offer) {
-                OfferStanding::Used
-            } else {
-                self.offers.standing(offer, now.mono_ms)
-            }
-        };
+        let standing = |offer| self.standing(now, offer);
         Ok(Some(verify(put.ticket.as_ref(), expected, trust, standing)?))
+    }
+
+    pub(super) fn standing(&self, now: Now, offer: OfferId) -> OfferStanding {
+        if self.jobs.values().any(|e| e.record.job.hold == Some(offer)) {
+            OfferStanding::Used
+        } else {
+            self.offers.standing(offer, now.mono_ms)
+        }
     }
 
     fn new_record(
@@ -275,7 +299,8 @@ impl Agent {
                 let (from, hold) = (from.clone(), *hold);
                 (JobState::MigratingIn, Intent::Receive { from, hold, is_handed: false })
             }
-            Some(Action::Start | Action::FailOver { .. }) | None => {
+            // A ticket to resize does not get here.
+            Some(Action::Start | Action::FailOver { .. } | Action::Resize) | None => {
                 (JobState::Accepted, if adopting.is_some() { Intent::Adopt } else { Intent::Run })
             }
         };
@@ -291,6 +316,7 @@ impl Agent {
                 hold: ticket.map(|t| t.offer().id),
                 domain_uuid,
                 run: put.run,
+                resize: None,
                 migration: None,
                 endpoint: None,
             },
@@ -298,6 +324,7 @@ impl Agent {
             debits: ticket.map(|t| t.debits().clone()).unwrap_or_default(),
             issued: None,
             tally: Tally::default(),
+            last_resize: None,
         }
     }
 }

@@ -105,7 +105,7 @@ impl Agent {
         let item = Item {
             id,
             job: job.id.clone(),
-            resources: job.spec.resources(),
+            resources: job.promised(),
             tenant: job.spec.tenant.clone(),
             debits: (!record.debits.is_empty()).then(|| record.debits.clone()),
             on_loss: vm.on_loss,

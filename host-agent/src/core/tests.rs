@@ -28,6 +28,8 @@ mod tenure;
 
 mod images;
 
+mod resizing;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
@@ -67,11 +69,12 @@ pub(crate) fn record(name: &str) -> JobRecord {
         since_ms: 0,
         hold: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
     };
     let (debits, issued, tally) = (BTreeMap::new(), None, Tally::default());
-    JobRecord { job, intent: Intent::Run, debits, issued, tally }
+    JobRecord { job, intent: Intent::Run, debits, issued, tally, last_resize: None }
 }
 
 fn host(n: u8) -> Host {
@@ -274,6 +277,7 @@ fn domain(name: &str, state: DomainState) -> DomainInfo {
         state,
         job: Some(job),
         resources: Resources { vcpus: 1, memory_bytes: 1 << 30, disk_bytes: 0 },
+        memory_now_bytes: 1 << 30,
         is_persistent: true,
     }
 }
@@ -596,7 +600,7 @@ fn handoff_of(source: &Bench) -> Signed<Handoff> {
 #[test]
 fn a_migration_hands_over_only_after_the_source_has_let_go() {
     let (mut source, mut target, migrate) = migration();
-    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
     assert_eq!(target.state("web-1"), JobState::MigratingIn);
     assert!(matches!(source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone)), Work::SendVm(_)));
     let job = source.agent.job(&job_id("web-1")).unwrap().job.clone();
@@ -632,7 +636,7 @@ fn a_handoff_that_the_source_did_not_sign_is_refused() {
 #[test]
 fn a_migration_that_failed_runs_on_at_the_source() {
     let (mut source, mut target, migrate) = migration();
-    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
     let message = "no route".to_owned();
     source.end_work(WorkOutcome::Sent(MigrationOutcome::StillHere { message }));
     assert_eq!(source.state("web-1"), JobState::Running);
@@ -645,7 +649,7 @@ fn a_migration_that_failed_runs_on_at_the_source() {
 #[test]
 fn a_sending_interrupted_by_a_crash_is_settled_and_never_begun_again() {
     let (mut source, _, migrate) = migration();
-    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
     source.die(false);
     let paused = DomainState::Paused(PauseReason::Migration);
     source.tell(Input::Domains(vec![domain("web-1", paused)]));
@@ -678,7 +682,7 @@ fn a_guest_that_was_handed_over_is_taken_over_until_that_works_or_it_is_surely_g
         (WorkOutcome::NotThere, JobState::Crashed),
     ] {
         let (mut source, mut target, migrate) = migration();
-        source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+        source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
         source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
         let handoff = handoff_of(&source);
         target.ask(Request::Handoff { job: job_id("web-1"), handoff }).unwrap();
@@ -703,7 +707,7 @@ fn a_guest_from_before_trust_is_handed_over_too() {
     target.put("web-1", body(1, 1, Some(ticket))).unwrap();
     let (_, _, mut migrate) = migration();
     migrate.to_hold = target.agent.job(&job_id("web-1")).unwrap().job.hold;
-    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
     source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
     let handoff = handoff_of(&source);
     target.works.clear();
@@ -716,7 +720,7 @@ fn a_guest_is_sent_only_to_a_member_with_a_hold_by_plain_addresses() {
     let refused = |source: &mut Bench, change: fn(&mut MigrateJob)| {
         let mut migrate = good.clone();
         change(&mut migrate);
-        refusal(source.ask(Request::Migrate { job: job_id("web-1"), migrate }))
+        refusal(source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }))
     };
     assert_eq!(refused(&mut source, |m| m.to_hold = None), "invalid");
     assert_eq!(refused(&mut source, |m| m.to = id_of(77)), "invalid");
@@ -766,7 +770,7 @@ fn a_stop_does_not_revoke_a_delete() {
 #[test]
 fn disks_that_were_left_behind_by_a_migration_are_not_started_from() {
     let (mut source, _, migrate) = migration();
-    source.ask(Request::Migrate { job: job_id("web-1"), migrate }).unwrap();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
     source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
     let ask = OfferRequest {
         job: job_id("web-1"),
@@ -980,7 +984,7 @@ fn a_copy_of_a_stop_or_delete_that_arrives_late_does_not_touch_the_next_job_of_t
 fn a_send_that_was_taken_back_or_done_is_not_done_again() {
     let (mut source, _, mut migrate) = migration();
     migrate.run = run_key(4);
-    let send = Request::Migrate { job: job_id("web-1"), migrate: migrate.clone() };
+    let send = Request::Migrate { job: job_id("web-1"), migrate: migrate.clone(), revision: None };
     source.ask(send.clone()).unwrap();
     let message = "link lost".to_owned();
     source.end_work(WorkOutcome::Sent(MigrationOutcome::StillHere { message }));
@@ -989,6 +993,6 @@ fn a_send_that_was_taken_back_or_done_is_not_done_again() {
     let cancel = Request::CancelMigration { job: job_id("web-1"), run: run_key(5) };
     source.ask(cancel).unwrap();
     migrate.run = run_key(5);
-    let late = Request::Migrate { job: job_id("web-1"), migrate };
+    let late = Request::Migrate { job: job_id("web-1"), migrate, revision: None };
     assert_eq!(refusal(source.ask(late)), "task-undone");
 }

@@ -22,7 +22,7 @@ async fn domain(bench: &Bench) -> Result<DomainReply, CallError> {
     bench.client.get(&bench.local(), "/v1/domains/legacy").await
 }
 
-async fn await_domain(bench: &Bench) -> DomainReply {
+pub(crate) async fn await_domain(bench: &Bench) -> DomainReply {
     let begin = Instant::now();
     loop {
         match domain(bench).await {

@@ -6,6 +6,8 @@ mod images;
 
 mod openapi;
 
+mod resizing;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;

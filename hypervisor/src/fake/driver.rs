@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
-use protocol::resources::Resources;
-use protocol::vm::VmSpec;
+use protocol::vm::{Size, SizeChange, VmSpec};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -15,7 +14,7 @@ use super::{Fake, Guest, find, find_active, is_active};
 use crate::call::HungCalls;
 use crate::domain::{
     DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
-    PauseReason, Progress, StopReason,
+    PauseReason, Progress, Resized, StopReason,
 };
 use crate::domain_read::Definition;
 use crate::domain_xml::refused;
@@ -52,23 +51,28 @@ impl Hypervisor for Fake {
                 let message = format!("domain {} has this name", guest.info.uuid);
                 return Err(HypervisorError::new(&what, ErrorKind::AlreadyExists, message));
             }
-            let before = state.domains.get(&config.uuid);
-            let guest = Guest {
-                info: DomainInfo {
-                    uuid: config.uuid,
-                    name: config.job.to_string(),
-                    state: before
-                        .map_or(DomainState::ShutOff(StopReason::Unknown), |g| g.info.state),
-                    job: Some(config.job.clone()),
-                    resources: Resources { disk_bytes: 0, ..config.vm.resources() },
-                    is_persistent: true,
-                },
-                config: Some(config.clone()),
-                console_input: before.map(|g| g.console_input.clone()).unwrap_or_default(),
-                job: before.and_then(|g| g.job),
-                recorded: None,
+            let size = config.vm.size();
+            let info = DomainInfo {
+                uuid: config.uuid,
+                name: config.job.to_string(),
+                state: DomainState::ShutOff(StopReason::Unknown),
+                job: Some(config.job.clone()),
+                resources: size.resources(),
+                memory_now_bytes: size.memory_bytes,
+                is_persistent: true,
             };
-            state.domains.insert(config.uuid, guest);
+            let fresh = || Guest::new(info.clone(), None, size);
+            let guest = state.domains.entry(config.uuid).or_insert_with(fresh);
+            // What runs, or is saved, has what it was started with.
+            let before = &guest.info;
+            let is_fresh = !before.state.is_active()
+                && before.state != DomainState::ShutOff(StopReason::Saved);
+            let (state_now, has, now) = (before.state, before.resources, before.memory_now_bytes);
+            guest.info = DomainInfo { state: state_now, ..info };
+            (guest.config, guest.defined, guest.recorded) = (Some(config.clone()), size, None);
+            if !is_fresh {
+                (guest.info.resources, guest.info.memory_now_bytes) = (has, now);
+            }
             self.announce(state, config.uuid, Lifecycle::Defined);
             Ok(())
         })
@@ -175,6 +179,40 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn resize(&self, uuid: Uuid, to: SizeChange) -> Result<Resized, HypervisorError> {
+        let what = format!("resize domain {uuid}");
+        let keeps_size = self.take_fault(|fault| *fault == Fault::GuestKeepsSize).is_some();
+        self.perform(Method::Resize, &what, |state| {
+            let guest = find_active(state, &what, uuid)?;
+            let plan = guest.live(keeps_size).plan(to);
+            let info = &mut guest.info;
+            info.resources.vcpus = plan.vcpus.unwrap_or(info.resources.vcpus);
+            if let Some(bytes) = plan.balloon_bytes.filter(|_| !keeps_size) {
+                info.memory_now_bytes = bytes;
+            }
+            let plugged = plan.plug_bytes.unwrap_or(0);
+            info.resources.memory_bytes += plugged;
+            info.memory_now_bytes += plugged;
+            Ok(Resized { left: plan.left, is_giving: plan.balloon_bytes.is_some() })
+        })
+    }
+
+    fn resize_definition(&self, uuid: Uuid, to: SizeChange) -> Result<(), HypervisorError> {
+        let what = format!("resize the definition of domain {uuid}");
+        self.perform(Method::ResizeDefinition, &what, |state| {
+            let guest = find(state, &what, uuid)?;
+            let size = guest.defined.changed(&to);
+            guest.defined = size;
+            if let Some(config) = &mut guest.config {
+                config.vm = config.vm.with_size(size);
+            }
+            if !guest.info.state.is_active() {
+                guest.show_defined();
+            }
+            Ok(())
+        })
+    }
+
     fn label(&self, uuid: Uuid, job: Option<&JobId>) -> Result<(), HypervisorError> {
         let what = format!("label domain {uuid}");
         self.perform(Method::Label, &what, |state| {
@@ -219,18 +257,34 @@ impl Hypervisor for Fake {
             };
             let off = || DomainState::ShutOff(StopReason::Unknown);
             let state_of = state.domains.get(&uuid).map(|guest| guest.info.state);
-            let (vcpus, memory_bytes) = (read.vcpus, read.memory_bytes);
-            let info = DomainInfo {
-                uuid,
-                name: read.name,
-                state: state_of.unwrap_or_else(off),
-                job: None,
-                resources: Resources { vcpus, memory_bytes, disk_bytes: 0 },
-                is_persistent: true,
+            let size = Size {
+                vcpus: read.vcpus,
+                memory_bytes: read.memory_bytes,
+                max_vcpus: Some(read.vcpus_max).filter(|max| *max > read.vcpus),
+                max_memory_bytes: None,
             };
-            let (console_input, job, recorded) = (Vec::new(), None, None);
-            let config = state.domains.get(&uuid).and_then(|guest| guest.config.clone());
-            state.domains.insert(uuid, Guest { info, config, console_input, job, recorded });
+            let mut guest = Guest::new(
+                DomainInfo {
+                    uuid,
+                    name: read.name,
+                    state: state_of.unwrap_or_else(off),
+                    job: None,
+                    resources: size.resources(),
+                    memory_now_bytes: size.memory_bytes,
+                    is_persistent: true,
+                },
+                None,
+                size,
+            );
+            if let Some(before) = state.domains.get(&uuid) {
+                guest.config = before.config.clone();
+                guest.started = before.started;
+                if before.info.state.is_active() {
+                    guest.info.resources = before.info.resources;
+                    guest.info.memory_now_bytes = before.info.memory_now_bytes;
+                }
+            }
+            state.domains.insert(uuid, guest);
             self.announce(state, uuid, Lifecycle::Defined);
             Ok(())
         })

@@ -17,6 +17,8 @@ pub enum Fault {
     Hang(Method),
     /// The guest does not react to a request to shut down or to reboot.
     GuestIgnoresShutdown,
+    /// The guest is asked to give CPUs or memory up, and keeps them.
+    GuestKeepsSize,
     /// A migration ends without anybody here knowing where the guest is.
     MigrateUnknown {
         /// Whether it is in fact on the target.
@@ -41,6 +43,8 @@ pub enum Method {
     Reboot,
     Save,
     Undefine,
+    Resize,
+    ResizeDefinition,
     Label,
     List,
     Lookup,

@@ -1,6 +1,7 @@
 //! What guests, other people and the machine do behind the agent's back, and what a test may see.
 
 use protocol::resources::Resources;
+use protocol::vm::Size;
 use uuid::Uuid;
 
 use super::{Fake, Guest, forget_if_transient, is_active, set_state};
@@ -16,10 +17,12 @@ impl Fake {
             state: DomainState::Running,
             job: None,
             resources,
+            memory_now_bytes: resources.memory_bytes,
             is_persistent: true,
         };
-        let guest =
-            Guest { info, config: None, console_input: Vec::new(), job: None, recorded: None };
+        let Resources { vcpus, memory_bytes, .. } = resources;
+        let size = Size { vcpus, memory_bytes, max_vcpus: None, max_memory_bytes: None };
+        let guest = Guest::new(info, None, size);
         let mut state = self.state();
         state.domains.insert(uuid, guest);
         self.announce(&state, uuid, Lifecycle::Defined);
@@ -86,6 +89,7 @@ impl Fake {
         state.domains.retain(|_, guest| guest.info.is_persistent);
         for guest in state.domains.values_mut() {
             guest.info.state = DomainState::ShutOff(StopReason::Unknown);
+            guest.show_defined();
             guest.job = None;
         }
         drop(state);

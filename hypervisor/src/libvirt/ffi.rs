@@ -391,6 +391,18 @@ unsafe fn deliver(domain: sys::virDomainPtr, lifecycle: Option<(u32, u32)>, opaq
     f(RawEvent { uuid: Uuid::from_bytes(bytes), name, lifecycle });
 }
 
+/// Numbers that libvirt knows of a guest's memory; more than there are today.
+const STATS_MAX: usize = 32;
+
+/// What a guest has said of its memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MemoryStats {
+    /// What it could give away without missing it.
+    pub(super) usable_kib: Option<u64>,
+    /// When it said so, in seconds; `None`: never.
+    pub(super) last_update: Option<u64>,
+}
+
 /// A domain. It keeps its connection open.
 pub(super) struct Domain(NonNull<sys::_virDomain>);
 
@@ -430,13 +442,55 @@ impl Domain {
         Ok((state.unsigned_abs(), reason.unsigned_abs()))
     }
 
-    /// CPUs, and most memory in KiB.
-    pub(super) fn size(&self) -> Result<(u32, u64), RawError> {
+    /// CPUs, memory in KiB, and what of it the guest has not given back.
+    pub(super) fn size(&self) -> Result<(u32, u64, u64), RawError> {
         // SAFETY: plain numbers, for which zero is a value.
         let mut info: sys::virDomainInfo = unsafe { std::mem::zeroed() };
         // SAFETY: the domain is valid; `info` is ours.
         check(unsafe { sys::virDomainGetInfo(self.ptr(), &raw mut info) })?;
-        Ok((info.nrVirtCpu.into(), info.maxMem))
+        Ok((info.nrVirtCpu.into(), info.maxMem, info.memory))
+    }
+
+    pub(super) fn set_vcpus(&self, vcpus: u32, flags: u32) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainSetVcpusFlags(self.ptr(), vcpus, flags) }).map(drop)
+    }
+
+    pub(super) fn set_memory(&self, kib: u64, flags: u32) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainSetMemoryFlags(self.ptr(), kib, flags) }).map(drop)
+    }
+
+    /// How often a guest says how much memory it uses, in seconds; 0 for never.
+    pub(super) fn set_memory_stats_period(&self, s: u16, flags: u32) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainSetMemoryStatsPeriod(self.ptr(), s.into(), flags) }).map(drop)
+    }
+
+    /// What the guest has said last of its memory.
+    pub(super) fn memory_stats(&self) -> Result<MemoryStats, RawError> {
+        let mut said = [sys::virDomainMemoryStatStruct { tag: 0, val: 0 }; STATS_MAX];
+        let room = u32::try_from(said.len()).expect("a handful");
+        // SAFETY: the domain is valid; libvirt writes at most `room` entries of the array.
+        let count =
+            check(unsafe { sys::virDomainMemoryStats(self.ptr(), said.as_mut_ptr(), room, 0) })?;
+        let count = usize::try_from(count).expect("checked to be no error");
+        let of = |tag: u32| {
+            let found = said[..count].iter().find(|stat| stat.tag.unsigned_abs() == tag);
+            found.map(|stat| stat.val)
+        };
+        Ok(MemoryStats {
+            usable_kib: of(sys::VIR_DOMAIN_MEMORY_STAT_USABLE),
+            last_update: of(sys::VIR_DOMAIN_MEMORY_STAT_LAST_UPDATE),
+        })
+    }
+
+    /// Plugs a device in.
+    pub(super) fn attach(&self, device: &str, flags: u32) -> Result<(), RawError> {
+        let device = c_text(device)?;
+        // SAFETY: the domain is valid; a C string that outlives the call.
+        check(unsafe { sys::virDomainAttachDeviceFlags(self.ptr(), device.as_ptr(), flags) })
+            .map(drop)
     }
 
     pub(super) fn is_persistent(&self) -> Result<bool, RawError> {

@@ -1,7 +1,10 @@
 //! The contract: what every hypervisor must do. Each case leaves no domain of its own behind.
 
-use hypervisor::{DomainState, ErrorKind, Lifecycle, PauseReason, StartReason, StopReason};
+use hypervisor::{
+    Definition, DomainState, ErrorKind, Lifecycle, PauseReason, StartReason, StopReason,
+};
 use protocol::id::JobId;
+use protocol::vm::{Size, SizeChange};
 use uuid::Uuid;
 
 use crate::subject::{Subject, eventually, expect_event, kind};
@@ -23,6 +26,10 @@ macro_rules! for_each_case {
         $run!(a_label_can_be_taken_off_and_put_on_again);
         $run!(a_definition_can_be_put_back_while_the_guest_runs);
         $run!(a_domain_of_others_is_described_as_a_vm);
+        $run!(a_running_guest_grows_within_its_head_room);
+        $run!(without_head_room_a_guest_grows_at_its_next_start);
+        $run!(a_guest_gives_up_what_it_can_and_the_rest_is_said);
+        $run!(a_definition_that_is_not_ours_takes_another_size);
         $run!(undefining_a_running_domain_lets_it_run);
         $run!(what_is_unknown_is_said_to_be);
         $run!(what_does_not_run_is_said_not_to);
@@ -209,6 +216,115 @@ pub(crate) fn a_domain_of_others_is_described_as_a_vm(subject: &Subject) {
     subject.remove(config.uuid);
 }
 
+const MIB: u64 = 1 << 20;
+
+fn size(vcpus: u32, memory_bytes: u64) -> Size {
+    Size { vcpus, memory_bytes, max_vcpus: None, max_memory_bytes: None }
+}
+
+fn to(vcpus: u32, memory_bytes: u64) -> SizeChange {
+    let (vcpus, memory_bytes) = (Some(vcpus), Some(memory_bytes));
+    SizeChange { vcpus, memory_bytes, ..SizeChange::default() }
+}
+
+/// CPUs, and memory that the guest has.
+fn has(subject: &Subject, uuid: Uuid) -> (u32, u64) {
+    let info = subject.hv.lookup(uuid).unwrap().unwrap();
+    (info.resources.vcpus, info.memory_now_bytes)
+}
+
+/// CPUs and memory that it would start with.
+fn defined(subject: &Subject, uuid: Uuid) -> (u32, u64) {
+    let read = Definition::read(&subject.hv.definition(uuid).unwrap()).unwrap();
+    (read.vcpus, read.memory_bytes)
+}
+
+pub(crate) fn a_running_guest_grows_within_its_head_room(subject: &Subject) {
+    let mut config = subject.config("growing");
+    config.vm = config.vm.with_size(Size {
+        max_vcpus: Some(4),
+        max_memory_bytes: Some(256 * MIB),
+        ..size(1, 128 * MIB)
+    });
+    let (uuid, room) = (config.uuid, config.vm.size());
+    subject.hv.define(&config).unwrap();
+    subject.hv.start(uuid).unwrap();
+    assert_eq!(has(subject, uuid), (1, 128 * MIB));
+    let can_plug = subject.hv.facts().driver != "TEST";
+    let memory_bytes = if can_plug { 256 * MIB } else { 128 * MIB };
+    for _ in 0..2 {
+        let resized = subject.hv.resize(uuid, to(3, 256 * MIB)).unwrap();
+        assert_eq!(resized.left.is_empty(), can_plug, "{resized:?}");
+        assert_eq!(has(subject, uuid), (3, memory_bytes));
+    }
+    // Beyond that, as far as it goes.
+    let resized = subject.hv.resize(uuid, to(6, 384 * MIB)).unwrap();
+    assert!(resized.left.len() >= 2, "{resized:?}");
+    assert_eq!(has(subject, uuid), (4, memory_bytes));
+    // The definition is another matter, and what runs is not touched by it.
+    assert_eq!(defined(subject, uuid), (1, 128 * MIB));
+    config.vm = config.vm.with_size(Size { vcpus: 3, memory_bytes: 256 * MIB, ..room });
+    subject.hv.define(&config).unwrap();
+    assert_eq!(defined(subject, uuid), (3, 256 * MIB));
+    assert_eq!(has(subject, uuid), (4, memory_bytes));
+    subject.hv.destroy(uuid).unwrap();
+    assert_eq!(kind(subject.hv.resize(uuid, to(3, MIB))), Some(ErrorKind::NotRunning));
+    subject.hv.start(uuid).unwrap();
+    assert_eq!(has(subject, uuid), (3, 256 * MIB));
+    subject.remove(uuid);
+}
+
+pub(crate) fn without_head_room_a_guest_grows_at_its_next_start(subject: &Subject) {
+    let mut config = subject.running("fixed");
+    let uuid = config.uuid;
+    let resized = subject.hv.resize(uuid, to(2, 128 * MIB)).unwrap();
+    assert_eq!((resized.left.len(), resized.is_giving), (2, false), "{resized:?}");
+    config.vm = config.vm.with_size(size(2, 128 * MIB));
+    subject.hv.define(&config).unwrap();
+    assert_eq!(has(subject, uuid), (1, 64 * MIB));
+    assert_eq!(defined(subject, uuid), (2, 128 * MIB));
+    subject.hv.destroy(uuid).unwrap();
+    assert_eq!(has(subject, uuid), (2, 128 * MIB));
+    subject.hv.start(uuid).unwrap();
+    assert_eq!(has(subject, uuid), (2, 128 * MIB));
+    subject.remove(uuid);
+}
+
+/// A guest without a system has no driver that could give anything up.
+pub(crate) fn a_guest_gives_up_what_it_can_and_the_rest_is_said(subject: &Subject) {
+    let mut config = subject.config("shrinking");
+    let before = Size { max_vcpus: Some(2), ..size(2, 128 * MIB) };
+    config.vm = config.vm.with_size(before);
+    subject.hv.define(&config).unwrap();
+    subject.hv.start(config.uuid).unwrap();
+    let resized = subject.hv.resize(config.uuid, to(1, 64 * MIB)).unwrap();
+    if subject.has_polite_guests {
+        assert_eq!(resized.left, Vec::<String>::new());
+        let given = || (has(subject, config.uuid) == (1, 64 * MIB)).then_some(());
+        eventually("the guest's memory", given);
+    } else {
+        assert_eq!(resized.left.len(), 2, "{resized:?}");
+        assert_eq!(has(subject, config.uuid), (2, 128 * MIB));
+    }
+    let memory_bytes = subject.hv.lookup(config.uuid).unwrap().unwrap().resources.memory_bytes;
+    assert_eq!(memory_bytes, 128 * MIB, "its machine still has it");
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn a_definition_that_is_not_ours_takes_another_size(subject: &Subject) {
+    let config = subject.running("theirs");
+    let uuid = config.uuid;
+    for (vcpus, mib) in [(3, 128), (3, 128), (1, 64)] {
+        subject.hv.resize_definition(uuid, to(vcpus, mib * MIB)).unwrap();
+        assert_eq!(defined(subject, uuid), (vcpus, mib * MIB));
+        assert_eq!(has(subject, uuid), (1, 64 * MIB));
+    }
+    let more = SizeChange { vcpus: Some(2), ..SizeChange::default() };
+    subject.hv.resize_definition(uuid, more).unwrap();
+    assert_eq!(defined(subject, uuid), (2, 64 * MIB), "what is left out stays");
+    subject.remove(uuid);
+}
+
 pub(crate) fn undefining_a_running_domain_lets_it_run(subject: &Subject) {
     let config = subject.running("transient");
     subject.hv.undefine(config.uuid).unwrap();
@@ -234,6 +350,8 @@ pub(crate) fn what_is_unknown_is_said_to_be(subject: &Subject) {
     assert_eq!(kind(hv.xml(unknown)), missing);
     assert_eq!(kind(hv.definition(unknown)), missing);
     assert_eq!(kind(hv.describe(unknown)), missing);
+    assert_eq!(kind(hv.resize(unknown, to(1, MIB))), missing);
+    assert_eq!(kind(hv.resize_definition(unknown, to(1, MIB))), missing);
     assert_eq!(kind(hv.job_progress(unknown)), missing);
     hv.destroy(unknown).unwrap();
     hv.undefine(unknown).unwrap();

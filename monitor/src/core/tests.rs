@@ -71,6 +71,7 @@ fn job(n: u64) -> Job {
         hold: None,
         domain_uuid: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
     }

@@ -210,13 +210,14 @@ fn waits_for(record: &Record, i: usize) -> Vec<usize> {
     let target = match &steps[i] {
         Step::StartVm(step) => Some(&step.host),
         Step::MigrateVm(step) => Some(&step.to),
+        Step::ResizeVm(step) => Some(&step.host),
         Step::StopVm(_) | Step::DeleteVm(_) => None,
     };
     let leaves = |step: &Step| match step {
         Step::MigrateVm(step) => Some(step.from.clone()),
         Step::StopVm(step) => Some(step.host.clone()),
         Step::DeleteVm(step) => Some(step.host.clone()),
-        Step::StartVm(_) => None,
+        Step::StartVm(_) | Step::ResizeVm(_) => None,
     };
     let before = steps[..i].iter().enumerate();
     before

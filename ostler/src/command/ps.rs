@@ -33,7 +33,9 @@ fn cells(row: &JobRow, now_ms: u64) -> [String; 8] {
     });
     let since = show::age(now_ms.saturating_sub(job.since_ms));
     let endpoint = job.endpoint.as_ref().map(|endpoint| endpoint.url.clone());
-    let why = job.reason.as_ref().map(ToString::to_string).or(endpoint).unwrap_or_default();
+    let why = job.reason.as_ref().map(ToString::to_string).or(endpoint);
+    let why: Vec<String> = why.into_iter().chain(job.resize_words()).collect();
+    let why = why.join("; ");
     [
         job.id.to_string(),
         job.state.to_string(),

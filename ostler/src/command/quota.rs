@@ -111,7 +111,7 @@ fn used(view: &View) -> BTreeMap<TenantId, Used> {
     for (_, job) in view.jobs_best().into_values() {
         if job.spec.as_vm().is_some() && job.hold.is_some() {
             let its = used.entry(job.spec.tenant.clone()).or_default();
-            its.resources = its.resources.plus(job.spec.resources());
+            its.resources = its.resources.plus(job.promised());
             its.vms += 1;
         }
     }

@@ -52,6 +52,8 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
     let vm = VmSpec {
         vcpus: args.vcpus,
         memory_bytes: args.memory.0,
+        max_vcpus: args.max_vcpus,
+        max_memory_bytes: args.max_memory.map(|bytes| bytes.0),
         disks: disks_of(args, image, facts.as_ref()),
         nics: args.nic.clone(),
         hardware: Box::new(Hardware {
@@ -253,5 +255,7 @@ pub(super) fn tell(session: &Session, job: &protocol::job::Job, host_name: &str)
         return;
     }
     let why = job.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
-    show::line(&format!("{} {} on {host_name}{why}", job.id, job.state));
+    let size = job.resize_words().map_or(String::new(), |words| format!(": {words}"));
+    show::line(&format!("{} {} on {host_name}{why}{size}", job.id, job.state));
+    show::resize_reasons(job);
 }

@@ -235,6 +235,7 @@ pub(crate) mod tests {
             hold: None,
             domain_uuid: None,
             run: None,
+            resize: None,
             migration: None,
             endpoint: None,
         }

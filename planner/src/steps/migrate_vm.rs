@@ -37,6 +37,11 @@ impl MigrateVm {
             let needed = format!("it must be running on {}", self.from.short());
             return Err(Blocker::WrongState { state: found, needed });
         };
+        if !running.allocation().fits_in(running.spec.resources()) {
+            let needed =
+                "it has more than its spec says: stop and start it, or resize it".to_owned();
+            return Err(Blocker::WrongState { state: Some(running.state), needed });
+        }
         let rows = state.placements(&self.job);
         let mut others = rows.iter().filter(|(host, _)| **host != self.from);
         if let Some((host, placed)) = others.find(|(_, placed)| !placed.state.is_ended()) {

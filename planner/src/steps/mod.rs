@@ -7,6 +7,8 @@ mod delete_vm;
 
 mod migrate_vm;
 
+mod resize_vm;
+
 mod start_vm;
 
 mod stop_vm;
@@ -28,6 +30,7 @@ use crate::state::State;
 
 pub use delete_vm::DeleteVm;
 pub use migrate_vm::MigrateVm;
+pub use resize_vm::ResizeVm;
 pub use start_vm::StartVm;
 pub use stop_vm::StopVm;
 
@@ -41,6 +44,8 @@ pub enum Step {
     StopVm(StopVm),
     /// Move a running job.
     MigrateVm(MigrateVm),
+    /// Give a job another size where it is.
+    ResizeVm(ResizeVm),
     /// Delete an ended job and its disks from a host.
     DeleteVm(DeleteVm),
 }
@@ -101,6 +106,7 @@ impl Step {
             Step::StartVm(step) => &step.job,
             Step::StopVm(step) => &step.job,
             Step::MigrateVm(step) => &step.job,
+            Step::ResizeVm(step) => &step.job,
             Step::DeleteVm(step) => &step.job,
         }
     }
@@ -111,6 +117,7 @@ impl Step {
             Step::StartVm(step) => step.check(state),
             Step::StopVm(step) => step.check(state),
             Step::MigrateVm(step) => step.check(state),
+            Step::ResizeVm(step) => step.check(state),
             Step::DeleteVm(step) => step.check(state),
         }
     }
@@ -123,6 +130,7 @@ impl Step {
             Step::StartVm(step) => step.apply(&mut after),
             Step::StopVm(step) => step.apply(&mut after),
             Step::MigrateVm(step) => step.apply(&mut after),
+            Step::ResizeVm(step) => step.apply(&mut after),
             Step::DeleteVm(step) => step.apply(&mut after),
         }
         after
@@ -135,6 +143,7 @@ impl Step {
             Step::StartVm(step) => step.inverse(before),
             Step::StopVm(step) => step.inverse(before),
             Step::MigrateVm(step) => step.inverse(),
+            Step::ResizeVm(step) => step.inverse(before),
             Step::DeleteVm(_) => None,
         }
     }
@@ -146,6 +155,7 @@ impl Step {
             Step::StartVm(step) => (&step.host, step.cost(state)),
             Step::StopVm(step) => (&step.host, StopVm::cost()),
             Step::MigrateVm(step) => (&step.to, step.cost(state)),
+            Step::ResizeVm(step) => (&step.host, ResizeVm::cost()),
             Step::DeleteVm(step) => (&step.host, DeleteVm::cost()),
         };
         cost.plus(staleness_risk(state, host))
@@ -160,7 +170,8 @@ impl Step {
                 let placed = state.placed(&step.job, &step.from)?;
                 (&step.to, &step.job, placed.spec.resources())
             }
-            Step::StopVm(_) | Step::DeleteVm(_) => return None,
+            // The host keeps room for a growth from its offer on, and the job's row is there already.
+            Step::ResizeVm(_) | Step::StopVm(_) | Step::DeleteVm(_) => return None,
         };
         Some(Reservation { host: host.clone(), job: job.clone(), resources })
     }
@@ -216,6 +227,7 @@ impl fmt::Display for Step {
             Step::MigrateVm(step) => {
                 write!(f, "move {} from {} to {}", step.job, step.from.short(), step.to.short())
             }
+            Step::ResizeVm(step) => write!(f, "resize {} on {}", step.job, step.host.short()),
             Step::DeleteVm(step) => write!(f, "delete {} from {}", step.job, step.host.short()),
         }
     }

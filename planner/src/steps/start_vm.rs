@@ -83,6 +83,7 @@ impl StartVm {
             spec: self.spec.clone(),
             state: JobState::Running,
             hold: None,
+            has: None,
             has_moved_away: false,
         };
         state.place(&self.job, &self.host, Some(placed));

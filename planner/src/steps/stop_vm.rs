@@ -48,7 +48,7 @@ impl StopVm {
 
     pub(super) fn apply(&self, state: &mut State<'_>) {
         let placed = state.placed(&self.job, &self.host);
-        let stopped = placed.map(|placed| Placed { state: JobState::Stopped, ..placed });
+        let stopped = placed.map(|placed| Placed { state: JobState::Stopped, has: None, ..placed });
         state.place(&self.job, &self.host, stopped);
     }
 

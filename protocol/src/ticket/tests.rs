@@ -80,6 +80,7 @@ fn check_standing(
         revision: Revision(1),
         spec: Digest::of(b"spec"),
         resources: size(),
+        purpose: Purpose::Take,
     };
     verify(Some(ticket), expected, trust, |_| standing)
 }
@@ -116,6 +117,7 @@ fn a_ticket_for_something_else_says_for_what() {
     assert_eq!(ask(|o| o.resources.vcpus = 9), "ticket-for-other-spec");
     assert_eq!(ask(|o| o.spec = Digest::of(b"other")), "ticket-for-other-spec");
     assert_eq!(ask(|o| o.revision = Revision(2)), "ticket-for-other-spec");
+    assert_eq!(ask(|o| o.action = Action::Resize), "ticket-for-other-action");
     assert_eq!(ask(|o| o.trust_version = 2), "ticket-of-other-trust");
 }
 

@@ -55,6 +55,7 @@ fn job(n: u8, revision: u64) -> Job {
         hold: None,
         domain_uuid: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
     }

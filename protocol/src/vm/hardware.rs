@@ -26,7 +26,8 @@ pub struct Hardware {
     /// Its CPUs; without one what the host has, in a form that can move to similar hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<CpuSpec>,
-    /// How its virtual CPUs are arranged; sockets × cores × threads must be their number.
+    /// How its virtual CPUs are arranged; sockets × cores × threads must be their number, head-room
+    /// included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<Topology>,
     /// Which virtual CPUs run only on which of the host's.
@@ -126,7 +127,7 @@ pub enum Watchdog {
 }
 
 impl Hardware {
-    /// Checks everything that does not depend on a host.
+    /// Checks everything that does not depend on a host; `vcpus` with the head-room for more.
     pub(super) fn validate(&self, vcpus: u32) -> Result<(), InvalidVm> {
         let cpu = self.cpu.as_ref();
         let names =

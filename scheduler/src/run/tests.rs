@@ -8,7 +8,7 @@ use protocol::id::{ImageName, RunId};
 use protocol::image::ImageFormat;
 use protocol::job::{JobSpec, JobState};
 use protocol::signed::Digest;
-use protocol::vm::{DiskSpec, VmSpec};
+use protocol::vm::{DiskSpec, SizeChange, VmSpec};
 use uuid::Uuid;
 
 use super::world::{World, job_id, spec};
@@ -158,6 +158,7 @@ impl Bench {
             has_trust: true,
             spec: running.map(|(_, placed)| placed.spec.clone()),
             hold: running.and_then(|(_, placed)| placed.hold),
+            revision: running.map(|(_, placed)| placed.revision),
             hosts_with_rows: rows.keys().cloned().collect(),
         };
         let is_done = outcome.plan.steps.is_empty() && outcome.coming.is_empty();
@@ -219,6 +220,11 @@ fn assert_nothing_is_left_behind(record: &RunRecord, world: &World) {
         (Want::Migrate { .. }, RunState::RolledBack) => {
             assert_eq!((running, rows.len()), (1, 1), "{rows:#?}\n{record:#?}");
         }
+        (Want::Resize { size, .. }, ended) => {
+            let vcpus = if ended == RunState::Succeeded { size.vcpus } else { Some(2) };
+            let has = rows.iter().map(|(_, job)| Some(job.spec.resources().vcpus));
+            assert_eq!(has.collect::<Vec<_>>(), [vcpus], "{rows:#?}\n{record:#?}");
+        }
         (Want::Stop { .. }, RunState::Succeeded) => assert_eq!(running, 0),
         (Want::Delete { .. }, RunState::Succeeded) => assert_eq!(rows.len(), 0),
         _ => {}
@@ -239,11 +245,16 @@ enum Scenario {
     Migrate,
     MigrateFails,
     MigrateRefused,
+    Grow,
+    GrowRefused,
+    GrowFails,
+    Shrink,
+    HasSizeAlready,
     Stop,
     DeleteRunning,
 }
 
-const SCENARIOS: [(Scenario, RunState); 12] = [
+const SCENARIOS: [(Scenario, RunState); 17] = [
     (Scenario::Start, RunState::Succeeded),
     (Scenario::StartRefusedOnce, RunState::Succeeded),
     (Scenario::StartFailsOnce, RunState::Succeeded),
@@ -254,9 +265,23 @@ const SCENARIOS: [(Scenario, RunState); 12] = [
     (Scenario::Migrate, RunState::Succeeded),
     (Scenario::MigrateFails, RunState::RolledBack),
     (Scenario::MigrateRefused, RunState::RolledBack),
+    (Scenario::Grow, RunState::Succeeded),
+    (Scenario::GrowRefused, RunState::RolledBack),
+    (Scenario::GrowFails, RunState::RolledBack),
+    (Scenario::Shrink, RunState::Succeeded),
+    (Scenario::HasSizeAlready, RunState::Succeeded),
     (Scenario::Stop, RunState::Succeeded),
     (Scenario::DeleteRunning, RunState::Succeeded),
 ];
+
+/// A job of two CPUs that runs there, and is to have so many.
+fn resize(world: &mut World, host: &HostId, vcpus: u32) -> Want {
+    world.place(host, JobState::Running);
+    let job = world.hosts.get_mut(host).unwrap().jobs.get_mut(&job_id()).unwrap();
+    let change = |vcpus| SizeChange { vcpus: Some(vcpus), ..SizeChange::default() };
+    job.spec = job.spec.with_size(|size| size.changed(&change(2))).unwrap().into();
+    Want::Resize { job: job_id(), size: change(vcpus) }
+}
 
 fn bench(scenario: Scenario) -> Bench {
     let mut world = World::new(3);
@@ -303,6 +328,17 @@ fn bench(scenario: Scenario) -> Bench {
             world.place(&h0, JobState::Running);
             world.hosts.get_mut(&h1).unwrap().faults.refuses = true;
             migrate
+        }
+        Scenario::Grow => resize(&mut world, &h0, 4),
+        Scenario::Shrink => resize(&mut world, &h0, 1),
+        Scenario::HasSizeAlready => resize(&mut world, &h0, 2),
+        Scenario::GrowRefused => {
+            world.hosts.get_mut(&h0).unwrap().faults.refuses = true;
+            resize(&mut world, &h0, 4)
+        }
+        Scenario::GrowFails => {
+            world.hosts.get_mut(&h0).unwrap().faults.fails_resizes = true;
+            resize(&mut world, &h0, 4)
         }
         Scenario::Stop => {
             world.place(&h0, JobState::Running);
@@ -447,6 +483,37 @@ fn a_put_that_may_have_arrived_is_taken_back_before_another_host_is_asked() {
     let [first, second, _] = <[HostId; 3]>::try_from(bench.world.by_preference()).unwrap();
     let starts = vec![(first, Revision(1)), (second, Revision(1))];
     assert_eq!(bench.world.starts, starts, "one after the other, never both");
+}
+
+#[test]
+fn a_growth_that_may_have_arrived_is_given_back_when_its_host_falls_silent() {
+    let mut bench = bench(Scenario::Grow);
+    // Offer, grants, and a resize whose answers are lost until patience is over.
+    bench.net = [vec![Net::ReplyLost; 30], vec![Net::Good; 2]].concat();
+    let bench = bench.finish();
+    // The host is left alone in the next plan, and there is no other for this.
+    assert_eq!(bench.state(), RunState::RolledBack);
+    let host = &bench.world.by_preference()[0];
+    let row = &bench.world.hosts[host].jobs[&job_id()];
+    assert_eq!((row.spec.resources().vcpus, row.revision), (2, Revision(3)));
+}
+
+#[test]
+fn what_was_given_up_can_not_be_taken_back_so_the_run_goes_on() {
+    let mut bench = bench(Scenario::Shrink);
+    // The resize arrives, and its host is not heard until patience is over.
+    bench.net = vec![Net::ReplyLost; 30];
+    let bench = bench.finish();
+    assert_eq!((bench.state(), bench.journal.rounds), (RunState::Succeeded, 1));
+    let reason = bench.journal.status().reason;
+    assert_eq!(reason, None);
+}
+
+#[test]
+fn the_end_of_a_growth_without_room_says_how_far_it_could_go() {
+    let bench = bench(Scenario::GrowRefused).finish();
+    let reason = bench.journal.status().reason.unwrap();
+    assert!(reason.contains("could have at most 2 vcpus"), "{reason}");
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use planner::{Limits, PlanInput, Setback};
 use protocol::admission::{Arrival, Room, admit};
-use protocol::api::Want;
+use protocol::api::{ResizeJob, Want};
 use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId};
-use protocol::job::{Job, JobSpec, JobState, Migration, Reason, RunKey};
+use protocol::job::{Job, JobSpec, JobState, Migration, Reason, Resize, ResizeStage, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
@@ -16,7 +16,7 @@ use protocol::ticket::{Action, Handoff, Offer};
 use protocol::view::View;
 use protocol::vm::{OnLoss, VmSpec};
 
-use crate::executor::{ended, incoming, is_ours, running, sent};
+use crate::executor::{ended, incoming, is_ours, resized, running, sent};
 use crate::run::{Answer, No};
 use crate::task::{Ask, Dispatch, TaskResult};
 
@@ -27,6 +27,7 @@ pub(super) struct Faults {
     pub(super) fails_starts: bool,
     pub(super) fails_sends: bool,
     pub(super) fails_fetches: bool,
+    pub(super) fails_resizes: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(super) struct FakeHost {
     claims: BTreeMap<RunId, u64>,
     undone: BTreeSet<(RunId, u32)>,
     froms: BTreeMap<JobId, (HostId, OfferId)>,
+    befores: BTreeMap<JobId, (RunKey, JobSpec)>,
     seq: u64,
 }
 
@@ -109,6 +111,7 @@ impl World {
                 claims: BTreeMap::new(),
                 undone: BTreeSet::new(),
                 froms: BTreeMap::new(),
+                befores: BTreeMap::new(),
                 seq: 0,
             };
             (id, fake)
@@ -137,6 +140,7 @@ impl World {
             hold,
             domain_uuid: None,
             run: None,
+            resize: None,
             migration: None,
             endpoint: None,
         };
@@ -162,6 +166,10 @@ impl World {
         let mut arrived = Vec::new();
         for fake in self.hosts.values_mut() {
             for job in fake.jobs.values_mut() {
+                if job.resize.take().is_some() && fake.faults.fails_resizes {
+                    job.reason = Some(Reason::ActionFailed { message: "no".into() });
+                    job.spec = fake.befores.remove(&job.id).unwrap().1.into();
+                }
                 match job.state {
                     JobState::Accepted if fake.faults.fails_starts => {
                         job.state = JobState::Failed;
@@ -247,7 +255,11 @@ impl World {
             }
             Ask::Offer(host, request) => {
                 let fake = self.fake(host);
-                if let Err(no) = fake.check(id, request.revision, &request.spec) {
+                let checked = match request.action {
+                    Action::Resize => fake.check_resize(id, request.revision, &request.spec),
+                    _ => fake.check(id, request.revision, &request.spec),
+                };
+                if let Err(no) = checked {
                     return refused(no);
                 }
                 fake.offers += 1;
@@ -286,6 +298,7 @@ impl World {
                     return Answer::OfferOver { why: "used".into() };
                 }
                 let state = match offer.action {
+                    Action::Resize => panic!("a ticket to resize, shown to start"),
                     Action::Start | Action::FailOver { .. } => JobState::Accepted,
                     Action::MigrateIn { from, hold } => {
                         fake.froms.insert(id.clone(), (from, hold));
@@ -302,6 +315,7 @@ impl World {
                     hold: Some(offer.id),
                     domain_uuid: None,
                     run: body.run,
+                    resize: None,
                     migration: None,
                     endpoint: None,
                 };
@@ -328,8 +342,13 @@ impl World {
             Ask::AwaitRunning(host, revision) => {
                 wait(running(self.fake(host).jobs.get(id), *revision))
             }
+            Ask::Resize(host, body) => self.fake(host).resize(id, body, *key),
+            Ask::UndoResize(host) => self.fake(host).undo_resize(id, *key),
+            Ask::AwaitResized(host, revision, size) => {
+                wait(resized(self.fake(host).jobs.get(id), *revision, size))
+            }
             Ask::AwaitIncoming(host) => wait(incoming(self.fake(host).jobs.get(id))),
-            Ask::Send(from, body) => {
+            Ask::Send(from, body, _) => {
                 let fake = self.fake(from);
                 if let Err(no) = fake.claim(*key) {
                     return refused(no);
@@ -431,6 +450,74 @@ impl FakeHost {
             }
         }
         admit(Room::of(&self.host), spec, Arrival::Start)
+    }
+
+    fn check_resize(&self, id: &JobId, revision: Revision, to: &JobSpec) -> Result<(), Refusal> {
+        let Some(job) = self.jobs.get(id) else {
+            return Err(Refusal::NoSuchJob { job: id.clone() });
+        };
+        if revision <= job.revision {
+            let (job, current) = (id.clone(), job.revision);
+            return Err(Refusal::RevisionConflict { job, current });
+        }
+        let capacity = self.host.capacity;
+        if self.faults.refuses || !to.resources().fits_in(capacity) {
+            let (job, asked, at_most) = (id.clone(), to.resources(), job.spec.resources());
+            return Err(Refusal::NoRoomToGrow { job, asked, at_most, capacity });
+        }
+        Ok(())
+    }
+
+    fn resize(&mut self, id: &JobId, body: &ResizeJob, key: RunKey) -> Answer {
+        if let Err(no) = self.claim(key) {
+            return refused(no);
+        }
+        let Some(job) = self.jobs.get(id) else {
+            return refused(Refusal::NoSuchJob { job: id.clone() });
+        };
+        let before = JobSpec::clone(&job.spec);
+        let to = before.with_size(|size| size.changed(&body.size)).unwrap();
+        if job.revision == body.revision && before == to {
+            return Answer::Done(TaskResult::Done);
+        }
+        if let Err(no) = self.check_resize(id, body.revision, &to) {
+            return refused(no);
+        }
+        let grows = !to.resources().fits_in(before.resources());
+        let offer = body.ticket.as_ref().map(|ticket| ticket.offer.open().unwrap());
+        assert_eq!(grows, offer.is_some(), "a ticket is for growing");
+        if offer.as_ref().is_some_and(|offer| !self.used.insert(offer.id)) {
+            return Answer::OfferOver { why: "used".into() };
+        }
+        let job = self.jobs.get_mut(id).unwrap();
+        job.hold = offer.map(|offer| offer.id).or(job.hold);
+        job.resize = Some(Box::new(Resize {
+            vcpus: before.resources().vcpus,
+            memory_bytes: before.resources().memory_bytes,
+            stage: ResizeStage::Changing,
+            why: vec![],
+        }));
+        (job.spec, job.revision, job.run) = (to.into(), body.revision, Some(key));
+        self.befores.insert(id.clone(), (key, before));
+        Answer::Done(TaskResult::Done)
+    }
+
+    fn undo_resize(&mut self, id: &JobId, key: RunKey) -> Answer {
+        self.undone.insert((key.run, key.task));
+        let of = |key: RunKey| (key.run, key.task);
+        let Some((_, before)) = self.befores.get(id).filter(|(by, _)| of(*by) == of(key)).cloned()
+        else {
+            return Answer::Done(TaskResult::Done);
+        };
+        let job = self.jobs.get_mut(id).unwrap();
+        if !before.resources().fits_in(job.promised()) {
+            return Answer::TooLate;
+        }
+        job.spec = before.into();
+        job.revision = Revision(job.revision.0 + 1);
+        job.resize = None;
+        self.befores.remove(id);
+        Answer::Done(TaskResult::Done)
     }
 
     fn delete(&mut self, id: &JobId, key: RunKey) -> Answer {

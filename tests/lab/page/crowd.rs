@@ -143,6 +143,7 @@ fn vm(name: &str) -> Job {
         hold: None,
         domain_uuid: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
     }

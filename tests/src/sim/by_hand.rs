@@ -6,13 +6,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use host_agent::core::{Reply, Request};
-use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
+use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::id::{JobId, OfferId, Revision};
 use protocol::job::{JobSpec, JobState, Migration, RunKey};
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Answer, Denial, Grant, Handoff, Offer, Ticket};
+use protocol::vm::{Size, SizeChange};
 use uuid::Uuid;
 
 use super::hypervisor::{Domain, HvOp};
@@ -113,10 +113,35 @@ impl World {
         matches!(self.put(host, job, spec, ticket, None), Some(Ok(_)))
     }
 
+    /// Asks a host for so many CPUs for a job, with a ticket or without.
+    pub fn resize(
+        &mut self,
+        host: usize,
+        job: &JobId,
+        revision: u64,
+        vcpus: u32,
+        ticket: Option<Ticket>,
+    ) -> HandAnswer {
+        let size = SizeChange { vcpus: Some(vcpus), ..SizeChange::default() };
+        let resize = ResizeJob { revision: Revision(revision), size, ticket, run: None };
+        self.ask_host(host, Request::Resize { job: job.clone(), resize })
+    }
+
+    /// Offer, grants and resize in one; `None` when somebody says no.
+    pub fn grow(&mut self, host: usize, job: &JobId, revision: u64, vcpus: u32) -> Option<()> {
+        let row = self.hosts[host].process.as_ref()?.agent.job(job)?;
+        let spec = row.job.spec.with_size(|size| Size { vcpus, ..size })?;
+        let offer = self.offer(host, job, revision, &spec, Action::Resize)?;
+        let ticket = self.ticket(offer)?;
+        let answer = self.resize(host, job, revision, vcpus, Some(ticket))?;
+        answer.ok().map(drop)
+    }
+
     /// Somebody defines and starts a domain of their own on a host; its uuid.
     pub fn start_foreign(&mut self, host: usize, name: &JobId) -> Uuid {
         let uuid = Uuid::from_u128(0xf0 + host as u128);
-        let size = Resources { vcpus: 1, memory_bytes: 1 << 30, disk_bytes: 0 };
+        let (max_vcpus, max_memory_bytes) = (None, None);
+        let size = Size { vcpus: 1, memory_bytes: 1 << 30, max_vcpus, max_memory_bytes };
         let mut happened = vec![(uuid, hypervisor::Lifecycle::Defined)];
         let hv = &mut self.hosts[host].hv;
         hv.domains.insert(uuid, Domain::off(uuid, name.clone(), None, size));
@@ -228,7 +253,8 @@ impl World {
         let to = self.hosts[to].id.clone();
         let run = None;
         let migrate = MigrateJob { to, to_hold, url, run };
-        self.ask_host(from, Request::Migrate { job: job.clone(), migrate });
+        let (job, revision) = (job.clone(), None);
+        self.ask_host(from, Request::Migrate { job, migrate, revision });
     }
 
     fn incoming_at(&self, host: usize, job: &JobId) -> Option<String> {

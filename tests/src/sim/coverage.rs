@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 84] = [
+pub const REQUIRED: [&str; 90] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -68,6 +68,7 @@ pub const REQUIRED: [&str; 84] = [
     "net.statement-lost",
     "net.stream-broken",
     "refusal.no-capacity",
+    "refusal.no-room-to-grow",
     "refusal.no-such-job",
     "refusal.offer-ended",
     "refusal.offer-unknown",
@@ -75,6 +76,9 @@ pub const REQUIRED: [&str; 84] = [
     "refusal.stale-claim",
     "refusal.task-undone",
     "refusal.wrong-state",
+    "resize.given-up",
+    "resize.grown",
+    "resize.next-start",
     "run.claim-lost",
     "run.rolled-back",
     "run.succeeded",
@@ -85,10 +89,12 @@ pub const REQUIRED: [&str; 84] = [
     "want.delete",
     "want.fail-over",
     "want.migrate",
+    "want.resize",
     "want.run",
     "want.run-on",
     "want.stop",
     "work.settle-send",
+    "work.resize-vm",
     "work.take-over",
     "work.cancel-send",
     "work.delete",

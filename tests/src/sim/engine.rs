@@ -335,6 +335,7 @@ impl World {
             has_trust: true,
             spec: running.map(|placed| placed.spec.clone()),
             hold: running.and_then(|placed| placed.hold),
+            revision: running.map(|placed| placed.revision),
             hosts_with_rows: rows.keys().cloned().collect(),
         };
         let met_at = met_at(&input, &outcome, &state);
@@ -436,6 +437,7 @@ pub fn want_name(want: &Want) -> &'static str {
         Want::Run { on: Some(_), .. } => "want.run-on",
         Want::Stop { .. } => "want.stop",
         Want::Migrate { .. } => "want.migrate",
+        Want::Resize { .. } => "want.resize",
         Want::Delete { .. } => "want.delete",
         Want::FailOver { .. } => "want.fail-over",
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use host_agent::core::{Reply, Request};
-use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
+use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::id::{HostId, JobId, OfferId, Revision, RunId};
 use protocol::job::{Job, JobState, RunKey};
 use protocol::refusal::Refusal;
@@ -18,7 +18,8 @@ use protocol::signed::Signed;
 use protocol::ticket::{Answer as ArbiterAnswer, Handoff, Offer, TicketError};
 use protocol::trust::Trust;
 use scheduler::judge::{
-    ended, has_moved_to, incoming, is_firm, is_going_to, is_ours, progress_words, running, sent,
+    ended, has_moved_to, incoming, is_firm, is_going_to, is_ours, is_over, progress_words, resized,
+    running, sent,
 };
 use scheduler::{Answer, Ask as Wanted, Dispatch, Knowledge, No, Picture, TaskResult};
 
@@ -84,8 +85,13 @@ impl Executor {
             Wanted::AwaitRunning(host, revision) => {
                 self.watch(&host, &job, |job| running(job, revision)).await
             }
+            Wanted::Resize(host, body) => self.resize(&host, &job, body, key).await,
+            Wanted::UndoResize(host) => self.undo_resize(&host, &job, key).await,
+            Wanted::AwaitResized(host, revision, size) => {
+                self.watch(&host, &job, |job| resized(job, revision, &size)).await
+            }
             Wanted::AwaitIncoming(host) => self.watch(&host, &job, incoming).await,
-            Wanted::Send(from, body) => self.send_away(&from, &job, body).await,
+            Wanted::Send(from, body, revision) => self.send_away(&from, &job, body, revision).await,
             Wanted::CancelSend { from, to } => self.cancel_send(&from, &to, &job, key).await,
             Wanted::AwaitSent { from, to } => self.watch(&from, &job, |job| sent(job, &to)).await,
             Wanted::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
@@ -155,13 +161,9 @@ impl Executor {
         };
         match trouble {
             _ if is_in_force => Answer::Done(TaskResult::Done),
-            Trouble::Refused(Refusal::Ticket {
-                error:
-                    error @ (TicketError::OfferEnded { .. }
-                    | TicketError::OfferUnknown { .. }
-                    | TicketError::OfferUsed { .. }
-                    | TicketError::TicketOfOtherTrust { .. }),
-            }) => Answer::OfferOver { why: error.to_string() },
+            Trouble::Refused(Refusal::Ticket { error }) if is_over(&error) => {
+                Answer::OfferOver { why: error.to_string() }
+            }
             trouble => self.answer_of(host, id, trouble).await,
         }
     }
@@ -201,9 +203,65 @@ impl Executor {
         if is_new { self.delete(host, id, key).await } else { Answer::Done(TaskResult::Done) }
     }
 
-    async fn send_away(&self, from: &HostId, id: &JobId, body: MigrateJob) -> Answer {
+    async fn resize(&self, host: &HostId, id: &JobId, body: ResizeJob, key: RunKey) -> Answer {
+        let revision = body.revision;
+        let request = Request::Resize { job: id.clone(), resize: body };
+        let trouble = match self.call(host, request).await {
+            Ok(reply) => {
+                self.hear_reply(host, id, reply);
+                return Answer::Done(TaskResult::Done);
+            }
+            Err(trouble) => trouble,
+        };
+        let row = self.read(host, id).await.ok().flatten();
+        let is_in_force =
+            row.as_ref().is_some_and(|job| job.revision == revision && is_ours(job, key));
+        match (trouble, row) {
+            _ if is_in_force => Answer::Done(TaskResult::Done),
+            (
+                Trouble::Refused(Refusal::Ticket { error: TicketError::TicketMissing }),
+                Some(job),
+            ) => {
+                let needed = "it is alive, and to grow takes a ticket".to_owned();
+                let no = Refusal::WrongState { job: id.clone(), state: job.state, needed };
+                Answer::Refused(No::Host(no, Resources::ZERO))
+            }
+            (Trouble::Refused(Refusal::Ticket { error }), _) if is_over(&error) => {
+                Answer::OfferOver { why: error.to_string() }
+            }
+            (trouble, _) => self.answer_of(host, id, trouble).await,
+        }
+    }
+
+    async fn undo_resize(&self, host: &HostId, id: &JobId, key: RunKey) -> Answer {
+        match self.call(host, Request::UndoResize { job: id.clone(), run: Some(key) }).await {
+            Ok(reply) => {
+                self.hear_reply(host, id, reply);
+                Answer::Done(TaskResult::Done)
+            }
+            Err(Trouble::Unclear { what, is_ambiguous }) => Answer::Unclear { what, is_ambiguous },
+            Err(Trouble::Refused(no)) => match no {
+                Refusal::StaleClaim { seen, .. } => Answer::ClaimLost { seen },
+                Refusal::Ticket { .. } | Refusal::NoRoomToGrow { .. } => Answer::TooLate,
+                Refusal::WrongState { .. } => unclear(&no.to_string()),
+                Refusal::NoSuchJob { .. } | Refusal::Invalid { .. } => {
+                    Answer::Done(TaskResult::Done)
+                }
+                no => refused(no),
+            },
+        }
+    }
+
+    async fn send_away(
+        &self,
+        from: &HostId,
+        id: &JobId,
+        body: MigrateJob,
+        revision: Option<Revision>,
+    ) -> Answer {
         let to = body.to.clone();
-        match self.call(from, Request::Migrate { job: id.clone(), migrate: body }).await {
+        let request = Request::Migrate { job: id.clone(), migrate: body, revision };
+        match self.call(from, request).await {
             Ok(reply) => {
                 self.hear_reply(from, id, reply);
                 Answer::Done(TaskResult::Done)

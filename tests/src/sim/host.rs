@@ -268,6 +268,7 @@ impl World {
     }
 
     pub(super) fn post(&mut self, n: usize, input: Input) {
+        let input = self.mutate_input(n, input);
         self.mail(n, Post::Input(input));
     }
 
@@ -378,6 +379,7 @@ impl World {
         self.before_durable(n, &writes);
         apply(&mut self.hosts[n].disk.ledger, writes);
         self.quota_is_never_exceeded();
+        self.no_guest_has_more_than_is_promised(n);
     }
 
     /// Replies, events and works, in order; a crash may come between any two.

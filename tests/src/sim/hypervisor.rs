@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use hypervisor::{DomainInfo, DomainState, ErrorKind, Lifecycle, PauseReason, StopReason};
 use protocol::id::JobId;
 use protocol::resources::Resources;
+use protocol::vm::Size;
 use uuid::Uuid;
 
 use super::message::NodeId;
@@ -19,7 +20,9 @@ use super::tasks::CallId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HvOp {
     /// Make a domain known.
-    Define(JobId, Resources),
+    Define(JobId, Size),
+    /// Give a guest another size, as far as that goes.
+    Resize(Uuid, Size),
     /// Start it.
     Start(Uuid),
     /// Press its power button.
@@ -67,6 +70,13 @@ pub enum HvReply {
     Domains(Vec<DomainInfo>),
     /// A definition.
     Definition(String),
+    /// What of another size had to wait, and whether the guest takes its time to give memory up.
+    Resized {
+        /// What had to wait.
+        left: Vec<String>,
+        /// Whether it takes its time.
+        is_giving: bool,
+    },
     /// Whether a sending is under way.
     IsSending(bool),
     /// How a sending ended.
@@ -117,8 +127,16 @@ pub struct Domain {
     pub definition: String,
     /// How often its process was started.
     pub starts: u32,
-    /// What it takes.
+    /// What it has.
     pub resources: Resources,
+    /// What it starts with next.
+    pub defined: Size,
+    /// CPUs that its machine was started for.
+    pub vcpus_max: u32,
+    /// Memory that its machine has.
+    pub machine_bytes: u64,
+    /// Memory that it is on its way to give up to.
+    pub giving_to: Option<u64>,
     /// What it really does.
     pub state: DomainState,
     /// Whether its definition outlives it.
@@ -176,14 +194,18 @@ pub type Happened = (Uuid, Lifecycle);
 impl Domain {
     /// One that has just been defined.
     #[must_use]
-    pub fn off(uuid: Uuid, name: JobId, label: Option<JobId>, resources: Resources) -> Self {
+    pub fn off(uuid: Uuid, name: JobId, label: Option<JobId>, defined: Size) -> Self {
         Self {
+            resources: defined.resources(),
+            vcpus_max: defined.vcpus,
+            machine_bytes: defined.memory_bytes,
+            giving_to: None,
+            defined,
             uuid,
             definition: format!("domain {name}"),
             job: name,
             label,
             starts: 0,
-            resources,
             state: DomainState::ShutOff(StopReason::Unknown),
             is_persistent: true,
             sending: None,
@@ -200,8 +222,49 @@ impl Domain {
             name: self.job.to_string(),
             state: self.state,
             job: self.label.clone(),
-            resources: Resources { disk_bytes: 0, ..self.resources },
+            resources: Resources { memory_bytes: self.machine_bytes, ..self.resources },
+            memory_now_bytes: self.resources.memory_bytes,
             is_persistent: self.is_persistent,
+        }
+    }
+
+    /// Its machine is made anew.
+    fn boot(&mut self) {
+        self.resources = self.defined.resources();
+        self.vcpus_max = self.defined.max_vcpus.unwrap_or(self.defined.vcpus);
+        self.machine_bytes = self.defined.memory_bytes;
+        self.giving_to = None;
+    }
+
+    /// CPUs come up to what the machine was started for, and go if the guest lets them. Memory comes
+    /// back up to what the machine has, and goes in two halves.
+    fn resize(&mut self, to: Size, guest_obeys: bool) -> HvReply {
+        let mut left = Vec::new();
+        let vcpus = to.vcpus.min(self.vcpus_max);
+        if vcpus >= self.resources.vcpus || guest_obeys {
+            self.resources.vcpus = vcpus;
+        }
+        if self.resources.vcpus != to.vcpus {
+            left.push("vcpus".to_owned());
+        }
+        let memory = to.memory_bytes.min(self.machine_bytes);
+        let has = self.resources.memory_bytes;
+        self.giving_to = None;
+        if memory >= has {
+            self.resources.memory_bytes = memory;
+        } else if guest_obeys {
+            self.resources.memory_bytes = memory + (has - memory) / 2;
+            self.giving_to = Some(memory);
+        }
+        if memory != to.memory_bytes {
+            left.push("memory".to_owned());
+        }
+        HvReply::Resized { left, is_giving: self.resources.memory_bytes != memory }
+    }
+
+    fn go_on_giving(&mut self) {
+        if let Some(to) = self.giving_to.take() {
+            self.resources.memory_bytes = to;
         }
     }
 
@@ -229,6 +292,7 @@ impl HvOp {
             | HvOp::Barrier(uuid)
             | HvOp::Label(uuid, _)
             | HvOp::Restore(uuid, _)
+            | HvOp::Resize(uuid, _)
             | HvOp::Undefine(uuid) => Some(*uuid),
             // A sending holds no lock that would keep others out: it is aborted by them.
             HvOp::Lookup(_)
@@ -252,6 +316,8 @@ impl HvOp {
             | HvOp::Resume(_)
             | HvOp::Reset(_)
             | HvOp::Shutdown(_) => (1, 20),
+            // A guest has some seconds to let go of a CPU.
+            HvOp::Resize(..) => (5, 5_000),
             HvOp::Save(_) => (200, 3_000),
             HvOp::Barrier(_) => (0, 0),
             HvOp::Start(_) => (100, 900),
@@ -270,6 +336,7 @@ impl HvOp {
     pub fn name(&self) -> &'static str {
         match self {
             HvOp::Define(..) => "define",
+            HvOp::Resize(..) => "resize",
             HvOp::Start(_) => "start",
             HvOp::Shutdown(_) => "shutdown",
             HvOp::Destroy(_) => "destroy",
@@ -304,10 +371,15 @@ impl Hv {
         happened: &mut Vec<Happened>,
     ) -> Result<HvReply, HvError> {
         match op {
-            HvOp::Define(job, resources) => {
-                self.define(job, *resources, happened);
+            HvOp::Define(job, size) => {
+                self.define(job, *size, happened);
                 Ok(HvReply::Done)
             }
+            HvOp::Resize(uuid, to) => match self.domains.get_mut(uuid) {
+                Some(domain) if domain.state.is_active() => Ok(domain.resize(*to, guest_obeys)),
+                Some(_) => fails(ErrorKind::NotRunning),
+                None => fails(ErrorKind::NoSuchDomain),
+            },
             HvOp::Start(uuid) => self.start(*uuid, happened),
             HvOp::Shutdown(uuid) => {
                 let Some(domain) = self.domains.get_mut(uuid).filter(|d| d.state.is_active())
@@ -385,7 +457,13 @@ impl Hv {
                 }
                 None => fails(ErrorKind::NoSuchDomain),
             },
-            HvOp::Lookup(uuid) => Ok(HvReply::Domain(self.domains.get(uuid).map(Domain::info))),
+            HvOp::Lookup(uuid) => {
+                let domain = self.domains.get_mut(uuid);
+                Ok(HvReply::Domain(domain.map(|domain| {
+                    domain.go_on_giving();
+                    domain.info()
+                })))
+            }
             HvOp::List => Ok(HvReply::Domains(self.domains.values().map(Domain::info).collect())),
             HvOp::Progress(uuid) => match self.domains.get(uuid) {
                 Some(domain) => Ok(HvReply::IsSending(domain.sending.is_some())),
@@ -404,15 +482,15 @@ impl Hv {
         }
     }
 
-    fn define(&mut self, job: &JobId, resources: Resources, happened: &mut Vec<Happened>) {
+    fn define(&mut self, job: &JobId, size: Size, happened: &mut Vec<Happened>) {
         let uuid = job.domain_uuid();
         match self.domains.get_mut(&uuid) {
             Some(domain) => {
                 domain.is_persistent = true;
-                domain.resources = resources;
+                domain.defined = size;
             }
             None => {
-                let domain = Domain::off(uuid, job.clone(), Some(job.clone()), resources);
+                let domain = Domain::off(uuid, job.clone(), Some(job.clone()), size);
                 self.domains.insert(uuid, domain);
             }
         }
@@ -425,6 +503,9 @@ impl Hv {
         };
         if domain.state.is_active() {
             return fails(ErrorKind::AlreadyRunning);
+        }
+        if domain.state != DomainState::ShutOff(StopReason::Saved) {
+            domain.boot();
         }
         domain.state = DomainState::Running;
         domain.starts += 1;

@@ -10,7 +10,7 @@ use host_agent::core::{Act, Effect, Reply, ReplyId, Request, Work, Write};
 use protocol::api::{RunState, TaskState};
 use protocol::event::{Event as HostEvent, Fact};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
-use protocol::job::{Job, JobState, Migration};
+use protocol::job::{Job, JobState, Migration, ResizeStage};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Digest;
@@ -82,6 +82,8 @@ pub struct Oracle {
     pub puts: Vec<(usize, Request)>,
     /// Every request that handed a job over.
     pub handoffs: Vec<(usize, Request)>,
+    /// What was promised at the beginning of a change of size that is under way.
+    resizing: BTreeMap<(usize, JobId), Resources>,
     /// The last state each host has told of a job.
     states: BTreeMap<(usize, JobId), JobState>,
 }
@@ -226,7 +228,7 @@ impl World {
             for record in &host.disk.ledger.jobs {
                 if record.job.hold.is_some() {
                     let place = held.entry((&record.job.spec.tenant, &record.job.id)).or_default();
-                    *place = place.max(record.job.spec.resources());
+                    *place = place.max(record.job.promised());
                 }
             }
         }
@@ -240,6 +242,37 @@ impl World {
         }
         if let Some(what) = broken {
             self.violate("quota_is_never_exceeded", what);
+        }
+    }
+
+    /// What a guest really has is promised to it, durably: more is written down before it is given,
+    /// and less only once it was given up.
+    pub(super) fn no_guest_has_more_than_is_promised(&mut self, n: usize) {
+        let host = &self.hosts[n];
+        let is_alive = |state| matches!(state, JobState::Running | JobState::Paused);
+        let alive = host.disk.ledger.jobs.iter().filter(|record| is_alive(record.job.state));
+        let broken = alive.into_iter().find_map(|record| {
+            let domain = host.hv.domains.get(&record.job.domain_uuid?)?;
+            let has = Resources { disk_bytes: 0, ..domain.resources };
+            let is_broken = domain.state.is_active() && !has.fits_in(record.job.promised());
+            is_broken.then(|| (record.job.id.clone(), has, record.job.promised()))
+        });
+        if let Some((job, has, promised)) = broken {
+            let what = format!("{job} on h{n} has {has}, and is promised {promised}");
+            self.violate("no_guest_has_more_than_is_promised", what);
+        }
+    }
+
+    /// A job that is promised something gets more only with a ticket.
+    fn nothing_grows_without_a_ticket(&mut self, n: usize, after: &Job) {
+        let rows = &self.hosts[n].disk.ledger.jobs;
+        let Some(before) = rows.iter().find(|record| record.job.id == after.id) else { return };
+        let before = &before.job;
+        let is_counted = !before.state.is_ended() || before.hold.is_some();
+        if is_counted && !after.promised().fits_in(before.promised()) {
+            let (more, had) = (after.promised(), before.promised());
+            let what = format!("{} on h{n} had {had} and has {more} without a ticket", after.id);
+            self.violate("nothing_grows_without_a_ticket", what);
         }
     }
 
@@ -342,6 +375,8 @@ impl World {
             }
             Request::Offer(_)
             | Request::Act { .. }
+            | Request::Resize { .. }
+            | Request::UndoResize { .. }
             | Request::Migrate { .. }
             | Request::CancelMigration { .. }
             | Request::Trust(_)
@@ -391,6 +426,19 @@ impl World {
                     }
                 }
             }
+            (Request::Resize { resize, .. }, Some(Ok(Reply::Accepted(job)))) => {
+                self.an_undone_task_is_never_done(n, resize.run);
+                let is_redeemed = |ticket: &&Ticket| {
+                    ticket.offer.open().is_ok_and(|offer| job.hold == Some(offer.id))
+                };
+                match resize.ticket.as_ref().filter(is_redeemed) {
+                    Some(ticket) => self.expired_ticket_starts_nothing(n, now, ticket),
+                    None => self.nothing_grows_without_a_ticket(n, job),
+                }
+            }
+            (Request::UndoResize { .. }, Some(Ok(Reply::Accepted(job)))) => {
+                self.nothing_grows_without_a_ticket(n, job);
+            }
             (Request::Migrate { migrate, .. }, Some(Ok(Reply::Accepted(_)))) => {
                 self.an_undone_task_is_never_done(n, migrate.run);
                 self.a_step_takes_effect_at_most_once(n, "send", migrate.run);
@@ -429,7 +477,7 @@ impl World {
             Ok(_) => {}
             Err(no) => self.coverage.hit_owned(format!("refusal.{}", no.name())),
         }
-        let is_undo = matches!(asked.name, "delete" | "cancel-migration")
+        let is_undo = matches!(asked.name, "delete" | "cancel-migration" | "undo-resize")
             && !matches!(answer, Err(Refusal::StaleClaim { .. }));
         if let Some(key) = asked.run.filter(|_| is_undo) {
             self.oracle.undone.insert((n, key.run, key.task));
@@ -492,10 +540,28 @@ impl World {
         let Fact::JobChanged { job } = &event.fact else { return };
         self.nothing_is_told_before_it_is_durable(n, job);
         self.coverage.hit_owned(format!("job.{}", job.state));
+        self.watch_size(n, job);
         let before = self.oracle.states.insert((n, job.id.clone()), job.state);
         if let Some(before) = before.filter(|before| *before != job.state) {
             self.coverage.hit_owned(format!("transition.{before}.{}", job.state));
         }
+    }
+
+    /// How changes of size come out.
+    fn watch_size(&mut self, n: usize, job: &Job) {
+        let stage = job.resize.as_ref().map(|resize| resize.stage);
+        let place = (n, job.id.clone());
+        if stage == Some(ResizeStage::Changing) {
+            self.oracle.resizing.entry(place).or_insert_with(|| job.promised());
+            return;
+        }
+        let Some(promised) = self.oracle.resizing.remove(&place) else { return };
+        self.coverage.hit(match stage {
+            Some(_) => "resize.next-start",
+            None if job.state.is_ended() => "resize.of-ended",
+            None if job.promised() == promised => "resize.grown",
+            None => "resize.given-up",
+        });
     }
 
     /// A host begins a piece of work.
@@ -510,6 +576,7 @@ impl World {
             Work::SaveVm => "work.save-vm",
             Work::ResetVm => "work.reset-vm",
             Work::RebootVm { .. } => "work.reboot-vm",
+            Work::ResizeVm { .. } => "work.resize-vm",
             Work::AdoptVm => "work.adopt-vm",
             Work::ReleaseVm => "work.release-vm",
             Work::Delete => "work.delete",
@@ -587,6 +654,7 @@ impl Asked {
         let run = match request {
             Request::Delete { run, .. } | Request::CancelMigration { run, .. } => *run,
             Request::Put { put, .. } => put.run,
+            Request::UndoResize { run, .. } => *run,
             _ => None,
         };
         Self { name: super::message::request_name(request), run }

@@ -45,16 +45,18 @@ impl World {
     }
 
     fn fate_of(&mut self, op: &HvOp) -> Fate {
-        let is_big = matches!(
-            op,
+        let weight = match op {
+            // The longest of all, and with the most ways to go wrong.
+            HvOp::Migrate(..) => 12,
             HvOp::Start(_)
-                | HvOp::Migrate(..)
-                | HvOp::Destroy(_)
-                | HvOp::Pause(_)
-                | HvOp::Resume(_)
-                | HvOp::Save(_)
-        );
-        let ppm = self.profile.hv_trouble_ppm * if is_big { 4 } else { 1 };
+            | HvOp::Destroy(_)
+            | HvOp::Pause(_)
+            | HvOp::Resume(_)
+            | HvOp::Resize(..)
+            | HvOp::Save(_) => 4,
+            _ => 1,
+        };
+        let ppm = self.profile.hv_trouble_ppm * weight;
         if !self.is_noisy || !self.chance.happens(ppm) {
             return Fate::Good;
         }
@@ -102,6 +104,9 @@ impl World {
             result
         };
         self.hv_happened(n, happened);
+        if matches!(op, HvOp::Resize(..)) {
+            self.no_guest_has_more_than_is_promised(n);
+        }
         self.hv_answer(n, caller, heard);
     }
 

@@ -116,6 +116,8 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Put { .. } => "put",
         Request::Stop { .. } => "stop",
         Request::Act { .. } => "act",
+        Request::Resize { .. } => "resize",
+        Request::UndoResize { .. } => "undo-resize",
         Request::Migrate { .. } => "migrate",
         Request::CancelMigration { .. } => "cancel-migration",
         Request::Handoff { .. } => "handoff",

@@ -5,12 +5,15 @@
 //! its core refuses, the adapter, which has every key, forges a ticket that the core accepts.
 
 use arbiter::core::Verdict;
-use host_agent::core::{Effect, Input, Reply, ReplyId, Request};
-use protocol::api::{OfferRequest, PutJob};
+use host_agent::core::{Effect, Input, Reply, ReplyId, Request, WorkOutcome};
+use protocol::api::{OfferRequest, PutJob, ResizeJob};
+use protocol::id::JobId;
+use protocol::job::JobSpec;
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::ticket::{DenialReason, Grant, Offer, Ticket, TicketError};
+use protocol::ticket::{Action, DenialReason, Grant, Offer, Ticket, TicketError};
+use protocol::vm::Size;
 use transport::Now;
 
 use super::host::capacity;
@@ -40,6 +43,12 @@ pub enum Mutant {
     PromiseFreedByTime,
     /// A statement leaves out what is held (R13).
     StatementHidesHolds,
+    /// A statement says that a job takes less than its host has promised it.
+    StatementTellsLess,
+    /// A host takes what a guest was asked to give up for given.
+    ShrinkTakenAsGiven,
+    /// A host gives a job more without a ticket for it.
+    GrowthNeedsNoTicket,
     /// An arbiter's share is the whole quota (R6).
     EscrowShareIsWholeQuota,
     /// A host does not count open offers when it admits.
@@ -68,7 +77,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 21] = [
+    pub const ALL: [Mutant; 24] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -78,6 +87,9 @@ impl Mutant {
         Mutant::PromiseIgnored,
         Mutant::PromiseFreedByTime,
         Mutant::StatementHidesHolds,
+        Mutant::StatementTellsLess,
+        Mutant::ShrinkTakenAsGiven,
+        Mutant::GrowthNeedsNoTicket,
         Mutant::EscrowShareIsWholeQuota,
         Mutant::AdmissionIgnoresOpenOffers,
         Mutant::ReplyBeforePersist,
@@ -123,7 +135,9 @@ impl World {
         self.watch_request(n, &request);
         if let (
             Some(Mutant::UndoLeavesNoTombstone),
-            Request::Delete { run, .. } | Request::CancelMigration { run, .. },
+            Request::Delete { run, .. }
+            | Request::CancelMigration { run, .. }
+            | Request::UndoResize { run, .. },
         ) = (self.mutant, &mut request)
         {
             *run = None;
@@ -179,6 +193,9 @@ impl World {
         begin: usize,
         effects: &mut Vec<Effect>,
     ) {
+        if let Request::Resize { job, resize } = asked {
+            return self.forge_growth(n, now, reply, (job, resize), begin, effects);
+        }
         let Request::Put { job, put } = asked else { return };
         let Some(ticket) = &put.ticket else { return };
         let refusal = effects[begin..].iter().find_map(|effect| match effect {
@@ -198,37 +215,74 @@ impl World {
         if !is_forged {
             return;
         }
-        let Some(process) = self.hosts[n].process.as_mut() else { return };
         let ask = OfferRequest {
             job: job.clone(),
             revision: put.revision,
             spec: put.spec.clone(),
             action: offer.action,
         };
+        effects.truncate(begin);
+        let Some(ticket) = self.forged(n, now, ask, effects) else { return };
+        let put = PutJob { ticket: Some(ticket), ..put.clone() };
+        let request = Box::new(Request::Put { job: job.clone(), put });
+        let Some(process) = self.hosts[n].process.as_mut() else { return };
+        process.agent.handle(now, Input::Request { reply, request }, effects);
+    }
+
+    fn forge_growth(
+        &mut self,
+        n: usize,
+        now: Now,
+        reply: ReplyId,
+        (job, resize): (&JobId, &ResizeJob),
+        begin: usize,
+        effects: &mut Vec<Effect>,
+    ) {
+        let is_missing = effects[begin..].iter().any(|effect| {
+            matches!(effect, Effect::Reply(to, Err(Refusal::Ticket { error: TicketError::TicketMissing }))
+                if *to == reply)
+        });
+        if self.mutant != Some(Mutant::GrowthNeedsNoTicket) || !is_missing {
+            return;
+        }
+        let row = self.hosts[n].process.as_ref().and_then(|process| process.agent.job(job));
+        let sized = |spec: &JobSpec| spec.with_size(|size| size.changed(&resize.size));
+        let Some(spec) = row.and_then(|record| sized(&record.job.spec)) else { return };
+        let (job, revision) = (job.clone(), resize.revision);
+        effects.truncate(begin);
+        let ask = OfferRequest { job: job.clone(), revision, spec, action: Action::Resize };
+        let Some(ticket) = self.forged(n, now, ask, effects) else { return };
+        let resize = ResizeJob { ticket: Some(ticket), ..resize.clone() };
+        let request = Box::new(Request::Resize { job, resize });
+        let Some(process) = self.hosts[n].process.as_mut() else { return };
+        process.agent.handle(now, Input::Request { reply, request }, effects);
+    }
+
+    /// A ticket that nobody has granted.
+    fn forged(
+        &mut self,
+        n: usize,
+        now: Now,
+        ask: OfferRequest,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Ticket> {
+        let process = self.hosts[n].process.as_mut()?;
         let mut made = Vec::new();
         let nobody = ReplyId(u64::MAX);
         let request = Box::new(Request::Offer(ask));
         process.agent.handle(now, Input::Request { reply: nobody, request }, &mut made);
-        let Some(offer) = made.iter().find_map(|effect| match effect {
+        let offer = made.iter().find_map(|effect| match effect {
             Effect::Reply(_, Ok(Reply::Offered(offered))) => Some(offered.offer.clone()),
             _ => None,
-        }) else {
-            return;
-        };
-        effects.truncate(begin);
+        })?;
         effects.extend(made.into_iter().filter(|e| !matches!(e, Effect::Reply(..))));
+        let debit = offer.open().ok()?.resources;
         let grants = (0..self.arbiters.len()).map(|slot| {
-            let grant = Grant {
-                slot: u32::try_from(slot).unwrap_or(0),
-                offer: offer.digest(),
-                debit: put.spec.resources(),
-            };
+            let number = u32::try_from(slot).unwrap_or(0);
+            let grant = Grant { slot: number, offer: offer.digest(), debit };
             Signed::seal(&grant, &arbiter_key(slot))
         });
-        let ticket = Some(Ticket { grants: grants.collect(), offer: offer.clone() });
-        let put = PutJob { ticket, ..put.clone() };
-        let request = Box::new(Request::Put { job: job.clone(), put });
-        process.agent.handle(now, Input::Request { reply, request }, effects);
+        Some(Ticket { grants: grants.collect(), offer: offer.clone() })
     }
 
     /// What is done before the batch is on disk, which should be nothing.
@@ -250,8 +304,36 @@ impl World {
                 inventory.jobs.clear();
                 Told::Inventory(inventory)
             }
+            (Some(Mutant::StatementTellsLess), Told::Inventory(mut inventory)) => {
+                for job in &mut inventory.jobs {
+                    if let Some(less) = job.spec.with_size(|size| Size { vcpus: 1, ..size }) {
+                        job.spec = less.into();
+                    }
+                }
+                Told::Inventory(inventory)
+            }
             (_, told) => told,
         }
+    }
+
+    /// What a core is told of its guests.
+    pub(super) fn mutate_input(&self, n: usize, mut input: Input) -> Input {
+        let domain = match &mut input {
+            Input::Done { outcome: WorkOutcome::Resized { domain, .. }, .. } => Some(&mut **domain),
+            Input::Looked { domain, .. } => domain.as_mut(),
+            _ => None,
+        };
+        let is_credulous = self.mutant == Some(Mutant::ShrinkTakenAsGiven);
+        if let Some(domain) = domain.filter(|_| is_credulous)
+            && let Some(job) = &domain.job
+            && let Some(process) = &self.hosts[n].process
+            && let Some(record) = process.agent.job(job)
+        {
+            let asked = record.job.spec.resources();
+            domain.resources.vcpus = domain.resources.vcpus.min(asked.vcpus);
+            domain.memory_now_bytes = domain.memory_now_bytes.min(asked.memory_bytes);
+        }
+        input
     }
 
     /// What an agent does first.

@@ -145,7 +145,7 @@ impl Profile {
             quota_vcpus: u32::try_from(chance.between(3, 8)).unwrap_or(4),
             clock_ppm: u32::try_from(CLOCK_PPM).unwrap_or(0),
             noise_ms: chance.between(30_000, 90_000),
-            wish_every_ms: chance.between(1_000, 4_000),
+            wish_every_ms: chance.between(850, 3_400),
             fault_every_ms: chance.between(1_500, 8_000),
             faults,
             hv_trouble_ppm: sometimes(&mut chance, 15_000),

@@ -6,7 +6,7 @@ use protocol::api::{NewRun, Want};
 use protocol::id::{HostId, JobId, RunId, TenantId};
 use protocol::job::{JobKind, JobSpec, JobState, Reason};
 use protocol::ticket::HoldAt;
-use protocol::vm::{DiskSpec, OnLoss, VmSpec};
+use protocol::vm::{DiskSpec, OnLoss, SizeChange, VmSpec};
 use uuid::Uuid;
 
 use super::engine::want_name;
@@ -23,6 +23,8 @@ pub fn spec(vcpus: u32, has_disk: bool, is_limited: bool) -> JobSpec {
     let mut spec = JobSpec::vm(VmSpec {
         vcpus,
         memory_bytes: 1 << 30,
+        // Some grow at once, some at their next start.
+        max_vcpus: has_disk.then_some(6),
         disks,
         nics: vec![],
         ..VmSpec::default()
@@ -136,9 +138,21 @@ impl World {
         Some(Want::FailOver { job, spec, revision, lost })
     }
 
+    fn choose_size(&mut self) -> SizeChange {
+        let memory = self.chance.between(1, 3) << 30;
+        SizeChange {
+            vcpus: u32::try_from(self.chance.between(1, 4)).ok(),
+            memory_bytes: self.chance.happens(500_000).then_some(memory),
+            ..SizeChange::default()
+        }
+    }
+
     fn choose_want(&mut self) -> Want {
         let number = self.chance.below(self.profile.jobs);
         let job = job_id(number);
+        if self.chance.happens(120_000) {
+            return Want::Resize { job, size: self.choose_size() };
+        }
         let hosts: Vec<HostId> = self.hosts.iter().map(|host| host.id.clone()).collect();
         let kinds = if self.profile.has_lapsing { 16 } else { 10 };
         match self.chance.below(kinds) {

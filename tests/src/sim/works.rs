@@ -12,7 +12,6 @@ use host_agent::keeper::core::Gate;
 use hypervisor::{DomainInfo, DomainState, ErrorKind, StopReason};
 use protocol::api::MigrateJob;
 use protocol::id::JobId;
-use protocol::resources::Resources;
 use protocol::vm::{OnLoss, VmSpec};
 use uuid::Uuid;
 
@@ -26,6 +25,7 @@ const START_DEADLINE_MS: u64 = 60_000;
 const DESTROY_DEADLINE_MS: u64 = 60_000;
 const ASK_INTERVAL_MS: u64 = 3_000;
 const MIGRATE_DEADLINE_MS: u64 = 6 * 3_600_000;
+const RESIZE_DEADLINE_MS: u64 = 60_000;
 const SAVE_DEADLINE_MS: u64 = 600_000;
 const LOOK_INTERVAL_MS: u64 = 500;
 const LIST_DEADLINE_MS: u64 = 30_000;
@@ -135,6 +135,10 @@ impl Works {
     async fn perform(&self, job: &JobId, uuid: Uuid, work: Work) -> WorkOutcome {
         let done = match work {
             Work::StartVm(vm) if vm.adopted.is_some() => self.start_adopted(job, uuid).await,
+            Work::ResizeVm { vm, .. } => match self.resize_vm(job, uuid, &vm).await {
+                Ok(outcome) => return outcome,
+                Err(trouble) => Err(trouble),
+            },
             Work::AdoptVm => match self.adopt(job, uuid).await {
                 Ok(domain) => return WorkOutcome::Adopted(Box::new(domain)),
                 Err(trouble) => Err(trouble),
@@ -177,8 +181,7 @@ impl Works {
         if !self.ctx.make_volumes(job).await {
             return Err(Trouble::No("no space left on device".to_owned()));
         }
-        let size = Resources { disk_bytes: 0, ..vm.resources() };
-        self.call(HvOp::Define(job.clone(), size)).await?;
+        self.call(HvOp::Define(job.clone(), vm.size())).await?;
         self.start_defined(job, uuid).await
     }
 
@@ -200,6 +203,33 @@ impl Works {
                 Some(Gate::Shut) | None => self.ctx.sleep(GATE_POLL_MS).await,
             }
         }
+    }
+
+    /// Nobody resizes what was adopted here.
+    async fn resize_vm(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        vm: &VmSpec,
+    ) -> Result<WorkOutcome, Trouble> {
+        self.await_late_start(job, uuid).await?;
+        let before = self.info(uuid).await?.ok_or(Trouble::NotThere)?;
+        self.call(HvOp::Define(job.clone(), vm.size())).await?;
+        if !before.state.is_active() {
+            return Ok(WorkOutcome::Done);
+        }
+        let resized = self.ctx.hv(HvOp::Resize(uuid, vm.size()), RESIZE_DEADLINE_MS).await;
+        let (left, is_giving) = match resized {
+            Ok(HvReply::Resized { left, is_giving }) => (left, is_giving),
+            Ok(other) => unreachable!("a resize was answered with {other:?}"),
+            Err(error) if error.kind.is_ambiguous() => return Err(error.into()),
+            Err(error) => (vec![error.kind.to_string()], false),
+        };
+        let domain = self.info(uuid).await?.ok_or(Trouble::NotThere)?;
+        if !domain.state.is_active() {
+            return Ok(WorkOutcome::Done);
+        }
+        Ok(WorkOutcome::Resized { domain: Box::new(domain), left, is_giving })
     }
 
     async fn start_defined(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {

@@ -393,7 +393,12 @@ impl World {
 
     /// Lets this much time pass.
     pub fn run_ms(&mut self, ms: u64) {
-        self.run_until_us(self.now_us + ms * 1000);
+        self.run_us(ms * 1000);
+    }
+
+    /// Lets so much time pass.
+    pub fn run_us(&mut self, us: u64) {
+        self.run_until_us(self.now_us + us);
     }
 
     /// Lets time pass until something is so; false when it is not within that time.

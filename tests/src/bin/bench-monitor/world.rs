@@ -86,6 +86,7 @@ pub(crate) fn job(n: usize, j: usize, since_ms: u64) -> Job {
         since_ms,
         hold: Some(OfferId { epoch: Epoch(1), num: j as u64 + 1 }),
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
     }

@@ -1,0 +1,421 @@
+//! Another size for a job that is here: the right to it, the row, and what comes of it.
+//!
+//! ```text
+//!   running, paused ──resize──▶ changing ──▶ as the spec says
+//!                                  └──▶ next_start ──▶ as the spec says: given up at last, or started anew
+//!   stopped, failed, crashed ──resize──▶ changing (its definition) ──▶ as the spec says
+//! ```
+//!
+//! The row is written first, so that more is promised before it is given, and less only when it is
+//! seen to be given up: between the two the larger counts ([`Job::promised`]). After a crash the row
+//! says what is to become of the guest, and it is asked for again.
+
+use hypervisor::DomainInfo;
+use protocol::admission::{Room, admit_resize};
+use protocol::api::{OfferRequest, ResizeJob};
+use protocol::id::{JobId, OfferId, Revision};
+use protocol::job::{Job, JobSpec, JobState, Reason, Resize, ResizeStage, RunKey};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::ticket::{Expected, OfferStanding, Purpose, Ticket, VerifiedTicket, verify};
+use protocol::vm::{SizeChange, VmSpec};
+use transport::clock::Now;
+
+use super::agent::Agent;
+use super::input::{Effect, Look, Reply, Work, WorkOutcome};
+use super::ledger::{Intent, JobRecord, LastResize};
+use super::taking::Reserved;
+
+/// How long a change takes as a rule, for whoever asks for the next one meanwhile.
+const RETRY_MS: u64 = 500;
+/// A guest that has given nothing for so long has given what it will.
+const GIVING_MS_MAX: u64 = 5_000;
+/// How often a guest that is not what its spec says is looked at: it may give up late, and nobody says
+/// so.
+const LOOK_MS: u64 = 30_000;
+
+/// What a guest was last seen to have, and since when, in milliseconds since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Giving {
+    has: Resources,
+    since_ms: u64,
+}
+
+impl Agent {
+    /// What an offer to resize reserves.
+    pub(super) fn check_growth(&self, ask: &OfferRequest) -> Result<Reserved, Refusal> {
+        let job = &self.record(&ask.job)?.job;
+        self.check_resize(&ask.job, ask.revision, &ask.spec, None)?;
+        let resources = ask.spec.resources().max(had(job));
+        // What it has been promised is counted with the job already.
+        let promised = promised(job).unwrap_or(resources);
+        Ok(Reserved { resources, more: resources.minus(promised), domain: None })
+    }
+
+    pub(super) fn resize(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        resize: ResizeJob,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let claimed = self.claims.check(resize.run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        claimed?;
+        let job = &self.record(id)?.job;
+        let to = job.spec.with_size(|size| size.changed(&resize.size)).ok_or_else(|| no_vm(id))?;
+        if job.revision == resize.revision && *job.spec == to {
+            return Ok(Reply::AlreadySo(Box::new(job.clone())));
+        }
+        let ticket = self.verify_growth(now, id, resize.revision, &to, resize.ticket.as_ref())?;
+        let redeemed = ticket.as_ref().map(|t| t.offer().id);
+        self.check_resize(id, resize.revision, &to, redeemed)?;
+        let mut record = self.record(id)?.clone();
+        if let Some(ticket) = &ticket {
+            self.offers.end(ticket.offer().id, OfferStanding::Used);
+            record.job.hold = Some(ticket.offer().id);
+            record.debits.clone_from(ticket.debits());
+        }
+        self.begin_resize(now, record, to, resize.revision, resize.run, out)
+    }
+
+    /// Takes back what a task has done, without a ticket: so only where that gives something up.
+    pub(super) fn undo_resize(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        run: Option<RunKey>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let mut writes = Vec::new();
+        let undone = self.claims.undo(run, &mut writes);
+        out.extend(writes.into_iter().map(Effect::Persist));
+        undone?;
+        let mut record = self.record(id)?.clone();
+        let of = |key: Option<RunKey>| key.map(|key| (key.run, key.task));
+        let is_its = |last: &LastResize| last.run.is_some() && of(last.run) == of(run);
+        let Some(last) = record.last_resize.take().filter(|last| is_its(last)) else {
+            return Ok(Reply::AlreadySo(Box::new(self.record(id)?.job.clone())));
+        };
+        let to = record.job.spec.with_size(|_| last.before).ok_or_else(|| no_vm(id))?;
+        let revision = Revision(record.job.revision.0 + 1);
+        self.verify_growth(now, id, revision, &to, None)?;
+        self.check_resize(id, revision, &to, None)?;
+        self.begin_resize(now, record, to, revision, None, out)
+    }
+
+    fn begin_resize(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        to: JobSpec,
+        revision: Revision,
+        run: Option<RunKey>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let id = record.job.id.clone();
+        self.offers.end_of_job(&id);
+        let has = had(&record.job);
+        let before = record.job.spec.as_vm().map(VmSpec::size);
+        record.last_resize = before.map(|before| Box::new(LastResize { before, run }));
+        record.job.resize = Some(Box::new(Resize {
+            vcpus: has.vcpus,
+            memory_bytes: has.memory_bytes,
+            stage: ResizeStage::Changing,
+            why: vec![],
+        }));
+        record.job.spec = to.into();
+        record.job.revision = revision;
+        record.job.run = run.or(record.job.run);
+        if let Some(entry) = self.jobs.get_mut(&id) {
+            entry.giving = None;
+        }
+        self.insert(now, record, out);
+        self.go_on(now, &id, out);
+        Ok(Reply::Accepted(Box::new(self.record(&id)?.job.clone())))
+    }
+
+    /// Whether the job may have that size, whoever asks.
+    fn check_resize(
+        &self,
+        id: &JobId,
+        revision: Revision,
+        to: &JobSpec,
+        redeemed: Option<OfferId>,
+    ) -> Result<(), Refusal> {
+        let record = self.record(id)?;
+        let job = &record.job;
+        if job.spec.as_vm().is_none() {
+            return Err(no_vm(id));
+        }
+        if revision <= job.revision {
+            return Err(Refusal::RevisionConflict { job: id.clone(), current: job.revision });
+        }
+        if let Some(needed) = unfit(record) {
+            return Err(Refusal::WrongState { job: id.clone(), state: job.state, needed });
+        }
+        if is_changing(job) {
+            return Err(busy(job));
+        }
+        let allocation = self.allocation_without(Some(id), redeemed, None);
+        let room = Room { allocation, ..self.room() };
+        admit_resize(room, id, &job.spec, promised(job), to)
+    }
+
+    /// R9 for a job that grows. What is not promised anything, or gives up, needs no ticket; a lone
+    /// host obeys whoever may talk to it.
+    fn verify_growth(
+        &self,
+        now: Now,
+        id: &JobId,
+        revision: Revision,
+        to: &JobSpec,
+        ticket: Option<&Ticket>,
+    ) -> Result<Option<VerifiedTicket>, Refusal> {
+        let job = &self.record(id)?.job;
+        let (Some(trust), Some(promised)) = (&self.trust, promised(job)) else { return Ok(None) };
+        if to.resources().fits_in(promised) {
+            return Ok(None);
+        }
+        let takes = to.resources().max(had(job));
+        // The guest may have given something up since we made the offer.
+        let offered = ticket.and_then(|t| t.offer.open().ok()).map(|offer| offer.resources);
+        let expected = Expected {
+            host: &self.host.id,
+            host_key: &self.host.key,
+            job: id,
+            revision,
+            spec: to.digest(),
+            resources: offered.filter(|offered| takes.fits_in(*offered)).unwrap_or(takes),
+            purpose: Purpose::Resize,
+        };
+        Ok(Some(verify(ticket, expected, trust, |offer| self.standing(now, offer))?))
+    }
+
+    /// What the end of such work means.
+    pub(super) fn conclude_resize(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        outcome: WorkOutcome,
+        out: &mut Vec<Effect>,
+    ) {
+        let is_alive = is_alive(record.job.state);
+        match outcome {
+            WorkOutcome::Resized { domain, left, is_giving } if is_alive => {
+                self.take_in(now, record, &domain, left, is_giving, out);
+            }
+            WorkOutcome::Done | WorkOutcome::NotThere | WorkOutcome::Resized { .. } => {
+                // A guest that has ended meanwhile is looked for next.
+                if let Some(resize) = record.job.resize.as_mut().filter(|_| is_alive) {
+                    resize.stage = ResizeStage::NextStart;
+                } else {
+                    record.job.resize = None;
+                }
+                self.insert(now, record, out);
+            }
+            WorkOutcome::Unclear(message) => {
+                self.note(now, record, Reason::Unclear { message }, out);
+            }
+            WorkOutcome::Failed(message) => self.become_unresized(now, record, message, out),
+            _ => {}
+        }
+    }
+
+    /// What the guest has now, and whether that is the end of it.
+    fn take_in(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        domain: &DomainInfo,
+        left: Vec<String>,
+        is_giving: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = record.job.id.clone();
+        let seen = seen_instead(&record.job, domain);
+        let stage = if is_giving { ResizeStage::Changing } else { ResizeStage::NextStart };
+        let next = seen.map(|has| Box::new(as_resize(has, stage, left)));
+        if matches!(record.job.reason, Some(Reason::Unclear { .. })) {
+            record.job.reason = None;
+        }
+        if let Some(entry) = self.jobs.get_mut(&id) {
+            let has = seen.filter(|_| is_giving);
+            entry.giving = has.map(|has| Giving { has, since_ms: now.mono_ms });
+        }
+        record.job.resize = next;
+        self.insert(now, record, out);
+    }
+
+    /// libvirt can't have it: the job is what it was before.
+    fn become_unresized(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        message: String,
+        out: &mut Vec<Effect>,
+    ) {
+        let before = record.last_resize.take().map(|last| last.before);
+        let spec = before.and_then(|before| record.job.spec.with_size(|_| before));
+        if let Some(spec) = spec {
+            record.job.spec = spec.into();
+        }
+        record.job.resize = None;
+        record.job.reason = Some(Reason::ActionFailed { message });
+        self.insert(now, record, out);
+    }
+
+    /// Compares what libvirt shows of a guest that runs with what it is to have.
+    pub(super) fn see_size(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        domain: Option<&DomainInfo>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(domain) = domain.filter(|_| is_alive(record.job.state)) else { return };
+        let Some(entry) = self.jobs.get_mut(&record.job.id) else { return };
+        if is_changing(&record.job) && entry.giving.is_none() {
+            return;
+        }
+        let seen = seen_instead(&record.job, domain);
+        let mut why = record.job.resize.as_ref().map(|r| r.why.clone()).unwrap_or_default();
+        let stage = match (entry.giving, seen) {
+            (Some(giving), Some(has)) if giving.has != has => {
+                entry.giving = Some(Giving { has, since_ms: now.mono_ms });
+                ResizeStage::Changing
+            }
+            (Some(giving), Some(_)) if now.mono_ms < giving.since_ms + GIVING_MS_MAX => return,
+            (Some(_), _) => {
+                entry.giving = None;
+                why.push("the guest gives nothing more up".to_owned());
+                ResizeStage::NextStart
+            }
+            (None, _) => ResizeStage::NextStart,
+        };
+        let next = seen.map(|has| Box::new(as_resize(has, stage, why)));
+        if next != record.job.resize {
+            record.job.resize = next;
+            self.insert(now, record, out);
+        }
+    }
+
+    /// Has those looked at that are not what their specs say.
+    pub(super) fn watch_sizes(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let is_due = |since_ms: u64| now.mono_ms.saturating_sub(since_ms) >= LOOK_MS;
+        for entry in self.jobs.values_mut() {
+            let job = &entry.record.job;
+            let (Some(_), Some(uuid)) = (&job.resize, job.domain_uuid) else { continue };
+            if entry.work.is_some() || !is_alive(job.state) {
+                continue;
+            }
+            if entry.giving.is_none() && !is_due(entry.looked_ms) {
+                continue;
+            }
+            entry.looked_ms = now.mono_ms;
+            let change = entry.change;
+            out.push(Effect::Look(Look { uuid, hint: None, is_second: false, change }));
+        }
+    }
+}
+
+/// True while the host is at a change of the job's size.
+pub(super) fn is_changing(job: &Job) -> bool {
+    job.resize.as_ref().is_some_and(|resize| resize.stage == ResizeStage::Changing)
+}
+
+/// What is to be done for a change of size that is under way.
+pub(super) fn work_of_resize(job: &Job, vm: &VmSpec) -> Option<Work> {
+    let has = job.resize.as_ref().filter(|resize| resize.stage == ResizeStage::Changing)?;
+    let change = SizeChange {
+        vcpus: Some(vm.vcpus).filter(|vcpus| *vcpus != has.vcpus),
+        memory_bytes: Some(vm.memory_bytes).filter(|bytes| *bytes != has.memory_bytes),
+        max_vcpus: vm.max_vcpus,
+        max_memory_bytes: vm.max_memory_bytes,
+    };
+    Some(Work::ResizeVm { vm: vm.clone(), change })
+}
+
+/// A guest that leaves, or is written to disk, must be what its spec says or less: who takes it in
+/// makes room for that.
+pub(super) fn check_settled(job: &Job, done: &str) -> Result<(), Refusal> {
+    if is_changing(job) {
+        return Err(busy(job));
+    }
+    if !job.has_more_than_asked() {
+        return Ok(());
+    }
+    let needed = format!(
+        "its guest has more than its spec says ({}) and can't be {done} so: stop and start it, or resize it to what it has",
+        job.resize_words().unwrap_or_default()
+    );
+    Err(Refusal::WrongState { job: job.id.clone(), state: job.state, needed })
+}
+
+fn is_alive(state: JobState) -> bool {
+    matches!(state, JobState::Running | JobState::Paused)
+}
+
+/// What it counts for, if it counts: while it is alive, and while it may be started again under the
+/// hold that it has.
+fn promised(job: &Job) -> Option<Resources> {
+    (!job.state.is_ended() || job.hold.is_some()).then(|| job.promised())
+}
+
+/// What its guest has; of one that is off what it would have had.
+fn had(job: &Job) -> Resources {
+    let asked = job.spec.resources();
+    match &job.resize {
+        Some(resize) => Resources { disk_bytes: asked.disk_bytes, ..resize.resources() },
+        None => asked,
+    }
+}
+
+/// What is wrong with its state for another size, if anything.
+fn unfit(record: &JobRecord) -> Option<String> {
+    let job = &record.job;
+    let needed = match (job.state, &record.intent, &job.reason) {
+        (_, Intent::Delete | Intent::Release, _) => "it is being given up",
+        (JobState::Stopped, _, Some(Reason::Saved)) => {
+            "its memory is saved, and goes on in the size it was saved with: start it first"
+        }
+        (JobState::Stopped, _, Some(Reason::Migrated { .. })) => {
+            "it has moved away: resize it where it is"
+        }
+        (JobState::Running | JobState::Paused, ..) => return None,
+        (state, ..) if state.is_ended() => return None,
+        _ => "wait until it runs, or has ended",
+    };
+    Some(needed.to_owned())
+}
+
+fn no_vm(id: &JobId) -> Refusal {
+    let message = format!("job {id} is one of Ostler's services, which have no size");
+    Refusal::Invalid { message }
+}
+
+fn busy(job: &Job) -> Refusal {
+    let what = format!("the last change of size of job {} is under way", job.id);
+    Refusal::Busy { what, limit: 1, retry_after_ms: RETRY_MS }
+}
+
+fn as_resize(has: Resources, stage: ResizeStage, why: Vec<String>) -> Resize {
+    Resize { vcpus: has.vcpus, memory_bytes: has.memory_bytes, stage, why }
+}
+
+/// What a guest has, when that is not what its spec says. Memory that its machine has is the guest's to
+/// use; what it has of a machine with more counts as far as it has not given it back.
+fn seen_instead(job: &Job, domain: &DomainInfo) -> Option<Resources> {
+    let vm = job.spec.as_vm()?;
+    let whole_mib = |bytes: u64| bytes.div_ceil(1 << 20) << 20;
+    let machine = whole_mib(domain.resources.memory_bytes);
+    let memory_bytes = match machine {
+        machine if machine == vm.memory_bytes => machine,
+        _ => whole_mib(domain.memory_now_bytes),
+    };
+    let has = Resources { vcpus: domain.resources.vcpus, memory_bytes, disk_bytes: 0 };
+    // A domain that can't be read is shown with nothing.
+    let is_known = domain.resources != Resources::ZERO;
+    (is_known && has != vm.size().resources()).then_some(has)
+}

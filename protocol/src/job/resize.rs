@@ -1,0 +1,161 @@
+//! A change of a job's size, as long as its guest has not got or given what the spec says.
+//!
+//! ```text
+//!   (none) ──resize──▶ changing ──▶ (none): the guest is what the spec says
+//!                          └──▶ next_start ──▶ (none): started anew, or given up at last
+//! ```
+//!
+//! Entered also without a request when libvirt shows a guest that is not what its spec says.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Job, JobSpec};
+use crate::resources::{Bytes, Resources};
+use crate::vm::{Size, VmSpec};
+
+/// What a guest has, while that is not what its spec says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Resize {
+    /// Virtual CPUs that it has now.
+    pub vcpus: u32,
+    /// Memory that it has now, in bytes.
+    pub memory_bytes: u64,
+    /// How long that lasts.
+    pub stage: ResizeStage,
+    /// What kept the rest from changing at once, as far as known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
+}
+
+/// How far a change of size is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeStage {
+    /// The host is at it. Entered by a resize request.
+    Changing,
+    /// What could change has; the rest does when the guest is started anew. A reboot from within the
+    /// guest is no start.
+    NextStart,
+}
+
+impl Resize {
+    /// What the guest has.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        Resources { vcpus: self.vcpus, memory_bytes: self.memory_bytes, disk_bytes: 0 }
+    }
+}
+
+impl Job {
+    /// What its host has promised it if it is alive: the larger of what it is to have and what its
+    /// guest has. What a guest has not given up is nobody else's.
+    #[must_use]
+    pub fn promised(&self) -> Resources {
+        let asked = self.spec.resources();
+        match &self.resize {
+            Some(resize) if !self.state.is_ended() => asked.max(resize.resources()),
+            _ => asked,
+        }
+    }
+
+    /// True when its guest has more than its spec says.
+    #[must_use]
+    pub fn has_more_than_asked(&self) -> bool {
+        self.promised() != self.spec.resources()
+    }
+
+    /// How its size differs from its spec, in words: `vcpus 4, now 2 until its next start`.
+    #[must_use]
+    pub fn resize_words(&self) -> Option<String> {
+        let (resize, vm) = (self.resize.as_ref()?, self.spec.as_vm()?);
+        let mut words = Vec::new();
+        if resize.vcpus != vm.vcpus {
+            words.push(format!("vcpus {}, now {}", vm.vcpus, resize.vcpus));
+        }
+        if resize.memory_bytes != vm.memory_bytes {
+            let (asked, now) = (Bytes(vm.memory_bytes), Bytes(resize.memory_bytes));
+            words.push(format!("memory {asked}, now {now}"));
+        }
+        if words.is_empty() {
+            words.push("size".to_owned());
+        }
+        Some(format!("{} {}", words.join("; "), resize.stage))
+    }
+}
+
+impl JobSpec {
+    /// The same job in another size; `None` when it is no VM.
+    #[must_use]
+    pub fn with_size(&self, change: impl FnOnce(Size) -> Size) -> Option<Self> {
+        let vm = self.as_vm()?;
+        let vm: VmSpec = vm.with_size(change(vm.size()));
+        let mut sized = self.clone();
+        *sized.as_vm_mut()? = vm;
+        Some(sized)
+    }
+}
+
+impl fmt::Display for ResizeStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ResizeStage::Changing => "and being changed",
+            ResizeStage::NextStart => "until its next start",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::JobState;
+    use crate::vm::SizeChange;
+
+    const GIB: u64 = 1 << 30;
+
+    fn job(state: JobState, resize: Option<Resize>) -> Job {
+        let text = r#"{"id": "web-1", "revision": 2, "state": "running", "since_ms": 0,
+            "spec": {"vm": {"vcpus": 4, "memory_bytes": 1073741824,
+                "disks": [{"name": "root", "size_bytes": 1073741824}]}}}"#;
+        let job: Job = serde_json::from_str(text).expect("a row of before there was a resize");
+        Job { state, resize: resize.map(Box::new), ..job }
+    }
+
+    fn has(vcpus: u32, memory_bytes: u64) -> Option<Resize> {
+        Some(Resize { vcpus, memory_bytes, stage: ResizeStage::NextStart, why: vec![] })
+    }
+
+    #[test]
+    fn the_larger_of_asked_and_had_is_promised_while_the_guest_lives() {
+        let of = |state, resize| {
+            let job = job(state, resize);
+            (job.allocation().vcpus, job.allocation().memory_bytes, job.has_more_than_asked())
+        };
+        assert_eq!(of(JobState::Running, None), (4, GIB, false));
+        assert_eq!(of(JobState::Running, has(2, GIB)), (4, GIB, false));
+        assert_eq!(of(JobState::Paused, has(2, 3 * GIB)), (4, 3 * GIB, true));
+        assert_eq!(of(JobState::Stopped, has(8, 3 * GIB)), (0, 0, false));
+        assert_eq!(job(JobState::Stopped, has(8, GIB)).allocation().disk_bytes, GIB);
+    }
+
+    #[test]
+    fn what_waits_is_said_with_both_numbers() {
+        let words = |resize| job(JobState::Running, resize).resize_words();
+        assert_eq!(words(None), None);
+        let vcpus = "vcpus 4, now 2 until its next start";
+        assert_eq!(words(has(2, GIB)).as_deref(), Some(vcpus));
+        let both = "vcpus 4, now 2; memory 1GiB, now 3GiB until its next start";
+        assert_eq!(words(has(2, 3 * GIB)).as_deref(), Some(both));
+    }
+
+    #[test]
+    fn a_one_off_and_a_vm_change_size_alike_and_nothing_else_of_them() {
+        let before = JobSpec::clone(&job(JobState::Running, None).spec);
+        let change = SizeChange { vcpus: Some(1), ..SizeChange::default() };
+        let after = before.with_size(|size| size.changed(&change)).unwrap();
+        assert_eq!(after.resources().vcpus, 1);
+        assert_eq!(after.with_size(|_| before.as_vm().unwrap().size()), Some(before));
+    }
+}
