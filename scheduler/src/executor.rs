@@ -14,7 +14,9 @@ use protocol::job::{Job, JobState, Migration, Reason, ResizeStage, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Handoff, Offer, TicketError};
+use protocol::ticket::{
+    Action, Answer as ArbiterAnswer, DenialReason, Handoff, Offer, TicketError,
+};
 use protocol::trust::Trust;
 use protocol::vm::SizeChange;
 use serde::Serialize;
@@ -187,9 +189,10 @@ impl Executor {
         if grants.len() >= trust.k as usize {
             return Answer::Done(TaskResult::Grants { grants });
         }
-        let firm = denials.iter().filter(|(_, why)| is_firm(why)).count();
+        let is_final = |why: &DenialReason| is_firm(why) || is_taken_over(offer, why);
+        let firm = denials.iter().filter(|(_, why)| is_final(why)).count();
         if arbiters.len() - firm < trust.k as usize {
-            denials.retain(|(_, why)| is_firm(why));
+            denials.retain(|(_, why)| is_final(why));
             return Answer::Refused(No::Arbiters(denials));
         }
         let mut words: Vec<String> =
@@ -726,6 +729,15 @@ pub fn is_over(error: &TicketError) -> bool {
             | TicketError::OfferUsed { .. }
             | TicketError::TicketOfOtherTrust { .. }
     )
+}
+
+/// Whether a job that was to be started in place of a lost hold has been promised to somebody else
+/// since: another scheduler was first, and nobody has to wait for that to pass.
+#[must_use]
+pub fn is_taken_over(offer: &Signed<Offer>, why: &DenialReason) -> bool {
+    let DenialReason::Promised { host, .. } = why else { return false };
+    let asked = offer.open().map(|offer| offer.action);
+    matches!(asked, Ok(Action::FailOver { from, .. }) if from != *host)
 }
 
 /// A no that asking again within the patience of a run will not change.

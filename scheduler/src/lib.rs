@@ -54,7 +54,7 @@ pub mod judge {
     pub use crate::engine::met_at;
     pub use crate::executor::{
         ended, fetched, has_moved_to, incoming, is_firm, is_going_to, is_ours, is_over,
-        progress_words, resized, running, sent,
+        is_taken_over, progress_words, resized, running, sent,
     };
 }
 

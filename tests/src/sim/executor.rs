@@ -15,11 +15,11 @@ use protocol::job::{Job, JobState, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::ticket::{Answer as ArbiterAnswer, Handoff, Offer, TicketError};
+use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Handoff, Offer, TicketError};
 use protocol::trust::Trust;
 use scheduler::judge::{
-    ended, has_moved_to, incoming, is_firm, is_going_to, is_ours, is_over, progress_words, resized,
-    running, sent,
+    ended, has_moved_to, incoming, is_firm, is_going_to, is_ours, is_over, is_taken_over,
+    progress_words, resized, running, sent,
 };
 use scheduler::{Answer, Ask as Wanted, Dispatch, Knowledge, No, Picture, TaskResult};
 
@@ -136,9 +136,10 @@ impl Executor {
         if grants.len() >= k {
             return Answer::Done(TaskResult::Grants { grants });
         }
-        let firm = denials.iter().filter(|(_, why)| is_firm(why)).count();
+        let is_final = |why: &DenialReason| is_firm(why) || is_taken_over(offer, why);
+        let firm = denials.iter().filter(|(_, why)| is_final(why)).count();
         if self.arbiters.len() - firm < k {
-            denials.retain(|(_, why)| is_firm(why));
+            denials.retain(|(_, why)| is_final(why));
             return Answer::Refused(No::Arbiters(denials));
         }
         let words: Vec<String> =
