@@ -19,7 +19,7 @@ mod release;
 
 mod migrate;
 
-mod resize;
+pub(crate) mod resize;
 
 pub(crate) mod drain;
 

@@ -6,7 +6,7 @@ import { button, el, mark, put, show, table } from "./dom.js";
 import { ageOf, nameOf, on, stateOf, store } from "./store.js";
 import { byName } from "./table.js";
 import { placeOf, putState } from "./vms.js";
-import { age, bytes, moment, since } from "./words.js";
+import { age, bytes, moment, since, sizeOf } from "./words.js";
 
 /** How long a guest may take to shut down, as the command has it. */
 const GRACE_MS = 30000;
@@ -92,8 +92,11 @@ export class Pane {
       return;
     }
     putState(this.state, this.old, job);
-    const reason = stateOf(job) === "lost" ? "Its host is not heard, which says nothing of the guest: it may well run on." : job.why;
-    put(this.why, reason ?? "");
+    const reason =
+      stateOf(job) === "lost"
+        ? "Its host is not heard, which says nothing of the guest: it may well run on."
+        : [job.why, job.resize].filter(Boolean).join("; ");
+    put(this.why, reason);
     show(this.why, Boolean(reason));
     this.drawFacts(job);
     const acts = actsOf(job).map(([text]) => text).join();
@@ -206,6 +209,7 @@ function actsOf(job) {
   const stop = ["Stop", () => askAndTell({ ask: "stop", job: job.id, grace_ms: GRACE_MS }), "main"];
   const force = ["Force stop…", forceStop, ""];
   const migrate = ["Migrate…", migrateTo, ""];
+  const resize = job.kind === "vm" ? [["Resize…", resizeIt, ""]] : [];
   const watch = ["Console", (_, pane) => pane.toggleConsole(), ""];
   const remove = ["Delete…", removeIt, "bad"];
   const release = job.is_adopted ? [["Release…", releaseIt, ""]] : [];
@@ -215,6 +219,7 @@ function actsOf(job) {
         stop,
         watch,
         migrate,
+        ...resize,
         ["Pause", plain("pause"), ""],
         ["Reboot", plain("reboot"), ""],
         ["Save", plain("save"), ""],
@@ -223,13 +228,13 @@ function actsOf(job) {
         ...release,
       ];
     case "paused":
-      return [["Resume", plain("resume"), "main"], watch, stop, force, ...release];
+      return [["Resume", plain("resume"), "main"], watch, stop, ...resize, force, ...release];
     case "migrating_out":
       return [["Cancel the migration…", cancelIt, ""], watch];
     case "stopped":
     case "failed":
     case "crashed":
-      return [start, watch, ...(job.is_adopted ? release : [remove])];
+      return [start, watch, ...resize, ...(job.is_adopted ? release : [remove])];
     default:
       return [watch, force];
   }
@@ -252,6 +257,30 @@ function resetIt(job) {
     yes: "Reset",
     isBad: true,
     act: () => ask({ ask: "reset", job: job.id }),
+  });
+}
+
+function resizeIt(job) {
+  const now = { vcpus: String(job.vcpus), memory: sizeOf(job.memory_bytes) };
+  const word = { type: "text", autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
+  const body = el(
+    "div",
+    { class: "fields" },
+    field("vCPUs", el("input", { name: "vcpus", type: "number", min: "1", max: "255", value: now.vcpus, required: true })),
+    field("Memory", el("input", { ...word, name: "memory", value: now.memory, required: true }), "such as 512MiB or 4GiB"),
+  );
+  const line = job.is_ended
+    ? "It has them from its next start on."
+    : "It has them at once as far as its machine and its guest go, and the rest from its next start on.";
+  confirm({
+    title: `Resize ${job.id}`,
+    lines: [line],
+    body,
+    yes: "Resize",
+    act: (form) => {
+      const changed = (name) => (form.get(name).trim() === now[name] ? null : form.get(name).trim());
+      return ask({ ask: "resize", job: job.id, vcpus: changed("vcpus"), memory: changed("memory") });
+    },
   });
 }
 

@@ -85,7 +85,7 @@ export class Vms {
     if (!kind[2](job)) return false;
     if (text === "") return true;
     const labels = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
-    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.why ?? "", ...labels];
+    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.why ?? "", job.resize ?? "", ...labels];
     return words.some((one) => one.toLowerCase().includes(text));
   }
 
@@ -143,7 +143,7 @@ function makeRow(id) {
     put(host, placeOf(job));
     put(vcpus, job.vcpus);
     put(memory, bytes(job.memory_bytes));
-    put(why, job.why ?? (job.is_adopted ? "adopted" : ""));
+    put(why, [job.why ?? (job.is_adopted ? "adopted" : null), job.resize].filter(Boolean).join("; "));
   };
   return { node, set, age: ages };
 }
@@ -185,6 +185,8 @@ function newVm() {
     field("Image", image),
     field("vCPUs", el("input", { name: "vcpus", type: "number", min: "1", max: "255", value: "1", required: true })),
     field("Memory", el("input", { ...word, name: "memory", value: "128MiB", required: true }), "such as 512MiB or 4GiB"),
+    field("vCPUs at most", el("input", { name: "max_vcpus", type: "number", min: "1", max: "255" }), "head-room to grow while it runs; may be empty"),
+    field("Memory at most", el("input", { ...word, name: "max_memory" }), "the same for memory"),
     field("Disk", el("input", { ...word, name: "disk" }), "such as 8GiB; empty: as large as the image"),
     field("Host", on),
     field("Tenant", el("input", { ...word, name: "tenant", value: "default" })),
@@ -202,6 +204,8 @@ function newVm() {
         vcpus: text("vcpus"),
         memory: text("memory"),
         disk: text("disk") || null,
+        max_vcpus: text("max_vcpus") || null,
+        max_memory: text("max_memory") || null,
         tenant: text("tenant") || null,
         on: text("on") || null,
       });

@@ -12,6 +12,17 @@ export function bytes(n) {
   return `${n.toFixed(digits)} ${units[at]}`;
 }
 
+/** Bytes as a command takes them, without losing one. */
+export function sizeOf(n) {
+  const units = ["", "KiB", "MiB", "GiB", "TiB"];
+  let at = 0;
+  while (n !== 0 && n % 1024 === 0 && at < units.length - 1) {
+    n /= 1024;
+    at += 1;
+  }
+  return `${n}${units[at]}`;
+}
+
 /** A count. */
 export const count = (n) => String(n);
 

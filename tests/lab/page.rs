@@ -90,6 +90,7 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     browser.click("button", "New VM");
     browser.eval("document.querySelector('[name=name]').focus()");
     browser.write("web-1");
+    browser.eval("document.querySelector('[name=max_vcpus]').value = '2'");
     let choose = "document.querySelector('[name=on]')";
     browser.eval(&format!(
         "{choose}.value = [...{choose}.options].find((one) => one.text === 'h1').value"
@@ -137,6 +138,17 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     browser.until("the guest to have got it", LIMIT, heard);
     browser.theme("dark");
     picture(&mut browser, "console-dark.png");
+
+    // It grows while it counts.
+    browser.click(".pane button", "Resize…");
+    browser.eval("document.querySelector('dialog [name=vcpus]').value = '2'");
+    browser.click("dialog button", "Resize");
+    browser.until("two CPUs", LIMIT, &format!("{}.cells[3].innerText === '2'", row("web-1")));
+    until("virsh to count two CPUs", LIMIT, || {
+        let count = lab.exec("h1", &["virsh", "vcpucount", "web-1", "--live", "--current"]);
+        let count = String::from_utf8_lossy(&count.stdout).trim().to_owned();
+        is(count == "2", count)
+    });
 
     // It moves and runs on, and its console goes with it.
     browser.click(".pane button", "Migrate…");

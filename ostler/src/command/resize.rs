@@ -5,8 +5,8 @@
 //! start. The last line says which.
 
 use protocol::api::{ResizeJob, Want};
-use protocol::id::Revision;
-use protocol::job::{Job, Reason, ResizeStage};
+use protocol::id::{JobId, Revision};
+use protocol::job::{Job, JobRow, Reason, ResizeStage};
 use protocol::vm::SizeChange;
 use transport::Method;
 
@@ -14,37 +14,54 @@ use super::run::tell;
 use crate::cli::ResizeArgs;
 use crate::exit::{Code, Failure};
 use crate::follow::await_job;
+use crate::picture::Picture;
 use crate::session::Session;
 
 /// How long a host may take: a guest has a minute to give memory up.
 const RESIZE_MS_MAX: u64 = 120_000;
 
 pub(crate) async fn run(session: &Session, args: ResizeArgs) -> Result<Code, Failure> {
-    let size = SizeChange {
-        vcpus: args.vcpus,
-        memory_bytes: args.memory.map(|bytes| bytes.0),
-        max_vcpus: args.max_vcpus,
-        max_memory_bytes: args.max_memory.map(|bytes| bytes.0),
-    };
+    let size = asked(&args);
     if !session.is_without_controller() {
         let want = Want::Resize { job: args.name, size };
         return session.want(want, !args.wait.no_wait).await;
     }
     let picture = session.picture().await?;
     picture.warn();
-    let row = picture.job(&args.name)?;
+    let row = at_host(session, &picture, &args.name, size).await?;
     let agent = picture.agent(&row.host);
-    let revision = Revision(row.job.revision.0 + 1);
-    let resize = ResizeJob { revision, size, ticket: None, run: None };
-    let path = format!("/v1/jobs/{}/resize", args.name);
-    let reply = session.client.send::<_, Job>(Method::POST, &agent, &path, &resize).await?;
     let job = match args.wait.no_wait {
-        true => reply.body,
+        true => row.job,
         false => await_job(&session.client, &agent, &args.name, RESIZE_MS_MAX, is_settled).await?,
     };
     tell(session, &job, &row.host_name);
     let has_failed = matches!(job.reason, Some(Reason::ActionFailed { .. }));
     Ok(if has_failed { Code::Failed } else { Code::Ok })
+}
+
+/// What the words ask for; the rest stays.
+pub(crate) fn asked(args: &ResizeArgs) -> SizeChange {
+    SizeChange {
+        vcpus: args.vcpus,
+        memory_bytes: args.memory.map(|bytes| bytes.0),
+        max_vcpus: args.max_vcpus,
+        max_memory_bytes: args.max_memory.map(|bytes| bytes.0),
+    }
+}
+
+/// Asks the host itself, and does not wait.
+pub(crate) async fn at_host(
+    session: &Session,
+    picture: &Picture,
+    job: &JobId,
+    size: SizeChange,
+) -> Result<JobRow, Failure> {
+    let row = picture.job(job)?;
+    let revision = Revision(row.job.revision.0 + 1);
+    let resize = ResizeJob { revision, size, ticket: None, run: None };
+    let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{job}/resize"));
+    let job = session.client.send::<_, Job>(Method::POST, &agent, &path, &resize).await?.body;
+    Ok(JobRow { job, ..row })
 }
 
 /// True when its host is through with it.

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::look;
 use super::serve::Shared;
-use crate::cli::{AdoptArgs, Cli, Command, RunArgs, WaitArgs};
-use crate::command::{act, adopt, drain, rm, run, start, stop};
+use crate::cli::{AdoptArgs, Cli, Command, ResizeArgs, RunArgs, WaitArgs};
+use crate::command::{act, adopt, drain, resize, rm, run, start, stop};
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 use crate::session::Session;
@@ -37,6 +37,8 @@ pub(super) enum Ask {
         vcpus: String,
         memory: String,
         disk: Option<String>,
+        max_vcpus: Option<String>,
+        max_memory: Option<String>,
         tenant: Option<String>,
         on: Option<HostId>,
     },
@@ -59,6 +61,8 @@ pub(super) enum Ask {
     Reset { job: JobId },
     /// A reboot, and a reset when it does not.
     Reboot { job: JobId },
+    /// Other CPUs and memory; none: as it is.
+    Resize { job: JobId, vcpus: Option<String>, memory: Option<String> },
     /// To another host; to the best one when none is named.
     Migrate { job: JobId, to: Option<HostId> },
     /// A migration that is under way is given up.
@@ -135,6 +139,7 @@ impl Asking<'_> {
                 let body = json!(RebootJob { grace_ms: REBOOT_GRACE_MS });
                 self.act(&job, "reboot", "reboot", &body).await
             }
+            Ask::Resize { .. } => self.resize(&resize_args(asked)?).await,
             Ask::Migrate { job, to } => self.migrate(job, to).await,
             Ask::CancelMigration { job } => {
                 self.act(&job, "migrate/cancel", "stop moving", &nothing).await
@@ -209,6 +214,15 @@ impl Asking<'_> {
         Ok(Answer { words: format!("{} is asked to {verb} {job}", row.host_name), run: None })
     }
 
+    async fn resize(&self, args: &ResizeArgs) -> Result<Answer, Failure> {
+        let (job, size) = (args.name.clone(), resize::asked(args));
+        if !self.session.is_without_controller() {
+            return self.want(Want::Resize { job, size }).await;
+        }
+        let row = resize::at_host(self.session, self.picture, &job, size).await?;
+        Ok(told(&row.job, &row.host_name))
+    }
+
     async fn migrate(&self, job: JobId, to: Option<HostId>) -> Result<Answer, Failure> {
         if self.session.is_without_controller() {
             let what = "moving a VM takes two hosts and a ticket, so it needs a controller";
@@ -268,30 +282,50 @@ fn told(job: &protocol::job::Job, host_name: &str) -> Answer {
     Answer { words: format!("{} {} on {host_name}", job.id, job.state), run: None }
 }
 
-/// The form is the command line that a person would write, and is read as that: what is a name and
-/// what is a size is decided in one place.
 fn run_args(asked: Ask) -> Result<RunArgs, Failure> {
-    let Ask::Run { name, image, vcpus, memory, disk, tenant, on } = asked else {
-        unreachable!("only this has a form")
+    let Ask::Run { name, image, vcpus, memory, disk, max_vcpus, max_memory, tenant, on } = asked
+    else {
+        unreachable!("only this has that form")
     };
-    let on = on.map(|host| host.to_string());
     let given = [
         ("name", Some(name)),
         ("vcpus", Some(vcpus)),
         ("memory", Some(memory)),
         ("image", image),
         ("disk", disk),
+        ("max-vcpus", max_vcpus),
+        ("max-memory", max_memory),
         ("tenant", tenant),
-        ("on", on),
+        ("on", on.map(|host| host.to_string())),
     ];
+    match read("run", given, None)? {
+        Command::Run(args) => Ok(args),
+        _ => unreachable!("the words say run"),
+    }
+}
+
+fn resize_args(asked: Ask) -> Result<ResizeArgs, Failure> {
+    let Ask::Resize { job, vcpus, memory } = asked else { unreachable!("only this has that form") };
+    match read("resize", [("vcpus", vcpus), ("memory", memory)], Some(job.to_string()))? {
+        Command::Resize(args) => Ok(args),
+        _ => unreachable!("the words say resize"),
+    }
+}
+
+/// A form is the command line that a person would write, and is read as that: what is a name and what
+/// is a size is decided in one place.
+fn read<const N: usize>(
+    command: &str,
+    given: [(&str, Option<String>); N],
+    name: Option<String>,
+) -> Result<Command, Failure> {
     let given = given.into_iter().filter_map(|(flag, value)| {
         let value = value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())?;
         Some(format!("--{flag}={value}"))
     });
-    let words = ["ostler", "run"].map(str::to_owned).into_iter().chain(given);
-    match Cli::try_parse_from(words).map(|cli| cli.command) {
-        Ok(Command::Run(args)) => Ok(args),
-        Ok(_) => unreachable!("the words say run"),
+    let words = ["ostler", command].map(str::to_owned).into_iter().chain(given).chain(name);
+    match Cli::try_parse_from(words) {
+        Ok(cli) => Ok(cli.command),
         Err(error) => {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
@@ -311,6 +345,8 @@ mod tests {
             vcpus: "2".into(),
             memory: memory.into(),
             disk: Some(" ".into()),
+            max_vcpus: Some("4".into()),
+            max_memory: None,
             tenant: None,
             on: None,
         }
@@ -321,9 +357,25 @@ mod tests {
         let args = run_args(form("web-1", "1GiB")).unwrap();
         assert_eq!((args.name.as_str(), args.vcpus, args.memory.0), ("web-1", 2, 1 << 30));
         assert!(args.disk.is_empty());
+        assert_eq!((args.max_vcpus, args.max_memory), (Some(4), None));
         for (name, memory) in [("--force", "1GiB"), ("web 1", "1GiB"), ("web-1", "much")] {
             let failure = run_args(form(name, memory)).unwrap_err();
             assert_eq!(failure.code, Code::Usage, "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_form_for_another_size_asks_only_for_what_it_names() {
+        let resize = |vcpus: Option<&str>, memory: Option<&str>| {
+            let (vcpus, memory) = (vcpus.map(str::to_owned), memory.map(str::to_owned));
+            let job = JobId::new("web-1").unwrap();
+            resize_args(Ask::Resize { job, vcpus, memory }).map(|args| resize::asked(&args))
+        };
+        let size = resize(Some("2"), Some(" ")).unwrap();
+        assert_eq!((size.vcpus, size.memory_bytes), (Some(2), None));
+        assert_eq!(resize(None, Some("1536MiB")).unwrap().memory_bytes, Some(3 << 29));
+        for (vcpus, memory) in [(None, None), (Some("some"), None), (None, Some("-1"))] {
+            assert_eq!(resize(vcpus, memory).unwrap_err().code, Code::Usage);
         }
     }
 }

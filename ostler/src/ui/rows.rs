@@ -79,6 +79,8 @@ pub(crate) struct JobCells {
     vcpus: u32,
     memory_bytes: u64,
     disk_bytes: u64,
+    /// What its guest has instead, and until when, in words.
+    resize: Option<String>,
     image: Option<ImageName>,
     labels: BTreeMap<String, String>,
     is_adopted: bool,
@@ -130,6 +132,7 @@ impl JobCells {
             vcpus: asked.vcpus,
             memory_bytes: asked.memory_bytes,
             disk_bytes: asked.disk_bytes,
+            resize: job.resize_words(),
             image: disks.first().and_then(|disk| disk.image.clone()),
             labels: job.spec.labels.clone(),
             is_adopted: job.spec.adopted().is_some(),
@@ -188,7 +191,7 @@ impl RunCells {
 pub(crate) mod tests {
     use protocol::host::{HypervisorFacts, Inventory};
     use protocol::id::{Cursor, Epoch};
-    use protocol::job::JobSpec;
+    use protocol::job::{JobSpec, Resize, ResizeStage};
     use protocol::signed::SecretKey;
     use protocol::vm::{CloudInit, VmSpec};
 
@@ -264,5 +267,11 @@ pub(crate) mod tests {
             None,
             "what everybody expects says nothing"
         );
+        let (vcpus, memory_bytes) = (2, 64 << 20);
+        let (stage, why) = (ResizeStage::NextStart, vec![]);
+        job.state = JobState::Running;
+        job.resize = Some(Box::new(Resize { vcpus, memory_bytes, stage, why }));
+        let words = JobCells::of(&host(1).id, &job).resize.unwrap();
+        assert!(words.starts_with("vcpus 1, now 2"), "{words}");
     }
 }

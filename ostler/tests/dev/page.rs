@@ -365,6 +365,15 @@ fn what_the_page_asks_is_what_the_commands_ask() {
     let why = page.get("/jobs/web-1/why").json();
     assert!(why["lines"][0].as_str().unwrap().starts_with("web-1 is running on h"), "{why}");
 
+    let size =
+        |vcpus: &str| json!({ "ask": "resize", "job": "web-1", "vcpus": vcpus, "memory": null });
+    assert_eq!(page.ask(&size("some")).status, 400);
+    assert_eq!(page.ask(&size("2")).status, 200);
+    feed.until("it has no head-room", |news| {
+        let words = news["resize"].as_str().unwrap_or_default();
+        news["id"] == "web-1" && news["vcpus"] == 2 && words.ends_with("now 1 until its next start")
+    });
+
     let host = job["host"].as_str().unwrap();
     let plan = page.get(&format!("/hosts/{host}/drain")).json();
     assert_eq!(plan["can_all_leave"], false, "pretended guests cannot move: {plan}");
