@@ -93,6 +93,9 @@ pub struct Issued {
     pub boot: String,
     /// Milliseconds since that boot.
     pub at_ms: u64,
+    /// The hold under which the guest began, where a growth has replaced that since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<OfferId>,
 }
 
 /// What is counted of a job in one boot of the machine, in milliseconds since that boot.

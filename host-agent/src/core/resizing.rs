@@ -23,7 +23,7 @@ use transport::clock::Now;
 
 use super::agent::Agent;
 use super::input::{Effect, Look, Reply, Work, WorkOutcome};
-use super::ledger::{Intent, JobRecord, LastResize};
+use super::ledger::{Intent, Issued, JobRecord, LastResize};
 use super::taking::Reserved;
 use super::tenure::on_loss;
 
@@ -74,11 +74,21 @@ impl Agent {
         self.check_resize(id, resize.revision, &to, redeemed)?;
         let mut record = self.record(id)?.clone();
         if let Some(ticket) = &ticket {
-            self.offers.end(ticket.offer().id, OfferStanding::Used);
-            record.job.hold = Some(ticket.offer().id);
+            let offer = ticket.offer().id;
+            record.issued = self.issued_instead(&record, offer);
+            self.offers.end(offer, OfferStanding::Used);
+            record.job.hold = Some(offer);
             record.debits.clone_from(ticket.debits());
         }
         self.begin_resize(now, record, to, resize.revision, resize.run, out)
+    }
+
+    /// What the new hold is covered from; what has covered the guest until now goes on to do so.
+    fn issued_instead(&self, record: &JobRecord, offer: OfferId) -> Option<Issued> {
+        let until_ms = self.offers.until_ms(offer)?;
+        let known = record.issued.as_ref().and_then(|issued| issued.since);
+        let since = known.or(record.job.hold);
+        Some(Issued { since, ..self.issued(self.trust.as_ref()?, until_ms) })
     }
 
     /// Takes back what a task has done, without a ticket: so only where that gives something up.

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::agent::Agent;
 use super::input::Effect;
 use super::ledger::{Intent, Issued, JobRecord};
+use super::resizing::is_changing;
 
 /// What a keeper may state in the host's name until it gets the next draft: old, it lists too much,
 /// and never too little (R13).
@@ -44,6 +45,9 @@ pub struct Drafted {
     /// granted it cover it from then (R9).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_ms: Option<u64>,
+    /// The hold under which its guest began, where it has been replaced since while the guest ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<OfferId>,
 }
 
 impl Draft {
@@ -85,6 +89,7 @@ impl Agent {
             },
             uuid: self.domain_of(&open.job),
             issued_ms: None,
+            since: None,
         });
         let items = holds.chain(offers).collect();
         Some(Draft { epoch: self.cursor.epoch, watermark: self.offers.watermark(), items })
@@ -116,13 +121,15 @@ impl Agent {
             item,
             uuid: self.domain_of(&job.id),
             issued_ms: issued.map(|issued| issued.at_ms),
+            since: issued.and_then(|issued| issued.since),
         })
     }
 
     /// When an offer was made that is good until then.
     pub(super) fn issued(&self, trust: &Trust, until_ms: u64) -> Issued {
         let lasts_ms = trust.term_ms - trust.kill_ms;
-        Issued { boot: self.boot.clone(), at_ms: until_ms.saturating_sub(lasts_ms) }
+        let at_ms = until_ms.saturating_sub(lasts_ms);
+        Issued { boot: self.boot.clone(), at_ms, since: None }
     }
 
     /// R12: the keeper has seen the guest dead, or never let it run. Whatever is left in libvirt is
@@ -166,6 +173,9 @@ impl Agent {
         record.job.reason = Some(Reason::TenureLost { lost: hold });
         record.job.hold = None;
         record.job.migration = None;
+        if !is_changing(&record.job) {
+            record.job.resize = None;
+        }
         record.debits = BTreeMap::<u32, Resources>::new();
         record.issued = None;
         true

@@ -245,6 +245,7 @@ impl Keeper {
             |drafted: &&Drafted| drafted.item.is_hold() && drafted.item.on_loss == OnLoss::Stop;
         let drafted: BTreeMap<OfferId, &Drafted> =
             draft.items.iter().filter(needs_cover).map(|d| (d.item.id, d)).collect();
+        self.follow(&drafted, term_ms);
         for (id, held) in &mut self.holds {
             held.is_omitted = !drafted.contains_key(id);
             if held.is_omitted && held.gate == Gate::Open {
@@ -256,7 +257,7 @@ impl Keeper {
             match self.holds.get_mut(&id) {
                 Some(held) => held.drafted = drafted.clone(),
                 None => {
-                    let covers = first_cover(drafted, term_ms);
+                    let covers = first_cover(drafted, term_ms).collect();
                     let (drafted, gate) = (drafted.clone(), Gate::Shut);
                     let held = Held { drafted, covers, gate, is_omitted: false };
                     self.holds.insert(id, held);
@@ -267,6 +268,29 @@ impl Keeper {
         if self.draft.as_ref() != Some(&draft) {
             self.draft = Some(draft);
             self.due_ms = now_ms;
+        }
+    }
+
+    /// A hold that has replaced another while the guest ran has that one's gate and its cover:
+    /// arbiters cover a job on a host, under whatever number the host has it.
+    fn follow(&mut self, drafted: &BTreeMap<OfferId, &Drafted>, term_ms: u64) {
+        for (id, drafted) in drafted {
+            let is_new = !self.holds.contains_key(id);
+            let Some(since) = drafted.since.filter(|since| is_new && since < id) else { continue };
+            let is_same = |held: &Held| {
+                held.drafted.uuid == drafted.uuid && held.drafted.item.job == drafted.item.job
+            };
+            let before = self.holds.range(since..*id).rfind(|(_, held)| is_same(held));
+            let Some(mut held) =
+                before.map(|(id, _)| *id).and_then(|before| self.holds.remove(&before))
+            else {
+                continue;
+            };
+            for (slot, until_ms) in first_cover(drafted, term_ms) {
+                let cover = held.covers.entry(slot).or_default();
+                *cover = (*cover).max(until_ms);
+            }
+            self.holds.insert(*id, held);
         }
     }
 
@@ -395,10 +419,12 @@ impl Keeper {
 }
 
 /// R9: the slots whose grants made the hold cover it from when its offer was made.
-fn first_cover(drafted: &Drafted, term_ms: u64) -> BTreeMap<u32, u64> {
-    let Some(issued_ms) = drafted.issued_ms else { return BTreeMap::new() };
+fn first_cover(drafted: &Drafted, term_ms: u64) -> impl Iterator<Item = (u32, u64)> {
     let slots = drafted.item.debits.iter().flat_map(BTreeMap::keys);
-    slots.map(|slot| (*slot, issued_ms + term_ms)).collect()
+    drafted
+        .issued_ms
+        .into_iter()
+        .flat_map(move |issued_ms| slots.clone().map(move |slot| (*slot, issued_ms + term_ms)))
 }
 
 #[cfg(test)]

@@ -184,6 +184,27 @@ fn what_fails_over_must_have_been_the_last_hold_that_was_covered() {
 }
 
 #[test]
+fn a_growth_keeps_the_lease_and_its_hold_is_the_last_once_it_is_covered() {
+    let mut arbiter = Arbiter::ready(trust(1, 1, 2));
+    arbiter.ask(0, &stop(0, 1, "web")).unwrap();
+    assert_eq!(arbiter.covers(1, 0, 1, vec![item(1, "web", Standing::Hold)]), [1]);
+    let grown = Offer { on_loss: OnLoss::Stop, ..resize(0, 2, "web", 3) };
+    assert_eq!(arbiter.ask(2, &grown), Ok(vcpus(3)));
+    let offered = tenure::Item { standing: Standing::Offer, ..item(2, "web", Standing::Hold) };
+    let both = vec![item(1, "web", Standing::Hold), offered];
+    assert_eq!(arbiter.covers(3, 0, 2, both), [1], "not redeemed yet");
+    let instead = || vec![item(2, "web", Standing::Hold)];
+    assert_eq!(arbiter.covers(4, 0, 2, instead()), [2]);
+    assert_eq!(arbiter.ask(5, &stop(1, 1, "web")), promised_for(0, 2, T));
+    assert_eq!(arbiter.covers(5 + T, 0, 2, instead()), [2], "lapsed, and nobody has it");
+    let lapsed = 6 + 2 * T;
+    assert!(not_the_last(&arbiter.ask(lapsed, &fail_over(1, 2, "web", 0, id(1, 1)))));
+    assert_eq!(arbiter.ask(lapsed, &fail_over(1, 3, "web", 0, id(1, 2))), Ok(vcpus(1)));
+    let grown = Offer { on_loss: OnLoss::Stop, ..resize(0, 3, "web", 4) };
+    assert_eq!(arbiter.ask(lapsed + 1, &grown), promised_for(1, 3, T), "it is another's");
+}
+
+#[test]
 fn a_kept_entry_is_in_the_way_of_a_job_that_lapses_and_the_other_way_round() {
     let mut arbiter = Arbiter::ready(trust(1, 1, 2));
     arbiter.ask(0, &offer(0, 1, "web", 1)).unwrap();

@@ -1,7 +1,8 @@
 //! VMs that need cover: what is drafted for the keeper, and what becomes of a right that is over.
 
+use protocol::api::ResizeJob;
 use protocol::tenure::Standing;
-use protocol::vm::OnLoss;
+use protocol::vm::{OnLoss, SizeChange};
 
 use super::*;
 
@@ -45,6 +46,45 @@ fn a_hold_is_drafted_with_the_moment_of_its_offer() {
     assert_eq!((drafted.item.id, &drafted.item.standing), (hold(&bench), &Standing::Hold));
     assert_eq!(drafted.issued_ms, Some(bench.now.mono_ms - 1_000));
     assert!(draft.needs_keeper() && draft.watermark == hold(&bench));
+}
+
+#[test]
+fn a_growth_is_drafted_with_the_hold_that_the_guest_began_under() {
+    let mut bench = running();
+    let began = hold(&bench);
+    let grow = |bench: &mut Bench, revision: u64, vcpus: u32| {
+        let size = SizeChange { vcpus: Some(vcpus), ..SizeChange::default() };
+        let (job, spec) = (job_id("web-1"), stop_spec().with_size(|was| was.changed(&size)));
+        let (revision, spec) = (Revision(revision), spec.unwrap());
+        let ask = OfferRequest { job: job.clone(), revision, spec, action: Action::Resize };
+        let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else {
+            panic!("no offer")
+        };
+        assert_eq!(offered.offer.open().unwrap().on_loss, OnLoss::Stop);
+        bench.now.mono_ms += 1_000;
+        let resize = ResizeJob { revision, size, ticket: Some(granted(offered.offer)), run: None };
+        bench.ask(Request::Resize { job, resize }).unwrap();
+        let resources = Resources { vcpus, memory_bytes: 1 << 30, disk_bytes: 0 };
+        let guest = DomainInfo { resources, ..domain("web-1", DomainState::Running) };
+        let domain = Box::new(guest);
+        bench.end_work(WorkOutcome::Resized { domain, left: vec![], is_giving: false });
+    };
+    for (revision, vcpus) in [(2, 2), (3, 3)] {
+        grow(&mut bench, revision, vcpus);
+        let draft = bench.agent.draft().unwrap();
+        let [drafted] = &draft.items[..] else { panic!("{draft:?}") };
+        assert_eq!((drafted.item.id, drafted.since), (hold(&bench), Some(began)));
+        assert!(began < hold(&bench) && drafted.item.resources.vcpus == vcpus);
+        assert_eq!(drafted.issued_ms, Some(bench.now.mono_ms - 1_000));
+    }
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: began });
+    assert_eq!(bench.state("web-1"), JobState::Running, "the word of a hold that was replaced");
+    bench.disk.boot = "b".into();
+    bench.die(true);
+    bench.tell(Input::Domains(vec![]));
+    assert!(matches!(reason(&bench), Some(Reason::TenureLost { .. })));
+    let job = &bench.agent.job(&job_id("web-1")).unwrap().job;
+    assert_eq!((job.spec.resources().vcpus, &job.resize), (3, &None));
 }
 
 #[test]

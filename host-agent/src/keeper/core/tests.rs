@@ -64,6 +64,7 @@ fn hold(num: u64, issued_ms: u64, slots: &[u32]) -> Drafted {
         },
         uuid: uuid(1),
         issued_ms: Some(issued_ms),
+        since: None,
     }
 }
 
@@ -222,6 +223,54 @@ fn a_new_hold_of_a_guest_waits_until_its_last_one_is_gone() {
     assert_eq!((out, bench.gate(2)), (vec![Effect::Seal(uuid(1))], Some(Gate::Shut)));
     assert_eq!(bench.tell(1_001, Input::Empty(uuid(1))), [Effect::Open(uuid(1))]);
     assert_eq!((bench.gate(1), bench.gate(2)), (None, Some(Gate::Open)));
+}
+
+/// The hold `num` of a guest that began under the hold `since`.
+fn grown(num: u64, issued_ms: u64, since: u64) -> Drafted {
+    Drafted { since: Some(id(since)), ..hold(num, issued_ms, &[0]) }
+}
+
+#[test]
+fn a_hold_that_replaces_another_while_the_guest_runs_goes_on_with_its_gate_and_cover() {
+    let mut bench = Bench::new(3, 2);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0, 1])])));
+    let seq = bench.statement(4_000).seq;
+    bench.term(4_001, 1, seq, &[1]);
+    bench.term(4_001, 2, seq, &[1]);
+    // Its only grant alone would be no quorum.
+    let out = bench.tell(4_002, Input::Draft(draft(vec![grown(2, 3_000, 1)])));
+    assert_eq!((out, bench.gate(1), bench.gate(2)), (vec![], None, Some(Gate::Open)));
+    assert_eq!(bench.until(2), 4_000 + D - K);
+    let stated = bench.statement(4_002);
+    let ids: Vec<OfferId> = stated.items.iter().map(|item| item.id).collect();
+    assert_eq!(ids, [id(2)]);
+    bench.term(4_003, 0, stated.seq, &[2]);
+    bench.term(4_003, 1, stated.seq, &[2]);
+    assert_eq!(bench.until(2), 4_002 + D - K);
+}
+
+#[test]
+fn a_keeper_that_missed_a_replacement_follows_the_next_and_no_other_guests() {
+    let mut bench = Bench::new(1, 1);
+    let mut other = hold(4, 0, &[0]);
+    (other.item.job, other.uuid) = ("db".parse().unwrap(), uuid(4));
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0]), other.clone()])));
+    let out = bench.tell(1, Input::Draft(draft(vec![grown(5, 1, 1), other])));
+    assert_eq!((out, bench.gate(5), bench.gate(4)), (vec![], Some(Gate::Open), Some(Gate::Open)));
+    let out = bench.tell(2, Input::Draft(draft(vec![grown(9, 2, 6)])));
+    assert_eq!(out, [Effect::Seal(uuid(4)), Effect::Seal(uuid(1))], "it began under another");
+    assert_eq!(bench.gate(9), Some(Gate::Shut));
+}
+
+#[test]
+fn a_right_that_is_over_does_not_come_back_with_a_new_hold() {
+    let mut bench = Bench::new(1, 1);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0])])));
+    assert_eq!(bench.tell(D - K, Input::Tick), [Effect::Seal(uuid(1))]);
+    let out = bench.tell(D - K + 1, Input::Draft(draft(vec![grown(2, D - K, 1)])));
+    assert_eq!((out, bench.gate(2)), (vec![], Some(Gate::Sealing)));
+    assert_eq!(bench.tell(D, Input::Empty(uuid(1))), []);
+    assert_eq!(bench.gate(2), Some(Gate::Lost), "told by its new number");
 }
 
 #[test]
