@@ -60,7 +60,7 @@ fn fail_over(world: &mut World, to: usize, revision: u64, hold: OfferId) -> bool
 /// Asks again and again until that is granted; after how many milliseconds it was.
 fn fail_over_when_granted(world: &mut World, hold: OfferId) -> u64 {
     let begin_us = world.now_us;
-    for revision in 2..500 {
+    for revision in 5..500 {
         if world.is_over() || fail_over(world, 1, revision, hold) {
             return (world.now_us - begin_us) / 1_000;
         }
@@ -116,6 +116,37 @@ fn agent_stopped_keeper_renews() {
     world.run_ms(5_000);
     assert_eq!((world.state(0, &job()), world.runs(0, &job())), (Some(JobState::Running), true));
     ends_well(world);
+}
+
+/// Its hold is replaced while it runs: the keeper follows, whoever dies meanwhile, and what is lost at
+/// last is the new one.
+#[test]
+fn a_guest_that_grows_is_covered_all_the_time() {
+    for (seed, after_us) in (325..329).zip([0, 300, 20_000, 400_000]) {
+        let (mut world, first) = running(profile(seed), None);
+        for (revision, vcpus) in [(2, 2), (3, 3)] {
+            assert!(world.grow(0, &job(), revision, vcpus).is_some(), "granted");
+            world.run_us(after_us);
+            let node = world.hosts[0].node;
+            if revision == 2 {
+                assert!(world.kill_keeper(0));
+            } else {
+                world.restart(node, 50);
+            }
+            world.run_ms(2 * TERM_MS);
+            assert_eq!(
+                (world.state(0, &job()), world.runs(0, &job())),
+                (Some(JobState::Running), true)
+            );
+        }
+        let hold = world.hold(0, &job()).expect("a hold");
+        assert_ne!(hold, first);
+        cut_off(&mut world, 0);
+        assert!(!fail_over(&mut world, 1, 4, first), "it was not the last");
+        fail_over_when_granted(&mut world, hold);
+        assert!(!world.runs(0, &job()));
+        ends_well(world);
+    }
 }
 
 /// Statements arrive, terms do not: the arbiters think that it runs on, until the host says that it

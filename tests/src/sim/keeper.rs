@@ -93,7 +93,7 @@ impl World {
     }
 
     /// Kills it; another one begins a little later.
-    pub(super) fn kill_keeper(&mut self, n: usize) -> bool {
+    pub fn kill_keeper(&mut self, n: usize) -> bool {
         if self.hosts[n].keeper.core.take().is_none() {
             return false;
         }
