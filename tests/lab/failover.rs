@@ -17,7 +17,8 @@ const TERM: Duration = Duration::from_secs(9);
 /// A cluster whose arbiters outlive any one host, with a VM that may be lost.
 fn cluster(lab: &Lab, operator: &mut Operator) -> String {
     let url = operator.make_cluster_with(lab, &["--arbiters", "3", "--controllers", "3"]);
-    operator.must(&["run", "--name", "web-1", "--memory", "64MiB", "--on-loss", "stop"]);
+    let size = ["--memory", "64MiB", "--max-vcpus", "2"];
+    operator.must(&[&["run", "--name", "web-1", "--on-loss", "stop"], &size[..]].concat());
     url
 }
 
@@ -124,6 +125,23 @@ fn lab_a_vm_runs_on_without_its_agent_its_keeper_or_one_arbiter_and_moves() {
         is(!now.is_empty() && now != killed, now)
     });
 
+    // As an upgrade does it.
+    let upgraded = lab.data(&host).join("upgraded-ostler");
+    std::fs::copy(tests::lab::ostler(), &upgraded).expect("copy the program");
+    lab.must(&["signal", &host, "agent", "KILL"]);
+    let before = keeper();
+    lab.start_agent_of(&upgraded, &host, &url);
+    until("its keeper to be of the new program", LIMIT, || {
+        let now = keeper();
+        let is_new = now.iter().any(|pid| {
+            let exe = lab.exec(&host, &["readlink", &format!("/proc/{pid}/exe")]).stdout;
+            String::from_utf8_lossy(&exe).trim() == upgraded.to_string_lossy()
+        });
+        is(is_new && now.iter().all(|pid| !before.contains(pid)), now)
+    });
+    assert_eq!(operator.await_state("web-1", "running"), host);
+    assert_eq!(guest_pid(&lab, &host), pid);
+
     let (arbiter_host, arbiter) = operator.service(&lab, "arbiter");
     assert!(lab.exec(&arbiter_host, &["kill", "-STOP", &arbiter]).status.success());
     let looked = Instant::now();
@@ -142,6 +160,36 @@ fn lab_a_vm_runs_on_without_its_agent_its_keeper_or_one_arbiter_and_moves() {
         assert_eq!(guest_pid(&lab, &to), moved, "its new host's keeper renews");
         is(looked.elapsed() > 2 * TERM, looked.elapsed())
     });
+}
+
+#[test]
+fn lab_a_vm_that_may_be_lost_grows_while_it_runs_and_runs_elsewhere_in_its_new_size() {
+    let Some(lab) = Lab::up("lab_a_vm_that_may_be_lost_grows", 3) else { return };
+    let mut operator = Operator::new();
+    cluster(&lab, &mut operator);
+    let host = operator.await_state("web-1", "running");
+    let pid = guest_pid(&lab, &host);
+    let before = operator.row_on("web-1", &host)["job"]["hold"].clone();
+    let cpus = |host: &str| {
+        let count = lab.exec(host, &["virsh", "vcpucount", "web-1", "--live", "--current"]);
+        String::from_utf8_lossy(&count.stdout).trim().to_owned()
+    };
+    assert_eq!(cpus(&host), "1");
+
+    operator.must(&["resize", "web-1", "--vcpus", "2"]);
+    assert_eq!(cpus(&host), "2");
+    assert_ne!(operator.row_on("web-1", &host)["job"]["hold"], before, "another right to run it");
+    let looked = Instant::now();
+    until("two terms to be over", LIMIT, || {
+        assert_eq!(guest_pid(&lab, &host), pid, "its keeper has gone on with the new one");
+        is(looked.elapsed() > 2 * TERM, looked.elapsed())
+    });
+
+    lab.must(&["kill", &host]);
+    let (there, took) = await_elsewhere(&lab, &host);
+    println!("web-1 runs on {there} {took:?} after {host} lost its power");
+    assert!(took < FAILOVER, "{took:?}");
+    assert_eq!(cpus(&there), "2");
 }
 
 /// The guest's process, as its host counts it: another one after every start.

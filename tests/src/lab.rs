@@ -118,7 +118,11 @@ impl Lab {
 
     /// Starts the agent on a host.
     pub fn start_agent(&self, host: &str, discovery: &str) {
-        let program = ostler();
+        self.start_agent_of(&ostler(), host, discovery);
+    }
+
+    /// The same, from another file than the others.
+    pub fn start_agent_of(&self, program: &Path, host: &str, discovery: &str) {
         let program = program.to_str().expect("a path in UTF-8");
         let listen = format!("{}:7460", self.address(host));
         let words = ["exec", "-d", "agent", host, program, "agent", "--listen", &listen];

@@ -18,14 +18,13 @@ use protocol::job::{Job, JobSpec, JobState, Reason, Resize, ResizeStage, RunKey}
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::ticket::{Expected, OfferStanding, Purpose, Ticket, VerifiedTicket, verify};
-use protocol::vm::{OnLoss, SizeChange, VmSpec};
+use protocol::vm::{SizeChange, VmSpec};
 use transport::clock::Now;
 
 use super::agent::Agent;
 use super::input::{Effect, Look, Reply, Work, WorkOutcome};
 use super::ledger::{Intent, Issued, JobRecord, LastResize};
 use super::taking::Reserved;
-use super::tenure::on_loss;
 
 /// How long a change takes as a rule, for whoever asks for the next one meanwhile.
 const RETRY_MS: u64 = 500;
@@ -162,15 +161,6 @@ impl Agent {
         }
         if revision <= job.revision {
             return Err(Refusal::RevisionConflict { job: id.clone(), current: job.revision });
-        }
-        // Its growth would come with another hold, and the cover that it has is of this one.
-        let grows = promised(job).is_some_and(|promised| !to.resources().fits_in(promised));
-        if on_loss(job) == OnLoss::Stop && job.hold.is_some() && grows {
-            return Err(Refusal::Unsupported {
-                what: "let a running VM with on_loss = stop grow".to_owned(),
-                why: "its right to run is for its present size: stop it, resize it, and start it again"
-                    .to_owned(),
-            });
         }
         if let Some(needed) = unfit(record) {
             return Err(Refusal::WrongState { job: id.clone(), state: job.state, needed });

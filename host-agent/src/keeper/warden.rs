@@ -4,14 +4,16 @@
 //! While no keeper answers, this is the one that seals the gates whose time is over (A5: two killers).
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::id::{JobId, OfferId};
 use protocol::vm::{OnLoss, VmSpec};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -34,6 +36,8 @@ const START_REST: Duration = Duration::from_secs(1);
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a gate may take to open: the keeper opens it when it reads the draft.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a keeper may take to go when another takes its place.
+const GO_DEADLINE: Duration = Duration::from_secs(2);
 /// How much later than the keeper this seals a gate.
 const SECOND_MS: u64 = 250;
 /// A log beyond this size is begun anew at a start.
@@ -137,6 +141,10 @@ impl Warden {
     }
 }
 
+fn pid_of(stream: &UnixStream) -> Option<Pid> {
+    stream.peer_cred().ok()?.pid().and_then(Pid::from_raw)
+}
+
 fn hold_of(draft: &Draft, job: &JobId) -> Option<OfferId> {
     let is_it = |item: &protocol::tenure::Item| {
         item.job == *job && item.is_hold() && item.on_loss == OnLoss::Stop
@@ -162,6 +170,7 @@ impl Task {
                 return;
             }
             match UnixStream::connect(socket(&self.wards.data_dir)).await {
+                Ok(stream) if self.is_of_another_program(&stream) => self.replace(stream).await,
                 Ok(stream) => {
                     let why = self.talk(stream).await;
                     tracing::info!("the keeper has gone: {why}");
@@ -170,6 +179,32 @@ impl Task {
             }
             self.seal_in_its_place();
             sleep(RETRY).await;
+        }
+    }
+
+    /// Whether that keeper was started from another file than ours, as before an upgrade: it may not know
+    /// what we tell it.
+    fn is_of_another_program(&self, stream: &UnixStream) -> bool {
+        let file = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let Some(pid) = pid_of(stream) else { return false };
+        let theirs = file(&PathBuf::from(format!("/proc/{}/exe", pid.as_raw_nonzero())));
+        let ours = file(&self.wards.program);
+        theirs.zip(ours).is_some_and(|(theirs, ours)| theirs != ours)
+    }
+
+    /// Ends a keeper in favour of ours, which goes on where it was.
+    async fn replace(&mut self, mut stream: UnixStream) {
+        tracing::info!(
+            "the keeper is of another program than this agent: another one takes its place"
+        );
+        let Some(pid) = pid_of(&stream) else { return };
+        if let Err(error) = kill_process(pid, Signal::TERM) {
+            tracing::error!("end the keeper: {error}");
+        }
+        let gone =
+            async { while stream.read(&mut [0; 4096]).await.is_ok_and(|bytes| bytes > 0) {} };
+        if timeout(GO_DEADLINE, gone).await.is_err() {
+            tracing::error!("the keeper does not go; it keeps on, and is told nothing");
         }
     }
 
