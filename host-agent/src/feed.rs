@@ -96,6 +96,12 @@ impl Feed {
         row.jobs.values().map(|job| Job::clone(job)).collect()
     }
 
+    /// How many follow its events now.
+    #[must_use]
+    pub(crate) fn subscribers(&self) -> usize {
+        self.lock().subscribers.iter().filter(|subscriber| !subscriber.is_over()).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Published> {
         self.0.lock().expect("no holder of this lock panics")
     }

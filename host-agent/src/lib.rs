@@ -17,6 +17,8 @@ mod feed;
 mod fetch;
 mod images;
 mod library;
+mod meter;
+mod metrics;
 mod part;
 mod place;
 mod qcow2;
@@ -55,6 +57,7 @@ pub use crate::fetch::FetchLimits;
 use crate::fetch::Room;
 use crate::keeper::{Warden, Wards};
 use crate::library::{Library, Means};
+use crate::meter::Meter;
 use crate::place::Place;
 use crate::recorder::Recorders;
 pub use crate::sensors::Share;
@@ -289,6 +292,7 @@ pub async fn run(
         storage: storage.clone(),
         library: library.clone(),
         giving: Arc::new(Semaphore::new(GIVEN_AT_ONCE)),
+        meter: Meter::new(Arc::clone(&hv), Arc::clone(&feed), clock.clone()),
         hv: Arc::clone(&hv),
         recorders: Recorders::default(),
         channels,

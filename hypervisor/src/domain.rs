@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use protocol::host::Accel;
 use protocol::id::JobId;
 use protocol::resources::Resources;
+use protocol::usage::GuestUsage;
 use protocol::vm::VmSpec;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -76,6 +77,15 @@ pub struct DomainInfo {
     pub memory_now_bytes: u64,
     /// True when it is still known after it ended.
     pub is_persistent: bool,
+}
+
+/// What a domain with a process has used of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainUsage {
+    /// Which.
+    pub uuid: Uuid,
+    /// What; [`GuestUsage::job`] is for whoever knows the job.
+    pub usage: GuestUsage,
 }
 
 /// What came of another size for a running guest.

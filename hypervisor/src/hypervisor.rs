@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use crate::call::HungCalls;
 use crate::domain::{
-    DomainConfig, DomainInfo, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress, Resized,
+    DomainConfig, DomainInfo, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
+    Resized,
 };
 use crate::error::HypervisorError;
 use crate::event::WatchEvent;
@@ -84,6 +85,10 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// One domain, or `None` when there is none.
     fn lookup(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError>;
+
+    /// What every domain with a process has used. A domain that something else is being done with may
+    /// be told of incompletely, or be missing: nothing waits for it. What is not counted is left out.
+    fn usage(&self) -> Result<Vec<DomainUsage>, HypervisorError>;
 
     /// The domain's definition as libvirt keeps it.
     fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError>;

@@ -13,8 +13,8 @@ pub use hypervisor::{ConsoleWriter, Hypervisor};
 
 mod domain;
 pub use domain::{
-    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
-    PauseReason, Progress, Resized, StopReason, Volume, VolumeFormat,
+    DomainConfig, DomainInfo, DomainState, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts,
+    Owner, PauseReason, Progress, Resized, StopReason, Volume, VolumeFormat,
 };
 
 mod event;

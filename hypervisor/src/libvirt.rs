@@ -20,6 +20,8 @@ mod probes;
 
 mod resize;
 
+mod stats;
+
 mod ffi;
 
 use std::path::Path;
@@ -35,8 +37,8 @@ use virt_sys as sys;
 
 use crate::call::HungCalls;
 use crate::domain::{
-    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
-    Resized,
+    DomainConfig, DomainInfo, DomainState, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts,
+    Owner, Progress, Resized,
 };
 use crate::domain_read::Definition;
 use crate::domain_xml::{
@@ -47,7 +49,7 @@ use crate::error::{ErrorKind, HypervisorError};
 use crate::event::WatchEvent;
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use console::Output;
-use ffi::{Connection, Domain, RawError, TypedParams};
+use ffi::{Connection, Counted, Domain, RawError, TypedParams};
 use link::Link;
 
 /// How to reach libvirt, and what to say of it.
@@ -323,6 +325,15 @@ impl Hypervisor for Libvirt {
             let infos = connection.domains()?.into_iter().filter_map(|d| listed(&d).transpose());
             infos.collect()
         })
+    }
+
+    fn usage(&self) -> Result<Vec<DomainUsage>, HypervisorError> {
+        let counted = self.with_connection("read what domains use", Connection::stats)?;
+        let usage = |one: Counted| DomainUsage {
+            uuid: one.uuid,
+            usage: stats::usage(one.name, &one.stats),
+        };
+        Ok(counted.into_iter().map(usage).collect())
     }
 
     fn lookup(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError> {

@@ -116,7 +116,9 @@ impl Metrics {
                 age_ms_max = age_ms_max.max(now_ms.saturating_sub(host.heard_ms));
             }
         }
-        let mut jobs: BTreeMap<&'static str, i64> = STATES.map(|state| (state.as_str(), 0)).into();
+        // Also those that no job is in, so that graphs have no holes.
+        let mut jobs: BTreeMap<&'static str, i64> =
+            JobState::ALL.map(|state| (state.as_str(), 0)).into();
         for job in view.hosts().flat_map(|(_, row)| row.jobs.values()) {
             *jobs.entry(job.state.as_str()).or_default() += 1;
         }
@@ -138,20 +140,6 @@ impl Metrics {
         text
     }
 }
-
-/// States that are shown even when no job is in them, so that graphs have no holes.
-const STATES: [JobState; 10] = [
-    JobState::Accepted,
-    JobState::Starting,
-    JobState::Running,
-    JobState::Paused,
-    JobState::MigratingIn,
-    JobState::MigratingOut,
-    JobState::Stopping,
-    JobState::Stopped,
-    JobState::Failed,
-    JobState::Crashed,
-];
 
 fn word(freshness: Freshness) -> &'static str {
     match freshness {

@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Retire(RetireArgs),
     /// The VMs
     Ps(PsArgs),
+    /// What VMs use right now
+    Top(TopArgs),
     /// Everything about one VM or host
     Inspect(InspectArgs),
     /// The hosts
@@ -451,6 +453,15 @@ pub(crate) struct PsArgs {
     /// Ostler's own services too
     #[arg(short, long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Only these VMs
+    pub(crate) names: Vec<JobId>,
+    /// Time between the two looks that rates are made of
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub(crate) over: Ms,
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,8 @@ mod quota;
 
 mod ps;
 
+mod top;
+
 mod inspect;
 
 mod hosts;
@@ -126,6 +128,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Quota(args) => quota::run(session, args).await,
         Command::Retire(args) => retire::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,
+        Command::Top(args) => top::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,
         Command::Hosts => hosts::run(session).await,
         Command::Events(args) => events::run(session, args).await,

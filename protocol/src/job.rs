@@ -229,6 +229,20 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// Every state, in the order of a life.
+    pub const ALL: [Self; 10] = [
+        Self::Accepted,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::MigratingIn,
+        Self::MigratingOut,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Failed,
+        Self::Crashed,
+    ];
+
     /// True when nothing of the job runs or is about to: its promise of memory and CPUs is free.
     #[must_use]
     pub fn is_ended(self) -> bool {

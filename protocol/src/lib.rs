@@ -32,4 +32,6 @@ pub mod tenure;
 
 pub mod admission;
 
+pub mod usage;
+
 pub mod api;

@@ -12,6 +12,7 @@ mod incoming;
 mod jobs;
 mod offers;
 mod openapi;
+mod usage;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use crate::channel::Channels;
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
 use crate::library::Library;
+use crate::meter::Meter;
 use crate::recorder::Recorders;
 use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
@@ -63,6 +65,8 @@ pub(crate) struct Api {
     pub library: Library,
     /// Limits images being copied from here.
     pub giving: Arc<Semaphore>,
+    /// What guests use.
+    pub meter: Meter,
     /// For consoles.
     pub hv: Arc<dyn Hypervisor>,
     /// For consoles that libvirt keeps no log of.
@@ -90,6 +94,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/host", get(host))
         .route("/v1/inventory", get(inventory))
         .route("/v1/events", get(events::follow))
+        .route("/v1/usage", get(usage::show))
+        .route("/metrics", get(usage::metrics))
         .route("/v1/offers", get(offers::list).post(offers::make))
         .route("/v1/offers/{epoch}/{num}", delete(offers::void))
         .route("/v1/domains/{domain}", get(domains::show))

@@ -14,6 +14,7 @@ use protocol::image::{FetchImage, ImageList, ImageStatus};
 use protocol::job::Job;
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{Right, Trust};
+use protocol::usage::Usage;
 use transport::Method;
 use transport::openapi::Operation;
 
@@ -121,6 +122,13 @@ fn of_host() -> Vec<Operation> {
             .right(Right::Read)
             .query::<events::From>()
             .streams(),
+        get("/v1/usage", "What the machine's guests use: counters, read at most once a second")
+            .right(Right::Read)
+            .answers::<Usage>(200)
+            .refuses(&["no-hypervisor"]),
+        get("/metrics", "The host, its jobs and what guests use, for Prometheus")
+            .right(Right::Read)
+            .answers_text(200),
         get("/v1/config/trust", "The trust document in force, or null")
             .right(Right::Read)
             .answers::<Option<Signed<Trust>>>(200),

@@ -8,6 +8,8 @@ mod openapi;
 
 mod resizing;
 
+mod usage;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;

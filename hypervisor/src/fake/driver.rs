@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
+use protocol::usage::GuestUsage;
 use protocol::vm::{Size, SizeChange, VmSpec};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -13,8 +14,8 @@ use super::fault::{Fault, Method};
 use super::{Fake, Guest, find, find_active, is_active};
 use crate::call::HungCalls;
 use crate::domain::{
-    DomainConfig, DomainInfo, DomainState, MigrateOutcome, MigrateTo, NodeFacts, Owner,
-    PauseReason, Progress, Resized, StopReason,
+    DomainConfig, DomainInfo, DomainState, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts,
+    Owner, PauseReason, Progress, Resized, StopReason,
 };
 use crate::domain_read::Definition;
 use crate::domain_xml::refused;
@@ -230,6 +231,23 @@ impl Hypervisor for Fake {
     fn lookup(&self, uuid: Uuid) -> Result<Option<DomainInfo>, HypervisorError> {
         self.perform(Method::Lookup, &format!("look up domain {uuid}"), |state| {
             Ok(state.domains.get(&uuid).map(|guest| guest.info.clone()))
+        })
+    }
+
+    /// A fake's guest does nothing, once.
+    fn usage(&self) -> Result<Vec<DomainUsage>, HypervisorError> {
+        self.perform(Method::Usage, "read what domains use", |state| {
+            let active = state.domains.iter().filter(|(_, guest)| guest.info.state.is_active());
+            let usage = |(uuid, guest): (&Uuid, &Guest)| DomainUsage {
+                uuid: *uuid,
+                usage: GuestUsage {
+                    name: guest.info.name.clone(),
+                    cpu_ns: Some(1),
+                    memory_bytes: Some(guest.info.memory_now_bytes),
+                    ..GuestUsage::default()
+                },
+            };
+            Ok(active.map(usage).collect())
         })
     }
 

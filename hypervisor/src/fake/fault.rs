@@ -48,6 +48,7 @@ pub enum Method {
     Label,
     List,
     Lookup,
+    Usage,
     Xml,
     Definition,
     Restore,

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "libvirt is a C library; everything unsafe is kept in this module")]
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -316,6 +317,39 @@ impl Connection {
                 (0..count).map(|i| Domain::from_owned(*array.add(i))).collect::<Result<_, _>>();
             libc::free(array.cast());
             domains
+        }
+    }
+
+    /// What is counted of every domain with a process, without waiting for those that something is
+    /// being done with.
+    pub(super) fn stats(&self) -> Result<Vec<Counted>, RawError> {
+        let which = sys::VIR_DOMAIN_STATS_CPU_TOTAL
+            | sys::VIR_DOMAIN_STATS_BALLOON
+            | sys::VIR_DOMAIN_STATS_INTERFACE
+            | sys::VIR_DOMAIN_STATS_BLOCK;
+        let flags = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+            | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
+        let mut array: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+        // SAFETY: the connection is open; on success `array` is set to an array of libvirt's.
+        let result = unsafe {
+            sys::virConnectGetAllDomainStats(self.ptr.as_ptr(), which, &raw mut array, flags)
+        };
+        let count = usize::try_from(check(result)?).expect("checked to be no error");
+        // SAFETY: the array has `count` valid records, each with a domain and `nparams` parameters,
+        // until it is freed here with all of them.
+        unsafe {
+            let records = (0..count).map(|i| {
+                let record = &**array.add(i);
+                let params = usize::try_from(record.nparams).unwrap_or(0);
+                let stats = (0..params).filter_map(|n| stat(&*record.params.add(n))).collect();
+                // A handle of our own: the record frees the one that it has.
+                sys::virDomainRef(record.dom);
+                let domain = Domain::from_owned(record.dom)?;
+                Ok(Counted { uuid: domain.uuid(), name: domain.name(), stats })
+            });
+            let records = records.collect();
+            sys::virDomainStatsRecordListFree(array);
+            records
         }
     }
 }
@@ -652,6 +686,44 @@ impl Drop for Domain {
 
 fn metadata_element() -> c_int {
     c_int::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).expect("metadata types are small")
+}
+
+/// What libvirt has counted of one domain.
+pub(super) struct Counted {
+    pub(super) uuid: Uuid,
+    /// The domain's.
+    pub(super) name: String,
+    /// By libvirt's names, such as `block.0.rd.bytes`.
+    pub(super) stats: BTreeMap<String, Stat>,
+}
+
+/// One named value that libvirt counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stat {
+    /// A count.
+    Number(u64),
+    /// A name.
+    Text(String),
+}
+
+/// Name and value of a parameter; `None` for a negative number, a fraction and a type of a newer
+/// libvirt.
+///
+/// # Safety
+/// `param` is one that libvirt has filled in: its type says which member of its value is set.
+unsafe fn stat(param: &sys::virTypedParameter) -> Option<(String, Stat)> {
+    // SAFETY: libvirt ends the name with a NUL within its array; the type says what was set.
+    unsafe {
+        let value = match param.type_.unsigned_abs() {
+            sys::VIR_TYPED_PARAM_INT => Stat::Number(u64::try_from(param.value.i).ok()?),
+            sys::VIR_TYPED_PARAM_UINT => Stat::Number(param.value.ui.into()),
+            sys::VIR_TYPED_PARAM_LLONG => Stat::Number(u64::try_from(param.value.l).ok()?),
+            sys::VIR_TYPED_PARAM_ULLONG => Stat::Number(param.value.ul),
+            sys::VIR_TYPED_PARAM_STRING => Stat::Text(copy_text(param.value.s)),
+            _ => return None,
+        };
+        Some((copy_text(param.field.as_ptr()), value))
+    }
 }
 
 /// Named values as libvirt takes and gives them.

@@ -30,6 +30,7 @@ macro_rules! for_each_case {
         $run!(without_head_room_a_guest_grows_at_its_next_start);
         $run!(a_guest_gives_up_what_it_can_and_the_rest_is_said);
         $run!(a_definition_that_is_not_ours_takes_another_size);
+        $run!(what_a_running_guest_uses_is_counted);
         $run!(undefining_a_running_domain_lets_it_run);
         $run!(what_is_unknown_is_said_to_be);
         $run!(what_does_not_run_is_said_not_to);
@@ -323,6 +324,21 @@ pub(crate) fn a_definition_that_is_not_ours_takes_another_size(subject: &Subject
     subject.hv.resize_definition(uuid, more).unwrap();
     assert_eq!(defined(subject, uuid), (2, 64 * MIB), "what is left out stays");
     subject.remove(uuid);
+}
+
+pub(crate) fn what_a_running_guest_uses_is_counted(subject: &Subject) {
+    let (on, off) = (subject.running("counted"), subject.defined("uncounted"));
+    let usage = subject.hv.usage().unwrap();
+    let of = |uuid| usage.iter().find(|one| one.uuid == uuid).map(|one| &one.usage);
+    assert_eq!(of(off.uuid), None, "it has no process");
+    let used = of(on.uuid).expect("a running guest");
+    assert_eq!((used.name.as_str(), &used.job), ("counted", &None));
+    let is_counted = used.cpu_ns > Some(0) && used.memory_bytes > Some(0);
+    // libvirt's test driver counts nothing, and says so by leaving it out.
+    let is_left_out = used.cpu_ns.is_none() && used.memory_bytes.is_none();
+    assert!(is_counted || (is_left_out && subject.hv.facts().driver != "QEMU"), "{used:?}");
+    subject.remove(on.uuid);
+    subject.remove(off.uuid);
 }
 
 pub(crate) fn undefining_a_running_domain_lets_it_run(subject: &Subject) {

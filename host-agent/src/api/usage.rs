@@ -1,0 +1,40 @@
+//! What guests use, for people and for Prometheus.
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use http::header;
+use protocol::trust::Right;
+use protocol::usage::Usage;
+use transport::{Json, Peer, ProblemReply};
+
+use super::Api;
+use crate::metrics::Scrape;
+
+/// What Prometheus takes.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) async fn show(State(api): State<Api>, peer: Peer) -> Result<Json<Usage>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    let unknown = |error: hypervisor::HypervisorError| {
+        ProblemReply::new(503, "no-hypervisor", error.to_string())
+    };
+    let usage = api.meter.read().await.map_err(unknown)?;
+    Ok(Json(Usage::clone(&usage)))
+}
+
+/// Everything but the guests' part is there also while the hypervisor is not.
+pub(super) async fn metrics(
+    State(api): State<Api>,
+    peer: Peer,
+) -> Result<impl IntoResponse, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    let usage = api.meter.read().await.ok();
+    let scrape = Scrape {
+        host: api.feed.host(),
+        states: api.feed.jobs().into_iter().map(|job| job.state).collect(),
+        subscribers: api.feed.subscribers(),
+        hung_calls: api.hv.hung_calls().count(),
+        usage,
+    };
+    Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], scrape.text()))
+}
