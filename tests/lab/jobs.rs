@@ -3,6 +3,7 @@
 use std::process::Output;
 use std::time::Duration;
 
+use serde_json::Value;
 use tests::lab::Lab;
 use tests::operator::{Following, Operator};
 use tests::wait::{is, until};
@@ -97,6 +98,15 @@ fn lab_a_vm_gets_the_machine_and_the_cloud_init_it_asks_for() {
     let seed = lab.data(&host).join("volumes/web-1/seed.iso");
     let bytes = std::fs::read(seed).expect("the CD is there");
     assert!(bytes[16 * 2048 + 40..].starts_with(b"cidata "), "its label is cidata");
+    let used = operator.json(&["top", "web-1"])["vms"][0].clone();
+    assert!(used["memory_bytes"].as_u64() > Some(0) && used["host"] == host.as_str(), "{used}");
+    assert!(used["cpus"].as_f64() > Some(0.0), "it counts: {used}");
+    let socket = lab.data(&host).join("agent.sock");
+    let socket = socket.to_str().expect("a path in UTF-8");
+    let ask = ["curl", "-s", "--unix-socket", socket, "http://agent/v1/usage"];
+    let usage: Value = serde_json::from_slice(&lab.exec(&host, &ask).stdout).expect("JSON");
+    let disk = &usage["guests"][0]["disks"][0];
+    assert!(disk["device"] == "vda" && disk["read_bytes"].as_u64() > Some(0), "{usage}");
     operator.must(&["rm", "web-1", "--force"]);
     assert!(!lab.data(&host).join("volumes/web-1").exists());
 }

@@ -27,10 +27,6 @@ pub(super) fn usage(name: String, stats: &Stats) -> GuestUsage {
 }
 
 fn disk(stats: &Stats, n: u64) -> Option<DiskUsage> {
-    // A backing file has a row of its own, which says whose it is.
-    if number(stats, &format!("block.{n}.backingIndex")).is_some() {
-        return None;
-    }
     let count = |what: &str| number(stats, &format!("block.{n}.{what}"));
     Some(DiskUsage {
         device: text(stats, &format!("block.{n}.name"))?,
@@ -38,7 +34,7 @@ fn disk(stats: &Stats, n: u64) -> Option<DiskUsage> {
         written_bytes: count("wr.bytes")?,
         reads: count("rd.reqs").unwrap_or(0),
         writes: count("wr.reqs").unwrap_or(0),
-        allocated_bytes: count("allocation"),
+        allocated_bytes: count("physical"),
     })
 }
 
@@ -83,15 +79,15 @@ mod tests {
     }
 
     #[test]
-    fn what_virsh_domstats_prints_is_read() {
+    fn what_virsh_domstats_prints_is_read_and_a_disk_of_which_half_is_unknown_is_not_shown() {
         // As `virsh domstats --cpu-total --balloon --interface --block` prints it.
         let stats = stats(
             "cpu.time=1520000000 cpu.user=1210000000 balloon.current=65536 balloon.rss=51200
              net.count=1 net.0.name=vnet3 net.0.rx.bytes=42 net.0.rx.pkts=1 net.0.rx.errs=0
              net.0.rx.drop=2 net.0.tx.bytes=84 net.0.tx.pkts=2 net.0.tx.errs=0 net.0.tx.drop=3
-             block.count=2 block.0.name=vda block.0.path=/v/a.qcow2 block.0.rd.reqs=7
-             block.0.rd.bytes=4096 block.0.wr.reqs=1 block.0.wr.bytes=512 block.0.allocation=8192
-             block.1.name=vda block.1.backingIndex=1 block.1.rd.bytes=1 block.1.wr.bytes=0",
+             block.count=2 block.0.name=vda block.0.path=/v/a.qcow2 block.0.backingIndex=1 block.0.rd.reqs=7
+             block.0.rd.bytes=4096 block.0.wr.reqs=1 block.0.wr.bytes=512 block.0.allocation=0
+             block.0.physical=8192 block.1.name=sda block.1.rd.bytes=1",
         );
         let expected = GuestUsage {
             name: "a".to_owned(),

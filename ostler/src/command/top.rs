@@ -95,10 +95,13 @@ async fn look(
 /// The jobs whose process was there at both looks. Domains that are no job's have no name here.
 fn between(host: &str, before: &Usage, after: &Usage) -> Vec<Use> {
     let elapsed_ms = after.at_ms.saturating_sub(before.at_ms);
+    if elapsed_ms == 0 {
+        return Vec::new();
+    }
     let was = |job: &JobId| before.guests.iter().find(|guest| guest.job.as_ref() == Some(job));
     let uses = after.guests.iter().filter_map(|now| {
         let job = now.job.as_ref()?;
-        Some(of_guest(host, job, was(job)?, now, elapsed_ms)).filter(|_| elapsed_ms > 0)
+        Some(of_guest(host, job, was(job)?, now, elapsed_ms))
     });
     uses.collect()
 }
