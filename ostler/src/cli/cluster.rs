@@ -1,0 +1,143 @@
+//! Flags of the commands about the cluster as a whole: its making, its rules, what happens in it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use protocol::id::TenantId;
+use protocol::resources::Bytes;
+use transport::discovery::Source;
+
+use super::values::Ms;
+
+#[derive(Debug, Args)]
+pub(crate) struct BootstrapArgs {
+    /// Where hosts are found: a discovery URL, file:///PATH or mdns
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) discovery: Vec<Source>,
+    /// Find hosts that announce themselves on the local network
+    #[arg(long)]
+    pub(crate) mdns: bool,
+    /// How many hosts must be ready [default: the number of --hosts, or 1]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) hosts_min: Option<usize>,
+    /// How many arbiters: 1, 3 or 5
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) arbiters: u32,
+    /// How many monitors [default: 2, or 1 on a single host]
+    #[arg(long, value_name = "N")]
+    pub(crate) monitors: Option<u32>,
+    /// How many controllers
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) controllers: u32,
+    /// First of the services' ports; 0 lets each host choose
+    #[arg(long, default_value_t = 7470, value_name = "PORT")]
+    pub(crate) port_base: u16,
+    /// How long to wait for enough hosts
+    #[arg(long, default_value = "120s", value_name = "TIME")]
+    pub(crate) timeout: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuotaArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<QuotaCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Limit what a tenant's VMs may take together; what is not named stays as it is
+    Set(QuotaSetArgs),
+    /// Limit a tenant no more
+    Clear {
+        /// The tenant
+        tenant: TenantId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuotaSetArgs {
+    /// The tenant
+    pub(crate) tenant: TenantId,
+    /// Virtual CPUs
+    #[arg(long)]
+    pub(crate) vcpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// Disks, at their full size
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Bytes>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A VM, a service or a host
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<RunsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// One run with its tasks
+    Show {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Go on until it ends
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DoctorCommand {
+    /// Compare what every monitor shows with what the hosts themselves say. Exit code 1 when a
+    /// difference lasts
+    Views {
+        /// Another monitor to compare, besides those of the cluster
+        #[arg(long, value_name = "URL")]
+        monitor: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrustCommand {
+    /// The document in force
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiscoveryCommand {
+    /// Serve
+    Serve {
+        /// Where
+        #[arg(long, default_value = "0.0.0.0:7459", value_name = "IP:PORT")]
+        listen: SocketAddr,
+        /// The file that remembers the clusters
+        #[arg(long, default_value = "/var/lib/ostler/discovery.json", value_name = "FILE")]
+        data: PathBuf,
+    },
+    /// Open a cluster at a server, and print its URL
+    New {
+        /// http://SERVER:PORT
+        #[arg(long, value_name = "URL")]
+        server: String,
+    },
+    /// Who is written down in a cluster
+    List {
+        /// What `new` printed
+        url: Source,
+    },
+}

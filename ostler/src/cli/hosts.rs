@@ -1,0 +1,93 @@
+//! Flags of the commands about hosts and what they store.
+
+use clap::{Args, Subcommand};
+use protocol::id::ImageName;
+use protocol::resources::Bytes;
+use protocol::signed::Digest;
+
+use super::values::Ms;
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
+    /// Tell what would move where and what cannot, and do nothing; exits with 1 if something cannot
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Return as soon as the host knows
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) no_wait: bool,
+    /// How long to watch; the draining itself goes on
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub(crate) timeout: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UndrainArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetireArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
+    /// It does not answer, and I have seen that it is off and stays off: what ran there may run
+    /// elsewhere
+    #[arg(long)]
+    pub(crate) is_off: bool,
+    /// Start its VMs elsewhere, as far as they had no disks there
+    #[arg(long)]
+    pub(crate) restart: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ImagesCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImagesCommand {
+    /// Which image is on which host, and which VMs need it there
+    Ls,
+    /// Bring an image to every host, from a file or from the web
+    Import(ImportArgs),
+    /// Have hosts copy an image from those that have it
+    Copy {
+        /// The image
+        name: ImageName,
+        /// Only to these hosts [default: all]
+        #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+        on: Vec<String>,
+        /// How fast, a second, to each host [default: as fast as it goes]
+        #[arg(long, value_name = "SIZE")]
+        limit: Option<Bytes>,
+    },
+    /// Delete an image from the hosts, if no VM's disks are made from it
+    Rm {
+        /// The image
+        name: ImageName,
+        /// Only from these hosts [default: all]
+        #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+        on: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A qcow2 or raw disk image: a file here, or an https:// or http:// URL that a host fetches
+    pub(crate) source: String,
+    /// What to call it
+    #[arg(long)]
+    pub(crate) name: ImageName,
+    /// What it must be; needed with http://
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<Digest>,
+    /// Only to these hosts [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "HOST,…")]
+    pub(crate) on: Vec<String>,
+    /// How fast, a second, to each host that fetches it [default: as fast as it goes]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) limit: Option<Bytes>,
+}

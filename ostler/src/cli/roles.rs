@@ -1,0 +1,163 @@
+//! Flags of the roles themselves, and of the cluster on one machine.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use protocol::host::Accel;
+use protocol::resources::Bytes;
+use transport::discovery::Source;
+
+use super::values::parse_label;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevCommand>,
+    #[command(flatten)]
+    pub(crate) up: DevUpArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// End the guests too, and everything else
+    Stop {
+        /// Where its state is
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DevUpArgs {
+    /// Where its state is [default: ~/.local/share/ostler/dev, for root /var/lib/ostler-dev]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The image of the first guest
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Real QEMU guests (embed), or guests that only pretend (test) [default: embed where it works]
+    #[arg(long, value_enum)]
+    pub(crate) hypervisor: Option<DevHypervisor>,
+    /// How many hosts to play
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) agents: u16,
+}
+
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DevHypervisor {
+    /// QEMU, driven by libvirt inside the agent
+    Embed,
+    /// libvirt's test driver
+    Test,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Where it keeps its key, ledger, images and volumes
+    #[arg(long, default_value = "/var/lib/ostler", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Where it answers
+    #[arg(long, default_value = "0.0.0.0:7460", value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// The address at which others reach it [default: the one of --listen, or of the network]
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise: Option<IpAddr>,
+    /// What the host is called [default: its hostname]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// libvirt's URI: qemu:///system, qemu:///embed?root=DIR or test:///default
+    #[arg(long, default_value = "qemu:///system", value_name = "URI")]
+    pub(crate) hypervisor: String,
+    /// How guests are run [default: kvm where it works, else tcg]
+    #[arg(long, value_enum)]
+    pub(crate) accel: Option<ArgAccel>,
+    /// Where to announce the host: a discovery URL, mdns, or several with commas between them
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        value_delimiter = ',',
+        env = "OSTLER_DISCOVERY",
+        hide_env_values = true
+    )]
+    pub(crate) discovery: Vec<Source>,
+    /// Virtual CPUs promised for each real one [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpu_overcommit: Option<u32>,
+    /// Memory kept for the host itself [default: 1GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_reserve: Option<Bytes>,
+    /// Memory for guests in all, instead of what the machine has
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// How fast each image may come that it fetches, a second [default: as fast as it goes]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) image_limit: Option<Bytes>,
+    /// Disk space kept free [default: 2GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_reserve: Option<Bytes>,
+    /// A word for selectors
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) label: Vec<(String, String)>,
+}
+
+/// How guests are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ArgAccel {
+    /// By the CPU
+    Kvm,
+    /// By translation
+    Tcg,
+}
+
+/// What arbiters, monitors and controllers take.
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// Where it keeps its key
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Where it answers; port 0 takes any that is free
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// The signed trust document, kept by the agent beside it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust_file: Option<PathBuf>,
+    /// Written once it answers: its address and key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Where it looks for hosts
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) discovery: Vec<Source>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeeperArgs {
+    /// The agent's folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The cgroup partition that guests are in
+    #[arg(long, value_name = "NAME")]
+    pub(crate) partition: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MonitorArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// Another monitor to follow
+    #[arg(long, value_name = "URL")]
+    pub(crate) follow: Vec<String>,
+}
+
+impl From<ArgAccel> for Accel {
+    fn from(accel: ArgAccel) -> Self {
+        match accel {
+            ArgAccel::Kvm => Accel::Kvm,
+            ArgAccel::Tcg => Accel::Tcg,
+        }
+    }
+}

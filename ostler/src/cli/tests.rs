@@ -1,0 +1,99 @@
+//! What is understood and what is not.
+
+use clap::CommandFactory as _;
+
+use protocol::resources::Bytes;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn what_people_write_is_understood() {
+    for line in [
+        "ostler dev",
+        "ostler dev --image x.qcow2 --hypervisor test --agents 2",
+        "ostler dev stop",
+        "ostler bootstrap --discovery http://d/clusters/abc -n 3 --json",
+        "ostler bootstrap --hosts a,b,c",
+        "ostler run debian-12 --name web-1 --vcpus 2 --memory 4GiB",
+        "ostler run --image i --name web-1 --disk 64MiB --disk data=1GiB --nic bridge=br0",
+        "ostler stop web-1 --force",
+        "ostler stop web-1 --grace 500ms --no-wait",
+        "ostler run i --name a --uefi --cpu Skylake-Server --vnc --cloud-init-user-data u",
+        "ostler run i --name a --nic bridge=br0,mac=52:54:00:00:00:01,model=e1000e",
+        "ostler run i --name a --deadline 10m --idle 1m",
+        "ostler wait a --timeout 1h",
+        "ostler run i --name a --restart on-crash --autostart",
+        "ostler pause web-1",
+        "ostler save web-1 --no-wait",
+        "ostler reboot web-1 --grace 0s",
+        "ostler migrate web-1 h2",
+        "ostler run i --name a --vcpus 2 --max-vcpus 8 --memory 2GiB --max-memory 16GiB",
+        "ostler resize web-1 --vcpus 4",
+        "ostler resize web-1 --vcpus 4 --memory 8GiB --max-memory 16GiB --no-wait",
+        "ostler ps --all --hosts 10.0.0.1,10.0.0.2:99",
+        "ostler events --follow",
+        "ostler console web-1 --lines 3 --no-input",
+        "ostler images",
+        "ostler images ls --json",
+        "ostler images import f.qcow2 --name f",
+        "ostler images import https://d/f.qcow2 --name f --on h1,h2 --limit 10MiB",
+        "ostler images copy f --on h3",
+        "ostler images rm f --on h1,h2",
+        "ostler runs",
+        "ostler runs show 0123",
+        "ostler ui --listen 127.0.0.1:0",
+        "ostler trust show --context /tmp/c",
+        "ostler agent",
+        "ostler agent --data-dir /d --listen 127.0.0.1:0 --hypervisor test:///default",
+        "ostler arbiter --data-dir /d --listen 127.0.0.1:0 --trust-file /t --ready-file /r",
+        "ostler monitor --data-dir /d --listen 127.0.0.1:0 --discovery mdns --discovery a:1",
+        "ostler controller --data-dir /d --listen [::1]:0",
+        "ostler doctor views --json --monitor https://10.0.0.1:7471",
+        "ostler discovery serve --listen 127.0.0.1:0 --data f",
+    ] {
+        parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for line in [
+        "ostler",
+        "ostler run --name web-1 --memory 128",
+        "ostler run --name Web",
+        "ostler run i --image j --name a",
+        "ostler run --name a --nic wifi",
+        "ostler run --name a --nic user,speed=1",
+        "ostler run --name a --cloud-init-network-config n",
+        "ostler run --name a --idle 1m",
+        "ostler run --name a --restart sometimes",
+        "ostler resize web-1",
+        "ostler resize web-1 --memory 8",
+        "ostler stop web-1 --force --grace 3s",
+        "ostler images import f.qcow2 --name f --sha256 12",
+        "ostler images rm",
+        "ostler stop web-1 --grace 3",
+        "ostler bootstrap --hosts ftp://x",
+        "ostler dev --agents 0",
+        "ostler ui --listen 0.0.0.0:7461",
+    ] {
+        assert!(parse(line).is_err(), "{line:?} was accepted");
+    }
+}
+
+#[test]
+fn times_and_disks_have_units() {
+    assert_eq!("5m".parse(), Ok(Ms(300_000)));
+    assert!("5".parse::<Ms>().is_err() && "5 s".parse::<Ms>().is_err());
+    let disk: DiskArg = "data=64MiB".parse().unwrap();
+    assert_eq!((disk.name.as_deref(), disk.size), (Some("data"), Bytes(64 << 20)));
+}

@@ -1,0 +1,98 @@
+//! Forms of values that flags share, each with what would have been right.
+
+use std::str::FromStr;
+
+use protocol::id::RunId;
+use protocol::resources::Bytes;
+use protocol::vm::{NicModel, NicSpec, OnLoss, Plug, Restart};
+
+/// A length of time: `500ms`, `30s`, `5m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ms(pub(crate) u64);
+
+impl FromStr for Ms {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+        let wrong = || format!("{text:?} is not a time: write 500ms, 30s, 5m or 1h");
+        let (number, unit) = text.split_at(text.find(char::is_alphabetic).ok_or_else(wrong)?);
+        let (_, ms) = units.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        number.checked_mul(*ms).map(Ms).ok_or_else(wrong)
+    }
+}
+
+/// A disk on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskArg {
+    pub(crate) name: Option<String>,
+    pub(crate) size: Bytes,
+}
+
+impl FromStr for DiskArg {
+    type Err = protocol::resources::InvalidSize;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            None => Ok(Self { name: None, size: text.parse()? }),
+            Some((name, size)) => Ok(Self { name: Some(name.to_owned()), size: size.parse()? }),
+        }
+    }
+}
+
+pub(super) fn parse_nic(text: &str) -> Result<NicSpec, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no network card: use user, bridge=NAME or network=NAME, and after it \
+             ,mac=ADDRESS or ,model=virtio|e1000e|rtl8139"
+        )
+    };
+    let mut words = text.split(',');
+    let first = words.next().unwrap_or_default();
+    let plug = match first.split_once('=') {
+        None if first == "user" => Plug::User,
+        Some(("bridge", bridge)) => Plug::Bridge { bridge: bridge.to_owned() },
+        Some(("network", name)) => Plug::Libvirt { name: name.to_owned() },
+        _ => return Err(wrong()),
+    };
+    let mut nic = NicSpec::from(plug);
+    for word in words {
+        match word.split_once('=') {
+            Some(("mac", mac)) => nic.mac = Some(mac.to_owned()),
+            Some(("model", "virtio")) => nic.model = NicModel::Virtio,
+            Some(("model", "e1000e")) => nic.model = NicModel::E1000e,
+            Some(("model", "rtl8139")) => nic.model = NicModel::Rtl8139,
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(nic)
+}
+
+pub(super) fn parse_restart(text: &str) -> Result<Restart, String> {
+    match text {
+        "never" => Ok(Restart::Never),
+        "on-crash" => Ok(Restart::OnCrash),
+        "always" => Ok(Restart::Always),
+        _ => Err(format!("{text:?} is no such time: use never, on-crash or always")),
+    }
+}
+
+pub(super) fn parse_on_loss(text: &str) -> Result<OnLoss, String> {
+    match text {
+        "keep" => Ok(OnLoss::Keep),
+        "stop" => Ok(OnLoss::Stop),
+        _ => Err(format!("{text:?} is nothing that becomes of a VM: use keep or stop")),
+    }
+}
+
+pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is no label: write KEY=VALUE"))
+}
+
+/// The beginning of a run's id is enough for a person.
+pub(crate) fn run_id_matches(id: RunId, text: &str) -> bool {
+    text.len() >= 4 && id.to_string().starts_with(text)
+}

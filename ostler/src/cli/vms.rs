@@ -1,0 +1,248 @@
+//! Flags of the commands about VMs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use protocol::id::{ImageName, JobId, TenantId};
+use protocol::resources::Bytes;
+use protocol::vm::{NicSpec, OnLoss, Restart};
+
+use super::values::{DiskArg, Ms, parse_label, parse_nic, parse_on_loss, parse_restart};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The image its first disk starts from
+    #[arg(value_name = "IMAGE", conflicts_with = "image")]
+    pub(crate) image_name: Option<ImageName>,
+    /// The image its first disk starts from
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<ImageName>,
+    /// What to call it
+    #[arg(long)]
+    pub(crate) name: JobId,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 1)]
+    pub(crate) vcpus: u32,
+    /// Memory
+    #[arg(long, default_value = "128MiB", value_name = "SIZE")]
+    pub(crate) memory: Bytes,
+    /// Virtual CPUs that it can be resized to while it runs
+    #[arg(long, value_name = "N")]
+    pub(crate) max_vcpus: Option<u32>,
+    /// Memory that it can be resized to while it runs
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_memory: Option<Bytes>,
+    /// A disk, the first one started from the image [default: one as large as the image]
+    #[arg(long, value_name = "[NAME=]SIZE")]
+    pub(crate) disk: Vec<DiskArg>,
+    /// A network card: user, bridge=NAME or network=NAME, then ,mac=ADDRESS and ,model=MODEL
+    #[arg(long, value_name = "NIC", value_parser = parse_nic)]
+    pub(crate) nic: Vec<NicSpec>,
+    /// Boot by UEFI instead of BIOS
+    #[arg(long)]
+    pub(crate) uefi: bool,
+    /// Its CPUs: host-model, host-passthrough, maximum, or a model that libvirt knows
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<String>,
+    /// Give it a screen, at VNC on its host's loopback address
+    #[arg(long)]
+    pub(crate) vnc: bool,
+    /// cloud-init's user-data
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cloud_init_user_data: Option<PathBuf>,
+    /// cloud-init's meta-data, instead of one with the VM's name
+    #[arg(long, value_name = "FILE", requires = "cloud_init_user_data")]
+    pub(crate) cloud_init_meta_data: Option<PathBuf>,
+    /// cloud-init's network-config
+    #[arg(long, value_name = "FILE", requires = "cloud_init_user_data")]
+    pub(crate) cloud_init_network_config: Option<PathBuf>,
+    /// When its host starts it again by itself: never, on-crash or always
+    #[arg(long, default_value = "never", value_name = "WHEN", value_parser = parse_restart)]
+    pub(crate) restart: Restart,
+    /// Have its host start it again after a reboot of the host
+    #[arg(long)]
+    pub(crate) autostart: bool,
+    /// What becomes of it when its host is cut off: keep (it runs on), or stop (it is killed, and started
+    /// on another host)
+    #[arg(long, default_value = "keep", value_name = "WHAT", value_parser = parse_on_loss)]
+    pub(crate) on_loss: OnLoss,
+    /// Let its disks begin anew from the image on another host
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Run it once: it is to shut itself down within this time, or is stopped
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<Ms>,
+    /// Stop it when it says nothing on its console for this long
+    #[arg(long, value_name = "TIME", requires = "deadline")]
+    pub(crate) idle: Option<Ms>,
+    /// Only on this host: its name, its id or the beginning of its id
+    #[arg(long, value_name = "HOST")]
+    pub(crate) on: Option<String>,
+    /// Whose quota it counts against
+    #[arg(long, default_value = "default")]
+    pub(crate) tenant: TenantId,
+    /// A word for people and selectors
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) label: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WaitArgs {
+    /// Return as soon as the request is stored
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Destroy it at once
+    #[arg(long, conflicts_with = "grace")]
+    pub(crate) force: bool,
+    /// How long the guest may take to shut down before it is destroyed
+    #[arg(long, default_value = "30s", value_name = "TIME")]
+    pub(crate) grace: Ms,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ActArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebootArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// How long the guest may take before it is reset
+    #[arg(long, default_value = "30s", value_name = "TIME")]
+    pub(crate) grace: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EndArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// How long to wait
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub(crate) timeout: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Even if it runs
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The host: its name, id or the beginning of its id
+    pub(crate) host: String,
+    /// The domain's name or uuid, as `virsh list` there shows it
+    pub(crate) domain: String,
+    /// What to call it, if not by the domain's name
+    #[arg(long)]
+    pub(crate) name: Option<JobId>,
+    /// Whose quota it counts against
+    #[arg(long, default_value = "default")]
+    pub(crate) tenant: TenantId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// The VM
+    pub(crate) name: JobId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Where to: a host's name, id or the beginning of its id
+    pub(crate) host: String,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("size").required(true).multiple(true))]
+pub(crate) struct ResizeArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", group = "size")]
+    pub(crate) vcpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE", group = "size")]
+    pub(crate) memory: Option<Bytes>,
+    /// Virtual CPUs that it can be given while it runs, from its next start on
+    #[arg(long, value_name = "N", group = "size")]
+    pub(crate) max_vcpus: Option<u32>,
+    /// Memory that it can be given while it runs, from its next start on
+    #[arg(long, value_name = "SIZE", group = "size")]
+    pub(crate) max_memory: Option<Bytes>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Ostler's own services too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Only these VMs
+    pub(crate) names: Vec<JobId>,
+    /// Time between the two looks that rates are made of
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub(crate) over: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Begin with this much of what was said before
+    #[arg(long, default_value_t = 4096, value_name = "BYTES")]
+    pub(crate) tail: u64,
+    /// Leave after this many lines
+    #[arg(long, value_name = "N")]
+    pub(crate) lines: Option<u64>,
+    /// Only look
+    #[arg(long)]
+    pub(crate) no_input: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// A VM or service
+    pub(crate) name: JobId,
+    /// How much of its end
+    #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
+    pub(crate) tail: u64,
+}
