@@ -8,13 +8,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use protocol::api::{Health, NewRun, RunList, RunStatus};
 use protocol::id::RunId;
 use protocol::refusal::Problem;
 use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
-use scheduler::{Picture, Scheduler, StoreError};
+use scheduler::{CancelError, Picture, Scheduler, StoreError};
 use serde::Deserialize;
 use tokio::sync::watch;
 use transport::problem::finish;
@@ -38,6 +38,7 @@ pub(crate) fn router(shared: Shared) -> Router {
             .route("/v1/health", get(health))
             .route("/v1/runs", get(list).post(submit))
             .route("/v1/runs/{id}", get(find))
+            .route("/v1/runs/{id}/cancel", post(cancel))
             .with_state(shared),
     )
 }
@@ -112,6 +113,22 @@ async fn find(
     };
     let status = run.changed(query.wait_ms).await;
     Ok(Json(RunStatus::clone(&status)))
+}
+
+async fn cancel(
+    State(shared): State<Shared>,
+    peer: Peer,
+    Path(id): Path<RunId>,
+) -> Result<Response, ProblemReply> {
+    permit(&shared, peer, Right::Run)?;
+    let run = shared.scheduler.cancel(id).await.map_err(|error| match error {
+        CancelError::NoSuchRun(_) => ProblemReply::new(404, "no-such-run", error.to_string()),
+        CancelError::PastReturn { .. } => {
+            ProblemReply::new(409, "run-past-return", error.to_string())
+        }
+        CancelError::Store(error) => broken(error),
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(RunStatus::clone(&run.status()))).into_response())
 }
 
 fn broken(error: StoreError) -> ProblemReply {

@@ -44,7 +44,7 @@ mod log;
 mod images;
 mod import;
 
-mod runs;
+pub(crate) mod runs;
 
 pub(crate) mod plan;
 

@@ -1,7 +1,8 @@
 // What controllers did and do: one row a run, its tasks below it on request. A run that is stuck needs
 // a person and stands first.
 
-import { el, mark, put, show, table } from "./dom.js";
+import { askAndTell } from "./asking.js";
+import { button, el, mark, put, show, table } from "./dom.js";
 import { on, store } from "./store.js";
 import { Rows } from "./table.js";
 import { age, many, mood, since, word } from "./words.js";
@@ -78,10 +79,11 @@ function makeRow(id) {
   const progress = el("progress", { max: "1", value: "0" });
   const numbers = el("span", { class: "words" });
   const [asked, why] = ["number", "wide why"].map((kind) => el("td", { class: kind }));
+  const cancel = button("Cancel", () => askAndTell({ ask: "cancel_run", run: id }), { class: "quiet" });
   const node = el(
     "tr",
     {},
-    el("th", { scope: "row" }, opener, reason, tasks),
+    el("th", { scope: "row" }, opener, reason, tasks, cancel),
     el("td", {}, state),
     asked,
     el("td", { class: "mid" }, el("span", { class: "bar" }, progress, numbers)),
@@ -113,6 +115,7 @@ function makeRow(id) {
     mark(progress, "aria-label", `Progress of ${run.wanted}`);
     put(numbers, `${done} of ${run.tasks.length}`);
     show(progress, !run.is_ended);
+    show(cancel, !run.is_ended && run.state !== "unwinding");
     if ((isFirst && !run.is_ended) || run.state === "stuck") open(true);
     else if (wasGoingOn && run.state === "succeeded") open(false);
   };

@@ -14,7 +14,7 @@ use protocol::id::{HostId, JobId, Revision, RunId};
 use protocol::job::JobState;
 use protocol::refusal::{Problem, Refusal};
 use protocol::trust::Trust;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use transport::{CancellationToken, Client, Clock};
@@ -25,7 +25,7 @@ use crate::executor::Executor;
 use crate::follow::Picture;
 use crate::knowledge::Knowledge;
 use crate::record::RunRecord;
-use crate::run::{Answer, Effect, Input, Run};
+use crate::run::{Answer, Effect, Input, PastReturn, Run};
 use crate::task::{Circumstances, Dispatch};
 
 /// Runs that have not ended; more are refused until some have. Each costs a few kilobytes.
@@ -35,6 +35,8 @@ const RUNS_DRIVEN_MAX: usize = 256;
 /// How long a run waits for its plan. The search is bounded in nodes, so only a queue of others
 /// before it takes long; a run that has waited so long says so and asks again.
 const PLAN_WAIT: Duration = Duration::from_secs(30);
+/// People who wait for one run to be cancelled; more wait to be heard.
+const CANCELS_MAX: usize = 4;
 /// Pause before storage that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long a request may be held until a run's status changes.
@@ -65,7 +67,7 @@ struct Inner {
     options: Options,
     executor: Executor,
     knowledge: Arc<Mutex<Knowledge>>,
-    open: Mutex<BTreeMap<RunId, watch::Receiver<Arc<RunStatus>>>>,
+    open: Mutex<BTreeMap<RunId, Open>>,
     places: Semaphore,
     /// One plan at a time: the next one sees what the one before has reserved. Those who wait are
     /// bounded by `places`.
@@ -87,7 +89,68 @@ impl Inner {
         }
         Arc::new(picture)
     }
+
+    /// Plans on a thread of its own: a search may take long, and this one answers requests.
+    async fn plan(&self, record: &RunRecord) -> Input {
+        match timeout(PLAN_WAIT, self.plan_in_turn(record)).await {
+            Ok(input) => input,
+            Err(_) => {
+                let why =
+                    format!("no plan within {} s: others are planned first", PLAN_WAIT.as_secs());
+                Input::CannotPlan { why }
+            }
+        }
+    }
+
+    async fn plan_in_turn(&self, record: &RunRecord) -> Input {
+        let Ok(turn) = Arc::clone(&self.planning).acquire_owned().await else {
+            return Input::CannotPlan { why: "the engine is ending".to_owned() };
+        };
+        let options = &self.options;
+        let picture = self.picture();
+        if !picture.is_current {
+            return Input::CannotPlan { why: format!("no current view ({})", picture.source) };
+        }
+        let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());
+        let (now_ms, seed) = (options.clock.now().mono_ms, options.seed);
+        let has_trust = options.trust.borrow().is_some();
+        let knowledge = Arc::clone(&self.knowledge);
+        // Gone as soon as nobody waits for this plan any more.
+        let asker = Arc::new(());
+        let asked = Arc::downgrade(&asker);
+        let planned = spawn_blocking(move || {
+            // The turn ends with the search, not with whoever waits for it.
+            let _turn = turn;
+            let lock = || knowledge.lock().expect("no holder of this lock panics");
+            let input = lock().plan_input(now_ms, &picture, run, &want, setbacks, seed);
+            let outcome = planner::plan(&input);
+            let state = State::new(&input);
+            let steps = outcome.plan.steps.iter();
+            let reservations = steps.filter_map(|step| step.reservation(&state)).collect();
+            // Under the lock, so that a plan that comes too late keeps nothing of a run that is over.
+            let mut knowledge = lock();
+            if asked.upgrade().is_some() {
+                knowledge.reserve(run, reservations);
+            }
+            drop(knowledge);
+            planned(want.job(), has_trust, &input, outcome)
+        });
+        match planned.await {
+            Ok(planned) => planned,
+            Err(error) => Input::CannotPlan { why: format!("the planner failed: {error}") },
+        }
+    }
 }
+
+/// A run that has not ended.
+#[derive(Clone)]
+struct Open {
+    status: watch::Receiver<Arc<RunStatus>>,
+    cancels: mpsc::Sender<Cancel>,
+}
+
+/// Somebody wants a run no more, and waits for whether it turns back.
+type Cancel = oneshot::Sender<Result<(), PastReturn>>;
 
 /// A run, and a way to see how it is going.
 #[derive(Debug, Clone)]
@@ -116,6 +179,25 @@ pub enum SubmitError {
     #[error("{RUNS_OPEN_MAX} runs are open; try again when some have ended")]
     TooMany,
     /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a run is not cancelled. It goes on, or has never been.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// Nobody knows it.
+    #[error("there is no run {0}")]
+    NoSuchRun(RunId),
+    /// There is no way back.
+    #[error("run {run} goes on: {why}")]
+    PastReturn {
+        /// The run.
+        run: RunId,
+        /// What it has done.
+        why: PastReturn,
+    },
+    /// It could not be read, or its engine is ending.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -189,7 +271,7 @@ impl Scheduler {
         match self.0.options.conductor.accept(record.clone()).await? {
             Acceptance::Accepted => Ok(self.drive(record)),
             Acceptance::AlreadySo(record) => {
-                let known = self.open().get(&id).cloned();
+                let known = self.open().get(&id).map(|open| open.status.clone());
                 let status = known.unwrap_or_else(|| fixed(record.status()));
                 Ok(RunHandle { status })
             }
@@ -200,11 +282,28 @@ impl Scheduler {
 
     /// A run by its id, also one that has ended.
     pub async fn find(&self, id: RunId) -> Result<Option<RunHandle>, StoreError> {
-        if let Some(status) = self.open().get(&id).cloned() {
+        if let Some(Open { status, .. }) = self.open().get(&id).cloned() {
             return Ok(Some(RunHandle { status }));
         }
         let record = self.0.options.conductor.load(id).await?;
         Ok(record.map(|record| RunHandle { status: fixed(record.status()) }))
+    }
+
+    /// Has a run turn back: what it has done is undone, and it ends. That is stored when this returns.
+    /// One that has ended stays as it is.
+    pub async fn cancel(&self, id: RunId) -> Result<RunHandle, CancelError> {
+        let open = self.open().get(&id).cloned();
+        if let Some(Open { status, cancels }) = open {
+            let (sender, answer) = oneshot::channel();
+            // Both fail only for a run that has ended meanwhile.
+            if cancels.send(sender).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                let past_return = |why| CancelError::PastReturn { run: id, why };
+                return answer.map(|()| RunHandle { status }).map_err(past_return);
+            }
+        }
+        self.find(id).await?.ok_or(CancelError::NoSuchRun(id))
     }
 
     /// Runs, newest first; those under way with what they wait for.
@@ -212,7 +311,7 @@ impl Scheduler {
         let records = self.0.options.conductor.list(max).await?;
         let open = self.open();
         let current = |record: RunRecord| match open.get(&record.id) {
-            Some(status) => RunStatus::clone(&status.borrow()),
+            Some(open) => RunStatus::clone(&open.status.borrow()),
             None => record.status(),
         };
         Ok(records.into_iter().map(current).collect())
@@ -238,7 +337,7 @@ impl Scheduler {
 
     /// What the runs that have not ended want.
     pub(crate) fn open_wants(&self) -> Vec<Want> {
-        self.open().values().map(|status| status.borrow().want.clone()).collect()
+        self.open().values().map(|open| open.status.borrow().want.clone()).collect()
     }
 
     /// The turn to plan; `None` when the engine is ending.
@@ -246,15 +345,24 @@ impl Scheduler {
         Arc::clone(&self.0.planning).acquire_owned().await.ok()
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<RunId, watch::Receiver<Arc<RunStatus>>>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<RunId, Open>> {
         self.0.open.lock().expect("no holder of this lock panics")
     }
 
     fn drive(&self, record: RunRecord) -> RunHandle {
         let id = record.id;
         let (publish, status) = watch::channel(Arc::new(record.status()));
-        self.open().insert(id, status.clone());
-        let driver = Driver { inner: Arc::clone(&self.0), run: Run::new(record), publish };
+        let (cancels, cancelled) = mpsc::channel(CANCELS_MAX);
+        self.open().insert(id, Open { status: status.clone(), cancels });
+        let driver = Driver {
+            inner: Arc::clone(&self.0),
+            run: Run::new(record),
+            publish,
+            cancelled,
+            cancels: Vec::new(),
+            flight: None,
+            wake_at_ms: None,
+        };
         let scheduler = self.clone();
         tokio::spawn(async move {
             let shutdown = scheduler.0.shutdown.clone();
@@ -307,6 +415,11 @@ struct Driver {
     inner: Arc<Inner>,
     run: Run,
     publish: watch::Sender<Arc<RunStatus>>,
+    cancelled: mpsc::Receiver<Cancel>,
+    /// Those who are answered next.
+    cancels: Vec<Cancel>,
+    flight: Option<Flight>,
+    wake_at_ms: Option<u64>,
 }
 
 type Flight = Pin<Box<dyn Future<Output = (Dispatch, Answer)> + Send>>;
@@ -314,49 +427,92 @@ type Flight = Pin<Box<dyn Future<Output = (Dispatch, Answer)> + Send>>;
 impl Driver {
     async fn go(mut self) {
         let inner = Arc::clone(&self.inner);
-        let Ok(_place) = inner.places.acquire().await else { return };
-        let mut flight: Option<Flight> = None;
-        let mut wake_at_ms: Option<u64> = None;
-        let mut input = Input::Begin;
-        loop {
-            let mut inputs = vec![input];
-            while let Some(next) = inputs.pop() {
-                let mut effects = Vec::new();
-                self.run.handle(self.now_ms(), next, &mut effects);
-                for effect in effects {
-                    match effect {
-                        Effect::Persist(record) => {
-                            if !self.persist(&record).await {
-                                return;
-                            }
-                        }
-                        Effect::Dispatch(dispatch) => flight = Some(self.dispatch(*dispatch)),
-                        Effect::Plan => inputs.push(self.plan().await),
-                        Effect::WakeAt(at_ms) => wake_at_ms = Some(at_ms),
-                        Effect::Publish => self.announce(),
-                        Effect::End => {
-                            self.announce();
-                            return;
-                        }
-                        Effect::Abandon => {
-                            tracing::warn!("run {} is another engine's now", self.run.record().id);
-                            return;
-                        }
+        // Whoever cancels does not wait for a place.
+        let _place = loop {
+            tokio::select! {
+                place = inner.places.acquire() => match place {
+                    Ok(place) => break Some(place),
+                    Err(_) => return,
+                },
+                Some(cancel) = self.cancelled.recv() => {
+                    self.cancels.push(cancel);
+                    if !self.take(Input::Cancel).await {
+                        return;
+                    }
+                    if self.flight.is_some() {
+                        break None;
                     }
                 }
             }
+        };
+        let mut input = match self.flight {
+            None => Input::Begin,
+            Some(_) => Input::Tick,
+        };
+        while self.take(input).await {
             input = tokio::select! {
-                (dispatch, answer) = landed(&mut flight), if flight.is_some() => {
-                    flight = None;
+                (dispatch, answer) = landed(&mut self.flight), if self.flight.is_some() => {
+                    self.flight = None;
                     let (task, direction) = (dispatch.key.task, dispatch.direction);
                     Input::Answered { task, direction, answer }
                 }
-                () = self.sleep_until(wake_at_ms), if wake_at_ms.is_some() => {
-                    wake_at_ms = None;
+                () = sleep_until(&inner, self.wake_at_ms), if self.wake_at_ms.is_some() => {
+                    self.wake_at_ms = None;
                     Input::Tick
+                }
+                Some(cancel) = self.cancelled.recv() => {
+                    self.cancels.push(cancel);
+                    Input::Cancel
                 }
                 else => return,
             };
+        }
+    }
+
+    /// Performs what comes of an input; false when there is nothing more to do.
+    async fn take(&mut self, input: Input) -> bool {
+        let mut inputs = vec![input];
+        while let Some(next) = inputs.pop() {
+            let mut effects = Vec::new();
+            self.run.handle(self.now_ms(), next, &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Persist(record) => {
+                        if !self.persist(&record).await {
+                            return false;
+                        }
+                    }
+                    Effect::Dispatch(dispatch) => self.flight = Some(self.dispatch(*dispatch)),
+                    Effect::Plan => inputs.push(self.plan_unless_cancelled().await),
+                    Effect::WakeAt(at_ms) => self.wake_at_ms = Some(at_ms),
+                    Effect::Publish => self.announce(),
+                    Effect::AnswerCancel(answer) => {
+                        for cancel in self.cancels.drain(..) {
+                            // Nobody may be waiting any more.
+                            let _ = cancel.send(answer);
+                        }
+                    }
+                    Effect::End => {
+                        self.announce();
+                        return false;
+                    }
+                    Effect::Abandon => {
+                        tracing::warn!("run {} is another engine's now", self.run.record().id);
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    async fn plan_unless_cancelled(&mut self) -> Input {
+        tokio::select! {
+            planned = self.inner.plan(self.run.record()) => planned,
+            Some(cancel) = self.cancelled.recv() => {
+                self.cancels.push(cancel);
+                Input::Cancel
+            }
         }
     }
 
@@ -388,59 +544,6 @@ impl Driver {
         })
     }
 
-    /// Plans on a thread of its own: a search may take long, and this one answers requests.
-    async fn plan(&self) -> Input {
-        match timeout(PLAN_WAIT, self.plan_in_turn()).await {
-            Ok(input) => input,
-            Err(_) => {
-                let why =
-                    format!("no plan within {} s: others are planned first", PLAN_WAIT.as_secs());
-                Input::CannotPlan { why }
-            }
-        }
-    }
-
-    async fn plan_in_turn(&self) -> Input {
-        let inner = &self.inner;
-        let Ok(turn) = Arc::clone(&inner.planning).acquire_owned().await else {
-            return Input::CannotPlan { why: "the engine is ending".to_owned() };
-        };
-        let options = &inner.options;
-        let picture = inner.picture();
-        if !picture.is_current {
-            return Input::CannotPlan { why: format!("no current view ({})", picture.source) };
-        }
-        let record = self.run.record();
-        let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());
-        let (now_ms, seed) = (self.now_ms(), options.seed);
-        let has_trust = options.trust.borrow().is_some();
-        let knowledge = Arc::clone(&inner.knowledge);
-        // Gone as soon as nobody waits for this plan any more.
-        let asker = Arc::new(());
-        let asked = Arc::downgrade(&asker);
-        let planned = spawn_blocking(move || {
-            // The turn ends with the search, not with whoever waits for it.
-            let _turn = turn;
-            let lock = || knowledge.lock().expect("no holder of this lock panics");
-            let input = lock().plan_input(now_ms, &picture, run, &want, setbacks, seed);
-            let outcome = planner::plan(&input);
-            let state = State::new(&input);
-            let steps = outcome.plan.steps.iter();
-            let reservations = steps.filter_map(|step| step.reservation(&state)).collect();
-            // Under the lock, so that a plan that comes too late keeps nothing of a run that is over.
-            let mut knowledge = lock();
-            if asked.upgrade().is_some() {
-                knowledge.reserve(run, reservations);
-            }
-            drop(knowledge);
-            planned(want.job(), has_trust, &input, outcome)
-        });
-        match planned.await {
-            Ok(planned) => planned,
-            Err(error) => Input::CannotPlan { why: format!("the planner failed: {error}") },
-        }
-    }
-
     fn announce(&self) {
         self.publish.send_replace(Arc::new(self.run.status()));
     }
@@ -448,11 +551,12 @@ impl Driver {
     fn now_ms(&self) -> u64 {
         self.inner.options.clock.now().mono_ms
     }
+}
 
-    async fn sleep_until(&self, at_ms: Option<u64>) {
-        let pause = at_ms.unwrap_or(0).saturating_sub(self.now_ms());
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
+async fn sleep_until(inner: &Inner, at_ms: Option<u64>) {
+    let now_ms = inner.options.clock.now().mono_ms;
+    let pause = at_ms.unwrap_or(0).saturating_sub(now_ms);
+    tokio::time::sleep(Duration::from_millis(pause)).await;
 }
 
 /// A plan with what its tasks must know of the job.

@@ -59,7 +59,9 @@ pub mod judge {
 }
 
 pub use conductor::{Acceptance, Claimed, Conductor, InMemory, StoreError, Storing};
-pub use engine::{Options, RUNS_OPEN_MAX, RunHandle, Scheduler, SubmitError, WAIT_MS_MAX};
+pub use engine::{
+    CancelError, Options, RUNS_OPEN_MAX, RunHandle, Scheduler, SubmitError, WAIT_MS_MAX,
+};
 pub use executor::Executor;
 pub use follow::{HeardAt, Picture, follow};
 pub use knowledge::Knowledge;

@@ -106,6 +106,8 @@ pub enum Cause {
         /// The last reason.
         last: Box<Cause>,
     },
+    /// Somebody wants it no more.
+    Cancelled,
     /// A task can be neither done nor undone.
     Stuck {
         /// The task's number.
@@ -195,6 +197,7 @@ impl Cause {
             Cause::Failed { .. } => "failed",
             Cause::TimedOut { .. } => "timed-out",
             Cause::GaveUp { .. } => "gave-up",
+            Cause::Cancelled => "cancelled",
             Cause::Stuck { .. } => "stuck",
         }
     }
@@ -216,6 +219,7 @@ impl fmt::Display for Cause {
             Cause::NoQuorum { message }
             | Cause::Failed { message }
             | Cause::TimedOut { message } => f.write_str(message),
+            Cause::Cancelled => f.write_str("somebody wanted it no more"),
             Cause::GaveUp { rounds, last } => write!(f, "after {rounds} plans; {last}"),
             Cause::Stuck { task, title, why } => {
                 write!(f, "task {task} ({title}) can be neither done nor undone: {why}")

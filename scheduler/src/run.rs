@@ -13,6 +13,8 @@
 //!            unwinding ── all undone ──────────────────────┴─▶ rolled_back
 //!               └──────── undo refused, or no answer ────────▶ stuck
 //!
+//! cancelled while accepted, running or unwinding: as if refused for good, unless there is no way back
+//!
 //! task: pending ─▶ started ─▶ succeeded | failed ;  started | succeeded | failed ─▶ undoing ─▶ undone
 //! ```
 
@@ -74,8 +76,21 @@ pub enum Input {
         /// How.
         answer: Answer,
     },
+    /// Somebody wants it no more; answered with [`Effect::AnswerCancel`].
+    Cancel,
     /// Time has passed.
     Tick,
+}
+
+/// Why a run can't be cancelled: it has done what nothing takes back, and goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PastReturn {
+    /// The guest runs on another host already.
+    #[error("the guest has switched over to the other host already")]
+    SwitchedOver,
+    /// The guest was asked to end, or is being deleted.
+    #[error("the VM has been asked to stop, or is being deleted, and nothing takes that back")]
+    Ending,
 }
 
 /// What came of asking.
@@ -135,6 +150,8 @@ pub enum Effect {
     WakeAt(u64),
     /// Something people see has changed.
     Publish,
+    /// Whoever wants to cancel it is answered: it turns back, or cannot.
+    AnswerCancel(Result<(), PastReturn>),
     /// The run has ended.
     End,
     /// The run is another engine's: let go of it without a trace.
@@ -216,7 +233,30 @@ impl Run {
                     self.answered(now_ms, task as usize, direction, answer, out);
                 }
             }
+            Input::Cancel => self.cancel(now_ms, out),
             Input::Tick => self.tick(now_ms, out),
+        }
+    }
+
+    /// Turns back for good, if there is a way back. What a run has not begun to do is not done.
+    fn cancel(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        if let Some(why) = self.past_return() {
+            return out.push(Effect::AnswerCancel(Err(why)));
+        }
+        let is_turning_back = self.record.state == RunState::Unwinding;
+        self.record.cause = Some(Cause::Cancelled);
+        if !is_turning_back && !self.record.is_planned {
+            // Every plan before has been undone.
+            self.settle(RunState::RolledBack, out);
+            out.extend([Effect::AnswerCancel(Ok(())), Effect::End]);
+            return;
+        }
+        self.record.state = RunState::Unwinding;
+        self.persist(out);
+        out.push(Effect::AnswerCancel(Ok(())));
+        if !is_turning_back {
+            self.flight = None;
+            self.advance(now_ms, out);
         }
     }
 
@@ -591,6 +631,19 @@ impl Run {
             .any(|t| t.state == TaskState::Succeeded && t.kind.is_switch_over())
     }
 
+    /// What of this round can't be taken back, if anything.
+    fn past_return(&self) -> Option<PastReturn> {
+        let is_begun =
+            |t: &&TaskRecord| matches!(t.state, TaskState::Started | TaskState::Succeeded);
+        let ends =
+            |t: &TaskRecord| matches!(t.kind, TaskKind::Stop { .. } | TaskKind::Delete { .. });
+        let mut begun = self.record.tasks[self.record.round_start..].iter().filter(is_begun);
+        match self.is_past_return() {
+            true => Some(PastReturn::SwitchedOver),
+            false => begun.any(ends).then_some(PastReturn::Ending),
+        }
+    }
+
     /// Whether undoing leaves nothing of this task behind.
     fn can_turn_back(&self, i: usize) -> bool {
         let kind = &self.record.tasks[i].kind;
@@ -633,12 +686,16 @@ impl Run {
     }
 
     fn become_ended(&mut self, state: RunState, out: &mut Vec<Effect>) {
+        self.settle(state, out);
+        out.push(Effect::End);
+    }
+
+    fn settle(&mut self, state: RunState, out: &mut Vec<Effect>) {
         assert!(state.is_ended() && !self.record.state.is_ended(), "a run ends once");
         self.record.state = state;
         self.flight = None;
         self.waiting_for = None;
         self.persist(out);
-        out.push(Effect::End);
     }
 
     fn persist(&self, out: &mut Vec<Effect>) {
@@ -666,6 +723,7 @@ fn may_replan(cause: &Cause) -> bool {
         Cause::Unmet { .. }
         | Cause::Denied { .. }
         | Cause::NoQuorum { .. }
+        | Cause::Cancelled
         | Cause::GaveUp { .. }
         | Cause::Stuck { .. } => false,
     }

@@ -11,8 +11,10 @@ use protocol::signed::Signed;
 use protocol::ticket::{Action, Answer, Offer, Ticket};
 use protocol::trust::Trust;
 use protocol::vm::VmSpec;
+use serde_json::Value;
 use tests::lab::Lab;
 use tests::operator::Operator;
+use tests::wait::until;
 use transport::{CallError, Client, Endpoint, Identity, Method};
 
 /// An operator's own client, for what no command does.
@@ -131,6 +133,48 @@ fn lab_nothing_starts_without_the_right_ticket() {
     operator.must(&["rm", "e"]);
     assert_eq!(problem(caller.put(&h1, "e", &small, Some(ticket))), "offer-used");
     assert_eq!(lab.virsh_domains("h1"), Vec::<String>::new());
+}
+
+#[test]
+fn lab_a_run_that_waits_for_arbiters_is_cancelled_and_leaves_nothing() {
+    let Some(lab) = Lab::up("lab_a_run_that_waits_for_arbiters_is_cancelled", 1) else { return };
+    let mut operator = Operator::new();
+    operator.make_cluster(&lab);
+    let (host, arbiter) = operator.service(&lab, "arbiter");
+    assert!(lab.exec(&host, &["kill", "-STOP", &arbiter]).status.success());
+    operator.must(&[
+        "run",
+        "--image",
+        "guest",
+        "--name",
+        "web-1",
+        "--memory",
+        "64MiB",
+        "--no-wait",
+    ]);
+    let (id, _) = until("the run to wait for the arbiter", Duration::from_secs(20), || {
+        let runs = operator.json(&["runs"]);
+        let run = &runs["runs"][0];
+        let waits = run["tasks"].as_array().is_some_and(|tasks| {
+            let is_waiting = |task: &&Value| task["state"] == "started";
+            tasks
+                .iter()
+                .filter(is_waiting)
+                .any(|task| task["title"].to_string().contains("granted"))
+        });
+        match run["id"].as_str() {
+            Some(id) if waits => Ok(id.to_owned()),
+            _ => Err(runs.to_string()),
+        }
+    });
+    let cancelled = operator.must(&["runs", "cancel", &id]);
+    assert!(cancelled.contains("rolled_back: cancelled"), "{cancelled}");
+    assert!(lab.exec(&host, &["kill", "-CONT", &arbiter]).status.success());
+    assert_eq!(lab.virsh_domains(&host), Vec::<String>::new());
+    assert!(!operator.run(&["runs", "cancel", &id]).status.success(), "it is over");
+
+    operator.must(&["run", "--image", "guest", "--name", "web-1", "--memory", "64MiB"]);
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
 }
 
 #[test]

@@ -91,6 +91,13 @@ impl Asker {
         self.client.get(&self.endpoint, &format!("/v1/runs/{id}?wait_ms={wait_ms}")).await
     }
 
+    async fn cancel(&self, id: RunId) -> Result<RunStatus, CallError> {
+        let path = format!("/v1/runs/{id}/cancel");
+        let reply = self.client.send(Method::POST, &self.endpoint, &path, &()).await?;
+        assert_eq!(reply.status, 202);
+        Ok(reply.body)
+    }
+
     async fn ended(&self, id: RunId) -> RunStatus {
         let wait = async {
             loop {
@@ -227,6 +234,29 @@ async fn a_second_run_of_a_job_is_told_which_is_first() {
     assert!(problem.detail.contains(&id(1).to_string()), "{}", problem.detail);
     cluster.set(0, |faults| faults.hangs_starts = false);
     assert_eq!(controller.ask.ended(id(1)).await.state, RunState::Succeeded);
+    controller.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_start_is_taken_back_and_one_that_has_ended_stays_as_it_is() {
+    let cluster = Cluster::start(1).await;
+    cluster.set(0, |faults| faults.hangs_starts = true);
+    let controller = Controller::start(&cluster).await;
+    controller.ask.submit(id(1), start("web-1")).await.unwrap();
+    wait_until("the host to have it", || !cluster.rows("web-1").is_empty()).await;
+    let cancelled = controller.ask.cancel(id(1)).await.unwrap();
+    assert_ne!(cancelled.state, RunState::Running);
+    cluster.set(0, |faults| faults.hangs_starts = false);
+    let ended = controller.ask.ended(id(1)).await;
+    assert_eq!(ended.state, RunState::RolledBack);
+    assert_eq!(ended.reason.unwrap(), "cancelled: somebody wanted it no more");
+    assert_eq!((cluster.rows("web-1"), cluster.offers_open()), (vec![], 0));
+
+    controller.ask.submit(id(2), start("web-1")).await.unwrap();
+    assert_eq!(controller.ask.ended(id(2)).await.state, RunState::Succeeded);
+    assert_eq!(controller.ask.cancel(id(2)).await.unwrap().state, RunState::Succeeded);
+    let unknown = controller.ask.cancel(id(3)).await.unwrap_err();
+    assert_eq!(unknown.problem().unwrap().status, 404);
     controller.kill().await;
 }
 

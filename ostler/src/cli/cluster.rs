@@ -99,6 +99,14 @@ pub(crate) enum RunsCommand {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Have a run turn back: what it has done is undone, as far as that goes
+    Cancel {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Do not wait until it has ended
+        #[arg(long)]
+        no_wait: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

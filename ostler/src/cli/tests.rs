@@ -1,7 +1,6 @@
 //! What is understood and what is not.
 
 use clap::CommandFactory as _;
-
 use protocol::resources::Bytes;
 
 use super::*;
@@ -50,6 +49,7 @@ fn what_people_write_is_understood() {
         "ostler images rm f --on h1,h2",
         "ostler runs",
         "ostler runs show 0123",
+        "ostler runs cancel 0123 --no-wait",
         "ostler ui --listen 127.0.0.1:0",
         "ostler trust show --context /tmp/c",
         "ostler agent",

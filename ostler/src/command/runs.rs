@@ -1,51 +1,108 @@
-//! `ostler runs`: what the controller did and does.
+//! `ostler runs`: what controllers did and do, and having them turn back.
 
+use futures_util::future::join_all;
 use protocol::api::{RunList, RunState, RunStatus};
 use protocol::job::Role;
-use transport::Endpoint;
+use transport::{Endpoint, Method};
 
 use crate::cli::{RunsArgs, RunsCommand, run_id_matches};
 use crate::exit::{Code, Failure};
 use crate::follow::{task_line, wanted};
+use crate::picture::chain;
 use crate::session::Session;
 use crate::show;
 
+/// A run, and the controller that has it.
+type Known = (Endpoint, RunStatus);
+
 pub(crate) async fn run(session: &Session, args: RunsArgs) -> Result<Code, Failure> {
     session.learn_names().await;
-    let (controller, runs) = list(session).await?;
+    let runs = list(session).await?;
     match args.command {
-        None => tell_all(session, &runs),
+        None => tell_all(session, &runs.into_iter().map(|(_, run)| run).collect::<Vec<_>>()),
         Some(RunsCommand::Show { id, follow }) => {
-            let matching: Vec<_> =
-                runs.into_iter().filter(|run| run_id_matches(run.id, &id)).collect();
-            let [run] = <[RunStatus; 1]>::try_from(matching).map_err(|runs| match runs.len() {
-                0 => Failure::new(Code::NotFound, format!("no run {id}")).next("ostler runs"),
-                n => Failure::usage(format!("{n} runs begin with {id}")).next("write more of it"),
-            })?;
+            let (controller, run) = find(runs, &id)?;
             let run = if follow { session.follow(&controller, run).await? } else { run };
             match session.is_json {
                 true => show::json_pretty(&run),
                 false => tell_one(session, &run),
             }
         }
+        Some(RunsCommand::Cancel { id, no_wait }) => {
+            let (controller, run) = find(runs, &id)?;
+            if run.state.is_ended() {
+                let state = state_word(run.state);
+                return Err(Failure::new(
+                    Code::Refused,
+                    format!("run {} is over: {state}", run.id),
+                ));
+            }
+            let mut run = cancel(session, &controller, &run).await?;
+            if !no_wait {
+                run = session.follow(&controller, run).await?;
+            }
+            match session.is_json {
+                true => show::json_pretty(&run),
+                false => tell_one(session, &run),
+            }
+            let is_so = no_wait || run.state == RunState::RolledBack;
+            return Ok(if is_so { Code::Ok } else { Code::Failed });
+        }
     }
     Ok(Code::Ok)
 }
 
-async fn list(session: &Session) -> Result<(Endpoint, Vec<RunStatus>), Failure> {
-    let mut last = None;
-    for controller in session.peers(Role::Controller) {
-        match session.client.get::<RunList>(&controller, "/v1/runs").await {
-            Ok(list) => return Ok((controller, list.runs)),
-            Err(error) => last = Some(error),
+/// Asks the controller of a run to have it turn back.
+pub(crate) async fn cancel(
+    session: &Session,
+    controller: &Endpoint,
+    run: &RunStatus,
+) -> Result<RunStatus, Failure> {
+    let path = format!("/v1/runs/{}/cancel", run.id);
+    let answer = session.client.send(Method::POST, controller, &path, &()).await;
+    answer.map(|reply| reply.body).map_err(Failure::from)
+}
+
+fn find(runs: Vec<Known>, id: &str) -> Result<Known, Failure> {
+    let matching: Vec<Known> =
+        runs.into_iter().filter(|(_, run)| run_id_matches(run.id, id)).collect();
+    let [found] = <[Known; 1]>::try_from(matching).map_err(|runs| match runs.len() {
+        0 => Failure::new(Code::NotFound, format!("no run {id}")).next("ostler runs"),
+        n => Failure::usage(format!("{n} runs begin with {id}")).next("write more of it"),
+    })?;
+    Ok(found)
+}
+
+/// The runs of every controller that answers, newest first. Each has its own.
+pub(crate) async fn list(session: &Session) -> Result<Vec<Known>, Failure> {
+    let asked = session.peers(Role::Controller).into_iter().map(|controller| async move {
+        let answer = session.client.get::<RunList>(&controller, "/v1/runs").await;
+        (controller, answer)
+    });
+    let (mut runs, mut answered, mut silent) = (Vec::new(), false, Vec::new());
+    for (controller, answer) in join_all(asked).await {
+        match answer {
+            Ok(list) => {
+                answered = true;
+                runs.extend(list.runs.into_iter().map(|run| (controller.clone(), run)));
+            }
+            Err(error) => silent.push((controller, error)),
         }
     }
-    let failure = Failure::new(Code::Unreachable, "no controller answers")
-        .next("ostler bootstrap (it is safe to repeat); VMs and `ostler ps` do not need one");
-    Err(match last {
-        Some(error) => failure.because(error),
-        None => failure,
-    })
+    if !answered {
+        let failure = Failure::new(Code::Unreachable, "no controller answers")
+            .next("ostler bootstrap (it is safe to repeat); VMs and `ostler ps` do not need one");
+        return Err(match silent.pop() {
+            Some((_, error)) => failure.because(error),
+            None => failure,
+        });
+    }
+    for (controller, error) in silent {
+        show::note(&format!("warning: controller {controller}: {}", chain(&error)));
+    }
+    // An id grows with time.
+    runs.sort_by_key(|(_, run)| std::cmp::Reverse(run.id));
+    Ok(runs)
 }
 
 fn tell_all(session: &Session, runs: &[RunStatus]) {

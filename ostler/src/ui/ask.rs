@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::look;
 use super::serve::Shared;
 use crate::cli::{AdoptArgs, Cli, Command, ResizeArgs, RunArgs, WaitArgs};
-use crate::command::{act, adopt, drain, resize, rm, run, start, stop};
+use crate::command::{act, adopt, drain, resize, rm, run, runs, start, stop};
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 use crate::session::Session;
@@ -67,6 +67,8 @@ pub(super) enum Ask {
     Migrate { job: JobId, to: Option<HostId> },
     /// A migration that is under way is given up.
     CancelMigration { job: JobId },
+    /// A run turns back.
+    CancelRun { run: RunId },
     /// It and its disks are gone. `name` is the name again, typed by the person.
     Delete { job: JobId, name: String },
     /// A host takes nothing new, and its VMs move away.
@@ -144,6 +146,7 @@ impl Asking<'_> {
             Ask::CancelMigration { job } => {
                 self.act(&job, "migrate/cancel", "stop moving", &nothing).await
             }
+            Ask::CancelRun { run } => self.cancel_run(run).await,
             Ask::Delete { job, name } => self.delete(job, &name).await,
             Ask::Drain { host } => {
                 let then = "takes nothing new from now on";
@@ -233,6 +236,16 @@ impl Asking<'_> {
             None => look::best_target(self.picture, &job).await?,
         };
         self.want(Want::Migrate { job, to }).await
+    }
+
+    async fn cancel_run(&self, id: RunId) -> Result<Answer, Failure> {
+        let known = runs::list(self.session).await?.into_iter().find(|(_, run)| run.id == id);
+        let Some((controller, run)) = known else {
+            return Err(Failure::new(Code::NotFound, format!("no controller has run {id}")));
+        };
+        let run = runs::cancel(self.session, &controller, &run).await?;
+        let words = super::news::named(&self.picture.view, &crate::follow::wanted(&run.want));
+        Ok(Answer { words: format!("turns back: {words}"), run: Some(id) })
     }
 
     async fn delete(&self, job: JobId, name: &str) -> Result<Answer, Failure> {

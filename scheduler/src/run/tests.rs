@@ -37,6 +37,10 @@ struct Bench {
     delayed: Vec<Dispatch>,
     has_crashed: bool,
     leaves_a_row: bool,
+    /// Somebody wants it no more once so many effects are done.
+    cancel_at: Option<usize>,
+    /// What came of that.
+    cancelled: Option<Result<(), PastReturn>>,
 }
 
 /// More than any run of these tests needs; a run that takes longer never ends.
@@ -58,13 +62,21 @@ impl Bench {
             delayed: vec![],
             has_crashed: false,
             leaves_a_row: false,
+            cancel_at: None,
+            cancelled: None,
         }
     }
 
     /// Runs to the end and checks what must hold.
     fn finish(mut self) -> Self {
         let mut inputs = vec![Input::Begin];
-        while let Some(input) = inputs.pop() {
+        while let Some(mut input) = inputs.pop() {
+            let mut late = None;
+            if self.cancel_at.is_some_and(|at| at <= self.effects_done) {
+                self.cancel_at = None;
+                // What is under way is answered all the same.
+                late = Some(std::mem::replace(&mut input, Input::Cancel));
+            }
             let mut effects = Vec::new();
             self.run.handle(self.now_ms, input, &mut effects);
             let mut next = None;
@@ -86,6 +98,7 @@ impl Bench {
             self.world.settle();
             self.now_ms += 50;
             inputs.extend(next);
+            inputs.extend(late);
         }
         self.check();
         self
@@ -110,6 +123,10 @@ impl Bench {
             Effect::WakeAt(at_ms) => {
                 self.now_ms = self.now_ms.max(at_ms);
                 Some(Input::Tick)
+            }
+            Effect::AnswerCancel(answer) => {
+                self.cancelled = Some(answer);
+                None
             }
             Effect::Publish => None,
             Effect::End => None,
@@ -381,6 +398,46 @@ fn killed_before_or_after_any_effect_a_run_still_ends_as_it_should() {
 }
 
 #[test]
+fn cancelled_after_any_effect_a_run_turns_back_or_says_why_it_can_not() {
+    for (scenario, expected) in SCENARIOS {
+        for at in 0.. {
+            let mut bench = bench(scenario);
+            bench.cancel_at = Some(at);
+            let bench = bench.finish();
+            let (state, reason) = (bench.state(), bench.run.status().reason.unwrap_or_default());
+            let case = format!("{scenario:?} cancelled after {at} effects: {state:?}, {reason}");
+            match bench.cancelled {
+                // It is too late for that in the middle of a move or a growth, which then go on.
+                Some(Ok(())) if state == RunState::Succeeded => {
+                    assert!(matches!(scenario, Scenario::Migrate | Scenario::Shrink), "{case}");
+                }
+                Some(Ok(())) => {
+                    assert_eq!(state, RunState::RolledBack, "{case}");
+                    assert!(reason.starts_with("cancelled: "), "{case}");
+                }
+                Some(Err(_)) => assert_eq!(state, expected, "{case}"),
+                None => break,
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_that_has_been_asked_for_is_not_cancelled_and_a_start_that_waits_is() {
+    let mut stop = bench(Scenario::Stop);
+    stop.cancel_at = Some(4);
+    let stop = stop.finish();
+    assert_eq!(
+        (stop.cancelled, stop.state()),
+        (Some(Err(PastReturn::Ending)), RunState::Succeeded)
+    );
+    let mut start = bench(Scenario::StartRefusedEverywhere);
+    start.cancel_at = Some(1);
+    let start = start.finish();
+    assert_eq!((start.cancelled, start.state()), (Some(Ok(())), RunState::RolledBack));
+}
+
+#[test]
 fn a_request_of_a_dead_engine_that_arrives_late_starts_nothing_twice() {
     let total = bench(Scenario::StartFailsOnce).finish().effects_done;
     for at in 1..=total {
@@ -551,11 +608,13 @@ proptest! {
         ),
         crash_at in 1..80_usize,
         crash_after_effect: bool,
+        cancel_at in prop::option::of(0..80_usize),
     ) {
         let mut bench = bench(SCENARIOS[scenario].0);
         bench.net = net;
         bench.crash_at = Some(crash_at);
         bench.crash_after_effect = crash_after_effect;
+        bench.cancel_at = cancel_at;
         bench.finish();
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 90] = [
+pub const REQUIRED: [&str; 92] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -79,7 +79,9 @@ pub const REQUIRED: [&str; 90] = [
     "resize.given-up",
     "resize.grown",
     "resize.next-start",
+    "run.cancelled",
     "run.claim-lost",
+    "run.past-return",
     "run.rolled-back",
     "run.succeeded",
     "run.taken-over",

@@ -172,6 +172,17 @@ impl World {
         self.go(n, id);
     }
 
+    /// Somebody wants one of an engine's runs no more.
+    pub(super) fn cancel_a_run(&mut self, n: usize) {
+        let Some(life) = self.engines[n].life.as_mut() else { return };
+        let open: Vec<RunId> = life.drivers.keys().copied().collect();
+        let Some(id) = self.chance.pick(&open).copied() else { return };
+        if let Some(driver) = self.driver(n, id) {
+            driver.inputs.push(Input::Cancel);
+            self.go(n, id);
+        }
+    }
+
     fn drop_driver(&mut self, n: usize, id: RunId) {
         let node = self.engines[n].node;
         let Some(life) = self.engines[n].life.as_mut() else { return };
@@ -233,6 +244,10 @@ impl World {
                 let pause_ms = at_ms.saturating_sub(self.now_at(node).mono_ms);
                 self.after_local_ms(node, pause_ms, Event::WakeRun { node, life, run: id, at_ms });
             }
+            Effect::AnswerCancel(answer) => self.coverage.hit(match answer {
+                Ok(()) => "run.cancelled",
+                Err(_) => "run.past-return",
+            }),
             Effect::Publish => {}
             Effect::End | Effect::Abandon => {
                 self.drop_driver(n, id);

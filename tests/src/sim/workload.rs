@@ -2,10 +2,10 @@
 //! contradiction to each other.
 
 use host_agent::core::{Act, Request};
-use protocol::api::{NewRun, Want};
-use protocol::id::{HostId, JobId, RunId, TenantId};
+use protocol::api::{NewRun, OfferRequest, Want};
+use protocol::id::{HostId, JobId, Revision, RunId, TenantId};
 use protocol::job::{JobKind, JobSpec, JobState, Reason};
-use protocol::ticket::HoldAt;
+use protocol::ticket::{Action, HoldAt};
 use protocol::vm::{DiskSpec, OnLoss, SizeChange, VmSpec};
 use uuid::Uuid;
 
@@ -69,6 +69,12 @@ impl World {
         let job = job_id(self.chance.below(self.profile.jobs));
         let host = self.chance.index(self.hosts.len());
         if self.chance.happens(200_000) {
+            return self.cancel_a_run(n);
+        }
+        if self.chance.happens(100_000) {
+            return self.ask_for_more_than_there_is(n, host);
+        }
+        if self.chance.happens(200_000) {
             self.coverage.hit("act.cancel-migration");
             let (host, job) = self.something_moving().unwrap_or((host, job));
             return self.ask_by_hand(n, host, Request::CancelMigration { job, run: None });
@@ -87,6 +93,17 @@ impl World {
             .unwrap_or(&(Act::Resume, "act.resume"));
         self.coverage.hit(name);
         self.ask_by_hand(n, host, Request::Act { job, act });
+    }
+
+    /// An offer for what a job would take if it grew beyond what its host has.
+    fn ask_for_more_than_there_is(&mut self, n: usize, host: usize) {
+        let row = self.hosts[host].process.as_ref().and_then(super::host::AgentProcess::row);
+        let Some(job) = row.as_ref().and_then(|row| row.jobs.values().next()) else { return };
+        let more = SizeChange { vcpus: Some(8), max_vcpus: Some(8), ..SizeChange::default() };
+        let Some(spec) = job.spec.with_size(|size| size.changed(&more)) else { return };
+        let revision = Revision(job.revision.0 + 1);
+        let ask = OfferRequest { job: job.id.clone(), revision, spec, action: Action::Resize };
+        self.ask_by_hand(n, host, Request::Offer(ask));
     }
 
     /// A job that is on its way, as far as its host says.
