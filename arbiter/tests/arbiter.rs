@@ -123,6 +123,7 @@ impl Agent {
             resize: None,
             migration: None,
             endpoint: None,
+            cards: Box::default(),
         });
     }
 }

@@ -43,6 +43,7 @@ pub fn host(n: u8) -> Host {
             accel: Accel::None,
             accel_reason: None,
             can_receive: false,
+            can_guard: false,
         },
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,
@@ -68,6 +69,7 @@ pub fn job(n: u8, revision: u64) -> Job {
         run: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     }
 }
 

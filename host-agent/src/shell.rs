@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_secs(1);
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
 /// How long listing all domains may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long finding a guest's addresses may take: longer than its agent is given to answer, and
+/// libvirt's own wait for its turn.
+const CARDS_DEADLINE: Duration = Duration::from_secs(40);
 
 /// Something for the loop.
 pub(crate) enum Post {
@@ -209,6 +212,7 @@ impl Shell {
             }
             Effect::Work { job, id, uuid, work } => self.begin(job, id, uuid, work),
             Effect::Look(look) => self.look(look),
+            Effect::LookAtCards { job, uuid, look } => self.look_at_cards(job, uuid, look),
             Effect::Listen(job) => self.listen(job),
             Effect::AskRight => self.ask_right(),
             Effect::Persist(_) | Effect::TrustChanged(_) | Effect::Publish(_) => {
@@ -253,6 +257,15 @@ impl Shell {
             if let Ok(found) = tokio::fs::metadata(&log).await {
                 let _ = posts.send(Post::Input(Input::Heard { job, bytes: found.len() })).await;
             }
+        });
+    }
+
+    fn look_at_cards(&self, job: JobId, uuid: Uuid, look: u64) {
+        let (hv, posts) = (Arc::clone(&self.works.hv), self.posts.clone());
+        tokio::spawn(async move {
+            let read = call(&hv, "addresses", CARDS_DEADLINE, move |hv| hv.cards(uuid)).await;
+            let cards = read.inspect_err(|error| tracing::debug!(%job, "{error}")).ok();
+            let _ = posts.send(Post::Input(Input::Cards { job, look, cards })).await;
         });
     }
 

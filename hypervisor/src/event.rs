@@ -65,6 +65,8 @@ pub enum Lifecycle {
     Asleep,
     /// The guest's kernel panicked.
     Panicked,
+    /// The agent in the guest has come up or gone: what it says may be had, or no more.
+    AgentChanged,
 }
 
 /// How a domain came to have a process.

@@ -15,10 +15,12 @@ pub use fault::{Fault, Method};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
+use protocol::job::AddressSource;
 use protocol::vm::Size;
 use uuid::Uuid;
 
@@ -100,12 +102,15 @@ struct Guest {
     job: Option<Outgoing>,
     /// Where what it prints is kept while somebody listens.
     recorded: Option<PathBuf>,
+    /// What is known of its cards' addresses: who says so, of which card, which.
+    addresses: Vec<(AddressSource, String, IpAddr)>,
 }
 
 impl Guest {
     fn new(info: DomainInfo, config: Option<DomainConfig>, defined: Size) -> Self {
-        let (console_input, job, recorded) = (Vec::new(), None, None);
-        Self { info, config, defined, started: defined, console_input, job, recorded }
+        let (console_input, addresses) = (Vec::new(), Vec::new());
+        let (started, job, recorded) = (defined, None, None);
+        Self { info, config, defined, started, console_input, job, recorded, addresses }
     }
 
     /// Off, and not in a file, it is shown as what it would be.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use protocol::host::HypervisorFacts;
 use protocol::id::JobId;
+use protocol::job::Card;
 use protocol::vm::{SizeChange, VmSpec};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -102,6 +103,10 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// What a domain is as a VM, with its present size, as far as a spec has words for it.
     fn describe(&self, uuid: Uuid) -> Result<VmSpec, HypervisorError>;
+
+    /// The network cards of a running guest, with the addresses that libvirt's networks, the host's
+    /// neighbour table and the guest's agent know. `NotRunning` when it has no process.
+    fn cards(&self, uuid: Uuid) -> Result<Vec<Card>, HypervisorError>;
 
     /// Sends a running guest with its disks to another host, and blocks until that has ended.
     ///

@@ -32,6 +32,9 @@ pub use domain_xml::{DriverKind, domain_xml};
 mod domain_read;
 pub use domain_read::{Definition, Serial};
 
+mod cards;
+pub use cards::Cards;
+
 mod resize;
 
 mod hub;

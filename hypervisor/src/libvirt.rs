@@ -10,6 +10,8 @@ mod words;
 
 mod accel;
 
+mod addresses;
+
 mod capabilities;
 
 mod console;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
+use protocol::job::Card;
 use protocol::resources::Resources;
 use protocol::vm::{SizeChange, VmSpec};
 use tokio::sync::mpsc;
@@ -369,6 +372,25 @@ impl Hypervisor for Libvirt {
             Ok(definition
                 .to_vm(uuid, vcpus, memory_kib * 1024, |disk| domain.disk_bytes(disk).ok()))
         })
+    }
+
+    fn cards(&self, uuid: Uuid) -> Result<Vec<Card>, HypervisorError> {
+        let cards =
+            self.with_domain("read addresses of domain", uuid, Needs::Process, |domain| {
+                match words::state(domain.state()?).is_active() {
+                    true => addresses::cards(domain).map(Some),
+                    false => Ok(None),
+                }
+            })?;
+        let what = format!("read addresses of domain {uuid}");
+        match cards {
+            Some(Some(cards)) => Ok(cards),
+            Some(None) => {
+                let message = "libvirt gave no domain's definition";
+                Err(HypervisorError::new(what, ErrorKind::Failed, message))
+            }
+            None => Err(HypervisorError::new(what, ErrorKind::NotRunning, "it has no process")),
+        }
     }
 
     fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError> {

@@ -117,6 +117,7 @@ export class Pane {
       ["Host", placeOf(job)],
       ["In this state for", `${since(job.since_ms)}, since ${moment(job.since_ms)}`],
       ["vCPUs, memory, disk", `${job.vcpus}, ${bytes(job.memory_bytes)}, ${bytes(job.disk_bytes)}`],
+      ["Network cards", job.cards.join("; ") || (job.is_ended ? "not running" : "none seen")],
       ["Image", job.image ?? "none"],
       ["Tenant", job.tenant],
       ["Labels", Object.entries(job.labels).map(([key, value]) => `${key}=${value}`).join(", ") || "none"],

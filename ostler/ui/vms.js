@@ -40,6 +40,7 @@ export class Vms {
       ["Host", ""],
       ["vCPUs", "number wide"],
       ["Memory", "number wide"],
+      ["Address", "wide"],
       ["For", "number mid"],
       ["Why", "wide"],
     ];
@@ -85,7 +86,7 @@ export class Vms {
     if (!kind[2](job)) return false;
     if (text === "") return true;
     const labels = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
-    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.why ?? "", job.resize ?? "", ...labels];
+    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.why ?? "", job.resize ?? "", ...job.cards, ...labels];
     return words.some((one) => one.toLowerCase().includes(text));
   }
 
@@ -118,7 +119,7 @@ function makeRow(id) {
   const name = el("a", { href: `#vms/${encodeURIComponent(id)}`, text: id });
   const state = el("span", { class: "state" });
   const old = el("span", { class: "old" });
-  const [host, vcpus, memory, spent, why] = ["", "number wide", "number wide", "number mid", "wide why"].map(
+  const [host, vcpus, memory, address, spent, why] = ["", "number wide", "number wide", "wide", "number mid", "wide why"].map(
     (kind) => el("td", { class: kind }),
   );
   const node = el(
@@ -129,6 +130,7 @@ function makeRow(id) {
     host,
     vcpus,
     memory,
+    address,
     spent,
     why,
   );
@@ -143,6 +145,7 @@ function makeRow(id) {
     put(host, placeOf(job));
     put(vcpus, job.vcpus);
     put(memory, bytes(job.memory_bytes));
+    put(address, job.address ?? "");
     put(why, [job.why ?? (job.is_adopted ? "adopted" : null), job.resize].filter(Boolean).join("; "));
   };
   return { node, set, age: ages };

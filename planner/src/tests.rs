@@ -92,6 +92,7 @@ fn with(mut inventory: Inventory, name: &str, spec: JobSpec, state: JobState) ->
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     };
     inventory.host.allocation = inventory.host.allocation.plus(job.allocation());
     inventory.jobs.push(job);

@@ -21,6 +21,11 @@ pub use reason::Reason;
 mod resize;
 pub use resize::{Resize, ResizeStage};
 
+mod cards;
+pub use cards::{
+    ADDRESSES_MAX, Address, AddressSource, CARDS_MAX, Card, Unknown, address_in_short,
+};
+
 mod one_off;
 pub use one_off::{LIMIT_MS_MAX, LIMIT_MS_MIN, OneOff};
 
@@ -321,6 +326,9 @@ pub struct Job {
     /// Where a service answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Box<ServiceEndpoint>>,
+    /// The network cards of its running guest, with the addresses that they are known to have.
+    #[serde(default, skip_serializing_if = "<[Card]>::is_empty")]
+    pub cards: Box<[Card]>,
 }
 
 impl Job {

@@ -207,6 +207,7 @@ mod tests {
             resize: None,
             migration: None,
             endpoint: None,
+            cards: Box::default(),
         }
     }
 

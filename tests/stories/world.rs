@@ -96,5 +96,6 @@ pub(crate) fn job(name: &str, spec: JobSpec, state: JobState) -> Result<Job, Str
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     })
 }

@@ -441,6 +441,7 @@ async fn put(
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     };
     shared.set(&mut host, job.clone());
     drop(host);

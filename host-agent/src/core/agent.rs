@@ -3,10 +3,11 @@
 //! Holds what an agent knows, and what every part of it needs: whose turn an input is, the row that
 //! is written before it is told, the numbers of events, the room that is promised. What is decided
 //! is beside it: `taking` and `ending` jobs, `moving` them, `acts` on them, how they go on
-//! (`job_life`), what libvirt shows (`seeing`), and how a new life starts (`recover`).
+//! (`job_life`), what libvirt shows (`seeing`), what `addresses` guests have, and how a new life starts (`recover`).
 
 use std::collections::BTreeMap;
 
+use hypervisor::Lifecycle;
 use protocol::admission::Room;
 use protocol::event::{Event, Fact};
 use protocol::host::{Host, HostIntent, Inventory};
@@ -20,6 +21,7 @@ use protocol::trust::Trust;
 use transport::clock::Now;
 use uuid::Uuid;
 
+use super::addresses::{Watch, runs};
 use super::claims::{Claims, Deed};
 use super::input::{Effect, Input, Look, Reply, ReplyId, Request, WorkId};
 use super::ledger::{JobRecord, LedgerState, Write};
@@ -58,6 +60,8 @@ pub(super) struct Entry {
     pub(super) giving: Option<Giving>,
     /// When its guest was last looked at for its size, in milliseconds since boot.
     pub(super) looked_ms: u64,
+    /// How far the looking for its guest's addresses is.
+    pub(super) addresses: Watch,
     /// Grows with every change of the row and every work begun.
     pub(super) change: u64,
 }
@@ -101,6 +105,8 @@ pub struct Agent {
     pub(super) offers: Offers,
     pub(super) claims: Claims,
     pub(super) works: u64,
+    /// Looks at guests' addresses, so that a late answer of an earlier one is noticed.
+    pub(super) looks: u64,
     /// False until libvirt's domains have been listed once: until then nothing is started.
     pub(super) has_listed: bool,
     /// True once a quorum of arbiters has said in this life that our trust document is in force.
@@ -132,6 +138,7 @@ impl Agent {
             offers: Offers::new(ledger.epoch),
             claims: Claims::restore(ledger.claims),
             works: 0,
+            looks: 0,
             has_listed: false,
             is_right_shown: false,
             is_right_asked: false,
@@ -153,9 +160,13 @@ impl Agent {
                 self.handle_progress(now, &job, moved_bytes, total_bytes, out);
             }
             Input::Domain(event) => {
-                let change = self.change_of(event.uuid);
-                out.push(Effect::Look(Look::because(&event, change)));
+                self.expect_addresses(event.uuid);
+                if event.what != Lifecycle::AgentChanged {
+                    let change = self.change_of(event.uuid);
+                    out.push(Effect::Look(Look::because(&event, change)));
+                }
             }
+            Input::Cards { job, look, cards } => self.handle_cards(now, &job, look, cards, out),
             Input::Looked { look, domain } => self.handle_looked(now, look, domain.as_ref(), out),
             Input::Heard { job, bytes } => self.handle_heard(now, &job, bytes),
             Input::Domains(domains) => self.handle_domains(now, &domains, out),
@@ -171,6 +182,7 @@ impl Agent {
             Input::Tick => {
                 self.watch_one_offs(now, out);
                 self.watch_sizes(now, out);
+                self.watch_addresses(now, out);
                 self.ask_right(out);
                 self.go_on_all(now, out);
             }
@@ -323,6 +335,9 @@ impl Agent {
             record.job.resize = None;
         }
         record.job.since_ms = now.wall_ms;
+        if !runs(state) {
+            record.job.cards = Box::default();
+        }
         match state {
             JobState::Accepted | JobState::Starting => {
                 record.tally.ran_from_ms = None;
@@ -367,6 +382,7 @@ impl Agent {
         }
         match self.jobs.get_mut(&id) {
             Some(entry) => {
+                entry.addresses.follow(record.job.state);
                 entry.record = record;
                 entry.change += 1;
             }
@@ -380,6 +396,7 @@ impl Agent {
                     heard: None,
                     giving: None,
                     looked_ms: 0,
+                    addresses: Watch::default(),
                     change,
                 };
                 self.jobs.insert(id, entry);

@@ -7,7 +7,7 @@ use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, Sto
 use protocol::event::Event;
 use protocol::host::{HostIntent, ImageFacts};
 use protocol::id::{ImageName, JobId, OfferId, Revision};
-use protocol::job::{Job, RunKey, ServiceEndpoint, ServiceSpec};
+use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
@@ -62,6 +62,15 @@ pub enum Input {
         look: Look,
         /// What is there.
         domain: Option<DomainInfo>,
+    },
+    /// What a look at a guest's network cards has shown; every look is answered.
+    Cards {
+        /// The job.
+        job: JobId,
+        /// Which look.
+        look: u64,
+        /// The cards; `None` when libvirt could not say.
+        cards: Option<Vec<Card>>,
     },
     /// This much is in a one-off job's console log.
     Heard {
@@ -223,6 +232,15 @@ pub enum Effect {
     },
     /// Look up a domain and feed [`Input::Looked`] back.
     Look(Look),
+    /// Look at a guest's network cards and feed [`Input::Cards`] back, whatever comes of it.
+    LookAtCards {
+        /// The job.
+        job: JobId,
+        /// Its domain.
+        uuid: uuid::Uuid,
+        /// Which look.
+        look: u64,
+    },
     /// Measure a one-off job's console log and feed [`Input::Heard`] back.
     Listen(JobId),
     /// Ask the arbiters which trust document they obey, and feed [`Input::Right`] back.

@@ -25,6 +25,8 @@ mod job_life;
 
 mod seeing;
 
+mod addresses;
+
 mod resizing;
 
 mod one_off;

@@ -21,6 +21,8 @@ impl Agent {
             if self.lose_at_reboot(&mut record) || is_rebooted && self.rebooted(&mut record) {
                 self.unwritten.push(record.job.id.clone());
             }
+            // Seen in an earlier life.
+            record.job.cards = Box::default();
             let id = record.job.id.clone();
             let is_begun = record.job.state == JobState::MigratingOut;
             self.remember(record);

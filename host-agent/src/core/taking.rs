@@ -319,6 +319,7 @@ impl Agent {
                 resize: None,
                 migration: None,
                 endpoint: None,
+                cards: Box::default(),
             },
             intent,
             debits: ticket.map(|t| t.debits().clone()).unwrap_or_default(),

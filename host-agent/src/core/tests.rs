@@ -20,6 +20,8 @@ use super::*;
 
 mod one_off;
 
+mod addresses;
+
 mod adopting;
 
 mod restarts;
@@ -72,6 +74,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     };
     let (debits, issued, tally) = (BTreeMap::new(), None, Tally::default());
     JobRecord { job, intent: Intent::Run, debits, issued, tally, last_resize: None }
@@ -131,6 +134,7 @@ struct Bench {
     works: Vec<(JobId, WorkId, Work)>,
     events: Vec<Event>,
     looks: Vec<Look>,
+    card_looks: Vec<(JobId, u64)>,
     listens: Vec<JobId>,
     asked_right: usize,
 }
@@ -147,6 +151,7 @@ impl Bench {
             works: vec![],
             events: vec![],
             looks: vec![],
+            card_looks: vec![],
             listens: vec![],
             asked_right: 0,
         }
@@ -182,6 +187,7 @@ impl Bench {
             Effect::Publish(event) => self.events.push(event),
             Effect::Work { job, id, work, .. } => self.works.push((job, id, work)),
             Effect::Look(look) => self.looks.push(look),
+            Effect::LookAtCards { job, look, .. } => self.card_looks.push((job, look)),
             Effect::Listen(job) => self.listens.push(job),
             Effect::AskRight => self.asked_right += 1,
             Effect::TrustChanged(_) => {}

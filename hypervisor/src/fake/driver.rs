@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
+use protocol::job::Card;
 use protocol::usage::GuestUsage;
 use protocol::vm::{Size, SizeChange, VmSpec};
 use tokio::sync::mpsc;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use super::fault::{Fault, Method};
 use super::{Fake, Guest, find, find_active, is_active};
 use crate::call::HungCalls;
+use crate::cards::{Cards, Listed};
 use crate::domain::{
     DomainConfig, DomainInfo, DomainState, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts,
     Owner, PauseReason, Progress, Resized, StopReason,
@@ -315,6 +317,16 @@ impl Hypervisor for Fake {
             let size = guest.info.resources;
             let read = Definition::read(&guest.definition()).unwrap_or_default();
             Ok(read.to_vm(uuid, size.vcpus, size.memory_bytes, |_| None))
+        })
+    }
+
+    fn cards(&self, uuid: Uuid) -> Result<Vec<Card>, HypervisorError> {
+        let what = format!("read addresses of domain {uuid}");
+        self.perform(Method::Cards, &what, |state| {
+            let guest = find_active(state, &what, uuid)?;
+            let listed = Listed::each(&guest.addresses);
+            let read = Cards::read(&guest.definition()).unwrap_or_default();
+            Ok(read.known(&listed))
         })
     }
 

@@ -53,6 +53,7 @@ pub enum Method {
     Definition,
     Restore,
     Describe,
+    Cards,
     Migrate,
     GuestOwner,
     JobProgress,

@@ -1,5 +1,8 @@
 //! What guests, other people and the machine do behind the agent's back, and what a test may see.
 
+use std::net::IpAddr;
+
+use protocol::job::AddressSource;
 use protocol::resources::Resources;
 use protocol::vm::Size;
 use uuid::Uuid;
@@ -66,6 +69,23 @@ impl Fake {
         let state = self.state();
         if is_active(&state, uuid) {
             self.announce(&state, uuid, Lifecycle::Rebooted);
+        }
+    }
+
+    /// From now on this is all that is known of the addresses of a guest's cards: who says so, of which
+    /// card by its hardware address, which.
+    pub fn guest_has_addresses(&self, uuid: Uuid, known: &[(AddressSource, &str, IpAddr)]) {
+        if let Some(guest) = self.state().domains.get_mut(&uuid) {
+            let known = known.iter().map(|(from, mac, ip)| (*from, (*mac).to_owned(), *ip));
+            guest.addresses = known.collect();
+        }
+    }
+
+    /// The agent in a guest comes up, or goes.
+    pub fn agent_changes(&self, uuid: Uuid) {
+        let state = self.state();
+        if is_active(&state, uuid) {
+            self.announce(&state, uuid, Lifecycle::AgentChanged);
         }
     }
 

@@ -121,8 +121,18 @@ unsafe extern "C" fn ignore_error(_data: *mut c_void, _error: sys::virErrorPtr) 
 pub(super) struct RawEvent {
     pub(super) uuid: Uuid,
     pub(super) name: String,
-    /// `virDomainEventType` and its detail; `None` for a reboot.
-    pub(super) lifecycle: Option<(u32, u32)>,
+    pub(super) what: RawWhat,
+}
+
+/// Which callback it was.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RawWhat {
+    /// `virDomainEventType` and its detail.
+    Lifecycle(u32, u32),
+    /// The guest has rebooted.
+    Reboot,
+    /// The guest's agent has opened or closed its channel.
+    Agent,
 }
 
 /// Called on libvirt's event thread; must not block nor call libvirt.
@@ -205,6 +215,20 @@ impl Connection {
     /// Has `f` called for each reboot of any guest.
     pub(super) fn on_reboot(&self, f: EventFn) -> Result<(), RawError> {
         self.on_event(sys::VIR_DOMAIN_EVENT_ID_REBOOT, on_reboot, f)
+    }
+
+    /// Has `f` called whenever the agent in a guest comes up or goes.
+    pub(super) fn on_agent(&self, f: EventFn) -> Result<(), RawError> {
+        type Callback = unsafe extern "C" fn(
+            sys::virConnectPtr,
+            sys::virDomainPtr,
+            c_int,
+            c_int,
+            *mut c_void,
+        );
+        // SAFETY: as in `on_lifecycle`; `Callback` is what libvirt calls for this event id.
+        let callback = unsafe { std::mem::transmute::<Callback, GenericCallback>(on_agent) };
+        self.on_event(sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, callback, f)
     }
 
     fn on_event(&self, id: u32, callback: GenericCallback, f: EventFn) -> Result<(), RawError> {
@@ -399,7 +423,8 @@ unsafe extern "C" fn on_lifecycle(
     opaque: *mut c_void,
 ) -> c_int {
     // SAFETY: libvirt lends us the domain; `opaque` was registered as a leaked `EventFn`.
-    unsafe { deliver(domain, Some((event.unsigned_abs(), detail.unsigned_abs())), opaque) };
+    let what = RawWhat::Lifecycle(event.unsigned_abs(), detail.unsigned_abs());
+    unsafe { deliver(domain, what, opaque) };
     0
 }
 
@@ -409,12 +434,23 @@ unsafe extern "C" fn on_reboot(
     opaque: *mut c_void,
 ) {
     // SAFETY: as in `on_lifecycle`.
-    unsafe { deliver(domain, None, opaque) };
+    unsafe { deliver(domain, RawWhat::Reboot, opaque) };
+}
+
+unsafe extern "C" fn on_agent(
+    _conn: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _state: c_int,
+    _reason: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as in `on_lifecycle`.
+    unsafe { deliver(domain, RawWhat::Agent, opaque) };
 }
 
 /// # Safety
 /// `domain` is valid during the call; `opaque` comes from `leak::<EventFn>`.
-unsafe fn deliver(domain: sys::virDomainPtr, lifecycle: Option<(u32, u32)>, opaque: *mut c_void) {
+unsafe fn deliver(domain: sys::virDomainPtr, what: RawWhat, opaque: *mut c_void) {
     let mut bytes = [0; 16];
     // SAFETY: the domain is valid and `bytes` has the 16 bytes that libvirt writes. Name and uuid
     // are kept in the handle, so this asks nobody. `opaque` is a leaked `EventFn`.
@@ -422,7 +458,7 @@ unsafe fn deliver(domain: sys::virDomainPtr, lifecycle: Option<(u32, u32)>, opaq
         sys::virDomainGetUUID(domain, bytes.as_mut_ptr());
         (copy_text(sys::virDomainGetName(domain)), &*opaque.cast::<EventFn>())
     };
-    f(RawEvent { uuid: Uuid::from_bytes(bytes), name, lifecycle });
+    f(RawEvent { uuid: Uuid::from_bytes(bytes), name, what });
 }
 
 /// Numbers that libvirt knows of a guest's memory; more than there are today.
@@ -565,6 +601,30 @@ impl Domain {
         .map(drop)
     }
 
+    /// Hardware addresses and IP addresses of its interfaces, as one of `virDomainInterfaceAddressesSource`
+    /// has them.
+    pub(super) fn interfaces(&self, source: u32) -> Result<Vec<(String, Vec<String>)>, RawError> {
+        let mut array = ptr::null_mut();
+        // SAFETY: the domain is valid; `array` is ours.
+        let result = unsafe {
+            sys::virDomainInterfaceAddresses(self.ptr(), &raw mut array, source, 0)
+        };
+        let count = usize::try_from(check(result)?).expect("checked to be no error");
+        // SAFETY: on success libvirt has allocated `count` interfaces for us, and the array itself.
+        unsafe {
+            let interfaces = (0..count).map(|i| take_interface(*array.add(i))).collect();
+            libc::free(array.cast());
+            Ok(interfaces)
+        }
+    }
+
+    /// How long the guest's agent may take to answer whatever it is asked, in seconds, or one of
+    /// `virDomainAgentResponseTimeoutValues`.
+    pub(super) fn set_agent_timeout(&self, timeout: c_int) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainAgentSetResponseTimeout(self.ptr(), timeout, 0) }).map(drop)
+    }
+
     pub(super) fn xml(&self, flags: u32) -> Result<String, RawError> {
         // SAFETY: the domain is valid; the result is ours.
         unsafe { take_text(sys::virDomainGetXMLDesc(self.ptr(), flags)) }
@@ -681,6 +741,21 @@ impl Drop for Domain {
     fn drop(&mut self) {
         // SAFETY: the handle is ours and used no more.
         unsafe { sys::virDomainFree(self.ptr()) };
+    }
+}
+
+/// Copies and frees an interface with its addresses.
+///
+/// # Safety
+/// `interface` was allocated by libvirt and is used nowhere else.
+unsafe fn take_interface(interface: sys::virDomainInterfacePtr) -> (String, Vec<String>) {
+    // SAFETY: by the caller's promise; texts are null or C strings, and there are `naddrs` addresses.
+    unsafe {
+        let mac = copy_text((*interface).hwaddr);
+        let count = usize::try_from((*interface).naddrs).unwrap_or(0);
+        let ips = (0..count).map(|i| copy_text((*(*interface).addrs.add(i)).addr)).collect();
+        sys::virDomainInterfaceFree(interface);
+        (mac, ips)
     }
 }
 

@@ -200,6 +200,7 @@ fn connect(
     };
     connection.on_lifecycle(publisher(hub))?;
     connection.on_reboot(publisher(hub))?;
+    connection.on_agent(publisher(hub))?;
     Ok(connection)
 }
 

@@ -2,7 +2,7 @@
 
 use virt_sys as sys;
 
-use super::ffi::{RawError, RawEvent};
+use super::ffi::{RawError, RawEvent, RawWhat};
 use crate::domain::{DomainState, PauseReason, StopReason};
 use crate::error::ErrorKind;
 use crate::event::{DomainEvent, Lifecycle, StartReason};
@@ -72,15 +72,16 @@ fn shut_off(reason: u32) -> StopReason {
 
 /// A callback's arguments; `None` for events that say nothing to us.
 pub(super) fn event(raw: RawEvent) -> Option<DomainEvent> {
-    let RawEvent { uuid, name, lifecycle } = raw;
-    let what = match lifecycle {
-        None => Lifecycle::Rebooted,
-        Some((event, detail)) => what(event, detail)?,
+    let RawEvent { uuid, name, what } = raw;
+    let what = match what {
+        RawWhat::Reboot => Lifecycle::Rebooted,
+        RawWhat::Agent => Lifecycle::AgentChanged,
+        RawWhat::Lifecycle(event, detail) => lifecycle(event, detail)?,
     };
     Some(DomainEvent { uuid, name, what })
 }
 
-fn what(event: u32, detail: u32) -> Option<Lifecycle> {
+fn lifecycle(event: u32, detail: u32) -> Option<Lifecycle> {
     Some(match event {
         sys::VIR_DOMAIN_EVENT_DEFINED => Lifecycle::Defined,
         sys::VIR_DOMAIN_EVENT_UNDEFINED => Lifecycle::Undefined,
@@ -137,9 +138,10 @@ mod tests {
 
     #[test]
     fn events_of_a_newer_libvirt_are_passed_over() {
-        let raw = |lifecycle| RawEvent { uuid: Uuid::nil(), name: "a".into(), lifecycle };
-        assert_eq!(event(raw(Some((99, 0)))), None);
-        assert_eq!(event(raw(None)).unwrap().what, Lifecycle::Rebooted);
+        let raw = |what| RawEvent { uuid: Uuid::nil(), name: "a".into(), what };
+        assert_eq!(event(raw(RawWhat::Lifecycle(99, 0))), None);
+        assert_eq!(event(raw(RawWhat::Reboot)).unwrap().what, Lifecycle::Rebooted);
+        assert_eq!(event(raw(RawWhat::Agent)).unwrap().what, Lifecycle::AgentChanged);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use hypervisor::{
     Definition, DomainState, ErrorKind, Lifecycle, PauseReason, StartReason, StopReason,
 };
 use protocol::id::JobId;
-use protocol::vm::{Size, SizeChange};
+use protocol::job::Unknown;
+use protocol::vm::{NicSpec, Plug, Size, SizeChange};
 use uuid::Uuid;
 
 use crate::subject::{Subject, eventually, expect_event, kind};
@@ -26,6 +27,7 @@ macro_rules! for_each_case {
         $run!(a_label_can_be_taken_off_and_put_on_again);
         $run!(a_definition_can_be_put_back_while_the_guest_runs);
         $run!(a_domain_of_others_is_described_as_a_vm);
+        $run!(a_running_guests_cards_are_shown_and_what_is_not_known_of_them);
         $run!(a_running_guest_grows_within_its_head_room);
         $run!(without_head_room_a_guest_grows_at_its_next_start);
         $run!(a_guest_gives_up_what_it_can_and_the_rest_is_said);
@@ -217,6 +219,23 @@ pub(crate) fn a_domain_of_others_is_described_as_a_vm(subject: &Subject) {
     subject.remove(config.uuid);
 }
 
+pub(crate) fn a_running_guests_cards_are_shown_and_what_is_not_known_of_them(subject: &Subject) {
+    let mut config = subject.config("carded");
+    let mut with_mac: NicSpec = Plug::User.into();
+    with_mac.mac = Some("52:54:00:00:00:01".to_owned());
+    config.vm.nics = vec![with_mac, Plug::User.into()];
+    subject.hv.define(&config).unwrap();
+    assert_eq!(kind(subject.hv.cards(config.uuid)), Some(ErrorKind::NotRunning));
+    subject.hv.start(config.uuid).unwrap();
+    let cards = subject.hv.cards(config.uuid).unwrap();
+    assert_eq!(cards.len(), 2);
+    assert_eq!((cards[0].mac.as_str(), cards[0].plug.as_str()), ("52:54:00:00:00:01", "user"));
+    for card in cards {
+        assert_eq!((card.addresses.len(), card.unknown), (0, Some(Unknown::UserNetwork)));
+    }
+    subject.remove(config.uuid);
+}
+
 const MIB: u64 = 1 << 20;
 
 fn size(vcpus: u32, memory_bytes: u64) -> Size {
@@ -366,6 +385,7 @@ pub(crate) fn what_is_unknown_is_said_to_be(subject: &Subject) {
     assert_eq!(kind(hv.xml(unknown)), missing);
     assert_eq!(kind(hv.definition(unknown)), missing);
     assert_eq!(kind(hv.describe(unknown)), missing);
+    assert_eq!(kind(hv.cards(unknown)), missing);
     assert_eq!(kind(hv.resize(unknown, to(1, MIB))), missing);
     assert_eq!(kind(hv.resize_definition(unknown, to(1, MIB))), missing);
     assert_eq!(kind(hv.job_progress(unknown)), missing);

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use hypervisor::{ErrorKind, Hypervisor, Libvirt, LibvirtOptions, MigrateTo};
 use protocol::host::Accel;
+use protocol::job::AddressSource;
+use protocol::vm::Plug;
 
 use crate::for_each_case;
 use crate::subject::{Subject, kind};
@@ -53,6 +55,23 @@ fn a_domain_nobody_asked_us_for_has_no_job() {
         let foreign = all.iter().find(|info| info.name == "test").unwrap();
         assert_eq!(foreign.job, None);
         assert!(foreign.state.is_active());
+    });
+}
+
+#[test]
+fn an_address_that_a_network_has_leased_is_known() {
+    with_subject(|subject| {
+        let mut config = subject.config("leased");
+        config.vm.nics = vec![Plug::Libvirt { name: "default".to_owned() }.into()];
+        subject.hv.define(&config).unwrap();
+        subject.hv.start(config.uuid).unwrap();
+        let cards = subject.hv.cards(config.uuid).unwrap();
+        assert_eq!(cards[0].source.as_deref(), Some("default"));
+        // The address that the driver pretends to have leased is of the network's range.
+        let [address] = &cards[0].addresses[..] else { panic!("{cards:?}") };
+        assert_eq!(address.from, AddressSource::Lease);
+        assert!(address.ip.to_string().starts_with("192.168.122."), "{address:?}");
+        subject.remove(config.uuid);
     });
 }
 

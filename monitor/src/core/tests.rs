@@ -74,6 +74,7 @@ fn job(n: u64) -> Job {
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     }
 }
 

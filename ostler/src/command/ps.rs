@@ -1,6 +1,6 @@
 //! `ostler ps`: the VMs, where they are, and how old that knowledge is.
 
-use protocol::job::JobRow;
+use protocol::job::{JobRow, address_in_short};
 use protocol::resources::Bytes;
 use serde_json::json;
 use transport::Clock;
@@ -21,12 +21,12 @@ pub(crate) async fn run(session: &Session, args: PsArgs) -> Result<Code, Failure
     }
     picture.warn();
     let now_ms = Clock::real().now().wall_ms;
-    let header = ["NAME", "STATE", "HOST", "VCPUS", "MEMORY", "SINCE", "AGE", ""];
+    let header = ["NAME", "STATE", "HOST", "VCPUS", "MEMORY", "ADDRESS", "SINCE", "AGE", ""];
     show::table(header, jobs.iter().map(|row| cells(row, now_ms)).collect());
     Ok(Code::Ok)
 }
 
-fn cells(row: &JobRow, now_ms: u64) -> [String; 8] {
+fn cells(row: &JobRow, now_ms: u64) -> [String; 9] {
     let JobRow { host_name, age_ms, job, .. } = row;
     let (vcpus, memory) = job.spec.as_vm().map_or(("-".into(), "-".into()), |vm| {
         (vm.vcpus.to_string(), Bytes(vm.memory_bytes).to_string())
@@ -42,6 +42,7 @@ fn cells(row: &JobRow, now_ms: u64) -> [String; 8] {
         host_name.clone(),
         vcpus,
         memory,
+        address_in_short(&job.cards).unwrap_or_else(|| "-".into()),
         since,
         show::age(*age_ms),
         why,

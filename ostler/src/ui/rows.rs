@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use protocol::api::{RunState, RunStatus, TaskState};
 use protocol::host::{Accel, Host, HostIntent};
 use protocol::id::{HostId, ImageName, JobId, RunId, TenantId};
-use protocol::job::{Job, JobKind, JobState, Migration, ObservedDomain, Reason};
+use protocol::job::{Card, Job, JobKind, JobState, Migration, ObservedDomain, Reason, address_in_short};
 use protocol::resources::Resources;
 use protocol::view::HostRow;
 use serde::Serialize;
@@ -86,6 +86,10 @@ pub(crate) struct JobCells {
     is_adopted: bool,
     /// Where a service answers.
     url: Option<String>,
+    /// One address of its guest for all.
+    address: Option<String>,
+    /// Its network cards with what is known of their addresses, in words.
+    cards: Vec<String>,
     /// Where it is going, and how far that is.
     moving: Option<Moving>,
 }
@@ -137,6 +141,8 @@ impl JobCells {
             labels: job.spec.labels.clone(),
             is_adopted: job.spec.adopted().is_some(),
             url: job.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
+            address: address_in_short(&job.cards),
+            cards: job.cards.iter().map(Card::words).collect(),
             moving,
         }
     }
@@ -241,6 +247,7 @@ pub(crate) mod tests {
             resize: None,
             migration: None,
             endpoint: None,
+            cards: Box::default(),
         }
     }
 

@@ -58,6 +58,7 @@ fn job(n: u8, revision: u64) -> Job {
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     }
 }
 

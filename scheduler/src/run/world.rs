@@ -143,6 +143,7 @@ impl World {
             resize: None,
             migration: None,
             endpoint: None,
+            cards: Box::default(),
         };
         fake.jobs.insert(job_id(), job);
     }
@@ -318,6 +319,7 @@ impl World {
                     resize: None,
                     migration: None,
                     endpoint: None,
+                    cards: Box::default(),
                 };
                 fake.jobs.insert(id.clone(), job);
                 done

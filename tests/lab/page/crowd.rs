@@ -146,6 +146,7 @@ fn vm(name: &str) -> Job {
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     }
 }
 

@@ -467,9 +467,13 @@ impl World {
             Effect::Look(look) => {
                 self.spawn(node, |ctx| Box::pin(works::look(ctx, look)));
             }
-            // Simulated guests say nothing, and are not started by themselves after a reboot.
-            Effect::Listen(_) | Effect::AskRight | Effect::Persist(_) | Effect::TrustChanged(_) => {
-            }
+            // Simulated guests have no network, say nothing, and are not started by themselves after a
+            // reboot.
+            Effect::LookAtCards { .. }
+            | Effect::Listen(_)
+            | Effect::AskRight
+            | Effect::Persist(_)
+            | Effect::TrustChanged(_) => {}
         }
     }
 

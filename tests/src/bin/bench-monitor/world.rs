@@ -89,6 +89,7 @@ pub(crate) fn job(n: usize, j: usize, since_ms: u64) -> Job {
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     }
 }
 
