@@ -10,6 +10,9 @@ use protocol::job::{ADDRESSES_MAX, Address, AddressSource, CARDS_MAX, Card, Unkn
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
+/// `ATF_COM`: the neighbour has answered with its hardware address.
+const ANSWERED: u32 = 2;
+
 /// What a running domain's XML says of its cards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cards {
@@ -27,8 +30,24 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
+    /// The kernel's `/proc/net/arp`: who has answered, and at which address.
+    pub(crate) fn neighbours(table: &str) -> Vec<Self> {
+        let mut known = Vec::new();
+        for line in table.lines().skip(1) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [ip, _, flags, mac, ..] = words[..] else { continue };
+            let flags = flags.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok());
+            if flags.is_some_and(|flags| flags & ANSWERED != 0) {
+                known.push(Self { mac: mac.to_owned(), ips: vec![ip.to_owned()] });
+            }
+        }
+        known
+    }
+
     /// A table for each, as if each were said alone.
-    pub(crate) fn each(known: &[(AddressSource, String, IpAddr)]) -> Vec<(AddressSource, Vec<Self>)> {
+    pub(crate) fn each(
+        known: &[(AddressSource, String, IpAddr)],
+    ) -> Vec<(AddressSource, Vec<Self>)> {
         let one = |mac: &String, ip: &IpAddr| Self { mac: mac.clone(), ips: vec![ip.to_string()] };
         known.iter().map(|(from, mac, ip)| (*from, vec![one(mac, ip)])).collect()
     }
@@ -180,7 +199,10 @@ mod tests {
         ];
         assert_eq!(read.cards.iter().map(seen).collect::<Vec<_>>(), expected);
         assert_eq!(Cards::read("<pool/>"), None);
-        assert_eq!(Cards::read(&LIVE.replace("'connected'", "'disconnected'")).unwrap().has_agent, false);
+        assert_eq!(
+            Cards::read(&LIVE.replace("'connected'", "'disconnected'")).unwrap().has_agent,
+            false
+        );
     }
 
     #[test]
@@ -205,7 +227,10 @@ mod tests {
         let tables = [
             (neighbour, vec![listed(&mac(1), &["10.0.0.5"]), listed(&mac(3), &["10.1.0.9"])]),
             (lease, vec![listed(&mac(1), &["10.0.0.5", "nonsense"])]),
-            (agent, vec![listed("00:00:00:00:00:00", &["127.0.0.1"]), listed(&mac(1), &["fe80::1"])]),
+            (
+                agent,
+                vec![listed("00:00:00:00:00:00", &["127.0.0.1"]), listed(&mac(1), &["fe80::1"])],
+            ),
         ];
         let cards = Cards::read(LIVE).unwrap().known(&tables);
         assert_eq!(of(&cards[0]), [("10.0.0.5".to_owned(), lease)]);
@@ -213,6 +238,16 @@ mod tests {
         assert_eq!(of(&cards[2]), [("10.1.0.9".to_owned(), neighbour)]);
         let cards = Cards::read(LIVE).unwrap().known(&[]);
         assert_eq!(cards[2].unknown, Some(Unknown::NotSeen));
+    }
+
+    #[test]
+    fn neighbours_that_have_answered_are_known() {
+        let table = "IP address       HW type     Flags       HW address            Mask     Device
+10.1.0.9         0x1         0x2         52:54:00:00:00:03     *        br0
+10.1.0.10        0x1         0x0         00:00:00:00:00:00     *        br0
+cut";
+        assert_eq!(Listed::neighbours(table), [listed("52:54:00:00:00:03", &["10.1.0.9"])]);
+        assert_eq!(Listed::neighbours(""), []);
     }
 
     #[test]

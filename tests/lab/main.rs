@@ -10,6 +10,8 @@ mod images;
 
 mod jobs;
 
+mod networks;
+
 mod page;
 
 mod resize;

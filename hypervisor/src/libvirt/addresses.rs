@@ -20,20 +20,15 @@ pub(super) fn cards(domain: &Domain) -> Result<Option<Vec<Card>>, RawError> {
         let answer = match source {
             AddressSource::Agent => ask_agent(domain),
             AddressSource::Lease => {
-                domain.interfaces(sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
+                let source = sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE;
+                domain.interfaces(source).map_err(|error| error.message)
             }
-            AddressSource::Neighbour => {
-                domain.interfaces(sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP)
-            }
+            AddressSource::Neighbour => neighbours(),
             AddressSource::Other => continue,
         };
         match answer {
-            Ok(interfaces) => {
-                let interfaces = interfaces.into_iter();
-                let interfaces = interfaces.map(|(mac, ips)| Listed { mac, ips }).collect();
-                listed.push((source, interfaces));
-            }
-            Err(error) => tracing::debug!("addresses by {}: {}", source.as_str(), error.message),
+            Ok(interfaces) => listed.push((source, interfaces)),
+            Err(why) => tracing::debug!("addresses by {}: {why}", source.as_str()),
         }
     }
     Ok(Some(cards.known(&listed)))
@@ -41,9 +36,16 @@ pub(super) fn cards(domain: &Domain) -> Result<Option<Vec<Card>>, RawError> {
 
 /// The limit is the domain's, not the call's, so it is put back: freezing a file system, which others
 /// may ask of the agent, takes longer than saying an address.
-fn ask_agent(domain: &Domain) -> Result<Vec<(String, Vec<String>)>, RawError> {
-    domain.set_agent_timeout(AGENT_SECONDS_MAX.into())?;
+fn ask_agent(domain: &Domain) -> Result<Vec<Listed>, String> {
+    let timed = |timeout| domain.set_agent_timeout(timeout).map_err(|error| error.message);
+    timed(AGENT_SECONDS_MAX.into())?;
     let answer = domain.interfaces(sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT);
-    domain.set_agent_timeout(sys::VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)?;
-    answer
+    timed(sys::VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK)?;
+    answer.map_err(|error| error.message)
+}
+
+/// libvirt reads the same table, and tells of it only for cards of its own networks.
+fn neighbours() -> Result<Vec<Listed>, String> {
+    let table = std::fs::read_to_string("/proc/net/arp").map_err(|error| error.to_string())?;
+    Ok(Listed::neighbours(&table))
 }

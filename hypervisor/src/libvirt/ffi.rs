@@ -16,6 +16,8 @@ use std::time::Duration;
 use uuid::Uuid;
 use virt_sys as sys;
 
+use crate::cards::Listed;
+
 /// An error as libvirt reports it.
 #[derive(Debug, Clone)]
 pub(super) struct RawError {
@@ -219,13 +221,8 @@ impl Connection {
 
     /// Has `f` called whenever the agent in a guest comes up or goes.
     pub(super) fn on_agent(&self, f: EventFn) -> Result<(), RawError> {
-        type Callback = unsafe extern "C" fn(
-            sys::virConnectPtr,
-            sys::virDomainPtr,
-            c_int,
-            c_int,
-            *mut c_void,
-        );
+        type Callback =
+            unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
         // SAFETY: as in `on_lifecycle`; `Callback` is what libvirt calls for this event id.
         let callback = unsafe { std::mem::transmute::<Callback, GenericCallback>(on_agent) };
         self.on_event(sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, callback, f)
@@ -603,12 +600,11 @@ impl Domain {
 
     /// Hardware addresses and IP addresses of its interfaces, as one of `virDomainInterfaceAddressesSource`
     /// has them.
-    pub(super) fn interfaces(&self, source: u32) -> Result<Vec<(String, Vec<String>)>, RawError> {
+    pub(super) fn interfaces(&self, source: u32) -> Result<Vec<Listed>, RawError> {
         let mut array = ptr::null_mut();
         // SAFETY: the domain is valid; `array` is ours.
-        let result = unsafe {
-            sys::virDomainInterfaceAddresses(self.ptr(), &raw mut array, source, 0)
-        };
+        let result =
+            unsafe { sys::virDomainInterfaceAddresses(self.ptr(), &raw mut array, source, 0) };
         let count = usize::try_from(check(result)?).expect("checked to be no error");
         // SAFETY: on success libvirt has allocated `count` interfaces for us, and the array itself.
         unsafe {
@@ -748,14 +744,14 @@ impl Drop for Domain {
 ///
 /// # Safety
 /// `interface` was allocated by libvirt and is used nowhere else.
-unsafe fn take_interface(interface: sys::virDomainInterfacePtr) -> (String, Vec<String>) {
+unsafe fn take_interface(interface: sys::virDomainInterfacePtr) -> Listed {
     // SAFETY: by the caller's promise; texts are null or C strings, and there are `naddrs` addresses.
     unsafe {
         let mac = copy_text((*interface).hwaddr);
         let count = usize::try_from((*interface).naddrs).unwrap_or(0);
         let ips = (0..count).map(|i| copy_text((*(*interface).addrs.add(i)).addr)).collect();
         sys::virDomainInterfaceFree(interface);
-        (mac, ips)
+        Listed { mac, ips }
     }
 }
 

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use protocol::api::{RunState, RunStatus, TaskState};
 use protocol::host::{Accel, Host, HostIntent};
 use protocol::id::{HostId, ImageName, JobId, RunId, TenantId};
-use protocol::job::{Card, Job, JobKind, JobState, Migration, ObservedDomain, Reason, address_in_short};
+use protocol::job::{
+    Card, Job, JobKind, JobState, Migration, ObservedDomain, Reason, address_in_short,
+};
 use protocol::resources::Resources;
 use protocol::view::HostRow;
 use serde::Serialize;

@@ -128,10 +128,8 @@ mod tests {
     use super::*;
 
     fn card(addresses: &[(&str, AddressSource)]) -> Card {
-        let address = |(ip, from): &(&str, AddressSource)| Address {
-            ip: ip.parse().unwrap(),
-            from: *from,
-        };
+        let address =
+            |(ip, from): &(&str, AddressSource)| Address { ip: ip.parse().unwrap(), from: *from };
         Card {
             mac: "52:54:00:00:00:01".into(),
             plug: "network".into(),
