@@ -141,10 +141,8 @@ impl Cards {
             found.sort();
             found.dedup_by_key(|address| address.ip);
             found.truncate(ADDRESSES_MAX);
-            card.unknown = found.is_empty().then(|| match card.plug.as_str() {
-                "user" => Unknown::UserNetwork,
-                _ => Unknown::NotSeen,
-            });
+            let why = if card.plug == "user" { Unknown::UserNetwork } else { Unknown::NotSeen };
+            card.unknown = found.is_empty().then_some(why);
             card.addresses = found;
         }
         self.cards
@@ -199,10 +197,8 @@ mod tests {
         ];
         assert_eq!(read.cards.iter().map(seen).collect::<Vec<_>>(), expected);
         assert_eq!(Cards::read("<pool/>"), None);
-        assert_eq!(
-            Cards::read(&LIVE.replace("'connected'", "'disconnected'")).unwrap().has_agent,
-            false
-        );
+        let gone = LIVE.replace("'connected'", "'disconnected'");
+        assert!(!Cards::read(&gone).unwrap().has_agent);
     }
 
     #[test]

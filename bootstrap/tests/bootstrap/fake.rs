@@ -207,6 +207,7 @@ async fn put_job(
         resize: None,
         migration: None,
         endpoint: endpoint.map(Box::new),
+        cards: Box::default(),
     };
     fake.inner.lock().unwrap().jobs.insert(id, job.clone());
     Ok(Json(job))

@@ -419,8 +419,8 @@ unsafe extern "C" fn on_lifecycle(
     detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
-    // SAFETY: libvirt lends us the domain; `opaque` was registered as a leaked `EventFn`.
     let what = RawWhat::Lifecycle(event.unsigned_abs(), detail.unsigned_abs());
+    // SAFETY: libvirt lends us the domain; `opaque` was registered as a leaked `EventFn`.
     unsafe { deliver(domain, what, opaque) };
     0
 }
