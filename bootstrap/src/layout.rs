@@ -216,6 +216,7 @@ pub(crate) mod tests {
             resize: None,
             migration: None,
             endpoint: Some(ServiceEndpoint { url: format!("https://10.0.0.9:{seed}"), key }.into()),
+            cards: Box::default(),
         }
     }
 
