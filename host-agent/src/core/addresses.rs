@@ -8,7 +8,7 @@
 //! again.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use protocol::event::Fact;
 use protocol::id::JobId;

@@ -4,7 +4,7 @@
 //! knows; a guest that does as it likes may have others than these.
 
 use std::fmt;
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
