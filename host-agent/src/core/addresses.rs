@@ -7,8 +7,8 @@
 //! What is seen is told like every other change of a job's row, and not written: another life looks
 //! again.
 
-use std::collections::BTreeMap;
 use core::net::IpAddr;
+use std::collections::BTreeMap;
 
 use protocol::event::Fact;
 use protocol::id::JobId;

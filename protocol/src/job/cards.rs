@@ -3,8 +3,8 @@
 //! It is as good as its sources. A card of QEMU's user network has an address that only its guest
 //! knows; a guest that does as it likes may have others than these.
 
-use std::fmt;
 use core::net::IpAddr;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
