@@ -125,7 +125,8 @@ impl<'a> Attempt<'a> {
             if level == Level::Should && self.input.limits.tends_hosts {
                 self.relieve_hosts();
             }
-            let tended = |clause: &&Clause| clause.level == level;
+            let mends_rules = self.input.limits.mends_rules;
+            let tended = |clause: &&Clause| clause.level == level && mends_rules;
             for clause in self.input.clauses.iter().filter(tended) {
                 while clause.rule.violations(&self.node.state) > 0 {
                     if !self.pursue(&Aim::Keep(clause)) {

@@ -60,7 +60,13 @@ pub struct Wanted {
 
 fn far() -> Limits {
     // A person waits for the answer: more than an engine looks at for one run, and still seconds.
-    Limits { nodes_max: 4096, steps_max: 6, may_make_room: true, tends_hosts: true }
+    Limits {
+        nodes_max: 4096,
+        steps_max: 6,
+        may_make_room: true,
+        tends_hosts: true,
+        mends_rules: true,
+    }
 }
 
 /// Something in a file that could not be taken into account.
@@ -122,36 +128,49 @@ fn with_spec_of(view: &View, mut value: Value) -> Value {
 }
 
 fn take(input: &mut PlanInput, index: usize, value: Value) -> Result<(), NotUnderstood> {
+    match understand(index, value)? {
+        Understood::Goal(level, goal) => {
+            input.levels.insert(goal.job().clone(), level);
+            input.expectations.push(goal);
+        }
+        Understood::Rule(clause) => input.clauses.push(clause),
+    }
+    Ok(())
+}
+
+/// One entry of an expectations file, read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Understood {
+    /// It is met by steps of a job.
+    Goal(Level, Expectation),
+    /// It is about where jobs are.
+    Rule(Clause),
+}
+
+/// Reads one entry of an expectations file, which is its `index`th.
+pub fn understand(index: usize, value: Value) -> Result<Understood, NotUnderstood> {
     let kind = value["expect"].as_str().unwrap_or_default().to_owned();
-    let no = |is_malformed: bool, why: String| {
-        Err(NotUnderstood { index: Some(index), kind: kind.clone(), why, is_malformed })
+    let no = |is_malformed: bool, why: String| NotUnderstood {
+        index: Some(index),
+        kind: kind.clone(),
+        why,
+        is_malformed,
     };
     let level = match value.get("level") {
         None => Level::Must,
-        Some(level) => match serde_json::from_value(level.clone()) {
-            Ok(level) => level,
-            Err(error) => return no(true, error.to_string()),
-        },
+        Some(level) => {
+            serde_json::from_value(level.clone()).map_err(|error| no(true, error.to_string()))?
+        }
     };
     if GOALS.contains(&kind.as_str()) {
-        match serde_json::from_value::<Expectation>(value) {
-            Ok(goal) => {
-                input.levels.insert(goal.job().clone(), level);
-                input.expectations.push(goal);
-                Ok(())
-            }
-            Err(error) => no(true, error.to_string()),
-        }
+        let goal = serde_json::from_value::<Expectation>(value);
+        goal.map(|goal| Understood::Goal(level, goal)).map_err(|error| no(true, error.to_string()))
     } else if RULES.contains(&kind.as_str()) {
-        match serde_json::from_value::<Clause>(value) {
-            Ok(clause) => {
-                input.clauses.push(clause);
-                Ok(())
-            }
-            Err(error) => no(true, error.to_string()),
-        }
+        let clause = serde_json::from_value::<Clause>(value);
+        clause.map(Understood::Rule).map_err(|error| no(true, error.to_string()))
     } else {
-        no(false, "no such kind of expectation is known here; it blocks nothing".to_owned())
+        let why = "no such kind of expectation is known here; it blocks nothing";
+        Err(no(false, why.to_owned()))
     }
 }
 

@@ -157,11 +157,19 @@ pub struct Limits {
     pub may_make_room: bool,
     /// Whether what is wrong with hosts is looked for and tended to, or only what is wanted.
     pub tends_hosts: bool,
+    /// Whether rules that are broken already are mended, or only no further one is broken.
+    pub mends_rules: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // 512 nodes are a few milliseconds; making room needs a handful of moves at most.
-        Self { nodes_max: 512, steps_max: 4, may_make_room: false, tends_hosts: false }
+        Self {
+            nodes_max: 512,
+            steps_max: 4,
+            may_make_room: false,
+            tends_hosts: false,
+            mends_rules: true,
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::aims::room_making;
 use crate::expectation::{Expectation, whereabouts};
 use crate::intent::{Intent, Problem};
 use crate::level::{Level, Score};
-use crate::rules::{Violation, home};
+use crate::rules::{Clause, Violation, home};
 use crate::search::{added_by, considered, move_to, resize_on, shortfall, start_on};
 use crate::state::State;
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
@@ -140,10 +140,47 @@ pub(crate) fn violations(state: &State<'_>) -> Vec<Violation> {
             rule: clause.rule.clone(),
             count,
             evidence: clause.rule.evidence(state),
+            hosts: why_no_move(state, clause),
             cheapest: clause.rule.movable().iter().find_map(|job| nearest_move(state, job)),
         })
     });
     broken.collect()
+}
+
+/// What stands in the way of a move that would end a violation: on every host, for the first of the jobs
+/// that are too many where they are. Nothing when such a move is possible.
+fn why_no_move(state: &State<'_>, clause: &Clause) -> Vec<HostVerdict> {
+    let before = clause.rule.violations(state);
+    let verdicts_of = |job: &JobId| {
+        let from = home(state, job)?;
+        let mut without = state.clone();
+        without.place(job, &from, None);
+        if clause.rule.violations(&without) >= before {
+            return None;
+        }
+        let mut hosts = Vec::new();
+        for (host, row) in state.hosts().filter(|(host, _)| **host != from) {
+            let step = move_to(state, job, &from, host);
+            let after = step.apply(state);
+            let why = match step.check(state).err().or_else(|| broken_by(state, &step, Level::Wish))
+            {
+                Some(why) => why,
+                None if clause.rule.violations(&after) >= before => {
+                    let (level, evidence) = (clause.level, clause.rule.evidence(&after));
+                    Blocker::Rule { level, evidence }
+                }
+                None => return Some(vec![]),
+            };
+            let (host, name) = (host.clone(), row.host.name.clone());
+            let age_ms = state.heard(&host).age_ms;
+            hosts.push((distance(&why), HostVerdict { host, name, why, age_ms, alike: 0 }));
+        }
+        Some(classes(hosts))
+    };
+    let mut all = clause.rule.movable().into_iter().filter_map(verdicts_of);
+    let mut verdicts = all.next().unwrap_or_default();
+    verdicts.truncate(VERDICTS_MAX);
+    verdicts
 }
 
 /// What keeps a job from the host that would end a violation, as a change that would help.
@@ -205,7 +242,7 @@ pub(crate) fn explain_stay(state: &State<'_>, job: &JobId, from: &HostId) -> Unm
     }
     let others = state.hosts().filter(|(to, _)| *to != from);
     let moves = others.map(|(to, _)| (to.clone(), move_to(state, &job, from, to)));
-    let mut hosts = judge(state, moves.collect());
+    let mut hosts = judge(state, moves.collect(), Level::Must);
     let hosts_unlisted = u32::try_from(hosts.len().saturating_sub(VERDICTS_MAX));
     hosts.truncate(VERDICTS_MAX);
     let cheapest = hosts.first().and_then(nearest_help);
@@ -291,21 +328,27 @@ fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
             }
         }
     }
-    judge(state, steps)
+    let level = state.input().levels.get(expectation.job()).copied().unwrap_or_default();
+    judge(state, steps, level)
 }
 
 /// What stands in the way of each step, nearest to possible first.
-fn judge(state: &State<'_>, steps: Vec<(HostId, Step)>) -> Vec<HostVerdict> {
-    let mut verdicts: Vec<(u64, HostVerdict)> = steps
+fn judge(state: &State<'_>, steps: Vec<(HostId, Step)>, level: Level) -> Vec<HostVerdict> {
+    let verdicts = steps
         .into_iter()
         .filter_map(|(host, step)| {
-            let why = step.check(state).err().or_else(|| broken_by(state, &step))?;
+            let why = step.check(state).err().or_else(|| broken_by(state, &step, level))?;
             let name = state.host(&host).map_or_else(String::new, |row| row.host.name.clone());
             let age_ms = state.heard(&host).age_ms;
             let verdict = HostVerdict { host, name, why, age_ms, alike: 0 };
             Some((distance(&verdict.why), verdict))
         })
         .collect();
+    classes(verdicts)
+}
+
+/// Nearest first, with equal hosts as one where there are too many to be named.
+fn classes(mut verdicts: Vec<(u64, HostVerdict)>) -> Vec<HostVerdict> {
     verdicts.sort_by(|(a, x), (b, y)| (a, &x.host).cmp(&(b, &y.host)));
     let verdicts_count = verdicts.len();
     let mut classes: Vec<HostVerdict> = Vec::new();
@@ -320,13 +363,13 @@ fn judge(state: &State<'_>, steps: Vec<(HostId, Step)>) -> Vec<HostVerdict> {
     classes
 }
 
-/// The rule that would be broken by a step which its host would admit.
-fn broken_by(state: &State<'_>, step: &Step) -> Option<Blocker> {
+/// The rule that would be broken by a step which its host would admit: one that matters at least as
+/// much as what is wanted.
+fn broken_by(state: &State<'_>, step: &Step, level: Level) -> Option<Blocker> {
     let after = step.apply(state);
     let mut clauses = state.clauses_of(step.job()).iter();
     let clause = clauses.find(|clause| {
-        clause.level == Level::Must
-            && clause.rule.violations(&after) > clause.rule.violations(state)
+        clause.level <= level && clause.rule.violations(&after) > clause.rule.violations(state)
     })?;
     let evidence = clause.rule.evidence(&after);
     Some(Blocker::Rule { level: clause.level, evidence })
@@ -496,6 +539,23 @@ impl fmt::Display for Unmet {
         }
         if has_verdicts && self.hosts_unlisted > 0 {
             write!(f, "; and {} hosts more", self.hosts_unlisted)?;
+        }
+        match &self.cheapest {
+            Some(change) => write!(f, ". What would help: {change}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.evidence)?;
+        for verdict in &self.hosts {
+            write!(f, "; {}", name(&verdict.host, &verdict.name))?;
+            if verdict.alike > 0 {
+                write!(f, " and {} alike", verdict.alike)?;
+            }
+            write!(f, ": {}", verdict.why)?;
         }
         match &self.cheapest {
             Some(change) => write!(f, ". What would help: {change}"),

@@ -28,6 +28,7 @@ use protocol::id::{HostId, JobId};
 use serde::{Deserialize, Serialize};
 
 use crate::level::Level;
+use crate::report::HostVerdict;
 use crate::state::State;
 
 pub use cpu_features::CpuFeatures;
@@ -83,6 +84,10 @@ pub struct Violation {
     pub count: u32,
     /// The evidence, in words.
     pub evidence: String,
+    /// Why no move of the job that stands nearest to a mending one ends it: what stands in the way on
+    /// each host, nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostVerdict>,
     /// The cheapest change known that would help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cheapest: Option<String>,
