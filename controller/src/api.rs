@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use transport::problem::finish;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
+use crate::expectations;
+
 /// Runs in one answer of `GET /v1/runs`; about a megabyte.
 const LIST_MAX: usize = 500;
 
@@ -39,6 +41,7 @@ pub(crate) fn router(shared: Shared) -> Router {
             .route("/v1/runs", get(list).post(submit))
             .route("/v1/runs/{id}", get(find))
             .route("/v1/runs/{id}/cancel", post(cancel))
+            .merge(expectations::router())
             .with_state(shared),
     )
 }
@@ -140,7 +143,7 @@ fn broken(error: StoreError) -> ProblemReply {
 }
 
 /// Without trust everything is allowed.
-fn permit(shared: &Shared, peer: Peer, right: Right) -> Result<(), ProblemReply> {
+pub(crate) fn permit(shared: &Shared, peer: Peer, right: Right) -> Result<(), ProblemReply> {
     let trust = shared.trust.borrow().clone();
     match trust {
         Some(trust) => Ok(trust.permit(peer.key.as_ref(), right)?),

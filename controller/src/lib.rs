@@ -1,12 +1,16 @@
 //! The reference controller: API, engine, durable runs.
 //!
-//! It decides how runs are kept (SQLite) and who may ask for them (trust); what a run does is the
+//! It decides how runs and expectations are kept (SQLite) and who may ask for them (trust); what a run does is the
 //! `scheduler` library's, of which this is the example. Any number of controllers may work on one
 //! cluster; hosts and arbiters settle between them.
 
 mod serve;
 
 mod api;
+
+mod expectations;
+
+mod peers;
 
 mod store;
 

@@ -21,6 +21,7 @@ use transport::{
 };
 
 use crate::api::{self, Shared};
+use crate::peers;
 use crate::store::SqliteConductor;
 
 /// How a controller is set up.
@@ -96,7 +97,7 @@ pub async fn serve(
     let picture = follow(client.clone(), clock.clone(), monitors, shutdown.clone());
     let scheduler = Scheduler::new(
         scheduler::Options {
-            client,
+            client: client.clone(),
             clock,
             conductor,
             picture: picture.clone(),
@@ -106,12 +107,15 @@ pub async fn serve(
         shutdown.clone(),
     );
     let (resumed, damaged) = scheduler.recover().await?;
-    for (run, why) in damaged {
-        tracing::error!("run {run} cannot be taken up: {why}");
+    for (what, why) in damaged {
+        tracing::error!("{what} cannot be taken up: {why}");
     }
 
     let tending = scheduler.clone();
     tokio::spawn(async move { tending.tend_hosts().await });
+    let learning = peers::learn(scheduler.clone(), client, identity.public(), trust.clone());
+    let stop = shutdown.clone();
+    tokio::spawn(async move { stop.run_until_cancelled(learning).await });
 
     if let Some(path) = options.ready_file {
         let endpoint = ServiceEndpoint { url: format!("https://{addr}"), key: identity.public() };

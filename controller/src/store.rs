@@ -1,4 +1,4 @@
-//! Runs in an SQLite file, one thread that writes, one sync for all that wait for it.
+//! Runs and expectations in an SQLite file, one thread that writes, one sync for all that wait for it.
 //!
 //! Decides the schema and what happens to what cannot be read: one damaged run is set aside and
 //! reported, the others go on; a file that is no database any more is moved away, because losing it
@@ -7,9 +7,11 @@
 use std::path::Path;
 use std::thread;
 
-use protocol::id::RunId;
+use protocol::id::{RunId, SetName};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
-use scheduler::{Acceptance, Claimed, Conductor, RECORD_VERSION, RunRecord, StoreError, Storing};
+use scheduler::{
+    Acceptance, Claimed, Conductor, RECORD_VERSION, RunRecord, SetRecord, Sets, StoreError, Storing,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// The form of the tables; a file of a later form is left alone.
@@ -34,6 +36,14 @@ CREATE TABLE runs (
 CREATE UNIQUE INDEX one_active_run_a_job ON runs (job) WHERE is_ended = 0;
 CREATE INDEX newest_first ON runs (accepted_ms DESC, id DESC);
 PRAGMA user_version = 1;
+";
+
+/// Came later; a program of before leaves it as it is, so the form is still the same.
+const SCHEMA_OF_SETS: &str = "
+CREATE TABLE IF NOT EXISTS expectations (
+    name   TEXT PRIMARY KEY,
+    record TEXT NOT NULL
+) STRICT;
 ";
 
 /// A [`Conductor`] in a file.
@@ -71,6 +81,8 @@ impl SqliteConductor {
             let made = connection.execute_batch(&format!("BEGIN;{SCHEMA}COMMIT;"));
             made.map_err(|error| broken("make the tables", &error))?;
         }
+        let made = connection.execute_batch(SCHEMA_OF_SETS);
+        made.map_err(|error| broken("make the table of expectations", &error))?;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let spawned = thread::Builder::new().name("runs".to_owned());
         let spawned = spawned.spawn(move || write(connection, queued));
@@ -185,6 +197,18 @@ impl Conductor for SqliteConductor {
 
     fn list(&self, max: usize) -> Storing<'_, Vec<RunRecord>> {
         self.ask("list the runs", move |connection| list(connection, max))
+    }
+
+    fn save_set(&self, record: SetRecord) -> Storing<'_, ()> {
+        self.ask("save expectations", move |connection| sets::save(connection, &record))
+    }
+
+    fn forget_set(&self, name: SetName) -> Storing<'_, ()> {
+        self.ask("forget expectations", move |connection| sets::forget(connection, &name))
+    }
+
+    fn sets(&self) -> Storing<'_, Sets> {
+        self.ask("list the expectations", sets::all)
     }
 }
 
@@ -353,6 +377,8 @@ fn again(error: &StoreError) -> StoreError {
         StoreError::Damaged { run, why } => StoreError::Damaged { run: *run, why: why.clone() },
     }
 }
+
+mod sets;
 
 #[cfg(test)]
 mod tests;

@@ -134,6 +134,11 @@ name_type!(
     "image name"
 );
 name_type!(
+    /// A set of expectations that controllers keep true.
+    SetName,
+    "name of a set of expectations"
+);
+name_type!(
     /// Whose quota a job counts against.
     TenantId,
     "tenant"

@@ -35,3 +35,5 @@ pub mod admission;
 pub mod usage;
 
 pub mod api;
+
+pub mod expectations;

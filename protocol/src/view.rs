@@ -166,6 +166,13 @@ impl View {
         self.hosts.get(id)
     }
 
+    /// Some of the rows, as a view of its own.
+    #[must_use]
+    pub fn part<'a>(&self, hosts: impl IntoIterator<Item = &'a HostId>) -> View {
+        let rows = hosts.into_iter().filter_map(|host| Some((host.clone(), self.hosts.get(host)?)));
+        View { hosts: rows.map(|(host, row)| (host, row.clone())).collect() }
+    }
+
     /// The host that a person means by an id, the beginning of an id, or a hostname; `Err` lists
     /// the candidates when there is not exactly one.
     pub fn find_host(&self, text: &str) -> Result<&HostRow, Vec<&HostRow>> {

@@ -1,4 +1,5 @@
-//! Where runs are kept: one trait, and the one in memory for tests and embedders who need no more.
+//! Where runs and sets of expectations are kept: one trait, and the one in memory for tests and
+//! embedders who need no more.
 //!
 //! Decides what storage must promise: accepting is atomic (same id is the same run, one active run
 //! a job), saving is durable when it returns, and an engine that lost its claim saves nothing.
@@ -7,14 +8,15 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use protocol::id::RunId;
+use protocol::id::{RunId, SetName};
 
 use crate::record::RunRecord;
+use crate::upkeep::SetRecord;
 
 /// A storage operation under way.
 pub type Storing<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Keeps runs.
+/// Keeps runs, and what is expected.
 pub trait Conductor: Send + Sync + 'static {
     /// Takes a new run, durably.
     fn accept(&self, record: RunRecord) -> Storing<'_, Acceptance>;
@@ -26,6 +28,21 @@ pub trait Conductor: Send + Sync + 'static {
     fn claim_unfinished(&self) -> Storing<'_, Claimed>;
     /// Runs, newest first.
     fn list(&self, max: usize) -> Storing<'_, Vec<RunRecord>>;
+    /// Puts a set of expectations in place of the one of that name, durably.
+    fn save_set(&self, record: SetRecord) -> Storing<'_, ()>;
+    /// Forgets a set of expectations, one that was deleted long ago.
+    fn forget_set(&self, name: SetName) -> Storing<'_, ()>;
+    /// Every set of expectations.
+    fn sets(&self) -> Storing<'_, Sets>;
+}
+
+/// The answer of [`Conductor::sets`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// Sets, those that were deleted included.
+    pub sets: Vec<SetRecord>,
+    /// Those that cannot be read, by name, each with the reason.
+    pub damaged: Vec<(String, String)>,
 }
 
 /// What became of a new run.
@@ -86,6 +103,7 @@ pub enum StoreError {
 #[derive(Debug, Clone, Default)]
 pub struct InMemory {
     runs: Arc<Mutex<BTreeMap<RunId, RunRecord>>>,
+    sets: Arc<Mutex<BTreeMap<SetName, SetRecord>>>,
 }
 
 impl InMemory {
@@ -149,5 +167,22 @@ impl Conductor for InMemory {
         all.sort_by_key(|record| std::cmp::Reverse((record.accepted_ms, record.id)));
         all.truncate(max);
         Box::pin(async move { Ok(all) })
+    }
+
+    fn save_set(&self, record: SetRecord) -> Storing<'_, ()> {
+        let mut sets = self.sets.lock().expect("no holder of this lock panics");
+        sets.insert(record.name.clone(), record);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget_set(&self, name: SetName) -> Storing<'_, ()> {
+        self.sets.lock().expect("no holder of this lock panics").remove(&name);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn sets(&self) -> Storing<'_, Sets> {
+        let sets = self.sets.lock().expect("no holder of this lock panics");
+        let sets = Sets { sets: sets.values().cloned().collect(), damaged: vec![] };
+        Box::pin(async move { Ok(sets) })
     }
 }

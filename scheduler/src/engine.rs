@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::conductor::{Acceptance, Conductor, StoreError};
 use crate::executor::Executor;
 use crate::follow::Picture;
+use crate::keeping::Keeping;
 use crate::knowledge::Knowledge;
 use crate::record::RunRecord;
 use crate::run::{Answer, Effect, Input, PastReturn, Run};
@@ -72,6 +73,7 @@ struct Inner {
     /// One plan at a time: the next one sees what the one before has reserved. Those who wait are
     /// bounded by `places`.
     planning: Arc<Semaphore>,
+    keeping: Keeping,
     shutdown: CancellationToken,
 }
 
@@ -175,6 +177,9 @@ pub enum SubmitError {
         /// The other run.
         run: RunId,
     },
+    /// It would not last: something is kept true that says otherwise.
+    #[error("{0}")]
+    Expected(String),
     /// Too many runs are open.
     #[error("{RUNS_OPEN_MAX} runs are open; try again when some have ended")]
     TooMany,
@@ -209,6 +214,7 @@ impl From<SubmitError> for Problem {
             SubmitError::Invalid(message) => Refusal::Invalid { message }.into(),
             SubmitError::OtherWant(_) => Problem::new(422, "run-id-in-use", detail),
             SubmitError::JobBusy { .. } => Problem::new(409, "run-in-progress", detail),
+            SubmitError::Expected(_) => Problem::new(409, "expected-otherwise", detail),
             SubmitError::TooMany => {
                 let limit = u32::try_from(RUNS_OPEN_MAX).unwrap_or(u32::MAX);
                 Refusal::Busy { what: "open runs".to_owned(), limit, retry_after_ms: 1000 }.into()
@@ -234,17 +240,23 @@ impl Scheduler {
         let open = Mutex::default();
         let places = Semaphore::new(RUNS_DRIVEN_MAX);
         let planning = Arc::new(Semaphore::new(1));
-        Self(Arc::new(Inner { options, executor, knowledge, open, places, planning, shutdown }))
+        let keeping = Keeping::default();
+        let inner =
+            Inner { options, executor, knowledge, open, places, planning, keeping, shutdown };
+        Self(Arc::new(inner))
     }
 
-    /// Takes up every run that has not ended; answers how many, and which records are damaged.
+    /// Takes up every run that has not ended, and every set of expectations; answers how many runs, and
+    /// which records are damaged.
     pub async fn recover(&self) -> Result<(usize, Vec<(String, String)>), StoreError> {
         let claimed = self.0.options.conductor.claim_unfinished().await?;
         let count = claimed.runs.len();
         for record in claimed.runs {
             self.drive(record);
         }
-        Ok((count, claimed.damaged))
+        let runs = claimed.damaged.into_iter().map(|(run, why)| (format!("run {run}"), why));
+        let damaged = runs.chain(self.recover_sets().await?).collect();
+        Ok((count, damaged))
     }
 
     /// Wants something under an id of its own; the run goes on whether or not the handle is kept.
@@ -261,6 +273,9 @@ impl Scheduler {
         if matches!(asked.want, Want::Resize { size, .. } if size.is_empty()) {
             let message = "nothing is to change: name vcpus or memory_bytes";
             return Err(SubmitError::Invalid(message.to_owned()));
+        }
+        if let Some(why) = self.objection(&asked.want) {
+            return Err(SubmitError::Expected(why));
         }
         let (id, job) = (asked.id, asked.want.job().clone());
         let is_known = self.open().contains_key(&id);
@@ -338,6 +353,15 @@ impl Scheduler {
     /// What the runs that have not ended want.
     pub(crate) fn open_wants(&self) -> Vec<Want> {
         self.open().values().map(|open| open.status.borrow().want.clone()).collect()
+    }
+
+    /// The runs that have not ended.
+    pub(crate) fn open_runs(&self) -> Vec<Arc<RunStatus>> {
+        self.open().values().map(|status| status.borrow().clone()).collect()
+    }
+
+    pub(crate) fn keeping(&self) -> &Keeping {
+        &self.0.keeping
     }
 
     /// The turn to plan; `None` when the engine is ending.

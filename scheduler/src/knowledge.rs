@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use planner::{Expectation, Heard, Limits, PlanInput, Reservation, Setback};
+use planner::{Clause, Expectation, Heard, Level, Limits, PlanInput, Reservation, Setback};
 use protocol::api::Want;
 use protocol::event::{Event, Fact};
 use protocol::id::{HostId, JobId, RunId};
@@ -25,6 +25,8 @@ const WORD_MS_MAX: u64 = 10_000;
 pub struct Knowledge {
     words: BTreeMap<(JobId, HostId), Word>,
     reservations: BTreeMap<RunId, Vec<Reservation>>,
+    /// What is expected of where jobs are, whatever is planned.
+    rules: Vec<Clause>,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,11 @@ impl Knowledge {
     /// A run has ended, or plans anew.
     pub fn release(&mut self, run: RunId) {
         self.reservations.remove(&run);
+    }
+
+    /// These rules are heeded from now on.
+    pub fn heed(&mut self, rules: Vec<Clause>) {
+        self.rules = rules;
     }
 
     /// The view with what hosts have said since.
@@ -92,11 +99,24 @@ impl Knowledge {
         let others = self.reservations.iter().filter(|(other, _)| **other != run);
         let reservations = others.flat_map(|(_, held)| held.iter().cloned()).collect();
         let expectations = vec![Expectation::from(want)];
+        let of_job = |clause: &&Clause| clause.rule.jobs().contains(&want.job());
+        let clauses = self.rules.iter().filter(of_job).cloned().collect();
+        // A job that must run runs, if need be against what should be; to be moved elsewhere is no need.
+        let level = match want {
+            Want::Migrate { .. } => Level::Wish,
+            Want::Run { .. }
+            | Want::Stop { .. }
+            | Want::Resize { .. }
+            | Want::Delete { .. }
+            | Want::FailOver { .. } => Level::Must,
+        };
+        let levels = BTreeMap::from([(want.job().clone(), level)]);
+        let limits = Limits { mends_rules: false, ..Limits::default() };
         let mut input = self.input(now_ms, picture, setbacks, seed);
         if let Want::FailOver { job, lost, .. } = want {
             forget_lost(&mut input.view, job, &lost.host);
         }
-        PlanInput { expectations, reservations, ..input }
+        PlanInput { expectations, levels, clauses, reservations, limits, ..input }
     }
 
     /// Everything a plan for what is wrong with hosts depends on.
@@ -109,9 +129,27 @@ impl Knowledge {
         seed: u64,
     ) -> PlanInput {
         let reservations = self.reservations.values().flatten().cloned().collect();
-        let limits = Limits { tends_hosts: true, ..Limits::default() };
+        let limits = Limits { tends_hosts: true, mends_rules: false, ..Limits::default() };
         let input = self.input(now_ms, picture, setbacks, seed);
-        PlanInput { reservations, limits, ..input }
+        PlanInput { reservations, limits, clauses: self.rules.clone(), ..input }
+    }
+
+    /// Everything a plan depends on that mends what is expected.
+    #[must_use]
+    pub fn mend_input(
+        &self,
+        now_ms: u64,
+        picture: &Picture,
+        goals: Vec<(Level, Expectation)>,
+        clauses: Vec<Clause>,
+        setbacks: Vec<Setback>,
+        seed: u64,
+    ) -> PlanInput {
+        let reservations = self.reservations.values().flatten().cloned().collect();
+        let levels = goals.iter().map(|(level, goal)| (goal.job().clone(), *level)).collect();
+        let expectations = goals.into_iter().map(|(_, goal)| goal).collect();
+        let input = self.input(now_ms, picture, setbacks, seed);
+        PlanInput { expectations, levels, clauses, reservations, ..input }
     }
 
     fn input(
@@ -137,7 +175,7 @@ impl Knowledge {
 
 /// Takes what was lost out of a view that is planned with: whether it is over is the arbiters' to say, and
 /// not in the way of a plan.
-fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
+pub(crate) fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
     let Some(row) = view.host(host) else { return };
     if row.jobs.get(job).is_none_or(|row| row.state.is_ended()) {
         return;

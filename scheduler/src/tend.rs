@@ -36,11 +36,11 @@ const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(10);
 type Moved = (JobId, HostId, Arc<RunStatus>);
 
 impl Scheduler {
-    /// Empties drained hosts, and starts elsewhere what lost ones may no longer run, until the scheduler's
-    /// shutdown. Several schedulers may do so at the same time: the hosts and arbiters let each guest go
+    /// Empties drained hosts, starts elsewhere what lost ones may no longer run, and mends what is kept true
+    /// ([`Scheduler::keep`]), until the scheduler's shutdown. Several schedulers may do so at the same time: the hosts and arbiters let each guest go
     /// to one host only.
     pub async fn tend_hosts(&self) {
-        tokio::join!(self.empty_hosts(), self.fail_over());
+        tokio::join!(self.empty_hosts(), self.fail_over(), self.mend_expectations());
     }
 
     /// Starts elsewhere what its host has lost, or may have lost by its silence.
@@ -144,7 +144,7 @@ impl Scheduler {
     async fn look(&self, drain: &mut Drain, moves: &mut JoinSet<Moved>) {
         let now_ms = self.now_ms();
         let Some((planned, view)) = self.plan_moves(drain, now_ms).await else { return };
-        let open = self.open_runs(&view);
+        let open = self.runs_on_hosts(&view);
         let mut out = Vec::new();
         drain.handle(now_ms, Input::Looked { moves: planned, open }, &mut out);
         for Effect::Move { job, to } in out {
@@ -194,7 +194,7 @@ impl Scheduler {
         }
     }
 
-    fn open_runs(&self, view: &View) -> Vec<Open> {
+    fn runs_on_hosts(&self, view: &View) -> Vec<Open> {
         let drained = |job: &JobId| {
             let is_there = |row: &&protocol::view::HostRow| {
                 row.host.intent == Some(HostIntent::Drain)

@@ -7,7 +7,7 @@ use crate::source;
 
 /// Where nothing but deciding is done: folders, and files named without their ending (a core's
 /// submodules are in the folder of the same name).
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "protocol/src/",
     "planner/src/",
     "host-agent/src/core/",
@@ -20,6 +20,7 @@ const PURE: [&str; 19] = [
     "scheduler/src/record",
     "scheduler/src/task",
     "scheduler/src/knowledge",
+    "scheduler/src/upkeep",
     "bootstrap/src/verdict",
     "bootstrap/src/layout",
     "bootstrap/src/charter",

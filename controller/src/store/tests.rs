@@ -128,3 +128,41 @@ async fn ended_runs_are_kept_up_to_a_bound() {
     assert_eq!(count, HISTORY_MAX);
     assert!(store.load(RunId(Uuid::from_u128(1))).await.unwrap().is_some(), "the newest stays");
 }
+
+fn set(name: &str, revision: u64) -> SetRecord {
+    let expectations = Some(vec![serde_json::json!({ "expect": "lose_any_host" })]);
+    SetRecord::new(SetName::new(name).unwrap(), protocol::id::Revision(revision), expectations, 7)
+}
+
+#[tokio::test]
+async fn what_is_expected_is_there_after_a_restart_and_what_cannot_be_read_hides_no_other() {
+    let (_folder, path) = file();
+    let store = SqliteConductor::open(&path).unwrap();
+    for record in [set("a", 1), set("b", 1), set("c", 1), set("a", 2)] {
+        store.save_set(record).await.unwrap();
+    }
+    store.forget_set(SetName::new("c").unwrap()).await.unwrap();
+    drop(store);
+    let direct = Connection::open(&path).unwrap();
+    let odd = "INSERT INTO expectations VALUES ('n', '{\"version\": 99}'), ('o', '{')";
+    direct.execute(odd, []).unwrap();
+    let store = SqliteConductor::open(&path).unwrap();
+    let found = store.sets().await.unwrap();
+    assert_eq!(found.sets, [set("a", 2), set("b", 1)]);
+    let damaged: Vec<&str> = found.damaged.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(damaged, ["expectations n", "expectations o"]);
+    assert!(found.damaged[0].1.contains("use a newer one"));
+}
+
+#[tokio::test]
+async fn a_file_of_before_there_were_expectations_is_taken_as_it_is() {
+    let (_folder, path) = file();
+    let store = SqliteConductor::open(&path).unwrap();
+    store.accept(run(1, "a")).await.unwrap();
+    drop(store);
+    Connection::open(&path).unwrap().execute_batch("DROP TABLE expectations").unwrap();
+    let store = SqliteConductor::open(&path).unwrap();
+    assert_eq!(store.sets().await.unwrap(), Sets::default());
+    store.save_set(set("a", 1)).await.unwrap();
+    assert_eq!(store.list(10).await.unwrap(), vec![run(1, "a")]);
+}

@@ -1,6 +1,8 @@
 //! A controller over real TLS against hosts, a monitor and an arbiter that keep the protocol and
 //! do as the test says. What is judged is what the hosts saw.
 
+mod expectations;
+
 mod fakes;
 
 use std::path::Path;

@@ -1,0 +1,146 @@
+//! What is expected, over the wire: stored, kept over restarts, heeded by new placements, and mended.
+
+use protocol::api::Want;
+use protocol::expectations::{KeptStanding, PutExpectations, SetList, SetStatus};
+use protocol::id::{JobId, Revision};
+use protocol::job::JobState;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use transport::{CallError, Method};
+
+use super::fakes::{Cluster, spec};
+use super::{Asker, Controller, DEADLINE, id, start};
+
+impl Asker {
+    async fn put(&self, name: &str, revision: u64, list: Value) -> Result<u16, CallError> {
+        let expectations = list.as_array().unwrap().clone();
+        let put = PutExpectations { revision: Revision(revision), expectations };
+        let path = format!("/v1/expectations/{name}");
+        let reply = self.client.send::<_, SetStatus>(Method::PUT, &self.endpoint, &path, &put);
+        reply.await.map(|reply| reply.status)
+    }
+
+    async fn set(&self, name: &str, wait_ms: u64) -> Result<SetStatus, CallError> {
+        let path = format!("/v1/expectations/{name}?wait_ms={wait_ms}");
+        self.client.get(&self.endpoint, &path).await
+    }
+
+    async fn standing_is(&self, name: &str, is_it: impl Fn(&KeptStanding) -> bool) -> KeptStanding {
+        let wait = async {
+            loop {
+                let standing = self.set(name, 200).await.unwrap().expectations[0].standing.clone();
+                if is_it(&standing) {
+                    return standing;
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, wait).await.expect("it comes to that")
+    }
+}
+
+fn status_of(error: &CallError) -> (u16, String) {
+    let problem = error.problem().expect("an answer");
+    (problem.status, problem.name().to_owned())
+}
+
+fn apart() -> Value {
+    json!([{ "expect": "not_same_host", "jobs": ["web-1", "web-2", "web-3"] }])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_is_put_once_told_of_and_deleted_and_survives_a_kill() {
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
+    let ask = &controller.ask;
+    assert_eq!(ask.put("apart", 1, apart()).await.unwrap(), 201);
+    assert_eq!(ask.put("apart", 1, apart()).await.unwrap(), 200, "it is so already");
+    let spare = json!([{ "expect": "lose_any_host" }]);
+    let error = ask.put("apart", 1, spare.clone()).await.unwrap_err();
+    assert_eq!(status_of(&error), (409, "expectations-changed".to_owned()));
+    let absent = json!([{ "expect": "absent", "job": "web-1" }]);
+    assert_eq!(status_of(&ask.put("x", 1, absent).await.unwrap_err()).0, 400);
+    assert_eq!(
+        status_of(&ask.put("x", 1, json!([{ "expect": "same_host" }])).await.unwrap_err()).0,
+        400
+    );
+    assert_eq!(ask.put("spare", 5, spare).await.unwrap(), 201);
+    controller.kill().await;
+
+    let controller = Controller::start(&cluster).await;
+    let ask = &controller.ask;
+    ask.standing_is("apart", |standing| *standing == KeptStanding::Met).await;
+    let list: SetList = ask.client.get(&ask.endpoint, "/v1/expectations").await.unwrap();
+    let names: Vec<(&str, u64)> =
+        list.sets.iter().map(|set| (set.name.as_str(), set.revision.0)).collect();
+    assert_eq!(names, [("apart", 1), ("spare", 5)]);
+    let gone = |revision: &'static str| {
+        let path = format!("/v1/expectations/apart{revision}");
+        async move {
+            let client = &ask.client;
+            client.send::<_, Option<IgnoredAny>>(Method::DELETE, &ask.endpoint, &path, &()).await
+        }
+    };
+    assert_eq!(
+        status_of(&gone("?revision=1").await.unwrap_err()).0,
+        409,
+        "somebody has changed it"
+    );
+    assert_eq!(gone("").await.unwrap().status, 204);
+    assert_eq!(gone("").await.unwrap().status, 204, "it is so already");
+    assert_eq!(status_of(&ask.set("apart", 0).await.unwrap_err()).0, 404);
+    assert_eq!(status_of(&ask.put("apart", 2, apart()).await.unwrap_err()).0, 409);
+    assert_eq!(ask.put("apart", 3, apart()).await.unwrap(), 201);
+    controller.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_placements_heed_what_is_kept() {
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
+    let ask = &controller.ask;
+    ask.put("apart", 1, apart()).await.unwrap();
+    for n in [1, 2] {
+        ask.submit(id(n), start(&format!("web-{n}"))).await.unwrap();
+        assert!(ask.ended(id(n)).await.state.is_ended());
+    }
+    assert_ne!(cluster.running("web-1"), cluster.running("web-2"));
+    // There are two hosts, and a third must not be with either.
+    ask.submit(id(3), start("web-3")).await.unwrap();
+    let reason = ask.ended(id(3)).await.reason.unwrap();
+    assert!(reason.contains("has room, but must not: two on one host"), "{reason}");
+    assert_eq!(cluster.running("web-3"), Vec::<usize>::new());
+    controller.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_expected_to_run_is_started_and_what_was_stopped_by_command_is_not() {
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
+    let ask = &controller.ask;
+    let runs = json!([{ "expect": "runs", "job": "web-1", "spec": spec() }]);
+    ask.put("web", 1, runs).await.unwrap();
+    ask.standing_is("web", |standing| *standing == KeptStanding::Met).await;
+    assert_eq!(cluster.running("web-1").len(), 1);
+    let begun = ask.set("web", 0).await.unwrap().begun;
+    assert_eq!(begun.iter().map(JobId::as_str).collect::<Vec<_>>(), ["web-1"]);
+
+    let job = JobId::new("web-1").unwrap();
+    ask.submit(id(9), Want::Stop { job: job.clone(), grace_ms: 0 }).await.unwrap();
+    ask.ended(id(9)).await;
+    let is_held = |standing: &KeptStanding| matches!(standing, KeptStanding::Unmet { why, .. } if why.contains("ended by command"));
+    ask.standing_is("web", is_held).await;
+    controller.kill().await;
+
+    let controller = Controller::start(&cluster).await;
+    let ask = &controller.ask;
+    ask.standing_is("web", is_held).await;
+    // Deleted it is gone for good, also for a controller that has not seen it being deleted.
+    ask.submit(id(10), Want::Delete { job }).await.unwrap();
+    ask.ended(id(10)).await;
+    controller.kill().await;
+    let controller = Controller::start(&cluster).await;
+    let is_gone = |standing: &KeptStanding| matches!(standing, KeptStanding::Unmet { why, .. } if why.contains("is gone"));
+    controller.ask.standing_is("web", is_gone).await;
+    assert_eq!(cluster.rows("web-1"), Vec::<(usize, JobState)>::new());
+    controller.kill().await;
+}

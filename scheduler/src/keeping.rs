@@ -1,0 +1,452 @@
+//! Sets of expectations as an embedder has them: put, told of, deleted; and the loop that keeps them
+//! true.
+//!
+//! Decides that a set is stored before anybody is told that it is kept, and how often the world is
+//! looked at: when something has changed, events that come at once together, and no more often than a
+//! look costs. What is broken, and what is begun, is [`crate::upkeep`]'s.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use planner::{Setback, SetbackReason, State};
+use protocol::api::{RunState, RunStatus, Want};
+use protocol::expectations::{KeptStanding, SetList, SetStatus};
+use protocol::id::{HostId, JobId, Revision, SetName};
+use protocol::job::Role;
+use protocol::refusal::{Problem, Refusal};
+use protocol::view::View;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+
+use crate::conductor::StoreError;
+use crate::engine::{Scheduler, SubmitError};
+use crate::upkeep::{Aims, Effect, Input, Look, Open, SETS_MAX, SetRecord, Turns, Upkeep, read};
+
+/// Two looks are at least this far apart, so that a burst of events is one look; and this many times
+/// as far as a look takes, so that looking takes a small part of a core.
+const LOOK_INTERVAL: (Duration, u32) = (Duration::from_millis(500), 8);
+
+/// A look at least this often while something is broken, for what passes with time alone.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Sets that were deleted and are remembered, so that a scheduler which was away does not bring them
+/// back. Whoever is away for longer than so many deletions does.
+const DELETED_MAX: usize = SETS_MAX;
+
+/// What a scheduler keeps.
+#[derive(Debug, Default)]
+pub(crate) struct Keeping {
+    upkeep: Arc<Mutex<Upkeep>>,
+    /// One change at a time: it is checked, stored and then obeyed.
+    changing: tokio::sync::Mutex<()>,
+    news: watch::Sender<u64>,
+}
+
+impl Keeping {
+    fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
+        self.upkeep.lock().expect("no holder of this lock panics")
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|news| *news += 1);
+    }
+}
+
+/// A set that is kept true, and a way to see how it stands.
+#[derive(Clone)]
+pub struct Kept {
+    scheduler: Scheduler,
+    name: SetName,
+    news: watch::Receiver<u64>,
+    /// True when it was put by this call, and was not so already.
+    pub is_new: bool,
+}
+
+/// Why a set was not put or deleted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// It cannot be kept, whatever the world is like.
+    #[error("{0}")]
+    Invalid(String),
+    /// It was changed by somebody else meanwhile.
+    #[error(
+        "expectations {name} are at revision {current}, and say something else; a change needs a revision \
+         above it"
+    )]
+    RevisionConflict {
+        /// The set.
+        name: SetName,
+        /// The revision that is stored.
+        current: Revision,
+    },
+    /// There is none of that name.
+    #[error("there are no expectations {0}")]
+    NoSuchSet(SetName),
+    /// There are too many.
+    #[error("{SETS_MAX} sets are kept; delete one, or put more into one")]
+    TooMany,
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<KeepError> for Problem {
+    fn from(error: KeepError) -> Self {
+        let detail = error.to_string();
+        match error {
+            KeepError::Invalid(message) => Refusal::Invalid { message }.into(),
+            KeepError::RevisionConflict { .. } => Problem::new(409, "expectations-changed", detail),
+            KeepError::NoSuchSet(_) => Problem::new(404, "no-such-expectations", detail),
+            KeepError::TooMany => Problem::new(409, "too-many-expectations", detail),
+            KeepError::Store(_) => Problem::new(503, "storage-broken", detail),
+        }
+    }
+}
+
+impl Kept {
+    /// How it stands; `None` when it was deleted.
+    #[must_use]
+    pub fn status(&self) -> Option<SetStatus> {
+        let keeping = self.scheduler.keeping();
+        let status = keeping.upkeep().status(self.scheduler.now_ms(), &self.name);
+        status.filter(|status| !status.is_deleted)
+    }
+
+    /// Waits until something has changed about this or any other set.
+    pub async fn changed(&mut self) -> Option<SetStatus> {
+        let _ = self.news.changed().await;
+        self.status()
+    }
+
+    /// Waits until all of it is met, or it is deleted.
+    pub async fn met(&mut self) -> Option<SetStatus> {
+        loop {
+            self.news.mark_unchanged();
+            let status = self.status()?;
+            let is_met = |standing: &KeptStanding| *standing == KeptStanding::Met;
+            if status.expectations.iter().all(|one| is_met(&one.standing)) {
+                return Some(status);
+            }
+            self.changed().await;
+        }
+    }
+}
+
+impl Scheduler {
+    /// Keeps this true from now on, as long as [`Scheduler::tend_hosts`] runs: `expectations` are
+    /// entries of an expectations file (docs/schema/expectations.json). `revision` must be above that
+    /// of the set which has this name already; the same revision with the same words is so already.
+    pub async fn keep(
+        &self,
+        name: SetName,
+        revision: Revision,
+        expectations: Vec<Value>,
+    ) -> Result<Kept, KeepError> {
+        read(&expectations).map_err(KeepError::Invalid)?;
+        let now_ms = self.options().clock.now().wall_ms;
+        let record = SetRecord::new(name, revision, Some(expectations), now_ms);
+        self.change(record).await
+    }
+
+    /// Keeps a set no longer; what it has made so stays as it is. `revision` as in
+    /// [`Scheduler::keep`]; without one, whatever is kept is meant.
+    pub async fn keep_no_longer(
+        &self,
+        name: SetName,
+        revision: Option<Revision>,
+    ) -> Result<Kept, KeepError> {
+        let known = self
+            .keeping()
+            .upkeep()
+            .record(&name)
+            .map(|record| (record.revision, record.expectations.is_none()));
+        let Some((current, is_deleted)) = known else { return Err(KeepError::NoSuchSet(name)) };
+        let next = if is_deleted { current } else { Revision(current.0.saturating_add(1)) };
+        let now_ms = self.options().clock.now().wall_ms;
+        self.change(SetRecord::new(name, revision.unwrap_or(next), None, now_ms)).await
+    }
+
+    /// Every set that is kept, and how it stands; with `with_deleted` also those that no longer are.
+    #[must_use]
+    pub fn expectations(&self, with_deleted: bool) -> SetList {
+        let picture = self.options().picture.borrow().clone();
+        let waiting_for =
+            (!picture.is_current).then(|| format!("a current view: {}", picture.source));
+        let sets = self.keeping().upkeep().statuses(self.now_ms(), with_deleted);
+        SetList { waiting_for, sets }
+    }
+
+    /// The set of this name, if there is one.
+    #[must_use]
+    pub fn kept(&self, name: &SetName) -> Option<Kept> {
+        let kept = self.handle_of(name.clone(), false);
+        kept.status().map(|_| kept)
+    }
+
+    /// Takes what another scheduler of the cluster keeps, where that is later; how many sets were.
+    pub async fn keep_as_well(&self, theirs: Vec<SetStatus>) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for status in theirs {
+            let _one = self.keeping().changing.lock().await;
+            let values = status.expectations.into_iter().map(|one| one.expectation).collect();
+            let expectations = (!status.is_deleted).then_some(values);
+            let put = SetRecord::new(status.name, status.revision, expectations, status.put_ms);
+            let theirs = SetRecord { begun: status.begun, ..put };
+            let known = self.keeping().upkeep().record(&theirs.name).cloned();
+            let merged = match known.clone() {
+                Some(ours) => ours.merged(theirs),
+                None => theirs,
+            };
+            if known.as_ref() != Some(&merged) {
+                self.store(merged).await?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    pub(crate) async fn recover_sets(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let stored = self.options().conductor.sets().await?;
+        for record in stored.sets {
+            self.obey(record);
+        }
+        Ok(stored.damaged)
+    }
+
+    pub(crate) fn objection(&self, want: &Want) -> Option<String> {
+        self.keeping().upkeep().objection(want)
+    }
+
+    fn handle_of(&self, name: SetName, is_new: bool) -> Kept {
+        let news = self.keeping().news.subscribe();
+        Kept { scheduler: self.clone(), name, news, is_new }
+    }
+
+    async fn change(&self, record: SetRecord) -> Result<Kept, KeepError> {
+        let _one = self.keeping().changing.lock().await;
+        let name = record.name.clone();
+        let (known, count) = {
+            let upkeep = self.keeping().upkeep();
+            (upkeep.record(&name).cloned(), upkeep.count())
+        };
+        if let Some(known) = &known {
+            if (known.revision, &known.expectations) == (record.revision, &record.expectations) {
+                return Ok(self.handle_of(name, false));
+            }
+            if known.revision >= record.revision {
+                let current = known.revision;
+                return Err(KeepError::RevisionConflict { name, current });
+            }
+        }
+        let is_more = known.is_none_or(|known| known.expectations.is_none());
+        if is_more && record.expectations.is_some() && count >= SETS_MAX {
+            return Err(KeepError::TooMany);
+        }
+        self.store(record).await?;
+        Ok(self.handle_of(name, true))
+    }
+
+    /// Stores a set, and then obeys it.
+    async fn store(&self, record: SetRecord) -> Result<(), StoreError> {
+        let conductor = &self.options().conductor;
+        conductor.save_set(record.clone()).await?;
+        self.obey(record);
+        let deleted: Vec<SetName> =
+            self.keeping().upkeep().deleted().iter().map(|record| record.name.clone()).collect();
+        for name in deleted.iter().take(deleted.len().saturating_sub(DELETED_MAX)) {
+            conductor.forget_set(name.clone()).await?;
+            self.keeping().upkeep().forget(name);
+        }
+        Ok(())
+    }
+
+    fn obey(&self, record: SetRecord) {
+        let mut out = Vec::new();
+        self.keeping().upkeep().handle(self.now_ms(), Input::Put(record), &mut out);
+        for effect in out {
+            // What more is known of it is stored after the next look.
+            if let Effect::Heed(rules) = effect {
+                self.knowledge().heed(rules);
+            }
+        }
+        self.keeping().tell();
+    }
+
+    // The loop.
+
+    pub(crate) async fn mend_expectations(&self) {
+        let mut mends: JoinSet<(JobId, HostId, Arc<RunStatus>)> = JoinSet::new();
+        let mut picture = self.options().picture.clone();
+        let mut news = self.keeping().news.subscribe();
+        let work = async {
+            loop {
+                let looked = Instant::now();
+                news.mark_unchanged();
+                let is_current = picture.borrow_and_update().is_current;
+                if is_current && self.keeping().upkeep().has_work() {
+                    self.look_after(&mut mends).await;
+                    // Its own news are none.
+                    self.keeping().tell();
+                    news.mark_unchanged();
+                }
+                let took = looked.elapsed();
+                let is_restless = self.keeping().upkeep().is_restless();
+                tokio::select! {
+                    Some(ended) = mends.join_next(), if !mends.is_empty() => {
+                        if let Ok(ended) = ended {
+                            self.note_mend(ended, &mut mends).await;
+                        }
+                    }
+                    changed = picture.changed() => if changed.is_err() { return },
+                    _ = news.changed() => {}
+                    () = sleep_until(looked + LOOK_AGAIN), if is_restless => {}
+                }
+                let (least, times) = LOOK_INTERVAL;
+                sleep_until(looked + least.max(took * times)).await;
+            }
+        };
+        self.shutdown().run_until_cancelled(work).await;
+    }
+
+    /// Judges what has changed, and begins what may be begun now.
+    async fn look_after(&self, mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>) {
+        let picture = self.picture();
+        let (members, turns) = {
+            let trust = self.options().trust.borrow();
+            let members =
+                trust.iter().flat_map(|trust| trust.roster_by_host().into_keys()).collect();
+            let peers = trust.iter().flat_map(|trust| &trust.peers);
+            let all =
+                peers.filter(|peer| peer.role == Role::Controller).map(|peer| peer.key).collect();
+            (members, Turns { me: Some(self.options().client.identity().public()), all })
+        };
+        let open = self.open_mends(&picture.view);
+        let (view, heard) = (picture.view.clone(), picture.heard.clone());
+        self.give(Input::Looked(Box::new(Look { view, heard, members, open, turns })), mends).await;
+    }
+
+    async fn note_mend(
+        &self,
+        (job, to, status): (JobId, HostId, Arc<RunStatus>),
+        mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>,
+    ) {
+        let failure = (status.state != RunState::Succeeded).then(|| {
+            let why = status.reason.clone().unwrap_or_else(|| "no reason was given".to_owned());
+            tracing::warn!("{job} is not yet as expected: {why}");
+            why
+        });
+        self.give(Input::Ended { job, to, failure }, mends).await;
+    }
+
+    /// Gives the core an input and does what it says, until nothing more is to be done.
+    async fn give(&self, input: Input, mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let (upkeep, now_ms) = (Arc::clone(&self.keeping().upkeep), self.now_ms());
+            // Judging a large cluster takes long, and this thread answers requests.
+            let handled = spawn_blocking(move || {
+                let mut out = Vec::new();
+                upkeep
+                    .lock()
+                    .expect("no holder of this lock panics")
+                    .handle(now_ms, input, &mut out);
+                out
+            });
+            for effect in handled.await.unwrap_or_default() {
+                match effect {
+                    Effect::Heed(rules) => self.knowledge().heed(rules),
+                    Effect::Save(name) => self.save(&name).await,
+                    Effect::Plan(aims) => inputs.push(self.plan_mends(*aims).await),
+                    Effect::Mend { want, to } => {
+                        inputs.extend(self.begin_mend(*want, to, mends).await);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn save(&self, name: &SetName) {
+        let _one = self.keeping().changing.lock().await;
+        let record = self.keeping().upkeep().record(name).cloned();
+        let Some(record) = record else { return };
+        if let Err(error) = self.options().conductor.save_set(record).await {
+            tracing::error!("store what was seen of expectations {name}: {error}");
+        }
+    }
+
+    async fn plan_mends(&self, aims: Aims) -> Input {
+        let nothing =
+            |open| Input::Planned { steps: vec![], report: planner::Report::default(), open };
+        let Some(_turn) = self.planning_turn().await else { return nothing(vec![]) };
+        let picture = self.picture();
+        let open = self.open_mends(&picture.view);
+        let failed = |(host, message): (HostId, String)| Setback {
+            allocation: picture.view.host(&host).map(|row| row.host.allocation).unwrap_or_default(),
+            reason: SetbackReason::Failed { message },
+            host,
+        };
+        let setbacks = aims.shunned.into_iter().map(failed).collect();
+        let (now_ms, seed) = (self.now_ms(), self.options().seed);
+        let (goals, clauses) = (aims.goals, aims.clauses);
+        let input = self.knowledge().mend_input(now_ms, &picture, goals, clauses, setbacks, seed);
+        let planned = spawn_blocking(move || {
+            let outcome = planner::plan(&input);
+            let state = State::new(&input);
+            // A later step may need an earlier one; it is found again once that is done.
+            let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
+            (steps.collect(), outcome.report)
+        });
+        match planned.await {
+            Ok((steps, report)) => Input::Planned { steps, report, open },
+            Err(error) => {
+                tracing::error!("plan what is expected: {error}");
+                nothing(open)
+            }
+        }
+    }
+
+    async fn begin_mend(
+        &self,
+        want: Want,
+        to: HostId,
+        mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>,
+    ) -> Option<Input> {
+        let job = want.job().clone();
+        match self.ensure(want).await {
+            Ok(mut run) => {
+                tracing::info!("{job} is made as expected, on {}", to.short());
+                mends.spawn(async move { (job, to, run.ended().await) });
+                None
+            }
+            Err(SubmitError::JobBusy { .. } | SubmitError::TooMany) => Some(Input::Busy { job }),
+            Err(error) => {
+                tracing::warn!("make {job} as expected: {error}");
+                Some(Input::Ended { job, to, failure: Some(error.to_string()) })
+            }
+        }
+    }
+
+    fn open_mends(&self, view: &View) -> Vec<Open> {
+        let open = |status: Arc<RunStatus>| {
+            let job = status.want.job().clone();
+            let (from, to) = match &status.want {
+                Want::Migrate { to, .. } => {
+                    let at = view.job_best(&job).map(|(row, _)| row.host.id.clone());
+                    (at, Some(to.clone()))
+                }
+                Want::Run { on, .. } => (None, on.clone()),
+                Want::Stop { .. }
+                | Want::Resize { .. }
+                | Want::Delete { .. }
+                | Want::FailOver { .. } => (None, None),
+            };
+            Open { run: status.id, job, from, to }
+        };
+        self.open_runs().into_iter().map(open).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

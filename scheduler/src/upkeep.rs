@@ -1,0 +1,619 @@
+//! Keeping expectations true: which are broken, which of them are mended now, and what is told of the
+//! others. Pure.
+//!
+//! Decides from the view, fact by fact, how each expectation stands (`upkeep/index.rs` knows who reads
+//! what), and when a broken one is mended: after it has stood broken for a moment, in the order that
+//! schedulers have among themselves, no more at a time than hosts bear, and not again and again. What
+//! would mend it is the planner's, and each mend is an ordinary run.
+//!
+//! ```text
+//!              facts change              for a moment, and it is our turn
+//!   met ◀───────────────────▶ broken ─────────────────────▶ due ──▶ planned ──▶ mending ──▶ met
+//!    ▲                           │ ▲                                   │ no step      │ did not succeed
+//!    └── coming: a host is at it ┘ └── unmet, and why ◀────────────────┴──────────────┘
+//!   held: not to be mended by us (ended by command, on a host that is not heard, deleted)
+//! ```
+
+mod index;
+
+mod mends;
+
+mod set;
+
+mod turns;
+
+mod verdict;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imbl::OrdMap;
+use planner::{Clause, Expectation, Level, Report, Step};
+use protocol::api::Want;
+use protocol::expectations::{ExpectationStatus, KeptStanding, SetStatus};
+use protocol::id::{HostId, JobId, SetName};
+use protocol::view::{Freshness, View};
+use serde_json::{Value, json};
+
+use self::index::{Index, Key};
+use self::set::Item;
+use self::verdict::{Facts, Verdict, is_told_only, judge};
+use crate::failover::freshness_of;
+use crate::follow::HeardAt;
+
+pub(crate) use mends::{Mends, Open};
+pub(crate) use set::read;
+pub use set::{ITEMS_MAX, SET_VERSION, SETS_MAX, SetRecord};
+pub(crate) use turns::Turns;
+pub(crate) use verdict::spec_of;
+
+/// How long an expectation must have been broken before it is mended: what passes by itself, as a move
+/// that an operator makes, needs no help.
+const SETTLE_MS: u64 = 1_000;
+
+/// How much longer each next scheduler waits: the one before has begun by then, and it shows.
+const TURN_MS: u64 = 3_000;
+
+/// Two plans of which nothing came are at least this far apart.
+const PLAN_IDLE_MS: u64 = 2_000;
+
+/// What could not be mended is planned again at least this often, whatever has changed.
+const PLAN_AGAIN_MS: u64 = 10_000;
+
+/// What has happened.
+#[derive(Debug, Clone)]
+pub(crate) enum Input {
+    /// A set was put or deleted, and is stored.
+    Put(SetRecord),
+    /// The view is this, and it is current.
+    Looked(Box<Look>),
+    /// A plan was made of [`Effect::Plan`].
+    Planned {
+        /// Steps that may be taken now, in their order.
+        steps: Vec<Step>,
+        /// What stays as it is, and why.
+        report: Report,
+        /// Runs that have not ended.
+        open: Vec<Open>,
+    },
+    /// A mend has ended.
+    Ended {
+        /// The job.
+        job: JobId,
+        /// Where it was to be.
+        to: HostId,
+        /// Why it is not; `None` when it is.
+        failure: Option<String>,
+    },
+    /// A mend could not be begun now: somebody else is changing the job.
+    Busy {
+        /// The job.
+        job: JobId,
+    },
+}
+
+/// The world as it is now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Look {
+    /// Hosts and jobs.
+    pub(crate) view: View,
+    /// How each host is heard.
+    pub(crate) heard: OrdMap<HostId, HeardAt>,
+    /// Hosts of the cluster.
+    pub(crate) members: BTreeSet<HostId>,
+    /// Runs that have not ended.
+    pub(crate) open: Vec<Open>,
+    /// Who else keeps the same sets.
+    pub(crate) turns: Turns,
+}
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    /// These rules are heeded by every new placement.
+    Heed(Vec<Clause>),
+    /// Store this set as it is now: more is known of it than what is stored.
+    Save(SetName),
+    /// Plan; answer with [`Input::Planned`].
+    Plan(Box<Aims>),
+    /// Begin a run; answer with [`Input::Ended`] or [`Input::Busy`].
+    Mend {
+        /// What.
+        want: Box<Want>,
+        /// Where the job will be.
+        to: HostId,
+    },
+}
+
+/// What a plan is to reach.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Aims {
+    /// Jobs, most important first within each level.
+    pub(crate) goals: Vec<(Level, Expectation)>,
+    /// Rules that are broken, and those that a mend of them could break.
+    pub(crate) clauses: Vec<Clause>,
+    /// Hosts that failed of late, with what was said.
+    pub(crate) shunned: BTreeMap<HostId, String>,
+}
+
+#[derive(Debug, Clone)]
+struct Set {
+    record: SetRecord,
+    items: Vec<Item>,
+}
+
+#[derive(Debug, Clone)]
+struct Judged {
+    verdict: Verdict,
+    broken_since_ms: Option<u64>,
+    /// What the last plan said of it.
+    report: Option<(String, Value)>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Planning {
+    /// When the last plan was asked for, and for what.
+    asked_ms: Option<u64>,
+    due: BTreeSet<Key>,
+    /// True while it is being made.
+    is_open: bool,
+    /// True when nothing could be begun after it.
+    was_idle: bool,
+    /// Whether anything has changed since.
+    is_stale: bool,
+}
+
+/// Every set of expectations that is kept.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Upkeep {
+    sets: BTreeMap<SetName, Set>,
+    index: Index,
+    judged: BTreeMap<Key, Judged>,
+    mends: Mends,
+    planning: Planning,
+    /// Jobs with a mend that has not ended.
+    mending: BTreeSet<JobId>,
+    open: Vec<Open>,
+    turns: Turns,
+    has_looked: bool,
+}
+
+impl Upkeep {
+    /// Takes one input; what has to be done is added to `out`, in order.
+    pub(crate) fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Put(record) => self.put(now_ms, record, out),
+            Input::Looked(look) => self.look(now_ms, *look, out),
+            Input::Planned { steps, report, open } => {
+                self.planned(now_ms, steps, &report, open, out);
+            }
+            Input::Ended { job, to, failure } => {
+                // What was started once is not made again when it is deleted, whether or not it was seen.
+                if failure.is_none() {
+                    let jobs = BTreeSet::from([job.clone()]);
+                    self.note_begun(&jobs, out);
+                    let is_of_job = |(_, item): &(Key, &Item)| item.jobs().contains(&&job);
+                    let keys = self.items().filter(is_of_job).map(|(key, _)| key).collect();
+                    self.judge(now_ms, keys, out);
+                }
+                self.mending.remove(&job);
+                self.mends.ended(now_ms, job, to, failure);
+                self.planning.is_stale = true;
+            }
+            Input::Busy { job } => {
+                self.mending.remove(&job);
+                self.mends.busy(now_ms, job);
+            }
+        }
+    }
+
+    /// The stored form of a set, also of one that was deleted.
+    pub(crate) fn record(&self, name: &SetName) -> Option<&SetRecord> {
+        self.sets.get(name).map(|set| &set.record)
+    }
+
+    /// How many sets there are, those that were deleted not counted.
+    pub(crate) fn count(&self) -> usize {
+        self.sets.values().filter(|set| set.record.expectations.is_some()).count()
+    }
+
+    /// The sets that were deleted, those that were put longest ago first.
+    pub(crate) fn deleted(&self) -> Vec<&SetRecord> {
+        let records = self.sets.values().map(|set| &set.record);
+        let mut deleted: Vec<_> = records.filter(|r| r.expectations.is_none()).collect();
+        deleted.sort_by_key(|record| (record.put_ms, &record.name));
+        deleted
+    }
+
+    /// Forgets a set that was deleted.
+    pub(crate) fn forget(&mut self, name: &SetName) {
+        if self.record(name).is_some_and(|record| record.expectations.is_none()) {
+            self.sets.remove(name);
+        }
+    }
+
+    /// True when something is kept.
+    pub(crate) fn has_work(&self) -> bool {
+        self.sets.values().any(|set| !set.items.is_empty())
+    }
+
+    /// True when something is broken, so that looking again soon is of use.
+    pub(crate) fn is_restless(&self) -> bool {
+        self.judged.values().any(|judged| matches!(judged.verdict, Verdict::Broken { .. }))
+    }
+
+    /// Every set and how it stands now, by name.
+    pub(crate) fn statuses(&self, now_ms: u64, with_deleted: bool) -> Vec<SetStatus> {
+        let names = self.sets.keys();
+        let all = names.filter_map(|name| self.status(now_ms, name));
+        all.filter(|status| with_deleted || !status.is_deleted).collect()
+    }
+
+    /// One set and how it stands now.
+    pub(crate) fn status(&self, now_ms: u64, name: &SetName) -> Option<SetStatus> {
+        let set = self.sets.get(name)?;
+        let SetRecord { revision, expectations, begun, put_ms, .. } = &set.record;
+        let one = |(place, expectation): (usize, &Value)| ExpectationStatus {
+            expectation: expectation.clone(),
+            standing: self.standing(now_ms, &(name.clone(), place)),
+        };
+        Some(SetStatus {
+            name: name.clone(),
+            revision: *revision,
+            is_deleted: expectations.is_none(),
+            put_ms: *put_ms,
+            begun: begun.clone(),
+            expectations: expectations.iter().flatten().enumerate().map(one).collect(),
+        })
+    }
+
+    /// Why something that is asked for would not last: another set expects otherwise.
+    pub(crate) fn objection(&self, want: &Want) -> Option<String> {
+        let all = self.sets.iter().flat_map(|(name, set)| set.items.iter().map(move |i| (name, i)));
+        let mut objections = all.filter_map(|(name, item)| {
+            let expected = objects(item, want)?;
+            Some(format!(
+                "expectations {name} say that {expected}, and would have it so again; change them first: \
+                 `ostler expectations {name}`"
+            ))
+        });
+        objections.next()
+    }
+
+    // Sets.
+
+    fn put(&mut self, now_ms: u64, record: SetRecord, out: &mut Vec<Effect>) {
+        let name = record.name.clone();
+        if let Some(before) = self.sets.remove(&name) {
+            for (place, item) in before.items.iter().enumerate() {
+                let key = (name.clone(), place);
+                self.index.remove(&key, item);
+                self.judged.remove(&key);
+            }
+        }
+        // What was put was read once already; a store may hold what a newer program has put.
+        let items = read(record.expectations.as_deref().unwrap_or_default());
+        let items = items.unwrap_or_else(|why| {
+            let count = record.expectations.as_ref().map_or(0, Vec::len);
+            vec![Item::Unknown { why }; count]
+        });
+        for (place, item) in items.iter().enumerate() {
+            self.index.insert(&(name.clone(), place), item);
+        }
+        self.sets.insert(name.clone(), Set { record, items });
+        let expected: BTreeSet<JobId> =
+            self.items().flat_map(|(_, item)| item.jobs()).cloned().collect();
+        self.mends.retain(|job| expected.contains(job));
+        self.planning.is_stale = true;
+        if self.has_looked {
+            let places = 0..self.sets[&name].items.len();
+            self.judge(now_ms, places.map(|place| (name.clone(), place)).collect(), out);
+        }
+        out.push(Effect::Heed(self.clauses().cloned().collect()));
+    }
+
+    fn items(&self) -> impl Iterator<Item = (Key, &Item)> {
+        self.sets.iter().flat_map(|(name, set)| {
+            set.items.iter().enumerate().map(|(place, item)| ((name.clone(), place), item))
+        })
+    }
+
+    fn item(&self, (name, place): &Key) -> Option<&Item> {
+        self.sets.get(name)?.items.get(*place)
+    }
+
+    fn clauses(&self) -> impl Iterator<Item = &Clause> {
+        self.sets.values().flat_map(|set| &set.items).filter_map(|item| match item {
+            Item::Rule(clause) => Some(clause),
+            _ => None,
+        })
+    }
+
+    // Verdicts.
+
+    fn look(&mut self, now_ms: u64, look: Look, out: &mut Vec<Effect>) {
+        let Look { view, heard, members, open, turns } = look;
+        let freshness = |host: &HostId| freshness_of(heard.get(host));
+        let (mut changed, is_change) = self.index.update(&view, &freshness, &members);
+        if !self.has_looked {
+            changed = self.items().map(|(key, _)| key).collect();
+        }
+        (self.has_looked, self.open, self.turns) = (true, open, turns);
+        self.planning.is_stale |= is_change;
+        self.judge(now_ms, changed, out);
+        self.ask_for_plan(now_ms, out);
+    }
+
+    fn judge(&mut self, now_ms: u64, keys: BTreeSet<Key>, out: &mut Vec<Effect>) {
+        // First, as what was seen once is judged otherwise when it is gone.
+        let seen = keys.iter().filter_map(|key| match self.item(key)? {
+            item @ Item::Runs { job, .. } => {
+                let hosts = self.index.hosts_of(item)?;
+                (!hosts.is_empty()).then(|| job.clone())
+            }
+            _ => None,
+        });
+        self.note_begun(&seen.collect(), out);
+        for key in keys {
+            let Some(item) = self.item(&key) else { continue };
+            let verdict = self.verdict(&key, item);
+            let before = self.judged.remove(&key);
+            let is_broken = matches!(verdict, Verdict::Broken { .. });
+            let since_ms = before.as_ref().and_then(|judged| judged.broken_since_ms);
+            let report = before.and_then(|judged| judged.report).filter(|_| is_broken);
+            let broken_since_ms = is_broken.then(|| since_ms.unwrap_or(now_ms));
+            self.judged.insert(key, Judged { verdict, broken_since_ms, report });
+        }
+    }
+
+    fn verdict(&self, key: &Key, item: &Item) -> Verdict {
+        let hosts = self.index.hosts_of(item);
+        let part = hosts.map(|hosts| self.index.view().part(&hosts));
+        let none = BTreeSet::new();
+        judge(
+            item,
+            &Facts {
+                view: part.as_ref().unwrap_or(self.index.view()),
+                freshness: &|host| self.index.freshness(host),
+                missing: self.index.missing(),
+                begun: self.sets.get(&key.0).map_or(&none, |set| &set.record.begun),
+            },
+        )
+    }
+
+    fn note_begun(&mut self, jobs: &BTreeSet<JobId>, out: &mut Vec<Effect>) {
+        for set in self.sets.values_mut() {
+            let expected = set.items.iter().filter_map(|item| match item {
+                Item::Runs { job, .. } if jobs.contains(job) => Some(job.clone()),
+                _ => None,
+            });
+            let before = set.record.begun.len();
+            set.record.begun.extend(expected);
+            if set.record.begun.len() > before {
+                out.push(Effect::Save(set.record.name.clone()));
+            }
+        }
+    }
+
+    // Mending.
+
+    /// What is to be mended now.
+    fn due(&self, now_ms: u64) -> BTreeSet<Key> {
+        let is_due = |(key, judged): &(&Key, &Judged)| {
+            let Some(item) = self.item(key) else { return false };
+            let wait_ms = SETTLE_MS + TURN_MS * u64::from(self.turns.place(&key.0));
+            let is_settled =
+                judged.broken_since_ms.is_some_and(|since_ms| since_ms + wait_ms <= now_ms);
+            let jobs = item.jobs();
+            let is_open = self.open.iter().any(|run| jobs.contains(&&run.job))
+                || jobs.iter().any(|job| self.mending.contains(*job));
+            let is_resting = jobs.iter().all(|job| self.mends.rest(now_ms, job).is_some());
+            is_settled && !is_open && !is_resting && !is_told_only(item)
+        };
+        self.judged.iter().filter(is_due).map(|(key, _)| key.clone()).collect()
+    }
+
+    fn ask_for_plan(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        let due = self.due(now_ms);
+        let planning = &self.planning;
+        let since_ms = planning.asked_ms.map(|asked_ms| now_ms.saturating_sub(asked_ms));
+        let is_news = planning.is_stale || !due.is_subset(&planning.due);
+        let pause_ms = match (is_news, planning.was_idle) {
+            (true, false) => 0,
+            (true, true) => PLAN_IDLE_MS,
+            (false, _) => PLAN_AGAIN_MS,
+        };
+        if due.is_empty() || planning.is_open || since_ms.is_some_and(|since| since < pause_ms) {
+            return;
+        }
+        let aims = self.aims(now_ms, &due);
+        self.planning = Planning {
+            asked_ms: Some(now_ms),
+            due,
+            is_open: true,
+            was_idle: false,
+            is_stale: false,
+        };
+        out.push(Effect::Plan(Box::new(aims)));
+    }
+
+    fn aims(&self, now_ms: u64, due: &BTreeSet<Key>) -> Aims {
+        let items: Vec<&Item> = due.iter().filter_map(|key| self.item(key)).collect();
+        let jobs: BTreeSet<&JobId> = items.iter().flat_map(|item| item.jobs()).collect();
+        let goal = |item: &&Item| match *item {
+            Item::Runs { job, spec, on, level } => {
+                let spec = spec_of(self.index.view(), job, spec.as_ref())?;
+                Some((*level, Expectation::Runs { job: job.clone(), spec, on: on.clone() }))
+            }
+            Item::RunsOn { job, on, level } => {
+                Some((*level, Expectation::RunsOn { job: job.clone(), on: on.clone() }))
+            }
+            Item::HasSize { job, size, level } => {
+                Some((*level, Expectation::HasSize { job: job.clone(), size: *size }))
+            }
+            Item::Rule(_) | Item::Unknown { .. } => None,
+        };
+        let mut goals: Vec<_> = items.iter().filter_map(goal).collect();
+        // Two sets may say the same of a job.
+        goals.dedup();
+        let due_clauses = |clause: &&Clause| {
+            let rule = Item::Rule((*clause).clone());
+            items.contains(&&rule) || clause.rule.jobs().iter().any(|job| jobs.contains(job))
+        };
+        let mut clauses: Vec<Clause> = Vec::new();
+        for clause in self.clauses().filter(due_clauses) {
+            if !clauses.contains(clause) {
+                clauses.push(clause.clone());
+            }
+        }
+        Aims { goals, clauses, shunned: self.mends.shunned(now_ms) }
+    }
+
+    fn planned(
+        &mut self,
+        now_ms: u64,
+        steps: Vec<Step>,
+        report: &Report,
+        open: Vec<Open>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.planning.is_open = false;
+        self.open = open;
+        let due = std::mem::take(&mut self.planning.due);
+        for key in &due {
+            let said = self.item(key).and_then(|item| said_of(report, item));
+            if let Some(judged) = self.judged.get_mut(key) {
+                judged.report = said;
+            }
+        }
+        let mended: BTreeSet<JobId> = due
+            .iter()
+            .filter_map(|key| self.item(key))
+            .flat_map(|item| item.jobs())
+            .cloned()
+            .collect();
+        let mut begun = Vec::new();
+        let mut places = mends::MENDS_MAX.saturating_sub(self.mending.len());
+        self.planning.was_idle = true;
+        for step in steps.into_iter().filter(|step| mended.contains(step.job())) {
+            let is_heard =
+                ends_of(&step).iter().all(|host| self.index.freshness(host) == Freshness::Fresh);
+            if places == 0 || !is_heard {
+                continue;
+            }
+            let is_free = !self.mending.contains(step.job());
+            if is_free && self.mends.admit(now_ms, &step, &mut begun, &self.open) {
+                places -= 1;
+                self.planning.was_idle = false;
+                self.mending.insert(step.job().clone());
+                out.extend(self.mend(step));
+            }
+        }
+        self.planning.due = due;
+    }
+
+    fn mend(&self, step: Step) -> Option<Effect> {
+        match step {
+            Step::StartVm(step) => {
+                let (job, to) = (step.job, step.host);
+                let on = self.items().find_map(|(_, item)| match item {
+                    Item::Runs { job: id, on: Some(on), .. } if *id == job => Some(on.clone()),
+                    _ => None,
+                });
+                let want = Box::new(Want::Run { job, spec: step.spec, on });
+                Some(Effect::Mend { want, to })
+            }
+            Step::MigrateVm(step) => {
+                let (job, to) = (step.job, step.to);
+                let want = Box::new(Want::Migrate { job, to: to.clone() });
+                Some(Effect::Mend { want, to })
+            }
+            Step::ResizeVm(step) => {
+                let (job, size) = (step.job, step.size);
+                let want = Box::new(Want::Resize { job, size });
+                Some(Effect::Mend { want, to: step.host })
+            }
+            Step::StopVm(_) | Step::DeleteVm(_) => None,
+        }
+    }
+
+    fn standing(&self, now_ms: u64, key: &Key) -> KeptStanding {
+        let Some(item) = self.item(key) else { return KeptStanding::Unknown };
+        if let Item::Unknown { why } = item {
+            return KeptStanding::NotUnderstood { why: why.clone() };
+        }
+        let Some(judged) = self.judged.get(key) else { return KeptStanding::Unknown };
+        let evidence = match &judged.verdict {
+            Verdict::Met => return KeptStanding::Met,
+            Verdict::Coming { host } => return KeptStanding::Coming { host: host.clone() },
+            Verdict::Held { why } => {
+                return KeptStanding::Unmet { why: why.clone(), report: None };
+            }
+            Verdict::Broken { evidence } => evidence.clone(),
+        };
+        let jobs = item.jobs();
+        if let Some(run) = self.open.iter().find(|run| jobs.contains(&&run.job)) {
+            return KeptStanding::Mending { run: run.run };
+        }
+        let resting = jobs.iter().filter_map(|job| self.mends.rest(now_ms, job)).max();
+        let (why, report) = match (resting, &judged.report) {
+            (Some((until_ms, why)), report) => {
+                let seconds = until_ms.saturating_sub(now_ms).div_ceil(1000);
+                let why = format!("{evidence}; {why}; tried again in {seconds} s");
+                (why, report.as_ref().map(|(_, report)| report.clone()))
+            }
+            (None, Some((why, report))) => (why.clone(), Some(report.clone())),
+            (None, None) => (evidence, None),
+        };
+        KeptStanding::Unmet { why, report }
+    }
+}
+
+/// What an expectation says against something that is wanted.
+fn objects(item: &Item, want: &Want) -> Option<String> {
+    match (item, want) {
+        (
+            Item::Runs { job: expected, on: Some(on), .. } | Item::RunsOn { job: expected, on, .. },
+            Want::Migrate { job, to } | Want::Run { job, on: Some(to), .. },
+        ) => (job == expected && to != on).then(|| format!("{job} runs on {}", on.short())),
+        (Item::HasSize { job: expected, size, .. }, Want::Resize { job, size: wanted }) => {
+            let differs = |a: Option<u64>, b: Option<u64>| a.zip(b).is_some_and(|(a, b)| a != b);
+            let number = |n: Option<u32>| n.map(u64::from);
+            let is_other = differs(number(size.vcpus), number(wanted.vcpus))
+                || differs(number(size.max_vcpus), number(wanted.max_vcpus))
+                || differs(size.memory_bytes, wanted.memory_bytes)
+                || differs(size.max_memory_bytes, wanted.max_memory_bytes);
+            (job == expected && is_other).then(|| format!("{job} has another size"))
+        }
+        _ => None,
+    }
+}
+
+/// What a plan's report says of an expectation, in words and as it is.
+fn said_of(report: &Report, item: &Item) -> Option<(String, Value)> {
+    match item {
+        Item::Runs { job, .. } | Item::RunsOn { job, .. } | Item::HasSize { job, .. } => {
+            let unmet = report.unmet.iter().find(|unmet| unmet.job == *job)?;
+            Some((unmet.to_string(), json!(unmet)))
+        }
+        Item::Rule(clause) => {
+            let is_it = |v: &&planner::Violation| v.level == clause.level && v.rule == clause.rule;
+            let violation = report.violations.iter().find(is_it)?;
+            Some((violation.to_string(), json!(violation)))
+        }
+        Item::Unknown { .. } => None,
+    }
+}
+
+/// The hosts that a step needs.
+fn ends_of(step: &Step) -> Vec<&HostId> {
+    match step {
+        Step::StartVm(step) => vec![&step.host],
+        Step::MigrateVm(step) => vec![&step.from, &step.to],
+        Step::ResizeVm(step) => vec![&step.host],
+        Step::StopVm(step) => vec![&step.host],
+        Step::DeleteVm(step) => vec![&step.host],
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Which expectations read a fact that has changed.
+//!
+//! ```text
+//!   host's row ─┬─ a job's row ────────────▶ expectations of that job
+//!               ├─ its labels ─────────────▶ those of every job that has a row there
+//!   freshness ──┘                                    (so has a host that is heard or not)
+//!   which hosts there are ─────────────────▶ those of jobs that have no row at all
+//!   anything ──────────────────────────────▶ those of the whole cluster
+//! ```
+//!
+//! A view is compared with the one before host by host, of which only those are opened whose cursor has
+//! moved: so it makes no difference how many events came at once, or whether any were seen one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::id::{Cursor, HostId, JobId, SetName};
+use protocol::view::{Freshness, HostRow, View};
+
+use super::set::Item;
+
+/// An expectation: its set, and its place there.
+pub(crate) type Key = (SetName, usize);
+
+/// Facts of before, and who reads them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Index {
+    by_job: BTreeMap<JobId, BTreeSet<Key>>,
+    /// Those that read everything.
+    whole: BTreeSet<Key>,
+    /// Where jobs that somebody reads of have rows.
+    homes: BTreeMap<JobId, BTreeSet<HostId>>,
+    seen: BTreeMap<HostId, (Cursor, Freshness)>,
+    view: View,
+    missing: BTreeSet<HostId>,
+}
+
+impl Index {
+    /// Takes an expectation in; what it reads is looked up in the view of before.
+    pub(crate) fn insert(&mut self, key: &Key, item: &Item) {
+        if item.reads_all() {
+            self.whole.insert(key.clone());
+        }
+        for job in item.jobs() {
+            self.by_job.entry(job.clone()).or_default().insert(key.clone());
+            if !self.homes.contains_key(job) {
+                let hosts = self.view.job(job).map(|(row, _)| row.host.id.clone()).collect();
+                self.homes.insert(job.clone(), hosts);
+            }
+        }
+    }
+
+    /// Takes an expectation out.
+    pub(crate) fn remove(&mut self, key: &Key, item: &Item) {
+        self.whole.remove(key);
+        for job in item.jobs() {
+            let Some(keys) = self.by_job.get_mut(job) else { continue };
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_job.remove(job);
+                self.homes.remove(job);
+            }
+        }
+    }
+
+    /// What was compared with last.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// How fresh a host was then.
+    pub(crate) fn freshness(&self, host: &HostId) -> Freshness {
+        self.seen.get(host).map_or(Freshness::Fresh, |(_, freshness)| *freshness)
+    }
+
+    /// Hosts of the cluster of which nothing was told.
+    pub(crate) fn missing(&self) -> &BTreeSet<HostId> {
+        &self.missing
+    }
+
+    /// The hosts that an expectation reads; `None` for all.
+    pub(crate) fn hosts_of(&self, item: &Item) -> Option<BTreeSet<HostId>> {
+        if item.reads_all() {
+            return None;
+        }
+        let homes = item.jobs().into_iter().filter_map(|job| self.homes.get(job));
+        Some(homes.flatten().cloned().collect())
+    }
+
+    /// Takes the next view; the expectations that read what has changed, and whether anything has.
+    pub(crate) fn update(
+        &mut self,
+        view: &View,
+        freshness: &dyn Fn(&HostId) -> Freshness,
+        members: &BTreeSet<HostId>,
+    ) -> (BTreeSet<Key>, bool) {
+        let mut jobs: BTreeSet<JobId> = BTreeSet::new();
+        let mut is_other_set = false;
+        let mut is_change = false;
+        let mut seen = BTreeMap::new();
+        for (host, row) in view.hosts() {
+            let now = (row.cursor, freshness(host));
+            let before = self.seen.get(host).copied();
+            is_other_set |= before.is_none();
+            if before != Some(now) {
+                is_change = true;
+                let is_heard_so = before.is_some_and(|before| before.1 == now.1);
+                self.compare(host, Some(row), !is_heard_so, &mut jobs);
+            }
+            seen.insert(host.clone(), now);
+        }
+        let gone = self.seen.keys().filter(|host| !seen.contains_key(*host));
+        for host in gone.cloned().collect::<Vec<_>>() {
+            (is_other_set, is_change) = (true, true);
+            self.compare(&host, None, true, &mut jobs);
+        }
+        let unheard = members.iter().filter(|host| view.host(host).is_none());
+        let missing: BTreeSet<HostId> = unheard.cloned().collect();
+        is_other_set |= missing != self.missing;
+        (self.view, self.seen, self.missing) = (view.clone(), seen, missing);
+        if is_other_set {
+            is_change = true;
+            let unseen = self.homes.iter().filter(|(_, hosts)| hosts.is_empty());
+            jobs.extend(unseen.map(|(job, _)| job.clone()));
+        }
+        let readers = jobs.iter().filter_map(|job| self.by_job.get(job)).flatten();
+        let whole = self.whole.iter().filter(|_| is_change);
+        (readers.chain(whole).cloned().collect(), is_change)
+    }
+
+    /// Adds the jobs of which something is read that has changed on a host, and notes where they are now.
+    fn compare(
+        &mut self,
+        host: &HostId,
+        after: Option<&HostRow>,
+        is_all: bool,
+        jobs: &mut BTreeSet<JobId>,
+    ) {
+        let before = self.view.host(host);
+        let labels = |row: Option<&HostRow>| row.map(|row| row.host.labels.clone());
+        let is_all = is_all || labels(before) != labels(after);
+        let rows = before.into_iter().chain(after).flat_map(|row| row.jobs.values());
+        for job in rows {
+            let Some(homes) = self.homes.get_mut(&job.id) else { continue };
+            let row = |row: Option<&HostRow>| row.and_then(|row| row.jobs.get(&job.id)).cloned();
+            let (before, after) = (row(before), row(after));
+            match after {
+                Some(_) => homes.insert(host.clone()),
+                None => homes.remove(host),
+            };
+            if is_all || before != after {
+                jobs.insert(job.id.clone());
+            }
+        }
+    }
+}

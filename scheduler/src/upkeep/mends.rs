@@ -1,0 +1,152 @@
+//! How many mends go on at once, and when a job is left alone.
+//!
+//! ```text
+//!   to be mended ──begun──▶ an open run ──succeeded──▶ calm: not mended again for a while, twice as
+//!        ▲                      │ did not succeed            long each time
+//!        └── rest is over ── resting (its target is left alone meanwhile)
+//! ```
+//!
+//! A mend lowers what is violated, so mends alone never go round in circles. What may is the world: a
+//! label that comes and goes, a guest that ends as soon as it runs. Calm is for these.
+
+use std::collections::BTreeMap;
+
+use planner::Step;
+use protocol::id::{HostId, JobId, RunId};
+
+use crate::drain::{ARRIVING_MAX, LEAVING_MAX};
+
+/// Mends that are open at a time: the rest of an engine's places are for people and failover.
+pub(crate) const MENDS_MAX: usize = 16;
+
+/// First and longest rest after a mend that did not succeed.
+const REST_MS: (u64, u64) = (5_000, 300_000);
+
+/// Rest of a job that somebody else is changing; not a failure.
+const BUSY_MS: u64 = 2_000;
+
+/// First and longest time that a job is left alone after a mend that did.
+const CALM_MS: (u64, u64) = (10_000, 600_000);
+
+/// A job that has needed no mend for so long is as good as new.
+const CALM_OVER_MS: u64 = 1_800_000;
+
+/// A run that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Open {
+    pub(crate) run: RunId,
+    pub(crate) job: JobId,
+    /// Where the job is alive, if the run moves it.
+    pub(crate) from: Option<HostId>,
+    /// Where it goes, if that is known.
+    pub(crate) to: Option<HostId>,
+}
+
+#[derive(Debug, Clone)]
+struct Rest {
+    until_ms: u64,
+    failures: u32,
+    shunned: Option<(HostId, String)>,
+    why: String,
+}
+
+#[derive(Debug, Clone)]
+struct Calm {
+    mended_ms: u64,
+    count: u32,
+}
+
+/// What was mended, or could not be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mends {
+    resting: BTreeMap<JobId, Rest>,
+    calm: BTreeMap<JobId, Calm>,
+}
+
+impl Mends {
+    /// Until when the job is left alone, and why.
+    pub(crate) fn rest(&self, now_ms: u64, job: &JobId) -> Option<(u64, String)> {
+        let resting = self.resting.get(job).map(|rest| (rest.until_ms, rest.why.clone()));
+        let calm = self.calm.get(job).map(|calm| {
+            let ms = (CALM_MS.0 << (calm.count - 1).min(16)).min(CALM_MS.1);
+            let why = format!("{job} was mended {} times of late", calm.count);
+            (calm.mended_ms + ms, why)
+        });
+        let until = resting.into_iter().chain(calm).max_by_key(|(until_ms, _)| *until_ms);
+        until.filter(|(until_ms, _)| *until_ms > now_ms)
+    }
+
+    /// Hosts at which mends have failed of late, with what was said.
+    pub(crate) fn shunned(&self, now_ms: u64) -> BTreeMap<HostId, String> {
+        let resting = self.resting.values().filter(|rest| rest.until_ms > now_ms);
+        resting.filter_map(|rest| rest.shunned.clone()).collect()
+    }
+
+    /// Whether a step may be begun beside what goes on; if so it counts as open from now on.
+    pub(crate) fn admit(
+        &self,
+        now_ms: u64,
+        step: &Step,
+        begun: &mut Vec<(Option<HostId>, HostId)>,
+        open: &[Open],
+    ) -> bool {
+        let job = step.job();
+        let (from, to) = match step {
+            Step::MigrateVm(step) => (Some(step.from.clone()), step.to.clone()),
+            Step::StartVm(step) => (None, step.host.clone()),
+            Step::ResizeVm(step) => (None, step.host.clone()),
+            // Nothing is ended or deleted to mend something.
+            Step::StopVm(_) | Step::DeleteVm(_) => return false,
+        };
+        let froms = open.iter().map(|run| &run.from).chain(begun.iter().map(|(from, _)| from));
+        let leaving = froms.flatten().filter(|host| from.as_ref() == Some(*host)).count();
+        let tos = open.iter().filter_map(|run| run.to.as_ref());
+        let arriving =
+            tos.chain(begun.iter().map(|(_, to)| to)).filter(|host| **host == to).count();
+        let may = self.rest(now_ms, job).is_none()
+            && open.iter().all(|run| run.job != *job)
+            && leaving < LEAVING_MAX
+            && arriving < ARRIVING_MAX;
+        if may {
+            begun.push((from, to));
+        }
+        may
+    }
+
+    /// A mend has ended.
+    pub(crate) fn ended(&mut self, now_ms: u64, job: JobId, to: HostId, failure: Option<String>) {
+        let Some(why) = failure else {
+            self.resting.remove(&job);
+            let calm = self.calm.entry(job).or_insert(Calm { mended_ms: now_ms, count: 0 });
+            if now_ms.saturating_sub(calm.mended_ms) > CALM_OVER_MS {
+                calm.count = 0;
+            }
+            (calm.mended_ms, calm.count) = (now_ms, calm.count.saturating_add(1));
+            self.calm.retain(|_, calm| now_ms.saturating_sub(calm.mended_ms) <= CALM_OVER_MS);
+            return;
+        };
+        let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
+        let rest_ms = REST_MS.0.saturating_mul(1 << failures.min(16)).min(REST_MS.1);
+        let rest = Rest {
+            until_ms: now_ms + rest_ms,
+            failures: failures.saturating_add(1),
+            shunned: Some((to, why.clone())),
+            why: format!("the last try did not succeed: {why}"),
+        };
+        self.resting.insert(job, rest);
+    }
+
+    /// A mend could not be begun now: somebody else is changing the job.
+    pub(crate) fn busy(&mut self, now_ms: u64, job: JobId) {
+        let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
+        let why = format!("{job} is being changed by somebody else");
+        let rest = Rest { until_ms: now_ms + BUSY_MS, failures, shunned: None, why };
+        self.resting.insert(job, rest);
+    }
+
+    /// Forgets jobs of which nothing is expected any more.
+    pub(crate) fn retain(&mut self, is_expected: impl Fn(&JobId) -> bool) {
+        self.resting.retain(|job, _| is_expected(job));
+        self.calm.retain(|job, _| is_expected(job));
+    }
+}

@@ -1,0 +1,173 @@
+//! A set of expectations as it is stored, and what of it can be kept true over time.
+//!
+//! Decides what is refused when it is put (what is badly written, and what would end or delete
+//! something again and again), and which of two records of one set is the later. A kind that nobody
+//! here knows is kept, told of, and blocks nothing.
+
+use std::collections::BTreeSet;
+
+use planner::case::{Understood, understand};
+use planner::{Clause, Expectation, Level};
+use protocol::id::{HostId, JobId, Revision, SetName};
+use protocol::job::{JobKind, JobSpec};
+use protocol::vm::SizeChange;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The form of [`SetRecord`]; a record of a later form is left alone, loudly.
+pub const SET_VERSION: u32 = 1;
+
+/// Sets that a scheduler keeps. Each is judged in memory, and listed in one answer.
+pub const SETS_MAX: usize = 1024;
+
+/// Expectations of one set: a file that a person can still read.
+pub const ITEMS_MAX: usize = 1024;
+
+/// A set of expectations as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRecord {
+    /// See [`SET_VERSION`].
+    pub version: u32,
+    /// Its name.
+    pub name: SetName,
+    /// Grows with each change.
+    pub revision: Revision,
+    /// As they were put; `None` when it was deleted, which is remembered so that nobody who missed it
+    /// brings the set back.
+    pub expectations: Option<Vec<Value>>,
+    /// Jobs that are expected to run and that were seen since.
+    #[serde(default)]
+    pub begun: BTreeSet<JobId>,
+    /// When it was put, in milliseconds since 1970; for people only.
+    pub put_ms: u64,
+}
+
+impl SetRecord {
+    /// A set nobody has seen anything of.
+    #[must_use]
+    pub fn new(
+        name: SetName,
+        revision: Revision,
+        expectations: Option<Vec<Value>>,
+        put_ms: u64,
+    ) -> Self {
+        let begun = BTreeSet::new();
+        Self { version: SET_VERSION, name, revision, expectations, begun, put_ms }
+    }
+
+    /// What both say together, as the one that counts: the higher revision. Two of the same revision
+    /// that differ come of people who asked two schedulers that did not know of each other; one of the
+    /// two counts, and everywhere the same.
+    #[must_use]
+    pub fn merged(self, other: SetRecord) -> SetRecord {
+        let text = |record: &SetRecord| json!(record.expectations).to_string();
+        if self.revision != other.revision {
+            return if self.revision > other.revision { self } else { other };
+        }
+        match text(&self).cmp(&text(&other)) {
+            std::cmp::Ordering::Greater => self,
+            std::cmp::Ordering::Less => other,
+            std::cmp::Ordering::Equal => {
+                let (put_ms, mut begun) = (self.put_ms.min(other.put_ms), self.begun);
+                begun.extend(other.begun);
+                SetRecord { begun, put_ms, ..other }
+            }
+        }
+    }
+}
+
+/// One expectation that is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Item {
+    /// The job runs.
+    Runs {
+        job: JobId,
+        /// What it is when no host knows it; a host's own row counts more.
+        spec: Option<JobSpec>,
+        on: Option<HostId>,
+        level: Level,
+    },
+    /// The job, while it runs, runs there.
+    RunsOn { job: JobId, on: HostId, level: Level },
+    /// The job, if there is one, has this size.
+    HasSize { job: JobId, size: SizeChange, level: Level },
+    /// Where jobs are.
+    Rule(Clause),
+    /// Not understood.
+    Unknown { why: String },
+}
+
+impl Item {
+    /// Jobs it is about.
+    pub(crate) fn jobs(&self) -> Vec<&JobId> {
+        match self {
+            Item::Runs { job, .. } | Item::RunsOn { job, .. } | Item::HasSize { job, .. } => {
+                vec![job]
+            }
+            Item::Rule(clause) => clause.rule.jobs(),
+            Item::Unknown { .. } => vec![],
+        }
+    }
+
+    /// True when it reads the whole cluster, whatever jobs it names.
+    pub(crate) fn reads_all(&self) -> bool {
+        matches!(self, Item::Rule(clause) if clause.rule.jobs().is_empty())
+    }
+}
+
+/// Reads what is put. The error says which is wrong, and what would be right.
+pub(crate) fn read(expectations: &[Value]) -> Result<Vec<Item>, String> {
+    if expectations.len() > ITEMS_MAX {
+        return Err(format!(
+            "{} expectations are more than {ITEMS_MAX}; make several sets of them",
+            expectations.len()
+        ));
+    }
+    let read = expectations.iter().enumerate().map(|(index, value)| {
+        item(index, value.clone()).map_err(|why| format!("expectation {}: {why}", index + 1))
+    });
+    read.collect()
+}
+
+fn item(index: usize, mut value: Value) -> Result<Item, String> {
+    let has_spec = value.get("spec").is_some_and(|spec| !spec.is_null());
+    if value["expect"] == "runs" && !has_spec {
+        value["spec"] = json!(JobSpec::vm(protocol::vm::VmSpec::default()));
+    }
+    let understood = match understand(index, value) {
+        Ok(understood) => understood,
+        Err(no) if no.is_malformed => return Err(no.why),
+        Err(no) => return Ok(Item::Unknown { why: no.why }),
+    };
+    Ok(match understood {
+        Understood::Goal(level, Expectation::Runs { job, spec, on }) => {
+            let spec = has_spec.then_some(spec);
+            if let Some(spec) = &spec {
+                spec.validate().map_err(|error| error.to_string())?;
+                if !matches!(spec.kind, JobKind::Vm(_)) {
+                    return Err(
+                        "only a VM is kept running: a one-off job is over when it is done, and \
+                                services are bootstrap's"
+                            .to_owned(),
+                    );
+                }
+            }
+            Item::Runs { job, spec, on, level }
+        }
+        Understood::Goal(level, Expectation::RunsOn { job, on }) => Item::RunsOn { job, on, level },
+        Understood::Goal(level, Expectation::HasSize { job, size }) => {
+            if size.is_empty() {
+                return Err("a size needs vcpus or memory_bytes".to_owned());
+            }
+            Item::HasSize { job, size, level }
+        }
+        Understood::Goal(_, Expectation::IsStopped { .. } | Expectation::Absent { .. }) => {
+            return Err(
+                "is_stopped and absent are done once, by `ostler stop` and `ostler rm`: kept, \
+                        they would end whatever gets that name later"
+                    .to_owned(),
+            );
+        }
+        Understood::Rule(clause) => Item::Rule(clause),
+    })
+}

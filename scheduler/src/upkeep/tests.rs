@@ -1,0 +1,684 @@
+//! Scripts of what is kept true, and a property: whatever happens in whatever order, and however many
+//! events are looked at together, what was judged fact by fact is what judging everything anew says.
+
+use std::sync::Arc;
+
+use planner::steps::MigrateVm;
+use planner::{Unmet, UnmetReason};
+use proptest::prelude::*;
+use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
+use protocol::id::{Cursor, Epoch, OfferId, Revision, RunId};
+use protocol::job::{Job, JobSpec, JobState, Reason};
+use protocol::resources::Resources;
+use protocol::signed::SecretKey;
+use protocol::vm::{OnLoss, VmSpec};
+use uuid::Uuid;
+
+use super::*;
+
+const GIB: u64 = 1 << 30;
+
+fn key(n: u8) -> protocol::signed::PublicKey {
+    SecretKey::from_seed([n; 32]).public()
+}
+
+fn host(n: u8) -> HostId {
+    HostId::of(&key(n))
+}
+
+fn id(n: usize) -> JobId {
+    JobId::new(format!("vm-{n}")).unwrap()
+}
+
+fn name(text: &str) -> SetName {
+    SetName::new(text).unwrap()
+}
+
+fn row(n: usize, state: JobState) -> Job {
+    let vm = VmSpec { vcpus: 1, memory_bytes: GIB, on_loss: OnLoss::Keep, ..VmSpec::default() };
+    Job {
+        id: id(n),
+        revision: Revision(1),
+        spec: JobSpec::vm(vm).into(),
+        state,
+        reason: None,
+        since_ms: 0,
+        hold: Some(OfferId { epoch: Epoch(1), num: 1 }),
+        domain_uuid: None,
+        run: None,
+        resize: None,
+        migration: None,
+        endpoint: None,
+    }
+}
+
+fn ended(n: usize, reason: Reason) -> Job {
+    Job { reason: Some(reason), ..row(n, JobState::Stopped) }
+}
+
+/// The world, with what is kept in it.
+#[derive(Debug, Clone, Default)]
+struct World {
+    view: View,
+    heard: OrdMap<HostId, HeardAt>,
+    members: BTreeSet<HostId>,
+    open: Vec<Open>,
+    turns: Turns,
+    seq: u64,
+    upkeep: Upkeep,
+}
+
+impl World {
+    fn new(hosts: u8) -> Self {
+        let mut world = Self::default();
+        for n in 1..=hosts {
+            world.members.insert(host(n));
+            world.host(n, |_, _| {});
+        }
+        world
+    }
+
+    /// Changes what a host says.
+    fn host(&mut self, n: u8, change: impl FnOnce(&mut Host, &mut BTreeMap<JobId, Job>)) {
+        let (mut facts, mut jobs) = match self.view.host(&host(n)) {
+            Some(row) => (
+                Host::clone(&row.host),
+                row.jobs.values().map(|job| (job.id.clone(), Job::clone(job))).collect(),
+            ),
+            None => (new_host(n), BTreeMap::new()),
+        };
+        change(&mut facts, &mut jobs);
+        let sum = |sum: Resources, job: &Job| sum.plus(job.allocation());
+        facts.allocation = jobs.values().fold(Resources::ZERO, sum);
+        self.seq += 1;
+        let cursor = Cursor { epoch: Epoch(1), seq: self.seq };
+        let jobs = jobs.into_values().collect();
+        self.view.merge_inventory(Inventory { cursor, host: facts, jobs, observed: vec![] });
+    }
+
+    fn put_job(&mut self, n: u8, job: Job) {
+        self.host(n, |_, jobs| drop(jobs.insert(job.id.clone(), job)));
+    }
+
+    fn drop_job(&mut self, n: u8, job: usize) {
+        self.host(n, |_, jobs| drop(jobs.remove(&id(job))));
+    }
+
+    fn label(&mut self, n: u8, label: Option<&str>) {
+        self.host(n, |host, _| {
+            host.labels.remove("disk");
+            host.labels.extend(label.map(|value| ("disk".to_owned(), value.to_owned())));
+        });
+    }
+
+    fn hear(&mut self, n: u8, freshness: Freshness) {
+        self.heard.insert(host(n), HeardAt { freshness, heard_ms: 0 });
+    }
+
+    fn put(&mut self, set: &str, revision: u64, expectations: Option<Value>) -> Vec<Effect> {
+        let list = expectations.map(|list| list.as_array().unwrap().clone());
+        let record = SetRecord::new(name(set), Revision(revision), list, 0);
+        self.handle(0, Input::Put(record))
+    }
+
+    fn handle(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.upkeep.handle(now_ms, input, &mut out);
+        out
+    }
+
+    fn look(&mut self, now_ms: u64) -> Vec<Effect> {
+        let (view, heard) = (self.view.clone(), self.heard.clone());
+        let (members, open) = (self.members.clone(), self.open.clone());
+        let turns = self.turns.clone();
+        self.handle(now_ms, Input::Looked(Box::new(Look { view, heard, members, open, turns })))
+    }
+
+    /// Looks, plans with the planner if a plan is asked for, and says what is begun.
+    fn live(&mut self, now_ms: u64) -> Vec<Want> {
+        let mut wants = Vec::new();
+        for effect in self.look(now_ms) {
+            let Effect::Plan(aims) = effect else { continue };
+            let heard = self.heard.iter().map(|(host, at)| {
+                let heard = planner::Heard { freshness: at.freshness, age_ms: 0 };
+                (host.clone(), heard)
+            });
+            let input = planner::PlanInput {
+                view: self.view.clone(),
+                heard: heard.collect(),
+                levels: aims.goals.iter().map(|(l, goal)| (goal.job().clone(), *l)).collect(),
+                expectations: aims.goals.into_iter().map(|(_, goal)| goal).collect(),
+                clauses: aims.clauses,
+                ..planner::PlanInput::default()
+            };
+            let outcome = planner::plan(&input);
+            let (steps, report, open) = (outcome.plan.steps, outcome.report, self.open.clone());
+            for effect in self.handle(now_ms, Input::Planned { steps, report, open }) {
+                if let Effect::Mend { want, .. } = effect {
+                    wants.push(*want);
+                }
+            }
+        }
+        wants
+    }
+
+    fn standing(&self, now_ms: u64, set: &str) -> KeptStanding {
+        self.upkeep.status(now_ms, &name(set)).unwrap().expectations[0].standing.clone()
+    }
+
+    fn why(&self, now_ms: u64, set: &str) -> String {
+        match self.standing(now_ms, set) {
+            KeptStanding::Unmet { why, .. } => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn verdict(&self, set: &str) -> Verdict {
+        self.upkeep.judged[&(name(set), 0)].verdict.clone()
+    }
+}
+
+fn new_host(n: u8) -> Host {
+    Host {
+        id: host(n),
+        key: key(n),
+        name: format!("h{n}"),
+        urls: vec![],
+        agent_version: String::new(),
+        hypervisor: HypervisorFacts {
+            uri: String::new(),
+            driver: "QEMU".into(),
+            libvirt_version: String::new(),
+            accel: Accel::Tcg,
+            accel_reason: None,
+            can_receive: true,
+            can_guard: true,
+        },
+        capacity: Resources { vcpus: 8, memory_bytes: 4 * GIB, disk_bytes: 100 * GIB },
+        allocation: Resources::ZERO,
+        images: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        trust_version: Some(1),
+        intent: None,
+    }
+}
+
+fn on_ssd() -> Option<Value> {
+    Some(json!([{ "expect": "host_label", "job": "vm-1", "key": "disk", "value": "ssd" }]))
+}
+
+fn apart() -> Option<Value> {
+    Some(json!([{ "expect": "not_same_host", "jobs": ["vm-1", "vm-2"] }]))
+}
+
+fn running() -> Option<Value> {
+    let spec = json!(row(1, JobState::Running).spec);
+    Some(json!([{ "expect": "runs", "job": "vm-1", "spec": spec }]))
+}
+
+fn moves(wants: &[Want]) -> Vec<(JobId, HostId)> {
+    let of = |want: &Want| match want {
+        Want::Migrate { job, to } => (job.clone(), to.clone()),
+        other => panic!("{other:?}"),
+    };
+    wants.iter().map(of).collect()
+}
+
+/// vm-1 on h1, which has the label, and the rule that it must.
+fn labelled(hosts: u8) -> World {
+    let mut world = World::new(hosts);
+    world.label(1, Some("ssd"));
+    world.label(2, Some("ssd"));
+    world.put_job(1, row(1, JobState::Running));
+    world.put("web", 1, on_ssd());
+    world
+}
+
+#[test]
+fn what_is_broken_for_a_moment_is_mended_once() {
+    let mut world = labelled(3);
+    assert_eq!(world.live(0), []);
+    assert_eq!(world.standing(0, "web"), KeptStanding::Met);
+    world.label(1, None);
+    assert_eq!(world.live(10), [], "it may pass by itself");
+    assert_eq!(world.live(10 + SETTLE_MS - 1), []);
+    assert_eq!(moves(&world.live(10 + SETTLE_MS)), [(id(1), host(2))]);
+    assert_eq!(world.live(11 + SETTLE_MS), [], "it is begun");
+    let run = RunId(Uuid::from_u128(1));
+    world.open = vec![Open { run, job: id(1), from: Some(host(1)), to: Some(host(2)) }];
+    assert_eq!(world.live(12 + SETTLE_MS), []);
+    assert_eq!(world.standing(0, "web"), KeptStanding::Mending { run });
+    world.put_job(1, row(1, JobState::MigratingOut));
+    assert_eq!(world.live(3_000), []);
+    assert_eq!(world.standing(0, "web"), KeptStanding::Coming { host: host(1) });
+    world.drop_job(1, 1);
+    world.put_job(2, row(1, JobState::Running));
+    world.open.clear();
+    world.handle(4_000, Input::Ended { job: id(1), to: host(2), failure: None });
+    assert_eq!(world.live(4_000), []);
+    assert_eq!(world.standing(4_000, "web"), KeptStanding::Met);
+}
+
+#[test]
+fn two_that_must_be_apart_are_parted_and_the_next_one_is_left_alone() {
+    let mut world = World::new(2);
+    world.put_job(1, row(1, JobState::Running));
+    world.put_job(1, row(2, JobState::Running));
+    world.put("apart", 1, apart());
+    world.live(0);
+    let begun = moves(&world.live(SETTLE_MS));
+    assert_eq!(begun.len(), 1, "one move is enough: {begun:?}");
+    assert_eq!(begun[0].1, host(2));
+}
+
+#[test]
+fn the_others_wait_for_their_turn_and_do_nothing_when_it_is_mended() {
+    let keys: Vec<_> = (101..=103).map(key).collect();
+    let place = |n: u8| Turns { me: Some(key(n)), all: keys.clone() }.place(&name("web"));
+    let by_place = |wanted: u32| (101..=103).find(|n| place(*n) == wanted).unwrap();
+    for wanted in 0..3_u32 {
+        let mut world = labelled(3);
+        world.turns = Turns { me: Some(key(by_place(wanted))), all: keys.clone() };
+        world.live(0);
+        world.label(1, None);
+        world.live(0);
+        let due_ms = SETTLE_MS + TURN_MS * u64::from(wanted);
+        assert_eq!(world.live(due_ms - 1), [], "place {wanted}");
+        let mut mended = world.clone();
+        assert_eq!(world.live(due_ms).len(), 1, "place {wanted}");
+        // Somebody was faster, and it shows.
+        mended.put_job(1, row(1, JobState::MigratingOut));
+        assert_eq!(mended.live(due_ms), []);
+        mended.put_job(1, row(1, JobState::Running));
+        assert_eq!(mended.live(due_ms + 1), [], "its time begins anew");
+    }
+}
+
+#[test]
+fn what_ended_by_itself_is_started_and_what_was_ended_by_command_is_not() {
+    let mut world = World::new(2);
+    world.put("web", 1, running());
+    world.put_job(1, row(1, JobState::Running));
+    assert_eq!(world.live(0), []);
+    world.put_job(1, ended(1, Reason::Requested));
+    world.live(1_000);
+    assert_eq!(world.live(60_000), []);
+    assert!(world.why(60_000, "web").contains("ostler start vm-1"), "it says so");
+    world.put_job(1, ended(1, Reason::Saved));
+    world.live(61_000);
+    assert_eq!(world.live(120_000), []);
+    world.put_job(1, ended(1, Reason::GuestShutdown));
+    world.live(120_000);
+    let wants = world.live(120_000 + SETTLE_MS);
+    assert!(matches!(&wants[..], [Want::Run { job, .. }] if *job == id(1)), "{wants:?}");
+}
+
+#[test]
+fn what_is_on_a_host_that_is_not_heard_is_not_ours_to_start() {
+    let mut world = World::new(2);
+    world.put("web", 1, running());
+    world.put_job(1, row(1, JobState::Running));
+    world.live(0);
+    for job in [row(1, JobState::Running), ended(1, Reason::GuestShutdown)] {
+        world.put_job(1, job);
+        world.hear(1, Freshness::Lost);
+        world.live(0);
+        assert_eq!(world.live(600_000), []);
+        assert!(world.why(600_000, "web").contains("not heard"));
+        assert!(matches!(world.verdict("web"), Verdict::Held { .. }));
+    }
+}
+
+#[test]
+fn a_job_that_nobody_has_is_started_once_and_not_again_when_it_is_deleted() {
+    let mut world = World::new(2);
+    world.members.insert(host(3));
+    world.put("web", 1, running());
+    world.live(0);
+    assert_eq!(world.live(600_000), [], "h3 may have it");
+    assert!(world.why(600_000, "web").contains("have not been heard yet"));
+    world.host(3, |_, _| {});
+    world.live(600_000);
+    let wants = world.live(600_000 + SETTLE_MS);
+    assert!(matches!(&wants[..], [Want::Run { .. }]), "{wants:?}");
+    let ended = Input::Ended { job: id(1), to: host(1), failure: None };
+    let saved = world.handle(602_000, ended);
+    assert!(saved.contains(&Effect::Save(name("web"))), "{saved:?}");
+    // It was there and somebody deleted it, all between two looks.
+    world.live(602_000);
+    assert_eq!(world.live(6_000_000), []);
+    assert!(world.why(6_000_000, "web").contains("is gone"));
+    // Put anew it is wanted anew.
+    world.put("web", 2, running());
+    assert_eq!(world.live(7_000_000).len(), 1);
+}
+
+#[test]
+fn without_a_spec_nothing_is_made_up() {
+    let mut world = World::new(1);
+    world.put("web", 1, Some(json!([{ "expect": "runs", "job": "vm-1" }])));
+    world.live(0);
+    assert_eq!(world.live(600_000), []);
+    assert!(world.why(0, "web").contains("no spec"));
+    world.put_job(1, ended(1, Reason::GuestShutdown));
+    world.live(600_000);
+    assert_eq!(world.live(600_000 + SETTLE_MS).len(), 1, "its host knows what it is");
+}
+
+#[test]
+fn what_could_not_be_mended_rests_longer_each_time() {
+    let mut world = labelled(3);
+    world.label(1, None);
+    world.live(0);
+    let mut now_ms = SETTLE_MS;
+    for rest_ms in [5_000, 10_000, 20_000] {
+        assert_eq!(world.live(now_ms).len(), 1, "at {now_ms}");
+        let failure = Some("the wire was cut".to_owned());
+        world.handle(now_ms, Input::Ended { job: id(1), to: host(2), failure });
+        world.live(now_ms);
+        let why = world.why(now_ms, "web");
+        assert!(why.contains("the wire was cut") && why.contains("tried again in"), "{why}");
+        assert_eq!(world.live(now_ms + rest_ms - 1), []);
+        now_ms += rest_ms;
+    }
+}
+
+#[test]
+fn a_world_that_changes_its_mind_is_followed_ever_more_slowly() {
+    let mut world = labelled(3);
+    let mut at = 1;
+    let mut mended = vec![];
+    for now_ms in (0..600_000).step_by(500) {
+        // The label is wherever the job is not.
+        world.label(at, None);
+        world.label(3 - at, Some("ssd"));
+        for (job, to) in moves(&world.live(now_ms)) {
+            world.drop_job(at, 1);
+            at = 3 - at;
+            assert_eq!(to, host(at));
+            world.put_job(at, row(1, JobState::Running));
+            world.handle(now_ms, Input::Ended { job, to, failure: None });
+            mended.push(now_ms);
+        }
+    }
+    assert!((4..=8).contains(&mended.len()), "{mended:?}");
+    let gaps: Vec<u64> = mended.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(gaps.is_sorted(), "{gaps:?}");
+}
+
+#[test]
+fn what_cannot_be_met_is_told_with_the_reason_and_nothing_is_begun() {
+    let mut world = labelled(2);
+    world.label(2, None);
+    world.label(1, None);
+    for now_ms in (0..120_000).step_by(500) {
+        assert_eq!(world.live(now_ms), []);
+    }
+    let KeptStanding::Unmet { why, report } = world.standing(120_000, "web") else { panic!() };
+    assert!(why.contains("does not say its disk"), "{why}");
+    let report = report.expect("the planner's");
+    assert_eq!(report["hosts"][0]["blocker"], "rule", "{report:#}");
+    // Room lacks, and it is told how much.
+    let mut world = labelled(2);
+    let large = VmSpec { vcpus: 1, memory_bytes: 4 * GIB, ..VmSpec::default() };
+    world.put_job(2, Job { spec: JobSpec::vm(large).into(), ..row(9, JobState::Running) });
+    world.label(1, None);
+    world.live(0);
+    assert_eq!(world.live(SETTLE_MS), []);
+    let why = world.why(SETTLE_MS, "web");
+    assert!(why.contains("What would help: free 1GiB of memory on h2"), "{why}");
+}
+
+#[test]
+fn few_move_at_a_time() {
+    let mut world = World::new(2);
+    world.label(2, Some("ssd"));
+    let mut rules = vec![];
+    for n in 1..=5 {
+        let mut job = row(n, JobState::Running);
+        let vm = VmSpec { vcpus: 1, memory_bytes: GIB / 2, ..VmSpec::default() };
+        job.spec = JobSpec::vm(vm).into();
+        world.put_job(1, job);
+        let job = id(n);
+        rules.push(json!({ "expect": "host_label", "job": job, "key": "disk", "value": "ssd" }));
+    }
+    world.put("all", 1, Some(Value::Array(rules)));
+    world.live(0);
+    assert_eq!(world.live(SETTLE_MS).len(), crate::drain::LEAVING_MAX);
+}
+
+#[test]
+fn losing_any_host_is_told_and_moves_nothing() {
+    let mut world = World::new(2);
+    world.put("spare", 1, Some(json!([{ "expect": "lose_any_host" }])));
+    for n in 1..=3 {
+        world.put_job(1, row(n, JobState::Running));
+    }
+    world.live(0);
+    assert_eq!(world.standing(0, "spare"), KeptStanding::Met);
+    let large = VmSpec { vcpus: 1, memory_bytes: 3 * GIB, ..VmSpec::default() };
+    world.put_job(2, Job { spec: JobSpec::vm(large).into(), ..row(4, JobState::Running) });
+    world.live(1);
+    assert_eq!(world.live(60_000), []);
+    assert!(world.why(60_000, "spare").contains("would strand"), "{}", world.why(0, "spare"));
+}
+
+#[test]
+fn what_would_not_last_is_objected_to() {
+    let mut world = World::new(2);
+    world.put(
+        "web",
+        1,
+        Some(json!([
+            { "expect": "runs_on", "job": "vm-1", "on": host(1) },
+            { "expect": "has_size", "job": "vm-1", "size": { "vcpus": 2 } },
+        ])),
+    );
+    let upkeep = &world.upkeep;
+    let migrate = |to| Want::Migrate { job: id(1), to: host(to) };
+    assert_eq!(upkeep.objection(&migrate(1)), None);
+    assert!(upkeep.objection(&migrate(2)).unwrap().contains("expectations web"));
+    let resize = |vcpus| {
+        let size = protocol::vm::SizeChange { vcpus, ..Default::default() };
+        Want::Resize { job: id(1), size }
+    };
+    assert_eq!(upkeep.objection(&resize(Some(2))), None);
+    assert!(upkeep.objection(&resize(Some(3))).is_some());
+    world.put("web", 2, None);
+    assert_eq!(world.upkeep.objection(&migrate(2)), None, "it is kept no longer");
+}
+
+#[test]
+fn what_must_not_be_kept_is_refused_when_it_is_put() {
+    let refused = |value: Value| read(&[value]).unwrap_err();
+    assert!(refused(json!({ "expect": "absent", "job": "a" })).contains("ostler rm"));
+    assert!(refused(json!({ "expect": "is_stopped", "job": "a" })).contains("done once"));
+    assert!(refused(json!({ "expect": "same_host" })).contains("expectation 1"));
+    let once =
+        json!({ "one-off": { "vm": { "vcpus": 1, "memory_bytes": GIB }, "deadline_ms": 1000 } });
+    assert!(refused(json!({ "expect": "runs", "job": "a", "spec": once })).contains("one-off"));
+    assert!(refused(json!({ "expect": "has_size", "job": "a", "size": {} })).contains("vcpus"));
+    let unknown = read(&[json!({ "expect": "shines" })]).unwrap();
+    assert!(matches!(&unknown[..], [Item::Unknown { .. }]));
+}
+
+#[test]
+fn of_two_records_the_same_one_counts_everywhere() {
+    let record = |revision, list: Option<Value>| {
+        let list = list.map(|list| list.as_array().unwrap().clone());
+        SetRecord::new(name("web"), Revision(revision), list, revision)
+    };
+    let (old, new) = (record(1, on_ssd()), record(2, apart()));
+    assert_eq!(old.clone().merged(new.clone()), new);
+    assert_eq!(new.clone().merged(old), new);
+    let (one, other) = (record(2, on_ssd()), record(2, apart()));
+    assert_eq!(one.clone().merged(other.clone()), other.merged(one));
+    let seen = SetRecord { begun: BTreeSet::from([id(1)]), ..new.clone() };
+    assert_eq!(new.clone().merged(seen.clone()), seen);
+    assert_eq!(seen.clone().merged(new), seen);
+}
+
+#[test]
+fn a_report_is_told_of_the_expectation_that_it_is_about() {
+    let unmet = Unmet {
+        job: id(1),
+        reason: UnmetReason::NoHosts,
+        hosts: vec![],
+        hosts_unlisted: 0,
+        cheapest: None,
+    };
+    let report = Report { unmet: vec![unmet], ..Report::default() };
+    let item = |n| Item::RunsOn { job: id(n), on: host(1), level: Level::Must };
+    assert!(said_of(&report, &item(1)).unwrap().0.contains("no host is known"));
+    assert!(said_of(&report, &item(2)).is_none());
+    let ends = MigrateVm { job: id(1), from: host(1), to: host(2), revision: Revision(2) };
+    assert_eq!(ends_of(&Step::MigrateVm(ends)), [&host(1), &host(2)]);
+}
+
+// The property.
+
+#[derive(Debug, Clone)]
+enum Event {
+    Job { host: u8, job: usize, state: usize },
+    Gone { host: u8, job: usize },
+    Label { host: u8, value: usize },
+    Heard { host: u8, freshness: usize },
+    Forgotten { host: u8 },
+    Member { host: u8 },
+    Put { set: usize, what: usize },
+    Deleted { set: usize },
+    Look,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (1..5_u8, 1..4_usize, 0..10_usize)
+            .prop_map(|(host, job, state)| Event::Job { host, job, state }),
+        3 => (1..5_u8, 1..4_usize).prop_map(|(host, job)| Event::Gone { host, job }),
+        3 => (1..5_u8, 0..3_usize).prop_map(|(host, value)| Event::Label { host, value }),
+        3 => (1..5_u8, 0..3_usize).prop_map(|(host, freshness)| Event::Heard { host, freshness }),
+        1 => (1..5_u8).prop_map(|host| Event::Forgotten { host }),
+        1 => (1..6_u8).prop_map(|host| Event::Member { host }),
+        2 => (0..3_usize, 0..8_usize).prop_map(|(set, what)| Event::Put { set, what }),
+        1 => (0..3_usize).prop_map(|set| Event::Deleted { set }),
+        6 => Just(Event::Look),
+    ]
+}
+
+fn any_set(what: usize) -> Value {
+    let spread =
+        json!({ "expect": "spread_over", "jobs": ["vm-1", "vm-2", "vm-3"], "domain": "disk" });
+    let one = match what {
+        0 => return json!([running().unwrap()[0], spread]),
+        1 => json!({ "expect": "runs", "job": "vm-2", "on": host(1) }),
+        2 => json!({ "expect": "same_host", "jobs": ["vm-1", "vm-3"] }),
+        3 => json!({ "expect": "lose_any_host" }),
+        4 => json!({ "expect": "runs_on", "job": "vm-3", "on": host(2) }),
+        5 => json!({ "expect": "has_size", "job": "vm-2", "size": { "vcpus": 1 } }),
+        6 => return json!([on_ssd().unwrap()[0], apart().unwrap()[0]]),
+        _ => json!({ "expect": "shines", "job": "vm-1" }),
+    };
+    json!([one])
+}
+
+fn any_row(job: usize, state: usize) -> Job {
+    let states = [
+        JobState::Accepted,
+        JobState::Starting,
+        JobState::Running,
+        JobState::Paused,
+        JobState::MigratingIn,
+        JobState::MigratingOut,
+        JobState::Stopping,
+    ];
+    match states.get(state) {
+        Some(state) => row(job, *state),
+        None if state == 7 => ended(job, Reason::Requested),
+        None if state == 8 => ended(job, Reason::Migrated { to: host(1) }),
+        None => ended(job, Reason::GuestShutdown),
+    }
+}
+
+/// Judges everything anew, with the whole view.
+fn anew(world: &World) -> BTreeMap<Key, Verdict> {
+    let missing = world.members.iter().filter(|host| world.view.host(host).is_none());
+    let missing: BTreeSet<HostId> = missing.cloned().collect();
+    let judged = world.upkeep.items().map(|(key, item)| {
+        let facts = Facts {
+            view: &world.view,
+            freshness: &|host| freshness_of(world.heard.get(host)),
+            missing: &missing,
+            begun: &world.upkeep.sets[&key.0].record.begun,
+        };
+        let verdict = judge(item, &facts);
+        (key, verdict)
+    });
+    judged.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn judged_fact_by_fact_is_judged_anew(events in prop::collection::vec(event(), 1..60)) {
+        let mut world = World::new(3);
+        let mut revision = 0;
+        world.put("set-0", 1, Some(any_set(0)));
+        world.put("set-1", 1, Some(any_set(6)));
+        for (n, event) in events.into_iter().chain([Event::Look]).enumerate() {
+            match event {
+                Event::Job { host, job, state } => world.put_job(host, any_row(job, state)),
+                Event::Gone { host, job } => world.drop_job(host, job),
+                Event::Label { host, value } => {
+                    world.label(host, [None, Some("ssd"), Some("tape")][value]);
+                }
+                Event::Heard { host, freshness } => {
+                    let all = [Freshness::Fresh, Freshness::Stale, Freshness::Lost];
+                    world.hear(host, all[freshness]);
+                }
+                Event::Forgotten { host: n } => drop(world.view.forget(&host(n))),
+                Event::Member { host: n } => drop(world.members.insert(host(n))),
+                Event::Put { set, what } => {
+                    revision += 2;
+                    world.put(&format!("set-{set}"), revision, Some(any_set(what)));
+                }
+                Event::Deleted { set } => {
+                    revision += 2;
+                    world.put(&format!("set-{set}"), revision, None);
+                }
+                Event::Look => {
+                    world.look(n as u64 * 100);
+                    let kept: BTreeMap<Key, Verdict> = world
+                        .upkeep
+                        .judged
+                        .iter()
+                        .map(|(key, judged)| (key.clone(), judged.verdict.clone()))
+                        .collect();
+                    prop_assert_eq!(kept, anew(&world));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_look_at_an_unchanged_world_judges_nothing() {
+    let mut world = labelled(3);
+    world.look(0);
+    let (changed, is_change) = world.upkeep.index.update(
+        &world.view.clone(),
+        &|_| Freshness::Fresh,
+        &world.members.clone(),
+    );
+    assert_eq!((changed.len(), is_change), (0, false));
+    // A change that nobody reads of is none either.
+    world.put_job(
+        3,
+        Job { spec: Arc::clone(&row(9, JobState::Running).spec), ..row(9, JobState::Running) },
+    );
+    let (changed, is_change) = world.upkeep.index.update(
+        &world.view.clone(),
+        &|_| Freshness::Fresh,
+        &world.members.clone(),
+    );
+    assert_eq!((changed.len(), is_change), (0, true));
+}

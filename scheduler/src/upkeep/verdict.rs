@@ -1,0 +1,247 @@
+//! How the world stands to one kept expectation. A function of the view alone.
+//!
+//! Decides what may be mended at all. What an operator has ended by command stays ended; what is on a
+//! host that is not heard is failover's; and that nothing is seen of a job is no reason to start it,
+//! but for the first time after it was put, when every host of the cluster has been heard.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planner::{Clause, Heard, PlanInput, Rule, State};
+use protocol::id::{HostId, JobId};
+use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
+use protocol::view::{Freshness, HostRow, View};
+use protocol::vm::{OnLoss, SizeChange, VmSpec};
+
+use super::set::Item;
+use crate::failover::superseded;
+use crate::knowledge::forget_lost;
+
+/// How an expectation stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is so.
+    Met,
+    /// A host is at it.
+    Coming { host: HostId },
+    /// It is not so, and may be mended.
+    Broken { evidence: String },
+    /// It is not so, and is somebody else's to mend.
+    Held { why: String },
+}
+
+/// What a verdict is made of. `view` needs no more hosts than those that have rows of the jobs.
+pub(crate) struct Facts<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) freshness: &'a dyn Fn(&HostId) -> Freshness,
+    /// Hosts of the cluster that nobody has told of yet.
+    pub(crate) missing: &'a BTreeSet<HostId>,
+    /// Jobs that were seen since they were expected to run.
+    pub(crate) begun: &'a BTreeSet<JobId>,
+}
+
+impl Facts<'_> {
+    fn rows<'a>(&'a self, job: &'a JobId) -> Vec<(&'a HostRow, &'a Job)> {
+        self.view.job(job).map(|(row, job)| (row, job.as_ref())).collect()
+    }
+
+    fn is_lost(&self, row: &HostRow) -> bool {
+        (self.freshness)(&row.host.id) == Freshness::Lost
+    }
+}
+
+/// How the world stands to an expectation.
+pub(crate) fn judge(item: &Item, facts: &Facts<'_>) -> Verdict {
+    match item {
+        Item::Runs { job, spec, on, .. } => runs(facts, job, spec.as_ref(), on.as_ref()),
+        Item::RunsOn { job, on, .. } => match alive(facts, job) {
+            Some(at) => place(facts, job, at, Some(on)),
+            None => Verdict::Met,
+        },
+        Item::HasSize { job, size, .. } => has_size(facts, job, size),
+        Item::Rule(clause) => rule(facts, clause),
+        Item::Unknown { why } => Verdict::Held { why: why.clone() },
+    }
+}
+
+/// What a job is: as the host has it that knows it best, else as it was put.
+pub(crate) fn spec_of(view: &View, job: &JobId, put: Option<&JobSpec>) -> Option<JobSpec> {
+    let known = view.job_best(job).map(|(_, row)| row.spec.as_ref());
+    known.or(put).cloned()
+}
+
+fn alive<'a>(facts: &'a Facts<'_>, job: &'a JobId) -> Option<(&'a HostRow, &'a Job)> {
+    facts
+        .view
+        .job_best(job)
+        .map(|(row, job)| (row, job.as_ref()))
+        .filter(|(_, j)| !j.state.is_ended())
+}
+
+fn runs(facts: &Facts<'_>, id: &JobId, put: Option<&JobSpec>, on: Option<&HostId>) -> Verdict {
+    if let Some(at) = alive(facts, id) {
+        return place(facts, id, at, on);
+    }
+    let held = |why: String| Verdict::Held { why };
+    let rows = facts.rows(id);
+    if let Some((row, _)) = rows.iter().find(|(row, _)| facts.is_lost(row)) {
+        let host = row.host.id.short();
+        return held(format!(
+            "{host} had {id} and is not heard: it is not started while that is so"
+        ));
+    }
+    let stays = |job: &Job| !matches!(job.reason, Some(Reason::Migrated { .. }));
+    let last = rows.iter().filter(|(_, job)| stays(job)).max_by_key(|(_, job)| job.revision);
+    let Some((row, job)) = last else { return unseen(facts, id, put) };
+    let host = row.host.id.short();
+    let ended = match &job.reason {
+        Some(reason) => format!("{id} is {} on {host}: {reason}", job.state),
+        None => format!("{id} is {} on {host}", job.state),
+    };
+    if !matches!(job.spec.kind, JobKind::Vm(_)) {
+        return held(format!("{id} is a one-off job and is over when it is done"));
+    }
+    match &job.reason {
+        Some(Reason::Requested | Reason::Saved) => held(format!(
+            "{id} was ended by command on {host} and stays so until `ostler start {id}`"
+        )),
+        Some(Reason::TenureLost { .. }) if on_loss(job) == Some(OnLoss::Stop) => {
+            held(format!("{ended}; it is started elsewhere once the arbiters let that be"))
+        }
+        Some(Reason::Flapping { .. }) => {
+            held(format!("{ended}; see `ostler log {id}`, then `ostler start {id}`"))
+        }
+        _ => Verdict::Broken { evidence: ended },
+    }
+}
+
+fn on_loss(job: &Job) -> Option<OnLoss> {
+    job.spec.as_vm().map(|vm| vm.on_loss)
+}
+
+/// What no host has.
+fn unseen(facts: &Facts<'_>, id: &JobId, put: Option<&JobSpec>) -> Verdict {
+    if facts.begun.contains(id) {
+        return Verdict::Held {
+            why: format!(
+                "{id} was there and is gone: what is deleted is not made again unless the expectation is \
+                 put anew"
+            ),
+        };
+    }
+    if put.is_none() {
+        return Verdict::Held { why: format!("no host knows {id}, and no spec of it was put") };
+    }
+    let mut missing = facts.missing.iter();
+    match missing.next() {
+        Some(host) => Verdict::Held {
+            why: format!(
+                "no host has {id}, but {} and {} hosts more have not been heard yet",
+                host.short(),
+                missing.count()
+            ),
+        },
+        None => Verdict::Broken { evidence: format!("no host has {id}") },
+    }
+}
+
+/// What is alive, and where it may have to be.
+fn place(
+    facts: &Facts<'_>,
+    id: &JobId,
+    (row, job): (&HostRow, &Job),
+    on: Option<&HostId>,
+) -> Verdict {
+    let host = &row.host.id;
+    if facts.is_lost(row) {
+        let why = match on_loss(job) {
+            Some(OnLoss::Stop) => "it is started elsewhere once the arbiters let that be",
+            _ => "whether it runs nobody knows, and it is not started twice",
+        };
+        let why = format!("{id} was {} on {}, which is not heard: {why}", job.state, host.short());
+        return Verdict::Held { why };
+    }
+    match job.state {
+        JobState::Running | JobState::Paused => match on.filter(|on| *on != host) {
+            Some(on) => Verdict::Broken {
+                evidence: format!("{id} is on {} and not on {}", host.short(), on.short()),
+            },
+            None => Verdict::Met,
+        },
+        _ => Verdict::Coming { host: host.clone() },
+    }
+}
+
+fn has_size(facts: &Facts<'_>, id: &JobId, size: &SizeChange) -> Verdict {
+    let Some((row, job)) = facts.view.job_best(id) else {
+        return Verdict::Held { why: format!("no host has {id}") };
+    };
+    let (host, has) = (row.host.id.short(), job.spec.as_vm().map(VmSpec::size));
+    if facts.is_lost(row) {
+        return Verdict::Held { why: format!("{host}, which has {id}, is not heard") };
+    }
+    let is_asked_for = has.is_some_and(|has| has.changed(size) == has);
+    match &job.resize {
+        _ if !is_asked_for => match is_between(job.state) {
+            true => Verdict::Coming { host: row.host.id.clone() },
+            false => Verdict::Broken { evidence: format!("{id} on {host} has another size") },
+        },
+        Some(resize) if !job.state.is_ended() => match resize.stage {
+            protocol::job::ResizeStage::Changing => Verdict::Coming { host: row.host.id.clone() },
+            protocol::job::ResizeStage::NextStart => Verdict::Held {
+                why: format!("{id} on {host} has the rest of its size from its next start on"),
+            },
+        },
+        _ => Verdict::Met,
+    }
+}
+
+fn is_between(state: JobState) -> bool {
+    match state {
+        JobState::Accepted
+        | JobState::Starting
+        | JobState::MigratingIn
+        | JobState::MigratingOut
+        | JobState::Stopping => true,
+        JobState::Running
+        | JobState::Paused
+        | JobState::Stopped
+        | JobState::Failed
+        | JobState::Crashed => false,
+    }
+}
+
+fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
+    let heard: BTreeMap<HostId, Heard> = facts
+        .view
+        .hosts()
+        .map(|(host, _)| (host.clone(), Heard { freshness: (facts.freshness)(host), age_ms: 0 }))
+        .collect();
+    let (mut view, clauses) = (facts.view.clone(), vec![clause.clone()]);
+    // What runs elsewhere by now is no more where a silent host had it.
+    let is_heard = |host: &HostId| (facts.freshness)(host) == Freshness::Fresh;
+    for (host, job) in superseded(&view, is_heard) {
+        forget_lost(&mut view, &job, &host);
+    }
+    let input = PlanInput { view, heard, clauses, ..PlanInput::default() }.with_host_intents();
+    let state = State::new(&input);
+    if clause.rule.violations(&state) == 0 {
+        return Verdict::Met;
+    }
+    let evidence = clause.rule.evidence(&state);
+    let between = clause.rule.jobs().into_iter().find_map(|id| {
+        let mut rows = facts.view.job(id);
+        let is_at_it = |(row, job): &(&HostRow, &std::sync::Arc<Job>)| {
+            is_between(job.state) && !facts.is_lost(row)
+        };
+        rows.find(is_at_it).map(|(row, _)| row.host.id.clone())
+    });
+    match between {
+        Some(host) => Verdict::Coming { host },
+        None => Verdict::Broken { evidence },
+    }
+}
+
+/// True for what no step can mend: it is told, and that is all.
+pub(crate) fn is_told_only(item: &Item) -> bool {
+    matches!(item, Item::Rule(Clause { rule: Rule::LoseAnyHost(_) | Rule::NoMigration(_), .. }))
+}
