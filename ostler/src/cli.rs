@@ -94,6 +94,12 @@ pub(crate) enum Command {
     Undrain(UndrainArgs),
     /// Take a host out of the cluster for good
     Retire(RetireArgs),
+    /// Keep expectations true from now on: VMs that run, and where
+    Expect(crate::command::ExpectArgs),
+    /// Keep a set of expectations no longer
+    Unexpect(crate::command::UnexpectArgs),
+    /// What is kept true, and how it stands
+    Expectations(crate::command::ExpectationsArgs),
     /// The VMs
     Ps(PsArgs),
     /// What VMs use right now

@@ -27,6 +27,8 @@ mod retire;
 
 mod quota;
 
+mod expect;
+
 mod ps;
 
 mod top;
@@ -68,6 +70,7 @@ mod roles;
 
 pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
 pub(crate) use discovery::start as serve_discovery;
+pub(crate) use expect::{ExpectArgs, ExpectationsArgs, UnexpectArgs};
 pub(crate) use import::import_everywhere;
 pub(crate) use plan::PlanArgs;
 pub(crate) use quota::{QuotaRow, rows as quota_rows};
@@ -127,6 +130,9 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,
         Command::Retire(args) => retire::run(session, args).await,
+        Command::Expect(args) => expect::expect(session, args).await,
+        Command::Unexpect(args) => expect::unexpect(session, args).await,
+        Command::Expectations(args) => expect::list(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,
         Command::Top(args) => top::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,

@@ -22,6 +22,8 @@ mod discovery;
 
 mod drain;
 
+mod expect;
+
 mod failover;
 
 mod survive;

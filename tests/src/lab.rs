@@ -118,15 +118,24 @@ impl Lab {
 
     /// Starts the agent on a host.
     pub fn start_agent(&self, host: &str, discovery: &str) {
-        self.start_agent_of(&ostler(), host, discovery);
+        self.start_agent_with(host, discovery, &[]);
+    }
+
+    /// The same, with more to say to it.
+    pub fn start_agent_with(&self, host: &str, discovery: &str, more: &[&str]) {
+        self.start(&ostler(), host, discovery, more);
     }
 
     /// The same, from another file than the others.
     pub fn start_agent_of(&self, program: &Path, host: &str, discovery: &str) {
+        self.start(program, host, discovery, &[]);
+    }
+
+    fn start(&self, program: &Path, host: &str, discovery: &str, more: &[&str]) {
         let program = program.to_str().expect("a path in UTF-8");
         let listen = format!("{}:7460", self.address(host));
         let words = ["exec", "-d", "agent", host, program, "agent", "--listen", &listen];
-        self.must(&[&words[..], &["--discovery", discovery]].concat());
+        self.must(&[&words[..], &["--discovery", discovery], more].concat());
     }
 }
 

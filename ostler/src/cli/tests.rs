@@ -59,6 +59,9 @@ fn what_people_write_is_understood() {
         "ostler controller --data-dir /d --listen [::1]:0",
         "ostler doctor views --json --monitor https://10.0.0.1:7471",
         "ostler discovery serve --listen 127.0.0.1:0 --data f",
+        "ostler expect web.json --name web --wait 1m",
+        "ostler unexpect web",
+        "ostler expectations web",
     ] {
         parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     }

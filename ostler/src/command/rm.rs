@@ -5,6 +5,7 @@ use protocol::job::JobRow;
 use serde::de::IgnoredAny;
 use transport::Method;
 
+use super::expect::note_if_expected;
 use crate::cli::RmArgs;
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
@@ -21,8 +22,11 @@ pub(crate) async fn run(session: &Session, args: RmArgs) -> Result<Code, Failure
             .next(format!("ostler stop {} first, or rm --force, which destroys it", args.name)));
     }
     if !session.is_without_controller() {
-        let want = Want::Delete { job: args.name };
-        return session.want(want, !args.wait.no_wait).await;
+        let want = Want::Delete { job: args.name.clone() };
+        let code = session.want(want, !args.wait.no_wait).await?;
+        let unless = "it is not made again unless they are taken back and put anew";
+        note_if_expected(session, &args.name, unless).await;
+        return Ok(code);
     }
     at_host(session, &picture, &row).await?;
     match session.is_json {

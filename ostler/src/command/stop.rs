@@ -5,6 +5,7 @@ use protocol::id::JobId;
 use protocol::job::{Job, JobRow};
 use transport::Method;
 
+use super::expect::note_if_expected;
 use super::run::tell;
 use crate::cli::StopArgs;
 use crate::exit::{Code, Failure};
@@ -18,8 +19,11 @@ const STOP_MS_MORE: u64 = 30_000;
 pub(crate) async fn run(session: &Session, args: StopArgs) -> Result<Code, Failure> {
     let grace_ms = if args.force { 0 } else { args.grace.0 };
     if !session.is_without_controller() {
-        let want = Want::Stop { job: args.name, grace_ms };
-        return session.want(want, !args.wait.no_wait).await;
+        let want = Want::Stop { job: args.name.clone(), grace_ms };
+        let code = session.want(want, !args.wait.no_wait).await?;
+        let until = format!("it stays stopped until `ostler start {}`", args.name);
+        note_if_expected(session, &args.name, &until).await;
+        return Ok(code);
     }
     let picture = session.picture().await?;
     picture.warn();

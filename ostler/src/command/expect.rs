@@ -1,0 +1,391 @@
+//! `ostler expect`, `unexpect`, `expectations`: what is to stay true of the cluster, and how it stands.
+//!
+//! A set is told to every controller that answers, so that none has to wait for another; which of two
+//! that differ counts is the same at each of them. Host names in a file become ids here: they are for
+//! people, and may change.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use planner::case::{Understood, Wanted, understand};
+use planner::{Expectation, Level};
+use protocol::expectations::{
+    ExpectationStatus, KeptStanding, PutExpectations, SetList, SetStatus,
+};
+use protocol::id::{JobId, Revision, SetName};
+use protocol::job::Role;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use transport::{CallError, Clock, Endpoint, Method};
+
+use crate::cli::Ms;
+use crate::command::plan::read_wanted;
+use crate::exit::{Code, Failure};
+use crate::session::Session;
+use crate::show;
+
+/// How long one question after a set waits for news at the controller.
+const WAIT_MS: u64 = 5_000;
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExpectArgs {
+    /// What is expected, as docs/schema/expectations.json describes it
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The set's name; what is kept under it is replaced [default: the file's name without its ending]
+    #[arg(long)]
+    name: Option<SetName>,
+    /// Wait until all that must be is so
+    #[arg(long, value_name = "TIME")]
+    wait: Option<Ms>,
+}
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnexpectArgs {
+    /// The set
+    name: SetName,
+}
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExpectationsArgs {
+    /// This set alone, and all that is known of it
+    name: Option<SetName>,
+}
+
+/// Keeps a set from now on.
+pub(crate) async fn expect(session: &Session, args: ExpectArgs) -> Result<Code, Failure> {
+    let wanted = read_wanted(Some(&args.file))?;
+    check(&wanted)?;
+    let name = match args.name {
+        Some(name) => name,
+        None => name_of(&args.file)?,
+    };
+    let expectations = with_host_ids(session, wanted.expectations).await?;
+    let known = known(session).await?.remove(&name);
+    let is_so = |known: &SetStatus| !known.is_deleted && values(known) == expectations;
+    let revision = match &known {
+        Some(known) if is_so(known) => known.revision,
+        Some(known) => Revision(known.revision.0 + 1),
+        None => Revision(1),
+    };
+    let put = PutExpectations { revision, expectations };
+    let path = format!("/v1/expectations/{name}");
+    let status: SetStatus = tell_all(session, Method::PUT, &path, &put).await?;
+    if let Some(wait) = args.wait {
+        return await_met(session, &name, wait.0).await;
+    }
+    match session.is_json {
+        true => show::json(&status),
+        false => {
+            let count = status.expectations.len();
+            show::line(&format!(
+                "{name} (revision {}): {count} expectations are kept from now on; how they stand: \
+                 `ostler expectations`",
+                revision.0
+            ));
+        }
+    }
+    Ok(Code::Ok)
+}
+
+/// Keeps a set no longer.
+pub(crate) async fn unexpect(session: &Session, args: UnexpectArgs) -> Result<Code, Failure> {
+    let name = args.name;
+    let known = known(session).await?.remove(&name).filter(|known| !known.is_deleted);
+    let Some(known) = known else {
+        let failure = Failure::new(Code::NotFound, format!("there are no expectations {name}"));
+        return Err(failure.next("ostler expectations"));
+    };
+    let path = format!("/v1/expectations/{name}?revision={}", known.revision.0 + 1);
+    let _: Option<IgnoredAny> = tell_all(session, Method::DELETE, &path, &()).await?;
+    match session.is_json {
+        true => show::json(&json!({ "deleted": name })),
+        false => show::line(&format!("{name} is kept no longer; what runs stays where it is")),
+    }
+    Ok(Code::Ok)
+}
+
+/// Tells how what is kept stands.
+pub(crate) async fn list(session: &Session, args: ExpectationsArgs) -> Result<Code, Failure> {
+    session.learn_names().await;
+    let (sets, waiting_for) = merged(ask_all(session, false).await?);
+    if let Some(waiting_for) = &waiting_for {
+        show::note(&format!("as it was last seen; the controllers wait for {waiting_for}"));
+    }
+    let sets: Vec<SetStatus> = match &args.name {
+        None => sets.into_values().collect(),
+        Some(name) => sets.into_values().filter(|set| set.name == *name).collect(),
+    };
+    if let (Some(name), true) = (&args.name, sets.is_empty()) {
+        let failure = Failure::new(Code::NotFound, format!("there are no expectations {name}"));
+        return Err(failure.next("ostler expectations"));
+    }
+    if session.is_json {
+        show::json_pretty(&SetList { waiting_for, sets });
+    } else {
+        tell(session, &sets);
+    }
+    Ok(Code::Ok)
+}
+
+/// Says that a VM which was just ended stays so, though it is expected to run.
+pub(crate) async fn note_if_expected(session: &Session, job: &JobId, what_then: &str) {
+    let Ok(lists) = ask_all(session, false).await else { return };
+    let (sets, _) = merged(lists);
+    let expects = |set: &&SetStatus| {
+        set.expectations.iter().any(|one| {
+            let value = &one.expectation;
+            value["expect"] == "runs" && value["job"] == job.as_str()
+        })
+    };
+    if let Some(set) = sets.values().find(expects) {
+        let name = &set.name;
+        show::note(&format!("note: expectations {name} say that {job} runs; {what_then}"));
+    }
+}
+
+fn check(wanted: &Wanted) -> Result<(), Failure> {
+    let bare: Wanted = serde_json::from_value(json!({})).expect("nothing need be given");
+    let expectations = wanted.expectations.clone();
+    if *wanted == (Wanted { expectations, ..bare }) {
+        return Ok(());
+    }
+    let what = "only `expectations` are kept; this file says more, which is for one plan alone";
+    Err(Failure::new(Code::Refused, what)
+        .next("leave out intents, placement, reservations, seed and limits; a host is emptied by `ostler drain`"))
+}
+
+fn name_of(file: &std::path::Path) -> Result<SetName, Failure> {
+    let stem = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let stem = stem.trim_end_matches(".json").trim_end_matches(".expectations");
+    stem.parse().map_err(|error| {
+        Failure::usage(format!("{stem:?} names no set")).because(error).next("name it with --name")
+    })
+}
+
+async fn with_host_ids(session: &Session, list: Vec<Value>) -> Result<Vec<Value>, Failure> {
+    if list.iter().all(|value| value["on"].is_null()) {
+        return Ok(list);
+    }
+    let picture = session.picture().await?;
+    let with_id = |mut value: Value| {
+        if let Some(text) = value["on"].as_str() {
+            let row = picture.view.find_host(text).map_err(|found| {
+                let what = format!("{text:?} names {} hosts", found.len());
+                Failure::new(Code::NotFound, what).next("ostler hosts")
+            })?;
+            value["on"] = json!(row.host.id);
+        }
+        Ok(value)
+    };
+    list.into_iter().map(with_id).collect()
+}
+
+fn values(set: &SetStatus) -> Vec<Value> {
+    set.expectations.iter().map(|one| one.expectation.clone()).collect()
+}
+
+fn controllers(session: &Session) -> Result<Vec<Endpoint>, Failure> {
+    let all = session.peers(Role::Controller);
+    if session.is_direct || all.is_empty() {
+        let what = "expectations are kept by controllers, and none is known here";
+        return Err(Failure::usage(what)
+            .next("use the context of a cluster that was bootstrapped, without --hosts"));
+    }
+    Ok(all)
+}
+
+fn no_answer(last: Option<CallError>) -> Failure {
+    let failure = Failure::new(Code::Unreachable, "no controller answers")
+        .next("ostler bootstrap (it is safe to repeat)");
+    match last {
+        Some(error) => failure.because(error),
+        None => failure,
+    }
+}
+
+/// What each controller that answers keeps.
+async fn ask_all(session: &Session, with_deleted: bool) -> Result<Vec<SetList>, Failure> {
+    let path = format!("/v1/expectations?deleted={with_deleted}");
+    let (mut lists, mut last) = (Vec::new(), None);
+    for controller in controllers(session)? {
+        match session.client.get::<SetList>(&controller, &path).await {
+            Ok(list) => lists.push(list),
+            Err(error) => last = Some(error),
+        }
+    }
+    if lists.is_empty() { Err(no_answer(last)) } else { Ok(lists) }
+}
+
+/// The latest of each set that anybody has, those that were deleted included.
+async fn known(session: &Session) -> Result<BTreeMap<SetName, SetStatus>, Failure> {
+    Ok(merged(ask_all(session, true).await?).0)
+}
+
+/// What controllers say together: of each set the latest, and of each expectation the one who is at it.
+fn merged(lists: Vec<SetList>) -> (BTreeMap<SetName, SetStatus>, Option<String>) {
+    let waiting_for = lists.iter().map(|list| list.waiting_for.clone()).min().flatten();
+    let mut sets: BTreeMap<SetName, SetStatus> = BTreeMap::new();
+    for set in lists.into_iter().flat_map(|list| list.sets) {
+        match sets.get_mut(&set.name) {
+            Some(known) if known.revision > set.revision => {}
+            Some(known) if known.revision == set.revision => {
+                let both = known.expectations.iter_mut().zip(set.expectations);
+                for (one, other) in both {
+                    if tells(&other.standing) > tells(&one.standing) {
+                        *one = other;
+                    }
+                }
+            }
+            _ => drop(sets.insert(set.name.clone(), set)),
+        }
+    }
+    (sets, waiting_for)
+}
+
+/// How much a controller's word tells.
+fn tells(standing: &KeptStanding) -> u8 {
+    match standing {
+        KeptStanding::Unknown => 0,
+        KeptStanding::NotUnderstood { .. } => 1,
+        KeptStanding::Met | KeptStanding::Coming { .. } => 2,
+        KeptStanding::Unmet { report: None, .. } => 3,
+        KeptStanding::Unmet { report: Some(_), .. } => 4,
+        KeptStanding::Mending { .. } => 5,
+    }
+}
+
+/// Tells every controller; one that stores it is enough, and the others ask it.
+async fn tell_all<B, T>(
+    session: &Session,
+    method: Method,
+    path: &str,
+    body: &B,
+) -> Result<T, Failure>
+where
+    B: serde::Serialize + Sync,
+    T: serde::de::DeserializeOwned,
+{
+    let (mut told, mut last) = (None, None);
+    for controller in controllers(session)? {
+        match session.client.send::<_, T>(method.clone(), &controller, path, body).await {
+            Ok(reply) => told = told.or(Some(reply.body)),
+            Err(error) if error.is_retriable() => last = Some(error),
+            // One that has not heard of a set yet need not be told that it is gone.
+            Err(error) if error.problem().is_some_and(|problem| problem.status == 404) => {
+                last = Some(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    told.ok_or_else(|| no_answer(last))
+}
+
+async fn await_met(session: &Session, name: &SetName, wait_ms: u64) -> Result<Code, Failure> {
+    session.learn_names().await;
+    let clock = Clock::real();
+    let deadline_ms = clock.now().mono_ms + wait_ms;
+    loop {
+        let (mut sets, _) = merged(ask_all(session, false).await?);
+        let set = sets.remove(name);
+        let is_late = clock.now().mono_ms >= deadline_ms;
+        let is_met = |one: &ExpectationStatus| {
+            level_of(&one.expectation) != Level::Must || one.standing == KeptStanding::Met
+        };
+        let is_all_met = set.iter().all(|set| set.expectations.iter().all(is_met));
+        if is_late || is_all_met {
+            let sets: Vec<SetStatus> = set.into_iter().collect();
+            match session.is_json {
+                true => sets.iter().for_each(show::json),
+                false => tell(session, &sets),
+            }
+            return Ok(if is_all_met { Code::Ok } else { Code::Unreachable });
+        }
+        let left_ms = deadline_ms.saturating_sub(clock.now().mono_ms);
+        let path = format!("/v1/expectations/{name}?wait_ms={}", left_ms.min(WAIT_MS));
+        for controller in controllers(session)? {
+            if session.client.get::<SetStatus>(&controller, &path).await.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+fn tell(session: &Session, sets: &[SetStatus]) {
+    let rows = sets.iter().flat_map(|set| {
+        set.expectations.iter().map(move |one| {
+            [
+                set.name.to_string(),
+                level_of(&one.expectation).as_str().to_owned(),
+                session.with_names(&words_of(&one.expectation)),
+                one.standing.as_str().to_owned(),
+                session.with_names(&why(&one.standing)),
+            ]
+        })
+    });
+    show::table(["SET", "LEVEL", "EXPECTED", "STANDS", ""], rows.collect());
+}
+
+fn why(standing: &KeptStanding) -> String {
+    match standing {
+        KeptStanding::Met | KeptStanding::Unknown => String::new(),
+        KeptStanding::Coming { host } => format!("{} is at it", host.short()),
+        KeptStanding::Mending { run } => format!("by run {run}"),
+        KeptStanding::Unmet { why, .. } | KeptStanding::NotUnderstood { why } => why.clone(),
+    }
+}
+
+fn level_of(value: &Value) -> Level {
+    serde_json::from_value(value["level"].clone()).unwrap_or_default()
+}
+
+/// An expectation in words.
+fn words_of(value: &Value) -> String {
+    let job = value["job"].as_str().unwrap_or_default();
+    if value["expect"] == "runs" {
+        return match value["on"].as_str().and_then(|on| on.parse::<protocol::id::HostId>().ok()) {
+            Some(on) => format!("{job} runs on {}", on.short()),
+            None => format!("{job} runs"),
+        };
+    }
+    match understand(0, value.clone()) {
+        Ok(Understood::Rule(clause)) => clause.rule.to_string(),
+        Ok(Understood::Goal(_, Expectation::RunsOn { job, on })) => {
+            format!("{job}, while it runs, is on {}", on.short())
+        }
+        Ok(Understood::Goal(_, Expectation::HasSize { job, .. })) => format!("{job} has its size"),
+        Ok(Understood::Goal(..)) | Err(_) => value["expect"].as_str().unwrap_or("?").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_is_named_like_its_file() {
+        let name = |path: &str| name_of(std::path::Path::new(path)).map(|name| name.to_string());
+        assert_eq!(name("/a/web.json").unwrap(), "web");
+        assert_eq!(name("web.expectations.json").unwrap(), "web");
+        assert!(name("Web.json").is_err());
+    }
+
+    #[test]
+    fn what_is_for_one_plan_alone_is_refused() {
+        let wanted = |value: Value| serde_json::from_value::<Wanted>(value).unwrap();
+        assert!(check(&wanted(json!({ "expectations": [{ "expect": "lose_any_host" }] }))).is_ok());
+        assert!(check(&wanted(json!({ "intents": { "h1": "drain" } }))).is_err());
+        assert!(check(&wanted(json!({ "placement": "pack" }))).is_err());
+    }
+
+    #[test]
+    fn expectations_are_told_in_words() {
+        let rule = json!({ "expect": "host_label", "job": "a", "key": "disk", "value": "ssd" });
+        assert_eq!(words_of(&rule), "a on a host with disk=ssd");
+        assert_eq!(words_of(&json!({ "expect": "runs", "job": "a" })), "a runs");
+        assert_eq!(words_of(&json!({ "expect": "shines" })), "shines");
+    }
+}

@@ -1,0 +1,306 @@
+//! What is expected stays true by itself: VMs follow labels, keep apart, and run; and what cannot be is
+//! told, with the reason, and moves nothing.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::lab::Lab;
+use tests::operator::{Following, Operator};
+use tests::wait::{is, until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long nothing must happen where nothing should: several looks, plans and turns.
+const STILL: Duration = Duration::from_secs(12);
+
+/// Files with what is expected.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn file(&self, name: &str, expectations: &Value) -> String {
+        let path: PathBuf = self.0.path().join(format!("{name}.json"));
+        let text = json!({ "expectations": expectations }).to_string();
+        std::fs::write(&path, text).expect("it can be written");
+        path.display().to_string()
+    }
+}
+
+fn is_running(lab: &Lab, name: &str, host: &str) -> bool {
+    lab.virsh_state(host, name) == "running"
+}
+
+/// Starts a host's agent anew, with these labels and no others.
+fn label(lab: &Lab, url: &str, host: &str, labels: &[&str]) {
+    lab.must(&["stop", host, "agent"]);
+    let words: Vec<&str> = labels.iter().flat_map(|label| ["--label", *label]).collect();
+    lab.start_agent_with(host, url, &words);
+}
+
+fn await_labels(operator: &Operator, host: &str, wanted: &Value) {
+    until(&format!("{host} to say {wanted}"), LIMIT, || {
+        let shown = operator.json(&["hosts"]);
+        let rows = shown["hosts"].as_array().cloned().unwrap_or_default();
+        let row = rows.iter().find(|row| row["host"]["name"] == host).cloned().unwrap_or_default();
+        let labels = row["host"].get("labels").cloned().unwrap_or(json!({}));
+        is(labels == *wanted && row["freshness"] == "fresh", row)
+    });
+}
+
+/// How the first expectation of a set stands.
+fn standing(operator: &Operator, set: &str) -> Value {
+    operator.json(&["expectations", set])["sets"][0]["expectations"][0].clone()
+}
+
+fn await_standing(operator: &Operator, set: &str, wanted: &str) -> Value {
+    let (found, _) = until(&format!("{set} to be {wanted}"), LIMIT, || {
+        let found = standing(operator, set);
+        if found["standing"] == wanted { Ok(found) } else { Err(found) }
+    });
+    found
+}
+
+fn run_on(operator: &Operator, name: &str, host: &str) {
+    operator.must(&["run", "--memory", "64MiB", "--on", host, "--name", name]);
+    assert_eq!(operator.await_state(name, "running"), host);
+}
+
+fn runs(operator: &Operator) -> Vec<Value> {
+    operator.json(&["runs"])["runs"].as_array().cloned().unwrap_or_default()
+}
+
+/// What the guest's counter shows now.
+fn count(operator: &Operator, name: &str) -> u64 {
+    let console: Following = operator.follow(&["console", name, "--no-input"]);
+    loop {
+        let line = console.line_with(" count=", LIMIT);
+        if let Some(number) = line.rsplit('=').next().and_then(|n| n.trim().parse().ok()) {
+            return number;
+        }
+    }
+}
+
+#[test]
+fn lab_a_vm_follows_the_label_it_is_expected_on_and_what_cannot_be_is_told() {
+    let Some(lab) = Lab::up("lab_a_vm_follows_the_label", 3) else { return };
+    let (mut operator, files) = (Operator::new(), Files::new());
+    let url = operator.make_cluster(&lab);
+    for host in ["h1", "h2"] {
+        label(&lab, &url, host, &["disk=ssd"]);
+        await_labels(&operator, host, &json!({ "disk": "ssd" }));
+    }
+    operator
+        .must(&["run", "--image", "guest", "--memory", "128MiB", "--on", "h1", "--name", "web-1"]);
+    let counted = count(&operator, "web-1");
+    let rule = json!([{ "expect": "host_label", "job": "web-1", "key": "disk", "value": "ssd" }]);
+    let file = files.file("ssd", &rule);
+    operator.must(&["expect", &file, "--wait", "30s"]);
+    assert_eq!(standing(&operator, "ssd")["standing"], "met");
+
+    // The label goes, and so does the VM, alive.
+    label(&lab, &url, "h1", &[]);
+    let (_, took) = until("web-1 to run on h2", LIMIT, || {
+        is(is_running(&lab, "web-1", "h2"), lab.virsh_state("h2", "web-1"))
+    });
+    println!("web-1 has followed its label {took:?} after it was taken away");
+    await_standing(&operator, "ssd", "met");
+    let now = count(&operator, "web-1");
+    assert!(now > counted, "the counter went from {counted} to {now}: restarted");
+
+    // An operator who would have it elsewhere is told who would move it back.
+    let refused = operator.run(&["migrate", "web-1", "h3"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("does not say its disk"), "{said}");
+
+    // Nobody has it any more: it is told why, and nothing moves.
+    label(&lab, &url, "h2", &["disk=tape"]);
+    await_labels(&operator, "h2", &json!({ "disk": "tape" }));
+    let unmet = until("it to be unmet, with the planner's report", LIMIT, || {
+        let found = standing(&operator, "ssd");
+        if found["report"].is_object() { Ok(found) } else { Err(found) }
+    })
+    .0;
+    assert_eq!(unmet["standing"], "unmet");
+    let why = unmet["why"].as_str().unwrap_or_default();
+    assert!(why.contains("disk=tape") && why.contains("h3"), "{why}");
+    let before = runs(&operator).len();
+    let looked = Instant::now();
+    until("some time to have passed", 2 * STILL, || {
+        assert!(is_running(&lab, "web-1", "h2"));
+        is(looked.elapsed() > STILL, looked.elapsed())
+    });
+    assert_eq!(runs(&operator).len(), before, "nothing flaps");
+
+    // The agent with the label is back, and it is mended without a word.
+    label(&lab, &url, "h3", &["disk=ssd"]);
+    until("web-1 to run on h3", LIMIT, || {
+        is(is_running(&lab, "web-1", "h3"), lab.virsh_state("h3", "web-1"))
+    });
+    operator.must(&["unexpect", "ssd"]);
+    operator.must(&["migrate", "web-1", "h1"]);
+    assert!(is_running(&lab, "web-1", "h1"));
+}
+
+#[test]
+fn lab_vms_that_must_be_apart_are_parted_and_a_new_one_keeps_apart() {
+    let Some(lab) = Lab::up("lab_vms_that_must_be_apart", 3) else { return };
+    let (mut operator, files) = (Operator::new(), Files::new());
+    operator.make_bare_cluster(&lab);
+    run_on(&operator, "web-1", "h1");
+    run_on(&operator, "web-2", "h1");
+    let jobs = ["web-1", "web-2", "web-3", "web-4"];
+    let file = files.file("apart", &json!([{ "expect": "not_same_host", "jobs": jobs }]));
+    operator.must(&["expect", &file, "--wait", "60s"]);
+    let where_is = |name: &str| {
+        let all: Vec<String> =
+            lab.hosts().into_iter().filter(|host| is_running(&lab, name, host)).collect();
+        assert_eq!(all.len(), 1, "{name} runs on {all:?}");
+        all[0].clone()
+    };
+    let (one, two) = (where_is("web-1"), where_is("web-2"));
+    assert_ne!(one, two);
+
+    operator.must(&["run", "--name", "web-3", "--memory", "64MiB"]);
+    let three = where_is("web-3");
+    assert!(three != one && three != two, "web-3 is on {three}");
+    let crowd = operator.run(&["migrate", "web-3", &one]);
+    let said = String::from_utf8_lossy(&crowd.stderr).into_owned();
+    assert!(!crowd.status.success() && said.contains("two on one host"), "{said}");
+    let fourth = operator.run(&["run", "--name", "web-4", "--memory", "64MiB"]);
+    let said = String::from_utf8_lossy(&fourth.stderr).into_owned();
+    assert_eq!(fourth.status.code(), Some(3), "{said}");
+    assert!(said.contains("two on one host"), "{said}");
+    assert_eq!(operator.ps("web-4"), vec![]);
+    assert_eq!(standing(&operator, "apart")["standing"], "met");
+}
+
+#[test]
+fn lab_a_vm_is_kept_running_and_who_ends_it_by_command_is_obeyed() {
+    let Some(lab) = Lab::up("lab_a_vm_is_kept_running", 2) else { return };
+    let (mut operator, files) = (Operator::new(), Files::new());
+    let url = operator.make_bare_cluster(&lab);
+    let spec = json!({ "vm": { "vcpus": 1, "memory_bytes": 64 << 20 } });
+    let wanted = json!([
+        { "expect": "runs", "job": "web-1", "spec": spec },
+        { "expect": "lose_any_host" },
+    ]);
+    let file = files.file("web", &wanted);
+    operator.must(&["expect", &file, "--wait", "60s"]);
+    let host = operator.await_state("web-1", "running");
+    assert!(is_running(&lab, "web-1", &host));
+
+    // Somebody behind our back: it runs again. By command: it stays as it is, and that is said.
+    let destroyed = lab.exec(&host, &["virsh", "destroy", "web-1"]);
+    assert!(destroyed.status.success(), "{destroyed:?}");
+    let (_, took) = until("web-1 to run again", LIMIT, || {
+        is(is_running(&lab, "web-1", &host), lab.virsh_state(&host, "web-1"))
+    });
+    println!("web-1 runs again {took:?} after it was destroyed");
+    until("its run to be over", LIMIT, || {
+        let open: Vec<Value> =
+            runs(&operator).into_iter().filter(|run| run["state"] == "running").collect();
+        is(open.is_empty(), open)
+    });
+    let stopped = operator.run(&["stop", "web-1", "--force"]);
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(stopped.status.success() && said.contains("it stays stopped"), "{said}");
+    let unmet = await_standing(&operator, "web", "unmet");
+    assert!(unmet["why"].as_str().is_some_and(|why| why.contains("ostler start web-1")), "{unmet}");
+
+    // A controller that is killed comes back with what it keeps, and still knows who ended it.
+    let (at, pid) = operator.service(&lab, "controller");
+    let killed = lab.exec(&at, &["kill", "-9", &pid]);
+    assert!(killed.status.success(), "{killed:?}");
+    let again = until("the controller to answer again", LIMIT, || {
+        let found = operator.run(&["expectations", "web", "--json"]);
+        let list: Value = serde_json::from_slice(&found.stdout).unwrap_or_default();
+        let first = list["sets"][0]["expectations"][0].clone();
+        if first["standing"] == "unmet" { Ok(first) } else { Err(first) }
+    })
+    .0;
+    assert!(again["why"].as_str().is_some_and(|why| why.contains("by command")), "{again}");
+    let looked = Instant::now();
+    until("some time to have passed", 2 * STILL, || {
+        assert!(!is_running(&lab, "web-1", &host));
+        is(looked.elapsed() > STILL, looked.elapsed())
+    });
+    operator.must(&["start", "web-1"]);
+    await_standing(&operator, "web", "met");
+
+    // Too little is left for what a lost host would leave: told, with the names.
+    lab.must(&["stop", &host, "agent"]);
+    lab.start_agent_with(&host, &url, &["--memory", "256MiB"]);
+    let other = lab.hosts().into_iter().find(|other| *other != host).expect("two hosts");
+    operator.must(&["run", "--name", "large", "--memory", "300MiB", "--on", &other]);
+    let (why, _) = until("the spare room to be missed", LIMIT, || {
+        let sets = operator.json(&["expectations", "web"]);
+        let spare = sets["sets"][0]["expectations"][1].clone();
+        if spare["standing"] == "unmet" { Ok(spare["why"].to_string()) } else { Err(spare) }
+    });
+    assert!(why.contains("would strand 1 VMs: large"), "{why}");
+
+    // What is deleted is gone.
+    operator.must(&["rm", "web-1", "--force"]);
+    let looked = Instant::now();
+    until("some time to have passed", 2 * STILL, || {
+        assert_eq!(operator.ps("web-1"), vec![]);
+        is(looked.elapsed() > STILL, looked.elapsed())
+    });
+    assert!(standing(&operator, "web")["why"].as_str().is_some_and(|why| why.contains("is gone")));
+}
+
+#[test]
+fn lab_two_controllers_keep_the_same_and_do_not_fight() {
+    let Some(lab) = Lab::up("lab_two_controllers_keep_the_same", 3) else { return };
+    let (mut operator, files) = (Operator::new(), Files::new());
+    let url = operator.make_cluster_with(&lab, &["--controllers", "2"]);
+    label(&lab, &url, "h1", &["disk=ssd"]);
+    label(&lab, &url, "h2", &["disk=ssd"]);
+    for n in 1..=3 {
+        run_on(&operator, &format!("web-{n}"), "h1");
+    }
+    let rule = |n: usize| json!({ "expect": "host_label", "job": format!("web-{n}"), "key": "disk", "value": "ssd" });
+    for n in 1..=3 {
+        let file = files.file(&format!("web-{n}"), &json!([rule(n)]));
+        operator.must(&["expect", &file, "--wait", "30s"]);
+    }
+    label(&lab, &url, "h1", &[]);
+    until("all three to run on h2", LIMIT, || {
+        let states = [1, 2, 3].map(|n| lab.virsh_state("h2", &format!("web-{n}")));
+        is(states.iter().all(|state| state == "running"), states)
+    });
+    for n in 1..=3 {
+        await_standing(&operator, &format!("web-{n}"), "met");
+    }
+    // Each was moved by one of the two, and by nobody in vain.
+    let moves = || -> Vec<Value> {
+        runs(&operator).into_iter().filter(|run| run["want"]["want"] == "migrate").collect()
+    };
+    let done = moves();
+    assert_eq!(done.len(), 3, "{done:#?}");
+    assert!(done.iter().all(|run| run["state"] == "succeeded"), "{done:#?}");
+
+    // One of them is gone for good; what it would have mended the other one does.
+    let (at, pid) = operator.service(&lab, "controller");
+    let stopped = lab.exec(&at, &["kill", "-STOP", &pid]);
+    assert!(stopped.status.success(), "{stopped:?}");
+    label(&lab, &url, "h3", &["disk=ssd"]);
+    label(&lab, &url, "h2", &[]);
+    let (_, took) = until("all three to run on h3", LIMIT, || {
+        let states = [1, 2, 3].map(|n| lab.virsh_state("h3", &format!("web-{n}")));
+        is(states.iter().all(|state| state == "running"), states)
+    });
+    println!("one controller of two has moved three VMs within {took:?}");
+    let _ = lab.exec(&at, &["kill", "-CONT", &pid]);
+    let looked = Instant::now();
+    until("some time to have passed", 2 * STILL, || {
+        for n in 1..=3 {
+            assert!(is_running(&lab, &format!("web-{n}"), "h3"));
+        }
+        is(looked.elapsed() > STILL, looked.elapsed())
+    });
+}
