@@ -27,7 +27,7 @@ mod retire;
 
 mod quota;
 
-mod expect;
+pub(crate) mod expect;
 
 mod ps;
 

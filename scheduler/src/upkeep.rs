@@ -53,6 +53,10 @@ const SETTLE_MS: u64 = 1_000;
 /// How much longer each next scheduler waits: the one before has begun by then, and it shows.
 const TURN_MS: u64 = 3_000;
 
+/// What reads the whole cluster is judged again no sooner: it costs what the cluster is large, and changes
+/// with every event.
+const WHOLE_MS: u64 = 5_000;
+
 /// Two plans of which nothing came are at least this far apart.
 const PLAN_IDLE_MS: u64 = 2_000;
 
@@ -175,6 +179,9 @@ pub(crate) struct Upkeep {
     open: Vec<Open>,
     turns: Turns,
     has_looked: bool,
+    /// What reads the whole cluster and is to be judged again, and when that was done last.
+    postponed: BTreeSet<Key>,
+    whole_ms: Option<u64>,
 }
 
 impl Upkeep {
@@ -238,7 +245,8 @@ impl Upkeep {
 
     /// True when something is broken, so that looking again soon is of use.
     pub(crate) fn is_restless(&self) -> bool {
-        self.judged.values().any(|judged| matches!(judged.verdict, Verdict::Broken { .. }))
+        let is_broken = |judged: &Judged| matches!(judged.verdict, Verdict::Broken { .. });
+        !self.postponed.is_empty() || self.judged.values().any(is_broken)
     }
 
     /// Every set and how it stands now, by name.
@@ -339,7 +347,16 @@ impl Upkeep {
         }
         (self.has_looked, self.open, self.turns) = (true, open, turns);
         self.planning.is_stale |= is_change;
-        self.judge(now_ms, changed, out);
+        let reads_all = |key: &Key| self.item(key).is_some_and(Item::reads_all);
+        let (whole, mut part): (BTreeSet<Key>, _) = changed.into_iter().partition(reads_all);
+        self.postponed.extend(whole);
+        if self.whole_ms.is_none_or(|at_ms| at_ms + WHOLE_MS <= now_ms)
+            && !self.postponed.is_empty()
+        {
+            self.whole_ms = Some(now_ms);
+            part.append(&mut self.postponed);
+        }
+        self.judge(now_ms, part, out);
         self.ask_for_plan(now_ms, out);
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use planner::case::{Record, Wanted, case};
-use planner::{Intent, Limits, UnmetReason};
+use planner::{Clause, Intent, Limits, UnmetReason};
 use protocol::api::PutIntent;
 use protocol::host::HostIntent;
 use protocol::id::{HostId, JobId};
@@ -18,6 +18,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use transport::{Clock, Method};
 
+use super::expect::rules;
 use super::plan;
 use crate::cli::{DrainArgs, UndrainArgs};
 use crate::exit::{Code, Failure};
@@ -49,7 +50,8 @@ pub(crate) async fn drain(session: &Session, args: DrainArgs) -> Result<Code, Fa
     let row = picture.host(&args.host)?;
     let (id, name) = (row.host.id.clone(), row.host.name.clone());
     if args.dry_run {
-        return Ok(rehearse(session, &picture, &id));
+        let rules = rules(session).await;
+        return Ok(rehearse(session, &picture, &id, &rules));
     }
     let was_so = row.host.intent == Some(HostIntent::Drain);
     intend(session, &picture, &id, Some(HostIntent::Drain)).await?;
@@ -113,20 +115,21 @@ fn check_heard(picture: &Picture, id: &HostId) -> Result<(), Failure> {
 }
 
 /// What would be done, and what cannot; exits with 1 when something cannot leave.
-fn rehearse(session: &Session, picture: &Picture, id: &HostId) -> Code {
-    let record = planned(picture, id);
+fn rehearse(session: &Session, picture: &Picture, id: &HostId, rules: &[Clause]) -> Code {
+    let record = planned(picture, id, rules);
     plan::tell(session.is_json, &record);
     let is_stuck = !record.outcome.report.unmet.is_empty();
     if is_stuck { Code::Failed } else { Code::Ok }
 }
 
 /// What emptying the host takes, and what cannot leave it.
-pub(crate) fn planned(picture: &Picture, id: &HostId) -> Record {
+pub(crate) fn planned(picture: &Picture, id: &HostId, rules: &[Clause]) -> Record {
     let heard = plan::heard_of(picture);
     let (mut input, _) = case(picture.view.clone(), heard, Wanted::default());
     input.intents.insert(id.clone(), Intent::Drain);
     // As a controller does: it moves the guests of this host, and no others to make room for them.
-    input.limits = Limits { tends_hosts: true, ..Limits::default() };
+    input.limits = Limits { tends_hosts: true, mends_rules: false, ..Limits::default() };
+    input.clauses = rules.to_vec();
     Record::make(input, vec![])
 }
 
@@ -139,12 +142,13 @@ async fn watch(
 ) -> Result<Code, Failure> {
     let clock = Clock::real();
     let began_ms = clock.now().mono_ms;
+    let rules = rules(session).await;
     let mut shown: Vec<Guest> = Vec::new();
     let mut moved_ms = began_ms;
     loop {
         let picture = session.picture().await?;
         let now_ms = clock.now().mono_ms;
-        let guests = guests(&picture, id)?;
+        let guests = guests(&picture, id, &rules)?;
         if guests != shown {
             tell_change(session, &picture, &shown, &guests);
             (shown, moved_ms) = (guests, now_ms);
@@ -176,7 +180,7 @@ async fn watch(
 }
 
 /// The guests alive on the host; each with why it cannot leave, unless it is leaving.
-fn guests(picture: &Picture, id: &HostId) -> Result<Vec<Guest>, Failure> {
+fn guests(picture: &Picture, id: &HostId, rules: &[Clause]) -> Result<Vec<Guest>, Failure> {
     let gone = || Failure::new(Code::NotFound, format!("host {id} is in the view no more"));
     let row = picture.view.host(id).ok_or_else(gone)?;
     let alive =
@@ -185,7 +189,7 @@ fn guests(picture: &Picture, id: &HostId) -> Result<Vec<Guest>, Failure> {
     if alive.is_empty() {
         return Ok(vec![]);
     }
-    let record = planned(picture, id);
+    let record = planned(picture, id, rules);
     let why = |job: &JobId| {
         let unmet = record.outcome.report.unmet.iter();
         let mut its = unmet.filter(|unmet| unmet.job == *job);

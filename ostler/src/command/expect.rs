@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use planner::case::{Understood, Wanted, understand};
-use planner::{Expectation, Level};
+use planner::{Clause, Expectation, Level};
 use protocol::expectations::{
     ExpectationStatus, KeptStanding, PutExpectations, SetList, SetStatus,
 };
@@ -145,6 +145,20 @@ pub(crate) async fn note_if_expected(session: &Session, job: &JobId, what_then: 
         let name = &set.name;
         show::note(&format!("note: expectations {name} say that {job} runs; {what_then}"));
     }
+}
+
+/// The rules that are kept, as far as a controller answers: what is planned here heeds them too.
+pub(crate) async fn rules(session: &Session) -> Vec<Clause> {
+    if session.is_without_controller() {
+        return Vec::new();
+    }
+    let lists = ask_all(session, false).await.unwrap_or_default();
+    let sets = merged(lists).0.into_values().flat_map(|set| values(&set));
+    let read = sets.filter_map(|value| match understand(0, value) {
+        Ok(Understood::Rule(clause)) => Some(clause),
+        Ok(Understood::Goal(..)) | Err(_) => None,
+    });
+    read.collect()
 }
 
 fn check(wanted: &Wanted) -> Result<(), Failure> {

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use planner::case::{Record, Verdict, Wanted, case, change, view_of};
-use planner::{Heard, PlanInput, State};
+use planner::{Clause, Heard, PlanInput, State};
 use protocol::id::HostId;
 use protocol::view::View;
 use serde_json::{Value, json};
 
 use crate::cli::Global;
+use crate::command::expect::rules;
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 use crate::session::Session;
@@ -38,15 +39,16 @@ pub(crate) struct PlanArgs {
 /// A plan of files.
 pub(crate) fn offline(global: &Global, view: &Path, args: &PlanArgs) -> Result<Code, Failure> {
     let (view, heard) = read_view(view)?;
-    finish(global.json, args, view, heard)
+    finish(global.json, args, view, heard, vec![])
 }
 
-/// A plan of the cluster as it is.
+/// A plan of the cluster as it is, with the rules that are kept there.
 pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
     let heard = heard_of(&picture);
-    finish(session.is_json, &args, picture.view, heard)
+    let kept = rules(session).await;
+    finish(session.is_json, &args, picture.view, heard, kept)
 }
 
 pub(crate) fn heard_of(picture: &Picture) -> BTreeMap<HostId, Heard> {
@@ -90,10 +92,14 @@ fn finish(
     args: &PlanArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
+    kept: Vec<Clause>,
 ) -> Result<Code, Failure> {
     let wanted = read_wanted(args.expectations.as_deref())?;
     let (mut input, not_understood) = case(view, heard, wanted);
     with(&mut input, &args.with)?;
+    let is_new = |clause: &Clause| !input.clauses.contains(clause);
+    let kept: Vec<Clause> = kept.into_iter().filter(is_new).collect();
+    input.clauses.extend(kept);
     let record = Record::make(input, not_understood);
     if let Some(file) = &args.record {
         let text = serde_json::to_vec(&record).expect("our nouns are always valid JSON");

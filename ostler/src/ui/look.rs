@@ -15,7 +15,7 @@ use transport::Json;
 use super::ask::No;
 use super::news::named;
 use super::serve::Shared;
-use crate::command::{drain, events, plan, why};
+use crate::command::{drain, events, expect, plan, why};
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 
@@ -72,10 +72,11 @@ pub(super) async fn rehearse_drain(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<HostId>,
 ) -> Result<Json<Value>, No> {
-    let (_, picture) = shared.now().await?;
+    let (session, picture) = shared.now().await?;
     picture.host(id.as_str())?;
+    let rules = expect::rules(&session).await;
     let stay = drain::staying(&picture, &id);
-    let record = off_thread(move || drain::planned(&picture, &id)).await?;
+    let record = off_thread(move || drain::planned(&picture, &id, &rules)).await?;
     let can_all_leave = record.outcome.report.unmet.is_empty();
     let mut lines = plan::lines(&record);
     if !stay.is_empty() {

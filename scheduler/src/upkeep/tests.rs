@@ -460,7 +460,22 @@ fn losing_any_host_is_told_and_moves_nothing() {
     world.put_job(2, Job { spec: JobSpec::vm(large).into(), ..row(4, JobState::Running) });
     world.live(1);
     assert_eq!(world.live(60_000), []);
-    assert!(world.why(60_000, "spare").contains("would strand"), "{}", world.why(0, "spare"));
+    assert_eq!(world.live(120_000), []);
+    assert!(world.why(120_000, "spare").contains("would strand"), "{}", world.why(0, "spare"));
+}
+
+#[test]
+fn what_reads_everything_is_judged_now_and_then_and_the_last_word_counts() {
+    let mut world = World::new(1);
+    world.put("spare", 1, Some(json!([{ "expect": "lose_any_host" }])));
+    world.look(0);
+    assert_eq!(world.standing(0, "spare"), KeptStanding::Met);
+    world.put_job(1, row(1, JobState::Running));
+    world.look(WHOLE_MS - 1);
+    assert_eq!(world.standing(0, "spare"), KeptStanding::Met, "not yet");
+    assert!(world.upkeep.is_restless(), "it is to be looked at again");
+    world.look(WHOLE_MS);
+    assert!(world.why(WHOLE_MS, "spare").contains("would strand"));
 }
 
 #[test]
@@ -646,7 +661,7 @@ proptest! {
                     world.put(&format!("set-{set}"), revision, None);
                 }
                 Event::Look => {
-                    world.look(n as u64 * 100);
+                    world.look(n as u64 * WHOLE_MS);
                     let kept: BTreeMap<Key, Verdict> = world
                         .upkeep
                         .judged
@@ -656,6 +671,150 @@ proptest! {
                     prop_assert_eq!(kept, anew(&world));
                 }
             }
+        }
+    }
+}
+
+/// Several schedulers that keep the same sets of one world, each with its own picture of it.
+struct Several {
+    worlds: Vec<World>,
+    /// Moves and starts under way: who has begun it, the job, where to, when it is done.
+    going: Vec<(usize, JobId, Option<HostId>, HostId, u64)>,
+    begun: Vec<(u64, usize, JobId)>,
+}
+
+impl Several {
+    fn new(count: u8, sets: &[(usize, usize)]) -> Self {
+        let all: Vec<_> = (101..101 + count).map(key).collect();
+        let worlds = all.iter().map(|me| {
+            let mut world = World::new(4);
+            world.turns = Turns { me: Some(*me), all: all.clone() };
+            for (set, what) in sets {
+                world.put(&format!("set-{set}"), 1, Some(any_set(*what)));
+            }
+            world
+        });
+        Self { worlds: worlds.collect(), going: vec![], begun: vec![] }
+    }
+
+    fn each(&mut self, change: impl Fn(&mut World)) {
+        self.worlds.iter_mut().for_each(change);
+    }
+
+    fn number(id: &HostId) -> u8 {
+        (1..=4).find(|n| host(*n) == *id).expect("one of the four")
+    }
+
+    fn home(&self, job: &JobId) -> Option<(HostId, JobState)> {
+        let (row, job) = self.worlds[0].view.job_best(job)?;
+        Some((row.host.id.clone(), job.state))
+    }
+
+    fn tick(&mut self, now_ms: u64) {
+        let done: Vec<_> = self.going.extract_if(.., |(.., at_ms)| *at_ms <= now_ms).collect();
+        for (who, job, from, to, _) in done {
+            let n: usize = job.as_str()[3..].parse().unwrap();
+            self.each(|world| {
+                if let Some(from) = &from {
+                    world.drop_job(Self::number(from), n);
+                }
+                world.put_job(Self::number(&to), row(n, JobState::Running));
+                world.open.retain(|run| run.job != job);
+            });
+            let ended = Input::Ended { job, to, failure: None };
+            self.worlds[who].handle(now_ms, ended);
+        }
+        for who in 0..self.worlds.len() {
+            for want in self.worlds[who].live(now_ms) {
+                self.begin(now_ms, who, &want);
+            }
+        }
+    }
+
+    /// Hosts let one begin what several want; the others are told no.
+    fn begin(&mut self, now_ms: u64, who: usize, want: &Want) {
+        let job = want.job().clone();
+        let n: usize = job.as_str()[3..].parse().unwrap();
+        let home = self.home(&job);
+        let (from, to) = match (want, &home) {
+            (Want::Migrate { to, .. }, Some((from, JobState::Running))) => {
+                (Some(from.clone()), to.clone())
+            }
+            (Want::Run { on, .. }, home) if home.as_ref().is_none_or(|(_, s)| s.is_ended()) => {
+                (None, on.clone().or(home.clone().map(|(host, _)| host)).unwrap_or(host(1)))
+            }
+            // It has another size already, or somebody is at it.
+            (_, _) => {
+                self.worlds[who].handle(now_ms, Input::Busy { job });
+                return;
+            }
+        };
+        let run = RunId(Uuid::from_u128(self.begun.len() as u128));
+        let open = Open { run, job: job.clone(), from: from.clone(), to: Some(to.clone()) };
+        self.worlds[who].open.push(open);
+        let (state, at) = match &from {
+            Some(from) => (JobState::MigratingOut, from.clone()),
+            None => (JobState::Starting, to.clone()),
+        };
+        self.each(|world| world.put_job(Self::number(&at), row(n, state)));
+        self.going.push((who, job.clone(), from, to, now_ms + 2_000));
+        self.begun.push((now_ms, who, job));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    /// However many keep the same, and whatever the world is like: it comes to rest, and then each
+    /// expectation is met or the planner knows no way.
+    #[test]
+    fn a_world_that_is_left_alone_comes_to_rest(
+        count in 1..4_u8,
+        sets in prop::collection::btree_map(0..3_usize, 0..8_usize, 1..4),
+        homes in prop::collection::vec(1..5_u8, 3),
+        labels in prop::collection::vec(0..3_usize, 4),
+        later in prop::collection::vec(0..3_usize, 4),
+    ) {
+        let mut several = Several::new(count, &sets.into_iter().collect::<Vec<_>>());
+        let values = [None, Some("ssd"), Some("tape")];
+        several.each(|world| {
+            for (n, home) in homes.iter().enumerate() {
+                world.put_job(*home, row(n + 1, JobState::Running));
+            }
+            for (n, label) in (1..).zip(&labels) {
+                world.label(n, values[*label]);
+            }
+        });
+        for now_ms in (0..200_000).step_by(500) {
+            if now_ms == 100_000 {
+                several.each(|world| {
+                    for (n, label) in (1..).zip(&later) {
+                        world.label(n, values[*label]);
+                    }
+                });
+            }
+            several.tick(now_ms);
+        }
+        let late = several.begun.iter().filter(|(at_ms, ..)| *at_ms > 150_000);
+        prop_assert_eq!(late.count(), 0, "it is still at it: {:?}", several.begun);
+        prop_assert!(several.begun.len() <= 12, "{:?}", several.begun);
+        for world in &mut several.worlds {
+            world.look(200_000);
+            for (key, judged) in &world.upkeep.judged {
+                let is_at_rest = !matches!(judged.verdict, Verdict::Coming { .. });
+                prop_assert!(is_at_rest, "{key:?}: {judged:?}");
+            }
+            // Nothing is left that a plan for all of it would do.
+            let due = world.upkeep.items().map(|(key, _)| key).collect();
+            let aims = world.upkeep.aims(200_000, &due);
+            let input = planner::PlanInput {
+                view: world.view.clone(),
+                levels: aims.goals.iter().map(|(l, goal)| (goal.job().clone(), *l)).collect(),
+                expectations: aims.goals.into_iter().map(|(_, goal)| goal).collect(),
+                clauses: aims.clauses,
+                ..planner::PlanInput::default()
+            };
+            let left = planner::plan(&input).plan.steps;
+            prop_assert_eq!(left, vec![], "begun {:?}", several.begun);
         }
     }
 }
