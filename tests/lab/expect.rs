@@ -175,6 +175,11 @@ fn lab_vms_that_must_be_apart_are_parted_and_a_new_one_keeps_apart() {
     assert_eq!(fourth.status.code(), Some(3), "{said}");
     assert!(said.contains("two on one host"), "{said}");
     assert_eq!(operator.ps("web-4"), vec![]);
+    // Whoever would empty a host is told beforehand what stays there, and why.
+    let drain = operator.run(&["drain", &one, "--dry-run"]);
+    let said = String::from_utf8_lossy(&drain.stdout).into_owned();
+    assert_eq!(drain.status.code(), Some(1), "{said}");
+    assert!(said.contains("web-1: cannot leave") && said.contains("two on one host"), "{said}");
     assert_eq!(standing(&operator, "apart")["standing"], "met");
 }
 

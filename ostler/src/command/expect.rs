@@ -240,8 +240,15 @@ async fn known(session: &Session) -> Result<BTreeMap<SetName, SetStatus>, Failur
 }
 
 /// What controllers say together: of each set the latest, and of each expectation the one who is at it.
-fn merged(lists: Vec<SetList>) -> (BTreeMap<SetName, SetStatus>, Option<String>) {
+fn merged(mut lists: Vec<SetList>) -> (BTreeMap<SetName, SetStatus>, Option<String>) {
     let waiting_for = lists.iter().map(|list| list.waiting_for.clone()).min().flatten();
+    // Who sees nothing now tells what is old, next to one who does.
+    if waiting_for.is_none() {
+        let blind = lists.iter_mut().filter(|list| list.waiting_for.is_some());
+        for one in blind.flat_map(|list| &mut list.sets).flat_map(|set| &mut set.expectations) {
+            one.standing = KeptStanding::Unknown;
+        }
+    }
     let mut sets: BTreeMap<SetName, SetStatus> = BTreeMap::new();
     for set in lists.into_iter().flat_map(|list| list.sets) {
         match sets.get_mut(&set.name) {
@@ -385,6 +392,36 @@ mod tests {
         assert_eq!(name("/a/web.json").unwrap(), "web");
         assert_eq!(name("web.expectations.json").unwrap(), "web");
         assert!(name("Web.json").is_err());
+    }
+
+    #[test]
+    fn of_several_controllers_the_one_who_is_at_it_is_told() {
+        let list = |revision, standing, waiting_for: Option<&str>| SetList {
+            waiting_for: waiting_for.map(str::to_owned),
+            sets: vec![SetStatus {
+                name: "web".parse().unwrap(),
+                revision: Revision(revision),
+                is_deleted: false,
+                put_ms: 0,
+                begun: std::collections::BTreeSet::new(),
+                expectations: vec![ExpectationStatus { expectation: json!({}), standing }],
+            }],
+        };
+        let unmet = || KeptStanding::Unmet { why: "no".to_owned(), report: None };
+        let mending = || KeptStanding::Mending { run: protocol::id::RunId(uuid::Uuid::nil()) };
+        let told = |lists| {
+            let (sets, waiting_for) = merged(lists);
+            let set = sets.into_values().next().unwrap();
+            (set.expectations[0].standing.clone(), waiting_for)
+        };
+        let both = vec![list(1, unmet(), None), list(1, mending(), None)];
+        assert_eq!(told(both), (mending(), None));
+        let later = vec![list(2, KeptStanding::Met, None), list(1, unmet(), None)];
+        assert_eq!(told(later), (KeptStanding::Met, None));
+        let blind = vec![list(1, unmet(), Some("a view")), list(1, KeptStanding::Met, None)];
+        assert_eq!(told(blind), (KeptStanding::Met, None));
+        let all_blind = vec![list(1, unmet(), Some("a view"))];
+        assert_eq!(told(all_blind), (unmet(), Some("a view".to_owned())));
     }
 
     #[test]
