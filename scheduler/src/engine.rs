@@ -357,7 +357,7 @@ impl Scheduler {
 
     /// The runs that have not ended.
     pub(crate) fn open_runs(&self) -> Vec<Arc<RunStatus>> {
-        self.open().values().map(|status| status.borrow().clone()).collect()
+        self.open().values().map(|open| open.status.borrow().clone()).collect()
     }
 
     pub(crate) fn keeping(&self) -> &Keeping {

@@ -49,6 +49,7 @@ fn row(n: usize, state: JobState) -> Job {
         resize: None,
         migration: None,
         endpoint: None,
+        cards: Box::default(),
     }
 }
 
