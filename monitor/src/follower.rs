@@ -13,6 +13,7 @@
 //! ```
 
 use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,10 @@ use protocol::event::Frame;
 use protocol::id::HostId;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use transport::backoff::random_unit;
 use transport::client::Patience;
-use transport::stream::{Encoded, Liveness, StreamError, close, connect_stream_with};
+use transport::stream::{Encoded, Liveness, StreamError, close, connect_stream_direct};
 use transport::{Backoff, Client, Endpoint, Frames};
 
 use crate::check::check;
@@ -164,7 +165,7 @@ impl Follower {
         let mut why = "discovery knows no address of it".to_owned();
         let endpoints = self.endpoints.borrow_and_update().clone();
         for endpoint in endpoints {
-            let connecting = connect_stream_with(client, &endpoint, &path, LIVENESS);
+            let connecting = connect_stream_direct(client, &endpoint, &path, LIVENESS);
             match in_turn(&self.turns, connecting).await {
                 Ok(frames) => {
                     let (source, url) = (self.source.clone(), endpoint.url.clone());
@@ -206,7 +207,7 @@ impl Follower {
     /// history ended and the present lasted for a while.
     async fn pump(&mut self, mut frames: Frames) -> (End, bool) {
         let opened = Instant::now();
-        let mut framed = opened;
+        let mut paused = pin!(sleep(HISTORY_PAUSE_MAX));
         let mut is_caught_up = false;
         let end = loop {
             tokio::select! {
@@ -223,14 +224,14 @@ impl Follower {
                         None => break End::Over("the stream was closed".to_owned()),
                     };
                     if !is_caught_up {
-                        framed = Instant::now();
+                        paused.as_mut().reset(Instant::now() + HISTORY_PAUSE_MAX);
                     }
                     match self.take(text, &mut is_caught_up).await {
                         Ok(()) => {}
                         Err(end) => break end,
                     }
                 }
-                () = sleep_until(framed + HISTORY_PAUSE_MAX), if !is_caught_up => {
+                () = &mut paused, if !is_caught_up => {
                     let seconds = HISTORY_PAUSE_MAX.as_secs();
                     break End::Over(format!("its history stood still for {seconds} s"));
                 }

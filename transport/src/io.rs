@@ -19,10 +19,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// Any of our byte streams.
 pub(crate) type BoxIo = Box<dyn Stream>;
 
-/// A stream that gives its permit back when it is dropped.
+/// A stream that gives its permit, if it needed one, back when it is dropped.
 pub(crate) struct Counted {
     pub(crate) io: BoxIo,
-    pub(crate) _permit: OwnedSemaphorePermit,
+    pub(crate) _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl AsyncRead for Counted {

@@ -267,7 +267,7 @@ impl Connection {
             let router = router.clone();
             async move { Ok::<_, Infallible>(infallible(router.oneshot(request).await)) }
         });
-        let io = TokioIo::new(Counted { io, _permit: permit });
+        let io = TokioIo::new(Counted { io, _permit: Some(permit) });
         let mut http = hyper::server::conn::http1::Builder::new();
         // Without the timer the time-out panics; without the time-out idle clients stay for ever.
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_read);

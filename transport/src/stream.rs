@@ -8,34 +8,36 @@
 //!            ┌── queue (bounded) ── writer ──> socket      full queue: cut(4008)
 //! Frames ────┤                        │ping when silent    no answer in time: lost
 //!            └── inbox (bounded) <── reader <── socket     slow reader: TCP holds the peer back
+//!                       or the reader itself, when the application does nothing but read
 //! ```
 
-mod halves;
+mod socket;
+
+mod reader;
+
+mod writer;
 
 mod open;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use protocol::signed::PublicKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Peer;
-use halves::{Writer, read};
 pub(crate) use open::header_has;
-pub use open::{Upgrade, connect_stream, connect_stream_with};
+pub use open::{Upgrade, connect_stream, connect_stream_direct, connect_stream_with};
+use reader::{Reader, read_ahead};
+use socket::{Shared, Socket};
+use writer::Writer;
 
 /// Close codes that our streams end with.
 pub mod close {
@@ -65,10 +67,6 @@ const INBOX_FRAMES_MAX: usize = 64;
 
 /// After this long without a word, each end asks whether the other is still there.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
-
-/// Bytes read from the socket at a time. The library's own 128 KiB are kept for every stream, which
-/// ten thousand streams cannot afford; larger messages still get the room they need.
-const READ_BUFFER_BYTES: usize = 8 << 10;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,9 +177,18 @@ impl Pulse {
     }
 }
 
+/// When frames are taken from the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// As they come, by a task of the stream's own, up to [`INBOX_FRAMES_MAX`] of them.
+    Ahead,
+    /// When the application asks for the next one. Costs no task and no wake-up more than it has.
+    Directly,
+}
+
 /// One end of a stream. Dropping it says goodbye after what is queued.
 pub struct Frames {
-    inbox: mpsc::Receiver<In>,
+    inbox: Inbox,
     sender: FrameSender,
     peer: Peer,
     is_end_told: bool,
@@ -205,45 +212,32 @@ enum In {
     Bytes(Bytes),
 }
 
-/// What both halves and all senders of a stream know.
-#[derive(Default)]
-struct Shared {
-    /// Frames and pongs that came, to tell silence.
-    heard: AtomicU64,
-    /// True while the reader waits for the application: that is not the peer's silence.
-    is_held_up: AtomicBool,
-    queued_bytes: AtomicUsize,
-    /// Set by the first to end the stream.
-    end: OnceLock<StreamError>,
-    /// Ask the writer to close at once, whatever is queued.
-    cut: CancellationToken,
-    /// The peer said goodbye, or is gone.
-    reader_done: CancellationToken,
-    /// All is over; both halves let go of the socket.
-    over: CancellationToken,
+/// Where the next frame comes from.
+enum Inbox {
+    Ahead(mpsc::Receiver<In>),
+    Direct(Reader),
 }
 
 impl Frames {
-    async fn start(
-        upgraded: Upgraded,
-        role: Role,
+    fn start(
+        socket: Socket,
         peer: Peer,
-        stopping: CancellationToken,
+        stopping: Option<CancellationToken>,
         liveness: Liveness,
+        reads: Reads,
     ) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let socket =
-            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, Some(config)).await;
-        let (sink, stream) = socket.split();
         let (queue, queued) = mpsc::channel(QUEUE_FRAMES_MAX);
-        let (arrived, inbox) = mpsc::channel(INBOX_FRAMES_MAX);
-        let shared = Arc::new(Shared::default());
-        let writer = Writer { sink, queued, shared: Arc::clone(&shared), stopping, liveness };
-        tokio::spawn(writer.run());
-        tokio::spawn(read(stream, arrived, Arc::clone(&shared)));
+        let shared = Arc::new(Shared::of(socket));
+        tokio::spawn(Writer::new(queued, Arc::clone(&shared), liveness).run(stopping));
+        let reader = Reader(Arc::clone(&shared));
+        let inbox = match reads {
+            Reads::Directly => Inbox::Direct(reader),
+            Reads::Ahead => {
+                let (arrived, inbox) = mpsc::channel(INBOX_FRAMES_MAX);
+                tokio::spawn(read_ahead(reader, arrived));
+                Inbox::Ahead(inbox)
+            }
+        };
         Self { inbox, sender: FrameSender { queue, shared }, peer, is_end_told: false }
     }
 
@@ -281,10 +275,14 @@ impl Frames {
     }
 
     async fn next_in(&mut self) -> Option<Result<In, StreamError>> {
-        if let Some(frame) = self.inbox.recv().await {
+        let frame = match &mut self.inbox {
+            Inbox::Ahead(inbox) => inbox.recv().await,
+            Inbox::Direct(reader) => reader.next().await,
+        };
+        if let Some(frame) = frame {
             return Some(Ok(frame));
         }
-        let end = self.sender.shared.end.get()?;
+        let end = self.sender.shared.end()?;
         if std::mem::replace(&mut self.is_end_told, true) || end.is_normal() {
             return None;
         }
@@ -388,8 +386,7 @@ impl FrameSender {
 
     /// Ends the stream now with a close code, whatever is queued.
     pub fn cut(&self, code: u16, reason: &str) {
-        self.shared.finish(StreamError::Closed { code, reason: reason.to_owned() });
-        self.shared.cut.cancel();
+        self.shared.say_goodbye(code, reason.to_owned());
     }
 
     /// Queues a close code behind what is queued already.
@@ -402,7 +399,7 @@ impl FrameSender {
     /// True when nothing sent would arrive any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.shared.end.get().is_some()
+        self.shared.end().is_some()
     }
 
     /// Waits until the stream is over.
@@ -431,18 +428,11 @@ impl FrameSender {
         self.shared.queued_bytes.fetch_add(message.len(), Ordering::Relaxed);
         // The writer drops the queue when it ends, so this never waits for ever.
         let sent = self.queue.send(Out::Message(message)).await;
-        match (sent, self.shared.end.get()) {
+        match (sent, self.shared.end()) {
             (Ok(()), None) => Ok(()),
             (_, Some(end)) => Err(end.clone()),
             (Err(_), None) => Err(StreamError::Lost { why: "the stream is over".to_owned() }),
         }
-    }
-}
-
-impl Shared {
-    /// The first end counts.
-    fn finish(&self, end: StreamError) {
-        let _ = self.end.set(end);
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) async fn follow(
 ) -> Result<Response, ProblemReply> {
     api.permit(peer, Right::Read)?;
     let from = from.epoch.zip(from.seq).map(|(epoch, seq)| Cursor { epoch: Epoch(epoch), seq });
-    Ok(upgrade.frames(move |mut frames| async move {
+    Ok(upgrade.read_directly().frames(move |mut frames| async move {
         api.feed.subscribe(from, frames.sender());
         // Followers say nothing; reading notices their goodbye.
         while let Some(Ok(_)) = frames.next_frame().await {}

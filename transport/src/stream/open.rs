@@ -11,16 +11,18 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts as Freed, Upgraded};
+use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
-use super::{Frames, Liveness};
+use super::{Frames, Liveness, Reads, socket};
 use crate::call_error::CallError;
 use crate::client::Client;
 use crate::endpoint::Endpoint;
+use crate::io::{BoxIo, Counted};
 use crate::problem::ProblemReply;
 use crate::server::{Peer, Stopping, Via};
 
@@ -40,6 +42,27 @@ pub async fn connect_stream_with(
     path: &str,
     liveness: Liveness,
 ) -> Result<Frames, CallError> {
+    connect(client, to, path, liveness, Reads::Ahead).await
+}
+
+/// As [`connect_stream_with`], for an application that does nothing but read: it costs less, and the
+/// peer's pings are answered only while the application waits for a frame.
+pub async fn connect_stream_direct(
+    client: &Client,
+    to: &Endpoint,
+    path: &str,
+    liveness: Liveness,
+) -> Result<Frames, CallError> {
+    connect(client, to, path, liveness, Reads::Directly).await
+}
+
+async fn connect(
+    client: &Client,
+    to: &Endpoint,
+    path: &str,
+    liveness: Liveness,
+    reads: Reads,
+) -> Result<Frames, CallError> {
     let key = generate_key();
     let headers = vec![
         (CONNECTION, HeaderValue::from_static("Upgrade")),
@@ -56,13 +79,17 @@ pub async fn connect_stream_with(
         return Err(bad("it did not accept our WebSocket key"));
     }
     let upgraded = hyper::upgrade::on(response).await.map_err(|e| bad(&e.to_string()))?;
+    let Freed { io, read_buf, .. } =
+        upgraded.downcast::<TokioIo<BoxIo>>().map_err(|_| bad("its connection is not ours"))?;
+    let io = Counted { io: io.into_inner(), _permit: None };
+    let socket = socket::upgraded(io, read_buf, Role::Client).await;
     let via = match peer {
         Some(_) => Via::Tls,
         None if to.url.starts_with("unix:") => Via::Unix,
         None => Via::Plain,
     };
     let peer = Peer { key: peer, via };
-    Ok(Frames::start(upgraded, Role::Client, peer, CancellationToken::new(), liveness).await)
+    Ok(Frames::start(socket, peer, None, liveness, reads))
 }
 
 /// A request to open a stream; an extractor. It fails with a problem when it is no such request.
@@ -72,6 +99,7 @@ pub struct Upgrade {
     peer: Peer,
     stopping: CancellationToken,
     liveness: Liveness,
+    reads: Reads,
 }
 
 impl Upgrade {
@@ -82,15 +110,16 @@ impl Upgrade {
         F: FnOnce(Frames) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send,
     {
-        let Self { on_upgrade, accept, peer, stopping, liveness } = self;
+        let Self { on_upgrade, accept, peer, stopping, liveness, reads } = self;
         tokio::spawn(async move {
-            match on_upgrade.await {
-                Ok(upgraded) => {
-                    let role = Role::Server;
-                    handle(Frames::start(upgraded, role, peer, stopping, liveness).await).await;
-                }
-                Err(error) => tracing::debug!("open stream to {peer}: {error}"),
-            }
+            let freed = match on_upgrade.await.map(Upgraded::downcast::<TokioIo<Counted>>) {
+                Ok(Ok(freed)) => freed,
+                Ok(Err(_)) => return tracing::error!("open stream to {peer}: not our connection"),
+                Err(error) => return tracing::debug!("open stream to {peer}: {error}"),
+            };
+            let Freed { io, read_buf, .. } = freed;
+            let socket = socket::upgraded(io.into_inner(), read_buf, Role::Server).await;
+            handle(Frames::start(socket, peer, Some(stopping), liveness, reads)).await;
         });
         let headers = [
             (CONNECTION, "upgrade".to_owned()),
@@ -104,6 +133,13 @@ impl Upgrade {
     #[must_use]
     pub fn with_ping_interval(self, ping_interval: Duration) -> Self {
         Self { liveness: Liveness::of_interval(ping_interval), ..self }
+    }
+
+    /// For a handler that does nothing but read, or waits for a frame beside all else that it does:
+    /// it costs less, and the peer's pings are answered only while it does.
+    #[must_use]
+    pub fn read_directly(self) -> Self {
+        Self { reads: Reads::Directly, ..self }
     }
 }
 
@@ -121,8 +157,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         match (accept, on_upgrade) {
             (Some(accept), Some(on_upgrade)) => {
-                let liveness = Liveness::default();
-                Ok(Self { on_upgrade, accept, peer, stopping, liveness })
+                let (liveness, reads) = (Liveness::default(), Reads::Ahead);
+                Ok(Self { on_upgrade, accept, peer, stopping, liveness, reads })
             }
             _ => {
                 let detail = "this path is a stream: open it as a WebSocket (version 13)";

@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use transport::stream::{
-    Cut, Encoded, Frame, Liveness, StreamError, Upgrade, close, connect_stream_with,
+    Cut, Encoded, Frame, Liveness, StreamError, Upgrade, close, connect_stream_direct,
+    connect_stream_with,
 };
 use transport::{CallError, FrameSender, Frames, Listen, connect_stream};
 
@@ -36,13 +37,24 @@ fn echo() -> Router {
 
 /// Hands the server's end of each stream to the test.
 fn handing_over() -> (Router, mpsc::Receiver<Frames>) {
+    handing_over_as(|upgrade| upgrade)
+}
+
+fn handing_over_as(
+    read: impl Fn(Upgrade) -> Upgrade + Clone + Send + Sync + 'static,
+) -> (Router, mpsc::Receiver<Frames>) {
     let (give, take) = mpsc::channel(8);
     let handler = async move |upgrade: Upgrade| {
-        upgrade.with_ping_interval(Duration::from_millis(200)).frames(async move |frames| {
+        let upgrade = read(upgrade).with_ping_interval(Duration::from_millis(200));
+        upgrade.frames(async move |frames| {
             let _ = give.send(frames).await;
         })
     };
     (Router::new().route("/", get(handler)), take)
+}
+
+async fn connect_directly(server: &Running) -> Frames {
+    connect_stream_direct(&client(), &server.https(), "/", Liveness::default()).await.unwrap()
 }
 
 #[tokio::test]
@@ -262,4 +274,81 @@ async fn a_stopping_server_says_goodbye_to_its_streams() {
     server.stopped().await;
     let end = within(frames.next::<u32>()).await;
     assert!(matches!(end, Some(Err(StreamError::Closed { code: close::STOPPING, .. }))), "{end:?}");
+}
+
+#[tokio::test]
+async fn who_reads_directly_gets_every_frame_and_every_end() {
+    let (router, mut ends) = handing_over_as(Upgrade::read_directly);
+    let server = Running::tls(router).await;
+    let mut frames = connect_directly(&server).await;
+    let mut end = within(ends.recv()).await.unwrap();
+    for i in 0..500 {
+        frames.send(&i).await.unwrap();
+        end.sender().push(&i).unwrap();
+    }
+    end.sender().close(close::GAP, "start over");
+    for i in 0..500 {
+        assert_eq!(within(frames.next::<u32>()).await, Some(Ok(i)));
+    }
+    let reason = "start over".to_owned();
+    let closed = StreamError::Closed { code: close::GAP, reason };
+    assert_eq!(within(frames.next::<u32>()).await, Some(Err(closed.clone())));
+    assert_eq!(within(frames.next::<u32>()).await, None, "an end is told once");
+    assert_eq!(within(end.next::<u32>()).await, Some(Err(closed)), "nothing after one's goodbye");
+
+    let frames = connect_directly(&server).await;
+    let mut end = within(ends.recv()).await.unwrap();
+    for i in 0..3 {
+        frames.send(&i).await.unwrap();
+    }
+    drop(frames);
+    for i in 0..3 {
+        assert_eq!(within(end.next::<u32>()).await, Some(Ok(i)));
+    }
+    assert_eq!(within(end.next::<u32>()).await, None);
+    within(end.sender().over()).await;
+}
+
+#[tokio::test]
+async fn who_waits_directly_is_woken_by_a_cut_from_elsewhere() {
+    let (router, mut ends) = handing_over_as(Upgrade::read_directly);
+    let server = Running::tls(router).await;
+    let mut frames = connect_directly(&server).await;
+    let sender = within(ends.recv()).await.unwrap().sender();
+    let waiting = tokio::spawn(async move { frames.next::<u32>().await });
+    tokio::task::yield_now().await;
+    sender.cut(close::SLOW, "too slow");
+    let told = within(waiting).await.unwrap();
+    assert!(matches!(told, None | Some(Err(StreamError::Closed { .. }))), "{told:?}");
+
+    let mut frames = connect_directly(&server).await;
+    let sender = frames.sender();
+    let _end = within(ends.recv()).await.unwrap();
+    let waiting = tokio::spawn(async move { frames.next::<u32>().await });
+    tokio::task::yield_now().await;
+    sender.cut(close::SLOW, "our own");
+    let told = within(waiting).await.unwrap();
+    assert!(matches!(told, Some(Err(StreamError::Closed { code: close::SLOW, .. }))), "{told:?}");
+}
+
+#[tokio::test]
+async fn who_waits_directly_answers_pings_and_notices_silence() {
+    let (router, mut ends) = handing_over_as(Upgrade::read_directly);
+    let server = Running::tls(router).await;
+    let mut frames = connect_directly(&server).await;
+    let mut end = within(ends.recv()).await.unwrap();
+    let (sender, server_waits) =
+        (end.sender(), tokio::spawn(async move { end.next::<u32>().await }));
+    let waits = tokio::spawn(async move { frames.next::<u32>().await });
+    // Longer than the two intervals of 200 ms after which silence is noticed.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    sender.push(&1).unwrap();
+    assert_eq!(within(waits).await.unwrap(), Some(Ok(1)));
+    assert_eq!(within(server_waits).await.unwrap(), None, "the client is dropped by then");
+
+    // A client that reads nothing answers nothing.
+    let _asleep = connect_directly(&server).await;
+    let mut end = within(ends.recv()).await.unwrap();
+    let lost = within(end.next::<Value>()).await;
+    assert!(matches!(lost, Some(Err(StreamError::Lost { .. }))), "{lost:?}");
 }

@@ -146,7 +146,7 @@ async fn events(
     axum::extract::RawQuery(query): axum::extract::RawQuery,
     upgrade: Upgrade,
 ) -> Response {
-    upgrade.frames(move |mut frames| async move {
+    upgrade.read_directly().frames(move |mut frames| async move {
         {
             let mut told = agent.told.lock().expect("no panic");
             let here = cursor_query(told.row().cursor);
