@@ -3,10 +3,12 @@
 //! Ids are text so that an operator can copy them. Order between facts is decided by [`Epoch`],
 //! sequence and [`Revision`], never by wall time.
 
+mod host_text;
+
 use std::fmt;
 use std::str::FromStr;
 
-use compact_str::{CompactString, format_compact};
+use compact_str::CompactString;
 use schemars::JsonSchema;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::signed::PublicKey;
+use host_text::HostText;
 
 /// Longest accepted name. libvirt and DNS labels both live with 63 characters.
 pub const NAME_CHARS_MAX: usize = 63;
@@ -35,8 +38,8 @@ pub struct InvalidName {
 
 fn check_name(what: &'static str, value: &str) -> Result<(), InvalidName> {
     let starts_well = value.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if starts_well && value.len() <= NAME_CHARS_MAX && value.chars().all(is_name) {
+    let is_name = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'.';
+    if starts_well && value.len() <= NAME_CHARS_MAX && value.bytes().all(is_name) {
         Ok(())
     } else {
         Err(InvalidName { what, value: value.chars().take(2 * NAME_CHARS_MAX).collect() })
@@ -59,13 +62,16 @@ impl<T> Visitor<'_> for FromText<T> {
 }
 
 macro_rules! name_type {
+    // Up to 24 bytes of a name are kept in place: views hold names by the hundred thousand.
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        name_type!($(#[$doc])* $name, $what, CompactString);
+    };
+    ($(#[$doc:meta])* $name:ident, $what:literal, $text:ty) => {
         $(#[$doc])*
-        // Up to 24 bytes of it are kept in place: views hold names by the hundred thousand.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
         #[schemars(transparent)]
         pub struct $name(
-            #[schemars(with = "String", regex(pattern = NAME_PATTERN))] CompactString,
+            #[schemars(with = "String", regex(pattern = NAME_PATTERN))] $text,
         );
 
         impl $name {
@@ -151,7 +157,8 @@ name_type!(
 name_type!(
     /// A host, by the fingerprint of the key it keeps on disk; never an address or a hostname.
     HostId,
-    "host id"
+    "host id",
+    HostText
 );
 
 impl TenantId {
@@ -170,7 +177,7 @@ impl HostId {
         let digest = Sha256::digest(key.as_bytes());
         let mut text = data_encoding::BASE32_NOPAD.encode(&digest[..15]);
         text.make_ascii_lowercase();
-        Self(format_compact!("h{text}"))
+        Self(format!("h{text}").as_str().into())
     }
 
     /// The first characters, enough to tell hosts apart on a screen.

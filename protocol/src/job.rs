@@ -34,7 +34,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::id::{Cursor, HostId, JobId, OfferId, Revision, RunId, TenantId};
@@ -44,7 +45,7 @@ use crate::ticket::Handoff;
 use crate::vm::{InvalidVm, VmSpec};
 
 /// What is asked of a host, apart from when and by whose permission.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// What to run.
@@ -59,7 +60,7 @@ pub struct JobSpec {
 }
 
 /// The kinds of job.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobKind {
     /// A virtual machine.
@@ -139,6 +140,41 @@ impl fmt::Display for Role {
             Role::Operator => "operator",
             Role::Host => "host",
         })
+    }
+}
+
+/// Field by field: what `serde` derives for a flattened kind reads everything twice.
+impl<'de> Deserialize<'de> for JobSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        struct Flat {
+            #[serde(default)]
+            vm: Option<VmSpec>,
+            #[serde(default)]
+            one_off: Option<OneOff>,
+            #[serde(default)]
+            service: Option<ServiceSpec>,
+            #[serde(default = "TenantId::default_tenant")]
+            tenant: TenantId,
+            #[serde(default)]
+            labels: BTreeMap<String, String>,
+        }
+        let Flat { vm, one_off, service, tenant, labels } = Flat::deserialize(deserializer)?;
+        let kind = match (vm, one_off, service) {
+            (Some(vm), None, None) => JobKind::Vm(vm),
+            (None, Some(one_off), None) => JobKind::OneOff(one_off),
+            (None, None, Some(service)) => JobKind::Service(service),
+            (None, None, None) => {
+                let missing = "no kind of job: name one of `vm`, `one-off` and `service`";
+                return Err(D::Error::custom(missing));
+            }
+            _ => {
+                let many = "several kinds of job: name one of `vm`, `one-off` and `service`";
+                return Err(D::Error::custom(many));
+            }
+        };
+        Ok(Self { kind, tenant, labels })
     }
 }
 
@@ -304,7 +340,12 @@ pub struct Job {
     /// Where it is in its life.
     pub state: JobState,
     /// Why, when the state alone does not say.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        flatten,
+        default,
+        deserialize_with = "reason::among",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub reason: Option<Reason>,
     /// When the state was entered, in milliseconds since 1970; for people only.
     pub since_ms: u64,

@@ -37,3 +37,5 @@ pub mod usage;
 pub mod api;
 
 pub mod expectations;
+
+mod tagged;

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 use crate::id::{HostId, OfferId};
 
@@ -121,4 +123,31 @@ impl fmt::Display for Reason {
             Reason::ActionFailed { message } => write!(f, "not done: {message}"),
         }
     }
+}
+
+/// Reads a reason out of what else a job has; none when there is none, or none that is known here.
+pub(super) fn among<'de, D: Deserializer<'de>>(rest: D) -> Result<Option<Reason>, D::Error> {
+    struct Rest;
+
+    impl<'de> Visitor<'de> for Rest {
+        type Value = Option<Reason>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a reason")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<Reason>, A::Error> {
+            let mut rest = Map::new();
+            while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                rest.insert(name, value);
+            }
+            // Most jobs have none, which must cost nothing: an error would.
+            if !rest.contains_key("reason") {
+                return Ok(None);
+            }
+            Ok(Reason::deserialize(Value::Object(rest)).ok())
+        }
+    }
+
+    rest.deserialize_map(Rest)
 }
