@@ -21,12 +21,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use protocol::event::{Event, Fact, Frame};
+use protocol::event::{Event, Frame};
 use protocol::host::Inventory;
 use protocol::id::{Cursor, Epoch, HostId};
-use protocol::view::{Freshness, Merge, SpecPool, View};
+use protocol::view::{Freshness, Merge};
 
 use crate::check::check;
+use crate::packed::PackedView;
 
 /// A row heard within this time is fresh. Sources are asked for a sign of life every 2 s, so one
 /// lost answer does not matter.
@@ -210,8 +211,7 @@ struct Heard {
 /// One monitor.
 #[derive(Debug)]
 pub struct Core {
-    view: View,
-    specs: SpecPool,
+    view: PackedView,
     wanted: Wanted,
     streams: BTreeMap<Source, Stream>,
     hosts: BTreeMap<HostId, Heard>,
@@ -227,8 +227,7 @@ impl Core {
     #[must_use]
     pub fn new(now_ms: u64) -> Self {
         Self {
-            view: View::default(),
-            specs: SpecPool::default(),
+            view: PackedView::default(),
             wanted: Wanted::default(),
             streams: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -260,7 +259,7 @@ impl Core {
 
     /// What is known. Cheap to clone.
     #[must_use]
-    pub fn view(&self) -> &View {
+    pub fn view(&self) -> &PackedView {
         &self.view
     }
 
@@ -371,13 +370,14 @@ impl Core {
     }
 
     fn take_frame(&mut self, now_ms: u64, source: &Source, frame: Frame, out: &mut Vec<Effect>) {
-        if !self.is_open(source) {
-            return;
-        }
+        let is_open = |stream: &&Stream| stream.standing == Standing::Open;
+        let Some(stream) = self.streams.get(source).filter(is_open) else { return };
         if let Err(why) = check(source, &frame) {
             return self.quarantine(source, why, out);
         }
-        self.hear_source(now_ms, source, out);
+        if let Source::Host(host) = source {
+            hear(&mut self.hosts, now_ms, host, now_ms, &stream.url, out);
+        }
         match frame {
             Frame::Inventory(inventory) => {
                 let host = inventory.host.id.clone();
@@ -409,11 +409,10 @@ impl Core {
     }
 
     /// Whether it was news.
-    fn merge_inventory(&mut self, now_ms: u64, mut inventory: Inventory) -> bool {
+    fn merge_inventory(&mut self, now_ms: u64, inventory: Inventory) -> bool {
         if !self.is_welcome(&inventory.host.id) {
             return false;
         }
-        inventory.jobs.iter_mut().for_each(|job| self.specs.share(&mut job.spec));
         name(&mut self.hosts, now_ms, &inventory.host.id);
         self.view.merge_inventory(inventory) == Merge::Applied
     }
@@ -456,20 +455,10 @@ impl Core {
         }
     }
 
-    /// A spec that is new for its job may be known from others.
-    fn share_spec(&mut self, event: &mut Event) {
-        let Fact::JobChanged { job } = &mut event.fact else { return };
-        let known = self.view.host(&event.host).and_then(|row| row.jobs.get(&job.id));
-        if known.is_none_or(|known| known.spec != job.spec) {
-            self.specs.share(&mut job.spec);
-        }
-    }
-
-    fn merge_event(&mut self, source: &Source, mut event: Event, out: &mut Vec<Effect>) {
+    fn merge_event(&mut self, source: &Source, event: Event, out: &mut Vec<Effect>) {
         if !self.is_welcome(&event.host) {
             return;
         }
-        self.share_spec(&mut event);
         let (host, cursor) = (event.host.clone(), event.cursor);
         match self.view.take_event(event) {
             Merge::Applied => out.push(Effect::PassOn),
@@ -541,9 +530,8 @@ impl Core {
 
     /// A sign of life of a source is one of its host; of a monitor it says nothing of any host.
     fn hear_source(&mut self, now_ms: u64, source: &Source, out: &mut Vec<Effect>) {
-        if let Source::Host(host) = source {
-            let path = self.streams.get(source).map(|stream| Arc::clone(&stream.url));
-            hear(&mut self.hosts, now_ms, host, now_ms, &path.unwrap_or_default(), out);
+        if let (Source::Host(host), Some(stream)) = (source, self.streams.get(source)) {
+            hear(&mut self.hosts, now_ms, host, now_ms, &stream.url, out);
         }
     }
 
@@ -639,21 +627,14 @@ fn hear(
 }
 
 fn name<'a>(hosts: &'a mut BTreeMap<HostId, Heard>, now_ms: u64, host: &HostId) -> &'a mut Heard {
-    // Asked for first, because this happens for every event and making a key is not free.
-    if !hosts.contains_key(host) {
-        hosts.insert(
-            host.clone(),
-            Heard {
-                freshness: Freshness::Stale,
-                at_ms: None,
-                named_ms: now_ms,
-                path: Arc::default(),
-                trouble: None,
-                newer: None,
-            },
-        );
-    }
-    hosts.get_mut(host).expect("it is there, or was just inserted")
+    hosts.entry(host.clone()).or_insert_with(|| Heard {
+        freshness: Freshness::Stale,
+        at_ms: None,
+        named_ms: now_ms,
+        path: Arc::default(),
+        trouble: None,
+        newer: None,
+    })
 }
 
 fn shortened(text: String) -> String {

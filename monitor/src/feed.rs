@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use transport::FrameSender;
 use transport::stream::{Encoded, Frames, StreamError, close};
 
+use crate::packed::PackedRow;
 use crate::serve::Shared;
 
 /// Deltas taken out of the ring at a time.
@@ -132,7 +133,7 @@ impl Feed<'_> {
         let published = &self.shared.published;
         // The status first: the view is then never older.
         let known = published.status.load().position;
-        let shown = published.view.load_full();
+        let shown = self.shared.view().await;
         let position = shown.position;
         // Taken at once, as the ring may not remember it when the rows are told.
         let since = published.ring.after(known, usize::MAX).map_err(|_| End::Behind)?;
@@ -152,7 +153,7 @@ impl Feed<'_> {
     async fn tell_freshness(&self) -> Result<(), End> {
         let status = self.shared.published.status.load_full();
         let now_ms = self.shared.clock.now().mono_ms;
-        let view = self.shared.published.view.load_full();
+        let view = self.shared.view().await;
         for host in status.hosts.iter().filter(|host| view.host(&host.host).is_some()) {
             let (host, freshness, heard_ms) = (host.host.clone(), host.freshness, host.heard_ms);
             let age_ms = now_ms.saturating_sub(heard_ms);
@@ -196,11 +197,11 @@ impl Feed<'_> {
 struct InventoryFrame<'a> {
     frame: &'static str,
     #[serde(flatten)]
-    row: &'a protocol::view::HostRow,
+    row: &'a PackedRow,
 }
 
 impl<'a> InventoryFrame<'a> {
-    fn of(row: &'a protocol::view::HostRow) -> Self {
+    fn of(row: &'a PackedRow) -> Self {
         Self { frame: "inventory", row }
     }
 }

@@ -13,8 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use protocol::job::JobState;
-use protocol::view::{Freshness, View};
+use protocol::view::Freshness;
 
+use crate::packed::PackedView;
 use crate::writer::Status;
 
 /// Counters of one monitor.
@@ -106,7 +107,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Everything, with hosts and jobs as they are now.
-    pub(crate) fn text(&self, now_ms: u64, view: &View, status: &Status) -> String {
+    pub(crate) fn text(&self, now_ms: u64, view: &PackedView, status: &Status) -> String {
         let mut hosts: BTreeMap<&'static str, i64> =
             [Freshness::Fresh, Freshness::Stale, Freshness::Lost].map(|f| (word(f), 0)).into();
         let mut age_ms_max = 0;
@@ -120,7 +121,7 @@ impl Metrics {
         let mut jobs: BTreeMap<&'static str, i64> =
             JobState::ALL.map(|state| (state.as_str(), 0)).into();
         for job in view.hosts().flat_map(|(_, row)| row.jobs.values()) {
-            *jobs.entry(job.state.as_str()).or_default() += 1;
+            *jobs.entry(job.state().as_str()).or_default() += 1;
         }
         for (freshness, number) in hosts {
             let label = FreshnessLabel { freshness: Word(freshness) };

@@ -171,10 +171,10 @@ mod tests {
     use protocol::event::Fact;
     use protocol::host::{HostIntent, Inventory};
     use protocol::job::JobState;
-    use protocol::view::View;
 
     use super::*;
     use crate::core::{Core, Effect, Input, Source, Wanted};
+    use crate::packed::PackedView;
 
     /// What agents of the two versions before this one have said, by commit.
     const RECORDED: [(&str, &str, &str); 2] = [
@@ -258,12 +258,13 @@ mod tests {
             ];
             states.dedup();
             assert_eq!(states, life, "{version}");
-            let mut last = View::default();
+            let mut last = PackedView::default();
             last.merge_inventory(serde_json::from_str::<Inventory>(inventory).expect(version));
             assert_eq!(core.view(), &last, "{version}: events and inventory tell the same");
             let row = core.view().host(&host).expect(version);
-            let (id, job) = row.jobs.iter().next().expect(version);
-            assert_eq!((id.as_str(), job.state), ("db-1", JobState::Running), "{version}");
+            let job = row.jobs.values().next().expect(version);
+            let job = (job.id().as_str(), job.state());
+            assert_eq!(job, ("db-1", JobState::Running), "{version}");
             assert_eq!((row.host.allocation.vcpus, row.host.intent), (2, None), "{version}");
         }
     }

@@ -15,12 +15,13 @@ use protocol::host::Inventory;
 use protocol::id::{HostId, JobId};
 use protocol::job::Job;
 use protocol::signed::PublicKey;
-use protocol::view::{Freshness, HostRow, View};
+use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 use transport::ProblemReply;
 
 use crate::check::check;
 use crate::core::{HostStatus, Input, Source};
+use crate::packed::{PackedJob, PackedRow, PackedView};
 use crate::serve::Shared;
 use crate::writer::Order;
 
@@ -68,7 +69,7 @@ pub(crate) struct Page {
     monitor: PublicKey,
     is_complete: bool,
     freshness: Vec<HostFreshness>,
-    view: BTreeMap<HostId, HostRow>,
+    view: BTreeMap<HostId, PackedRow>,
     /// Where the next page begins; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<HostId>,
@@ -88,7 +89,7 @@ pub(crate) async fn read(shared: &Shared, query: PageQuery) -> Result<Page, Prob
     let published = &shared.published;
     // The status first: what it says of a row is then never newer than the row.
     let status = published.status.load_full();
-    let mut view = published.view.load().view.clone();
+    let mut view = shared.view().await.view.clone();
     let now_ms = shared.clock.now().mono_ms;
     let named = named(&view, &status.hosts, query.host.as_deref())?;
     let after = query.after.as_ref();
@@ -114,7 +115,7 @@ pub(crate) async fn read(shared: &Shared, query: PageQuery) -> Result<Page, Prob
 
 /// The hosts that a query means.
 fn named<'a>(
-    view: &View,
+    view: &PackedView,
     hosts: &'a [HostStatus],
     text: Option<&str>,
 ) -> Result<impl Iterator<Item = &'a HostStatus> + use<'a>, ProblemReply> {
@@ -242,14 +243,19 @@ impl JobFilter {
         *self == Self::default()
     }
 
-    fn takes(&self, job: &Job) -> bool {
-        let labels = &job.spec.labels;
-        self.job.as_ref().is_none_or(|id| *id == job.id)
-            && (self.states.is_empty() || self.states.iter().any(|s| s == job.state.as_str()))
-            && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    fn takes(&self, job: &PackedJob) -> bool {
+        let state = job.state().as_str();
+        self.job.as_ref().is_none_or(|id| id == job.id())
+            && (self.states.is_empty() || self.states.iter().any(|s| s == state))
+            && (self.labels.is_empty() || self.is_labelled(&job.job()))
     }
 
-    fn any(&self, row: Option<&HostRow>) -> bool {
+    fn is_labelled(&self, job: &Job) -> bool {
+        let labels = &job.spec.labels;
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    fn any(&self, row: Option<&PackedRow>) -> bool {
         let Some(row) = row else { return false };
         match &self.job {
             Some(id) => row.jobs.get(id).is_some_and(|job| self.takes(job)),
@@ -257,7 +263,7 @@ impl JobFilter {
         }
     }
 
-    fn of_row(&self, row: &HostRow) -> HostRow {
+    fn of_row(&self, row: &PackedRow) -> PackedRow {
         let mut row = row.clone();
         if !self.is_empty() {
             row.jobs = row.jobs.values().filter(|job| self.takes(job)).cloned().collect();

@@ -16,7 +16,7 @@ use axum::routing::get;
 use protocol::api::Health;
 use protocol::job::ServiceEndpoint;
 use protocol::trust::{Right, Trust};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use transport::backoff::random_unit;
 use transport::discovery::{Source as DiscoverySource, follow_addresses};
 use transport::identity::IdentityError;
@@ -33,7 +33,7 @@ use crate::feed::{self, FeedQuery};
 use crate::follower::TURNS_MAX;
 use crate::page::{self, Page, PageQuery};
 use crate::sources::Sources;
-use crate::writer::{Connections, ORDERS_MAX, Order, Published, Writer};
+use crate::writer::{Connections, ORDERS_MAX, Order, Published, Shown, Writer};
 
 /// How a monitor is set up.
 #[derive(Debug, Clone)]
@@ -90,6 +90,18 @@ pub(crate) struct Shared {
     /// Names this life of this monitor, so that nobody resumes in the stream of another.
     pub(crate) stream: String,
     trust: watch::Receiver<Option<Arc<Trust>>>,
+}
+
+impl Shared {
+    /// The view as it is now; as it was last, when this monitor is just ending.
+    pub(crate) async fn view(&self) -> Arc<Shown> {
+        let (tell, told) = oneshot::channel();
+        let shown = match self.orders.send(Order::Show(tell)).await {
+            Ok(()) => told.await.ok(),
+            Err(_) => None,
+        };
+        shown.unwrap_or_else(|| self.published.view.load_full())
+    }
 }
 
 /// Serves until `shutdown`.
@@ -188,7 +200,7 @@ async fn events(
     upgrade: Upgrade,
 ) -> Result<Response, ProblemReply> {
     permit(&shared, peer)?;
-    Ok(upgrade.frames(move |frames| feed::run(shared, frames, query)))
+    Ok(upgrade.read_directly().frames(move |frames| feed::run(shared, frames, query)))
 }
 
 async fn metrics(
@@ -197,7 +209,7 @@ async fn metrics(
 ) -> Result<impl IntoResponse, ProblemReply> {
     permit(&shared, peer)?;
     let published = &shared.published;
-    let (status, view) = (published.status.load_full(), published.view.load_full());
+    let (status, view) = (published.status.load_full(), shared.view().await);
     let text = published.metrics.text(shared.clock.now().mono_ms, &view, &status);
     Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], text))
 }

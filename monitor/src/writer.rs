@@ -1,8 +1,10 @@
 //! The one task that owns the core: takes inputs in order, publishes views and deltas.
 //!
-//! Decides that readers never wait (they load an immutable view) and that no subscriber delays
-//! another or the writer: deltas go into one ring, encoded once, and each subscriber reads from it.
-//! A frame of a host is passed on as it came; nothing is written as JSON twice.
+//! Decides that a reader gets an immutable view, made when one is asked for: each one published makes
+//! the next change of a row copy what the two share, thousands of times a second if it were made for
+//! whoever might ask. No subscriber delays another or the writer: deltas go into one ring, encoded
+//! once, and each subscriber reads from it. A frame of a host is passed on as it came; nothing is
+//! written as JSON twice.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,14 +13,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use protocol::event::Frame;
-use protocol::view::View;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use transport::stream::{Encoded, Pulse};
 use transport::{CancellationToken, Clock, Endpoint};
 
 use crate::core::{Core, Effect, HostStatus, Input, Source};
 use crate::metrics::Metrics;
+use crate::packed::PackedView;
 use crate::ring::Ring;
 
 /// Inputs waiting for the writer. Followers wait when it is full, and TCP holds their hosts back.
@@ -37,13 +39,9 @@ const TICK_INTERVAL: Duration = Duration::from_millis(250);
 /// Ticks between two looks at who has given a sign of life: an age is wrong by this at most.
 const PULSE_TICKS: u64 = 2;
 
-/// Ticks after which what is known about the rows is published even if only ages have changed.
+/// Ticks after which the view and what is known about its rows is published though nobody has asked
+/// and only ages have changed.
 const STATUS_TICKS: u64 = 4;
-
-/// How long a merged event may wait to be seen by readers of the view. Each publication makes the
-/// next change of a row copy what it shares with the published view, so a busy writer must not
-/// publish for every event. Subscribers do not wait for this.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the writer is asked.
 pub(crate) enum Order {
@@ -58,12 +56,14 @@ pub(crate) enum Order {
         /// The same as text.
         text: Encoded,
     },
+    /// Show the view as it is now.
+    Show(oneshot::Sender<Arc<Shown>>),
 }
 
 /// What everybody may read at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// The rows.
+    /// The rows as they were when somebody asked last, and about once a second.
     pub(crate) view: ArcSwap<Shown>,
     /// What is known about them.
     pub(crate) status: ArcSwap<Status>,
@@ -78,14 +78,14 @@ pub(crate) struct Published {
 /// The rows, and the position in the ring up to which they are true.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
-    pub(crate) view: View,
+    pub(crate) view: PackedView,
     pub(crate) position: u64,
 }
 
 impl std::ops::Deref for Shown {
-    type Target = View;
+    type Target = PackedView;
 
-    fn deref(&self) -> &View {
+    fn deref(&self) -> &PackedView {
         &self.view
     }
 }
@@ -139,8 +139,8 @@ pub(crate) struct Writer {
 #[derive(Default)]
 struct Unpublished {
     deltas: Vec<Encoded>,
-    /// The view must be published by then.
-    view_due: Option<Instant>,
+    /// Who has asked for the view.
+    asked: Vec<oneshot::Sender<Arc<Shown>>>,
     is_status_old: bool,
     ticks: u64,
     /// Sources that gave a sign of life and are still to be told to the core.
@@ -155,14 +155,10 @@ impl Writer {
         let mut unpublished = Unpublished::default();
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            let due = unpublished.view_due;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => self.tick(&mut unpublished),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.publish_view(&mut unpublished);
-                }
                 number = self.orders.recv_many(&mut batch, BATCH_MAX) => {
                     if number == 0 {
                         // Everybody who could give an order is gone.
@@ -185,30 +181,31 @@ impl Writer {
         let now_ms = self.clock.now().mono_ms;
         let mut effects = Vec::new();
         for order in batch.drain(..) {
-            let (input, text) = match order {
-                Order::Input(input) => (input, None),
+            let (input, mut text) = match order {
+                Order::Show(tell) => {
+                    unpublished.asked.push(tell);
+                    continue;
+                }
                 Order::Frame { source, frame, text } => {
                     (Input::Frame { source, frame }, Some(text))
                 }
+                Order::Input(input) => {
+                    let read = match &input {
+                        Input::Read { inventory, .. } => Some(Frame::Inventory(inventory.clone())),
+                        _ => None,
+                    };
+                    (input, read.as_ref().map(Encoded::of))
+                }
             };
             unpublished.is_status_old |= !is_only_news(&input);
-            let read = match &input {
-                Input::Read { inventory, .. } => Some(inventory.clone()),
-                _ => None,
-            };
             self.core.handle(now_ms, input, &mut effects);
-            let text = || match (&text, &read) {
-                (Some(text), _) => Some(text.clone()),
-                (None, Some(inventory)) => Some(Encoded::of(&Frame::Inventory(inventory.clone()))),
-                (None, None) => None,
-            };
             for effect in effects.drain(..) {
-                self.perform(effect, text, &mut unpublished.deltas);
+                self.perform(effect, &mut text, &mut unpublished.deltas);
             }
         }
         self.publish_deltas(unpublished);
-        if unpublished.view_due.is_none() {
-            unpublished.view_due = Some(started + PUBLISH_INTERVAL);
+        if !unpublished.asked.is_empty() {
+            self.publish_view(unpublished);
         }
         self.published.metrics.merge_seconds.observe(started.elapsed().as_secs_f64());
     }
@@ -231,7 +228,7 @@ impl Writer {
         unpublished.is_status_old |= unpublished.ticks.is_multiple_of(STATUS_TICKS);
         for effect in effects {
             unpublished.is_status_old |= matches!(effect, Effect::Publish(_));
-            self.perform(effect, || None, &mut unpublished.deltas);
+            self.perform(effect, &mut None, &mut unpublished.deltas);
         }
         self.publish_deltas(unpublished);
         if unpublished.is_status_old {
@@ -249,7 +246,7 @@ impl Writer {
             self.core.handle(now_ms, Input::Alive { source }, &mut effects);
         }
         for effect in effects {
-            self.perform(effect, || None, &mut unpublished.deltas);
+            self.perform(effect, &mut None, &mut unpublished.deltas);
         }
         self.publish_deltas(unpublished);
     }
@@ -260,8 +257,12 @@ impl Writer {
 
     fn publish_view(&self, unpublished: &mut Unpublished) {
         let position = self.published.ring.append(std::iter::empty());
-        self.published.view.store(Arc::new(Shown { view: self.core.view().clone(), position }));
-        unpublished.view_due = None;
+        let shown = Arc::new(Shown { view: self.core.view().clone(), position });
+        self.published.view.store(Arc::clone(&shown));
+        for tell in unpublished.asked.drain(..) {
+            // Whoever asked may have gone.
+            let _ = tell.send(Arc::clone(&shown));
+        }
     }
 
     fn publish_status(&self, now_ms: u64) {
@@ -273,16 +274,11 @@ impl Writer {
         }));
     }
 
-    fn perform(
-        &self,
-        effect: Effect,
-        text: impl Fn() -> Option<Encoded>,
-        deltas: &mut Vec<Encoded>,
-    ) {
+    fn perform(&self, effect: Effect, text: &mut Option<Encoded>, deltas: &mut Vec<Encoded>) {
         match effect {
             Effect::PassOn => {
                 self.published.metrics.merged.inc();
-                deltas.extend(text());
+                deltas.extend(text.take());
             }
             Effect::Publish(frame) => deltas.push(Encoded::of(&frame)),
             Effect::PublishAges => {

@@ -4,12 +4,12 @@
 //! associative and idempotent, so a view may be fed by hosts, by other monitors, or by both, in any
 //! order. Only the *next* event is applied to a row; any other newer one is a gap, which a fresh
 //! inventory closes. When a row was last heard is the monitor's to know, not part of the merge.
+//!
+//! How a host's jobs are kept is a view's own business: whole for whoever plans with them, and packed
+//! in a monitor, which has many and seldom looks at them. The rule is the same.
 
 mod jobs;
-pub use jobs::{Jobs, JobsIter};
-
-mod specs;
-pub use specs::SpecPool;
+pub use jobs::{JobTable, Jobs, JobsIter};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,37 +39,40 @@ pub enum Freshness {
     Lost,
 }
 
-/// What is known of one host.
+/// What is known of one host, with its jobs kept as `J`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "Inventory")]
-pub struct HostRow {
+#[serde(from = "Inventory", bound(deserialize = "J: JobTable"))]
+pub struct Row<J> {
     /// Up to which event this is true.
     pub cursor: Cursor,
     /// The host.
     pub host: Arc<Host>,
     /// Its jobs.
-    pub jobs: Jobs,
+    pub jobs: J,
     /// Domains that are no job's.
     pub observed: OrdMap<Uuid, ObservedDomain>,
 }
 
-impl From<Inventory> for HostRow {
+/// What is known of one host.
+pub type HostRow = Row<Jobs>;
+
+impl<J: JobTable> From<Inventory> for Row<J> {
     fn from(inventory: Inventory) -> Self {
         Self {
             cursor: inventory.cursor,
             host: Arc::new(inventory.host),
-            jobs: inventory.jobs.into_iter().map(Arc::new).collect(),
+            jobs: J::of(inventory.jobs),
             observed: inventory.observed.into_iter().map(|d| (d.uuid, d)).collect(),
         }
     }
 }
 
-impl From<HostRow> for Inventory {
-    fn from(row: HostRow) -> Self {
+impl<J: JobTable> From<Row<J>> for Inventory {
+    fn from(row: Row<J>) -> Self {
         Self {
             cursor: row.cursor,
             host: Arc::unwrap_or_clone(row.host),
-            jobs: row.jobs.values().map(|job| Job::clone(job)).collect(),
+            jobs: row.jobs.whole(),
             observed: row.observed.into_iter().map(|(_, domain)| domain).collect(),
         }
     }
@@ -89,15 +92,19 @@ pub enum Merge {
     },
 }
 
-/// Hosts and jobs as far as somebody knows them. Cheap to clone.
+/// Hosts and jobs as far as somebody knows them, with jobs kept as `J`. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct View {
+#[serde(transparent, bound(serialize = "J: JobTable + Serialize", deserialize = "J: JobTable"))]
+#[schemars(rename = "View", bound = "")]
+pub struct Rows<J> {
     #[schemars(with = "BTreeMap<HostId, Inventory>")]
-    hosts: OrdMap<HostId, HostRow>,
+    hosts: OrdMap<HostId, Row<J>>,
 }
 
-impl View {
+/// Hosts and jobs as far as somebody knows them. Cheap to clone.
+pub type View = Rows<Jobs>;
+
+impl<J: JobTable> Rows<J> {
     /// Takes a complete report of one host, if it is newer than what is known.
     pub fn merge_inventory(&mut self, inventory: Inventory) -> Merge {
         let host = inventory.host.id.clone();
@@ -142,7 +149,7 @@ impl View {
     }
 
     /// Takes everything another view knows better.
-    pub fn merge_view(&mut self, other: &View) {
+    pub fn merge_view(&mut self, other: &Self) {
         for (host, theirs) in &other.hosts {
             if self.hosts.get(host).is_none_or(|ours| ours.cursor < theirs.cursor) {
                 self.hosts.insert(host.clone(), theirs.clone());
@@ -156,13 +163,13 @@ impl View {
     }
 
     /// The rows, by host id.
-    pub fn hosts(&self) -> impl Iterator<Item = (&HostId, &HostRow)> {
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostId, &Row<J>)> {
         self.hosts.iter()
     }
 
     /// One host's row.
     #[must_use]
-    pub fn host(&self, id: &HostId) -> Option<&HostRow> {
+    pub fn host(&self, id: &HostId) -> Option<&Row<J>> {
         self.hosts.get(id)
     }
 
@@ -175,18 +182,20 @@ impl View {
 
     /// The host that a person means by an id, the beginning of an id, or a hostname; `Err` lists
     /// the candidates when there is not exactly one.
-    pub fn find_host(&self, text: &str) -> Result<&HostRow, Vec<&HostRow>> {
-        let by_id = |row: &&HostRow| row.host.id.as_str() == text;
+    pub fn find_host(&self, text: &str) -> Result<&Row<J>, Vec<&Row<J>>> {
+        let by_id = |row: &&Row<J>| row.host.id.as_str() == text;
         if let Some(row) = self.hosts.values().find(by_id) {
             return Ok(row);
         }
-        let matches = |row: &&HostRow| {
+        let matches = |row: &&Row<J>| {
             row.host.name == text || (text.len() >= 4 && row.host.id.as_str().starts_with(text))
         };
-        let mut found: Vec<&HostRow> = self.hosts.values().filter(matches).collect();
+        let mut found: Vec<&Row<J>> = self.hosts.values().filter(matches).collect();
         if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) }
     }
+}
 
+impl View {
     /// Every row of a job. More than one while it moves, or when a host that once had it still
     /// remembers.
     pub fn job<'a>(&'a self, id: &'a JobId) -> impl Iterator<Item = (&'a HostRow, &'a Arc<Job>)> {
@@ -225,20 +234,12 @@ fn rank(state: JobState) -> u8 {
     }
 }
 
-impl HostRow {
+impl<J: JobTable> Row<J> {
     fn apply(&mut self, event: Event) {
         self.cursor = event.cursor;
         match event.fact {
-            Fact::JobChanged { mut job } => {
-                // Most changes are of the state: the spec is there already.
-                if let Some(known) = self.jobs.get(&job.id).filter(|known| known.spec == job.spec) {
-                    job.spec = Arc::clone(&known.spec);
-                }
-                self.jobs.insert(Arc::from(job));
-            }
-            Fact::JobDeleted { job } => {
-                self.jobs.remove(&job);
-            }
+            Fact::JobChanged { job } => self.jobs.put(job),
+            Fact::JobDeleted { job } => self.jobs.drop_job(&job),
             Fact::HostChanged { host } => self.host = Arc::from(host),
             Fact::DomainObserved { domain } => {
                 self.observed.insert(domain.uuid, domain);
@@ -251,7 +252,7 @@ impl HostRow {
 }
 
 /// As an [`Inventory`], without making one.
-impl Serialize for HostRow {
+impl<J: Serialize> Serialize for Row<J> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut inventory = serializer.serialize_struct("Inventory", 4)?;
         inventory.serialize_field("cursor", &self.cursor)?;

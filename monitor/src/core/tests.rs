@@ -9,10 +9,10 @@ use protocol::id::{Epoch, JobId, Revision};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
-use protocol::view::HostRow;
 use protocol::vm::VmSpec;
 
 use super::*;
+use crate::packed::PackedRow;
 
 fn host(n: u8) -> Host {
     let key = SecretKey::from_seed([n + 1; 32]).public();
@@ -508,7 +508,7 @@ struct Agent {
 impl Agent {
     /// Each step changes a job, or (multiples of 7) restarts the agent.
     fn living(n: u8, steps: &[u8]) -> Self {
-        let mut view = View::default();
+        let mut view = PackedView::default();
         let Frame::Inventory(first) = inventory(n, at(1, 0)) else { unreachable!() };
         view.merge_inventory(*first);
         let mut agent = Self { n, states: vec![], events: vec![] };
@@ -517,7 +517,7 @@ impl Agent {
             let row = view.host(&id(n)).unwrap().clone();
             if step % 7 == 0 {
                 let cursor = at(row.cursor.epoch.0 + 1, 0);
-                view.merge_inventory(HostRow { cursor, ..row }.into());
+                view.merge_inventory(PackedRow { cursor, ..row }.into());
             } else {
                 let event = event(n, row.cursor.next());
                 view.merge_event(&event);
@@ -528,7 +528,7 @@ impl Agent {
         agent
     }
 
-    fn remember(&mut self, view: &View) {
+    fn remember(&mut self, view: &PackedView) {
         self.states.push(view.host(&id(self.n)).unwrap().clone().into());
     }
 
@@ -620,7 +620,7 @@ fn deliver(monitor: &mut Monitor, agent: &Agent, frames: Vec<Frame>) -> Vec<Fram
         let after = monitor.core.cursor(&id(agent.n));
         assert!(before <= after, "the view went back from {before:?} to {after:?}");
         if let Some(row) = monitor.core.view().host(&id(agent.n)) {
-            let is_real = agent.states.iter().any(|state| HostRow::from(state.clone()) == *row);
+            let is_real = agent.states.iter().any(|state| PackedRow::from(state.clone()) == *row);
             assert!(is_real, "the view holds a state that never was");
         }
     }
@@ -659,7 +659,7 @@ proptest! {
         for view in &views {
             prop_assert_eq!(view, &views[0]);
             for agent in &agents {
-                let truth = HostRow::from(agent.states[agent.last()].clone());
+                let truth = PackedRow::from(agent.states[agent.last()].clone());
                 prop_assert_eq!(view.host(&id(agent.n)), Some(&truth));
             }
         }
@@ -701,7 +701,7 @@ proptest! {
         for visit in &before { pay(&mut upper, &agents, visit); }
         let mut lower = Monitor::following(true, 0);
         lower.open(0, other());
-        let rows: Vec<HostRow> = upper.core.view().hosts().map(|(_, row)| row.clone()).collect();
+        let rows: Vec<PackedRow> = upper.core.view().hosts().map(|(_, row)| row.clone()).collect();
         let mut deltas: Vec<Frame> =
             rows.into_iter().map(|row| Frame::Inventory(Box::new(row.into()))).collect();
         for visit in &after { deltas.extend(pay(&mut upper, &agents, visit)); }

@@ -10,6 +10,21 @@ use serde::{Serialize, Serializer};
 use crate::id::JobId;
 use crate::job::Job;
 
+/// How a view keeps the jobs of one host.
+pub trait JobTable: Clone {
+    /// These jobs; of two with one id the later counts.
+    fn of(jobs: Vec<Job>) -> Self;
+
+    /// All of them, in the order of their ids.
+    fn whole(&self) -> Vec<Job>;
+
+    /// Puts a job in the place of the one with its id, if there is one.
+    fn put(&mut self, job: Box<Job>);
+
+    /// Takes the job of this id away, if there is one.
+    fn drop_job(&mut self, id: &JobId);
+}
+
 /// Jobs by id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jobs(Arc<Vec<Arc<Job>>>);
@@ -72,6 +87,28 @@ impl Jobs {
 
     fn place(&self, id: &JobId) -> Result<usize, usize> {
         self.0.binary_search_by(|job| job.id.cmp(id))
+    }
+}
+
+impl JobTable for Jobs {
+    fn of(jobs: Vec<Job>) -> Self {
+        jobs.into_iter().map(Arc::new).collect()
+    }
+
+    fn whole(&self) -> Vec<Job> {
+        self.values().map(|job| Job::clone(job)).collect()
+    }
+
+    fn put(&mut self, mut job: Box<Job>) {
+        // Most changes are of the state: the spec is there already.
+        if let Some(known) = self.get(&job.id).filter(|known| known.spec == job.spec) {
+            job.spec = Arc::clone(&known.spec);
+        }
+        self.insert(Arc::from(job));
+    }
+
+    fn drop_job(&mut self, id: &JobId) {
+        self.remove(id);
     }
 }
 

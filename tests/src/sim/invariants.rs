@@ -15,6 +15,7 @@ use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Digest;
 use protocol::ticket::{Answer, DenialReason, Ticket};
+use protocol::view::HostRow;
 use scheduler::RunRecord;
 use transport::Now;
 use uuid::Uuid;
@@ -180,14 +181,19 @@ impl World {
     fn row_at(&self, node: NodeId, host: &HostId) -> Option<(Cursor, bool)> {
         let own = self.hosts.iter().find(|h| h.id == *host)?;
         let own = own.process.as_ref().and_then(super::host::AgentProcess::row);
-        let judge = |view: &protocol::view::View| {
-            let row = view.host(host)?;
-            let is_true = own.is_none_or(|own| own.cursor != row.cursor || own == row);
-            Some((row.cursor, is_true))
-        };
+        let is_here = |cursor: Cursor| own.filter(|own| own.cursor == cursor);
         match self.nodes[node.0].role {
-            Role::Monitor(n) => judge(self.monitors[n].view()?),
-            Role::Engine(n) => judge(&self.engines[n].life.as_ref()?.picture.borrow().view),
+            Role::Monitor(n) => {
+                let monitor = &self.monitors[n];
+                let cursor = monitor.cursor(host)?;
+                let shown = |own: &HostRow| monitor.row(host).as_ref() == Some(own);
+                Some((cursor, is_here(cursor).is_none_or(shown)))
+            }
+            Role::Engine(n) => {
+                let picture = self.engines[n].life.as_ref()?.picture.borrow();
+                let row = picture.view.host(host)?;
+                Some((row.cursor, is_here(row.cursor).is_none_or(|own| own == row)))
+            }
             Role::Host(_) | Role::Arbiter(_) => None,
         }
     }

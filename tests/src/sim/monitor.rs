@@ -3,7 +3,9 @@
 
 use monitor::core::{Core, Effect, Input, Source, Wanted};
 use protocol::event::Frame;
-use protocol::view::View;
+use protocol::host::Inventory;
+use protocol::id::{Cursor, HostId};
+use protocol::view::HostRow;
 
 use super::message::{Ask, Back, NodeId, StreamItem, Told};
 use super::streams::Follower;
@@ -27,10 +29,17 @@ impl MonitorProcess {
         Self { node, core: None, followers: vec![], subscribers: vec![] }
     }
 
-    /// What it shows.
+    /// Up to which event it shows a host.
     #[must_use]
-    pub fn view(&self) -> Option<&View> {
-        self.core.as_ref().map(Core::view)
+    pub fn cursor(&self, host: &HostId) -> Option<Cursor> {
+        self.core.as_ref()?.cursor(host)
+    }
+
+    /// What it shows of a host.
+    #[must_use]
+    pub fn row(&self, host: &HostId) -> Option<HostRow> {
+        let row = self.core.as_ref()?.view().host(host)?;
+        Some(Inventory::from(row.clone()).into())
     }
 
     pub(super) fn die(&mut self) {

@@ -186,8 +186,8 @@ fn view_unrest(world: &World, n: usize) -> Vec<String> {
     };
     let mut unrest = Vec::new();
     for (m, monitor) in world.monitors.iter().enumerate() {
-        let row = monitor.view().and_then(|view| view.host(&host.id));
-        if row != Some(own) {
+        let row = monitor.row(&host.id);
+        if row.as_ref() != Some(own) {
             let at = row.map(|row| row.cursor);
             unrest.push(format!("monitor {m} shows h{n} at {at:?}, it is at {}", own.cursor));
         }

@@ -3,15 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
-use std::sync::Arc;
 
 use monitor::check::check;
 use monitor::core::{Core, Effect, Input, Source, Wanted};
+use monitor::packed::PackedView;
 use protocol::event::{Event, Fact, Frame};
 use protocol::host::Inventory;
 use protocol::id::{Cursor, HostId, JobId};
 use protocol::job::Job;
-use protocol::view::{SpecPool, View};
 use serde_json::json;
 use transport::stream::Encoded;
 
@@ -150,7 +149,7 @@ struct Compact(#[expect(dead_code, reason = "only its size counts")] [u64; 4]);
 /// In a process of its own: builds a view or compact records, and says how much memory it took.
 pub(crate) fn hold(kind: &str, hosts: usize, jobs: usize) {
     let before = process::memory_bytes("self");
-    let (mut view, mut specs) = (View::default(), SpecPool::default());
+    let mut view = PackedView::default();
     let mut compact: BTreeMap<u64, HashMap<u64, Compact>> = BTreeMap::new();
     for n in 0..hosts {
         if kind.starts_with("view") {
@@ -159,11 +158,9 @@ pub(crate) fn hold(kind: &str, hosts: usize, jobs: usize) {
             let mut inventory: Inventory = text.parse().expect("an inventory");
             if kind == "view-of-distinct" {
                 for (j, job) in inventory.jobs.iter_mut().enumerate() {
-                    let spec = Arc::make_mut(&mut job.spec);
-                    spec.tenant = format!("tenant-{n}-{j}").parse().expect("a valid name");
+                    job.spec = world::spec_of_its_own(n * jobs + j).into();
                 }
             }
-            inventory.jobs.iter_mut().for_each(|job| specs.share(&mut job.spec));
             view.merge_inventory(inventory);
         } else {
             let records = (0..jobs as u64).map(|j| (j, Compact([j; 4]))).collect();
@@ -171,11 +168,11 @@ pub(crate) fn hold(kind: &str, hosts: usize, jobs: usize) {
         }
     }
     println!("{}", process::memory_bytes("self") - before);
-    black_box((&view, &specs, &compact));
+    black_box((&view, &compact));
 }
 
-/// Memory of a view per host, against compact records: with one spec for all jobs, as a view shares
-/// it, and with a spec of its own for each, where nothing can be shared.
+/// Memory of a monitor's view per host, against compact records: with one spec for all jobs, and with
+/// a spec of its own for each.
 pub(crate) fn memory(hosts: usize, jobs: usize) -> [serde_json::Value; 2] {
     let bytes = |kind: &str| {
         let words = ["--hold", kind, &hosts.to_string(), &jobs.to_string()];

@@ -27,6 +27,12 @@ fn main() {
             let after = |name: &str| words.iter().position(|word| *word == name).map(|i| i + 1);
             let jobs = after("--jobs").map_or(10, number);
             let sizes = after("--hosts").map_or(vec![100, 1_000, 10_000], |i| vec![number(i)]);
+            if words.contains(&"--no-core") {
+                for hosts in sizes {
+                    runtime().block_on(sockets::run(hosts, jobs, None, limit));
+                }
+                return;
+            }
             for hosts in &sizes {
                 println!("{}", core::merge(*hosts, jobs));
             }

@@ -254,6 +254,7 @@ async fn visible(
     drop(tell);
     tell_rate(agents, rate);
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let spent = Spent::so_far(client, monitors, agents).await;
     let mut seen: HashMap<(String, u64), (usize, u64)> = HashMap::new();
     let mut latencies = Vec::new();
     let mut firsts = Vec::new();
@@ -277,6 +278,7 @@ async fn visible(
     while let Ok(Some((job, since, at))) = tokio::time::timeout_at(deadline, told.recv()).await {
         note(&mut seen, (job.to_string(), since), at, monitors.len(), &mut latencies, &mut firsts);
     }
+    let spent = Spent::so_far(client, monitors, agents).await.since(&spent);
     tell_rate(agents, 0);
     tasks.abort_all();
     latencies.sort_unstable();
@@ -285,9 +287,59 @@ async fn visible(
         let i = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
         sorted.get(i).map_or(f64::NAN, |us| round2(*us as f64 / 1000.0))
     };
-    json!({ "value": at(&latencies, 99), "unit": "ms (p99)", "p50": at(&latencies, 50),
-        "max": at(&latencies, 100), "first_p50": at(&firsts, 50), "background_per_s": rate,
-        "monitors": monitors.len(), "n": latencies.len(), "probes": PROBES, "target": 20.0 })
+    let mut figures = json!({ "value": at(&latencies, 99), "unit": "ms (p99)",
+        "p50": at(&latencies, 50), "max": at(&latencies, 100), "first_p50": at(&firsts, 50),
+        "background_per_s": rate, "monitors": monitors.len(), "n": latencies.len(),
+        "probes": PROBES, "target": 20.0 });
+    let more = spent.figures(monitors.len());
+    figures.as_object_mut().expect("an object").extend(more.as_object().expect("one").clone());
+    figures
+}
+
+/// What everybody has taken of the processors, and what came of it.
+struct Spent {
+    monitors_us: u64,
+    agents_us: u64,
+    subscribers_us: u64,
+    wall_us: u64,
+    /// Events that the first monitor has merged.
+    merged: f64,
+}
+
+impl Spent {
+    async fn so_far(client: &Client, monitors: &[Monitor], agents: &[Process]) -> Self {
+        Self {
+            merged: monitors[0].metric(client, "ostler_monitor_events_merged_total").await,
+            monitors_us: monitors.iter().map(|monitor| monitor.process.cpu_us()).sum(),
+            agents_us: agents.iter().map(Process::cpu_us).sum(),
+            subscribers_us: process::cpu_us("self"),
+            wall_us: now_us(),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            merged: self.merged - before.merged,
+            monitors_us: self.monitors_us - before.monitors_us,
+            agents_us: self.agents_us - before.agents_us,
+            subscribers_us: self.subscribers_us - before.subscribers_us,
+            wall_us: self.wall_us - before.wall_us,
+        }
+    }
+
+    /// CPU time an event: of each monitor, of all agents who tell all monitors, and of the
+    /// subscribers, one of each monitor. How busy the machine's processors are with all of it.
+    fn figures(&self, monitors: usize) -> serde_json::Value {
+        let (monitors_us, agents_us) = (self.monitors_us as f64, self.agents_us as f64);
+        let subscribers_us = self.subscribers_us as f64;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        let busy = (monitors_us + agents_us + subscribers_us) / self.wall_us as f64 / cores;
+        json!({ "events_per_s": (self.merged * 1e6 / self.wall_us as f64).round(),
+            "monitor_cpu_us_per_event": round2(monitors_us / self.merged / monitors as f64),
+            "agents_cpu_us_per_event": round2(agents_us / self.merged),
+            "subscribers_cpu_us_per_event": round2(subscribers_us / self.merged),
+            "busy_percent": (busy * 100.0).round() })
+    }
 }
 
 fn note(

@@ -8,7 +8,7 @@ use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
 use protocol::id::{Cursor, Epoch, JobId, OfferId, Revision};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::Resources;
-use protocol::vm::{DiskSpec, Plug, VmSpec};
+use protocol::vm::{DiskSpec, NicSpec, Plug, VmSpec};
 use rustix::time::{ClockId, clock_gettime};
 use transport::Identity;
 
@@ -62,6 +62,25 @@ pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
     };
     let jobs = (0..jobs).map(|j| job(n, j, 0)).collect();
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 0 }, host, jobs, observed: vec![] }
+}
+
+/// A spec that shares no part with that of another `n`: tenant, label, sizes and address are its own.
+pub(crate) fn spec_of_its_own(n: usize) -> JobSpec {
+    let image = Some(format!("image-{n}").parse().expect("a name"));
+    let size_bytes = (20 << 30) + ((n as u64) << 20);
+    let disk = DiskSpec { name: "root".into(), size_bytes, image, ..DiskSpec::default() };
+    let mac = Some(format!("52:54:00:{:02x}:{:02x}:{:02x}", n >> 16 & 255, n >> 8 & 255, n & 255));
+    let plug = Plug::Bridge { bridge: format!("br{}", n % 4_096) };
+    let vm = VmSpec {
+        vcpus: 1 + u32::try_from(n % 64).expect("small"),
+        memory_bytes: (4 << 30) + ((n as u64) << 20),
+        disks: vec![disk],
+        nics: vec![NicSpec { mac, ..plug.into() }],
+        ..VmSpec::default()
+    };
+    let labels = [("app".to_owned(), format!("app-{n}"))].into();
+    let tenant = format!("tenant-{n}").parse().expect("a name");
+    JobSpec { tenant, labels, ..JobSpec::vm(vm) }
 }
 
 /// Job `j` of host `n`; `since_ms` carries a moment in microseconds for who measures.
