@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
+use lz4_flex::block::{
+    compress_into_with_dict, decompress_size_prepended_with_dict, get_maximum_output_size,
+};
 use protocol::id::JobId;
 use protocol::job::{Job, JobState};
 use protocol::view::{JobTable, Jobs, Row, Rows};
@@ -69,13 +71,31 @@ impl PackedJobs {
     }
 }
 
-impl PackedJob {
-    fn of(job: &Job) -> Self {
-        let text = serde_json::to_vec(job).expect("our nouns are always valid JSON");
-        let packed = compress_prepend_size_with_dict(&text, WORDS).into();
-        Self { id: job.id.clone(), state: job.state, packed }
-    }
+/// Room to pack in, used again for every job of a host: what lies between things that stay would be
+/// holes afterwards.
+#[derive(Default)]
+struct Bench {
+    text: Vec<u8>,
+    packed: Vec<u8>,
+}
 
+impl Bench {
+    fn pack(&mut self, job: &Job) -> PackedJob {
+        self.text.clear();
+        serde_json::to_writer(&mut self.text, job).expect("our nouns are always valid JSON");
+        let length = u32::try_from(self.text.len()).expect("a message has 8 MiB at most");
+        self.packed.clear();
+        self.packed.extend(length.to_le_bytes());
+        let start = self.packed.len();
+        self.packed.resize(start + get_maximum_output_size(self.text.len()), 0);
+        let packed = compress_into_with_dict(&self.text, &mut self.packed[start..], WORDS);
+        let end = start + packed.expect("there is room for the worst of texts");
+        let packed = Arc::from(&self.packed[..end]);
+        PackedJob { id: job.id.clone(), state: job.state, packed }
+    }
+}
+
+impl PackedJob {
     /// Its id.
     #[must_use]
     pub fn id(&self) -> &JobId {
@@ -112,8 +132,8 @@ impl PackedJob {
 impl JobTable for PackedJobs {
     fn of(jobs: Vec<Job>) -> Self {
         // As in a view whose jobs are whole: of two with one id the later counts.
-        let whole = Jobs::of(jobs);
-        whole.values().map(|job| PackedJob::of(job)).collect()
+        let (whole, mut bench) = (Jobs::of(jobs), Bench::default());
+        whole.values().map(|job| bench.pack(job)).collect()
     }
 
     fn whole(&self) -> Vec<Job> {
@@ -123,9 +143,10 @@ impl JobTable for PackedJobs {
     fn put(&mut self, job: Box<Job>) {
         let place = self.place(&job.id);
         let jobs = Arc::make_mut(&mut self.0);
+        let packed = Bench::default().pack(&job);
         match place {
-            Ok(at) => jobs[at] = PackedJob::of(&job),
-            Err(at) => jobs.insert(at, PackedJob::of(&job)),
+            Ok(at) => jobs[at] = packed,
+            Err(at) => jobs.insert(at, packed),
         }
     }
 
@@ -180,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_packed_is_what_was_there_and_a_good_deal_less() {
         let job = job("web-1", 7);
-        let packed = PackedJob::of(&job);
+        let packed = Bench::default().pack(&job);
         assert_eq!((packed.job(), packed.id(), packed.state()), (job.clone(), &job.id, job.state));
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(packed.text(), text);

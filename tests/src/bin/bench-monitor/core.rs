@@ -21,6 +21,9 @@ use crate::world;
 const EVENTS: usize = 100_000;
 const ROUNDS: usize = 3;
 
+/// Events between two publications: the writer publishes the view once a second, and for who asks.
+const PUBLISH_EVERY: usize = 10_000;
+
 /// Merge against decode-and-insert, in CPU time of one thread.
 pub(crate) fn merge(hosts: usize, jobs: usize) -> serde_json::Value {
     let mut core = Core::new(0);
@@ -73,12 +76,12 @@ pub(crate) fn merge(hosts: usize, jobs: usize) -> serde_json::Value {
         bare = bare.min(per_event(begin));
         let begin = cpu_us();
         let mut merged = 0;
-        for (batch, texts) in texts.chunks(64).enumerate() {
+        for (batch, texts) in texts.chunks(PUBLISH_EVERY).enumerate() {
             for (n, text) in texts {
                 let frame: Frame = text.parse().expect("a frame");
                 let source = sources[*n].clone();
                 check(&source, &frame).expect("honest");
-                core.handle(1 + batch as u64 / 100, Input::Frame { source, frame }, &mut out);
+                core.handle(1 + batch as u64, Input::Frame { source, frame }, &mut out);
                 merged += out.iter().filter(|e| matches!(e, Effect::PassOn)).count();
                 out.clear();
             }
