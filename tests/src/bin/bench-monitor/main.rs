@@ -1,7 +1,8 @@
 //! What a monitor can do: benchmarks M1 to M5, one JSON line each. All on loopback, with real TLS
 //! and WebSockets; hosts, monitors and the reader are processes of their own.
 //!
-//! `bench-monitor [--hosts N] [--jobs J] [--holes]`; without `--hosts`: 100, 1 000 and 10 000.
+//! `bench-monitor [--hosts N] [--jobs J] [--rate R]`; without `--hosts`: 100, 1 000 and 10 000. With
+//! `--rate` M3 alone, with R events a second in the background.
 
 mod agents;
 mod core;
@@ -27,9 +28,9 @@ fn main() {
             let after = |name: &str| words.iter().position(|word| *word == name).map(|i| i + 1);
             let jobs = after("--jobs").map_or(10, number);
             let sizes = after("--hosts").map_or(vec![100, 1_000, 10_000], |i| vec![number(i)]);
-            if words.contains(&"--no-core") {
+            if let Some(rate) = after("--rate").map(number) {
                 for hosts in sizes {
-                    runtime().block_on(sockets::run(hosts, jobs, None, limit));
+                    runtime().block_on(sockets::visible_only(hosts, jobs, rate, limit));
                 }
                 return;
             }

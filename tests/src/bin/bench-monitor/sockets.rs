@@ -81,43 +81,82 @@ impl Monitor {
     }
 }
 
-/// Everything that needs sockets, with so many hosts.
-pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: usize) {
-    let load = process::load();
-    let client = Client::new(Arc::new(Identity::ephemeral()));
-    let folder = tempfile::tempdir().expect("a folder");
-    let list: String = (0..hosts)
-        .map(|n| format!("{} {}\n", world::address(n), world::identity(n).host_id()))
-        .collect();
-    let file = folder.path().join("hosts");
-    std::fs::write(&file, list).expect("a list");
-    let discovery = format!("file://{}", file.display());
-    // A listener and three followers a host, and some to spare.
-    let share = (limit / 5).min(hosts.div_ceil(2)).max(1);
-    let mut agents = Vec::new();
-    for from in (0..hosts).step_by(share) {
-        let to = (from + share).min(hosts);
-        let hole = hole.unwrap_or(0);
-        let words = format!("--agents {from} {to} {jobs} {hole}");
-        agents.push(Process::start(&words.split(' ').map(str::to_owned).collect::<Vec<_>>()).0);
+/// Simulated hosts, and what is needed to follow them.
+struct Cluster {
+    client: Client,
+    folder: tempfile::TempDir,
+    discovery: String,
+    agents: Vec<Process>,
+    /// Hosts of one process of agents.
+    share: usize,
+    living: usize,
+    facts: serde_json::Value,
+}
+
+impl Cluster {
+    fn start(hosts: usize, jobs: usize, hole: Option<usize>, limit: usize) -> Self {
+        let load = process::load();
+        let client = Client::new(Arc::new(Identity::ephemeral()));
+        let folder = tempfile::tempdir().expect("a folder");
+        let list: String = (0..hosts)
+            .map(|n| format!("{} {}\n", world::address(n), world::identity(n).host_id()))
+            .collect();
+        let file = folder.path().join("hosts");
+        std::fs::write(&file, list).expect("a list");
+        let discovery = format!("file://{}", file.display());
+        // A listener and three followers a host, and some to spare.
+        let share = (limit / 5).min(hosts.div_ceil(2)).max(1);
+        let mut agents = Vec::new();
+        for from in (0..hosts).step_by(share) {
+            let to = (from + share).min(hosts);
+            let words = format!("--agents {from} {to} {jobs} {}", hole.unwrap_or(0));
+            agents.push(Process::start(&words.split(' ').map(str::to_owned).collect::<Vec<_>>()).0);
+        }
+        let living = hosts - hole.map_or(0, |hole| hosts.div_ceil(hole));
+        let facts = json!({ "hosts": hosts, "living": living, "jobs": living * jobs,
+            "agent_processes": agents.len(), "load_before": load });
+        Self { client, folder, discovery, agents, share, living, facts }
     }
-    let living = hosts - hole.map_or(0, |hole| hosts.div_ceil(hole));
-    let facts = json!({ "hosts": hosts, "living": living, "jobs": living * jobs,
-        "agent_processes": agents.len(), "load_before": load });
-    let say = |name: &str, figures: serde_json::Value| {
+
+    async fn monitor(&self, name: &str) -> Monitor {
+        Monitor::start(&self.folder.path().join(name), &self.discovery).await
+    }
+
+    /// Prints one line.
+    fn say(&self, name: &str, figures: serde_json::Value) {
         let mut line = json!({ "name": name });
-        for more in [figures, facts.clone()] {
+        for more in [figures, self.facts.clone()] {
             line.as_object_mut().expect("an object").extend(more.as_object().expect("one").clone());
         }
         println!("{line}");
-    };
+    }
+}
 
-    let first = Monitor::start(&folder.path().join("m0"), &discovery).await;
+/// M3 alone, with so many events a second in the background.
+pub(crate) async fn visible_only(hosts: usize, jobs: usize, rate: usize, limit: usize) {
+    let mut cluster = Cluster::start(hosts, jobs, None, limit);
+    let mut monitors = Vec::new();
+    for name in ["m0", "m1", "m2"] {
+        monitors.push(cluster.monitor(name).await);
+    }
+    for monitor in &monitors {
+        monitor.until_hears(&cluster.client, cluster.living).await;
+    }
+    let figures = visible(&mut cluster, &monitors, hosts, None, rate).await;
+    cluster.say("M3_visible", figures);
+}
+
+/// Everything that needs sockets, with so many hosts.
+pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: usize) {
+    let mut cluster = Cluster::start(hosts, jobs, hole, limit);
+    let (client, living) = (cluster.client.clone(), cluster.living);
+
+    let first = cluster.monitor("m0").await;
     let empty = first.process.memory_bytes();
     first.until_hears(&client, living).await;
     let complete_us = now_us() - first.started_us;
     let cpu_us = first.process.cpu_us();
-    say(
+    cluster.say(
         "M4_complete",
         json!({ "value": complete_us / 1000, "unit": "ms",
         "monitor_cpu_ms": cpu_us / 1000, "cpu_us_per_host": cpu_us / living as u64 }),
@@ -125,7 +164,7 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
 
     tokio::time::sleep(Duration::from_secs(3)).await;
     let bytes = first.process.memory_bytes();
-    say(
+    cluster.say(
         "monitor_memory",
         json!({ "value": bytes >> 20, "unit": "MiB",
         "bytes_per_host": (bytes - empty) / living as u64,
@@ -135,7 +174,7 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
     let idle_us = first.process.cpu_us();
     tokio::time::sleep(Duration::from_secs(4)).await;
     let idle = (first.process.cpu_us() - idle_us) as f64 / 4e6;
-    say("monitor_idle", json!({ "value": round2(idle * 100.0), "unit": "% of a core" }));
+    cluster.say("monitor_idle", json!({ "value": round2(idle * 100.0), "unit": "% of a core" }));
 
     let begin = now_us();
     let (mut bytes, mut frames_read) = (0, 0);
@@ -149,7 +188,7 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
         }
     }
     drop(frames);
-    say(
+    cluster.say(
         "full_read",
         json!({ "value": (now_us() - begin) / 1000, "unit": "ms",
         "bytes": bytes, "frames": frames_read }),
@@ -158,18 +197,18 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
     // M1 over sockets, one monitor.
     let merged = first.metric(&client, "ostler_monitor_events_merged_total").await;
     let (cpu, begin) = (first.process.cpu_us(), now_us());
-    tell_rate(&mut agents, FLOOD);
+    tell_rate(&mut cluster.agents, FLOOD);
     tokio::time::sleep(Duration::from_secs(4)).await;
     let merged = first.metric(&client, "ostler_monitor_events_merged_total").await - merged;
     let (cpu, wall) = (first.process.cpu_us() - cpu, now_us() - begin);
-    say(
+    cluster.say(
         "M1_merge_sockets",
         json!({ "value": (merged * 1e6 / wall as f64).round(),
         "unit": "events/s", "monitor_cpu_us_per_event": round2(cpu as f64 / merged),
         "events_per_cpu_second": (merged * 1e6 / cpu as f64).round(), "n": merged }),
     );
 
-    tell_rate(&mut agents, 0);
+    tell_rate(&mut cluster.agents, 0);
     // What the agents have queued is merged after the flood; the rest is measured in peace.
     let mut before = -1.0;
     loop {
@@ -182,31 +221,31 @@ pub(crate) async fn run(hosts: usize, jobs: usize, hole: Option<usize>, limit: u
     }
     let mut monitors = vec![first];
     for name in ["m1", "m2"] {
-        monitors.push(Monitor::start(&folder.path().join(name), &discovery).await);
+        monitors.push(cluster.monitor(name).await);
     }
     for monitor in &monitors {
         monitor.until_hears(&client, living).await;
     }
     for rate in [0, living.min(1_000), living] {
-        let figures = visible(&client, &monitors, &mut agents, share, hosts, hole, rate).await;
-        say("M3_visible", figures);
+        let figures = visible(&mut cluster, &monitors, hosts, hole, rate).await;
+        cluster.say("M3_visible", figures);
     }
     for rate in [1_000] {
-        tell_rate(&mut agents, rate);
+        tell_rate(&mut cluster.agents, rate);
         let merged = monitors[0].metric(&client, "ostler_monitor_events_merged_total").await;
         let cpu = monitors[0].process.cpu_us();
         tokio::time::sleep(Duration::from_secs(4)).await;
         let merged =
             monitors[0].metric(&client, "ostler_monitor_events_merged_total").await - merged;
         let cpu = monitors[0].process.cpu_us() - cpu;
-        tell_rate(&mut agents, 0);
-        say(
+        tell_rate(&mut cluster.agents, 0);
+        cluster.say(
             "cost_per_event",
             json!({ "value": round2(cpu as f64 / merged), "unit": "us",
             "events_per_s": (merged / 4.0).round(), "idle_percent": round2(idle * 100.0) }),
         );
     }
-    agree(&client, &monitors, say).await;
+    agree(&cluster, &monitors).await;
 }
 
 fn tell_rate(agents: &mut [Process], rate: usize) {
@@ -216,14 +255,14 @@ fn tell_rate(agents: &mut [Process], rate: usize) {
 
 /// M3: from a host's change to the last of all monitors' subscribers.
 async fn visible(
-    client: &Client,
+    cluster: &mut Cluster,
     monitors: &[Monitor],
-    agents: &mut [Process],
-    share: usize,
     hosts: usize,
     hole: Option<usize>,
     rate: usize,
 ) -> serde_json::Value {
+    let Cluster { client, agents, share, .. } = cluster;
+    let (client, share) = (&*client, *share);
     let (tell, mut told) = mpsc::channel(1 << 12);
     let mut tasks = tokio::task::JoinSet::new();
     // The same event straight from the host is the yardstick.
@@ -362,23 +401,23 @@ fn note(
 }
 
 /// M5: after churn, all monitors have the same view; how long that took once it was quiet.
-async fn agree(client: &Client, monitors: &[Monitor], say: impl Fn(&str, serde_json::Value)) {
+async fn agree(cluster: &Cluster, monitors: &[Monitor]) {
     let begin = now_us();
     for attempt in 0..200 {
         let mut sums = Vec::new();
         for monitor in monitors {
-            sums.push(view_sum(client, monitor).await);
+            sums.push(view_sum(&cluster.client, monitor).await);
         }
         if sums.windows(2).all(|pair| pair[0] == pair[1]) {
             let ms = (now_us() - begin) / 1000;
-            say(
+            cluster.say(
                 "M5_agree",
                 json!({ "value": ms, "unit": "ms, reading included", "n": attempt + 1 }),
             );
             return;
         }
     }
-    say("M5_agree", json!({ "value": null, "unit": "never" }));
+    cluster.say("M5_agree", json!({ "value": null, "unit": "never" }));
 }
 
 /// All rows of a monitor, read in pages, as one number.
