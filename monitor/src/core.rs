@@ -502,15 +502,19 @@ impl Core {
     fn judge(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         let wanted = &self.wanted;
         let counts = |host: &HostId| wanted.roster.as_ref().is_none_or(|r| r.contains(host));
-        let (mut all, mut vanished) = (0, 0);
+        let (mut all, mut vanished, mut is_calm) = (0, 0, true);
         for (host, heard) in &self.hosts {
+            let is_silent = heard.at_ms.is_none() || heard.age_ms(now_ms) > FRESH_MS;
+            is_calm &= !is_silent && heard.freshness == Freshness::Fresh;
             if heard.at_ms.is_some() && counts(host) {
                 all += 1;
-                let is_silent = heard.age_ms(now_ms) > FRESH_MS;
                 vanished += usize::from(is_silent && heard.freshness != Freshness::Lost);
             }
         }
         self.cut_off = (vanished * 2 > all).then_some((vanished, all));
+        if is_calm {
+            return;
+        }
         let may_lose = self.cut_off.is_none() && now_ms >= self.grace_until_ms;
         for (host, heard) in &mut self.hosts {
             let age_ms = heard.age_ms(now_ms);

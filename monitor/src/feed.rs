@@ -14,11 +14,14 @@ use std::sync::Arc;
 
 use protocol::event::Frame;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use transport::FrameSender;
 use transport::stream::{Encoded, Frames, StreamError, close};
 
+use crate::core::HostStatus;
 use crate::packed::PackedRow;
 use crate::serve::Shared;
+use crate::writer::Shown;
 
 /// Deltas taken out of the ring at a time.
 const CHUNK_DELTAS: usize = 256;
@@ -89,15 +92,18 @@ impl Feed<'_> {
     async fn tell(&self, query: &FeedQuery) -> Result<(), End> {
         let published = &self.shared.published;
         let mut newest = published.ring.watch();
-        // Subscribed before the first look, so that no round of ages is missed.
-        let mut ages = published.ages.subscribe();
+        // Subscribed before the first look, so that no round of ages is missed; and only by who wants
+        // to hear them, as they are not made for nobody.
+        let wants_ages = query.ages || query.marks;
+        let mut ages = wants_ages.then(|| published.ages.subscribe());
         let (mut position, is_resumed) = match self.resumable(query) {
             Some(position) => (position, true),
             None => (self.tell_everything().await?, false),
         };
         position = self.tell_deltas(position).await?;
         if is_resumed && query.ages {
-            self.tell_freshness().await?;
+            let shown = self.shared.view().await;
+            self.tell_freshness(&shown).await?;
         }
         self.tell_mark(position, is_resumed).await?;
         let mut marked = position;
@@ -108,9 +114,8 @@ impl Feed<'_> {
                     newest.mark_unchanged();
                     position = self.tell_deltas(position).await?;
                 }
-                changed = ages.changed(), if query.ages || query.marks => {
-                    changed.map_err(|_| End::Over)?;
-                    let told = ages.borrow_and_update().clone();
+                told = next_round(&mut ages) => {
+                    let told = told.ok_or(End::Over)?;
                     for age in told.iter().filter(|_| query.ages) {
                         self.send(age, position).await?;
                     }
@@ -131,18 +136,17 @@ impl Feed<'_> {
     /// Every row; the position after which deltas are news.
     async fn tell_everything(&self) -> Result<u64, End> {
         let published = &self.shared.published;
-        // The status first: the view is then never older.
-        let known = published.status.load().position;
         let shown = self.shared.view().await;
-        let position = shown.position;
+        // What is known about the rows may be older than they are.
+        let (known, position) = (shown.status.position, shown.position);
         // Taken at once, as the ring may not remember it when the rows are told.
         let since = published.ring.after(known, usize::MAX).map_err(|_| End::Behind)?;
         let since = since.into_iter().take(usize::try_from(position - known).unwrap_or(0));
         for (_, row) in shown.hosts() {
             self.send(&Encoded::of(&InventoryFrame::of(row)), position).await?;
         }
+        self.tell_freshness(&shown).await?;
         drop(shown);
-        self.tell_freshness().await?;
         // The rows have these changes already, what is known about the rows has not.
         for delta in since.filter(|delta| delta.as_str().starts_with(FRESHNESS_START)) {
             self.send(&delta, position).await?;
@@ -150,11 +154,10 @@ impl Feed<'_> {
         Ok(position)
     }
 
-    async fn tell_freshness(&self) -> Result<(), End> {
-        let status = self.shared.published.status.load_full();
+    async fn tell_freshness(&self, shown: &Shown) -> Result<(), End> {
         let now_ms = self.shared.clock.now().mono_ms;
-        let view = self.shared.view().await;
-        for host in status.hosts.iter().filter(|host| view.host(&host.host).is_some()) {
+        let is_shown = |host: &&HostStatus| shown.host(&host.host).is_some();
+        for host in shown.status.hosts.iter().filter(is_shown) {
             let (host, freshness, heard_ms) = (host.host.clone(), host.freshness, host.heard_ms);
             let age_ms = now_ms.saturating_sub(heard_ms);
             self.sender.send(&Frame::Freshness { host, freshness, age_ms }).await?;
@@ -189,6 +192,14 @@ impl Feed<'_> {
             sent = self.sender.send_encoded(text) => Ok(sent?),
             () = self.shared.published.ring.fallen_behind(position) => Err(End::Behind),
         }
+    }
+}
+
+/// The next round of ages; never, for who wants none.
+async fn next_round(ages: &mut Option<watch::Receiver<Arc<[Encoded]>>>) -> Option<Arc<[Encoded]>> {
+    match ages {
+        Some(ages) => ages.changed().await.ok().map(|()| ages.borrow_and_update().clone()),
+        None => std::future::pending().await,
     }
 }
 

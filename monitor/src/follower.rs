@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::event::Frame;
-use protocol::id::HostId;
+use protocol::id::{Cursor, HostId};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -86,6 +86,8 @@ pub(crate) struct Follower {
     pub(crate) connections: Connections,
     /// Who may begin to connect now.
     pub(crate) turns: Arc<Semaphore>,
+    /// Where a host's stream can be resumed.
+    pub(crate) cursor: Option<Cursor>,
     /// Where a monitor's stream can be resumed.
     pub(crate) mark: Option<Mark>,
 }
@@ -179,20 +181,16 @@ impl Follower {
     }
 
     fn path(&self, may_resume: bool) -> String {
-        let host = match &self.source {
+        match &self.source {
             Source::Monitor(_) => {
                 let from = self.mark.as_ref().filter(|_| may_resume);
                 let from = from.map(|Mark { stream, seq }| format!("&stream={stream}&seq={seq}"));
-                return format!("/v1/events?ages=true&marks=true{}", from.unwrap_or_default());
+                format!("/v1/events?ages=true&marks=true{}", from.unwrap_or_default())
             }
-            Source::Host(host) => host,
-        };
-        let view = self.published.view.load();
-        match view.host(host).filter(|_| may_resume) {
-            Some(row) => {
-                format!("/v1/events?epoch={}&seq={}", row.cursor.epoch, row.cursor.seq)
-            }
-            None => "/v1/events".to_owned(),
+            Source::Host(_) => match self.cursor.filter(|_| may_resume) {
+                Some(Cursor { epoch, seq }) => format!("/v1/events?epoch={epoch}&seq={seq}"),
+                None => "/v1/events".to_owned(),
+            },
         }
     }
 
@@ -266,7 +264,14 @@ impl Follower {
                 let text = Encoded::of(&frame);
                 (frame, text)
             }
-            Ok(Reading::Skipped(newer)) => return self.note(newer).await,
+            Ok(Reading::Skipped(newer)) => {
+                // It says nothing that is understood, and lives.
+                let source = self.source.clone();
+                return match self.tell(Input::Alive { source }).await {
+                    true => self.note(newer).await,
+                    false => Err(End::Stop),
+                };
+            }
             Ok(Reading::Missed(newer)) => {
                 let is_its_own = newer.host.as_ref().is_some_and(|host| self.may_speak_for(host));
                 self.note(newer).await?;
@@ -280,9 +285,14 @@ impl Follower {
         if let Err(why) = check(&self.source, &frame) {
             return Err(self.distrust(why).await);
         }
-        if frame == Frame::Current {
-            *is_caught_up = true;
-            self.mark = text.parse().ok();
+        match &frame {
+            Frame::Inventory(inventory) => self.cursor = Some(inventory.cursor),
+            Frame::Event(event) => self.cursor = Some(event.cursor),
+            Frame::Current => {
+                *is_caught_up = true;
+                self.mark = text.parse().ok();
+            }
+            Frame::Freshness { .. } => {}
         }
         let order = Order::Frame { source: self.source.clone(), frame, text };
         self.orders.send(order).await.map_err(|_| End::Stop)

@@ -86,10 +86,9 @@ struct JobFilter {
 /// Reads the view as asked.
 pub(crate) async fn read(shared: &Shared, query: PageQuery) -> Result<Page, ProblemReply> {
     let filter = JobFilter::of(&query)?;
-    let published = &shared.published;
-    // The status first: what it says of a row is then never newer than the row.
-    let status = published.status.load_full();
-    let mut view = shared.view().await.view.clone();
+    // What the status says of a row is never newer than the row.
+    let shown = shared.view().await;
+    let (mut view, status) = (shown.view.clone(), &shown.status);
     let now_ms = shared.clock.now().mono_ms;
     let named = named(&view, &status.hosts, query.host.as_deref())?;
     let after = query.after.as_ref();

@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::BytesMut;
 use tokio::sync::watch;
 use transport::stream::Encoded;
 
@@ -37,6 +38,8 @@ pub(crate) struct Ring {
 #[derive(Debug, Default)]
 struct Kept {
     deltas: VecDeque<Encoded>,
+    /// Where the next ones are put.
+    room: BytesMut,
     /// Position before the oldest delta kept.
     before: u64,
     bytes: usize,
@@ -54,7 +57,7 @@ impl Ring {
         let mut kept = self.lock();
         let before = kept.newest();
         for delta in deltas {
-            kept.push(delta);
+            kept.push(&delta);
         }
         let newest = kept.newest();
         drop(kept);
@@ -103,9 +106,9 @@ impl Kept {
         self.before + self.deltas.len() as u64
     }
 
-    fn push(&mut self, delta: Encoded) {
+    fn push(&mut self, delta: &Encoded) {
         self.bytes += delta.as_str().len();
-        self.deltas.push_back(delta);
+        self.deltas.push_back(delta.kept_in(&mut self.room));
         while self.bytes > RING_BYTES_MAX || self.deltas.len() > RING_DELTAS_MAX {
             let Some(oldest) = self.deltas.pop_front() else { return };
             self.bytes -= oldest.as_str().len();

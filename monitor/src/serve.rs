@@ -16,7 +16,7 @@ use axum::routing::get;
 use protocol::api::Health;
 use protocol::job::ServiceEndpoint;
 use protocol::trust::{Right, Trust};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use transport::backoff::random_unit;
 use transport::discovery::{Source as DiscoverySource, follow_addresses};
 use transport::identity::IdentityError;
@@ -33,7 +33,7 @@ use crate::feed::{self, FeedQuery};
 use crate::follower::TURNS_MAX;
 use crate::page::{self, Page, PageQuery};
 use crate::sources::Sources;
-use crate::writer::{Connections, ORDERS_MAX, Order, Published, Shown, Writer};
+use crate::writer::{self, Connections, ORDERS_MAX, Order, Published, Shown, Writer};
 
 /// How a monitor is set up.
 #[derive(Debug, Clone)]
@@ -93,14 +93,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The view as it is now; as it was last, when this monitor is just ending.
+    /// The view as it is now, and what is known about it; as it was last, when this monitor is just
+    /// ending.
     pub(crate) async fn view(&self) -> Arc<Shown> {
-        let (tell, told) = oneshot::channel();
-        let shown = match self.orders.send(Order::Show(tell)).await {
-            Ok(()) => told.await.ok(),
-            Err(_) => None,
-        };
-        shown.unwrap_or_else(|| self.published.view.load_full())
+        let shown = writer::ask(&self.orders).await;
+        shown.unwrap_or_else(|| self.published.shown.load_full())
     }
 }
 
@@ -173,7 +170,8 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Json<Health> {
-    let status = shared.published.status.load();
+    let shown = shared.view().await;
+    let status = &shown.status;
     Json(Health {
         role: "monitor".to_owned(),
         is_ready: status.is_complete,
@@ -208,9 +206,9 @@ async fn metrics(
     peer: Peer,
 ) -> Result<impl IntoResponse, ProblemReply> {
     permit(&shared, peer)?;
-    let published = &shared.published;
-    let (status, view) = (published.status.load_full(), shared.view().await);
-    let text = published.metrics.text(shared.clock.now().mono_ms, &view, &status);
+    let shown = shared.view().await;
+    let now_ms = shared.clock.now().mono_ms;
+    let text = shared.published.metrics.text(now_ms, &shown.view, &shown.status);
     Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], text))
 }
 

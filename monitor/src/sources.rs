@@ -16,7 +16,8 @@ use transport::{Client, Endpoint};
 
 use crate::core::{Input, Source, Wanted};
 use crate::follower::{COMMANDS_MAX, Follower};
-use crate::writer::{Connection, Connections, Order, Published};
+use crate::packed::PackedView;
+use crate::writer::{self, Connection, Connections, Order, Published};
 
 /// Keeps followers.
 pub(crate) struct Sources {
@@ -51,7 +52,8 @@ impl Sources {
         loop {
             let trust = self.trust.borrow_and_update().clone();
             let addresses = self.addresses.borrow_and_update().clone();
-            let wanted = self.wanted(trust.as_deref(), &addresses, &running);
+            let Some(shown) = writer::ask(&self.orders).await else { return };
+            let wanted = self.wanted(trust.as_deref(), &addresses, &running, &shown);
             let told = Wanted {
                 sources: wanted.keys().cloned().collect(),
                 retired: trust.as_ref().map(|t| t.retired_hosts()).unwrap_or_default(),
@@ -75,6 +77,7 @@ impl Sources {
         trust: Option<&Trust>,
         addresses: &Addresses,
         running: &BTreeMap<Source, Running>,
+        view: &PackedView,
     ) -> BTreeMap<Source, Vec<Endpoint>> {
         let monitors = self.follow.iter();
         let mut wanted: BTreeMap<Source, Vec<Endpoint>> = monitors
@@ -98,7 +101,6 @@ impl Sources {
             // What it was reached by before, and what it says of itself, may still work.
             let known = running.get(&source).map(|running| running.endpoints.borrow().clone());
             let before = known.into_iter().flatten().map(|endpoint| endpoint.url);
-            let view = self.published.view.load();
             let own = view.host(&host).map(|row| row.host.urls.clone()).unwrap_or_default();
             for url in before.chain(own) {
                 if !urls.contains(&url) {
@@ -155,6 +157,7 @@ impl Sources {
             published: Arc::clone(&self.published),
             connections: Arc::clone(&self.connections),
             turns: Arc::clone(&self.turns),
+            cursor: None,
             mark: None,
         };
         Running { endpoints, task: tokio::spawn(follower.run()).abort_handle() }

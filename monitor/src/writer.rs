@@ -38,11 +38,14 @@ const ALIVE_MAX: usize = 64;
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Ticks between two looks at who has given a sign of life: an age is wrong by this at most.
-const PULSE_TICKS: u64 = 2;
+const PULSE_TICKS: u64 = 4;
 
-/// Ticks after which the view and what is known about its rows is published though nobody has asked
-/// and only ages have changed.
-const STATUS_TICKS: u64 = 4;
+/// What is known about the rows is told anew to who asks after this time if it has changed. Making it
+/// looks at every host, which others wait for.
+const STATUS_CHANGED_MS: u64 = 250;
+
+/// The same if only ages have.
+const STATUS_AGED_MS: u64 = 1_000;
 
 /// What the writer is asked.
 pub(crate) enum Order {
@@ -57,17 +60,15 @@ pub(crate) enum Order {
         /// The same as text.
         text: Encoded,
     },
-    /// Show the view as it is now.
+    /// Show the view as it is now, and what is known about it.
     Show(oneshot::Sender<Arc<Shown>>),
 }
 
 /// What everybody may read at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// The rows as they were when somebody asked last, and about once a second.
-    pub(crate) view: ArcSwap<Shown>,
-    /// What is known about them.
-    pub(crate) status: ArcSwap<Status>,
+    /// The rows as they were when somebody asked last.
+    pub(crate) shown: ArcSwap<Shown>,
     /// What happened of late.
     pub(crate) ring: Ring,
     /// Each row's age, every now and then, for monitors that follow this one.
@@ -81,6 +82,8 @@ pub(crate) struct Published {
 pub(crate) struct Shown {
     pub(crate) view: PackedView,
     pub(crate) position: u64,
+    /// What is known about them.
+    pub(crate) status: Arc<Status>,
 }
 
 impl std::ops::Deref for Shown {
@@ -120,7 +123,7 @@ pub(crate) struct Connection {
     pub(crate) commands: mpsc::Sender<Command>,
     /// Where its source may answer.
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint>>,
-    /// Its open stream, and how much was heard on it when last looked.
+    /// Its open stream, and how many signs of life had come on it when last looked.
     pub(crate) pulse: Option<(Pulse, u64)>,
 }
 
@@ -142,10 +145,28 @@ struct Unpublished {
     deltas: Vec<Encoded>,
     /// Who has asked for the view.
     asked: Vec<oneshot::Sender<Arc<Shown>>>,
+    /// What was told about it has changed.
     is_status_old: bool,
+    /// When that was made; `None` if never.
+    status_ms: Option<u64>,
     ticks: u64,
     /// Sources that gave a sign of life and are still to be told to the core.
     alive: VecDeque<Source>,
+}
+
+impl Unpublished {
+    fn is_status_due(&self, now_ms: u64) -> bool {
+        let Some(made_ms) = self.status_ms else { return true };
+        let age_ms = now_ms.saturating_sub(made_ms);
+        age_ms >= STATUS_AGED_MS || self.is_status_old && age_ms >= STATUS_CHANGED_MS
+    }
+}
+
+/// Asks for the view; `None` when this monitor is just ending.
+pub(crate) async fn ask(orders: &mpsc::Sender<Order>) -> Option<Arc<Shown>> {
+    let (tell, told) = oneshot::channel();
+    orders.send(Order::Show(tell)).await.ok()?;
+    told.await.ok()
 }
 
 impl Writer {
@@ -220,7 +241,7 @@ impl Writer {
         }
         self.publish_deltas(unpublished);
         if !unpublished.asked.is_empty() {
-            self.publish_view(unpublished);
+            self.show(now_ms, unpublished);
         }
         self.published.metrics.merge_seconds.observe(started.elapsed().as_secs_f64());
     }
@@ -233,24 +254,18 @@ impl Writer {
         if unpublished.ticks.is_multiple_of(PULSE_TICKS) && unpublished.alive.is_empty() {
             for mut connection in self.connections.iter_mut() {
                 let Some((pulse, known)) = &mut connection.pulse else { continue };
-                let heard = pulse.heard();
-                if std::mem::replace(known, heard) != heard {
+                let signs = pulse.signs();
+                if std::mem::replace(known, signs) != signs {
                     unpublished.alive.push_back(connection.key().clone());
                 }
             }
         }
         self.core.handle(now_ms, Input::Tick, &mut effects);
-        unpublished.is_status_old |= unpublished.ticks.is_multiple_of(STATUS_TICKS);
         for effect in effects {
             unpublished.is_status_old |= matches!(effect, Effect::Publish(_));
             self.perform(effect, &mut None, &mut unpublished.deltas);
         }
         self.publish_deltas(unpublished);
-        if unpublished.is_status_old {
-            self.publish_view(unpublished);
-            self.publish_status(now_ms);
-            unpublished.is_status_old = false;
-        }
     }
 
     fn tell_alive(&mut self, unpublished: &mut Unpublished) {
@@ -270,23 +285,31 @@ impl Writer {
         self.published.ring.append(unpublished.deltas.drain(..));
     }
 
-    fn publish_view(&self, unpublished: &mut Unpublished) {
+    /// Tells everybody who has asked.
+    fn show(&self, now_ms: u64, unpublished: &mut Unpublished) {
         let position = self.published.ring.append(std::iter::empty());
-        let shown = Arc::new(Shown { view: self.core.view().clone(), position });
-        self.published.view.store(Arc::clone(&shown));
+        let status = match unpublished.is_status_due(now_ms) {
+            true => {
+                (unpublished.status_ms, unpublished.is_status_old) = (Some(now_ms), false);
+                Arc::new(self.status(now_ms, position))
+            }
+            false => Arc::clone(&self.published.shown.load().status),
+        };
+        let shown = Arc::new(Shown { view: self.core.view().clone(), position, status });
+        self.published.shown.store(Arc::clone(&shown));
         for tell in unpublished.asked.drain(..) {
             // Whoever asked may have gone.
             let _ = tell.send(Arc::clone(&shown));
         }
     }
 
-    fn publish_status(&self, now_ms: u64) {
-        self.published.status.store(Arc::new(Status {
-            position: self.published.ring.append(std::iter::empty()),
+    fn status(&self, now_ms: u64, position: u64) -> Status {
+        Status {
+            position,
             is_complete: self.core.is_complete(now_ms),
             waiting_for: self.core.waiting_for(now_ms),
             hosts: self.core.statuses(),
-        }));
+        }
     }
 
     fn perform(&self, effect: Effect, text: &mut Option<Encoded>, deltas: &mut Vec<Encoded>) {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use protocol::signed::PublicKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -67,6 +67,9 @@ const INBOX_FRAMES_MAX: usize = 64;
 
 /// After this long without a word, each end asks whether the other is still there.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Bytes that texts which are kept are put into together.
+const ROOM_BYTES: usize = 256 << 10;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +155,18 @@ impl Encoded {
         &self.0
     }
 
+    /// The same text in `room`, of which a new piece is taken when it does not fit. Many small texts
+    /// that are kept for a while are cheaper so: each of its own would be a hole afterwards.
+    #[must_use]
+    pub fn kept_in(&self, room: &mut BytesMut) -> Self {
+        let text = self.0.as_str().as_bytes();
+        if room.capacity() < text.len() {
+            *room = BytesMut::with_capacity(ROOM_BYTES.max(text.len()));
+        }
+        room.extend_from_slice(text);
+        Self(room.split().freeze().try_into().expect("it was text"))
+    }
+
     /// Reads it as a `T`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, StreamError> {
         parse(self.0.as_str().as_bytes())
@@ -174,6 +189,13 @@ impl Pulse {
     #[must_use]
     pub fn heard(&self) -> u64 {
         self.0.heard.load(Ordering::Relaxed)
+    }
+
+    /// Counts every ping and pong that came: it grows while the other end lives and has nothing to
+    /// say. What it says tells by itself.
+    #[must_use]
+    pub fn signs(&self) -> u64 {
+        self.0.signs.load(Ordering::Relaxed)
     }
 }
 
@@ -463,7 +485,7 @@ impl fmt::Debug for Frames {
 
 impl fmt::Debug for Pulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pulse").field(&self.heard()).finish()
+        f.debug_tuple("Pulse").field(&self.signs()).finish()
     }
 }
 

@@ -71,8 +71,19 @@ impl Eq for HostText {}
 
 impl Ord for HostText {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.as_bytes().cmp(other.as_bytes())
+        match (self, other) {
+            // The first letters of two fingerprints differ, so one comparison of numbers does.
+            (Self::Fingerprint(a), Self::Fingerprint(b)) => {
+                head(a).cmp(&head(b)).then_with(|| a.cmp(b))
+            }
+            (a, b) => a.as_bytes().cmp(b.as_bytes()),
+        }
     }
+}
+
+/// The first letters as a number in the same order.
+fn head(text: &[u8; FINGERPRINT_CHARS]) -> u64 {
+    u64::from_be_bytes(*text.first_chunk().expect("there are more"))
 }
 
 impl PartialOrd for HostText {
@@ -94,7 +105,15 @@ mod tests {
     #[test]
     fn any_text_comes_back_and_has_its_place_in_the_order_of_texts() {
         let fingerprint = "h2345672345672345672345672";
-        let texts = ["h", "h1", &fingerprint[..25], fingerprint, "i", &"z".repeat(63)];
+        let texts = [
+            "h",
+            "h1",
+            "h22222222222222222222222z",
+            &fingerprint[..25],
+            fingerprint,
+            "i",
+            &"z".repeat(63),
+        ];
         for (i, a) in texts.iter().enumerate() {
             assert_eq!(&*HostText::from(*a), *a);
             for (j, b) in texts.iter().enumerate() {

@@ -43,7 +43,10 @@ impl Reader {
                     shared.has_ended(closed_by_peer(why));
                     break;
                 }
-                Some(Ok(_)) => continue,
+                Some(Ok(_)) => {
+                    shared.signs.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 Some(Err(error)) => {
                     shared.has_ended(StreamError::lost(error));
                     break;

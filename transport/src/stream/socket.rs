@@ -39,6 +39,8 @@ pub(super) struct Shared {
     socket: Mutex<Option<Socket>>,
     /// Frames and pongs that came, to tell silence.
     pub(super) heard: AtomicU64,
+    /// Those of them that are no frames.
+    pub(super) signs: AtomicU64,
     /// True while the reader waits for the application: that is not the peer's silence.
     pub(super) is_held_up: AtomicBool,
     pub(super) queued_bytes: AtomicUsize,
@@ -63,6 +65,7 @@ impl Shared {
         Self {
             socket: Mutex::new(Some(socket)),
             heard: AtomicU64::default(),
+            signs: AtomicU64::default(),
             is_held_up: AtomicBool::default(),
             queued_bytes: AtomicUsize::default(),
             end: OnceLock::new(),

@@ -239,9 +239,9 @@ async fn a_peer_that_says_nothing_is_asked_and_its_answer_is_seen_from_elsewhere
     let liveness = Liveness::of_interval(Duration::from_millis(50));
     let frames = connect_stream_with(&client(), &server.https(), "/", liveness).await.unwrap();
     let _end = within(ends.recv()).await.unwrap();
-    let (pulse, before) = (frames.pulse(), frames.pulse().heard());
+    let (pulse, before) = (frames.pulse(), frames.pulse().signs());
     let grown = async {
-        while pulse.heard() < before + 3 {
+        while pulse.signs() < before + 3 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
