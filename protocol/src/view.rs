@@ -175,9 +175,9 @@ impl<J: JobTable> Rows<J> {
 
     /// Some of the rows, as a view of its own.
     #[must_use]
-    pub fn part<'a>(&self, hosts: impl IntoIterator<Item = &'a HostId>) -> View {
+    pub fn part<'a>(&self, hosts: impl IntoIterator<Item = &'a HostId>) -> Self {
         let rows = hosts.into_iter().filter_map(|host| Some((host.clone(), self.hosts.get(host)?)));
-        View { hosts: rows.map(|(host, row)| (host, row.clone())).collect() }
+        Self { hosts: rows.map(|(host, row)| (host, row.clone())).collect() }
     }
 
     /// The host that a person means by an id, the beginning of an id, or a hostname; `Err` lists

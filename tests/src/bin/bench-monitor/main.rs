@@ -20,7 +20,7 @@ fn main() {
     match words[..] {
         ["--agents", ..] => {
             let hole = Some(number(4)).filter(|hole| *hole > 0);
-            runtime().block_on(agents::run(number(1), number(2), number(3), hole));
+            single().block_on(agents::run(number(1), number(2), number(3), hole));
         }
         ["--monitor", folder, discovery] => runtime().block_on(sockets::monitor(folder, discovery)),
         ["--hold", kind, ..] => core::hold(kind, number(2), number(3)),
@@ -48,6 +48,12 @@ fn main() {
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Runtime::new().expect("a runtime")
+}
+
+/// One thread for some thousand agents: they would have machines of their own, and threads that wake
+/// each other are no part of what is measured.
+fn single() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// As many descriptors as the system lets us have.
