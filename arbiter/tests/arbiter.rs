@@ -167,6 +167,7 @@ async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     };
     let jobs = holds.told.lock().unwrap().jobs.clone();
     let cursor = Cursor { epoch: Epoch(1), seq: 0 };

@@ -351,6 +351,7 @@ pub(crate) mod tests {
             labels: BTreeMap::new(),
             trust_version: None,
             intent: None,
+            pools: BTreeMap::new(),
         }
     }
 

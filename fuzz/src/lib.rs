@@ -51,6 +51,7 @@ pub fn host(n: u8) -> Host {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     }
 }
 

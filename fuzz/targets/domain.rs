@@ -178,6 +178,7 @@ fn volume(disk: &Disk) -> Volume {
         name: disk.name.0.clone(),
         path: path(&disk.path),
         format: one_of(disk.format, &formats),
+        is_shared: disk.format > 127,
     }
 }
 

@@ -21,6 +21,8 @@ mod meter;
 mod metrics;
 mod part;
 mod place;
+mod pool;
+mod pools;
 mod qcow2;
 mod recorder;
 mod right;
@@ -215,6 +217,8 @@ pub async fn run(
     let url = here.url();
 
     storage.images().sweep()?;
+    storage.pools().declare(&ledger.pools);
+    let pools = storage.pools().look_once().await;
     let node = sensors::node(&hv).await;
     let mut host = Host {
         id: identity.host_id(),
@@ -229,6 +233,7 @@ pub async fn run(
         labels: options.labels.clone(),
         trust_version: None,
         intent: None,
+        pools,
     };
     let advert = Advert::new(&host.name, &url);
     let life = advert.life.clone();
@@ -313,6 +318,7 @@ pub async fn run(
         is_kept: false,
     };
 
+    let pools = storage.pools().clone();
     let announcer =
         Announcer::start(&options.discovery, &adverts, &client, Pace::default(), &shutdown);
     let helpers = [
@@ -320,6 +326,7 @@ pub async fn run(
         tokio::spawn(shell::watch_domains(hv, posts.clone())),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(tell_manager(posts.clone())),
+        tokio::spawn(pools.keep_looking(posts.clone())),
         tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts, measure)),
         tokio::spawn(library.keep_forgetting()),
         tokio::spawn(settle()),

@@ -21,8 +21,8 @@ use transport::{Client, Clock};
 use uuid::Uuid;
 
 use crate::core::{
-    Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Work, WorkId, WorkOutcome,
-    Write,
+    Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Turn, Work, WorkId,
+    WorkOutcome, Write,
 };
 use crate::feed::Feed;
 use crate::store::{Store, StoreError};
@@ -210,23 +210,24 @@ impl Shell {
                     let _ = caller.send(answer);
                 }
             }
-            Effect::Work { job, id, uuid, work } => self.begin(job, id, uuid, work),
+            Effect::Work { job, id, uuid, work, turn } => self.begin(job, id, uuid, work, turn),
             Effect::Look(look) => self.look(look),
             Effect::LookAtCards { job, uuid, look } => self.look_at_cards(job, uuid, look),
             Effect::Listen(job) => self.listen(job),
             Effect::AskRight => self.ask_right(),
+            Effect::PoolsChanged(config) => self.works.storage.pools().declare(&config),
             Effect::Persist(_) | Effect::TrustChanged(_) | Effect::Publish(_) => {
                 unreachable!("performed before everything else")
             }
         }
     }
 
-    fn begin(&self, job: JobId, id: WorkId, uuid: Uuid, work: Work) {
+    fn begin(&self, job: JobId, id: WorkId, uuid: Uuid, work: Work, turn: Option<Box<Turn>>) {
         let (works, posts) = (Arc::clone(&self.works), self.posts.clone());
         tokio::spawn(async move {
             let performed = {
                 let job = job.clone();
-                tokio::spawn(async move { works.perform(&job, uuid, work).await })
+                tokio::spawn(async move { works.perform(&job, uuid, work, turn.as_deref()).await })
             };
             let outcome = performed.await.unwrap_or_else(|error| {
                 WorkOutcome::Unclear(format!("a fault of the agent: {error}"))

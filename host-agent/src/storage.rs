@@ -1,4 +1,5 @@
-//! Files of guests: volumes, console logs, definitions that were adopted. Images are beside it.
+//! Files of guests: volumes, console logs, definitions that were adopted. Images are beside it, and so
+//! are pools, of which the one without a declaration, `default`, is here.
 //!
 //! Decides where they are, and that making one is atomic (a neighbour, then a rename) and repeating
 //! it harmless. Nothing here is ever removed because something else does not mention it.
@@ -15,16 +16,21 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use hypervisor::{Volume, VolumeFormat};
-use protocol::id::{ImageName, JobId};
+use protocol::id::{ImageName, JobId, PoolName};
 use protocol::vm::{DiskSpec, VmSpec};
 use tokio::process::Command;
 use uuid::Uuid;
 
+use crate::core::Turn;
 use crate::images::Images;
+use crate::pools::Pools;
 use crate::qcow2;
 
 /// How long one `qemu-img` may take. Making a volume writes metadata only.
 const QEMU_IMG_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long it may take to copy an image into a pool.
+const COPY_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Most that is read of what a guest has written as its exit code.
 const EXIT_BYTES_MAX: u64 = 4096;
@@ -44,6 +50,7 @@ pub(crate) struct Storage {
     folder: PathBuf,
     maker: Maker,
     images: Images,
+    pools: Pools,
 }
 
 /// What could not be done with which file.
@@ -86,6 +93,9 @@ pub enum StorageError {
     /// The image can't be started from.
     #[error("{0}")]
     BadImage(String),
+    /// A pool can't be used, or not by this job.
+    #[error("{0}")]
+    Pool(String),
 }
 
 pub(crate) fn io_error<'a>(
@@ -103,7 +113,13 @@ impl Storage {
             fs::create_dir_all(&path).map_err(io_error("make folder", &path))?;
         }
         let images = Images::new(folder.join("images"), folder.join("volumes"));
-        Ok(Self { folder: folder.to_owned(), maker, images })
+        Ok(Self { folder: folder.to_owned(), maker, images, pools: Pools::default() })
+    }
+
+    /// The declared pools.
+    #[must_use]
+    pub(crate) fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// The images.
@@ -193,51 +209,184 @@ impl Storage {
     }
 
     /// The files of a VM's disks, whether they exist or not.
-    #[must_use]
-    pub(crate) fn volumes(&self, job: &JobId, vm: &VmSpec) -> Vec<Volume> {
+    pub(crate) fn volumes(&self, job: &JobId, vm: &VmSpec) -> Result<Vec<Volume>, StorageError> {
         let (folder, format) = (self.job_folder(job), self.format());
         let suffix = match format {
             VolumeFormat::Qcow2 => "qcow2",
             VolumeFormat::Raw | VolumeFormat::Iso => "raw",
         };
-        let volume = |disk: &DiskSpec| Volume {
-            name: disk.name.clone(),
-            path: folder.join(format!("{}.{suffix}", disk.name)),
-            format,
+        let volume = |disk: &DiskSpec| {
+            let (path, is_shared) = match disk.named_pool() {
+                None => (folder.join(format!("{}.{suffix}", disk.name)), false),
+                Some(pool) => {
+                    let pool = self.pools.get(pool).map_err(StorageError::Pool)?;
+                    (pool.volume(job, &disk.name, suffix), pool.is_shared())
+                }
+            };
+            Ok(Volume { name: disk.name.clone(), path, format, is_shared })
         };
         vm.disks.iter().map(volume).collect()
     }
 
-    /// Makes the volumes that are missing, from their images or empty.
+    /// Makes the volumes that are missing, from their images or empty. Those in pools are taken for this
+    /// turn first, and only those are made there that were never made.
     pub(crate) async fn make_volumes(
         &self,
         job: &JobId,
         vm: &VmSpec,
-        from_images: bool,
+        turn: Option<&Turn>,
     ) -> Result<Vec<Volume>, StorageError> {
         let folder = self.job_folder(job);
         fs::create_dir_all(&folder).map_err(io_error("make folder", &folder))?;
-        let volumes = self.volumes(job, vm);
+        let volumes = self.volumes(job, vm)?;
+        let to_make = self.take(job, vm, turn).await?;
         for (disk, volume) in vm.disks.iter().zip(&volumes) {
-            if !volume.path.exists() {
-                let image = disk.image.as_ref().filter(|_| from_images);
-                self.make_volume(&volume.path, disk.size_bytes, image).await?;
+            let exists = volume.path.exists();
+            match disk.named_pool() {
+                _ if exists => {}
+                None => {
+                    self.make_volume(&volume.path, disk.size_bytes, disk.image.as_ref()).await?;
+                }
+                Some(pool) if to_make.contains(pool) => {
+                    self.make_pooled(&volume.path, disk.size_bytes, disk.image.as_ref()).await?;
+                }
+                Some(pool) => return Err(gone(job, disk, pool)),
             }
         }
-        if let Some(data) = &vm.cloud_init {
-            crate::seed::make(job, data, &self.seed_file(job)).await?;
+        self.set_made(job, turn, to_make).await?;
+        self.make_seed(job, vm).await?;
+        self.made_volumes(job, vm)
+    }
+
+    /// Makes what a guest that comes needs: empty volumes, which the source fills, except for those in
+    /// shared pools, which have to be there.
+    pub(crate) async fn make_incoming(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        turn: Option<&Turn>,
+    ) -> Result<(), StorageError> {
+        let folder = self.job_folder(job);
+        fs::create_dir_all(&folder).map_err(io_error("make folder", &folder))?;
+        for pool in self.shared_pools(vm)? {
+            let (job, turn) = (job.clone(), needed(turn)?);
+            let announced = self.pools.within(&pool, move |pool| pool.announce(&job, &turn)).await;
+            announced.map_err(StorageError::Pool)?;
         }
-        Ok(self.made_volumes(job, vm))
+        for (disk, volume) in vm.disks.iter().zip(&self.volumes(job, vm)?) {
+            let exists = volume.path.exists();
+            match disk.named_pool() {
+                Some(pool) if volume.is_shared && !exists => return Err(gone(job, disk, pool)),
+                _ if exists => {}
+                Some(pool) => {
+                    self.take_in(job, vm, pool, turn).await?;
+                    self.make_pooled(&volume.path, disk.size_bytes, None).await?;
+                }
+                None => self.make_volume(&volume.path, disk.size_bytes, None).await?,
+            }
+        }
+        self.make_seed(job, vm).await
+    }
+
+    async fn make_seed(&self, job: &JobId, vm: &VmSpec) -> Result<(), StorageError> {
+        match &vm.cloud_init {
+            Some(data) => crate::seed::make(job, data, &self.seed_file(job)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a job's volumes in pools for this turn. In the pools that come back, those that are missing
+    /// may be made.
+    pub(crate) async fn take(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        turn: Option<&Turn>,
+    ) -> Result<Vec<PoolName>, StorageError> {
+        let mut to_make = Vec::new();
+        for pool in vm.bytes_by_pool().into_keys() {
+            if self.take_in(job, vm, pool, turn).await? {
+                to_make.push(pool.clone());
+            }
+        }
+        Ok(to_make)
+    }
+
+    /// Takes the volumes of a guest that has arrived, before it runs.
+    pub(crate) async fn take_over(
+        &self,
+        job: &JobId,
+        turn: Option<&Turn>,
+    ) -> Result<(), StorageError> {
+        match turn {
+            Some(turn) => self.take(job, &turn.vm, Some(turn)).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Guest devices of the disks that are copied when it moves; `None` for all of them. Those in shared
+    /// pools are at the target already.
+    pub(crate) fn copied_disks(&self, vm: &VmSpec) -> Result<Option<Vec<String>>, StorageError> {
+        let shared = self.shared_pools(vm)?;
+        if shared.is_empty() {
+            return Ok(None);
+        }
+        let is_copied =
+            |disk: &DiskSpec| disk.named_pool().is_none_or(|pool| !shared.contains(pool));
+        let copied = vm.disks.iter().enumerate().filter(|(_, disk)| is_copied(disk));
+        Ok(Some(copied.filter_map(|(index, disk)| hypervisor::disk_device(index, disk)).collect()))
+    }
+
+    async fn take_in(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        pool: &PoolName,
+        turn: Option<&Turn>,
+    ) -> Result<bool, StorageError> {
+        let (job, turn) = (job.clone(), needed(turn)?);
+        let in_pool = vm.disks.iter().filter(|disk| disk.named_pool() == Some(pool));
+        let disks = in_pool.map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
+        let taken = self.pools.within(pool, move |pool| pool.take(&job, &turn, &disks)).await;
+        taken.map_err(StorageError::Pool)
+    }
+
+    async fn set_made(
+        &self,
+        job: &JobId,
+        turn: Option<&Turn>,
+        pools: Vec<PoolName>,
+    ) -> Result<(), StorageError> {
+        for pool in pools {
+            let (job, turn) = (job.clone(), needed(turn)?);
+            let set = self.pools.within(&pool, move |pool| pool.set_made(&job, &turn)).await;
+            set.map_err(StorageError::Pool)?;
+        }
+        Ok(())
+    }
+
+    fn shared_pools(&self, vm: &VmSpec) -> Result<Vec<PoolName>, StorageError> {
+        let mut shared = Vec::new();
+        for name in vm.bytes_by_pool().into_keys() {
+            if self.pools.get(name).map_err(StorageError::Pool)?.is_shared() {
+                shared.push(name.clone());
+            }
+        }
+        Ok(shared)
     }
 
     /// What [`Storage::make_volumes`] has made.
-    pub(crate) fn made_volumes(&self, job: &JobId, vm: &VmSpec) -> Vec<Volume> {
-        let mut volumes = self.volumes(job, vm);
+    pub(crate) fn made_volumes(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+    ) -> Result<Vec<Volume>, StorageError> {
+        let mut volumes = self.volumes(job, vm)?;
         if vm.cloud_init.is_some() {
             let (name, path) = ("seed".to_owned(), self.seed_file(job));
-            volumes.push(Volume { name, path, format: VolumeFormat::Iso });
+            volumes.push(Volume { name, path, format: VolumeFormat::Iso, is_shared: false });
         }
-        volumes
+        Ok(volumes)
     }
 
     fn seed_file(&self, job: &JobId) -> PathBuf {
@@ -267,13 +416,65 @@ impl Storage {
         folder.sync_all().map_err(io_error("sync", path))
     }
 
+    /// A volume in a pool, with all that its image says copied into it: the image may not be where the
+    /// volume is used next. It never replaces one that is there.
+    async fn make_pooled(
+        &self,
+        path: &Path,
+        size_bytes: u64,
+        image: Option<&ImageName>,
+    ) -> Result<(), StorageError> {
+        let new = path.with_extension(format!("{}.new", Uuid::new_v4().simple()));
+        let made = self.fill_pooled(&new, size_bytes, image).await;
+        let linked = made.and_then(|()| {
+            let file = fs::File::open(&new).map_err(io_error("open", &new))?;
+            file.sync_all().map_err(io_error("sync", &new))?;
+            match fs::hard_link(&new, path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    Err(io_error("put in place", path)(error))
+                }
+                _ => Ok(()),
+            }
+        });
+        ignore_missing(fs::remove_file(&new)).map_err(io_error("remove", &new))?;
+        linked?;
+        let folder = path.parent().unwrap_or(path);
+        let folder = fs::File::open(folder).map_err(io_error("open", path))?;
+        folder.sync_all().map_err(io_error("sync", path))
+    }
+
+    async fn fill_pooled(
+        &self,
+        new: &Path,
+        size_bytes: u64,
+        image: Option<&ImageName>,
+    ) -> Result<(), StorageError> {
+        match (self.maker, image) {
+            (Maker::Sparse, _) => {
+                let file = fs::File::create(new).map_err(io_error("make", new))?;
+                file.set_len(size_bytes).map_err(io_error("size", new))
+            }
+            (Maker::QemuImg, None) => self.run_qemu_img(new, size_bytes, None).await,
+            (Maker::QemuImg, Some(image)) => {
+                let file = self.images.file(image);
+                let format = qcow2::inspect(&file)?.0;
+                let mut copy = Command::new("qemu-img");
+                copy.args(["convert", "-q", "-f", format.as_str(), "-O", "qcow2"]);
+                copy.arg(&file).arg(new);
+                run_command(copy, new, COPY_DEADLINE).await?;
+                let mut resize = Command::new("qemu-img");
+                resize.args(["resize", "-q", "-f", "qcow2"]).arg(new).arg(size_bytes.to_string());
+                run_command(resize, new, QEMU_IMG_DEADLINE).await
+            }
+        }
+    }
+
     async fn run_qemu_img(
         &self,
         path: &Path,
         size_bytes: u64,
         image: Option<&ImageName>,
     ) -> Result<(), StorageError> {
-        let failed = |message: String| StorageError::QemuImg { path: path.to_owned(), message };
         let mut command = Command::new("qemu-img");
         command.args(["create", "-q", "-f", "qcow2"]);
         if let Some(image) = image {
@@ -283,20 +484,27 @@ impl Storage {
             command.args(["-F", format.as_str(), "-b"]).arg(&file);
         }
         command.arg(path).arg(size_bytes.to_string());
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let ended = tokio::time::timeout(QEMU_IMG_DEADLINE, command.output()).await;
-        let output = ended
-            .map_err(|_| failed(format!("no end after {QEMU_IMG_DEADLINE:?}")))?
-            .map_err(|error| failed(error.to_string()))?;
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-        }
+        run_command(command, path, QEMU_IMG_DEADLINE).await
     }
 
-    /// Removes a job's volumes and console log.
-    pub(crate) fn delete_volumes(&self, job: &JobId) -> Result<(), StorageError> {
+    /// Removes a job's volumes and console log. Those in pools go into the trash there, as far as they are
+    /// this turn's.
+    pub(crate) async fn delete_volumes(
+        &self,
+        job: &JobId,
+        turn: Option<&Turn>,
+    ) -> Result<(), StorageError> {
+        if let Some(turn) = turn {
+            for pool in turn.vm.bytes_by_pool().into_keys() {
+                let (job, turn) = (job.clone(), turn.clone());
+                let gone = self.pools.within(pool, move |pool| pool.discard(&job, &turn)).await;
+                gone.map_err(StorageError::Pool)?;
+            }
+        }
+        self.delete_own(job)
+    }
+
+    fn delete_own(&self, job: &JobId) -> Result<(), StorageError> {
         self.forget_exit(job)?;
         let log = self.console_log(job);
         for file in [log.clone(), log.with_extension("log.0")] {
@@ -321,7 +529,35 @@ impl Storage {
     }
 }
 
-fn used_bytes(folder: &Path) -> u64 {
+/// Work that uses pools has a turn there: the core gives it one with every job that has volumes in them.
+fn needed(turn: Option<&Turn>) -> Result<Turn, StorageError> {
+    turn.cloned().ok_or_else(|| StorageError::Pool("the job has no turn in its pools".to_owned()))
+}
+
+fn gone(job: &JobId, disk: &DiskSpec, pool: &PoolName) -> StorageError {
+    let disk = &disk.name;
+    StorageError::Pool(format!("disk {disk:?} of {job} is not in pool {pool}, where it once was"))
+}
+
+async fn run_command(
+    mut command: Command,
+    path: &Path,
+    deadline: Duration,
+) -> Result<(), StorageError> {
+    let failed = |message: String| StorageError::QemuImg { path: path.to_owned(), message };
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let ended = tokio::time::timeout(deadline, command.output()).await;
+    let output = ended
+        .map_err(|_| failed(format!("no end after {deadline:?}")))?
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+pub(crate) fn used_bytes(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let bytes = |entry: fs::DirEntry| match entry.metadata() {
@@ -361,12 +597,12 @@ mod tests {
             nics: vec![],
             ..VmSpec::default()
         };
-        let volumes = storage.make_volumes(&job, &vm, true).await.unwrap();
+        let volumes = storage.make_volumes(&job, &vm, None).await.unwrap();
         fs::write(&volumes[0].path, b"precious").unwrap();
-        storage.make_volumes(&job, &vm, true).await.unwrap();
+        storage.make_volumes(&job, &vm, None).await.unwrap();
         assert_eq!(fs::read(&volumes[0].path).unwrap(), b"precious");
-        storage.delete_volumes(&job).unwrap();
-        storage.delete_volumes(&job).unwrap();
+        storage.delete_volumes(&job, None).await.unwrap();
+        storage.delete_volumes(&job, None).await.unwrap();
         assert!(!volumes[0].path.exists());
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use protocol::host::HostIntent;
 use protocol::id::{Epoch, RunId};
+use protocol::pool::PoolsConfig;
 use protocol::signed::Signed;
 use protocol::trust::Trust;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -23,6 +24,7 @@ const EPOCH: &str = "epoch";
 const BOOT: &str = "boot";
 const TRUST: &str = "trust";
 const HOST_INTENT: &str = "host-intent";
+const POOLS: &str = "pools";
 
 /// The open ledger. It belongs to one process at a time.
 pub(crate) struct Store {
@@ -81,6 +83,8 @@ impl Store {
                 read(TRUST)?.map(|v| decode("trust", &v)).transpose()?;
             let host_intent: Option<HostIntent> =
                 read(HOST_INTENT)?.map(|v| decode("host intent", &v)).transpose()?;
+            let pools: Option<PoolsConfig> =
+                read(POOLS)?.map(|v| decode("pools", &v)).transpose()?;
             let last_boot: Option<String> =
                 read(BOOT)?.map(|v| decode("boot id", &v)).transpose()?;
             let epoch = Epoch(last.unwrap_or(0) + 1);
@@ -93,6 +97,7 @@ impl Store {
                 boot: boot.to_owned(),
                 trust,
                 host_intent,
+                pools: pools.unwrap_or_default(),
                 ..LedgerState::default()
             }
         };
@@ -147,6 +152,7 @@ impl Store {
                         meta.insert(HOST_INTENT, encode(intent).as_slice()).map(drop)
                     }
                     Write::HostIntent(None) => meta.remove(HOST_INTENT).map(drop),
+                    Write::Pools(pools) => meta.insert(POOLS, encode(pools).as_slice()).map(drop),
                     Write::Claim(run, claim) => {
                         let key = run.to_string();
                         claims.insert(key.as_str(), encode(claim).as_slice()).map(drop)
@@ -215,6 +221,7 @@ mod tests {
             (META, EPOCH),
             (META, TRUST),
             (META, HOST_INTENT),
+            (META, POOLS),
             (JOBS, "web-1"),
             (CLAIMS, "no-run"),
         ];

@@ -23,7 +23,7 @@ use transport::Endpoint;
 use uuid::Uuid;
 
 use crate::channel::{Channels, Departure, Lane};
-use crate::core::{Input, MigrationOutcome, Work, WorkOutcome};
+use crate::core::{Input, MigrationOutcome, Turn, Work, WorkOutcome};
 use crate::keeper::Warden;
 use crate::place::Place;
 use crate::services::Services;
@@ -100,12 +100,18 @@ impl From<StorageError> for Trouble {
 
 impl Works {
     /// Does one piece of work to its end.
-    pub(crate) async fn perform(&self, job: &JobId, uuid: Uuid, work: Work) -> WorkOutcome {
+    pub(crate) async fn perform(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        work: Work,
+        turn: Option<&Turn>,
+    ) -> WorkOutcome {
         let done = match work {
             Work::StartVm(vm) if vm.adopted.is_some() => self.start_adopted(job, uuid).await,
-            Work::StartVm(vm) => self.start_vm(job, vm, None).await,
+            Work::StartVm(vm) => self.start_vm(job, vm, turn, None).await,
             Work::StartOneOff(vm) => {
-                self.start_vm(job, vm, Some(self.storage.exit_file(job))).await
+                self.start_vm(job, vm, turn, Some(self.storage.exit_file(job))).await
             }
             Work::ResizeVm { vm, change } => match self.resize_vm(job, uuid, vm, change).await {
                 Ok(outcome) => return outcome,
@@ -135,10 +141,12 @@ impl Works {
             Work::RebootVm { grace_ms } => {
                 self.reboot_vm(job, uuid, Duration::from_millis(grace_ms)).await
             }
-            Work::Delete => self.delete(job).await,
-            Work::PrepareIncoming(vm) => return self.prepare_incoming(job, vm).await,
-            Work::TakeOver => self.take_over(job, uuid).await,
-            Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
+            Work::Delete => self.delete(job, turn).await,
+            Work::PrepareIncoming(vm) => return self.prepare_incoming(job, vm, turn).await,
+            Work::TakeOver => self.take_over(job, uuid, turn).await,
+            Work::SendVm(migrate) => {
+                return WorkOutcome::Sent(self.send(job, *migrate, turn).await);
+            }
             Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
             Work::CancelSend => {
                 self.call("abort migration", CALL_DEADLINE, move |hv| hv.abort_job(uuid)).await
@@ -173,6 +181,7 @@ impl Works {
         &self,
         job: &JobId,
         vm: VmSpec,
+        turn: Option<&Turn>,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
@@ -185,7 +194,7 @@ impl Works {
         if self.is_active(uuid).await? {
             return if is_guarded { self.free(job, uuid).await } else { Ok(()) };
         }
-        let volumes = self.storage.make_volumes(job, &vm, true).await?;
+        let volumes = self.storage.make_volumes(job, &vm, turn).await?;
         // What an earlier start has left is no exit code of this one.
         self.storage.forget_exit(job)?;
         self.define(job, vm, volumes, exit_file).await?;
@@ -230,7 +239,7 @@ impl Works {
             let what = "resize the definition";
             self.call(what, CALL_DEADLINE, move |hv| hv.resize_definition(uuid, change)).await?;
         } else {
-            let volumes = self.storage.made_volumes(job, &vm);
+            let volumes = self.storage.made_volumes(job, &vm)?;
             self.define(job, vm, volumes, None).await?;
         }
         if !before.state.is_active() {
@@ -446,7 +455,7 @@ impl Works {
         }
     }
 
-    async fn delete(&self, job: &JobId) -> Result<(), Trouble> {
+    async fn delete(&self, job: &JobId, turn: Option<&Turn>) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
         self.await_late_start(job).await?;
         if self.domain(uuid).await?.is_some() {
@@ -457,10 +466,10 @@ impl Works {
         self.services.stop(job, &folder).await.map_err(|e| Trouble::No(e.to_string()))?;
         self.storage.delete_service(job)?;
         self.channels.end_arrival(uuid);
-        Ok(self.storage.delete_volumes(job)?)
+        Ok(self.storage.delete_volumes(job, turn).await?)
     }
 
-    async fn prepare_incoming(&self, job: &JobId, vm: VmSpec) -> WorkOutcome {
+    async fn prepare_incoming(&self, job: &JobId, vm: VmSpec, turn: Option<&Turn>) -> WorkOutcome {
         if !self.hv.facts().can_receive {
             return WorkOutcome::Failed("this host's libvirt can't receive guests".to_owned());
         }
@@ -468,7 +477,7 @@ impl Works {
             return WorkOutcome::Failed(message);
         }
         // The source copies whole disks, so there is nothing to take from images here.
-        if let Err(error) = self.storage.make_volumes(job, &vm, false).await {
+        if let Err(error) = self.storage.make_incoming(job, &vm, turn).await {
             return WorkOutcome::Failed(error.to_string());
         }
         let owner = match call(&self.hv, "guest owner", CALL_DEADLINE, |hv| hv.guest_owner()).await
@@ -482,10 +491,11 @@ impl Works {
         }
     }
 
-    async fn take_over(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+    async fn take_over(&self, job: &JobId, uuid: Uuid, turn: Option<&Turn>) -> Result<(), Trouble> {
         match self.domain(uuid).await? {
             Some(domain) if domain.is_active() => {
                 self.channels.end_arrival(uuid);
+                self.storage.take_over(job, turn).await?;
                 if self.warden.keeps(job) {
                     return self.free(job, uuid).await;
                 }
@@ -498,8 +508,17 @@ impl Works {
         }
     }
 
-    async fn send(&self, job: &JobId, migrate: MigrateJob) -> MigrationOutcome {
+    async fn send(
+        &self,
+        job: &JobId,
+        migrate: MigrateJob,
+        turn: Option<&Turn>,
+    ) -> MigrationOutcome {
         let uuid = job.domain_uuid();
+        let disks = match turn.map(|turn| self.storage.copied_disks(&turn.vm)).transpose() {
+            Ok(disks) => disks.flatten(),
+            Err(error) => return MigrationOutcome::StillHere { message: error.to_string() },
+        };
         let departure = match self.depart(job, &migrate).await {
             Ok(departure) => departure,
             Err(message) => return MigrationOutcome::StillHere { message },
@@ -508,6 +527,7 @@ impl Works {
             libvirt_uri: departure.libvirt_uri(),
             migrate_uri: departure.uri(Lane::Memory),
             disks_uri: departure.uri(Lane::Disks),
+            disks,
             bandwidth_mib_s: None,
             start_paused: true,
         };

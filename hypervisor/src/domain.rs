@@ -46,6 +46,10 @@ pub struct Volume {
     pub path: PathBuf,
     /// How it is laid out.
     pub format: VolumeFormat,
+    /// Whether it is on storage that other hosts write to as well. Then its host's page cache is not
+    /// used, whatever its spec says: what is left there of a guest that was killed could reach the file
+    /// when another host writes to it already.
+    pub is_shared: bool,
 }
 
 /// How a volume's file is laid out.
@@ -194,6 +198,9 @@ pub struct MigrateTo {
     pub migrate_uri: String,
     /// Where disks are sent, such as `unix:///PATH`.
     pub disks_uri: String,
+    /// Guest devices, such as `vda`, of the disks that are sent; the others are on both hosts. Without
+    /// a list all of them are sent. See [`crate::disk_device`].
+    pub disks: Option<Vec<String>>,
     /// Limit in MiB a second.
     pub bandwidth_mib_s: Option<u64>,
     /// Leaves the guest paused on the target until somebody resumes it there.

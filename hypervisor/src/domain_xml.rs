@@ -347,6 +347,23 @@ fn devices(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
     xml.close("devices");
 }
 
+/// The guest's device of its disk number `index`, as its definition names it: `vda`.
+#[must_use]
+pub fn disk_device(index: usize, spec: &DiskSpec) -> Option<String> {
+    let letter = ('a'..='z').nth(index)?;
+    let (prefix, _) = bus_words(spec.bus);
+    Some(format!("{prefix}{letter}"))
+}
+
+/// The beginning of a device's name, and libvirt's word for its bus.
+fn bus_words(bus: DiskBus) -> (&'static str, &'static str) {
+    match bus {
+        DiskBus::Virtio => ("vd", "virtio"),
+        DiskBus::Scsi => ("sd", "scsi"),
+        DiskBus::Sata => ("sd", "sata"),
+    }
+}
+
 fn disk(xml: &mut Xml, volume: &Volume, spec: &DiskSpec, letter: char) {
     let is_cd = volume.format == VolumeFormat::Iso;
     xml.open("disk", &[("type", "file"), ("device", if is_cd { "cdrom" } else { "disk" })]);
@@ -355,6 +372,7 @@ fn disk(xml: &mut Xml, volume: &Volume, spec: &DiskSpec, letter: char) {
         VolumeFormat::Raw | VolumeFormat::Iso => "raw",
     };
     let cache = match spec.cache {
+        _ if volume.is_shared => "none",
         // Honours the guest's flushes, and unlike `none` works on every file system.
         DiskCache::Writeback => "writeback",
         DiskCache::None => "none",
@@ -363,12 +381,7 @@ fn disk(xml: &mut Xml, volume: &Volume, spec: &DiskSpec, letter: char) {
     let driver = [("name", "qemu"), ("type", format), ("cache", cache), ("discard", "unmap")];
     xml.empty("driver", if is_cd { &driver[..2] } else { &driver });
     xml.empty("source", &[("file", &volume.path.to_string_lossy())]);
-    let (prefix, bus) = match spec.bus {
-        _ if is_cd => ("sd", "sata"),
-        DiskBus::Virtio => ("vd", "virtio"),
-        DiskBus::Scsi => ("sd", "scsi"),
-        DiskBus::Sata => ("sd", "sata"),
-    };
+    let (prefix, bus) = bus_words(if is_cd { DiskBus::Sata } else { spec.bus });
     xml.empty("target", &[("dev", &format!("{prefix}{letter}")), ("bus", bus)]);
     let limits = [("total_bytes_sec", spec.limit_bytes_s), ("total_iops_sec", spec.limit_iops)];
     if limits.iter().any(|(_, limit)| limit.is_some()) {
@@ -534,7 +547,7 @@ mod tests {
             DiskSpec { name: name.into(), size_bytes: 1 << 30, image: None, ..DiskSpec::default() };
         config.vm.disks.push(disk);
         let path = PathBuf::from(format!("/var/lib/ostler/volumes/{}/{name}", config.job));
-        config.volumes.push(Volume { name: name.into(), path, format });
+        config.volumes.push(Volume { name: name.into(), path, format, is_shared: false });
         config
     }
 
@@ -551,6 +564,8 @@ mod tests {
         ];
         let mut escaped = with_disk(config("escaped"), "root", VolumeFormat::Qcow2);
         escaped.volumes[0].path = r#"/srv/R&D/it's <"new">"#.into();
+        let mut shared = with_disk(config("shared"), "root", VolumeFormat::Qcow2);
+        shared.volumes[0].is_shared = true;
         let mut one_off = config("one-off");
         one_off.exit_file = Some("/var/log/ostler/console.exit".into());
         let mut pretended = config("pretended");
@@ -564,6 +579,7 @@ mod tests {
             ("everything.xml", everything(), DriverKind::Qemu),
             ("uefi-embedded.xml", uefi(), DriverKind::QemuEmbedded),
             ("room-to-grow.xml", growing(), DriverKind::Qemu),
+            ("shared-disk.xml", shared, DriverKind::Qemu),
         ]
     }
 
@@ -577,7 +593,8 @@ mod tests {
         all.vm.disks[1].cache = DiskCache::None;
         (all.vm.disks[1].limit_iops, all.vm.disks[1].limit_bytes_s) = (Some(500), Some(1 << 20));
         let seed = "/var/lib/ostler/volumes/everything/seed.iso".into();
-        all.volumes.push(Volume { name: "seed".into(), path: seed, format: VolumeFormat::Iso });
+        let format = VolumeFormat::Iso;
+        all.volumes.push(Volume { name: "seed".into(), path: seed, format, is_shared: false });
         let mut nic: NicSpec = Plug::Bridge { bridge: "br0".into() }.into();
         nic.model = NicModel::E1000e;
         (nic.mac, nic.limit_kib_s) = (Some("52:54:00:00:00:01".into()), Some(1024));

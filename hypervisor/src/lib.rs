@@ -27,7 +27,7 @@ mod call;
 pub use call::{HUNG_CALLS_MAX, HungCalls, call};
 
 mod domain_xml;
-pub use domain_xml::{DriverKind, domain_xml};
+pub use domain_xml::{DriverKind, disk_device, domain_xml};
 
 mod domain_read;
 pub use domain_read::{Definition, Serial};

@@ -546,17 +546,31 @@ fn is_ours(name: &str, uuid: Uuid) -> bool {
 fn migrate_params(to: &MigrateTo) -> Result<TypedParams, RawError> {
     let mut params = TypedParams::default();
     params.add_text(sys::VIR_MIGRATE_PARAM_URI, &to.migrate_uri)?;
-    params.add_text(sys::VIR_MIGRATE_PARAM_DISKS_URI, &to.disks_uri)?;
+    if copies_disks(to) {
+        params.add_text(sys::VIR_MIGRATE_PARAM_DISKS_URI, &to.disks_uri)?;
+    }
+    for device in to.disks.iter().flatten() {
+        params.add_text(sys::VIR_MIGRATE_PARAM_MIGRATE_DISKS, device)?;
+    }
     if let Some(bandwidth_mib_s) = to.bandwidth_mib_s {
         params.add_number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth_mib_s)?;
     }
     Ok(params)
 }
 
+fn copies_disks(to: &MigrateTo) -> bool {
+    to.disks.as_ref().is_none_or(|disks| !disks.is_empty())
+}
+
 fn migrate_flags(to: &MigrateTo) -> u32 {
+    // What is on both hosts is known by its pool's mark, and used without their page caches. libvirt
+    // knows of that only for some file systems, and calls all others unsafe.
+    let stay = if to.disks.is_some() { sys::VIR_MIGRATE_UNSAFE } else { 0 };
+    let copies = if copies_disks(to) { sys::VIR_MIGRATE_NON_SHARED_DISK } else { 0 };
     let flags = sys::VIR_MIGRATE_LIVE
         | sys::VIR_MIGRATE_PEER2PEER
-        | sys::VIR_MIGRATE_NON_SHARED_DISK
+        | stay
+        | copies
         | sys::VIR_MIGRATE_PERSIST_DEST
         | sys::VIR_MIGRATE_UNDEFINE_SOURCE
         // A disk that fails on the way must not arrive as a disk with holes.

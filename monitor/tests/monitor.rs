@@ -82,6 +82,7 @@ fn host(identity: &Identity) -> Host {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     }
 }
 

@@ -118,6 +118,10 @@ pub(crate) enum Command {
     Log(LogArgs),
     /// Disk images on the hosts
     Images(ImagesArgs),
+    /// The pools that volumes are in
+    Pools(crate::command::PoolsArgs),
+    /// The disks of VMs, and what was deleted from pools
+    Volumes(crate::command::VolumesArgs),
     /// What the controller did and does
     Runs(RunsArgs),
     /// What would be done, without doing it: exits with 0 nothing, 1 changes, 2 cannot

@@ -46,6 +46,10 @@ mod log;
 mod images;
 mod import;
 
+mod pools;
+
+mod volumes;
+
 pub(crate) mod runs;
 
 pub(crate) mod plan;
@@ -73,10 +77,12 @@ pub(crate) use discovery::start as serve_discovery;
 pub(crate) use expect::{ExpectArgs, ExpectationsArgs, UnexpectArgs};
 pub(crate) use import::import_everywhere;
 pub(crate) use plan::PlanArgs;
+pub(crate) use pools::PoolsArgs;
 pub(crate) use quota::{QuotaRow, rows as quota_rows};
 pub(crate) use replay::ReplayArgs;
 pub(crate) use resize::is_settled as is_resized;
 pub(crate) use simulate::SimulateArgs;
+pub(crate) use volumes::VolumesArgs;
 pub(crate) use why::WhyArgs;
 
 use self::act::Act;
@@ -141,6 +147,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Console(args) => console::run(session, args).await,
         Command::Log(args) => log::run(session, args).await,
         Command::Images(args) => images::run(session, args).await,
+        Command::Pools(args) => pools::run(session, args).await,
+        Command::Volumes(args) => volumes::run(session, args).await,
         Command::Runs(args) => runs::run(session, args).await,
         Command::Plan(args) => plan::run(session, args).await,
         Command::Why(args) => why::run(session, args).await,

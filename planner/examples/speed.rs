@@ -39,6 +39,7 @@ fn main() {
                 labels: Default::default(),
                 trust_version: None,
                 intent: None,
+                pools: std::collections::BTreeMap::new(),
             };
             let cursor = Cursor { epoch: Epoch(1), seq: 1 };
             view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });

@@ -85,7 +85,7 @@ fn largest_first(input: &PlanInput) -> Vec<(Level, &Expectation)> {
     let mut goals = in_order(input);
     goals.sort_by_key(|(level, expectation)| {
         let size = match expectation {
-            Expectation::Runs { spec, .. } => spec.resources(),
+            Expectation::Runs { spec, .. } => spec.takes(),
             _ => return (*level, Reverse((u64::MAX, 0))),
         };
         (*level, Reverse((size.memory_bytes, size.vcpus)))

@@ -141,7 +141,7 @@ impl<'a> Ledger<'a> {
                         known.state,
                         JobState::Stopped | JobState::Failed | JobState::Crashed
                     );
-                let entry = (is_alive, known.promised());
+                let entry = (is_alive, known.promised().minus(known.spec.in_pools()));
                 jobs.entry(job.clone()).or_default().insert(id.clone(), entry);
             }
         }
@@ -153,7 +153,7 @@ impl<'a> Ledger<'a> {
         match step {
             Step::StartVm(s) => {
                 self.fetch(s, faults);
-                self.put(&s.job, &s.host, Some((true, s.spec.resources())));
+                self.put(&s.job, &s.host, Some((true, s.spec.takes())));
             }
             Step::StopVm(s) => {
                 let size = self.size(&s.job, &s.host);
@@ -162,7 +162,7 @@ impl<'a> Ledger<'a> {
             Step::ResizeVm(s) => {
                 let rows = self.jobs.get(&s.job).and_then(|rows| rows.get(&s.host));
                 let is_alive = rows.is_some_and(|(is_alive, _)| *is_alive);
-                self.put(&s.job, &s.host, Some((is_alive, s.spec.resources())));
+                self.put(&s.job, &s.host, Some((is_alive, s.spec.takes())));
             }
             Step::DeleteVm(s) => self.put(&s.job, &s.host, None),
             Step::MigrateVm(s) => {
@@ -177,7 +177,7 @@ impl<'a> Ledger<'a> {
         let capacity = row.map(|row| row.host.capacity).unwrap_or_default();
         // A host that has promised too much may be asked for less, or for more of something else.
         let grown = match step {
-            Step::ResizeVm(step) => step.spec.resources().minus(before.unwrap_or_default()),
+            Step::ResizeVm(step) => step.spec.takes().minus(before.unwrap_or_default()),
             _ => promised,
         };
         if lacks(grown, promised.minus(capacity)) {
@@ -212,7 +212,8 @@ impl<'a> Ledger<'a> {
         }
         let has_row = self.jobs.get(&start.job).is_some_and(|rows| rows.contains_key(host));
         let disks = start.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
-        for image in disks.iter().filter_map(|disk| disk.image.as_ref()).filter(|_| !has_row) {
+        let disks = disks.iter().filter(|d| !start.finds_disks || d.named_pool().is_none());
+        for image in disks.filter_map(|disk| disk.image.as_ref()).filter(|_| !has_row) {
             let row = self.input.view.host(host);
             let is_there = row.is_some_and(|row| row.host.images.contains_key(image))
                 || self.copied.get(host).is_some_and(|copied| copied.contains(image));

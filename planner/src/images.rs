@@ -9,11 +9,13 @@ use protocol::host::ImageFacts;
 use protocol::id::{HostId, ImageName, JobId};
 use protocol::job::JobSpec;
 use protocol::view::{Freshness, HostRow};
+use protocol::vm::DiskSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::expectation::Expectation;
 use crate::input::PlanInput;
 use crate::intent::Intent;
+use crate::pools::finds_disks;
 use crate::state::State;
 
 /// Sources named for one copy: the others are for when the first does not answer.
@@ -100,7 +102,15 @@ pub(crate) fn fetches(state: &State<'_>, job: &JobId, row: &HostRow, spec: &JobS
     if state.placed(job, host).is_some_and(|placed| placed.keeps_disks()) {
         return Vec::new();
     }
-    let missing = images_of(spec).filter(|image| state.image(row, image).is_none());
+    let finds = finds_disks(state, job, host, spec);
+    let is_there = |disk: &&DiskSpec| {
+        let facts = disk.named_pool().and_then(|pool| row.host.pools.get(pool));
+        finds && facts.is_some_and(|facts| facts.is_shared)
+    };
+    let disks = spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+    let made = disks.iter().filter(|disk| !is_there(disk));
+    let missing = made.filter_map(|disk| disk.image.as_ref());
+    let missing = missing.filter(|image| state.image(row, image).is_none());
     let missing: BTreeSet<&ImageName> = missing.collect();
     let seed = state.input().seed;
     missing.into_iter().filter_map(|image| state.holders().fetch(image, host, seed)).collect()

@@ -41,6 +41,10 @@ pub struct PlanInput {
     /// Which of the hosts that would do is taken.
     #[serde(default)]
     pub placement: Placement,
+    /// Hosts that have lost a job which is to run elsewhere. Their rows of it are out of sight; where its
+    /// disks are is not.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: BTreeMap<JobId, HostId>,
     /// What hosts have said no to, or failed at.
     #[serde(default)]
     pub setbacks: Vec<Setback>,

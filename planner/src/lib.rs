@@ -33,6 +33,8 @@ mod state;
 
 mod images;
 
+mod pools;
+
 pub mod steps;
 
 mod cost;

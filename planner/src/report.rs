@@ -16,9 +16,10 @@ use crate::aims::room_making;
 use crate::expectation::{Expectation, whereabouts};
 use crate::intent::{Intent, Problem};
 use crate::level::{Level, Score};
+use crate::pools::is_on_shared;
 use crate::rules::{Clause, Violation, home};
 use crate::search::{added_by, considered, move_to, resize_on, shortfall, start_on};
-use crate::state::State;
+use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
 
 /// Hosts named in one explanation, nearest to fitting first: more than a screenful helps nobody.
@@ -279,7 +280,11 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
     match expectation {
         _ if state.hosts().next().is_none() => UnmetReason::NoHosts,
         Expectation::Runs { on, .. } => {
-            let kept = rows.iter().find(|(host, p)| p.keeps_disks() && on.as_ref() != Some(*host));
+            let stays = |host: &HostId, placed: &Placed| {
+                let may_follow = is_on_shared(state.host(host), &placed.spec) && !placed.is_saved;
+                placed.keeps_disks() && on.as_ref() != Some(host) && !may_follow
+            };
+            let kept = rows.iter().find(|(host, placed)| stays(host, placed));
             match (kept, on) {
                 (Some((host, _)), Some(_)) => UnmetReason::DisksElsewhere { host: host.clone() },
                 _ => UnmetReason::NoHostFits,
@@ -390,7 +395,10 @@ fn distance(why: &Blocker) -> u64 {
         Blocker::Rule { .. } => 15_000_000,
         Blocker::Intended { intent: Intent::Drain | Intent::Retire } => 25_000_000,
         Blocker::Setback { .. } => 30_000_000,
-        Blocker::WrongState { .. } | Blocker::DisksElsewhere { .. } => 40_000_000,
+        Blocker::WrongState { .. }
+        | Blocker::DisksElsewhere { .. }
+        | Blocker::OtherPool { .. }
+        | Blocker::OtherPoolPath { .. } => 40_000_000,
         Blocker::Lost { .. } | Blocker::UnknownHost | Blocker::Intended { .. } => 50_000_000,
     }
 }
@@ -452,7 +460,9 @@ fn nearest_help(nearest: &HostVerdict) -> Option<String> {
         | Blocker::Lost { .. }
         | Blocker::UnknownHost
         | Blocker::WrongState { .. }
-        | Blocker::DisksElsewhere { .. } => None,
+        | Blocker::DisksElsewhere { .. }
+        | Blocker::OtherPool { .. }
+        | Blocker::OtherPoolPath { .. } => None,
     }
 }
 

@@ -10,8 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::id::{HostId, ImageName, JobId};
+use protocol::id::{HostId, ImageName, JobId, PoolName};
 use protocol::job::{JobSpec, JobState};
+use protocol::pool::PoolFacts;
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
@@ -22,6 +23,7 @@ use crate::expectation::{Expectation, Standing, whereabouts};
 use crate::images::fetches;
 use crate::level::{Level, Score};
 use crate::policy::millionths;
+use crate::pools::finds_disks;
 use crate::rules::Clause;
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm};
@@ -326,6 +328,7 @@ struct Alike<'a> {
     can_guard: bool,
     labels: &'a BTreeMap<String, String>,
     images: Vec<&'a ImageName>,
+    pools: &'a BTreeMap<PoolName, PoolFacts>,
     /// Where jobs are that a rule ties to this one, no other host is like it.
     tied: Option<&'a HostId>,
 }
@@ -346,6 +349,7 @@ impl<'a> Alike<'a> {
             can_guard: host.hypervisor.can_guard,
             labels: &host.labels,
             images: host.images.keys().collect(),
+            pools: &host.pools,
             tied: is_tied.then_some(&host.id),
         }
     }
@@ -369,19 +373,27 @@ pub(crate) fn added_by(state: &State<'_>, step: &Step) -> Score {
     step.apply(state).score_of(step.job()).minus(state.score_of(step.job()))
 }
 
-/// Where each job that was touched has ended up.
-fn signature(steps: &[Step]) -> Vec<(JobId, Option<HostId>)> {
+/// Where each job that was touched has ended up, and which of its rows were ended or deleted.
+type Signature = (Vec<(JobId, Option<HostId>)>, Vec<(JobId, HostId, bool)>);
+
+fn signature(steps: &[Step]) -> Signature {
     let mut ends: BTreeMap<&JobId, Option<&HostId>> = BTreeMap::new();
+    let mut rows: BTreeMap<(&JobId, &HostId), bool> = BTreeMap::new();
     for step in steps {
         let host = match step {
             Step::StartVm(step) => Some(&step.host),
             Step::MigrateVm(step) => Some(&step.to),
             Step::ResizeVm(step) => Some(&step.host),
-            Step::StopVm(_) | Step::DeleteVm(_) => None,
+            Step::StopVm(StopVm { host, .. }) | Step::DeleteVm(DeleteVm { host, .. }) => {
+                rows.insert((step.job(), host), matches!(step, Step::DeleteVm(_)));
+                None
+            }
         };
         ends.insert(step.job(), host);
     }
-    ends.into_iter().map(|(job, host)| (job.clone(), host.cloned())).collect()
+    let ends = ends.into_iter().map(|(job, host)| (job.clone(), host.cloned()));
+    let rows = rows.into_iter().map(|((job, host), gone)| (job.clone(), host.clone(), gone));
+    (ends.collect(), rows.collect())
 }
 
 /// The hosts that may be asked: the named one, or all.
@@ -402,6 +414,7 @@ pub(crate) fn start_on(state: &State<'_>, job: &JobId, host: &HostId, spec: &Job
         revision: state.next_revision(job),
         spec: spec.clone(),
         fetches: state.host(host).map(|row| fetches(state, job, row, spec)).unwrap_or_default(),
+        finds_disks: finds_disks(state, job, host, spec),
     })
 }
 

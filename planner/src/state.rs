@@ -11,8 +11,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use protocol::admission::Room;
 use protocol::host::ImageFacts;
-use protocol::id::{HostId, ImageName, JobId, OfferId, Revision};
+use protocol::id::{HostId, ImageName, JobId, OfferId, PoolName, Revision};
 use protocol::job::{Job, JobSpec, JobState, Reason};
+use protocol::pool::PoolFacts;
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
 use protocol::vm::{SizeChange, VmSpec};
@@ -22,6 +23,7 @@ use crate::images::{Fetch, Holders, bytes_of};
 use crate::input::{Heard, PlanInput, Setback};
 use crate::intent::Intent;
 use crate::level::Score;
+use crate::pools::{Booked, pools_of};
 use crate::rules::Clause;
 
 /// A job's row on one host, as far as planning is concerned.
@@ -39,17 +41,19 @@ pub struct Placed {
     pub has: Option<Resources>,
     /// True when it has left for another host and only its row is left here.
     pub has_moved_away: bool,
+    /// True when its memory was saved here: it goes on only here.
+    pub is_saved: bool,
 }
 
 impl Placed {
-    /// What it holds of its host.
+    /// What it holds of its host. What is in pools is booked there.
     #[must_use]
     pub fn allocation(&self) -> Resources {
-        let asked = self.spec.resources();
+        let asked = self.spec.takes();
         if self.state.is_ended() {
             Resources { disk_bytes: asked.disk_bytes, ..Resources::ZERO }
         } else {
-            asked.max(self.has.unwrap_or_default())
+            asked.max(Resources { disk_bytes: 0, ..self.has.unwrap_or_default() })
         }
     }
 
@@ -59,7 +63,7 @@ impl Placed {
     pub fn promised(&self) -> Option<Resources> {
         match self.state.is_ended() {
             true => self.hold.map(|_| self.spec.resources()),
-            false => Some(self.allocation()),
+            false => Some(self.allocation().plus(self.spec.in_pools())),
         }
     }
 
@@ -89,6 +93,7 @@ impl From<&Job> for Placed {
             has: job.resize.as_ref().filter(|_| !job.state.is_ended()).map(|r| r.resources()),
             has_moved_away: job.state.is_ended()
                 && matches!(job.reason, Some(Reason::Migrated { .. })),
+            is_saved: job.state.is_ended() && job.reason == Some(Reason::Saved),
         }
     }
 }
@@ -104,6 +109,7 @@ pub struct State<'a> {
     /// Images that a step has copied to a host.
     brought: OrdMap<HostId, BTreeMap<ImageName, ImageFacts>>,
     holders: Arc<Holders<'a>>,
+    booked: Booked,
     clauses: Arc<BTreeMap<&'a JobId, Vec<&'a Clause>>>,
 }
 
@@ -134,7 +140,8 @@ impl<'a> State<'a> {
         let (reserved, clauses) = (Arc::new(reserved), Arc::new(clauses));
         let (allocation, moves, brought) = (OrdMap::new(), OrdMap::new(), OrdMap::new());
         let holders = Arc::new(Holders::of(input));
-        Self { input, reserved, allocation, jobs, moves, brought, holders, clauses }
+        let booked = Booked::new();
+        Self { input, reserved, allocation, jobs, moves, brought, holders, booked, clauses }
     }
 
     /// What the plan is made of.
@@ -314,6 +321,22 @@ impl<'a> State<'a> {
         self.allocation.insert(host.clone(), self.allocation(row).plus(copies));
         let brought = self.brought.entry(host.clone()).or_default();
         brought.extend(fetches.iter().map(|fetch| (fetch.image.clone(), fetch.facts.clone())));
+    }
+
+    /// A host's pools, with what steps have made in them.
+    #[must_use]
+    pub fn pools(&self, row: &'a HostRow) -> Cow<'a, BTreeMap<PoolName, PoolFacts>> {
+        pools_of(row, &self.booked)
+    }
+
+    /// Makes volumes in a host's pools, and accounts for their room with everybody who has the pools.
+    pub(crate) fn book(&mut self, host: &HostId, spec: &JobSpec) {
+        let Some((vm, row)) = spec.as_vm().zip(self.host(host)) else { return };
+        for (pool, bytes) in vm.bytes_by_pool() {
+            let Some(facts) = row.host.pools.get(pool) else { continue };
+            let before = self.booked.get(&facts.id).copied().unwrap_or(0);
+            self.booked.insert(facts.id, before.saturating_add(bytes));
+        }
     }
 
     /// Puts a job's row in place, or takes it away, and accounts for the difference.

@@ -14,6 +14,8 @@ use protocol::vm::{DiskSpec, SizeChange, VmSpec};
 
 use super::*;
 
+mod pools;
+
 const GIB: u64 = 1 << 30;
 
 fn host(n: u8, free_gib: u64) -> Inventory {
@@ -42,6 +44,7 @@ fn host(n: u8, free_gib: u64) -> Inventory {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     };
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 1 }, host, jobs: vec![], observed: vec![] }
 }

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use crate::host::{Host, ImageFacts};
-use crate::id::{ImageName, JobId};
+use crate::id::{ImageName, JobId, PoolName};
 use crate::job::JobSpec;
+use crate::pool::PoolFacts;
 use crate::refusal::Refusal;
 use crate::resources::Resources;
-use crate::vm::{OnLoss, VmSpec};
+use crate::vm::{DiskSpec, OnLoss, VmSpec};
 
 /// What admission needs to know of a host.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,8 @@ pub struct Room<'a> {
     pub allocation: Resources,
     /// Images that are here.
     pub images: &'a BTreeMap<ImageName, ImageFacts>,
+    /// Pools that are here.
+    pub pools: &'a BTreeMap<PoolName, PoolFacts>,
     /// Whether the host can receive running guests.
     pub can_receive: bool,
     /// Whether the host can kill a guest by itself when the right to run it is over.
@@ -36,6 +39,7 @@ impl<'a> Room<'a> {
             capacity: host.capacity,
             allocation: host.allocation,
             images: &host.images,
+            pools: &host.pools,
             can_receive: host.hypervisor.can_receive,
             can_guard: host.hypervisor.can_guard,
         }
@@ -55,7 +59,9 @@ pub enum Arrival {
     Start,
     /// It starts here again, on the disks that it has.
     StartAgain,
-    /// It comes running from another host, its disks copied.
+    /// It starts here on disks in shared pools that it had on another host; the others begin anew.
+    StartOnShared,
+    /// It comes running from another host, its disks copied unless they are in shared pools.
     Migrate,
 }
 
@@ -91,11 +97,69 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
                 .to_owned(),
         });
     }
-    let asked = spec.resources();
+    let asked = spec.takes();
     if !asked.fits_in(room.free()) {
         return Err(Refusal::NoCapacity { asked, free: room.free(), capacity: room.capacity });
     }
-    if arrival == Arrival::Start { admit_images(room, spec) } else { Ok(()) }
+    admit_pools(room, spec, arrival)?;
+    admit_images(room, spec, arrival)
+}
+
+/// Every named pool is here and can be used, is shared if that is what the job counts on, and has room
+/// for what is yet to be made in it.
+fn admit_pools(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Refusal> {
+    let Some(vm) = spec.as_vm() else { return Ok(()) };
+    for (pool, asked_bytes) in vm.bytes_by_pool() {
+        let Some(facts) = room.pools.get(pool) else {
+            return Err(Refusal::NoPool {
+                pool: pool.clone(),
+                has: room.pools.keys().cloned().collect(),
+            });
+        };
+        if let Some(why) = &facts.unavailable {
+            return Err(Refusal::PoolUnavailable { pool: pool.clone(), why: why.clone() });
+        }
+        let is_kept = |disk: &&DiskSpec| disk.named_pool() == Some(pool) && !disk.ephemeral;
+        let needs_shared = vm.on_loss == OnLoss::Stop || arrival == Arrival::StartOnShared;
+        if needs_shared
+            && !facts.is_shared
+            && let Some(disk) = vm.disks.iter().find(is_kept)
+        {
+            return Err(Refusal::Unsupported {
+                what: format!("have disk {:?} in pool {pool}", disk.name),
+                why: "the pool is not shared, and the disk is to be had on other hosts too: use a shared \
+                      one, or say that the disk is ephemeral"
+                    .to_owned(),
+            });
+        }
+        let is_made = match arrival {
+            Arrival::Start => true,
+            Arrival::StartAgain => false,
+            Arrival::StartOnShared | Arrival::Migrate => !facts.is_shared,
+        };
+        if is_made && asked_bytes > facts.room_bytes() {
+            return Err(Refusal::PoolFull {
+                pool: pool.clone(),
+                asked_bytes,
+                free_bytes: facts.room_bytes(),
+                capacity_bytes: facts.capacity_bytes,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the disk is made when the job comes, and not found.
+fn is_made(room: Room<'_>, disk: &DiskSpec, arrival: Arrival) -> bool {
+    let shared = || {
+        let facts = disk.named_pool().and_then(|pool| room.pools.get(pool));
+        facts.is_some_and(|facts| facts.is_shared)
+    };
+    match arrival {
+        Arrival::Start => true,
+        Arrival::StartOnShared => !shared(),
+        Arrival::StartAgain | Arrival::Migrate => false,
+    }
 }
 
 /// Says whether a job that is here may have another size, `from` which it goes `to`. The room is
@@ -132,9 +196,9 @@ pub fn admit_resize(
     Err(Refusal::NoRoomToGrow { job: job.clone(), asked, at_most, capacity: room.capacity })
 }
 
-fn admit_images(room: Room<'_>, spec: &JobSpec) -> Result<(), Refusal> {
+fn admit_images(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Refusal> {
     let disks = spec.as_vm().map_or(&[][..], |vm| &vm.disks);
-    for disk in disks {
+    for disk in disks.iter().filter(|disk| is_made(room, disk, arrival)) {
         let Some(image) = &disk.image else { continue };
         let Some(facts) = room.images.get(image) else {
             return Err(Refusal::NoImage { image: image.clone() });
@@ -158,6 +222,7 @@ mod tests {
     use crate::vm::{DiskSpec, Size, VmSpec};
 
     const GIB: u64 = 1 << 30;
+    static NO_POOLS: BTreeMap<PoolName, PoolFacts> = BTreeMap::new();
 
     fn spec(vcpus: u32, image: Option<&str>) -> JobSpec {
         let image = image.map(|i| ImageName::new(i).unwrap());
@@ -180,6 +245,7 @@ mod tests {
             capacity: Resources { vcpus: 4, memory_bytes: 4 << 30, disk_bytes: 8 << 30 },
             allocation: Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 0 },
             images,
+            pools: &NO_POOLS,
             can_receive: false,
             can_guard: false,
         }
@@ -265,5 +331,71 @@ mod tests {
         other.labels.insert("tier".into(), "web".into());
         let answer = admit_resize(room(&none), &job, &from, None, &other);
         assert!(matches!(answer, Err(Refusal::Invalid { .. })));
+    }
+
+    fn pool(is_shared: bool, unavailable: Option<&str>) -> BTreeMap<PoolName, PoolFacts> {
+        let facts = PoolFacts {
+            id: uuid::Uuid::from_u128(1),
+            is_shared,
+            path: "/srv/nfs".into(),
+            unavailable: unavailable.map(str::to_owned),
+            capacity_bytes: 4 * GIB,
+            promised_bytes: 3 * GIB,
+            free_bytes: 2 * GIB,
+        };
+        BTreeMap::from([("nfs".parse().unwrap(), facts)])
+    }
+
+    fn in_pool(size_bytes: u64, on_loss: OnLoss) -> JobSpec {
+        let pool = Some("nfs".parse().unwrap());
+        let disk = DiskSpec { name: "root".into(), size_bytes, pool, ..DiskSpec::default() };
+        let disks = vec![disk];
+        JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: GIB, disks, on_loss, ..VmSpec::default() })
+    }
+
+    #[test]
+    fn a_disk_in_a_pool_takes_room_there_and_none_of_its_host() {
+        let (none, pools) = (BTreeMap::new(), pool(false, None));
+        let full = Resources { disk_bytes: 8 * GIB, ..Resources::ZERO };
+        let room = Room { pools: &pools, allocation: full, ..room(&none) };
+        let ask = |bytes, how| admit(room, &in_pool(bytes, OnLoss::Keep), how);
+        assert_eq!(ask(GIB, Arrival::Start), Ok(()));
+        let full = ask(2 * GIB, Arrival::Start);
+        assert!(matches!(full, Err(Refusal::PoolFull { free_bytes: GIB, .. })), "{full:?}");
+        assert_eq!(ask(2 * GIB, Arrival::StartAgain), Ok(()), "it is in there already");
+    }
+
+    #[test]
+    fn a_pool_that_is_not_here_or_not_available_or_not_shared_is_refused_by_name() {
+        let none = BTreeMap::new();
+        let ask = |pools: &BTreeMap<_, _>, on_loss, how| {
+            let room = Room { pools, can_guard: true, can_receive: true, ..room(&none) };
+            admit(room, &in_pool(GIB, on_loss), how)
+        };
+        let absent = ask(&BTreeMap::new(), OnLoss::Keep, Arrival::Start);
+        assert!(matches!(absent, Err(Refusal::NoPool { .. })), "{absent:?}");
+        let gone = ask(&pool(true, Some("it is not mounted")), OnLoss::Keep, Arrival::StartAgain);
+        assert!(matches!(gone, Err(Refusal::PoolUnavailable { .. })), "{gone:?}");
+        let own = ask(&pool(false, None), OnLoss::Stop, Arrival::Start);
+        assert!(matches!(own, Err(Refusal::Unsupported { .. })), "{own:?}");
+        let own = ask(&pool(false, None), OnLoss::Keep, Arrival::StartOnShared);
+        assert!(matches!(own, Err(Refusal::Unsupported { .. })), "{own:?}");
+        for how in [Arrival::Start, Arrival::StartOnShared, Arrival::Migrate] {
+            assert_eq!(ask(&pool(true, None), OnLoss::Stop, how), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_found_in_a_shared_pool_needs_neither_room_nor_image() {
+        let (none, pools) = (BTreeMap::new(), pool(true, None));
+        let room = Room { pools: &pools, can_receive: true, ..room(&none) };
+        let mut spec = in_pool(2 * GIB, OnLoss::Keep);
+        if let crate::job::JobKind::Vm(vm) = &mut spec.kind {
+            vm.disks[0].image = Some(ImageName::new("absent").unwrap());
+        }
+        for how in [Arrival::StartOnShared, Arrival::Migrate] {
+            assert_eq!(admit(room, &spec, how), Ok(()), "{how:?}");
+        }
+        assert!(matches!(admit(room, &spec, Arrival::Start), Err(Refusal::PoolFull { .. })));
     }
 }

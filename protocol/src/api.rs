@@ -26,6 +26,14 @@ pub struct OfferRequest {
     pub spec: JobSpec,
     /// How it would come.
     pub action: Action,
+    /// See [`PutJob::finds_disks`]; what fails over or migrates does so anyway.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub finds_disks: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A reservation with a deadline, and the invitation to have it granted.
@@ -52,6 +60,10 @@ pub struct PutJob {
     /// Who asks, when a run does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,
+    /// True when it has run on another host and its disks in shared pools are there: none is made, and
+    /// without them it does not start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub finds_disks: bool,
 }
 
 /// `GET /v1/domains/{domain}` on a host: a domain that is nobody's job. `PUT /v1/jobs/{id}` with the

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Cursor, HostId, ImageName};
+use crate::id::{Cursor, HostId, ImageName, PoolName};
 use crate::image::ImageFormat;
 use crate::job::{Job, ObservedDomain};
+use crate::pool::PoolFacts;
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey};
 
@@ -33,6 +34,9 @@ pub struct Host {
     /// Images it can start disks from.
     #[serde(default)]
     pub images: BTreeMap<ImageName, ImageFacts>,
+    /// Where volumes can be beside its own folder, which is the pool `default`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<PoolName, PoolFacts>,
     /// Free words for selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

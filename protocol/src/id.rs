@@ -145,6 +145,11 @@ name_type!(
     "name of a set of expectations"
 );
 name_type!(
+    /// A place for volumes on a host; hosts that share one call it alike.
+    PoolName,
+    "pool name"
+);
+name_type!(
     /// Whose quota a job counts against.
     TenantId,
     "tenant"

@@ -222,6 +222,19 @@ impl JobSpec {
         self.as_vm().map_or(Resources::ZERO, VmSpec::resources)
     }
 
+    /// What of that is in named pools, and so not in its host's own folder.
+    #[must_use]
+    pub fn in_pools(&self) -> Resources {
+        let disk_bytes = self.as_vm().map_or(0, VmSpec::bytes_in_pools);
+        Resources { disk_bytes, ..Resources::ZERO }
+    }
+
+    /// What a host must promise of its own: everything but what is in named pools.
+    #[must_use]
+    pub fn takes(&self) -> Resources {
+        self.resources().minus(self.in_pools())
+    }
+
     /// Checks everything that does not depend on a host.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         match &self.kind {
@@ -374,10 +387,10 @@ pub struct Job {
 
 impl Job {
     /// What the job holds of its host now: everything while it is alive; only its disks once
-    /// it has ended, because its volumes are still there.
+    /// it has ended, because its volumes are still there. What is in named pools is booked there.
     #[must_use]
     pub fn allocation(&self) -> Resources {
-        let promised = self.promised();
+        let promised = self.promised().minus(self.spec.in_pools());
         if self.state.is_ended() {
             Resources { disk_bytes: promised.disk_bytes, ..Resources::ZERO }
         } else {

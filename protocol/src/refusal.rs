@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, Revision};
+use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision};
 use crate::job::JobState;
 use crate::resources::{Bytes, Resources};
 use crate::ticket::TicketError;
@@ -63,6 +63,52 @@ pub enum Refusal {
         asked_bytes: u64,
         /// What the image needs.
         needed_bytes: u64,
+    },
+    /// The host has no pool of that name.
+    #[error("has no pool {pool}; it has {}", pool_words(.has))]
+    NoPool {
+        /// The pool.
+        pool: PoolName,
+        /// Those it has, beside its own folder.
+        has: Vec<PoolName>,
+    },
+    /// The host has the pool, and nothing can be done in it now.
+    #[error("pool {pool} is not available on this host: {why}")]
+    PoolUnavailable {
+        /// The pool.
+        pool: PoolName,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The pool has been promised already.
+    #[error("needs {} in pool {pool}, which has {} to promise", Bytes(*.asked_bytes), Bytes(*.free_bytes))]
+    PoolFull {
+        /// The pool.
+        pool: PoolName,
+        /// What was asked for.
+        asked_bytes: u64,
+        /// What it could still promise.
+        free_bytes: u64,
+        /// Its capacity, so that "never" can be told from "not now".
+        capacity_bytes: u64,
+    },
+    /// Jobs of this host have disks in the pool: it can't be taken away, nor become another.
+    #[error("pool {pool} is needed on this host by {}; delete them first, or keep it as it is", .users.iter().map(JobId::as_str).collect::<Vec<_>>().join(", "))]
+    PoolInUse {
+        /// The pool.
+        pool: PoolName,
+        /// Whose disks.
+        users: Vec<JobId>,
+    },
+    /// Somebody has changed the host's configuration meanwhile.
+    #[error(
+        "the host's {what} are at version {current}; look at them again, and put a version above it"
+    )]
+    ConfigConflict {
+        /// Which part of it.
+        what: String,
+        /// The version in force.
+        current: u64,
     },
     /// The id is in use for something else, or the change is not newer than the job.
     #[error(
@@ -175,6 +221,11 @@ pub enum Refusal {
     },
 }
 
+fn pool_words(has: &[PoolName]) -> String {
+    let names: Vec<&str> = has.iter().map(PoolName::as_str).collect();
+    if names.is_empty() { "none but its own folder".to_owned() } else { names.join(", ") }
+}
+
 impl Refusal {
     /// The word for it in a problem's `type`.
     #[must_use]
@@ -185,6 +236,11 @@ impl Refusal {
             Refusal::NoImage { .. } => "no-image",
             Refusal::ImageInUse { .. } => "image-in-use",
             Refusal::DiskTooSmall { .. } => "disk-too-small",
+            Refusal::NoPool { .. } => "no-pool",
+            Refusal::PoolUnavailable { .. } => "pool-unavailable",
+            Refusal::PoolFull { .. } => "pool-full",
+            Refusal::PoolInUse { .. } => "pool-in-use",
+            Refusal::ConfigConflict { .. } => "config-conflict",
             Refusal::RevisionConflict { .. } => "revision-conflict",
             Refusal::WrongState { .. } => "wrong-state",
             Refusal::NoSuchJob { .. } => "no-such-job",
@@ -219,6 +275,11 @@ impl Refusal {
             | Refusal::NoImage { .. }
             | Refusal::ImageInUse { .. }
             | Refusal::DiskTooSmall { .. }
+            | Refusal::NoPool { .. }
+            | Refusal::PoolUnavailable { .. }
+            | Refusal::PoolFull { .. }
+            | Refusal::PoolInUse { .. }
+            | Refusal::ConfigConflict { .. }
             | Refusal::HostDraining { .. } => 409,
             Refusal::Unsupported { .. } => 422,
             Refusal::Busy { .. } => 429,
@@ -234,6 +295,9 @@ impl Refusal {
             Refusal::NoCapacity { .. }
                 | Refusal::NoRoomToGrow { .. }
                 | Refusal::NoImage { .. }
+                | Refusal::NoPool { .. }
+                | Refusal::PoolUnavailable { .. }
+                | Refusal::PoolFull { .. }
                 | Refusal::NameTaken { .. }
                 | Refusal::NoSuchDomain { .. }
                 | Refusal::Busy { .. }
@@ -301,6 +365,7 @@ impl From<TicketError> for Refusal {
 pub fn examples() -> Vec<Refusal> {
     let job: JobId = JobId::new("web-1").expect("a valid name");
     let image = ImageName::new("debian-12").expect("a valid name");
+    let pool = PoolName::new("nfs").expect("a valid name");
     let some = Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 8 << 30 };
     let mut all = vec![
         Refusal::NoCapacity { asked: some, free: Resources::ZERO, capacity: some },
@@ -313,6 +378,16 @@ pub fn examples() -> Vec<Refusal> {
             asked_bytes: 1 << 20,
             needed_bytes: 1 << 30,
         },
+        Refusal::NoPool { pool: pool.clone(), has: vec![pool.clone()] },
+        Refusal::PoolUnavailable { pool: pool.clone(), why: "it is not mounted".into() },
+        Refusal::PoolFull {
+            pool: pool.clone(),
+            asked_bytes: 2 << 30,
+            free_bytes: 1 << 30,
+            capacity_bytes: 8 << 30,
+        },
+        Refusal::PoolInUse { pool, users: vec![job.clone()] },
+        Refusal::ConfigConflict { what: "pools".into(), current: 4 },
         Refusal::RevisionConflict { job: job.clone(), current: Revision(3) },
         Refusal::WrongState {
             job: job.clone(),

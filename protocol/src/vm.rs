@@ -12,6 +12,8 @@ pub use size::{MEMORY_BYTES_MAX, Size, SizeChange};
 mod restart;
 pub use restart::{OnLoss, Restart};
 
+mod pools;
+
 mod nic;
 pub use nic::{NicModel, NicSpec, Plug};
 
@@ -19,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::id::ImageName;
+use crate::id::{ImageName, PoolName};
 use crate::resources::{Bytes, Resources};
 
 /// Most disks of one VM: what fits behind one PCI root without further bridges.
@@ -103,6 +105,9 @@ pub struct DiskSpec {
     /// The image it starts from; without one it starts empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageName>,
+    /// The pool that it is in; without one it is in its host's own, `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
     /// Whether what is in it need not outlive its host: on another host it begins anew from its image.
     #[serde(default, skip_serializing_if = "restart::is_false")]
     pub ephemeral: bool,
@@ -231,7 +236,7 @@ pub enum InvalidVm {
     Pci(String),
     /// A disk with something to lose, of a VM that is to be started elsewhere without it.
     #[error(
-        "disk {0:?} of a VM with on_loss = stop: elsewhere it would begin anew, so say that it may, with ephemeral"
+        "disk {0:?} of a VM with on_loss = stop: elsewhere it would begin anew, so say that it may, with ephemeral, or put it into a pool that hosts share"
     )]
     DiskLost(String),
     /// A domain that has a place of its own, which no keeper guards.
@@ -275,7 +280,8 @@ impl VmSpec {
         if self.on_loss == OnLoss::Keep {
             return Ok(());
         }
-        match self.disks.iter().find(|disk| !disk.ephemeral) {
+        // Whether a pool is shared is its hosts' to say, and admission's to check.
+        match self.disks.iter().find(|disk| !disk.ephemeral && disk.named_pool().is_none()) {
             Some(disk) => Err(InvalidVm::DiskLost(disk.name.clone())),
             None if self.adopted.is_some() => Err(InvalidVm::AdoptedStop),
             None => Ok(()),

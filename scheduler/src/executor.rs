@@ -91,7 +91,7 @@ impl Executor {
             Ask::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
             Ask::Stop(host, grace_ms) => self.stop(&host, &job, grace_ms, key).await,
             Ask::AwaitEnded(host) => self.watch(&host, &job, ended).await,
-            Ask::Delete(host) => self.delete(&host, &job, key).await,
+            Ask::Delete(host, shared) => self.delete(&host, &job, key, shared).await,
         }
     }
 
@@ -265,7 +265,11 @@ impl Executor {
             // Deleting what is not there makes a late put find its undo before it.
             Ok(None) => {}
         }
-        if is_new { self.delete(host, id, key).await } else { Answer::Done(TaskResult::Done) }
+        if is_new {
+            self.delete(host, id, key, false).await
+        } else {
+            Answer::Done(TaskResult::Done)
+        }
     }
 
     // Resizing.
@@ -414,9 +418,11 @@ impl Executor {
         }
     }
 
-    async fn delete(&self, host: &HostId, id: &JobId, key: RunKey) -> Answer {
+    async fn delete(&self, host: &HostId, id: &JobId, key: RunKey, shared: bool) -> Answer {
         let RunKey { run, task, claim } = key;
-        let path = format!("/v1/jobs/{id}?run={run}&task={task}&claim={claim}");
+        // Agents that know no pools are not told of them.
+        let also = if shared { "&shared=true" } else { "" };
+        let path = format!("/v1/jobs/{id}?run={run}&task={task}&claim={claim}{also}");
         match self.call::<_, serde::de::IgnoredAny>(Method::DELETE, host, &path, &()).await {
             Err(Trouble::Refused(Refusal::NoSuchJob { .. })) => {
                 self.hear(host, id, None);

@@ -189,6 +189,7 @@ mod tests {
             labels: BTreeMap::new(),
             trust_version: Some(1),
             intent: None,
+            pools: BTreeMap::new(),
         }
     }
 

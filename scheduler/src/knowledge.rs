@@ -115,6 +115,7 @@ impl Knowledge {
         let mut input = self.input(now_ms, picture, setbacks, seed);
         if let Want::FailOver { job, lost, .. } = want {
             forget_lost(&mut input.view, job, &lost.host);
+            input.lost.insert(job.clone(), lost.host.clone());
         }
         PlanInput { expectations, levels, clauses, reservations, limits, ..input }
     }

@@ -36,6 +36,9 @@ pub enum TaskKind {
         spec: JobSpec,
         /// How it would come.
         how: Action,
+        /// Whether its disks are there already: see [`PutJob::finds_disks`].
+        #[serde(default)]
+        finds_disks: bool,
     },
     /// Have the offer granted by a quorum of arbiters.
     Grants {
@@ -54,6 +57,9 @@ pub enum TaskKind {
         ticket: Option<(usize, usize)>,
         /// True when the host has had nothing of the job before: undoing deletes its disks too.
         is_new: bool,
+        /// Whether its disks are there already: see [`PutJob::finds_disks`].
+        #[serde(default)]
+        finds_disks: bool,
     },
     /// Wait until the job runs there.
     AwaitRunning {
@@ -129,6 +135,9 @@ pub enum TaskKind {
     Delete {
         /// The host.
         host: HostId,
+        /// Whether its disks in shared pools go as well: the job is to be nowhere.
+        #[serde(default)]
+        shared: bool,
     },
 }
 
@@ -240,7 +249,7 @@ pub enum Ask {
     /// See [`TaskKind::AwaitEnded`].
     AwaitEnded(HostId),
     /// See [`TaskKind::Delete`].
-    Delete(HostId),
+    Delete(HostId, bool),
 }
 
 impl TaskKind {
@@ -276,7 +285,7 @@ impl TaskKind {
             TaskKind::AwaitEnded { host } => {
                 format!("wait until {job} has ended on {}", host.short())
             }
-            TaskKind::Delete { host } => format!("delete {job} from {}", host.short()),
+            TaskKind::Delete { host, .. } => format!("delete {job} from {}", host.short()),
         }
     }
 
@@ -294,7 +303,7 @@ impl TaskKind {
             | TaskKind::AwaitIncoming { host }
             | TaskKind::Stop { host, .. }
             | TaskKind::AwaitEnded { host }
-            | TaskKind::Delete { host } => Some(host),
+            | TaskKind::Delete { host, .. } => Some(host),
             TaskKind::Send { from, .. } | TaskKind::AwaitSent { from, .. } => Some(from),
             TaskKind::HandOver { to, .. } => Some(to),
         }
@@ -360,18 +369,23 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
     let result = |i: usize| tasks.get(i)?.result.as_ref();
     Some(match &tasks.get(i)?.kind {
         TaskKind::Fetch { host, fetch } => Ask::Fetch(host.clone(), fetch.clone()),
-        TaskKind::Offer { host, revision, spec, how } => {
-            let (job, spec) = (job.clone(), spec.clone());
-            let request = OfferRequest { job, revision: *revision, spec, action: how.clone() };
+        TaskKind::Offer { host, revision, spec, how, finds_disks } => {
+            let (job, spec, finds_disks) = (job.clone(), spec.clone(), *finds_disks);
+            let request =
+                OfferRequest { job, revision: *revision, spec, action: how.clone(), finds_disks };
             Ask::Offer(host.clone(), request)
         }
         TaskKind::Grants { offer } => match result(*offer)? {
             TaskResult::Offer { offer } => Ask::Grants(offer.clone()),
             _ => return None,
         },
-        TaskKind::Put { host, revision, spec, ticket, .. } => {
+        TaskKind::Put { host, revision, spec, ticket, finds_disks, .. } => {
             let (ticket, spec) = (ticket_of(tasks, *ticket)?, spec.clone());
-            Ask::Put(host.clone(), PutJob { revision: *revision, spec, ticket, run: Some(key) })
+            let finds_disks = *finds_disks;
+            Ask::Put(
+                host.clone(),
+                PutJob { revision: *revision, spec, ticket, run: Some(key), finds_disks },
+            )
         }
         TaskKind::Resize { host, revision, size, ticket } => {
             let (ticket, size) = (ticket_of(tasks, *ticket)?, *size);
@@ -397,7 +411,7 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
         },
         TaskKind::Stop { host, grace_ms } => Ask::Stop(host.clone(), *grace_ms),
         TaskKind::AwaitEnded { host } => Ask::AwaitEnded(host.clone()),
-        TaskKind::Delete { host } => Ask::Delete(host.clone()),
+        TaskKind::Delete { host, shared } => Ask::Delete(host.clone(), *shared),
     })
 }
 
@@ -491,6 +505,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     // Services are Ostler's own and need none.
                     needs_ticket: at.has_trust && start.spec.as_vm().is_some(),
                     is_new: !at.hosts_with_rows.contains(&start.host),
+                    finds_disks: start.finds_disks,
                 };
                 tasks.extend(put.tasks(number));
                 let host = start.host.clone();
@@ -521,6 +536,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     // Only the offer tells the target that a running guest will come.
                     needs_ticket: true,
                     is_new: true,
+                    finds_disks: false,
                 };
                 tasks.extend(put.tasks(number));
                 let incoming = first + tasks.len();
@@ -537,7 +553,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     TaskKind::AwaitSent { from: from.clone(), to: to.clone() },
                     TaskKind::HandOver { to: to.clone(), sent },
                     TaskKind::AwaitRunning { host: to, revision },
-                    TaskKind::Delete { host: from },
+                    TaskKind::Delete { host: from, shared: false },
                 ]);
             }
             Step::ResizeVm(resize) => {
@@ -545,14 +561,17 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 let needs_ticket = at.has_trust && resize.is_growth;
                 if needs_ticket {
                     let (host, spec, how) = (host.clone(), resize.spec.clone(), Action::Resize);
-                    tasks.push(TaskKind::Offer { host, revision, spec, how });
+                    tasks.push(TaskKind::Offer { host, revision, spec, how, finds_disks: false });
                     tasks.push(TaskKind::Grants { offer: number });
                 }
                 let ticket = needs_ticket.then_some((number, number + 1));
                 tasks.push(TaskKind::Resize { host: host.clone(), revision, size, ticket });
                 tasks.push(TaskKind::AwaitResized { host, revision, size });
             }
-            Step::DeleteVm(delete) => tasks.push(TaskKind::Delete { host: delete.host.clone() }),
+            Step::DeleteVm(delete) => {
+                let (host, shared) = (delete.host.clone(), matches!(want, Want::Delete { .. }));
+                tasks.push(TaskKind::Delete { host, shared });
+            }
         }
     }
     tasks
@@ -565,20 +584,21 @@ struct Putting<'a> {
     how: Action,
     needs_ticket: bool,
     is_new: bool,
+    finds_disks: bool,
 }
 
 impl Putting<'_> {
     fn tasks(self, number: usize) -> Vec<TaskKind> {
-        let Putting { host, revision, spec, how, needs_ticket, is_new } = self;
+        let Putting { host, revision, spec, how, needs_ticket, is_new, finds_disks } = self;
         let (host, spec) = (host.clone(), spec.clone());
         let ticket = needs_ticket.then_some((number, number + 1));
         let mut tasks = Vec::new();
         if needs_ticket {
             let (host, spec) = (host.clone(), spec.clone());
-            tasks.push(TaskKind::Offer { host, revision, spec, how });
+            tasks.push(TaskKind::Offer { host, revision, spec, how, finds_disks });
             tasks.push(TaskKind::Grants { offer: number });
         }
-        tasks.push(TaskKind::Put { host, revision, spec, ticket, is_new });
+        tasks.push(TaskKind::Put { host, revision, spec, ticket, is_new, finds_disks });
         tasks
     }
 }

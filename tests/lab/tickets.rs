@@ -52,6 +52,7 @@ impl Caller {
             revision: Revision(1),
             spec: spec.clone(),
             action: Action::Start,
+            finds_disks: false,
         };
         let offered = self.client.send(Method::POST, host, "/v1/offers", &ask);
         self.runtime.block_on(offered).expect("an offer").body
@@ -74,7 +75,13 @@ impl Caller {
         spec: &JobSpec,
         ticket: Option<Ticket>,
     ) -> Result<Job, CallError> {
-        let put = PutJob { revision: Revision(1), spec: spec.clone(), ticket, run: None };
+        let put = PutJob {
+            revision: Revision(1),
+            spec: spec.clone(),
+            ticket,
+            run: None,
+            finds_disks: false,
+        };
         let path = format!("/v1/jobs/{job}");
         let asked = self.client.send::<_, Job>(Method::PUT, host, &path, &put);
         self.runtime.block_on(asked).map(|reply| reply.body)

@@ -247,7 +247,7 @@ fn undo_leaves_no_tombstone() {
         let run = Some(RunKey { run: world.next_run_id(), task: 2, claim: 1 });
         let offer = world.offer(0, &job, 1, &spec, Action::Start).expect("an offer");
         let ticket = world.ticket(offer).expect("granted");
-        world.ask_host(0, Request::Delete { job: job.clone(), run });
+        world.ask_host(0, Request::Delete { job: job.clone(), run, shared: false });
         let late = world.put(0, &job, &spec, ticket, run);
         let is_refused = matches!(late, Some(Err(Refusal::TaskUndone { .. })));
         assert!(is_refused || world.violation.is_some(), "{late:?}");

@@ -35,6 +35,7 @@ pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     };
     Ok(Inventory {
         cursor: Cursor { epoch: Epoch(1), seq: 1 },

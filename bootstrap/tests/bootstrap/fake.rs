@@ -146,6 +146,7 @@ impl Fake {
             labels: BTreeMap::new(),
             trust_version: inner.trust.as_ref().map(|(_, trust)| trust.version),
             intent: None,
+            pools: BTreeMap::new(),
         }
     }
 }

@@ -301,6 +301,7 @@ impl FakeHost {
             labels: BTreeMap::new(),
             trust_version: Some(1),
             intent: None,
+            pools: BTreeMap::new(),
         };
         Self {
             identity,

@@ -179,9 +179,10 @@ fn problem(error: StorageError) -> ProblemReply {
         StorageError::WrongDigest { .. } | StorageError::BadImage(_) => {
             Refusal::Invalid { message: error.to_string() }.into()
         }
-        StorageError::Io { .. } | StorageError::QemuImg { .. } | StorageError::Seed { .. } => {
-            ProblemReply::new(507, "storage", error.to_string())
-        }
+        StorageError::Io { .. }
+        | StorageError::QemuImg { .. }
+        | StorageError::Seed { .. }
+        | StorageError::Pool(_) => ProblemReply::new(507, "storage", error.to_string()),
     }
 }
 

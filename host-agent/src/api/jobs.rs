@@ -183,14 +183,24 @@ impl Undo {
     }
 }
 
+/// What else goes with a job that is deleted.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct Also {
+    /// Whether its volumes in shared pools go too, whoever made them: the job is to be nowhere.
+    #[serde(default)]
+    shared: bool,
+}
+
 pub(super) async fn delete_job(
     State(api): State<Api>,
     peer: Peer,
     Path(id): Path<JobId>,
     Query(undo): Query<Undo>,
+    Query(Also { shared }): Query<Also>,
 ) -> Result<Response, ProblemReply> {
     permit_over(&api, peer, &id)?;
-    answer(api.ask(Request::Delete { job: id, run: undo.key() }).await?, StatusCode::ACCEPTED)
+    let request = Request::Delete { job: id, run: undo.key(), shared };
+    answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
 
 pub(super) async fn release(

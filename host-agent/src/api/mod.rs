@@ -12,6 +12,7 @@ mod incoming;
 mod jobs;
 mod offers;
 mod openapi;
+mod pools;
 mod usage;
 
 use std::sync::Arc;
@@ -122,6 +123,10 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/image-files/{sha256}", get(images::give))
         .route("/v1/config/trust", trust)
         .route("/v1/config/intent", put(config::put_intent).delete(config::delete_intent))
+        .route("/v1/config/pools", get(pools::show_config).put(pools::put_config))
+        .route("/v1/pools/{pool}/volumes", get(pools::content))
+        .route("/v1/pools/{pool}/volumes/{job}", delete(pools::remove))
+        .route("/v1/pools/{pool}/deleted/{entry}/restore", post(pools::restore))
         .layer(middleware::from_fn_with_state(api.clone(), refuse_strangers))
         .with_state(api);
     finish(router)

@@ -9,9 +9,10 @@ use protocol::api::{
     PutJob, RebootJob, ResizeJob, SHA256_HEADER, StopJob,
 };
 use protocol::host::{Host, Inventory};
-use protocol::id::{ImageName, JobId};
+use protocol::id::{ImageName, JobId, PoolName};
 use protocol::image::{FetchImage, ImageList, ImageStatus};
 use protocol::job::Job;
+use protocol::pool::{PoolContent, PoolsConfig, Tag};
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{Right, Trust};
 use protocol::usage::Usage;
@@ -19,7 +20,7 @@ use transport::Method;
 use transport::openapi::Operation;
 
 use super::AgentHealth;
-use super::{console, events, jobs, offers};
+use super::{console, events, jobs, offers, pools};
 use crate::channel::Lane;
 
 /// What everybody is given. It costs no memory until somebody reads it.
@@ -41,6 +42,9 @@ const ADMITS: &[&str] = &[
     "no-capacity",
     "no-image",
     "disk-too-small",
+    "no-pool",
+    "pool-unavailable",
+    "pool-full",
     "revision-conflict",
     "wrong-state",
     "name-taken",
@@ -77,6 +81,7 @@ pub fn openapi() -> serde_json::Value {
 
 fn operations() -> Vec<Operation> {
     let mut all = of_host();
+    all.extend(of_pools());
     all.extend(of_images());
     all.extend(of_offers());
     all.extend(of_jobs());
@@ -146,6 +151,38 @@ fn of_host() -> Vec<Operation> {
             .right(Right::Run)
             .answers_nothing(204)
             .refuses(ASKS),
+    ]
+}
+
+fn of_pools() -> Vec<Operation> {
+    vec![
+        get("/v1/config/pools", "The pools that were declared, with their ids")
+            .right(Right::Read)
+            .answers::<PoolsConfig>(200),
+        put("/v1/config/pools", "Have these pools, and no others")
+            .right(Right::Run)
+            .body::<PoolsConfig>()
+            .answers::<PoolsConfig>(200)
+            .refuses(ASKS)
+            .refuses(&["invalid", "pool-unavailable", "pool-in-use", "config-conflict"]),
+        get("/v1/pools/{pool}/volumes", "What is in a pool, whichever host made it")
+            .right(Right::Read)
+            .path::<PoolName>("pool")
+            .answers::<PoolContent>(200)
+            .refuses(&["no-pool", "pool-unavailable"]),
+        delete("/v1/pools/{pool}/volumes/{job}", "Put volumes that are nobody's into the trash")
+            .right(Right::Run)
+            .path::<PoolName>("pool")
+            .path::<JobId>("job")
+            .query::<pools::By>()
+            .answers_nothing(204)
+            .refuses(&["no-pool", "pool-unavailable", "wrong-state"]),
+        post("/v1/pools/{pool}/deleted/{entry}/restore", "Take volumes out of the trash again")
+            .right(Right::Run)
+            .path::<PoolName>("pool")
+            .path::<String>("entry")
+            .answers::<Tag>(200)
+            .refuses(&["no-pool", "pool-unavailable", "invalid"]),
     ]
 }
 
@@ -227,6 +264,7 @@ fn of_jobs() -> Vec<Operation> {
             .right(Right::Run)
             .path::<JobId>("id")
             .query::<jobs::Undo>()
+            .query::<jobs::Also>()
             .answers::<Job>(200)
             .answers::<Job>(202)
             .answers_nothing(204)

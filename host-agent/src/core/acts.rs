@@ -115,7 +115,7 @@ impl Agent {
             _ => return Err(busy),
         }
         let uuid = self.domain_of(id);
-        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work });
+        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn: None });
         Ok(())
     }
 

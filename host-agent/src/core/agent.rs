@@ -11,8 +11,9 @@ use hypervisor::Lifecycle;
 use protocol::admission::Room;
 use protocol::event::{Event, Fact};
 use protocol::host::{Host, HostIntent, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId};
+use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, PoolName};
 use protocol::job::{JobState, ObservedDomain, Reason, RunKey};
+use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
@@ -113,6 +114,10 @@ pub struct Agent {
     pub(super) is_right_shown: bool,
     /// True while they are being asked.
     pub(super) is_right_asked: bool,
+    /// The pools that were declared.
+    pub(super) declared: PoolsConfig,
+    /// What was found of them, without what is offered.
+    pub(super) found: BTreeMap<PoolName, PoolFacts>,
     /// Jobs whose row was changed while restoring, and is to be written at the first occasion.
     pub(super) unwritten: Vec<JobId>,
 }
@@ -128,6 +133,8 @@ impl Agent {
         let mut agent = Self {
             key,
             told: host.clone(),
+            declared: ledger.pools,
+            found: host.pools.clone(),
             host,
             boot: ledger.boot,
             cursor: Cursor { epoch: ledger.epoch, seq: 0 },
@@ -175,6 +182,7 @@ impl Agent {
             Input::Lost { job, hold } => self.handle_lost(now, &job, hold, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
+            Input::Pools(found) => self.found = found,
             Input::Placed { name, url } => {
                 self.host.name = name;
                 self.host.urls = vec![url];
@@ -255,10 +263,11 @@ impl Agent {
             }
             Request::CancelMigration { job, run } => self.cancel_migration(&job, run, out),
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
-            Request::Delete { job, run } => self.delete(now, &job, run, out),
+            Request::Delete { job, run, shared } => self.delete(now, &job, run, shared, out),
             Request::Release(job) => self.release(now, &job, out),
             Request::Trust(trust) => self.obey(trust, out),
             Request::Intend(intent) => self.intend(intent, out),
+            Request::Pools(config) => self.set_pools(config, out),
         };
         // Answered before anything is told or done, after everything is written.
         let written = out[begin..].iter().take_while(|e| matches!(e, Effect::Persist(_))).count();
@@ -416,6 +425,7 @@ impl Agent {
 
     fn publish_host_if_changed(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.host.allocation = self.allocation();
+        self.host.pools = self.pools_without(None);
         if self.host != self.told {
             self.told = self.host.clone();
             self.publish(now, Fact::HostChanged { host: Box::new(self.host.clone()) }, out);

@@ -10,6 +10,7 @@ use super::agent::{Agent, WorkKind};
 use super::claims::Deed;
 use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord};
+use super::pools::deletes_shared;
 
 impl Agent {
     pub(super) fn stop(
@@ -95,6 +96,7 @@ impl Agent {
         now: Now,
         id: &JobId,
         run: Option<RunKey>,
+        shared: bool,
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let mut writes = Vec::new();
@@ -128,6 +130,7 @@ impl Agent {
         }
         self.remember_done(run, Deed::Delete, out);
         record.intent = Intent::Delete;
+        record.deletes_shared = !is_unhanded && deletes_shared(&record, shared);
         if is_unhanded {
             record.job.migration = None;
             let reason = Some(Reason::MigrationCancelled);

@@ -6,8 +6,9 @@ use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::event::Event;
 use protocol::host::{HostIntent, ImageFacts};
-use protocol::id::{ImageName, JobId, OfferId, Revision};
+use protocol::id::{ImageName, JobId, OfferId, PoolName, Revision};
 use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec};
+use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
@@ -17,6 +18,7 @@ use protocol::vm::{SizeChange, VmSpec};
 
 use super::acts::Act;
 use super::ledger::Write;
+use super::pools::Turn;
 
 /// Names the caller of a request, so that the answer finds its way back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +108,8 @@ pub enum Input {
     Images(BTreeMap<ImageName, ImageFacts>),
     /// What the host has was measured.
     Capacity(Resources),
+    /// The pools were looked at.
+    Pools(BTreeMap<PoolName, PoolFacts>),
     /// The host is called otherwise, or reached elsewhere, than before.
     Placed {
         /// Its name.
@@ -188,6 +192,8 @@ pub enum Request {
         job: JobId,
         /// The task that is being undone, when a run asks.
         run: Option<RunKey>,
+        /// Whether its volumes in shared pools are to go as well.
+        shared: bool,
     },
     /// Give an adopted job back, with its guest as alive as it is.
     Release(JobId),
@@ -195,6 +201,8 @@ pub enum Request {
     Trust(Signed<Trust>),
     /// Intend this with the host from now on.
     Intend(Option<HostIntent>),
+    /// Have these pools from now on, which were found as they say.
+    Pools(PoolsConfig),
 }
 
 /// A good answer. Refusals are the other kind.
@@ -229,6 +237,8 @@ pub enum Effect {
         uuid: uuid::Uuid,
         /// What.
         work: Work,
+        /// By what right it uses volumes in pools, if the job has any there.
+        turn: Option<Box<Turn>>,
     },
     /// Look up a domain and feed [`Input::Looked`] back.
     Look(Look),
@@ -247,6 +257,8 @@ pub enum Effect {
     AskRight,
     /// Give the trust document to the services beside this agent.
     TrustChanged(Box<Signed<Trust>>),
+    /// Use these pools.
+    PoolsChanged(Box<PoolsConfig>),
 }
 
 /// A reason to ask libvirt about one domain.

@@ -49,7 +49,8 @@ impl Agent {
             entry.change += 1;
             entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
         }
-        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work });
+        let turn = self.turn(id);
+        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn });
     }
 
     pub(super) fn handle_done(
@@ -136,6 +137,12 @@ impl Agent {
                 self.become_exited(now, record, outcome, out);
             }
             (_, Intent::Delete, WorkOutcome::Done) => self.forget(now, &record, out),
+            // What is in a pool that is not available now goes when it is.
+            (_, Intent::Delete, WorkOutcome::Failed(message) | WorkOutcome::Unclear(message))
+                if record.stay.is_some() =>
+            {
+                self.note(now, record, Reason::ActionFailed { message }, out);
+            }
             (JobState::Starting, Intent::Adopt, WorkOutcome::Adopted(domain)) => {
                 self.become_adopted(now, record, &domain, out);
             }

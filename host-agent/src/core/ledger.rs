@@ -9,6 +9,7 @@ use protocol::api::MigrateJob;
 use protocol::host::HostIntent;
 use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
 use protocol::job::{Job, RunKey};
+use protocol::pool::PoolsConfig;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::trust::Trust;
@@ -16,6 +17,7 @@ use protocol::vm::Size;
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claim;
+use super::pools::Stay;
 
 /// What is meant to happen to a job, whatever its state is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +75,12 @@ pub struct JobRecord {
     /// The last change of its size since it was put here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_resize: Option<Box<LastResize>>,
+    /// Its stay here, if it has volumes in pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stay: Option<Box<Stay>>,
+    /// Whether its volumes in shared pools go with it, once it is being deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deletes_shared: bool,
 }
 
 /// What it takes to go back behind a change of size: when libvirt can't have it, or when the run that
@@ -134,6 +142,8 @@ pub enum Write {
     Trust(Box<Signed<Trust>>),
     /// What the operator intends with the host is now this.
     HostIntent(Option<HostIntent>),
+    /// The host's pools are now these.
+    Pools(Box<PoolsConfig>),
     /// The newest claim and the undone tasks of a run are now this.
     Claim(RunId, Claim),
     /// A run was so long ago that its claim is forgotten.
@@ -153,6 +163,8 @@ pub struct LedgerState {
     pub trust: Option<Signed<Trust>>,
     /// What the operator intends with the host.
     pub host_intent: Option<HostIntent>,
+    /// The pools that were declared, with their ids.
+    pub pools: PoolsConfig,
     /// Every job.
     pub jobs: Vec<JobRecord>,
     /// Every claim seen.

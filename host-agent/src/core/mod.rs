@@ -38,6 +38,9 @@ pub use acts::Act;
 
 mod recover;
 
+mod pools;
+pub use pools::{Coming, Stay, Turn};
+
 mod tenure;
 pub use tenure::{Draft, Drafted};
 

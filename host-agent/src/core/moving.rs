@@ -124,7 +124,8 @@ impl Agent {
         self.works += 1;
         let cancel = WorkId(self.works);
         let uuid = self.domain_of(id);
-        out.push(Effect::Work { job: id.clone(), id: cancel, uuid, work: Work::CancelSend });
+        let work = Work::CancelSend;
+        out.push(Effect::Work { job: id.clone(), id: cancel, uuid, work, turn: None });
         Ok(Reply::Accepted(Box::new(job)))
     }
 

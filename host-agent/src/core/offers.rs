@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use protocol::id::{Epoch, JobId, OfferId, TenantId};
+use protocol::id::{Epoch, JobId, OfferId, PoolName, TenantId};
 use protocol::resources::Resources;
 use protocol::ticket::OfferStanding;
 use protocol::vm::OnLoss;
@@ -25,6 +25,8 @@ pub(super) struct Open {
     pub(super) on_loss: OnLoss,
     /// The domain that it would make a job of: it is not counted twice.
     pub(super) domain: Option<Uuid>,
+    /// What is to be made in pools, in bytes.
+    pub(super) in_pools: BTreeMap<PoolName, u64>,
     /// When it can no longer be redeemed, on the host's clock: issued + D − K.
     pub(super) until_ms: u64,
 }
@@ -130,7 +132,8 @@ mod tests {
         let job: JobId = "web-1".parse().unwrap();
         let (tenant, on_loss) = (TenantId::default_tenant(), OnLoss::Keep);
         let resources = Resources::ZERO;
-        let open = Open { job, resources, tenant, on_loss, domain: None, until_ms: 100 };
+        let in_pools = BTreeMap::new();
+        let open = Open { job, resources, tenant, on_loss, domain: None, in_pools, until_ms: 100 };
         let id = offers.issue(open.clone());
         assert_eq!(offers.standing(id, 99), OfferStanding::Open { left_ms: 1 });
         assert_eq!(offers.standing(id, 100), OfferStanding::Ended);

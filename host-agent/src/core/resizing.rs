@@ -11,6 +11,8 @@
 //! says what is to become of the guest, and it is asked for again.
 
 use hypervisor::DomainInfo;
+use std::collections::BTreeMap;
+
 use protocol::admission::{Room, admit_resize};
 use protocol::api::{OfferRequest, ResizeJob};
 use protocol::id::{JobId, OfferId, Revision};
@@ -49,7 +51,8 @@ impl Agent {
         let resources = ask.spec.resources().max(had(job));
         // What it has been promised is counted with the job already.
         let promised = promised(job).unwrap_or(resources);
-        Ok(Reserved { resources, more: resources.minus(promised), domain: None })
+        let in_pools = BTreeMap::new();
+        Ok(Reserved { resources, more: resources.minus(promised), domain: None, in_pools })
     }
 
     pub(super) fn resize(

@@ -1,16 +1,18 @@
 //! Taking a job: the offer, the ticket, admission, and the row that makes it ours.
 
+use std::collections::BTreeMap;
+
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{OfferReply, OfferRequest, PutJob};
 use protocol::event::Fact;
 use protocol::host::HostIntent;
-use protocol::id::{JobId, OfferId, Revision};
+use protocol::id::{JobId, OfferId, PoolName, Revision};
 use protocol::job::{Job, JobSpec, JobState, ObservedDomain, Reason};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Expected, Offer, OfferStanding, Purpose, VerifiedTicket, verify};
-use protocol::vm::OnLoss;
+use protocol::vm::{OnLoss, VmSpec};
 use transport::clock::Now;
 use uuid::Uuid;
 
@@ -18,6 +20,7 @@ use super::agent::{Agent, Entry, JOBS_MAX};
 use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord, Tally};
 use super::offers::{OPEN_MAX, Open};
+use super::pools::Coming;
 
 /// Starts under way at a time, those that wait for their turn included: at four at once and some
 /// seconds each, the last of them begins well within the minute that clients wait.
@@ -33,6 +36,8 @@ pub(super) struct Reserved {
     pub(super) more: Resources,
     /// The domain that it would make a job of.
     pub(super) domain: Option<Uuid>,
+    /// What would be made in pools, in bytes.
+    pub(super) in_pools: BTreeMap<PoolName, u64>,
 }
 
 impl Agent {
@@ -56,12 +61,13 @@ impl Agent {
         let arbiters: Vec<u32> = trust.arbiters.iter().map(|a| a.slot).collect();
         let asked = match ask.action {
             Action::Start | Action::FailOver { .. } => {
-                self.check_arrival(&ask, self.arrival(&ask.job))?
+                let finds = ask.finds_disks || matches!(ask.action, Action::FailOver { .. });
+                self.check_arrival(&ask, self.arrival(&ask.job, &ask.spec, finds))?
             }
             Action::MigrateIn { .. } => self.check_arrival(&ask, Arrival::Migrate)?,
             Action::Resize => self.check_growth(&ask)?,
         };
-        let Reserved { resources, more, domain } = asked;
+        let Reserved { resources, more, domain, in_pools } = asked;
         let on_loss = ask.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss);
         let id = self.offers.issue(Open {
             job: ask.job.clone(),
@@ -69,6 +75,7 @@ impl Agent {
             tenant: ask.spec.tenant.clone(),
             on_loss,
             domain,
+            in_pools,
             until_ms: now.mono_ms + left_ms,
         });
         let offer = Offer {
@@ -91,9 +98,17 @@ impl Agent {
         self.check_change(&ask.job, ask.revision, &ask.spec, how)?;
         let domain = self.to_adopt(&ask.job, &ask.spec);
         let allocation = self.allocation_without(Some(&ask.job), None, domain);
-        admit(Room { allocation, ..self.room() }, &ask.spec, how)?;
-        let resources = ask.spec.resources();
-        Ok(Reserved { resources, more: resources, domain })
+        let pools = self.pools_without(None);
+        admit(Room { allocation, pools: &pools, ..self.room() }, &ask.spec, how)?;
+        let makes = |pool: &PoolName| match how {
+            Arrival::Start => true,
+            Arrival::StartAgain => false,
+            Arrival::StartOnShared | Arrival::Migrate => !pools[pool].is_shared,
+        };
+        let in_pools = ask.spec.as_vm().map(VmSpec::bytes_by_pool).unwrap_or_default();
+        let in_pools = in_pools.into_iter().filter(|(pool, _)| makes(pool));
+        let in_pools = in_pools.map(|(pool, bytes)| (pool.clone(), bytes)).collect();
+        Ok(Reserved { resources: ask.spec.resources(), more: ask.spec.takes(), domain, in_pools })
     }
 
     pub(super) fn put(
@@ -114,11 +129,13 @@ impl Agent {
             return Ok(Reply::AlreadySo(Box::new(known.clone())));
         }
         let ticket = self.verify_ticket(now, &id, &put)?;
-        let arrival = match ticket.as_ref().map(|t| &t.offer().action) {
+        let action = ticket.as_ref().map(|t| &t.offer().action);
+        let finds = put.finds_disks || matches!(action, Some(Action::FailOver { .. }));
+        let arrival = match action {
             Some(Action::MigrateIn { .. }) => Arrival::Migrate,
             // A ticket to resize does not get here.
             Some(Action::Start | Action::FailOver { .. } | Action::Resize) | None => {
-                self.arrival(&id)
+                self.arrival(&id, &put.spec, finds)
             }
         };
         self.check_change(&id, put.revision, &put.spec, arrival)?;
@@ -128,14 +145,17 @@ impl Agent {
         let issued = self.trust.as_ref().zip(until_ms).map(|(t, until)| self.issued(t, until));
         let domain = self.to_adopt(&id, &put.spec);
         let allocation = self.allocation_without(Some(&id), redeemed, domain);
-        admit(Room { allocation, ..self.room() }, &put.spec, arrival)?;
+        let pools = self.pools_without(redeemed);
+        admit(Room { allocation, pools: &pools, ..self.room() }, &put.spec, arrival)?;
         self.check_starts(&put.spec)?;
         if let Some(offer) = redeemed {
             self.offers.end(offer, OfferStanding::Used);
         }
         self.offers.end_of_job(&id);
+        let coming = coming(arrival, ticket.as_ref());
+        let stay = self.stay(&id, &put.spec, coming);
         let record = self.new_record(now, id.clone(), put, ticket.as_ref(), domain);
-        let record = JobRecord { issued, ..record };
+        let record = JobRecord { issued, stay, ..record };
         let job = record.job.clone();
         self.insert(now, record, out);
         if let Some(uuid) = domain {
@@ -146,8 +166,11 @@ impl Agent {
     }
 
     /// A job whose disks are here does not need the images that they were made from.
-    fn arrival(&self, id: &JobId) -> Arrival {
+    fn arrival(&self, id: &JobId, spec: &JobSpec, finds: bool) -> Arrival {
         let known = self.jobs.get(id).map(|entry| &entry.record.job);
+        if finds && spec.in_pools() != Resources::ZERO {
+            return Arrival::StartOnShared;
+        }
         if known.is_some_and(Job::keeps_disks) { Arrival::StartAgain } else { Arrival::Start }
     }
 
@@ -215,7 +238,14 @@ impl Agent {
             return wrong_state("stop it before starting it again with another spec".to_owned());
         }
         let is_start = arrival != Arrival::Migrate;
-        if let (Some(Reason::Migrated { to }), true) = (&job.reason, is_start) {
+        let is_found = arrival == Arrival::StartOnShared;
+        if job.reason == Some(Reason::Saved) && is_found {
+            return wrong_state(
+                "its memory was saved here, and its disks have been used elsewhere since: delete it here first"
+                    .to_owned(),
+            );
+        }
+        if let (Some(Reason::Migrated { to }), true, false) = (&job.reason, is_start, is_found) {
             return wrong_state(format!(
                 "it has moved to {to} and its disks here are older: start it there, or delete it here"
             ));
@@ -326,6 +356,21 @@ impl Agent {
             issued: None,
             tally: Tally::default(),
             last_resize: None,
+            stay: None,
+            deletes_shared: false,
         }
+    }
+}
+
+/// How a job comes, as far as its volumes in pools are concerned.
+fn coming(arrival: Arrival, ticket: Option<&VerifiedTicket>) -> Coming {
+    let from = match ticket.map(|t| &t.offer().action) {
+        Some(Action::MigrateIn { from, .. } | Action::FailOver { from, .. }) => Some(from.clone()),
+        Some(Action::Start | Action::Resize) | None => None,
+    };
+    match arrival {
+        Arrival::Start => Coming::Makes,
+        Arrival::StartAgain => Coming::Again,
+        Arrival::StartOnShared | Arrival::Migrate => Coming::Finds { from },
     }
 }

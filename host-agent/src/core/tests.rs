@@ -32,6 +32,8 @@ mod images;
 
 mod resizing;
 
+mod pools;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
@@ -77,7 +79,16 @@ pub(crate) fn record(name: &str) -> JobRecord {
         cards: Box::default(),
     };
     let (debits, issued, tally) = (BTreeMap::new(), None, Tally::default());
-    JobRecord { job, intent: Intent::Run, debits, issued, tally, last_resize: None }
+    JobRecord {
+        job,
+        intent: Intent::Run,
+        debits,
+        issued,
+        tally,
+        last_resize: None,
+        stay: None,
+        deletes_shared: false,
+    }
 }
 
 fn host(n: u8) -> Host {
@@ -102,6 +113,7 @@ fn host(n: u8) -> Host {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     }
 }
 
@@ -190,7 +202,7 @@ impl Bench {
             Effect::LookAtCards { job, look, .. } => self.card_looks.push((job, look)),
             Effect::Listen(job) => self.listens.push(job),
             Effect::AskRight => self.asked_right += 1,
-            Effect::TrustChanged(_) => {}
+            Effect::TrustChanged(_) | Effect::PoolsChanged(_) => {}
         }
     }
 
@@ -214,8 +226,13 @@ impl Bench {
     }
 
     fn offer(&mut self, name: &str, vcpus: u32, action: Action) -> Signed<Offer> {
-        let ask =
-            OfferRequest { job: job_id(name), revision: Revision(1), spec: spec(vcpus), action };
+        let ask = OfferRequest {
+            job: job_id(name),
+            revision: Revision(1),
+            spec: spec(vcpus),
+            action,
+            finds_disks: false,
+        };
         match self.ask(Request::Offer(ask)) {
             Ok(Reply::Offered(offered)) => offered.offer,
             other => panic!("no offer: {other:?}"),
@@ -257,6 +274,7 @@ fn write_to(disk: &mut LedgerState, write: Write) {
         Write::JobGone(id) => disk.jobs.retain(|r| r.job.id != id),
         Write::Trust(trust) => disk.trust = Some(*trust),
         Write::HostIntent(intent) => disk.host_intent = intent,
+        Write::Pools(pools) => disk.pools = *pools,
         Write::Claim(run, claim) => {
             disk.claims.retain(|(r, _)| *r != run);
             disk.claims.push((run, claim));
@@ -266,7 +284,13 @@ fn write_to(disk: &mut LedgerState, write: Write) {
 }
 
 fn body(revision: u64, vcpus: u32, ticket: Option<Ticket>) -> PutJob {
-    PutJob { revision: Revision(revision), spec: spec(vcpus), ticket, run: None }
+    PutJob {
+        revision: Revision(revision),
+        spec: spec(vcpus),
+        ticket,
+        run: None,
+        finds_disks: false,
+    }
 }
 
 fn granted(offer: Signed<Offer>) -> Ticket {
@@ -302,7 +326,7 @@ fn a_lone_host_runs_a_job_from_put_to_delete() {
     assert!(matches!(bench.ask(stop), Ok(Reply::Accepted(_))));
     assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 5 });
     assert_eq!(bench.state("web-1"), JobState::Stopped);
-    let delete = Request::Delete { job: job_id("web-1"), run: None };
+    let delete = Request::Delete { job: job_id("web-1"), run: None, shared: false };
     assert!(matches!(bench.ask(delete), Ok(Reply::Accepted(_))));
     assert_eq!(bench.end_work(WorkOutcome::Done), Work::Delete);
     assert!(bench.disk.jobs.is_empty());
@@ -334,6 +358,7 @@ fn a_drained_host_takes_nothing_new_and_keeps_what_it_has() {
         revision: Revision(1),
         spec: spec(1),
         action,
+        finds_disks: false,
     };
     let come = Action::MigrateIn { from: id_of(OTHER), hold: OfferId::default() };
     for action in [Action::Start, come] {
@@ -420,7 +445,7 @@ fn a_ticket_works_once_also_over_a_restart() {
         (refusal(answer), refusal(second))
     };
     assert_eq!(again(&mut bench), ("ticket-for-other-job", "ticket-for-other-spec"));
-    bench.ask(Request::Delete { job: job_id("web-1"), run: None }).unwrap();
+    bench.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(bench.put("web-1", body(1, 1, Some(ticket.clone())))), "offer-used");
     bench.die(false);
@@ -459,6 +484,7 @@ fn an_offer_reserves_room_until_it_ends() {
             revision: Revision(1),
             spec: spec(2),
             action: Action::Start,
+            finds_disks: false,
         })
     };
     let Err(Refusal::NoCapacity { free, .. }) = bench.ask(ask("web-2")) else {
@@ -647,7 +673,7 @@ fn a_migration_that_failed_runs_on_at_the_source() {
     source.end_work(WorkOutcome::Sent(MigrationOutcome::StillHere { message }));
     assert_eq!(source.state("web-1"), JobState::Running);
     assert!(source.agent.job(&job_id("web-1")).unwrap().job.hold.is_some());
-    target.ask(Request::Delete { job: job_id("web-1"), run: None }).unwrap();
+    target.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
     assert_eq!(target.end_work(WorkOutcome::Done), Work::Delete);
     assert!(target.disk.jobs.is_empty());
 }
@@ -766,7 +792,7 @@ fn an_end_that_nobody_looked_at_while_work_was_under_way_is_found_after_it() {
 #[test]
 fn a_stop_does_not_revoke_a_delete() {
     let (_, mut target, _) = migration();
-    target.ask(Request::Delete { job: job_id("web-1"), run: None }).unwrap();
+    target.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
     let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 9, run: None } };
     assert!(matches!(target.ask(stop), Ok(Reply::AlreadySo(_))));
     assert_eq!(target.end_work(WorkOutcome::Done), Work::Delete);
@@ -783,6 +809,7 @@ fn disks_that_were_left_behind_by_a_migration_are_not_started_from() {
         revision: Revision(2),
         spec: spec(1),
         action: Action::Start,
+        finds_disks: false,
     };
     assert_eq!(refusal(source.ask(Request::Offer(ask))), "wrong-state");
 }
@@ -815,7 +842,7 @@ fn an_engine_that_lost_its_run_changes_nothing() {
 fn an_undo_that_arrives_first_keeps_the_task_from_being_done() {
     let mut bench = Bench::lone();
     let run = Some(RunKey { run: RunId(uuid::Uuid::from_u128(7)), task: 3, claim: 1 });
-    let undone = bench.ask(Request::Delete { job: job_id("web-1"), run });
+    let undone = bench.ask(Request::Delete { job: job_id("web-1"), run, shared: false });
     assert_eq!(refusal(undone), "no-such-job");
     bench.die(false);
     bench.tell(Input::Domains(vec![]));
@@ -966,7 +993,7 @@ fn a_copy_of_a_stop_or_delete_that_arrives_late_does_not_touch_the_next_job_of_t
     let mut bench = Bench::lone();
     let stop = StopJob { grace_ms: 0, run: run_key(0) };
     let stop = Request::Stop { job: job_id("web-1"), stop };
-    let delete = Request::Delete { job: job_id("web-1"), run: run_key(1) };
+    let delete = Request::Delete { job: job_id("web-1"), run: run_key(1), shared: false };
     bench.put("web-1", body(1, 1, None)).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert!(matches!(bench.ask(stop.clone()), Ok(Reply::Accepted(_))));

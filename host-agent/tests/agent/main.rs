@@ -6,6 +6,8 @@ mod images;
 
 mod openapi;
 
+mod pools;
+
 mod resizing;
 
 mod usage;
@@ -114,7 +116,8 @@ impl Bench {
     }
 
     async fn put(&self, name: &str, spec: JobSpec) -> Result<Job, CallError> {
-        let put = PutJob { revision: Revision(1), spec, ticket: None, run: None };
+        let put =
+            PutJob { revision: Revision(1), spec, ticket: None, run: None, finds_disks: false };
         let path = format!("/v1/jobs/{name}");
         self.client.send(Method::PUT, &self.local(), &path, &put).await.map(|reply| reply.body)
     }

@@ -45,6 +45,7 @@ fn pair() -> (Fake, Fake, MigrateTo) {
         libvirt_uri: "fake://b".into(),
         migrate_uri: "tcp://b".into(),
         disks_uri: "tcp://b:1".into(),
+        disks: None,
         bandwidth_mib_s: None,
         start_paused: true,
     };

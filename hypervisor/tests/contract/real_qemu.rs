@@ -170,7 +170,8 @@ fn a_guest_with_most_devices_starts(subject: &Subject) {
         let path = subject.dir.join(format!("{name}.raw"));
         fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
         let format = hypervisor::VolumeFormat::Raw;
-        config.volumes.push(hypervisor::Volume { name: name.to_owned(), path, format });
+        let is_shared = false;
+        config.volumes.push(hypervisor::Volume { name: name.to_owned(), path, format, is_shared });
         let disk =
             DiskSpec { name: name.to_owned(), size_bytes: 1 << 20, bus, ..Default::default() };
         config.vm.disks.push(disk);
@@ -180,7 +181,8 @@ fn a_guest_with_most_devices_starts(subject: &Subject) {
     let path = subject.dir.join("seed.iso");
     fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
     let format = hypervisor::VolumeFormat::Iso;
-    config.volumes.push(hypervisor::Volume { name: "seed".to_owned(), path, format });
+    let (name, is_shared) = ("seed".to_owned(), false);
+    config.volumes.push(hypervisor::Volume { name, path, format, is_shared });
     let (mode, model) = (CpuMode::Maximum, None);
     config.vm = VmSpec {
         vcpus: 2,
@@ -228,6 +230,7 @@ fn a_missing_volume_fails_the_start_and_leaves_nothing(subject: &Subject) {
         name: "root".to_owned(),
         path: subject.dir.join("missing.qcow2"),
         format: hypervisor::VolumeFormat::Qcow2,
+        is_shared: false,
     }];
     subject.hv.define(&config).unwrap();
     assert_eq!(kind(subject.hv.start(config.uuid)), Some(ErrorKind::Failed));

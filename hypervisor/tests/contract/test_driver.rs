@@ -83,6 +83,7 @@ fn migration_is_unsupported() {
             libvirt_uri: "qemu+tcp://127.0.0.1/system".into(),
             migrate_uri: "tcp://127.0.0.1".into(),
             disks_uri: "tcp://127.0.0.1:49200".into(),
+            disks: None,
             bandwidth_mib_s: None,
             start_paused: true,
         };

@@ -37,6 +37,7 @@ fn host(n: u8) -> Host {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     }
 }
 

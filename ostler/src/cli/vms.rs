@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use protocol::id::{ImageName, JobId, TenantId};
+use protocol::id::{ImageName, JobId, PoolName, TenantId};
 use protocol::resources::Bytes;
 use protocol::vm::{NicSpec, OnLoss, Restart};
 
@@ -35,6 +35,9 @@ pub(crate) struct RunArgs {
     /// A disk, the first one started from the image [default: one as large as the image]
     #[arg(long, value_name = "[NAME=]SIZE")]
     pub(crate) disk: Vec<DiskArg>,
+    /// The pool of its disks [default: their host's own folder]
+    #[arg(long, value_name = "POOL")]
+    pub(crate) pool: Option<PoolName>,
     /// A network card: user, bridge=NAME or network=NAME, then ,mac=ADDRESS and ,model=MODEL
     #[arg(long, value_name = "NIC", value_parser = parse_nic)]
     pub(crate) nic: Vec<NicSpec>,

@@ -71,7 +71,7 @@ pub(crate) async fn at_host(
     job: &JobId,
     spec: JobSpec,
 ) -> Result<Job, Failure> {
-    let put = PutJob { revision: Revision(1), spec, ticket: None, run: None };
+    let put = PutJob { revision: Revision(1), spec, ticket: None, run: None, finds_disks: false };
     let (agent, path) = (picture.agent(&row.host.id), format!("/v1/jobs/{job}"));
     Ok(session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body)
 }

@@ -1,7 +1,7 @@
 //! `ostler hosts`: the hosts, what they have promised of what they have, and how fresh that is.
 
 use protocol::api::HostRowReply;
-use protocol::host::{Accel, HostIntent};
+use protocol::host::{Accel, Host, HostIntent};
 use protocol::resources::Bytes;
 use protocol::view::Freshness;
 use serde_json::json;
@@ -18,13 +18,15 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
         return Ok(Code::Ok);
     }
     picture.warn();
-    let header =
-        ["HOST", "ID", "STATE", "VCPUS", "MEMORY", "DISK", "JOBS", "GUESTS", "VERSION", "AGE"];
+    let header = [
+        "HOST", "ID", "STATE", "VCPUS", "MEMORY", "DISK", "POOLS", "JOBS", "GUESTS", "VERSION",
+        "AGE",
+    ];
     show::table(header, hosts.iter().map(cells).collect());
     Ok(Code::Ok)
 }
 
-fn cells(row: &HostRowReply) -> [String; 10] {
+fn cells(row: &HostRowReply) -> [String; 11] {
     let HostRowReply { host, freshness, age_ms, jobs_alive, .. } = row;
     let (used, all) = (host.allocation, host.capacity);
     let heard = match freshness {
@@ -50,9 +52,20 @@ fn cells(row: &HostRowReply) -> [String; 10] {
         format!("{}/{}", used.vcpus, all.vcpus),
         format!("{}/{}", Bytes(used.memory_bytes), Bytes(all.memory_bytes)),
         format!("{}/{}", Bytes(used.disk_bytes), Bytes(all.disk_bytes)),
+        pools_of(host),
         jobs_alive.to_string(),
         guests.to_owned(),
         host.agent_version.clone(),
         show::age(*age_ms),
     ]
+}
+
+/// Pools by name; what is not available is marked.
+fn pools_of(host: &Host) -> String {
+    let pools = host.pools.iter().map(|(name, facts)| match facts.unavailable {
+        None => name.to_string(),
+        Some(_) => format!("{name}(!)"),
+    });
+    let pools: Vec<String> = pools.collect();
+    if pools.is_empty() { "-".to_owned() } else { pools.join(",") }
 }

@@ -12,6 +12,7 @@ use protocol::job::{Job, JobSpec, Role};
 use protocol::signed::PublicKey;
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow};
+use protocol::vm::DiskSpec;
 use serde_json::json;
 
 use crate::cli::RetireArgs;
@@ -26,11 +27,13 @@ struct Guest {
     job: JobId,
     spec: JobSpec,
     is_alive: bool,
+    /// Whether disks of it are lost with the host. Those in shared pools are not.
+    has_disks: bool,
 }
 
 impl Guest {
     fn has_disks(&self) -> bool {
-        self.spec.as_vm().is_some_and(|vm| vm.disks.iter().any(|disk| !disk.ephemeral))
+        self.has_disks
     }
 
     /// Whether nothing of it is lost with the host: a stopped VM without disks is a name.
@@ -82,7 +85,13 @@ fn gone_already(trust: &Trust, text: &str) -> Result<Code, Failure> {
 /// What is or was something on the host.
 fn guests(row: &HostRow) -> Vec<Guest> {
     let vms = row.jobs.values().filter(|job| job.spec.as_vm().is_some());
+    let is_shared = |disk: &DiskSpec| {
+        let facts = disk.named_pool().and_then(|pool| row.host.pools.get(pool));
+        facts.is_some_and(|facts| facts.is_shared)
+    };
+    let is_lost = |disk: &DiskSpec| !disk.ephemeral && !is_shared(disk);
     let guest = |job: &Arc<Job>| Guest {
+        has_disks: job.spec.as_vm().is_some_and(|vm| vm.disks.iter().any(is_lost)),
         job: job.id.clone(),
         spec: job.spec.as_ref().clone(),
         is_alive: !job.state.is_ended(),

@@ -151,6 +151,7 @@ fn disks_of(
     }
     for disk in &mut disks {
         disk.ephemeral = args.ephemeral;
+        disk.pool = args.pool.clone();
     }
     disks
 }
@@ -197,7 +198,8 @@ pub(crate) async fn at_hosts(
     hosts.retain(|host| on.as_ref().is_none_or(|on| host.id == *on));
     hosts.sort_by_key(|host| (std::cmp::Reverse(host.free().memory_bytes), host.id.clone()));
     let revision = picture.job(id).map_or(1, |row| row.job.revision.0 + 1);
-    let put = PutJob { revision: Revision(revision), spec, ticket: None, run: None };
+    let put =
+        PutJob { revision: Revision(revision), spec, ticket: None, run: None, finds_disks: false };
     let mut refused = None;
     for host in hosts {
         let agent = picture.agent(&host.id);

@@ -3,6 +3,7 @@
 use protocol::api::{PutJob, Want};
 use protocol::id::Revision;
 use protocol::job::{Job, JobRow, JobSpec};
+use protocol::vm::VmSpec;
 use transport::Method;
 
 use super::run::tell;
@@ -36,11 +37,13 @@ pub(crate) async fn run(session: &Session, args: StartArgs) -> Result<Code, Fail
     Ok(if job.state.is_ended() { Code::Failed } else { Code::Ok })
 }
 
-/// What a controller is asked for: the VM as it was, where its disks are.
+/// What a controller is asked for: the VM as it was, where its disks are. Those in shared pools are
+/// wherever the pool is.
 pub(crate) fn want(row: JobRow) -> Result<Want, Failure> {
     check_kind(&row)?;
     let spec = JobSpec::clone(&row.job.spec);
-    Ok(Want::Run { job: row.job.id, spec, on: Some(row.host) })
+    let may_be_elsewhere = spec.as_vm().is_some_and(VmSpec::is_in_pools);
+    Ok(Want::Run { job: row.job.id, spec, on: (!may_be_elsewhere).then_some(row.host) })
 }
 
 /// Asks the host itself, and does not wait.
@@ -52,7 +55,7 @@ pub(crate) async fn at_host(
     check_kind(&row)?;
     let revision = Revision(row.job.revision.0 + 1);
     let spec = JobSpec::clone(&row.job.spec);
-    let put = PutJob { revision, spec, ticket: None, run: None };
+    let put = PutJob { revision, spec, ticket: None, run: None, finds_disks: false };
     let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{}", row.job.id));
     let job = session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body;
     Ok(JobRow { job, ..row })

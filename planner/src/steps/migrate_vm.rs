@@ -1,11 +1,13 @@
-//! Move a running job to another host without a stop. Its disks go with it.
+//! Move a running job to another host without a stop. Its disks go with it, unless they are in shared
+//! pools.
 
-use protocol::admission::{Arrival, admit};
+use protocol::admission::{Arrival, Room, admit};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::JobState;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
+use crate::pools::{bytes_to_copy, check_reach, is_on_shared};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, Step, usable, welcoming};
 
@@ -50,11 +52,16 @@ impl MigrateVm {
             return Err(Blocker::WrongState { state: Some(placed.state), needed });
         }
         let left = state.placed(&self.job, &self.to);
-        if let Some(left) = left.filter(|placed| !placed.has_moved_away) {
+        // What is left of a job whose disks are shared holds nothing that could be lost.
+        let from_row = state.host(&self.from);
+        let is_nothing = |left: &Placed| !left.is_saved && is_on_shared(from_row, &left.spec);
+        if let Some(left) = left.filter(|left| !left.has_moved_away && !is_nothing(left)) {
             let needed = "an older row of the job is there; delete it first".to_owned();
             return Err(Blocker::WrongState { state: Some(left.state), needed });
         }
-        let room = state.room_for(row, &self.job);
+        check_reach(state, &running.spec, &self.from, row, true)?;
+        let pools = state.pools(row);
+        let room = Room { pools: &pools, ..state.room_for(row, &self.job) };
         admit(room, &running.spec, Arrival::Migrate).map_err(|no| Blocker::Admission { no })
     }
 
@@ -77,9 +84,12 @@ impl MigrateVm {
     }
 
     pub(super) fn cost(&self, state: &State<'_>) -> Cost {
-        let asked = state.placed(&self.job, &self.from).map(|p| p.spec.resources());
-        let asked = asked.unwrap_or_default();
-        let io_bytes = asked.memory_bytes.saturating_add(asked.disk_bytes);
+        let placed = state.placed(&self.job, &self.from);
+        let bytes = placed.map(|placed| {
+            let disks = bytes_to_copy(state.host(&self.from), &placed.spec);
+            placed.spec.resources().memory_bytes.saturating_add(disks)
+        });
+        let io_bytes = bytes.unwrap_or_default();
         Cost { risk: RISK, io_bytes, time_ms: TIME_MS }
     }
 }

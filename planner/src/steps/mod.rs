@@ -15,7 +15,7 @@ mod stop_vm;
 
 use std::fmt;
 
-use protocol::id::{HostId, JobId};
+use protocol::id::{HostId, JobId, PoolName};
 use protocol::job::JobState;
 use protocol::refusal::Refusal;
 use protocol::view::{Freshness, HostRow};
@@ -96,6 +96,20 @@ pub enum Blocker {
         /// Where they are.
         host: HostId,
     },
+    /// The host has a pool of that name which is not the one that the job's disks are in.
+    OtherPool {
+        /// The pool.
+        pool: PoolName,
+        /// Whose pool they are in.
+        host: HostId,
+    },
+    /// The host has the pool elsewhere, and a running VM keeps its paths.
+    OtherPoolPath {
+        /// The pool.
+        pool: PoolName,
+        /// Where the job runs.
+        host: HostId,
+    },
 }
 
 impl Step {
@@ -168,7 +182,7 @@ impl Step {
             Step::StartVm(step) => (&step.host, &step.job, step.takes()),
             Step::MigrateVm(step) => {
                 let placed = state.placed(&step.job, &step.from)?;
-                (&step.to, &step.job, placed.spec.resources())
+                (&step.to, &step.job, placed.spec.takes())
             }
             // The host keeps room for a growth from its offer on, and the job's row is there already.
             Step::ResizeVm(_) | Step::StopVm(_) | Step::DeleteVm(_) => return None,
@@ -260,6 +274,16 @@ impl fmt::Display for Blocker {
             Blocker::DisksElsewhere { host } => {
                 write!(f, "the job's disks are on {}", host.short())
             }
+            Blocker::OtherPool { pool, host } => write!(
+                f,
+                "its pool {pool} is not the pool {pool} of {}, where the job's disks are",
+                host.short()
+            ),
+            Blocker::OtherPoolPath { pool, host } => write!(
+                f,
+                "it has pool {pool} at another path than {}, and a running VM keeps its paths",
+                host.short()
+            ),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Start a job on a host, for the first time or again.
 //!
 //! Decides that a job alive anywhere is never started a second time, whatever is known of the host
-//! it is on, and that a job with disks is started again only where they are. Images that the host
+//! it is on, and that a job with disks is started again only where they are, or where the same shared
+//! pools are. Images that the host
 //! has not are copied there first, and take their room.
 
 use protocol::admission::{Arrival, Room, admit};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
 use crate::images::{Fetch, bytes_of};
+use crate::pools::{check_reach, is_on_shared, last_host};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, Step, StopVm, welcoming};
 
@@ -33,6 +35,9 @@ pub struct StartVm {
     /// Images that are copied there first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fetches: Vec<Fetch>,
+    /// Whether it finds disks in shared pools that it had on another host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finds_disks: bool,
 }
 
 impl StartVm {
@@ -43,19 +48,32 @@ impl StartVm {
                 let needed = format!("it must have ended on {}", host.short());
                 return Err(Blocker::WrongState { state: Some(placed.state), needed });
             }
-            if placed.keeps_disks() && *host != self.host {
+            if !placed.keeps_disks() || *host == self.host {
+                continue;
+            }
+            if placed.is_saved || !is_on_shared(state.host(host), &placed.spec) {
                 return Err(Blocker::DisksElsewhere { host: host.clone() });
             }
         }
         let own = state.placed(&self.job, &self.host);
+        if let Some(own) = own.as_ref().filter(|own| own.is_saved && self.finds_disks) {
+            let needed =
+                "its memory was saved there, and its disks have been used since".to_owned();
+            return Err(Blocker::WrongState { state: Some(own.state), needed });
+        }
+        if let Some(last) = last_host(state, &self.job).filter(|last| *last != self.host) {
+            check_reach(state, &self.spec, &last, row, false)?;
+        }
         let arrival = match own.is_some_and(|placed| placed.keeps_disks()) {
+            _ if self.finds_disks => Arrival::StartOnShared,
             true => Arrival::StartAgain,
             false => Arrival::Start,
         };
+        let pools = state.pools(row);
         let room = state.room_for_spec(row, &self.job, &self.spec);
         let images = state.images_with(row, &self.fetches);
         let allocation = room.allocation.plus(self.copies());
-        let with_copies = Room { allocation, images: &images, ..room };
+        let with_copies = Room { allocation, images: &images, pools: &pools, ..room };
         admit(with_copies, &self.spec, arrival).map_err(|no| match no {
             // What is free is told as it is now, and what is needed with the copies.
             Refusal::NoCapacity { asked, capacity, .. } => {
@@ -69,7 +87,7 @@ impl StartVm {
 
     /// What it takes of its host, copies of images included.
     pub(super) fn takes(&self) -> Resources {
-        self.spec.resources().plus(self.copies())
+        self.spec.takes().plus(self.copies())
     }
 
     fn copies(&self) -> Resources {
@@ -78,6 +96,10 @@ impl StartVm {
 
     pub(super) fn apply(&self, state: &mut State<'_>) {
         state.bring(&self.host, &self.fetches);
+        let keeps = state.placed(&self.job, &self.host).is_some_and(|own| own.keeps_disks());
+        if !keeps && !self.finds_disks {
+            state.book(&self.host, &self.spec);
+        }
         let placed = Placed {
             revision: self.revision,
             spec: self.spec.clone(),
@@ -85,6 +107,7 @@ impl StartVm {
             hold: None,
             has: None,
             has_moved_away: false,
+            is_saved: false,
         };
         state.place(&self.job, &self.host, Some(placed));
     }

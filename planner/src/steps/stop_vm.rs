@@ -56,7 +56,9 @@ impl StopVm {
         let placed = before.placed(&self.job, &self.host)?;
         let revision = before.next_revision(&self.job);
         let (job, host) = (self.job.clone(), self.host.clone());
-        Some(Step::StartVm(StartVm { job, host, revision, spec: placed.spec, fetches: vec![] }))
+        let (spec, fetches) = (placed.spec, vec![]);
+        let finds_disks = false;
+        Some(Step::StartVm(StartVm { job, host, revision, spec, fetches, finds_disks }))
     }
 
     pub(super) fn cost() -> Cost {

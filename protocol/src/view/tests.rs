@@ -34,6 +34,7 @@ fn host(n: u8) -> Host {
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
+        pools: BTreeMap::new(),
     }
 }
 

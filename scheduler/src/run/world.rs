@@ -100,6 +100,7 @@ impl World {
                 labels: BTreeMap::new(),
                 trust_version: Some(1),
                 intent: None,
+                pools: BTreeMap::new(),
             };
             let fake = FakeHost {
                 key,
@@ -412,7 +413,7 @@ impl World {
                 }
             }
             Ask::AwaitEnded(host) => wait(ended(self.fake(host).jobs.get(id))),
-            Ask::Delete(host) => self.fake(host).delete(id, *key),
+            Ask::Delete(host, _) => self.fake(host).delete(id, *key),
         }
     }
 

@@ -126,6 +126,7 @@ fn inventory(n: usize, vms: usize, identity: &Identity, url: &str) -> Inventory 
         labels: [].into(),
         trust_version: None,
         intent: None,
+        pools: std::collections::BTreeMap::new(),
     };
     let jobs = (0..vms).map(|j| vm(&format!("vm-{n}-{j}"))).collect();
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 0 }, host, jobs, observed: vec![] }

@@ -96,14 +96,20 @@ async fn start_ours(client: &Client, agent: &Endpoint, trust: &Trust) -> (f64, f
     };
     let (revision, spec) = (Revision(1), JobSpec::vm(vm));
     let begin = Instant::now();
-    let ask = OfferRequest { job: id, revision, spec: spec.clone(), action: Action::Start };
+    let ask = OfferRequest {
+        job: id,
+        revision,
+        spec: spec.clone(),
+        action: Action::Start,
+        finds_disks: false,
+    };
     let offered = client.send::<_, OfferReply>(Method::POST, agent, "/v1/offers", &ask).await;
     let offer = offered.expect("an offer").body.offer;
     let arbiter = Endpoint::of_key(trust.arbiters[0].url.clone(), trust.arbiters[0].key);
     let answer = client.send::<_, Answer>(Method::POST, &arbiter, "/v1/grants", &offer).await;
     let Answer::Grant(grant) = answer.expect("an answer").body else { panic!("denied") };
     let ticket = Some(Ticket { offer, grants: vec![grant] });
-    let put = PutJob { revision, spec, ticket, run: None };
+    let put = PutJob { revision, spec, ticket, run: None, finds_disks: false };
     let path = "/v1/jobs/bench";
     client.send::<_, Job>(Method::PUT, agent, path, &put).await.expect("accepted");
     let accepted = begin.elapsed();

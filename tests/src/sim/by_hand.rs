@@ -59,7 +59,7 @@ impl World {
         action: Action,
     ) -> Option<Signed<Offer>> {
         let (job, spec, revision) = (job.clone(), spec.clone(), Revision(revision));
-        let ask = OfferRequest { job, revision, spec, action };
+        let ask = OfferRequest { job, revision, spec, action, finds_disks: false };
         match self.ask_host(host, Request::Offer(ask))? {
             Ok(Reply::Offered(offered)) => Some(offered.offer),
             _ => None,
@@ -100,7 +100,8 @@ impl World {
         run: Option<RunKey>,
     ) -> HandAnswer {
         let revision = ticket.offer.open().ok()?.revision;
-        let put = PutJob { revision, spec: spec.clone(), ticket: Some(ticket), run };
+        let put =
+            PutJob { revision, spec: spec.clone(), ticket: Some(ticket), run, finds_disks: false };
         self.ask_host(host, Request::Put { job: job.clone(), put })
     }
 
@@ -160,7 +161,7 @@ impl World {
 
     /// Deletes an ended job, and waits until it is gone.
     pub fn delete(&mut self, host: usize, job: &JobId) {
-        self.ask_host(host, Request::Delete { job: job.clone(), run: None });
+        self.ask_host(host, Request::Delete { job: job.clone(), run: None, shared: false });
         let is_gone = |world: &World| world.state(host, job).is_none();
         assert!(self.run_until(30_000, is_gone), "{job} is not gone from h{host}");
     }

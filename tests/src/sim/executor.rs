@@ -97,7 +97,7 @@ impl Executor {
             Wanted::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
             Wanted::Stop(host, grace_ms) => self.stop(&host, &job, grace_ms, key).await,
             Wanted::AwaitEnded(host) => self.watch(&host, &job, ended).await,
-            Wanted::Delete(host) => self.delete(&host, &job, key).await,
+            Wanted::Delete(host, _) => self.delete(&host, &job, key).await,
         }
     }
 
@@ -330,7 +330,10 @@ impl Executor {
     }
 
     async fn delete(&self, host: &HostId, id: &JobId, key: RunKey) -> Answer {
-        match self.call(host, Request::Delete { job: id.clone(), run: Some(key) }).await {
+        match self
+            .call(host, Request::Delete { job: id.clone(), run: Some(key), shared: false })
+            .await
+        {
             Err(Trouble::Refused(Refusal::NoSuchJob { .. })) => {
                 self.hear(host, id, None);
                 Answer::Done(TaskResult::Done)

@@ -149,6 +149,7 @@ impl Host {
             labels: BTreeMap::new(),
             trust_version: None,
             intent: None,
+            pools: BTreeMap::new(),
         };
         let ledger = LedgerState { trust: Some(trust.clone()), ..LedgerState::default() };
         let disk = Disk {
@@ -174,6 +175,7 @@ pub fn apply(ledger: &mut LedgerState, writes: Vec<Write>) {
             Write::JobGone(id) => ledger.jobs.retain(|known| known.job.id != id),
             Write::Trust(trust) => ledger.trust = Some(*trust),
             Write::HostIntent(intent) => ledger.host_intent = intent,
+            Write::Pools(pools) => ledger.pools = *pools,
             Write::Claim(run, claim) => {
                 ledger.claims.retain(|(known, _)| *known != run);
                 ledger.claims.push((run, claim));
@@ -456,7 +458,7 @@ impl World {
                     }
                 }
             }
-            Effect::Work { job, id, uuid, work } => {
+            Effect::Work { job, id, uuid, work, .. } => {
                 self.watch_work(&work);
                 let Some(process) = self.hosts[n].process.as_ref() else { return };
                 let memory = Rc::clone(&process.memory);
@@ -467,13 +469,14 @@ impl World {
             Effect::Look(look) => {
                 self.spawn(node, |ctx| Box::pin(works::look(ctx, look)));
             }
-            // Simulated guests have no network, say nothing, and are not started by themselves after a
-            // reboot.
+            // Simulated guests have no network, say nothing, are not started by themselves after a reboot,
+            // and have their disks where they are.
             Effect::LookAtCards { .. }
             | Effect::Listen(_)
             | Effect::AskRight
             | Effect::Persist(_)
-            | Effect::TrustChanged(_) => {}
+            | Effect::TrustChanged(_)
+            | Effect::PoolsChanged(_) => {}
         }
     }
 

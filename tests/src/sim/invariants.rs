@@ -386,7 +386,8 @@ impl World {
             | Request::Migrate { .. }
             | Request::CancelMigration { .. }
             | Request::Trust(_)
-            | Request::Intend(_) => {}
+            | Request::Intend(_)
+            | Request::Pools(_) => {}
         }
     }
 
@@ -519,8 +520,11 @@ impl World {
                         self.end_offers_of(n, &record.job.id);
                     }
                 }
-                Write::Trust(_) | Write::HostIntent(_) | Write::Claim(..) | Write::ClaimGone(_) => {
-                }
+                Write::Trust(_)
+                | Write::HostIntent(_)
+                | Write::Pools(_)
+                | Write::Claim(..)
+                | Write::ClaimGone(_) => {}
             }
         }
         let (done, doing) =

@@ -125,5 +125,6 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Release(_) => "release",
         Request::Trust(_) => "trust",
         Request::Intend(_) => "intend",
+        Request::Pools(_) => "pools",
     }
 }

@@ -220,6 +220,7 @@ impl World {
             revision: put.revision,
             spec: put.spec.clone(),
             action: offer.action,
+            finds_disks: false,
         };
         effects.truncate(begin);
         let Some(ticket) = self.forged(n, now, ask, effects) else { return };
@@ -250,7 +251,13 @@ impl World {
         let Some(spec) = row.and_then(|record| sized(&record.job.spec)) else { return };
         let (job, revision) = (job.clone(), resize.revision);
         effects.truncate(begin);
-        let ask = OfferRequest { job: job.clone(), revision, spec, action: Action::Resize };
+        let ask = OfferRequest {
+            job: job.clone(),
+            revision,
+            spec,
+            action: Action::Resize,
+            finds_disks: false,
+        };
         let Some(ticket) = self.forged(n, now, ask, effects) else { return };
         let resize = ResizeJob { ticket: Some(ticket), ..resize.clone() };
         let request = Box::new(Request::Resize { job, resize });

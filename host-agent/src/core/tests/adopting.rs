@@ -94,6 +94,7 @@ fn adopting_needs_a_ticket_where_there_is_trust_and_its_offer_counts_the_domain_
         revision: Revision(1),
         spec: adopted_spec(1),
         action: Action::Start,
+        finds_disks: false,
     };
     let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else { panic!("an offer") };
     assert_eq!(bench.agent.inventory().host.allocation, before);
@@ -176,7 +177,7 @@ fn a_delete_of_an_adopted_job_only_gives_it_back() {
             bench.ask(Request::Stop { job: job_id("legacy"), stop }).unwrap();
             bench.end_work(WorkOutcome::Done);
         }
-        bench.ask(Request::Delete { job: job_id("legacy"), run: None }).unwrap();
+        bench.ask(Request::Delete { job: job_id("legacy"), run: None, shared: false }).unwrap();
         assert_eq!(bench.end_work(released()), Work::ReleaseVm);
         assert_eq!(observed(&bench).len(), 1);
     }

@@ -129,7 +129,12 @@ fn a_one_off_is_neither_saved_nor_moved() {
     assert_eq!(refusal(bench.ask(save)), "invalid");
     let mut trusted = Bench::trusted(HOST);
     let action = Action::MigrateIn { from: id_of(OTHER), hold: OfferId::default() };
-    let ask =
-        OfferRequest { job: job_id("job-1"), revision: Revision(1), spec: one_off(None), action };
+    let ask = OfferRequest {
+        job: job_id("job-1"),
+        revision: Revision(1),
+        spec: one_off(None),
+        action,
+        finds_disks: false,
+    };
     assert_eq!(refusal(trusted.ask(Request::Offer(ask))), "unsupported");
 }

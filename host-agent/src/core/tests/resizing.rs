@@ -28,7 +28,7 @@ fn resize(bench: &mut Bench, resize: ResizeJob) -> Result<Reply, Refusal> {
 
 fn offer(bench: &mut Bench, revision: u64, spec: JobSpec) -> Result<Signed<Offer>, Refusal> {
     let (job, revision) = (job_id("web-1"), Revision(revision));
-    let ask = OfferRequest { job, revision, spec, action: Action::Resize };
+    let ask = OfferRequest { job, revision, spec, action: Action::Resize, finds_disks: false };
     match bench.ask(Request::Offer(ask))? {
         Reply::Offered(offered) => Ok(offered.offer),
         other => panic!("no offer: {other:?}"),
@@ -143,8 +143,13 @@ fn a_ticket_to_resize_starts_nothing_and_one_to_start_resizes_nothing() {
     let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
-    let put =
-        PutJob { revision: Revision(2), spec: sized(2, GIB), ticket: Some(to_resize), run: None };
+    let put = PutJob {
+        revision: Revision(2),
+        spec: sized(2, GIB),
+        ticket: Some(to_resize),
+        run: None,
+        finds_disks: false,
+    };
     assert_eq!(refusal(bench.put("web-1", put)), "ticket-for-other-action");
 
     let mut bench = running(Bench::trusted(HOST));
@@ -181,6 +186,7 @@ fn offers_to_grow_do_not_promise_the_same_room_twice() {
         revision: Revision(1),
         spec: spec(2),
         action: Action::Start,
+        finds_disks: false,
     };
     assert_eq!(refusal(bench.ask(Request::Offer(ask))), "no-capacity");
 }

@@ -18,6 +18,7 @@ fn started(mut bench: Bench, spec: JobSpec) -> Bench {
             revision: Revision(1),
             spec: spec.clone(),
             action: Action::Start,
+            finds_disks: false,
         };
         let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else {
             panic!("there is room")

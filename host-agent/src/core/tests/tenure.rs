@@ -18,14 +18,21 @@ fn running() -> Bench {
     bench.tell(Input::Domains(vec![]));
     assert_eq!(bench.ask(Request::Trust(trust())), Ok(Reply::Done));
     let (job, spec) = (job_id("web-1"), stop_spec());
-    let ask =
-        OfferRequest { job, revision: Revision(1), spec: spec.clone(), action: Action::Start };
+    let ask = OfferRequest {
+        job,
+        revision: Revision(1),
+        spec: spec.clone(),
+        action: Action::Start,
+        finds_disks: false,
+    };
     let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else { panic!("no offer") };
     assert_eq!(offered.offer.open().unwrap().on_loss, OnLoss::Stop);
     assert!(bench.agent.needs_keeper(), "an offer may become a hold at any moment");
     bench.now.mono_ms += 1_000;
     let ticket = Some(granted(offered.offer));
-    bench.put("web-1", PutJob { revision: Revision(1), spec, ticket, run: None }).unwrap();
+    bench
+        .put("web-1", PutJob { revision: Revision(1), spec, ticket, run: None, finds_disks: false })
+        .unwrap();
     bench.end_work(WorkOutcome::Done);
     bench
 }
@@ -56,7 +63,13 @@ fn a_growth_is_drafted_with_the_hold_that_the_guest_began_under() {
         let size = SizeChange { vcpus: Some(vcpus), ..SizeChange::default() };
         let (job, spec) = (job_id("web-1"), stop_spec().with_size(|was| was.changed(&size)));
         let (revision, spec) = (Revision(revision), spec.unwrap());
-        let ask = OfferRequest { job: job.clone(), revision, spec, action: Action::Resize };
+        let ask = OfferRequest {
+            job: job.clone(),
+            revision,
+            spec,
+            action: Action::Resize,
+            finds_disks: false,
+        };
         let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else {
             panic!("no offer")
         };
@@ -144,11 +157,23 @@ fn an_agents_death_keeps_the_hold_and_a_reboot_loses_it() {
 
 #[test]
 fn a_host_without_trust_or_gates_takes_no_such_vm() {
-    let put = || PutJob { revision: Revision(1), spec: stop_spec(), ticket: None, run: None };
+    let put = || PutJob {
+        revision: Revision(1),
+        spec: stop_spec(),
+        ticket: None,
+        run: None,
+        finds_disks: false,
+    };
     assert_eq!(refusal(Bench::lone().put("web-1", put())), "unsupported");
     let mut bench = Bench::trusted(HOST);
     bench.agent.host.hypervisor.can_guard = false;
     let (job, spec) = (job_id("web-1"), stop_spec());
-    let ask = OfferRequest { job, revision: Revision(1), spec, action: Action::Start };
+    let ask = OfferRequest {
+        job,
+        revision: Revision(1),
+        spec,
+        action: Action::Start,
+        finds_disks: false,
+    };
     assert_eq!(refusal(bench.ask(Request::Offer(ask))), "unsupported");
 }

@@ -59,6 +59,7 @@ pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
         labels: [("rack".to_owned(), format!("r{}", n / 40))].into(),
         trust_version: Some(1),
         intent: None,
+        pools: BTreeMap::new(),
     };
     let jobs = (0..jobs).map(|j| job(n, j, 0)).collect();
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 0 }, host, jobs, observed: vec![] }

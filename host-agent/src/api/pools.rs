@@ -1,0 +1,114 @@
+//! Pools over HTTP: which this host has, and what is in them.
+//!
+//! What is in a shared pool is the same whichever host is asked. Volumes of jobs that are here are the
+//! job's, and go with it; here go only those that no row tells of any more.
+
+use axum::extract::{Path, Query, State};
+use http::StatusCode;
+use protocol::id::{HostId, JobId, PoolName};
+use protocol::pool::{PoolContent, PoolsConfig, Tag};
+use protocol::refusal::Refusal;
+use protocol::trust::Right;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use transport::{Json, Peer, ProblemReply};
+
+use super::Api;
+use crate::core::{Input, Request};
+use crate::pool::Pool;
+use crate::pools::Pools;
+use crate::shell::Post;
+
+pub(super) async fn show_config(
+    State(api): State<Api>,
+    peer: Peer,
+) -> Result<Json<PoolsConfig>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    Ok(Json(api.storage.pools().config()))
+}
+
+pub(super) async fn put_config(
+    State(api): State<Api>,
+    peer: Peer,
+    Json(config): Json<PoolsConfig>,
+) -> Result<Json<PoolsConfig>, ProblemReply> {
+    api.permit(peer, Right::Run)?;
+    config.validate().map_err(ProblemReply::from)?;
+    let (found, made) = Pools::find(&config).await?;
+    if let Err(no) = api.ask(Request::Pools(found.clone())).await {
+        made.iter().for_each(Pool::unmake);
+        return Err(no);
+    }
+    // Whoever is answered can have volumes there: the core knows of them before it is asked again.
+    api.storage.pools().declare(&found);
+    let looked = api.storage.pools().look_once().await;
+    let _ = api.posts.send(Post::Input(Input::Pools(looked))).await;
+    Ok(Json(found))
+}
+
+pub(super) async fn content(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(name): Path<PoolName>,
+) -> Result<Json<PoolContent>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    known(&api, &name)?;
+    let content = api.storage.pools().within(&name, |pool| {
+        pool.check()?;
+        pool.content()
+    });
+    content.await.map(Json).map_err(|why| unavailable(name, why))
+}
+
+/// Whoever used the volumes last, as the caller has seen it.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct By {
+    /// The host.
+    host: HostId,
+}
+
+pub(super) async fn remove(
+    State(api): State<Api>,
+    peer: Peer,
+    Path((name, job)): Path<(PoolName, JobId)>,
+    Query(By { host }): Query<By>,
+) -> Result<StatusCode, ProblemReply> {
+    api.permit(peer, Right::Run)?;
+    known(&api, &name)?;
+    if let Some(row) = api.feed.job(&job) {
+        let needed = "the volumes are its own: delete the job".to_owned();
+        return Err(Refusal::WrongState { job, state: row.state, needed }.into());
+    }
+    let removed = api.storage.pools().within(&name, move |pool| pool.discard_of(&job, &host)).await;
+    removed.map(|()| StatusCode::NO_CONTENT).map_err(|why| unavailable(name, why))
+}
+
+pub(super) async fn restore(
+    State(api): State<Api>,
+    peer: Peer,
+    Path((name, entry)): Path<(PoolName, String)>,
+) -> Result<Json<Tag>, ProblemReply> {
+    api.permit(peer, Right::Run)?;
+    known(&api, &name)?;
+    let what = entry.clone();
+    let restored = api.storage.pools().within(&name, move |pool| pool.restore(&entry)).await;
+    match restored.map_err(|why| unavailable(name.clone(), why))? {
+        Some(tag) => Ok(Json(tag)),
+        None => {
+            let message = format!("pool {name} has no {what:?} in its trash; look again");
+            Err(Refusal::Invalid { message }.into())
+        }
+    }
+}
+
+fn known(api: &Api, name: &PoolName) -> Result<(), ProblemReply> {
+    let has: Vec<PoolName> = api.storage.pools().config().pools.into_keys().collect();
+    match has.contains(name) {
+        true => Ok(()),
+        false => Err(Refusal::NoPool { pool: name.clone(), has }.into()),
+    }
+}
+
+fn unavailable(pool: PoolName, why: String) -> ProblemReply {
+    Refusal::PoolUnavailable { pool, why }.into()
+}

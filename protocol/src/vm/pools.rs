@@ -1,0 +1,47 @@
+//! Which pools the disks of a VM are in.
+//!
+//! A disk without a pool, or in the one called [`DEFAULT`], is in its host's own folder. Whether a named
+//! pool is there and shared is its host's to say.
+
+use std::collections::BTreeMap;
+
+use super::{DiskSpec, VmSpec};
+use crate::id::PoolName;
+use crate::pool::DEFAULT;
+
+impl DiskSpec {
+    /// The pool that it is in, if that is not its host's own folder.
+    #[must_use]
+    pub fn named_pool(&self) -> Option<&PoolName> {
+        self.pool.as_ref().filter(|pool| pool.as_str() != DEFAULT)
+    }
+}
+
+impl VmSpec {
+    /// Virtual bytes of its disks by named pool. Those of an adopted VM are where they are.
+    #[must_use]
+    pub fn bytes_by_pool(&self) -> BTreeMap<&PoolName, u64> {
+        let mut pools: BTreeMap<&PoolName, u64> = BTreeMap::new();
+        for disk in self.disks.iter().filter(|_| self.adopted.is_none()) {
+            if let Some(pool) = disk.named_pool() {
+                let sum = pools.entry(pool).or_default();
+                *sum = sum.saturating_add(disk.size_bytes);
+            }
+        }
+        pools
+    }
+
+    /// The same, all pools together.
+    #[must_use]
+    pub fn bytes_in_pools(&self) -> u64 {
+        self.bytes_by_pool().values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    /// True when it has disks and all of them are in named pools: where those are shared, it can be
+    /// anywhere that they reach.
+    #[must_use]
+    pub fn is_in_pools(&self) -> bool {
+        let is_named = |disk: &DiskSpec| disk.named_pool().is_some();
+        self.adopted.is_none() && !self.disks.is_empty() && self.disks.iter().all(is_named)
+    }
+}
