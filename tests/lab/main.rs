@@ -14,6 +14,8 @@ mod networks;
 
 mod page;
 
+mod pools;
+
 mod resize;
 
 mod retire;

@@ -15,6 +15,9 @@ pub struct Lab {
     hosts: usize,
 }
 
+/// Where hosts mount [`Lab::shared`]: in a folder that each of them has for itself.
+pub const SHARED_AT: &str = "/var/lib/libvirt/shared";
+
 /// The root of the repository.
 #[must_use]
 pub fn repository() -> PathBuf {
@@ -84,6 +87,32 @@ impl Lab {
     pub fn data(&self, name: &str) -> PathBuf {
         let disk = self.host(name)["disk"].as_str().expect("a host has a disk").to_owned();
         Path::new(&disk).join("var/lib/ostler")
+    }
+
+    /// A directory of this machine that hosts can mount, as they would one of a file server. It goes with
+    /// the lab.
+    #[must_use]
+    pub fn shared(&self) -> PathBuf {
+        let disk = self.host("h1")["disk"].as_str().expect("a host has a disk").to_owned();
+        let lab = Path::new(&disk).ancestors().nth(2).expect("a disk is in a host in a lab");
+        let shared = lab.join("shared");
+        std::fs::create_dir_all(&shared).expect("the lab's folder is ours");
+        shared
+    }
+
+    /// Mounts it on a host. A power cut ends that.
+    pub fn mount_shared(&self, host: &str) {
+        let shared = self.shared();
+        let shared = shared.to_str().expect("a path in UTF-8");
+        assert!(self.exec(host, &["mkdir", "-p", SHARED_AT]).status.success());
+        let mounted = self.exec(host, &["mount", "--bind", shared, SHARED_AT]);
+        assert!(mounted.status.success(), "{}", text(&mounted.stderr));
+    }
+
+    /// Unmounts it on a host, whoever uses it: the empty mount point is what is there then.
+    pub fn unmount_shared(&self, host: &str) {
+        let unmounted = self.exec(host, &["umount", "-l", SHARED_AT]);
+        assert!(unmounted.status.success(), "{}", text(&unmounted.stderr));
     }
 
     /// Runs `./lab` with these words; what it prints.

@@ -2,6 +2,8 @@
 
 pub mod browser;
 
+pub mod journal;
+
 pub mod lab;
 
 pub mod operator;

@@ -198,6 +198,7 @@ fn new_host(n: u8) -> Host {
         capacity: Resources { vcpus: 8, memory_bytes: 4 * GIB, disk_bytes: 100 * GIB },
         allocation: Resources::ZERO,
         images: BTreeMap::new(),
+        pools: BTreeMap::new(),
         labels: BTreeMap::new(),
         trust_version: Some(1),
         intent: None,

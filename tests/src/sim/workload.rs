@@ -102,7 +102,8 @@ impl World {
         let more = SizeChange { vcpus: Some(8), max_vcpus: Some(8), ..SizeChange::default() };
         let Some(spec) = job.spec.with_size(|size| size.changed(&more)) else { return };
         let revision = Revision(job.revision.0 + 1);
-        let ask = OfferRequest { job: job.id.clone(), revision, spec, action: Action::Resize };
+        let (job, action) = (job.id.clone(), Action::Resize);
+        let ask = OfferRequest { job, revision, spec, action, finds_disks: false };
         self.ask_by_hand(n, host, Request::Offer(ask));
     }
 
