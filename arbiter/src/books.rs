@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::id::{HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::Digest;
-use protocol::trust::Trust;
+use protocol::trust::{Committee, Trust};
 use protocol::vm::OnLoss;
 use serde::Serialize;
 
@@ -217,11 +217,24 @@ impl Books {
 }
 
 /// R6: this arbiter's part of a quota, ⌊Q·(k−f)/(n−f)⌋ of each amount. However the parts are used
-/// up, k honest debits a job cannot add up to more than Q.
+/// up, k honest debits a job cannot add up to more than Q. Who is in the committee in force and in the
+/// next one keeps to the smaller part.
 #[must_use]
-pub fn share(quota: Resources, trust: &Trust) -> Resources {
-    let n = u128::try_from(trust.arbiters.len()).unwrap_or(u128::MAX);
-    let (k, f) = (u128::from(trust.k), u128::from(trust.f));
+pub fn share(quota: Resources, trust: &Trust, slot: u32) -> Resources {
+    let its = trust.committees(trust.change()).filter(|committee| committee.has(slot));
+    let parts = its.map(|committee| part(quota, committee, trust.f));
+    parts
+        .reduce(|one, other| Resources {
+            vcpus: one.vcpus.min(other.vcpus),
+            memory_bytes: one.memory_bytes.min(other.memory_bytes),
+            disk_bytes: one.disk_bytes.min(other.disk_bytes),
+        })
+        .unwrap_or(Resources::ZERO)
+}
+
+fn part(quota: Resources, committee: Committee<'_>, f: u32) -> Resources {
+    let (k, n) = (u128::from(committee.k), u128::from(committee.n()));
+    let f = u128::from(f);
     let (part, whole) = (k.saturating_sub(f), n.saturating_sub(f).max(1));
     let of = |amount: u64| u64::try_from(u128::from(amount) * part / whole).unwrap_or(u64::MAX);
     Resources {

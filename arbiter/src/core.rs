@@ -25,6 +25,9 @@
 //!   unknown offers counts only if it was asked for after the silence: by then every such
 //!   offer has been redeemed, and is listed as a hold, or has ended. For the same reason books are
 //!   completed by reads alone, and offers that a statement lists are not entered (R3 (2)).
+//! * **Who hands over goes on covering.** A host that has not heard yet that its arbiters were changed
+//!   needs their cover until it has. They grant nothing any more, and what they cover its next arbiters
+//!   cover as well, or it would not run ([`protocol::trust::Succession`]).
 //! * **What fails over must have been the last.** Whoever fails a job over names the hold that was
 //!   lost. Views are old at times: the job may have run elsewhere since, and have been deleted there.
 //!   An arbiter that remembers a later promise, or none, says no.
@@ -37,7 +40,7 @@ use protocol::resources::Resources;
 use protocol::signed::{Digest, PublicKey, Signed, SignedError};
 use protocol::tenure::{self, ITEMS_MAX, Term};
 use protocol::ticket::{Action, Denial, DenialReason, Grant, HoldAt, Offer};
-use protocol::trust::Trust;
+use protocol::trust::{Ready, Trust};
 use protocol::vm::OnLoss;
 
 use crate::books::{Books, ENTRIES_PER_HOST_MAX, Entry, share};
@@ -165,6 +168,10 @@ pub enum Waiting {
     },
     /// For a roster host to be read once (R2).
     Host(HostId),
+    /// For a roster host to agree to the change of arbiters.
+    Agreement(HostId),
+    /// For a change of arbiters by which it takes over.
+    Change,
 }
 
 /// The last statement of a host, as far as it tells which offers are over.
@@ -190,8 +197,12 @@ pub struct Core {
     leases_from_ms: u64,
     /// The largest T seen, so that a shorter term in a new document can't cut the silence short.
     term_ms: u64,
+    /// The slot it had when it was last a member.
+    last_slot: Option<u32>,
     /// Roster hosts read since the start in a way that completes the books.
     heard: BTreeSet<HostId>,
+    /// The change of arbiters that each of them had agreed to when it was last read.
+    agreed: BTreeMap<HostId, Digest>,
     said: BTreeMap<HostId, Said>,
     books: Books,
     leases: Leases,
@@ -209,7 +220,9 @@ impl Core {
             roster: BTreeMap::new(),
             leases_from_ms: 0,
             term_ms: 0,
+            last_slot: None,
             heard: BTreeSet::new(),
+            agreed: BTreeMap::new(),
             said: BTreeMap::new(),
             books: Books::default(),
             leases: Leases::default(),
@@ -264,11 +277,31 @@ impl Core {
         if let Err(why) = self.slot() {
             waiting.push(Waiting::Membership(why));
         }
-        if let Some(for_ms) = self.silent_for(now_ms) {
+        if let Some(for_ms) = self.lease_silent_for(now_ms) {
             waiting.push(Waiting::Silence { for_ms });
         }
         waiting.extend(self.missing().into_iter().map(Waiting::Host));
         waiting
+    }
+
+    /// Its word that the change of arbiters by which it takes over may be completed, or what it waits
+    /// for: every host has agreed, and what each held then is in its books. Sign and send.
+    pub fn ready(&self, now_ms: u64) -> Result<Ready, Vec<Waiting>> {
+        let mut waiting = self.waiting_for(now_ms);
+        let Ok((slot, trust)) = self.member() else { return Err(waiting) };
+        let change = trust.change();
+        let takes_over = trust.next_committee().is_some_and(|committee| committee.has(slot));
+        let (true, Some(change)) = (takes_over, change) else {
+            waiting.push(Waiting::Change);
+            return Err(waiting);
+        };
+        let has_agreed = |host: &HostId| self.agreed.get(host) == Some(&change);
+        let not_yet = self.roster.keys().filter(|host| !has_agreed(host)).cloned();
+        waiting.extend(not_yet.map(Waiting::Agreement));
+        match waiting.is_empty() {
+            true => Ok(Ready { cluster: trust.cluster.clone(), slot, change }),
+            false => Err(waiting),
+        }
     }
 
     fn obey(&mut self, now_ms: u64, trust: Arc<Trust>, out: &mut Vec<Effect>) {
@@ -279,6 +312,7 @@ impl Core {
         let old = std::mem::replace(&mut self.roster, trust.roster_by_host());
         for host in old.keys().filter(|host| !self.roster.contains_key(*host)) {
             self.heard.remove(host);
+            self.agreed.remove(host);
             self.said.remove(host);
             self.books.retire(host);
             self.leases.retire(host);
@@ -287,9 +321,16 @@ impl Core {
         let was_member = self.slot().is_ok();
         let is_first = trust.version == FIRST_VERSION && !self.may_have_promised;
         self.trust = Some(trust);
-        if !was_member && self.slot().is_ok() && !is_first {
-            self.leases_from_ms = now_ms + self.term_ms;
+        if !was_member && self.slot().is_ok() {
+            // What it read as a member before, others have changed since.
+            self.heard.clear();
+            self.agreed.clear();
+            self.books = Books::default();
+            if !is_first {
+                self.leases_from_ms = now_ms + self.term_ms;
+            }
         }
+        self.last_slot = self.slot().ok().or(self.last_slot);
         out.extend(self.missing().into_iter().map(|host| Effect::ReadHost { host }));
     }
 
@@ -304,6 +345,10 @@ impl Core {
             self.heard.insert(host.clone());
         }
         self.correct(slot, host, statement);
+        match statement.agreed {
+            Some(change) => drop(self.agreed.insert(host.clone(), change)),
+            None => drop(self.agreed.remove(host)),
+        }
     }
 
     /// R3, whoever brought the statement.
@@ -337,8 +382,7 @@ impl Core {
         now_ms: u64,
         signed: &Signed<tenure::Statement>,
     ) -> Result<Term, NotStated> {
-        let (slot, trust) = self.member()?;
-        let version = trust.version;
+        let (slot, version) = self.covers_as()?;
         let said = signed.open()?;
         let (host, seq) = (said.host.clone(), said.seq);
         if self.roster.get(&host) != Some(&signed.key()) {
@@ -404,7 +448,7 @@ impl Core {
         let is_hold = known.is_some_and(|entry| entry.is_hold);
         self.check_exclusive(now_ms, &offer, out)?;
         let debit = offer.plan.get(&slot).copied().unwrap_or(offer.resources);
-        self.check_quota(trust, &offer, debit, out)?;
+        self.check_quota((slot, trust), &offer, debit, out)?;
         if offer.on_loss == OnLoss::Stop {
             let at = HoldAt { host: offer.host.clone(), hold: offer.id };
             let from = source_of(&offer).map(|(source, _)| source);
@@ -507,13 +551,13 @@ impl Core {
     /// R6. Entries learnt from statements count as used; the check applies only to what is signed.
     fn check_quota(
         &self,
-        trust: &Trust,
+        (slot, trust): (u32, &Trust),
         offer: &Offer,
         debit: Resources,
         out: &mut Vec<Effect>,
     ) -> Result<(), DenialReason> {
         let Some(quota) = trust.quota.get(&offer.tenant) else { return Ok(()) };
-        let limit = share(*quota, trust);
+        let limit = share(*quota, trust, slot);
         let tenant = &offer.tenant;
         if self.books.used(tenant, Some((&offer.job, debit))).fits_in(limit) {
             return Ok(());
@@ -524,6 +568,15 @@ impl Core {
         let at_most = limit.minus(self.books.used_by_others(tenant, &offer.job));
         let (tenant, at_most) = (tenant.clone(), Some(Box::new(at_most)));
         Err(DenialReason::Quota { tenant, limit, used, asked: debit, at_most })
+    }
+
+    /// As whom it covers, and by which document.
+    fn covers_as(&self) -> Result<(u32, u64), NotMember> {
+        match (self.member(), self.last_slot, &self.trust) {
+            (Ok((slot, trust)), ..) => Ok((slot, trust.version)),
+            (Err(_), Some(slot), Some(trust)) => Ok((slot, trust.version)),
+            (Err(why), ..) => Err(why),
+        }
     }
 
     fn member(&self) -> Result<(u32, &Arc<Trust>), NotMember> {
@@ -576,10 +629,8 @@ fn check_policy(
         if offer.trust_version > trust.version {
             out.push(Effect::ReadTrust);
         }
-        return policy(format!(
-            "offer was made under trust version {}, this arbiter obeys version {}",
-            offer.trust_version, trust.version
-        ));
+        let (offered, here) = (offer.trust_version, trust.version);
+        return Err(DenialReason::OtherTrust { offered, here });
     }
     match roster.get(&offer.host) {
         Some(key) if *key == signed.key() => {}

@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
-use protocol::api::Health;
+use protocol::api::{HandoverReply, Health};
 use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::ServiceEndpoint;
 use protocol::refusal::Refusal;
@@ -309,6 +309,10 @@ impl Shared {
 
     fn waiting_for(&self) -> Vec<String> {
         let waiting = lock(&self.core).waiting_for(self.clock.now().mono_ms);
+        self.in_words(waiting)
+    }
+
+    fn in_words(&self, waiting: Vec<Waiting>) -> Vec<String> {
         let readers = lock(&self.readers);
         let words = |waiting| match waiting {
             Waiting::Membership(why) => format!("trust: {why}"),
@@ -319,6 +323,10 @@ impl Shared {
                 let why = trouble.as_deref().unwrap_or("not read yet");
                 format!("host {host}: {why} (rule R2)")
             }
+            Waiting::Agreement(host) => {
+                format!("host {host}: it has not agreed to the change of arbiters yet")
+            }
+            Waiting::Change => "a change of arbiters by which it takes over".to_owned(),
         };
         waiting.into_iter().map(words).collect()
     }
@@ -329,6 +337,7 @@ fn router(shared: Arc<Shared>) -> Router {
         Router::new()
             .route("/v1/health", get(health))
             .route("/v1/books", get(books))
+            .route("/v1/handover", get(handover))
             .route("/v1/grants", post(grant))
             .route("/v1/statements", post(state))
             .with_state(shared),
@@ -363,7 +372,8 @@ async fn books(
     let use_of = |tenant: &TenantId| TenantUse {
         tenant: tenant.clone(),
         used: core.books().used(tenant, None),
-        share: trust.and_then(|trust| Some(share(*trust.quota.get(tenant)?, trust))),
+        share: trust
+            .and_then(|trust| Some(share(*trust.quota.get(tenant)?, trust, core.slot().ok()?))),
     };
     Ok(Json(BooksReply {
         slot: core.slot().ok(),
@@ -376,6 +386,21 @@ async fn books(
             .iter(now_ms)
             .map(|(job, hold, left_ms)| LeaseRow { job: job.clone(), hold, left_ms })
             .collect(),
+    }))
+}
+
+async fn handover(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+) -> Result<Json<HandoverReply>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let ready = lock(&shared.core).ready(shared.clock.now().mono_ms);
+    Ok(Json(match ready {
+        Ok(ready) => {
+            let ready = Some(Signed::seal(&ready, shared.identity.secret()));
+            HandoverReply { ready, waiting_for: vec![] }
+        }
+        Err(waiting) => HandoverReply { ready: None, waiting_for: shared.in_words(waiting) },
     }))
 }
 

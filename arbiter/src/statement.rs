@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::host::Inventory;
 use protocol::id::{Epoch, HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
+use protocol::signed::Digest;
 use protocol::tenure;
 use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ pub struct OpenOffers {
     pub watermark: OfferId,
     /// Offers that may still be redeemed.
     pub offers: Vec<OfferId>,
+    /// The change of arbiters that the host has agreed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<Digest>,
 }
 
 /// A redeemed ticket, as its host lists it.
@@ -54,6 +58,8 @@ pub struct Statement {
     pub offers: BTreeSet<OfferId>,
     /// The jobs of those offers, as far as the host names them.
     pub offered: BTreeMap<OfferId, JobId>,
+    /// The change of arbiters that the host had agreed to before it began to list.
+    pub agreed: Option<Digest>,
 }
 
 /// Why two answers of a host are no statement.
@@ -126,6 +132,7 @@ impl Statement {
             holds: holds.collect(),
             offers: offers.offers.into_iter().collect(),
             offered: BTreeMap::new(),
+            agreed: offers.agreed,
         })
     }
 
@@ -146,6 +153,7 @@ impl Statement {
             holds: said.items.iter().filter(|item| item.is_hold()).map(hold).collect(),
             offers: offers().map(|item| item.id).collect(),
             offered: offers().map(|item| (item.id, item.job.clone())).collect(),
+            agreed: None,
         }
     }
 

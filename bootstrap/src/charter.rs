@@ -44,15 +44,26 @@ pub fn next_trust(
     if !next.operators.contains(&operator) {
         next.operators.push(operator);
     }
-    for member in members.iter().filter(|member| member.role == Role::Arbiter) {
-        let Member { index: slot, endpoint, .. } = member;
-        next.arbiters.retain(|arbiter| arbiter.slot != *slot);
-        next.arbiters.push(Slot { slot: *slot, key: endpoint.key, url: endpoint.url.clone() });
-    }
-    next.arbiters.sort_by_key(|arbiter| arbiter.slot);
-    if in_force.is_none_or(|old| old.arbiters.len() != next.arbiters.len()) {
-        let n = u32::try_from(next.arbiters.len()).unwrap_or(u32::MAX);
-        next.k = (n + next.f) / 2 + 1;
+    let arbiters = members.iter().filter(|member| member.role == Role::Arbiter);
+    let arbiters = arbiters.map(|Member { index: slot, endpoint, .. }| Slot {
+        slot: *slot,
+        key: endpoint.key,
+        url: endpoint.url.clone(),
+    });
+    match in_force {
+        None => {
+            next.arbiters = arbiters.collect();
+            next.arbiters.sort_by_key(|arbiter| arbiter.slot);
+            let n = u32::try_from(next.arbiters.len()).unwrap_or(u32::MAX);
+            next.k = (n + next.f) / 2 + 1;
+        }
+        // Who they are changes by `ostler arbiters`; where they answer may change at any time.
+        Some(_) => arbiters.for_each(|now| {
+            let others = next.succession.next.iter_mut().flat_map(|next| &mut next.arbiters);
+            for known in next.arbiters.iter_mut().chain(others).filter(|a| a.key == now.key) {
+                known.url.clone_from(&now.url);
+            }
+        }),
     }
     next.peers = members
         .iter()
@@ -87,6 +98,7 @@ fn empty(cluster: ClusterId) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        succession: Default::default(),
     }
 }
 
@@ -151,6 +163,22 @@ pub(crate) mod tests {
         assert_eq!(next.version, 2);
         assert_eq!(next.roster.len(), 3);
         assert!(next.roster.contains(&key(3)));
+    }
+
+    #[test]
+    fn an_arbiter_is_found_elsewhere_and_is_never_somebody_else() {
+        let trust = signed_first(&[member(Role::Arbiter, 0, 10)], &[key(2)]);
+        let mut moved = member(Role::Arbiter, 0, 10);
+        moved.endpoint.url = "https://10.0.0.77:7461".into();
+        let stranger = member(Role::Arbiter, 1, 11);
+        let Next::New(next) = next_trust(Some(&trust), &cluster(), key(1), &[moved, stranger], &[])
+        else {
+            panic!("its address is new")
+        };
+        assert_eq!((next.arbiters.len(), next.k), (1, 1));
+        assert_eq!(next.arbiters[0].url, "https://10.0.0.77:7461");
+        let other = member(Role::Arbiter, 0, 12);
+        assert_eq!(next_trust(Some(&trust), &cluster(), key(1), &[other], &[]), Next::Same);
     }
 
     #[test]

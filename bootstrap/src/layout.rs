@@ -99,7 +99,12 @@ pub fn place(
     let mut placements = Vec::new();
     let mut homeless = Vec::new();
     for (role, wanted) in layout.roles() {
-        for index in 0..wanted.max(count_alive(role, hosts)) {
+        let indexes = match trust.filter(|_| role == Role::Arbiter) {
+            // Who is an arbiter is a matter of trust, not of the layout.
+            Some(trust) => trust.members().iter().map(|arbiter| arbiter.slot).collect(),
+            None => (0..wanted.max(count_alive(role, hosts))).collect::<Vec<u32>>(),
+        };
+        for index in indexes {
             let job = service_job(role, index);
             let Some((host, present)) = best_present(&job, trust, hosts) else {
                 homeless.push((role, index, job));
@@ -143,8 +148,9 @@ pub fn port_of(role: Role, index: u32, base: u16) -> u16 {
 }
 
 fn lost_arbiter(role: Role, index: u32, trust: Option<&Trust>) -> Option<LayoutError> {
-    let slot = trust?.arbiters.iter().find(|a| role == Role::Arbiter && a.slot == index)?;
-    Some(LayoutError::ArbiterLost { slot: slot.slot, url: slot.url.clone() })
+    let members = trust?.members();
+    let slot = members.into_iter().find(|a| role == Role::Arbiter && a.slot == index)?;
+    Some(LayoutError::ArbiterLost { slot: slot.slot, url: slot.url })
 }
 
 /// One more than the highest number of this role that is alive anywhere: a smaller layout given
@@ -174,10 +180,17 @@ fn best_present<'a>(
     let is_trusted = |job: &Job| {
         job.endpoint.as_ref().is_some_and(|e| trust.is_some_and(|t| t.role_of(&e.key).is_some()))
     };
+    // An arbiter that has another key is another arbiter, whatever its name.
+    let is_stranger = |job: &Job| {
+        is_service(job, Role::Arbiter)
+            && trust.is_some()
+            && job.endpoint.is_some()
+            && !is_trusted(job)
+    };
     hosts
         .iter()
         .flat_map(|(host, jobs)| jobs.iter().map(move |job| (host, job)))
-        .filter(|(_, present)| present.id == *job)
+        .filter(|(_, present)| present.id == *job && !is_stranger(present))
         .min_by_key(|(host, job)| (!is_trusted(job), job.state.is_ended(), *host))
 }
 
@@ -281,6 +294,26 @@ pub(crate) mod tests {
         let placements = place(LAYOUT, None, &hosts).unwrap();
         let monitor = service_job(Role::Monitor, 4);
         assert!(placements.iter().any(|p| p.job == monitor && p.act == Act::Keep));
+    }
+
+    #[test]
+    fn arbiters_are_those_of_the_trust_document_whatever_their_number() {
+        let mut hosts = bare(&["ha", "hb"]);
+        let mut trust = crate::charter::tests::trust_of_arbiter("https://10.0.0.7:7461");
+        let known = service(Role::Arbiter, 3, JobState::Running, 7);
+        trust.arbiters[0].slot = 3;
+        trust.arbiters[0].key = known.endpoint.as_ref().unwrap().key;
+        hosts.get_mut(&HostId::new("hb").unwrap()).unwrap().push(known);
+        let more = Layout { arbiters: 3, ..LAYOUT };
+        let placements = place(more, Some(&trust), &hosts).unwrap();
+        let arbiters = placements.iter().filter(|p| p.role == Role::Arbiter);
+        let arbiters: Vec<_> = arbiters.map(|p| (p.job.as_str(), p.act)).collect();
+        assert_eq!(arbiters, [("ostler-arbiter-3", Act::Keep)]);
+        // One of that name and another key is not it.
+        let stranger = service(Role::Arbiter, 3, JobState::Running, 8);
+        hosts.get_mut(&HostId::new("hb").unwrap()).unwrap()[0] = stranger;
+        let lost = place(more, Some(&trust), &hosts).unwrap_err();
+        assert!(matches!(lost, LayoutError::ArbiterLost { slot: 3, .. }));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub mod layout;
 
 pub mod charter;
 
+pub mod committee;
+
 pub mod health;
 
 pub mod views;

@@ -140,7 +140,8 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let hosts = self.wait_hosts().await?;
         let in_force = self.find_trust(&hosts).await?;
         let hosts = self.leave_out_retired(hosts, in_force.as_ref())?;
-        let warnings = self.check_hosts(&hosts)?;
+        let mut warnings = self.check_hosts(&hosts)?;
+        warnings.extend(self.missing_arbiters(in_force.as_ref()));
         let services = self.start_services(&hosts, in_force.as_ref()).await?;
         let signed = self.sign_trust(&hosts, in_force, &services.members).await?;
         let is_given = self.give_trust(&hosts, &signed).await?;
@@ -156,6 +157,14 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         };
         self.finish(&summary);
         Ok(summary)
+    }
+
+    /// The number of arbiters of a cluster that is there is not changed along the way.
+    fn missing_arbiters(&self, in_force: Option<&trust::InForce>) -> Option<String> {
+        let wanted = self.options.layout?.arbiters as usize;
+        let has = in_force?.trust.arbiters.len();
+        (wanted > has)
+            .then(|| format!("the cluster has {has} arbiters, not {wanted}: `ostler arbiters add`"))
     }
 
     /// A machine that was retired does not come back with the same key.

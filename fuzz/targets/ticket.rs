@@ -103,6 +103,7 @@ fn trust(k: u8) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        succession: Default::default(),
     }
 }
 
@@ -120,6 +121,7 @@ fn ticket(sketch: &Sketch) -> Ticket {
         plan: BTreeMap::new(),
         on_loss: OnLoss::Keep,
         trust_version: u64::from(sketch.trust_version),
+        agreed: None,
     };
     let offer = Signed::seal(&offer, key(sketch.signer));
     let grants = sketch.grants.iter().take(8).map(|grant| {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hypervisor::{Hypervisor, WatchEvent, call};
 use protocol::id::{JobId, OfferId};
 use protocol::refusal::Refusal;
-use protocol::signed::Signed;
+use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use transport::{Client, Clock};
 use uuid::Uuid;
 
 use crate::core::{
-    Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Turn, Work, WorkId,
+    Agent, Effect, Input, Look, Reply, ReplyId, Request, ServiceNews, Standing, Turn, Work, WorkId,
     WorkOutcome, Write,
 };
 use crate::feed::Feed;
@@ -49,9 +49,13 @@ pub(crate) enum Post {
     Input(Input),
     /// A request and where its answer goes.
     Request(Box<Request>, oneshot::Sender<Result<Reply, Refusal>>),
-    /// Which offers are open.
-    OpenOffers(oneshot::Sender<(OfferId, Vec<OfferId>)>),
+    /// Which offers are open, and which change of arbiters the host has agreed to.
+    OpenOffers(oneshot::Sender<Curious>),
 }
+
+/// What arbiters read before the inventory: the highest offer ever made, the open ones, and the change
+/// of arbiters that the host has agreed to.
+pub(crate) type Curious = (OfferId, Vec<OfferId>, Option<Digest>);
 
 /// The trust document in force, for those who check permissions.
 pub(crate) type TrustInForce = Arc<RwLock<Option<InForce>>>;
@@ -139,7 +143,8 @@ impl Shell {
         // Only now does the inventory show every hold that these offers may have become: whoever
         // reads the offers first and the inventory second misses nothing (protocol R3, R13).
         for answer in curious {
-            let _ = answer.send(self.agent.open_offers());
+            let (watermark, offers) = self.agent.open_offers();
+            let _ = answer.send((watermark, offers, self.agent.agreed()));
         }
         Ok(())
     }
@@ -240,13 +245,11 @@ impl Shell {
         let in_force = self.trust.read().expect("no holder of this lock panics").clone();
         let (client, posts) = (self.client.clone(), self.posts.clone());
         tokio::spawn(async move {
-            let (obey, version) = match in_force {
-                Some(InForce { trust, .. }) => {
-                    (crate::right::count(&client, &trust).await, trust.version)
-                }
-                None => (0, 0),
+            let standing = match in_force {
+                Some(InForce { trust, .. }) => crate::right::ask(&client, &trust).await,
+                None => Standing::default(),
             };
-            let _ = posts.send(Post::Input(Input::Right { obey, version })).await;
+            let _ = posts.send(Post::Input(Input::Right(standing))).await;
         });
     }
 

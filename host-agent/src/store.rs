@@ -10,7 +10,7 @@ use std::path::Path;
 use protocol::host::HostIntent;
 use protocol::id::{Epoch, RunId};
 use protocol::pool::PoolsConfig;
-use protocol::signed::Signed;
+use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
@@ -23,6 +23,7 @@ const CLAIMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("claims");
 const EPOCH: &str = "epoch";
 const BOOT: &str = "boot";
 const TRUST: &str = "trust";
+const AGREED: &str = "agreed";
 const HOST_INTENT: &str = "host-intent";
 const POOLS: &str = "pools";
 
@@ -81,6 +82,8 @@ impl Store {
             let last: Option<u64> = read(EPOCH)?.map(|v| decode("epoch", &v)).transpose()?;
             let trust: Option<Signed<Trust>> =
                 read(TRUST)?.map(|v| decode("trust", &v)).transpose()?;
+            let agreed: Option<Digest> =
+                read(AGREED)?.map(|v| decode("agreed change", &v)).transpose()?;
             let host_intent: Option<HostIntent> =
                 read(HOST_INTENT)?.map(|v| decode("host intent", &v)).transpose()?;
             let pools: Option<PoolsConfig> =
@@ -96,6 +99,7 @@ impl Store {
                 is_rebooted,
                 boot: boot.to_owned(),
                 trust,
+                agreed,
                 host_intent,
                 pools: pools.unwrap_or_default(),
                 ..LedgerState::default()
@@ -148,6 +152,9 @@ impl Store {
                     }
                     Write::JobGone(id) => jobs.remove(id.as_str()).map(drop),
                     Write::Trust(trust) => meta.insert(TRUST, encode(trust).as_slice()).map(drop),
+                    Write::Agreed(change) => {
+                        meta.insert(AGREED, encode(change).as_slice()).map(drop)
+                    }
                     Write::HostIntent(Some(intent)) => {
                         meta.insert(HOST_INTENT, encode(intent).as_slice()).map(drop)
                     }
@@ -203,10 +210,12 @@ mod tests {
         {
             let (store, _) = Store::open(&path, "a").unwrap();
             let drain = Some(HostIntent::Drain);
-            let writes = [Write::Job(Box::new(good.clone())), Write::HostIntent(drain)];
+            let agreed = Write::Agreed(Digest::of(b"a change"));
+            let writes = [Write::Job(Box::new(good.clone())), Write::HostIntent(drain), agreed];
             store.commit(&writes).unwrap();
         }
         let (store, state) = Store::open(&path, "a").unwrap();
+        assert_eq!(state.agreed, Some(Digest::of(b"a change")));
         assert_eq!((state.jobs, state.host_intent), (vec![good], Some(HostIntent::Drain)));
         store.commit(&[Write::HostIntent(None)]).unwrap();
         store.commit(&[Write::JobGone(JobId::new("good").unwrap())]).unwrap();
@@ -220,6 +229,7 @@ mod tests {
         let rows = [
             (META, EPOCH),
             (META, TRUST),
+            (META, AGREED),
             (META, HOST_INTENT),
             (META, POOLS),
             (JOBS, "web-1"),

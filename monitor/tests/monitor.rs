@@ -443,6 +443,7 @@ async fn with_trust_only_members_read_and_only_the_roster_is_followed() {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        succession: Default::default(),
     };
     let signed = Signed::seal(&trust, operator.secret());
     std::fs::write(&path, serde_json::to_vec(&signed).unwrap()).unwrap();

@@ -10,6 +10,9 @@ pub(crate) use hosts::*;
 mod cluster;
 pub(crate) use cluster::*;
 
+mod members;
+pub(crate) use members::*;
+
 mod roles;
 pub(crate) use roles::*;
 
@@ -138,6 +141,10 @@ pub(crate) enum Command {
     /// Who is believed in the cluster
     #[command(subcommand)]
     Trust(TrustCommand),
+    /// The arbiters, who grant what starts: how they are, and changing them while everything runs on
+    Arbiters(ArbitersArgs),
+    /// The keys of those who may do everything
+    Operators(OperatorsArgs),
     /// What each tenant may have, and what it has
     Quota(QuotaArgs),
     /// A discovery server, and its clusters

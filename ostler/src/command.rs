@@ -25,6 +25,10 @@ pub(crate) mod drain;
 
 mod retire;
 
+mod arbiters;
+
+mod operators;
+
 mod quota;
 
 pub(crate) mod expect;
@@ -139,6 +143,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Expect(args) => expect::expect(session, args).await,
         Command::Unexpect(args) => expect::unexpect(session, args).await,
         Command::Expectations(args) => expect::list(session, args).await,
+        Command::Arbiters(args) => arbiters::run(session, args).await,
+        Command::Operators(args) => operators::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,
         Command::Top(args) => top::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,

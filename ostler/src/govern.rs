@@ -50,6 +50,37 @@ impl Authority {
         Ok(Self { operator, trust })
     }
 
+    /// The same with the newest document that any host obeys: somebody else may have signed it.
+    pub(crate) async fn newest(session: &Session, picture: &Picture) -> Result<Self, Failure> {
+        let mut authority = Self::of(session)?;
+        let asked = stream::iter(agents(picture, &authority.trust)).map(|(_, agent)| async move {
+            session.client.get::<Option<Signed<Trust>>>(&agent, "/v1/config/trust").await
+        });
+        let answers: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
+        for signed in answers.into_iter().filter_map(|answer| answer.ok().flatten()) {
+            let Ok(Some(newer)) = Trust::follow(Some(&authority.trust), &signed) else { continue };
+            session.context.save_trust(&signed)?;
+            authority.trust = newer;
+        }
+        match authority.trust.operators.contains(&authority.operator.public()) {
+            true => Ok(authority),
+            false => {
+                let what = "the key of this context is no operator's of the cluster any more";
+                Err(Failure::new(Code::Refused, what).next("use an operator's context"))
+            }
+        }
+    }
+
+    /// Gives the document in force to every host again; those that do not take it, with why.
+    pub(crate) async fn give_again(
+        &self,
+        session: &Session,
+        picture: &Picture,
+    ) -> Result<Vec<(String, String)>, Failure> {
+        let Some((signed, trust)) = session.context.trust()? else { return Ok(Vec::new()) };
+        Ok(give(session, picture, &trust, &signed).await)
+    }
+
     /// Signs the next document, keeps it, gives it to every host, and waits until it is in force;
     /// the names of the hosts that did not take it, of whom the person is told.
     pub(crate) async fn decree(
@@ -79,15 +110,7 @@ async fn give(
     next: &Trust,
     signed: &Signed<Trust>,
 ) -> Vec<(String, String)> {
-    let roster = next.roster_by_host();
-    let rows = picture.rows.iter().filter(|row| roster.contains_key(&row.host));
-    let agents: Vec<(String, Endpoint)> = rows
-        .map(|row| {
-            let name = picture.view.host(&row.host).map(|known| known.host.name.clone());
-            (name.unwrap_or_else(|| row.host.to_string()), row.agent.clone())
-        })
-        .collect();
-    let given = stream::iter(agents).map(|(name, agent)| async move {
+    let given = stream::iter(agents(picture, next)).map(|(name, agent)| async move {
         let path = "/v1/config/trust";
         let sent = session.client.send::<_, Option<IgnoredAny>>(Method::PUT, &agent, path, signed);
         sent.await.err().map(|error| (name, chain(&error)))
@@ -96,6 +119,17 @@ async fn give(
         given.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
     silent.sort();
     silent
+}
+
+/// The agents of the hosts on the roster that are known, with their names.
+fn agents(picture: &Picture, trust: &Trust) -> Vec<(String, Endpoint)> {
+    let roster = trust.roster_by_host();
+    let rows = picture.rows.iter().filter(|row| roster.contains_key(&row.host));
+    let named = rows.map(|row| {
+        let name = picture.view.host(&row.host).map(|known| known.host.name.clone());
+        (name.unwrap_or_else(|| row.host.to_string()), row.agent.clone())
+    });
+    named.collect()
 }
 
 /// Waits until a quorum of arbiters and a controller, if there is any, obey the document: what is

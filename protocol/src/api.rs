@@ -11,6 +11,7 @@ use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
 use crate::job::{Job, JobRow, JobSpec, ObservedDomain, RunKey};
 use crate::signed::{PublicKey, Signed};
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
+use crate::trust::Ready;
 use crate::view::{Freshness, View};
 use crate::vm::SizeChange;
 
@@ -365,6 +366,17 @@ pub struct Health {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_version: Option<u64>,
     /// What it waits for, when it is not ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<String>,
+}
+
+/// `GET /v1/handover` on an arbiter: whether a change of arbiters may be completed, by its word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HandoverReply {
+    /// Its word, once it can give it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Signed<Ready>>,
+    /// What it waits for until then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<String>,
 }

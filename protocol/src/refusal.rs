@@ -11,6 +11,7 @@ use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision};
 use crate::job::JobState;
 use crate::resources::{Bytes, Resources};
 use crate::ticket::TicketError;
+use crate::trust::TrustError;
 
 /// Why something was not done. Nothing was changed when one of these comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
@@ -205,6 +206,19 @@ pub enum Refusal {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// The trust document may not follow the one in force: two quorums of arbiters could miss each
+    /// other, or something promised be forgotten.
+    #[error(
+        "trust version {version} may not follow the one in force: {why}; lawful would be {lawful}"
+    )]
+    UnlawfulTrust {
+        /// The refused version.
+        version: u64,
+        /// What is wrong with it.
+        why: String,
+        /// What could follow.
+        lawful: String,
+    },
     /// The ledger can't be written: the host accepts nothing new until that is mended.
     #[error("the host cannot write its ledger ({message}); running guests go on")]
     LedgerReadOnly {
@@ -253,6 +267,7 @@ impl Refusal {
             Refusal::Unsupported { .. } => "unsupported",
             Refusal::HostDraining { .. } => "host-draining",
             Refusal::Invalid { .. } => "invalid",
+            Refusal::UnlawfulTrust { .. } => "unlawful-trust",
             Refusal::LedgerReadOnly { .. } => "ledger-read-only",
             Refusal::Forbidden { .. } => "forbidden",
         }
@@ -280,6 +295,7 @@ impl Refusal {
             | Refusal::PoolFull { .. }
             | Refusal::PoolInUse { .. }
             | Refusal::ConfigConflict { .. }
+            | Refusal::UnlawfulTrust { .. }
             | Refusal::HostDraining { .. } => 409,
             Refusal::Unsupported { .. } => 422,
             Refusal::Busy { .. } => 429,
@@ -354,6 +370,22 @@ impl From<Refusal> for Problem {
     }
 }
 
+/// A document that is not taken, to whoever brought it.
+impl From<TrustError> for Refusal {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Unlawful { version, why, lawful } => {
+                Refusal::UnlawfulTrust { version, why, lawful }
+            }
+            TrustError::Signature(_)
+            | TrustError::NotOperator { .. }
+            | TrustError::OtherCluster { .. }
+            | TrustError::NotNewer { .. }
+            | TrustError::Invalid(_) => Refusal::Invalid { message: error.to_string() },
+        }
+    }
+}
+
 impl From<TicketError> for Refusal {
     fn from(error: TicketError) -> Self {
         Refusal::Ticket { error }
@@ -406,6 +438,11 @@ pub fn examples() -> Vec<Refusal> {
         },
         Refusal::HostDraining { host: HostId::new("h1").expect("a valid name") },
         Refusal::Invalid { message: "0 vcpus: use 1 to 255".into() },
+        Refusal::UnlawfulTrust {
+            version: 7,
+            why: "its arbiters are others at once".into(),
+            lawful: "the others as next".into(),
+        },
         Refusal::LedgerReadOnly { message: "no space left on device".into() },
         Refusal::Forbidden { who: "monitor m1".into(), what: "stop jobs".into() },
     ];

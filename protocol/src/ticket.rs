@@ -5,7 +5,7 @@
 //! ended is the host's own memory ([`OfferStanding`]), because freshness is host-relative: an
 //! offer carries no time. Signing a grant, and the books behind it, are the arbiter's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
-use crate::trust::Trust;
+use crate::trust::{Trust, times};
 use crate::vm::OnLoss;
 
 /// What a ticket permits.
@@ -99,6 +99,10 @@ pub struct Offer {
     pub plan: BTreeMap<u32, Resources>,
     /// The trust document the host obeyed when it signed.
     pub trust_version: u64,
+    /// The change of arbiters that the host has agreed to: it takes a ticket only with a quorum of
+    /// those in force and of those who are to follow them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<Digest>,
 }
 
 /// A hold, and whose it is.
@@ -199,7 +203,15 @@ pub enum DenialReason {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at_most: Option<Box<Resources>>,
     },
-    /// The offer is not signed by a host of this cluster, or under another trust version.
+    /// Host and arbiter obey different trust documents.
+    #[error("the offer was made under trust version {offered}, the arbiter obeys version {here}")]
+    OtherTrust {
+        /// The host's.
+        offered: u64,
+        /// The arbiter's.
+        here: u64,
+    },
+    /// The offer is not signed by a host of this cluster, or makes no sense.
     #[error("{message}")]
     Policy {
         /// What is wrong and what would be right.
@@ -279,6 +291,8 @@ pub struct Expected<'a> {
     pub resources: Resources,
     /// What the request does.
     pub purpose: Purpose,
+    /// The change of arbiters that the host has agreed to.
+    pub agreed: Option<Digest>,
 }
 
 /// Why a ticket does not permit what was asked.
@@ -456,7 +470,7 @@ pub fn verify(
             here: trust.version,
         });
     }
-    let debits = count_grants(ticket, &offer, trust)?;
+    let debits = count_grants(ticket, &offer, trust, expected.agreed)?;
     Ok(VerifiedTicket { offer, debits })
 }
 
@@ -491,11 +505,13 @@ fn check_addressee(offer: &Offer, expected: Expected<'_>) -> Result<(), TicketEr
     Ok(())
 }
 
-/// The grants that count, one a slot; at least k of them, and Σ debits ≥ k·r.
+/// The grants that count, one a slot; of each committee that counts for the host at least k of them,
+/// and Σ debits ≥ k·r.
 fn count_grants(
     ticket: &Ticket,
     offer: &Offer,
     trust: &Trust,
+    agreed: Option<Digest>,
 ) -> Result<BTreeMap<u32, Resources>, TicketError> {
     let digest = ticket.offer.digest();
     let mut debits = BTreeMap::new();
@@ -508,14 +524,18 @@ fn count_grants(
             Err(why) => ignored.push(why),
         }
     }
-    let have = u32::try_from(debits.len()).unwrap_or(u32::MAX);
-    if have < trust.k {
-        return Err(TicketError::TicketWithoutQuorum { have, need: trust.k, ignored });
-    }
-    let booked = debits.values().fold(Resources::ZERO, |sum, debit| sum.plus(*debit));
-    let needed = (0..trust.k).fold(Resources::ZERO, |sum, _| sum.plus(offer.resources));
-    if !needed.fits_in(booked) {
-        return Err(TicketError::TicketUnderbooked { booked, needed });
+    let slots: BTreeSet<u32> = debits.keys().copied().collect();
+    for committee in trust.committees(agreed) {
+        let (have, need) = (committee.count(&slots), committee.k);
+        if have < need {
+            return Err(TicketError::TicketWithoutQuorum { have, need, ignored });
+        }
+        let of_it = debits.iter().filter(|(slot, _)| committee.has(**slot));
+        let booked = of_it.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(*debit));
+        let needed = times(need, offer.resources);
+        if !needed.fits_in(booked) {
+            return Err(TicketError::TicketUnderbooked { booked, needed });
+        }
     }
     Ok(debits)
 }

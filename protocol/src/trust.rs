@@ -15,6 +15,10 @@ use crate::refusal::Refusal;
 use crate::resources::Resources;
 use crate::signed::{Message, PublicKey, Signed, SignedError};
 
+mod succession;
+pub(crate) use succession::times;
+pub use succession::{Committee, Handover, Next, Ready, Succession, check_agreed};
+
 /// The trust document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +55,9 @@ pub struct Trust {
     /// come back comes with a new key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<PublicKey>,
+    /// How its arbiters came to be, and who follows them.
+    #[serde(default, skip_serializing_if = "Succession::is_plain")]
+    pub succession: Succession,
 }
 
 /// A member's place in its committee.
@@ -149,6 +156,18 @@ pub enum TrustError {
     /// Its numbers contradict each other.
     #[error("trust makes no sense: {0}")]
     Invalid(String),
+    /// It may not follow the one in force: two quorums could miss each other, or a promise be forgotten.
+    #[error(
+        "trust version {version} may not follow the one in force: {why}; lawful would be {lawful}"
+    )]
+    Unlawful {
+        /// The refused version.
+        version: u64,
+        /// What is wrong with it.
+        why: String,
+        /// What could follow.
+        lawful: String,
+    },
 }
 
 impl Trust {
@@ -170,7 +189,6 @@ impl Trust {
         if self.term_ms > TERM_MS_MAX {
             return invalid(format!("term_ms = {} is over {TERM_MS_MAX}", self.term_ms));
         }
-        let n = u32::try_from(self.arbiters.len()).unwrap_or(u32::MAX);
         if self.operators.is_empty() {
             return invalid("there is no operator key, so nobody could ever change it".into());
         }
@@ -180,14 +198,8 @@ impl Trust {
         if slots.len() != self.arbiters.len() {
             return invalid("two arbiters have one slot".into());
         }
-        if self.k < (n + self.f) / 2 + 1 || self.k > n {
-            return invalid(format!(
-                "k = {} of n = {n} arbiters with f = {} liars: k must be from {} to {n}",
-                self.k,
-                self.f,
-                (n + self.f) / 2 + 1
-            ));
-        }
+        check_quorum(self.k, self.arbiters.len(), self.f).map_err(TrustError::Invalid)?;
+        succession::validate(self).map_err(TrustError::Invalid)?;
         if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
             return invalid(format!("host {} is on the roster and retired", HostId::of(key)));
         }
@@ -226,7 +238,22 @@ impl Trust {
             Some(old) if old.retired.iter().any(|key| !new.retired.contains(key)) => {
                 Err(TrustError::Invalid("it brings back a host that was retired for good".into()))
             }
-            _ => Ok(Some(new)),
+            Some(old) => succession::check(old, &new).map(|()| Some(new)),
+            None => Ok(Some(new)),
+        }
+    }
+
+    /// The same for a role that reads the document from the host that it runs on. Where it has missed
+    /// one between, the host has not, and the host's choice counts.
+    pub fn follow(
+        in_force: Option<&Trust>,
+        signed: &Signed<Trust>,
+    ) -> Result<Option<Trust>, TrustError> {
+        let has_missed =
+            |old: &Trust, new: &Trust| new.cluster == old.cluster && new.version > old.version + 1;
+        match (in_force, signed.open()) {
+            (Some(old), Ok(new)) if has_missed(old, &new) => Self::accept(None, signed),
+            _ => Self::accept(in_force, signed),
         }
     }
 
@@ -236,7 +263,7 @@ impl Trust {
         if self.operators.contains(key) {
             return Some(Role::Operator);
         }
-        if self.arbiters.iter().any(|a| a.key == *key) {
+        if self.arbiter(key).is_some() {
             return Some(Role::Arbiter);
         }
         if let Some(peer) = self.peers.iter().find(|p| p.key == *key) {
@@ -285,11 +312,24 @@ impl Trust {
         self.retired.iter().map(HostId::of).collect()
     }
 
-    /// The arbiter that signs with this key.
+    /// The arbiter that signs with this key, or that is to be one.
     #[must_use]
     pub fn arbiter(&self, key: &PublicKey) -> Option<&Slot> {
-        self.arbiters.iter().find(|a| a.key == *key)
+        let next = self.succession.next.iter().flat_map(|next| &next.arbiters);
+        self.arbiters.iter().chain(next).find(|a| a.key == *key)
     }
+}
+
+/// Whether any two sets of k of n arbiters meet in an honest one (protocol §2).
+fn check_quorum(k: u32, n: usize, f: u32) -> Result<(), String> {
+    let n = u32::try_from(n).unwrap_or(u32::MAX);
+    let least = (n + f) / 2 + 1;
+    if k < least || k > n {
+        return Err(format!(
+            "k = {k} of n = {n} arbiters with f = {f} liars: k must be from {least} to {n}"
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -316,6 +356,7 @@ mod tests {
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
             retired: vec![],
+            succession: Succession::default(),
         }
     }
 

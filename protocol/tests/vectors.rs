@@ -119,6 +119,7 @@ fn trust() -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::from([(TenantId::default_tenant(), size())]),
         retired: vec![],
+        succession: Default::default(),
     }
 }
 
@@ -135,6 +136,7 @@ fn offer(action: Action) -> Offer {
         plan: BTreeMap::new(),
         on_loss: OnLoss::Keep,
         trust_version: 4,
+        agreed: None,
     }
 }
 
@@ -264,6 +266,7 @@ fn verdict(vector: &TicketVector) -> (String, BTreeMap<u32, Resources>) {
         spec: vector.spec,
         resources: vector.resources,
         purpose: vector.purpose,
+        agreed: None,
     };
     let trust = vector.trust.open().unwrap();
     match verify(Some(&vector.ticket), expected, &trust, |_| standing) {

@@ -28,6 +28,7 @@ use transport::{CallError, Client, Clock, Endpoint, Method, Reply};
 
 use crate::follow::Picture;
 use crate::knowledge::Knowledge;
+use crate::poll::Poll;
 use crate::run::{Answer, No};
 use crate::task::{Ask, Dispatch, TaskResult};
 
@@ -37,6 +38,9 @@ const HOST_PATIENCE: Patience =
 /// An offer lasts 9 s, so arbiters that do not answer at once are passed by.
 const ARBITER_PATIENCE: Patience =
     Patience { connect: Duration::from_secs(1), call: Duration::from_secs(3) };
+/// How long an offer is not asked for again that was made under an older trust document than the
+/// arbiters'.
+const TRUST_REST: Duration = Duration::from_secs(1);
 /// How long one dispatch of a waiting task watches before it reports how far things are.
 const WATCH: Duration = Duration::from_secs(3);
 /// How often a waiting task asks the host when the view tells nothing.
@@ -168,37 +172,20 @@ impl Executor {
         let Some(trust) = self.trust.borrow().clone() else {
             return unclear("no trust document is in force here".to_owned());
         };
-        let mut arbiters = trust.arbiters.clone();
-        arbiters.sort_by_key(|arbiter| arbiter.slot);
         let client = self.client.with_patience(ARBITER_PATIENCE);
-        let (mut grants, mut denials, mut silent) = (Vec::new(), Vec::new(), Vec::new());
-        for arbiter in &arbiters {
-            if grants.len() >= trust.k as usize {
-                break;
-            }
+        let mut poll = Poll::of(&trust, offer);
+        while let Some(arbiter) = poll.next_arbiter() {
             let endpoint = Endpoint::of_key(arbiter.url.clone(), arbiter.key);
-            match client.send(Method::POST, &endpoint, "/v1/grants", offer).await {
-                Ok(Reply { body: ArbiterAnswer::Grant(grant), .. }) => grants.push(grant),
-                Ok(Reply { body: ArbiterAnswer::Denial(denial), .. }) => match denial.open() {
-                    Ok(denial) => denials.push((arbiter.slot, denial.why)),
-                    Err(error) => silent.push(format!("arbiter {}: {error}", arbiter.slot)),
-                },
-                Err(error) => silent.push(format!("arbiter {}: {}", arbiter.slot, full(&error))),
-            }
+            let answer = client.send(Method::POST, &endpoint, "/v1/grants", offer).await;
+            let answer = answer.map(|Reply { body, .. }: Reply<ArbiterAnswer>| body);
+            poll.take(arbiter.slot, answer.map_err(|error| full(&error)));
         }
-        if grants.len() >= trust.k as usize {
-            return Answer::Done(TaskResult::Grants { grants });
+        let answer = poll.conclude();
+        if matches!(answer, Answer::OfferOver { .. }) {
+            // The host is about to obey a later document, too.
+            sleep(TRUST_REST).await;
         }
-        let is_final = |why: &DenialReason| is_firm(why) || is_taken_over(offer, why);
-        let firm = denials.iter().filter(|(_, why)| is_final(why)).count();
-        if arbiters.len() - firm < trust.k as usize {
-            denials.retain(|(_, why)| is_final(why));
-            return Answer::Refused(No::Arbiters(denials));
-        }
-        let mut words: Vec<String> =
-            denials.iter().map(|(slot, why)| format!("arbiter {slot}: {why}")).collect();
-        words.extend(silent);
-        unclear(format!("{} of {} grants; {}", grants.len(), trust.k, words.join("; ")))
+        answer
     }
 
     async fn put(&self, host: &HostId, id: &JobId, body: &PutJob, key: RunKey) -> Answer {
@@ -755,6 +742,7 @@ pub fn is_firm(why: &DenialReason) -> bool {
         | DenialReason::NotTheLast { .. } => true,
         DenialReason::Silent { .. }
         | DenialReason::Rebuilding { .. }
+        | DenialReason::OtherTrust { .. }
         | DenialReason::Promised { .. } => false,
     }
 }

@@ -95,6 +95,8 @@ mod tend;
 
 mod executor;
 
+mod poll;
+
 mod knowledge;
 
 mod follow;
@@ -119,6 +121,7 @@ pub use executor::Executor;
 pub use follow::{HeardAt, Picture, follow};
 pub use keeping::{KeepError, Kept};
 pub use knowledge::Knowledge;
+pub use poll::Poll;
 pub use record::{Cause, RECORD_VERSION, RunRecord, TaskRecord};
 pub use run::{Answer, Effect, Input, No, ROUNDS_IDLE_MAX, Run};
 pub use task::{

@@ -529,10 +529,12 @@ impl Run {
     /// The offer ended while grants were gathered: from the offer on, once more.
     fn offer_over(&mut self, now_ms: u64, i: usize, why: String, out: &mut Vec<Effect>) {
         self.record.offers_over += 1;
-        let (TaskKind::Put { ticket: Some((offer, grants)), .. }
-        | TaskKind::Resize { ticket: Some((offer, grants)), .. }) = self.record.tasks[i].kind
-        else {
-            return self.do_refused(now_ms, i, No::Failed(why), out);
+        let (offer, grants) = match self.record.tasks[i].kind {
+            TaskKind::Put { ticket: Some(ticket), .. }
+            | TaskKind::Resize { ticket: Some(ticket), .. } => ticket,
+            // The arbiters obey a later document than the host did when it made the offer.
+            TaskKind::Grants { offer } => (offer, i),
+            _ => return self.do_refused(now_ms, i, No::Failed(why), out),
         };
         if self.record.offers_over > OFFERS_OVER_MAX {
             let why = format!("{OFFERS_OVER_MAX} offers ended before they were used; {why}");

@@ -28,6 +28,8 @@ mod expect;
 
 mod failover;
 
+mod members;
+
 mod survive;
 
 mod tickets;

@@ -3,6 +3,8 @@
 
 mod fixed;
 
+mod members;
+
 mod mutants;
 
 mod scenarios;

@@ -63,6 +63,7 @@ fn denials() -> Vec<DenialReason> {
         DenialReason::Promised { host: host.clone(), id, for_ms: None },
         DenialReason::NotTheLast { hold: HoldAt { host, hold: id } },
         DenialReason::Quota { tenant, limit, used, asked, at_most: None },
+        DenialReason::OtherTrust { offered: 1, here: 2 },
         DenialReason::Policy { message: String::new() },
     ];
     for denial in &all {
@@ -72,6 +73,7 @@ fn denials() -> Vec<DenialReason> {
             | DenialReason::Promised { .. }
             | DenialReason::NotTheLast { .. }
             | DenialReason::Quota { .. }
+            | DenialReason::OtherTrust { .. }
             | DenialReason::Policy { .. } => {}
         }
     }
@@ -266,7 +268,7 @@ fn a_gap_in_the_document_is_caught() {
     let refusals: Vec<Refusal> =
         examples().into_iter().filter(|r| ["busy", "invalid"].contains(&r.name())).collect();
     assert_eq!(check_refusals(document, &refusals).len(), 3, "wrong status, missing, gone");
-    assert_eq!(check_denials(document, &denials()).len(), 5);
+    assert_eq!(check_denials(document, &denials()).len(), 6);
 
     let code = "//! x\nr.route(\"/v1/x\", get(x));\nProblemReply::new(503, \"new\", d);\n#[cfg(test)]\nProblem::new(1, \"t\", d)\n";
     let files = [TextFile::sample("a/src/b.rs", code)];

@@ -1,8 +1,9 @@
 //! Following the signed trust document that an agent keeps in a file for the services beside it.
 //!
 //! The file is a JSON string, a `Signed<Trust>`. Its first content is believed, because only the
-//! agent's user can write it; a later one must be signed by an operator of the one in force. What
-//! follows from a document is left to the roles.
+//! agent's user can write it; the next version must be signed by an operator of the one in force and
+//! be one that may follow it. Where versions were missed, the agent's choice is believed: it has seen
+//! them all. What follows from a document is left to the roles.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,7 +60,7 @@ fn read(path: &Path) -> Option<Signed<Trust>> {
 
 /// The document, when it is news and may be believed.
 fn accept(in_force: Option<&Trust>, signed: &Signed<Trust>, path: &Path) -> Option<Trust> {
-    match Trust::accept(in_force, signed) {
+    match Trust::follow(in_force, signed) {
         Ok(new) => new,
         Err(error) => {
             tracing::warn!("trust in {} is not taken: {error}", path.display());

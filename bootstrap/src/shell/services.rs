@@ -178,10 +178,11 @@ fn ready_at<'a>(hosts: &'a [Ready], id: &HostId) -> &'a Ready {
 
 fn misplaced(step: Step, error: &LayoutError) -> BootstrapError {
     let next = match error {
-        LayoutError::NoHosts => "name hosts with --hosts, or a discovery URL",
-        LayoutError::ArbiterLost { .. } => {
-            "bring its host back and run bootstrap again; what runs goes on meanwhile"
-        }
+        LayoutError::NoHosts => "name hosts with --hosts, or a discovery URL".to_owned(),
+        LayoutError::ArbiterLost { slot, .. } => format!(
+            "bring its host back and run bootstrap again, or put another in its place: \
+             `ostler arbiters replace {slot}`; what runs goes on meanwhile"
+        ),
     };
     failure(step, Kind::Failed, error.to_string(), next)
 }

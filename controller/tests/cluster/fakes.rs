@@ -131,6 +131,7 @@ impl Cluster {
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
             retired: vec![],
+            succession: Default::default(),
         };
         let signed = Signed::seal(&trust, operator.secret());
         let json = serde_json::to_vec(&signed).unwrap();
@@ -382,6 +383,7 @@ async fn offer(
         plan: BTreeMap::from([(0, resources)]),
         on_loss: OnLoss::Keep,
         trust_version: trust.version,
+        agreed: None,
     };
     let offer = Signed::seal(&offer, host.identity.secret());
     Ok(Json(OfferReply { offer, left_ms: 7000 }))
@@ -418,6 +420,7 @@ async fn put(
         spec: body.spec.digest(),
         resources: body.spec.resources(),
         purpose: Purpose::Take,
+        agreed: None,
     };
     let standing = |offer| match (host.used.contains(&offer), host.offers.contains_key(&offer)) {
         (true, _) => OfferStanding::Used,

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use protocol::api::OfferRequest;
 use protocol::id::{Epoch, OfferId};
+use protocol::signed::Digest;
 use protocol::trust::Right;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -21,6 +22,9 @@ pub(super) struct OpenOffers {
     epoch: Epoch,
     watermark: OfferId,
     offers: Vec<OfferId>,
+    /// The change of arbiters that the host has agreed to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreed: Option<Digest>,
 }
 
 pub(super) async fn list(
@@ -31,8 +35,8 @@ pub(super) async fn list(
     let (sender, receiver) = oneshot::channel();
     let stopping = || ProblemReply::new(503, "stopping", "this agent is stopping; ask again");
     api.posts.send(Post::OpenOffers(sender)).await.map_err(|_| stopping())?;
-    let (watermark, offers) = receiver.await.map_err(|_| stopping())?;
-    Ok(Json(OpenOffers { epoch: watermark.epoch, watermark, offers }))
+    let (watermark, offers, agreed) = receiver.await.map_err(|_| stopping())?;
+    Ok(Json(OpenOffers { epoch: watermark.epoch, watermark, offers, agreed }))
 }
 
 pub(super) async fn make(

@@ -5,7 +5,7 @@
 //! is beside it: `taking` and `ending` jobs, `moving` them, `acts` on them, how they go on
 //! (`job_life`), what libvirt shows (`seeing`), what `addresses` guests have, and how a new life starts (`recover`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hypervisor::Lifecycle;
 use protocol::admission::Room;
@@ -16,9 +16,9 @@ use protocol::job::{JobState, ObservedDomain, Reason, RunKey};
 use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
-use protocol::signed::{SecretKey, Signed};
+use protocol::signed::{Digest, SecretKey, Signed};
 use protocol::ticket::OfferStanding;
-use protocol::trust::Trust;
+use protocol::trust::{Trust, check_agreed};
 use transport::clock::Now;
 use uuid::Uuid;
 
@@ -100,6 +100,10 @@ pub struct Agent {
     pub(super) boot: String,
     pub(super) cursor: Cursor,
     pub(super) trust: Option<Trust>,
+    /// The last change of arbiters that the host has agreed to; durable.
+    pub(super) agreed: Option<Digest>,
+    /// The holds that the keeper runs only by the cover of both committees of a change.
+    pub(super) joint: Option<(Digest, BTreeSet<OfferId>)>,
     pub(super) jobs: BTreeMap<JobId, Entry>,
     pub(super) by_uuid: BTreeMap<Uuid, JobId>,
     pub(super) observed: BTreeMap<Uuid, ObservedDomain>,
@@ -139,6 +143,8 @@ impl Agent {
             boot: ledger.boot,
             cursor: Cursor { epoch: ledger.epoch, seq: 0 },
             trust,
+            agreed: ledger.agreed,
+            joint: None,
             jobs: BTreeMap::new(),
             by_uuid: BTreeMap::new(),
             observed: BTreeMap::new(),
@@ -178,7 +184,11 @@ impl Agent {
             Input::Heard { job, bytes } => self.handle_heard(now, &job, bytes),
             Input::Domains(domains) => self.handle_domains(now, &domains, out),
             Input::Service { job, news } => self.handle_service(now, &job, news, out),
-            Input::Right { obey, version } => self.handle_right(now, obey, version, out),
+            Input::Right(standing) => {
+                self.handle_right(now, &standing, out);
+                self.agree(&standing, out);
+            }
+            Input::Joint { change, holds } => self.handle_joint(change, holds),
             Input::Lost { job, hold } => self.handle_lost(now, &job, hold, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
@@ -192,6 +202,7 @@ impl Agent {
                 self.watch_sizes(now, out);
                 self.watch_addresses(now, out);
                 self.ask_right(out);
+                self.ask_agreement(out);
                 self.go_on_all(now, out);
             }
         }
@@ -275,9 +286,11 @@ impl Agent {
     }
 
     fn obey(&mut self, signed: Signed<Trust>, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
-        let accepted = Trust::accept(self.trust.as_ref(), &signed)
-            .map_err(|error| Refusal::Invalid { message: error.to_string() })?;
+        let accepted = Trust::accept(self.trust.as_ref(), &signed)?;
         let Some(trust) = accepted else { return Ok(Reply::Done) };
+        if let Some(old) = &self.trust {
+            check_agreed(self.agreed, old, &trust)?;
+        }
         if !trust.roster.contains(&self.host.key) {
             return Err(Refusal::Invalid {
                 message: format!("host {} is not on the roster of this trust", self.host.id),

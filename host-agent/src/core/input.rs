@@ -1,6 +1,6 @@
 //! What an agent's core is told and what it wants done: two closed lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
@@ -11,7 +11,7 @@ use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec};
 use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
-use protocol::signed::Signed;
+use protocol::signed::{Digest, Signed};
 use protocol::ticket::Handoff;
 use protocol::trust::Trust;
 use protocol::vm::{SizeChange, VmSpec};
@@ -91,11 +91,13 @@ pub enum Input {
         news: ServiceNews,
     },
     /// The arbiters were asked which trust document they obey.
-    Right {
-        /// How many of them obey it.
-        obey: u32,
-        /// Its version: of the one in force here when they were asked.
-        version: u64,
+    Right(Standing),
+    /// The keeper runs these holds only while both the arbiters in force and the next ones cover them.
+    Joint {
+        /// By which change of arbiters.
+        change: Digest,
+        /// Which holds.
+        holds: BTreeSet<OfferId>,
     },
     /// The right to run a job is over, and the keeper has seen its guest dead.
     Lost {
@@ -119,6 +121,17 @@ pub enum Input {
     },
     /// Time has passed.
     Tick,
+}
+
+/// What the arbiters say of the trust document in force here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The slots of those that obey it.
+    pub obey: BTreeSet<u32>,
+    /// Those of them that grant: they have been silent, and know what every host holds.
+    pub ready: BTreeSet<u32>,
+    /// Its version, when they were asked.
+    pub version: u64,
 }
 
 /// What may be asked of an agent.

@@ -11,7 +11,7 @@ use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
 use protocol::job::{Job, RunKey};
 use protocol::pool::PoolsConfig;
 use protocol::resources::Resources;
-use protocol::signed::Signed;
+use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
 use protocol::vm::Size;
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,8 @@ pub enum Write {
     JobGone(JobId),
     /// Obey this document.
     Trust(Box<Signed<Trust>>),
+    /// The host has agreed to this change of arbiters.
+    Agreed(Digest),
     /// What the operator intends with the host is now this.
     HostIntent(Option<HostIntent>),
     /// The host's pools are now these.
@@ -161,6 +163,8 @@ pub struct LedgerState {
     pub boot: String,
     /// The trust document in force.
     pub trust: Option<Signed<Trust>>,
+    /// The last change of arbiters that the host has agreed to.
+    pub agreed: Option<Digest>,
     /// What the operator intends with the host.
     pub host_intent: Option<HostIntent>,
     /// The pools that were declared, with their ids.

@@ -9,8 +9,8 @@ pub use agent::{Agent, Birth};
 
 mod input;
 pub use input::{
-    Effect, Input, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews, Work, WorkId,
-    WorkOutcome,
+    Effect, Input, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews, Standing, Work,
+    WorkId, WorkOutcome,
 };
 
 mod taking;
@@ -40,6 +40,7 @@ mod recover;
 
 mod pools;
 pub use pools::{Coming, Stay, Turn};
+mod agreeing;
 
 mod tenure;
 pub use tenure::{Draft, Drafted};

@@ -202,6 +202,7 @@ impl Agent {
             spec: to.digest(),
             resources: offered.filter(|offered| takes.fits_in(*offered)).unwrap_or(takes),
             purpose: Purpose::Resize,
+            agreed: self.agreed,
         };
         Ok(Some(verify(ticket, expected, trust, |offer| self.standing(now, offer))?))
     }

@@ -17,7 +17,7 @@ use protocol::vm::Restart;
 use transport::clock::Now;
 
 use super::agent::Agent;
-use super::input::Effect;
+use super::input::{Effect, Standing};
 use super::ledger::{Intent, JobRecord};
 use super::resizing::is_changing;
 
@@ -77,17 +77,11 @@ impl Agent {
         }
     }
 
-    /// The arbiters have been asked: this many obey that trust document.
-    pub(super) fn handle_right(
-        &mut self,
-        now: Now,
-        obey: u32,
-        version: u64,
-        out: &mut Vec<Effect>,
-    ) {
+    /// The arbiters have been asked: these obey that trust document.
+    pub(super) fn handle_right(&mut self, now: Now, standing: &Standing, out: &mut Vec<Effect>) {
         self.is_right_asked = false;
         let Some(trust) = &self.trust else { return };
-        if trust.version == version && obey >= trust.k {
+        if trust.version == standing.version && trust.is_quorum(self.agreed, &standing.obey) {
             self.is_right_shown = true;
             self.go_on_all(now, out);
         }

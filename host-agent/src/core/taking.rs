@@ -58,7 +58,8 @@ impl Agent {
         }
         let left_ms = trust.term_ms - trust.kill_ms;
         let trust_version = trust.version;
-        let arbiters: Vec<u32> = trust.arbiters.iter().map(|a| a.slot).collect();
+        let arbiters: Vec<u32> = trust.members().iter().map(|a| a.slot).collect();
+        let agreed = self.agreed();
         let asked = match ask.action {
             Action::Start | Action::FailOver { .. } => {
                 let finds = ask.finds_disks || matches!(ask.action, Action::FailOver { .. });
@@ -90,6 +91,7 @@ impl Agent {
             on_loss,
             plan: arbiters.into_iter().map(|slot| (slot, resources)).collect(),
             trust_version,
+            agreed,
         };
         Ok(Reply::Offered(OfferReply { offer: Signed::seal(&offer, &self.key), left_ms }))
     }
@@ -303,6 +305,7 @@ impl Agent {
             spec: put.spec.digest(),
             resources: put.spec.resources(),
             purpose: Purpose::Take,
+            agreed: self.agreed,
         };
         let standing = |offer| self.standing(now, offer);
         Ok(Some(verify(put.ticket.as_ref(), expected, trust, standing)?))

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use protocol::id::{Epoch, JobId, OfferId};
 use protocol::job::{Job, JobState, Reason};
 use protocol::resources::Resources;
+use protocol::signed::Digest;
 use protocol::tenure::{Item, Standing};
 use protocol::ticket::HoldAt;
 use protocol::trust::Trust;
@@ -32,6 +33,12 @@ pub struct Draft {
     pub watermark: OfferId,
     /// Every hold and every open offer.
     pub items: Vec<Drafted>,
+    /// The trust document that the agent obeys: by no older one may anything be let run.
+    #[serde(default)]
+    pub trust_version: u64,
+    /// The change of arbiters that the host has agreed to: nothing runs without the cover of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<Digest>,
 }
 
 /// An item of a draft, with what only this host needs to know of it.
@@ -92,7 +99,13 @@ impl Agent {
             since: None,
         });
         let items = holds.chain(offers).collect();
-        Some(Draft { epoch: self.cursor.epoch, watermark: self.offers.watermark(), items })
+        Some(Draft {
+            epoch: self.cursor.epoch,
+            watermark: self.offers.watermark(),
+            items,
+            trust_version: self.trust.as_ref().map_or(0, |trust| trust.version),
+            agreed: self.agreed(),
+        })
     }
 
     fn drafted(&self, record: &JobRecord) -> Option<Drafted> {

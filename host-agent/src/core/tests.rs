@@ -33,6 +33,7 @@ mod images;
 mod resizing;
 
 mod pools;
+mod agreeing;
 
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
@@ -132,6 +133,7 @@ fn trust() -> Signed<Trust> {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        succession: Default::default(),
     };
     Signed::seal(&trust, &key(OPERATOR))
 }
@@ -279,6 +281,7 @@ fn write_to(disk: &mut LedgerState, write: Write) {
             disk.claims.retain(|(r, _)| *r != run);
             disk.claims.push((run, claim));
         }
+        Write::Agreed(change) => disk.agreed = Some(change),
         Write::ClaimGone(run) => disk.claims.retain(|(r, _)| *r != run),
     }
 }

@@ -14,6 +14,10 @@
 //!   its guest is gone, so this ends nothing; it makes R13 true whatever an agent does.
 //! * **A lost hold is stated until the agent has closed it.** Only the ledger outlives this machine's
 //!   memory.
+//! * **Between two committees** (protocol §10) a hold runs by the arbiters in force until the next ones
+//!   cover it as well, and from then on only by both; so does all that the agent says it has agreed to.
+//!   By a document older than one that it has obeyed a keeper lets nothing run, and by one older than
+//!   its agent's it lets nothing begin.
 //! * **A keeper states only while something needs cover,** and once more after that. Everything else
 //!   arbiters read from agents.
 
@@ -21,8 +25,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::id::{HostId, JobId, OfferId};
-use protocol::tenure::{ITEMS_MAX, Statement, Term};
-use protocol::trust::Trust;
+use protocol::resources::Resources;
+use protocol::signed::Digest;
+use protocol::tenure::{ITEMS_MAX, Item, Statement, Term};
+use protocol::trust::{Committee, Trust};
 use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -88,6 +94,9 @@ struct Held {
     gate: Gate,
     /// True when the agent drafts it no more.
     is_omitted: bool,
+    /// The change of arbiters during which it needs the cover of both committees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    joint: Option<Digest>,
 }
 
 /// What a keeper is told of one hold by.
@@ -103,6 +112,9 @@ pub struct Kept {
     pub gate: Gate,
     /// Until when, on this machine's clock; 0: no quorum covers it.
     pub until_ms: u64,
+    /// The change of arbiters during which it needs the cover of both committees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joint: Option<Digest>,
 }
 
 /// Everything a keeper knows of its holds, for the agent.
@@ -115,11 +127,21 @@ impl Table {
     pub fn of(&self, hold: OfferId) -> Option<&Kept> {
         self.0.iter().find(|kept| kept.hold == hold)
     }
+
+    /// The holds that run only by the cover of both committees of one change.
+    #[must_use]
+    pub fn joint(&self) -> Option<(Digest, BTreeSet<OfferId>)> {
+        let change = self.0.iter().find_map(|kept| kept.joint)?;
+        let of_it = self.0.iter().filter(|kept| kept.joint == Some(change));
+        Some((change, of_it.map(|kept| kept.hold).collect()))
+    }
 }
 
 /// What a keeper's next life in the same boot of the machine needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
+    #[serde(default)]
+    trust_version: u64,
     seq: u64,
     draft: Option<Draft>,
     holds: Vec<(OfferId, Held)>,
@@ -139,6 +161,8 @@ struct Sent {
 pub struct Keeper {
     host: HostId,
     trust: Option<Arc<Trust>>,
+    /// The latest version that this keeper or an earlier life has obeyed.
+    trust_version: u64,
     draft: Option<Draft>,
     holds: BTreeMap<OfferId, Held>,
     seq: u64,
@@ -157,6 +181,7 @@ impl Keeper {
         Self {
             host,
             trust: None,
+            trust_version: saved.trust_version,
             draft: saved.draft,
             has_more: !saved.holds.is_empty(),
             holds: saved.holds.into_iter().collect(),
@@ -172,7 +197,12 @@ impl Keeper {
     #[must_use]
     pub fn saved(&self) -> Saved {
         let holds = self.holds.iter().map(|(id, held)| (*id, held.clone()));
-        Saved { seq: self.seq, draft: self.draft.clone(), holds: holds.collect() }
+        Saved {
+            trust_version: self.trust_version,
+            seq: self.seq,
+            draft: self.draft.clone(),
+            holds: holds.collect(),
+        }
     }
 
     /// Every hold and its gate.
@@ -181,7 +211,7 @@ impl Keeper {
         let row = |(id, held): (&OfferId, &Held)| {
             let (job, uuid) = (held.drafted.item.job.clone(), held.drafted.uuid);
             let until_ms = self.closes_ms(held);
-            Kept { hold: *id, job, uuid, gate: held.gate, until_ms }
+            Kept { hold: *id, job, uuid, gate: held.gate, until_ms, joint: held.joint }
         };
         Table(self.holds.iter().filter(|(_, held)| !held.is_omitted).map(row).collect())
     }
@@ -205,8 +235,11 @@ impl Keeper {
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Draft(draft) => self.adopt(now_ms, draft, out),
+            // Told by a file that may come back with a disk: what is older counts for nothing.
+            Input::Trust(trust) if self.trust.is_some() && trust.version < self.trust_version => {}
             Input::Trust(trust) => {
                 let is_first = self.trust.is_none();
+                self.trust_version = self.trust_version.max(trust.version);
                 self.trust = Some(trust);
                 if let Some(draft) = self.draft.clone().filter(|_| is_first) {
                     self.adopt(now_ms, draft, out);
@@ -224,6 +257,7 @@ impl Keeper {
             Input::Empty(uuid) => self.emptied(uuid, out),
             Input::Tick => {}
         }
+        self.join(now_ms);
         self.watch(now_ms, out);
         self.state(now_ms, out);
     }
@@ -259,7 +293,7 @@ impl Keeper {
                 None => {
                     let covers = first_cover(drafted, term_ms).collect();
                     let (drafted, gate) = (drafted.clone(), Gate::Shut);
-                    let held = Held { drafted, covers, gate, is_omitted: false };
+                    let held = Held { drafted, covers, gate, is_omitted: false, joint: None };
                     self.holds.insert(id, held);
                 }
             }
@@ -327,6 +361,22 @@ impl Keeper {
         self.answered.insert(term.slot, term.seq);
     }
 
+    /// What the next arbiters cover as well needs both from now on.
+    fn join(&mut self, now_ms: u64) {
+        let Some(trust) = self.trust.clone() else { return };
+        let change = trust.change();
+        for held in self.holds.values_mut().filter(|held| held.joint != change) {
+            held.joint = None;
+        }
+        let (Some(change), Some(next)) = (change, trust.next_committee()) else { return };
+        let is_agreed = self.draft.as_ref().is_some_and(|draft| draft.agreed == Some(change));
+        for held in self.holds.values_mut() {
+            if is_agreed || now_ms + trust.kill_ms < covered_until(held, next) {
+                held.joint = Some(change);
+            }
+        }
+    }
+
     /// R12: nothing is left behind a sealed gate.
     fn emptied(&mut self, uuid: Uuid, out: &mut Vec<Effect>) {
         for held in self.holds.values_mut() {
@@ -350,7 +400,7 @@ impl Keeper {
             let is_covered = now_ms < closes_ms;
             let gate = match held.gate {
                 // Another hold of the same guest may be on its way out behind that gate.
-                Gate::Shut if is_covered && self.is_in_use(uuid) => continue,
+                Gate::Shut if is_covered && (self.is_in_use(uuid) || self.is_behind()) => continue,
                 Gate::Shut if is_covered => {
                     out.push(Effect::Open(uuid));
                     Gate::Open
@@ -375,14 +425,30 @@ impl Keeper {
         self.holds.values().any(is_it)
     }
 
-    /// When the gate of a hold has to be shut: K before a quorum no longer covers it.
+    /// Whether the agent obeys a later document than is known here.
+    fn is_behind(&self) -> bool {
+        let drafted = self.draft.as_ref().map_or(0, |draft| draft.trust_version);
+        self.trust.as_ref().is_none_or(|trust| trust.version < drafted)
+    }
+
+    /// When the gate of a hold has to be shut: K before a quorum no longer covers it, of any committee
+    /// that counts for it.
     fn closes_ms(&self, held: &Held) -> u64 {
-        let Some(trust) = &self.trust else { return 0 };
-        let cover = |slot: &protocol::trust::Slot| held.covers.get(&slot.slot).copied();
-        let mut covers: Vec<u64> = trust.arbiters.iter().filter_map(cover).collect();
-        covers.sort_unstable_by(|a, b| b.cmp(a));
-        let quorum = trust.k.checked_sub(1).and_then(|nth| covers.get(nth as usize));
-        quorum.map_or(0, |until_ms| until_ms.saturating_sub(trust.kill_ms))
+        let in_force = self.trust.as_ref().filter(|trust| trust.version >= self.trust_version);
+        let Some(trust) = in_force else { return 0 };
+        let covers = trust.committees(held.joint).map(|committee| covered_until(held, committee));
+        covers.min().unwrap_or(0).saturating_sub(trust.kill_ms)
+    }
+
+    /// What arbiters are told of debits: those who take over have booked nothing for a ticket from
+    /// before, and are to assume the whole size.
+    fn as_booked(&self, item: Item) -> Item {
+        let is_full = |debits: &BTreeMap<u32, Resources>| {
+            let trust = self.trust.as_ref();
+            trust.is_some_and(|trust| trust.is_booked_everywhere(debits, item.resources))
+        };
+        let debits = item.debits.clone().filter(|debits| is_full(debits));
+        Item { debits, ..item }
     }
 
     fn has_something(&self) -> bool {
@@ -399,7 +465,8 @@ impl Keeper {
         let is_leaving = |held: &&Held| held.is_omitted;
         let leaving = self.holds.values().filter(is_leaving).map(|held| held.drafted.item.clone());
         let drafted = draft.items.iter().map(|drafted| drafted.item.clone());
-        let items: Vec<_> = drafted.chain(leaving).take(ITEMS_MAX).collect();
+        let items = drafted.chain(leaving).take(ITEMS_MAX).map(|item| self.as_booked(item));
+        let items: Vec<_> = items.collect();
         self.seq = (self.seq + 1).max(now_ms);
         self.has_more = draft.needs_keeper() || !self.holds.is_empty();
         self.due_ms = now_ms + RENEW_MS + self.seq.wrapping_mul(7919) % JITTER_MS;
@@ -416,6 +483,15 @@ impl Keeper {
             items,
         }));
     }
+}
+
+/// Until when a quorum of a committee covers a hold; 0: none does.
+fn covered_until(held: &Held, committee: Committee<'_>) -> u64 {
+    let slots = held.covers.iter().filter(|(slot, _)| committee.has(**slot));
+    let mut covers: Vec<u64> = slots.map(|(_, until_ms)| *until_ms).collect();
+    covers.sort_unstable_by(|a, b| b.cmp(a));
+    let quorum = committee.k.checked_sub(1).and_then(|nth| covers.get(nth as usize));
+    quorum.copied().unwrap_or(0)
 }
 
 /// R9: the slots whose grants made the hold cover it from when its offer was made.

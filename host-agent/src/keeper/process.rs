@@ -212,7 +212,7 @@ impl Process {
     fn perform(&mut self, effect: Effect, trust: Option<Arc<Trust>>) {
         match effect {
             Effect::State(statement) => {
-                for slot in trust.iter().flat_map(|trust| trust.arbiters.clone()) {
+                for slot in trust.iter().flat_map(|trust| trust.members()) {
                     self.state(slot, &statement);
                 }
             }

@@ -229,6 +229,7 @@ impl Task {
                         }
                         line.clear();
                         self.tell_lost().await;
+                        self.tell_joint().await;
                     }
                     Ok(_) => {}
                     Err(error) => return error.to_string(),
@@ -261,6 +262,13 @@ impl Task {
             .collect();
         for (hold, job) in lost {
             let _ = self.posts.send(Post::Input(Input::Lost { job, hold })).await;
+        }
+    }
+
+    async fn tell_joint(&self) {
+        let joint = self.tell.borrow().joint();
+        if let Some((change, holds)) = joint {
+            let _ = self.posts.send(Post::Input(Input::Joint { change, holds })).await;
         }
     }
 

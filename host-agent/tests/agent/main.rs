@@ -254,6 +254,7 @@ async fn with_trust_a_stranger_may_nothing_and_local_root_still_everything() {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        succession: Default::default(),
     };
     let signed = Signed::seal(&trust, operator.secret());
     let path = "/v1/config/trust";

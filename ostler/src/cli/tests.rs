@@ -51,6 +51,12 @@ fn what_people_write_is_understood() {
         "ostler runs show 0123",
         "ostler runs cancel 0123 --no-wait",
         "ostler ui --listen 127.0.0.1:0",
+        "ostler arbiters --json",
+        "ostler arbiters replace 2 --with h4 --dry-run",
+        "ostler arbiters add h2 h3 --timeout 1m",
+        "ostler arbiters remove 4",
+        "ostler arbiters resume",
+        "ostler operators",
         "ostler trust show --context /tmp/c",
         "ostler agent",
         "ostler agent --data-dir /d --listen 127.0.0.1:0 --hypervisor test:///default",
@@ -87,6 +93,8 @@ fn what_makes_no_sense_is_refused() {
         "ostler stop web-1 --grace 3",
         "ostler bootstrap --hosts ftp://x",
         "ostler dev --agents 0",
+        "ostler arbiters add",
+        "ostler operators add me",
         "ostler ui --listen 0.0.0.0:7461",
     ] {
         assert!(parse(line).is_err(), "{line:?} was accepted");

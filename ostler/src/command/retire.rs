@@ -10,7 +10,7 @@ use protocol::api::Want;
 use protocol::id::{HostId, JobId};
 use protocol::job::{Job, JobSpec, Role};
 use protocol::signed::PublicKey;
-use protocol::trust::Trust;
+use protocol::trust::{Slot, Trust};
 use protocol::view::{Freshness, HostRow};
 use protocol::vm::DiskSpec;
 use serde_json::json;
@@ -148,7 +148,7 @@ fn check_empty(
     }
 }
 
-/// The quorum must outlive the host: a slot cannot be moved to another machine yet.
+/// The quorum must outlive the host; another arbiter may take the place of its before or after.
 fn check_arbiters(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
     let there = services(row);
     let lost = trust.arbiters.iter().filter(|arbiter| there.contains(&arbiter.key)).count();
@@ -163,7 +163,7 @@ fn check_arbiters(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
         trust.k
     );
     Err(Failure::new(Code::Refused, what)
-        .next("arbiters can't be moved to other hosts yet: keep this host, or bring it back"))
+        .next("bring it back if it is away, and `ostler arbiters replace` its arbiter first"))
 }
 
 /// Restarting is a controller's work.
@@ -207,6 +207,12 @@ fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool
         show::note(&format!(
             "it had a {}: `ostler bootstrap` starts another",
             roles.join(" and a ")
+        ));
+    }
+    let arbiters = trust.arbiters.iter().filter(|arbiter| there.contains(&arbiter.key));
+    for Slot { slot, .. } in arbiters {
+        show::note(&format!(
+            "arbiter {slot} was there, and its place is empty: ostler arbiters replace {slot}"
         ));
     }
     for guest in guests {

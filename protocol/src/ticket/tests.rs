@@ -33,6 +33,7 @@ fn trust(n: u8, k: u32) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        succession: Default::default(),
     }
 }
 
@@ -53,6 +54,7 @@ fn offer() -> Offer {
         plan: BTreeMap::new(),
         on_loss: OnLoss::Keep,
         trust_version: 1,
+        agreed: None,
     }
 }
 
@@ -81,6 +83,7 @@ fn check_standing(
         spec: Digest::of(b"spec"),
         resources: size(),
         purpose: Purpose::Take,
+        agreed: None,
     };
     verify(Some(ticket), expected, trust, |_| standing)
 }

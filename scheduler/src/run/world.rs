@@ -277,6 +277,7 @@ impl World {
                     plan: BTreeMap::new(),
                     on_loss: OnLoss::Keep,
                     trust_version: 1,
+                    agreed: None,
                 };
                 let offer = Signed::seal(&offer, &fake.key);
                 Answer::Done(TaskResult::Offer { offer })

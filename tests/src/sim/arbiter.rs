@@ -5,12 +5,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arbiter::core::{Core, Effect, Input, Verdict};
+use arbiter::core::{Core, Effect, Input, Verdict, Waiting};
 use arbiter::statement::{Statement, StatementError};
 use protocol::id::HostId;
 use protocol::signed::{SecretKey, Signed};
-use protocol::ticket::{Answer, Offer};
-use protocol::trust::Trust;
+use protocol::ticket::{Answer, DenialReason, Offer};
+use protocol::trust::{Ready, Trust};
 
 use super::message::{Ask, Back, NodeId, Told};
 use super::mutant::Mutant;
@@ -18,6 +18,8 @@ use super::tasks::{Command, Ctx};
 use super::world::{Event, World, arbiter_key};
 
 const READ_INTERVAL_MS: u64 = 1_500;
+/// How often it looks at its host's trust document.
+const LOOK_INTERVAL_MS: u64 = 500;
 const READ_PATIENCE_MS: u64 = 3_000;
 const NEWS_WAIT_MS: u64 = 1_000;
 const NEWS_POLL_MS: u64 = 20;
@@ -81,7 +83,7 @@ impl World {
         let delay_us = self.chance.between(1_000, 400_000);
         self.after(delay_us, Event::Trust { node, life });
         if takes_books_as_empty {
-            let trust = self.trust_of_arbiters();
+            let trust = self.trust_of_arbiter(n);
             shared.tell(now_ms, Input::Trust(trust));
             for (host, _) in &shared.hosts {
                 shared.tell(u64::MAX / 2, empty_statement(host));
@@ -95,25 +97,69 @@ impl World {
         }
     }
 
+    /// It looks at its host's document, and will again.
     pub(super) fn learn_trust(&mut self, node: NodeId) {
-        let now_ms = self.now_at(node).mono_ms;
-        let trust = self.trust_of_arbiters();
-        let Some(process) = self.arbiters.iter().find(|process| process.node == node) else {
+        let Some(n) = self.arbiters.iter().position(|process| process.node == node) else {
             return;
         };
-        let Some(shared) = process.life.clone() else { return };
+        if self.profile.spare_arbiters > 0 {
+            let life = self.nodes[node.0].life;
+            self.after_local_ms(node, LOOK_INTERVAL_MS, Event::Trust { node, life });
+        }
+        self.look_at_trust(n);
+    }
+
+    fn look_at_trust(&mut self, n: usize) {
+        let node = self.arbiters[n].node;
+        let now_ms = self.now_at(node).mono_ms;
+        let trust = self.trust_of_arbiter(n);
+        let Some(shared) = self.arbiters[n].life.clone() else { return };
+        let known = shared.core.borrow().trust().map(|known| known.version);
+        if known == Some(trust.version) {
+            return;
+        }
+        self.before_trust(n, &shared, &trust);
         let effects = shared.tell(now_ms, Input::Trust(trust));
         // Nobody reads sooner for it: the readers are about to.
         drop(effects);
     }
 
-    fn trust_of_arbiters(&self) -> Arc<Trust> {
+    /// What a mutant tells it first.
+    fn before_trust(&self, n: usize, shared: &Shared, trust: &Arc<Trust>) {
+        let now_ms = self.now_at(self.arbiters[n].node).mono_ms;
+        let is_new = shared.core.borrow().slot().is_err();
+        if self.mutant == Some(Mutant::NewMemberCoversAtOnce) && is_new && trust.version > 1 {
+            shared
+                .tell(now_ms, Input::Trust(Arc::new(Trust { version: 1, ..Trust::clone(trust) })));
+        }
+        if self.mutant == Some(Mutant::NewMemberTakesBooksAsEmpty) && is_new {
+            shared.tell(now_ms, Input::Trust(Arc::clone(trust)));
+            for (host, _) in &shared.hosts {
+                let Input::Statement { host, asked_ms, mut statement } = empty_statement(host)
+                else {
+                    continue;
+                };
+                statement.agreed = trust.change();
+                shared.tell(now_ms, Input::Statement { host, asked_ms, statement });
+            }
+        }
+    }
+
+    /// The document on the disk of the host that it runs on.
+    fn trust_of_arbiter(&self, n: usize) -> Arc<Trust> {
+        let home = &self.hosts[n % self.hosts.len()];
+        let signed = home.disk.ledger.trust.as_ref();
+        let opened = signed.filter(|signed| **signed != self.trust_signed).map(Signed::open);
+        let trust = match opened {
+            Some(Ok(trust)) => Arc::new(trust),
+            Some(Err(_)) | None => Arc::clone(&self.trust),
+        };
         if self.mutant == Some(Mutant::PromiseTooShort) {
-            let term_ms = self.trust.term_ms / 3;
-            return Arc::new(Trust { term_ms, ..Trust::clone(&self.trust) });
+            let term_ms = trust.term_ms / 3;
+            return Arc::new(Trust { term_ms, ..Trust::clone(&trust) });
         }
         if self.mutant == Some(Mutant::EscrowShareIsWholeQuota) {
-            let mut trust = Trust::clone(&self.trust);
+            let mut trust = Trust::clone(&trust);
             for quota in trust.quota.values_mut() {
                 quota.vcpus = quota.vcpus * u32::try_from(trust.arbiters.len()).unwrap_or(1)
                     / trust.k.max(1)
@@ -121,7 +167,7 @@ impl World {
             }
             return Arc::new(trust);
         }
-        Arc::clone(&self.trust)
+        trust
     }
 
     pub(super) fn arbiter_asked(&mut self, n: usize, ask: Ask, back: Back) {
@@ -131,10 +177,47 @@ impl World {
             Ask::Grants(offer) => {
                 self.spawn(node, move |ctx| Box::pin(grant(ctx, shared, offer, back)));
             }
-            Ask::Health => self.send_answer(node, back, Told::Health),
+            Ask::Health => {
+                let now_ms = self.now_at(node).mono_ms;
+                let core = shared.core.borrow();
+                let is_ready = core.waiting_for(now_ms).is_empty();
+                let trust_version = core.trust().map(|trust| trust.version);
+                drop(core);
+                self.send_answer(node, back, Told::Health { trust_version, is_ready });
+            }
+            Ask::Handover => {
+                let word = self.word_of(n, &shared);
+                self.send_answer(node, back, Told::Handover(word));
+            }
             Ask::Agent(_) | Ask::Job(_) | Ask::OpenOffers | Ask::Inventory => {}
             Ask::Subscribe { .. } => {}
         }
+    }
+}
+
+impl World {
+    /// An arbiter's word that a change may be completed.
+    fn word_of(&self, n: usize, shared: &Shared) -> Option<Signed<Ready>> {
+        let now_ms = self.now_at(self.arbiters[n].node).mono_ms;
+        let core = shared.core.borrow();
+        let ready = match core.ready(now_ms) {
+            Ok(ready) => ready,
+            Err(waiting) if self.mutant == Some(Mutant::ReadyBeforeAllAgreed) => {
+                let waits_for_hosts =
+                    |w: &Waiting| matches!(w, Waiting::Agreement(_) | Waiting::Host(_));
+                if !waiting.iter().all(waits_for_hosts) {
+                    return None;
+                }
+                let trust = core.trust()?;
+                Ready {
+                    cluster: trust.cluster.clone(),
+                    slot: core.slot().ok()?,
+                    change: trust.change()?,
+                }
+            }
+            Err(_) => return None,
+        };
+        Some(Signed::seal(&ready, &shared.key))
     }
 }
 
@@ -175,6 +258,17 @@ impl Shared {
 /// Answers one request for a grant.
 async fn grant(ctx: Ctx, shared: Rc<Shared>, offer: Signed<Offer>, back: Back) {
     let (mut verdict, hosts) = shared.decide(&ctx, &offer);
+    let is_behind = |verdict: &Verdict| {
+        let why = match verdict {
+            Verdict::Denial(denial) => &denial.why,
+            Verdict::Grant(_) | Verdict::NotMember(_) => return false,
+        };
+        matches!(why, DenialReason::OtherTrust { offered, here } if offered > here)
+    };
+    if is_behind(&verdict) {
+        ctx.sleep(LOOK_INTERVAL_MS).await;
+        (verdict, _) = shared.decide(&ctx, &offer);
+    }
     if !hosts.is_empty() {
         let now_ms = ctx.now().mono_ms;
         for host in &hosts {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::hypervisor::{Domain, HvOp};
 use super::message::{Ask, NodeId, Told};
+use super::mutant::Mutant;
 use super::world::{Role, World};
 
 /// How long a person waits for one answer.
@@ -87,7 +88,11 @@ impl World {
                 grants.push(grant);
             }
         }
-        (grants.len() >= self.trust.k as usize).then_some(Ticket { offer, grants })
+        let slots = grants.iter().filter_map(|grant| Some(grant.open().ok()?.slot)).collect();
+        let agreed = offer.open().ok()?.agreed;
+        let is_enough =
+            self.trust.is_quorum(agreed, &slots) || self.mutant == Some(Mutant::PresentAloneGrants);
+        is_enough.then_some(Ticket { offer, grants })
     }
 
     /// Redeems a ticket.

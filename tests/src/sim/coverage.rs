@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 92] = [
+pub const REQUIRED: [&str; 101] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -17,6 +17,7 @@ pub const REQUIRED: [&str; 92] = [
     "answer.unclear",
     "answer.claim-lost",
     "denial.not-the-last",
+    "denial.other-trust",
     "denial.promised",
     "denial.quota",
     "denial.rebuilding",
@@ -67,6 +68,11 @@ pub const REQUIRED: [&str; 92] = [
     "net.request-lost",
     "net.statement-lost",
     "net.stream-broken",
+    "operator.begun",
+    "operator.completed",
+    "operator.gone-on",
+    "operator.old-document",
+    "operator.taken-back",
     "refusal.no-capacity",
     "refusal.no-room-to-grow",
     "refusal.no-such-job",
@@ -75,6 +81,7 @@ pub const REQUIRED: [&str; 92] = [
     "refusal.revision-conflict",
     "refusal.stale-claim",
     "refusal.task-undone",
+    "refusal.unlawful-trust",
     "refusal.wrong-state",
     "resize.given-up",
     "resize.grown",
@@ -87,6 +94,8 @@ pub const REQUIRED: [&str; 92] = [
     "run.taken-over",
     "run.unwinding",
     "term.covers",
+    "trust.agreed",
+    "trust.taken",
     "term.silent",
     "want.delete",
     "want.fail-over",

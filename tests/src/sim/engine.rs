@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use monitor::core::Source;
 use planner::State;
@@ -260,7 +259,7 @@ impl World {
     fn dispatch(&mut self, n: usize, id: RunId, dispatch: scheduler::Dispatch) {
         let node = self.engines[n].node;
         let (hosts, arbiters) = (Rc::clone(&self.host_nodes), Rc::clone(&self.arbiter_nodes));
-        let trust = Arc::clone(&self.trust);
+        let trust = self.trust_of_host(n % self.hosts.len());
         let Some(life) = self.engines[n].life.as_mut() else { return };
         life.flights += 1;
         let number = life.flights;

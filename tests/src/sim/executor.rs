@@ -15,19 +15,20 @@ use protocol::job::{Job, JobState, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Handoff, Offer, TicketError};
+use protocol::ticket::{Handoff, Offer, TicketError};
 use protocol::trust::Trust;
 use scheduler::judge::{
-    ended, has_moved_to, incoming, is_firm, is_going_to, is_ours, is_over, is_taken_over,
-    progress_words, resized, running, sent,
+    ended, has_moved_to, incoming, is_going_to, is_ours, is_over, progress_words, resized, running,
+    sent,
 };
-use scheduler::{Answer, Ask as Wanted, Dispatch, Knowledge, No, Picture, TaskResult};
+use scheduler::{Answer, Ask as Wanted, Dispatch, Knowledge, No, Picture, Poll, TaskResult};
 
 use super::message::{Ask, CallTrouble, NodeId, Told};
 use super::tasks::{Command, Ctx};
 
 const HOST_PATIENCE_MS: u64 = 10_000;
 const ARBITER_PATIENCE_MS: u64 = 3_000;
+const TRUST_REST_MS: u64 = 1_000;
 const WATCH_MS: u64 = 3_000;
 const POLL_MS: u64 = 500;
 
@@ -116,35 +117,21 @@ impl Executor {
     }
 
     async fn grants(&self, offer: &Signed<Offer>) -> Answer {
-        let k = self.trust.k as usize;
-        let (mut grants, mut denials) = (Vec::new(), Vec::new());
-        for (slot, node) in self.arbiters.iter() {
-            if grants.len() >= k {
-                break;
-            }
+        let mut poll = Poll::of(&self.trust, offer);
+        while let Some(arbiter) = poll.next_arbiter() {
+            let Some(node) = self.arbiters.get(&arbiter.slot) else { continue };
             let ask = Ask::Grants(offer.clone());
-            match self.ctx.call(*node, ask, ARBITER_PATIENCE_MS).await {
-                Ok(Told::Answer(ArbiterAnswer::Grant(grant))) => grants.push(grant),
-                Ok(Told::Answer(ArbiterAnswer::Denial(denial))) => {
-                    if let Ok(denial) = denial.open() {
-                        denials.push((*slot, denial.why));
-                    }
-                }
-                Ok(_) | Err(_) => {}
-            }
+            let answer = match self.ctx.call(*node, ask, ARBITER_PATIENCE_MS).await {
+                Ok(Told::Answer(answer)) => Ok(answer),
+                Ok(_) | Err(_) => Err("no answer".to_owned()),
+            };
+            poll.take(arbiter.slot, answer);
         }
-        if grants.len() >= k {
-            return Answer::Done(TaskResult::Grants { grants });
+        let answer = poll.conclude();
+        if matches!(answer, Answer::OfferOver { .. }) {
+            self.ctx.sleep(TRUST_REST_MS).await;
         }
-        let is_final = |why: &DenialReason| is_firm(why) || is_taken_over(offer, why);
-        let firm = denials.iter().filter(|(_, why)| is_final(why)).count();
-        if self.arbiters.len() - firm < k {
-            denials.retain(|(_, why)| is_final(why));
-            return Answer::Refused(No::Arbiters(denials));
-        }
-        let words: Vec<String> =
-            denials.iter().map(|(slot, why)| format!("arbiter {slot}: {why}")).collect();
-        unclear(&format!("{} of {k} grants; {}", grants.len(), words.join("; ")))
+        answer
     }
 
     async fn put(&self, host: &HostId, id: &JobId, body: PutJob, key: RunKey) -> Answer {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arbiter::statement::OpenOffers;
 use host_agent::core::{
-    Agent, Birth, Effect, EventRing, Input, LedgerState, ReplyId, Request, Resume, Write,
+    Agent, Birth, Effect, EventRing, Input, LedgerState, ReplyId, Request, Resume, Standing, Write,
 };
 use protocol::event::Frame;
 use protocol::host::{Accel, Host as HostFacts, HypervisorFacts};
@@ -27,6 +27,7 @@ use super::invariants::Asked;
 use super::keeper::KeeperProcess;
 use super::message::{Ask, Back, NodeId, StreamItem, Told};
 use super::mutant::Mutant;
+use super::tasks::Command;
 use super::works;
 use super::world::{Event, Tick, World, host_key};
 
@@ -174,6 +175,7 @@ pub fn apply(ledger: &mut LedgerState, writes: Vec<Write>) {
             }
             Write::JobGone(id) => ledger.jobs.retain(|known| known.job.id != id),
             Write::Trust(trust) => ledger.trust = Some(*trust),
+            Write::Agreed(change) => ledger.agreed = Some(change),
             Write::HostIntent(intent) => ledger.host_intent = intent,
             Write::Pools(pools) => ledger.pools = *pools,
             Write::Claim(run, claim) => {
@@ -262,8 +264,11 @@ impl World {
                 Some(row) => Told::Inventory(Box::new(row.clone().into())),
                 None => return,
             },
-            Ask::Health => Told::Health,
-            Ask::Grants(_) => return,
+            Ask::Health => {
+                let trust_version = process.agent.trust().map(|trust| trust.version);
+                Told::Health { trust_version, is_ready: true }
+            }
+            Ask::Grants(_) | Ask::Handover => return,
         };
         let told = self.mutate_reading(n, told);
         self.send_answer(node, back, told);
@@ -379,6 +384,9 @@ impl World {
 
     fn make_durable(&mut self, n: usize, writes: Vec<Write>) {
         self.before_durable(n, &writes);
+        let forgets = self.mutant == Some(Mutant::AgreementForgotten);
+        let writes = writes.into_iter().filter(|w| !forgets || !matches!(w, Write::Agreed(_)));
+        let writes = writes.collect();
         apply(&mut self.hosts[n].disk.ledger, writes);
         self.quota_is_never_exceeded();
         self.no_guest_has_more_than_is_promised(n);
@@ -422,9 +430,10 @@ impl World {
             return;
         }
         let (watermark, offers) = process.agent.open_offers();
-        let epoch = process.agent.epoch();
+        let (epoch, agreed) = (process.agent.epoch(), process.agent.agreed());
         for back in curious {
-            let told = Told::OpenOffers(OpenOffers { epoch, watermark, offers: offers.clone() });
+            let told =
+                Told::OpenOffers(OpenOffers { epoch, watermark, offers: offers.clone(), agreed });
             let told = self.mutate_reading(n, told);
             self.send_answer(node, back, told);
         }
@@ -469,15 +478,43 @@ impl World {
             Effect::Look(look) => {
                 self.spawn(node, |ctx| Box::pin(works::look(ctx, look)));
             }
-            // Simulated guests have no network, say nothing, are not started by themselves after a reboot,
-            // and have their disks where they are.
+            Effect::AskRight => self.ask_right(n),
+            Effect::TrustChanged(_) => self.keeper_will_learn_trust(n),
+            // Simulated guests have no network, say nothing, and have their disks where they are.
             Effect::LookAtCards { .. }
             | Effect::Listen(_)
-            | Effect::AskRight
             | Effect::Persist(_)
-            | Effect::TrustChanged(_)
             | Effect::PoolsChanged(_) => {}
         }
+    }
+
+    /// Asks the arbiters of its document, one after the other.
+    fn ask_right(&mut self, n: usize) {
+        let node = self.hosts[n].node;
+        let Some(process) = self.hosts[n].process.as_ref() else { return };
+        let Some(trust) = process.agent.trust() else { return };
+        let version = trust.version;
+        let arbiters: Vec<(u32, NodeId)> = trust
+            .members()
+            .iter()
+            .filter_map(|member| Some((member.slot, *self.arbiter_nodes.get(&member.slot)?)))
+            .collect();
+        self.spawn(node, move |ctx| {
+            Box::pin(async move {
+                let mut standing = Standing { version, ..Standing::default() };
+                for (slot, arbiter) in arbiters {
+                    let told = ctx.call(arbiter, Ask::Health, 3_000).await;
+                    let Ok(Told::Health { trust_version, is_ready }) = told else { continue };
+                    if trust_version == Some(version) {
+                        standing.obey.insert(slot);
+                        if is_ready {
+                            standing.ready.insert(slot);
+                        }
+                    }
+                }
+                ctx.say(Command::Post(Box::new(Input::Right(standing))));
+            })
+        });
     }
 
     fn subscribe_to_agent(&mut self, n: usize, conn: u64, from: Option<Cursor>) {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use host_agent::core::{Act, Effect, Reply, ReplyId, Request, Work, Write};
+use host_agent::core::{Act, Agent, Effect, Reply, ReplyId, Request, Work, Write};
 use protocol::api::{RunState, TaskState};
 use protocol::event::{Event as HostEvent, Fact};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
@@ -205,8 +205,11 @@ impl World {
         let Ok(offer) = ticket.offer.open() else {
             return self.violate(RULE, format!("h{n} took a forged ticket"));
         };
-        let epoch = self.hosts[n].process.as_ref().map(|process| process.agent.epoch());
-        let signed = self.oracle.grants.get(&ticket.offer.digest()).map_or(0, BTreeSet::len);
+        let agent = self.hosts[n].process.as_ref().map(|process| &process.agent);
+        let epoch = agent.map(Agent::epoch);
+        let signed = self.oracle.grants.get(&ticket.offer.digest()).cloned().unwrap_or_default();
+        let is_quorum = agent.and_then(|agent| Some((agent.trust()?, agent.agreed())));
+        let is_quorum = is_quorum.is_some_and(|(trust, agreed)| trust.is_quorum(agreed, &signed));
         let Some(fact) = self.oracle.offers.get_mut(&(n, offer.id)) else {
             return self.violate(RULE, format!("h{n} redeemed {}, never offered", offer.id));
         };
@@ -219,8 +222,8 @@ impl World {
             format!("of epoch {}, the agent is in {epoch:?}", fact.epoch)
         } else if now.mono_ms >= fact.until_ms {
             format!("it ended at {}, it is {}", fact.until_ms, now.mono_ms)
-        } else if signed < self.trust.k as usize {
-            format!("{signed} arbiters have signed, {} are needed", self.trust.k)
+        } else if !is_quorum {
+            format!("arbiters {signed:?} have signed, which is no quorum there")
         } else {
             return;
         };
@@ -520,8 +523,9 @@ impl World {
                         self.end_offers_of(n, &record.job.id);
                     }
                 }
-                Write::Trust(_)
-                | Write::HostIntent(_)
+                Write::Agreed(_) => self.coverage.hit("trust.agreed"),
+                Write::Trust(_) => self.coverage.hit("trust.taken"),
+                Write::HostIntent(_)
                 | Write::Pools(_)
                 | Write::Claim(..)
                 | Write::ClaimGone(_) => {}
@@ -630,6 +634,7 @@ impl World {
                         DenialReason::Promised { .. } => "denial.promised",
                         DenialReason::NotTheLast { .. } => "denial.not-the-last",
                         DenialReason::Quota { .. } => "denial.quota",
+                        DenialReason::OtherTrust { .. } => "denial.other-trust",
                         DenialReason::Policy { .. } => "denial.policy",
                     });
                 }

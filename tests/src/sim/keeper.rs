@@ -56,6 +56,8 @@ pub struct KeeperProcess {
 pub enum KeeperEvent {
     /// It begins.
     Start,
+    /// It looks at its host's trust document.
+    Trust,
     /// Something for its core.
     Input(Box<Input>),
     /// The time has come that it wanted to be woken at.
@@ -148,6 +150,10 @@ impl World {
         }
         match event {
             KeeperEvent::Start => self.start_keeper(n),
+            KeeperEvent::Trust => {
+                let trust = self.trust_of_keeper(n);
+                self.keeper_handles(n, Input::Trust(trust));
+            }
             KeeperEvent::Input(input) => self.keeper_handles(n, *input),
             KeeperEvent::Wake(at_ms) if self.hosts[n].keeper.wakes_ms == at_ms => {
                 self.keeper_handles(n, Input::Tick);
@@ -164,7 +170,7 @@ impl World {
         let id = self.hosts[n].id.clone();
         let keeper = &mut self.hosts[n].keeper;
         keeper.core = Some(Keeper::new(id, now_ms, keeper.saved.clone()));
-        let trust = self.trust_of_keepers();
+        let trust = self.trust_of_keeper(n);
         self.keeper_handles(n, Input::Trust(trust));
         let draft = self.hosts[n].keeper.link.borrow().draft.clone();
         if let Some(draft) = draft {
@@ -173,12 +179,22 @@ impl World {
         self.coverage.hit("keeper.start");
     }
 
-    fn trust_of_keepers(&self) -> Arc<Trust> {
+    /// The agent has another document: its keeper looks every half second.
+    pub(super) fn keeper_will_learn_trust(&mut self, n: usize) {
+        let delay_us = self.chance.between(1_000, 500_000);
+        self.keeper_after(n, delay_us, KeeperEvent::Trust);
+    }
+
+    fn trust_of_keeper(&self, n: usize) -> Arc<Trust> {
+        let signed = self.hosts[n].disk.ledger.trust.as_ref();
+        let opened = signed.filter(|signed| **signed != self.trust_signed).map(Signed::open);
+        let trust = match opened {
+            Some(Ok(trust)) => Arc::new(trust),
+            Some(Err(_)) | None => Arc::clone(&self.trust),
+        };
         match self.mutant {
-            Some(Mutant::KillAtDeadline) => {
-                Arc::new(Trust { kill_ms: 0, ..Trust::clone(&self.trust) })
-            }
-            _ => Arc::clone(&self.trust),
+            Some(Mutant::KillAtDeadline) => Arc::new(Trust { kill_ms: 0, ..Trust::clone(&trust) }),
+            _ => trust,
         }
     }
 
@@ -208,6 +224,20 @@ impl World {
             }
         }
         self.tell_lost(n);
+        self.tell_joint(n);
+    }
+
+    /// The agent is told what runs only by the cover of both committees.
+    fn tell_joint(&mut self, n: usize) {
+        let joint = self.hosts[n].keeper.link.borrow().table.joint();
+        let node = self.hosts[n].node;
+        if let Some((change, holds)) = joint.filter(|_| self.nodes[node.0].is_up) {
+            self.post(n, AgentInput::Joint { change, holds });
+            if self.mutant == Some(Mutant::NextAloneCovers) {
+                let trust = self.trust_of_keeper(n);
+                self.tell_keeper(n, 10, Input::Trust(next_alone(&trust)));
+            }
+        }
     }
 
     /// The agent is told what is lost, again and again until it has closed it.
@@ -269,7 +299,8 @@ impl World {
 
     fn state_holds(&mut self, n: usize, statement: &Statement) {
         let signed = Signed::seal(statement, &self.hosts[n].key);
-        for a in 0..self.arbiters.len() {
+        let members = self.trust_of_keeper(n).members();
+        for a in members.iter().filter_map(|member| usize::try_from(member.slot).ok()) {
             self.send_statement(n, a, &signed);
         }
     }
@@ -321,6 +352,20 @@ impl World {
         {
             term.seq = seq;
         }
+        if self.mutant == Some(Mutant::ExclusionIgnored) {
+            // As if it had covered all that was listed.
+            let table = &self.hosts[n].keeper.link.borrow().table;
+            term.covered.extend(table.0.iter().map(|kept| kept.hold));
+        }
         self.tell_keeper(n, 10, Input::Term(term));
     }
+}
+
+/// A document as if those who are to follow were in force already.
+fn next_alone(trust: &Trust) -> Arc<Trust> {
+    let mut trust = trust.clone();
+    if let Some(next) = trust.succession.next.take() {
+        (trust.arbiters, trust.k) = (next.arbiters, next.k);
+    }
+    Arc::new(trust)
 }

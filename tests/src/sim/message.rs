@@ -10,6 +10,7 @@ use protocol::job::Job;
 use protocol::refusal::Refusal;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
+use protocol::trust::Ready;
 
 use super::tasks::CallId;
 
@@ -32,6 +33,8 @@ pub enum Ask {
     Grants(Signed<Offer>),
     /// `GET /v1/health`.
     Health,
+    /// `GET /v1/handover`.
+    Handover,
     /// `GET /v1/events`: an event stream, from this cursor if it can be resumed.
     Subscribe {
         /// The stream's number.
@@ -57,7 +60,14 @@ pub enum Told {
     /// Of no use: the arbiter is no member yet.
     NotMember,
     /// Alive.
-    Health,
+    Health {
+        /// The trust document that it obeys.
+        trust_version: Option<u64>,
+        /// Whether it waits for nothing.
+        is_ready: bool,
+    },
+    /// An arbiter's word that a change may be completed, if it gives it.
+    Handover(Option<Signed<Ready>>),
 }
 
 /// Where an answer goes.
@@ -102,6 +112,7 @@ impl Ask {
             Ask::Inventory => "get-inventory",
             Ask::Grants(_) => "ask-grant",
             Ask::Health => "get-health",
+            Ask::Handover => "get-handover",
             Ask::Subscribe { .. } => "subscribe",
         }
     }

@@ -7,10 +7,10 @@
 //! run, event by event.
 //!
 //! Not modelled yet, because no core has it: witnesses, tables between arbiters (R2(c)), evidence and
-//! override, joint trust, delegated budgets, members that lie. Not modelled although it exists: services, images, several pages of the HTTP layer
+//! override, delegated budgets, members that lie. Not modelled although it exists: services, images, several pages of the HTTP layer
 //! (permissions, bodies that are too large), a libvirt that carries out a start long after it was
 //! given up *and* after later operations on that domain (operations on a domain keep their order),
-//! network storage (volumes are names), and trust documents that change.
+//! network storage (volumes are names), and hosts that join or are retired.
 
 pub mod chance;
 
@@ -35,6 +35,8 @@ pub mod host;
 pub mod keeper;
 
 pub mod arbiter;
+
+pub mod operator;
 
 pub mod monitor;
 

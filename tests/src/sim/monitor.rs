@@ -156,7 +156,9 @@ impl World {
     pub(super) fn monitor_asked(&mut self, n: usize, ask: Ask, back: Back) {
         let node = self.monitors[n].node;
         match ask {
-            Ask::Health => self.send_answer(node, back, Told::Health),
+            Ask::Health => {
+                self.send_answer(node, back, Told::Health { trust_version: None, is_ready: true });
+            }
             Ask::Subscribe { conn, .. } => {
                 let now_ms = self.now_at(node).mono_ms;
                 let Some(core) = self.monitors[n].core.as_ref() else { return };
@@ -173,7 +175,12 @@ impl World {
                 let wants_ages = matches!(self.nodes[back.node.0].role, Role::Monitor(_));
                 self.monitors[n].subscribers.push((conn, wants_ages));
             }
-            Ask::Agent(_) | Ask::Job(_) | Ask::OpenOffers | Ask::Inventory | Ask::Grants(_) => {}
+            Ask::Agent(_)
+            | Ask::Job(_)
+            | Ask::OpenOffers
+            | Ask::Inventory
+            | Ask::Grants(_)
+            | Ask::Handover => {}
         }
     }
 }

@@ -4,11 +4,13 @@
 //! changes what a core is born with, is told, or has said; where a host would have to accept what
 //! its core refuses, the adapter, which has every key, forges a ticket that the core accepts.
 
+use std::collections::BTreeSet;
+
 use arbiter::core::Verdict;
 use host_agent::core::{Effect, Input, Reply, ReplyId, Request, WorkOutcome};
 use protocol::api::{OfferRequest, PutJob, ResizeJob};
 use protocol::id::JobId;
-use protocol::job::JobSpec;
+use protocol::job::{JobSpec, JobState};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
@@ -73,11 +75,27 @@ pub enum Mutant {
     GateIgnored,
     /// Killing begins at the deadline, and the guest runs meanwhile (R12).
     KillAtDeadline,
+    /// A host takes an arbiter's no to a hold for a yes (R10).
+    ExclusionIgnored,
+    /// What is being stopped is listed no more while its guest lives (R12, R13).
+    OmittedWhileDying,
+    /// While arbiters are changed, a guest runs by the cover of those who are to follow alone (§10).
+    NextAloneCovers,
+    /// While arbiters are changed, a host that has agreed takes tickets of those in force alone (§10).
+    PresentAloneGrants,
+    /// A host that has agreed to a change forgets it when its agent restarts (§10).
+    AgreementForgotten,
+    /// An arbiter is ready to take over before every host has agreed (§10).
+    ReadyBeforeAllAgreed,
+    /// An arbiter that takes over takes its books for complete and empty (§10, R2).
+    NewMemberTakesBooksAsEmpty,
+    /// An arbiter that takes over covers at once (§10, R1).
+    NewMemberCoversAtOnce,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 24] = [
+    pub const ALL: [Mutant; 32] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -102,6 +120,14 @@ impl Mutant {
         Mutant::PromiseTooShort,
         Mutant::GateIgnored,
         Mutant::KillAtDeadline,
+        Mutant::ExclusionIgnored,
+        Mutant::OmittedWhileDying,
+        Mutant::NextAloneCovers,
+        Mutant::PresentAloneGrants,
+        Mutant::AgreementForgotten,
+        Mutant::ReadyBeforeAllAgreed,
+        Mutant::NewMemberTakesBooksAsEmpty,
+        Mutant::NewMemberCoversAtOnce,
     ];
 }
 
@@ -209,6 +235,16 @@ impl World {
             (Some(Mutant::TicketReusable), Some(TicketError::OfferUsed { .. })) => true,
             (Some(Mutant::HandoffLeavesOffersOpen), Some(TicketError::OfferEnded { .. })) => {
                 was_handed
+            }
+            (Some(Mutant::PresentAloneGrants), Some(TicketError::TicketWithoutQuorum { .. })) => {
+                let signed: BTreeSet<u32> = ticket
+                    .grants
+                    .iter()
+                    .filter_map(|grant| Some(grant.open().ok()?.slot))
+                    .collect();
+                let process = self.hosts[n].process.as_ref();
+                let trust = process.and_then(|process| process.agent.trust());
+                trust.is_some_and(|trust| trust.is_quorum(None, &signed))
             }
             _ => false,
         };
@@ -319,6 +355,10 @@ impl World {
                 }
                 Told::Inventory(inventory)
             }
+            (Some(Mutant::OmittedWhileDying), Told::Inventory(mut inventory)) => {
+                inventory.jobs.retain(|job| job.state != JobState::Stopping);
+                Told::Inventory(inventory)
+            }
             (_, told) => told,
         }
     }
@@ -350,8 +390,7 @@ impl World {
                 let known = &self.hosts[n].disk.ledger.jobs;
                 let guests = self.hosts[n].hv.domains.iter().filter(|(_, domain)| {
                     let row = known.iter().find(|record| record.job.id == domain.job);
-                    domain.is_running()
-                        && row.is_none_or(|r| r.job.state != protocol::job::JobState::Running)
+                    domain.is_running() && row.is_none_or(|r| r.job.state != JobState::Running)
                 });
                 let guests: Vec<uuid::Uuid> = guests.map(|(uuid, _)| *uuid).collect();
                 let boot = self.hosts[n].boot;

@@ -60,6 +60,12 @@ pub struct Profile {
     pub late_ppm: u32,
     /// Whether all jobs but the first are killed when they are not covered.
     pub has_lapsing: bool,
+    /// Arbiters that are none at first and may become some.
+    pub spare_arbiters: usize,
+    /// How often an operator changes the arbiters, on average; 0 for never.
+    pub change_every_ms: u64,
+    /// Whether a second operator signs what it thinks best, knowing less.
+    pub has_rival: bool,
 }
 
 /// Every kind of fault the chooser knows.
@@ -112,6 +118,9 @@ impl Profile {
             double_ppm: 0,
             late_ppm: 0,
             has_lapsing: false,
+            spare_arbiters: 0,
+            change_every_ms: 0,
+            has_rival: false,
         }
     }
 
@@ -133,6 +142,11 @@ impl Profile {
             faults.extend(["isolate", "isolate", "part", "power-loss"]);
         }
         let sometimes = |chance: &mut Chance, ppm| if chance.happens(500_000) { ppm } else { 0 };
+        // A stream of its own: other worlds stay as they are.
+        let mut changing = Chance::new(seed ^ 0x6368616e_67657321);
+        let has_changes = seed % 3 == 1;
+        let change_every_ms = if has_changes { changing.between(4_000, 25_000) } else { 0 };
+        let spare_arbiters = if has_changes { 4 } else { 0 };
         Self {
             seed,
             hosts: usize::try_from(chance.between(2, 4)).unwrap_or(3),
@@ -155,7 +169,18 @@ impl Profile {
             double_ppm: sometimes(&mut chance, 40_000),
             late_ppm: sometimes(&mut chance, 10_000),
             has_lapsing,
+            spare_arbiters,
+            change_every_ms,
+            has_rival: false,
         }
+    }
+
+    /// The same with arbiters that change, two operators of whom one knows little, and no rest in the
+    /// end: what they do to each other's changes may keep both from coming to their end.
+    #[must_use]
+    pub fn of_rivals(seed: u64) -> Self {
+        let change_every_ms = 6_000;
+        Self { spare_arbiters: 4, change_every_ms, has_rival: true, ..Self::of_seed(seed) }
     }
 
     /// Whether a job is one that is killed when it is not covered: all but the first.
@@ -195,6 +220,7 @@ impl Profile {
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::from([(tenant, limit)]),
             retired: vec![],
+            succession: Default::default(),
         }
     }
 }

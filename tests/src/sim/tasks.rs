@@ -13,6 +13,8 @@ use std::task::{Context, Poll, Waker};
 
 use host_agent::core::Input;
 use protocol::id::{HostId, JobId, RunId};
+use protocol::signed::Signed;
+use protocol::trust::Ready;
 use scheduler::Answer as RunAnswer;
 use transport::Now;
 use uuid::Uuid;
@@ -74,6 +76,8 @@ pub enum Command {
     Answered(RunId, u64, Box<RunAnswer>),
     /// A host was read: for coverage only.
     Heard(HostId),
+    /// The operator has an arbiter's word.
+    Word(Box<Signed<Ready>>),
 }
 
 /// What a task is told.

@@ -43,6 +43,17 @@ pub fn simulate(seed: u64, mutant: Option<Mutant>) -> Verdict {
     conclude(world)
 }
 
+/// Runs a world of rivals: its trouble, and some peace after it.
+#[must_use]
+pub fn simulate_rivals(seed: u64, mutant: Option<Mutant>) -> Verdict {
+    let mut world = World::new(Profile::of_rivals(seed), mutant);
+    world.begin_noise();
+    world.run_ms(world.profile.noise_ms);
+    world.heal();
+    world.run_ms(60_000);
+    conclude(world)
+}
+
 /// Lets a world have its trouble, heals it, and waits until it rests.
 pub fn run(world: &mut World) {
     world.begin_noise();
@@ -213,7 +224,12 @@ fn books_unrest(world: &World) -> Vec<String> {
         }
     }
     let mut unrest = Vec::new();
-    for (n, arbiter) in world.arbiters.iter().enumerate() {
+    if world.trust.succession.next.is_some() {
+        unrest.push("a change of arbiters is under way".to_owned());
+    }
+    let is_member =
+        |(n, _): &(usize, _)| u32::try_from(*n).is_ok_and(|slot| world.trust.committee().has(slot));
+    for (n, arbiter) in world.arbiters.iter().enumerate().filter(is_member) {
         let Some(life) = arbiter.life.as_ref() else { continue };
         let core = life.core.borrow();
         let now_ms = world.now_at(arbiter.node).mono_ms;

@@ -36,6 +36,7 @@ use super::message::{Ask, Back, NodeId, StreamItem};
 use super::monitor::MonitorProcess;
 use super::mutant::Mutant;
 use super::network::Network;
+use super::operator::Operators;
 use super::profile::Profile;
 use super::tasks::{CallId, Command, Ctx, Reply, Task, TaskId};
 
@@ -119,8 +120,10 @@ pub(super) enum Event {
     WakeRun { node: NodeId, life: u32, run: RunId, at_ms: u64 },
     /// A process begins.
     Start { node: NodeId },
-    /// An arbiter or engine learns the trust document.
+    /// An arbiter looks at the trust document of its host.
     Trust { node: NodeId, life: u32 },
+    /// The operators look after the arbiters.
+    Govern,
     /// Something happens to a host's keeper, in that boot of the machine.
     Keeper { host: usize, boot: u32, life: u32, event: Box<KeeperEvent> },
     /// A host's statement arrives at an arbiter.
@@ -191,10 +194,12 @@ pub struct World {
     pub coverage: Coverage,
     /// The first rule broken.
     pub violation: Option<Violation>,
-    /// The document all obey.
+    /// The newest document.
     pub trust: Arc<Trust>,
     /// The same as an operator signed it.
     pub trust_signed: Signed<Trust>,
+    /// Who sign them.
+    pub operators: Operators,
     /// True until everything is healed.
     pub is_noisy: bool,
     /// Ends the simulation after this event, when wanted.
@@ -226,6 +231,11 @@ pub(super) fn host_key(n: usize) -> SecretKey {
     key(KEY_HOST, n)
 }
 
+/// The operators' key.
+pub(super) fn operator_key() -> SecretKey {
+    key(KEY_OPERATOR, 0)
+}
+
 /// Arbiter `n`'s key.
 pub(super) fn arbiter_key(n: usize) -> SecretKey {
     key(KEY_ARBITER, n)
@@ -252,6 +262,7 @@ impl World {
             coverage: Coverage::default(),
             violation: None,
             trust: Arc::new(trust),
+            operators: Operators::of(&trust_signed),
             trust_signed,
             is_noisy: true,
             stop_after: None,
@@ -280,7 +291,7 @@ impl World {
             self.hosts.push(host);
         }
         let mut arbiter_nodes = BTreeMap::new();
-        for n in 0..profile.arbiters {
+        for n in 0..profile.arbiters + profile.spare_arbiters {
             let node = self.add_node(Role::Arbiter(n), chance);
             arbiter_nodes.insert(u32::try_from(n).unwrap_or(0), node);
             self.arbiters.push(ArbiterProcess::new(node, n));
@@ -308,6 +319,9 @@ impl World {
         }
         if profile.fault_every_ms > 0 {
             self.after(3_000_000, Event::Chaos);
+        }
+        if profile.spare_arbiters > 0 {
+            self.after(5_000_000, Event::Govern);
         }
     }
 
@@ -465,6 +479,7 @@ impl World {
             | Event::HvUp { .. }
             | Event::Start { .. }
             | Event::Wish
+            | Event::Govern
             | Event::Chaos
             | Event::FaultOver(_) => None,
         }
@@ -514,6 +529,7 @@ impl World {
             }
             Event::Termed { host, term } => self.keeper_hears_term(host, *term),
             Event::Wish => self.wish(),
+            Event::Govern => self.govern(),
             Event::Chaos => self.chaos(),
             Event::FaultOver(fault) => self.fault_over(fault),
         }
@@ -701,6 +717,7 @@ impl World {
                 self.run_answered(node, run, flight, *answer);
             }
             Command::Heard(_) => self.coverage.hit("arbiter.read"),
+            Command::Word(word) => self.operators.words.push(*word),
         }
     }
 

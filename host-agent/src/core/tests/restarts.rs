@@ -181,14 +181,14 @@ fn with_trust_autostart_waits_for_the_arbiters_word_over_any_number_of_lives() {
     assert_eq!(reason(&bench), Some(Reason::AwaitingRight));
     pass(&mut bench, 1_000);
     assert_eq!(bench.asked_right, 1);
-    bench.tell(Input::Right { obey: 0, version: 1 });
+    bench.tell(right(&[], 1));
     next_life(&mut bench, false);
     pass(&mut bench, 1_000);
     assert_eq!(bench.asked_right, 1, "asked again in the new life");
-    bench.tell(Input::Right { obey: 1, version: 0 });
+    bench.tell(right(&[0], 0));
     assert!(bench.works.is_empty(), "an older document shows nothing");
     pass(&mut bench, 1_000);
-    bench.tell(Input::Right { obey: 1, version: 1 });
+    bench.tell(right(&[0], 1));
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
     assert_eq!(bench.state("web-1"), JobState::Running);
 }
@@ -202,7 +202,7 @@ fn a_start_that_a_reboot_cut_short_needs_the_right_too() {
     assert_eq!(reason(&bench), Some(Reason::AwaitingRight));
     pass(&mut bench, 1_000);
     assert!(bench.works.is_empty());
-    bench.tell(Input::Right { obey: 1, version: 1 });
+    bench.tell(right(&[0], 1));
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
 }
 
@@ -219,4 +219,9 @@ fn starts_beyond_the_limit_are_told_when_to_come_back() {
     let (job, work, _) = bench.works.remove(0);
     bench.tell(Input::Done { job, work, outcome: WorkOutcome::Done });
     assert!(bench.put("late", body(1, 1, None)).is_ok());
+}
+
+fn right(obey: &[u32], version: u64) -> Input {
+    let obey = obey.iter().copied().collect();
+    Input::Right(Standing { obey, version, ..Standing::default() })
 }

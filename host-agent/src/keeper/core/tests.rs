@@ -38,6 +38,7 @@ fn trust(n: u32, k: u32) -> Arc<Trust> {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        succession: Default::default(),
     })
 }
 
@@ -69,7 +70,7 @@ fn hold(num: u64, issued_ms: u64, slots: &[u32]) -> Drafted {
 }
 
 fn draft(items: Vec<Drafted>) -> Draft {
-    Draft { epoch: Epoch(1), watermark: id(100), items }
+    Draft { epoch: Epoch(1), watermark: id(100), items, trust_version: 1, agreed: None }
 }
 
 struct Bench(Keeper, Option<Statement>);
@@ -310,3 +311,5 @@ fn jobs_that_are_kept_are_stated_and_have_no_gate() {
     assert_eq!(bench.statement(2_000).items.len(), 2);
     assert_eq!(bench.gate(7), None);
 }
+
+mod between;

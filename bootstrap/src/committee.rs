@@ -1,0 +1,345 @@
+//! The trust documents by which arbiters are changed, and where a new one goes (tenure protocol §10).
+//!
+//! ```text
+//!   arbiters A ── begun(B) ──▶ A, next B ── completed(words of B) ──▶ arbiters B
+//!       ▲                         │
+//!       └───── taken_back ────────┘
+//! ```
+//!
+//! Pure. What a host lets follow what is the trust document's own ([`protocol::trust::Succession`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::host::{Host, HostIntent};
+use protocol::id::{HostId, Revision};
+use protocol::job::{Job, JobKind, Role, ServiceEndpoint, ServiceSpec};
+use protocol::signed::Signed;
+use protocol::trust::{Handover, Next, Ready, Slot, Succession, Trust};
+
+/// What becomes of the arbiters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The slots that leave.
+    pub leaves: BTreeSet<u32>,
+    /// Who comes.
+    pub joins: Vec<Slot>,
+}
+
+/// Why arbiters can't be changed so. Nothing was signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// A slot is named that no arbiter has.
+    #[error("no arbiter has slot {slot}; the arbiters are {}", list(.arbiters))]
+    NoSuchSlot {
+        /// The slot.
+        slot: u32,
+        /// The slots that there are.
+        arbiters: Vec<u32>,
+    },
+    /// Nobody would be left.
+    #[error("arbiter {slot} is the last: nothing could ever start without one")]
+    Last {
+        /// Its slot.
+        slot: u32,
+    },
+    /// Too few answer to go over.
+    #[error("{answer} of {of} {which} arbiters answer, and {need} are needed")]
+    NoQuorum {
+        /// `present` or `next`.
+        which: &'static str,
+        /// How many answer.
+        answer: u32,
+        /// How many there are.
+        of: u32,
+        /// How many a ticket needs.
+        need: u32,
+    },
+}
+
+fn list(slots: &[u32]) -> String {
+    slots.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The document that begins a change.
+pub fn begun(trust: &Trust, change: &Change) -> Result<Trust, ChangeError> {
+    let slots: Vec<u32> = trust.arbiters.iter().map(|arbiter| arbiter.slot).collect();
+    if let Some(slot) = change.leaves.iter().find(|slot| !slots.contains(slot)) {
+        return Err(ChangeError::NoSuchSlot { slot: *slot, arbiters: slots });
+    }
+    let stays = trust.arbiters.iter().filter(|arbiter| !change.leaves.contains(&arbiter.slot));
+    let mut arbiters: Vec<Slot> = stays.chain(&change.joins).cloned().collect();
+    arbiters.sort_by_key(|arbiter| arbiter.slot);
+    let n = u32::try_from(arbiters.len()).unwrap_or(u32::MAX);
+    if n == 0 {
+        return Err(ChangeError::Last { slot: slots.first().copied().unwrap_or(0) });
+    }
+    let version = trust.version + 1;
+    let next = Some(Next { since: version, arbiters, k: (n + trust.f) / 2 + 1 });
+    let succession = Succession { next, ..trust.succession.clone() };
+    Ok(Trust { version, succession, ..trust.clone() })
+}
+
+/// Whether enough arbiters answer for a change to come to its end: of those in force, so that things
+/// start meanwhile, and of those who take over.
+pub fn check_quorums(trust: &Trust, answer: &BTreeSet<u32>) -> Result<(), ChangeError> {
+    let next = trust.next_committee().map(|committee| ("next", committee));
+    for (which, committee) in [("present", trust.committee())].into_iter().chain(next) {
+        let count = committee.count(answer);
+        if count < committee.k {
+            let (of, need) = (committee.n(), committee.k);
+            return Err(ChangeError::NoQuorum { which, answer: count, of, need });
+        }
+    }
+    Ok(())
+}
+
+/// The document that completes the change under way, once a quorum of those who take over have said
+/// that they are ready for it; else how many have.
+pub fn completed(trust: &Trust, words: &[Signed<Ready>]) -> Result<Trust, u32> {
+    let (Some(next), Some(change)) = (trust.succession.next.clone(), trust.change()) else {
+        return Err(0);
+    };
+    let is_its = |signed: &&Signed<Ready>| {
+        let ready = signed.open().ok();
+        ready.is_some_and(|ready| {
+            let member = Slot { slot: ready.slot, key: signed.key(), url: String::new() };
+            let is_member = |a: &Slot| (a.slot, a.key) == (member.slot, member.key);
+            ready.change == change
+                && ready.cluster == trust.cluster
+                && next.arbiters.iter().any(is_member)
+        })
+    };
+    let by_key: BTreeMap<_, _> =
+        words.iter().filter(is_its).map(|word| (word.key(), word)).collect();
+    let have = u32::try_from(by_key.len()).unwrap_or(u32::MAX);
+    if have < next.k {
+        return Err(have);
+    }
+    let handover =
+        Handover { since: next.since, change, ready: by_key.into_values().cloned().collect() };
+    Ok(Trust {
+        version: trust.version + 1,
+        arbiters: next.arbiters,
+        k: next.k,
+        succession: Succession { next: None, handover: Some(handover) },
+        ..trust.clone()
+    })
+}
+
+/// The document that takes the change under way back; `None` without one.
+#[must_use]
+pub fn taken_back(trust: &Trust) -> Option<Trust> {
+    trust.succession.next.as_ref()?;
+    let succession = Succession { next: None, ..trust.succession.clone() };
+    Some(Trust { version: trust.version + 1, succession, ..trust.clone() })
+}
+
+/// An arbiter that a host says it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where.
+    pub host: HostId,
+    /// Its number: its slot, if it is a member.
+    pub index: u32,
+    /// What it was started with.
+    pub service: ServiceSpec,
+    /// Where it answers, once it does.
+    pub endpoint: Option<ServiceEndpoint>,
+    /// The change of its job.
+    pub revision: Revision,
+    /// False when it has ended.
+    pub is_alive: bool,
+}
+
+/// The arbiters that a host has, running or not.
+pub fn found<'a>(host: &'a HostId, jobs: impl Iterator<Item = &'a Job>) -> Vec<Found> {
+    let found = jobs.filter_map(|job| {
+        let JobKind::Service(service) = &job.spec.kind else { return None };
+        let number = job.id.as_str().strip_prefix("ostler-arbiter-")?;
+        let endpoint = job.endpoint.as_deref().cloned();
+        let (host, service) = (host.clone(), service.clone());
+        let (revision, is_alive) = (job.revision, !job.state.is_ended());
+        let index = number.parse().ok()?;
+        Some(Found { host, index, service, endpoint, revision, is_alive })
+    });
+    found.filter(|found| found.service.role == Role::Arbiter).collect()
+}
+
+/// Whether an arbiter that runs is that member.
+#[must_use]
+pub fn is_member(found: &Found, slot: &Slot) -> bool {
+    found.endpoint.as_ref().is_some_and(|endpoint| endpoint.key == slot.key)
+}
+
+/// The number of an arbiter that nobody had before, as far as is known.
+#[must_use]
+pub fn number_above(trust: &Trust, found: &[Found]) -> u32 {
+    highest(trust).max(found.iter().map(|found| found.index).max()).map_or(0, |most| most + 1)
+}
+
+/// An arbiter that was started for a change and never became a member: a change that was begun and
+/// interrupted goes on with it.
+#[must_use]
+pub fn left_over<'a>(trust: &Trust, found: &'a [Found]) -> Option<&'a Found> {
+    let is_above = |found: &&Found| found.is_alive && Some(found.index) > highest(trust);
+    let mut above = found.iter().filter(is_above);
+    above.find(|found| trust.host_key(&found.host).is_some())
+}
+
+/// Arbiters that run and are no members any more: they go on covering until every host has heard that
+/// others have taken over, and are of no use after that.
+pub fn former<'a>(trust: &'a Trust, found: &'a [Found]) -> impl Iterator<Item = &'a Found> {
+    let members = trust.members();
+    let is_former = move |found: &&Found| {
+        let is_known = Some(found.index) <= highest(trust);
+        is_known && !members.iter().any(|member| member.slot == found.index)
+    };
+    found.iter().filter(is_former)
+}
+
+/// The highest slot that the document knows of.
+fn highest(trust: &Trust) -> Option<u32> {
+    let words = trust.succession.handover.iter().flat_map(|handover| &handover.ready);
+    let said = words.filter_map(|word| word.open().ok()).map(|ready| ready.slot);
+    trust.members().iter().map(|member| member.slot).chain(said).max()
+}
+
+/// A host on which a new arbiter may be placed.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// The host.
+    pub host: &'a Host,
+    /// How many of Ostler's own services it has.
+    pub services: usize,
+    /// Whether it is heard now.
+    pub is_heard: bool,
+}
+
+/// The host for a new arbiter: one that is heard, is not drained and has none, with the fewest of
+/// Ostler's services. `None`: there is no such host.
+#[must_use]
+pub fn choose_host<'a>(
+    trust: &Trust,
+    candidates: &[Candidate<'a>],
+    arbiters_at: &BTreeSet<HostId>,
+) -> Option<&'a Host> {
+    let is_fit = |c: &&Candidate<'_>| {
+        c.is_heard
+            && c.host.intent != Some(HostIntent::Drain)
+            && trust.roster.contains(&c.host.key)
+            && !arbiters_at.contains(&c.host.id)
+    };
+    let least = candidates.iter().filter(is_fit).min_by_key(|c| (c.services, &c.host.id));
+    least.map(|candidate| candidate.host)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::signed::SecretKey;
+
+    use super::*;
+    use crate::charter::tests::trust_of_arbiter;
+    use crate::layout::tests::service;
+    use crate::verdict::tests::host;
+
+    fn key(n: u32) -> SecretKey {
+        SecretKey::from_seed([u8::try_from(n).unwrap() + 90; 32])
+    }
+
+    fn arbiter(slot: u32) -> Slot {
+        Slot { slot, key: key(slot).public(), url: format!("https://10.0.0.{slot}:7461") }
+    }
+
+    fn three() -> Trust {
+        let arbiters = vec![arbiter(0), arbiter(1), arbiter(2)];
+        Trust { arbiters, k: 2, ..trust_of_arbiter("") }
+    }
+
+    fn replace(leaves: u32, joins: u32) -> Change {
+        Change { leaves: [leaves].into(), joins: vec![arbiter(joins)] }
+    }
+
+    fn accepts(old: &Trust, new: &Trust) -> bool {
+        let operator = key(77);
+        let with = |trust: &Trust| Trust { operators: vec![operator.public()], ..trust.clone() };
+        let signed = Signed::seal(&with(new), &operator);
+        Trust::accept(Some(&with(old)), &signed).is_ok()
+    }
+
+    #[test]
+    fn a_change_is_begun_completed_or_taken_back_by_lawful_documents() {
+        let old = three();
+        let between = begun(&old, &replace(2, 3)).unwrap();
+        assert!(accepts(&old, &between));
+        assert!(accepts(&between, &taken_back(&between).unwrap()));
+        assert_eq!(taken_back(&old), None);
+        let word = |slot: u32, change| {
+            let ready = Ready { cluster: old.cluster.clone(), slot, change };
+            Signed::seal(&ready, &key(slot))
+        };
+        let change = between.change().unwrap();
+        assert_eq!(completed(&between, &[word(3, change)]), Err(1));
+        // Who leaves has no word in it, and nobody two.
+        let words = [word(3, change), word(2, change), word(3, change)];
+        assert_eq!(completed(&between, &words), Err(1));
+        let done = completed(&between, &[word(3, change), word(0, change)]).unwrap();
+        assert!(accepts(&between, &done) && !accepts(&old, &done));
+        let slots: Vec<u32> = done.arbiters.iter().map(|a| a.slot).collect();
+        assert_eq!((slots, done.k, done.version), (vec![0, 1, 3], 2, old.version + 2));
+    }
+
+    #[test]
+    fn what_cannot_be_says_why_with_numbers() {
+        let old = three();
+        let none = begun(&old, &replace(7, 8)).unwrap_err();
+        assert_eq!(none.to_string(), "no arbiter has slot 7; the arbiters are 0, 1, 2");
+        let one = Trust { arbiters: vec![arbiter(0)], k: 1, ..old.clone() };
+        let last = begun(&one, &Change { leaves: [0].into(), joins: vec![] });
+        assert_eq!(last, Err(ChangeError::Last { slot: 0 }));
+        let between = begun(&old, &replace(2, 3)).unwrap();
+        assert_eq!(check_quorums(&between, &[0, 1].into()), Ok(()));
+        let few = check_quorums(&between, &[0, 3].into()).unwrap_err();
+        assert_eq!(few.to_string(), "1 of 3 present arbiters answer, and 2 are needed");
+        let few = check_quorums(&between, &[1, 2].into()).unwrap_err();
+        assert_eq!(few.to_string(), "1 of 3 next arbiters answer, and 2 are needed");
+    }
+
+    #[test]
+    fn a_number_is_never_given_twice_and_an_interrupted_start_is_gone_on_with() {
+        let old = three();
+        let there = host(3);
+        let old = Trust { roster: vec![there.key], ..old };
+        assert_eq!((number_above(&old, &[]), left_over(&old, &[])), (3, None));
+        let jobs = [
+            service(Role::Arbiter, 2, protocol::job::JobState::Running, 1),
+            service(Role::Arbiter, 5, protocol::job::JobState::Running, 2),
+            service(Role::Monitor, 9, protocol::job::JobState::Running, 3),
+        ];
+        let found = found(&there.id, jobs.iter());
+        assert_eq!(number_above(&old, &found), 6);
+        assert_eq!(left_over(&old, &found).map(|found| found.index), Some(5));
+        assert_eq!(former(&old, &found).count(), 0);
+        let fewer = Trust { arbiters: vec![arbiter(0), arbiter(3)], ..old };
+        assert_eq!(former(&fewer, &found).map(|found| found.index).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_new_arbiter_goes_where_there_is_none_and_little_else() {
+        let hosts = [host(1), host(2), host(3), host(4)];
+        let roster = hosts.iter().map(|host| host.key).collect();
+        let trust = Trust { roster, ..three() };
+        let drained = Host { intent: Some(HostIntent::Drain), ..hosts[3].clone() };
+        let candidate = |host, services, is_heard| Candidate { host, services, is_heard };
+        let candidates = [
+            candidate(&hosts[0], 0, true),
+            candidate(&hosts[1], 1, true),
+            candidate(&hosts[2], 0, false),
+            candidate(&drained, 0, true),
+        ];
+        let taken = BTreeSet::from([hosts[0].id.clone()]);
+        let chosen = choose_host(&trust, &candidates, &taken).map(|host| &host.id);
+        assert_eq!(chosen, Some(&hosts[1].id));
+        let all = hosts.iter().map(|host| host.id.clone()).collect();
+        assert_eq!(choose_host(&trust, &candidates, &all), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! Flags of the commands that change who is trusted: arbiters and operators.
+
+use clap::{Args, Subcommand};
+use protocol::signed::PublicKey;
+
+use super::values::Ms;
+
+#[derive(Debug, Args)]
+pub(crate) struct ArbitersArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ArbitersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArbitersCommand {
+    /// Put another in the place of one that is lost or tired, or give it another key
+    Replace {
+        /// The one that leaves: its slot, or the host that it is on
+        old: String,
+        /// Where the new one goes; by default a host that has none and little else to do
+        #[arg(long, value_name = "HOST")]
+        with: Option<String>,
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
+    /// One more on each of these hosts
+    Add {
+        /// The hosts
+        #[arg(required = true, num_args = 1..)]
+        hosts: Vec<String>,
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
+    /// Do without these
+    Remove {
+        /// Slots, or hosts that they are on
+        #[arg(required = true, num_args = 1..)]
+        old: Vec<String>,
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
+    /// Go on with a change that was interrupted
+    Resume {
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
+    /// Take back a change that no host has agreed to yet
+    Cancel,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChangeArgs {
+    /// Tell what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How long to wait for hosts and arbiters; the same command goes on later
+    #[arg(long, default_value = "5m", value_name = "TIME")]
+    pub(crate) timeout: Ms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OperatorsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<OperatorsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperatorsCommand {
+    /// Believe another key; `ostler operators` in another context shows the one to give
+    Add {
+        /// The key
+        key: PublicKey,
+    },
+    /// Believe a key no more
+    Remove {
+        /// The key
+        key: PublicKey,
+    },
+}

@@ -1,0 +1,174 @@
+//! `ostler arbiters`: how they are, and changing them while everything runs on.
+//!
+//! Decides what is shown and whom a person means; a change itself is `change`'s.
+
+mod change;
+
+use std::collections::BTreeMap;
+
+use bootstrap::committee::{Found, former, found, is_member};
+use futures_util::future::join_all;
+use protocol::api::{HandoverReply, Health};
+use protocol::trust::{Slot, Trust};
+use protocol::view::Freshness;
+use serde::Serialize;
+use serde_json::json;
+use transport::Endpoint;
+
+use crate::cli::{ArbitersArgs, ArbitersCommand};
+use crate::exit::{Code, Failure};
+use crate::picture::{Picture, chain};
+use crate::session::Session;
+use crate::show;
+
+/// See the module.
+pub(crate) async fn run(session: &Session, args: ArbitersArgs) -> Result<Code, Failure> {
+    match args.command {
+        None => list(session).await,
+        Some(ArbitersCommand::Cancel) => change::cancel(session).await,
+        Some(command) => change::run(session, command).await,
+    }
+}
+
+/// An arbiter as `arbiters --json` shows it.
+#[derive(Debug, Serialize)]
+struct Row {
+    slot: u32,
+    /// The host's name, if its host has been heard to run it.
+    host: Option<String>,
+    url: String,
+    key: protocol::signed::PublicKey,
+    /// In the committee in force.
+    is_present: bool,
+    /// In the committee that is to follow.
+    is_next: bool,
+    /// Why it does not answer.
+    trouble: Option<String>,
+    is_ready: bool,
+    trust_version: Option<u64>,
+    waiting_for: Vec<String>,
+}
+
+async fn list(session: &Session) -> Result<Code, Failure> {
+    let trust = session.trust.clone().ok_or_else(|| {
+        Failure::usage("arbiters are in the cluster's trust document, and none is here")
+            .next("ostler bootstrap, or another --context")
+    })?;
+    let picture = session.picture().await?;
+    session.learn_names().await;
+    let there = everywhere(&picture);
+    let rows = rows(session, &trust, &picture, &there).await;
+    let next = trust.succession.next.as_ref();
+    let waiting = if next.is_some() { waiting(session, &trust).await } else { vec![] };
+    let left: Vec<u32> = former(&trust, &there).map(|found| found.index).collect();
+    if session.is_json {
+        let change = next.map(|next| {
+            json!({ "since": next.since, "k": next.k, "waiting_for": waiting,
+                "arbiters": next.arbiters.iter().map(|a| a.slot).collect::<Vec<_>>() })
+        });
+        show::json_pretty(&json!({ "arbiters": rows, "k": trust.k, "change": change,
+            "trust_version": trust.version, "left_behind": left, "warnings": picture.warnings }));
+        return Ok(Code::Ok);
+    }
+    picture.warn();
+    show::table(["SLOT", "HOST", "STATE", "TRUST", "WHERE"], rows.iter().map(cells).collect());
+    let answer = rows.iter().filter(|row| row.is_present && row.trouble.is_none()).count();
+    let (n, k) = (trust.arbiters.len(), trust.k as usize);
+    show::note(&format!(
+        "a ticket needs {k} of {n}; {answer} answer, so {} more may be lost",
+        answer.saturating_sub(k)
+    ));
+    if let Some(next) = next {
+        let slots: Vec<String> = next.arbiters.iter().map(|a| a.slot.to_string()).collect();
+        let (list, since) = (slots.join(", "), next.since);
+        show::note(&format!("a change is under way since trust version {since}, to {list}"));
+        waiting.iter().for_each(|what| show::note(&format!("  waits for {what}")));
+        show::note("next: ostler arbiters resume");
+    } else if let [slot, ..] = left.as_slice() {
+        show::note(&format!(
+            "arbiter {slot} is none any more and runs still: ostler arbiters resume"
+        ));
+    }
+    Ok(Code::Ok)
+}
+
+fn cells(row: &Row) -> [String; 5] {
+    let state = match (&row.trouble, row.is_ready) {
+        (Some(why), _) => format!("silent: {why}"),
+        (None, true) => "ready".to_owned(),
+        (None, false) => format!("waits for {}", row.waiting_for.join(", ")),
+    };
+    let role = match (row.is_present, row.is_next) {
+        (false, _) => " (is to come)",
+        (true, _) => "",
+    };
+    let version = row.trust_version.map_or("-".to_owned(), |version| version.to_string());
+    let host = row.host.clone().unwrap_or_else(|| "-".to_owned());
+    [format!("{}{role}", row.slot), host, state, version, row.url.clone()]
+}
+
+async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Found]) -> Vec<Row> {
+    let asked = trust.members().into_iter().map(|slot| async move {
+        let health = session.client.get::<Health>(&endpoint(&slot), "/v1/health").await;
+        (slot, health)
+    });
+    let next = trust.next_committee();
+    let rows = join_all(asked).await.into_iter().map(|(member, health)| {
+        let slot = member.slot;
+        let host = there.iter().find(|found| is_member(found, &member));
+        let host = host.and_then(|found| picture.view.host(&found.host));
+        let (health, trouble) = match health {
+            Ok(health) => (Some(health), None),
+            Err(error) => (None, Some(chain(&error))),
+        };
+        let waiting = health.as_ref().map(|health| health.waiting_for.clone());
+        let in_names = |what: String| session.with_names(&what);
+        Row {
+            slot,
+            host: host.map(|row| row.host.name.clone()),
+            url: member.url.clone(),
+            key: member.key,
+            is_present: trust.committee().has(slot),
+            is_next: next.is_none_or(|committee| committee.has(slot)),
+            trouble,
+            is_ready: health.as_ref().is_some_and(|health| health.is_ready),
+            trust_version: health.and_then(|health| health.trust_version),
+            waiting_for: waiting.unwrap_or_default().into_iter().map(in_names).collect(),
+        }
+    });
+    rows.collect()
+}
+
+/// What the arbiters that are to take over wait for, each thing once.
+async fn waiting(session: &Session, trust: &Trust) -> Vec<String> {
+    let next = trust.succession.next.iter().flat_map(|next| next.arbiters.clone());
+    let mut reasons: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    let asked = next.map(|slot| async move {
+        (session.client.get::<HandoverReply>(&endpoint(&slot), "/v1/handover").await, slot.slot)
+    });
+    for (answer, slot) in join_all(asked).await {
+        let waits = match answer {
+            Ok(reply) => reply.waiting_for,
+            Err(error) => vec![format!("an answer: {}", chain(&error))],
+        };
+        for what in waits {
+            reasons.entry(session.with_names(&what)).or_default().push(slot);
+        }
+    }
+    let words = reasons.into_iter().map(|(what, slots)| {
+        let slots: Vec<String> = slots.iter().map(ToString::to_string).collect();
+        format!("{what} (says arbiter {})", slots.join(", "))
+    });
+    words.collect()
+}
+
+fn endpoint(slot: &Slot) -> Endpoint {
+    Endpoint::of_key(slot.url.clone(), slot.key)
+}
+
+/// The arbiters that hosts say they have, of those that are heard.
+fn everywhere(picture: &Picture) -> Vec<Found> {
+    let heard = picture.rows.iter().filter(|row| row.freshness == Freshness::Fresh);
+    let rows = heard.filter_map(|row| picture.view.host(&row.host));
+    rows.flat_map(|row| found(&row.host.id, row.jobs.values().map(AsRef::as_ref))).collect()
+}

@@ -1,0 +1,558 @@
+//! A change of arbiters, step by step; each looks first, so that the same command goes on after any end.
+//!
+//! ```text
+//!   start the new ones ─▶ sign: these, then those ─▶ every host agrees, a quorum of those is ready
+//!                                                        │
+//!                  end the former ones ◀─ every host obeys ◀─ sign: those
+//! ```
+//!
+//! Nothing is stopped on the way, and whatever may start before may start meanwhile. What the documents
+//! say is `bootstrap::committee`'s.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bootstrap::committee::{
+    Candidate, Change, ChangeError, Found, begun, check_quorums, choose_host, completed, former,
+    is_member, left_over, number_above, taken_back,
+};
+use bootstrap::layout::service_job;
+use futures_util::future::join_all;
+use protocol::api::{HandoverReply, Health, PutJob, StopJob};
+use protocol::host::Host;
+use protocol::id::{HostId, Revision, TenantId};
+use protocol::job::{Job, JobKind, JobSpec, JobState, Role, ServiceSpec};
+use protocol::trust::{Slot, Trust};
+use protocol::view::Freshness;
+use serde::de::IgnoredAny;
+use serde_json::json;
+use tokio::time::Instant;
+use transport::Method;
+
+use super::{endpoint, everywhere, waiting};
+use crate::cli::{ArbitersCommand, ChangeArgs};
+use crate::exit::{Code, Failure};
+use crate::govern::Authority;
+use crate::picture::Picture;
+use crate::session::Session;
+use crate::show;
+
+/// How often what is waited for is looked at.
+const POLL: Duration = Duration::from_millis(250);
+/// How often a host that has not taken a document is given it again.
+const GIVE_AGAIN: Duration = Duration::from_secs(2);
+/// How long a service may take to answer, or to end.
+const SERVICE_MAX: Duration = Duration::from_secs(30);
+
+/// What the person wants.
+struct Wanted {
+    /// Who leaves, as they are called.
+    leaves: Vec<String>,
+    /// Where new ones go: so many, on these hosts if they are named.
+    joins: Vec<Option<String>>,
+}
+
+/// A change under way.
+struct Work<'a> {
+    session: &'a Session,
+    authority: Authority,
+    picture: Picture,
+    there: Vec<Found>,
+    until: Instant,
+}
+
+/// `replace`, `add`, `remove`, `resume`.
+pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<Code, Failure> {
+    let (wanted, how) = match command {
+        ArbitersCommand::Replace { old, with, how } => {
+            (Some(Wanted { leaves: vec![old], joins: vec![with] }), how)
+        }
+        ArbitersCommand::Add { hosts, how } => {
+            let joins = hosts.into_iter().map(Some).collect();
+            (Some(Wanted { leaves: vec![], joins }), how)
+        }
+        ArbitersCommand::Remove { old, how } => (Some(Wanted { leaves: old, joins: vec![] }), how),
+        ArbitersCommand::Resume { how } => (None, how),
+        ArbitersCommand::Cancel => unreachable!("it has a way of its own"),
+    };
+    let mut work = Work::begin(session, &how).await?;
+    let mut is_changed = false;
+    if let Some(wanted) = wanted
+        && !work.is_so_already(&wanted)?
+    {
+        work.check_none_under_way()?;
+        let (leaves, places) = work.plan(&wanted)?;
+        work.tell_plan(&leaves, &places)?;
+        if how.dry_run {
+            return Ok(Code::Ok);
+        }
+        let joins = work.start_all(&places).await?;
+        let next = begun(&work.authority.trust, &Change { leaves, joins }).map_err(refused)?;
+        work.decree(next).await?;
+        is_changed = true;
+    } else if how.dry_run {
+        show::note("nothing would be changed but what is under way");
+        return Ok(Code::Ok);
+    }
+    if work.authority.trust.succession.next.is_some() {
+        work.complete().await?;
+        is_changed = true;
+    }
+    let ended = work.end_former().await?;
+    work.conclude(is_changed, &ended);
+    Ok(Code::Ok)
+}
+
+/// `cancel`.
+pub(super) async fn cancel(session: &Session) -> Result<Code, Failure> {
+    let how = ChangeArgs { dry_run: false, timeout: crate::cli::Ms(60_000) };
+    let mut work = Work::begin(session, &how).await?;
+    let Some(back) = taken_back(&work.authority.trust) else {
+        show::note("no change of arbiters is under way");
+        return Ok(Code::Ok);
+    };
+    // A host that has agreed refuses it, and would be alone with what it has agreed to.
+    if let Some(who) = work.any_agreed().await {
+        let what = format!("{who} has agreed to the change already, and others may count on it");
+        return Err(Failure::new(Code::Refused, what).next("ostler arbiters resume"));
+    }
+    work.decree(back).await?;
+    show::note(&format!(
+        "the arbiters are as before, by trust version {}; what was started for the change runs on: \
+         `ostler arbiters add` takes it",
+        work.authority.trust.version
+    ));
+    Ok(Code::Ok)
+}
+
+fn refused(error: ChangeError) -> Failure {
+    let next = match &error {
+        ChangeError::NoSuchSlot { .. } => "ostler arbiters",
+        ChangeError::Last { .. } => "ostler arbiters replace, which puts another in its place",
+        ChangeError::NoQuorum { .. } => "ostler arbiters tells which are silent and why",
+    };
+    Failure::new(Code::Refused, error.to_string()).next(next)
+}
+
+impl<'a> Work<'a> {
+    async fn begin(session: &'a Session, how: &ChangeArgs) -> Result<Self, Failure> {
+        let picture = session.picture().await?;
+        picture.warn();
+        session.learn_names().await;
+        let authority = Authority::newest(session, &picture).await?;
+        let there = everywhere(&picture);
+        let until = Instant::now() + Duration::from_millis(how.timeout.0);
+        Ok(Self { session, authority, picture, there, until })
+    }
+
+    fn name(&self, host: &HostId) -> String {
+        let row = self.picture.view.host(host);
+        row.map_or_else(|| host.short().to_owned(), |row| row.host.name.clone())
+    }
+
+    // What is wanted.
+
+    /// The slot that a person means by its number or by its host.
+    fn slot_of(&self, text: &str) -> Result<u32, Failure> {
+        if let Ok(slot) = text.parse() {
+            return Ok(slot);
+        }
+        let host = &self.picture.host(text)?.host;
+        let members = self.authority.trust.members();
+        let on_it = self.there.iter().filter(|found| found.host == host.id);
+        let slots: Vec<u32> = members
+            .iter()
+            .filter(|slot| on_it.clone().any(|found| is_member(found, slot)))
+            .map(|slot| slot.slot)
+            .collect();
+        match slots.as_slice() {
+            [slot] => Ok(*slot),
+            [] => Err(Failure::new(Code::NotFound, format!("no arbiter is on {}", host.name))
+                .next("ostler arbiters")),
+            several => Err(Failure::usage(format!("{} has arbiters {several:?}", host.name))
+                .next("name the slot")),
+        }
+    }
+
+    /// Whether somebody asks again for what was done or is under way: who is to leave leaves, and the
+    /// hosts that are named have one.
+    fn is_so_already(&self, wanted: &Wanted) -> Result<bool, Failure> {
+        let trust = &self.authority.trust;
+        let last = trust.next_committee().unwrap_or(trust.committee());
+        for text in &wanted.leaves {
+            let slot = self.slot_of(text)?;
+            let was_one = trust.committee().has(slot) || slot < number_above(trust, &self.there);
+            if last.has(slot) || !was_one {
+                return Ok(false);
+            }
+        }
+        let has_one = |host: &HostId| {
+            let mut on_it = self.there.iter().filter(|found| found.host == *host);
+            on_it.any(|found| last.arbiters.iter().any(|member| is_member(found, member)))
+        };
+        for text in wanted.joins.iter().flatten() {
+            if !has_one(&self.picture.host(text)?.host.id) {
+                return Ok(false);
+            }
+        }
+        Ok(!wanted.leaves.is_empty() || !wanted.joins.is_empty())
+    }
+
+    fn check_none_under_way(&self) -> Result<(), Failure> {
+        let Some(next) = &self.authority.trust.succession.next else { return Ok(()) };
+        let slots: Vec<String> = next.arbiters.iter().map(|a| a.slot.to_string()).collect();
+        let what = format!("another change is under way, to arbiters {}", slots.join(", "));
+        Err(Failure::new(Code::Refused, what)
+            .next("ostler arbiters resume; or cancel, while no host has agreed to it"))
+    }
+
+    /// Who leaves, and which hosts get one.
+    fn plan(&self, wanted: &Wanted) -> Result<(BTreeSet<u32>, Vec<Place>), Failure> {
+        let trust = &self.authority.trust;
+        let leaves: Result<BTreeSet<u32>, Failure> =
+            wanted.leaves.iter().map(|text| self.slot_of(text)).collect();
+        let leaves = leaves?;
+        let mut taken: BTreeSet<HostId> = BTreeSet::new();
+        for member in trust.arbiters.iter().filter(|member| !leaves.contains(&member.slot)) {
+            let found = self.there.iter().find(|found| is_member(found, member));
+            taken.extend(found.map(|found| found.host.clone()));
+        }
+        let mut number = number_above(trust, &self.there);
+        let mut left_over = left_over(trust, &self.there);
+        let mut places = Vec::new();
+        for with in &wanted.joins {
+            let unused = left_over.take();
+            let host = match (with, unused) {
+                (Some(text), _) => self.fit(text, &taken)?,
+                (None, Some(found)) if !taken.contains(&found.host) => {
+                    self.fit(found.host.as_str(), &taken)?
+                }
+                (None, _) => self.choose(&taken, &leaves)?,
+            };
+            let again = unused.filter(|found| found.host == host.id);
+            let index = again.map_or(number, |found| found.index);
+            number = number.max(index + 1);
+            taken.insert(host.id.clone());
+            places.push(Place { host, index, is_there: again.is_some() });
+        }
+        let joins = places.iter().map(|place| place.stand_in()).collect();
+        begun(trust, &Change { leaves: leaves.clone(), joins }).map_err(refused)?;
+        Ok((leaves, places))
+    }
+
+    /// A host that the person has named.
+    fn fit(&self, text: &str, taken: &BTreeSet<HostId>) -> Result<Host, Failure> {
+        let host = self.picture.host(text)?.host.as_ref().clone();
+        let refuse =
+            |what: String, next: &str| Err(Failure::new(Code::Refused, what).next(next.to_owned()));
+        if !self.authority.trust.roster.contains(&host.key) {
+            return refuse(format!("{} is not on the roster", host.name), "ostler bootstrap");
+        }
+        if taken.contains(&host.id) {
+            let what = format!("{} has an arbiter already: with it two would be lost", host.name);
+            return refuse(what, "name another host");
+        }
+        if !self.is_heard(&host.id) {
+            let what = format!("{} is not heard", host.name);
+            return refuse(what, "name another host");
+        }
+        Ok(host)
+    }
+
+    fn is_heard(&self, host: &HostId) -> bool {
+        let row = self.picture.rows.iter().find(|row| row.host == *host);
+        row.is_some_and(|row| row.freshness == Freshness::Fresh)
+    }
+
+    fn choose(&self, taken: &BTreeSet<HostId>, leaves: &BTreeSet<u32>) -> Result<Host, Failure> {
+        // Where one leaves that is well, another would be no gain.
+        let mut occupied = taken.clone();
+        for member in self.authority.trust.arbiters.iter().filter(|m| leaves.contains(&m.slot)) {
+            let found = self.there.iter().find(|found| is_member(found, member));
+            occupied.extend(found.map(|found| found.host.clone()));
+        }
+        let candidates: Vec<Candidate<'_>> = self
+            .picture
+            .view
+            .hosts()
+            .map(|(id, row)| {
+                let services = row.jobs.values().filter(|job| job.spec.as_vm().is_none());
+                let services = services.filter(|job| !job.state.is_ended()).count();
+                Candidate { host: &row.host, services, is_heard: self.is_heard(id) }
+            })
+            .collect();
+        let chosen = choose_host(&self.authority.trust, &candidates, &occupied).cloned();
+        chosen.ok_or_else(|| {
+            let what = "no host that is heard and not drained is without an arbiter";
+            Failure::new(Code::Refused, what).next(
+                "have another host join with `ostler bootstrap`; or name with --with the host that \
+                 it leaves, which gives it another key",
+            )
+        })
+    }
+
+    /// What will be done, and whether it can come to its end.
+    fn tell_plan(&self, leaves: &BTreeSet<u32>, places: &[Place]) -> Result<(), Failure> {
+        let trust = &self.authority.trust;
+        let silent: Vec<String> = trust
+            .roster_by_host()
+            .keys()
+            .filter(|host| !self.is_heard(host))
+            .map(|host| self.name(host))
+            .collect();
+        for slot in leaves {
+            show::note(&format!("arbiter {slot} leaves"));
+        }
+        for Place { host, index, .. } in places {
+            show::note(&format!("arbiter {index} comes, on {}", host.name));
+        }
+        let n = trust.arbiters.len() - leaves.len() + places.len();
+        show::note(&format!("then a ticket needs {} of {n}", n / 2 + 1));
+        if let [first, ..] = silent.as_slice() {
+            let what = format!(
+                "{} not heard: a change of arbiters is complete when every host has agreed to it, \
+                 and until then one arbiter less may be lost",
+                match silent.as_slice() {
+                    [one] => format!("{one} is"),
+                    several => format!("{} are", several.join(", ")),
+                }
+            );
+            return Err(Failure::new(Code::Refused, what).next(format!(
+                "bring {first} back; or, if it is off for good, `ostler retire {first} --is-off` first"
+            )));
+        }
+        Ok(())
+    }
+
+    // Doing it.
+
+    async fn start_all(&mut self, places: &[Place]) -> Result<Vec<Slot>, Failure> {
+        let present = self.answering(&self.authority.trust.clone()).await;
+        check_quorums(&self.authority.trust, &present).map_err(refused)?;
+        let mut joins = Vec::new();
+        for place in places {
+            joins.push(self.start(place).await?);
+        }
+        Ok(joins)
+    }
+
+    /// The members that answer, by slot.
+    async fn answering(&self, trust: &Trust) -> BTreeSet<u32> {
+        let asked = trust.members().into_iter().map(|slot| async move {
+            let health = self.session.client.get::<Health>(&endpoint(&slot), "/v1/health").await;
+            health.is_ok().then_some(slot.slot)
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn start(&self, place: &Place) -> Result<Slot, Failure> {
+        let Place { host, index, .. } = place;
+        let job = service_job(Role::Arbiter, *index);
+        let agent = self.picture.agent(&host.id);
+        let path = format!("/v1/jobs/{job}");
+        if !place.is_there {
+            let kind = JobKind::Service(self.service(*index));
+            let tenant = TenantId::default_tenant();
+            let spec = JobSpec { kind, tenant, labels: std::collections::BTreeMap::new() };
+            let put = PutJob { revision: Revision(1), spec, ticket: None, run: None };
+            self.session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?;
+        }
+        let deadline = Instant::now() + SERVICE_MAX;
+        while Instant::now() < deadline {
+            let found: Job = self.session.client.get(&agent, &path).await?;
+            if let (JobState::Running, Some(endpoint)) = (found.state, found.endpoint) {
+                show::note(&format!("{job} answers on {} at {}", host.name, endpoint.url));
+                return Ok(Slot { slot: *index, key: endpoint.key, url: endpoint.url.clone() });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let what = format!("{job} on {} does not answer after {SERVICE_MAX:?}", host.name);
+        Err(Failure::new(Code::Unreachable, what).next(format!("ostler log {job}")))
+    }
+
+    /// As the others were started.
+    fn service(&self, index: u32) -> ServiceSpec {
+        let like = self.there.first().map(|found| {
+            let port = found.service.port;
+            let number = u16::try_from(found.index).unwrap_or(0);
+            let base = if port == 0 { 0 } else { port.saturating_sub(number) };
+            (base, found.service.discovery.clone())
+        });
+        let (base, discovery) = like.unwrap_or_default();
+        let number = u16::try_from(index).unwrap_or(0);
+        // Ten ports a role: beyond them the host chooses.
+        let port = if base == 0 || number >= 10 { 0 } else { base.saturating_add(number) };
+        ServiceSpec { role: Role::Arbiter, port, discovery }
+    }
+
+    async fn decree(&mut self, next: Trust) -> Result<(), Failure> {
+        self.authority.decree(self.session, &self.picture, next.clone()).await?;
+        self.authority.trust = next;
+        Ok(())
+    }
+
+    /// Waits until every host has agreed and a quorum of those who take over is ready; then they do.
+    async fn complete(&mut self) -> Result<(), Failure> {
+        let begin = Instant::now();
+        let mut given: Option<Instant> = None;
+        let mut silent: Vec<(String, String)> = Vec::new();
+        let mut said = Vec::new();
+        loop {
+            if given.is_none_or(|at| at.elapsed() >= GIVE_AGAIN) {
+                silent = self.authority.give_again(self.session, &self.picture).await?;
+                given = Some(Instant::now());
+            }
+            let words = self.words().await;
+            if let Ok(next) = completed(&self.authority.trust, &words) {
+                show::note(&format!(
+                    "every host has agreed after {:.1} s",
+                    begin.elapsed().as_secs_f64()
+                ));
+                return self.decree(next).await;
+            }
+            let mut waits = waiting(self.session, &self.authority.trust).await;
+            waits.extend(
+                silent.iter().map(|(host, why)| format!("{host} to take the document: {why}")),
+            );
+            if Instant::now() >= self.until {
+                return Err(self.not_yet(begin.elapsed(), &waits));
+            }
+            let gist: Vec<String> =
+                waits.iter().map(|what| what.replace(|c: char| c.is_ascii_digit(), "")).collect();
+            if gist != said {
+                said = gist;
+                let seconds = begin.elapsed().as_secs();
+                waits
+                    .iter()
+                    .for_each(|what| show::note(&format!("{seconds:>4} s  waits for {what}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn words(&self) -> Vec<protocol::signed::Signed<protocol::trust::Ready>> {
+        let next = self.authority.trust.succession.next.iter().flat_map(|n| n.arbiters.clone());
+        let asked = next.map(|slot| async move {
+            let path = "/v1/handover";
+            self.session.client.get::<HandoverReply>(&endpoint(&slot), path).await.ok()?.ready
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    fn not_yet(&self, after: Duration, waits: &[String]) -> Failure {
+        let what = format!(
+            "the change is not complete after {} s; it waits for\n  - {}",
+            after.as_secs(),
+            waits.join("\n  - ")
+        );
+        Failure::new(Code::Unreachable, what).next(
+            "ostler arbiters resume, once that is mended; a host that is off for good: ostler retire. \
+             Everything runs on and may start meanwhile",
+        )
+    }
+
+    /// Who has agreed to the change under way, if anybody has been heard to.
+    async fn any_agreed(&self) -> Option<String> {
+        let change = self.authority.trust.change()?;
+        for row in &self.picture.rows {
+            let path = "/v1/offers";
+            let said = self.session.client.get::<serde_json::Value>(&row.agent, path).await.ok();
+            let agreed = said.and_then(|said| Some(said.get("agreed")?.as_str()?.to_owned()));
+            if agreed == Some(change.to_string()) {
+                return Some(self.name(&row.host));
+            }
+        }
+        None
+    }
+
+    /// Ends the services of those who are arbiters no more, once every host has heard that they are
+    /// not: until then they cover what runs there.
+    async fn end_former(&mut self) -> Result<Vec<u32>, Failure> {
+        self.picture = self.session.picture().await?;
+        self.there = everywhere(&self.picture);
+        let trust = self.authority.trust.clone();
+        let leave: Vec<Found> = former(&trust, &self.there).cloned().collect();
+        if leave.is_empty() || trust.succession.next.is_some() {
+            return Ok(vec![]);
+        }
+        loop {
+            let silent = self.authority.give_again(self.session, &self.picture).await?;
+            if silent.is_empty() {
+                break;
+            }
+            if Instant::now() >= self.until {
+                let list: Vec<_> =
+                    silent.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+                let what = format!(
+                    "the arbiters are changed; those who left go on covering until these hosts have \
+                     heard of it\n  - {}",
+                    list.join("\n  - ")
+                );
+                return Err(Failure::new(Code::Unreachable, what).next("ostler arbiters resume"));
+            }
+            tokio::time::sleep(GIVE_AGAIN).await;
+        }
+        let mut ended = Vec::new();
+        for found in leave {
+            self.end(&found).await?;
+            ended.push(found.index);
+        }
+        Ok(ended)
+    }
+
+    async fn end(&self, found: &Found) -> Result<(), Failure> {
+        let job = service_job(Role::Arbiter, found.index);
+        let agent = self.picture.agent(&found.host);
+        let path = format!("/v1/jobs/{job}");
+        if found.is_alive {
+            let stop = StopJob { grace_ms: 5_000, run: None };
+            let stop_path = format!("{path}/stop");
+            self.session.client.send::<_, Job>(Method::POST, &agent, &stop_path, &stop).await?;
+        }
+        let deadline = Instant::now() + SERVICE_MAX;
+        loop {
+            let sent = self.session.client.send::<_, Option<IgnoredAny>>(
+                Method::DELETE,
+                &agent,
+                &path,
+                &(),
+            );
+            match sent.await {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    fn conclude(&self, is_changed: bool, ended: &[u32]) {
+        let trust = &self.authority.trust;
+        let slots: Vec<u32> = trust.arbiters.iter().map(|arbiter| arbiter.slot).collect();
+        if self.session.is_json {
+            show::json_pretty(&json!({ "arbiters": slots, "k": trust.k, "ended": ended,
+                "trust_version": trust.version, "is_changed": is_changed }));
+            return;
+        }
+        let list: Vec<String> = slots.iter().map(ToString::to_string).collect();
+        let (list, n, k, version) = (list.join(", "), slots.len(), trust.k, trust.version);
+        let how = if is_changed { "" } else { " already" };
+        show::note(&format!(
+            "the arbiters are {list}{how}, by trust version {version}: a ticket needs {k} of {n}"
+        ));
+    }
+}
+
+/// Where a new arbiter goes.
+struct Place {
+    host: Host,
+    index: u32,
+    /// It runs there already, from a change that was interrupted.
+    is_there: bool,
+}
+
+impl Place {
+    /// The arbiter as if it ran, to see what the change would come to.
+    fn stand_in(&self) -> Slot {
+        Slot { slot: self.index, key: self.host.key, url: String::new() }
+    }
+}

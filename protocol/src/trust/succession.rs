@@ -1,0 +1,327 @@
+//! From one committee of arbiters to the next, so that two quorums always meet (tenure protocol §10).
+//!
+//! ```text
+//!   arbiters A ──next: B──▶ A, next B ──every host has agreed, a quorum of B is ready──▶ arbiters B
+//!       ▲                      │  ▲                                                        (handover)
+//!       └── taken back ────────┘  └── another B, while no host has agreed
+//! ```
+//!
+//! While a next committee is named, a host goes on by the quorum of A until it *agrees*: from then on
+//! it takes and runs nothing without a quorum of both, and it follows no document that takes the change
+//! back. B alone counts only by a document that shows the signatures of a quorum of B: each says that
+//! every host has agreed and that what they hold is in its books. So A and A-then-B meet in A, A-then-B
+//! and B meet in B, and A and B are never in force at once.
+//!
+//! Decides what may follow what. When a host agrees is the host's, when an arbiter is ready the
+//! arbiter's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Slot, Trust, TrustError};
+use crate::id::{ClusterId, HostId};
+use crate::resources::Resources;
+use crate::signed::{Digest, Message, PublicKey, Signed};
+
+/// How a trust document's arbiters came to be, and who follows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Succession {
+    /// Who is to take over from the arbiters, while they are being changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Next>,
+    /// By what the arbiters took over from those before; `None`: they are the cluster's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
+}
+
+impl Succession {
+    /// True for a cluster's first arbiters, when no others are named.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The committee that is to take over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Next {
+    /// The version by which the change was begun. Later documents repeat it until the change is over.
+    pub since: u64,
+    /// Its arbiters. Who is in both committees has one slot and one key in both.
+    pub arbiters: Vec<Slot>,
+    /// How many of them a ticket will need.
+    pub k: u32,
+}
+
+/// What shows that a change of arbiters was completed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Handover {
+    /// The version by which the change was begun.
+    pub since: u64,
+    /// Which change it was ([`Trust::change`]).
+    pub change: Digest,
+    /// The word of a quorum of those who took over.
+    pub ready: Vec<Signed<Ready>>,
+}
+
+/// An arbiter's signed word that a change may be completed: every host has agreed to it, and this
+/// arbiter knows what each of them holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ready {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its slot.
+    pub slot: u32,
+    /// Which change.
+    pub change: Digest,
+}
+
+impl Message for Ready {
+    const DOMAIN: &'static str = "ready";
+}
+
+/// Arbiters of whom k must say yes.
+#[derive(Debug, Clone, Copy)]
+pub struct Committee<'a> {
+    /// Its members.
+    pub arbiters: &'a [Slot],
+    /// How many of them a ticket needs.
+    pub k: u32,
+}
+
+impl Committee<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn n(&self) -> u32 {
+        u32::try_from(self.arbiters.len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many of these slots are its members'.
+    #[must_use]
+    pub fn count(&self, slots: &BTreeSet<u32>) -> u32 {
+        let members = self.arbiters.iter().filter(|arbiter| slots.contains(&arbiter.slot));
+        u32::try_from(members.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether it has a member of that slot.
+    #[must_use]
+    pub fn has(&self, slot: u32) -> bool {
+        self.arbiters.iter().any(|arbiter| arbiter.slot == slot)
+    }
+
+    /// Who belongs to it, without where they answer.
+    fn identity(&self) -> (BTreeMap<u32, PublicKey>, u32) {
+        (self.arbiters.iter().map(|arbiter| (arbiter.slot, arbiter.key)).collect(), self.k)
+    }
+}
+
+impl Trust {
+    /// The arbiters in force.
+    #[must_use]
+    pub fn committee(&self) -> Committee<'_> {
+        Committee { arbiters: &self.arbiters, k: self.k }
+    }
+
+    /// Those who are to take over from them.
+    #[must_use]
+    pub fn next_committee(&self) -> Option<Committee<'_>> {
+        let next = self.succession.next.as_ref()?;
+        Some(Committee { arbiters: &next.arbiters, k: next.k })
+    }
+
+    /// The committees of which a host that has agreed to this change, or to none, needs a quorum
+    /// each: for every ticket and for all cover.
+    pub fn committees(&self, agreed: Option<Digest>) -> impl Iterator<Item = Committee<'_>> {
+        let is_agreed = agreed.is_some() && agreed == self.change();
+        std::iter::once(self.committee()).chain(self.next_committee().filter(|_| is_agreed))
+    }
+
+    /// Everybody who is an arbiter or is to be one, each once, by slot.
+    #[must_use]
+    pub fn members(&self) -> Vec<Slot> {
+        let next = self.succession.next.iter().flat_map(|next| &next.arbiters);
+        let all: BTreeMap<u32, &Slot> =
+            self.arbiters.iter().chain(next).map(|arbiter| (arbiter.slot, arbiter)).collect();
+        all.into_values().cloned().collect()
+    }
+
+    /// What names the change of arbiters that is under way: who hands over to whom, since when.
+    #[must_use]
+    pub fn change(&self) -> Option<Digest> {
+        let next = self.succession.next.as_ref()?;
+        let (from, to) = (self.committee().identity(), self.next_committee()?.identity());
+        Some(Digest::of_json(&(&self.cluster, next.since, from, to)))
+    }
+
+    /// Whether these slots are a quorum of each committee that counts for the host.
+    #[must_use]
+    pub fn is_quorum(&self, agreed: Option<Digest>, slots: &BTreeSet<u32>) -> bool {
+        self.committees(agreed).all(|committee| committee.count(slots) >= committee.k)
+    }
+
+    /// Whether the debits are at least k times the size in each committee that is or will be in force
+    /// (rule R9). What was granted before a change began is not so for those who take over.
+    #[must_use]
+    pub fn is_booked_everywhere(&self, debits: &BTreeMap<u32, Resources>, size: Resources) -> bool {
+        self.committees(self.change()).all(|committee| {
+            let of_it = debits.iter().filter(|(slot, _)| committee.has(**slot));
+            let booked = of_it.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(*debit));
+            times(committee.k, size).fits_in(booked)
+        })
+    }
+
+    /// The version by which the last completed change was begun.
+    fn changed_at(&self) -> u64 {
+        self.succession.handover.as_ref().map_or(0, |handover| handover.since)
+    }
+}
+
+/// So many times an amount.
+pub(crate) fn times(k: u32, size: Resources) -> Resources {
+    (0..k).fold(Resources::ZERO, |sum, _| sum.plus(size))
+}
+
+/// Checks what a document says of its succession against itself.
+pub(super) fn validate(trust: &Trust) -> Result<(), String> {
+    if let Some(handover) = &trust.succession.handover {
+        check_handover(trust, handover)?;
+    }
+    let Some(next) = &trust.succession.next else { return Ok(()) };
+    if next.since <= trust.changed_at() || next.since > trust.version {
+        return Err(format!(
+            "its next arbiters are named since version {}: that must be over {} and at most {}",
+            next.since,
+            trust.changed_at(),
+            trust.version
+        ));
+    }
+    if next.arbiters.len() > super::MEMBERS_MAX as usize {
+        return Err(format!("more than {} next arbiters", super::MEMBERS_MAX));
+    }
+    super::check_quorum(next.k, next.arbiters.len(), trust.f)?;
+    let next_committee = Committee { arbiters: &next.arbiters, k: next.k };
+    let (now, then) = (trust.committee().identity(), next_committee.identity());
+    if now == then {
+        return Err("its next arbiters are those it has".to_owned());
+    }
+    if then.0.len() != next.arbiters.len() {
+        return Err("two of the next arbiters have one slot".to_owned());
+    }
+    one_key_a_slot(trust.arbiters.iter().chain(&next.arbiters))
+}
+
+fn one_key_a_slot<'a>(arbiters: impl Iterator<Item = &'a Slot>) -> Result<(), String> {
+    let (mut keys, mut slots) = (BTreeMap::new(), BTreeMap::new());
+    for arbiter in arbiters {
+        let (slot, key) = (arbiter.slot, arbiter.key);
+        if *keys.entry(slot).or_insert(key) != key {
+            return Err(format!(
+                "slot {slot} has two keys: a new arbiter takes a slot that nobody had"
+            ));
+        }
+        if *slots.entry(key).or_insert(slot) != slot {
+            return Err(format!("arbiter {key} has two slots: it keeps the one it has"));
+        }
+    }
+    Ok(())
+}
+
+fn check_handover(trust: &Trust, handover: &Handover) -> Result<(), String> {
+    let mut slots = BTreeSet::new();
+    for signed in &handover.ready {
+        let ready = signed.open().map_err(|error| error.to_string())?;
+        let is_its = |arbiter: &&Slot| arbiter.key == signed.key() && arbiter.slot == ready.slot;
+        let is_of_this = ready.cluster == trust.cluster && ready.change == handover.change;
+        if is_of_this && trust.arbiters.iter().any(|arbiter| is_its(&arbiter)) {
+            slots.insert(ready.slot);
+        }
+    }
+    let have = trust.committee().count(&slots);
+    if have < trust.k {
+        return Err(format!(
+            "{have} of its arbiters have signed that they have taken over, {} are needed",
+            trust.k
+        ));
+    }
+    Ok(())
+}
+
+/// Whether one document may follow another on a host (or with a role that missed none between).
+pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
+    let unlawful = |why: String, lawful: String| {
+        Err(TrustError::Unlawful { version: new.version, why, lawful })
+    };
+    if (old.term_ms, old.clock_ppm) != (new.term_ms, new.clock_ppm) {
+        return unlawful(
+            "it changes how long promises last, and those who made and got them would differ"
+                .into(),
+            format!("term_ms = {} and clock_ppm = {}", old.term_ms, old.clock_ppm),
+        );
+    }
+    let is_left = |key: &&PublicKey| !new.roster.contains(key) && !new.retired.contains(key);
+    if let Some(key) = old.roster.iter().find(is_left) {
+        return unlawful(
+            format!(
+                "it leaves host {} out, and what that one holds would be free",
+                HostId::of(key)
+            ),
+            "to have it on the roster, or among the retired: `ostler retire`".to_owned(),
+        );
+    }
+    if let Err(why) = one_key_a_slot(old.members().iter().chain(&new.members())) {
+        return unlawful(why, "a slot above all that were ever used".to_owned());
+    }
+    let (now, then) = (old.committee().identity(), new.committee().identity());
+    if now == then && old.changed_at() == new.changed_at() {
+        return Ok(());
+    }
+    let is_completed = |next: &Next| {
+        let takes_over = Committee { arbiters: &next.arbiters, k: next.k }.identity() == then;
+        let handover = new.succession.handover.as_ref();
+        let is_of_this = |h: &Handover| h.since == next.since && Some(h.change) == old.change();
+        takes_over && handover.is_some_and(is_of_this)
+    };
+    match &old.succession.next {
+        Some(next) if is_completed(next) => Ok(()),
+        Some(_) => unlawful(
+            "its arbiters are others, and it does not show that every host has agreed".to_owned(),
+            format!(
+                "the arbiters of version {}, or its next ones with a quorum's word that they are \
+                 ready: `ostler arbiters` goes on with the change",
+                old.version
+            ),
+        ),
+        None => unlawful(
+            "its arbiters are others at once, and two quorums could miss each other".to_owned(),
+            format!(
+                "the arbiters of version {} with the others as `next`: `ostler arbiters replace`",
+                old.version
+            ),
+        ),
+    }
+}
+
+/// Whether a host that has agreed to a change may follow a document. Others may count on it: what
+/// they sign says that this host needs the next arbiters, too.
+pub fn check_agreed(agreed: Option<Digest>, old: &Trust, new: &Trust) -> Result<(), TrustError> {
+    let is_bound = agreed.is_some() && agreed == old.change();
+    let goes_back = old.committee().identity() == new.committee().identity()
+        && old.changed_at() == new.changed_at()
+        && new.change() != old.change();
+    if is_bound && goes_back {
+        return Err(TrustError::Unlawful {
+            version: new.version,
+            why: "this host has agreed to the change of arbiters that it takes back".to_owned(),
+            lawful: "to complete the change: `ostler arbiters`".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! Operators who change the arbiters while everything goes on and goes wrong: the documents are those of
+//! `ostler arbiters`, given to hosts over the network, late, twice, or not at all.
+//!
+//! They sit at the machine of the first engine. One knows the newest document. A rival, where there is
+//! one, signs whatever may follow some older one, and gives it to whom it likes.
+
+use std::sync::Arc;
+
+use bootstrap::committee::{Change, begun, completed, taken_back};
+use host_agent::core::Request;
+use protocol::signed::Signed;
+use protocol::trust::{Ready, Slot, Trust};
+
+use super::message::{Ask, Told};
+use super::tasks::Command;
+use super::world::{Event, World, arbiter_key, operator_key};
+
+/// How often they look after things.
+const EVERY_MS: u64 = 700;
+/// Of a million looks, so many take a change back.
+const TAKE_BACK_PPM: u32 = 12_000;
+/// Of a million looks, so many give some host an old document.
+const OLD_PPM: u32 = 100_000;
+/// Of a million looks, so many have a rival sign something.
+const RIVAL_PPM: u32 = 150_000;
+
+/// What operators have signed and been told.
+#[derive(Debug)]
+pub struct Operators {
+    /// Every document ever signed, the newest last.
+    pub signed: Vec<Signed<Trust>>,
+    /// What arbiters have said of being ready.
+    pub words: Vec<Signed<Ready>>,
+    /// When the next change begins.
+    next_us: u64,
+}
+
+impl Operators {
+    pub(super) fn of(first: &Signed<Trust>) -> Self {
+        Self { signed: vec![first.clone()], words: Vec::new(), next_us: 0 }
+    }
+}
+
+impl World {
+    /// A host's document, as it is on its disk.
+    #[must_use]
+    pub fn trust_of_host(&self, n: usize) -> Arc<Trust> {
+        let signed = self.hosts[n].disk.ledger.trust.as_ref();
+        match signed.filter(|signed| **signed != self.trust_signed).map(Signed::open) {
+            Some(Ok(trust)) => Arc::new(trust),
+            Some(Err(_)) | None => Arc::clone(&self.trust),
+        }
+    }
+
+    /// Signs a document, which is the newest from now on.
+    pub fn decree(&mut self, trust: Trust) {
+        let signed = Signed::seal(&trust, &operator_key());
+        self.note(|| format!("         version {}: {:?}", trust.version, slots_of(&trust)));
+        self.operators.signed.push(signed.clone());
+        self.trust_signed = signed;
+        self.trust = Arc::new(trust);
+    }
+
+    /// What the operators do now, and again a little later.
+    pub(super) fn govern(&mut self) {
+        let next_us = self.chance.between(EVERY_MS * 500, EVERY_MS * 1_500);
+        self.after(next_us, Event::Govern);
+        if self.profile.change_every_ms > 0 {
+            self.choose();
+        }
+        self.give_to_all();
+        self.ask_words();
+        if self.is_noisy && self.chance.happens(OLD_PPM) {
+            let n = self.chance.index(self.operators.signed.len());
+            let host = self.chance.index(self.hosts.len());
+            let old = self.operators.signed[n].clone();
+            self.coverage.hit("operator.old-document");
+            self.give(host, old);
+        }
+        if self.is_noisy && self.profile.has_rival && self.chance.happens(RIVAL_PPM) {
+            self.rival();
+        }
+    }
+
+    /// Begins, completes or takes back a change, or goes on with one that a host is bound to.
+    fn choose(&mut self) {
+        let trust = Arc::clone(&self.trust);
+        if trust.succession.next.is_some() {
+            if let Ok(next) = completed(&trust, &self.operators.words.clone()) {
+                self.coverage.hit("operator.completed");
+                return self.decree(self.above_all(next));
+            }
+            if self.is_noisy && self.chance.happens(TAKE_BACK_PPM) {
+                self.coverage.hit("operator.taken-back");
+                if let Some(next) = taken_back(&trust) {
+                    self.decree(self.above_all(next));
+                }
+            }
+            return;
+        }
+        if let Some(bound) = self.bound_to(&trust) {
+            self.coverage.hit("operator.gone-on");
+            let succession = bound.succession.clone();
+            let next = Trust { version: trust.version + 1, succession, ..Trust::clone(&trust) };
+            return self.decree(self.above_all(next));
+        }
+        if !self.is_noisy || self.now_us < self.operators.next_us {
+            return;
+        }
+        let every_ms = self.profile.change_every_ms;
+        self.operators.next_us =
+            self.now_us + self.chance.between(every_ms * 300, every_ms * 1_700);
+        if let Some(change) = self.some_change(&trust)
+            && let Ok(next) = begun(&trust, &change)
+            && next.validate().is_ok()
+        {
+            self.coverage.hit("operator.begun");
+            self.decree(next);
+        }
+    }
+
+    /// A version above every one that was ever signed.
+    fn above_all(&self, trust: Trust) -> Trust {
+        let versions = self.operators.signed.iter().filter_map(|signed| signed.open().ok());
+        let most = versions.map(|trust| trust.version).max().unwrap_or(0);
+        Trust { version: trust.version.max(most + 1), ..trust }
+    }
+
+    /// The document of a host that has agreed to a change which was taken back meanwhile.
+    fn bound_to(&self, trust: &Trust) -> Option<Arc<Trust>> {
+        let bound =
+            self.hosts.iter().enumerate().filter(|(_, host)| host.disk.ledger.agreed.is_some());
+        let mut theirs = bound.map(|(n, host)| (self.trust_of_host(n), host.disk.ledger.agreed));
+        let found = theirs.find(|(theirs, agreed)| {
+            theirs.version < trust.version
+                && theirs.change() == *agreed
+                && theirs.arbiters == trust.arbiters
+                && theirs.succession.handover == trust.succession.handover
+        });
+        found.map(|(theirs, _)| theirs)
+    }
+
+    /// One more, one less, one in the place of another, or all of them.
+    pub fn some_change(&mut self, trust: &Trust) -> Option<Change> {
+        let has = |slot: u32| trust.committee().has(slot);
+        let count = u32::try_from(self.arbiters.len()).unwrap_or(0);
+        let (present, absent): (Vec<u32>, Vec<u32>) = (0..count).partition(|slot| has(*slot));
+        let one = *self.chance.pick(&present)?;
+        let other = self.chance.pick(&absent).copied();
+        let (leaves, joins) = match (self.chance.below(6), other) {
+            (0, Some(other)) if present.len() < 5 => (vec![], vec![other]),
+            (1, _) if present.len() > 1 => (vec![one], vec![]),
+            (2, _) => {
+                let joins = absent.into_iter().take(present.len()).collect();
+                (present, joins)
+            }
+            (_, Some(other)) => (vec![one], vec![other]),
+            (_, None) => return None,
+        };
+        Some(change(&leaves, &joins))
+    }
+
+    // Over the network.
+
+    /// Every host that does not obey the newest document is given it.
+    pub fn give_to_all(&mut self) {
+        for n in 0..self.hosts.len() {
+            if self.hosts[n].disk.ledger.trust.as_ref() != Some(&self.trust_signed) {
+                let signed = self.trust_signed.clone();
+                self.give(n, signed);
+            }
+        }
+    }
+
+    /// A host is given a document.
+    pub fn give(&mut self, host: usize, signed: Signed<Trust>) {
+        let (node, to) = (self.engines[0].node, self.hosts[host].node);
+        if !self.nodes[node.0].is_up {
+            return;
+        }
+        let ask = Ask::Agent(Request::Trust(signed));
+        self.spawn(node, move |ctx| Box::pin(async move { drop(ctx.call(to, ask, 3_000).await) }));
+    }
+
+    /// Those who are to take over are asked whether they are ready.
+    pub fn ask_words(&mut self) {
+        let node = self.engines[0].node;
+        let next: Vec<u32> = self
+            .trust
+            .succession
+            .next
+            .iter()
+            .flat_map(|next| next.arbiters.iter().map(|arbiter| arbiter.slot))
+            .collect();
+        for slot in next {
+            let Some(to) = self.arbiter_nodes.get(&slot).copied() else { continue };
+            if !self.nodes[node.0].is_up {
+                return;
+            }
+            self.spawn(node, move |ctx| {
+                Box::pin(async move {
+                    let told = ctx.call(to, Ask::Handover, 3_000).await;
+                    if let Ok(Told::Handover(Some(word))) = told {
+                        ctx.say(Command::Word(Box::new(word)));
+                    }
+                })
+            });
+        }
+    }
+
+    // The rival.
+
+    /// Signs something that may follow a document that is known to it, and gives it to some.
+    fn rival(&mut self) {
+        let n = self.chance.index(self.operators.signed.len());
+        let Ok(base) = self.operators.signed[n].open() else { return };
+        let next = match self.chance.below(3) {
+            0 => taken_back(&base),
+            1 => completed(&base, &self.operators.words).ok(),
+            _ => {
+                let change = self.some_change(&base);
+                let next = change.and_then(|change| begun(&base, &change).ok());
+                next.filter(|next| next.validate().is_ok())
+            }
+        };
+        let Some(mut next) = next else { return };
+        if self.chance.happens(500_000) {
+            next = self.above_all(next);
+        }
+        self.coverage.hit("operator.rival");
+        let signed = Signed::seal(&next, &operator_key());
+        self.operators.signed.push(signed.clone());
+        for host in 0..self.hosts.len() {
+            if self.chance.happens(500_000) {
+                self.give(host, signed.clone());
+            }
+        }
+    }
+}
+
+/// A change of arbiters by their numbers.
+#[must_use]
+pub fn change(leaves: &[u32], joins: &[u32]) -> Change {
+    let slot = |slot: &u32| {
+        let key = arbiter_key(usize::try_from(*slot).unwrap_or(0)).public();
+        Slot { slot: *slot, key, url: String::new() }
+    };
+    Change { leaves: leaves.iter().copied().collect(), joins: joins.iter().map(slot).collect() }
+}
+
+fn slots_of(trust: &Trust) -> (Vec<u32>, Option<Vec<u32>>) {
+    let slots = |arbiters: &[Slot]| arbiters.iter().map(|arbiter| arbiter.slot).collect();
+    let next = trust.succession.next.as_ref().map(|next| slots(&next.arbiters));
+    (slots(&trust.arbiters), next)
+}
