@@ -295,8 +295,10 @@ impl Core {
             waiting.push(Waiting::Change);
             return Err(waiting);
         };
+        let missing = self.missing();
         let has_agreed = |host: &HostId| self.agreed.get(host) == Some(&change);
         let not_yet = self.roster.keys().filter(|host| !has_agreed(host)).cloned();
+        let not_yet = not_yet.filter(|host| !missing.contains(host));
         waiting.extend(not_yet.map(Waiting::Agreement));
         match waiting.is_empty() {
             true => Ok(Ready { cluster: trust.cluster.clone(), slot, change }),

@@ -134,6 +134,21 @@ pub fn taken_back(trust: &Trust) -> Option<Trust> {
     Some(Trust { version: trust.version + 1, succession, ..trust.clone() })
 }
 
+/// The document that goes on with a change which was taken back, or put aside for another, while a host
+/// that obeys `theirs` had agreed to it: that host follows nothing else. `None`: it is no change that could
+/// go on, or it is the one under way.
+#[must_use]
+pub fn gone_on(trust: &Trust, theirs: &Trust) -> Option<Trust> {
+    let next = theirs.succession.next.clone()?;
+    let is_same_start =
+        theirs.committee_is(trust) && theirs.succession.handover == trust.succession.handover;
+    if !is_same_start || trust.change() == theirs.change() {
+        return None;
+    }
+    let succession = Succession { next: Some(next), ..trust.succession.clone() };
+    Some(Trust { version: trust.version + 1, succession, ..trust.clone() })
+}
+
 /// An arbiter that a host says it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -273,6 +288,13 @@ mod tests {
         assert!(accepts(&old, &between));
         assert!(accepts(&between, &taken_back(&between).unwrap()));
         assert_eq!(taken_back(&old), None);
+        // A host that had agreed holds on to it, and the others can come back to it.
+        let back = taken_back(&between).unwrap();
+        let again = gone_on(&back, &between).unwrap();
+        assert_eq!((again.change(), again.version), (between.change(), back.version + 1));
+        assert!(accepts(&back, &again) && accepts(&between, &again));
+        assert_eq!(gone_on(&between, &between), None);
+        assert_eq!(gone_on(&back, &old), None);
         let word = |slot: u32, change| {
             let ready = Ready { cluster: old.cluster.clone(), slot, change };
             Signed::seal(&ready, &key(slot))

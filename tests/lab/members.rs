@@ -71,11 +71,17 @@ fn lab_a_lost_arbiter_is_replaced_while_vms_run_start_and_fail_over() {
     lab.must(&["kill", &dead]);
     println!("{dead}, which has arbiter {lost}, is dead");
     let slot = lost.to_string();
-    until("its silence to be told", LIMIT, || {
-        let refused = operator.run(&["arbiters", "replace", &slot]);
-        is(said(&refused).contains("--is-off"), said(&refused))
+    let refused = operator.run(&["arbiters", "replace", &slot]);
+    assert!(refused.status.code() == Some(3), "{}", said(&refused));
+    assert!(
+        said(&refused).contains(&format!("ostler retire {dead} --is-off")),
+        "{}",
+        said(&refused)
+    );
+    until("it to be silent", LIMIT, || {
+        let retired = operator.run(&["retire", &dead, "--is-off"]);
+        is(retired.status.success(), said(&retired))
     });
-    operator.must(&["retire", &dead, "--is-off"]);
     let begin = Instant::now();
     let plan = operator.run(&["arbiters", "replace", &slot, "--dry-run"]);
     assert!(plan.status.success() && said(&plan).contains("arbiter 3 comes"), "{}", said(&plan));

@@ -5,7 +5,7 @@
 //! is beside it: `taking` and `ending` jobs, `moving` them, `acts` on them, how they go on
 //! (`job_life`), what libvirt shows (`seeing`), what `addresses` guests have, and how a new life starts (`recover`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hypervisor::Lifecycle;
 use protocol::admission::Room;
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::addresses::{Watch, runs};
 use super::claims::{Claims, Deed};
-use super::input::{Effect, Input, Look, Reply, ReplyId, Request, WorkId};
+use super::input::{Effect, Input, Joint, Look, Reply, ReplyId, Request, WorkId};
 use super::ledger::{JobRecord, LedgerState, Write};
 use super::offers::Offers;
 use super::one_off::Heard;
@@ -103,7 +103,7 @@ pub struct Agent {
     /// The last change of arbiters that the host has agreed to; durable.
     pub(super) agreed: Option<Digest>,
     /// The holds that the keeper runs only by the cover of both committees of a change.
-    pub(super) joint: Option<(Digest, BTreeSet<OfferId>)>,
+    pub(super) joint: Joint,
     pub(super) jobs: BTreeMap<JobId, Entry>,
     pub(super) by_uuid: BTreeMap<Uuid, JobId>,
     pub(super) observed: BTreeMap<Uuid, ObservedDomain>,
@@ -144,7 +144,7 @@ impl Agent {
             cursor: Cursor { epoch: ledger.epoch, seq: 0 },
             trust,
             agreed: ledger.agreed,
-            joint: None,
+            joint: Joint::default(),
             jobs: BTreeMap::new(),
             by_uuid: BTreeMap::new(),
             observed: BTreeMap::new(),
@@ -188,7 +188,7 @@ impl Agent {
                 self.handle_right(now, &standing, out);
                 self.agree(&standing, out);
             }
-            Input::Joint { change, holds } => self.handle_joint(change, holds),
+            Input::Joint(joint) => self.joint = joint,
             Input::Lost { job, hold } => self.handle_lost(now, &job, hold, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
@@ -288,8 +288,11 @@ impl Agent {
     fn obey(&mut self, signed: Signed<Trust>, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
         let accepted = Trust::accept(self.trust.as_ref(), &signed)?;
         let Some(trust) = accepted else { return Ok(Reply::Done) };
-        if let Some(old) = &self.trust {
-            check_agreed(self.agreed, old, &trust)?;
+        match (&self.trust, trust.change()) {
+            (Some(old), _) => check_agreed(self.agreed, old, &trust)?,
+            // Nothing here was ever granted by those in force alone, and nothing will be.
+            (None, Some(change)) => self.bind(change, out),
+            (None, None) => {}
         }
         if !trust.roster.contains(&self.host.key) {
             return Err(Refusal::Invalid {

@@ -12,8 +12,6 @@
 //! both say that they grant. Offers made before end with it, so that whoever reads what the host holds
 //! afterwards has read everything that the arbiters in force alone have granted.
 
-use std::collections::BTreeSet;
-
 use protocol::id::OfferId;
 use protocol::signed::Digest;
 use protocol::vm::OnLoss;
@@ -37,11 +35,6 @@ impl Agent {
         (self.agreed != Some(change)).then_some(change)
     }
 
-    /// The keeper needs cover of both for these holds.
-    pub(super) fn handle_joint(&mut self, change: Digest, holds: BTreeSet<OfferId>) {
-        self.joint = Some((change, holds));
-    }
-
     /// Has the arbiters asked, while the host could agree but for them.
     pub(super) fn ask_agreement(&mut self, out: &mut Vec<Effect>) {
         let could = self.asked_change().is_some_and(|change| self.is_covered_by_both(change));
@@ -61,14 +54,20 @@ impl Agent {
             return;
         }
         self.offers.end_all();
+        self.bind(change, out);
+    }
+
+    /// From now on, in every later life.
+    pub(super) fn bind(&mut self, change: Digest, out: &mut Vec<Effect>) {
         self.agreed = Some(change);
         out.push(Effect::Persist(Write::Agreed(change)));
     }
 
     /// Whether all that needs cover has it of both committees, by the keeper's word.
     fn is_covered_by_both(&self, change: Digest) -> bool {
-        let of_change = self.joint.as_ref().filter(|(of, _)| *of == change);
-        let is_joint = |hold: &OfferId| of_change.is_some_and(|(_, holds)| holds.contains(hold));
+        let version = self.trust.as_ref().map(|trust| trust.version);
+        let is_of_now = self.joint.change == Some(change) && Some(self.joint.version) == version;
+        let is_joint = |hold: &OfferId| is_of_now && self.joint.holds.contains(hold);
         let jobs = self.jobs.values().map(|entry| &entry.record.job);
         let mut need = jobs.filter(|job| on_loss(job) == OnLoss::Stop).filter_map(|job| job.hold);
         self.has_listed && self.unwritten.is_empty() && need.all(|hold| is_joint(&hold))

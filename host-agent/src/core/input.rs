@@ -92,13 +92,8 @@ pub enum Input {
     },
     /// The arbiters were asked which trust document they obey.
     Right(Standing),
-    /// The keeper runs these holds only while both the arbiters in force and the next ones cover them.
-    Joint {
-        /// By which change of arbiters.
-        change: Digest,
-        /// Which holds.
-        holds: BTreeSet<OfferId>,
-    },
+    /// What the keeper runs only while both the arbiters in force and the next ones cover it.
+    Joint(Joint),
     /// The right to run a job is over, and the keeper has seen its guest dead.
     Lost {
         /// The job.
@@ -132,6 +127,17 @@ pub struct Standing {
     pub ready: BTreeSet<u32>,
     /// Its version, when they were asked.
     pub version: u64,
+}
+
+/// The holds that a keeper runs only by the cover of both committees of a change of arbiters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Joint {
+    /// By which trust document: the keeper may not have heard of a later one.
+    pub version: u64,
+    /// By which change; `None`: no hold needs both.
+    pub change: Option<Digest>,
+    /// Which holds.
+    pub holds: BTreeSet<OfferId>,
 }
 
 /// What may be asked of an agent.

@@ -9,8 +9,8 @@ pub use agent::{Agent, Birth};
 
 mod input;
 pub use input::{
-    Effect, Input, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews, Standing, Work,
-    WorkId, WorkOutcome,
+    Effect, Input, Joint, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews, Standing,
+    Work, WorkId, WorkOutcome,
 };
 
 mod taking;

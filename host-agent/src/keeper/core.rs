@@ -33,7 +33,7 @@ use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::core::{Draft, Drafted};
+use crate::core::{Draft, Drafted, Joint};
 
 /// How often a statement is renewed (protocol §12), less its jitter.
 const RENEW_MS: u64 = 1_350;
@@ -115,6 +115,9 @@ pub struct Kept {
     /// The change of arbiters during which it needs the cover of both committees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joint: Option<Digest>,
+    /// The trust document that the keeper obeys.
+    #[serde(default)]
+    pub trust_version: u64,
 }
 
 /// Everything a keeper knows of its holds, for the agent.
@@ -128,12 +131,13 @@ impl Table {
         self.0.iter().find(|kept| kept.hold == hold)
     }
 
-    /// The holds that run only by the cover of both committees of one change.
+    /// The holds that run only by the cover of both committees of a change.
     #[must_use]
-    pub fn joint(&self) -> Option<(Digest, BTreeSet<OfferId>)> {
-        let change = self.0.iter().find_map(|kept| kept.joint)?;
-        let of_it = self.0.iter().filter(|kept| kept.joint == Some(change));
-        Some((change, of_it.map(|kept| kept.hold).collect()))
+    pub fn joint(&self) -> Joint {
+        let change = self.0.iter().find_map(|kept| kept.joint);
+        let of_it = self.0.iter().filter(|kept| kept.joint.is_some() && kept.joint == change);
+        let version = self.0.iter().map(|kept| kept.trust_version).min().unwrap_or(0);
+        Joint { version, change, holds: of_it.map(|kept| kept.hold).collect() }
     }
 }
 
@@ -211,7 +215,8 @@ impl Keeper {
         let row = |(id, held): (&OfferId, &Held)| {
             let (job, uuid) = (held.drafted.item.job.clone(), held.drafted.uuid);
             let until_ms = self.closes_ms(held);
-            Kept { hold: *id, job, uuid, gate: held.gate, until_ms, joint: held.joint }
+            let (gate, joint, trust_version) = (held.gate, held.joint, self.trust_version);
+            Kept { hold: *id, job, uuid, gate, until_ms, joint, trust_version }
         };
         Table(self.holds.iter().filter(|(_, held)| !held.is_omitted).map(row).collect())
     }

@@ -246,7 +246,10 @@ impl Task {
                         return error.to_string();
                     }
                 }
-                () = sleep(TELL_INTERVAL) => self.tell_lost().await,
+                () = sleep(TELL_INTERVAL) => {
+                    self.tell_lost().await;
+                    self.tell_joint().await;
+                }
             }
         }
     }
@@ -267,8 +270,8 @@ impl Task {
 
     async fn tell_joint(&self) {
         let joint = self.tell.borrow().joint();
-        if let Some((change, holds)) = joint {
-            let _ = self.posts.send(Post::Input(Input::Joint { change, holds })).await;
+        if joint.change.is_some() {
+            let _ = self.posts.send(Post::Input(Input::Joint(joint))).await;
         }
     }
 

@@ -55,11 +55,13 @@ async fn list(session: &Session) -> Result<Code, Failure> {
             .next("ostler bootstrap, or another --context")
     })?;
     let picture = session.picture().await?;
-    session.learn_names().await;
     let there = everywhere(&picture);
     let rows = rows(session, &trust, &picture, &there).await;
     let next = trust.succession.next.as_ref();
-    let waiting = if next.is_some() { waiting(session, &trust).await } else { vec![] };
+    let waiting = match next {
+        Some(_) => waiting(session, &trust, &picture).await,
+        None => vec![],
+    };
     let left: Vec<u32> = former(&trust, &there).map(|found| found.index).collect();
     if session.is_json {
         let change = next.map(|next| {
@@ -122,7 +124,7 @@ async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Foun
             Err(error) => (None, Some(chain(&error))),
         };
         let waiting = health.as_ref().map(|health| health.waiting_for.clone());
-        let in_names = |what: String| session.with_names(&what);
+        let in_names = |what: String| with_names(picture, &what);
         Row {
             slot,
             host: host.map(|row| row.host.name.clone()),
@@ -140,7 +142,7 @@ async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Foun
 }
 
 /// What the arbiters that are to take over wait for, each thing once.
-async fn waiting(session: &Session, trust: &Trust) -> Vec<String> {
+async fn waiting(session: &Session, trust: &Trust, picture: &Picture) -> Vec<String> {
     let next = trust.succession.next.iter().flat_map(|next| next.arbiters.clone());
     let mut reasons: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     let asked = next.map(|slot| async move {
@@ -152,7 +154,7 @@ async fn waiting(session: &Session, trust: &Trust) -> Vec<String> {
             Err(error) => vec![format!("an answer: {}", chain(&error))],
         };
         for what in waits {
-            reasons.entry(session.with_names(&what)).or_default().push(slot);
+            reasons.entry(with_names(picture, &what)).or_default().push(slot);
         }
     }
     let words = reasons.into_iter().map(|(what, slots)| {
@@ -160,6 +162,12 @@ async fn waiting(session: &Session, trust: &Trust) -> Vec<String> {
         format!("{what} (says arbiter {})", slots.join(", "))
     });
     words.collect()
+}
+
+/// A sentence of an arbiter as a person would say it.
+fn with_names(picture: &Picture, text: &str) -> String {
+    let hosts = picture.view.hosts();
+    hosts.fold(text.to_owned(), |text, (id, row)| text.replace(id.as_str(), &row.host.name))
 }
 
 fn endpoint(slot: &Slot) -> Endpoint {

@@ -141,6 +141,12 @@ impl Trust {
         std::iter::once(self.committee()).chain(self.next_committee().filter(|_| is_agreed))
     }
 
+    /// Whether the arbiters in force are the same here and there, wherever they answer.
+    #[must_use]
+    pub fn committee_is(&self, other: &Trust) -> bool {
+        self.committee().identity() == other.committee().identity()
+    }
+
     /// Everybody who is an arbiter or is to be one, each once, by slot.
     #[must_use]
     pub fn members(&self) -> Vec<Slot> {

@@ -228,11 +228,11 @@ impl World {
     }
 
     /// The agent is told what runs only by the cover of both committees.
-    fn tell_joint(&mut self, n: usize) {
+    pub(super) fn tell_joint(&mut self, n: usize) {
         let joint = self.hosts[n].keeper.link.borrow().table.joint();
         let node = self.hosts[n].node;
-        if let Some((change, holds)) = joint.filter(|_| self.nodes[node.0].is_up) {
-            self.post(n, AgentInput::Joint { change, holds });
+        if joint.change.is_some() && self.nodes[node.0].is_up {
+            self.post(n, AgentInput::Joint(joint));
             if self.mutant == Some(Mutant::NextAloneCovers) {
                 let trust = self.trust_of_keeper(n);
                 self.tell_keeper(n, 10, Input::Trust(next_alone(&trust)));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use bootstrap::committee::{Change, begun, completed, taken_back};
+use bootstrap::committee::{Change, begun, completed, gone_on, taken_back};
 use host_agent::core::Request;
 use protocol::signed::Signed;
 use protocol::trust::{Ready, Slot, Trust};
@@ -100,9 +100,7 @@ impl World {
         }
         if let Some(bound) = self.bound_to(&trust) {
             self.coverage.hit("operator.gone-on");
-            let succession = bound.succession.clone();
-            let next = Trust { version: trust.version + 1, succession, ..Trust::clone(&trust) };
-            return self.decree(self.above_all(next));
+            return self.decree(self.above_all(bound));
         }
         if !self.is_noisy || self.now_us < self.operators.next_us {
             return;
@@ -126,18 +124,15 @@ impl World {
         Trust { version: trust.version.max(most + 1), ..trust }
     }
 
-    /// The document of a host that has agreed to a change which was taken back meanwhile.
-    fn bound_to(&self, trust: &Trust) -> Option<Arc<Trust>> {
-        let bound =
-            self.hosts.iter().enumerate().filter(|(_, host)| host.disk.ledger.agreed.is_some());
-        let mut theirs = bound.map(|(n, host)| (self.trust_of_host(n), host.disk.ledger.agreed));
-        let found = theirs.find(|(theirs, agreed)| {
-            theirs.version < trust.version
-                && theirs.change() == *agreed
-                && theirs.arbiters == trust.arbiters
-                && theirs.succession.handover == trust.succession.handover
+    /// The document that goes on with a change to which a host is bound, though it was taken back.
+    fn bound_to(&self, trust: &Trust) -> Option<Trust> {
+        let bound = self.hosts.iter().enumerate().map(|(n, host)| {
+            let theirs = self.trust_of_host(n);
+            (host.disk.ledger.agreed, theirs)
         });
-        found.map(|(theirs, _)| theirs)
+        let mut held =
+            bound.filter(|(agreed, theirs)| agreed.is_some() && *agreed == theirs.change());
+        held.find_map(|(_, theirs)| gone_on(trust, &theirs))
     }
 
     /// One more, one less, one in the place of another, or all of them.

@@ -596,6 +596,7 @@ impl World {
             (Tick::Agent, Role::Host(n)) => {
                 self.post(n, Input::Tick);
                 self.tell_lost(n);
+                self.tell_joint(n);
                 self.after_local_ms(node, 1000, Event::Tick { node, life, tick });
             }
             (Tick::Monitor, Role::Monitor(n)) => {

@@ -126,10 +126,13 @@ fn it_agrees_only_when_the_keeper_needs_both_for_all_that_may_lapse() {
     bench.tell(Input::Tick);
     assert_eq!(bench.asked_right, 0, "nobody need be asked yet");
     bench.tell(standing(2, &[0, 1]));
-    bench.tell(joint(&[hold], between(2, 61).change().unwrap()));
+    bench.tell(joint(&[hold], between(2, 61).change().unwrap(), 2));
     bench.tell(standing(2, &[0, 1]));
     assert_eq!(bench.agent.agreed(), None, "of another change");
-    bench.tell(joint(&[hold], change));
+    bench.tell(joint(&[hold], change, 1));
+    bench.tell(standing(2, &[0, 1]));
+    assert_eq!(bench.agent.agreed(), None, "by an older document");
+    bench.tell(joint(&[hold], change, 2));
     bench.tell(standing(2, &[0, 1]));
     assert_eq!(bench.agent.agreed(), Some(change));
     let draft = bench.agent.draft().unwrap();
@@ -167,4 +170,16 @@ fn who_has_agreed_goes_on_and_never_back() {
     let grant = Grant { slot: 1, offer: offer.digest(), debit };
     let ticket = Ticket { grants: vec![Signed::seal(&grant, &key(NEXT))], offer };
     bench.put("web-1", body(1, 1, Some(ticket))).expect("those who took over grant");
+}
+
+/// It has never taken anything by those in force alone, and never will.
+#[test]
+fn who_joins_while_arbiters_are_changed_needs_both_from_the_first() {
+    let mut bench = Bench::lone();
+    assert_eq!(give(&mut bench, &between(2, NEXT)), Ok(Reply::Done));
+    assert_eq!(bench.agent.agreed(), between(2, NEXT).change());
+    bench.die(false);
+    assert_eq!(bench.agent.agreed(), between(2, NEXT).change());
+    let back = Trust { version: 3, ..first() };
+    assert!(matches!(give(&mut bench, &back), Err(Refusal::UnlawfulTrust { .. })));
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bootstrap::committee::{
     Candidate, Change, ChangeError, Found, begun, check_quorums, choose_host, completed, former,
-    is_member, left_over, number_above, taken_back,
+    gone_on, is_member, left_over, number_above, taken_back,
 };
 use bootstrap::layout::service_job;
 use futures_util::future::join_all;
@@ -22,12 +22,12 @@ use protocol::api::{HandoverReply, Health, PutJob, StopJob};
 use protocol::host::Host;
 use protocol::id::{HostId, Revision, TenantId};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Role, ServiceSpec};
+use protocol::signed::Signed;
 use protocol::trust::{Slot, Trust};
-use protocol::view::Freshness;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
-use transport::Method;
+use transport::{Endpoint, Method};
 
 use super::{endpoint, everywhere, waiting};
 use crate::cli::{ArbitersCommand, ChangeArgs};
@@ -41,6 +41,8 @@ use crate::show;
 const POLL: Duration = Duration::from_millis(250);
 /// How often a host that has not taken a document is given it again.
 const GIVE_AGAIN: Duration = Duration::from_secs(2);
+/// How long a host may take to say that it is there.
+const PING_MAX: Duration = Duration::from_secs(3);
 /// How long a service may take to answer, or to end.
 const SERVICE_MAX: Duration = Duration::from_secs(30);
 
@@ -58,6 +60,8 @@ struct Work<'a> {
     authority: Authority,
     picture: Picture,
     there: Vec<Found>,
+    /// The hosts that answer, by their own word and not by a view's.
+    heard: BTreeSet<HostId>,
     until: Instant,
 }
 
@@ -77,6 +81,7 @@ pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<C
     };
     let mut work = Work::begin(session, &how).await?;
     let mut is_changed = false;
+    work.go_on_with_bound(how.dry_run).await?;
     if let Some(wanted) = wanted
         && !work.is_so_already(&wanted)?
     {
@@ -138,16 +143,54 @@ impl<'a> Work<'a> {
     async fn begin(session: &'a Session, how: &ChangeArgs) -> Result<Self, Failure> {
         let picture = session.picture().await?;
         picture.warn();
-        session.learn_names().await;
         let authority = Authority::newest(session, &picture).await?;
         let there = everywhere(&picture);
+        let heard = heard(session, &picture).await;
         let until = Instant::now() + Duration::from_millis(how.timeout.0);
-        Ok(Self { session, authority, picture, there, until })
+        Ok(Self { session, authority, picture, there, heard, until })
     }
 
     fn name(&self, host: &HostId) -> String {
         let row = self.picture.view.host(host);
         row.map_or_else(|| host.short().to_owned(), |row| row.host.name.clone())
+    }
+
+    /// A change that was taken back goes on when a host had agreed to it all the same: that host follows
+    /// nothing else, and others may have counted on it.
+    async fn go_on_with_bound(&mut self, is_dry_run: bool) -> Result<(), Failure> {
+        let Some((name, theirs)) = self.bound().await else { return Ok(()) };
+        let Some(next) = gone_on(&self.authority.trust, &theirs) else { return Ok(()) };
+        if let Some(other) = self.any_agreed().await {
+            let what =
+                format!("{name} has agreed to one change of arbiters, and {other} to another");
+            return Err(Failure::new(Code::Refused, what)
+                .next(format!("neither can be completed: retire {name} or {other}")));
+        }
+        show::note(&format!("{name} has agreed to a change that was taken back: it goes on"));
+        if is_dry_run { Ok(()) } else { self.decree(next).await }
+    }
+
+    /// A host that has agreed to a change other than the one under way, with its document.
+    async fn bound(&self) -> Option<(String, Trust)> {
+        for row in &self.picture.rows {
+            let (client, path) = (&self.session.client, "/v1/config/trust");
+            let Ok(signed) = client.get::<Option<Signed<Trust>>>(&row.agent, path).await else {
+                continue;
+            };
+            let Some(trust) = signed.and_then(|signed| signed.open().ok()) else { continue };
+            let is_old =
+                trust.change().is_some() && trust.change() != self.authority.trust.change();
+            if is_old && self.agreed_at(&row.agent).await == trust.change().map(|c| c.to_string()) {
+                return Some((self.name(&row.host), trust));
+            }
+        }
+        None
+    }
+
+    /// The change that a host says it has agreed to.
+    async fn agreed_at(&self, agent: &Endpoint) -> Option<String> {
+        let said = self.session.client.get::<serde_json::Value>(agent, "/v1/offers").await.ok()?;
+        Some(said.get("agreed")?.as_str()?.to_owned())
     }
 
     // What is wanted.
@@ -260,8 +303,7 @@ impl<'a> Work<'a> {
     }
 
     fn is_heard(&self, host: &HostId) -> bool {
-        let row = self.picture.rows.iter().find(|row| row.host == *host);
-        row.is_some_and(|row| row.freshness == Freshness::Fresh)
+        self.heard.contains(host)
     }
 
     fn choose(&self, taken: &BTreeSet<HostId>, leaves: &BTreeSet<u32>) -> Result<Host, Failure> {
@@ -396,7 +438,7 @@ impl<'a> Work<'a> {
         let begin = Instant::now();
         let mut given: Option<Instant> = None;
         let mut silent: Vec<(String, String)> = Vec::new();
-        let mut said = Vec::new();
+        let mut said = BTreeSet::new();
         loop {
             if given.is_none_or(|at| at.elapsed() >= GIVE_AGAIN) {
                 silent = self.authority.give_again(self.session, &self.picture).await?;
@@ -410,15 +452,16 @@ impl<'a> Work<'a> {
                 ));
                 return self.decree(next).await;
             }
-            let mut waits = waiting(self.session, &self.authority.trust).await;
+            let mut waits = waiting(self.session, &self.authority.trust, &self.picture).await;
             waits.extend(
                 silent.iter().map(|(host, why)| format!("{host} to take the document: {why}")),
             );
             if Instant::now() >= self.until {
                 return Err(self.not_yet(begin.elapsed(), &waits));
             }
-            let gist: Vec<String> =
-                waits.iter().map(|what| what.replace(|c: char| c.is_ascii_digit(), "")).collect();
+            // The same in other words is no news.
+            let gist = |what: &String| what.split(':').next().map(str::to_owned);
+            let gist: BTreeSet<String> = waits.iter().filter_map(gist).collect();
             if gist != said {
                 said = gist;
                 let seconds = begin.elapsed().as_secs();
@@ -430,7 +473,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    async fn words(&self) -> Vec<protocol::signed::Signed<protocol::trust::Ready>> {
+    async fn words(&self) -> Vec<Signed<protocol::trust::Ready>> {
         let next = self.authority.trust.succession.next.iter().flat_map(|n| n.arbiters.clone());
         let asked = next.map(|slot| async move {
             let path = "/v1/handover";
@@ -453,12 +496,9 @@ impl<'a> Work<'a> {
 
     /// Who has agreed to the change under way, if anybody has been heard to.
     async fn any_agreed(&self) -> Option<String> {
-        let change = self.authority.trust.change()?;
+        let change = self.authority.trust.change()?.to_string();
         for row in &self.picture.rows {
-            let path = "/v1/offers";
-            let said = self.session.client.get::<serde_json::Value>(&row.agent, path).await.ok();
-            let agreed = said.and_then(|said| Some(said.get("agreed")?.as_str()?.to_owned()));
-            if agreed == Some(change.to_string()) {
+            if self.agreed_at(&row.agent).await.as_ref() == Some(&change) {
                 return Some(self.name(&row.host));
             }
         }
@@ -540,6 +580,19 @@ impl<'a> Work<'a> {
             "the arbiters are {list}{how}, by trust version {version}: a ticket needs {k} of {n}"
         ));
     }
+}
+
+/// Asks each host itself: a view shows who has just died as well.
+async fn heard(session: &Session, picture: &Picture) -> BTreeSet<HostId> {
+    let client = session.client.with_deadline(PING_MAX);
+    let asked = picture.rows.iter().map(|row| {
+        let client = &client;
+        async move {
+            let health = client.get::<Health>(&row.agent, "/v1/health").await;
+            health.is_ok().then(|| row.host.clone())
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Where a new arbiter goes.
