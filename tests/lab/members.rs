@@ -13,9 +13,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// D of the trust document that `bootstrap` writes.
 const TERM: Duration = Duration::from_secs(9);
 
-/// A cluster of these hosts with three arbiters, and controllers that outlive any two hosts.
+/// A cluster of five hosts with three arbiters, and whatever else is needed on each of them.
 fn cluster(lab: &Lab, operator: &mut Operator) -> String {
-    operator.make_cluster_with(lab, &["--arbiters", "3", "--controllers", "3"])
+    let everywhere = ["--arbiters", "3", "--monitors", "5", "--controllers", "5"];
+    operator.make_cluster_with(lab, &everywhere)
 }
 
 /// The arbiters by slot, with the name of the host, as `ostler arbiters` tells.
@@ -59,7 +60,10 @@ fn lab_a_lost_arbiter_is_replaced_while_vms_run_start_and_fail_over() {
         let found = lab.hosts().into_iter().find(|host| !hosts.contains(&host));
         found.expect("a host without")
     };
-    let home = without(&first.iter().map(|(_, host)| host).collect::<Vec<_>>());
+    let mut busy: Vec<&String> = first.iter().map(|(_, host)| host).collect();
+    let home = without(&busy);
+    busy.push(&home);
+    let spare = without(&busy);
     let run = ["run", "--memory", "64MiB", "--on", &home, "--name"];
     operator.must(&[&run[..], &["kept-1"]].concat());
     operator.must(&[&run[..], &["lapse-1", "--on-loss", "stop"]].concat());
@@ -83,12 +87,13 @@ fn lab_a_lost_arbiter_is_replaced_while_vms_run_start_and_fail_over() {
         is(retired.status.success(), said(&retired))
     });
     let begin = Instant::now();
-    let plan = operator.run(&["arbiters", "replace", &slot, "--dry-run"]);
+    let replace = ["arbiters", "replace", &slot, "--with", &spare];
+    let plan = operator.run(&[&replace[..], &["--dry-run"]].concat());
     assert!(plan.status.success() && said(&plan).contains("arbiter 3 comes"), "{}", said(&plan));
     assert_eq!(arbiters(&operator).len(), 3, "nothing was done");
 
     // It is killed on the way, and goes on when it is run again; meanwhile VMs start.
-    let mut interrupted = operator.begin(&["arbiters", "replace", &slot]);
+    let mut interrupted = operator.begin(&replace);
     until("the change to be under way", LIMIT, || {
         let shown = operator.json(&["arbiters"]);
         is(!shown["change"].is_null(), shown)
@@ -97,12 +102,12 @@ fn lab_a_lost_arbiter_is_replaced_while_vms_run_start_and_fail_over() {
     interrupted.wait().expect("it has ended");
     println!("the change is under way after {:?}", begin.elapsed());
     starts(&operator, "while-1");
-    let done = operator.run(&["arbiters", "replace", &slot]);
+    let done = operator.run(&replace);
     assert!(done.status.success(), "{}", said(&done));
     println!("arbiter {lost} is replaced after {:?}:\n{}", begin.elapsed(), said(&done));
     let second = arbiters(&operator);
     assert_eq!(second.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [0, 1, 3]);
-    let again = operator.run(&["arbiters", "replace", &slot]);
+    let again = operator.run(&replace);
     assert!(again.status.success() && said(&again).contains("already"), "{}", said(&again));
     assert_eq!(pids(), before, "no guest was touched");
     starts(&operator, "after-1");

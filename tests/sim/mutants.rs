@@ -3,6 +3,8 @@
 //!
 //! Each story is told twice: with the rule nothing is wrong, without it the named invariant breaks.
 
+use host_agent::core::Request;
+use protocol::api::StopJob;
 use protocol::job::{JobState, RunKey};
 use protocol::refusal::Refusal;
 use protocol::ticket::Action;
@@ -267,4 +269,22 @@ fn conductor_ignores_claims() {
 #[test]
 fn ledger_lost_at_boot() {
     found_at_random(Mutant::LedgerLostAtBoot, 20, &["accepted_jobs_survive_restart"]);
+}
+
+/// A guest takes its time to shut down, and nobody may take its job for free meanwhile.
+#[test]
+fn omitted_while_dying() {
+    let mutant = Mutant::OmittedWhileDying;
+    found_in_story(mutant, one_arbiter(), "no_vm_runs_on_two_hosts", |world| {
+        let (job, spec) = (job_id(0), spec(1, false, false));
+        assert!(world.start(0, &job, 1, &spec));
+        world.await_state(0, &job, JobState::Running);
+        world.hosts[0].hv.slowness = 60;
+        let stop = StopJob { grace_ms: 30_000, run: None };
+        world.ask_host(0, Request::Stop { job: job.clone(), stop });
+        for revision in 2..6 {
+            world.start(1, &job, revision, &spec);
+        }
+        world.run_ms(5_000);
+    });
 }

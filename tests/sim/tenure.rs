@@ -271,3 +271,21 @@ fn start_effect_delayed_past_deadline() {
         world.run_ms(60_000);
     });
 }
+
+/// Its host is covered by two arbiters when a third gives the job to another host and says no to what it
+/// states from then on. Then one of the two is lost: with the no for a yes it would run on.
+#[test]
+fn host_ignores_exclusion() {
+    found_in_a_story(Mutant::ExclusionIgnored, 500..505, |world, hold| {
+        let host = world.hosts[0].node;
+        let (one, two) = (world.arbiters[1].node, world.arbiters[2].node);
+        world.network.part(host, one);
+        world.run_ms(TERM_MS + 200);
+        world.network.part(host, two);
+        assert!(!fail_over(world, 1, 2, hold), "one of three is no quorum");
+        world.network.cut.remove(&(host, one));
+        world.network.cut.remove(&(one, host));
+        fail_over_when_granted(world, hold);
+        world.run_ms(3_000);
+    });
+}

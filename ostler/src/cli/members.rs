@@ -26,15 +26,15 @@ pub(crate) enum ArbitersCommand {
     /// One more on each of these hosts
     Add {
         /// The hosts
-        #[arg(required = true, num_args = 1..)]
-        hosts: Vec<String>,
+        #[arg(required = true, num_args = 1.., value_name = "HOST")]
+        on: Vec<String>,
         #[command(flatten)]
         how: ChangeArgs,
     },
     /// Do without these
     Remove {
         /// Slots, or hosts that they are on
-        #[arg(required = true, num_args = 1..)]
+        #[arg(required = true, num_args = 1.., value_name = "OLD")]
         old: Vec<String>,
         #[command(flatten)]
         how: ChangeArgs,

@@ -5,6 +5,7 @@
 mod change;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bootstrap::committee::{Found, former, found, is_member};
 use futures_util::future::join_all;
@@ -14,12 +15,17 @@ use protocol::view::Freshness;
 use serde::Serialize;
 use serde_json::json;
 use transport::Endpoint;
+use transport::client::Patience;
 
 use crate::cli::{ArbitersArgs, ArbitersCommand};
 use crate::exit::{Code, Failure};
 use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
+
+/// Who is well answers in milliseconds; a person waits for the others.
+const PATIENCE: Patience =
+    Patience { connect: Duration::from_secs(1), call: Duration::from_secs(3) };
 
 /// See the module.
 pub(crate) async fn run(session: &Session, args: ArbitersArgs) -> Result<Code, Failure> {
@@ -110,8 +116,9 @@ fn cells(row: &Row) -> [String; 5] {
 }
 
 async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Found]) -> Vec<Row> {
+    let client = &session.client.with_patience(PATIENCE);
     let asked = trust.members().into_iter().map(|slot| async move {
-        let health = session.client.get::<Health>(&endpoint(&slot), "/v1/health").await;
+        let health = client.get::<Health>(&endpoint(&slot), "/v1/health").await;
         (slot, health)
     });
     let next = trust.next_committee();
@@ -145,8 +152,9 @@ async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Foun
 async fn waiting(session: &Session, trust: &Trust, picture: &Picture) -> Vec<String> {
     let next = trust.succession.next.iter().flat_map(|next| next.arbiters.clone());
     let mut reasons: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    let client = &session.client.with_patience(PATIENCE);
     let asked = next.map(|slot| async move {
-        (session.client.get::<HandoverReply>(&endpoint(&slot), "/v1/handover").await, slot.slot)
+        (client.get::<HandoverReply>(&endpoint(&slot), "/v1/handover").await, slot.slot)
     });
     for (answer, slot) in join_all(asked).await {
         let waits = match answer {

@@ -29,7 +29,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use transport::{Endpoint, Method};
 
-use super::{endpoint, everywhere, waiting};
+use super::{PATIENCE, endpoint, everywhere, waiting};
 use crate::cli::{ArbitersCommand, ChangeArgs};
 use crate::exit::{Code, Failure};
 use crate::govern::Authority;
@@ -41,8 +41,6 @@ use crate::show;
 const POLL: Duration = Duration::from_millis(250);
 /// How often a host that has not taken a document is given it again.
 const GIVE_AGAIN: Duration = Duration::from_secs(2);
-/// How long a host may take to say that it is there.
-const PING_MAX: Duration = Duration::from_secs(3);
 /// How long a service may take to answer, or to end.
 const SERVICE_MAX: Duration = Duration::from_secs(30);
 
@@ -71,8 +69,8 @@ pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<C
         ArbitersCommand::Replace { old, with, how } => {
             (Some(Wanted { leaves: vec![old], joins: vec![with] }), how)
         }
-        ArbitersCommand::Add { hosts, how } => {
-            let joins = hosts.into_iter().map(Some).collect();
+        ArbitersCommand::Add { on, how } => {
+            let joins = on.into_iter().map(Some).collect();
             (Some(Wanted { leaves: vec![], joins }), how)
         }
         ArbitersCommand::Remove { old, how } => (Some(Wanted { leaves: old, joins: vec![] }), how),
@@ -380,8 +378,9 @@ impl<'a> Work<'a> {
 
     /// The members that answer, by slot.
     async fn answering(&self, trust: &Trust) -> BTreeSet<u32> {
+        let client = &self.session.client.with_patience(PATIENCE);
         let asked = trust.members().into_iter().map(|slot| async move {
-            let health = self.session.client.get::<Health>(&endpoint(&slot), "/v1/health").await;
+            let health = client.get::<Health>(&endpoint(&slot), "/v1/health").await;
             health.is_ok().then_some(slot.slot)
         });
         join_all(asked).await.into_iter().flatten().collect()
@@ -475,9 +474,10 @@ impl<'a> Work<'a> {
 
     async fn words(&self) -> Vec<Signed<protocol::trust::Ready>> {
         let next = self.authority.trust.succession.next.iter().flat_map(|n| n.arbiters.clone());
+        let client = &self.session.client.with_patience(PATIENCE);
         let asked = next.map(|slot| async move {
             let path = "/v1/handover";
-            self.session.client.get::<HandoverReply>(&endpoint(&slot), path).await.ok()?.ready
+            client.get::<HandoverReply>(&endpoint(&slot), path).await.ok()?.ready
         });
         join_all(asked).await.into_iter().flatten().collect()
     }
@@ -584,7 +584,7 @@ impl<'a> Work<'a> {
 
 /// Asks each host itself: a view shows who has just died as well.
 async fn heard(session: &Session, picture: &Picture) -> BTreeSet<HostId> {
-    let client = session.client.with_deadline(PING_MAX);
+    let client = session.client.with_patience(PATIENCE);
     let asked = picture.rows.iter().map(|row| {
         let client = &client;
         async move {
