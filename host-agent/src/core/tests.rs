@@ -32,8 +32,8 @@ mod images;
 
 mod resizing;
 
-mod pools;
 mod agreeing;
+mod pools;
 
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;

@@ -525,10 +525,8 @@ impl World {
                 }
                 Write::Agreed(_) => self.coverage.hit("trust.agreed"),
                 Write::Trust(_) => self.coverage.hit("trust.taken"),
-                Write::HostIntent(_)
-                | Write::Pools(_)
-                | Write::Claim(..)
-                | Write::ClaimGone(_) => {}
+                Write::HostIntent(_) | Write::Pools(_) | Write::Claim(..) | Write::ClaimGone(_) => {
+                }
             }
         }
         let (done, doing) =

@@ -115,14 +115,18 @@ fn it_agrees_only_when_the_keeper_needs_both_for_all_that_may_lapse() {
         revision: Revision(1),
         spec: stop.clone(),
         action: Action::Start,
+        finds_disks: false,
     };
     let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else { panic!("no offer") };
     let ticket = Some(granted(offered.offer));
-    bench.put("web-1", PutJob { revision: Revision(1), spec: stop, ticket, run: None }).unwrap();
+    let put = PutJob { revision: Revision(1), spec: stop, ticket, run: None, finds_disks: false };
+    bench.put("web-1", put).unwrap();
     let hold = bench.agent.job(&job_id("web-1")).unwrap().job.hold.unwrap();
     let change = between(2, NEXT).change().unwrap();
-    let joint =
-        |holds: &[OfferId], change| Input::Joint { change, holds: holds.iter().copied().collect() };
+    let joint = |holds: &[OfferId], change, version| {
+        let holds = holds.iter().copied().collect();
+        Input::Joint(Joint { version, change: Some(change), holds })
+    };
     bench.tell(Input::Tick);
     assert_eq!(bench.asked_right, 0, "nobody need be asked yet");
     bench.tell(standing(2, &[0, 1]));

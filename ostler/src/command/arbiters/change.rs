@@ -395,7 +395,8 @@ impl<'a> Work<'a> {
             let kind = JobKind::Service(self.service(*index));
             let tenant = TenantId::default_tenant();
             let spec = JobSpec { kind, tenant, labels: std::collections::BTreeMap::new() };
-            let put = PutJob { revision: Revision(1), spec, ticket: None, run: None };
+            let put =
+                PutJob { revision: Revision(1), spec, ticket: None, run: None, finds_disks: false };
             self.session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?;
         }
         let deadline = Instant::now() + SERVICE_MAX;
