@@ -3,7 +3,7 @@
 //! What an expectation says is the planner's to understand; here it is JSON as
 //! `docs/schema/expectations.json` describes it, so that a newer kind passes through an older program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,10 @@ pub struct SetStatus {
     /// was deleted, and is not made again.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub begun: BTreeSet<JobId>,
+    /// Jobs that it expects to run and that somebody has had stopped since, each with the change of it
+    /// which that was said of: it stays ended until a later one is started.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stopped: BTreeMap<JobId, Revision>,
     /// The expectations, in their order.
     pub expectations: Vec<ExpectationStatus>,
 }

@@ -249,14 +249,15 @@ impl Scheduler {
     /// Takes up every run that has not ended, and every set of expectations; answers how many runs, and
     /// which records are damaged.
     pub async fn recover(&self) -> Result<(usize, Vec<(String, String)>), StoreError> {
+        // First, so that no run is planned without what is to be heeded.
+        let damaged_sets = self.recover_sets().await?;
         let claimed = self.0.options.conductor.claim_unfinished().await?;
         let count = claimed.runs.len();
         for record in claimed.runs {
             self.drive(record);
         }
         let runs = claimed.damaged.into_iter().map(|(run, why)| (format!("run {run}"), why));
-        let damaged = runs.chain(self.recover_sets().await?).collect();
-        Ok((count, damaged))
+        Ok((count, runs.chain(damaged_sets).collect()))
     }
 
     /// Wants something under an id of its own; the run goes on whether or not the handle is kept.
@@ -284,7 +285,12 @@ impl Scheduler {
         }
         let record = RunRecord::new(asked, self.0.options.clock.now().wall_ms);
         match self.0.options.conductor.accept(record.clone()).await? {
-            Acceptance::Accepted => Ok(self.drive(record)),
+            Acceptance::Accepted => {
+                if let Want::Stop { job, .. } = &record.want {
+                    self.note_stop(job).await;
+                }
+                Ok(self.drive(record))
+            }
             Acceptance::AlreadySo(record) => {
                 let known = self.open().get(&id).map(|open| open.status.clone());
                 let status = known.unwrap_or_else(|| fixed(record.status()));

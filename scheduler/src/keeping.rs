@@ -193,7 +193,7 @@ impl Scheduler {
             let values = status.expectations.into_iter().map(|one| one.expectation).collect();
             let expectations = (!status.is_deleted).then_some(values);
             let put = SetRecord::new(status.name, status.revision, expectations, status.put_ms);
-            let theirs = SetRecord { begun: status.begun, ..put };
+            let theirs = SetRecord { begun: status.begun, stopped: status.stopped, ..put };
             let known = self.keeping().upkeep().record(&theirs.name).cloned();
             let merged = match known.clone() {
                 Some(ours) => ours.merged(theirs),
@@ -217,6 +217,21 @@ impl Scheduler {
 
     pub(crate) fn objection(&self, want: &Want) -> Option<String> {
         self.keeping().upkeep().objection(want)
+    }
+
+    /// Somebody has a job stopped: what is expected of it is not mended against that.
+    pub(crate) async fn note_stop(&self, job: &JobId) {
+        let revision = self.picture().view.job(job).map(|(_, row)| row.revision).max();
+        let Some(revision) = revision else { return };
+        let mut out = Vec::new();
+        let stopped = Input::Stopped { job: job.clone(), revision };
+        self.keeping().upkeep().handle(self.now_ms(), stopped, &mut out);
+        for effect in out {
+            if let Effect::Save(name) = effect {
+                self.save(&name).await;
+            }
+        }
+        self.keeping().tell();
     }
 
     fn handle_of(&self, name: SetName, is_new: bool) -> Kept {

@@ -30,13 +30,13 @@ use imbl::OrdMap;
 use planner::{Clause, Expectation, Level, Report, Step};
 use protocol::api::Want;
 use protocol::expectations::{ExpectationStatus, KeptStanding, SetStatus};
-use protocol::id::{HostId, JobId, SetName};
+use protocol::id::{HostId, JobId, Revision, SetName};
 use protocol::view::{Freshness, View};
 use serde_json::{Value, json};
 
 use self::index::{Index, Key};
 use self::set::Item;
-use self::verdict::{Facts, Verdict, is_told_only, judge};
+use self::verdict::{Facts, Verdict, is_between, is_told_only, judge};
 use crate::failover::freshness_of;
 use crate::follow::HeardAt;
 
@@ -87,6 +87,13 @@ pub(crate) enum Input {
         to: HostId,
         /// Why it is not; `None` when it is.
         failure: Option<String>,
+    },
+    /// Somebody has a job stopped.
+    Stopped {
+        /// The job.
+        job: JobId,
+        /// The latest change of it that is seen.
+        revision: Revision,
     },
     /// A mend could not be begun now: somebody else is changing the job.
     Busy {
@@ -198,14 +205,13 @@ impl Upkeep {
                 if failure.is_none() {
                     let jobs = BTreeSet::from([job.clone()]);
                     self.note_begun(&jobs, out);
-                    let is_of_job = |(_, item): &(Key, &Item)| item.jobs().contains(&&job);
-                    let keys = self.items().filter(is_of_job).map(|(key, _)| key).collect();
-                    self.judge(now_ms, keys, out);
+                    self.judge(now_ms, self.keys_of(&job), out);
                 }
                 self.mending.remove(&job);
                 self.mends.ended(now_ms, job, to, failure);
                 self.planning.is_stale = true;
             }
+            Input::Stopped { job, revision } => self.note_stop(now_ms, &job, revision, out),
             Input::Busy { job } => {
                 self.mending.remove(&job);
                 self.mends.busy(now_ms, job);
@@ -259,7 +265,7 @@ impl Upkeep {
     /// One set and how it stands now.
     pub(crate) fn status(&self, now_ms: u64, name: &SetName) -> Option<SetStatus> {
         let set = self.sets.get(name)?;
-        let SetRecord { revision, expectations, begun, put_ms, .. } = &set.record;
+        let SetRecord { revision, expectations, begun, stopped, put_ms, .. } = &set.record;
         let one = |(place, expectation): (usize, &Value)| ExpectationStatus {
             expectation: expectation.clone(),
             standing: self.standing(now_ms, &(name.clone(), place)),
@@ -270,6 +276,7 @@ impl Upkeep {
             is_deleted: expectations.is_none(),
             put_ms: *put_ms,
             begun: begun.clone(),
+            stopped: stopped.clone(),
             expectations: expectations.iter().flatten().enumerate().map(one).collect(),
         })
     }
@@ -385,14 +392,16 @@ impl Upkeep {
     fn verdict(&self, key: &Key, item: &Item) -> Verdict {
         let hosts = self.index.hosts_of(item);
         let part = hosts.map(|hosts| self.index.view().part(&hosts));
-        let none = BTreeSet::new();
+        let (none, nothing) = (BTreeSet::new(), BTreeMap::new());
+        let record = self.sets.get(&key.0).map(|set| &set.record);
         judge(
             item,
             &Facts {
                 view: part.as_ref().unwrap_or(self.index.view()),
                 freshness: &|host| self.index.freshness(host),
                 missing: self.index.missing(),
-                begun: self.sets.get(&key.0).map_or(&none, |set| &set.record.begun),
+                begun: record.map_or(&none, |record| &record.begun),
+                stopped: record.map_or(&nothing, |record| &record.stopped),
             },
         )
     }
@@ -411,6 +420,22 @@ impl Upkeep {
         }
     }
 
+    fn note_stop(&mut self, now_ms: u64, job: &JobId, revision: Revision, out: &mut Vec<Effect>) {
+        for set in self.sets.values_mut() {
+            let is_it = |item: &Item| matches!(item, Item::Runs { job: id, .. } if id == job);
+            if set.items.iter().any(is_it) {
+                set.record.note_stop(job.clone(), revision);
+                out.push(Effect::Save(set.record.name.clone()));
+            }
+        }
+        self.judge(now_ms, self.keys_of(job), out);
+    }
+
+    fn keys_of(&self, job: &JobId) -> BTreeSet<Key> {
+        let is_of_job = |(_, item): &(Key, &Item)| item.jobs().contains(&job);
+        self.items().filter(is_of_job).map(|(key, _)| key).collect()
+    }
+
     // Mending.
 
     /// What is to be mended now.
@@ -421,12 +446,28 @@ impl Upkeep {
             let is_settled =
                 judged.broken_since_ms.is_some_and(|since_ms| since_ms + wait_ms <= now_ms);
             let jobs = item.jobs();
-            let is_open = self.open.iter().any(|run| jobs.contains(&&run.job))
-                || jobs.iter().any(|job| self.mending.contains(*job));
+            let is_open = jobs.iter().any(|job| self.is_tied_to_a_change(job));
             let is_resting = jobs.iter().all(|job| self.mends.rest(now_ms, job).is_some());
             is_settled && !is_open && !is_resting && !is_told_only(item)
         };
         self.judged.iter().filter(is_due).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// True while the job, or one that a rule names together with it, is being changed by anybody: what a
+    /// move of it would be worth is known only when that is over. Two that are to be on one host would
+    /// else change places for ever.
+    fn is_tied_to_a_change(&self, job: &JobId) -> bool {
+        let keys = self.index.readers_of(job);
+        let rules = keys.filter_map(|key| match self.item(key)? {
+            Item::Rule(clause) => Some(clause),
+            _ => None,
+        });
+        let tied = rules.flat_map(|clause| clause.rule.jobs());
+        tied.chain([job]).any(|job| {
+            self.mending.contains(job)
+                || self.open.iter().any(|run| run.job == *job)
+                || self.index.rows_of(job).any(|row| is_between(row.state))
+        })
     }
 
     fn ask_for_plan(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
@@ -517,7 +558,7 @@ impl Upkeep {
             if places == 0 || !is_heard {
                 continue;
             }
-            let is_free = !self.mending.contains(step.job());
+            let is_free = !self.is_tied_to_a_change(step.job());
             if is_free && self.mends.admit(now_ms, &step, &mut begun, &self.open) {
                 places -= 1;
                 self.planning.was_idle = false;

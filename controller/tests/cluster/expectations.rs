@@ -134,6 +134,7 @@ async fn what_is_expected_to_run_is_started_and_what_was_stopped_by_command_is_n
     let controller = Controller::start(&cluster).await;
     let ask = &controller.ask;
     ask.standing_is("web", is_held).await;
+    assert_eq!(ask.set("web", 0).await.unwrap().stopped.len(), 1, "somebody has it stopped");
     // Deleted it is gone for good, also for a controller that has not seen it being deleted.
     ask.submit(id(10), Want::Delete { job }).await.unwrap();
     ask.ended(id(10)).await;

@@ -404,6 +404,7 @@ mod tests {
                 is_deleted: false,
                 put_ms: 0,
                 begun: std::collections::BTreeSet::new(),
+                stopped: BTreeMap::new(),
                 expectations: vec![ExpectationStatus { expectation: json!({}), standing }],
             }],
         };

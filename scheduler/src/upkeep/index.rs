@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::id::{Cursor, HostId, JobId, SetName};
+use protocol::job::Job;
 use protocol::view::{Freshness, HostRow, View};
 
 use super::set::Item;
@@ -75,6 +76,18 @@ impl Index {
     /// Hosts of the cluster of which nothing was told.
     pub(crate) fn missing(&self) -> &BTreeSet<HostId> {
         &self.missing
+    }
+
+    /// The expectations of a job.
+    pub(crate) fn readers_of(&self, job: &JobId) -> impl Iterator<Item = &Key> {
+        self.by_job.get(job).into_iter().flatten()
+    }
+
+    /// The rows of a job on hosts that are not lost.
+    pub(crate) fn rows_of(&self, job: &JobId) -> impl Iterator<Item = &Job> {
+        let hosts = self.homes.get(job).into_iter().flatten();
+        let heard = hosts.filter(|host| self.freshness(host) != Freshness::Lost);
+        heard.filter_map(|host| Some(self.view.host(host)?.jobs.get(job)?.as_ref()))
     }
 
     /// The hosts that an expectation reads; `None` for all.

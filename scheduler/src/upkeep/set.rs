@@ -4,7 +4,7 @@
 //! something again and again), and which of two records of one set is the later. A kind that nobody
 //! here knows is kept, told of, and blocks nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planner::case::{Understood, understand};
 use planner::{Clause, Expectation, Level};
@@ -38,6 +38,9 @@ pub struct SetRecord {
     /// Jobs that are expected to run and that were seen since.
     #[serde(default)]
     pub begun: BTreeSet<JobId>,
+    /// Jobs that are expected to run and that somebody has had stopped since, each with its change then.
+    #[serde(default)]
+    pub stopped: BTreeMap<JobId, Revision>,
     /// When it was put, in milliseconds since 1970; for people only.
     pub put_ms: u64,
 }
@@ -51,8 +54,14 @@ impl SetRecord {
         expectations: Option<Vec<Value>>,
         put_ms: u64,
     ) -> Self {
-        let begun = BTreeSet::new();
-        Self { version: SET_VERSION, name, revision, expectations, begun, put_ms }
+        let (begun, stopped) = (BTreeSet::new(), BTreeMap::new());
+        Self { version: SET_VERSION, name, revision, expectations, begun, stopped, put_ms }
+    }
+
+    /// Somebody has had this change of the job stopped.
+    pub(crate) fn note_stop(&mut self, job: JobId, revision: Revision) {
+        let known = self.stopped.entry(job).or_default();
+        *known = revision.max(*known);
     }
 
     /// What both say together, as the one that counts: the higher revision. Two of the same revision
@@ -68,9 +77,13 @@ impl SetRecord {
             std::cmp::Ordering::Greater => self,
             std::cmp::Ordering::Less => other,
             std::cmp::Ordering::Equal => {
-                let (put_ms, mut begun) = (self.put_ms.min(other.put_ms), self.begun);
-                begun.extend(other.begun);
-                SetRecord { begun, put_ms, ..other }
+                let put_ms = self.put_ms.min(other.put_ms);
+                let mut merged = SetRecord { put_ms, ..other };
+                merged.begun.extend(self.begun);
+                for (job, revision) in self.stopped {
+                    merged.note_stop(job, revision);
+                }
+                merged
             }
         }
     }

@@ -316,6 +316,29 @@ fn what_ended_by_itself_is_started_and_what_was_ended_by_command_is_not() {
 }
 
 #[test]
+fn who_stops_what_has_just_ended_by_itself_is_obeyed_until_it_is_started_anew() {
+    let mut world = World::new(2);
+    world.put("web", 1, running());
+    world.put_job(1, row(1, JobState::Running));
+    world.live(0);
+    world.put_job(1, ended(1, Reason::GuestShutdown));
+    world.live(0);
+    let saved = world.handle(10, Input::Stopped { job: id(1), revision: Revision(1) });
+    assert_eq!(saved, [Effect::Save(name("web"))]);
+    assert!(world.why(10, "web").contains("by command"));
+    assert_eq!(world.live(600_000), []);
+    // The next change of it is another life.
+    let next = |job: Job| Job { revision: Revision(2), ..job };
+    world.put_job(1, next(row(1, JobState::Running)));
+    world.live(600_000);
+    assert_eq!(world.standing(600_000, "web"), KeptStanding::Met);
+    world.put_job(1, next(ended(1, Reason::GuestShutdown)));
+    world.live(600_000);
+    assert_eq!(world.live(600_000 + SETTLE_MS).len(), 1);
+    assert_eq!(world.handle(0, Input::Stopped { job: id(9), revision: Revision(1) }), []);
+}
+
+#[test]
 fn what_is_on_a_host_that_is_not_heard_is_not_ours_to_start() {
     let mut world = World::new(2);
     world.put("web", 1, running());
@@ -450,6 +473,29 @@ fn few_move_at_a_time() {
 }
 
 #[test]
+fn what_a_rule_ties_to_a_job_that_moves_waits_until_it_has_moved() {
+    let mut world = World::new(3);
+    world.put_job(3, row(1, JobState::Running));
+    world.put_job(2, row(3, JobState::Running));
+    let together = json!([{ "expect": "same_host", "jobs": ["vm-1", "vm-3"] }]);
+    world.put("together", 1, Some(together));
+    world.put("ssd", 1, on_ssd());
+    world.live(0);
+    let begun = moves(&world.live(SETTLE_MS));
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    // The other one is told to go nowhere, whoever moves this one: this scheduler, or another.
+    for now_ms in (SETTLE_MS..60_000).step_by(500) {
+        assert_eq!(world.live(now_ms), []);
+    }
+    let (job, to) = begun[0].clone();
+    world.put_job(2, row(3, JobState::MigratingOut));
+    world.handle(60_000, Input::Ended { job, to, failure: Some("another one did it".into()) });
+    for now_ms in (60_000..120_000).step_by(500) {
+        assert_eq!(world.live(now_ms), []);
+    }
+}
+
+#[test]
 fn losing_any_host_is_told_and_moves_nothing() {
     let mut world = World::new(2);
     world.put("spare", 1, Some(json!([{ "expect": "lose_any_host" }])));
@@ -532,7 +578,13 @@ fn of_two_records_the_same_one_counts_everywhere() {
     assert_eq!(one.clone().merged(other.clone()), other.merged(one));
     let seen = SetRecord { begun: BTreeSet::from([id(1)]), ..new.clone() };
     assert_eq!(new.clone().merged(seen.clone()), seen);
-    assert_eq!(seen.clone().merged(new), seen);
+    assert_eq!(seen.clone().merged(new.clone()), seen);
+    let stop = |revision| {
+        let stopped = BTreeMap::from([(id(1), Revision(revision))]);
+        SetRecord { stopped, ..new.clone() }
+    };
+    assert_eq!(stop(3).merged(stop(2)), stop(3), "the later one");
+    assert_eq!(stop(2).merged(stop(3)), stop(3));
 }
 
 #[test]
@@ -564,6 +616,7 @@ enum Event {
     Member { host: u8 },
     Put { set: usize, what: usize },
     Deleted { set: usize },
+    Stopped { job: usize },
     Look,
 }
 
@@ -578,6 +631,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (1..6_u8).prop_map(|host| Event::Member { host }),
         2 => (0..3_usize, 0..8_usize).prop_map(|(set, what)| Event::Put { set, what }),
         1 => (0..3_usize).prop_map(|set| Event::Deleted { set }),
+        1 => (1..4_usize).prop_map(|job| Event::Stopped { job }),
         6 => Just(Event::Look),
     ]
 }
@@ -626,6 +680,7 @@ fn anew(world: &World) -> BTreeMap<Key, Verdict> {
             freshness: &|host| freshness_of(world.heard.get(host)),
             missing: &missing,
             begun: &world.upkeep.sets[&key.0].record.begun,
+            stopped: &world.upkeep.sets[&key.0].record.stopped,
         };
         let verdict = judge(item, &facts);
         (key, verdict)
@@ -661,6 +716,10 @@ proptest! {
                 Event::Deleted { set } => {
                     revision += 2;
                     world.put(&format!("set-{set}"), revision, None);
+                }
+                Event::Stopped { job } => {
+                    let stopped = Input::Stopped { job: id(job), revision: Revision(1) };
+                    drop(world.handle(0, stopped));
                 }
                 Event::Look => {
                     world.look(n as u64 * WHOLE_MS);

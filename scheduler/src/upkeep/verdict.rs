@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use planner::{Clause, Heard, PlanInput, Rule, State};
-use protocol::id::{HostId, JobId};
+use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
 use protocol::view::{Freshness, HostRow, View};
 use protocol::vm::{OnLoss, SizeChange, VmSpec};
@@ -37,6 +37,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) missing: &'a BTreeSet<HostId>,
     /// Jobs that were seen since they were expected to run.
     pub(crate) begun: &'a BTreeSet<JobId>,
+    /// Jobs that somebody has had stopped since, each with its change then.
+    pub(crate) stopped: &'a BTreeMap<JobId, Revision>,
 }
 
 impl Facts<'_> {
@@ -100,10 +102,12 @@ fn runs(facts: &Facts<'_>, id: &JobId, put: Option<&JobSpec>, on: Option<&HostId
     if !matches!(job.spec.kind, JobKind::Vm(_)) {
         return held(format!("{id} is a one-off job and is over when it is done"));
     }
+    // Who stops what has just ended by itself is told that it is so, and its host remembers no command.
+    let was_stopped = facts.stopped.get(id).is_some_and(|stopped| *stopped >= job.revision);
     match &job.reason {
-        Some(Reason::Requested | Reason::Saved) => held(format!(
-            "{id} was ended by command on {host} and stays so until `ostler start {id}`"
-        )),
+        reason if was_stopped || matches!(reason, Some(Reason::Requested | Reason::Saved)) => held(
+            format!("{id} was ended by command on {host} and stays so until `ostler start {id}`"),
+        ),
         Some(Reason::TenureLost { .. }) if on_loss(job) == Some(OnLoss::Stop) => {
             held(format!("{ended}; it is started elsewhere once the arbiters let that be"))
         }
@@ -195,7 +199,8 @@ fn has_size(facts: &Facts<'_>, id: &JobId, size: &SizeChange) -> Verdict {
     }
 }
 
-fn is_between(state: JobState) -> bool {
+/// True while a host is at it.
+pub(crate) fn is_between(state: JobState) -> bool {
     match state {
         JobState::Accepted
         | JobState::Starting
