@@ -15,6 +15,7 @@ use protocol::api::{
 use protocol::event::{Event, Frame};
 use protocol::host::Inventory;
 use protocol::job::{Job, JobSpec};
+use protocol::pool::{PoolContent, PoolsConfig, Tag};
 use protocol::refusal::{Problem, Refusal};
 use protocol::signed::{Digest, Signed};
 use protocol::ticket::{Answer, Denial, Grant, Handoff, Offer, Ticket};
@@ -52,6 +53,13 @@ fuzz_target!(|text: &str| {
         assert!((400..600).contains(&refusal.status()), "{refusal:?}");
         let _ = (refusal.to_string(), Problem::from(refusal));
     }
+    if let Some(config) = read::<PoolsConfig>(text) {
+        let _ = config.validate().map_err(|no| no.to_string());
+    }
+    if let Some(tag) = read::<Tag>(text) {
+        let _ = tag.bytes();
+    }
+    read::<PoolContent>(text);
     read::<View>(text);
     read::<Job>(text);
     read::<Event>(text);
@@ -84,7 +92,7 @@ fuzz_target!(|text: &str| {
 });
 
 fn try_spec(spec: &JobSpec) {
-    let _ = spec.resources();
+    let _ = (spec.resources(), spec.takes());
     if let Err(error) = spec.validate() {
         let _ = error.to_string();
     }

@@ -19,8 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::host::ImageFacts;
 use protocol::id::{ImageName, JobId};
-use protocol::job::Job;
+use protocol::job::{Job, JobState};
 use protocol::signed::Digest;
+use protocol::vm::DiskSpec;
 use uuid::Uuid;
 
 use crate::part::{Part, digest_of, hash};
@@ -253,8 +254,12 @@ impl Images {
             let disks = job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
             let has_said =
                 |disk: &str| made.get(&job.id).is_some_and(|made| made.disks.contains(disk));
+            // What is in a pool has all of its image copied, once it was made.
+            let is_copied = |disk: &DiskSpec| {
+                disk.named_pool().is_some() && (has_run(job) || job.keeps_disks())
+            };
             let mut of_it = disks.iter().filter(|disk| disk.image.as_ref() == Some(name));
-            if of_it.any(|disk| !has_said(&disk.name)) {
+            if of_it.any(|disk| !has_said(&disk.name) && !is_copied(disk)) {
                 users.insert(job.id.clone());
             }
         }
@@ -372,6 +377,11 @@ fn read_facts(path: &Path) -> Option<(ImageName, ImageFacts)> {
     file.exists().then_some((name, facts))
 }
 
+/// Whether the job is alive and past the making of its volumes.
+fn has_run(job: &Job) -> bool {
+    !job.state.is_ended() && !matches!(job.state, JobState::Accepted | JobState::Starting)
+}
+
 fn made_in(folder: &Path) -> Result<Made, StorageError> {
     let mut made = Made::default();
     let entries = match fs::read_dir(folder) {
@@ -439,6 +449,9 @@ fn sync_folder(folder: &Path) -> Result<(), StorageError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
+
+    use protocol::job::JobSpec;
+    use protocol::vm::VmSpec;
 
     use super::*;
 
@@ -576,6 +589,28 @@ mod tests {
         assert!(bench.bring("a", b"x").await.is_err());
         bench.images.stay(&name("a"));
         assert_eq!(bench.images.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_disk_in_a_pool_needs_its_image_until_it_was_made() {
+        let mut job = crate::core::tests::record("web-1").job;
+        let (image, pool) = (Some(name("a")), Some("nfs".parse().unwrap()));
+        let disk = DiskSpec {
+            name: "root".into(),
+            size_bytes: 1 << 20,
+            image,
+            pool,
+            ..DiskSpec::default()
+        };
+        let vm = VmSpec { vcpus: 1, disks: vec![disk], ..VmSpec::default() };
+        job.spec = JobSpec::vm(vm).into();
+        let needs = |state| {
+            let job = Job { state, ..job.clone() };
+            !Images::users(&name("a"), [&job], &BTreeMap::new()).is_empty()
+        };
+        assert!(needs(JobState::Accepted) && needs(JobState::Starting));
+        assert!(needs(JobState::Failed), "it never ran");
+        assert!(!needs(JobState::Running) && !needs(JobState::Stopped));
     }
 
     #[test]
