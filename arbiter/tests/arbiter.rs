@@ -165,6 +165,7 @@ async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,
         images: BTreeMap::new(),
+        networks: None,
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,

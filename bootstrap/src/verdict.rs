@@ -348,6 +348,7 @@ pub(crate) mod tests {
             capacity: Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 64 << 30 },
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
+            networks: None,
             labels: BTreeMap::new(),
             trust_version: None,
             intent: None,

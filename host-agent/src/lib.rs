@@ -19,6 +19,7 @@ mod images;
 mod library;
 mod meter;
 mod metrics;
+mod networks;
 mod part;
 mod place;
 mod pool;
@@ -60,6 +61,7 @@ use crate::fetch::Room;
 use crate::keeper::{Warden, Wards};
 use crate::library::{Library, Means};
 use crate::meter::Meter;
+use crate::networks::Networks;
 use crate::place::Place;
 use crate::recorder::Recorders;
 pub use crate::sensors::Share;
@@ -230,6 +232,7 @@ pub async fn run(
         capacity: sensors::measure(options.share, node, &storage),
         allocation: Resources::ZERO,
         images: storage.images().list()?,
+        networks: None,
         labels: options.labels.clone(),
         trust_version: None,
         intent: None,
@@ -266,6 +269,8 @@ pub async fn run(
     let client = Client::new(Arc::clone(&identity));
     let channels = Channels::new(options.channels, client.clone());
     let agent = born(&identity, host, ledger);
+    let (networks, keeping_networks) =
+        Networks::keep(Arc::clone(&hv), agent.networks(), posts.clone());
     let feed = Arc::new(Feed::new(agent.inventory()));
     let works = Arc::new(Works {
         hv: Arc::clone(&hv),
@@ -278,6 +283,7 @@ pub async fn run(
         place: place.clone(),
         channels: channels.clone(),
         warden,
+        networks: networks.clone(),
     });
     let measure = Arc::new(Notify::new());
     let library = Library::new(Means {
@@ -296,6 +302,7 @@ pub async fn run(
         trust: Arc::clone(&trust),
         storage: storage.clone(),
         library: library.clone(),
+        networks,
         giving: Arc::new(Semaphore::new(GIVEN_AT_ONCE)),
         meter: Meter::new(Arc::clone(&hv), Arc::clone(&feed), clock.clone()),
         hv: Arc::clone(&hv),
@@ -330,6 +337,7 @@ pub async fn run(
         tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts, measure)),
         tokio::spawn(library.keep_forgetting()),
         tokio::spawn(settle()),
+        tokio::spawn(keeping_networks),
     ];
     let serving = tokio::spawn({
         let (router, shutdown) = (router(api), shutdown.clone());

@@ -221,6 +221,7 @@ impl Shell {
             Effect::Listen(job) => self.listen(job),
             Effect::AskRight => self.ask_right(),
             Effect::PoolsChanged(config) => self.works.storage.pools().declare(&config),
+            Effect::KeepNetworks => self.works.networks.want(self.agent.networks()),
             Effect::Persist(_) | Effect::TrustChanged(_) | Effect::Publish(_) => {
                 unreachable!("performed before everything else")
             }
@@ -327,6 +328,8 @@ pub(crate) async fn watch_domains(hv: Arc<dyn Hypervisor>, posts: mpsc::Sender<P
             WatchEvent::Domain(event) => {
                 let _ = posts.send(Post::Input(Input::Domain(event))).await;
             }
+            // The keeper of networks listens for itself.
+            WatchEvent::NetworksChanged => {}
             WatchEvent::Reconnected | WatchEvent::Overflowed => list(&hv, &posts).await,
             WatchEvent::Disconnected { message } => {
                 tracing::warn!("the hypervisor can't be reached: {message}; guests run on");

@@ -14,11 +14,12 @@ use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use crate::core::{Claim, JobRecord, LedgerState, Write};
+use crate::core::{Claim, JobRecord, LedgerState, NetworkRecord, Write};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
 const CLAIMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("claims");
+const NETWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("networks");
 
 const EPOCH: &str = "epoch";
 const BOOT: &str = "boot";
@@ -75,6 +76,7 @@ impl Store {
             let mut meta = transaction.open_table(META).map_err(because("read"))?;
             transaction.open_table(JOBS).map_err(because("read"))?;
             transaction.open_table(CLAIMS).map_err(because("read"))?;
+            transaction.open_table(NETWORKS).map_err(because("read"))?;
             let read = |key: &str| -> Result<Option<Vec<u8>>, StoreError> {
                 let row = meta.get(key).map_err(because("read"))?;
                 Ok(row.map(|value| value.value().to_vec()))
@@ -106,7 +108,13 @@ impl Store {
             }
         };
         transaction.commit().map_err(because("begin an epoch in"))?;
-        Ok(LedgerState { jobs: self.jobs()?, claims: self.claims()?, ..state })
+        let (jobs, claims, networks) = (self.jobs()?, self.claims()?, self.networks()?);
+        Ok(LedgerState { jobs, claims, networks, ..state })
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError> {
+        let rows = self.rows(NETWORKS)?;
+        rows.into_iter().map(|(name, row)| decode(&format!("network {name}"), &row)).collect()
     }
 
     fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
@@ -145,6 +153,7 @@ impl Store {
             let mut meta = transaction.open_table(META).map_err(because("write"))?;
             let mut jobs = transaction.open_table(JOBS).map_err(because("write"))?;
             let mut claims = transaction.open_table(CLAIMS).map_err(because("write"))?;
+            let mut networks = transaction.open_table(NETWORKS).map_err(because("write"))?;
             for write in writes {
                 match write {
                     Write::Job(record) => {
@@ -164,6 +173,10 @@ impl Store {
                         let key = run.to_string();
                         claims.insert(key.as_str(), encode(claim).as_slice()).map(drop)
                     }
+                    Write::Network(record) => {
+                        networks.insert(record.name.as_str(), encode(record).as_slice()).map(drop)
+                    }
+                    Write::NetworkGone(name) => networks.remove(name.as_str()).map(drop),
                     Write::ClaimGone(run) => claims.remove(run.to_string().as_str()).map(drop),
                 }
                 .map_err(because("write"))?;
@@ -234,6 +247,7 @@ mod tests {
             (META, POOLS),
             (JOBS, "web-1"),
             (CLAIMS, "no-run"),
+            (NETWORKS, "blue"),
         ];
         for (table, key) in rows {
             let folder = tempfile::tempdir().unwrap();

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::channel::{Channels, Departure, Lane};
 use crate::core::{Input, MigrationOutcome, Turn, Work, WorkOutcome};
 use crate::keeper::Warden;
+use crate::networks::Networks;
 use crate::place::Place;
 use crate::services::Services;
 use crate::storage::{Storage, StorageError};
@@ -73,6 +74,8 @@ pub(crate) struct Works {
     pub channels: Channels,
     /// Who lets those run that need cover.
     pub warden: Arc<Warden>,
+    /// Who keeps networks.
+    pub networks: Networks,
 }
 
 /// Why a piece of work was not done.
@@ -194,6 +197,7 @@ impl Works {
         if self.is_active(uuid).await? {
             return if is_guarded { self.free(job, uuid).await } else { Ok(()) };
         }
+        self.networks.await_ready(&vm).await.map_err(Trouble::No)?;
         let volumes = self.storage.make_volumes(job, &vm, turn).await?;
         // What an earlier start has left is no exit code of this one.
         self.storage.forget_exit(job)?;
@@ -665,7 +669,9 @@ async fn await_event(
                 return Some(event.what);
             }
             WatchEvent::Reconnected | WatchEvent::Overflowed => return None,
-            WatchEvent::Domain(_) | WatchEvent::Disconnected { .. } => {}
+            WatchEvent::Domain(_)
+            | WatchEvent::NetworksChanged
+            | WatchEvent::Disconnected { .. } => {}
         }
     }
     None

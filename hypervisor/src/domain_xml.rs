@@ -10,11 +10,11 @@ use std::path::Path;
 use protocol::host::Accel;
 use protocol::id::JobId;
 use protocol::vm::{
-    CpuMode, CpuSpec, DiskBus, DiskCache, DiskSpec, Firmware, NicSpec, Plug, Watchdog, pci_parts,
+    CpuMode, CpuSpec, DiskBus, DiskCache, DiskSpec, Firmware, NicSpec, Plug, Watchdog, mac_of,
+    pci_parts,
 };
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer, XmlVersion};
-use uuid::Uuid;
 
 use crate::domain::{DomainConfig, Volume, VolumeFormat};
 use crate::resize::SLOTS;
@@ -316,7 +316,7 @@ fn devices(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
         xml.empty("controller", &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")]);
     }
     for (index, nic) in config.vm.nics.iter().enumerate() {
-        interface(xml, nic, &mac(config.uuid, index));
+        interface(xml, nic, &mac_of(config.uuid, index));
     }
     let log = path_text(&config.console_log);
     xml.open("serial", &[("type", "pty")]);
@@ -462,36 +462,27 @@ fn interface(xml: &mut Xml, nic: &NicSpec, mac: &str) {
     xml.close("interface");
 }
 
-/// QEMU's prefix and three bytes that follow from the domain: libvirt would invent a new address at
-/// every definition, and the guest would lose its lease.
-fn mac(uuid: Uuid, index: usize) -> String {
-    let [.., a, b, c] = uuid.into_bytes();
-    let last = u32::from_be_bytes([0, a, b, c]).wrapping_add(u32::try_from(index).unwrap_or(0));
-    let [_, a, b, c] = last.to_be_bytes();
-    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
-}
-
 /// Writes elements into memory, where writing can't fail.
-struct Xml(Writer<Vec<u8>>);
+pub(crate) struct Xml(Writer<Vec<u8>>);
 
 impl Xml {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Writer::new_with_indent(Vec::new(), b' ', 2))
     }
 
-    fn open(&mut self, name: &str, attributes: &[(&str, &str)]) {
+    pub(crate) fn open(&mut self, name: &str, attributes: &[(&str, &str)]) {
         self.write(Event::Start(start(name, attributes)));
     }
 
-    fn close(&mut self, name: &str) {
+    pub(crate) fn close(&mut self, name: &str) {
         self.write(Event::End(BytesEnd::new(name)));
     }
 
-    fn empty(&mut self, name: &str, attributes: &[(&str, &str)]) {
+    pub(crate) fn empty(&mut self, name: &str, attributes: &[(&str, &str)]) {
         self.write(Event::Empty(start(name, attributes)));
     }
 
-    fn text(&mut self, name: &str, attributes: &[(&str, &str)], text: &str) {
+    pub(crate) fn text(&mut self, name: &str, attributes: &[(&str, &str)], text: &str) {
         self.open(name, attributes);
         self.write(Event::Text(BytesText::new(text)));
         self.close(name);
@@ -501,7 +492,7 @@ impl Xml {
         self.0.write_event(event).expect("writing XML into memory can't fail");
     }
 
-    fn into_string(self) -> String {
+    pub(crate) fn into_string(self) -> String {
         let mut bytes = self.0.into_inner();
         bytes.push(b'\n');
         String::from_utf8(bytes).expect("XML made of text is UTF-8")
@@ -673,13 +664,6 @@ mod tests {
         let mut full = config("plain");
         full.vm.max_memory_bytes = Some(full.vm.memory_bytes);
         assert_eq!(domain_xml(&full, DriverKind::Qemu), plain);
-    }
-
-    #[test]
-    fn every_network_card_has_an_address_of_its_own_that_stays() {
-        let uuid = Uuid::from_u128(0xff_ffff);
-        assert_eq!(mac(uuid, 0), "52:54:00:ff:ff:ff");
-        assert_eq!(mac(uuid, 1), "52:54:00:00:00:00");
     }
 
     #[test]

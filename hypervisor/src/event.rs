@@ -18,6 +18,8 @@ pub const WATCH_EVENTS_MAX: usize = 2048;
 pub enum WatchEvent {
     /// Something happened to a domain.
     Domain(DomainEvent),
+    /// A network was defined, started, stopped or undefined: list them.
+    NetworksChanged,
     /// The hypervisor can't be reached; calls fail until `Reconnected`.
     Disconnected {
         /// What was noticed.

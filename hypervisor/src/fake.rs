@@ -30,6 +30,7 @@ use crate::domain_xml::{DriverKind, domain_xml};
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{DomainEvent, Lifecycle, StartReason, WatchEvent};
 use crate::hub::Hub;
+use crate::network::NetworkInfo;
 use crate::resize::Live;
 
 /// What a fake says of itself.
@@ -84,6 +85,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     domains: BTreeMap<Uuid, Guest>,
+    networks: BTreeMap<Uuid, NetworkInfo>,
     faults: Vec<Fault>,
     /// Grows with each `release`.
     releases: u64,

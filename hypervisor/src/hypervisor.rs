@@ -20,6 +20,7 @@ use crate::domain::{
 };
 use crate::error::HypervisorError;
 use crate::event::WatchEvent;
+use crate::network::{NetworkConfig, NetworkInfo};
 
 /// What runs domains on this host. All methods block; see [`crate::call`].
 ///
@@ -112,6 +113,17 @@ pub trait Hypervisor: Send + Sync + 'static {
     ///
     /// An `Err` means nothing was begun, unless [`crate::call`]'s own deadline produced it.
     fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError>;
+
+    /// Every network, ours and others'. `Unsupported` where there can be none.
+    fn networks(&self) -> Result<Vec<NetworkInfo>, HypervisorError>;
+
+    /// Has a network be like this, now and at every start of libvirt; guests on it are not cut off: a
+    /// change then counts from its next start. Repeating it is harmless. `AlreadyExists` when another one
+    /// has the name, `Unsupported` where there can be none.
+    fn make_network(&self, config: &NetworkConfig) -> Result<(), HypervisorError>;
+
+    /// Stops and forgets a network. Also fine when it is unknown.
+    fn remove_network(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Whose files and sockets a guest's process may use.
     fn guest_owner(&self) -> Result<Owner, HypervisorError>;

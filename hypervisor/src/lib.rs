@@ -35,6 +35,12 @@ pub use domain_read::{Definition, Serial};
 mod cards;
 pub use cards::Cards;
 
+mod network;
+pub use network::{NetworkConfig, NetworkForm, NetworkInfo};
+
+mod network_xml;
+pub use network_xml::{NetworkRead, network_xml};
+
 mod resize;
 
 mod hub;

@@ -18,6 +18,8 @@ mod console;
 
 mod embedded;
 
+mod networks;
+
 mod probes;
 
 mod resize;
@@ -51,9 +53,11 @@ use crate::domain_xml::{
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::WatchEvent;
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
+use crate::network::{NetworkConfig, NetworkInfo};
 use console::Output;
 use ffi::{Connection, Counted, Domain, RawError, TypedParams};
 use link::Link;
+use networks::Failure;
 
 /// How to reach libvirt, and what to say of it.
 #[derive(Debug, Clone)]
@@ -127,6 +131,15 @@ impl Libvirt {
     ) -> Result<T, HypervisorError> {
         let connection = self.link.connection(what)?;
         f(&connection).map_err(|raw| self.link.error(what, &connection, raw))
+    }
+
+    fn must_have_networks(&self, what: &str) -> Result<(), HypervisorError> {
+        if self.driver() == DriverKind::QemuEmbedded {
+            let message = "libvirt inside this process has no networks: plug cards into `user` or \
+                           a bridge, or run the agent with a libvirt daemon (qemu:///system)";
+            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
+        }
+        Ok(())
     }
 
     fn console(
@@ -416,6 +429,35 @@ impl Hypervisor for Libvirt {
                 error.what = what;
                 self.after_migration(uuid, before, error)
             }
+        })
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkInfo>, HypervisorError> {
+        let what = "list networks";
+        self.must_have_networks(what)?;
+        self.with_connection(what, networks::list)
+    }
+
+    fn make_network(&self, config: &NetworkConfig) -> Result<(), HypervisorError> {
+        let what = format!("make network {}", config.name);
+        self.must_have_networks(&what)?;
+        let connection = self.link.connection(&what)?;
+        networks::make(&connection, config).map_err(|failure| match failure {
+            Failure::Raw(raw) => self.link.error(&what, &connection, raw),
+            Failure::Taken => {
+                let message = "another network, not made by Ostler, has this name";
+                HypervisorError::new(&what, ErrorKind::AlreadyExists, message)
+            }
+        })
+    }
+
+    fn remove_network(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("remove network {uuid}");
+        self.must_have_networks(&what)?;
+        self.with_connection(&what, |connection| match connection.network(uuid) {
+            Ok(network) => networks::remove(&network),
+            Err(raw) if raw.code == sys::VIR_ERR_NO_NETWORK => Ok(()),
+            Err(raw) => Err(raw),
         })
     }
 

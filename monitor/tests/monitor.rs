@@ -79,6 +79,7 @@ fn host(identity: &Identity) -> Host {
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,
         images: BTreeMap::new(),
+        networks: None,
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,

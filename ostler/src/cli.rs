@@ -7,6 +7,9 @@ pub(crate) use vms::*;
 mod hosts;
 pub(crate) use hosts::*;
 
+mod networks;
+pub(crate) use networks::*;
+
 mod cluster;
 pub(crate) use cluster::*;
 
@@ -125,6 +128,9 @@ pub(crate) enum Command {
     Pools(crate::command::PoolsArgs),
     /// The disks of VMs, and what was deleted from pools
     Volumes(crate::command::VolumesArgs),
+    /// Networks of the hosts
+    #[command(visible_alias = "network")]
+    Networks(NetworksArgs),
     /// What the controller did and does
     Runs(RunsArgs),
     /// What would be done, without doing it: exits with 0 nothing, 1 changes, 2 cannot

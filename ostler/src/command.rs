@@ -50,6 +50,8 @@ mod log;
 mod images;
 mod import;
 
+mod networks;
+
 mod pools;
 
 mod volumes;
@@ -155,6 +157,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Images(args) => images::run(session, args).await,
         Command::Pools(args) => pools::run(session, args).await,
         Command::Volumes(args) => volumes::run(session, args).await,
+        Command::Networks(args) => networks::run(session, args).await,
         Command::Runs(args) => runs::run(session, args).await,
         Command::Plan(args) => plan::run(session, args).await,
         Command::Why(args) => why::run(session, args).await,

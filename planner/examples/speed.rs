@@ -37,6 +37,7 @@ fn main() {
                 allocation,
                 images: Default::default(),
                 labels: Default::default(),
+                networks: None,
                 trust_version: None,
                 intent: None,
                 pools: std::collections::BTreeMap::new(),

@@ -33,6 +33,8 @@ mod state;
 
 mod images;
 
+mod macs;
+
 mod pools;
 
 pub mod steps;

@@ -23,6 +23,7 @@ use crate::images::{Fetch, Holders, bytes_of};
 use crate::input::{Heard, PlanInput, Setback};
 use crate::intent::Intent;
 use crate::level::Score;
+use crate::macs::Macs;
 use crate::pools::{Booked, pools_of};
 use crate::rules::Clause;
 
@@ -110,6 +111,7 @@ pub struct State<'a> {
     brought: OrdMap<HostId, BTreeMap<ImageName, ImageFacts>>,
     holders: Arc<Holders<'a>>,
     booked: Booked,
+    macs: Arc<Macs<'a>>,
     clauses: Arc<BTreeMap<&'a JobId, Vec<&'a Clause>>>,
 }
 
@@ -139,9 +141,9 @@ impl<'a> State<'a> {
         let jobs = all.into_iter().map(|job| (job.clone(), rows_of(input, job))).collect();
         let (reserved, clauses) = (Arc::new(reserved), Arc::new(clauses));
         let (allocation, moves, brought) = (OrdMap::new(), OrdMap::new(), OrdMap::new());
-        let holders = Arc::new(Holders::of(input));
+        let (holders, macs) = (Arc::new(Holders::of(input)), Arc::new(Macs::of(input)));
         let booked = Booked::new();
-        Self { input, reserved, allocation, jobs, moves, brought, holders, booked, clauses }
+        Self { input, reserved, allocation, jobs, moves, brought, holders, macs, booked, clauses }
     }
 
     /// What the plan is made of.
@@ -286,6 +288,11 @@ impl<'a> State<'a> {
     /// Who has which of the images that are wanted.
     pub(crate) fn holders(&self) -> &Holders<'a> {
         &self.holders
+    }
+
+    /// An address that this job would have and another one has.
+    pub(crate) fn mac_taken(&self, job: &JobId, spec: &JobSpec) -> Option<(String, JobId)> {
+        self.macs.taken(job, spec)
     }
 
     /// What a host has under this name, copies that steps have made included.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use protocol::host::{Accel, Host, HostIntent, HypervisorFacts, ImageFacts, Inventory};
 use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, OfferId, Revision};
-use protocol::job::{Job, JobSpec, JobState, Reason, Resize, ResizeStage};
+use protocol::job::{Job, JobKind, JobSpec, JobState, Reason, Resize, ResizeStage};
+use protocol::network::{NetworkFacts, NetworkKind};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::{Digest, SecretKey};
 use protocol::view::{Freshness, View};
-use protocol::vm::{DiskSpec, SizeChange, VmSpec};
+use protocol::vm::{DiskSpec, NicSpec, Plug, SizeChange, VmSpec};
 
 use super::*;
 
@@ -41,6 +42,7 @@ fn host(n: u8, free_gib: u64) -> Inventory {
         capacity,
         allocation: Resources { memory_bytes: (16 - free_gib) * GIB, ..Resources::ZERO },
         images: BTreeMap::from([(ImageName::new("debian").unwrap(), image)]),
+        networks: None,
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
@@ -220,6 +222,58 @@ fn a_refusals_numbers_count_until_the_view_shows_others() {
     later.cursor.seq = 2;
     told.view.merge_inventory(later);
     assert_eq!(steps(&plan(&told)), ["start web on h1"], "newer numbers replace the refusal");
+}
+
+fn plugged(network: &str, mac: &str) -> JobSpec {
+    let plug = Plug::Libvirt { name: network.into() };
+    let nic = NicSpec { mac: Some(mac.into()), ..plug.into() };
+    let JobKind::Vm(vm) = vm(1).kind else { unreachable!("it is a VM") };
+    JobSpec::vm(VmSpec { nics: vec![nic], ..vm })
+}
+
+fn up(revision: Option<u64>) -> NetworkFacts {
+    NetworkFacts {
+        kind: NetworkKind::Nat,
+        revision: revision.map(Revision),
+        is_up: true,
+        bridge: None,
+        subnet: None,
+        vlan: None,
+        vni: None,
+        members: vec![],
+        trouble: None,
+    }
+}
+
+#[test]
+fn a_vm_is_placed_where_its_network_is_and_the_others_say_that_they_lack_it() {
+    let (mut without, mut with_it) = (host(1, 15), host(2, 8));
+    without.host.networks = Some([("green".to_owned(), up(None))].into());
+    with_it.host.networks = Some([("blue".to_owned(), up(Some(1)))].into());
+    let wants = vec![run("web", plugged("blue", "52:54:00:00:00:01"))];
+    let all = input([without.clone(), with_it], wants.clone());
+    assert_eq!(steps(&plan(&all)), ["start web on h2"]);
+    let planned = plan(&input([without], wants));
+    let why = planned.report.unmet[0].hosts[0].why.to_string();
+    assert!(why.contains("has no network blue") && why.contains("green"), "{why}");
+    // One that does not say is asked.
+    let silent = input([host(3, 8)], vec![run("web", plugged("blue", "52:54:00:00:00:01"))]);
+    assert_eq!(steps(&plan(&silent)), ["start web on h3"]);
+}
+
+#[test]
+fn an_address_that_another_guest_has_is_refused_on_every_host() {
+    let mac = "52:54:00:00:00:01";
+    let taken = with(host(1, 15), "db", plugged("blue", mac), JobState::Running);
+    let wants = vec![run("web", plugged("red", mac))];
+    let planned = plan(&input([taken, host(2, 15)], wants.clone()));
+    assert_eq!(steps(&planned), Vec::<String>::new());
+    for verdict in &planned.report.unmet[0].hosts {
+        let why = verdict.why.to_string();
+        assert!(why.contains(mac) && why.contains("job db"), "{why}");
+    }
+    let ended = with(host(1, 15), "db", plugged("blue", mac), JobState::Stopped);
+    assert_eq!(steps(&plan(&input([ended], wants))), ["start web on h1"]);
 }
 
 #[test]

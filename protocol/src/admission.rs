@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use crate::host::{Host, ImageFacts};
 use crate::id::{ImageName, JobId, PoolName};
 use crate::job::JobSpec;
+use crate::network::Networks;
 use crate::pool::PoolFacts;
 use crate::refusal::Refusal;
 use crate::resources::Resources;
-use crate::vm::{DiskSpec, OnLoss, VmSpec};
+use crate::vm::{DiskSpec, OnLoss, Plug, VmSpec};
 
 /// What admission needs to know of a host.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +26,8 @@ pub struct Room<'a> {
     pub images: &'a BTreeMap<ImageName, ImageFacts>,
     /// Pools that are here.
     pub pools: &'a BTreeMap<PoolName, PoolFacts>,
+    /// Networks that are here, as far as the host says.
+    pub networks: Option<&'a Networks>,
     /// Whether the host can receive running guests.
     pub can_receive: bool,
     /// Whether the host can kill a guest by itself when the right to run it is over.
@@ -40,6 +43,7 @@ impl<'a> Room<'a> {
             allocation: host.allocation,
             images: &host.images,
             pools: &host.pools,
+            networks: host.networks.as_ref(),
             can_receive: host.hypervisor.can_receive,
             can_guard: host.hypervisor.can_guard,
         }
@@ -97,6 +101,7 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
                 .to_owned(),
         });
     }
+    admit_networks(room, spec)?;
     let asked = spec.takes();
     if !asked.fits_in(room.free()) {
         return Err(Refusal::NoCapacity { asked, free: room.free(), capacity: room.capacity });
@@ -196,6 +201,25 @@ pub fn admit_resize(
     Err(Refusal::NoRoomToGrow { job: job.clone(), asked, at_most, capacity: room.capacity })
 }
 
+/// An adopted VM is on its networks already, whatever they are.
+fn admit_networks(room: Room<'_>, spec: &JobSpec) -> Result<(), Refusal> {
+    let (Some(networks), None) = (room.networks, spec.adopted()) else { return Ok(()) };
+    let nics = spec.as_vm().map_or(&[][..], |vm| &vm.nics);
+    for nic in nics {
+        let Plug::Libvirt { name } = &nic.plug else { continue };
+        let facts = networks.get(name);
+        if facts.is_some_and(|facts| facts.is_up) {
+            continue;
+        }
+        let down = || "libvirt has not started it".to_owned();
+        let trouble = facts.map(|facts| facts.trouble.clone().unwrap_or_else(down));
+        let up = networks.iter().filter(|(_, facts)| facts.is_up);
+        let has = up.map(|(name, _)| name.clone()).collect();
+        return Err(Refusal::NoNetwork { network: name.clone(), trouble, has });
+    }
+    Ok(())
+}
+
 fn admit_images(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Refusal> {
     let disks = spec.as_vm().map_or(&[][..], |vm| &vm.disks);
     for disk in disks.iter().filter(|disk| is_made(room, disk, arrival)) {
@@ -246,6 +270,7 @@ mod tests {
             allocation: Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 0 },
             images,
             pools: &NO_POOLS,
+            networks: None,
             can_receive: false,
             can_guard: false,
         }

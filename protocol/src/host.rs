@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Cursor, HostId, ImageName, PoolName};
 use crate::image::ImageFormat;
 use crate::job::{Job, ObservedDomain};
+use crate::network::Networks;
 use crate::pool::PoolFacts;
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey};
@@ -37,6 +38,10 @@ pub struct Host {
     /// Where volumes can be beside its own folder, which is the pool `default`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pools: BTreeMap<PoolName, PoolFacts>,
+    /// Networks that guests can be plugged into, by libvirt's name. Older agents do not say, nor does one
+    /// that could not ask libvirt yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Networks>,
     /// Free words for selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -42,7 +42,7 @@ use crate::id::{Cursor, HostId, JobId, OfferId, Revision, RunId, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey, Signed};
 use crate::ticket::Handoff;
-use crate::vm::{InvalidVm, VmSpec};
+use crate::vm::{InvalidVm, NicSpec, Plug, VmSpec, mac_of};
 
 /// What is asked of a host, apart from when and by whose permission.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, JsonSchema)]
@@ -205,6 +205,20 @@ impl JobSpec {
     #[must_use]
     pub fn adopted(&self) -> Option<Uuid> {
         self.as_vm().and_then(|vm| vm.adopted)
+    }
+
+    /// The addresses of its cards, as job `id`, where others could have the same: not those that are
+    /// alone on QEMU's user network, nor what only an adopted VM's own definition says.
+    #[must_use]
+    pub fn macs(&self, id: &JobId) -> Vec<String> {
+        let Some(vm) = self.as_vm() else { return vec![] };
+        let shared = vm.nics.iter().enumerate().filter(|(_, nic)| nic.plug != Plug::User);
+        let of_card = |(at, nic): (usize, &NicSpec)| match (&nic.mac, vm.adopted) {
+            (Some(mac), _) => Some(mac.clone()),
+            (None, None) => Some(mac_of(id.domain_uuid(), at)),
+            (None, Some(_)) => None,
+        };
+        shared.filter_map(of_card).collect()
     }
 
     /// Its limits, if it is to come to an end.

@@ -16,6 +16,8 @@ pub mod host;
 
 pub mod image;
 
+pub mod network;
+
 pub mod pool;
 
 pub mod refusal;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision};
 use crate::job::JobState;
+use crate::network::{NetworkName, Subnet};
 use crate::resources::{Bytes, Resources};
 use crate::ticket::TicketError;
 use crate::trust::TrustError;
@@ -110,6 +111,89 @@ pub enum Refusal {
         what: String,
         /// The version in force.
         current: u64,
+    },
+    /// The host has no network of that name that guests could be plugged into.
+    #[error("has no network {network}{}; {}", .trouble.as_ref().map(|why| format!(" that is up ({why})")).unwrap_or_default(), has_words(.has))]
+    NoNetwork {
+        /// The network.
+        network: String,
+        /// What is wrong with it, if it is known and not up.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<String>,
+        /// The networks that it has.
+        has: Vec<String>,
+    },
+    /// Another job on the host has the address of one of the cards.
+    #[error(
+        "address {mac} is that of a card of job {job}; give the card another one (mac=…), or stop that job first"
+    )]
+    MacTaken {
+        /// The address.
+        mac: String,
+        /// Whose card.
+        job: JobId,
+    },
+    /// There is no such network here.
+    #[error("network {network} is not on this host")]
+    NoSuchNetwork {
+        /// The network.
+        network: String,
+    },
+    /// The network is somebody else's.
+    #[error(
+        "network {network} is on this host and was not made by Ostler; it is left alone: use it as it is, or choose another name"
+    )]
+    NetworkTaken {
+        /// The network.
+        network: String,
+    },
+    /// Guests are on the network, or would start on it.
+    #[error("network {network} is needed here by {}; stop and delete or move them first", users_words(.users, *.others))]
+    NetworkInUse {
+        /// The network.
+        network: NetworkName,
+        /// The jobs that name it.
+        users: Vec<JobId>,
+        /// Cards plugged into it of guests that are no job's.
+        #[serde(default)]
+        others: u32,
+    },
+    /// The change is not newer than the network.
+    #[error(
+        "network {network} is at revision {current} and is something else; a change needs a revision above it"
+    )]
+    NetworkRevision {
+        /// The network.
+        network: NetworkName,
+        /// The revision in the ledger.
+        current: Revision,
+    },
+    /// Some of the addresses are in use on the host already.
+    #[error("subnet {subnet} overlaps with {by}{}", .free.map(|free| format!("; {free} is free here")).unwrap_or_default())]
+    SubnetTaken {
+        /// What was asked for.
+        subnet: Subnet,
+        /// Who has it, or a part of it.
+        by: String,
+        /// One of that size that nobody here has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        free: Option<Subnet>,
+    },
+    /// The bridge or interface is not there.
+    #[error("{device} is not on this host; {}", has_words(.has))]
+    NoDevice {
+        /// What was named.
+        device: String,
+        /// What could be named.
+        has: Vec<String>,
+    },
+    /// What can be there only once is somebody's already.
+    #[error("{what} is on this host already, of {by}; use that, or choose another number")]
+    NetworkClash {
+        /// What: a VLAN, or an overlay.
+        what: String,
+        /// Whose.
+        by: String,
     },
     /// The id is in use for something else, or the change is not newer than the job.
     #[error(
@@ -255,6 +339,15 @@ impl Refusal {
             Refusal::PoolFull { .. } => "pool-full",
             Refusal::PoolInUse { .. } => "pool-in-use",
             Refusal::ConfigConflict { .. } => "config-conflict",
+            Refusal::NoNetwork { .. } => "no-network",
+            Refusal::MacTaken { .. } => "mac-taken",
+            Refusal::NoSuchNetwork { .. } => "no-such-network",
+            Refusal::NetworkTaken { .. } => "network-taken",
+            Refusal::NetworkInUse { .. } => "network-in-use",
+            Refusal::NetworkRevision { .. } => "network-revision",
+            Refusal::SubnetTaken { .. } => "subnet-taken",
+            Refusal::NoDevice { .. } => "no-device",
+            Refusal::NetworkClash { .. } => "network-clash",
             Refusal::RevisionConflict { .. } => "revision-conflict",
             Refusal::WrongState { .. } => "wrong-state",
             Refusal::NoSuchJob { .. } => "no-such-job",
@@ -279,7 +372,9 @@ impl Refusal {
         match self {
             Refusal::Invalid { .. } => 400,
             Refusal::Forbidden { .. } | Refusal::Ticket { .. } => 403,
-            Refusal::NoSuchJob { .. } | Refusal::NoSuchDomain { .. } => 404,
+            Refusal::NoSuchJob { .. }
+            | Refusal::NoSuchDomain { .. }
+            | Refusal::NoSuchNetwork { .. } => 404,
             Refusal::RevisionConflict { .. }
             | Refusal::WrongState { .. }
             | Refusal::NameTaken { .. }
@@ -288,6 +383,14 @@ impl Refusal {
             | Refusal::NoCapacity { .. }
             | Refusal::NoRoomToGrow { .. }
             | Refusal::NoImage { .. }
+            | Refusal::NoNetwork { .. }
+            | Refusal::MacTaken { .. }
+            | Refusal::NetworkTaken { .. }
+            | Refusal::NetworkInUse { .. }
+            | Refusal::NetworkRevision { .. }
+            | Refusal::SubnetTaken { .. }
+            | Refusal::NoDevice { .. }
+            | Refusal::NetworkClash { .. }
             | Refusal::ImageInUse { .. }
             | Refusal::DiskTooSmall { .. }
             | Refusal::NoPool { .. }
@@ -314,6 +417,7 @@ impl Refusal {
                 | Refusal::NoPool { .. }
                 | Refusal::PoolUnavailable { .. }
                 | Refusal::PoolFull { .. }
+                | Refusal::NoNetwork { .. }
                 | Refusal::NameTaken { .. }
                 | Refusal::NoSuchDomain { .. }
                 | Refusal::Busy { .. }
@@ -322,6 +426,16 @@ impl Refusal {
                 | Refusal::LedgerReadOnly { .. }
         )
     }
+}
+
+fn has_words(has: &[String]) -> String {
+    if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) }
+}
+
+fn users_words(users: &[JobId], others: u32) -> String {
+    let mut words: Vec<String> = users.iter().map(ToString::to_string).collect();
+    words.extend((others > 0).then(|| format!("{others} cards of guests that are no job's")));
+    words.join(", ")
 }
 
 /// An error on the wire: RFC 9457, content type `application/problem+json`.
@@ -420,6 +534,8 @@ pub fn examples() -> Vec<Refusal> {
         },
         Refusal::PoolInUse { pool, users: vec![job.clone()] },
         Refusal::ConfigConflict { what: "pools".into(), current: 4 },
+        Refusal::NoNetwork { network: "blue".into(), trouble: None, has: vec!["default".into()] },
+        Refusal::MacTaken { mac: "52:54:00:00:00:01".into(), job: job.clone() },
         Refusal::RevisionConflict { job: job.clone(), current: Revision(3) },
         Refusal::WrongState {
             job: job.clone(),
@@ -446,10 +562,27 @@ pub fn examples() -> Vec<Refusal> {
         Refusal::LedgerReadOnly { message: "no space left on device".into() },
         Refusal::Forbidden { who: "monitor m1".into(), what: "stop jobs".into() },
     ];
+    all.extend(of_networks(&job));
     let offer = OfferId { epoch: Epoch(2), num: 1 };
     let host = HostId::new("h1").expect("a valid name");
     all.extend(crate::ticket::error_examples(&host, &job, offer).into_iter().map(Refusal::from));
     all
+}
+
+fn of_networks(job: &JobId) -> Vec<Refusal> {
+    let name = NetworkName::new("blue").expect("a valid name");
+    let subnet: Subnet = "10.20.0.0/24".parse().expect("a subnet");
+    let (device, has) = ("br0".to_owned(), vec!["br1".to_owned()]);
+    let (what, by) = ("VLAN 7 of eth0".to_owned(), "network green".to_owned());
+    vec![
+        Refusal::NoSuchNetwork { network: "blue".into() },
+        Refusal::NetworkTaken { network: "default".into() },
+        Refusal::NetworkInUse { network: name.clone(), users: vec![job.clone()], others: 0 },
+        Refusal::NetworkRevision { network: name, current: Revision(3) },
+        Refusal::SubnetTaken { subnet, by: by.clone(), free: subnet.next() },
+        Refusal::NoDevice { device, has },
+        Refusal::NetworkClash { what, by },
+    ]
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub use restart::{OnLoss, Restart};
 mod pools;
 
 mod nic;
-pub use nic::{NicModel, NicSpec, Plug};
+pub use nic::{NicModel, NicSpec, Plug, mac_of};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -186,6 +186,7 @@ mod tests {
             capacity: Resources::ZERO,
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
+            networks: None,
             labels: BTreeMap::new(),
             trust_version: Some(1),
             intent: None,

@@ -32,6 +32,7 @@ pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
         capacity: Resources { vcpus: 16, memory_bytes, disk_bytes: DISK_BYTES },
         allocation: Resources::ZERO,
         images: BTreeMap::from([image("debian")?]),
+        networks: None,
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,

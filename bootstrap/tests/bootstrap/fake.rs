@@ -143,6 +143,7 @@ impl Fake {
             capacity: big,
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
+            networks: None,
             labels: BTreeMap::new(),
             trust_version: inner.trust.as_ref().map(|(_, trust)| trust.version),
             intent: None,

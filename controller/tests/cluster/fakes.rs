@@ -299,6 +299,7 @@ impl FakeHost {
             },
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
+            networks: None,
             labels: BTreeMap::new(),
             trust_version: Some(1),
             intent: None,

@@ -10,6 +10,7 @@ mod events;
 mod images;
 mod incoming;
 mod jobs;
+mod networks;
 mod offers;
 mod openapi;
 mod pools;
@@ -38,6 +39,7 @@ use crate::core::{Reply, Request};
 use crate::feed::Feed;
 use crate::library::Library;
 use crate::meter::Meter;
+use crate::networks::Networks;
 use crate::recorder::Recorders;
 use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
@@ -64,6 +66,8 @@ pub(crate) struct Api {
     pub storage: Storage,
     /// Images.
     pub library: Library,
+    /// Networks.
+    pub networks: Networks,
     /// Limits images being copied from here.
     pub giving: Arc<Semaphore>,
     /// What guests use.
@@ -121,6 +125,11 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/fetch", post(images::fetch))
         .route("/v1/image-files/{sha256}", get(images::give))
+        .route("/v1/networks", get(networks::list))
+        .route(
+            "/v1/networks/{name}",
+            get(networks::show).put(networks::put_network).delete(networks::remove),
+        )
         .route("/v1/config/trust", trust)
         .route("/v1/config/intent", put(config::put_intent).delete(config::delete_intent))
         .route("/v1/config/pools", get(pools::show_config).put(pools::put_config))

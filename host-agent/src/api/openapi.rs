@@ -12,6 +12,7 @@ use protocol::host::{Host, Inventory};
 use protocol::id::{ImageName, JobId, PoolName};
 use protocol::image::{FetchImage, ImageList, ImageStatus};
 use protocol::job::Job;
+use protocol::network::{NetworkList, NetworkName, NetworkStatus, PutNetwork};
 use protocol::pool::{PoolContent, PoolsConfig, Tag};
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{Right, Trust};
@@ -41,6 +42,8 @@ const ADMITS: &[&str] = &[
     "unsupported",
     "no-capacity",
     "no-image",
+    "no-network",
+    "mac-taken",
     "disk-too-small",
     "no-pool",
     "pool-unavailable",
@@ -83,6 +86,7 @@ fn operations() -> Vec<Operation> {
     let mut all = of_host();
     all.extend(of_pools());
     all.extend(of_images());
+    all.extend(of_networks());
     all.extend(of_offers());
     all.extend(of_jobs());
     all.extend(of_actions());
@@ -220,6 +224,36 @@ fn of_images() -> Vec<Operation> {
             .answers_file(200)
             .answers_file(206)
             .refuses(&["no-such-file", "no-such-range", "busy", "storage"]),
+    ]
+}
+
+fn of_networks() -> Vec<Operation> {
+    vec![
+        get("/v1/networks", "The networks that guests can be plugged into, ours and others'")
+            .right(Right::Read)
+            .answers::<NetworkList>(200)
+            .refuses(ASKS),
+        get("/v1/networks/{name}", "One network, and the jobs that name it")
+            .right(Right::Read)
+            .path::<String>("name")
+            .answers::<NetworkStatus>(200)
+            .refuses(ASKS)
+            .refuses(&["no-such-network"]),
+        put("/v1/networks/{name}", "Have a network; the host makes it, and again when it is gone")
+            .right(Right::Run)
+            .path::<NetworkName>("name")
+            .body::<PutNetwork>()
+            .answers::<NetworkStatus>(200)
+            .answers::<NetworkStatus>(201)
+            .refuses(ASKS)
+            .refuses(&["invalid", "busy", "unsupported", "network-taken", "network-in-use"])
+            .refuses(&["network-revision", "subnet-taken", "no-device", "network-clash"]),
+        delete("/v1/networks/{name}", "Have a network no more, which nobody needs")
+            .right(Right::Run)
+            .path::<String>("name")
+            .answers_nothing(202)
+            .refuses(ASKS)
+            .refuses(&["no-such-network", "network-taken", "network-in-use"]),
     ]
 }
 

@@ -3,7 +3,7 @@
 //! Holds what an agent knows, and what every part of it needs: whose turn an input is, the row that
 //! is written before it is told, the numbers of events, the room that is promised. What is decided
 //! is beside it: `taking` and `ending` jobs, `moving` them, `acts` on them, how they go on
-//! (`job_life`), what libvirt shows (`seeing`), what `addresses` guests have, and how a new life starts (`recover`).
+//! (`job_life`), what libvirt shows (`seeing`), what `addresses` guests have, which `networks` there are, and how a new life starts (`recover`).
 
 use std::collections::BTreeMap;
 
@@ -26,6 +26,7 @@ use super::addresses::{Watch, runs};
 use super::claims::{Claims, Deed};
 use super::input::{Effect, Input, Joint, Look, Reply, ReplyId, Request, WorkId};
 use super::ledger::{JobRecord, LedgerState, Write};
+use super::networks::KnownNetworks;
 use super::offers::Offers;
 use super::one_off::Heard;
 use super::resizing::{Giving, is_changing};
@@ -107,6 +108,7 @@ pub struct Agent {
     pub(super) jobs: BTreeMap<JobId, Entry>,
     pub(super) by_uuid: BTreeMap<Uuid, JobId>,
     pub(super) observed: BTreeMap<Uuid, ObservedDomain>,
+    pub(super) networks: KnownNetworks,
     pub(super) offers: Offers,
     pub(super) claims: Claims,
     pub(super) works: u64,
@@ -148,6 +150,7 @@ impl Agent {
             jobs: BTreeMap::new(),
             by_uuid: BTreeMap::new(),
             observed: BTreeMap::new(),
+            networks: KnownNetworks::default(),
             offers: Offers::new(ledger.epoch),
             claims: Claims::restore(ledger.claims),
             works: 0,
@@ -158,6 +161,7 @@ impl Agent {
             unwritten: Vec::new(),
         };
         agent.restore(ledger.jobs, ledger.is_rebooted);
+        agent.restore_networks(ledger.networks);
         agent.host.allocation = agent.allocation();
         agent.told = agent.host.clone();
         agent
@@ -190,6 +194,7 @@ impl Agent {
             }
             Input::Joint(joint) => self.joint = joint,
             Input::Lost { job, hold } => self.handle_lost(now, &job, hold, out),
+            Input::Networks(seen) => self.handle_networks(*seen, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
             Input::Pools(found) => self.found = found,
@@ -279,6 +284,9 @@ impl Agent {
             Request::Trust(trust) => self.obey(trust, out),
             Request::Intend(intent) => self.intend(intent, out),
             Request::Pools(config) => self.set_pools(config, out),
+            Request::PutNetwork { name, put } => self.put_network(&name, put, out),
+            Request::DeleteNetwork(name) => self.delete_network(&name, out),
+            Request::ShowNetwork(name) => self.show_network(&name),
         };
         // Answered before anything is told or done, after everything is written.
         let written = out[begin..].iter().take_while(|e| matches!(e, Effect::Persist(_))).count();

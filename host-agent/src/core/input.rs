@@ -8,6 +8,7 @@ use protocol::event::Event;
 use protocol::host::{HostIntent, ImageFacts};
 use protocol::id::{ImageName, JobId, OfferId, PoolName, Revision};
 use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec};
+use protocol::network::{NetworkName, NetworkStatus, PutNetwork};
 use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -18,6 +19,7 @@ use protocol::vm::{SizeChange, VmSpec};
 
 use super::acts::Act;
 use super::ledger::Write;
+use super::networks::SeenNetworks;
 use super::pools::Turn;
 
 /// Names the caller of a request, so that the answer finds its way back.
@@ -101,6 +103,8 @@ pub enum Input {
         /// The hold that was lost.
         hold: OfferId,
     },
+    /// What there is of networks, and what came of making those that are wanted.
+    Networks(Box<SeenNetworks>),
     /// The images on disk have changed.
     Images(BTreeMap<ImageName, ImageFacts>),
     /// What the host has was measured.
@@ -222,6 +226,17 @@ pub enum Request {
     Intend(Option<HostIntent>),
     /// Have these pools from now on, which were found as they say.
     Pools(PoolsConfig),
+    /// Have this network.
+    PutNetwork {
+        /// Its name.
+        name: NetworkName,
+        /// What and which change.
+        put: PutNetwork,
+    },
+    /// Have it no more.
+    DeleteNetwork(String),
+    /// Say what it is and how.
+    ShowNetwork(String),
 }
 
 /// A good answer. Refusals are the other kind.
@@ -235,6 +250,13 @@ pub enum Reply {
     AlreadySo(Box<Job>),
     /// Taken; there is nothing to show.
     Done,
+    /// A network.
+    Network {
+        /// What it is and how.
+        status: Box<NetworkStatus>,
+        /// True when something was written for this request.
+        is_new: bool,
+    },
 }
 
 /// What a core wants done.
@@ -272,6 +294,8 @@ pub enum Effect {
     },
     /// Measure a one-off job's console log and feed [`Input::Heard`] back.
     Listen(JobId),
+    /// Keep the networks that [`super::Agent::networks`] lists.
+    KeepNetworks,
     /// Ask the arbiters which trust document they obey, and feed [`Input::Right`] back.
     AskRight,
     /// Give the trust document to the services beside this agent.

@@ -9,6 +9,7 @@ use protocol::api::MigrateJob;
 use protocol::host::HostIntent;
 use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
 use protocol::job::{Job, RunKey};
+use protocol::network::NetworkName;
 use protocol::pool::PoolsConfig;
 use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
@@ -17,6 +18,7 @@ use protocol::vm::Size;
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claim;
+use super::networks::NetworkRecord;
 use super::pools::Stay;
 
 /// What is meant to happen to a job, whatever its state is now.
@@ -150,6 +152,10 @@ pub enum Write {
     Claim(RunId, Claim),
     /// A run was so long ago that its claim is forgotten.
     ClaimGone(RunId),
+    /// A network's row is now this.
+    Network(Box<NetworkRecord>),
+    /// A network is gone, as somebody asked.
+    NetworkGone(NetworkName),
 }
 
 /// The whole ledger, as read at start.
@@ -173,4 +179,6 @@ pub struct LedgerState {
     pub jobs: Vec<JobRecord>,
     /// Every claim seen.
     pub claims: Vec<(RunId, Claim)>,
+    /// Every network asked for.
+    pub networks: Vec<NetworkRecord>,
 }

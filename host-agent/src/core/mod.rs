@@ -27,6 +27,9 @@ mod seeing;
 
 mod addresses;
 
+mod networks;
+pub use networks::{Link, NetworkRecord, SeenNetworks};
+
 mod resizing;
 
 mod one_off;

@@ -207,6 +207,7 @@ impl Agent {
         }
         self.check_adoption(id, spec)?;
         self.check_on_loss(spec)?;
+        self.check_macs(id, spec)?;
         let is_alive = |entry: &Entry| !entry.record.job.state.is_ended();
         if self.host.intent == Some(HostIntent::Drain) && !self.jobs.get(id).is_some_and(is_alive) {
             return Err(Refusal::HostDraining { host: self.host.id.clone() });

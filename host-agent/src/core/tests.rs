@@ -22,6 +22,8 @@ mod one_off;
 
 mod addresses;
 
+mod networks;
+
 mod adopting;
 
 mod restarts;
@@ -111,6 +113,7 @@ fn host(n: u8) -> Host {
         capacity: Resources { vcpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30 },
         allocation: Resources::ZERO,
         images: BTreeMap::new(),
+        networks: None,
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,
@@ -151,6 +154,7 @@ struct Bench {
     card_looks: Vec<(JobId, u64)>,
     listens: Vec<JobId>,
     asked_right: usize,
+    kept: BTreeMap<protocol::network::NetworkName, NetworkRecord>,
 }
 
 impl Bench {
@@ -168,6 +172,7 @@ impl Bench {
             card_looks: vec![],
             listens: vec![],
             asked_right: 0,
+            kept: BTreeMap::new(),
         }
     }
 
@@ -204,6 +209,7 @@ impl Bench {
             Effect::LookAtCards { job, look, .. } => self.card_looks.push((job, look)),
             Effect::Listen(job) => self.listens.push(job),
             Effect::AskRight => self.asked_right += 1,
+            Effect::KeepNetworks => self.kept = self.agent.networks(),
             Effect::TrustChanged(_) | Effect::PoolsChanged(_) => {}
         }
     }
@@ -282,6 +288,11 @@ fn write_to(disk: &mut LedgerState, write: Write) {
             disk.claims.push((run, claim));
         }
         Write::Agreed(change) => disk.agreed = Some(change),
+        Write::Network(record) => {
+            disk.networks.retain(|known| known.name != record.name);
+            disk.networks.push(*record);
+        }
+        Write::NetworkGone(name) => disk.networks.retain(|known| known.name != name),
         Write::ClaimGone(run) => disk.claims.retain(|(r, _)| *r != run),
     }
 }

@@ -4,6 +4,8 @@ mod adopting;
 
 mod images;
 
+mod networks;
+
 mod openapi;
 
 mod pools;

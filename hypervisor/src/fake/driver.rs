@@ -24,6 +24,8 @@ use crate::domain_xml::refused;
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{Lifecycle, WatchEvent};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
+use crate::network::{NetworkConfig, NetworkInfo};
+use crate::network_xml::{NetworkRead, network_xml};
 
 impl Hypervisor for Fake {
     fn facts(&self) -> HypervisorFacts {
@@ -332,6 +334,43 @@ impl Hypervisor for Fake {
 
     fn migrate(&self, uuid: Uuid, to: &MigrateTo) -> Result<MigrateOutcome, HypervisorError> {
         self.send(uuid, to)
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkInfo>, HypervisorError> {
+        self.perform(Method::Networks, "list networks", |state| {
+            Ok(state.networks.values().cloned().collect())
+        })
+    }
+
+    fn make_network(&self, config: &NetworkConfig) -> Result<(), HypervisorError> {
+        let what = format!("make network {}", config.name);
+        let made = self.perform(Method::MakeNetwork, &what, |state| {
+            let uuid = config.uuid();
+            let mut named = state.networks.values().filter(|n| n.name == config.name.as_str());
+            if named.any(|network| network.uuid != uuid) {
+                let message = "another network has this name";
+                return Err(HypervisorError::new(&what, ErrorKind::AlreadyExists, message));
+            }
+            let read = NetworkRead::read(&network_xml(config));
+            let info = read.and_then(|read| read.into_info(true));
+            let info = info.expect("what we have written can be read");
+            let before = state.networks.insert(uuid, info.clone());
+            Ok(before != Some(info))
+        })?;
+        if made {
+            self.0.hub.publish(&WatchEvent::NetworksChanged);
+        }
+        Ok(())
+    }
+
+    fn remove_network(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("remove network {uuid}");
+        let before =
+            self.perform(Method::RemoveNetwork, &what, |state| Ok(state.networks.remove(&uuid)))?;
+        if before.is_some() {
+            self.0.hub.publish(&WatchEvent::NetworksChanged);
+        }
+        Ok(())
     }
 
     fn guest_owner(&self) -> Result<Owner, HypervisorError> {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Fake, Guest, forget_if_transient, is_active, set_state};
 use crate::domain::{DomainConfig, DomainInfo, DomainState, StopReason};
 use crate::event::{Lifecycle, StartReason, WatchEvent};
+use crate::network::NetworkInfo;
 
 impl Fake {
     /// A running domain that nobody asked Ostler for.
@@ -79,6 +80,15 @@ impl Fake {
             let known = known.iter().map(|(from, mac, ip)| (*from, (*mac).to_owned(), *ip));
             guest.addresses = known.collect();
         }
+    }
+
+    /// Somebody else makes a network, or takes one away behind our back.
+    pub fn set_network(&self, uuid: Uuid, network: Option<NetworkInfo>) {
+        match network {
+            Some(network) => drop(self.state().networks.insert(uuid, network)),
+            None => drop(self.state().networks.remove(&uuid)),
+        }
+        self.0.hub.publish(&WatchEvent::NetworksChanged);
     }
 
     /// The agent in a guest comes up, or goes.

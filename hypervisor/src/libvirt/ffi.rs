@@ -1,11 +1,14 @@
 //! libvirt's C functions as safe values: a handle frees what it owns, a call returns its error.
 //!
-//! This is the only module with `unsafe` code. libvirt keeps its last error per thread, so it is read
+//! This and the module below it are the only ones with `unsafe` code. libvirt keeps its last error per thread, so it is read
 //! right after the failing call, on the same thread. Nothing here decides what an error means.
 
 #![expect(unsafe_code, reason = "libvirt is a C library; everything unsafe is kept in this module")]
 
 use std::collections::BTreeMap;
+mod network;
+pub(super) use network::Network;
+
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -147,6 +150,7 @@ pub(super) struct Connection {
     ptr: NonNull<sys::_virConnect>,
     /// Each registration keeps the connection alive inside libvirt, so they must go first.
     event_callbacks: Mutex<Vec<c_int>>,
+    network_callbacks: Mutex<Vec<c_int>>,
 }
 
 // SAFETY: libvirt's connections may be used from any thread, and by several at once.
@@ -162,7 +166,7 @@ impl Connection {
         // SAFETY: a C string that outlives the call.
         let ptr = NonNull::new(unsafe { sys::virConnectOpen(uri.as_ptr()) });
         let ptr = ptr.ok_or_else(RawError::last)?;
-        Ok(Self { ptr, event_callbacks: Mutex::default() })
+        Ok(Self { ptr, event_callbacks: Mutex::default(), network_callbacks: Mutex::default() })
     }
 
     /// False only when libvirt knows that the connection is gone.
@@ -226,6 +230,10 @@ impl Connection {
         // SAFETY: as in `on_lifecycle`; `Callback` is what libvirt calls for this event id.
         let callback = unsafe { std::mem::transmute::<Callback, GenericCallback>(on_agent) };
         self.on_event(sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, callback, f)
+    }
+
+    fn keep_network_callback(&self, id: c_int) {
+        self.network_callbacks.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
 
     fn on_event(&self, id: u32, callback: GenericCallback, f: EventFn) -> Result<(), RawError> {
@@ -382,6 +390,11 @@ impl Drop for Connection {
             // SAFETY: the connection is open. It may fail on a dead one; libvirt then forgets the
             // callback with the connection.
             unsafe { sys::virConnectDomainEventDeregisterAny(self.ptr.as_ptr(), callback) };
+        }
+        let callbacks = self.network_callbacks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for callback in callbacks.drain(..) {
+            // SAFETY: as above.
+            unsafe { sys::virConnectNetworkEventDeregisterAny(self.ptr.as_ptr(), callback) };
         }
         // SAFETY: the connection is open, and its last user is here: domains hold references of
         // their own inside libvirt.

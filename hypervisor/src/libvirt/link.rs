@@ -201,6 +201,11 @@ fn connect(
     connection.on_lifecycle(publisher(hub))?;
     connection.on_reboot(publisher(hub))?;
     connection.on_agent(publisher(hub))?;
+    // An embedded driver has no networks.
+    if driver != DriverKind::QemuEmbedded {
+        let hub = Arc::clone(hub);
+        connection.on_network(Box::new(move || hub.publish(&WatchEvent::NetworksChanged)))?;
+    }
     Ok(connection)
 }
 

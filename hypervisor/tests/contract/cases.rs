@@ -1,10 +1,12 @@
 //! The contract: what every hypervisor must do. Each case leaves no domain of its own behind.
 
 use hypervisor::{
-    Definition, DomainState, ErrorKind, Lifecycle, PauseReason, StartReason, StopReason,
+    Definition, DomainState, ErrorKind, Lifecycle, NetworkConfig, NetworkForm, PauseReason,
+    StartReason, StopReason, WatchEvent,
 };
 use protocol::id::JobId;
 use protocol::job::Unknown;
+use protocol::network::{NetworkKind, NetworkName};
 use protocol::vm::{NicSpec, Plug, Size, SizeChange};
 use uuid::Uuid;
 
@@ -28,6 +30,7 @@ macro_rules! for_each_case {
         $run!(a_definition_can_be_put_back_while_the_guest_runs);
         $run!(a_domain_of_others_is_described_as_a_vm);
         $run!(a_running_guests_cards_are_shown_and_what_is_not_known_of_them);
+        $run!(a_network_is_made_once_and_others_are_left_alone);
         $run!(a_running_guest_grows_within_its_head_room);
         $run!(without_head_room_a_guest_grows_at_its_next_start);
         $run!(a_guest_gives_up_what_it_can_and_the_rest_is_said);
@@ -234,6 +237,50 @@ pub(crate) fn a_running_guests_cards_are_shown_and_what_is_not_known_of_them(sub
         assert_eq!((card.addresses.len(), card.unknown), (0, Some(Unknown::UserNetwork)));
     }
     subject.remove(config.uuid);
+}
+
+fn network(name: &str, subnet: &str) -> NetworkConfig {
+    let bridge = format!("ob-{name}");
+    let subnet = Some(subnet.parse().unwrap());
+    let form = NetworkForm::Own { bridge, subnet, dhcp: true, is_nat: true };
+    NetworkConfig { name: NetworkName::new(name).unwrap(), form }
+}
+
+pub(crate) fn a_network_is_made_once_and_others_are_left_alone(subject: &Subject) {
+    let (hv, config) = (&subject.hv, network("blue", "10.20.0.0/24"));
+    let before = match hv.networks() {
+        Ok(networks) => networks,
+        Err(error) => {
+            assert_eq!(error.kind, ErrorKind::Unsupported);
+            assert_eq!(kind(hv.make_network(&config)), Some(ErrorKind::Unsupported));
+            return assert_eq!(
+                kind(hv.remove_network(config.uuid())),
+                Some(ErrorKind::Unsupported)
+            );
+        }
+    };
+    let mut events = hv.watch();
+    for _ in 0..2 {
+        hv.make_network(&config).unwrap();
+        let now = hv.networks().unwrap();
+        let ours = now.iter().find(|network| network.uuid == config.uuid()).unwrap();
+        assert!(ours.is_active && ours.is_ours && ours.name == "blue", "{ours:?}");
+        assert_eq!((ours.kind, ours.bridge.as_deref()), (NetworkKind::Nat, Some("ob-blue")));
+        assert_eq!(ours.subnets, ["10.20.0.0/24".parse().unwrap()]);
+        assert!(before.iter().all(|network| now.contains(network)), "{before:?} in {now:?}");
+    }
+    let is_news = |event| (event == WatchEvent::NetworksChanged).then_some(());
+    eventually("news of networks", || events.try_recv().ok().and_then(is_news));
+    // Another subnet is another definition, and nobody is on it.
+    let moved = network("blue", "10.21.0.0/24");
+    hv.make_network(&moved).unwrap();
+    let now = hv.networks().unwrap();
+    let ours = now.iter().find(|network| network.uuid == config.uuid()).unwrap();
+    assert_eq!((ours.is_active, &ours.subnets[..]), (true, &["10.21.0.0/24".parse().unwrap()][..]));
+    for _ in 0..2 {
+        hv.remove_network(config.uuid()).unwrap();
+        assert_eq!(hv.networks().unwrap(), before);
+    }
 }
 
 const MIB: u64 = 1 << 20;

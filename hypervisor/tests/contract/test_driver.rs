@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use hypervisor::{ErrorKind, Hypervisor, Libvirt, LibvirtOptions, MigrateTo};
+use hypervisor::{
+    ErrorKind, Hypervisor, Libvirt, LibvirtOptions, MigrateTo, NetworkConfig, NetworkForm,
+};
 use protocol::host::Accel;
 use protocol::job::AddressSource;
+use protocol::network::NetworkName;
 use protocol::vm::Plug;
 
 use crate::for_each_case;
@@ -72,6 +75,19 @@ fn an_address_that_a_network_has_leased_is_known() {
         assert_eq!(address.from, AddressSource::Lease);
         assert!(address.ip.to_string().starts_with("192.168.122."), "{address:?}");
         subject.remove(config.uuid);
+    });
+}
+
+#[test]
+fn a_network_of_others_keeps_its_name() {
+    with_subject(|subject| {
+        let name = NetworkName::new("default").unwrap();
+        let form = NetworkForm::Bridge { bridge: "br0".to_owned() };
+        let made = subject.hv.make_network(&NetworkConfig { name, form });
+        assert_eq!(kind(made), Some(ErrorKind::AlreadyExists));
+        let all = subject.hv.networks().unwrap();
+        let theirs = all.iter().find(|network| network.name == "default").unwrap();
+        assert!(theirs.is_active && !theirs.is_ours, "{theirs:?}");
     });
 }
 

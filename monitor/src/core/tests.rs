@@ -34,6 +34,7 @@ fn host(n: u8) -> Host {
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,
         images: BTreeMap::new(),
+        networks: None,
         labels: BTreeMap::new(),
         trust_version: None,
         intent: None,

@@ -227,6 +227,7 @@ pub(crate) mod tests {
             capacity: some,
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
+            networks: None,
             labels: BTreeMap::new(),
             trust_version: None,
             intent: None,

@@ -55,6 +55,9 @@ impl StartVm {
                 return Err(Blocker::DisksElsewhere { host: host.clone() });
             }
         }
+        if let Some((mac, job)) = state.mac_taken(&self.job, &self.spec) {
+            return Err(Blocker::Admission { no: Refusal::MacTaken { mac, job } });
+        }
         let own = state.placed(&self.job, &self.host);
         if let Some(own) = own.as_ref().filter(|own| own.is_saved && self.finds_disks) {
             let needed =

@@ -4,6 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::InvalidVm;
 
@@ -91,6 +92,16 @@ impl NicSpec {
     }
 }
 
+/// The address of a VM's nth card that names none: QEMU's prefix and three bytes that follow from its
+/// domain. libvirt would invent a new one at every definition, and the guest would lose its lease.
+#[must_use]
+pub fn mac_of(domain: Uuid, index: usize) -> String {
+    let [.., a, b, c] = domain.into_bytes();
+    let last = u32::from_be_bytes([0, a, b, c]).wrapping_add(u32::try_from(index).unwrap_or(0));
+    let [_, a, b, c] = last.to_be_bytes();
+    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
+}
+
 /// Six pairs of small hexadecimal digits, not a multicast address.
 fn is_mac(mac: &str) -> bool {
     let pairs: Vec<&str> = mac.split(':').collect();
@@ -152,5 +163,17 @@ impl From<NicSpec> for Flat {
             Plug::Libvirt { name } => (Kind::Libvirt, None, Some(name)),
         };
         Self { network, bridge, name, model: nic.model, mac: nic.mac, limit_kib_s: nic.limit_kib_s }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_network_card_has_an_address_of_its_own_that_stays() {
+        let uuid = Uuid::from_u128(0xff_ffff);
+        assert_eq!(mac_of(uuid, 0), "52:54:00:ff:ff:ff");
+        assert_eq!(mac_of(uuid, 1), "52:54:00:00:00:00");
     }
 }

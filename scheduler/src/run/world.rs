@@ -97,6 +97,7 @@ impl World {
                 },
                 allocation: Resources::ZERO,
                 images: BTreeMap::new(),
+                networks: None,
                 labels: BTreeMap::new(),
                 trust_version: Some(1),
                 intent: None,

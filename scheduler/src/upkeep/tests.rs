@@ -200,6 +200,7 @@ fn new_host(n: u8) -> Host {
         images: BTreeMap::new(),
         pools: BTreeMap::new(),
         labels: BTreeMap::new(),
+        networks: None,
         trust_version: Some(1),
         intent: None,
     }

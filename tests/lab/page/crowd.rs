@@ -124,6 +124,7 @@ fn inventory(n: usize, vms: usize, identity: &Identity, url: &str) -> Inventory 
         allocation: Resources { vcpus: 100, memory_bytes: 400 << 30, disk_bytes: 0 },
         images: [].into(),
         labels: [].into(),
+        networks: None,
         trust_version: None,
         intent: None,
         pools: std::collections::BTreeMap::new(),

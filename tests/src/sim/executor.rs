@@ -421,7 +421,7 @@ impl Executor {
     fn hear_reply(&self, host: &HostId, id: &JobId, reply: Reply) {
         match reply {
             Reply::Accepted(job) | Reply::AlreadySo(job) => self.hear(host, id, Some(*job)),
-            Reply::Offered(_) | Reply::Done => {}
+            Reply::Offered(_) | Reply::Network { .. } | Reply::Done => {}
         }
     }
 

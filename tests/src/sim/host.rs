@@ -147,6 +147,7 @@ impl Host {
             capacity: capacity(),
             allocation: Resources::ZERO,
             images: BTreeMap::new(),
+            networks: None,
             labels: BTreeMap::new(),
             trust_version: None,
             intent: None,
@@ -182,6 +183,8 @@ pub fn apply(ledger: &mut LedgerState, writes: Vec<Write>) {
                 ledger.claims.retain(|(known, _)| *known != run);
                 ledger.claims.push((run, claim));
             }
+            // Simulated hosts have no networks.
+            Write::Network(_) | Write::NetworkGone(_) => {}
             Write::ClaimGone(run) => ledger.claims.retain(|(known, _)| *known != run),
         }
     }
@@ -482,6 +485,7 @@ impl World {
             Effect::TrustChanged(_) => self.keeper_will_learn_trust(n),
             // Simulated guests have no network, say nothing, and have their disks where they are.
             Effect::LookAtCards { .. }
+            | Effect::KeepNetworks
             | Effect::Listen(_)
             | Effect::Persist(_)
             | Effect::PoolsChanged(_) => {}

@@ -390,7 +390,10 @@ impl World {
             | Request::CancelMigration { .. }
             | Request::Trust(_)
             | Request::Intend(_)
-            | Request::Pools(_) => {}
+            | Request::Pools(_)
+            | Request::PutNetwork { .. }
+            | Request::DeleteNetwork(_)
+            | Request::ShowNetwork(_) => {}
         }
     }
 
@@ -525,8 +528,12 @@ impl World {
                 }
                 Write::Agreed(_) => self.coverage.hit("trust.agreed"),
                 Write::Trust(_) => self.coverage.hit("trust.taken"),
-                Write::HostIntent(_) | Write::Pools(_) | Write::Claim(..) | Write::ClaimGone(_) => {
-                }
+                Write::HostIntent(_)
+                | Write::Pools(_)
+                | Write::Claim(..)
+                | Write::ClaimGone(_)
+                | Write::Network(_)
+                | Write::NetworkGone(_) => {}
             }
         }
         let (done, doing) =

@@ -137,5 +137,8 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Trust(_) => "trust",
         Request::Intend(_) => "intend",
         Request::Pools(_) => "pools",
+        Request::PutNetwork { .. } | Request::DeleteNetwork(_) | Request::ShowNetwork(_) => {
+            "network"
+        }
     }
 }

@@ -57,6 +57,7 @@ pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
         allocation: Resources { vcpus: 20, memory_bytes: 40 << 30, disk_bytes: 200 << 30 },
         images: BTreeMap::new(),
         labels: [("rack".to_owned(), format!("r{}", n / 40))].into(),
+        networks: None,
         trust_version: Some(1),
         intent: None,
         pools: BTreeMap::new(),
