@@ -91,6 +91,7 @@ pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<C
         }
         let joins = work.start_all(&places).await?;
         let next = begun(&work.authority.trust, &Change { leaves, joins }).map_err(refused)?;
+        check_quorums(&next, &work.answering(&next).await).map_err(refused)?;
         work.decree(next).await?;
         is_changed = true;
     } else if how.dry_run {
@@ -367,7 +368,7 @@ impl<'a> Work<'a> {
     // Doing it.
 
     async fn start_all(&mut self, places: &[Place]) -> Result<Vec<Slot>, Failure> {
-        let present = self.answering(&self.authority.trust.clone()).await;
+        let present = self.answering(&self.authority.trust).await;
         check_quorums(&self.authority.trust, &present).map_err(refused)?;
         let mut joins = Vec::new();
         for place in places {
