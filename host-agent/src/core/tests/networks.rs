@@ -215,7 +215,7 @@ fn a_network_with_guests_stays_and_they_are_named() {
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(bench.ask(delete())), "network-in-use", "it would start there again");
-    bench.ask(Request::Delete { job: job_id("web-1"), run: None }).unwrap();
+    bench.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
     bench.end_work(WorkOutcome::Done);
     // Somebody else's guest is on it, whom we do not know by name.
     let mut now = seen();
