@@ -2,7 +2,7 @@
 //!
 //! A monitor has the jobs of ten thousand hosts and seldom looks at one; most that is known of a job is
 //! what it is asked to be, in words that all jobs use. So each is kept as the text that readers get
-//! anyway, compressed against [`WORDS`]: a third of the text and an eighth of a [`Job`] in memory,
+//! anyway, compressed against `WORDS`: a third of the text and an eighth of a [`Job`] in memory,
 //! whether jobs are alike or not. Only what every reader asks for, id and state, lies beside it.
 
 use std::sync::Arc;
