@@ -97,18 +97,19 @@ async fn list(
     Ok(Json(RunList { runs }))
 }
 
+/// How long to wait for news.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FindQuery {
+pub(crate) struct WaitQuery {
     #[serde(default)]
-    wait_ms: u64,
+    pub(crate) wait_ms: u64,
 }
 
 async fn find(
     State(shared): State<Shared>,
     peer: Peer,
     Path(id): Path<RunId>,
-    Query(query): Query<FindQuery>,
+    Query(query): Query<WaitQuery>,
 ) -> Result<Json<RunStatus>, ProblemReply> {
     permit(&shared, peer, Right::Read)?;
     let Some(mut run) = shared.scheduler.find(id).await.map_err(broken)? else {

@@ -16,7 +16,7 @@ use scheduler::{KeepError, Kept, WAIT_MS_MAX};
 use serde::Deserialize;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
-use crate::api::{Shared, permit};
+use crate::api::{Shared, WaitQuery, permit};
 
 pub(crate) fn router() -> Router<Shared> {
     Router::new()
@@ -53,18 +53,11 @@ async fn put(
     Ok((status, Json(kept.status())).into_response())
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FindQuery {
-    #[serde(default)]
-    wait_ms: u64,
-}
-
 async fn find(
     State(shared): State<Shared>,
     peer: Peer,
     Path(name): Path<SetName>,
-    Query(query): Query<FindQuery>,
+    Query(query): Query<WaitQuery>,
 ) -> Result<Json<SetStatus>, ProblemReply> {
     permit(&shared, peer, Right::Read)?;
     let Some(kept) = shared.scheduler.kept(&name) else {

@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use protocol::job::{ADDRESSES_MAX, Address, AddressSource, CARDS_MAX, Card, Unknown};
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
+
+use crate::xml_walk::{Element, Visit, walk};
 
 /// `ATF_COM`: the neighbour has answered with its hardware address.
 const ANSWERED: u32 = 2;
@@ -57,64 +57,11 @@ impl Cards {
     /// Reads a running domain's XML; `None` when it is none.
     #[must_use]
     pub fn read(xml: &str) -> Option<Self> {
-        let mut reader = Reader::from_str(xml);
         let mut read = Self::default();
-        let mut path: Vec<String> = Vec::new();
-        let mut is_domain = false;
-        loop {
-            let (start, is_empty) = match reader.read_event().ok()? {
-                Event::Start(start) => (start, false),
-                Event::Empty(start) => (start, true),
-                Event::End(_) => {
-                    path.pop();
-                    continue;
-                }
-                Event::Eof => break,
-                _ => continue,
-            };
-            path.push(start.name().as_ref().to_owned());
-            is_domain |= path == ["domain"];
-            read.begin(&path, &start);
-            if is_empty {
-                path.pop();
-            }
-        }
+        walk(xml, "domain", &mut read)?;
         read.cards.retain(|card| !card.mac.is_empty());
         read.cards.truncate(CARDS_MAX);
-        is_domain.then_some(read)
-    }
-
-    fn begin(&mut self, path: &[String], start: &BytesStart<'_>) {
-        let words: Vec<&str> = path.iter().map(String::as_str).collect();
-        let attribute = |name: &str| attribute(start, name);
-        match words[..] {
-            ["domain", "devices", "interface"] => self.cards.push(Card {
-                mac: String::new(),
-                plug: attribute("type").unwrap_or_default(),
-                source: None,
-                device: None,
-                addresses: vec![],
-                unknown: None,
-            }),
-            ["domain", "devices", "interface", element] => {
-                let Some(card) = self.cards.last_mut() else { return };
-                match element {
-                    "mac" => card.mac = attribute("address").unwrap_or_default(),
-                    // A network's card names the bridge that it is on as well.
-                    "source" => {
-                        let sources = ["network", "bridge", "dev"];
-                        card.source = sources.into_iter().find_map(attribute);
-                    }
-                    "target" => card.device = attribute("dev"),
-                    _ => {}
-                }
-            }
-            ["domain", "devices", "channel", "target"] => {
-                let is_agent = attribute("name").as_deref() == Some("org.qemu.guest_agent.0");
-                self.has_agent |= is_agent && attribute("state").as_deref() == Some("connected");
-            }
-            _ => {}
-        }
+        Some(read)
     }
 
     /// The tables worth asking.
@@ -149,6 +96,40 @@ impl Cards {
     }
 }
 
+impl Visit for Cards {
+    fn begin(&mut self, path: &[&str], element: &Element<'_>) {
+        let attribute = |name: &str| element.attribute(name);
+        match *path {
+            ["domain", "devices", "interface"] => self.cards.push(Card {
+                mac: String::new(),
+                plug: attribute("type").unwrap_or_default(),
+                source: None,
+                device: None,
+                addresses: vec![],
+                unknown: None,
+            }),
+            ["domain", "devices", "interface", part] => {
+                let Some(card) = self.cards.last_mut() else { return };
+                match part {
+                    "mac" => card.mac = attribute("address").unwrap_or_default(),
+                    // A network's card names the bridge that it is on as well.
+                    "source" => {
+                        let sources = ["network", "bridge", "dev"];
+                        card.source = sources.into_iter().find_map(attribute);
+                    }
+                    "target" => card.device = attribute("dev"),
+                    _ => {}
+                }
+            }
+            ["domain", "devices", "channel", "target"] => {
+                let is_agent = attribute("name").as_deref() == Some("org.qemu.guest_agent.0");
+                self.has_agent |= is_agent && attribute("state").as_deref() == Some("connected");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What is valid on its own link alone follows from the card, or says that there was no DHCP server.
 fn is_shown(ip: IpAddr) -> bool {
     let is_link_local = match ip {
@@ -156,11 +137,6 @@ fn is_shown(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     !(is_link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
-}
-
-fn attribute(start: &BytesStart<'_>, name: &str) -> Option<String> {
-    let attribute = start.try_get_attribute(name).ok()??;
-    Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use protocol::vm::{
     DISK_BYTES_MIN, DISKS_MAX, DiskBus, DiskSpec, NICS_MAX, NicModel, NicSpec, Plug, VmSpec,
 };
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
 use uuid::Uuid;
+
+use crate::xml_walk::{Element, Visit, walk};
 
 /// A definition, read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,31 +58,9 @@ impl Definition {
     /// Reads libvirt's XML; `None` when it is none.
     #[must_use]
     pub fn read(xml: &str) -> Option<Self> {
-        let mut reader = Reader::from_str(xml);
         let mut found = Found::default();
-        let mut path: Vec<String> = Vec::new();
-        loop {
-            match reader.read_event().ok()? {
-                Event::Start(start) => {
-                    path.push(start.name().as_ref().to_owned());
-                    found.begin(&path, &start);
-                }
-                Event::Empty(start) => {
-                    path.push(start.name().as_ref().to_owned());
-                    found.begin(&path, &start);
-                    found.end(&path);
-                    path.pop();
-                }
-                Event::Text(text) => found.text(&path, text.as_ref()),
-                Event::End(_) => {
-                    found.end(&path);
-                    path.pop();
-                }
-                Event::Eof => break,
-                _ => {}
-            }
-        }
-        found.is_domain.then_some(found.definition)
+        walk(xml, "domain", &mut found)?;
+        Some(found.definition)
     }
 
     /// The VM that it is now, given the size that it really has and its disks' sizes.
@@ -123,7 +101,6 @@ impl Definition {
 #[derive(Debug, Default)]
 struct Found {
     definition: Definition,
-    is_domain: bool,
     memory_unit: Option<String>,
     is_file_disk: bool,
     disk: Option<(String, Option<DiskBus>)>,
@@ -139,13 +116,11 @@ struct Nic {
     mac: Option<String>,
 }
 
-impl Found {
-    fn begin(&mut self, path: &[String], start: &BytesStart<'_>) {
-        let attribute = |name: &str| attribute(start, name);
-        let words: Vec<&str> = path.iter().map(String::as_str).collect();
-        match words[..] {
+impl Visit for Found {
+    fn begin(&mut self, path: &[&str], element: &Element<'_>) {
+        let attribute = |name: &str| element.attribute(name);
+        match *path {
             ["domain"] => {
-                self.is_domain = true;
                 self.definition.kind = attribute("type").unwrap_or_default();
             }
             ["domain", "vcpu"] => {
@@ -186,9 +161,9 @@ impl Found {
                 let kind = attribute("type").unwrap_or_default();
                 self.nic = Some(Nic { kind, ..Nic::default() });
             }
-            ["domain", "devices", "interface", element] => {
+            ["domain", "devices", "interface", part] => {
                 let Some(nic) = &mut self.nic else { return };
-                match element {
+                match part {
                     "source" => {
                         nic.source = attribute("network").or_else(|| attribute("bridge"));
                     }
@@ -208,9 +183,8 @@ impl Found {
         }
     }
 
-    fn text(&mut self, path: &[String], text: &str) {
-        let words: Vec<&str> = path.iter().map(String::as_str).collect();
-        match words[..] {
+    fn text(&mut self, path: &[&str], text: &str) {
+        match *path {
             ["domain", "name"] => text.clone_into(&mut self.definition.name),
             ["domain", "uuid"] => self.definition.uuid = text.parse().ok(),
             ["domain", "vcpu"] => {
@@ -228,14 +202,8 @@ impl Found {
         }
     }
 
-    fn bytes_of(&self, text: &str) -> u64 {
-        let number: u64 = text.trim().parse().unwrap_or(0);
-        number.saturating_mul(unit_bytes(self.memory_unit.as_deref()))
-    }
-
-    fn end(&mut self, path: &[String]) {
-        let words: Vec<&str> = path.iter().map(String::as_str).collect();
-        match words[..] {
+    fn end(&mut self, path: &[&str]) {
+        match *path {
             ["domain", "devices", "disk"] => {
                 if let Some((name, Some(bus))) = self.disk.take()
                     && self.is_file_disk
@@ -248,6 +216,13 @@ impl Found {
             }
             _ => {}
         }
+    }
+}
+
+impl Found {
+    fn bytes_of(&self, text: &str) -> u64 {
+        let number: u64 = text.trim().parse().unwrap_or(0);
+        number.saturating_mul(unit_bytes(self.memory_unit.as_deref()))
     }
 }
 
@@ -275,11 +250,6 @@ impl Nic {
 /// Whether this is a VM, given a size that is one.
 fn is_valid(vm: VmSpec) -> bool {
     VmSpec { vcpus: 1, memory_bytes: 1 << 30, ..vm }.validate().is_ok()
-}
-
-fn attribute(start: &BytesStart<'_>, name: &str) -> Option<String> {
-    let attribute = start.try_get_attribute(name).ok()??;
-    Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
 }
 
 /// libvirt prints KiB; people write what they like.

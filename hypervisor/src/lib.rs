@@ -43,6 +43,8 @@ pub use network_xml::{NetworkRead, network_xml};
 
 mod resize;
 
+mod xml_walk;
+
 mod hub;
 
 mod libvirt;

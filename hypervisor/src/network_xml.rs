@@ -7,12 +7,11 @@ use core::net::Ipv4Addr;
 
 use protocol::network::{NetworkKind, Subnet};
 use protocol::signed::Digest;
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
 use uuid::Uuid;
 
 use crate::domain_xml::Xml;
 use crate::network::{NetworkConfig, NetworkForm, NetworkInfo};
+use crate::xml_walk::{Element, Visit, walk};
 
 /// Namespace of our element in a network's metadata.
 const NAMESPACE: &str = "urn:ostler:network";
@@ -94,33 +93,9 @@ impl NetworkRead {
     /// Reads libvirt's XML; `None` when it is none.
     #[must_use]
     pub fn read(xml: &str) -> Option<Self> {
-        let mut reader = Reader::from_str(xml);
         let mut read = Self::default();
-        let mut path: Vec<String> = Vec::new();
-        let mut is_network = false;
-        loop {
-            let (start, is_empty) = match reader.read_event().ok()? {
-                Event::Start(start) => (start, false),
-                Event::Empty(start) => (start, true),
-                Event::Text(text) => {
-                    read.text(&path, text.as_ref());
-                    continue;
-                }
-                Event::End(_) => {
-                    path.pop();
-                    continue;
-                }
-                Event::Eof => break,
-                _ => continue,
-            };
-            path.push(start.name().as_ref().to_owned());
-            is_network |= path == ["network"];
-            read.begin(&path, &start);
-            if is_empty {
-                path.pop();
-            }
-        }
-        is_network.then_some(read)
+        walk(xml, "network", &mut read)?;
+        Some(read)
     }
 
     /// What is seen of it.
@@ -143,11 +118,12 @@ impl NetworkRead {
             cards: self.cards,
         })
     }
+}
 
-    fn begin(&mut self, path: &[String], start: &BytesStart<'_>) {
-        let attribute = |name: &str| attribute(start, name);
-        let words: Vec<&str> = path.iter().map(String::as_str).collect();
-        match words[..] {
+impl Visit for NetworkRead {
+    fn begin(&mut self, path: &[&str], element: &Element<'_>) {
+        let attribute = |name: &str| element.attribute(name);
+        match *path {
             ["network"] => {
                 let cards = attribute("connections").and_then(|text| text.parse().ok());
                 self.cards = cards.unwrap_or(0);
@@ -172,19 +148,13 @@ impl NetworkRead {
         }
     }
 
-    fn text(&mut self, path: &[String], text: &str) {
-        let words: Vec<&str> = path.iter().map(String::as_str).collect();
-        match words[..] {
+    fn text(&mut self, path: &[&str], text: &str) {
+        match *path {
             ["network", "name"] => text.clone_into(&mut self.name),
             ["network", "uuid"] => self.uuid = text.parse().ok(),
             _ => {}
         }
     }
-}
-
-fn attribute(start: &BytesStart<'_>, name: &str) -> Option<String> {
-    let attribute = start.try_get_attribute(name).ok()??;
-    Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
 }
 
 #[cfg(test)]
