@@ -69,6 +69,7 @@ pub fn job(n: u8, revision: u64) -> Job {
         hold: None,
         domain_uuid: None,
         run: None,
+        resize: None,
         migration: None,
         endpoint: None,
         cards: Box::default(),

@@ -14,7 +14,9 @@ fuzz_target!(|text: &str| {
         assert!(info.subnets.iter().all(|subnet| subnet.prefix() <= 32));
     }
     if let Some(read) = Cards::read(text) {
-        assert!(read.cards.len() <= CARDS_MAX && read.cards.iter().all(|card| !card.mac.is_empty()));
+        assert!(
+            read.cards.len() <= CARDS_MAX && read.cards.iter().all(|card| !card.mac.is_empty())
+        );
     }
     let Some(definition) = Definition::read(text) else { return };
     assert_eq!(Definition::read(text).as_ref(), Some(&definition));

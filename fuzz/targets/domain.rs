@@ -169,6 +169,7 @@ fn disk(disk: &Disk) -> DiskSpec {
         limit_iops: disk.limits.map(|(iops, _)| iops),
         limit_bytes_s: disk.limits.map(|(_, bytes)| bytes),
         boot: disk.boot,
+        ..DiskSpec::default()
     }
 }
 

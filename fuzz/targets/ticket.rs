@@ -11,9 +11,9 @@ use libfuzzer_sys::fuzz_target;
 use protocol::id::{ClusterId, Epoch, HostId, OfferId, Revision, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
-use protocol::ticket::{Action, Expected, Grant, Offer, OfferStanding, Ticket, verify};
-use protocol::vm::OnLoss;
+use protocol::ticket::{Action, Expected, Grant, Offer, OfferStanding, Purpose, Ticket, verify};
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::vm::OnLoss;
 
 /// Who signs as what: the host is key 0, the arbiters of slots 0 to 2 are keys 1 to 3.
 const HOST: u8 = 0;
@@ -153,6 +153,8 @@ fn check(ticket: &Ticket, sketch: &Sketch, trust: &Trust) -> bool {
         revision: Revision(u64::from(words.revision)),
         spec: words.spec(),
         resources: words.size(),
+        purpose: Purpose::Take,
+        agreed: None,
     };
     match verify(Some(ticket), expected, trust, |_| standing(sketch)) {
         Ok(verified) => {
