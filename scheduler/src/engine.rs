@@ -23,8 +23,10 @@ use uuid::Uuid;
 use crate::conductor::{Acceptance, Conductor, StoreError};
 use crate::executor::Executor;
 use crate::follow::Picture;
+use crate::judge::met_at;
 use crate::keeping::Keeping;
 use crate::knowledge::Knowledge;
+use crate::network::Network;
 use crate::record::RunRecord;
 use crate::run::{Answer, Effect, Input, PastReturn, Run};
 use crate::task::{Circumstances, Dispatch};
@@ -66,7 +68,7 @@ pub struct Scheduler(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    executor: Executor,
+    executor: Executor<Network>,
     knowledge: Arc<Mutex<Knowledge>>,
     open: Mutex<BTreeMap<RunId, Open>>,
     places: Semaphore,
@@ -230,13 +232,13 @@ impl Scheduler {
     #[must_use]
     pub fn new(options: Options, shutdown: CancellationToken) -> Self {
         let knowledge = Arc::new(Mutex::new(Knowledge::default()));
-        let executor = Executor {
+        let executor = Executor(Network {
             client: options.client.clone(),
             clock: options.clock.clone(),
             picture: options.picture.clone(),
             trust: options.trust.clone(),
             knowledge: Arc::clone(&knowledge),
-        };
+        });
         let open = Mutex::default();
         let places = Semaphore::new(RUNS_DRIVEN_MAX);
         let planning = Arc::new(Semaphore::new(1));
@@ -603,30 +605,6 @@ fn planned(job: &JobId, has_trust: bool, input: &PlanInput, outcome: Outcome) ->
     };
     let met_at = met_at(input, &outcome, &state);
     Input::Planned { outcome: Box::new(outcome), at, met_at }
-}
-
-/// Where the job is seen to be as it is wanted.
-#[must_use]
-pub fn met_at(
-    input: &PlanInput,
-    outcome: &Outcome,
-    state: &State<'_>,
-) -> Option<(HostId, Revision)> {
-    use planner::{Expectation, whereabouts};
-    let expectation = input.expectations.first()?;
-    if !outcome.plan.steps.is_empty() || expectation.standing(state) != Standing::Met {
-        return None;
-    }
-    let rows = state.placements(expectation.job());
-    let runs = |s: JobState| matches!(s, JobState::Running | JobState::Paused);
-    let found = match expectation {
-        Expectation::Runs { .. } | Expectation::RunsOn { .. } => {
-            rows.iter().find(|(_, placed)| runs(placed.state))
-        }
-        Expectation::HasSize { .. } => whereabouts(&rows),
-        Expectation::IsStopped { .. } | Expectation::Absent { .. } => None,
-    };
-    found.map(|(host, placed)| (host.clone(), placed.revision))
 }
 
 async fn landed(flight: &mut Option<Flight>) -> (Dispatch, Answer) {

@@ -95,6 +95,10 @@ mod tend;
 
 mod executor;
 
+mod reach;
+
+mod network;
+
 mod poll;
 
 mod knowledge;
@@ -103,15 +107,7 @@ mod follow;
 
 mod conductor;
 
-/// What rows and denials mean to a run: the pure parts of executor and engine, shared with whoever
-/// drives runs over another transport.
-pub mod judge {
-    pub use crate::engine::met_at;
-    pub use crate::executor::{
-        ended, fetched, has_moved_to, incoming, is_firm, is_going_to, is_ours, is_over,
-        is_taken_over, progress_words, resized, running, sent,
-    };
-}
+pub mod judge;
 
 pub use conductor::{Acceptance, Claimed, Conductor, InMemory, Sets, StoreError, Storing};
 pub use engine::{
@@ -121,7 +117,9 @@ pub use executor::Executor;
 pub use follow::{HeardAt, Picture, follow};
 pub use keeping::{KeepError, Kept};
 pub use knowledge::Knowledge;
+pub use network::Network;
 pub use poll::Poll;
+pub use reach::{JobAsk, Reach, Trouble};
 pub use record::{Cause, RECORD_VERSION, RunRecord, TaskRecord};
 pub use run::{Answer, Effect, Input, No, ROUNDS_IDLE_MAX, Run};
 pub use task::{

@@ -12,7 +12,7 @@ use protocol::signed::{Digest, Signed};
 use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Grant, Offer};
 use protocol::trust::{Slot, Trust};
 
-use crate::executor::{is_firm, is_taken_over};
+use crate::judge::{is_firm, is_taken_over};
 use crate::run::{Answer, No};
 use crate::task::TaskResult;
 

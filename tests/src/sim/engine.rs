@@ -20,7 +20,7 @@ use scheduler::{
     Answer, Circumstances, Direction, Effect, HeardAt, Input, Knowledge, Picture, Run, RunRecord,
 };
 
-use super::executor::{self, Executor};
+use super::executor::{self, Wires};
 use super::message::NodeId;
 use super::mutant::Mutant;
 use super::streams::Follower;
@@ -270,8 +270,8 @@ impl World {
             self.cancel(node, old.task);
         }
         let task = self.add_task(node, move |ctx| {
-            let executor = Executor { ctx, picture, knowledge, trust, hosts, arbiters };
-            Box::pin(executor::perform(executor, id, number, dispatch))
+            let wires = Wires { ctx, picture, knowledge, trust, hosts, arbiters };
+            Box::pin(executor::perform(wires, id, number, dispatch))
         });
         if let Some(driver) = self.driver(n, id) {
             driver.flight = Some(Flight { number, task, of, direction });
