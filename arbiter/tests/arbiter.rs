@@ -148,28 +148,15 @@ async fn offers(State(holds): State<Arc<Holds>>) -> Json<OpenOffers> {
 
 async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {
     let host = Host {
-        id: holds.identity.host_id(),
-        key: holds.identity.public(),
         name: "fake".into(),
-        urls: vec![],
         agent_version: "0".into(),
         hypervisor: HypervisorFacts {
             uri: "test:///default".into(),
             driver: "TEST".into(),
             libvirt_version: "9.0.0".into(),
-            accel: Accel::None,
-            accel_reason: None,
-            can_receive: false,
-            can_guard: false,
+            ..HypervisorFacts::default()
         },
-        capacity: Resources::ZERO,
-        allocation: Resources::ZERO,
-        images: BTreeMap::new(),
-        networks: None,
-        labels: BTreeMap::new(),
-        trust_version: None,
-        intent: None,
-        pools: BTreeMap::new(),
+        ..Host::of_key(holds.identity.public())
     };
     let jobs = holds.told.lock().unwrap().jobs.clone();
     let cursor = Cursor { epoch: Epoch(1), seq: 0 };

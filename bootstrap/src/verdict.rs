@@ -331,8 +331,6 @@ pub(crate) mod tests {
     pub(crate) fn host(seed: u8) -> Host {
         let key = SecretKey::from_seed([seed; 32]).public();
         Host {
-            id: HostId::of(&key),
-            key,
             name: format!("n{seed}"),
             urls: vec![format!("https://10.0.0.{seed}:7460")],
             agent_version: "0.1.0".into(),
@@ -341,18 +339,12 @@ pub(crate) mod tests {
                 driver: "QEMU".into(),
                 libvirt_version: "9.0.0".into(),
                 accel: Accel::Kvm,
-                accel_reason: None,
                 can_receive: true,
                 can_guard: true,
+                ..HypervisorFacts::default()
             },
             capacity: Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 64 << 30 },
-            allocation: Resources::ZERO,
-            images: BTreeMap::new(),
-            networks: None,
-            labels: BTreeMap::new(),
-            trust_version: None,
-            intent: None,
-            pools: BTreeMap::new(),
+            ..Host::of_key(key)
         }
     }
 

@@ -30,30 +30,7 @@ pub fn key(n: u8) -> &'static SecretKey {
 #[must_use]
 pub fn host(n: u8) -> Host {
     let key = key(n).public();
-    Host {
-        id: HostId::of(&key),
-        key,
-        name: format!("h{n}"),
-        urls: vec![],
-        agent_version: String::new(),
-        hypervisor: HypervisorFacts {
-            uri: String::new(),
-            driver: String::new(),
-            libvirt_version: String::new(),
-            accel: Accel::None,
-            accel_reason: None,
-            can_receive: false,
-            can_guard: false,
-        },
-        capacity: Resources::ZERO,
-        allocation: Resources::ZERO,
-        images: BTreeMap::new(),
-        networks: None,
-        labels: BTreeMap::new(),
-        trust_version: None,
-        intent: None,
-        pools: BTreeMap::new(),
-    }
+    Host { name: format!("h{n}"), ..Host::of_key(key) }
 }
 
 /// A job that differs by its name and by one number.

@@ -62,28 +62,15 @@ struct From {
 
 fn host(identity: &Identity) -> Host {
     Host {
-        id: identity.host_id(),
-        key: identity.public(),
         name: "fake".into(),
-        urls: vec![],
         agent_version: "0".into(),
         hypervisor: HypervisorFacts {
             uri: "test:///default".into(),
             driver: "TEST".into(),
             libvirt_version: "9.0.0".into(),
-            accel: Accel::None,
-            accel_reason: None,
-            can_receive: false,
-            can_guard: false,
+            ..HypervisorFacts::default()
         },
-        capacity: Resources::ZERO,
-        allocation: Resources::ZERO,
-        images: BTreeMap::new(),
-        networks: None,
-        labels: BTreeMap::new(),
-        trust_version: None,
-        intent: None,
-        pools: BTreeMap::new(),
+        ..Host::of_key(identity.public())
     }
 }
 

@@ -16,31 +16,18 @@ fn main() {
         let mut view = View::default();
         for n in 0..count {
             let hypervisor = HypervisorFacts {
-                uri: String::new(),
                 driver: "QEMU".into(),
-                libvirt_version: String::new(),
                 accel: Accel::Kvm,
-                accel_reason: None,
-                can_receive: false,
-                can_guard: false,
+                ..HypervisorFacts::default()
             };
             let capacity = Resources { vcpus: 64, memory_bytes: 64 << 30, disk_bytes: 1 << 40 };
             let allocation = Resources { memory_bytes: u64::from(n % 60) << 30, ..Resources::ZERO };
             let host = Host {
                 id: HostId::new(format!("h{n}")).expect("a name"),
-                key,
-                name: String::new(),
-                urls: vec![],
-                agent_version: String::new(),
                 hypervisor,
                 capacity,
                 allocation,
-                images: Default::default(),
-                labels: Default::default(),
-                networks: None,
-                trust_version: None,
-                intent: None,
-                pools: std::collections::BTreeMap::new(),
+                ..Host::of_key(key)
             };
             let cursor = Cursor { epoch: Epoch(1), seq: 1 };
             view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });

@@ -26,27 +26,18 @@ fn host(n: u8, free_gib: u64) -> Inventory {
         ImageFacts { sha256: Digest::of(b""), file_bytes: GIB, virtual_bytes: GIB, format: None };
     let host = Host {
         id: HostId::new(format!("h{n}")).unwrap(),
-        key,
         name: format!("node{n}"),
-        urls: vec![],
-        agent_version: String::new(),
         hypervisor: HypervisorFacts {
-            uri: String::new(),
             driver: "QEMU".into(),
-            libvirt_version: String::new(),
             accel: Accel::Kvm,
-            accel_reason: None,
             can_receive: true,
             can_guard: true,
+            ..HypervisorFacts::default()
         },
         capacity,
         allocation: Resources { memory_bytes: (16 - free_gib) * GIB, ..Resources::ZERO },
         images: BTreeMap::from([(ImageName::new("debian").unwrap(), image)]),
-        networks: None,
-        labels: BTreeMap::new(),
-        trust_version: None,
-        intent: None,
-        pools: BTreeMap::new(),
+        ..Host::of_key(key)
     };
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 1 }, host, jobs: vec![], observed: vec![] }
 }

@@ -66,6 +66,27 @@ pub enum HostIntent {
 }
 
 impl Host {
+    /// A host that has told nothing but its key: it has no address, and room for nothing.
+    #[must_use]
+    pub fn of_key(key: PublicKey) -> Self {
+        Self {
+            id: HostId::of(&key),
+            key,
+            name: String::new(),
+            urls: Vec::new(),
+            agent_version: String::new(),
+            hypervisor: HypervisorFacts::default(),
+            capacity: Resources::ZERO,
+            allocation: Resources::ZERO,
+            images: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            networks: None,
+            labels: BTreeMap::new(),
+            trust_version: None,
+            intent: None,
+        }
+    }
+
     /// What is left to promise.
     #[must_use]
     pub fn free(&self) -> Resources {
@@ -73,8 +94,8 @@ impl Host {
     }
 }
 
-/// The hypervisor under an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// The hypervisor under an agent. By default one that is unknown and runs nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HypervisorFacts {
     /// libvirt's connection URI, such as `qemu:///system`.
     pub uri: String,
@@ -98,7 +119,7 @@ pub struct HypervisorFacts {
 }
 
 /// How guests' instructions are executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Accel {
     /// By the CPU.
@@ -106,6 +127,7 @@ pub enum Accel {
     /// By translation: slow, and works everywhere.
     Tcg,
     /// Not at all: libvirt's test driver only pretends.
+    #[default]
     None,
 }
 

@@ -8,9 +8,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Outcome, PlanInput, Standing, State};
+use planner::{Outcome, PlanInput, State};
 use protocol::api::{NewRun, RunStatus, Want};
-use protocol::id::{HostId, JobId, Revision, RunId};
+use protocol::id::{JobId, RunId};
 use protocol::job::JobState;
 use protocol::refusal::{Problem, Refusal};
 use protocol::trust::Trust;

@@ -169,28 +169,16 @@ mod tests {
     fn host(n: u8) -> Host {
         let key = SecretKey::from_seed([n; 32]).public();
         Host {
-            id: HostId::of(&key),
-            key,
             name: format!("h{n}"),
-            urls: vec![],
-            agent_version: String::new(),
             hypervisor: HypervisorFacts {
-                uri: String::new(),
                 driver: "QEMU".into(),
-                libvirt_version: String::new(),
                 accel: Accel::Tcg,
-                accel_reason: None,
                 can_receive: true,
                 can_guard: true,
+                ..HypervisorFacts::default()
             },
-            capacity: Resources::ZERO,
-            allocation: Resources::ZERO,
-            images: BTreeMap::new(),
-            networks: None,
-            labels: BTreeMap::new(),
             trust_version: Some(1),
-            intent: None,
-            pools: BTreeMap::new(),
+            ..Host::of_key(key)
         }
     }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use protocol::api::{OfferReply, OfferRequest, PutHandoff};
-use protocol::id::{HostId, JobId, OfferId};
-use protocol::image::{FetchImage, ImageName, ImageStatus};
+use protocol::id::{HostId, ImageName, JobId, OfferId};
+use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::refusal::Refusal;
 use protocol::signed::Signed;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
-use protocol::id::{HostId, JobId, OfferId, Revision};
-use protocol::image::{FetchImage, ImageName, ImageStatus};
+use protocol::id::{HostId, ImageName, JobId, OfferId, Revision};
+use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::refusal::Refusal;
 use protocol::signed::Signed;

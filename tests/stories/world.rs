@@ -16,27 +16,17 @@ pub(crate) fn host(name: &str, memory_bytes: u64) -> Result<Inventory, String> {
     let key = SecretKey::from_seed([name.len() as u8; 32]).public();
     let host = Host {
         id: HostId::new(name).map_err(|e| e.to_string())?,
-        key,
         name: name.to_owned(),
-        urls: vec![],
-        agent_version: String::new(),
         hypervisor: HypervisorFacts {
-            uri: String::new(),
             driver: "QEMU".into(),
-            libvirt_version: String::new(),
             accel: Accel::Kvm,
-            accel_reason: None,
             can_receive: true,
             can_guard: true,
+            ..HypervisorFacts::default()
         },
         capacity: Resources { vcpus: 16, memory_bytes, disk_bytes: DISK_BYTES },
-        allocation: Resources::ZERO,
         images: BTreeMap::from([image("debian")?]),
-        networks: None,
-        labels: BTreeMap::new(),
-        trust_version: None,
-        intent: None,
-        pools: BTreeMap::new(),
+        ..Host::of_key(key)
     };
     Ok(Inventory {
         cursor: Cursor { epoch: Epoch(1), seq: 1 },

@@ -126,8 +126,6 @@ impl Fake {
         let inner = self.inner.lock().unwrap();
         let big = Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 64 << 30 };
         Host {
-            id: self.identity.host_id(),
-            key: self.identity.public(),
             name: inner.name.clone(),
             urls: vec![inner.url.clone()],
             agent_version: env!("CARGO_PKG_VERSION").into(),
@@ -136,18 +134,13 @@ impl Fake {
                 driver: "QEMU".into(),
                 libvirt_version: "9.0.0".into(),
                 accel: Accel::Kvm,
-                accel_reason: None,
                 can_receive: true,
                 can_guard: true,
+                ..HypervisorFacts::default()
             },
             capacity: big,
-            allocation: Resources::ZERO,
-            images: BTreeMap::new(),
-            networks: None,
-            labels: BTreeMap::new(),
             trust_version: inner.trust.as_ref().map(|(_, trust)| trust.version),
-            intent: None,
-            pools: BTreeMap::new(),
+            ..Host::of_key(self.identity.public())
         }
     }
 }

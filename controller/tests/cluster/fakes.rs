@@ -277,19 +277,12 @@ impl Shared {
 impl FakeHost {
     fn new(identity: Arc<Identity>, url: String, n: u32) -> Self {
         let host = Host {
-            id: identity.host_id(),
-            key: identity.public(),
             name: format!("node{n}"),
             urls: vec![url],
-            agent_version: String::new(),
             hypervisor: HypervisorFacts {
-                uri: String::new(),
                 driver: "QEMU".into(),
-                libvirt_version: String::new(),
                 accel: Accel::Tcg,
-                accel_reason: None,
-                can_receive: false,
-                can_guard: false,
+                ..HypervisorFacts::default()
             },
             // Each has a little less memory than the one before, so that plans prefer that one.
             capacity: Resources {
@@ -297,13 +290,8 @@ impl FakeHost {
                 memory_bytes: u64::from(32 - 4 * n) << 30,
                 disk_bytes: 0,
             },
-            allocation: Resources::ZERO,
-            images: BTreeMap::new(),
-            networks: None,
-            labels: BTreeMap::new(),
             trust_version: Some(1),
-            intent: None,
-            pools: BTreeMap::new(),
+            ..Host::of_key(identity.public())
         };
         Self {
             identity,

@@ -96,28 +96,18 @@ pub(crate) fn record(name: &str) -> JobRecord {
 
 fn host(n: u8) -> Host {
     Host {
-        id: id_of(n),
-        key: key(n).public(),
         name: format!("h{n}"),
-        urls: vec![],
         agent_version: "0".into(),
         hypervisor: HypervisorFacts {
             uri: "fake".into(),
             driver: "FAKE".into(),
             libvirt_version: "0".into(),
-            accel: Accel::None,
-            accel_reason: None,
             can_receive: true,
             can_guard: true,
+            ..HypervisorFacts::default()
         },
         capacity: Resources { vcpus: 4, memory_bytes: 8 << 30, disk_bytes: 8 << 30 },
-        allocation: Resources::ZERO,
-        images: BTreeMap::new(),
-        networks: None,
-        labels: BTreeMap::new(),
-        trust_version: None,
-        intent: None,
-        pools: BTreeMap::new(),
+        ..Host::of_key(key(n).public())
     }
 }
 

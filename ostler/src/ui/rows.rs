@@ -210,8 +210,6 @@ pub(crate) mod tests {
         let key = SecretKey::from_seed([n; 32]).public();
         let some = Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 64 << 30 };
         Host {
-            id: HostId::of(&key),
-            key,
             name: format!("h{n}"),
             urls: vec![format!("https://10.0.0.{n}:7460")],
             agent_version: "0".into(),
@@ -220,18 +218,11 @@ pub(crate) mod tests {
                 driver: "QEMU".into(),
                 libvirt_version: "9.0.0".into(),
                 accel: Accel::Kvm,
-                accel_reason: None,
                 can_receive: true,
-                can_guard: false,
+                ..HypervisorFacts::default()
             },
             capacity: some,
-            allocation: Resources::ZERO,
-            images: BTreeMap::new(),
-            networks: None,
-            labels: BTreeMap::new(),
-            trust_version: None,
-            intent: None,
-            pools: BTreeMap::new(),
+            ..Host::of_key(key)
         }
     }
 

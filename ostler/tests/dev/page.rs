@@ -147,13 +147,18 @@ struct Feed {
 }
 
 impl Feed {
-    /// Reads until there is such news.
+    /// Reads until there is such news, and forgets what was said of the same kind of thing before it,
+    /// and how old all was: only of one kind is the order promised.
     fn until(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let begin = Instant::now();
         loop {
             if let Some(at) = self.seen.iter().position(&is_it) {
-                let found = self.seen[at].clone();
-                self.seen.drain(..=at);
+                let found = self.seen.remove(at);
+                let is_past =
+                    |news: &Value| news["news"] == found["news"] || news["news"] == "beat";
+                let later = self.seen.split_off(at);
+                self.seen.retain(|news| !is_past(news));
+                self.seen.extend(later);
                 return found;
             }
             assert!(begin.elapsed() < LIMIT, "never: {what}; last {:?}", self.seen.last());

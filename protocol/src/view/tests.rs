@@ -14,28 +14,15 @@ use crate::vm::VmSpec;
 fn host(n: u8) -> Host {
     let key = SecretKey::from_seed([n; 32]).public();
     Host {
-        id: HostId::of(&key),
-        key,
         name: format!("h{n}"),
-        urls: vec![],
         agent_version: "0".into(),
         hypervisor: HypervisorFacts {
             uri: "test:///default".into(),
             driver: "TEST".into(),
             libvirt_version: "9.0.0".into(),
-            accel: Accel::None,
-            accel_reason: None,
-            can_receive: false,
-            can_guard: false,
+            ..HypervisorFacts::default()
         },
-        capacity: Resources::ZERO,
-        allocation: Resources::ZERO,
-        images: BTreeMap::new(),
-        networks: None,
-        labels: BTreeMap::new(),
-        trust_version: None,
-        intent: None,
-        pools: BTreeMap::new(),
+        ..Host::of_key(key)
     }
 }
 

@@ -74,20 +74,15 @@ impl World {
             let key = SecretKey::from_seed([n + 1; 32]);
             let id = HostId::of(&key.public());
             let hypervisor = HypervisorFacts {
-                uri: String::new(),
                 driver: "QEMU".into(),
-                libvirt_version: String::new(),
                 accel: Accel::Tcg,
-                accel_reason: None,
                 can_receive: true,
                 can_guard: true,
+                ..HypervisorFacts::default()
             };
             let host = Host {
                 id: id.clone(),
-                key: key.public(),
                 name: format!("host{n}"),
-                urls: vec![],
-                agent_version: String::new(),
                 hypervisor,
                 // Each host has a little less room, so that plans prefer the earlier one.
                 capacity: Resources {
@@ -95,13 +90,8 @@ impl World {
                     memory_bytes: 64 << 30,
                     disk_bytes: 0,
                 },
-                allocation: Resources::ZERO,
-                images: BTreeMap::new(),
-                networks: None,
-                labels: BTreeMap::new(),
                 trust_version: Some(1),
-                intent: None,
-                pools: BTreeMap::new(),
+                ..Host::of_key(key.public())
             };
             let fake = FakeHost {
                 key,

@@ -181,28 +181,17 @@ impl World {
 
 fn new_host(n: u8) -> Host {
     Host {
-        id: host(n),
-        key: key(n),
         name: format!("h{n}"),
-        urls: vec![],
-        agent_version: String::new(),
         hypervisor: HypervisorFacts {
-            uri: String::new(),
             driver: "QEMU".into(),
-            libvirt_version: String::new(),
             accel: Accel::Tcg,
-            accel_reason: None,
             can_receive: true,
             can_guard: true,
+            ..HypervisorFacts::default()
         },
         capacity: Resources { vcpus: 8, memory_bytes: 4 * GIB, disk_bytes: 100 * GIB },
-        allocation: Resources::ZERO,
-        images: BTreeMap::new(),
-        pools: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        networks: None,
         trust_version: Some(1),
-        intent: None,
+        ..Host::of_key(key(n))
     }
 }
 

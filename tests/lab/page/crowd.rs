@@ -106,8 +106,6 @@ async fn agent(n: usize, vms: usize) -> Arc<Agent> {
 
 fn inventory(n: usize, vms: usize, identity: &Identity, url: &str) -> Inventory {
     let host = Host {
-        id: identity.host_id(),
-        key: identity.public(),
         name: format!("node-{n}"),
         urls: vec![url.to_owned()],
         agent_version: "0.1.0".into(),
@@ -116,18 +114,12 @@ fn inventory(n: usize, vms: usize, identity: &Identity, url: &str) -> Inventory 
             driver: "QEMU".into(),
             libvirt_version: "9.0.0".into(),
             accel: Accel::Kvm,
-            accel_reason: None,
             can_receive: true,
-            can_guard: false,
+            ..HypervisorFacts::default()
         },
         capacity: Resources { vcpus: 128, memory_bytes: 512 << 30, disk_bytes: 8 << 40 },
         allocation: Resources { vcpus: 100, memory_bytes: 400 << 30, disk_bytes: 0 },
-        images: [].into(),
-        labels: [].into(),
-        networks: None,
-        trust_version: None,
-        intent: None,
-        pools: std::collections::BTreeMap::new(),
+        ..Host::of_key(identity.public())
     };
     let jobs = (0..vms).map(|j| vm(&format!("vm-{n}-{j}"))).collect();
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 0 }, host, jobs, observed: vec![] }

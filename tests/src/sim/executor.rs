@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use host_agent::core::{Reply, Request};
 use protocol::api::{OfferReply, OfferRequest};
-use protocol::id::{HostId, JobId, OfferId, RunId};
-use protocol::image::{FetchImage, ImageName, ImageStatus};
+use protocol::id::{HostId, ImageName, JobId, OfferId, RunId};
+use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};

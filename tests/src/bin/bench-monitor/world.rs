@@ -39,8 +39,6 @@ pub(crate) fn now_us() -> u64 {
 pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
     let identity = identity(n);
     let host = Host {
-        id: identity.host_id(),
-        key: identity.public(),
         name: format!("node-{n}"),
         urls: vec![format!("https://{}", address(n))],
         agent_version: "0.1.0".into(),
@@ -49,18 +47,15 @@ pub(crate) fn inventory(n: usize, jobs: usize) -> Inventory {
             driver: "QEMU".into(),
             libvirt_version: "9.0.0".into(),
             accel: Accel::Kvm,
-            accel_reason: None,
             can_receive: true,
             can_guard: true,
+            ..HypervisorFacts::default()
         },
         capacity: Resources { vcpus: 128, memory_bytes: 512 << 30, disk_bytes: 8 << 40 },
         allocation: Resources { vcpus: 20, memory_bytes: 40 << 30, disk_bytes: 200 << 30 },
-        images: BTreeMap::new(),
         labels: [("rack".to_owned(), format!("r{}", n / 40))].into(),
-        networks: None,
         trust_version: Some(1),
-        intent: None,
-        pools: BTreeMap::new(),
+        ..Host::of_key(identity.public())
     };
     let jobs = (0..jobs).map(|j| job(n, j, 0)).collect();
     Inventory { cursor: Cursor { epoch: Epoch(1), seq: 0 }, host, jobs, observed: vec![] }
