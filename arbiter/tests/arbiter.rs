@@ -12,10 +12,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use protocol::api::Health;
-use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
+use protocol::host::{Host, HypervisorFacts, Inventory};
 use protocol::id::{ClusterId, Cursor, Epoch, JobId, OfferId, Revision, TenantId};
 use protocol::job::{Job, JobSpec, JobState, ServiceEndpoint};
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{
     Action, Answer, DenialReason, Expected, Offer, OfferStanding, Purpose, Ticket, verify,

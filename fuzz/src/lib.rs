@@ -1,14 +1,11 @@
 //! What the targets share: keys, hosts and jobs to speak of, and the one check of anything that is
 //! written as JSON.
-
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::LazyLock;
 
-use protocol::host::{Accel, Host, HypervisorFacts};
-use protocol::id::{HostId, JobId, Revision};
+use protocol::host::Host;
+use protocol::id::{JobId, Revision};
 use protocol::job::{Job, JobSpec, JobState};
-use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::vm::VmSpec;
 use serde::Serialize;

@@ -14,7 +14,7 @@ use axum::routing::get;
 use monitor::{Options, serve};
 use protocol::api::{Health, ViewReply};
 use protocol::event::{Event, Fact, Frame};
-use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
+use protocol::host::{Host, HypervisorFacts, Inventory};
 use protocol::id::{ClusterId, Cursor, Epoch, HostId};
 use protocol::job::{ObservedDomain, Role, ServiceEndpoint};
 use protocol::resources::Resources;

@@ -161,7 +161,6 @@ mod tests {
     use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
     use protocol::id::{Cursor, Epoch, Revision};
     use protocol::job::JobSpec;
-    use protocol::resources::Resources;
     use protocol::signed::SecretKey;
     use protocol::vm::VmSpec;
 

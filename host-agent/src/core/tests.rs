@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hypervisor::{DomainInfo, DomainState, PauseReason, StopReason};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
 use protocol::event::{Event, Fact};
-use protocol::host::{Accel, Host, HostIntent, HypervisorFacts};
+use protocol::host::{Host, HostIntent, HypervisorFacts};
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
 use protocol::job::{Job, JobSpec, JobState, Migration, Reason, RunKey};
 use protocol::refusal::Refusal;

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use protocol::event::Fact;
-use protocol::host::{Accel, Host, HypervisorFacts};
+use protocol::host::{Host, HypervisorFacts};
 use protocol::id::{Epoch, JobId, Revision};
 use protocol::job::{Job, JobSpec, JobState};
-use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::vm::VmSpec;
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::Frame;
-use crate::host::{Accel, HypervisorFacts};
+use crate::host::HypervisorFacts;
 use crate::id::{Epoch, Revision};
 use crate::job::JobSpec;
 use crate::resources::Resources;

@@ -1,6 +1,4 @@
 //! Simulated hosts: what they are, what runs on them, and what they say. The same in every process.
-
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use protocol::event::{Event, Fact};
