@@ -16,7 +16,7 @@ use protocol::ticket::{Action, Handoff, Offer};
 use protocol::view::View;
 use protocol::vm::{OnLoss, VmSpec};
 
-use crate::executor::{ended, incoming, is_ours, resized, running, sent};
+use crate::judge::{ended, incoming, is_ours, resized, running, sent};
 use crate::run::{Answer, No};
 use crate::task::{Ask, Dispatch, TaskResult};
 
