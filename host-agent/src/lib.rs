@@ -10,6 +10,8 @@ pub mod image;
 
 pub mod keeper;
 
+pub mod store;
+
 mod api;
 mod channel;
 mod console;
@@ -32,7 +34,6 @@ mod sensors;
 mod services;
 mod shell;
 mod storage;
-mod store;
 mod works;
 
 use std::collections::BTreeMap;
@@ -68,7 +69,7 @@ pub use crate::sensors::Share;
 use crate::services::{ServiceContext, Services};
 use crate::shell::{MAILBOX_MAX, Post, Shell, publish_trust};
 use crate::storage::{Maker, Storage, StorageError};
-use crate::store::{Store, StoreError};
+use crate::store::{FileShelf, Store, StoreError, Twin};
 use crate::works::{STARTS_MAX, Works};
 
 /// How long to wait for a hypervisor that does not answer before trying again.
@@ -198,14 +199,14 @@ pub async fn run(
     let facts = hv.facts();
     let maker = if facts.driver == "TEST" { Maker::Sparse } else { Maker::QemuImg };
     let storage = Storage::open(&options.data_dir, maker)?;
-    let (key_file, ledger_file) =
-        (options.data_dir.join("agent.key"), options.data_dir.join("ledger.redb"));
+    let (key_file, shelf) = (options.data_dir.join("agent.key"), FileShelf::new(&options.data_dir));
     // Without its ledger a host has forgotten its promises and must not go on under its name
     // (protocol A3). The ledger is made first, so a first start that is cut short is no such case.
-    if key_file.exists() && !ledger_file.exists() {
-        return Err(AgentError::LedgerLost { ledger: ledger_file, key: key_file });
+    if key_file.exists() && !shelf.has_any() {
+        return Err(AgentError::LedgerLost { ledger: shelf.place(Twin::Main), key: key_file });
     }
-    let (store, ledger) = Store::open(&ledger_file, &boot_id())?;
+    let (store, ledger, damage) = Store::open(&shelf, &boot_id())?;
+    damage.iter().for_each(|damage| tracing::error!("{damage}"));
     let identity = Arc::new(Identity::load_or_create(&key_file)?);
     let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
     let socket = Listen::Unix(options.data_dir.join("agent.sock"));
@@ -310,6 +311,7 @@ pub async fn run(
         channels,
         key: identity.public(),
         life,
+        damage: damage.into(),
         clock: clock.clone(),
     };
     let shell = Shell {

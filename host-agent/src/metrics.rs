@@ -30,6 +30,8 @@ pub(crate) struct Scrape {
     pub subscribers: usize,
     /// Calls to the hypervisor that have not come back.
     pub hung_calls: usize,
+    /// Files of the ledger that were damaged and mended, until somebody removes them.
+    pub damaged_files: usize,
     /// What is used, unless the hypervisor did not say.
     pub usage: Option<Arc<Usage>>,
 }
@@ -82,6 +84,11 @@ impl Scrape {
                 "hypervisor_hung_calls",
                 "Calls to the hypervisor that have not come back",
                 count(self.hung_calls),
+            ),
+            gauge(
+                "ledger_damaged_files",
+                "Files of the ledger that were damaged and made anew, and are kept to be looked at",
+                count(self.damaged_files),
             ),
             gauge(
                 "usage_known",

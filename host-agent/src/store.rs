@@ -1,36 +1,38 @@
-//! The ledger on disk: one redb file, one transaction a batch.
+//! The ledger on disk: two files that say the same, each of which would do.
 //!
-//! Decides the layout, and that a row that can't be read stops the agent: to leave it out would be to
-//! deny a promise (its hold would vanish from what arbiters read, and the job could start elsewhere
-//! while its guest runs here). Guests go on meanwhile. What is written when is the core's; that
-//! nothing is answered before it is written is the shell's.
+//! ```text
+//!   both read well ─────────────▶ the newer one counts; the other is made anew if it is behind
+//!   one is damaged or missing ──▶ put aside, and made anew from the other: loud, and nothing is lost
+//!   neither can be read ────────▶ the agent ends
+//! ```
+//!
+//! Decides what of two files is true. A write counts once it is in both, so whichever can be read has
+//! all that was ever answered; each knows by its own checksums whether it can be. That nobody can read
+//! a promise stops the agent: to leave it out would be to deny it (its hold would vanish from what
+//! arbiters read, and the job could start elsewhere while its guest runs here). Guests go on meanwhile.
+//! What is written when is the core's; that nothing is answered before it is written is the shell's.
 
-use std::path::Path;
+mod file;
+mod rows;
+mod shelf;
 
-use protocol::host::HostIntent;
-use protocol::id::{Epoch, RunId};
-use protocol::pool::PoolsConfig;
-use protocol::signed::{Digest, Signed};
-use protocol::trust::Trust;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::core::{Claim, JobRecord, LedgerState, NetworkRecord, Write};
+use protocol::id::Epoch;
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
-const CLAIMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("claims");
-const NETWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("networks");
-
-const EPOCH: &str = "epoch";
-const BOOT: &str = "boot";
-const TRUST: &str = "trust";
-const AGREED: &str = "agreed";
-const HOST_INTENT: &str = "host-intent";
-const POOLS: &str = "pools";
+pub use self::shelf::{FileShelf, Shelf, Twin};
+use crate::core::{LedgerState, Write};
+use file::LedgerFile;
+use rows::{Change, Rows};
 
 /// The open ledger. It belongs to one process at a time.
-pub(crate) struct Store {
-    database: Database,
+#[derive(Debug)]
+pub struct Store {
+    files: [LedgerFile; 2],
+    /// Commits of this epoch, the failed one included.
+    commits: AtomicU64,
+    /// True once a commit has failed: what is in which file is found out by opening it anew.
+    has_failed: AtomicBool,
 }
 
 /// Why the ledger can't be used. Guests go on; this agent does not.
@@ -44,221 +46,216 @@ pub enum StoreError {
         /// What came back.
         source: Box<redb::Error>,
     },
-    /// A row is not what this version of the agent writes.
-    #[error(
-        "the ledger's row of {row} can't be read ({why}); guests run on, but the host must not forget what it has promised: put a backup of the file back, or the version of ostler that wrote it"
-    )]
-    Damaged {
-        /// Which row.
-        row: String,
-        /// What is wrong with it.
-        why: String,
+    /// A file of the ledger can't be moved or made.
+    #[error("{what} {twin} of the ledger: {source}")]
+    Shelf {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        twin: Twin,
+        /// What came back.
+        source: std::io::Error,
     },
+    /// Neither file can be read by this version of the agent.
+    #[error(
+        "the ledger can't be read ({main} {main_why}; {twin} {twin_why}); guests run on, but the host must not forget what it has promised: put a backup of one of the files back, or the version of ostler that wrote them",
+        main = Twin::Main, twin = Twin::Second
+    )]
+    Unreadable {
+        /// What is wrong with the first.
+        main_why: String,
+        /// And with the second.
+        twin_why: String,
+    },
+    /// An earlier commit has failed.
+    #[error("the ledger has failed before; open it anew")]
+    Over,
+}
+
+/// A file of the ledger that was damaged, and is kept for whoever wants to know why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Which.
+    pub twin: Twin,
+    /// What was wrong with it; `None`: it was put aside at an earlier start.
+    pub why: Option<String>,
+    /// Where it is now.
+    pub kept: String,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { twin, why, kept } = self;
+        let why = why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+        write!(
+            f,
+            "{twin} was damaged{why} and has been made anew from its twin, nothing is lost; look after \
+             the disk, and remove {kept} when you have seen it"
+        )
+    }
 }
 
 fn because<E: Into<redb::Error>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
     move |error| StoreError::Failed { what, source: Box::new(error.into()) }
 }
 
+/// How far a file is. Epochs are begun by older agents, too, which know nothing of twins.
+type Stand = (Epoch, u64);
+
+/// What is where a file should be.
+enum Found {
+    Missing,
+    Damaged(String),
+    Good(LedgerFile, Rows, Box<LedgerState>, Stand),
+}
+
+impl Found {
+    fn stand(&self) -> Option<Stand> {
+        match self {
+            Found::Good(.., stand) => Some(*stand),
+            Found::Missing | Found::Damaged(_) => None,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Found::Missing => "is missing".to_owned(),
+            Found::Damaged(why) => why.clone(),
+            Found::Good(..) => "can be read".to_owned(),
+        }
+    }
+}
+
 impl Store {
     /// Opens or creates the ledger and begins a new epoch, durably, before anything is offered in
-    /// it (rule R16). `boot` is the machine's boot id.
-    pub(crate) fn open(path: &Path, boot: &str) -> Result<(Self, LedgerState), StoreError> {
-        let database = Database::create(path).map_err(because("open"))?;
-        let store = Self { database };
-        let state = store.begin_epoch(boot)?;
-        Ok((store, state))
-    }
-
-    fn begin_epoch(&self, boot: &str) -> Result<LedgerState, StoreError> {
-        let transaction = self.database.begin_write().map_err(because("begin an epoch in"))?;
-        let state = {
-            let mut meta = transaction.open_table(META).map_err(because("read"))?;
-            transaction.open_table(JOBS).map_err(because("read"))?;
-            transaction.open_table(CLAIMS).map_err(because("read"))?;
-            transaction.open_table(NETWORKS).map_err(because("read"))?;
-            let read = |key: &str| -> Result<Option<Vec<u8>>, StoreError> {
-                let row = meta.get(key).map_err(because("read"))?;
-                Ok(row.map(|value| value.value().to_vec()))
-            };
-            let last: Option<u64> = read(EPOCH)?.map(|v| decode("epoch", &v)).transpose()?;
-            let trust: Option<Signed<Trust>> =
-                read(TRUST)?.map(|v| decode("trust", &v)).transpose()?;
-            let agreed: Option<Digest> =
-                read(AGREED)?.map(|v| decode("agreed change", &v)).transpose()?;
-            let host_intent: Option<HostIntent> =
-                read(HOST_INTENT)?.map(|v| decode("host intent", &v)).transpose()?;
-            let pools: Option<PoolsConfig> =
-                read(POOLS)?.map(|v| decode("pools", &v)).transpose()?;
-            let last_boot: Option<String> =
-                read(BOOT)?.map(|v| decode("boot id", &v)).transpose()?;
-            let epoch = Epoch(last.unwrap_or(0) + 1);
-            meta.insert(EPOCH, encode(&epoch).as_slice()).map_err(because("write"))?;
-            meta.insert(BOOT, encode(&boot).as_slice()).map_err(because("write"))?;
-            let is_rebooted = last_boot.is_some_and(|last_boot| last_boot != boot);
-            LedgerState {
-                epoch,
-                is_rebooted,
-                boot: boot.to_owned(),
-                trust,
-                agreed,
-                host_intent,
-                pools: pools.unwrap_or_default(),
-                ..LedgerState::default()
+    /// it (rule R16). `boot` is the machine's boot id. Also tells which files were damaged.
+    pub fn open<S: Shelf>(
+        shelf: &S,
+        boot: &str,
+    ) -> Result<(Self, LedgerState, Vec<Damage>), StoreError> {
+        let found = [find(shelf, Twin::Main)?, find(shelf, Twin::Second)?];
+        let stands = [found[0].stand(), found[1].stand()];
+        let (rows, state) = match &found {
+            [Found::Missing, Found::Missing] => (Rows::default(), Box::default()),
+            [Found::Good(_, rows, state, _), _] if stands[0] >= stands[1] => {
+                (rows.clone(), state.clone())
+            }
+            [_, Found::Good(_, rows, state, _)] => (rows.clone(), state.clone()),
+            [main, twin] => {
+                return Err(StoreError::Unreadable { main_why: main.why(), twin_why: twin.why() });
             }
         };
-        transaction.commit().map_err(because("begin an epoch in"))?;
-        let (jobs, claims, networks) = (self.jobs()?, self.claims()?, self.networks()?);
-        Ok(LedgerState { jobs, claims, networks, ..state })
-    }
-
-    fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError> {
-        let rows = self.rows(NETWORKS)?;
-        rows.into_iter().map(|(name, row)| decode(&format!("network {name}"), &row)).collect()
-    }
-
-    fn jobs(&self) -> Result<Vec<JobRecord>, StoreError> {
-        let rows = self.rows(JOBS)?;
-        rows.into_iter().map(|(id, row)| decode(&format!("job {id}"), &row)).collect()
-    }
-
-    fn claims(&self) -> Result<Vec<(RunId, Claim)>, StoreError> {
-        let rows = self.rows(CLAIMS)?;
-        let read = |(id, row): (String, Vec<u8>)| {
-            let what = format!("claim on run {id}");
-            let run = id.parse().map_err(|e: uuid::Error| damaged(&what, &e))?;
-            Ok((run, decode(&what, &row)?))
-        };
-        rows.into_iter().map(read).collect()
-    }
-
-    fn rows(
-        &self,
-        table: TableDefinition<'_, &'static str, &'static [u8]>,
-    ) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let transaction = self.database.begin_read().map_err(because("read"))?;
-        let table = transaction.open_table(table).map_err(because("read"))?;
-        let mut rows = Vec::new();
-        for row in table.iter().map_err(because("read"))? {
-            let (key, value) = row.map_err(because("read"))?;
-            rows.push((key.value().to_owned(), value.value().to_vec()));
-        }
-        Ok(rows)
+        let newest = stands[0].max(stands[1]);
+        let [main, second] = found;
+        let (main, main_damage) = settle(shelf, Twin::Main, main, &rows, newest)?;
+        let (second, second_damage) = settle(shelf, Twin::Second, second, &rows, newest)?;
+        let files = [main, second];
+        let (epoch, is_rebooted) = (Epoch(state.epoch.0 + 1), is_rebooted(&state, boot));
+        let store = Self { files, commits: AtomicU64::new(0), has_failed: AtomicBool::new(false) };
+        store.write(&Change::of_epoch(epoch, boot))?;
+        let damage = [(Twin::Main, main_damage), (Twin::Second, second_damage)];
+        let damage = damage
+            .into_iter()
+            .filter_map(|(twin, why)| shelf.aside(twin).map(|kept| Damage { twin, why, kept }));
+        let damage = damage.collect();
+        let state = LedgerState { epoch, is_rebooted, boot: boot.to_owned(), ..*state };
+        Ok((store, state, damage))
     }
 
     /// Makes all of these durable, or none. Blocks for one disk sync.
-    pub(crate) fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(because("write"))?;
-        {
-            let mut meta = transaction.open_table(META).map_err(because("write"))?;
-            let mut jobs = transaction.open_table(JOBS).map_err(because("write"))?;
-            let mut claims = transaction.open_table(CLAIMS).map_err(because("write"))?;
-            let mut networks = transaction.open_table(NETWORKS).map_err(because("write"))?;
-            for write in writes {
-                match write {
-                    Write::Job(record) => {
-                        jobs.insert(record.job.id.as_str(), encode(record).as_slice()).map(drop)
-                    }
-                    Write::JobGone(id) => jobs.remove(id.as_str()).map(drop),
-                    Write::Trust(trust) => meta.insert(TRUST, encode(trust).as_slice()).map(drop),
-                    Write::Agreed(change) => {
-                        meta.insert(AGREED, encode(change).as_slice()).map(drop)
-                    }
-                    Write::HostIntent(Some(intent)) => {
-                        meta.insert(HOST_INTENT, encode(intent).as_slice()).map(drop)
-                    }
-                    Write::HostIntent(None) => meta.remove(HOST_INTENT).map(drop),
-                    Write::Pools(pools) => meta.insert(POOLS, encode(pools).as_slice()).map(drop),
-                    Write::Claim(run, claim) => {
-                        let key = run.to_string();
-                        claims.insert(key.as_str(), encode(claim).as_slice()).map(drop)
-                    }
-                    Write::Network(record) => {
-                        networks.insert(record.name.as_str(), encode(record).as_slice()).map(drop)
-                    }
-                    Write::NetworkGone(name) => networks.remove(name.as_str()).map(drop),
-                    Write::ClaimGone(run) => claims.remove(run.to_string().as_str()).map(drop),
-                }
-                .map_err(because("write"))?;
-            }
+    ///
+    /// # Errors
+    /// Nobody knows whether they are durable then, and nothing more can be written: the next opening
+    /// finds all of them, or none.
+    pub fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut changes: Vec<Change> = writes.iter().map(Change::of).collect();
+        changes.push(Change::of_commit(number));
+        self.write(&changes)
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if self.has_failed.load(Ordering::SeqCst) {
+            return Err(StoreError::Over);
         }
-        transaction.commit().map_err(because("write"))
+        let [main, second] = &self.files;
+        // At once: the disk syncs both for hardly more than one.
+        let (first, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| second.commit(changes));
+            (main.commit(changes), other.join())
+        });
+        let other = other.unwrap_or_else(|_| {
+            Err(redb::Error::Corrupted("redb panicked while it wrote".to_owned()))
+        });
+        first.and(other).map_err(because("write")).inspect_err(|_| {
+            self.has_failed.store(true, Ordering::SeqCst);
+        })
     }
 }
 
-fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("our nouns are always valid JSON")
+fn is_rebooted(state: &LedgerState, boot: &str) -> bool {
+    !state.boot.is_empty() && state.boot != boot
 }
 
-fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(bytes).map_err(|error| damaged(what, &error))
+fn find<S: Shelf>(shelf: &S, twin: Twin) -> Result<Found, StoreError> {
+    let failed = |what| move |source| StoreError::Shelf { what, twin, source };
+    let Some(file) = shelf.open(twin).map_err(failed("open"))? else { return Ok(Found::Missing) };
+    let (file, rows) = match LedgerFile::open(file) {
+        Ok(opened) => opened,
+        Err(error) if is_damage(&error) => return Ok(Found::Damaged(error.to_string())),
+        Err(error) => return Err(because("open")(error)),
+    };
+    match rows.read() {
+        Ok((state, commits)) => {
+            let stand = (state.epoch, commits);
+            Ok(Found::Good(file, rows, Box::new(state), stand))
+        }
+        Err(why) => Ok(Found::Damaged(why)),
+    }
 }
 
-fn damaged(row: &str, why: &dyn std::error::Error) -> StoreError {
-    StoreError::Damaged { row: row.to_owned(), why: why.to_string() }
+/// The file, as new as the newest; and what was wrong with it, if it was damaged.
+fn settle<S: Shelf>(
+    shelf: &S,
+    twin: Twin,
+    found: Found,
+    rows: &Rows,
+    newest: Option<Stand>,
+) -> Result<(LedgerFile, Option<String>), StoreError> {
+    let failed = |what| move |source| StoreError::Shelf { what, twin, source };
+    let damage = match found {
+        Found::Good(file, _, _, stand) if Some(stand) == newest => return Ok((file, None)),
+        // The last agent died between the two, or was one that knows of one file only.
+        Found::Good(..) | Found::Missing => None,
+        Found::Damaged(why) => {
+            shelf.put_aside(twin).map_err(failed("put aside"))?;
+            Some(why)
+        }
+    };
+    let fresh = shelf.fresh(twin).map_err(failed("make"))?;
+    let file = LedgerFile::made_of(fresh, rows).map_err(because("copy"))?;
+    shelf.put_in_place(twin).map_err(failed("put in place"))?;
+    Ok((file, damage))
+}
+
+/// Whether the file is to blame, and not what is around it: a full disk mends itself, and who has no
+/// right to a file finds nothing out about it.
+fn is_damage(error: &redb::Error) -> bool {
+    use redb::Error;
+    match error {
+        Error::Corrupted(_)
+        | Error::UpgradeRequired(_)
+        | Error::TableTypeMismatch { .. }
+        | Error::TypeDefinitionChanged { .. }
+        | Error::TableIsMultimap(_) => true,
+        Error::Io(error) => {
+            let unreadable = [rustix::io::Errno::IO, rustix::io::Errno::UCLEAN];
+            // Without a number: the file ends where it should not, or is no such file.
+            error.raw_os_error().is_none_or(|n| unreadable.iter().any(|e| e.raw_os_error() == n))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use protocol::id::JobId;
-
-    #[test]
-    fn every_opening_is_a_new_epoch_and_a_reboot_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger.redb");
-        let open = |boot: &str| Store::open(&path, boot).unwrap().1;
-        let first = open("a");
-        assert!(!first.is_rebooted, "the first start is no reboot");
-        let second = open("a");
-        assert!(second.epoch > first.epoch && !second.is_rebooted);
-        assert!(open("b").is_rebooted);
-    }
-
-    #[test]
-    fn what_was_committed_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger.redb");
-        let good = crate::core::tests::record("good");
-        {
-            let (store, _) = Store::open(&path, "a").unwrap();
-            let drain = Some(HostIntent::Drain);
-            let agreed = Write::Agreed(Digest::of(b"a change"));
-            let writes = [Write::Job(Box::new(good.clone())), Write::HostIntent(drain), agreed];
-            store.commit(&writes).unwrap();
-        }
-        let (store, state) = Store::open(&path, "a").unwrap();
-        assert_eq!(state.agreed, Some(Digest::of(b"a change")));
-        assert_eq!((state.jobs, state.host_intent), (vec![good], Some(HostIntent::Drain)));
-        store.commit(&[Write::HostIntent(None)]).unwrap();
-        store.commit(&[Write::JobGone(JobId::new("good").unwrap())]).unwrap();
-        drop(store);
-        let state = Store::open(&path, "a").unwrap().1;
-        assert_eq!((state.jobs, state.host_intent), (vec![], None));
-    }
-
-    #[test]
-    fn a_row_that_cannot_be_read_stops_the_agent_and_is_named() {
-        let rows = [
-            (META, EPOCH),
-            (META, TRUST),
-            (META, AGREED),
-            (META, HOST_INTENT),
-            (META, POOLS),
-            (JOBS, "web-1"),
-            (CLAIMS, "no-run"),
-            (NETWORKS, "blue"),
-        ];
-        for (table, key) in rows {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("ledger.redb");
-            let (store, _) = Store::open(&path, "a").unwrap();
-            let transaction = store.database.begin_write().unwrap();
-            transaction.open_table(table).unwrap().insert(key, &b"{torn"[..]).unwrap();
-            transaction.commit().unwrap();
-            drop(store);
-            let refused = Store::open(&path, "a").err().expect("it must not be opened");
-            assert!(matches!(refused, StoreError::Damaged { .. }), "{key}: {refused}");
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,8 @@ pub mod job;
 
 pub mod host;
 
+pub mod history;
+
 pub mod image;
 
 pub mod network;

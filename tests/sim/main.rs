@@ -3,6 +3,8 @@
 
 mod fixed;
 
+mod ledgers;
+
 mod members;
 
 mod mutants;

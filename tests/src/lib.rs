@@ -2,6 +2,8 @@
 
 pub mod browser;
 
+pub mod disk;
+
 pub mod journal;
 
 pub mod lab;

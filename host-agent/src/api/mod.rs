@@ -43,6 +43,7 @@ use crate::networks::Networks;
 use crate::recorder::Recorders;
 use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
+use crate::store::Damage;
 
 /// Largest image, however it comes.
 pub(crate) const IMAGE_BYTES_MAX: u64 = 64 << 30;
@@ -82,6 +83,8 @@ pub(crate) struct Api {
     pub key: PublicKey,
     /// Drawn at this start of the agent.
     pub life: String,
+    /// Files of the ledger that were damaged and mended.
+    pub damage: Arc<[Damage]>,
     /// For people who compare clocks.
     pub clock: Clock,
 }
@@ -132,6 +135,7 @@ pub(crate) fn router(api: Api) -> Router {
         )
         .route("/v1/config/trust", trust)
         .route("/v1/config/intent", put(config::put_intent).delete(config::delete_intent))
+        .route("/v1/config/history", get(config::show_history).put(config::put_history))
         .route("/v1/config/pools", get(pools::show_config).put(pools::put_config))
         .route("/v1/pools/{pool}/volumes", get(pools::content))
         .route("/v1/pools/{pool}/volumes/{job}", delete(pools::remove))
@@ -193,6 +197,9 @@ struct AgentHealth {
     health: Health,
     life: String,
     wall_ms: u64,
+    /// What somebody should look after on this host, although all goes on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ailments: Vec<String>,
 }
 
 async fn health(State(api): State<Api>) -> Json<AgentHealth> {
@@ -205,7 +212,8 @@ async fn health(State(api): State<Api>) -> Json<AgentHealth> {
         waiting_for: Vec::new(),
     };
     let wall_ms = api.clock.now().wall_ms;
-    Json(AgentHealth { health, life: api.life.clone(), wall_ms })
+    let ailments = api.damage.iter().map(ToString::to_string).collect();
+    Json(AgentHealth { health, life: api.life.clone(), wall_ms, ailments })
 }
 
 async fn host(State(api): State<Api>, peer: Peer) -> Result<Json<Host>, ProblemReply> {

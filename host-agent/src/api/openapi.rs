@@ -8,6 +8,7 @@ use protocol::api::{
     DomainReply, ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutIntent,
     PutJob, RebootJob, ResizeJob, SHA256_HEADER, StopJob,
 };
+use protocol::history::HistoryConfig;
 use protocol::host::{Host, Inventory};
 use protocol::id::{ImageName, JobId, PoolName};
 use protocol::image::{FetchImage, ImageList, ImageStatus};
@@ -151,6 +152,16 @@ fn of_host() -> Vec<Operation> {
             .body::<PutIntent>()
             .answers_nothing(204)
             .refuses(ASKS),
+        get("/v1/config/history", "How much is remembered of what has ended")
+            .right(Right::Read)
+            .answers::<HistoryConfig>(200)
+            .refuses(ASKS),
+        put("/v1/config/history", "Remember so much of what has ended, and forget the rest")
+            .right(Right::Run)
+            .body::<HistoryConfig>()
+            .answers_nothing(204)
+            .refuses(ASKS)
+            .refuses(&["invalid", "config-conflict"]),
         delete("/v1/config/intent", "Intend nothing with the host: it takes what fits")
             .right(Right::Run)
             .answers_nothing(204)

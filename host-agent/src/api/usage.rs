@@ -34,6 +34,7 @@ pub(super) async fn metrics(
         states: api.feed.jobs().into_iter().map(|job| job.state).collect(),
         subscribers: api.feed.subscribers(),
         hung_calls: api.hv.hung_calls().count(),
+        damaged_files: api.damage.len(),
         usage,
     };
     Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], scrape.text()))

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use hypervisor::Lifecycle;
 use protocol::admission::Room;
 use protocol::event::{Event, Fact};
+use protocol::history::HistoryConfig;
 use protocol::host::{Host, HostIntent, Inventory};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, PoolName};
 use protocol::job::{JobState, ObservedDomain, Reason, RunKey};
@@ -32,8 +33,8 @@ use super::one_off::Heard;
 use super::resizing::{Giving, is_changing};
 
 /// Jobs in the ledger, ended ones included. Each row is about 1 KiB and an inventory with all of
-/// them must fit into one message; deleting is by request only, so beyond this the host refuses new
-/// jobs instead of forgetting old ones.
+/// them must fit into one message; what is history is forgotten before, and the rest is deleted by
+/// request only, so beyond this the host refuses new jobs.
 pub(super) const JOBS_MAX: usize = 5_000;
 
 /// What an agent is born with.
@@ -66,6 +67,8 @@ pub(super) struct Entry {
     pub(super) addresses: Watch,
     /// Grows with every change of the row and every work begun.
     pub(super) change: u64,
+    /// What its row takes in the ledger, once it has ended.
+    pub(super) row_bytes: u64,
 }
 
 /// A piece of work that has not ended.
@@ -120,6 +123,8 @@ pub struct Agent {
     pub(super) is_right_shown: bool,
     /// True while they are being asked.
     pub(super) is_right_asked: bool,
+    /// How much is remembered of what has ended.
+    pub(super) history: HistoryConfig,
     /// The pools that were declared.
     pub(super) declared: PoolsConfig,
     /// What was found of them, without what is offered.
@@ -139,6 +144,7 @@ impl Agent {
         let mut agent = Self {
             key,
             told: host.clone(),
+            history: ledger.history,
             declared: ledger.pools,
             found: host.pools.clone(),
             host,
@@ -209,6 +215,7 @@ impl Agent {
                 self.ask_right(out);
                 self.ask_agreement(out);
                 self.go_on_all(now, out);
+                self.forget_history(now, out);
             }
         }
         self.publish_host_if_changed(now, out);
@@ -284,6 +291,8 @@ impl Agent {
             Request::Trust(trust) => self.obey(trust, out),
             Request::Intend(intent) => self.intend(intent, out),
             Request::Pools(config) => self.set_pools(config, out),
+            Request::History(config) => self.set_history(now, config, out),
+            Request::ShowHistory => Ok(Reply::History(self.history.clone())),
             Request::PutNetwork { name, put } => self.put_network(&name, put, out),
             Request::DeleteNetwork(name) => self.delete_network(&name, out),
             Request::ShowNetwork(name) => self.show_network(&name),
@@ -387,7 +396,8 @@ impl Agent {
     }
 
     /// Writes a job's row and tells it.
-    pub(super) fn insert(&mut self, now: Now, record: JobRecord, out: &mut Vec<Effect>) {
+    pub(super) fn insert(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
+        record.ended = self.ended(now, &record);
         out.push(Effect::Persist(Write::Job(Box::new(record.clone()))));
         let job = record.job.clone();
         self.remember(record);
@@ -409,6 +419,7 @@ impl Agent {
     /// Keeps a row in memory only.
     pub(super) fn remember(&mut self, record: JobRecord) {
         let id = record.job.id.clone();
+        let row_bytes = if record.job.state.is_ended() { bytes_of(&record) } else { 0 };
         if let Some(uuid) = record.job.domain_uuid {
             self.by_uuid.insert(uuid, id.clone());
             self.observed.remove(&uuid);
@@ -417,6 +428,7 @@ impl Agent {
             Some(entry) => {
                 entry.addresses.follow(record.job.state);
                 entry.record = record;
+                entry.row_bytes = row_bytes;
                 entry.change += 1;
             }
             None => {
@@ -431,6 +443,7 @@ impl Agent {
                     looked_ms: 0,
                     addresses: Watch::default(),
                     change,
+                    row_bytes,
                 };
                 self.jobs.insert(id, entry);
             }
@@ -486,4 +499,9 @@ impl Agent {
         let offers = open().map(|open| open.resources);
         jobs.chain(offers).chain(observed).fold(Resources::ZERO, Resources::plus)
     }
+}
+
+/// What a row takes in the ledger.
+fn bytes_of(record: &JobRecord) -> u64 {
+    serde_json::to_vec(record).map_or(0, |row| row.len() as u64)
 }

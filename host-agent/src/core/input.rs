@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::event::Event;
+use protocol::history::HistoryConfig;
 use protocol::host::{HostIntent, ImageFacts};
 use protocol::id::{ImageName, JobId, OfferId, PoolName, Revision};
 use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec};
@@ -226,6 +227,10 @@ pub enum Request {
     Intend(Option<HostIntent>),
     /// Have these pools from now on, which were found as they say.
     Pools(PoolsConfig),
+    /// Remember so much of what has ended.
+    History(HistoryConfig),
+    /// Say how much is remembered.
+    ShowHistory,
     /// Have this network.
     PutNetwork {
         /// Its name.
@@ -250,6 +255,8 @@ pub enum Reply {
     AlreadySo(Box<Job>),
     /// Taken; there is nothing to show.
     Done,
+    /// How much is remembered of what has ended.
+    History(HistoryConfig),
     /// A network.
     Network {
         /// What it is and how.

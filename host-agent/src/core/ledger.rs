@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::api::MigrateJob;
+use protocol::history::HistoryConfig;
 use protocol::host::HostIntent;
 use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
 use protocol::job::{Job, RunKey};
@@ -18,6 +19,7 @@ use protocol::vm::Size;
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claim;
+use super::history::Ended;
 use super::networks::NetworkRecord;
 use super::pools::Stay;
 
@@ -83,6 +85,9 @@ pub struct JobRecord {
     /// Whether its volumes in shared pools go with it, once it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deletes_shared: bool,
+    /// When it ended, if it has; rows of older agents do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
 }
 
 /// What it takes to go back behind a change of size: when libvirt can't have it, or when the run that
@@ -138,7 +143,7 @@ impl Tally {
 pub enum Write {
     /// A job's row is now this.
     Job(Box<JobRecord>),
-    /// A job's row is gone, as somebody asked.
+    /// A job's row is gone, as somebody asked or as history.
     JobGone(JobId),
     /// Obey this document.
     Trust(Box<Signed<Trust>>),
@@ -148,6 +153,8 @@ pub enum Write {
     HostIntent(Option<HostIntent>),
     /// The host's pools are now these.
     Pools(Box<PoolsConfig>),
+    /// So much is remembered of what has ended.
+    History(HistoryConfig),
     /// The newest claim and the undone tasks of a run are now this.
     Claim(RunId, Claim),
     /// A run was so long ago that its claim is forgotten.
@@ -175,6 +182,8 @@ pub struct LedgerState {
     pub host_intent: Option<HostIntent>,
     /// The pools that were declared, with their ids.
     pub pools: PoolsConfig,
+    /// How much is remembered of what has ended.
+    pub history: HistoryConfig,
     /// Every job.
     pub jobs: Vec<JobRecord>,
     /// Every claim seen.

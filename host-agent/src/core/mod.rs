@@ -41,6 +41,9 @@ pub use acts::Act;
 
 mod recover;
 
+mod history;
+pub use history::Ended;
+
 mod pools;
 pub use pools::{Coming, Stay, Turn};
 mod agreeing;

@@ -215,7 +215,7 @@ impl Agent {
         let Some(entry) = self.jobs.get(id) else {
             if self.jobs.len() >= JOBS_MAX {
                 return Err(Refusal::Busy {
-                    what: "jobs in the ledger; delete ended ones".to_owned(),
+                    what: "jobs in the ledger; delete VMs that have ended".to_owned(),
                     limit: u32::try_from(JOBS_MAX).unwrap_or(u32::MAX),
                     retry_after_ms: 60_000,
                 });
@@ -362,6 +362,7 @@ impl Agent {
             last_resize: None,
             stay: None,
             deletes_shared: false,
+            ended: None,
         }
     }
 }

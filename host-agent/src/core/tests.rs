@@ -35,6 +35,9 @@ mod images;
 mod resizing;
 
 mod agreeing;
+
+mod history;
+
 mod pools;
 
 const OPERATOR: u8 = 1;
@@ -91,6 +94,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         last_resize: None,
         stay: None,
         deletes_shared: false,
+        ended: None,
     }
 }
 
@@ -273,6 +277,7 @@ fn write_to(disk: &mut LedgerState, write: Write) {
         Write::Trust(trust) => disk.trust = Some(*trust),
         Write::HostIntent(intent) => disk.host_intent = intent,
         Write::Pools(pools) => disk.pools = *pools,
+        Write::History(history) => disk.history = history,
         Write::Claim(run, claim) => {
             disk.claims.retain(|(r, _)| *r != run);
             disk.claims.push((run, claim));

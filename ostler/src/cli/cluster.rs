@@ -118,6 +118,9 @@ pub(crate) enum DoctorCommand {
         #[arg(long, value_name = "URL")]
         monitor: Vec<String>,
     },
+    /// Ask every host what it wants looked after, such as a file of its ledger that was damaged. Exit
+    /// code 1 when there is anything, or a host does not answer
+    Hosts,
 }
 
 #[derive(Debug, Subcommand)]

@@ -70,6 +70,7 @@ fn what_people_write_is_understood() {
         "ostler arbiter --data-dir /d --listen 127.0.0.1:0 --trust-file /t --ready-file /r",
         "ostler monitor --data-dir /d --listen 127.0.0.1:0 --discovery mdns --discovery a:1",
         "ostler controller --data-dir /d --listen [::1]:0",
+        "ostler doctor hosts",
         "ostler doctor views --json --monitor https://10.0.0.1:7471",
         "ostler discovery serve --listen 127.0.0.1:0 --data f",
         "ostler expect web.json --name web --wait 1m",

@@ -1,20 +1,73 @@
 //! `ostler doctor`: what is wrong with the cluster, in words and with an exit code.
 //!
-//! The comparing is `bootstrap`'s; here is whom to ask and how it looks.
+//! The comparing is `bootstrap`'s, and what ails a host it says itself; here is whom to ask and how it
+//! looks.
 
 use bootstrap::views::{Difference, Kind};
 use bootstrap::{ViewsOptions, ViewsReport, compare_views};
+use futures_util::future::join_all;
 use protocol::job::Role;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use transport::Endpoint;
 
 use crate::cli::DoctorCommand;
 use crate::exit::{Code, Failure};
+use crate::picture::{Row, chain};
 use crate::session::Session;
 use crate::show;
 
 pub(crate) async fn run(session: &Session, command: DoctorCommand) -> Result<Code, Failure> {
     match command {
         DoctorCommand::Views { monitor } => views(session, monitor).await,
+        DoctorCommand::Hosts => hosts(session).await,
+    }
+}
+
+/// What a host's agent says of its own health, as far as it is asked here.
+#[derive(Deserialize)]
+struct Told {
+    #[serde(default)]
+    ailments: Vec<String>,
+}
+
+/// A host that is not well, by its own word or by its silence.
+#[derive(Serialize)]
+struct Patient {
+    host: String,
+    ailments: Vec<String>,
+}
+
+async fn hosts(session: &Session) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    let examined = picture.rows.iter().map(|row| async {
+        let known = picture.view.host(&row.host);
+        let host = known.map_or_else(|| row.host.to_string(), |known| known.host.name.clone());
+        Patient { host, ailments: examine(session, row).await }
+    });
+    let mut patients = join_all(examined).await;
+    let count = patients.len();
+    patients.retain(|patient| !patient.ailments.is_empty());
+    let is_well = patients.is_empty() && picture.warnings.is_empty();
+    if session.is_json {
+        let warnings = &picture.warnings;
+        show::json_pretty(&json!({ "is_well": is_well, "hosts": patients, "warnings": warnings }));
+    } else {
+        picture.warn();
+        for Patient { host, ailments } in &patients {
+            ailments.iter().for_each(|ailment| show::line(&format!("{host}: {ailment}")));
+        }
+        if is_well {
+            show::line(&format!("{count} hosts: none has anything to be looked after"));
+        }
+    }
+    Ok(if is_well { Code::Ok } else { Code::Failed })
+}
+
+async fn examine(session: &Session, row: &Row) -> Vec<String> {
+    match session.client.get::<Told>(&row.agent, "/v1/health").await {
+        Ok(told) => told.ailments,
+        Err(error) => vec![format!("does not answer: {}", chain(&error))],
     }
 }
 

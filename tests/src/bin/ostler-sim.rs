@@ -5,6 +5,7 @@
 //! ostler-sim replay SEED --to EVENT --last 200        prints the events that lead there
 //! ```
 //!
+//! `--real-ledgers` gives every host the agents' own ledger, on a disk that fails.
 //! `--mutant NAME` breaks a rule on purpose in either. What a seed means is `tests::sim`'s.
 
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::json;
 use tests::sim::coverage::Coverage;
 use tests::sim::verdict::{Verdict, run};
-use tests::sim::{Mutant, Profile, World, simulate};
+use tests::sim::{Mutant, Profile, World, simulate, simulate_on_real_ledgers};
 use transport::Clock;
 
 /// Traces are long; this many lines before the end tell what led to it.
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Some("replay") => replay(&options),
         _ => {
             eprintln!(
-                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--threads N] [--first] [--mutant NAME]"
+                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--threads N] [--first] [--mutant NAME | --real-ledgers]"
             );
             eprintln!("       ostler-sim replay SEED [--to EVENT] [--last LINES] [--mutant NAME]");
             ExitCode::from(2)
@@ -41,6 +42,10 @@ struct Options<'a>(&'a [String]);
 impl Options<'_> {
     fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|argument| argument == name)
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -67,12 +72,16 @@ fn run_many(options: &Options<'_>) -> ExitCode {
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let passed_s = (clock.now().mono_ms - begun_ms) / 1000;
-            let is_enough = options.0.iter().any(|argument| argument == "--first")
+            let is_enough = options.has("--first")
                 && !total.lock().expect("no holder of this lock panics").3.is_empty();
             if is_enough || i >= seeds || seconds.is_some_and(|seconds| passed_s >= seconds) {
                 return;
             }
-            let verdict = simulate(from.wrapping_add(i), options.mutant());
+            let seed = from.wrapping_add(i);
+            let verdict = match options.has("--real-ledgers") {
+                true => simulate_on_real_ledgers(seed),
+                false => simulate(seed, options.mutant()),
+            };
             let mut total = total.lock().expect("no holder of this lock panics");
             total.0 += 1;
             total.1 += verdict.events;
@@ -129,6 +138,9 @@ fn replay(options: &Options<'_>) -> ExitCode {
         return ExitCode::from(2);
     };
     let mut world = World::new(Profile::of_seed(seed), options.mutant());
+    if options.has("--real-ledgers") {
+        world.use_real_ledgers();
+    }
     world.trace = Some(Vec::new());
     world.stop_after = options.number("--to");
     println!("{:?}", world.profile);

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::hypervisor::Hv;
 use super::invariants::Asked;
 use super::keeper::KeeperProcess;
+use super::ledger::{RealLedger, is_same};
 use super::message::{Ask, Back, NodeId, StreamItem, Told};
 use super::mutant::Mutant;
 use super::tasks::Command;
@@ -35,7 +36,7 @@ use super::world::{Event, Tick, World, host_key};
 const BATCH_MAX: usize = 128;
 
 /// What is on a machine's disk.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Disk {
     /// The ledger's rows.
     pub ledger: LedgerState,
@@ -47,6 +48,8 @@ pub struct Disk {
     pub volumes: BTreeSet<JobId>,
     /// Definitions that domains had before they were adopted.
     pub kept: BTreeMap<Uuid, String>,
+    /// The real ledger, in worlds that have it.
+    pub real: Option<RealLedger>,
 }
 
 /// A hypervisor machine.
@@ -160,6 +163,7 @@ impl Host {
             full_until_us: 0,
             volumes: BTreeSet::new(),
             kept: BTreeMap::new(),
+            real: None,
         };
         let (hv, keeper) = (Hv::default(), KeeperProcess::default());
         Self { node, key, id, facts, disk, hv, boot: 0, keeper, process: None }
@@ -179,6 +183,7 @@ pub fn apply(ledger: &mut LedgerState, writes: Vec<Write>) {
             Write::Agreed(change) => ledger.agreed = Some(change),
             Write::HostIntent(intent) => ledger.host_intent = intent,
             Write::Pools(pools) => ledger.pools = *pools,
+            Write::History(history) => ledger.history = history,
             Write::Claim(run, claim) => {
                 ledger.claims.retain(|(known, _)| *known != run);
                 ledger.claims.push((run, claim));
@@ -204,7 +209,9 @@ impl World {
         ledger.is_rebooted = !is_first && host.disk.boot != boot;
         ledger.boot = boot.to_string();
         host.disk.boot = boot;
-        let ledger = ledger.clone();
+        self.open_real_ledger(n, boot);
+        let host = &mut self.hosts[n];
+        let ledger = host.disk.ledger.clone();
         let birth = Birth { key: host.key.clone(), host: host.facts.clone(), ledger };
         let agent = Agent::new(birth);
         let mut view = View::default();
@@ -232,16 +239,75 @@ impl World {
         self.after_agent_start(n);
     }
 
+    /// Gives every host the agents' real ledger, before any agent has begun.
+    pub fn use_real_ledgers(&mut self) {
+        for (n, host) in self.hosts.iter_mut().enumerate() {
+            let first: Vec<Write> = host
+                .disk
+                .ledger
+                .trust
+                .clone()
+                .map(|trust| Write::Trust(Box::new(trust)))
+                .into_iter()
+                .collect();
+            let seed = self.profile.seed.wrapping_mul(31).wrapping_add(n as u64);
+            host.disk.real = Some(RealLedger::new(seed, &first));
+        }
+    }
+
+    /// What the real ledger says is what the simulated disk holds.
+    fn open_real_ledger(&mut self, n: usize, boot: u32) {
+        let disk = &mut self.hosts[n].disk;
+        let Some(real) = &mut disk.real else { return };
+        let wrong = match real.open(&boot.to_string()) {
+            Ok(state) if is_same(&state, &disk.ledger) => {
+                // Its epochs and its order count from here on.
+                let (is_rebooted, boot) = (disk.ledger.is_rebooted, disk.ledger.boot.clone());
+                disk.ledger = LedgerState { is_rebooted, boot, ..state };
+                return;
+            }
+            Ok(state) => format!("h{n} was answered {:?}; its ledger says {state:?}", disk.ledger),
+            Err(error) => format!("h{n}: {error}"),
+        };
+        self.violate("what_was_answered_is_on_disk", wrong);
+    }
+
+    /// Whether the writes under way are in the real ledger; the simulated disk decides if there is none.
+    fn are_written(&mut self, n: usize, writes: &[Write], simulated: bool) -> bool {
+        let is_full = self.hosts[n].disk.full_until_us > self.now_us;
+        let boot = self.hosts[n].boot;
+        let disk = &mut self.hosts[n].disk;
+        let Some(real) = &mut disk.real else { return simulated };
+        real.die(writes, is_full);
+        if writes.is_empty() {
+            return false;
+        }
+        let mut with = disk.ledger.clone();
+        apply(&mut with, writes.to_vec());
+        let wrong = match real.open(&boot.to_string()) {
+            Ok(state) => {
+                real.die(&[], false);
+                match (is_same(&state, &disk.ledger), is_same(&state, &with)) {
+                    (true, _) => return false,
+                    (false, true) => return true,
+                    (false, false) => format!("h{n} has some of {writes:?}: {state:?}"),
+                }
+            }
+            Err(error) => format!("h{n}: {error}"),
+        };
+        self.violate("what_was_not_answered_is_there_as_a_whole_or_not_at_all", wrong);
+        false
+    }
+
     /// A write under way has reached the disk or not; what was not written is forgotten.
     pub(super) fn agent_died(&mut self, n: usize) {
         let before = self.guests_running(n);
         let is_written = self.chance.happens(500_000);
         if let Some(process) = self.hosts[n].process.take()
-            && !process.writing.is_empty()
-            && is_written
+            && self.are_written(n, &process.writing, is_written && !process.writing.is_empty())
         {
             self.coverage.hit("agent.died-after-unanswered-write");
-            self.make_durable(n, process.writing);
+            self.note_durable(n, process.writing);
         }
         self.forget_doing(n);
         self.agent_death_never_touches_guests(n, &before);
@@ -371,7 +437,11 @@ impl World {
         if is_lost {
             // A ledger that can't remember must not promise: the agent ends.
             self.coverage.hit("disk.full");
-            if let Some(process) = self.hosts[n].process.as_mut() {
+            // A real one finds out for itself how much of it fits.
+            let is_simulated = self.hosts[n].disk.real.is_none();
+            if let Some(process) = self.hosts[n].process.as_mut()
+                && is_simulated
+            {
                 process.writing.clear();
             }
             self.kill_process(node);
@@ -386,6 +456,15 @@ impl World {
     }
 
     fn make_durable(&mut self, n: usize, writes: Vec<Write>) {
+        if let Some(real) = &self.hosts[n].disk.real
+            && let Err(error) = real.commit(&writes)
+        {
+            self.violate("a_disk_that_is_well_takes_writes", format!("h{n}: {error}"));
+        }
+        self.note_durable(n, writes);
+    }
+
+    fn note_durable(&mut self, n: usize, writes: Vec<Write>) {
         self.before_durable(n, &writes);
         let forgets = self.mutant == Some(Mutant::AgreementForgotten);
         let writes = writes.into_iter().filter(|w| !forgets || !matches!(w, Write::Agreed(_)));

@@ -391,6 +391,8 @@ impl World {
             | Request::Trust(_)
             | Request::Intend(_)
             | Request::Pools(_)
+            | Request::History(_)
+            | Request::ShowHistory
             | Request::PutNetwork { .. }
             | Request::DeleteNetwork(_)
             | Request::ShowNetwork(_) => {}
@@ -530,6 +532,7 @@ impl World {
                 Write::Trust(_) => self.coverage.hit("trust.taken"),
                 Write::HostIntent(_)
                 | Write::Pools(_)
+                | Write::History(_)
                 | Write::Claim(..)
                 | Write::ClaimGone(_)
                 | Write::Network(_)

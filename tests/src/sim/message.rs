@@ -137,6 +137,7 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Trust(_) => "trust",
         Request::Intend(_) => "intend",
         Request::Pools(_) => "pools",
+        Request::History(_) | Request::ShowHistory => "history",
         Request::PutNetwork { .. } | Request::DeleteNetwork(_) | Request::ShowNetwork(_) => {
             "network"
         }

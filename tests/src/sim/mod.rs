@@ -30,6 +30,8 @@ mod libvirt;
 
 mod works;
 
+pub mod ledger;
+
 pub mod host;
 
 pub mod keeper;
@@ -64,5 +66,5 @@ pub mod verdict;
 
 pub use mutant::Mutant;
 pub use profile::Profile;
-pub use verdict::{Verdict, simulate};
+pub use verdict::{Verdict, simulate, simulate_on_real_ledgers};
 pub use world::World;

@@ -43,6 +43,15 @@ pub fn simulate(seed: u64, mutant: Option<Mutant>) -> Verdict {
     conclude(world)
 }
 
+/// Runs one seed to its end, every host with the agents' real ledger on a disk that fails.
+#[must_use]
+pub fn simulate_on_real_ledgers(seed: u64) -> Verdict {
+    let mut world = World::new(Profile::of_seed(seed), None);
+    world.use_real_ledgers();
+    run(&mut world);
+    conclude(world)
+}
+
 /// Runs a world of rivals: its trouble, and some peace after it.
 #[must_use]
 pub fn simulate_rivals(seed: u64, mutant: Option<Mutant>) -> Verdict {
