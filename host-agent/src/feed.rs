@@ -10,7 +10,8 @@ use protocol::host::{Host, Inventory};
 use protocol::id::{Cursor, JobId};
 use protocol::job::Job;
 use protocol::view::{HostRow, Merge, View};
-use transport::stream::{Encoded, FrameSender};
+use transport::lines::LineSender;
+use transport::stream::{Cut, Encoded, FrameSender};
 
 use crate::core::{EventRing, Resume};
 
@@ -21,7 +22,32 @@ struct Published {
     view: View,
     row: HostRow,
     ring: EventRing,
-    subscribers: Vec<FrameSender>,
+    subscribers: Vec<Subscriber>,
+}
+
+/// Somebody who is told everything.
+#[derive(Clone)]
+pub(crate) enum Subscriber {
+    /// Over WebSocket.
+    Frames(FrameSender),
+    /// As server-sent events, by the cursor of each.
+    Lines(LineSender),
+}
+
+impl Subscriber {
+    fn push(&self, at: Option<Cursor>, frame: &Encoded) -> Result<(), Cut> {
+        match self {
+            Self::Frames(frames) => frames.push_encoded(frame),
+            Self::Lines(lines) => lines.push(at.map(|at| at.to_string()).as_deref(), frame),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Frames(frames) => frames.is_over(),
+            Self::Lines(lines) => lines.is_over(),
+        }
+    }
 }
 
 impl Feed {
@@ -46,25 +72,28 @@ impl Feed {
         if let Some(row) = published.view.host(&event.host).cloned() {
             published.row = row;
         }
-        let encoded = Encoded::of(&Frame::Event(event.clone()));
+        let (at, encoded) = (Some(event.cursor), Encoded::of(&Frame::Event(event.clone())));
         published.ring.push(Arc::new(event));
-        published.subscribers.retain(|subscriber| subscriber.push_encoded(&encoded).is_ok());
+        published.subscribers.retain(|subscriber| subscriber.push(at, &encoded).is_ok());
     }
 
     /// Sends a newcomer all it needs to catch up, and from then on every event.
-    pub(crate) fn subscribe(&self, from: Option<Cursor>, subscriber: FrameSender) {
+    pub(crate) fn subscribe(&self, from: Option<Cursor>, subscriber: Subscriber) {
         let mut published = self.lock();
         let resume = from.map_or(Resume::Inventory, |cursor| {
             published.ring.resume(cursor, published.row.cursor)
         });
-        let frames = match resume {
-            Resume::From(events) => {
-                events.iter().map(|event| Frame::Event(Event::clone(event))).collect()
+        let told = |event: &Arc<Event>| (Some(event.cursor), Frame::Event(Event::clone(event)));
+        let mut frames: Vec<(Option<Cursor>, Frame)> = match resume {
+            Resume::From(events) => events.iter().map(told).collect(),
+            Resume::Inventory => {
+                let inventory = Inventory::from(published.row.clone());
+                vec![(Some(inventory.cursor), Frame::Inventory(Box::new(inventory)))]
             }
-            Resume::Inventory => vec![Frame::Inventory(Box::new(published.row.clone().into()))],
         };
-        let mut frames = frames.iter().chain([&Frame::Current]);
-        if frames.all(|frame| subscriber.push(frame).is_ok()) {
+        frames.push((None, Frame::Current));
+        let mut frames = frames.iter().map(|(at, frame)| (*at, Encoded::of(frame)));
+        if frames.all(|(at, frame)| subscriber.push(at, &frame).is_ok()) {
             published.subscribers.push(subscriber);
         }
         published.subscribers.retain(|subscriber| !subscriber.is_over());

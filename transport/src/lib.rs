@@ -25,6 +25,8 @@ pub mod call_error;
 
 pub mod stream;
 
+pub mod lines;
+
 pub mod pipe;
 
 pub mod backoff;

@@ -128,7 +128,7 @@ fn of_host() -> Vec<Operation> {
             .path::<String>("domain")
             .answers::<DomainReply>(200)
             .refuses(&["no-such-domain", "no-hypervisor"]),
-        get("/v1/events", "Frames of events over WebSocket")
+        get("/v1/events", "Frames of events over WebSocket, or as server-sent events")
             .right(Right::Read)
             .query::<events::From>()
             .streams(),

@@ -2,6 +2,8 @@
 
 mod adopting;
 
+mod events;
+
 mod images;
 
 mod networks;
