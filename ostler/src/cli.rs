@@ -126,6 +126,8 @@ pub(crate) enum Command {
     Images(ImagesArgs),
     /// The pools that volumes are in
     Pools(crate::command::PoolsArgs),
+    /// How much the hosts remember of one-off jobs and failed starts that have ended
+    History(crate::command::HistoryArgs),
     /// The disks of VMs, and what was deleted from pools
     Volumes(crate::command::VolumesArgs),
     /// Networks of the hosts

@@ -39,6 +39,7 @@ mod top;
 
 mod inspect;
 
+mod history;
 mod hosts;
 
 pub(crate) mod events;
@@ -81,6 +82,7 @@ mod roles;
 pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
 pub(crate) use discovery::start as serve_discovery;
 pub(crate) use expect::{ExpectArgs, ExpectationsArgs, UnexpectArgs};
+pub(crate) use history::HistoryArgs;
 pub(crate) use import::import_everywhere;
 pub(crate) use plan::PlanArgs;
 pub(crate) use pools::PoolsArgs;
@@ -156,6 +158,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Log(args) => log::run(session, args).await,
         Command::Images(args) => images::run(session, args).await,
         Command::Pools(args) => pools::run(session, args).await,
+        Command::History(args) => history::run(session, args).await,
         Command::Volumes(args) => volumes::run(session, args).await,
         Command::Networks(args) => networks::run(session, args).await,
         Command::Runs(args) => runs::run(session, args).await,
