@@ -1,0 +1,117 @@
+//! V2 and V4, on libvirt's test driver: what an agent adds to a start, and to a look at all VMs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hypervisor::{DomainConfig, Hypervisor, Libvirt, LibvirtOptions};
+use protocol::api::JobList;
+use protocol::event::{Fact, Frame};
+use protocol::host::Accel;
+use protocol::id::JobId;
+use protocol::job::JobState;
+use protocol::usage::Usage;
+use serde_json::json;
+use transport::{Client, Frames, connect_stream};
+
+use crate::agent::{Agent, client, in_memory, put, spec};
+use crate::measure::{Figure, Times, load, timed, us};
+
+const TEST: &str = "test:///default";
+const STARTS: usize = 1_000;
+const VMS: usize = 500;
+const LOOKS: usize = 100;
+
+pub(crate) async fn run() {
+    let load_before = load();
+    let folder = in_memory();
+    let agent = Agent::start(folder.path(), TEST).await;
+    let client = client();
+    let bare =
+        Libvirt::open(LibvirtOptions { uri: TEST.to_owned(), accel: None }).expect("libvirt");
+    let mut events = connect_stream(&client, &agent.local, "/v1/events").await.expect("events");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for n in 0..STARTS {
+        let name = format!("vm-{n}");
+        ours.push(timed(start(&client, &agent, &mut events, &name)).await.1);
+        theirs.push(define_and_start(&bare, folder.path(), &name));
+        if n + 1 == VMS {
+            look(&client, &agent, &bare, load_before).await;
+        }
+    }
+    let (ours, theirs) = (Times::of(ours), Times::of(theirs));
+    let more = json!({
+        "p99": ours.p99().round(), "baseline_p99": theirs.p99().round(), "n": STARTS,
+    });
+    let (value, baseline) = (ours.p50(), theirs.p50());
+    let (name, unit) = ("V2_start", "us p50, put to running at the client");
+    Figure { name, value, unit, baseline, target: "<= 5", load_before }.print(&more);
+}
+
+async fn start(client: &Client, agent: &Agent, events: &mut Frames, name: &str) {
+    while put(client, &agent.local, name).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    await_running(events, name).await;
+}
+
+/// Waits for the event that says that it runs.
+pub(crate) async fn await_running(events: &mut Frames, name: &str) {
+    loop {
+        let frame = events.next::<Frame>().await.expect("it goes on").expect("it is sound");
+        if let Frame::Event(event) = frame
+            && let Fact::JobChanged { job } = event.fact
+            && job.id.as_str() == name
+            && job.state == JobState::Running
+        {
+            return;
+        }
+    }
+}
+
+/// The same domain by two calls of libvirt in this process.
+fn define_and_start(bare: &Libvirt, folder: &Path, name: &str) -> f64 {
+    let job = JobId::new(name).expect("a name");
+    let config = DomainConfig {
+        uuid: job.domain_uuid(),
+        vm: spec().as_vm().expect("a VM").clone(),
+        volumes: vec![],
+        console_log: folder.join(format!("{name}.log")),
+        exit_file: None,
+        accel: Accel::Tcg,
+        partition: None,
+        job,
+    };
+    let begin = std::time::Instant::now();
+    bare.define(&config).expect("it is defined");
+    bare.start(config.uuid).expect("it starts");
+    us(begin.elapsed())
+}
+
+/// V4: all VMs, by the agent and by libvirt's own call for all of them.
+async fn look(client: &Client, agent: &Agent, bare: &Libvirt, load_before: f64) {
+    let (mut jobs, mut usage, mut stats) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..LOOKS {
+        let (list, us_jobs) = timed(client.get::<JobList>(&agent.local, "/v1/jobs")).await;
+        assert_eq!(list.expect("jobs").jobs.len(), VMS);
+        jobs.push(us_jobs);
+        let begin = std::time::Instant::now();
+        let counted = bare.usage().expect("usage").len();
+        // The test driver has a domain of its own.
+        assert!(counted >= VMS, "{counted}");
+        stats.push(us(begin.elapsed()));
+        // Read at most once a second.
+        if n < 5 {
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            let (answer, us_usage) = timed(client.get::<Usage>(&agent.local, "/v1/usage")).await;
+            answer.expect("usage");
+            usage.push(us_usage);
+        }
+    }
+    let (jobs, usage, stats) = (Times::of(jobs), Times::of(usage), Times::of(stats));
+    let baseline = stats.p50();
+    let unit = "us p50";
+    let figure = |name, value, target| Figure { name, value, unit, baseline, target, load_before };
+    let more = json!({ "vms": VMS });
+    figure("V4_state", jobs.p50(), "<= 1.5").print(&more);
+    figure("V4_usage", usage.p50(), "<= 1.5").print(&more);
+}
