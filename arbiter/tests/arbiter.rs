@@ -124,6 +124,7 @@ impl Agent {
             migration: None,
             endpoint: None,
             cards: Box::default(),
+            snapshots: Box::default(),
         });
     }
 }

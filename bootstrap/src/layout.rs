@@ -230,6 +230,7 @@ pub(crate) mod tests {
             migration: None,
             endpoint: Some(ServiceEndpoint { url: format!("https://10.0.0.9:{seed}"), key }.into()),
             cards: Box::default(),
+            snapshots: Box::default(),
         }
     }
 

@@ -47,6 +47,7 @@ pub fn job(n: u8, revision: u64) -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 

@@ -33,6 +33,7 @@ mod seed;
 mod sensors;
 mod services;
 mod shell;
+mod snapshots;
 mod storage;
 mod works;
 

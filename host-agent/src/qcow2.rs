@@ -78,6 +78,62 @@ pub(crate) fn backing_of(path: &Path) -> io::Result<Backing> {
     Ok(Backing::File(std::ffi::OsString::from_vec(name).into()))
 }
 
+/// Most snapshots that a file is believed to have: QEMU's own limit.
+const SNAPSHOTS_MAX: u32 = 65_536;
+/// Longest name of one, and most that is said of it beside that. QEMU writes some tens of bytes.
+const SNAPSHOT_BYTES_MAX: u32 = 4096;
+
+/// A snapshot inside a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tagged {
+    /// Its name.
+    pub tag: String,
+    /// When it was taken, in milliseconds since 1970.
+    pub taken_ms: u64,
+}
+
+/// The size of the disk in a volume; `None` when it is no qcow2.
+pub(crate) fn virtual_bytes(path: &Path) -> io::Result<Option<u64>> {
+    let mut file = fs::File::open(path)?;
+    Ok(Header::read(&mut file).map(|header| header.long(24)))
+}
+
+/// The snapshots inside a volume: their number is at 60 of its header, the offset of their table at 64.
+/// QEMU has written both before it says that one is taken, also while a guest uses the file.
+pub(crate) fn snapshots(path: &Path) -> io::Result<Vec<Tagged>> {
+    let mut file = fs::File::open(path)?;
+    let Some(header) = Header::read(&mut file) else { return Ok(vec![]) };
+    let (count, at) = (header.word(60), header.long(64));
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    file.seek(SeekFrom::Start(at))?;
+    let mut table = io::BufReader::new(file);
+    (0..count.min(SNAPSHOTS_MAX)).map(|_| read_snapshot(&mut table)).collect()
+}
+
+/// An entry of the table: lengths of its id and name at 12 and 14, seconds and nanoseconds at 16 and 20,
+/// length of what else is said of it at 36; then that, the id and the name, filled up to 8 bytes.
+fn read_snapshot(table: &mut impl io::Read) -> io::Result<Tagged> {
+    let mut entry = [0; 40];
+    table.read_exact(&mut entry)?;
+    let word = |at: usize| entry[at..at + 4].iter().fold(0, |n, b| n << 8 | u32::from(*b));
+    let short = |at: usize| word(at) >> 16;
+    let (id, name, more) = (short(12), short(14), word(36));
+    if more > SNAPSHOT_BYTES_MAX || name > SNAPSHOT_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "an impossible snapshot"));
+    }
+    let before = u64::from(more) + u64::from(id);
+    io::copy(&mut table.by_ref().take(before), &mut io::sink())?;
+    let mut tag = vec![0; name as usize];
+    table.read_exact(&mut tag)?;
+    let length = 40 + before + u64::from(name);
+    io::copy(&mut table.by_ref().take(length.next_multiple_of(8) - length), &mut io::sink())?;
+    let tag = String::from_utf8_lossy(&tag).into_owned();
+    let taken_ms = u64::from(word(16)) * 1000 + u64::from(word(20)) / 1_000_000;
+    Ok(Tagged { tag, taken_ms })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +161,22 @@ mod tests {
         assert!(image(3, 79, 1 << 2).is_err(), "an external data file");
         assert!(image(2, 15, 1).is_err(), "a backing file");
         assert!(image(4, 100, 0).is_err(), "a version nobody knows");
+    }
+
+    #[test]
+    fn a_table_of_snapshots_that_makes_no_sense_is_an_error_and_no_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root.qcow2");
+        let mut made = header(3, 63, 2);
+        (made[71], made[24]) = (150, 1);
+        fs::write(&path, &made).unwrap();
+        assert_eq!(virtual_bytes(&path).unwrap(), Some((1 << 56) + (1 << 16)));
+        assert!(snapshots(&path).is_err(), "the second is cut off");
+        made[186] = 1;
+        fs::write(&path, &made).unwrap();
+        assert!(snapshots(&path).is_err(), "16 MiB are said of the first");
+        fs::write(&path, b"raw").unwrap();
+        assert_eq!(snapshots(&path).unwrap(), []);
     }
 
     #[test]

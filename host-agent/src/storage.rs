@@ -375,6 +375,16 @@ impl Storage {
         Ok(shared)
     }
 
+    /// The files of a VM's disks, with the sizes that the disks are to have.
+    pub(crate) fn sized_volumes(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+    ) -> Result<Vec<(Volume, u64)>, StorageError> {
+        let sizes = vm.disks.iter().map(|disk| disk.size_bytes);
+        Ok(self.volumes(job, vm)?.into_iter().zip(sizes).collect())
+    }
+
     /// What [`Storage::make_volumes`] has made.
     pub(crate) fn made_volumes(
         &self,
@@ -539,7 +549,7 @@ fn gone(job: &JobId, disk: &DiskSpec, pool: &PoolName) -> StorageError {
     StorageError::Pool(format!("disk {disk:?} of {job} is not in pool {pool}, where it once was"))
 }
 
-async fn run_command(
+pub(crate) async fn run_command(
     mut command: Command,
     path: &Path,
     deadline: Duration,

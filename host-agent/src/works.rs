@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use hypervisor::{
     DomainConfig, DomainInfo, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
-    MigrateOutcome, MigrateTo, Resized, StopReason, Volume, WatchEvent, call,
+    MigrateOutcome, MigrateTo, Resized, StopReason, Volume, WatchEvent, call, disk_device,
 };
 use protocol::api::MigrateJob;
-use protocol::id::JobId;
+use protocol::id::{JobId, SnapshotName};
 use protocol::vm::{OnLoss, SizeChange, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -23,11 +23,12 @@ use transport::Endpoint;
 use uuid::Uuid;
 
 use crate::channel::{Channels, Departure, Lane};
-use crate::core::{Input, MigrationOutcome, Turn, Work, WorkOutcome};
+use crate::core::{Input, MigrationOutcome, SnapshotAct, Turn, Work, WorkOutcome};
 use crate::keeper::Warden;
 use crate::networks::Networks;
 use crate::place::Place;
 use crate::services::Services;
+use crate::snapshots::{self, Found};
 use crate::storage::{Storage, StorageError};
 
 /// Guests being started at a time. More only makes each slower: a start is CPU-bound in QEMU.
@@ -40,6 +41,9 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
 /// Another size: a guest has some seconds to say what it can spare, and some for each CPU that goes.
 const RESIZE_DEADLINE: Duration = Duration::from_secs(60);
+/// A snapshot inside the disks of a running guest: QEMU writes their tables, some MiB for each 100 GiB; and
+/// goes through all of them to delete one.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(300);
 /// Writing a guest's memory to disk: 100 GiB at 200 MiB a second.
 const SAVE_DEADLINE: Duration = Duration::from_secs(600);
 /// How often a guest's power button is pressed: a guest that is still booting misses the first.
@@ -76,6 +80,30 @@ pub(crate) struct Works {
     pub warden: Arc<Warden>,
     /// Who keeps networks.
     pub networks: Networks,
+}
+
+/// A VM's disks, and which snapshot of them something is done with.
+struct Disks {
+    job: JobId,
+    uuid: Uuid,
+    /// With the sizes that they are to have.
+    sized: Vec<(Volume, u64)>,
+    volumes: Vec<Volume>,
+    /// As the guest has them.
+    devices: Vec<String>,
+    tag: String,
+}
+
+impl Disks {
+    fn find(&self) -> Result<Found, Trouble> {
+        // Whatever was done before, a look that fails says nothing of it.
+        let found = snapshots::find(&self.volumes, &self.tag);
+        found.map_err(|error| Trouble::Unclear(error.to_string()))
+    }
+
+    fn snapshotted(&self, taken_ms: u64) -> WorkOutcome {
+        WorkOutcome::Snapshotted { taken_ms, bytes: snapshots::held_bytes(&self.sized) }
+    }
 }
 
 /// Why a piece of work was not done.
@@ -120,6 +148,20 @@ impl Works {
                 Ok(outcome) => return outcome,
                 Err(trouble) => Err(trouble),
             },
+            Work::SnapshotVm { vm, name, act, is_again } => {
+                let disks = match self.disks(job, uuid, &vm, &name) {
+                    Ok(disks) => disks,
+                    Err(error) => return WorkOutcome::Unclear(error.to_string()),
+                };
+                match act {
+                    SnapshotAct::Take => match self.take_snapshot(&disks, is_again).await {
+                        Ok(outcome) => return outcome,
+                        Err(trouble) => Err(trouble),
+                    },
+                    SnapshotAct::Revert => self.revert(&disks, is_again).await,
+                    SnapshotAct::Delete => self.delete_snapshot(&disks).await,
+                }
+            }
             Work::AdoptVm => match self.adopt(job, uuid).await {
                 Ok(domain) => return WorkOutcome::Adopted(Box::new(domain)),
                 Err(trouble) => Err(trouble),
@@ -262,6 +304,92 @@ impl Works {
         }
         let Resized { left, is_giving } = resized;
         Ok(WorkOutcome::Resized { domain: Box::new(domain), left, is_giving })
+    }
+
+    fn disks(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        vm: &VmSpec,
+        name: &SnapshotName,
+    ) -> Result<Disks, StorageError> {
+        let sized = self.storage.sized_volumes(job, vm)?;
+        let volumes = sized.iter().map(|(volume, _)| volume.clone()).collect();
+        let devices = vm.disks.iter().enumerate();
+        let devices = devices.filter_map(|(index, disk)| disk_device(index, disk)).collect();
+        Ok(Disks { job: job.clone(), uuid, sized, volumes, devices, tag: snapshots::tag(name) })
+    }
+
+    /// Whoever uses the disks takes it: QEMU while there is a guest, else we. What the files have decides
+    /// what came of it, whatever was answered.
+    async fn take_snapshot(&self, disks: &Disks, is_again: bool) -> Result<WorkOutcome, Trouble> {
+        self.await_late_start(&disks.job).await?;
+        match disks.find()? {
+            Found::None => {}
+            Found::All(taken_ms) if is_again => return Ok(disks.snapshotted(taken_ms)),
+            // Some have it, of one moment, and the others would get it of another.
+            Found::Some if is_again => self.delete_snapshot(disks).await?,
+            Found::All(_) | Found::Some => {
+                let tag = &disks.tag;
+                return Err(Trouble::No(format!("a disk has a snapshot {tag} of somebody else")));
+            }
+        }
+        let taken = self.take_at_once(disks).await;
+        match (disks.find()?, taken) {
+            (Found::All(taken_ms), _) => Ok(disks.snapshotted(taken_ms)),
+            (Found::None, Err(trouble)) => Err(trouble),
+            (Found::Some, Err(Trouble::No(message))) => {
+                self.delete_snapshot(disks).await?;
+                Err(Trouble::No(message))
+            }
+            (Found::Some, Err(trouble)) => Err(trouble),
+            (Found::None | Found::Some, Ok(())) => {
+                Err(Trouble::Unclear(format!("its disks have no snapshot {}", disks.tag)))
+            }
+        }
+    }
+
+    async fn take_at_once(&self, disks: &Disks) -> Result<(), Trouble> {
+        let Disks { uuid, volumes, devices, tag, .. } = disks;
+        if !self.is_active(*uuid).await? {
+            return Ok(snapshots::take(volumes, tag).await?);
+        }
+        let (uuid, devices, tag) = (*uuid, devices.clone(), tag.clone());
+        let take = move |hv: &dyn Hypervisor| hv.snapshot(uuid, &devices, &tag);
+        self.call("take snapshot", SNAPSHOT_DEADLINE, take).await
+    }
+
+    /// Nothing is changed unless all disks have it; what was begun goes on until all are what they were.
+    async fn revert(&self, disks: &Disks, is_again: bool) -> Result<(), Trouble> {
+        let Disks { job, uuid, sized, tag, .. } = disks;
+        let no = |message: String| match is_again {
+            true => Trouble::Unclear(message),
+            false => Trouble::No(message),
+        };
+        self.await_late_start(job).await?;
+        if self.is_active(*uuid).await? {
+            return Err(no("its guest runs".to_owned()));
+        }
+        match disks.find().map_err(|_| no("its disks can't be read".to_owned()))? {
+            Found::All(_) => {}
+            Found::Some | Found::None => {
+                return Err(no(format!("not all of its disks have a snapshot {tag}")));
+            }
+        }
+        let reverted = snapshots::revert(sized, tag).await;
+        reverted.map_err(|error| Trouble::Unclear(error.to_string()))
+    }
+
+    async fn delete_snapshot(&self, disks: &Disks) -> Result<(), Trouble> {
+        let Disks { job, uuid, volumes, devices, tag, .. } = disks;
+        self.await_late_start(job).await?;
+        if !self.is_active(*uuid).await? {
+            let deleted = snapshots::delete(volumes, tag).await;
+            return deleted.map_err(|error| Trouble::Unclear(error.to_string()));
+        }
+        let (uuid, devices, tag) = (*uuid, devices.clone(), tag.clone());
+        let delete = move |hv: &dyn Hypervisor| hv.delete_snapshot(uuid, &devices, &tag);
+        self.call("delete snapshot", SNAPSHOT_DEADLINE, delete).await
     }
 
     /// Lets a guest run that was started with its CPUs stopped, after a look whether the keeper can end

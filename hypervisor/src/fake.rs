@@ -12,21 +12,22 @@ mod people;
 mod fault;
 pub use fault::{Fault, Method};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 use protocol::job::AddressSource;
-use protocol::vm::Size;
+use protocol::vm::{DiskSpec, Size};
 use uuid::Uuid;
 
 use crate::call::HungCalls;
 use crate::domain::{DomainConfig, DomainInfo, DomainState, NodeFacts, PauseReason, StopReason};
-use crate::domain_xml::{DriverKind, domain_xml};
+use crate::domain_xml::{DriverKind, disk_device, domain_xml};
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{DomainEvent, Lifecycle, StartReason, WatchEvent};
 use crate::hub::Hub;
@@ -106,19 +107,59 @@ struct Guest {
     recorded: Option<PathBuf>,
     /// What is known of its cards' addresses: who says so, of which card, which.
     addresses: Vec<(AddressSource, String, IpAddr)>,
+    /// Snapshots inside its disks, by guest device.
+    snapshots: BTreeMap<String, BTreeSet<String>>,
+    /// Sizes that its disks were given while it ran, by guest device.
+    grown: BTreeMap<String, u64>,
 }
 
 impl Guest {
     fn new(info: DomainInfo, config: Option<DomainConfig>, defined: Size) -> Self {
         let (console_input, addresses) = (Vec::new(), Vec::new());
         let (started, job, recorded) = (defined, None, None);
-        Self { info, config, defined, started, console_input, job, recorded, addresses }
+        let (snapshots, grown) = (BTreeMap::new(), BTreeMap::new());
+        Self {
+            info,
+            config,
+            defined,
+            started,
+            console_input,
+            job,
+            recorded,
+            addresses,
+            snapshots,
+            grown,
+        }
     }
 
     /// Off, and not in a file, it is shown as what it would be.
     fn show_defined(&mut self) {
         self.info.resources = self.defined.resources();
         self.info.memory_now_bytes = self.defined.memory_bytes;
+    }
+
+    /// Whether it has a disk of this device, and how large that is.
+    fn disk_bytes(&self, device: &str) -> Option<u64> {
+        let disks = &self.config.as_ref()?.vm.disks;
+        let is_it =
+            |(at, disk): &(usize, &DiskSpec)| disk_device(*at, disk).as_deref() == Some(device);
+        let (_, disk) = disks.iter().enumerate().find(is_it)?;
+        Some(self.grown.get(device).copied().unwrap_or(disk.size_bytes))
+    }
+
+    /// What QEMU would do to the file of a disk, if there is a file.
+    fn on_file(&self, device: &str, words: &[&str]) -> Result<(), String> {
+        let volumes = self.config.as_ref().map_or(&[][..], |config| &config.volumes);
+        let disks = self.config.as_ref().map_or(&[][..], |config| &config.vm.disks);
+        let is_it = |at: usize| disk_device(at, &disks[at]).as_deref() == Some(device);
+        let volume = (0..disks.len()).find(|at| is_it(*at)).and_then(|at| volumes.get(at));
+        let Some(volume) = volume.filter(|volume| volume.path.exists()) else { return Ok(()) };
+        let mut command = Command::new("qemu-img");
+        let done = command.args(words).arg(&volume.path).output().map_err(|e| e.to_string())?;
+        match done.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
+        }
     }
 
     fn live(&self, keeps_size: bool) -> Live {

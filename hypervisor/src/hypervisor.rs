@@ -72,6 +72,24 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// start. Repeating it is harmless.
     fn resize(&self, uuid: Uuid, to: SizeChange) -> Result<Resized, HypervisorError>;
 
+    /// Takes a snapshot of these disks of a running guest, named by their guest devices such as `vda` (see
+    /// [`crate::disk_device`]): of one moment, and all of them have it then, or none. The guest's memory is
+    /// not in it. `AlreadyExists` when a disk has one of that tag; `NotRunning` when there is no process,
+    /// and the files are whoever has them to work on.
+    fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError>;
+
+    /// Deletes a snapshot from these disks of a running guest. Also fine on those that do not have it.
+    fn delete_snapshot(
+        &self,
+        uuid: Uuid,
+        devices: &[String],
+        tag: &str,
+    ) -> Result<(), HypervisorError>;
+
+    /// Makes a disk of a running guest this large, which the guest sees at once. Repeating it is harmless.
+    /// `Refused` when the disk is larger: what a guest has on it is not cut off.
+    fn grow_disk(&self, uuid: Uuid, device: &str, bytes: u64) -> Result<(), HypervisorError>;
+
     /// Writes what changes into a definition that is not ours; a running guest is not touched.
     /// Repeating it is harmless. `Refused` or `Failed` when libvirt can't change that of it.
     fn resize_definition(&self, uuid: Uuid, to: SizeChange) -> Result<(), HypervisorError>;

@@ -43,6 +43,8 @@ pub use network_xml::{NetworkRead, network_xml};
 
 mod resize;
 
+mod disk_nodes;
+
 mod xml_walk;
 
 mod hub;

@@ -16,6 +16,8 @@ mod capabilities;
 
 mod console;
 
+mod disks;
+
 mod embedded;
 
 mod networks;
@@ -137,6 +139,14 @@ impl Libvirt {
         if self.driver() == DriverKind::QemuEmbedded {
             let message = "libvirt inside this process has no networks: plug cards into `user` or \
                            a bridge, or run the agent with a libvirt daemon (qemu:///system)";
+            return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
+        }
+        Ok(())
+    }
+
+    fn must_have_qemu(&self, what: &str) -> Result<(), HypervisorError> {
+        if self.driver() == DriverKind::Test {
+            let message = "libvirt's test driver has no disks that anybody writes to";
             return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
         }
         Ok(())
@@ -322,6 +332,32 @@ impl Hypervisor for Libvirt {
         resized?.ok_or_else(|| {
             let what = format!("resize domain {uuid}");
             HypervisorError::new(what, ErrorKind::NotRunning, "it has no process")
+        })
+    }
+
+    fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError> {
+        self.must_have_qemu("take a snapshot")?;
+        self.with_domain("take a snapshot of domain", uuid, Needs::Process, |domain| {
+            disks::snapshot(domain, devices, tag)
+        })
+    }
+
+    fn delete_snapshot(
+        &self,
+        uuid: Uuid,
+        devices: &[String],
+        tag: &str,
+    ) -> Result<(), HypervisorError> {
+        self.must_have_qemu("delete a snapshot")?;
+        self.with_domain("delete a snapshot of domain", uuid, Needs::Process, |domain| {
+            disks::delete_snapshot(domain, devices, tag)
+        })
+    }
+
+    fn grow_disk(&self, uuid: Uuid, device: &str, bytes: u64) -> Result<(), HypervisorError> {
+        self.must_have_qemu("grow a disk")?;
+        self.with_domain("grow a disk of domain", uuid, Needs::Process, |domain| {
+            disks::grow(domain, device, bytes)
         })
     }
 

@@ -130,6 +130,9 @@ pub(crate) enum Command {
     History(crate::command::HistoryArgs),
     /// The disks of VMs, and what was deleted from pools
     Volumes(crate::command::VolumesArgs),
+    /// What the disks of VMs were: keep it, go back to it
+    #[command(visible_alias = "snapshot")]
+    Snapshots(crate::command::SnapshotsArgs),
     /// Networks of the hosts
     #[command(visible_alias = "network")]
     Networks(NetworksArgs),

@@ -57,6 +57,8 @@ mod pools;
 
 mod volumes;
 
+mod snapshots;
+
 pub(crate) mod runs;
 
 pub(crate) mod plan;
@@ -90,6 +92,7 @@ pub(crate) use quota::{QuotaRow, rows as quota_rows};
 pub(crate) use replay::ReplayArgs;
 pub(crate) use resize::is_settled as is_resized;
 pub(crate) use simulate::SimulateArgs;
+pub(crate) use snapshots::SnapshotsArgs;
 pub(crate) use volumes::VolumesArgs;
 pub(crate) use why::WhyArgs;
 
@@ -160,6 +163,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Pools(args) => pools::run(session, args).await,
         Command::History(args) => history::run(session, args).await,
         Command::Volumes(args) => volumes::run(session, args).await,
+        Command::Snapshots(args) => snapshots::run(session, args).await,
         Command::Networks(args) => networks::run(session, args).await,
         Command::Runs(args) => runs::run(session, args).await,
         Command::Plan(args) => plan::run(session, args).await,

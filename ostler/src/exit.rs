@@ -128,7 +128,14 @@ impl fmt::Display for Failure {
 /// What an answer of a peer means to a shell.
 pub(crate) fn code_of(error: &CallError) -> Code {
     match (error.refusal(), error) {
-        (Some(Refusal::NoSuchJob { .. } | Refusal::NoSuchNetwork { .. }), _) => Code::NotFound,
+        (
+            Some(
+                Refusal::NoSuchJob { .. }
+                | Refusal::NoSuchSnapshot { .. }
+                | Refusal::NoSuchNetwork { .. },
+            ),
+            _,
+        ) => Code::NotFound,
         (Some(_), _) => Code::Refused,
         (None, CallError::Problem { problem, .. }) if problem.status == 404 => Code::NotFound,
         (None, CallError::NotSent { .. } | CallError::Ambiguous { .. }) => Code::Unreachable,

@@ -44,6 +44,8 @@ pub struct Placed {
     pub has_moved_away: bool,
     /// True when its memory was saved here: it goes on only here.
     pub is_saved: bool,
+    /// True when its disks have snapshots, which do not move with them.
+    pub has_snapshots: bool,
 }
 
 impl Placed {
@@ -95,6 +97,7 @@ impl From<&Job> for Placed {
             has_moved_away: job.state.is_ended()
                 && matches!(job.reason, Some(Reason::Migrated { .. })),
             is_saved: job.state.is_ended() && job.reason == Some(Reason::Saved),
+            has_snapshots: job.kept_snapshots().next().is_some(),
         }
     }
 }

@@ -89,6 +89,7 @@ fn with(mut inventory: Inventory, name: &str, spec: JobSpec, state: JobState) ->
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     };
     inventory.host.allocation = inventory.host.allocation.plus(job.allocation());
     inventory.jobs.push(job);

@@ -122,6 +122,16 @@ pub struct ResizeJob {
     pub run: Option<RunKey>,
 }
 
+/// `POST /v1/jobs/{id}/snapshots/{snapshot}/revert`. 202 with the [`Job`] when it is written down: its
+/// disks become what they were; 200 when this change was taken before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevertJob {
+    /// Which change of the job; above the present one. A copy of the request that arrives late finds a
+    /// job that has changed since, and reverts nothing.
+    pub revision: Revision,
+}
+
 /// `POST /v1/jobs/{id}/migrate` on the source. 202 with the [`Job`], which then shows progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

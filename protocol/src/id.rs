@@ -150,6 +150,11 @@ name_type!(
     "pool name"
 );
 name_type!(
+    /// A snapshot of a VM's disks, among those of the VM.
+    SnapshotName,
+    "snapshot name"
+);
+name_type!(
     /// Whose quota a job counts against.
     TenantId,
     "tenant"

@@ -21,6 +21,9 @@ pub use reason::Reason;
 mod resize;
 pub use resize::{Resize, ResizeStage};
 
+mod snapshot;
+pub use snapshot::{SNAPSHOTS_MAX, Snapshot, SnapshotStage};
+
 mod cards;
 pub use cards::{
     ADDRESSES_MAX, Address, AddressSource, CARDS_MAX, Card, Unknown, address_in_short,
@@ -397,14 +400,19 @@ pub struct Job {
     /// The network cards of its running guest, with the addresses that they are known to have.
     #[serde(default, skip_serializing_if = "<[Card]>::is_empty")]
     pub cards: Box<[Card]>,
+    /// The snapshots of its disks, the oldest first.
+    #[serde(default, skip_serializing_if = "<[Snapshot]>::is_empty")]
+    pub snapshots: Box<[Snapshot]>,
 }
 
 impl Job {
     /// What the job holds of its host now: everything while it is alive; only its disks once
-    /// it has ended, because its volumes are still there. What is in named pools is booked there.
+    /// it has ended, because its volumes are still there, and what their snapshots keep. What is in named
+    /// pools is booked there.
     #[must_use]
     pub fn allocation(&self) -> Resources {
-        let promised = self.promised().minus(self.spec.in_pools());
+        let kept = Resources { disk_bytes: self.snapshot_bytes(), ..Resources::ZERO };
+        let promised = self.promised().minus(self.spec.in_pools()).plus(kept);
         if self.state.is_ended() {
             Resources { disk_bytes: promised.disk_bytes, ..Resources::ZERO }
         } else {

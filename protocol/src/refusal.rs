@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision};
+use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision, SnapshotName};
 use crate::job::JobState;
 use crate::network::{NetworkName, Subnet};
 use crate::resources::{Bytes, Resources};
@@ -221,6 +221,26 @@ pub enum Refusal {
         /// The job.
         job: JobId,
     },
+    /// The job has no such snapshot.
+    #[error("job {job} has no snapshot {snapshot}; it has {}", snapshot_words(.has))]
+    NoSuchSnapshot {
+        /// The job.
+        job: JobId,
+        /// What was named.
+        snapshot: SnapshotName,
+        /// Those it has.
+        has: Vec<SnapshotName>,
+    },
+    /// The job has snapshots, which would be lost.
+    #[error("job {job} has snapshots ({}): {needed}", snapshot_words(.snapshots))]
+    HasSnapshots {
+        /// The job.
+        job: JobId,
+        /// Its snapshots.
+        snapshots: Vec<SnapshotName>,
+        /// What would have worked.
+        needed: String,
+    },
     /// There is no such domain here that could be adopted.
     #[error(
         "no domain {domain} is on this host that is nobody's job; `ostler hosts` and `virsh list --all` tell where it is"
@@ -324,6 +344,11 @@ fn pool_words(has: &[PoolName]) -> String {
     if names.is_empty() { "none but its own folder".to_owned() } else { names.join(", ") }
 }
 
+fn snapshot_words(has: &[SnapshotName]) -> String {
+    let names: Vec<&str> = has.iter().map(SnapshotName::as_str).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
 impl Refusal {
     /// The word for it in a problem's `type`.
     #[must_use]
@@ -351,6 +376,8 @@ impl Refusal {
             Refusal::RevisionConflict { .. } => "revision-conflict",
             Refusal::WrongState { .. } => "wrong-state",
             Refusal::NoSuchJob { .. } => "no-such-job",
+            Refusal::NoSuchSnapshot { .. } => "no-such-snapshot",
+            Refusal::HasSnapshots { .. } => "has-snapshots",
             Refusal::NoSuchDomain { .. } => "no-such-domain",
             Refusal::NameTaken { .. } => "name-taken",
             Refusal::Ticket { error } => error.name(),
@@ -373,10 +400,12 @@ impl Refusal {
             Refusal::Invalid { .. } => 400,
             Refusal::Forbidden { .. } | Refusal::Ticket { .. } => 403,
             Refusal::NoSuchJob { .. }
+            | Refusal::NoSuchSnapshot { .. }
             | Refusal::NoSuchDomain { .. }
             | Refusal::NoSuchNetwork { .. } => 404,
             Refusal::RevisionConflict { .. }
             | Refusal::WrongState { .. }
+            | Refusal::HasSnapshots { .. }
             | Refusal::NameTaken { .. }
             | Refusal::StaleClaim { .. }
             | Refusal::TaskUndone { .. }
@@ -512,6 +541,7 @@ pub fn examples() -> Vec<Refusal> {
     let job: JobId = JobId::new("web-1").expect("a valid name");
     let image = ImageName::new("debian-12").expect("a valid name");
     let pool = PoolName::new("nfs").expect("a valid name");
+    let snapshot = SnapshotName::new("before").expect("a valid name");
     let some = Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 8 << 30 };
     let mut all = vec![
         Refusal::NoCapacity { asked: some, free: Resources::ZERO, capacity: some },
@@ -543,6 +573,12 @@ pub fn examples() -> Vec<Refusal> {
             needed: "start it first".into(),
         },
         Refusal::NoSuchJob { job: job.clone() },
+        Refusal::NoSuchSnapshot { job: job.clone(), snapshot: snapshot.clone(), has: vec![] },
+        Refusal::HasSnapshots {
+            job: job.clone(),
+            snapshots: vec![snapshot],
+            needed: "delete them first".into(),
+        },
         Refusal::NoSuchDomain { domain: "legacy".into() },
         Refusal::NameTaken { job: job.clone() },
         Refusal::StaleClaim { seen: 4, given: 3 },

@@ -197,6 +197,7 @@ mod tests {
             migration: None,
             endpoint: None,
             cards: Box::default(),
+            snapshots: Box::default(),
         }
     }
 

@@ -715,6 +715,7 @@ fn may_replan(cause: &Cause) -> bool {
                     no,
                     Refusal::RevisionConflict { .. }
                         | Refusal::WrongState { .. }
+                        | Refusal::HasSnapshots { .. }
                         | Refusal::NoSuchJob { .. }
                         | Refusal::Forbidden { .. }
                 )
@@ -752,6 +753,7 @@ fn setback_of(kind: &TaskKind, no: &No) -> Option<Setback> {
         No::Host(
             Refusal::RevisionConflict { .. }
             | Refusal::WrongState { .. }
+            | Refusal::HasSnapshots { .. }
             | Refusal::NoSuchJob { .. },
             _,
         )

@@ -18,6 +18,8 @@ mod pools;
 
 mod resize;
 
+mod snapshots;
+
 mod retire;
 
 mod discovery;

@@ -89,5 +89,6 @@ pub(crate) fn job(name: &str, spec: JobSpec, state: JobState) -> Result<Job, Str
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     })
 }

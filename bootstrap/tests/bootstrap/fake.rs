@@ -203,6 +203,7 @@ async fn put_job(
         migration: None,
         endpoint: endpoint.map(Box::new),
         cards: Box::default(),
+        snapshots: Box::default(),
     };
     fake.inner.lock().unwrap().jobs.insert(id, job.clone());
     Ok(Json(job))

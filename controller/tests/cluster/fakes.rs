@@ -435,6 +435,7 @@ async fn put(
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     };
     shared.set(&mut host, job.clone());
     drop(host);

@@ -5,9 +5,11 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use protocol::api::{JobList, MigrateJob, PutHandoff, PutJob, RebootJob, ResizeJob, StopJob};
-use protocol::id::{JobId, Revision, RunId};
-use protocol::job::{Job, JobKind, RunKey};
+use protocol::api::{
+    JobList, MigrateJob, PutHandoff, PutJob, RebootJob, ResizeJob, RevertJob, StopJob,
+};
+use protocol::id::{JobId, Revision, RunId, SnapshotName};
+use protocol::job::{Job, JobKind, RunKey, Snapshot};
 use protocol::refusal::Refusal;
 use protocol::trust::Right;
 use schemars::JsonSchema;
@@ -16,6 +18,7 @@ use transport::{Json, Peer, ProblemReply};
 
 use super::{Api, console};
 use crate::core::{Act, Reply, Request};
+use crate::snapshots;
 
 /// Most of a service's log shown at a time.
 const LOG_BYTES_MAX: u64 = 1 << 20;
@@ -122,6 +125,52 @@ pub(super) async fn undo_resize(
     permit_over(&api, peer, &id)?;
     let request = Request::UndoResize { job: id, run: undo.key() };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn show_snapshot(
+    State(api): State<Api>,
+    peer: Peer,
+    Path((id, name)): Path<(JobId, SnapshotName)>,
+) -> Result<Json<Snapshot>, ProblemReply> {
+    api.permit(peer, Right::Read)?;
+    let job = published(&api, &id)?;
+    let has = || job.snapshots.iter().map(|snapshot| snapshot.name.clone()).collect();
+    let no = || Refusal::NoSuchSnapshot { job: id.clone(), snapshot: name.clone(), has: has() };
+    Ok(Json(job.snapshot(&name).cloned().ok_or_else(no)?))
+}
+
+pub(super) async fn take_snapshot(
+    State(api): State<Api>,
+    peer: Peer,
+    Path((job, name)): Path<(JobId, SnapshotName)>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &job)?;
+    // What it may keep is known to the files alone.
+    let spec = published(&api, &job)?.spec;
+    let vm = spec.as_vm().filter(|vm| vm.bytes_by_pool().is_empty());
+    let volumes = vm.and_then(|vm| api.storage.sized_volumes(&job, vm).ok());
+    let bytes = volumes.map_or(0, |volumes| snapshots::held_bytes(&volumes));
+    let request = Request::TakeSnapshot { job, name, bytes };
+    answer(api.ask(request).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn revert(
+    State(api): State<Api>,
+    peer: Peer,
+    Path((job, name)): Path<(JobId, SnapshotName)>,
+    Json(revert): Json<RevertJob>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &job)?;
+    answer(api.ask(Request::Revert { job, name, revert }).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn delete_snapshot(
+    State(api): State<Api>,
+    peer: Peer,
+    Path((job, name)): Path<(JobId, SnapshotName)>,
+) -> Result<Response, ProblemReply> {
+    permit_over(&api, peer, &job)?;
+    answer(api.ask(Request::DeleteSnapshot { job, name }).await?, StatusCode::ACCEPTED)
 }
 
 pub(super) async fn migrate(

@@ -118,6 +118,11 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/release", post(jobs::release))
         .route("/v1/jobs/{id}/resize", post(jobs::resize))
         .route("/v1/jobs/{id}/resize/undo", post(jobs::undo_resize))
+        .route(
+            "/v1/jobs/{id}/snapshots/{snapshot}",
+            get(jobs::show_snapshot).put(jobs::take_snapshot).delete(jobs::delete_snapshot),
+        )
+        .route("/v1/jobs/{id}/snapshots/{snapshot}/revert", post(jobs::revert))
         .route("/v1/jobs/{id}/migrate", post(jobs::migrate))
         .route("/v1/jobs/{id}/migrate/cancel", post(jobs::cancel_migration))
         .route("/v1/jobs/{id}/handoff", post(jobs::take_handoff))

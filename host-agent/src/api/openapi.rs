@@ -6,13 +6,13 @@
 use http::header::CONTENT_TYPE;
 use protocol::api::{
     DomainReply, ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutIntent,
-    PutJob, RebootJob, ResizeJob, SHA256_HEADER, StopJob,
+    PutJob, RebootJob, ResizeJob, RevertJob, SHA256_HEADER, StopJob,
 };
 use protocol::history::HistoryConfig;
 use protocol::host::{Host, Inventory};
-use protocol::id::{ImageName, JobId, PoolName};
+use protocol::id::{ImageName, JobId, PoolName, SnapshotName};
 use protocol::image::{FetchImage, ImageList, ImageStatus};
-use protocol::job::Job;
+use protocol::job::{Job, Snapshot};
 use protocol::network::{NetworkList, NetworkName, NetworkStatus, PutNetwork};
 use protocol::pool::{PoolContent, PoolsConfig, Tag};
 use protocol::signed::{Digest, Signed};
@@ -49,6 +49,7 @@ const ADMITS: &[&str] = &[
     "no-pool",
     "pool-unavailable",
     "pool-full",
+    "has-snapshots",
     "revision-conflict",
     "wrong-state",
     "name-taken",
@@ -91,6 +92,7 @@ fn operations() -> Vec<Operation> {
     all.extend(of_offers());
     all.extend(of_jobs());
     all.extend(of_actions());
+    all.extend(of_snapshots());
     all.extend(of_migration());
     all
 }
@@ -359,6 +361,39 @@ fn of_actions() -> Vec<Operation> {
     ]
 }
 
+fn of_snapshots() -> Vec<Operation> {
+    const SNAPSHOT: &str = "/v1/jobs/{id}/snapshots/{snapshot}";
+    let of_job =
+        |operation: Operation| operation.path::<JobId>("id").path::<SnapshotName>("snapshot");
+    let change = |operation| {
+        let operation = of_job(operation).right(Right::Run);
+        let operation = operation.answers::<Job>(200).answers::<Job>(202);
+        operation.refuses(&[
+            "stopping",
+            "no-such-job",
+            "wrong-state",
+            "busy",
+            "unsupported",
+            "invalid",
+        ])
+    };
+    vec![
+        of_job(get(SNAPSHOT, "A snapshot of its disks"))
+            .right(Right::Read)
+            .answers::<Snapshot>(200)
+            .refuses(&["no-such-job", "no-such-snapshot"]),
+        change(put(SNAPSHOT, "Take a snapshot of all its disks, of one moment"))
+            .refuses(&["no-capacity"]),
+        change(delete(SNAPSHOT, "Keep a snapshot no longer")).refuses(&["no-such-snapshot"]),
+        change(post(
+            "/v1/jobs/{id}/snapshots/{snapshot}/revert",
+            "Make its disks what they were, while it is stopped",
+        ))
+        .body::<RevertJob>()
+        .refuses(&["no-such-snapshot", "revision-conflict"]),
+    ]
+}
+
 fn of_migration() -> Vec<Operation> {
     let of_job = |operation: Operation| operation.path::<JobId>("id");
     let change = |operation| {
@@ -369,7 +404,7 @@ fn of_migration() -> Vec<Operation> {
         change(post("/v1/jobs/{id}/migrate", "Send it to another host").right(Right::Run))
             .query::<jobs::Planned>()
             .body::<MigrateJob>()
-            .refuses(&["revision-conflict"]),
+            .refuses(&["revision-conflict", "has-snapshots"]),
         change(post("/v1/jobs/{id}/migrate/cancel", "Give up sending it").right(Right::Run))
             .query::<jobs::Undo>()
             .answers_nothing(204),

@@ -3,7 +3,7 @@
 //! Holds what an agent knows, and what every part of it needs: whose turn an input is, the row that
 //! is written before it is told, the numbers of events, the room that is promised. What is decided
 //! is beside it: `taking` and `ending` jobs, `moving` them, `acts` on them, how they go on
-//! (`job_life`), what libvirt shows (`seeing`), what `addresses` guests have, which `networks` there are, and how a new life starts (`recover`).
+//! (`job_life`), their `snapshots`, what libvirt shows (`seeing`), what `addresses` guests have, which `networks` there are, and how a new life starts (`recover`).
 
 use std::collections::BTreeMap;
 
@@ -57,6 +57,9 @@ pub(super) struct Entry {
     /// True when a sending was begun, or a service's supervisor told to run, in this or an earlier
     /// life: it must be settled, not begun again.
     pub(super) is_begun: bool,
+    /// True when the work for the snapshot that is under way was begun, in this or perhaps an earlier life:
+    /// what is found of it is its own.
+    pub(super) is_snapshot_tried: bool,
     /// What a one-off job's console was last seen to hold.
     pub(super) heard: Option<Heard>,
     /// What is waited for after a change of size.
@@ -89,6 +92,7 @@ pub(super) enum WorkKind {
     /// A reset, or a reboot, which any stop overtakes: a guest may take its time.
     Reboot,
     Resize,
+    Snapshot,
     /// Everything else.
     Other,
 }
@@ -281,6 +285,11 @@ impl Agent {
             Request::Act { job, act } => self.act(now, &job, act, out),
             Request::Resize { job, resize } => self.resize(now, &job, resize, out),
             Request::UndoResize { job, run } => self.undo_resize(now, &job, run, out),
+            Request::TakeSnapshot { job, name, bytes } => {
+                self.take_snapshot(now, &job, name, bytes, out)
+            }
+            Request::Revert { job, name, revert } => self.revert(now, &job, &name, &revert, out),
+            Request::DeleteSnapshot { job, name } => self.delete_snapshot(now, &job, &name, out),
             Request::Migrate { job, migrate, revision } => {
                 self.migrate(now, &job, migrate, revision, out)
             }
@@ -438,6 +447,7 @@ impl Agent {
                     record,
                     work: None,
                     is_begun: false,
+                    is_snapshot_tried: false,
                     heard: None,
                     giving: None,
                     looked_ms: 0,

@@ -160,7 +160,8 @@ fn is_history(record: &JobRecord) -> bool {
         job.reason,
         Some(Reason::Saved | Reason::Migrated { .. } | Reason::TenureLost { .. })
     );
-    is_at_rest && !has_right && !is_on_its_way && !lasts && stay.is_none() && is_done(job)
+    let is_kept = stay.is_some() || !job.snapshots.is_empty();
+    is_at_rest && !has_right && !is_on_its_way && !lasts && !is_kept && is_done(job)
 }
 
 /// Whether it has ended for good, and has left no disk that is anybody's.

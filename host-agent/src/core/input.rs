@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
-use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
+use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, RevertJob, StopJob};
 use protocol::event::Event;
 use protocol::history::HistoryConfig;
 use protocol::host::{HostIntent, ImageFacts};
-use protocol::id::{ImageName, JobId, OfferId, PoolName, Revision};
+use protocol::id::{ImageName, JobId, OfferId, PoolName, Revision, SnapshotName};
 use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec};
 use protocol::network::{NetworkName, NetworkStatus, PutNetwork};
 use protocol::pool::{PoolFacts, PoolsConfig};
@@ -186,6 +186,31 @@ pub enum Request {
         job: JobId,
         /// The task; without one there is nothing to take back.
         run: Option<RunKey>,
+    },
+    /// Take a snapshot of a job's disks.
+    TakeSnapshot {
+        /// Its id.
+        job: JobId,
+        /// What to call it.
+        name: SnapshotName,
+        /// What the disks hold, as measured just now.
+        bytes: u64,
+    },
+    /// Make a job's disks what they were.
+    Revert {
+        /// Its id.
+        job: JobId,
+        /// In which snapshot.
+        name: SnapshotName,
+        /// Which change of the job that is.
+        revert: RevertJob,
+    },
+    /// Keep a snapshot no longer.
+    DeleteSnapshot {
+        /// Its id.
+        job: JobId,
+        /// Which.
+        name: SnapshotName,
     },
     /// Send a job to another host.
     Migrate {
@@ -367,6 +392,17 @@ pub enum Work {
         /// What of its size is other than its guest has.
         change: SizeChange,
     },
+    /// Do something with a snapshot of all disks, whether the guest runs or not.
+    SnapshotVm {
+        /// What it is.
+        vm: VmSpec,
+        /// The snapshot.
+        name: SnapshotName,
+        /// What.
+        act: SnapshotAct,
+        /// True when it may have been begun before: what is found of it is its own.
+        is_again: bool,
+    },
     /// Keep the definition of a domain that runs already, and write the job into it.
     AdoptVm,
     /// Give a domain the definition back that it was adopted with.
@@ -389,6 +425,17 @@ pub enum Work {
     StopService,
 }
 
+/// What is done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotAct {
+    /// All disks get it, of one moment. `Failed`: none has it.
+    Take,
+    /// All disks become what they were; nobody uses them. `Failed`: they are as before.
+    Revert,
+    /// No disk has it any more. Fine when that is so already.
+    Delete,
+}
+
 /// How a piece of work ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkOutcome {
@@ -408,6 +455,13 @@ pub enum WorkOutcome {
         left: Vec<String>,
         /// True when the guest takes its time to give memory up.
         is_giving: bool,
+    },
+    /// All disks have the snapshot.
+    Snapshotted {
+        /// Of which moment it is, in milliseconds since 1970 by the host's clock.
+        taken_ms: u64,
+        /// What the disks held then, in bytes.
+        bytes: u64,
     },
     /// Ready to receive.
     Listening {

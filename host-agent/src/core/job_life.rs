@@ -6,10 +6,11 @@ use protocol::job::{JobKind, JobState, Migration, OneOff, Reason};
 use protocol::vm::VmSpec;
 use transport::clock::Now;
 
-use super::agent::{Agent, UnderWay, WorkKind};
+use super::agent::{Agent, Entry, UnderWay, WorkKind};
 use super::input::{Effect, Look, ServiceNews, Work, WorkId, WorkOutcome};
 use super::ledger::{Intent, JobRecord, Write};
 use super::resizing::work_of_resize;
+use super::snapshots::work_of_snapshot;
 
 impl Agent {
     /// Begins whatever has to be done next for every job; also retries what failed.
@@ -33,7 +34,7 @@ impl Agent {
         if is_vm && is_start && !self.is_start_due(now, record) {
             return;
         }
-        let Some(work) = next_work(record, entry.is_begun) else { return };
+        let Some(work) = next_work(entry) else { return };
         if matches!(work, Work::ResizeVm { .. }) && entry.giving.is_some() {
             return;
         }
@@ -48,6 +49,7 @@ impl Agent {
             entry.work = Some(UnderWay { id: work_id, kind: kind_of(&work) });
             entry.change += 1;
             entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
+            entry.is_snapshot_tried |= matches!(work, Work::SnapshotVm { .. });
         }
         let turn = self.turn(id);
         out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn });
@@ -101,6 +103,9 @@ impl Agent {
         }
         if ended.kind == WorkKind::Resize {
             return self.conclude_resize(now, record, outcome, out);
+        }
+        if ended.kind == WorkKind::Snapshot {
+            return self.conclude_snapshot(now, record, outcome, out);
         }
         let state = record.job.state;
         match (state, record.intent.clone(), outcome) {
@@ -275,16 +280,18 @@ fn kind_of(work: &Work) -> WorkKind {
         Work::SaveVm => WorkKind::Save,
         Work::ResetVm | Work::RebootVm { .. } => WorkKind::Reboot,
         Work::ResizeVm { .. } => WorkKind::Resize,
+        Work::SnapshotVm { .. } => WorkKind::Snapshot,
         _ => WorkKind::Other,
     }
 }
 
 /// What has to be done for a job in this state with this intent; `None`: nothing, or wait.
-fn next_work(record: &JobRecord, is_begun: bool) -> Option<Work> {
+fn next_work(entry: &Entry) -> Option<Work> {
+    let (record, is_begun) = (&entry.record, entry.is_begun);
     match &record.job.spec.kind {
         _ if record.intent == Intent::Delete => Some(Work::Delete),
         _ if record.intent == Intent::Release => Some(Work::ReleaseVm),
-        JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => next_of_vm(record, vm, is_begun),
+        JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => next_of_vm(entry, vm),
         JobKind::Service(service) => match (record.job.state, &record.intent) {
             (state, Intent::Run) if !state.is_ended() => {
                 (!is_begun).then(|| Work::StartService(service.clone()))
@@ -295,8 +302,10 @@ fn next_work(record: &JobRecord, is_begun: bool) -> Option<Work> {
     }
 }
 
-fn next_of_vm(record: &JobRecord, vm: &VmSpec, is_begun: bool) -> Option<Work> {
-    let job = &record.job;
+fn next_of_vm(entry: &Entry, vm: &VmSpec) -> Option<Work> {
+    let (record, job) = (&entry.record, &entry.record.job);
+    let change =
+        || work_of_resize(job, vm).or_else(|| work_of_snapshot(job, vm, entry.is_snapshot_tried));
     match (job.state, &record.intent) {
         (JobState::Accepted | JobState::Starting, Intent::Run) => {
             Some(match job.spec.as_one_off() {
@@ -317,10 +326,10 @@ fn next_of_vm(record: &JobRecord, vm: &VmSpec, is_begun: bool) -> Option<Work> {
         }
         (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => Some(Work::TakeOver),
         (JobState::MigratingOut, Intent::Send(migrate)) => {
-            Some(if is_begun { Work::SettleSend } else { Work::SendVm(migrate.clone()) })
+            Some(if entry.is_begun { Work::SettleSend } else { Work::SendVm(migrate.clone()) })
         }
-        (JobState::Running | JobState::Paused, _) => work_of_resize(job, vm),
-        (state, _) if state.is_ended() => work_of_resize(job, vm),
+        (JobState::Running | JobState::Paused, _) => change(),
+        (state, _) if state.is_ended() => change(),
         _ => None,
     }
 }

@@ -22,6 +22,7 @@ use super::claims::Claim;
 use super::history::Ended;
 use super::networks::NetworkRecord;
 use super::pools::Stay;
+use super::snapshots::LastRevert;
 
 /// What is meant to happen to a job, whatever its state is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +80,9 @@ pub struct JobRecord {
     /// The last change of its size since it was put here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_resize: Option<Box<LastResize>>,
+    /// The last time that its disks were made what they were, since it was put here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_revert: Option<Box<LastRevert>>,
     /// Its stay here, if it has volumes in pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stay: Option<Box<Stay>>,

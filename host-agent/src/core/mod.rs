@@ -9,8 +9,8 @@ pub use agent::{Agent, Birth};
 
 mod input;
 pub use input::{
-    Effect, Input, Joint, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews, Standing,
-    Work, WorkId, WorkOutcome,
+    Effect, Input, Joint, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews,
+    SnapshotAct, Standing, Work, WorkId, WorkOutcome,
 };
 
 mod taking;
@@ -31,6 +31,9 @@ mod networks;
 pub use networks::{Link, NetworkRecord, SeenNetworks};
 
 mod resizing;
+
+mod snapshots;
+pub use snapshots::LastRevert;
 
 mod one_off;
 

@@ -16,6 +16,10 @@ use super::ledger::{Intent, JobRecord};
 use super::resizing::check_settled;
 use super::route;
 
+/// What to do about snapshots: a disk is copied as it is now, without what it was.
+const STAY: &str =
+    "they stay behind when its disks are copied: delete them with `ostler snapshots rm` first";
+
 impl Agent {
     pub(super) fn migrate(
         &mut self,
@@ -69,6 +73,7 @@ impl Agent {
             return Err(Refusal::RevisionConflict { job: id.clone(), current });
         }
         check_settled(&record.job, "sent away")?;
+        record.job.refuse_with_snapshots(STAY)?;
         self.check_route(id, &migrate)?;
         record.job.migration = Some(Box::new(Migration::Outgoing {
             to: migrate.to.clone(),

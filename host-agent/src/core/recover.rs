@@ -25,9 +25,11 @@ impl Agent {
             record.job.cards = Box::default();
             let id = record.job.id.clone();
             let is_begun = record.job.state == JobState::MigratingOut;
+            let is_snapshot_tried = record.job.snapshot_under_way().is_some();
             self.remember(record);
             if let Some(entry) = self.jobs.get_mut(&id) {
                 entry.is_begun = is_begun;
+                entry.is_snapshot_tried = is_snapshot_tried;
             }
         }
     }

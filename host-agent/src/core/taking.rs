@@ -21,6 +21,7 @@ use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord, Tally};
 use super::offers::{OPEN_MAX, Open};
 use super::pools::Coming;
+use super::snapshots::check_not_reverting;
 
 /// Starts under way at a time, those that wait for their turn included: at four at once and some
 /// seconds each, the last of them begins well within the minute that clients wait.
@@ -237,6 +238,12 @@ impl Agent {
             }
             _ => {}
         }
+        check_not_reverting(job)?;
+        if arrival == Arrival::Migrate {
+            job.refuse_with_snapshots(
+                "its disks here are older, and have them: delete it here first",
+            )?;
+        }
         if !job.state.is_ended() || entry.work.is_some() {
             return wrong_state("stop it before starting it again with another spec".to_owned());
         }
@@ -338,6 +345,9 @@ impl Agent {
                 (JobState::Accepted, if adopting.is_some() { Intent::Adopt } else { Intent::Run })
             }
         };
+        // Its disks are the same, and what they keep with them.
+        let before = self.jobs.get(&id).map(|entry| &entry.record.job);
+        let snapshots = before.map(|job| job.snapshots.clone()).unwrap_or_default();
         let domain_uuid = put.spec.as_vm().map(|vm| vm.adopted.unwrap_or_else(|| id.domain_uuid()));
         JobRecord {
             job: Job {
@@ -354,12 +364,14 @@ impl Agent {
                 migration: None,
                 endpoint: None,
                 cards: Box::default(),
+                snapshots,
             },
             intent,
             debits: ticket.map(|t| t.debits().clone()).unwrap_or_default(),
             issued: None,
             tally: Tally::default(),
             last_resize: None,
+            last_revert: None,
             stay: None,
             deletes_shared: false,
             ended: None,

@@ -34,6 +34,8 @@ mod images;
 
 mod resizing;
 
+mod snapshots;
+
 mod agreeing;
 
 mod history;
@@ -83,6 +85,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     };
     let (debits, issued, tally) = (BTreeMap::new(), None, Tally::default());
     JobRecord {
@@ -92,6 +95,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         issued,
         tally,
         last_resize: None,
+        last_revert: None,
         stay: None,
         deletes_shared: false,
         ended: None,

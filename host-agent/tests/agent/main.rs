@@ -14,6 +14,8 @@ mod pools;
 
 mod resizing;
 
+mod snapshots;
+
 mod usage;
 
 use std::collections::BTreeMap;

@@ -202,6 +202,60 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError> {
+        let what = format!("take a snapshot of domain {uuid}");
+        self.perform(Method::Snapshot, &what, |state| {
+            let guest = find_active(state, &what, uuid)?;
+            for device in devices {
+                must_have_disk(guest, &what, device)?;
+                if guest.snapshots.get(device).is_some_and(|tags| tags.contains(tag)) {
+                    let message = format!("disk {device} has a snapshot {tag} already");
+                    return Err(HypervisorError::new(&what, ErrorKind::AlreadyExists, message));
+                }
+            }
+            for device in devices {
+                guest.on_file(device, &["snapshot", "-c", tag]).map_err(|e| failed(&what, e))?;
+                guest.snapshots.entry(device.clone()).or_default().insert(tag.to_owned());
+            }
+            Ok(())
+        })
+    }
+
+    fn delete_snapshot(
+        &self,
+        uuid: Uuid,
+        devices: &[String],
+        tag: &str,
+    ) -> Result<(), HypervisorError> {
+        let what = format!("delete a snapshot of domain {uuid}");
+        self.perform(Method::DeleteSnapshot, &what, |state| {
+            let guest = find_active(state, &what, uuid)?;
+            for device in devices {
+                must_have_disk(guest, &what, device)?;
+                if guest.snapshots.entry(device.clone()).or_default().remove(tag) {
+                    guest
+                        .on_file(device, &["snapshot", "-d", tag])
+                        .map_err(|e| failed(&what, e))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn grow_disk(&self, uuid: Uuid, device: &str, bytes: u64) -> Result<(), HypervisorError> {
+        let what = format!("grow a disk of domain {uuid}");
+        self.perform(Method::GrowDisk, &what, |state| {
+            let guest = find_active(state, &what, uuid)?;
+            let now = must_have_disk(guest, &what, device)?;
+            if now > bytes {
+                let message = format!("disk {device} has {now} bytes, and is not made smaller");
+                return Err(HypervisorError::new(&what, ErrorKind::Refused, message));
+            }
+            guest.grown.insert(device.to_owned(), bytes);
+            Ok(())
+        })
+    }
+
     fn resize_definition(&self, uuid: Uuid, to: SizeChange) -> Result<(), HypervisorError> {
         let what = format!("resize the definition of domain {uuid}");
         self.perform(Method::ResizeDefinition, &what, |state| {
@@ -424,6 +478,17 @@ impl Hypervisor for Fake {
     fn hung_calls(&self) -> &Arc<HungCalls> {
         &self.0.hung_calls
     }
+}
+
+fn failed(what: &str, message: String) -> HypervisorError {
+    HypervisorError::new(what, ErrorKind::Failed, message)
+}
+
+fn must_have_disk(guest: &Guest, what: &str, device: &str) -> Result<u64, HypervisorError> {
+    guest.disk_bytes(device).ok_or_else(|| {
+        let message = format!("the guest has no disk {device}");
+        HypervisorError::new(what, ErrorKind::Refused, message)
+    })
 }
 
 struct FakeConsole {

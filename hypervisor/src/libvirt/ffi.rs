@@ -49,6 +49,11 @@ impl RawError {
         )
     }
 
+    /// An error of ours, in libvirt's terms.
+    pub(super) fn own(code: u32, message: String) -> Self {
+        Self { code, domain: 0, message }
+    }
+
     /// A text that C can't hold.
     fn nul_byte() -> Self {
         let message = "text contains a NUL byte".to_owned();
@@ -649,6 +654,31 @@ impl Domain {
             sys::virDomainGetBlockInfo(self.ptr(), target.as_ptr(), &raw mut info, 0)
         })?;
         Ok(info.capacity)
+    }
+
+    /// Makes a disk of a running guest this large; also smaller.
+    pub(super) fn resize_disk(&self, target: &str, bytes: u64) -> Result<(), RawError> {
+        let (target, flags) = (c_text(target)?, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES);
+        // SAFETY: the domain is valid; a C string that outlives the call.
+        check(unsafe { sys::virDomainBlockResize(self.ptr(), target.as_ptr(), bytes, flags) })
+            .map(drop)
+    }
+
+    /// What its QEMU answers to a command of its protocol, errors included.
+    pub(super) fn ask_qemu(&self, command: &str) -> Result<String, RawError> {
+        let command = c_text(command)?;
+        let mut answer = ptr::null_mut();
+        // SAFETY: the domain is valid; a C string that outlives the call; `answer` is set to a string of
+        // ours when the call succeeds.
+        unsafe {
+            check(sys::virDomainQemuMonitorCommand(
+                self.ptr(),
+                command.as_ptr(),
+                &raw mut answer,
+                sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_DEFAULT,
+            ))?;
+            take_text(answer)
+        }
     }
 
     pub(super) fn create(&self, flags: u32) -> Result<(), RawError> {

@@ -1,5 +1,7 @@
 //! The contract: what every hypervisor must do. Each case leaves no domain of its own behind.
 
+use std::process::Command;
+
 use hypervisor::{
     Definition, DomainState, ErrorKind, Lifecycle, NetworkConfig, NetworkForm, PauseReason,
     StartReason, StopReason, WatchEvent,
@@ -10,7 +12,7 @@ use protocol::network::{NetworkKind, NetworkName};
 use protocol::vm::{NicSpec, Plug, Size, SizeChange};
 use uuid::Uuid;
 
-use crate::subject::{Subject, eventually, expect_event, kind};
+use crate::subject::{DISK_BYTES, Disks, Subject, eventually, expect_event, kind};
 
 /// Calls `$run!(name)` for the name of each case.
 #[macro_export]
@@ -35,6 +37,8 @@ macro_rules! for_each_case {
         $run!(without_head_room_a_guest_grows_at_its_next_start);
         $run!(a_guest_gives_up_what_it_can_and_the_rest_is_said);
         $run!(a_definition_that_is_not_ours_takes_another_size);
+        $run!(a_snapshot_is_in_all_disks_or_in_none);
+        $run!(a_disk_of_a_running_guest_grows_and_is_never_cut_off);
         $run!(what_a_running_guest_uses_is_counted);
         $run!(undefining_a_running_domain_lets_it_run);
         $run!(what_is_unknown_is_said_to_be);
@@ -512,4 +516,63 @@ pub(crate) fn nothing_is_migrated_by_itself(subject: &Subject) {
     let config = subject.running("staying");
     assert_eq!(subject.hv.job_progress(config.uuid).unwrap_or(None), None);
     subject.remove(config.uuid);
+}
+
+pub(crate) fn a_snapshot_is_in_all_disks_or_in_none(subject: &Subject) {
+    let (hv, both) = (&subject.hv, ["vda".to_owned(), "sdb".to_owned()]);
+    if subject.disks == Disks::Stiff {
+        let config = subject.running("stiff");
+        assert_eq!(kind(hv.snapshot(config.uuid, &both, "a")), Some(ErrorKind::Unsupported));
+        return subject.remove(config.uuid);
+    }
+    let config = subject.running_with_disks("kept");
+    let uuid = config.uuid;
+    hv.snapshot(uuid, &both, "a").unwrap();
+    assert_eq!(kind(hv.snapshot(uuid, &both, "a")), Some(ErrorKind::AlreadyExists));
+    // One disk has it already: the other one gets none.
+    hv.snapshot(uuid, &both[1..], "b").unwrap();
+    assert_eq!(kind(hv.snapshot(uuid, &both, "b")), Some(ErrorKind::AlreadyExists));
+    hv.snapshot(uuid, &both[..1], "b").unwrap();
+    assert_eq!(kind(hv.snapshot(uuid, &["vdz".to_owned()], "c")), Some(ErrorKind::Refused));
+    assert_eq!(subject.state(uuid), Some(DomainState::Running));
+    for tag in ["a", "b", "b"] {
+        hv.delete_snapshot(uuid, &both, tag).unwrap();
+    }
+    hv.snapshot(uuid, &both, "b").unwrap();
+    hv.destroy(uuid).unwrap();
+    assert_eq!(kind(hv.snapshot(uuid, &both, "c")), Some(ErrorKind::NotRunning));
+    assert_eq!(kind(hv.delete_snapshot(uuid, &both, "b")), Some(ErrorKind::NotRunning));
+    subject.remove(uuid);
+    assert_eq!(kind(hv.snapshot(uuid, &both, "c")), Some(ErrorKind::NoSuchDomain));
+}
+
+pub(crate) fn a_disk_of_a_running_guest_grows_and_is_never_cut_off(subject: &Subject) {
+    let hv = &subject.hv;
+    if subject.disks == Disks::Stiff {
+        let config = subject.running("stiff");
+        let grown = hv.grow_disk(config.uuid, "vda", DISK_BYTES);
+        assert_eq!(kind(grown), Some(ErrorKind::Unsupported));
+        return subject.remove(config.uuid);
+    }
+    let config = subject.running_with_disks("growing");
+    let uuid = config.uuid;
+    // Also one with a snapshot, and again.
+    hv.snapshot(uuid, &["vda".to_owned()], "a").unwrap();
+    for device in ["vda", "sdb", "sdb"] {
+        hv.grow_disk(uuid, device, 2 * DISK_BYTES).unwrap();
+    }
+    for device in ["vda", "sdb"] {
+        assert_eq!(kind(hv.grow_disk(uuid, device, DISK_BYTES)), Some(ErrorKind::Refused));
+    }
+    assert_eq!(kind(hv.grow_disk(uuid, "vdz", DISK_BYTES)), Some(ErrorKind::Refused));
+    if subject.disks == Disks::Real {
+        let path = &config.volumes[0].path;
+        let mut ask = Command::new("qemu-img");
+        let shown = ask.args(["info", "-U", "--output=json"]).arg(path).output().unwrap().stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains(&format!("\"virtual-size\": {}", 2 * DISK_BYTES)), "{shown}");
+    }
+    hv.destroy(uuid).unwrap();
+    assert_eq!(kind(hv.grow_disk(uuid, "vda", 4 * DISK_BYTES)), Some(ErrorKind::NotRunning));
+    subject.remove(uuid);
 }

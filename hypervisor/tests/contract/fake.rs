@@ -7,7 +7,7 @@ use hypervisor::fake::{Fake, FakeOptions, Fault, Method};
 use hypervisor::{ErrorKind, HUNG_CALLS_MAX, Hypervisor, call};
 
 use crate::for_each_case;
-use crate::subject::{Subject, eventually, kind};
+use crate::subject::{Disks, Subject, eventually, kind};
 
 fn with_subject(f: impl FnOnce(&Subject)) {
     let dir = tempfile::tempdir().unwrap();
@@ -17,6 +17,7 @@ fn with_subject(f: impl FnOnce(&Subject)) {
         dir: dir.path().to_owned(),
         has_consoles: true,
         has_polite_guests: true,
+        disks: Disks::Pretended,
     });
 }
 

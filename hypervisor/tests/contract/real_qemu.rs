@@ -21,7 +21,7 @@ use protocol::vm::{
     CpuMode, CpuSpec, DiskBus, DiskSpec, Hardware, Plug, Topology, VmSpec, Watchdog,
 };
 
-use crate::subject::{Subject, eventually, expect_event, kind};
+use crate::subject::{Disks, Subject, eventually, expect_event, kind};
 use crate::{for_each_case, skipped};
 
 /// Tells the inner tests where the outer one wants them to work.
@@ -79,6 +79,7 @@ fn subject(root: &Path) -> Subject {
         dir: root.to_owned(),
         has_consoles: true,
         has_polite_guests: false,
+        disks: Disks::Real,
     }
 }
 

@@ -1,19 +1,23 @@
 //! What the cases need to know of the hypervisor they are run on.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hypervisor::{
     DomainConfig, DomainEvent, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
-    WatchEvent,
+    Volume, VolumeFormat, WatchEvent,
 };
 use protocol::host::Accel;
 use protocol::id::JobId;
-use protocol::vm::VmSpec;
+use protocol::vm::{DiskBus, DiskSpec, VmSpec};
 use tokio::sync::mpsc;
 use uuid::Uuid;
+
+/// The size of the disks of guests that have some.
+pub(crate) const DISK_BYTES: u64 = 16 << 20;
 
 /// Longest wait for something that must happen; a busy two-core machine runs QEMU slowly.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,6 +29,19 @@ pub(crate) struct Subject {
     pub(crate) has_consoles: bool,
     /// Whether a guest without a system reacts to a request to shut down.
     pub(crate) has_polite_guests: bool,
+    /// What disks of its guests can do.
+    pub(crate) disks: Disks,
+}
+
+/// What disks of guests can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disks {
+    /// They are files, and QEMU works on them.
+    Real,
+    /// They are believed in.
+    Pretended,
+    /// Nothing.
+    Stiff,
 }
 
 impl Subject {
@@ -60,6 +77,26 @@ impl Subject {
 
     pub(crate) fn running(&self, job: &str) -> DomainConfig {
         let config = self.defined(job);
+        self.hv.start(config.uuid).unwrap();
+        config
+    }
+
+    /// A running guest with two disks, `vda` and `sdb`.
+    pub(crate) fn running_with_disks(&self, job: &str) -> DomainConfig {
+        let mut config = self.config(job);
+        for (name, bus) in [("root", DiskBus::Virtio), ("data", DiskBus::Scsi)] {
+            let path = self.dir.join(format!("{job}-{name}.qcow2"));
+            if self.disks == Disks::Real {
+                let mut make = Command::new("qemu-img");
+                make.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg(DISK_BYTES.to_string());
+                assert!(make.status().unwrap().success());
+            }
+            let (name, size_bytes) = (name.to_owned(), DISK_BYTES);
+            let format = VolumeFormat::Qcow2;
+            config.volumes.push(Volume { name: name.clone(), path, format, is_shared: false });
+            config.vm.disks.push(DiskSpec { name, size_bytes, bus, ..DiskSpec::default() });
+        }
+        self.hv.define(&config).unwrap();
         self.hv.start(config.uuid).unwrap();
         config
     }

@@ -13,7 +13,7 @@ use protocol::network::NetworkName;
 use protocol::vm::Plug;
 
 use crate::for_each_case;
-use crate::subject::{Subject, kind};
+use crate::subject::{Disks, Subject, kind};
 
 fn options(uri: &str) -> LibvirtOptions {
     LibvirtOptions { uri: uri.to_owned(), accel: None }
@@ -27,6 +27,7 @@ fn with_subject(f: impl FnOnce(&Subject)) {
         dir: dir.path().to_owned(),
         has_consoles: false,
         has_polite_guests: true,
+        disks: Disks::Stiff,
     });
 }
 

@@ -63,6 +63,7 @@ fn job(n: u64) -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 

@@ -243,6 +243,7 @@ pub(crate) mod tests {
             migration: None,
             endpoint: None,
             cards: Box::default(),
+            snapshots: Box::default(),
         }
     }
 

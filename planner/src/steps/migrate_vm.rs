@@ -44,6 +44,12 @@ impl MigrateVm {
                 "it has more than its spec says: stop and start it, or resize it".to_owned();
             return Err(Blocker::WrongState { state: Some(running.state), needed });
         }
+        if running.has_snapshots {
+            let needed = "its snapshots would be lost when its disks are copied: delete them with \
+                          `ostler snapshots rm`, or leave it where it is"
+                .to_owned();
+            return Err(Blocker::WrongState { state: Some(running.state), needed });
+        }
         let rows = state.placements(&self.job);
         let mut others = rows.iter().filter(|(host, _)| **host != self.from);
         if let Some((host, placed)) = others.find(|(_, placed)| !placed.state.is_ended()) {

@@ -103,6 +103,8 @@ impl StartVm {
         if !keeps && !self.finds_disks {
             state.book(&self.host, &self.spec);
         }
+        let has_snapshots =
+            state.placed(&self.job, &self.host).is_some_and(|own| own.has_snapshots);
         let placed = Placed {
             revision: self.revision,
             spec: self.spec.clone(),
@@ -111,6 +113,7 @@ impl StartVm {
             has: None,
             has_moved_away: false,
             is_saved: false,
+            has_snapshots,
         };
         state.place(&self.job, &self.host, Some(placed));
     }

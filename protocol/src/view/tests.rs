@@ -48,6 +48,7 @@ fn job(n: u8, revision: u64) -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 

@@ -136,6 +136,7 @@ impl World {
             migration: None,
             endpoint: None,
             cards: Box::default(),
+            snapshots: Box::default(),
         };
         fake.jobs.insert(job_id(), job);
     }
@@ -313,6 +314,7 @@ impl World {
                     migration: None,
                     endpoint: None,
                     cards: Box::default(),
+                    snapshots: Box::default(),
                 };
                 fake.jobs.insert(id.clone(), job);
                 done

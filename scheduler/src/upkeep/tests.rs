@@ -50,6 +50,7 @@ fn row(n: usize, state: JobState) -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 

@@ -141,6 +141,7 @@ fn vm(name: &str) -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 

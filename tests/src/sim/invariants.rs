@@ -386,6 +386,9 @@ impl World {
             | Request::Act { .. }
             | Request::Resize { .. }
             | Request::UndoResize { .. }
+            | Request::TakeSnapshot { .. }
+            | Request::Revert { .. }
+            | Request::DeleteSnapshot { .. }
             | Request::Migrate { .. }
             | Request::CancelMigration { .. }
             | Request::Trust(_)
@@ -599,6 +602,7 @@ impl World {
             Work::ResetVm => "work.reset-vm",
             Work::RebootVm { .. } => "work.reboot-vm",
             Work::ResizeVm { .. } => "work.resize-vm",
+            Work::SnapshotVm { .. } => "work.snapshot-vm",
             Work::AdoptVm => "work.adopt-vm",
             Work::ReleaseVm => "work.release-vm",
             Work::Delete => "work.delete",

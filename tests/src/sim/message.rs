@@ -129,6 +129,9 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Act { .. } => "act",
         Request::Resize { .. } => "resize",
         Request::UndoResize { .. } => "undo-resize",
+        Request::TakeSnapshot { .. } | Request::Revert { .. } | Request::DeleteSnapshot { .. } => {
+            "snapshot"
+        }
         Request::Migrate { .. } => "migrate",
         Request::CancelMigration { .. } => "cancel-migration",
         Request::Handoff { .. } => "handoff",

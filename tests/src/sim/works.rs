@@ -1,7 +1,7 @@
 //! The agent's works over the simulated libvirt: the same questions in the same order, and the same
 //! reading of the answers, as `host-agent/src/works.rs`.
 //!
-//! Services are not simulated; storage is a set of names and a disk that may be full.
+//! Services and snapshots are not simulated; storage is a set of names and a disk that may be full.
 
 use host_agent::core::{Input, Look, MigrationOutcome, Work, WorkId, WorkOutcome};
 use std::cell::RefCell;
@@ -161,6 +161,8 @@ impl Works {
             Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
             Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
             Work::CancelSend => self.call(HvOp::Abort(uuid)).await.map(drop),
+            // Nobody asks for one here.
+            Work::SnapshotVm { .. } => return WorkOutcome::Failed("not simulated".to_owned()),
             Work::StartService(_) | Work::StopService => Ok(()),
         };
         match done {

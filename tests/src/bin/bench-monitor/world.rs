@@ -104,6 +104,7 @@ pub(crate) fn job(n: usize, j: usize, since_ms: u64) -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 
