@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 
 use protocol::id::{HostId, JobId};
+use protocol::view::HostRow;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
@@ -229,7 +230,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// All that is wrong in a state: goals, rules, hosts to be emptied, hosts with too much.
-    fn total(&self, state: &State<'_>) -> Score {
+    fn total(&self, state: &State<'a>) -> Score {
         let goals =
             self.goals.iter().filter(|(_, goal)| goal.standing(state) == Standing::Violated);
         let mut total = goals.fold(Score::default(), |sum, (l, _)| sum.plus(Score::at(*l, 1)));
@@ -242,8 +243,12 @@ impl<'a> Attempt<'a> {
             let left = state.host(host).map_or(0, |row| state.jobs_alive(row).len());
             total.must += i64::try_from(left).unwrap_or(i64::MAX);
         }
-        for (_, row) in state.hosts() {
-            total.should += i64::from(!state.allocation(row).fits_in(row.host.capacity));
+        // Against the beginning: what has promised too much and is left as it is makes no difference.
+        let is_over = |state: &State<'_>, row: &HostRow| {
+            i64::from(!state.allocation(row).fits_in(row.host.capacity))
+        };
+        for row in state.hosts_changed(&self.start) {
+            total.should += is_over(state, row) - is_over(&self.start, row);
         }
         total
     }

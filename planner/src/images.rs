@@ -32,29 +32,29 @@ pub struct Fetch {
     pub from: Vec<HostId>,
 }
 
-/// Who has which of the images that are wanted. Looked up once: whoever asks for each host and each
+/// Who has which of the images that are wanted. Looked up once, when somebody lacks one: whoever asks for each host and each
 /// start would else walk all hosts each time.
 #[derive(Debug, Default)]
-pub(crate) struct Holders<'a>(BTreeMap<&'a ImageName, Holding<'a>>);
+pub(crate) struct Holders(BTreeMap<ImageName, Holding>);
 
 #[derive(Debug)]
-struct Holding<'a> {
-    facts: &'a ImageFacts,
+struct Holding {
+    facts: ImageFacts,
     /// Two hosts have different contents under the name.
     is_ambiguous: bool,
-    fresh: Vec<&'a HostId>,
-    stale: Vec<&'a HostId>,
+    fresh: Vec<HostId>,
+    stale: Vec<HostId>,
 }
 
-impl<'a> Holders<'a> {
-    pub(crate) fn of(input: &'a PlanInput) -> Self {
+impl Holders {
+    pub(crate) fn of(input: &PlanInput) -> Self {
         let mut wanted: BTreeSet<&ImageName> = BTreeSet::new();
         for expectation in &input.expectations {
             if let Expectation::Runs { spec, .. } = expectation {
                 wanted.extend(images_of(spec));
             }
         }
-        let mut holders: BTreeMap<&ImageName, Holding<'_>> = BTreeMap::new();
+        let mut holders: BTreeMap<ImageName, Holding> = BTreeMap::new();
         if wanted.is_empty() {
             return Self(holders);
         }
@@ -68,16 +68,16 @@ impl<'a> Holders<'a> {
             }
             for image in &wanted {
                 let Some(facts) = row.host.images.get(*image) else { continue };
-                let holding = holders.entry(image).or_insert_with(|| Holding {
-                    facts,
+                let holding = holders.entry(ImageName::clone(image)).or_insert_with(|| Holding {
+                    facts: facts.clone(),
                     is_ambiguous: false,
                     fresh: Vec::new(),
                     stale: Vec::new(),
                 });
                 holding.is_ambiguous |= holding.facts.sha256 != facts.sha256;
                 match freshness {
-                    Freshness::Fresh => holding.fresh.push(id),
-                    Freshness::Stale | Freshness::Lost => holding.stale.push(id),
+                    Freshness::Fresh => holding.fresh.push(id.clone()),
+                    Freshness::Stale | Freshness::Lost => holding.stale.push(id.clone()),
                 }
             }
         }
@@ -90,7 +90,7 @@ impl<'a> Holders<'a> {
         let sources = if holding.fresh.is_empty() { &holding.stale } else { &holding.fresh };
         let first = turn(seed, image, to, sources.len());
         let from = sources.iter().cycle().skip(first).take(sources.len().min(SOURCES_MAX));
-        let from = from.map(|host| (*host).clone()).collect();
+        let from = from.cloned().collect();
         Some(Fetch { image: image.clone(), facts: holding.facts.clone(), from })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::host::{Host, HostIntent};
+use protocol::host::Host;
 use protocol::id::{HostId, JobId};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -16,7 +16,9 @@ use crate::expectation::Expectation;
 use crate::intent::Intent;
 use crate::level::Level;
 use crate::policy::Placement;
+use crate::register::{Prepared, intent_of};
 use crate::rules::Clause;
+use crate::shards::Shards;
 
 /// The input of [`crate::plan`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,9 +56,15 @@ pub struct PlanInput {
     /// Chooses among hosts that are equally good, so that several schedulers spread.
     #[serde(default)]
     pub seed: u64,
+    /// The schedulers of the cluster, each of which takes some hosts first.
+    #[serde(default, skip_serializing_if = "Shards::is_alone")]
+    pub shards: Shards,
     /// How far to look.
     #[serde(default)]
     pub limits: Limits,
+    /// What is looked up in instead of walking all hosts. The plan is the same without.
+    #[serde(skip)]
+    pub prepared: Prepared,
 }
 
 impl PlanInput {
@@ -64,10 +72,17 @@ impl PlanInput {
     /// counts more: somebody knows that a host is off which said last that it is drained.
     #[must_use]
     pub fn with_host_intents(mut self) -> Self {
-        for (id, row) in self.view.hosts() {
-            if let Some(HostIntent::Drain) = row.host.intent {
-                self.intents.entry(id.clone()).or_insert(Intent::Drain);
+        let said: Vec<&HostId> = match self.prepared.get() {
+            // Who says so now, of those that said so then or say anything else since.
+            Some(register) => {
+                let changed = self.view.changed_since(register.view());
+                register.intended().chain(changed).collect()
             }
+            None => self.view.hosts().map(|(id, _)| id).collect(),
+        };
+        let said = said.into_iter().filter_map(|id| Some((id, intent_of(self.view.host(id)?)?)));
+        for (id, intent) in said.map(|(id, intent)| (id.clone(), intent)).collect::<Vec<_>>() {
+            self.intents.entry(id).or_insert(intent);
         }
         self
     }

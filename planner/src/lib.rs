@@ -31,6 +31,14 @@ mod policy;
 
 mod state;
 
+mod shards;
+
+pub mod marks;
+
+pub mod rooms;
+
+mod register;
+
 mod images;
 
 mod macs;
@@ -44,6 +52,8 @@ mod cost;
 mod aims;
 
 mod search;
+
+mod arrival;
 
 mod report;
 
@@ -64,8 +74,10 @@ pub use input::{Heard, Limits, PlanInput, Reservation, Setback, SetbackReason};
 pub use intent::{Intent, Problem, problems};
 pub use level::{Level, Score};
 pub use policy::Placement;
+pub use register::{Prepared, Register};
 pub use report::{HostVerdict, Report, Unmet, UnmetReason};
 pub use rules::{Clause, Rule, Violation};
+pub use shards::Shards;
 pub use state::{Placed, State};
 pub use steps::{Blocker, Step};
 

@@ -6,19 +6,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::id::JobId;
+use protocol::id::{HostId, JobId};
 use protocol::job::JobSpec;
+use protocol::view::HostRow;
 
 use crate::expectation::Expectation;
 use crate::input::PlanInput;
 use crate::intent::Intent;
+use crate::register::Register;
 
 /// Who has which of the addresses that are wanted. Looked up once, and only if some are.
 #[derive(Debug, Default)]
 pub(crate) struct Macs<'a>(BTreeMap<String, BTreeSet<&'a JobId>>);
 
 impl<'a> Macs<'a> {
-    pub(crate) fn of(input: &'a PlanInput) -> Self {
+    pub(crate) fn of(
+        input: &'a PlanInput,
+        register: Option<&'a Register>,
+        differing: &BTreeSet<&'a HostId>,
+    ) -> Self {
         let mut macs: BTreeMap<String, BTreeSet<&JobId>> = BTreeMap::new();
         for expectation in &input.expectations {
             if let Expectation::Runs { job, spec, .. } = expectation {
@@ -28,8 +34,21 @@ impl<'a> Macs<'a> {
         if macs.is_empty() {
             return Self(macs);
         }
-        for (id, row) in input.view.hosts() {
-            if input.intents.get(id) == Some(&Intent::Off) {
+        let is_on = |host: &HostId| input.intents.get(host) != Some(&Intent::Off);
+        let rows: Vec<(&HostId, &HostRow)> = match register {
+            None => input.view.hosts().collect(),
+            Some(register) => {
+                for (mac, owners) in &mut macs {
+                    let known = register.owners(mac);
+                    let known = known.filter(|(_, at)| !differing.contains(at) && is_on(at));
+                    owners.extend(known.map(|(job, _)| job));
+                }
+                let rows = differing.iter().filter_map(|id| input.view.host(id));
+                rows.map(|row| (&row.host.id, row)).collect()
+            }
+        };
+        for (id, row) in rows {
+            if !is_on(id) {
                 continue;
             }
             for (job, known) in row.jobs.iter().filter(|(_, known)| !known.state.is_ended()) {

@@ -43,6 +43,10 @@ pub(crate) fn millionths(part: u64, whole: u64) -> u64 {
     if whole == 0 {
         return u64::from(part > 0) * 1_000_000;
     }
+    // The short way while it is wide enough: this is asked for each host that is looked at.
+    if let Some(parts) = part.checked_mul(1_000_000) {
+        return parts / whole;
+    }
     u64::try_from(u128::from(part) * 1_000_000 / u128::from(whole)).unwrap_or(u64::MAX)
 }
 

@@ -8,6 +8,7 @@
 //! seed's lot): a must is never broken for less than a must, and a state is opened only when no
 //! cheaper one is left.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::id::{HostId, ImageName, JobId, PoolName};
@@ -18,13 +19,16 @@ use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
 use protocol::vm::SizeChange;
 
+use crate::arrival::{Wish, best_arrival};
 use crate::cost::Cost;
 use crate::expectation::{Expectation, Standing, whereabouts};
 use crate::images::fetches;
+use crate::input::Limits;
 use crate::level::{Level, Score};
 use crate::policy::millionths;
 use crate::pools::finds_disks;
 use crate::rules::Clause;
+use crate::shards::{FOREIGN_RANK, lot};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm};
 
@@ -83,14 +87,21 @@ impl<'a> Node<'a> {
 }
 
 /// One way on from a state.
-struct Candidate {
-    step: Step,
-    added: Score,
-    cost: Cost,
+pub(crate) struct Candidate {
+    pub(crate) step: Step,
+    pub(crate) added: Score,
+    pub(crate) cost: Cost,
     /// The least number of moves that must follow.
     moves_left: u64,
     rank: u32,
     lot: u64,
+}
+
+impl Candidate {
+    /// What comes first among steps that could be the last: the lower the better.
+    pub(crate) fn key(&self) -> (Score, Cost, u32, u64) {
+        (self.added, self.cost, self.rank, self.lot)
+    }
 }
 
 /// Worth, cheapness, place, lot, then as found.
@@ -113,6 +124,9 @@ impl Search<'_> {
 
     fn find<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
         let limits = start.input().limits;
+        if let Some(found) = self.look_up(start) {
+            return Some(found);
+        }
         let mut frontier: BTreeMap<Key, (Node<'a>, Option<Step>)> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         frontier.insert(Key::default(), (Node::root(start), None));
@@ -142,6 +156,52 @@ impl Search<'_> {
             }
         }
         None
+    }
+
+    /// The best single arrival, when it is all that is needed: what [`Search::find`] would find first, without
+    /// a look at every host.
+    fn look_up<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
+        let Limits { nodes_max, steps_max, .. } = start.input().limits;
+        let root = Node::root(start);
+        if start.register().is_none()
+            || nodes_max < 2
+            || steps_max < 1
+            || self.is_reached(start, &root)
+        {
+            return None;
+        }
+        let mut best: Option<Candidate> = None;
+        for wish in self.wishes(start)? {
+            let found = best_arrival(start, &wish)?;
+            if best.as_ref().is_none_or(|best| found.key() < best.key()) {
+                best = Some(found);
+            }
+        }
+        let node = root.step(best?.step);
+        self.is_reached(start, &node).then_some(node)
+    }
+
+    /// Jobs of which one is to arrive somewhere, wherever that is; `None` when it takes more than that.
+    fn wishes<'w>(&'w self, state: &State<'_>) -> Option<Vec<Wish<'w>>> {
+        let running = |job: &'w JobId| {
+            let rows = state.placements(job);
+            let (from, placed) = rows.iter().find(|(_, p)| p.state == JobState::Running)?;
+            let spec = Cow::Owned(placed.spec.clone());
+            Some(Wish { job, spec, from: Some(from.clone()) })
+        };
+        match self.aim {
+            Aim::Goal(Expectation::Runs { job, spec, on: None }, _) => {
+                let rows = state.placements(job);
+                let is_alive = rows.values().any(|placed| !placed.state.is_ended());
+                (!is_alive).then(|| vec![Wish { job, spec: Cow::Borrowed(spec), from: None }])
+            }
+            Aim::Keep(clause) => {
+                let wishes = clause.rule.movable().into_iter().filter_map(running);
+                Some(wishes.collect())
+            }
+            Aim::Away { job, .. } => Some(vec![running(job)?]),
+            Aim::Goal(..) | Aim::Relieve { .. } => None,
+        }
     }
 
     fn is_reached(&self, start: &State<'_>, node: &Node<'_>) -> bool {
@@ -355,7 +415,7 @@ impl<'a> Alike<'a> {
     }
 }
 
-fn weigh(state: &State<'_>, step: Step, moves_left: u64) -> Candidate {
+pub(crate) fn weigh(state: &State<'_>, step: Step, moves_left: u64) -> Candidate {
     let (rank, lot) = placement_rank(state, &step);
     let (added, cost) = (added_by(state, &step), step.cost(state));
     Candidate { step, added, cost, moves_left, rank, lot }
@@ -581,14 +641,7 @@ fn placement_rank(state: &State<'_>, step: &Step) -> (u32, u64) {
     let room = state.room_for(row, &reservation.job);
     let taken = room.allocation.plus(reservation.resources);
     let rank = state.input().placement.rank(taken, room.capacity);
-    (rank, lot(state.input().seed, &reservation.job, &reservation.host))
-}
-
-/// FNV-1a over seed, job and host: the same everywhere, and different for each.
-fn lot(seed: u64, job: &JobId, host: &HostId) -> u64 {
-    let bytes = seed.to_le_bytes();
-    let all = bytes.iter().chain(job.as_str().as_bytes()).chain(host.as_str().as_bytes());
-    all.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    let is_foreign = state.is_foreign(&reservation.host);
+    let rank = rank.saturating_add(u32::from(is_foreign) * FOREIGN_RANK);
+    (rank, lot(state.input().seed, &reservation.host))
 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use imbl::OrdMap;
 use protocol::admission::Room;
@@ -25,7 +25,12 @@ use crate::intent::Intent;
 use crate::level::Score;
 use crate::macs::Macs;
 use crate::pools::{Booked, pools_of};
+use crate::register::Register;
 use crate::rules::Clause;
+
+/// Hosts that are looked at one by one because the register may be wrong about them. Where there are more, looking
+/// at all hosts costs no more.
+const DIFFERING_MAX: usize = 512;
 
 /// A job's row on one host, as far as planning is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,9 +115,13 @@ pub struct State<'a> {
     allocation: OrdMap<HostId, Resources>,
     jobs: OrdMap<JobId, OrdMap<HostId, Placed>>,
     moves: OrdMap<JobId, u32>,
+    /// What is looked up in, and the hosts of which it may say what is not so here.
+    register: Option<&'a Register>,
+    differing: Arc<BTreeSet<&'a HostId>>,
+    shards_count: usize,
     /// Images that a step has copied to a host.
     brought: OrdMap<HostId, BTreeMap<ImageName, ImageFacts>>,
-    holders: Arc<Holders<'a>>,
+    holders: Arc<OnceLock<Holders>>,
     booked: Booked,
     macs: Arc<Macs<'a>>,
     clauses: Arc<BTreeMap<&'a JobId, Vec<&'a Clause>>>,
@@ -139,14 +148,53 @@ impl<'a> State<'a> {
                 clauses.entry(job).or_default().push(clause);
             }
         }
+        let found = input.prepared.get().and_then(|register| {
+            let register = register.as_ref();
+            Some((register, differing(input, register)?))
+        });
+        let (register, differing) = found.unzip();
+        let differing = differing.unwrap_or_default();
         let wanted = input.expectations.iter().map(Expectation::job);
         let all: BTreeSet<&JobId> = wanted.chain(clauses.keys().copied()).collect();
-        let jobs = all.into_iter().map(|job| (job.clone(), rows_of(input, job))).collect();
-        let (reserved, clauses) = (Arc::new(reserved), Arc::new(clauses));
+        let rows = |job: &JobId| rows_of(input, register, &differing, job);
+        let jobs = all.into_iter().map(|job| (job.clone(), rows(job))).collect();
         let (allocation, moves, brought) = (OrdMap::new(), OrdMap::new(), OrdMap::new());
-        let (holders, macs) = (Arc::new(Holders::of(input)), Arc::new(Macs::of(input)));
-        let booked = Booked::new();
-        Self { input, reserved, allocation, jobs, moves, brought, holders, macs, booked, clauses }
+        let macs = Arc::new(Macs::of(input, register, &differing));
+        Self {
+            input,
+            reserved: Arc::new(reserved),
+            allocation,
+            jobs,
+            moves,
+            register,
+            differing: Arc::new(differing),
+            shards_count: input.shards.count(input.view.len()),
+            brought,
+            holders: Arc::default(),
+            booked: Booked::new(),
+            macs,
+            clauses: Arc::new(clauses),
+        }
+    }
+
+    /// What is looked up in. Of hosts that [`State::may_differ`] names it may say what is not so here.
+    pub(crate) fn register(&self) -> Option<&'a Register> {
+        self.register
+    }
+
+    /// Hosts of which the register may say what is not so in this state.
+    pub(crate) fn may_differ(&self) -> impl Iterator<Item = &HostId> {
+        self.differing.iter().copied().chain(self.allocation.keys())
+    }
+
+    /// True when another scheduler takes this host first.
+    pub(crate) fn is_foreign(&self, host: &HostId) -> bool {
+        !self.input.shards.is_own(host, self.shards_count)
+    }
+
+    /// True when hosts are divided among schedulers.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.shards_count > 1
     }
 
     /// What the plan is made of.
@@ -185,7 +233,7 @@ impl<'a> State<'a> {
         if let Some(rows) = self.jobs.get(job) {
             return rows.clone();
         }
-        rows_of(self.input, job)
+        rows_of(self.input, self.register, &self.differing, job)
     }
 
     /// A job's row on one host.
@@ -236,7 +284,7 @@ impl<'a> State<'a> {
     /// Looks up where a job is, once, so that asking again costs nothing.
     pub(crate) fn remember(&mut self, job: &JobId) {
         if !self.jobs.contains_key(job) {
-            self.jobs.insert(job.clone(), rows_of(self.input, job));
+            self.jobs.insert(job.clone(), self.placements(job));
         }
     }
 
@@ -259,6 +307,15 @@ impl<'a> State<'a> {
     pub fn jobs_seen_alive(&self, row: &HostRow) -> Vec<JobId> {
         let alive = row.jobs.iter().filter(|(_, job)| !job.state.is_ended());
         alive.filter(|(_, job)| job.spec.as_vm().is_some()).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Hosts whose promises steps have changed, with what they were before.
+    pub(crate) fn hosts_changed<'s>(
+        &'s self,
+        start: &'s Self,
+    ) -> impl Iterator<Item = &'a HostRow> {
+        let hosts = self.allocation.keys().filter_map(|host| self.host(host));
+        hosts.filter(|row| self.allocation(row) != start.allocation(row))
     }
 
     /// What the host has promised, all jobs together.
@@ -289,8 +346,8 @@ impl<'a> State<'a> {
     }
 
     /// Who has which of the images that are wanted.
-    pub(crate) fn holders(&self) -> &Holders<'a> {
-        &self.holders
+    pub(crate) fn holders(&self) -> &Holders {
+        self.holders.get_or_init(|| Holders::of(self.input))
     }
 
     /// An address that this job would have and another one has.
@@ -380,9 +437,38 @@ fn adoptable(row: &HostRow, spec: &JobSpec) -> Resources {
     observed.filter(|domain| domain.is_active).map(|d| d.resources).unwrap_or_default()
 }
 
-fn rows_of(input: &PlanInput, job: &JobId) -> OrdMap<HostId, Placed> {
-    let rows = input.view.hosts().filter_map(|(host, row)| Some((host, row.jobs.get(job)?)));
-    rows.map(|(host, job)| (host.clone(), placed_as_seen(input, host, job))).collect()
+fn rows_of(
+    input: &PlanInput,
+    register: Option<&Register>,
+    differing: &BTreeSet<&HostId>,
+    job: &JobId,
+) -> OrdMap<HostId, Placed> {
+    let seen = |(host, row): (&HostId, &HostRow)| {
+        let placed = placed_as_seen(input, host, row.jobs.get(job)?);
+        Some((host.clone(), placed))
+    };
+    let Some(register) = register else { return input.view.hosts().filter_map(seen).collect() };
+    let hosts = register.homes(job).chain(differing.iter().copied());
+    hosts.filter_map(|host| seen((host, input.view.host(host)?))).collect()
+}
+
+/// Hosts of which a register may say what is not so: their rows, how they are heard, what they are
+/// intended for, or what they have promised. `None` when the register is of no use.
+fn differing<'a>(input: &'a PlanInput, register: &'a Register) -> Option<BTreeSet<&'a HostId>> {
+    if !register.is_for(input.seed, &input.shards) {
+        return None;
+    }
+    let changed = input.view.changed_since(register.view()).take(DIFFERING_MAX + 1);
+    let mut hosts: BTreeSet<&HostId> = changed.collect();
+    let heard = |host: &HostId| input.heard.get(host).map_or(Freshness::Fresh, |h| h.freshness);
+    let otherwise = input.heard.iter().filter(|(host, h)| register.freshness(host) != h.freshness);
+    hosts.extend(otherwise.map(|(host, _)| host));
+    hosts.extend(register.unfresh().filter(|(h, was)| heard(h) != *was).map(|(host, _)| host));
+    hosts.extend(register.intended().filter(|host| !input.intents.contains_key(*host)));
+    hosts.extend(input.intents.keys());
+    hosts.extend(input.setbacks.iter().map(|setback| &setback.host));
+    hosts.extend(input.reservations.iter().map(|reservation| &reservation.host));
+    (hosts.len() <= DIFFERING_MAX).then_some(hosts)
 }
 
 /// On a host that is known to be off nothing is alive, whatever it said last.

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use schemars::JsonSchema;
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
@@ -192,6 +193,29 @@ impl<J: JobTable> Rows<J> {
         };
         let mut found: Vec<&Row<J>> = self.hosts.values().filter(matches).collect();
         if found.len() == 1 { Ok(found.remove(0)) } else { Err(found) }
+    }
+}
+
+impl<J: JobTable + PartialEq> Rows<J> {
+    /// Hosts of which this view and another say different things, those that only one of them has
+    /// included. Where one was made from the other this costs what has changed, not what there is.
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a HostId> {
+        before.hosts.diff(&self.hosts).map(|item| match item {
+            DiffItem::Add(host, _) | DiffItem::Remove(host, _) => host,
+            DiffItem::Update { new: (host, _), .. } => host,
+        })
+    }
+
+    /// How many hosts there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// True without hosts.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
     }
 }
 

@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Outcome, PlanInput, State};
+use planner::{Outcome, PlanInput, Shards, State};
 use protocol::api::{NewRun, RunStatus, Want};
 use protocol::id::{JobId, RunId};
-use protocol::job::JobState;
+use protocol::job::{JobState, Role};
 use protocol::refusal::{Problem, Refusal};
+use protocol::signed::PublicKey;
 use protocol::trust::Trust;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -94,6 +95,14 @@ impl Inner {
         Arc::new(picture)
     }
 
+    /// The controllers of the cluster, of which this is one.
+    fn shards(&self) -> Shards {
+        let trust = self.options.trust.borrow();
+        let peers = trust.iter().flat_map(|trust| &trust.peers);
+        let all = peers.filter(|peer| peer.role == Role::Controller).map(|peer| number(&peer.key));
+        Shards::new(number(&self.options.client.identity().public()), all)
+    }
+
     /// Plans on a thread of its own: a search may take long, and this one answers requests.
     async fn plan(&self, record: &RunRecord) -> Input {
         match timeout(PLAN_WAIT, self.plan_in_turn(record)).await {
@@ -118,6 +127,7 @@ impl Inner {
         let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());
         let (now_ms, seed) = (options.clock.now().mono_ms, options.seed);
         let has_trust = options.trust.borrow().is_some();
+        let shards = self.shards();
         let knowledge = Arc::clone(&self.knowledge);
         // Gone as soon as nobody waits for this plan any more.
         let asker = Arc::new(());
@@ -126,7 +136,10 @@ impl Inner {
             // The turn ends with the search, not with whoever waits for it.
             let _turn = turn;
             let lock = || knowledge.lock().expect("no holder of this lock panics");
-            let input = lock().plan_input(now_ms, &picture, run, &want, setbacks, seed);
+            let mut knowledge = lock();
+            knowledge.share_with(shards);
+            let input = knowledge.plan_input(now_ms, &picture, run, &want, setbacks, seed);
+            drop(knowledge);
             let outcome = planner::plan(&input);
             let state = State::new(&input);
             let steps = outcome.plan.steps.iter();
@@ -368,6 +381,11 @@ impl Scheduler {
         self.open().values().map(|open| open.status.borrow().clone()).collect()
     }
 
+    /// See [`Inner::shards`].
+    pub(crate) fn shards(&self) -> Shards {
+        self.0.shards()
+    }
+
     pub(crate) fn keeping(&self) -> &Keeping {
         &self.0.keeping
     }
@@ -589,6 +607,11 @@ async fn sleep_until(inner: &Inner, at_ms: Option<u64>) {
     let now_ms = inner.options.clock.now().mono_ms;
     let pause = at_ms.unwrap_or(0).saturating_sub(now_ms);
     tokio::time::sleep(Duration::from_millis(pause)).await;
+}
+
+/// A key as a number that is the same for everybody.
+fn number(key: &PublicKey) -> u64 {
+    key.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A plan with what its tasks must know of the job.

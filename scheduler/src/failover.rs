@@ -16,7 +16,7 @@ use protocol::api::Want;
 use protocol::id::{HostId, JobId, OfferId};
 use protocol::job::{Job, JobState, Reason};
 use protocol::ticket::HoldAt;
-use protocol::view::{Freshness, View};
+use protocol::view::{Freshness, HostRow, View};
 use protocol::vm::OnLoss;
 
 use crate::follow::HeardAt;
@@ -44,7 +44,7 @@ struct Rest {
 
 /// How an attempt has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub enum Ended {
     /// It runs.
     Started,
     /// It is tried again later.
@@ -55,13 +55,13 @@ pub(crate) enum Ended {
 
 /// The jobs that are started elsewhere.
 #[derive(Debug, Default)]
-pub(crate) struct FailOver {
+pub struct FailOver {
     resting: BTreeMap<JobId, Rest>,
 }
 
 impl FailOver {
     /// What is to be begun now, most important first. `open` are the jobs with a run that has not ended.
-    pub(crate) fn due(
+    pub fn due(
         &mut self,
         now_ms: u64,
         view: &View,
@@ -83,7 +83,7 @@ impl FailOver {
     }
 
     /// A run has ended, or could not be begun.
-    pub(crate) fn ended(&mut self, now_ms: u64, job: JobId, lost: HoldAt, how: Ended) {
+    pub fn ended(&mut self, now_ms: u64, job: JobId, lost: HoldAt, how: Ended) {
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
         let rest_ms = (REST_MS_MIN << failures.min(16)).min(REST_MS_MAX);
         let until_ms = match how {
@@ -98,46 +98,61 @@ impl FailOver {
 
 /// Jobs whose newest row shows a hold that was lost, or that is on a host which is not heard.
 fn lost(view: &View, freshness: impl Fn(&HostId) -> Freshness) -> BTreeMap<JobId, (&Job, HoldAt)> {
-    let mut newest: BTreeMap<&JobId, (&HostId, &Job)> = BTreeMap::new();
-    for (host, row) in view.hosts() {
-        for (id, job) in &row.jobs {
-            let is_arriving = job.state == JobState::MigratingIn;
-            if job.spec.as_vm().is_none_or(|vm| vm.on_loss == OnLoss::Keep) || is_arriving {
-                continue;
-            }
-            let known = newest.get(id);
-            if known.is_none_or(|(_, known)| known.revision < job.revision) {
-                newest.insert(id, (host, job));
-            }
+    let lapses = |job: &Job| {
+        let is_arriving = job.state == JobState::MigratingIn;
+        job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop) && !is_arriving
+    };
+    let rows =
+        || view.hosts().flat_map(|(host, row)| row.jobs.values().map(move |job| (host, job)));
+    let is_lost = |host: &HostId, job: &Job| {
+        hold_lost(job, || freshness(host) == Freshness::Fresh).is_some() && lapses(job)
+    };
+    // Few are, and only of these the newest row is looked for: in a large cluster nothing else is touched.
+    let mut newest: BTreeMap<&JobId, Option<(&HostId, &Job)>> =
+        rows().filter(|(host, job)| is_lost(host, job)).map(|(_, job)| (&job.id, None)).collect();
+    if newest.is_empty() {
+        return BTreeMap::new();
+    }
+    for (host, job) in rows() {
+        let Some(known) = newest.get_mut(&job.id).filter(|_| lapses(job)) else { continue };
+        if known.is_none_or(|(_, known)| known.revision < job.revision) {
+            *known = Some((host, job));
         }
     }
-    let mut lost = BTreeMap::new();
-    for (id, (host, job)) in newest {
-        if let Some(hold) = hold_lost(job, || freshness(host) == Freshness::Fresh) {
-            lost.insert(id.clone(), (job, HoldAt { host: host.clone(), hold }));
-        }
-    }
-    lost
+    let newest = newest.into_iter().filter_map(|(id, newest)| Some((id, newest?)));
+    let lost = newest.filter_map(|(id, (host, job))| {
+        let hold = hold_lost(job, || freshness(host) == Freshness::Fresh)?;
+        Some((id.clone(), (job, HoldAt { host: host.clone(), hold })))
+    });
+    lost.collect()
 }
 
 /// Rows of silent hosts that say that a job is alive which runs elsewhere by a later change: what failed
 /// over. Its host will say so itself when it is heard again.
 pub(crate) fn superseded(view: &View, is_heard: impl Fn(&HostId) -> bool) -> Vec<(HostId, JobId)> {
+    let silent = view.hosts().filter(|(host, _)| !is_heard(host)).map(|(_, row)| row);
+    superseded_on(silent, |job| {
+        view.hosts().filter_map(|(_, row)| row.jobs.get(job)).map(AsRef::as_ref).collect()
+    })
+}
+
+/// The same of these silent hosts, where each job's rows are known.
+pub(crate) fn superseded_on<'v>(
+    silent: impl Iterator<Item = &'v HostRow>,
+    rows_of: impl Fn(&JobId) -> Vec<&'v Job>,
+) -> Vec<(HostId, JobId)> {
     let lapses = |job: &Job| job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
-    let silent = view.hosts().filter(|(host, _)| !is_heard(host));
-    let alive = silent.flat_map(|(host, row)| {
-        let alive = row.jobs.values().filter(|job| lapses(job) && !job.state.is_ended());
-        alive.map(move |job| (host, job))
-    });
     let is_later = |job: &Job| {
-        let rows = view.hosts().filter_map(|(_, row)| row.jobs.get(&job.id));
-        rows.into_iter()
-            .any(|row| row.revision > job.revision && row.state != JobState::MigratingIn)
+        let mut rows = rows_of(&job.id).into_iter();
+        rows.any(|row| row.revision > job.revision && row.state != JobState::MigratingIn)
     };
-    alive
-        .filter(|(_, job)| is_later(job))
-        .map(|(host, job)| (host.clone(), job.id.clone()))
-        .collect()
+    let mut found = Vec::new();
+    for row in silent {
+        let alive = row.jobs.values().filter(|job| lapses(job) && !job.state.is_ended());
+        let later = alive.filter(|job| is_later(job));
+        found.extend(later.map(|job| (row.host.id.clone(), job.id.clone())));
+    }
+    found
 }
 
 fn hold_lost(job: &Job, is_heard: impl FnOnce() -> bool) -> Option<OfferId> {
@@ -151,7 +166,8 @@ fn hold_lost(job: &Job, is_heard: impl FnOnce() -> bool) -> Option<OfferId> {
 }
 
 /// How fresh a host is, as far as a monitor has said.
-pub(crate) fn freshness_of(heard: Option<&HeardAt>) -> Freshness {
+#[must_use]
+pub fn freshness_of(heard: Option<&HeardAt>) -> Freshness {
     // Whom no monitor has spoken of yet may be well.
     heard.map_or(Freshness::Fresh, |heard| heard.freshness)
 }

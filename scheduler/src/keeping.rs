@@ -5,6 +5,7 @@
 //! looked at: when something has changed, events that come at once together, and no more often than a
 //! look costs. What is broken, and what is begun, is [`crate::upkeep`]'s.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use protocol::expectations::{KeptStanding, SetList, SetStatus};
 use protocol::id::{HostId, JobId, Revision, SetName};
 use protocol::job::Role;
 use protocol::refusal::{Problem, Refusal};
+use protocol::trust::Trust;
 use protocol::view::View;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -42,7 +44,11 @@ pub(crate) struct Keeping {
     /// One change at a time: it is checked, stored and then obeyed.
     changing: tokio::sync::Mutex<()>,
     news: watch::Sender<u64>,
+    /// Hosts of the cluster, by which trust document.
+    members: Mutex<Members>,
 }
+
+type Members = (Option<Arc<Trust>>, Arc<BTreeSet<HostId>>);
 
 impl Keeping {
     fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
@@ -328,18 +334,32 @@ impl Scheduler {
     /// Judges what has changed, and begins what may be begun now.
     async fn look_after(&self, mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>) {
         let picture = self.picture();
-        let (members, turns) = {
+        let members = self.members();
+        let turns = {
             let trust = self.options().trust.borrow();
-            let members =
-                trust.iter().flat_map(|trust| trust.roster_by_host().into_keys()).collect();
             let peers = trust.iter().flat_map(|trust| &trust.peers);
             let all =
                 peers.filter(|peer| peer.role == Role::Controller).map(|peer| peer.key).collect();
-            (members, Turns { me: Some(self.options().client.identity().public()), all })
+            Turns { me: Some(self.options().client.identity().public()), all }
         };
         let open = self.open_mends(&picture.view);
         let (view, heard) = (picture.view.clone(), picture.heard.clone());
         self.give(Input::Looked(Box::new(Look { view, heard, members, open, turns })), mends).await;
+    }
+
+    /// Hosts of the cluster. The same list until the trust document changes: it is as long as the cluster is large.
+    fn members(&self) -> Arc<BTreeSet<HostId>> {
+        let trust = self.options().trust.borrow().clone();
+        let mut known = self.keeping().members.lock().expect("no holder of this lock panics");
+        let is_same = match (&known.0, &trust) {
+            (Some(of), Some(trust)) => Arc::ptr_eq(of, trust),
+            (of, trust) => of.is_none() && trust.is_none(),
+        };
+        if !is_same {
+            let hosts = trust.iter().flat_map(|trust| trust.roster_by_host().into_keys());
+            *known = (trust.clone(), Arc::new(hosts.collect()));
+        }
+        Arc::clone(&known.1)
     }
 
     async fn note_mend(
@@ -405,8 +425,12 @@ impl Scheduler {
         let setbacks = aims.shunned.into_iter().map(failed).collect();
         let (now_ms, seed) = (self.now_ms(), self.options().seed);
         let (goals, clauses) = (aims.goals, aims.clauses);
-        let input = self.knowledge().mend_input(now_ms, &picture, goals, clauses, setbacks, seed);
+        let (scheduler, shards) = (self.clone(), self.shards());
         let planned = spawn_blocking(move || {
+            let mut knowledge = scheduler.knowledge();
+            knowledge.share_with(shards);
+            let input = knowledge.mend_input(now_ms, &picture, goals, clauses, setbacks, seed);
+            drop(knowledge);
             let outcome = planner::plan(&input);
             let state = State::new(&input);
             // A later step may need an earlier one; it is found again once that is done.

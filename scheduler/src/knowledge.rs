@@ -1,20 +1,25 @@
 //! What an engine knows beyond the view: what hosts have just told it, and what its own runs are
-//! about to take.
+//! about to take; and what it keeps beside the view so that plans need not walk all of it.
 //!
 //! A view lags behind the answers an engine gets. Decides when the view has caught up: when it
 //! shows the job at least as new, or when the word is too old to be better.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use planner::{Clause, Expectation, Heard, Level, Limits, PlanInput, Reservation, Setback};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use planner::{
+    Clause, Expectation, Heard, Level, Limits, PlanInput, Register, Reservation, Setback, Shards,
+};
 use protocol::api::Want;
 use protocol::event::{Event, Fact};
 use protocol::id::{HostId, JobId, RunId};
 use protocol::job::Job;
 use protocol::view::{Freshness, View};
 
-use crate::failover::{freshness_of, superseded};
-use crate::follow::Picture;
+use crate::failover::superseded_on;
+use crate::follow::{HeardAt, Picture};
 
 /// How long a host's own word beats a view that shows something older. Monitors lag by less than a
 /// second; a reconnect takes a few.
@@ -27,6 +32,11 @@ pub struct Knowledge {
     reservations: BTreeMap<RunId, Vec<Reservation>>,
     /// What is expected of where jobs are, whatever is planned.
     rules: Vec<Clause>,
+    /// What plans look up in, for the picture of the last plan.
+    register: Arc<Register>,
+    /// How hosts were heard then.
+    heard: OrdMap<HostId, HeardAt>,
+    shards: Shards,
 }
 
 #[derive(Debug)]
@@ -56,6 +66,33 @@ impl Knowledge {
     /// These rules are heeded from now on.
     pub fn heed(&mut self, rules: Vec<Clause>) {
         self.rules = rules;
+    }
+
+    /// Several schedulers place on these hosts; each takes some of them first.
+    pub fn share_with(&mut self, shards: Shards) {
+        self.shards = shards;
+    }
+
+    /// Brings what plans look up in up to a picture, at the cost of what has changed since the last.
+    fn prepare(&mut self, picture: &Picture, seed: u64) -> Arc<Register> {
+        if self.register.seed() != seed {
+            (self.register, self.heard) =
+                (Arc::new(Register::new(seed, self.shards.clone())), OrdMap::new());
+        }
+        // Copied only while another plan is still at work with it: one at a time is made.
+        let register = Arc::make_mut(&mut self.register);
+        register.share_with(self.shards.clone());
+        register.follow(&picture.view);
+        for item in self.heard.diff(&picture.heard) {
+            match item {
+                DiffItem::Add(host, at) | DiffItem::Update { new: (host, at), .. } => {
+                    register.hear(host, at.freshness);
+                }
+                DiffItem::Remove(host, _) => register.hear(host, Freshness::Fresh),
+            }
+        }
+        self.heard = picture.heard.clone();
+        Arc::clone(&self.register)
     }
 
     /// The view with what hosts have said since.
@@ -88,7 +125,7 @@ impl Knowledge {
     /// Everything a plan for one run depends on.
     #[must_use]
     pub fn plan_input(
-        &self,
+        &mut self,
         now_ms: u64,
         picture: &Picture,
         run: RunId,
@@ -123,7 +160,7 @@ impl Knowledge {
     /// Everything a plan for what is wrong with hosts depends on.
     #[must_use]
     pub fn tend_input(
-        &self,
+        &mut self,
         now_ms: u64,
         picture: &Picture,
         setbacks: Vec<Setback>,
@@ -138,7 +175,7 @@ impl Knowledge {
     /// Everything a plan depends on that mends what is expected.
     #[must_use]
     pub fn mend_input(
-        &self,
+        &mut self,
         now_ms: u64,
         picture: &Picture,
         goals: Vec<(Level, Expectation)>,
@@ -154,22 +191,35 @@ impl Knowledge {
     }
 
     fn input(
-        &self,
+        &mut self,
         now_ms: u64,
         picture: &Picture,
         setbacks: Vec<Setback>,
         seed: u64,
     ) -> PlanInput {
-        let heard = picture.heard.iter().map(|(host, at)| {
-            let age_ms = now_ms.saturating_sub(at.heard_ms);
-            (host.clone(), Heard { freshness: at.freshness, age_ms })
+        let register = self.prepare(picture, seed);
+        // Who is not named is fresh.
+        let heard = register.unfresh().map(|(host, freshness)| {
+            let heard_ms = picture.heard.get(host).map_or(now_ms, |at| at.heard_ms);
+            (host.clone(), Heard { freshness, age_ms: now_ms.saturating_sub(heard_ms) })
         });
         let mut view = self.view(now_ms, &picture.view);
-        let is_heard = |host: &HostId| freshness_of(picture.heard.get(host)) == Freshness::Fresh;
-        for (host, job) in superseded(&view, is_heard) {
+        let silent = register.unfresh().filter_map(|(host, _)| view.host(host));
+        let said = |job: &JobId| {
+            let words = self.words.keys();
+            words.filter(|(id, _)| id == job).map(|(_, host)| host.clone()).collect::<Vec<_>>()
+        };
+        let gone = superseded_on(silent, |job| {
+            let hosts = register.homes(job).cloned().chain(said(job));
+            let rows = hosts.filter_map(|host| view.host(&host)?.jobs.get(job));
+            rows.map(AsRef::as_ref).collect()
+        });
+        for (host, job) in gone {
             forget_lost(&mut view, &job, &host);
         }
-        PlanInput { view, heard: heard.collect(), setbacks, seed, ..PlanInput::default() }
+        let (heard, shards) = (heard.collect(), self.shards.clone());
+        let prepared = register.into();
+        PlanInput { view, heard, setbacks, seed, shards, prepared, ..PlanInput::default() }
             .with_host_intents()
     }
 }

@@ -109,6 +109,12 @@ mod conductor;
 
 pub mod judge;
 
+/// The cores that judge and begin, for who drives them over a world of their own: a simulation, or a benchmark.
+pub mod cores {
+    pub use crate::failover::{Ended, FailOver, freshness_of};
+    pub use crate::upkeep::{Aims, Effect, Input, Look, Open, Turns, Upkeep};
+}
+
 pub use conductor::{Acceptance, Claimed, Conductor, InMemory, Sets, StoreError, Storing};
 pub use engine::{
     CancelError, Options, RUNS_OPEN_MAX, RunHandle, Scheduler, SubmitError, WAIT_MS_MAX,

@@ -175,8 +175,12 @@ impl Scheduler {
         };
         let setbacks = drain.shunned(now_ms).into_iter().map(failed).collect();
         let seed = self.options().seed;
-        let input = self.knowledge().tend_input(now_ms, &picture, setbacks, seed);
+        let (scheduler, shards) = (self.clone(), self.shards());
         let planned = spawn_blocking(move || {
+            let mut knowledge = scheduler.knowledge();
+            knowledge.share_with(shards);
+            let input = knowledge.tend_input(now_ms, &picture, setbacks, seed);
+            drop(knowledge);
             let outcome = planner::plan(&input);
             let moves = outcome.plan.steps.into_iter().filter_map(|step| match step {
                 Step::MigrateVm(step) => Some(step),

@@ -25,6 +25,7 @@ mod turns;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use planner::{Clause, Expectation, Level, Report, Step};
@@ -37,13 +38,13 @@ use serde_json::{Value, json};
 use self::index::{Index, Key};
 use self::set::Item;
 use self::verdict::{Facts, Verdict, is_between, is_told_only, judge};
-use crate::failover::freshness_of;
 use crate::follow::HeardAt;
 
-pub(crate) use mends::{Mends, Open};
+pub(crate) use mends::Mends;
+pub use mends::Open;
 pub(crate) use set::read;
 pub use set::{ITEMS_MAX, SET_VERSION, SETS_MAX, SetRecord};
-pub(crate) use turns::Turns;
+pub use turns::Turns;
 pub(crate) use verdict::spec_of;
 
 /// How long an expectation must have been broken before it is mended: what passes by itself, as a move
@@ -65,7 +66,7 @@ const PLAN_AGAIN_MS: u64 = 10_000;
 
 /// What has happened.
 #[derive(Debug, Clone)]
-pub(crate) enum Input {
+pub enum Input {
     /// A set was put or deleted, and is stored.
     Put(SetRecord),
     /// The view is this, and it is current.
@@ -104,22 +105,22 @@ pub(crate) enum Input {
 
 /// The world as it is now.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Look {
+pub struct Look {
     /// Hosts and jobs.
-    pub(crate) view: View,
+    pub view: View,
     /// How each host is heard.
-    pub(crate) heard: OrdMap<HostId, HeardAt>,
+    pub heard: OrdMap<HostId, HeardAt>,
     /// Hosts of the cluster.
-    pub(crate) members: BTreeSet<HostId>,
+    pub members: Arc<BTreeSet<HostId>>,
     /// Runs that have not ended.
-    pub(crate) open: Vec<Open>,
+    pub open: Vec<Open>,
     /// Who else keeps the same sets.
-    pub(crate) turns: Turns,
+    pub turns: Turns,
 }
 
 /// What the shell has to do.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// These rules are heeded by every new placement.
     Heed(Vec<Clause>),
     /// Store this set as it is now: more is known of it than what is stored.
@@ -137,13 +138,13 @@ pub(crate) enum Effect {
 
 /// What a plan is to reach.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Aims {
+pub struct Aims {
     /// Jobs, most important first within each level.
-    pub(crate) goals: Vec<(Level, Expectation)>,
+    pub goals: Vec<(Level, Expectation)>,
     /// Rules that are broken, and those that a mend of them could break.
-    pub(crate) clauses: Vec<Clause>,
+    pub clauses: Vec<Clause>,
     /// Hosts that failed of late, with what was said.
-    pub(crate) shunned: BTreeMap<HostId, String>,
+    pub shunned: BTreeMap<HostId, String>,
 }
 
 #[derive(Debug, Clone)]
@@ -175,10 +176,12 @@ struct Planning {
 
 /// Every set of expectations that is kept.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Upkeep {
+pub struct Upkeep {
     sets: BTreeMap<SetName, Set>,
     index: Index,
     judged: BTreeMap<Key, Judged>,
+    /// Those of them that are broken.
+    broken: BTreeSet<Key>,
     mends: Mends,
     planning: Planning,
     /// Jobs with a mend that has not ended.
@@ -189,11 +192,12 @@ pub(crate) struct Upkeep {
     /// What reads the whole cluster and is to be judged again, and when that was done last.
     postponed: BTreeSet<Key>,
     whole_ms: Option<u64>,
+    judged_count: u64,
 }
 
 impl Upkeep {
     /// Takes one input; what has to be done is added to `out`, in order.
-    pub(crate) fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
+    pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Put(record) => self.put(now_ms, record, out),
             Input::Looked(look) => self.look(now_ms, *look, out),
@@ -244,6 +248,12 @@ impl Upkeep {
         }
     }
 
+    /// How often an expectation was judged so far.
+    #[must_use]
+    pub fn judged_count(&self) -> u64 {
+        self.judged_count
+    }
+
     /// True when something is kept.
     pub(crate) fn has_work(&self) -> bool {
         self.sets.values().any(|set| !set.items.is_empty())
@@ -251,8 +261,7 @@ impl Upkeep {
 
     /// True when something is broken, so that looking again soon is of use.
     pub(crate) fn is_restless(&self) -> bool {
-        let is_broken = |judged: &Judged| matches!(judged.verdict, Verdict::Broken { .. });
-        !self.postponed.is_empty() || self.judged.values().any(is_broken)
+        !self.postponed.is_empty() || !self.broken.is_empty()
     }
 
     /// Every set and how it stands now, by name.
@@ -303,6 +312,7 @@ impl Upkeep {
                 let key = (name.clone(), place);
                 self.index.remove(&key, item);
                 self.judged.remove(&key);
+                self.broken.remove(&key);
             }
         }
         // What was put was read once already; a store may hold what a newer program has put.
@@ -347,8 +357,7 @@ impl Upkeep {
 
     fn look(&mut self, now_ms: u64, look: Look, out: &mut Vec<Effect>) {
         let Look { view, heard, members, open, turns } = look;
-        let freshness = |host: &HostId| freshness_of(heard.get(host));
-        let (mut changed, is_change) = self.index.update(&view, &freshness, &members);
+        let (mut changed, is_change) = self.index.update(&view, &heard, &members);
         if !self.has_looked {
             changed = self.items().map(|(key, _)| key).collect();
         }
@@ -380,11 +389,16 @@ impl Upkeep {
         for key in keys {
             let Some(item) = self.item(&key) else { continue };
             let verdict = self.verdict(&key, item);
+            self.judged_count += 1;
             let before = self.judged.remove(&key);
             let is_broken = matches!(verdict, Verdict::Broken { .. });
             let since_ms = before.as_ref().and_then(|judged| judged.broken_since_ms);
             let report = before.and_then(|judged| judged.report).filter(|_| is_broken);
             let broken_since_ms = is_broken.then(|| since_ms.unwrap_or(now_ms));
+            match is_broken {
+                true => self.broken.insert(key.clone()),
+                false => self.broken.remove(&key),
+            };
             self.judged.insert(key, Judged { verdict, broken_since_ms, report });
         }
     }
@@ -407,17 +421,18 @@ impl Upkeep {
     }
 
     fn note_begun(&mut self, jobs: &BTreeSet<JobId>, out: &mut Vec<Effect>) {
-        for set in self.sets.values_mut() {
-            let expected = set.items.iter().filter_map(|item| match item {
-                Item::Runs { job, .. } if jobs.contains(job) => Some(job.clone()),
-                _ => None,
-            });
-            let before = set.record.begun.len();
-            set.record.begun.extend(expected);
-            if set.record.begun.len() > before {
-                out.push(Effect::Save(set.record.name.clone()));
+        let mut changed = BTreeSet::new();
+        for job in jobs {
+            let keys: Vec<Key> = self.index.readers_of(job).cloned().collect();
+            for (name, place) in keys {
+                let Some(set) = self.sets.get_mut(&name) else { continue };
+                let is_run = matches!(set.items.get(place), Some(Item::Runs { .. }));
+                if is_run && set.record.begun.insert(job.clone()) {
+                    changed.insert(name);
+                }
             }
         }
+        out.extend(changed.into_iter().map(Effect::Save));
     }
 
     fn note_stop(&mut self, now_ms: u64, job: &JobId, revision: Revision, out: &mut Vec<Effect>) {
@@ -432,16 +447,17 @@ impl Upkeep {
     }
 
     fn keys_of(&self, job: &JobId) -> BTreeSet<Key> {
-        let is_of_job = |(_, item): &(Key, &Item)| item.jobs().contains(&job);
-        self.items().filter(is_of_job).map(|(key, _)| key).collect()
+        self.index.readers_of(job).cloned().collect()
     }
 
     // Mending.
 
     /// What is to be mended now.
     fn due(&self, now_ms: u64) -> BTreeSet<Key> {
-        let is_due = |(key, judged): &(&Key, &Judged)| {
-            let Some(item) = self.item(key) else { return false };
+        let is_due = |key: &&Key| {
+            let (Some(item), Some(judged)) = (self.item(key), self.judged.get(*key)) else {
+                return false;
+            };
             let wait_ms = SETTLE_MS + TURN_MS * u64::from(self.turns.place(&key.0));
             let is_settled =
                 judged.broken_since_ms.is_some_and(|since_ms| since_ms + wait_ms <= now_ms);
@@ -450,7 +466,7 @@ impl Upkeep {
             let is_resting = jobs.iter().all(|job| self.mends.rest(now_ms, job).is_some());
             is_settled && !is_open && !is_resting && !is_told_only(item)
         };
-        self.judged.iter().filter(is_due).map(|(key, _)| key.clone()).collect()
+        self.broken.iter().filter(is_due).cloned().collect()
     }
 
     /// True while the job, or one that a rule names together with it, is being changed by anybody: what a

@@ -2,10 +2,11 @@
 //! `cpu-features` (separated by commas) of the host where the job is alive; a host that does not say
 //! has none. Each missing feature is one violation.
 
+use protocol::host::Host;
 use protocol::id::{HostId, JobId};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{count, home, label_of};
+use crate::rules::{count, home};
 use crate::state::State;
 
 /// The host label that lists the features, as `/proc/cpuinfo` names them.
@@ -32,8 +33,18 @@ impl CpuFeatures {
     }
 
     fn missing(&self, state: &State<'_>, host: &HostId) -> Vec<&str> {
-        let said = label_of(state, host, LABEL).unwrap_or_default();
-        let has = |wanted: &str| said.split(',').any(|word| word.trim() == wanted);
-        self.features.iter().map(String::as_str).filter(|feature| !has(feature)).collect()
+        let all = self.features.iter().map(String::as_str);
+        let Some(row) = state.host(host) else { return all.collect() };
+        let has = |wanted: &str| words(&row.host).any(|word| word == wanted);
+        all.filter(|feature| !has(feature)).collect()
     }
+
+    pub(super) fn is_met_on(&self, host: &Host) -> bool {
+        self.features.iter().all(|feature| words(host).any(|word| word == feature))
+    }
+}
+
+/// The features that a host says its CPUs have.
+pub(crate) fn words(host: &Host) -> impl Iterator<Item = &str> {
+    host.labels.get(LABEL).into_iter().flat_map(|said| said.split(',')).map(str::trim)
 }

@@ -1,6 +1,7 @@
 //! The job's host has an architecture. Met when the host where the job is alive says `arch=ARCH`
 //! in its labels, letter for letter; a host that does not say does not meet it.
 
+use protocol::host::Host;
 use protocol::id::JobId;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use crate::rules::{home, label_of, said};
 use crate::state::State;
 
 /// The host label that names the architecture, as `uname -m` does.
-pub(super) const LABEL: &str = "arch";
+pub(crate) const LABEL: &str = "arch";
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,10 @@ impl HostArch {
     pub(super) fn violations(&self, state: &State<'_>) -> u32 {
         let Some(host) = home(state, &self.job) else { return 0 };
         u32::from(label_of(state, &host, LABEL).as_ref() != Some(&self.arch))
+    }
+
+    pub(super) fn is_met_on(&self, host: &Host) -> bool {
+        host.labels.get(LABEL) == Some(&self.arch)
     }
 
     pub(super) fn evidence(&self, state: &State<'_>) -> String {

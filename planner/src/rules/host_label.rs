@@ -1,6 +1,7 @@
 //! The job's host has a label with a value. Met when the host where the job is alive has the label
 //! `key` with exactly `value`; a host without the label does not meet it.
 
+use protocol::host::Host;
 use protocol::id::JobId;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,10 @@ impl HostLabel {
     pub(super) fn violations(&self, state: &State<'_>) -> u32 {
         let Some(host) = home(state, &self.job) else { return 0 };
         u32::from(label_of(state, &host, &self.key).as_ref() != Some(&self.value))
+    }
+
+    pub(super) fn is_met_on(&self, host: &Host) -> bool {
+        host.labels.get(&self.key) == Some(&self.value)
     }
 
     pub(super) fn evidence(&self, state: &State<'_>) -> String {

@@ -24,6 +24,7 @@ mod spread_over;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use protocol::host::Host;
 use protocol::id::{HostId, JobId};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,9 @@ use crate::report::HostVerdict;
 use crate::state::State;
 
 pub use cpu_features::CpuFeatures;
+pub(crate) use cpu_features::words as cpu_words;
 pub use host_arch::HostArch;
+pub(crate) use host_arch::LABEL as ARCH_LABEL;
 pub use host_label::HostLabel;
 pub use lose_any_host::{LoseAnyHost, Stranded, rehearse};
 pub use no_migration::NoMigration;
@@ -136,6 +139,21 @@ impl Rule {
             Rule::SpreadOver(rule) => rule.violations(state),
             Rule::NoMigration(rule) => rule.violations(state),
             Rule::LoseAnyHost(rule) => rule.violations(state),
+        }
+    }
+
+    /// False when it would be broken on this host whatever else is there: the part of it that is about the
+    /// host alone.
+    pub(crate) fn may_be_met_on(&self, host: &Host) -> bool {
+        match self {
+            Rule::HostLabel(rule) => rule.is_met_on(host),
+            Rule::HostArch(rule) => rule.is_met_on(host),
+            Rule::CpuFeatures(rule) => rule.is_met_on(host),
+            Rule::SameHost(_)
+            | Rule::NotSameHost(_)
+            | Rule::SpreadOver(_)
+            | Rule::NoMigration(_)
+            | Rule::LoseAnyHost(_) => true,
         }
     }
 

@@ -8,16 +8,21 @@
 //!   anything ──────────────────────────────▶ those of the whole cluster
 //! ```
 //!
-//! A view is compared with the one before host by host, of which only those are opened whose cursor has
-//! moved: so it makes no difference how many events came at once, or whether any were seen one by one.
+//! A view is compared with the one before, of which only what they do not share is opened: so it costs what has
+//! changed and not what there is, and it makes no difference how many events came at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use protocol::id::{Cursor, HostId, JobId, SetName};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use protocol::id::{HostId, JobId, SetName};
 use protocol::job::Job;
 use protocol::view::{Freshness, HostRow, View};
 
 use super::set::Item;
+use crate::failover::freshness_of;
+use crate::follow::HeardAt;
 
 /// An expectation: its set, and its place there.
 pub(crate) type Key = (SetName, usize);
@@ -30,8 +35,11 @@ pub(crate) struct Index {
     whole: BTreeSet<Key>,
     /// Where jobs that somebody reads of have rows.
     homes: BTreeMap<JobId, BTreeSet<HostId>>,
-    seen: BTreeMap<HostId, (Cursor, Freshness)>,
+    /// Jobs that somebody reads of and that have a row nowhere.
+    homeless: BTreeSet<JobId>,
+    heard: OrdMap<HostId, HeardAt>,
     view: View,
+    members: Arc<BTreeSet<HostId>>,
     missing: BTreeSet<HostId>,
 }
 
@@ -44,7 +52,11 @@ impl Index {
         for job in item.jobs() {
             self.by_job.entry(job.clone()).or_default().insert(key.clone());
             if !self.homes.contains_key(job) {
-                let hosts = self.view.job(job).map(|(row, _)| row.host.id.clone()).collect();
+                let hosts: BTreeSet<HostId> =
+                    self.view.job(job).map(|(row, _)| row.host.id.clone()).collect();
+                if hosts.is_empty() {
+                    self.homeless.insert(job.clone());
+                }
                 self.homes.insert(job.clone(), hosts);
             }
         }
@@ -59,6 +71,7 @@ impl Index {
             if keys.is_empty() {
                 self.by_job.remove(job);
                 self.homes.remove(job);
+                self.homeless.remove(job);
             }
         }
     }
@@ -70,7 +83,7 @@ impl Index {
 
     /// How fresh a host was then.
     pub(crate) fn freshness(&self, host: &HostId) -> Freshness {
-        self.seen.get(host).map_or(Freshness::Fresh, |(_, freshness)| *freshness)
+        freshness_of(self.heard.get(host))
     }
 
     /// Hosts of the cluster of which nothing was told.
@@ -103,37 +116,35 @@ impl Index {
     pub(crate) fn update(
         &mut self,
         view: &View,
-        freshness: &dyn Fn(&HostId) -> Freshness,
-        members: &BTreeSet<HostId>,
+        heard: &OrdMap<HostId, HeardAt>,
+        members: &Arc<BTreeSet<HostId>>,
     ) -> (BTreeSet<Key>, bool) {
         let mut jobs: BTreeSet<JobId> = BTreeSet::new();
-        let mut is_other_set = false;
+        let before = std::mem::replace(&mut self.view, view.clone());
+        let heard_before = std::mem::replace(&mut self.heard, heard.clone());
+        let otherwise = heard_otherwise(&heard_before, heard);
+        let changed: BTreeSet<&HostId> = view.changed_since(&before).collect();
         let mut is_change = false;
-        let mut seen = BTreeMap::new();
-        for (host, row) in view.hosts() {
-            let now = (row.cursor, freshness(host));
-            let before = self.seen.get(host).copied();
-            is_other_set |= before.is_none();
-            if before != Some(now) {
-                is_change = true;
-                let is_heard_so = before.is_some_and(|before| before.1 == now.1);
-                self.compare(host, Some(row), !is_heard_so, &mut jobs);
+        let mut is_other_set = false;
+        for host in changed.iter().copied().chain(&otherwise).collect::<BTreeSet<_>>() {
+            let (was, is) = (before.host(host), view.host(host));
+            if was.is_none() && is.is_none() {
+                continue;
             }
-            seen.insert(host.clone(), now);
+            is_change = true;
+            is_other_set |= was.is_some() != is.is_some();
+            let is_all = was.is_some() != is.is_some() || otherwise.contains(host);
+            self.compare(host, was, is, is_all, &mut jobs);
         }
-        let gone = self.seen.keys().filter(|host| !seen.contains_key(*host));
-        for host in gone.cloned().collect::<Vec<_>>() {
-            (is_other_set, is_change) = (true, true);
-            self.compare(&host, None, true, &mut jobs);
+        if is_other_set || !Arc::ptr_eq(&self.members, members) {
+            let unheard = members.iter().filter(|host| view.host(host).is_none());
+            let missing: BTreeSet<HostId> = unheard.cloned().collect();
+            is_other_set |= missing != self.missing;
+            (self.members, self.missing) = (Arc::clone(members), missing);
         }
-        let unheard = members.iter().filter(|host| view.host(host).is_none());
-        let missing: BTreeSet<HostId> = unheard.cloned().collect();
-        is_other_set |= missing != self.missing;
-        (self.view, self.seen, self.missing) = (view.clone(), seen, missing);
         if is_other_set {
             is_change = true;
-            let unseen = self.homes.iter().filter(|(_, hosts)| hosts.is_empty());
-            jobs.extend(unseen.map(|(job, _)| job.clone()));
+            jobs.extend(self.homeless.iter().cloned());
         }
         let readers = jobs.iter().filter_map(|job| self.by_job.get(job)).flatten();
         let whole = self.whole.iter().filter(|_| is_change);
@@ -144,11 +155,11 @@ impl Index {
     fn compare(
         &mut self,
         host: &HostId,
+        before: Option<&HostRow>,
         after: Option<&HostRow>,
         is_all: bool,
         jobs: &mut BTreeSet<JobId>,
     ) {
-        let before = self.view.host(host);
         let labels = |row: Option<&HostRow>| row.map(|row| row.host.labels.clone());
         let is_all = is_all || labels(before) != labels(after);
         let rows = before.into_iter().chain(after).flat_map(|row| row.jobs.values());
@@ -160,9 +171,27 @@ impl Index {
                 Some(_) => homes.insert(host.clone()),
                 None => homes.remove(host),
             };
+            match homes.is_empty() {
+                true => self.homeless.insert(job.id.clone()),
+                false => self.homeless.remove(&job.id),
+            };
             if is_all || before != after {
                 jobs.insert(job.id.clone());
             }
         }
     }
+}
+
+/// Hosts that are heard otherwise than before, later or earlier aside.
+fn heard_otherwise(
+    before: &OrdMap<HostId, HeardAt>,
+    now: &OrdMap<HostId, HeardAt>,
+) -> BTreeSet<HostId> {
+    let hosts = before.diff(now).map(|item| match item {
+        DiffItem::Add(host, _) | DiffItem::Remove(host, _) => host,
+        DiffItem::Update { new: (host, _), .. } => host,
+    });
+    let is_otherwise =
+        |host: &&HostId| freshness_of(before.get(*host)) != freshness_of(now.get(*host));
+    hosts.filter(is_otherwise).cloned().collect()
 }

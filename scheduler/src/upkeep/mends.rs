@@ -33,13 +33,15 @@ const CALM_OVER_MS: u64 = 1_800_000;
 
 /// A run that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Open {
-    pub(crate) run: RunId,
-    pub(crate) job: JobId,
+pub struct Open {
+    /// Its id.
+    pub run: RunId,
+    /// The job that it changes.
+    pub job: JobId,
     /// Where the job is alive, if the run moves it.
-    pub(crate) from: Option<HostId>,
+    pub from: Option<HostId>,
     /// Where it goes, if that is known.
-    pub(crate) to: Option<HostId>,
+    pub to: Option<HostId>,
 }
 
 #[derive(Debug, Clone)]

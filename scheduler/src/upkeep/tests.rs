@@ -15,6 +15,7 @@ use protocol::vm::{OnLoss, VmSpec};
 use uuid::Uuid;
 
 use super::*;
+use crate::failover::freshness_of;
 
 const GIB: u64 = 1 << 30;
 
@@ -63,7 +64,7 @@ fn ended(n: usize, reason: Reason) -> Job {
 struct World {
     view: View,
     heard: OrdMap<HostId, HeardAt>,
-    members: BTreeSet<HostId>,
+    members: Arc<BTreeSet<HostId>>,
     open: Vec<Open>,
     turns: Turns,
     seq: u64,
@@ -74,7 +75,7 @@ impl World {
     fn new(hosts: u8) -> Self {
         let mut world = Self::default();
         for n in 1..=hosts {
-            world.members.insert(host(n));
+            Arc::make_mut(&mut world.members).insert(host(n));
             world.host(n, |_, _| {});
         }
         world
@@ -348,7 +349,7 @@ fn what_is_on_a_host_that_is_not_heard_is_not_ours_to_start() {
 #[test]
 fn a_job_that_nobody_has_is_started_once_and_not_again_when_it_is_deleted() {
     let mut world = World::new(2);
-    world.members.insert(host(3));
+    Arc::make_mut(&mut world.members).insert(host(3));
     world.put("web", 1, running());
     world.live(0);
     assert_eq!(world.live(600_000), [], "h3 may have it");
@@ -699,7 +700,9 @@ proptest! {
                     world.hear(host, all[freshness]);
                 }
                 Event::Forgotten { host: n } => drop(world.view.forget(&host(n))),
-                Event::Member { host: n } => drop(world.members.insert(host(n))),
+                Event::Member { host: n } => {
+                    Arc::make_mut(&mut world.members).insert(host(n));
+                }
                 Event::Put { set, what } => {
                     revision += 2;
                     world.put(&format!("set-{set}"), revision, Some(any_set(what)));
@@ -877,7 +880,7 @@ fn a_look_at_an_unchanged_world_judges_nothing() {
     world.look(0);
     let (changed, is_change) = world.upkeep.index.update(
         &world.view.clone(),
-        &|_| Freshness::Fresh,
+        &world.heard.clone(),
         &world.members.clone(),
     );
     assert_eq!((changed.len(), is_change), (0, false));
@@ -888,7 +891,7 @@ fn a_look_at_an_unchanged_world_judges_nothing() {
     );
     let (changed, is_change) = world.upkeep.index.update(
         &world.view.clone(),
-        &|_| Freshness::Fresh,
+        &world.heard.clone(),
         &world.members.clone(),
     );
     assert_eq!((changed.len(), is_change), (0, true));

@@ -9,9 +9,11 @@ use protocol::signed::PublicKey;
 
 /// The schedulers of a cluster, of which this is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Turns {
-    pub(crate) me: Option<PublicKey>,
-    pub(crate) all: Vec<PublicKey>,
+pub struct Turns {
+    /// This one, if it is known.
+    pub me: Option<PublicKey>,
+    /// All of them.
+    pub all: Vec<PublicKey>,
 }
 
 impl Turns {

@@ -1,0 +1,126 @@
+//! What a host has, as bits that can be put together: whether any host of a hundred may do is then
+//! one comparison.
+//!
+//! A few facts have a bit of their own; words (labels, images, pools, CPU features) share the others by
+//! their hash. So marks may say of a host that it has what it has not, and then it is looked at for
+//! nothing; they never say the contrary.
+
+use protocol::host::Host;
+use protocol::id::{ImageName, PoolName};
+use protocol::view::Freshness;
+
+use crate::intent::Intent;
+use crate::rules::{Rule, cpu_words};
+
+/// Bits below this have a meaning of their own.
+const WORDS_FROM: u32 = 8;
+
+/// See the module. None at all: the host is not placed on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks(u128);
+
+impl Marks {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// It is heard, and nobody intends anything with it.
+    pub const FRESH: Self = Self(1);
+    /// It was heard a while ago, and nobody intends anything with it.
+    pub const STALE: Self = Self(1 << 1);
+    /// It is one of those that this scheduler takes first.
+    pub const OWN: Self = Self(1 << 2);
+    /// It can receive running guests.
+    pub const RECEIVES: Self = Self(1 << 3);
+    /// It can kill guests by itself.
+    pub const GUARDS: Self = Self(1 << 4);
+
+    /// All that a host has.
+    #[must_use]
+    pub fn of(host: &Host, freshness: Freshness, intent: Option<Intent>, own: bool) -> Self {
+        let heard = match freshness {
+            Freshness::Fresh => Self::FRESH,
+            Freshness::Stale => Self::STALE,
+            Freshness::Lost => return Self::NONE,
+        };
+        if intent.is_some() {
+            return Self::NONE;
+        }
+        let mut marks = heard;
+        let facts = [
+            (own, Self::OWN),
+            (host.hypervisor.can_receive, Self::RECEIVES),
+            (host.hypervisor.can_guard, Self::GUARDS),
+        ];
+        for (_, mark) in facts.into_iter().filter(|(is_so, _)| *is_so) {
+            marks = marks.and(mark);
+        }
+        for (key, value) in &host.labels {
+            marks = marks.and(Self::label(key, value));
+        }
+        for word in cpu_words(host) {
+            marks = marks.and(Self::word(&["cpu", word]));
+        }
+        let images = host.images.keys().map(Self::image);
+        images.chain(host.pools.keys().map(Self::pool)).fold(marks, Self::and)
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// True when all of these may be here.
+    #[must_use]
+    pub fn have(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    /// True when the host is not placed on.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    /// It has this image.
+    #[must_use]
+    pub fn image(name: &ImageName) -> Self {
+        Self::word(&["image", name.as_str()])
+    }
+
+    /// It has a pool of this name.
+    #[must_use]
+    pub fn pool(name: &PoolName) -> Self {
+        Self::word(&["pool", name.as_str()])
+    }
+
+    fn label(key: &str, value: &str) -> Self {
+        Self::word(&["label", key, value])
+    }
+
+    /// What a host must have so that a rule about its own facts is met; nothing for rules about others.
+    #[must_use]
+    pub fn asked_by(rule: &Rule) -> Self {
+        match rule {
+            Rule::HostLabel(rule) => Self::label(&rule.key, &rule.value),
+            Rule::HostArch(rule) => Self::label(crate::rules::ARCH_LABEL, &rule.arch),
+            Rule::CpuFeatures(rule) => {
+                let words = rule.features.iter().map(|feature| Self::word(&["cpu", feature]));
+                words.fold(Self::NONE, Self::and)
+            }
+            Rule::SameHost(_)
+            | Rule::NotSameHost(_)
+            | Rule::SpreadOver(_)
+            | Rule::NoMigration(_)
+            | Rule::LoseAnyHost(_) => Self::NONE,
+        }
+    }
+
+    fn word(parts: &[&str]) -> Self {
+        let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        let bit = u32::try_from((hash >> 32) % u64::from(u128::BITS - WORDS_FROM)).unwrap_or(0);
+        Self(1 << (WORDS_FROM + bit))
+    }
+}

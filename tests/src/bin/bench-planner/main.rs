@@ -1,0 +1,33 @@
+//! What the planner and the scheduler library can do: benchmarks P1, P2, P7, P8 and L1 to L3, one JSON line
+//! each. Everything is in one process and of one thread, with the code that controllers run; only hosts are
+//! simulated, and say yes and no by the admission that real ones use.
+//!
+//! `bench-planner [NAME…]`, such as `bench-planner P1 L3`; without names all of them, from some 10 to 100 000 hosts.
+
+mod conflicts;
+mod events;
+mod loss;
+mod puzzles;
+mod speed;
+mod twice;
+mod world;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let is_asked = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
+    let load = world::load();
+    let parts: [(&[&str], fn() -> Vec<serde_json::Value>); 6] = [
+        (&["P1", "P2"], speed::run),
+        (&["P7"], conflicts::run),
+        (&["P8"], twice::run),
+        (&["L1"], events::run),
+        (&["L2"], loss::run),
+        (&["L3"], puzzles::run),
+    ];
+    for (_, run) in parts.iter().filter(|(names, _)| names.iter().any(|name| is_asked(name))) {
+        for mut line in run() {
+            line["load_before"] = load.into();
+            println!("{line}");
+        }
+    }
+}
