@@ -158,6 +158,7 @@ fn inventory(n: u8, seq: u64, drawn: &Drawn) -> Inventory {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     };
     let jobs: BTreeMap<u8, Job> = drawn.jobs.iter().map(|drawn| (drawn.0, job(drawn))).collect();
     let cursor = Cursor { epoch: Epoch(1), seq };

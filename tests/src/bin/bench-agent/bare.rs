@@ -33,6 +33,7 @@ fn job() -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 

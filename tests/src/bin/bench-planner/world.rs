@@ -76,6 +76,7 @@ pub(crate) fn job(id: JobId, spec: JobSpec, state: JobState) -> Job {
         migration: None,
         endpoint: None,
         cards: Box::default(),
+        snapshots: Box::default(),
     }
 }
 
