@@ -375,7 +375,7 @@ mod tests {
                 tree.put(u32::try_from(index.index(rooms.len())).unwrap(), room);
                 let mut beyond = None;
                 loop {
-                    let is_fit = |at: u32| at % 5 != 0;
+                    let is_fit = |at: u32| !at.is_multiple_of(5);
                     let found = tree.best(&asked, beyond, &mut { is_fit });
                     let scanned = tree.best_of_all(&asked, beyond, &mut { is_fit });
                     prop_assert_eq!(found.map(|(key, _)| key), scanned.map(|(key, _)| key));

@@ -112,7 +112,7 @@ fn what_neither_file_can_tell_is_not_made_up_and_nothing_is_touched() {
         disk.set_bytes(twin, &bytes);
     }
     let before = Twin::ALL.map(|twin| disk.bytes(twin));
-    let error = open(&disk).err().expect("there is nothing to go by");
+    let error = open(&disk).expect_err("there is nothing to go by");
     let StoreError::Unreadable { main_why, twin_why } = error else { panic!("{error}") };
     assert!(!main_why.is_empty() && !twin_why.is_empty());
     assert!(Twin::ALL.into_iter().all(|twin| !disk.remove_aside(twin)), "nothing is moved");

@@ -39,7 +39,7 @@ pub(crate) fn batches() -> Vec<Vec<Write>> {
 }
 
 fn name(n: u32) -> JobId {
-    JobId::new(&format!("job-{n}")).expect("a good name")
+    JobId::new(format!("job-{n}")).expect("a good name")
 }
 
 fn job(n: u32, state: &str) -> Write {

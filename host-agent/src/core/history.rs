@@ -148,6 +148,7 @@ fn is_history(record: &JobRecord) -> bool {
         issued,
         tally,
         last_resize: _,
+        last_revert: _,
         stay,
         deletes_shared: _,
         ended: _,

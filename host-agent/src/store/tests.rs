@@ -89,7 +89,7 @@ fn a_row_that_one_file_can_read_is_read_and_the_other_file_is_kept_and_named() {
             tear(&store, file..file + 1, row);
             drop(store);
             let (store, state, damage) = open(folder.path(), "a");
-            assert_eq!(state.jobs, [job.clone()]);
+            assert_eq!(state.jobs, std::slice::from_ref(&job));
             let [Damage { twin, why: Some(why), kept }] = &damage[..] else { panic!("{damage:?}") };
             assert!(*twin == Twin::ALL[file] && why.contains(row.1), "{why}");
             drop(store);

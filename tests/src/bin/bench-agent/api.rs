@@ -37,8 +37,8 @@ where
     Fut: Future<Output = f64> + Send + 'static,
 {
     let mut tasks = tokio::task::JoinSet::new();
-    for client in clients.iter().cloned() {
-        let call = call.clone();
+    for client in clients {
+        let (client, call) = (client.clone(), call.clone());
         tasks.spawn(async move {
             let mut times = Vec::with_capacity(each);
             for _ in 0..each {

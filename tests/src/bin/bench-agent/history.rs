@@ -125,7 +125,7 @@ impl Bench {
     /// Some jobs from their coming to their end, and what is forgotten in their place.
     fn live_through(&mut self, from: usize) {
         let ids: Vec<JobId> = (from..from + AT_ONCE)
-            .map(|n| JobId::new(&format!("job-{n}")).expect("a name"))
+            .map(|n| JobId::new(format!("job-{n}")).expect("a name"))
             .collect();
         let put = |job: &JobId| {
             let put = protocol::api::PutJob { spec: one_off(), ..body() };

@@ -12,11 +12,14 @@ mod speed;
 mod twice;
 mod world;
 
+/// Measures something: a line for each figure.
+type Part = fn() -> Vec<serde_json::Value>;
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let is_asked = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let load = world::load();
-    let parts: [(&[&str], fn() -> Vec<serde_json::Value>); 6] = [
+    let parts: [(&[&str], Part); 6] = [
         (&["P1", "P2"], speed::run),
         (&["P7"], conflicts::run),
         (&["P8"], twice::run),

@@ -113,7 +113,7 @@ pub(crate) fn host(n: usize) -> Host {
             label("arch", if n % 10 == 9 { "aarch64" } else { "x86_64" }.to_owned()),
             label("cpu-features", words.to_owned()),
             label("zone", format!("z{}", n % 4)),
-            label("disk", if n % 2 == 0 { "ssd" } else { "hdd" }.to_owned()),
+            label("disk", if n.is_multiple_of(2) { "ssd" } else { "hdd" }.to_owned()),
             label("rack", format!("r{}", n / 40)),
         ]
         .into(),
