@@ -2,7 +2,12 @@
 //!
 //! An entry is never dropped by time (rule R7), only by the host's own statement (R3) or when the
 //! operator takes the host off the roster. Whether a grant may be signed is the core's decision;
-//! the numbers for it (R6) are here.
+//! the numbers for it (R6) are here, summed up as entries come and go: a tenant may have 100 000 jobs,
+//! and a grant must not cost more for that.
+//!
+//! Two sums are kept of a tenant. What is *booked here* is this arbiter's part of each job, by which
+//! quotas are exact ([`share`]). What is *promised* is each job's whole size, as far as this arbiter
+//! knows of it: what others have granted is known here once the host has said so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +18,15 @@ use protocol::trust::{Committee, Trust};
 use protocol::vm::OnLoss;
 use serde::Serialize;
 
-use crate::statement::Statement;
+use crate::statement::{Debits, HoldItem, Statement};
 
 /// Most entries of one host. A host runs some hundred guests and keeps some dozen offers open; more
 /// than this means that somebody asks for offers without end.
 pub const ENTRIES_PER_HOST_MAX: usize = 8192;
+
+/// Hosts asked before a no for want of quota is final. Those with promises that may have ended
+/// unredeemed come first; what has ended otherwise is read within a second and a half anyway.
+const HOSTS_ASKED_MAX: usize = 64;
 
 /// One promise, of this arbiter or of others as far as a host's statement told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,44 +54,110 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What counts of it against a quota. Debits of k slots that were at least k times the size, each
-    /// at most the size, are so of the smaller size as well.
-    fn counts(&self) -> Resources {
+    /// What counts of it against a quota. Debits that were at least k times the size in all, each at
+    /// most the size, are so of the smaller size as well.
+    fn counts(&self) -> Counted {
         let (debit, takes) = (self.debit, self.takes);
+        Counted { debit: debit.min(takes), takes }
+    }
+}
+
+/// What counts of a job, or of its largest entry amount by amount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Booked here.
+    pub debit: Resources,
+    /// The whole size.
+    pub takes: Resources,
+}
+
+impl Counted {
+    fn max(self, other: Self) -> Self {
+        Self { debit: self.debit.max(other.debit), takes: self.takes.max(other.takes) }
+    }
+}
+
+/// A sum that can be taken apart again, however large.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sum {
+    vcpus: u128,
+    memory_bytes: u128,
+    disk_bytes: u128,
+}
+
+impl Sum {
+    fn add(&mut self, part: Resources) {
+        self.vcpus += u128::from(part.vcpus);
+        self.memory_bytes += u128::from(part.memory_bytes);
+        self.disk_bytes += u128::from(part.disk_bytes);
+    }
+
+    fn subtract(&mut self, part: Resources) {
+        self.vcpus -= u128::from(part.vcpus);
+        self.memory_bytes -= u128::from(part.memory_bytes);
+        self.disk_bytes -= u128::from(part.disk_bytes);
+    }
+
+    /// The sum, stopping at the largest number.
+    fn resources(self) -> Resources {
         Resources {
-            vcpus: debit.vcpus.min(takes.vcpus),
-            memory_bytes: debit.memory_bytes.min(takes.memory_bytes),
-            disk_bytes: debit.disk_bytes.min(takes.disk_bytes),
+            vcpus: u32::try_from(self.vcpus).unwrap_or(u32::MAX),
+            memory_bytes: u64::try_from(self.memory_bytes).unwrap_or(u64::MAX),
+            disk_bytes: u64::try_from(self.disk_bytes).unwrap_or(u64::MAX),
         }
     }
 }
 
-type Place = (OfferId, JobId);
+/// What a tenant has: over its jobs the *largest* of each job's entries (one instance runs at a time).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Account {
+    jobs: BTreeMap<JobId, Counted>,
+    debit: Sum,
+    takes: Sum,
+}
+
+impl Account {
+    fn count(&mut self, job: &JobId, counted: Option<Counted>) {
+        let before = match counted {
+            Some(counted) => {
+                self.debit.add(counted.debit);
+                self.takes.add(counted.takes);
+                self.jobs.insert(job.clone(), counted)
+            }
+            None => self.jobs.remove(job),
+        };
+        if let Some(before) = before {
+            self.debit.subtract(before.debit);
+            self.takes.subtract(before.takes);
+        }
+    }
+}
 
 /// All entries, found by host, by job and by tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Books {
-    hosts: BTreeMap<HostId, BTreeMap<Place, Entry>>,
+    /// An offer is for one job; only what has no offer shares an id.
+    hosts: BTreeMap<HostId, BTreeMap<OfferId, Vec<Entry>>>,
     jobs: BTreeMap<JobId, BTreeSet<(HostId, OfferId)>>,
-    tenants: BTreeMap<TenantId, BTreeSet<JobId>>,
+    tenants: BTreeMap<TenantId, Account>,
 }
 
 impl Books {
     /// Every entry, by host and id.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.hosts.values().flat_map(BTreeMap::values)
+        self.hosts.values().flat_map(BTreeMap::values).flatten()
     }
 
     /// The entries of one job.
     pub fn of_job<'a>(&'a self, job: &'a JobId) -> impl Iterator<Item = &'a Entry> {
         let places = self.jobs.get(job).into_iter().flatten();
-        places.filter_map(|(host, id)| self.hosts.get(host)?.get(&(*id, job.clone())))
+        places.filter_map(|(host, id)| self.at(host, *id, job))
     }
 
     /// The entry of one offer, whatever job the books say it is for.
     #[must_use]
     pub fn of_offer(&self, host: &HostId, id: OfferId) -> Option<&Entry> {
-        self.hosts.get(host)?.values().find(|entry| entry.id == id)
+        self.hosts.get(host)?.get(&id)?.first()
     }
 
     /// How many entries a host has.
@@ -96,147 +171,211 @@ impl Books {
         self.tenants.keys()
     }
 
+    /// A tenant's jobs, and what counts of each.
+    pub fn jobs_of(&self, tenant: &TenantId) -> impl Iterator<Item = (&JobId, Counted)> {
+        let jobs = self.tenants.get(tenant).into_iter().flat_map(|account| &account.jobs);
+        jobs.map(|(job, counted)| (job, *counted))
+    }
+
     /// Writes a promise down, replacing what was known of the same offer and job.
     pub fn enter(&mut self, entry: Entry) {
-        let place = (entry.id, entry.job.clone());
-        self.strike(&entry.host.clone(), &place);
-        self.jobs.entry(entry.job.clone()).or_default().insert((entry.host.clone(), entry.id));
-        self.tenants.entry(entry.tenant.clone()).or_default().insert(entry.job.clone());
-        self.hosts.entry(entry.host.clone()).or_default().insert(place, entry);
+        let (host, id, job) = (entry.host.clone(), entry.id, entry.job.clone());
+        let tenant = entry.tenant.clone();
+        let of_id = self.hosts.entry(host.clone()).or_default().entry(id).or_default();
+        let before = match of_id.iter_mut().find(|known| known.job == job) {
+            Some(known) => Some(std::mem::replace(known, entry)),
+            None => {
+                of_id.push(entry);
+                self.jobs.entry(job.clone()).or_default().insert((host, id));
+                None
+            }
+        };
+        if let Some(before) = before.filter(|before| before.tenant != tenant) {
+            self.recount(&before.tenant, &job);
+        }
+        self.recount(&tenant, &job);
     }
 
     /// R3 (1) and (2): what the statement covers and omits is closed for ever; what it holds and
     /// the books lack is added. An entry above the watermark is younger than the statement and
     /// stays untouched.
-    pub fn correct(&mut self, slot: u32, host: &HostId, statement: &Statement) {
+    pub fn correct(&mut self, (slot, trust): (u32, &Trust), host: &HostId, statement: &Statement) {
         let listed: BTreeSet<(OfferId, &JobId)> =
             statement.holds.iter().map(|hold| (hold.id, &hold.job)).collect();
-        let is_closed = |(id, job): &Place| {
-            *id <= statement.watermark
-                && !statement.offers.contains(id)
-                && !listed.contains(&(*id, job))
+        let is_closed = |entry: &&Entry| {
+            !statement.offers.contains(&entry.id) && !listed.contains(&(entry.id, &entry.job))
         };
-        let known = self.hosts.get(host).into_iter().flat_map(BTreeMap::keys);
-        let closed: Vec<Place> = known.filter(|place| is_closed(place)).cloned().collect();
-        for place in closed {
-            self.strike(host, &place);
+        let known = self.hosts.get(host).into_iter();
+        let known = known.flat_map(|entries| entries.range(..=statement.watermark));
+        let closed = known.flat_map(|(_, entries)| entries).filter(is_closed);
+        let closed: Vec<(OfferId, JobId)> =
+            closed.map(|entry| (entry.id, entry.job.clone())).collect();
+        for (id, job) in closed {
+            self.strike(host, id, &job);
         }
         for hold in &statement.holds {
-            let place = (hold.id, hold.job.clone());
-            let known = self.hosts.get(host).and_then(|entries| entries.get(&place));
-            let said = hold.debits.as_ref();
-            // The ticket's final word on debits, else what this arbiter booked, else the whole size.
-            let debit = match (said, known) {
-                (Some(debits), _) => debits.get(&slot).copied().unwrap_or(Resources::ZERO),
-                (None, Some(entry)) => entry.debit,
-                (None, None) => hold.resources,
+            let known = self.at(host, hold.id, &hold.job);
+            let debit = debit_of(slot, trust, hold, known);
+            // Most statements say what the one before has said.
+            let is_so = |entry: &Entry| {
+                entry.is_hold
+                    && (entry.debit, entry.takes) == (debit, hold.resources)
+                    && (&entry.tenant, entry.on_loss) == (&hold.tenant, hold.on_loss)
             };
+            if known.is_some_and(is_so) {
+                continue;
+            }
             let signed = known.and_then(|entry| entry.signed);
-            let (host, id, job) = (host.clone(), hold.id, hold.job.clone());
-            let (tenant, takes) = (hold.tenant.clone(), hold.resources);
-            let on_loss = hold.on_loss;
             self.enter(Entry {
-                host,
-                id,
-                job,
-                tenant,
+                host: host.clone(),
+                id: hold.id,
+                job: hold.job.clone(),
+                tenant: hold.tenant.clone(),
                 debit,
-                takes,
+                takes: hold.resources,
                 signed,
                 is_hold: true,
-                on_loss,
+                on_loss: hold.on_loss,
             });
         }
     }
 
     /// Drops every entry of a host that the operator has retired.
     pub fn retire(&mut self, host: &HostId) {
-        let places: Vec<Place> =
-            self.hosts.get(host).into_iter().flat_map(BTreeMap::keys).cloned().collect();
-        for place in places {
-            self.strike(host, &place);
+        let entries = self.hosts.get(host).into_iter().flat_map(BTreeMap::values).flatten();
+        let places: Vec<(OfferId, JobId)> =
+            entries.map(|entry| (entry.id, entry.job.clone())).collect();
+        for (id, job) in places {
+            self.strike(host, id, &job);
         }
     }
 
-    /// R6: what a tenant has promised, over its jobs the *largest* of each job's debits (one
-    /// instance runs at a time), with `debit` for `job` counted in.
+    /// R6: what is booked here of a tenant's quota.
     #[must_use]
-    pub fn used(&self, tenant: &TenantId, with: Option<(&JobId, Resources)>) -> Resources {
-        let jobs = self.tenants.get(tenant).into_iter().flatten();
-        let mut sum = jobs.fold(Resources::ZERO, |sum, job| {
-            let extra = with.filter(|(asked, _)| *asked == job).map(|(_, debit)| debit);
-            sum.plus(self.largest(tenant, job).max(extra.unwrap_or(Resources::ZERO)))
-        });
-        if let Some((job, debit)) = with
-            && !self.tenants.get(tenant).is_some_and(|jobs| jobs.contains(job))
-        {
-            sum = sum.plus(debit);
+    pub fn used(&self, tenant: &TenantId) -> Resources {
+        self.tenants.get(tenant).map_or(Resources::ZERO, |account| account.debit.resources())
+    }
+
+    /// What is promised of it in all, as far as this arbiter knows.
+    #[must_use]
+    pub fn promised(&self, tenant: &TenantId) -> Resources {
+        self.tenants.get(tenant).map_or(Resources::ZERO, |account| account.takes.resources())
+    }
+
+    /// What the tenant's other jobs take, booked here and in all.
+    #[must_use]
+    pub fn of_others(&self, tenant: &TenantId, job: &JobId) -> Counted {
+        let Some(account) = self.tenants.get(tenant) else { return Counted::default() };
+        let (mut debit, mut takes) = (account.debit, account.takes);
+        if let Some(own) = account.jobs.get(job) {
+            debit.subtract(own.debit);
+            takes.subtract(own.takes);
         }
-        sum
+        Counted { debit: debit.resources(), takes: takes.resources() }
     }
 
-    /// What the tenant's other jobs take.
+    /// What counts of a job, apart from one offer for it.
     #[must_use]
-    pub fn used_by_others(&self, tenant: &TenantId, job: &JobId) -> Resources {
-        let jobs = self.tenants.get(tenant).into_iter().flatten().filter(|other| *other != job);
-        jobs.fold(Resources::ZERO, |sum, other| sum.plus(self.largest(tenant, other)))
+    pub fn of_job_without(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+        but: Option<(&HostId, OfferId)>,
+    ) -> Counted {
+        let is_meant = |entry: &&Entry| {
+            entry.tenant == *tenant && but.is_none_or(|but| but != (&entry.host, entry.id))
+        };
+        let entries = self.of_job(job).filter(is_meant);
+        entries.fold(Counted::default(), |most, entry| most.max(entry.counts()))
     }
 
-    /// Hosts with entries of a tenant, for whoever wants to ask them whether that is still so.
+    /// Some hosts with entries of a tenant, for whoever wants to ask them whether that is still so:
+    /// first those with promises that may have ended.
     #[must_use]
     pub fn hosts_of_tenant(&self, tenant: &TenantId) -> BTreeSet<HostId> {
-        let jobs = self.tenants.get(tenant).into_iter().flatten();
-        jobs.flat_map(|job| self.of_job(job)).map(|entry| entry.host.clone()).collect()
+        let entries = || self.jobs_of(tenant).flat_map(|(job, _)| self.of_job(job));
+        let open = entries().filter(|entry| !entry.is_hold);
+        let mut hosts = BTreeSet::new();
+        for entry in open.chain(entries()) {
+            if hosts.len() >= HOSTS_ASKED_MAX {
+                break;
+            }
+            hosts.insert(entry.host.clone());
+        }
+        hosts
     }
 
-    fn largest(&self, tenant: &TenantId, job: &JobId) -> Resources {
-        let entries = self.of_job(job).filter(|entry| entry.tenant == *tenant);
-        entries.fold(Resources::ZERO, |most, entry| most.max(entry.counts()))
+    fn at(&self, host: &HostId, id: OfferId, job: &JobId) -> Option<&Entry> {
+        self.hosts.get(host)?.get(&id)?.iter().find(|entry| entry.job == *job)
     }
 
-    fn strike(&mut self, host: &HostId, place: &Place) {
+    fn strike(&mut self, host: &HostId, id: OfferId, job: &JobId) {
         let Some(entries) = self.hosts.get_mut(host) else { return };
-        let Some(entry) = entries.remove(place) else { return };
+        let Some(of_id) = entries.get_mut(&id) else { return };
+        let Some(at) = of_id.iter().position(|entry| entry.job == *job) else { return };
+        let entry = of_id.swap_remove(at);
+        if of_id.is_empty() {
+            entries.remove(&id);
+        }
         if entries.is_empty() {
             self.hosts.remove(host);
         }
-        if let Some(places) = self.jobs.get_mut(&entry.job) {
-            places.remove(&(host.clone(), entry.id));
+        if let Some(places) = self.jobs.get_mut(job) {
+            places.remove(&(host.clone(), id));
             if places.is_empty() {
-                self.jobs.remove(&entry.job);
+                self.jobs.remove(job);
             }
         }
-        let is_tenant_left = self.of_job(&entry.job).any(|other| other.tenant == entry.tenant);
-        if !is_tenant_left && let Some(jobs) = self.tenants.get_mut(&entry.tenant) {
-            jobs.remove(&entry.job);
-            if jobs.is_empty() {
-                self.tenants.remove(&entry.tenant);
-            }
+        self.recount(&entry.tenant, job);
+    }
+
+    /// The sums of a tenant, after an entry of one of its jobs has come, changed or gone.
+    fn recount(&mut self, tenant: &TenantId, job: &JobId) {
+        let is_left = self.of_job(job).any(|entry| entry.tenant == *tenant);
+        let counted = is_left.then(|| self.of_job_without(tenant, job, None));
+        let account = self.tenants.entry(tenant.clone()).or_default();
+        account.count(job, counted);
+        if account.jobs.is_empty() {
+            self.tenants.remove(tenant);
         }
     }
 }
 
-/// R6: this arbiter's part of a quota, ⌊Q·(k−f)/(n−f)⌋ of each amount. However the parts are used
-/// up, k honest debits a job cannot add up to more than Q. Who is in the committee in force and in the
-/// next one keeps to the smaller part.
+/// What a hold counts here. By its ticket's final word on debits, as far as that is known; a host that
+/// does not say which arbiters have booked how much may have been granted everything by others or by
+/// none of those in force, so the whole size is assumed everywhere.
+fn debit_of(slot: u32, trust: &Trust, hold: &HoldItem, known: Option<&Entry>) -> Resources {
+    match (&hold.debits, known) {
+        (Debits::Known(debits), _) => trust.booked_at(slot, debits, hold.resources),
+        // Redeemed while its host was read: until the next read it counts what it was granted.
+        (Debits::NotYet, Some(entry)) if entry.signed.is_some() => entry.debit,
+        (Debits::NotYet | Debits::Untold, _) => hold.resources,
+    }
+}
+
+/// R6: this arbiter's part of a quota, so that the parts of all are together exactly what k honest
+/// debits a job can use up: Q·(k−f) over n−f arbiters. Amounts are whole, so what does not go evenly
+/// goes to the lowest slots, one each. However the parts are used up, jobs whose honest debits are
+/// k−f times their size cannot add up to more than Q; and as long as the parts that are left differ
+/// by no more than one, all of Q can be used. Who is in the committee in force and in the next one
+/// keeps to the smaller part.
 #[must_use]
 pub fn share(quota: Resources, trust: &Trust, slot: u32) -> Resources {
     let its = trust.committees(trust.change()).filter(|committee| committee.has(slot));
-    let parts = its.map(|committee| part(quota, committee, trust.f));
-    parts
-        .reduce(|one, other| Resources {
-            vcpus: one.vcpus.min(other.vcpus),
-            memory_bytes: one.memory_bytes.min(other.memory_bytes),
-            disk_bytes: one.disk_bytes.min(other.disk_bytes),
-        })
-        .unwrap_or(Resources::ZERO)
+    let parts = its.map(|committee| part(quota, committee, trust.f, slot));
+    parts.reduce(Resources::min).unwrap_or(Resources::ZERO)
 }
 
-fn part(quota: Resources, committee: Committee<'_>, f: u32) -> Resources {
+fn part(quota: Resources, committee: Committee<'_>, f: u32, slot: u32) -> Resources {
     let (k, n) = (u128::from(committee.k), u128::from(committee.n()));
     let f = u128::from(f);
     let (part, whole) = (k.saturating_sub(f), n.saturating_sub(f).max(1));
-    let of = |amount: u64| u64::try_from(u128::from(amount) * part / whole).unwrap_or(u64::MAX);
+    let rank = committee.arbiters.iter().filter(|arbiter| arbiter.slot < slot).count() as u128;
+    let of = |amount: u64| {
+        let all = u128::from(amount) * part;
+        let its = all / whole + u128::from(rank < all % whole);
+        u64::try_from(its).unwrap_or(u64::MAX)
+    };
     Resources {
         vcpus: u32::try_from(of(u64::from(quota.vcpus))).unwrap_or(u32::MAX),
         memory_bytes: of(quota.memory_bytes),

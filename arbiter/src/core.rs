@@ -35,7 +35,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use protocol::id::{HostId, JobId, OfferId};
+use protocol::api::{JobDebit, TenantBook, TenantRoom};
+use protocol::id::{HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, PublicKey, Signed, SignedError};
 use protocol::tenure::{self, ITEMS_MAX, Term};
@@ -43,7 +44,7 @@ use protocol::ticket::{Action, Denial, DenialReason, Grant, HoldAt, Offer};
 use protocol::trust::{Ready, Trust};
 use protocol::vm::OnLoss;
 
-use crate::books::{Books, ENTRIES_PER_HOST_MAX, Entry, share};
+use crate::books::{Books, Counted, ENTRIES_PER_HOST_MAX, Entry, share};
 use crate::leases::Leases;
 use crate::statement::Statement;
 
@@ -61,6 +62,8 @@ pub enum Input {
         request: u64,
         /// The offer as its host signed it.
         offer: Signed<Offer>,
+        /// How much is to be booked; `None`: what the offer's plan says, else its whole size.
+        wish: Option<Resources>,
     },
     /// A host has said what it holds.
     Statement {
@@ -199,8 +202,8 @@ pub struct Core {
     term_ms: u64,
     /// The slot it had when it was last a member.
     last_slot: Option<u32>,
-    /// Roster hosts read since the start in a way that completes the books.
-    heard: BTreeSet<HostId>,
+    /// Roster hosts that were not yet read since the start in a way that completes the books (R2).
+    missing: BTreeSet<HostId>,
     /// The change of arbiters that each of them had agreed to when it was last read.
     agreed: BTreeMap<HostId, Digest>,
     said: BTreeMap<HostId, Said>,
@@ -221,7 +224,7 @@ impl Core {
             leases_from_ms: 0,
             term_ms: 0,
             last_slot: None,
-            heard: BTreeSet::new(),
+            missing: BTreeSet::new(),
             agreed: BTreeMap::new(),
             said: BTreeMap::new(),
             books: Books::default(),
@@ -233,8 +236,8 @@ impl Core {
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Trust(trust) => self.obey(now_ms, trust, out),
-            Input::Ask { request, offer } => {
-                let verdict = self.answer(now_ms, &offer, out);
+            Input::Ask { request, offer, wish } => {
+                let verdict = self.answer(now_ms, &offer, wish, out);
                 out.push(Effect::Answer { request, verdict });
             }
             Input::Statement { host, asked_ms, statement } => {
@@ -280,7 +283,7 @@ impl Core {
         if let Some(for_ms) = self.lease_silent_for(now_ms) {
             waiting.push(Waiting::Silence { for_ms });
         }
-        waiting.extend(self.missing().into_iter().map(Waiting::Host));
+        waiting.extend(self.missing.iter().cloned().map(Waiting::Host));
         waiting
     }
 
@@ -295,10 +298,9 @@ impl Core {
             waiting.push(Waiting::Change);
             return Err(waiting);
         };
-        let missing = self.missing();
         let has_agreed = |host: &HostId| self.agreed.get(host) == Some(&change);
         let not_yet = self.roster.keys().filter(|host| !has_agreed(host)).cloned();
-        let not_yet = not_yet.filter(|host| !missing.contains(host));
+        let not_yet = not_yet.filter(|host| !self.missing.contains(host));
         waiting.extend(not_yet.map(Waiting::Agreement));
         match waiting.is_empty() {
             true => Ok(Ready { cluster: trust.cluster.clone(), slot, change }),
@@ -312,8 +314,10 @@ impl Core {
             return;
         }
         let old = std::mem::replace(&mut self.roster, trust.roster_by_host());
+        let joined = self.roster.keys().filter(|host| !old.contains_key(*host));
+        self.missing.extend(joined.cloned());
         for host in old.keys().filter(|host| !self.roster.contains_key(*host)) {
-            self.heard.remove(host);
+            self.missing.remove(host);
             self.agreed.remove(host);
             self.said.remove(host);
             self.books.retire(host);
@@ -321,40 +325,57 @@ impl Core {
         }
         self.term_ms = self.term_ms.max(trust.member_term_ms());
         let was_member = self.slot().is_ok();
+        let done = |trust: &Trust| trust.succession.handover.as_ref().map(|done| done.change);
+        let before = self.trust.as_deref().and_then(done);
+        let completed = done(&trust).filter(|change| before != Some(*change));
         let is_first = trust.version == FIRST_VERSION && !self.may_have_promised;
         self.trust = Some(trust);
         if !was_member && self.slot().is_ok() {
             // What it read as a member before, others have changed since.
-            self.heard.clear();
+            self.missing = self.roster.keys().cloned().collect();
             self.agreed.clear();
             self.books = Books::default();
             if !is_first {
                 self.leases_from_ms = now_ms + self.term_ms;
             }
         }
+        self.miss_who_agreed_unheard(completed);
         self.last_slot = self.slot().ok().or(self.last_slot);
-        out.extend(self.missing().into_iter().map(|host| Effect::ReadHost { host }));
+        out.extend(self.missing.iter().cloned().map(|host| Effect::ReadHost { host }));
+    }
+
+    /// A change of arbiters was completed by the words of a quorum. Whoever has not heard a host since
+    /// that host agreed may lack what those before have granted there, and counts nothing for it: it
+    /// reads the host once more before it grants.
+    fn miss_who_agreed_unheard(&mut self, completed: Option<Digest>) {
+        let Some(change) = completed else { return };
+        let unheard = self.roster.keys().filter(|host| self.agreed.get(*host) != Some(&change));
+        self.missing.extend(unheard.cloned());
     }
 
     /// R3, and the part of R2 that a statement can fulfil.
     fn hear(&mut self, host: &HostId, asked_ms: u64, statement: &Statement) {
-        let Ok((slot, _)) = self.member() else { return };
+        let Ok((slot, trust)) = self.member() else { return };
+        let trust = Arc::clone(trust);
         if !self.roster.contains_key(host) {
             return;
         }
         let is_known = |id: &OfferId| self.books.of_offer(host, *id).is_some();
         if asked_ms >= self.silent_until() || statement.offers.iter().all(is_known) {
-            self.heard.insert(host.clone());
+            self.missing.remove(host);
         }
-        self.correct(slot, host, statement);
-        match statement.agreed {
+        self.correct((slot, &trust), host, statement);
+        // What it holds counts by the change that is known here, so an agreement to one that is not yet
+        // known is heard again when it is.
+        match statement.agreed.filter(|change| Some(*change) == trust.change()) {
             Some(change) => drop(self.agreed.insert(host.clone(), change)),
             None => drop(self.agreed.remove(host)),
         }
     }
 
     /// R3, whoever brought the statement.
-    fn correct(&mut self, slot: u32, host: &HostId, statement: &Statement) {
+    fn correct(&mut self, at: (u32, &Trust), host: &HostId, statement: &Statement) {
+        let held: BTreeSet<&JobId> = statement.holds.iter().map(|hold| &hold.job).collect();
         let offered: Vec<Option<JobId>> = statement
             .offers
             .iter()
@@ -366,9 +387,9 @@ impl Core {
         self.leases.release(host, statement.watermark, |job| {
             // An offer of a job that nobody names may be of this one.
             let is_offered = offered.iter().any(|of| of.as_ref().is_none_or(|of| of == job));
-            is_offered || statement.holds.iter().any(|hold| hold.job == *job)
+            is_offered || held.contains(job)
         });
-        self.books.correct(slot, host, statement);
+        self.books.correct(at, host, statement);
         let listed = statement.holds.iter().map(|hold| hold.id).chain(statement.offers.clone());
         let said = Said { watermark: statement.watermark, listed: listed.collect() };
         // Statements may arrive late; what an older one closed stays closed either way (R13).
@@ -384,7 +405,8 @@ impl Core {
         now_ms: u64,
         signed: &Signed<tenure::Statement>,
     ) -> Result<Term, NotStated> {
-        let (slot, version) = self.covers_as()?;
+        let (slot, trust) = self.covers_as()?;
+        let (trust, version) = (Arc::clone(trust), trust.version);
         let said = signed.open()?;
         let (host, seq) = (said.host.clone(), said.seq);
         if self.roster.get(&host) != Some(&signed.key()) {
@@ -393,7 +415,7 @@ impl Core {
         if said.items.len() > ITEMS_MAX {
             return Err(NotStated::TooLong { items: said.items.len() });
         }
-        self.correct(slot, &host, &Statement::of_signed(&said));
+        self.correct((slot, &trust), &host, &Statement::of_signed(&said));
         let is_silent = self.lease_silent_for(now_ms).is_some();
         let mut covered = BTreeSet::new();
         let needs_cover =
@@ -406,28 +428,35 @@ impl Core {
         Ok(Term { slot, host, seq, covered, is_silent })
     }
 
-    fn answer(&mut self, now_ms: u64, offer: &Signed<Offer>, out: &mut Vec<Effect>) -> Verdict {
+    fn answer(
+        &mut self,
+        now_ms: u64,
+        offer: &Signed<Offer>,
+        wish: Option<Resources>,
+        out: &mut Vec<Effect>,
+    ) -> Verdict {
         let (slot, trust) = match self.member() {
             Ok((slot, trust)) => (slot, Arc::clone(trust)),
             Err(why) => return Verdict::NotMember(why),
         };
         let digest = offer.digest();
         let judged = check_policy(offer, &trust, &self.roster, out)
-            .and_then(|offer| self.judge(now_ms, slot, &trust, digest, offer, out));
+            .and_then(|offer| self.judge(now_ms, (slot, &trust), digest, offer, wish, out));
         match judged {
             Ok(debit) => Verdict::Grant(Grant { slot, offer: digest, debit }),
             Err(why) => Verdict::Denial(Denial { slot, offer: digest, why }),
         }
     }
 
-    /// R1, R2, R5, R6 in this order; books the promise when all of them agree.
+    /// R1, R2, R5, R6 in this order; books the promise when all of them agree. Who asks again gets the
+    /// same answer, or asks for more to be booked: what was signed once is never booked with less.
     fn judge(
         &mut self,
         now_ms: u64,
-        slot: u32,
-        trust: &Trust,
+        (slot, trust): (u32, &Trust),
         digest: Digest,
         offer: Offer,
+        wish: Option<Resources>,
         out: &mut Vec<Effect>,
     ) -> Result<Resources, DenialReason> {
         let silent_for = match offer.on_loss {
@@ -437,19 +466,26 @@ impl Core {
         if let Some(for_ms) = silent_for {
             return Err(DenialReason::Silent { for_ms });
         }
-        let missing = self.missing();
-        if !missing.is_empty() {
-            let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
-            out.extend(missing.into_iter().map(|host| Effect::ReadHost { host }));
+        if !self.missing.is_empty() {
+            let count = u32::try_from(self.missing.len()).unwrap_or(u32::MAX);
+            out.extend(self.missing.iter().cloned().map(|host| Effect::ReadHost { host }));
             return Err(DenialReason::Rebuilding { missing: count });
         }
-        let known = self.check_identity(digest, &offer)?;
-        if let Some(entry) = known.filter(|entry| entry.signed.is_some()) {
-            return Ok(entry.debit);
+        let wish = wish.or(offer.plan.get(&slot).copied()).unwrap_or(offer.resources);
+        if !wish.fits_in(offer.resources) {
+            return policy(format!(
+                "{wish} are to be booked at slot {slot}, more than the job's {}",
+                offer.resources
+            ));
         }
+        let known = self.check_identity(digest, &offer)?;
+        let booked = known.map_or(Resources::ZERO, |entry| entry.debit);
         let is_hold = known.is_some_and(|entry| entry.is_hold);
+        if known.is_some_and(|entry| entry.signed.is_some()) && (is_hold || wish.fits_in(booked)) {
+            return Ok(booked);
+        }
         self.check_exclusive(now_ms, &offer, out)?;
-        let debit = offer.plan.get(&slot).copied().unwrap_or(offer.resources);
+        let debit = wish.max(booked);
         self.check_quota((slot, trust), &offer, debit, out)?;
         if offer.on_loss == OnLoss::Stop {
             let at = HoldAt { host: offer.host.clone(), hold: offer.id };
@@ -550,7 +586,13 @@ impl Core {
         Ok(())
     }
 
-    /// R6. Entries learnt from statements count as used; the check applies only to what is signed.
+    /// R6, twice. What is booked here must stay within this arbiter's part of the quota: that makes it
+    /// exact. And the whole size within the whole quota, as far as is known here: that keeps to a quota
+    /// that was made smaller than what was booked under the old one.
+    ///
+    /// Entries learnt from statements count as used; the check applies only to what is signed. What
+    /// takes no more than the job's other entries do adds nothing, and is never refused: a job may
+    /// move, fail over and have its debits spread anew whatever the quota.
     fn check_quota(
         &self,
         (slot, trust): (u32, &Trust),
@@ -559,24 +601,62 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> Result<(), DenialReason> {
         let Some(quota) = trust.quota.get(&offer.tenant) else { return Ok(()) };
-        let limit = share(*quota, trust, slot);
         let tenant = &offer.tenant;
-        if self.books.used(tenant, Some((&offer.job, debit))).fits_in(limit) {
+        let (job, own) = (&offer.job, (&offer.host, offer.id));
+        let had = self.books.of_job_without(tenant, job, Some(own));
+        let others = self.books.of_others(tenant, job);
+        let room = Room { had, others, part: share(*quota, trust, slot), quota: *quota };
+        if room.has_for(debit, offer.resources) {
             return Ok(());
         }
         let hosts = self.books.hosts_of_tenant(tenant);
         out.extend(hosts.into_iter().map(|host| Effect::ReadHost { host }));
-        let used = self.books.used(tenant, None);
-        let at_most = limit.minus(self.books.used_by_others(tenant, &offer.job));
-        let (tenant, at_most) = (tenant.clone(), Some(Box::new(at_most)));
-        Err(DenialReason::Quota { tenant, limit, used, asked: debit, at_most })
+        let (left, at_most) = (room.left(), room.at_most());
+        Err(DenialReason::Quota {
+            tenant: tenant.clone(),
+            limit: *quota,
+            used: self.books.promised(tenant),
+            asked: offer.resources,
+            at_most: Some(Box::new(at_most)),
+            left: Some(Box::new(left)),
+        })
+    }
+
+    /// What it could book for a job, for whoever plans whom to ask for how much.
+    pub fn tenant_room(&self, tenant: &TenantId, job: &JobId) -> Result<TenantRoom, NotMember> {
+        let (slot, trust) = self.member()?;
+        let used = self.books.promised(tenant);
+        let had = self.books.of_job_without(tenant, job, None);
+        let Some(quota) = trust.quota.get(tenant).copied() else {
+            let (at_most, left) = (UNLIMITED, UNLIMITED);
+            return Ok(TenantRoom { limit: None, used, at_most, left, has: had.debit });
+        };
+        let others = self.books.of_others(tenant, job);
+        let room = Room { had, others, part: share(quota, trust, slot), quota };
+        let (at_most, left) = (room.at_most(), room.left());
+        Ok(TenantRoom { limit: Some(quota), used, at_most, left, has: had.debit })
+    }
+
+    /// What it has booked for a tenant's jobs.
+    pub fn tenant_book(&self, tenant: &TenantId) -> Result<TenantBook, NotMember> {
+        let (slot, trust) = self.member()?;
+        let part = trust.quota.get(tenant).map(|quota| share(*quota, trust, slot));
+        let row = |(job, counted): (&JobId, Counted)| {
+            let mut hosts: Vec<&HostId> =
+                self.books.of_job(job).map(|entry| &entry.host).collect();
+            hosts.dedup();
+            let host = hosts.first().filter(|_| hosts.len() == 1).map(|host| (*host).clone());
+            let Counted { debit, takes } = counted;
+            JobDebit { job: job.clone(), host, takes, debit }
+        };
+        Ok(TenantBook { part, jobs: self.books.jobs_of(tenant).map(row).collect() })
     }
 
     /// As whom it covers, and by which document.
-    fn covers_as(&self) -> Result<(u32, u64), NotMember> {
+    fn covers_as(&self) -> Result<(u32, &Arc<Trust>), NotMember> {
         match (self.member(), self.last_slot, &self.trust) {
-            (Ok((slot, trust)), ..) => Ok((slot, trust.version)),
-            (Err(_), Some(slot), Some(trust)) => Ok((slot, trust.version)),
+            (Ok((slot, trust)), ..) => Ok((slot, trust)),
+            (Err(_), Some(slot), Some(trust)) => Ok((slot, trust)),
             (Err(why), ..) => Err(why),
         }
     }
@@ -601,10 +681,46 @@ impl Core {
         let until_ms = self.silent_until().max(self.leases_from_ms);
         until_ms.checked_sub(now_ms).filter(|for_ms| *for_ms > 0)
     }
+}
 
-    /// R2: roster hosts not read since the start.
-    fn missing(&self) -> Vec<HostId> {
-        self.roster.keys().filter(|host| !self.heard.contains(*host)).cloned().collect()
+/// An amount without limit.
+const UNLIMITED: Resources =
+    Resources { vcpus: u32::MAX, memory_bytes: u64::MAX, disk_bytes: u64::MAX };
+
+/// What a tenant may still have here, for one of its jobs.
+struct Room {
+    /// What counts of the job without the offer in question.
+    had: Counted,
+    /// What counts of the tenant's others.
+    others: Counted,
+    /// This arbiter's part of the quota.
+    part: Resources,
+    /// All of it.
+    quota: Resources,
+}
+
+impl Room {
+    /// Whether so much may be booked for a job of that size. Each amount for itself: one that does not
+    /// grow is not refused because there is too much of it already.
+    fn has_for(&self, debit: Resources, takes: Resources) -> bool {
+        let Self { had, others, part, quota } = self;
+        let is_well = |of: fn(Resources) -> u64| {
+            let adds_nothing = of(debit) <= of(had.debit) && of(takes) <= of(had.takes);
+            let booked = of(others.debit).saturating_add(of(debit.max(had.debit)));
+            let promised = of(others.takes).saturating_add(of(takes.max(had.takes)));
+            adds_nothing || (booked <= of(*part) && promised <= of(*quota))
+        };
+        is_well(|r| u64::from(r.vcpus)) && is_well(|r| r.memory_bytes) && is_well(|r| r.disk_bytes)
+    }
+
+    /// What can be booked for the job in all.
+    fn left(&self) -> Resources {
+        self.part.minus(self.others.debit).max(self.had.debit)
+    }
+
+    /// How large the job can be.
+    fn at_most(&self) -> Resources {
+        self.quota.minus(self.others.takes).max(self.had.takes)
     }
 }
 

@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path as AxumPath, Query, State};
 use axum::routing::{get, post};
-use protocol::api::{HandoverReply, Health};
+use protocol::api::{HandoverReply, Health, TenantBook, TenantRoom};
 use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::ServiceEndpoint;
 use protocol::refusal::Refusal;
@@ -27,7 +27,7 @@ use protocol::signed::Signed;
 use protocol::tenure::{self, Term};
 use protocol::ticket::{Answer, HoldAt, Offer};
 use protocol::trust::{Right, Trust};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use transport::discovery::{Source, follow_addresses};
 use transport::identity::IdentityError;
@@ -39,7 +39,7 @@ use transport::{
 };
 
 use crate::books::{Entry, share};
-use crate::core::{Core, Effect, Input, NotStated, Verdict, Waiting};
+use crate::core::{Core, Effect, Input, NotMember, NotStated, Verdict, Waiting};
 use crate::reader::{Reader, Readers};
 
 /// How long an answer waits for hosts that may have news. They answer in milliseconds, or they
@@ -131,9 +131,11 @@ pub struct LeaseRow {
 pub struct TenantUse {
     /// The tenant.
     pub tenant: TenantId,
-    /// What is booked.
+    /// What is booked here of its jobs.
     pub used: Resources,
-    /// This arbiter's share of the quota (rule R6); `None` without a quota.
+    /// What its jobs take in all, as far as this arbiter knows.
+    pub promised: Resources,
+    /// This arbiter's part of the quota (rule R6); `None` without a quota.
     pub share: Option<Resources>,
 }
 
@@ -266,9 +268,13 @@ impl Shared {
     }
 
     /// One decision, and what may be worth waiting for before it is final.
-    fn decide(&self, offer: &Signed<Offer>) -> (Verdict, Vec<HostId>, bool) {
+    fn decide(
+        &self,
+        offer: &Signed<Offer>,
+        wish: Option<Resources>,
+    ) -> (Verdict, Vec<HostId>, bool) {
         let (mut verdict, mut hosts, mut is_trust_old) = (None, Vec::new(), false);
-        for effect in self.handle(Input::Ask { request: 0, offer: offer.clone() }) {
+        for effect in self.handle(Input::Ask { request: 0, offer: offer.clone(), wish }) {
             match effect {
                 Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
                 Effect::ReadHost { host } => hosts.push(host),
@@ -339,6 +345,8 @@ fn router(shared: Arc<Shared>) -> Router {
             .route("/v1/books", get(books))
             .route("/v1/handover", get(handover))
             .route("/v1/grants", post(grant))
+            .route("/v1/tenants/{tenant}", get(tenant_book))
+            .route("/v1/tenants/{tenant}/jobs/{job}", get(tenant_room))
             .route("/v1/statements", post(state))
             .with_state(shared),
     )
@@ -371,7 +379,8 @@ async fn books(
     tenants.dedup();
     let use_of = |tenant: &TenantId| TenantUse {
         tenant: tenant.clone(),
-        used: core.books().used(tenant, None),
+        used: core.books().used(tenant),
+        promised: core.books().promised(tenant),
         share: trust
             .and_then(|trust| Some(share(*trust.quota.get(tenant)?, trust, core.slot().ok()?))),
     };
@@ -404,23 +413,82 @@ async fn handover(
     }))
 }
 
+/// How much it is asked to book; nothing said: what the offer's plan says, else the job's whole size.
+/// Booking less than before for an offer is not possible, and more is asked for by asking again.
+#[derive(Debug, Deserialize)]
+struct Wish {
+    vcpus: Option<u32>,
+    memory_bytes: Option<u64>,
+    disk_bytes: Option<u64>,
+}
+
+impl Wish {
+    fn resources(&self) -> Option<Resources> {
+        let Self { vcpus, memory_bytes, disk_bytes } = *self;
+        (vcpus.is_some() || memory_bytes.is_some() || disk_bytes.is_some()).then_some(Resources {
+            vcpus: vcpus.unwrap_or(0),
+            memory_bytes: memory_bytes.unwrap_or(0),
+            disk_bytes: disk_bytes.unwrap_or(0),
+        })
+    }
+}
+
 async fn grant(
     State(shared): State<Arc<Shared>>,
     peer: Peer,
+    Query(wish): Query<Wish>,
     Json(offer): Json<Signed<Offer>>,
 ) -> Result<Json<Answer>, ProblemReply> {
     permit(&shared, peer, Right::Run)?;
-    let (mut verdict, hosts, is_trust_old) = shared.decide(&offer);
+    let wish = wish.resources();
+    let (mut verdict, hosts, is_trust_old) = shared.decide(&offer, wish);
     if !hosts.is_empty() || is_trust_old {
         shared.wait_for_news(hosts, is_trust_old).await;
-        (verdict, _, _) = shared.decide(&offer);
+        (verdict, _, _) = shared.decide(&offer, wish);
     }
     let secret = shared.identity.secret();
     match verdict {
         Verdict::Grant(grant) => Ok(Json(Answer::Grant(Signed::seal(&grant, secret)))),
         Verdict::Denial(denial) => Ok(Json(Answer::Denial(Signed::seal(&denial, secret)))),
-        Verdict::NotMember(why) => Err(ProblemReply::new(503, "no-arbiter", why.to_string())),
+        Verdict::NotMember(why) => Err(no_arbiter(why)),
     }
+}
+
+/// What may be asked of a tenant's room.
+#[derive(Debug, Default, Deserialize)]
+struct Freshness {
+    /// Whether hosts are read first.
+    #[serde(default)]
+    fresh: bool,
+}
+
+async fn tenant_room(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+    AxumPath((tenant, job)): AxumPath<(TenantId, JobId)>,
+    Query(freshness): Query<Freshness>,
+) -> Result<Json<TenantRoom>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    if freshness.fresh {
+        let hosts = lock(&shared.core).books().hosts_of_tenant(&tenant);
+        shared.wait_for_news(hosts.into_iter().collect(), false).await;
+    }
+    let room = lock(&shared.core).tenant_room(&tenant, &job);
+    room.map(Json).map_err(no_arbiter)
+}
+
+async fn tenant_book(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+    AxumPath(tenant): AxumPath<TenantId>,
+) -> Result<Json<TenantBook>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let book = lock(&shared.core).tenant_book(&tenant);
+    book.map(Json).map_err(no_arbiter)
+}
+
+fn no_arbiter(why: NotMember) -> ProblemReply {
+    ProblemReply::new(503, "no-arbiter", why.to_string())
 }
 
 /// A statement is believed for its signature, whoever brings it; so no right is asked.
@@ -435,9 +503,7 @@ async fn state(
     });
     match term.expect("the core answers each statement at once") {
         Ok(term) => Ok(Json(Signed::seal(&term, shared.identity.secret()))),
-        Err(NotStated::NotMember(why)) => {
-            Err(ProblemReply::new(503, "no-arbiter", why.to_string()))
-        }
+        Err(NotStated::NotMember(why)) => Err(no_arbiter(why)),
         Err(why) => Err(Refusal::Invalid { message: why.to_string() }.into()),
     }
 }

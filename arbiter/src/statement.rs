@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::api::HoldDebits;
 use protocol::host::Inventory;
 use protocol::id::{Epoch, HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
@@ -27,6 +28,9 @@ pub struct OpenOffers {
     /// The change of arbiters that the host has agreed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed: Option<Digest>,
+    /// What arbiters have booked for what it holds; `None` of a host that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debits: Option<Vec<HoldDebits>>,
 }
 
 /// A redeemed ticket, as its host lists it.
@@ -40,11 +44,27 @@ pub struct HoldItem {
     pub resources: Resources,
     /// Whose quota.
     pub tenant: TenantId,
-    /// What each slot has booked, by the ticket; `None` when the host does not say, and the whole
-    /// size is then assumed everywhere.
-    pub debits: Option<BTreeMap<u32, Resources>>,
+    /// What each slot has booked, by the ticket.
+    pub debits: Debits,
     /// Whether the host kills it when it is not covered.
     pub on_loss: OnLoss,
+}
+
+/// What is known of what arbiters have booked for a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Debits {
+    /// The ticket's final word.
+    Known(BTreeMap<u32, Resources>),
+    /// It was redeemed between the two reads that make a statement.
+    NotYet,
+    /// Its host does not say, or it has no ticket.
+    Untold,
+}
+
+impl From<Option<BTreeMap<u32, Resources>>> for Debits {
+    fn from(debits: Option<BTreeMap<u32, Resources>>) -> Self {
+        debits.map_or(Debits::Untold, Debits::Known)
+    }
 }
 
 /// Everything that a host holds or may still redeem.
@@ -115,25 +135,30 @@ impl Statement {
             let (inventory, offers) = (inventory.cursor.epoch, offers.epoch);
             return Err(StatementError::OlderInventory { inventory, offers });
         }
+        let OpenOffers { watermark, offers, agreed, debits: told, .. } = offers;
+        let offers: BTreeSet<OfferId> = offers.into_iter().collect();
+        let tells = told.is_some();
+        let told = told.into_iter().flatten().map(|of| (of.hold, of.debits));
+        let mut told: BTreeMap<OfferId, BTreeMap<u32, Resources>> = told.collect();
         let holds = inventory.jobs.iter().filter_map(|job| {
             let is_untitled = job.spec.as_vm().is_some() && !job.state.is_ended();
             let id = job.hold.or(is_untitled.then(OfferId::default))?;
+            let debits = match told.remove(&id) {
+                Some(debits) => Debits::Known(debits),
+                None if tells && (offers.contains(&id) || id > watermark) => Debits::NotYet,
+                None => Debits::Untold,
+            };
             Some(HoldItem {
                 id,
                 job: job.id.clone(),
                 resources: job.promised(),
                 tenant: job.spec.tenant.clone(),
-                debits: None,
+                debits,
                 on_loss: job.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss),
             })
         });
-        Ok(Self {
-            watermark: offers.watermark,
-            holds: holds.collect(),
-            offers: offers.offers.into_iter().collect(),
-            offered: BTreeMap::new(),
-            agreed: offers.agreed,
-        })
+        let holds = holds.collect();
+        Ok(Self { watermark, holds, offers, offered: BTreeMap::new(), agreed })
     }
 
     /// A host's signed statement, as far as the books go.
@@ -144,7 +169,7 @@ impl Statement {
             job: item.job.clone(),
             resources: item.resources,
             tenant: item.tenant.clone(),
-            debits: item.debits.clone(),
+            debits: item.debits.clone().into(),
             on_loss: item.on_loss,
         };
         let offers = || said.items.iter().filter(|item| !item.is_hold());

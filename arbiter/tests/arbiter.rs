@@ -143,7 +143,8 @@ async fn health(State(holds): State<Arc<Holds>>) -> Json<Health> {
 async fn offers(State(holds): State<Arc<Holds>>) -> Json<OpenOffers> {
     let told = holds.told.lock().unwrap();
     let watermark = OfferId { epoch: Epoch(1), num: told.num };
-    Json(OpenOffers { epoch: Epoch(1), watermark, offers: told.open.clone(), agreed: None })
+    let (epoch, offers) = (Epoch(1), told.open.clone());
+    Json(OpenOffers { epoch, watermark, offers, agreed: None, debits: None })
 }
 
 async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {

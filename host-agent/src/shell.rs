@@ -11,6 +11,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use hypervisor::{Hypervisor, WatchEvent, call};
+use protocol::api::HoldDebits;
 use protocol::id::{JobId, OfferId};
 use protocol::refusal::Refusal;
 use protocol::signed::{Digest, Signed};
@@ -49,13 +50,22 @@ pub(crate) enum Post {
     Input(Input),
     /// A request and where its answer goes.
     Request(Box<Request>, oneshot::Sender<Result<Reply, Refusal>>),
-    /// Which offers are open, and which change of arbiters the host has agreed to.
+    /// What arbiters rebuild their books from, beside the inventory.
     OpenOffers(oneshot::Sender<Curious>),
 }
 
-/// What arbiters read before the inventory: the highest offer ever made, the open ones, and the change
-/// of arbiters that the host has agreed to.
-pub(crate) type Curious = (OfferId, Vec<OfferId>, Option<Digest>);
+/// What arbiters read before the inventory.
+#[derive(Debug)]
+pub(crate) struct Curious {
+    /// The highest offer ever made.
+    pub(crate) watermark: OfferId,
+    /// The open ones.
+    pub(crate) offers: Vec<OfferId>,
+    /// The change of arbiters that the host has agreed to.
+    pub(crate) agreed: Option<Digest>,
+    /// What arbiters have booked for what it holds.
+    pub(crate) debits: Vec<HoldDebits>,
+}
 
 /// The trust document in force, for those who check permissions.
 pub(crate) type TrustInForce = Arc<RwLock<Option<InForce>>>;
@@ -144,7 +154,8 @@ impl Shell {
         // reads the offers first and the inventory second misses nothing (protocol R3, R13).
         for answer in curious {
             let (watermark, offers) = self.agent.open_offers();
-            let _ = answer.send((watermark, offers, self.agent.agreed()));
+            let (agreed, debits) = (self.agent.agreed(), self.agent.hold_debits());
+            let _ = answer.send(Curious { watermark, offers, agreed, debits });
         }
         Ok(())
     }

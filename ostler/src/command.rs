@@ -88,7 +88,7 @@ pub(crate) use history::HistoryArgs;
 pub(crate) use import::import_everywhere;
 pub(crate) use plan::PlanArgs;
 pub(crate) use pools::PoolsArgs;
-pub(crate) use quota::{QuotaRow, rows as quota_rows};
+pub(crate) use quota::{QuotaRow, rows as quota_rows, usable as quota_usable};
 pub(crate) use replay::ReplayArgs;
 pub(crate) use resize::is_settled as is_resized;
 pub(crate) use simulate::SimulateArgs;

@@ -29,7 +29,9 @@ export class Quota {
     for (const row of store.quota) this.rows.set(row.tenant, row);
     this.rows.sift();
     const none = "Without a trust document there are no tenants' limits.";
-    put(this.hint, store.cluster.name === null ? none : "Limits are set with: ostler quota set TENANT --vcpus N --memory SIZE --disk SIZE");
+    const how = "Limits are set with: ostler quota set TENANT --vcpus N --memory SIZE --disk SIZE";
+    const hint = store.usable === null ? how : `${how}. Each arbiter books its part of a VM: ${store.usable}.`;
+    put(this.hint, store.cluster.name === null ? none : hint);
   }
 }
 

@@ -14,6 +14,8 @@ export const store = {
   jobs: new Map(),
   runs: new Map(),
   quota: [],
+  /** How much of a limit can be used with how many arbiters, in words; null: always all. */
+  usable: null,
   silent: new Map(),
   beat: { fresh_age_ms: 0, runs_age_ms: null, runs_trouble: null },
   // When the last beat came, by this page's clock.
@@ -66,6 +68,7 @@ function one(news) {
       break;
     case "quota":
       store.quota = news.rows;
+      store.usable = news.usable;
       touched.add("quota");
       break;
     case "beat":

@@ -2,6 +2,8 @@
 //!
 //! Paths are versioned (`/v1`). Every error is a [`crate::refusal::Problem`].
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,7 @@ use crate::event::Event;
 use crate::host::{Host, HostIntent};
 use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
 use crate::job::{Job, JobRow, JobSpec, ObservedDomain, RunKey};
+use crate::resources::Resources;
 use crate::signed::{PublicKey, Signed};
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
 use crate::trust::Ready;
@@ -160,6 +163,55 @@ pub struct PutHandoff {
 pub struct JobList {
     /// Its jobs.
     pub jobs: Vec<Job>,
+}
+
+/// `GET /v1/tenants/{tenant}/jobs/{job}` on an arbiter: what it could book for that job. With `?fresh=true`
+/// it asks hosts first what they hold, where that may leave more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TenantRoom {
+    /// The tenant's limit; `None`: it has none, and the rest says nothing.
+    pub limit: Option<Resources>,
+    /// What is promised of it, as far as this arbiter knows.
+    pub used: Resources,
+    /// What the job could have in all by that.
+    pub at_most: Resources,
+    /// What this arbiter could book for the job in all.
+    pub left: Resources,
+    /// What it has booked for it.
+    pub has: Resources,
+}
+
+/// `GET /v1/tenants/{tenant}` on an arbiter: what it has booked for the tenant's jobs, for whoever
+/// spreads that anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TenantBook {
+    /// Its part of the tenant's limit; `None` without a limit.
+    pub part: Option<Resources>,
+    /// Job by job.
+    pub jobs: Vec<JobDebit>,
+}
+
+/// What an arbiter has booked for a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobDebit {
+    /// The job.
+    pub job: JobId,
+    /// Where it is; `None` when several hosts have a part in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// What it takes.
+    pub takes: Resources,
+    /// What is booked.
+    pub debit: Resources,
+}
+
+/// What each arbiter has booked for a hold of a host's, in `GET /v1/offers` there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HoldDebits {
+    /// The hold.
+    pub hold: OfferId,
+    /// By slot.
+    pub debits: BTreeMap<u32, Resources>,
 }
 
 /// `GET /v1/view` on a monitor.

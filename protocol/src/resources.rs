@@ -56,6 +56,16 @@ impl Resources {
         }
     }
 
+    /// The smaller of each amount.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.min(other.vcpus),
+            memory_bytes: self.memory_bytes.min(other.memory_bytes),
+            disk_bytes: self.disk_bytes.min(other.disk_bytes),
+        }
+    }
+
     /// True when every amount is at most that of `room`.
     #[must_use]
     pub fn fits_in(self, room: Self) -> bool {

@@ -193,15 +193,20 @@ pub enum DenialReason {
     Quota {
         /// The tenant.
         tenant: TenantId,
-        /// This arbiter's share of its limit.
+        /// Its limit.
         limit: Resources,
-        /// What is booked.
+        /// What is promised of it, as far as this arbiter knows.
         used: Resources,
-        /// What was asked for.
+        /// What the job takes.
         asked: Resources,
-        /// What this job could have in all, next to the tenant's others.
+        /// What this job could have in all, next to the tenant's others, if each arbiter still had
+        /// its part of that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at_most: Option<Box<Resources>>,
+        /// What this arbiter could book for the job in all. None of an arbiter of before debits were
+        /// split, which means its own part with all the other numbers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<Box<Resources>>,
     },
     /// Host and arbiter obey different trust documents.
     #[error("the offer was made under trust version {offered}, the arbiter obeys version {here}")]

@@ -165,7 +165,7 @@ fn messages() -> Vec<MessageVector> {
     let yes = Grant { slot: 1, offer: sealed.digest(), debit: size() };
     let used = Resources { vcpus: 1, ..Resources::ZERO };
     let (tenant, limit, asked) = (TenantId::default_tenant(), used, size());
-    let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None };
+    let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None };
     let handoff =
         Handoff { job: job(), from: host(OTHER_HOST), hold: id(2), to: host(HOST), to_hold: id(7) };
     let as_grant = MessageVector {

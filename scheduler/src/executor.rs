@@ -3,28 +3,33 @@
 //! Decides what a reply or an error means: done, a definite no, or unclear. It never decides to
 //! turn back, and keeps nothing. How requests travel is [`Reach`]'s.
 
+use std::collections::BTreeMap;
+
 use planner::Fetch;
-use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, StopJob};
+use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::image::{FetchImage, FetchState, ImageSource, SourceHost};
 use protocol::job::{Job, JobState, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::ticket::{Handoff, Offer, TicketError};
+use protocol::ticket::{Action, Handoff, Offer, Ticket, TicketError};
+use protocol::trust::{Committee, Slot, Trust};
+use protocol::vm::SizeChange;
 
 use crate::judge::{
     ended, fetched, has_moved_to, incoming, is_going_to, is_ours, is_over, progress_words, refused,
     resized, running, sent,
 };
+use crate::level::{Move, level};
 use crate::poll::Poll;
 use crate::reach::{JobAsk, Reach, Trouble};
 use crate::run::{Answer, No};
 use crate::task::{Ask, Dispatch, TaskResult};
 
-/// How long an offer is not asked for again that was made under an older trust document than the
-/// arbiters'.
-const TRUST_REST_MS: u64 = 1_000;
+/// How long no other offer is asked for after one that was made under an older trust document than the
+/// arbiters', or whose quota others have got: on average.
+const REST_MS: u64 = 1_000;
 /// How long one dispatch of a waiting task watches before it reports how far things are.
 const WATCH_MS: u64 = 3_000;
 /// How often a waiting task asks the host when the view tells nothing.
@@ -129,23 +134,90 @@ impl<R: Reach> Executor<R> {
         Answer::Done(TaskResult::Done)
     }
 
-    /// Asks the arbiters in slot order, the first reachable one alone first: of two rivals for a
-    /// job only one gets past it, so that they do not split the rest between them.
+    /// Has the offer granted. Where the tenant has a limit, arbiters are asked before what they could
+    /// book; if that would be enough, and is only where it is of no use, other jobs' debits are spread
+    /// anew first.
     async fn grants(&self, offer: &Signed<Offer>) -> Answer {
         let Some(trust) = self.0.trust() else {
             return unclear("no trust document is in force here".to_owned());
         };
         let mut poll = Poll::of(&trust, offer);
-        while let Some(arbiter) = poll.next_arbiter() {
-            let answer = self.0.grant(&arbiter, offer).await;
-            poll.take(arbiter.slot, answer);
+        self.ask_rooms(&mut poll, offer, false).await;
+        if poll.is_short() {
+            self.ask_rooms(&mut poll, offer, true).await;
         }
+        if poll.is_fragmented() && self.level(&trust, offer).await {
+            self.ask_rooms(&mut poll, offer, true).await;
+        }
+        self.ask_grants(&mut poll, offer).await;
         let answer = poll.conclude();
         if matches!(answer, Answer::OfferOver { .. }) {
-            // The host is about to obey a later document, too.
-            self.0.sleep(TRUST_REST_MS).await;
+            // The host is about to obey a later document, or others were faster: what arbiters have
+            // booked for this offer is theirs then.
+            if let Ok(offer) = offer.open() {
+                self.void_offer(&offer.host, offer.id).await;
+            }
+            self.0.sleep(rest_ms(offer)).await;
         }
         answer
+    }
+
+    async fn ask_rooms(&self, poll: &mut Poll<'_>, offer: &Signed<Offer>, is_fresh: bool) {
+        let arbiters = poll.rooms_to_ask();
+        let Some(offer) = offer.open().ok().filter(|_| !arbiters.is_empty()) else { return };
+        let rooms = self.0.tenant_rooms(arbiters, &offer.tenant, &offer.job, is_fresh).await;
+        for (slot, room) in rooms {
+            poll.take_room(slot, room);
+        }
+    }
+
+    async fn ask_grants(&self, poll: &mut Poll<'_>, offer: &Signed<Offer>) {
+        while let Some((arbiter, debit)) = poll.next_arbiter() {
+            let answer = self.0.grant(&arbiter, offer, debit).await;
+            poll.take(arbiter.slot, answer);
+        }
+    }
+
+    /// Spreads the debits of other jobs anew, so that this one's can be booked; false when that is of
+    /// no use.
+    async fn level(&self, trust: &Trust, offer: &Signed<Offer>) -> bool {
+        let Ok(offer) = offer.open() else { return false };
+        let committees: Vec<Committee<'_>> = trust.committees(offer.agreed).collect();
+        let is_asked = |slot: &Slot| committees.iter().any(|committee| committee.has(slot.slot));
+        let mut books = BTreeMap::new();
+        for arbiter in trust.members().into_iter().filter(is_asked) {
+            let Ok(book) = self.0.tenant_book(&arbiter, &offer.tenant).await else { return false };
+            books.insert(arbiter.slot, book);
+        }
+        let moves = level(&committees, &books, (&offer.job, offer.resources));
+        let mut has_moved = false;
+        for one in moves.into_iter().flatten() {
+            has_moved |= self.spread_anew(trust, one).await;
+        }
+        has_moved
+    }
+
+    /// Has a job's host offer it once more in its size, and gives it the ticket with other debits. If
+    /// anything is in the way, it stays as it is.
+    async fn spread_anew(&self, trust: &Trust, Move { host, job, debits }: Move) -> bool {
+        let Ok(Some(row)) = self.read(&host, &job).await else { return false };
+        let (revision, spec) = (Revision(row.revision.0 + 1), row.spec.as_ref().clone());
+        let (action, finds_disks) = (Action::Resize, false);
+        let request = OfferRequest { job: job.clone(), revision, spec, action, finds_disks };
+        let Ok(OfferReply { offer, .. }) = self.0.offer(&host, &request).await else {
+            return false;
+        };
+        let mut poll = Poll::with_debits(trust, &offer, debits);
+        self.ask_grants(&mut poll, &offer).await;
+        let Answer::Done(TaskResult::Grants { grants }) = poll.conclude() else {
+            if let Ok(offer) = offer.open() {
+                self.void_offer(&host, offer.id).await;
+            }
+            return false;
+        };
+        let (ticket, size) = (Some(Ticket { offer, grants }), SizeChange::default());
+        let resize = ResizeJob { revision, size, ticket, run: None };
+        self.ask(&host, &job, JobAsk::Resize(resize)).await.is_ok()
     }
 
     async fn put(&self, host: &HostId, id: &JobId, body: PutJob, key: RunKey) -> Answer {
@@ -412,4 +484,12 @@ impl<R: Reach> Executor<R> {
 
 fn unclear(what: String) -> Answer {
     Answer::Unclear { what, is_ambiguous: false }
+}
+
+/// Between half and one and a half times as long as others rest, who have other offers: rivals that
+/// rested alike would meet again.
+fn rest_ms(offer: &Signed<Offer>) -> u64 {
+    let digest = offer.digest().to_string();
+    let part = digest.get(..2).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(128);
+    REST_MS / 2 + REST_MS * part / 256
 }

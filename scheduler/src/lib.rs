@@ -101,6 +101,10 @@ mod network;
 
 mod poll;
 
+mod spread;
+
+mod level;
+
 mod knowledge;
 
 mod follow;
@@ -124,7 +128,8 @@ pub use follow::{HeardAt, Picture, follow};
 pub use keeping::{KeepError, Kept};
 pub use knowledge::Knowledge;
 pub use network::Network;
-pub use poll::Poll;
+pub use level::{Move, level};
+pub use poll::{NoRoom, Poll};
 pub use reach::{JobAsk, Reach, Trouble};
 pub use record::{Cause, RECORD_VERSION, RunRecord, TaskRecord};
 pub use run::{Answer, Effect, Input, No, ROUNDS_IDLE_MAX, Run};

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use protocol::api::{OfferReply, OfferRequest, PutHandoff};
-use protocol::id::{HostId, ImageName, JobId, OfferId};
+use protocol::api::{OfferReply, OfferRequest, PutHandoff, TenantBook, TenantRoom};
+use protocol::id::{HostId, ImageName, JobId, OfferId, TenantId};
 use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::refusal::Refusal;
+use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
 use protocol::trust::{Slot, Trust};
@@ -15,12 +16,14 @@ use protocol::view::HostRow;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use transport::client::Patience;
 use transport::{CallError, Client, Clock, Endpoint, Method, Reply};
 
 use crate::follow::Picture;
 use crate::knowledge::Knowledge;
+use crate::poll::NoRoom;
 use crate::reach::{JobAsk, Reach, Trouble};
 
 /// A host answers within this, or is asked again: an accepted PUT costs it one fsync.
@@ -29,6 +32,11 @@ const HOST_PATIENCE: Patience =
 /// An offer lasts 9 s, so arbiters that do not answer at once are passed by.
 const ARBITER_PATIENCE: Patience =
     Patience { connect: Duration::from_secs(1), call: Duration::from_secs(3) };
+
+/// An arbiter says at once what it could book, or after the second for which it asks hosts; who is
+/// slower is away for now.
+const ROOM_PATIENCE: Patience =
+    Patience { connect: Duration::from_millis(700), call: Duration::from_millis(1_500) };
 
 /// The network, the view, and what hosts have said.
 #[derive(Debug, Clone)]
@@ -114,13 +122,45 @@ impl Reach for Network {
         }
     }
 
-    async fn grant(&self, arbiter: &Slot, offer: &Signed<Offer>) -> Result<Answer, String> {
+    async fn grant(
+        &self,
+        arbiter: &Slot,
+        offer: &Signed<Offer>,
+        debit: Option<Resources>,
+    ) -> Result<Answer, String> {
         let client = self.client.with_patience(ARBITER_PATIENCE);
         let endpoint = Endpoint::of_key(arbiter.url.clone(), arbiter.key);
-        match client.send(Method::POST, &endpoint, "/v1/grants", offer).await {
+        match client.send(Method::POST, &endpoint, &grants_path(debit), offer).await {
             Ok(reply) => Ok(reply.body),
             Err(error) => Err(full(&error)),
         }
+    }
+
+    async fn tenant_rooms(
+        &self,
+        arbiters: Vec<Slot>,
+        tenant: &TenantId,
+        job: &JobId,
+        is_fresh: bool,
+    ) -> Vec<(u32, Result<TenantRoom, NoRoom>)> {
+        let mut asked = JoinSet::new();
+        for Slot { slot, key, url } in arbiters {
+            let client = self.client.with_patience(ROOM_PATIENCE);
+            let query = if is_fresh { "?fresh=true" } else { "" };
+            let path = format!("/v1/tenants/{tenant}/jobs/{job}{query}");
+            asked.spawn(async move {
+                let room = client.get::<TenantRoom>(&Endpoint::of_key(url, key), &path).await;
+                (slot, room.map_err(|error| no_room(&error)))
+            });
+        }
+        asked.join_all().await
+    }
+
+    async fn tenant_book(&self, arbiter: &Slot, tenant: &TenantId) -> Result<TenantBook, String> {
+        let client = self.client.with_patience(ARBITER_PATIENCE);
+        let endpoint = Endpoint::of_key(arbiter.url.clone(), arbiter.key);
+        let asked = client.get(&endpoint, &format!("/v1/tenants/{tenant}")).await;
+        asked.map_err(|error| full(&error))
     }
 
     fn trust(&self) -> Option<Arc<Trust>> {
@@ -196,6 +236,24 @@ impl Network {
 /// A task, as hosts are told of one that is being undone.
 fn query(RunKey { run, task, claim }: RunKey) -> String {
     format!("run={run}&task={task}&claim={claim}")
+}
+
+/// Where an arbiter is asked to book so much.
+fn grants_path(debit: Option<Resources>) -> String {
+    match debit {
+        None => "/v1/grants".to_owned(),
+        Some(Resources { vcpus, memory_bytes, disk_bytes }) => format!(
+            "/v1/grants?vcpus={vcpus}&memory_bytes={memory_bytes}&disk_bytes={disk_bytes}"
+        ),
+    }
+}
+
+/// Why an arbiter has not said what it could book.
+fn no_room(error: &CallError) -> NoRoom {
+    match error {
+        CallError::Problem { problem, .. } if problem.status == 404 => NoRoom::Unknown,
+        error => NoRoom::Silent(full(error)),
+    }
 }
 
 /// An error with its causes.

@@ -1,48 +1,89 @@
-//! Asking arbiters for grants: whom next, and what their answers come to. Pure; sending is the
-//! executor's.
+//! Asking arbiters for grants: whom next, for how much, and what their answers come to. Pure; sending
+//! is the executor's.
 //!
 //! They are asked in slot order, the first reachable one alone first: of two rivals for a job only one
 //! gets past it, so that they do not split the rest between them. While the arbiters are being changed,
 //! a host that has agreed needs a quorum of those in force and one of those who follow; who is in both
 //! counts for both.
+//!
+//! Where the tenant has a limit, each is first asked what it could book, and then for its part of a
+//! plan ([`crate::spread`]). Rivals may be faster: a no says what is left, and the rest is planned anew.
+//! Without a limit debits do not matter, and a quorum books the whole size.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::api::TenantRoom;
+use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Grant, Offer};
-use protocol::trust::{Slot, Trust};
+use protocol::trust::{Committee, Slot, Trust};
 
 use crate::judge::{is_firm, is_taken_over};
 use crate::run::{Answer, No};
+use crate::spread::{Ladle, largest, spread};
 use crate::task::TaskResult;
+
+/// How often one arbiter is asked about one offer: rivals may change a plan a few times, and then they
+/// are better left alone for a while.
+const ASKS_MAX: u32 = 4;
 
 /// One offer being shown to arbiters.
 #[derive(Debug)]
 pub struct Poll<'a> {
     trust: &'a Trust,
-    offer: &'a Signed<Offer>,
-    /// The change of arbiters that the host has agreed to.
-    agreed: Option<Digest>,
+    signed: &'a Signed<Offer>,
+    offer: Option<Offer>,
     /// Why these arbiters are no use for this offer, by the document known here.
     unfit: Option<String>,
-    left: VecDeque<Slot>,
-    grants: BTreeMap<u32, Signed<Grant>>,
-    denials: Vec<(u32, DenialReason)>,
-    silent: Vec<String>,
+    arbiters: Vec<Slot>,
+    how: How,
+    grants: BTreeMap<u32, (Signed<Grant>, Resources)>,
+    denials: BTreeMap<u32, DenialReason>,
+    silent: BTreeMap<u32, String>,
+    asks: BTreeMap<u32, u32>,
+}
+
+/// How much each is asked to book.
+#[derive(Debug)]
+enum How {
+    /// The whole size.
+    Whole,
+    /// What each can spare.
+    Spread(Spread),
+    /// So much.
+    Fixed(BTreeMap<u32, Resources>),
+}
+
+#[derive(Debug, Default)]
+struct Spread {
+    ladles: BTreeMap<u32, Ladle>,
+    rooms: BTreeMap<u32, TenantRoom>,
+    /// Somebody was faster.
+    has_rivals: bool,
+}
+
+/// Why an arbiter has not said what it could book.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoRoom {
+    /// It has answered, and knows no such question: it is of before debits were split.
+    Unknown,
+    /// It has not answered.
+    Silent(String),
 }
 
 impl<'a> Poll<'a> {
     /// Nobody was asked yet.
     #[must_use]
-    pub fn of(trust: &'a Trust, offer: &'a Signed<Offer>) -> Self {
-        let agreed = offer.open().ok().and_then(|offer| offer.agreed);
+    pub fn of(trust: &'a Trust, signed: &'a Signed<Offer>) -> Self {
+        let offer = signed.open().ok();
+        let agreed = offer.as_ref().and_then(|offer| offer.agreed);
         let unfit = (agreed.is_some() && agreed != trust.change()).then(|| {
             format!(
                 "the host's arbiters are being changed, which version {} does not know",
                 trust.version
             )
         });
-        let left = match agreed {
+        let arbiters = match agreed {
             Some(_) => trust.members(),
             None => {
                 let mut arbiters = trust.arbiters.clone();
@@ -50,86 +91,300 @@ impl<'a> Poll<'a> {
                 arbiters
             }
         };
+        let is_limited = offer.as_ref().is_some_and(|offer| {
+            trust.quota.contains_key(&offer.tenant) && offer.resources != Resources::ZERO
+        });
+        let how = if is_limited { How::Spread(Spread::default()) } else { How::Whole };
         Self {
             trust,
+            signed,
             offer,
-            agreed,
             unfit,
-            left: left.into(),
+            arbiters,
+            how,
             grants: BTreeMap::new(),
-            denials: Vec::new(),
-            silent: Vec::new(),
+            denials: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            asks: BTreeMap::new(),
         }
     }
 
-    /// Whom to ask next; `None` when there is nobody left to ask, or enough have said yes.
-    pub fn next_arbiter(&mut self) -> Option<Slot> {
-        if self.unfit.is_some() {
-            return None;
+    /// The same, with debits that are planned already.
+    #[must_use]
+    pub fn with_debits(
+        trust: &'a Trust,
+        signed: &'a Signed<Offer>,
+        debits: BTreeMap<u32, Resources>,
+    ) -> Self {
+        Self { how: How::Fixed(debits), ..Self::of(trust, signed) }
+    }
+
+    /// Whom to ask what they could book, before anybody is asked for a grant.
+    #[must_use]
+    pub fn rooms_to_ask(&self) -> Vec<Slot> {
+        match (&self.how, &self.unfit) {
+            (How::Spread(_), None) => self.arbiters.clone(),
+            _ => Vec::new(),
         }
-        let granted = self.granted();
-        let (trust, agreed) = (self.trust, self.agreed);
-        while let Some(arbiter) = self.left.pop_front() {
-            // Who is only in a committee that has said yes already need not be asked.
-            let is_needed = |slot: u32| {
-                let mut short = trust.committees(agreed).filter(|c| c.count(&granted) < c.k);
-                short.any(|committee| committee.has(slot))
-            };
-            if is_needed(arbiter.slot) {
-                return Some(arbiter);
+    }
+
+    /// What that one could book, or why it does not say.
+    pub fn take_room(&mut self, slot: u32, room: Result<TenantRoom, NoRoom>) {
+        let size = self.size();
+        let How::Spread(how) = &mut self.how else { return };
+        self.silent.remove(&slot);
+        match room {
+            Ok(room) => {
+                let ladle = how.ladles.entry(slot).or_default();
+                (ladle.left, ladle.has) = (room.left, room.has);
+                how.rooms.insert(slot, room);
+            }
+            // It books the whole size or nothing.
+            Err(NoRoom::Unknown) => {
+                let ladle = how.ladles.entry(slot).or_default();
+                (ladle.left, ladle.has) = (size, size);
+            }
+            Err(NoRoom::Silent(why)) => {
+                how.ladles.remove(&slot);
+                how.rooms.remove(&slot);
+                self.silent.insert(slot, format!("arbiter {slot}: {why}"));
             }
         }
-        None
+    }
+
+    /// Whether what arbiters could book is not enough, so that it is worth asking them again after they
+    /// have asked hosts.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        matches!(self.how, How::Spread(_)) && self.plan().is_none()
+    }
+
+    /// Whether it would fit into the tenant's limit, and yet not into what the arbiters have left of it:
+    /// all have answered, and other jobs have used their parts up unevenly.
+    #[must_use]
+    pub fn is_fragmented(&self) -> bool {
+        let How::Spread(how) = &self.how else { return false };
+        let has_all = self.arbiters.iter().all(|arbiter| how.rooms.contains_key(&arbiter.slot));
+        let would_fit = how.rooms.values().all(|room| self.size().fits_in(room.at_most));
+        has_all && self.denials.is_empty() && would_fit && self.plan().is_none()
+    }
+
+    /// Whom to ask next, and to book how much; `None` when there is nobody left to ask, or enough have
+    /// said yes.
+    pub fn next_arbiter(&mut self) -> Option<(Slot, Option<Resources>)> {
+        if self.unfit.is_some() || self.is_granted() {
+            return None;
+        }
+        let plan = self.plan()?;
+        let granted = self.granted();
+        let (trust, agreed) = (self.trust, self.agreed());
+        let is_of_use = |slot: u32| match self.how {
+            // Who is only in a committee that has said yes already need not be asked.
+            How::Whole => {
+                let mut short = trust.committees(agreed).filter(|c| c.count(&granted) < c.k);
+                !granted.contains(&slot) && short.any(|committee| committee.has(slot))
+            }
+            How::Spread(_) | How::Fixed(_) => {
+                let has = self.grants.get(&slot).map_or(Resources::ZERO, |(_, debit)| *debit);
+                plan.get(&slot).is_some_and(|debit| !debit.fits_in(has))
+            }
+        };
+        let is_open = |slot: u32| {
+            let is_refused = match (&self.how, self.denials.get(&slot)) {
+                (How::Spread(_), Some(DenialReason::Quota { .. })) | (_, None) => false,
+                (_, Some(_)) => true,
+            };
+            let asks = self.asks.get(&slot).copied().unwrap_or(0);
+            let asks_max = if matches!(self.how, How::Spread(_)) { ASKS_MAX } else { 1 };
+            !is_refused && !self.silent.contains_key(&slot) && asks < asks_max
+        };
+        let mut open = self.arbiters.iter().filter(|arbiter| is_open(arbiter.slot));
+        let next = open.find(|arbiter| is_of_use(arbiter.slot))?.clone();
+        let wish = plan.get(&next.slot).copied();
+        *self.asks.entry(next.slot).or_default() += 1;
+        Some((next, wish))
     }
 
     /// What that one has said, or why nothing.
     pub fn take(&mut self, slot: u32, answer: Result<ArbiterAnswer, String>) {
+        let wish = self.plan().and_then(|plan| plan.get(&slot).copied());
         match answer {
-            Ok(ArbiterAnswer::Grant(grant)) => drop(self.grants.insert(slot, grant)),
-            Ok(ArbiterAnswer::Denial(denial)) => match denial.open() {
-                Ok(denial) => self.denials.push((slot, denial.why)),
-                Err(error) => self.silent.push(format!("arbiter {slot}: {error}")),
+            Ok(ArbiterAnswer::Grant(signed)) => match signed.open() {
+                Ok(grant) => {
+                    self.denials.remove(&slot);
+                    if let How::Spread(how) = &mut self.how {
+                        how.ladles.entry(slot).or_default().signed = grant.debit;
+                    }
+                    self.grants.insert(slot, (signed, grant.debit));
+                }
+                Err(error) => self.give_up_on(slot, error.to_string()),
             },
-            Err(why) => self.silent.push(format!("arbiter {slot}: {why}")),
+            Ok(ArbiterAnswer::Denial(denial)) => match denial.open() {
+                Ok(denial) => {
+                    self.take_no(slot, wish, &denial.why);
+                    self.denials.insert(slot, denial.why);
+                }
+                Err(error) => self.give_up_on(slot, error.to_string()),
+            },
+            Err(why) => self.give_up_on(slot, why),
         }
+    }
+
+    /// A no for want of quota says what there is instead.
+    fn take_no(&mut self, slot: u32, wish: Option<Resources>, why: &DenialReason) {
+        let How::Spread(how) = &mut self.how else { return };
+        let Some(ladle) = how.ladles.get_mut(&slot) else { return };
+        let signed = ladle.signed;
+        let left = match why {
+            DenialReason::Quota { left, at_most, .. } => {
+                how.has_rivals = true;
+                let left = left.as_ref().or(at_most.as_ref()).map(|left| **left);
+                // Too little, and yet as much as was asked for: it wants none of this.
+                left.filter(|left| wish.is_some_and(|wish| !wish.fits_in(*left)))
+            }
+            _ => None,
+        };
+        (ladle.left, ladle.has) = (left.unwrap_or(signed), left.map_or(signed, |_| ladle.has));
+    }
+
+    fn give_up_on(&mut self, slot: u32, why: String) {
+        if let How::Spread(how) = &mut self.how {
+            match self.grants.get(&slot) {
+                Some((_, debit)) => {
+                    let (left, has, signed) = (*debit, *debit, *debit);
+                    how.ladles.insert(slot, Ladle { left, has, signed });
+                }
+                None => drop(how.ladles.remove(&slot)),
+            }
+        }
+        self.silent.insert(slot, format!("arbiter {slot}: {why}"));
     }
 
     /// What it comes to.
     #[must_use]
-    pub fn conclude(mut self) -> Answer {
+    pub fn conclude(self) -> Answer {
         if let Some(what) = self.unfit {
             return Answer::Unclear { what, is_ambiguous: false };
         }
-        let granted = self.granted();
-        if self.trust.is_quorum(self.agreed, &granted) {
-            let grants = self.grants.into_values().collect();
+        if self.is_granted() {
+            let grants = self.grants.into_values().map(|(grant, _)| grant).collect();
             return Answer::Done(TaskResult::Grants { grants });
         }
-        let is_final = |why: &DenialReason| is_firm(why) || is_taken_over(self.offer, why);
-        let firm = self.denials.iter().filter(|(_, why)| is_final(why)).map(|(slot, _)| *slot);
-        let firm: BTreeSet<u32> = firm.collect();
-        let mut committees = self.trust.committees(self.agreed);
-        if committees.any(|committee| committee.n() - committee.count(&firm) < committee.k) {
-            self.denials.retain(|(_, why)| is_final(why));
-            return Answer::Refused(No::Arbiters(self.denials));
+        let granted = self.granted();
+        let firm = self.firm();
+        let slots: BTreeSet<u32> = firm.iter().map(|(slot, _)| *slot).collect();
+        let mut committees = self.trust.committees(self.agreed());
+        if committees.any(|committee| committee.n() - committee.count(&slots) < committee.k) {
+            return Answer::Refused(No::Arbiters(firm));
         }
         let mut words: Vec<String> =
             self.denials.iter().map(|(slot, why)| format!("arbiter {slot}: {why}")).collect();
-        words.extend(self.silent);
+        words.extend(self.silent.values().cloned());
+        if let How::Spread(how) = &self.how
+            && self.plan().is_none()
+        {
+            let no = self.quota_words(how);
+            match (self.could_be_enough(how), how.has_rivals, no) {
+                (false, false, Some(no)) => return Answer::Refused(No::Arbiters(vec![no])),
+                // Whoever was faster has it, or gives it back.
+                (false, true, Some((_, why))) => {
+                    let why = format!("others were faster; {why}");
+                    return Answer::OfferOver { why };
+                }
+                (_, _, no) => words.extend(no.map(|(_, why)| format!("without that, {why}"))),
+            }
+        }
         let need: Vec<String> = self
             .trust
-            .committees(self.agreed)
+            .committees(self.agreed())
             .map(|committee| format!("{} of {} grants", committee.count(&granted), committee.k))
             .collect();
         let what = format!("{}; {}", need.join(" and "), words.join("; "));
-        let is_behind = |(_, why): &(u32, DenialReason)| matches!(why, DenialReason::OtherTrust { offered, here } if offered < here);
-        match self.denials.iter().any(is_behind) {
+        let is_behind = |why: &DenialReason| matches!(why, DenialReason::OtherTrust { offered, here } if offered < here);
+        match self.denials.values().any(is_behind) {
             true => Answer::OfferOver { why: what },
             false => Answer::Unclear { what, is_ambiguous: false },
         }
+    }
+
+    /// Who has said no for good. Of one that could book something, but not what it was asked for, that
+    /// is not so.
+    fn firm(&self) -> Vec<(u32, DenialReason)> {
+        let is_spread = matches!(self.how, How::Spread(_));
+        let is_final = |why: &DenialReason| match why {
+            DenialReason::Quota { .. } => !is_spread,
+            why => is_firm(why) || is_taken_over(self.signed, why),
+        };
+        let firm = self.denials.iter().filter(|(_, why)| is_final(why));
+        firm.map(|(slot, why)| (*slot, why.clone())).collect()
+    }
+
+    /// Whether those who have not said what they could book might yet say enough.
+    fn could_be_enough(&self, how: &Spread) -> bool {
+        let mut ladles = how.ladles.clone();
+        let is_waiting = |slot: u32| match self.denials.get(&slot) {
+            Some(DenialReason::Quota { .. }) => false,
+            Some(why) => !is_firm(why),
+            None => self.silent.contains_key(&slot),
+        };
+        for arbiter in self.arbiters.iter().filter(|arbiter| is_waiting(arbiter.slot)) {
+            let ladle = ladles.entry(arbiter.slot).or_default();
+            ladle.left = self.size();
+        }
+        spread(&self.committees(), self.size(), &ladles).is_some()
+    }
+
+    /// The no of them all, in whole sizes, by the one that knows of most.
+    fn quota_words(&self, how: &Spread) -> Option<(u32, DenialReason)> {
+        let tenant = self.offer.as_ref()?.tenant.clone();
+        let limit = *self.trust.quota.get(&tenant)?;
+        let most = |r: &Resources| (r.vcpus, r.memory_bytes, r.disk_bytes);
+        let (slot, room) = how.rooms.iter().max_by_key(|(_, room)| most(&room.used))?;
+        let at_most = how.rooms.values().map(|room| room.at_most).reduce(Resources::min)?;
+        let at_most = largest(&self.committees(), &how.ladles, at_most);
+        let (used, asked, at_most) = (room.used, self.size(), Some(Box::new(at_most)));
+        Some((*slot, DenialReason::Quota { tenant, limit, used, asked, at_most, left: None }))
+    }
+
+    /// Whom to ask for how much; `None` when there is no way.
+    fn plan(&self) -> Option<BTreeMap<u32, Resources>> {
+        match &self.how {
+            How::Whole => Some(BTreeMap::new()),
+            How::Fixed(debits) => Some(debits.clone()),
+            How::Spread(how) => {
+                spread(&self.committees(), self.size(), &how.ladles)
+            }
+        }
+    }
+
+    /// R9, as the host will see it.
+    fn is_granted(&self) -> bool {
+        let (granted, size) = (self.granted(), self.size());
+        self.trust.committees(self.agreed()).all(|committee| {
+            let its = self.grants.iter().filter(|(slot, _)| committee.has(**slot));
+            let booked = its.fold(Resources::ZERO, |sum, (_, (_, debit))| sum.plus(*debit));
+            let is_booked = (0..committee.k).fold(Resources::ZERO, |sum, _| sum.plus(size));
+            committee.count(&granted) >= committee.k && is_booked.fits_in(booked)
+        })
+    }
+
+    fn committees(&self) -> Vec<Committee<'a>> {
+        self.trust.committees(self.agreed()).collect()
+    }
+
+    fn size(&self) -> Resources {
+        self.offer.as_ref().map_or(Resources::ZERO, |offer| offer.resources)
+    }
+
+    /// The change of arbiters that the host has agreed to.
+    fn agreed(&self) -> Option<Digest> {
+        self.offer.as_ref().and_then(|offer| offer.agreed)
     }
 
     fn granted(&self) -> BTreeSet<u32> {
         self.grants.keys().copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,15 +5,20 @@
 
 use std::sync::Arc;
 
-use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
-use protocol::id::{HostId, ImageName, JobId, OfferId, Revision};
+use protocol::api::{
+    MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob, TenantBook, TenantRoom,
+};
+use protocol::id::{HostId, ImageName, JobId, OfferId, Revision, TenantId};
 use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::refusal::Refusal;
+use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Handoff, Offer};
 use protocol::trust::{Slot, Trust};
 use protocol::view::HostRow;
+
+use crate::poll::NoRoom;
 
 /// Reaches hosts and arbiters. Every call has a deadline of its own; none is repeated.
 pub trait Reach {
@@ -57,12 +62,30 @@ pub trait Reach {
         fetch: Option<FetchImage>,
     ) -> impl Future<Output = Result<ImageStatus, Trouble>>;
 
-    /// Shows an offer to an arbiter; an error says in words why there is no answer.
+    /// Shows an offer to an arbiter, and asks it to book so much, or what the offer says; an error says in
+    /// words why there is no answer.
     fn grant(
         &self,
         arbiter: &Slot,
         offer: &Signed<Offer>,
+        debit: Option<Resources>,
     ) -> impl Future<Output = Result<Answer, String>>;
+
+    /// Asks arbiters, all at once, what they could book for a job; with `is_fresh` they ask hosts before.
+    fn tenant_rooms(
+        &self,
+        arbiters: Vec<Slot>,
+        tenant: &TenantId,
+        job: &JobId,
+        is_fresh: bool,
+    ) -> impl Future<Output = Vec<(u32, Result<TenantRoom, NoRoom>)>>;
+
+    /// Asks an arbiter what it has booked for a tenant's jobs.
+    fn tenant_book(
+        &self,
+        arbiter: &Slot,
+        tenant: &TenantId,
+    ) -> impl Future<Output = Result<TenantBook, String>>;
 
     /// The trust document in force here.
     fn trust(&self) -> Option<Arc<Trust>>;

@@ -209,3 +209,54 @@ fn lab_a_tenant_gets_what_its_quota_allows_and_no_more() {
     operator.must(&run("web-2"));
     assert_eq!(lab.virsh_domains("h1").len(), 2);
 }
+
+/// Three arbiters of which two grant: each books its part, so that all of the quota can be used, and two
+/// thirds of it while one is away. What the two have booked alone meanwhile is spread anew later.
+#[test]
+fn lab_all_of_a_quota_is_used_and_two_thirds_with_one_arbiter_away() {
+    let Some(lab) = Lab::up("lab_all_of_a_quota_is_used", 3) else { return };
+    let mut operator = Operator::new();
+    operator.make_cluster_with(&lab, &["--arbiters", "3"]);
+    operator.must(&["quota", "set", "default", "--vcpus", "3"]);
+    let run = |name: &'static str| ["run", "--memory", "64MiB", "--name", name];
+    let said = |output: std::process::Output| {
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    for name in ["web-1", "web-2", "web-3"] {
+        operator.must(&run(name));
+    }
+    let denied = operator.run(&run("web-4"));
+    assert!(!denied.status.success());
+    let words = said(denied);
+    let has = |part: &str| assert!(words.contains(part), "{part} is not in: {words}");
+    ["limit of 3 vcpus", "3 vcpus", "1 vcpus", "at most 0 vcpus"].into_iter().for_each(has);
+    assert_eq!(operator.json(&["quota"])["quota"][0]["used"]["vcpus"], 3);
+    let shown = said(operator.run(&["quota"]));
+    assert!(shown.contains("all of each limit can be used while all 3 arbiters"), "{shown}");
+
+    let (host, arbiter) = operator.service(&lab, "arbiter");
+    assert!(lab.exec(&host, &["kill", "-STOP", &arbiter]).status.success());
+    for name in ["web-1", "web-2", "web-3"] {
+        operator.must(&["stop", name, "--force"]);
+        operator.must(&["rm", name]);
+    }
+    for name in ["db-1", "db-2"] {
+        operator.must(&run(name));
+    }
+    let denied = operator.run(&run("db-3"));
+    assert!(!denied.status.success(), "a third with two of three arbiters");
+    let words = said(denied);
+    assert!(words.contains("limit of 3 vcpus"), "{words}");
+    let guests = || {
+        let mut all: Vec<String> =
+            lab.hosts().iter().flat_map(|host| lab.virsh_domains(host)).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(guests(), ["db-1", "db-2"], "virsh agrees");
+
+    assert!(lab.exec(&host, &["kill", "-CONT", &arbiter]).status.success());
+    operator.must(&run("db-3"));
+    assert_eq!(guests(), ["db-1", "db-2", "db-3"]);
+    assert!(!operator.run(&run("db-4")).status.success());
+}

@@ -168,7 +168,7 @@ fn statement_hides_holds() {
 #[test]
 fn a_statement_tells_less_than_is_promised() {
     let mutant = Mutant::StatementTellsLess;
-    found_in_story(mutant, one_arbiter(), "quota_is_never_exceeded", |world| {
+    found_in_story(mutant, one_arbiter(), "every_hold_is_counted_in_full", |world| {
         let spec = spec(4, false, true);
         assert!(world.start(0, &job_id(0), 1, &spec));
         world.await_state(0, &job_id(0), JobState::Running);
@@ -215,6 +215,44 @@ fn growth_needs_no_ticket() {
 #[test]
 fn escrow_share_is_the_whole_quota() {
     found_at_random(Mutant::EscrowShareIsWholeQuota, 200, &["quota_is_never_exceeded"]);
+}
+
+#[test]
+fn an_underbooked_ticket_is_taken() {
+    let mutant = Mutant::UnderbookedTicketTaken;
+    found_in_story(mutant, Profile::calm(13), "expired_ticket_starts_nothing", |world| {
+        let (job, spec) = (job_id(0), spec(2, false, true));
+        let offer = world.offer(0, &job, 1, &spec, Action::Start).expect("an offer");
+        let ticket = world.ticket_of(offer, &[Some(1), Some(1), Some(1)]);
+        assert_eq!(ticket.grants.len(), 3);
+        let put = world.put(0, &job, &spec, ticket, None);
+        let is_refused = matches!(put, Some(Err(Refusal::Ticket { .. })));
+        assert!(is_refused || world.violation.is_some(), "{put:?}");
+    });
+}
+
+/// Granted once more with other debits, and not redeemed: what runs is still booked as before.
+#[test]
+fn the_newest_debit_alone_counts() {
+    let mutant = Mutant::NewestDebitAloneCounts;
+    found_in_story(mutant, Profile::calm(14), "every_hold_is_counted_in_full", |world| {
+        let (job, spec) = (job_id(0), spec(3, false, true));
+        let offer = world.offer(0, &job, 1, &spec, Action::Start).expect("an offer");
+        let ticket = world.ticket_of(offer, &[Some(3), Some(3), None]);
+        assert!(matches!(world.put(0, &job, &spec, ticket, None), Some(Ok(_))));
+        world.await_state(0, &job, JobState::Running);
+        let again = world.offer(0, &job, 2, &spec, Action::Resize).expect("an offer");
+        world.ticket_of(again, &[Some(0), None, None]);
+        // Anything that is written down.
+        world.start(1, &job_id(1), 1, &spec);
+        world.run_ms(500);
+    });
+}
+
+#[test]
+fn quota_is_ignored() {
+    let rules = ["quota_is_never_exceeded", "every_hold_is_counted_in_full"];
+    found_at_random(Mutant::QuotaIgnored, 50, &rules);
 }
 
 #[test]

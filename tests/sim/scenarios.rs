@@ -81,6 +81,75 @@ fn a_vm_grows_while_it_runs_within_its_quota_and_not_beyond() {
     ends_well(world);
 }
 
+fn want_limited(n: u64) -> Want {
+    Want::Run { job: job_id(n), spec: spec(1, false, true), on: None }
+}
+
+/// Starts jobs one after the other until one is refused; how many run.
+fn fill(world: &mut World, from: u64) -> u64 {
+    for n in from.. {
+        let started = run(world, 0, want_limited(n));
+        if await_end(world, 0, started) != RunState::Succeeded {
+            return n;
+        }
+    }
+    unreachable!("a quota has an end")
+}
+
+/// Seven CPUs of three arbiters, of which any two grant: 14 over three, in whole CPUs.
+#[test]
+fn all_of_a_quota_is_used_while_all_arbiters_are_there() {
+    let mut world = world(Profile { quota_vcpus: 7, ..Profile::calm(22) });
+    assert_eq!(fill(&mut world, 0), 7);
+    assert_eq!(world.coverage.count("quota.fragmented"), 0, "nothing was in the way of another");
+    ends_well(world);
+}
+
+/// Two thirds with one away; and when it is back, what the others have booked alone is spread anew.
+#[test]
+fn k_of_n_of_a_quota_is_used_with_one_away_and_all_of_it_when_it_is_back() {
+    let mut world = world(Profile { quota_vcpus: 9, ..Profile::calm(23) });
+    let away = world.arbiters[1].node;
+    world.kill_process(away);
+    assert_eq!(fill(&mut world, 0), 6, "6 of 9");
+    world.start_after(away, 50);
+    world.run_ms(15_000);
+    assert_eq!(fill(&mut world, 6), 9);
+    assert!(world.coverage.count("quota.fragmented") > 0);
+    ends_well(world);
+}
+
+#[test]
+fn a_job_at_full_quota_moves_and_is_not_counted_twice() {
+    let mut world = world(Profile { quota_vcpus: 5, ..Profile::calm(24) });
+    assert_eq!(fill(&mut world, 0), 5);
+    for n in 0..5 {
+        let at = (0..3).find(|host| world.runs(*host, &job_id(n))).expect("it runs somewhere");
+        let to = world.hosts[(at + 1) % 3].id.clone();
+        let moving = run(&mut world, 0, Want::Migrate { job: job_id(n), to });
+        assert_eq!(await_end(&mut world, 0, moving), RunState::Succeeded);
+    }
+    ends_well(world);
+}
+
+/// Two requesters that know nothing of each other, and room for one: one has it, and the other none.
+#[test]
+fn rivals_for_the_last_of_a_quota_do_not_both_lose() {
+    for seed in 0..12 {
+        let mut world = world(Profile { quota_vcpus: 4, ..Profile::calm(80 + seed) });
+        assert!(world.profile.groups == 2);
+        let big = Want::Run { job: job_id(0), spec: spec(2, false, true), on: None };
+        let first = run(&mut world, 0, big);
+        assert_eq!(await_end(&mut world, 0, first), RunState::Succeeded);
+        let want = |n| Want::Run { job: job_id(n), spec: spec(2, false, true), on: None };
+        let (one, other) = (run(&mut world, 0, want(1)), run(&mut world, 1, want(2)));
+        let ends = [await_end(&mut world, 0, one), await_end(&mut world, 1, other)];
+        let won = ends.iter().filter(|end| **end == RunState::Succeeded).count();
+        assert_eq!(won, 1, "seed {seed}: {ends:?}");
+        ends_well(world);
+    }
+}
+
 /// kill -9 of the agent between its journal and libvirt, again and again.
 #[test]
 fn a_resize_is_whole_whenever_its_agent_dies() {

@@ -62,7 +62,7 @@ fn denials() -> Vec<DenialReason> {
         DenialReason::Rebuilding { missing: 1 },
         DenialReason::Promised { host: host.clone(), id, for_ms: None },
         DenialReason::NotTheLast { hold: HoldAt { host, hold: id } },
-        DenialReason::Quota { tenant, limit, used, asked, at_most: None },
+        DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None },
         DenialReason::OtherTrust { offered: 1, here: 2 },
         DenialReason::Policy { message: String::new() },
     ];

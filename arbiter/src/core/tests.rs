@@ -8,7 +8,7 @@ use protocol::signed::SecretKey;
 use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS};
 
 use super::*;
-use crate::statement::HoldItem;
+use crate::statement::{Debits, HoldItem};
 
 mod members;
 mod stop;
@@ -91,7 +91,7 @@ fn hold(num: u64, job: &str, size: u32) -> HoldItem {
         job: JobId::new(job).unwrap(),
         resources: vcpus(size),
         tenant: TenantId::default_tenant(),
-        debits: None,
+        debits: Debits::Untold,
         on_loss: OnLoss::Keep,
     }
 }
@@ -140,12 +140,32 @@ impl Arbiter {
     }
 
     fn ask_signed(&mut self, now_ms: u64, offer: Signed<Offer>) -> (Verdict, Vec<Effect>) {
-        let mut out = self.tell(now_ms, Input::Ask { request: 7, offer });
+        self.ask_for(now_ms, offer, None)
+    }
+
+    fn ask_for(
+        &mut self,
+        now_ms: u64,
+        offer: Signed<Offer>,
+        wish: Option<Resources>,
+    ) -> (Verdict, Vec<Effect>) {
+        let mut out = self.tell(now_ms, Input::Ask { request: 7, offer, wish });
         let answer = out.pop();
         let Some(Effect::Answer { request: 7, verdict }) = answer else {
             panic!("the last effect is {answer:?}, not the answer");
         };
         (verdict, out)
+    }
+
+    /// Asks for so many CPUs to be booked.
+    fn wish(&mut self, now_ms: u64, offer: &Offer, wish: u32) -> Result<Resources, DenialReason> {
+        let n = (0..9).find(|n| host(*n) == offer.host).expect("a host of the script");
+        let signed = Signed::seal(offer, &key(HOST + n));
+        match self.ask_for(now_ms, signed, Some(vcpus(wish))).0 {
+            Verdict::Grant(grant) => Ok(grant.debit),
+            Verdict::Denial(denial) => Err(denial.why),
+            Verdict::NotMember(why) => panic!("{why}"),
+        }
     }
 
     fn ask(&mut self, now_ms: u64, offer: &Offer) -> Result<Resources, DenialReason> {
@@ -358,7 +378,7 @@ fn r6_a_job_that_grows_counts_with_the_larger_size_and_a_no_says_how_far_it_coul
     assert!(matches!(arbiter.ask(1, &offer(0, 5, "api", 1)), Err(DenialReason::Quota { .. })));
     // Redeemed, the new hold stands for both; voided, only the old one.
     arbiter.hears(2, 0, statement(4, vec![hold(4, "web", 5), hold(2, "db", 1)], &[]));
-    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant(), None), vcpus(6));
+    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()), vcpus(6));
 }
 
 #[test]
@@ -386,9 +406,72 @@ fn r5_a_job_is_resized_only_where_it_is() {
 fn r6_the_share_is_what_k_of_n_debits_may_use_up() {
     let q = vcpus(10);
     assert_eq!(share(q, &trust(1, 1, 0), 0).vcpus, 10);
-    assert_eq!(share(q, &trust(3, 2, 0), 0).vcpus, 6);
-    assert_eq!(share(q, &trust(5, 3, 0), 0).vcpus, 6);
-    assert_eq!(share(q, &Trust { f: 1, ..trust(4, 3, 0) }, 0).vcpus, 6);
+    let parts = |trust: &Trust, n: u32| -> Vec<u32> {
+        (0..n).map(|slot| share(q, trust, slot).vcpus).collect()
+    };
+    assert_eq!(parts(&trust(3, 2, 0), 3), [7, 7, 6], "20 over three");
+    assert_eq!(parts(&trust(5, 3, 0), 5), [6; 5]);
+    let with_a_liar = Trust { f: 1, ..trust(4, 3, 0) };
+    assert_eq!(parts(&with_a_liar, 4), [7, 7, 6, 6], "20 over any three");
+}
+
+#[test]
+fn r6_whatever_the_quota_its_parts_are_what_k_debits_can_use_up() {
+    for (n, k) in [(1, 1), (3, 2), (4, 3), (5, 3), (7, 4)] {
+        for quota in 0..60 {
+            let trust = trust(n, k, 0);
+            let sum: u32 = (0..u32::from(n)).map(|slot| share(vcpus(quota), &trust, slot).vcpus).sum();
+            assert_eq!(sum, quota * k, "{quota} over {k} of {n}");
+        }
+    }
+}
+
+#[test]
+fn r6_an_offer_is_booked_with_as_much_as_is_asked_and_never_with_less_again() {
+    let mut arbiter = Arbiter::ready(with_quota(trust(3, 2, 1), 6));
+    let web = offer(0, 1, "web", 3);
+    assert_eq!(arbiter.wish(0, &web, 1), Ok(vcpus(1)));
+    assert_eq!(arbiter.wish(0, &web, 3), Ok(vcpus(3)));
+    assert_eq!(arbiter.wish(0, &web, 2), Ok(vcpus(3)), "more than that is signed");
+    assert_eq!(arbiter.wish(0, &offer(0, 2, "db", 3), 1), Ok(vcpus(1)));
+    let Err(DenialReason::Quota { limit, used, asked, at_most, left, .. }) =
+        arbiter.wish(0, &offer(0, 2, "db", 3), 3)
+    else {
+        panic!("6 of a part of 4 were booked");
+    };
+    assert_eq!((limit.vcpus, used.vcpus, asked.vcpus), (6, 6, 3), "in whole sizes");
+    assert_eq!((at_most.map(|m| m.vcpus), left.map(|l| l.vcpus)), (Some(3), Some(1)));
+    assert!(is_policy(&arbiter.wish(0, &offer(0, 3, "api", 1), 2)), "more than it takes");
+}
+
+/// Debits that nobody here has signed may be few; the whole size is known all the same.
+#[test]
+fn r6_a_quota_that_was_made_smaller_is_kept_to_by_whole_sizes() {
+    let mut arbiter = Arbiter::ready(with_quota(trust(3, 2, 1), 6));
+    let elsewhere = Debits::Known(BTreeMap::from([(1, vcpus(4)), (2, vcpus(4))]));
+    let web = HoldItem { debits: elsewhere, ..hold(1, "web", 4) };
+    arbiter.hears(1, 0, statement(1, vec![web], &[]));
+    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()), Resources::ZERO);
+    let less = Trust { version: 2, ..with_quota(trust(3, 2, 1), 4) };
+    arbiter.tell(2, Input::Trust(Arc::new(less)));
+    let db = Offer { trust_version: 2, ..offer(0, 2, "db", 1) };
+    assert!(matches!(arbiter.wish(3, &db, 0), Err(DenialReason::Quota { .. })));
+    let again = Offer { trust_version: 2, ..offer(0, 3, "web", 4) };
+    assert_eq!(arbiter.wish(3, &again, 0), Ok(Resources::ZERO), "what is there may be renewed");
+}
+
+#[test]
+fn r6_who_was_no_arbiter_when_a_job_was_granted_counts_what_is_missing_without_it() {
+    let debits = BTreeMap::from([(0, vcpus(1)), (1, vcpus(3)), (2, vcpus(2))]);
+    let mut one_for_one = trust(4, 2, 1);
+    one_for_one.arbiters.remove(2);
+    let booked = one_for_one.booked(&debits, vcpus(3));
+    assert_eq!(booked[&3], vcpus(2), "what the one before it had booked");
+    // Three of five that have booked little must count for two of three.
+    let of_five = (0..5).map(|slot| (slot, vcpus(if slot < 2 { 2 } else { 1 }))).collect();
+    let sum = trust(3, 2, 1).booked(&of_five, vcpus(3));
+    let sum: u32 = (0..3).map(|slot| sum[&slot].vcpus).sum();
+    assert_eq!(sum, 6);
 }
 
 #[test]
@@ -544,24 +627,38 @@ impl Cluster {
         host.offers.insert(offer.id, Issued { offer, issued_ms: now_ms, is_open: true, grants });
     }
 
-    /// Shows any offer ever issued, ended ones too, to an arbiter.
-    fn ask(&mut self, h: usize, pick: usize, a: usize) {
+    /// Shows any offer ever issued, ended ones too, to an arbiter, and asks it to book so much.
+    fn ask(&mut self, h: usize, pick: usize, a: usize, wish: Option<u32>) {
         let Some(id) = nth(&self.hosts[h].offers, pick) else { return };
         let n = u8::try_from(h).unwrap();
         let issued = self.hosts[h].offers.get_mut(&id).unwrap();
+        let wish = wish.map(|wish| vcpus(wish.min(issued.offer.resources.vcpus)));
         let signed = Signed::seal(&issued.offer, &key(HOST + n));
         let mut out = vec![];
-        self.arbiters[a].handle(self.now_ms, Input::Ask { request: 0, offer: signed }, &mut out);
+        self.arbiters[a].handle(self.now_ms, Input::Ask { request: 0, offer: signed, wish }, &mut out);
         if let Some(Effect::Answer { verdict: Verdict::Grant(grant), .. }) = out.pop() {
             issued.grants.insert(grant.slot, grant.debit);
             self.granted += 1;
         }
     }
 
+    /// Shows the last offer to all arbiters, spread by what each has left: CPU by CPU to the one that
+    /// has most.
     fn ask_all(&mut self, h: usize, arbiters: usize) {
         let last = self.hosts[h].offers.len().saturating_sub(1);
-        for a in 0..arbiters {
-            self.ask(h, last, a);
+        let Some(id) = nth(&self.hosts[h].offers, last) else { return };
+        let Offer { tenant, job, resources, .. } = self.hosts[h].offers[&id].offer.clone();
+        let room = |core: &Core| core.tenant_room(&tenant, &job).unwrap().left.vcpus;
+        let mut left: Vec<u32> = self.arbiters.iter().map(room).collect();
+        let mut debits = vec![0; arbiters];
+        for _ in 0..self.trust.k * resources.vcpus {
+            let may = |a: &usize| left[*a] > 0 && debits[*a] < resources.vcpus;
+            let Some(a) = (0..arbiters).filter(may).max_by_key(|a| left[*a]) else { break };
+            left[a] -= 1;
+            debits[a] += 1;
+        }
+        for (a, debit) in debits.into_iter().enumerate() {
+            self.ask(h, last, a, Some(debit));
         }
     }
 
@@ -665,7 +762,7 @@ impl Cluster {
             job: held.offer.job.clone(),
             resources: vcpus(held.takes),
             tenant: held.offer.tenant.clone(),
-            debits: self.tells_debits.then(|| held.debits.clone()),
+            debits: self.tells_debits.then(|| held.debits.clone()).into(),
             on_loss: OnLoss::Keep,
         });
         let statement = Statement {
@@ -730,7 +827,7 @@ fn nth<V>(map: &BTreeMap<OfferId, V>, pick: usize) -> Option<OfferId> {
 #[derive(Debug, Clone)]
 enum Act {
     Issue { h: usize, job: u8, size: u32, from: Option<usize> },
-    Ask { h: usize, pick: usize, a: usize },
+    Ask { h: usize, pick: usize, a: usize, wish: Option<u32> },
     AskAll { h: usize },
     Redeem { h: usize, pick: usize },
     RedeemLast { h: usize },
@@ -751,7 +848,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => (h.clone(), any::<u8>(), 1..5u32, prop::option::of(0..3usize))
             .prop_map(|(h, job, size, from)| Act::Issue { h, job, size, from }),
-        3 => (h.clone(), pick, a.clone()).prop_map(|(h, pick, a)| Act::Ask { h, pick, a }),
+        3 => (h.clone(), pick, a.clone(), prop::option::of(0..5u32))
+            .prop_map(|(h, pick, a, wish)| Act::Ask { h, pick, a, wish }),
         6 => h.clone().prop_map(|h| Act::AskAll { h }),
         2 => (h.clone(), pick).prop_map(|(h, pick)| Act::Redeem { h, pick }),
         6 => h.clone().prop_map(|h| Act::RedeemLast { h }),
@@ -776,7 +874,7 @@ fn play(n: u8, k: u32, tells_debits: bool, acts: &[Act]) -> Cluster {
         let n = usize::from(n);
         match act.clone() {
             Act::Issue { h, job, size, from } => cluster.issue(h, job, size, from),
-            Act::Ask { h, pick, a } => cluster.ask(h, pick, a % n),
+            Act::Ask { h, pick, a, wish } => cluster.ask(h, pick, a % n, wish),
             Act::AskAll { h } => cluster.ask_all(h, n),
             Act::Grow { h, pick, size } => {
                 cluster.issue_resize(h, pick, size);

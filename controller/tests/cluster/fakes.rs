@@ -584,7 +584,7 @@ async fn grant(
     if world.denies_quota.load(Ordering::Relaxed) {
         let (tenant, asked) = (asked.tenant, asked.resources);
         let (limit, used) = (Resources::ZERO, Resources::ZERO);
-        let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None };
+        let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None };
         return Ok(Json(deny(why)));
     }
     if let Some(host) = world.hosts.iter().find(is_elsewhere) {

@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use protocol::api::OfferRequest;
+use protocol::api::{HoldDebits, OfferRequest};
 use protocol::id::{Epoch, OfferId};
 use protocol::signed::Digest;
 use protocol::trust::Right;
@@ -14,7 +14,7 @@ use transport::{Json, Peer, ProblemReply};
 
 use super::Api;
 use crate::core::{Reply, Request};
-use crate::shell::Post;
+use crate::shell::{Curious, Post};
 
 /// What arbiters rebuild their books from, together with the inventory.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -25,6 +25,8 @@ pub(super) struct OpenOffers {
     /// The change of arbiters that the host has agreed to.
     #[serde(skip_serializing_if = "Option::is_none")]
     agreed: Option<Digest>,
+    /// What arbiters have booked for what it holds.
+    debits: Vec<HoldDebits>,
 }
 
 pub(super) async fn list(
@@ -35,8 +37,9 @@ pub(super) async fn list(
     let (sender, receiver) = oneshot::channel();
     let stopping = || ProblemReply::new(503, "stopping", "this agent is stopping; ask again");
     api.posts.send(Post::OpenOffers(sender)).await.map_err(|_| stopping())?;
-    let (watermark, offers, agreed) = receiver.await.map_err(|_| stopping())?;
-    Ok(Json(OpenOffers { epoch: watermark.epoch, watermark, offers, agreed }))
+    let told = receiver.await.map_err(|_| stopping())?;
+    let Curious { watermark, offers, agreed, debits } = told;
+    Ok(Json(OpenOffers { epoch: watermark.epoch, watermark, offers, agreed, debits }))
 }
 
 pub(super) async fn make(

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use hypervisor::Lifecycle;
 use protocol::admission::Room;
+use protocol::api::HoldDebits;
 use protocol::event::{Event, Fact};
 use protocol::history::HistoryConfig;
 use protocol::host::{Host, HostIntent, Inventory};
@@ -264,6 +265,17 @@ impl Agent {
     #[must_use]
     pub fn open_offers(&self) -> (OfferId, Vec<OfferId>) {
         (self.offers.watermark(), self.offers.open().map(|(id, _)| id).collect())
+    }
+
+    /// What arbiters have booked for what is held here, by the tickets.
+    #[must_use]
+    pub fn hold_debits(&self) -> Vec<HoldDebits> {
+        let of = |entry: &Entry| {
+            let (record, hold) = (&entry.record, entry.record.job.hold?);
+            let debits = record.debits.clone();
+            (!debits.is_empty()).then_some(HoldDebits { hold, debits })
+        };
+        self.jobs.values().filter_map(of).collect()
     }
 
     fn handle_request(

@@ -81,6 +81,9 @@ impl Agent {
             self.offers.end(offer, OfferStanding::Used);
             record.job.hold = Some(offer);
             record.debits.clone_from(ticket.debits());
+            if *record.job.spec == to {
+                return self.become_renewed(now, record, resize.revision, out);
+            }
         }
         self.begin_resize(now, record, to, resize.revision, resize.run, out)
     }
@@ -116,6 +119,22 @@ impl Agent {
         self.verify_growth(now, id, revision, &to, None)?;
         self.check_resize(id, revision, &to, None)?;
         self.begin_resize(now, record, to, revision, None, out)
+    }
+
+    /// The size is what it was: only the hold is another, granted by other arbiters, or booked with
+    /// them otherwise. The guest and libvirt know nothing of it.
+    fn become_renewed(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        revision: Revision,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let id = record.job.id.clone();
+        self.offers.end_of_job(&id);
+        record.job.revision = revision;
+        self.insert(now, record, out);
+        Ok(Reply::Accepted(Box::new(self.record(&id)?.job.clone())))
     }
 
     fn begin_resize(
@@ -176,8 +195,8 @@ impl Agent {
         admit_resize(room, id, &job.spec, promised(job), to)
     }
 
-    /// R9 for a job that grows. What is not promised anything, or gives up, needs no ticket; a lone
-    /// host obeys whoever may talk to it.
+    /// R9 for a job that grows, and for one that keeps its size under another ticket. What is not
+    /// promised anything, or gives up, needs none; a lone host obeys whoever may talk to it.
     fn verify_growth(
         &self,
         now: Now,
@@ -188,7 +207,8 @@ impl Agent {
     ) -> Result<Option<VerifiedTicket>, Refusal> {
         let job = &self.record(id)?.job;
         let (Some(trust), Some(promised)) = (&self.trust, promised(job)) else { return Ok(None) };
-        if to.resources().fits_in(promised) {
+        let is_renewal = ticket.is_some() && *job.spec == *to;
+        if to.resources().fits_in(promised) && !is_renewal {
             return Ok(None);
         }
         let takes = to.resources().max(had(job));

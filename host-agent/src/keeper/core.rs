@@ -25,7 +25,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::id::{HostId, JobId, OfferId};
-use protocol::resources::Resources;
 use protocol::signed::Digest;
 use protocol::tenure::{ITEMS_MAX, Item, Statement, Term};
 use protocol::trust::{Committee, Trust};
@@ -445,14 +444,12 @@ impl Keeper {
         covers.min().unwrap_or(0).saturating_sub(trust.kill_ms)
     }
 
-    /// What arbiters are told of debits: those who take over have booked nothing for a ticket from
-    /// before, and are to assume the whole size.
+    /// What arbiters are told of debits: what counts with those, too, who have booked nothing for a
+    /// ticket from before they were arbiters.
     fn as_booked(&self, item: Item) -> Item {
-        let is_full = |debits: &BTreeMap<u32, Resources>| {
-            let trust = self.trust.as_ref();
-            trust.is_some_and(|trust| trust.is_booked_everywhere(debits, item.resources))
-        };
-        let debits = item.debits.clone().filter(|debits| is_full(debits));
+        let trust = self.trust.as_ref();
+        let booked = |debits| trust.map(|trust| trust.booked(debits, item.resources));
+        let debits = item.debits.as_ref().and_then(booked);
         Item { debits, ..item }
     }
 

@@ -1,7 +1,8 @@
 //! `ostler quota`: what each tenant may have promised, and what it has.
 //!
-//! Limits are part of the trust document, so arbiters keep to them whoever asks. What is used is
-//! summed up from the view, for people; arbiters count by their books.
+//! Limits are part of the trust document, so arbiters keep to them whoever asks: each books its part
+//! of every job, and all of a limit can be used while all of them answer. What is used is summed up
+//! from the view, for people; arbiters count by their books.
 
 use std::collections::BTreeMap;
 
@@ -126,13 +127,16 @@ async fn list(session: &Session) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let rows = rows(&trust, &picture.view);
     if session.is_json {
-        show::json_pretty(&json!({ "quota": rows, "warnings": picture.warnings }));
+        let words = json!({ "quota": rows, "usable": usable(&trust), "warnings": picture.warnings });
+        show::json_pretty(&words);
         return Ok(Code::Ok);
     }
     picture.warn();
     let header = ["TENANT", "VMS", "VCPUS", "MEMORY", "DISK"];
     show::table(header, rows.iter().map(cells).collect());
-    warn_of_shares(&trust);
+    if let Some(usable) = usable(&trust) {
+        show::note(&usable);
+    }
     Ok(Code::Ok)
 }
 
@@ -178,13 +182,51 @@ fn cells(row: &QuotaRow) -> [String; 5] {
     ]
 }
 
-/// Each arbiter lets a part of a limit be used, and today books every job in full.
-fn warn_of_shares(trust: &Trust) {
-    let n = trust.arbiters.len();
-    if n > 1 && !trust.quota.is_empty() {
-        let k = trust.k;
-        show::note(&format!(
-            "of each limit {k}/{n} can be used: {n} arbiters book every job in full"
-        ));
+/// How much of a limit can be used, by how many arbiters answer: each has its part, and a job's debits
+/// are spread over those that are there.
+pub(crate) fn usable(trust: &Trust) -> Option<String> {
+    let n = u32::try_from(trust.arbiters.len()).unwrap_or(u32::MAX);
+    let (k, f) = (trust.k, trust.f);
+    if n <= k || trust.quota.is_empty() {
+        return None;
+    }
+    // m arbiters can book m times (k−f)/(n−f) of a limit, and a job needs k times its size.
+    let with = |m: u32| match (m * k.saturating_sub(f), k * n.saturating_sub(f)) {
+        (part, whole) if part >= whole => "all of each limit".to_owned(),
+        (part, whole) => {
+            let by = (1..=part).rev().find(|by| part % by == 0 && whole % by == 0).unwrap_or(1);
+            format!("{}/{} of each limit", part / by, whole / by)
+        }
+    };
+    Some(format!(
+        "{} can be used while all {n} arbiters answer, {} while only {k} do",
+        with(n),
+        with(k)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_how_much_can_be_used_with_whom() {
+        let words = |n: usize, k, f| {
+            let trust = serde_json::json!({
+                "cluster": "c1", "version": 1, "operators": [], "k": k, "f": f, "roster": [],
+                "arbiters": [], "term_ms": 9_000, "kill_ms": 2_000, "clock_ppm": 2_000,
+                "quota": { "default": { "vcpus": 1 } },
+            });
+            let mut trust: Trust = serde_json::from_value(trust).unwrap();
+            let key = protocol::signed::SecretKey::from_seed([1; 32]).public();
+            let slot = |slot| protocol::trust::Slot { slot, key, url: String::new() };
+            trust.arbiters = (0..u32::try_from(n).unwrap()).map(slot).collect();
+            usable(&trust)
+        };
+        assert_eq!(words(1, 1, 0), None, "there is nothing to say");
+        let three = "all of each limit can be used while all 3 arbiters answer, 2/3 of each limit while only 2 do";
+        assert_eq!(words(3, 2, 0).as_deref(), Some(three));
+        let with_a_liar = "8/9 of each limit can be used while all 4 arbiters answer, 2/3 of each limit while only 3 do";
+        assert_eq!(words(4, 3, 1).as_deref(), Some(with_a_liar));
     }
 }

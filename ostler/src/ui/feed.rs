@@ -14,7 +14,7 @@ use transport::stream::StreamError;
 
 use super::news::{Beat, News, Told};
 use super::serve::Shared;
-use crate::command::{QuotaRow, quota_rows};
+use crate::command::{QuotaRow, quota_rows, quota_usable};
 use crate::session::Session;
 
 /// How often a page hears that all is well: it calls the feed cut after some of these.
@@ -40,7 +40,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut frames: Frames) {
 struct Feed<'a> {
     shared: &'a Shared,
     told: Told,
-    quota: Option<Vec<QuotaRow>>,
+    quota: Option<(Vec<QuotaRow>, Option<String>)>,
     is_complete: bool,
 }
 
@@ -109,11 +109,13 @@ impl Feed<'_> {
         let session = self.shared.sessions.borrow().clone();
         let Some(trust) = &session.trust else { return vec![] };
         let rows = quota_rows(trust, &self.shared.replicas.borrow().view.clone());
-        if self.quota.as_ref() == Some(&rows) {
+        let told = (rows, quota_usable(trust));
+        if self.quota.as_ref() == Some(&told) {
             return vec![];
         }
-        self.quota = Some(rows.clone());
-        vec![News::Quota { rows }]
+        self.quota = Some(told.clone());
+        let (rows, usable) = told;
+        vec![News::Quota { rows, usable }]
     }
 }
 

@@ -46,7 +46,12 @@ pub(crate) enum News {
     /// A run is new or changed.
     Run(Box<RunCells>),
     /// Every tenant's share.
-    Quota { rows: Vec<QuotaRow> },
+    Quota {
+        /// Tenant by tenant.
+        rows: Vec<QuotaRow>,
+        /// How much of a limit can be used with how many arbiters, where that is not always all.
+        usable: Option<String>,
+    },
     /// How old all of this is; a sign of life as well.
     Beat(Beat),
     /// Everything was said that somebody who is followed has told.

@@ -170,21 +170,97 @@ impl Trust {
         self.committees(agreed).all(|committee| committee.count(slots) >= committee.k)
     }
 
-    /// Whether the debits are at least k times the size in each committee that is or will be in force
-    /// (rule R9). What was granted before a change began is not so for those who take over.
+    /// What each slot has booked, or is to count as booked, for a job of this size that was granted
+    /// with these debits (rule R9). Where arbiters were changed since, those who granted it may be
+    /// fewer than a quorum of those who are or will be in force; what is missing there then counts with
+    /// slots that have booked nothing for it, so that each committee counts k times the size again.
+    /// Everybody with the same document makes the same of the same debits, and one new arbiter in one
+    /// old one's place counts exactly what that one did.
     #[must_use]
-    pub fn is_booked_everywhere(&self, debits: &BTreeMap<u32, Resources>, size: Resources) -> bool {
-        self.committees(self.change()).all(|committee| {
+    pub fn booked(
+        &self,
+        debits: &BTreeMap<u32, Resources>,
+        size: Resources,
+    ) -> BTreeMap<u32, Resources> {
+        let mut booked = debits.clone();
+        for committee in self.committees(self.change()) {
+            for (slot, debit) in completed(committee, debits, size) {
+                let known = booked.entry(slot).or_insert(Resources::ZERO);
+                *known = known.max(debit);
+            }
+        }
+        booked
+    }
+
+    /// What one slot has booked of that. Most tickets are enough as they are.
+    #[must_use]
+    pub fn booked_at(
+        &self,
+        slot: u32,
+        debits: &BTreeMap<u32, Resources>,
+        size: Resources,
+    ) -> Resources {
+        let is_enough = |committee: Committee<'_>| {
             let of_it = debits.iter().filter(|(slot, _)| committee.has(**slot));
-            let booked = of_it.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(*debit));
+            let booked = of_it.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(debit.min(size)));
             times(committee.k, size).fits_in(booked)
-        })
+        };
+        let its = match self.committees(self.change()).all(is_enough) {
+            true => debits.get(&slot).copied(),
+            false => self.booked(debits, size).get(&slot).copied(),
+        };
+        its.unwrap_or(Resources::ZERO)
     }
 
     /// The version by which the last completed change was begun.
     fn changed_at(&self) -> u64 {
         self.succession.handover.as_ref().map_or(0, |handover| handover.since)
     }
+}
+
+/// The debits of a committee's slots, with what is missing to k times the size spread over those who
+/// have booked least.
+fn completed(
+    committee: Committee<'_>,
+    debits: &BTreeMap<u32, Resources>,
+    size: Resources,
+) -> BTreeMap<u32, Resources> {
+    let had = |slot: u32| debits.get(&slot).copied().unwrap_or(Resources::ZERO);
+    let mut slots: Vec<u32> = committee.arbiters.iter().map(|arbiter| arbiter.slot).collect();
+    // The newest arbiters have the highest slots.
+    slots.sort_unstable_by_key(|slot| std::cmp::Reverse(*slot));
+    let fill = |amount: fn(Resources) -> u64| {
+        let most = amount(size);
+        let before: Vec<u64> = slots.iter().map(|slot| amount(had(*slot)).min(most)).collect();
+        filled(before, most, u128::from(most) * u128::from(committee.k))
+    };
+    let vcpus = fill(|r| u64::from(r.vcpus));
+    let memory = fill(|r| r.memory_bytes);
+    let disk = fill(|r| r.disk_bytes);
+    let of_slot = |(i, slot): (usize, u32)| {
+        let vcpus = u32::try_from(vcpus[i]).unwrap_or(u32::MAX);
+        (slot, Resources { vcpus, memory_bytes: memory[i], disk_bytes: disk[i] })
+    };
+    slots.iter().copied().enumerate().map(of_slot).collect()
+}
+
+/// Raises amounts to a sum, none above `most`: those that are nothing alike, then the others alike,
+/// and then whoever can.
+fn filled(mut amounts: Vec<u64>, most: u64, sum: u128) -> Vec<u64> {
+    let (idle, busy): (Vec<usize>, Vec<usize>) =
+        (0..amounts.len()).partition(|i| amounts[*i] == 0);
+    let alike = [idle, busy];
+    let alike = alike.iter().flat_map(|group| {
+        group.iter().enumerate().map(|(nth, i)| (*i, (group.len() - nth) as u128))
+    });
+    let whoever = (0..amounts.len()).map(|i| (i, 1));
+    for (i, among) in alike.chain(whoever).collect::<Vec<_>>() {
+        let have: u128 = amounts.iter().map(|amount| u128::from(*amount)).sum();
+        let more = sum.saturating_sub(have).div_ceil(among);
+        let more = u64::try_from(more).unwrap_or(u64::MAX);
+        amounts[i] = amounts[i].saturating_add(more).min(most);
+    }
+    amounts
 }
 
 /// So many times an amount.

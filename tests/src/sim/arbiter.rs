@@ -5,9 +5,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arbiter::books::Entry;
 use arbiter::core::{Core, Effect, Input, Verdict, Waiting};
-use arbiter::statement::{Statement, StatementError};
-use protocol::id::HostId;
+use arbiter::statement::{Debits, HoldItem, Statement, StatementError};
+use protocol::id::{HostId, JobId, TenantId};
+use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
 use protocol::ticket::{Answer, DenialReason, Offer};
 use protocol::trust::{Ready, Trust};
@@ -174,8 +176,18 @@ impl World {
         let node = self.arbiters[n].node;
         let Some(shared) = self.arbiters[n].life.clone() else { return };
         match ask {
-            Ask::Grants(offer) => {
-                self.spawn(node, move |ctx| Box::pin(grant(ctx, shared, offer, back)));
+            Ask::Grants(offer, wish) => {
+                self.spawn(node, move |ctx| Box::pin(grant(ctx, shared, offer, wish, back)));
+            }
+            Ask::TenantRoom { tenant, job, is_fresh } => {
+                self.spawn(node, move |ctx| {
+                    Box::pin(tenant_room(ctx, shared, (tenant, job), is_fresh, back))
+                });
+            }
+            Ask::TenantBook(tenant) => {
+                let book = shared.core.borrow().tenant_book(&tenant);
+                let told = book.map_or(Told::NotMember, Told::TenantBook);
+                self.send_answer(node, back, told);
             }
             Ask::Health => {
                 let now_ms = self.now_at(node).mono_ms;
@@ -239,10 +251,15 @@ impl Shared {
     }
 
     /// One decision, and which hosts are worth reading before it is final.
-    fn decide(&self, ctx: &Ctx, offer: &Signed<Offer>) -> (Verdict, Vec<usize>) {
+    fn decide(
+        &self,
+        ctx: &Ctx,
+        offer: &Signed<Offer>,
+        wish: Option<Resources>,
+    ) -> (Verdict, Vec<usize>) {
         let now_ms = ctx.now().mono_ms;
         let (mut verdict, mut hosts) = (None, Vec::new());
-        for effect in self.tell(now_ms, Input::Ask { request: 0, offer: offer.clone() }) {
+        for effect in self.tell(now_ms, Input::Ask { request: 0, offer: offer.clone(), wish }) {
             match effect {
                 Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
                 Effect::ReadHost { host } => {
@@ -255,9 +272,50 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// What a mutant does before it decides: it strikes what else it has booked for the job.
+    fn mutate_before_ask(&self, ctx: &Ctx, offer: &Signed<Offer>) {
+        if self.mutant != Some(Mutant::NewestDebitAloneCounts) {
+            return;
+        }
+        let Ok(offer) = offer.open() else { return };
+        let core = self.core.borrow();
+        let of_host = |entry: &&Entry| entry.host == offer.host && entry.id < offer.id;
+        let (same, others): (Vec<&Entry>, Vec<&Entry>) =
+            core.books().entries().filter(of_host).partition(|entry| entry.job == offer.job);
+        let Some(watermark) = same.iter().map(|entry| entry.id).max() else { return };
+        let (held, open): (Vec<&Entry>, Vec<&Entry>) =
+            others.into_iter().partition(|entry| entry.is_hold);
+        let item = |entry: &Entry| HoldItem {
+            id: entry.id,
+            job: entry.job.clone(),
+            resources: entry.takes,
+            tenant: entry.tenant.clone(),
+            debits: Debits::NotYet,
+            on_loss: entry.on_loss,
+        };
+        let statement = Statement {
+            watermark,
+            holds: held.into_iter().map(item).collect(),
+            offers: open.into_iter().map(|entry| entry.id).collect(),
+            ..Statement::default()
+        };
+        drop(core);
+        let host = offer.host;
+        self.tell(ctx.now().mono_ms, Input::Statement { host, asked_ms: 0, statement });
+    }
+}
+
 /// Answers one request for a grant.
-async fn grant(ctx: Ctx, shared: Rc<Shared>, offer: Signed<Offer>, back: Back) {
-    let (mut verdict, hosts) = shared.decide(&ctx, &offer);
+async fn grant(
+    ctx: Ctx,
+    shared: Rc<Shared>,
+    offer: Signed<Offer>,
+    wish: Option<Resources>,
+    back: Back,
+) {
+    shared.mutate_before_ask(&ctx, &offer);
+    let (mut verdict, hosts) = shared.decide(&ctx, &offer, wish);
     let is_behind = |verdict: &Verdict| {
         let why = match verdict {
             Verdict::Denial(denial) => &denial.why,
@@ -267,28 +325,52 @@ async fn grant(ctx: Ctx, shared: Rc<Shared>, offer: Signed<Offer>, back: Back) {
     };
     if is_behind(&verdict) {
         ctx.sleep(LOOK_INTERVAL_MS).await;
-        (verdict, _) = shared.decide(&ctx, &offer);
+        (verdict, _) = shared.decide(&ctx, &offer, wish);
     }
     if !hosts.is_empty() {
-        let now_ms = ctx.now().mono_ms;
-        for host in &hosts {
-            ctx.say(Command::Wake(*host as u64));
-        }
-        let all_read = |shared: &Shared| {
-            let progress = shared.progress.borrow();
-            hosts.iter().all(|host| progress[*host].is_some_and(|at_ms| at_ms >= now_ms))
-        };
-        while !all_read(&shared) && ctx.now().mono_ms < now_ms + NEWS_WAIT_MS {
-            ctx.sleep(NEWS_POLL_MS).await;
-        }
-        (verdict, _) = shared.decide(&ctx, &offer);
+        read_hosts(&ctx, &shared, &hosts).await;
+        (verdict, _) = shared.decide(&ctx, &offer, wish);
     }
-    let verdict = super::mutant::mutate_verdict(shared.mutant, verdict, &offer);
+    let verdict = super::mutant::mutate_verdict(shared.mutant, verdict, &offer, wish);
     let told = match verdict {
         Verdict::Grant(grant) => Told::Answer(Answer::Grant(Signed::seal(&grant, &shared.key))),
         Verdict::Denial(denial) => Told::Answer(Answer::Denial(Signed::seal(&denial, &shared.key))),
         Verdict::NotMember(_) => Told::NotMember,
     };
+    ctx.say(Command::Reply(back, Box::new(told)));
+}
+
+/// Has hosts read now, and waits for that a while.
+async fn read_hosts(ctx: &Ctx, shared: &Shared, hosts: &[usize]) {
+    let now_ms = ctx.now().mono_ms;
+    for host in hosts {
+        ctx.say(Command::Wake(*host as u64));
+    }
+    let all_read = |shared: &Shared| {
+        let progress = shared.progress.borrow();
+        hosts.iter().all(|host| progress[*host].is_some_and(|at_ms| at_ms >= now_ms))
+    };
+    while !all_read(shared) && ctx.now().mono_ms < now_ms + NEWS_WAIT_MS {
+        ctx.sleep(NEWS_POLL_MS).await;
+    }
+}
+
+/// Says what it could book for a job.
+async fn tenant_room(
+    ctx: Ctx,
+    shared: Rc<Shared>,
+    (tenant, job): (TenantId, JobId),
+    is_fresh: bool,
+    back: Back,
+) {
+    if is_fresh {
+        let hosts = shared.core.borrow().books().hosts_of_tenant(&tenant);
+        let number = |id: HostId| shared.hosts.iter().position(|(known, _)| *known == id);
+        let hosts: Vec<usize> = hosts.into_iter().filter_map(number).collect();
+        read_hosts(&ctx, &shared, &hosts).await;
+    }
+    let room = shared.core.borrow().tenant_room(&tenant, &job);
+    let told = room.map_or(Told::NotMember, Told::TenantRoom);
     ctx.say(Command::Reply(back, Box::new(told)));
 }
 

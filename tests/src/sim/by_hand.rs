@@ -10,6 +10,7 @@ use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::id::{JobId, OfferId, Revision};
 use protocol::job::{JobSpec, JobState, Migration, RunKey};
 use protocol::refusal::Refusal;
+use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Answer, Denial, Grant, Handoff, Offer, Ticket};
 use protocol::vm::{Size, SizeChange};
@@ -73,7 +74,19 @@ impl World {
         arbiter: usize,
         offer: &Signed<Offer>,
     ) -> Option<Result<Signed<Grant>, Denial>> {
-        match self.told(self.arbiters[arbiter].node, Ask::Grants(offer.clone()))? {
+        self.ask_arbiter_for(arbiter, offer, None)
+    }
+
+    /// Shows an offer to one arbiter, and asks it to book so many CPUs and as much of the rest.
+    pub fn ask_arbiter_for(
+        &mut self,
+        arbiter: usize,
+        offer: &Signed<Offer>,
+        vcpus: Option<u32>,
+    ) -> Option<Result<Signed<Grant>, Denial>> {
+        let size = offer.open().ok()?.resources;
+        let wish = vcpus.map(|vcpus| Resources { vcpus, ..size });
+        match self.told(self.arbiters[arbiter].node, Ask::Grants(offer.clone(), wish))? {
             Told::Answer(Answer::Grant(grant)) => Some(Ok(grant)),
             Told::Answer(Answer::Denial(denial)) => denial.open().ok().map(Err),
             _ => None,
@@ -93,6 +106,19 @@ impl World {
         let is_enough =
             self.trust.is_quorum(agreed, &slots) || self.mutant == Some(Mutant::PresentAloneGrants);
         is_enough.then_some(Ticket { offer, grants })
+    }
+
+    /// Asks each arbiter to book so many CPUs for an offer, or not at all; whatever comes of it.
+    pub fn ticket_of(&mut self, offer: Signed<Offer>, debits: &[Option<u32>]) -> Ticket {
+        let mut grants = Vec::new();
+        for (arbiter, debit) in debits.iter().enumerate() {
+            if let Some(debit) = debit
+                && let Some(Ok(grant)) = self.ask_arbiter_for(arbiter, &offer, Some(*debit))
+            {
+                grants.push(grant);
+            }
+        }
+        Ticket { offer, grants }
     }
 
     /// Redeems a ticket.

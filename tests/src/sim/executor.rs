@@ -8,21 +8,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use host_agent::core::{Reply, Request};
-use protocol::api::{OfferReply, OfferRequest};
-use protocol::id::{HostId, ImageName, JobId, OfferId, RunId};
+use protocol::api::{OfferReply, OfferRequest, TenantBook, TenantRoom};
+use protocol::id::{HostId, ImageName, JobId, OfferId, RunId, TenantId};
 use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
+use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
 use protocol::trust::{Slot, Trust};
 use protocol::view::HostRow;
-use scheduler::{Dispatch, Executor, JobAsk, Knowledge, Picture, Reach, Trouble};
+use scheduler::{Dispatch, Executor, JobAsk, Knowledge, NoRoom, Picture, Reach, Trouble};
 
 use super::message::{Ask, CallTrouble, NodeId, Told};
 use super::tasks::{Command, Ctx};
 
 const HOST_PATIENCE_MS: u64 = 10_000;
 const ARBITER_PATIENCE_MS: u64 = 3_000;
+const ROOM_PATIENCE_MS: u64 = 1_500;
 
 /// What a simulated scheduler's tasks reach hosts and arbiters by.
 #[derive(Clone)]
@@ -104,10 +106,46 @@ impl Reach for Wires {
         unreachable!("no job of the simulation has an image")
     }
 
-    async fn grant(&self, arbiter: &Slot, offer: &Signed<Offer>) -> Result<Answer, String> {
+    async fn grant(
+        &self,
+        arbiter: &Slot,
+        offer: &Signed<Offer>,
+        debit: Option<Resources>,
+    ) -> Result<Answer, String> {
         let node = *self.arbiters.get(&arbiter.slot).ok_or("nobody answers there")?;
-        match self.ctx.call(node, Ask::Grants(offer.clone()), ARBITER_PATIENCE_MS).await {
+        match self.ctx.call(node, Ask::Grants(offer.clone(), debit), ARBITER_PATIENCE_MS).await {
             Ok(Told::Answer(answer)) => Ok(answer),
+            Ok(_) | Err(_) => Err("no answer".to_owned()),
+        }
+    }
+
+    /// One after the other: nothing here can wait for several.
+    async fn tenant_rooms(
+        &self,
+        arbiters: Vec<Slot>,
+        tenant: &TenantId,
+        job: &JobId,
+        is_fresh: bool,
+    ) -> Vec<(u32, Result<TenantRoom, NoRoom>)> {
+        let mut rooms = Vec::new();
+        for arbiter in arbiters {
+            let Some(node) = self.arbiters.get(&arbiter.slot) else { continue };
+            let (tenant, job) = (tenant.clone(), job.clone());
+            let ask = Ask::TenantRoom { tenant, job, is_fresh };
+            let room = match self.ctx.call(*node, ask, ROOM_PATIENCE_MS).await {
+                Ok(Told::TenantRoom(room)) => Ok(room),
+                Ok(_) | Err(_) => Err(NoRoom::Silent("no answer".to_owned())),
+            };
+            rooms.push((arbiter.slot, room));
+        }
+        rooms
+    }
+
+    async fn tenant_book(&self, arbiter: &Slot, tenant: &TenantId) -> Result<TenantBook, String> {
+        self.ctx.say(Command::Hit("quota.fragmented"));
+        let node = *self.arbiters.get(&arbiter.slot).ok_or("nobody answers there")?;
+        match self.ctx.call(node, Ask::TenantBook(tenant.clone()), ARBITER_PATIENCE_MS).await {
+            Ok(Told::TenantBook(book)) => Ok(book),
             Ok(_) | Err(_) => Err("no answer".to_owned()),
         }
     }

@@ -337,7 +337,10 @@ impl World {
                 let trust_version = process.agent.trust().map(|trust| trust.version);
                 Told::Health { trust_version, is_ready: true }
             }
-            Ask::Grants(_) | Ask::Handover => return,
+            Ask::Grants(..)
+            | Ask::TenantRoom { .. }
+            | Ask::TenantBook(_)
+            | Ask::Handover => return,
         };
         let told = self.mutate_reading(n, told);
         self.send_answer(node, back, told);
@@ -471,6 +474,7 @@ impl World {
         let writes = writes.collect();
         apply(&mut self.hosts[n].disk.ledger, writes);
         self.quota_is_never_exceeded();
+        self.every_hold_is_counted_in_full();
         self.no_guest_has_more_than_is_promised(n);
     }
 
@@ -513,9 +517,11 @@ impl World {
         }
         let (watermark, offers) = process.agent.open_offers();
         let (epoch, agreed) = (process.agent.epoch(), process.agent.agreed());
+        let debits = Some(process.agent.hold_debits());
         for back in curious {
+            let (offers, debits) = (offers.clone(), debits.clone());
             let told =
-                Told::OpenOffers(OpenOffers { epoch, watermark, offers: offers.clone(), agreed });
+                Told::OpenOffers(OpenOffers { epoch, watermark, offers, agreed, debits });
             let told = self.mutate_reading(n, told);
             self.send_answer(node, back, told);
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use host_agent::core::{Act, Agent, Effect, Reply, ReplyId, Request, Work, Write};
+use host_agent::core::{Act, Agent, Effect, JobRecord, Reply, ReplyId, Request, Work, Write};
 use protocol::api::{RunState, TaskState};
 use protocol::event::{Event as HostEvent, Fact};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
@@ -16,6 +16,7 @@ use protocol::resources::Resources;
 use protocol::signed::Digest;
 use protocol::ticket::{Answer, DenialReason, Ticket};
 use protocol::view::HostRow;
+use protocol::vm::OnLoss;
 use scheduler::RunRecord;
 use transport::Now;
 use uuid::Uuid;
@@ -87,6 +88,10 @@ pub struct Oracle {
     resizing: BTreeMap<(usize, JobId), Resources>,
     /// The last state each host has told of a job.
     states: BTreeMap<(usize, JobId), JobState>,
+}
+
+fn times(k: u32, size: Resources) -> Resources {
+    (0..k).fold(Resources::ZERO, |sum, _| sum.plus(size))
 }
 
 impl World {
@@ -210,6 +215,20 @@ impl World {
         let signed = self.oracle.grants.get(&ticket.offer.digest()).cloned().unwrap_or_default();
         let is_quorum = agent.and_then(|agent| Some((agent.trust()?, agent.agreed())));
         let is_quorum = is_quorum.is_some_and(|(trust, agreed)| trust.is_quorum(agreed, &signed));
+        let is_booked = agent.and_then(|agent| Some((agent.trust()?, agent.agreed())));
+        let is_booked = is_booked.is_some_and(|(trust, agreed)| {
+            let debits: BTreeMap<u32, Resources> = ticket
+                .grants
+                .iter()
+                .filter_map(|grant| grant.open().ok())
+                .map(|grant| (grant.slot, grant.debit))
+                .collect();
+            trust.committees(agreed).all(|committee| {
+                let its = debits.iter().filter(|(slot, _)| committee.has(**slot));
+                let sum = its.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(*debit));
+                times(committee.k, offer.resources).fits_in(sum)
+            })
+        });
         let Some(fact) = self.oracle.offers.get_mut(&(n, offer.id)) else {
             return self.violate(RULE, format!("h{n} redeemed {}, never offered", offer.id));
         };
@@ -224,6 +243,8 @@ impl World {
             format!("it ended at {}, it is {}", fact.until_ms, now.mono_ms)
         } else if !is_quorum {
             format!("arbiters {signed:?} have signed, which is no quorum there")
+        } else if !is_booked {
+            format!("too little is booked for {}", offer.resources)
         } else {
             return;
         };
@@ -251,6 +272,54 @@ impl World {
         }
         if let Some(what) = broken {
             self.violate("quota_is_never_exceeded", what);
+        }
+    }
+
+    /// What is held anywhere is in the books of those who grant: k times its size in all, where one that
+    /// waits for something, and so grants nothing, may count all of it (S2).
+    pub(super) fn every_hold_is_counted_in_full(&mut self) {
+        let lives = || self.arbiters.iter().filter_map(|arbiter| Some((arbiter, arbiter.life.as_ref()?)));
+        let newest = lives().filter_map(|(_, life)| life.core.borrow().trust().cloned());
+        let Some(trust) = newest.max_by_key(|trust| trust.version) else { return };
+        let (roster, committee) = (trust.roster_by_host(), trust.committee());
+        let grants = lives().filter(|(arbiter, life)| {
+            let (core, now_ms) = (life.core.borrow(), self.now_at(arbiter.node).mono_ms);
+            let is_of_now = core.trust().is_some_and(|known| *known == trust);
+            is_of_now && core.waiting_for(now_ms).is_empty()
+        });
+        let books: BTreeMap<u32, _> =
+            grants.filter_map(|(_, life)| Some((life.core.borrow().slot().ok()?, life))).collect();
+        let mut broken = None;
+        for host in self.hosts.iter().filter(|host| roster.contains_key(&host.id)) {
+            // R14: a reboot has closed what may be lost, whether that is written yet or not.
+            let boot = host.boot.to_string();
+            let is_held = |record: &&JobRecord| {
+                let lapses = record.job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
+                let is_of_now = record.issued.as_ref().is_some_and(|issued| issued.boot == boot);
+                record.job.hold.is_some() && (is_of_now || !lapses)
+            };
+            for record in host.disk.ledger.jobs.iter().filter(is_held) {
+                let (job, size) = (&record.job.id, record.job.promised());
+                let counted = |slot: u32| match books.get(&slot) {
+                    Some(life) => {
+                        let core = life.core.borrow();
+                        core.books().of_job_without(&record.job.spec.tenant, job, None).debit
+                    }
+                    None => size,
+                };
+                let slots = committee.arbiters.iter().map(|arbiter| arbiter.slot);
+                let sum = slots.fold(Resources::ZERO, |sum, slot| sum.plus(counted(slot)));
+                if !times(committee.k, size).fits_in(sum) {
+                    let (hold, debits) = (record.job.hold, &record.debits);
+                    broken = Some(format!(
+                        "{job} on {} holds {size} by {hold:?} with {debits:?}, and arbiters count {sum} in all",
+                        host.id.short()
+                    ));
+                }
+            }
+        }
+        if let Some(what) = broken {
+            self.violate("every_hold_is_counted_in_full", what);
         }
     }
 

@@ -3,11 +3,13 @@
 
 use arbiter::statement::OpenOffers;
 use host_agent::core::{Reply, Request};
+use protocol::api::{TenantBook, TenantRoom};
 use protocol::event::Frame;
 use protocol::host::Inventory;
-use protocol::id::{Cursor, JobId};
+use protocol::id::{Cursor, JobId, TenantId};
 use protocol::job::Job;
 use protocol::refusal::Refusal;
+use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
 use protocol::trust::Ready;
@@ -29,8 +31,19 @@ pub enum Ask {
     OpenOffers,
     /// `GET /v1/inventory`.
     Inventory,
-    /// `POST /v1/grants`.
-    Grants(Signed<Offer>),
+    /// `POST /v1/grants`: with how much it is asked to book.
+    Grants(Signed<Offer>, Option<Resources>),
+    /// `GET /v1/tenants/{tenant}/jobs/{job}`: what it could book.
+    TenantRoom {
+        /// The tenant.
+        tenant: TenantId,
+        /// The job.
+        job: JobId,
+        /// Whether hosts are read first.
+        is_fresh: bool,
+    },
+    /// `GET /v1/tenants/{tenant}`: what it has booked.
+    TenantBook(TenantId),
     /// `GET /v1/health`.
     Health,
     /// `GET /v1/handover`.
@@ -57,6 +70,10 @@ pub enum Told {
     Inventory(Box<Inventory>),
     /// A grant or a denial.
     Answer(Answer),
+    /// What an arbiter could book for a job.
+    TenantRoom(TenantRoom),
+    /// What it has booked for a tenant's jobs.
+    TenantBook(TenantBook),
     /// Of no use: the arbiter is no member yet.
     NotMember,
     /// Alive.
@@ -110,7 +127,9 @@ impl Ask {
             Ask::Job(_) => "get-job",
             Ask::OpenOffers => "get-offers",
             Ask::Inventory => "get-inventory",
-            Ask::Grants(_) => "ask-grant",
+            Ask::Grants(..) => "ask-grant",
+            Ask::TenantRoom { .. } => "get-tenant-room",
+            Ask::TenantBook(_) => "get-tenant-book",
             Ask::Health => "get-health",
             Ask::Handover => "get-handover",
             Ask::Subscribe { .. } => "subscribe",

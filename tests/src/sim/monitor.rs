@@ -179,7 +179,9 @@ impl World {
             | Ask::Job(_)
             | Ask::OpenOffers
             | Ask::Inventory
-            | Ask::Grants(_)
+            | Ask::Grants(..)
+            | Ask::TenantRoom { .. }
+            | Ask::TenantBook(_)
             | Ask::Handover => {}
         }
     }

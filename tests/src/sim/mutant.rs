@@ -91,11 +91,17 @@ pub enum Mutant {
     NewMemberTakesBooksAsEmpty,
     /// An arbiter that takes over covers at once (§10, R1).
     NewMemberCoversAtOnce,
+    /// A host takes a ticket whose debits are less than k times the job's size (R9).
+    UnderbookedTicketTaken,
+    /// An arbiter counts what it has booked last for a job, and not the largest of it (R6).
+    NewestDebitAloneCounts,
+    /// An arbiter signs what its part of a quota has no room for (R6).
+    QuotaIgnored,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 32] = [
+    pub const ALL: [Mutant; 35] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -128,16 +134,27 @@ impl Mutant {
         Mutant::ReadyBeforeAllAgreed,
         Mutant::NewMemberTakesBooksAsEmpty,
         Mutant::NewMemberCoversAtOnce,
+        Mutant::UnderbookedTicketTaken,
+        Mutant::NewestDebitAloneCounts,
+        Mutant::QuotaIgnored,
     ];
 }
 
-/// The answer of an arbiter that ignores promises.
+/// The answer of an arbiter that ignores promises, or quotas.
 pub(super) fn mutate_verdict(
     mutant: Option<Mutant>,
     verdict: Verdict,
     offer: &Signed<Offer>,
+    wish: Option<Resources>,
 ) -> Verdict {
     match (mutant, &verdict) {
+        (Some(Mutant::QuotaIgnored), Verdict::Denial(denial))
+            if matches!(denial.why, DenialReason::Quota { .. }) =>
+        {
+            let size = offer.open().map(|offer| offer.resources).unwrap_or_default();
+            let debit = wish.unwrap_or(size);
+            Verdict::Grant(Grant { slot: denial.slot, offer: denial.offer, debit })
+        }
         (Some(Mutant::PromiseIgnored), Verdict::Denial(denial))
             if matches!(denial.why, DenialReason::Promised { .. }) =>
         {
@@ -233,6 +250,10 @@ impl World {
         let was_handed = fact.is_some_and(|f| f.is_handed && f.until_ms > now.mono_ms);
         let is_forged = match (self.mutant, refusal) {
             (Some(Mutant::TicketReusable), Some(TicketError::OfferUsed { .. })) => true,
+            (
+                Some(Mutant::UnderbookedTicketTaken),
+                Some(TicketError::TicketUnderbooked { .. }),
+            ) => true,
             (Some(Mutant::HandoffLeavesOffersOpen), Some(TicketError::OfferEnded { .. })) => {
                 was_handed
             }

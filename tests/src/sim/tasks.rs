@@ -76,6 +76,8 @@ pub enum Command {
     Answered(RunId, u64, Box<RunAnswer>),
     /// A host was read: for coverage only.
     Heard(HostId),
+    /// Something was exercised: for coverage only.
+    Hit(&'static str),
     /// The operator has an arbiter's word.
     Word(Box<Signed<Ready>>),
 }

@@ -718,6 +718,7 @@ impl World {
                 self.run_answered(node, run, flight, *answer);
             }
             Command::Heard(_) => self.coverage.hit("arbiter.read"),
+            Command::Hit(what) => self.coverage.hit(what),
             Command::Word(word) => self.operators.words.push(*word),
         }
     }

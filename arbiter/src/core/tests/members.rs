@@ -106,7 +106,7 @@ fn a_share_is_the_smaller_of_both_committees() {
     let quota = vcpus(10);
     let mut trust = between(2, &[0, 1, 3], 1);
     (trust.arbiters, trust.k) = (trust.arbiters[..1].to_vec(), 1);
-    assert_eq!(share(quota, &trust, 0).vcpus, 6, "2 of 3 and 1 of 1");
+    assert_eq!(share(quota, &trust, 0).vcpus, 7, "2 of 3 and 1 of 1");
     assert_eq!(share(quota, &trust, 3).vcpus, 6);
     assert_eq!(share(quota, &trust, 7).vcpus, 0);
 }

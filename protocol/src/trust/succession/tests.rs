@@ -204,14 +204,45 @@ fn a_role_that_missed_a_document_follows_its_host() {
 }
 
 #[test]
-fn what_was_granted_before_a_change_is_not_booked_by_those_who_take_over() {
+fn what_was_granted_before_a_change_counts_with_those_who_take_over_as_if_they_had() {
     let one = Resources { vcpus: 1, ..Resources::ZERO };
-    let booked = |slots: &[u32]| slots.iter().map(|slot| (*slot, one)).collect();
+    let of = |slots: &[u32]| slots.iter().map(|slot| (*slot, one)).collect();
+    let counts = |trust: &Trust, slots: &[u32]| {
+        let booked = trust.booked(&of(slots), one).into_iter();
+        booked.filter(|(_, debit)| *debit == one).map(|(slot, _)| slot).collect::<Vec<_>>()
+    };
     let between = joint(2, 2, &[0, 1, 2], &[0, 1, 3]);
-    assert!(between.is_booked_everywhere(&booked(&[0, 1]), one));
-    assert!(!between.is_booked_everywhere(&booked(&[0, 2]), one));
-    assert!(between.is_booked_everywhere(&booked(&[0, 2, 3]), one));
-    assert!(trust(1, &[0, 1, 2]).is_booked_everywhere(&booked(&[0, 2]), one));
+    assert_eq!(counts(&between, &[0, 1]), [0, 1]);
+    assert_eq!(counts(&between, &[0, 2]), [0, 2, 3], "3 stands where 2 stood");
+    assert_eq!(counts(&between, &[0, 2, 3]), [0, 2, 3]);
+    assert_eq!(counts(&trust(1, &[0, 1, 2]), &[0, 2]), [0, 2]);
+}
+
+proptest! {
+    /// Whatever was booked by whom: it counts k times in each committee, and never more than once a slot.
+    #[test]
+    fn what_is_booked_is_enough_everywhere(
+        debits in proptest::collection::btree_map(0_u32..7, 0_u32..6, 0..7),
+        size in 0_u32..6,
+        next in proptest::collection::btree_set(0_u32..7, 1..6),
+    ) {
+        let vcpus = |vcpus: u32| Resources { vcpus, ..Resources::ZERO };
+        let next: Vec<u32> = next.into_iter().collect();
+        prop_assume!(next != [0, 1, 2]);
+        let trust = joint(2, 2, &[0, 1, 2], &next);
+        let debits = debits.into_iter().map(|(slot, debit)| (slot, vcpus(debit.min(size)))).collect();
+        let booked = trust.booked(&debits, vcpus(size));
+        for committee in trust.committees(trust.change()) {
+            let of_it = booked.iter().filter(|(slot, _)| committee.has(**slot));
+            let sum: u32 = of_it.map(|(_, debit)| debit.vcpus).sum();
+            prop_assert!(sum >= committee.k * size, "{sum}");
+        }
+        for (slot, debit) in &booked {
+            prop_assert_eq!(trust.booked_at(*slot, &debits, vcpus(size)), *debit);
+        }
+        prop_assert!(booked.values().all(|debit| debit.vcpus <= size));
+        prop_assert!(debits.iter().all(|(slot, debit)| debit.fits_in(booked[slot])));
+    }
 }
 
 proptest! {

@@ -106,19 +106,24 @@ fn a_change_that_is_taken_back_leaves_no_trace() {
 }
 
 #[test]
-fn those_who_follow_are_told_to_assume_the_whole_size_of_what_they_have_not_booked() {
+fn those_who_follow_are_told_what_counts_with_them_of_what_they_have_not_booked() {
     let mut bench = Bench::new(3, 2);
+    let one = Resources { vcpus: 1, ..Resources::ZERO };
     let with_size = |slots: &[u32]| {
         let mut drafted = hold(1, 0, slots);
-        let one = Resources { vcpus: 1, ..Resources::ZERO };
         drafted.item.resources = one;
         drafted.item.debits = Some(slots.iter().map(|slot| (*slot, one)).collect());
         drafted
     };
+    let told = |bench: &mut Bench, at_ms| {
+        let debits = bench.statement(at_ms).items[0].debits.clone().expect("it has a ticket");
+        let booked = debits.into_iter().filter(|(_, debit)| *debit == one);
+        booked.map(|(slot, _)| slot).collect::<Vec<_>>()
+    };
     bench.tell(0, Input::Draft(draft(vec![with_size(&[0, 1])])));
-    assert!(bench.statement(0).items[0].debits.is_some());
+    assert_eq!(told(&mut bench, 0), [0, 1]);
     bench.tell(10, Input::Trust(between(2)));
-    assert_eq!(bench.statement(3_000).items[0].debits, None);
+    assert_eq!(told(&mut bench, 3_000), [0, 1, 4, 5], "two of those who follow, as if they had");
     bench.tell(3_010, Input::Draft(draft(vec![with_size(&[0, 1, 3, 4])])));
-    assert!(bench.statement(3_020).items[0].debits.is_some());
+    assert_eq!(told(&mut bench, 3_020), [0, 1, 3, 4]);
 }

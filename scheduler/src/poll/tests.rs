@@ -1,0 +1,188 @@
+//! What is asked of whom after which answer.
+
+use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId};
+use protocol::signed::SecretKey;
+use protocol::ticket::{Action, Denial};
+use protocol::trust::{CLOCK_PPM, KILL_MS, TERM_MS};
+use protocol::vm::OnLoss;
+
+use super::*;
+
+fn vcpus(vcpus: u32) -> Resources {
+    Resources { vcpus, ..Resources::ZERO }
+}
+
+fn key(n: u32) -> SecretKey {
+    SecretKey::from_seed([u8::try_from(n).unwrap(); 32])
+}
+
+/// Three arbiters, and a limit of nine CPUs if any.
+fn trust(quota: Option<u32>) -> Trust {
+    let slot = |slot: u32| Slot { slot, key: key(slot + 1).public(), url: String::new() };
+    Trust {
+        cluster: ClusterId::new("c1").unwrap(),
+        version: 1,
+        operators: vec![key(9).public()],
+        arbiters: (0..3).map(slot).collect(),
+        k: 2,
+        f: 0,
+        roster: vec![key(8).public()],
+        peers: vec![],
+        term_ms: TERM_MS,
+        kill_ms: KILL_MS,
+        clock_ppm: CLOCK_PPM,
+        quota: quota.map(|q| (TenantId::default_tenant(), vcpus(q))).into_iter().collect(),
+        retired: vec![],
+        succession: Default::default(),
+    }
+}
+
+fn offer(size: u32) -> Signed<Offer> {
+    let offer = Offer {
+        host: HostId::of(&key(8).public()),
+        id: OfferId { epoch: Epoch(1), num: 1 },
+        job: JobId::new("web").unwrap(),
+        revision: Revision(1),
+        spec: Digest::of(b"spec"),
+        action: Action::Start,
+        resources: vcpus(size),
+        tenant: TenantId::default_tenant(),
+        on_loss: OnLoss::Keep,
+        plan: BTreeMap::new(),
+        trust_version: 1,
+        agreed: None,
+    };
+    Signed::seal(&offer, &key(8))
+}
+
+fn room(left: u32) -> TenantRoom {
+    let (limit, used, at_most) = (Some(vcpus(9)), vcpus(3), vcpus(6));
+    TenantRoom { limit, used, at_most, left: vcpus(left), has: vcpus(0) }
+}
+
+fn yes(offer: &Signed<Offer>, slot: u32, debit: u32) -> Result<ArbiterAnswer, String> {
+    let grant = Grant { slot, offer: offer.digest(), debit: vcpus(debit) };
+    Ok(ArbiterAnswer::Grant(Signed::seal(&grant, &key(slot + 1))))
+}
+
+fn no(offer: &Signed<Offer>, slot: u32, why: DenialReason) -> Result<ArbiterAnswer, String> {
+    let denial = Denial { slot, offer: offer.digest(), why };
+    Ok(ArbiterAnswer::Denial(Signed::seal(&denial, &key(slot + 1))))
+}
+
+fn too_much(left: u32) -> DenialReason {
+    DenialReason::Quota {
+        tenant: TenantId::default_tenant(),
+        limit: vcpus(9),
+        used: vcpus(6),
+        asked: vcpus(3),
+        at_most: Some(Box::new(vcpus(3))),
+        left: Some(Box::new(vcpus(left))),
+    }
+}
+
+/// Whom it asks next, for how many CPUs.
+fn next(poll: &mut Poll<'_>) -> Option<(u32, Option<u32>)> {
+    poll.next_arbiter().map(|(slot, wish)| (slot.slot, wish.map(|wish| wish.vcpus)))
+}
+
+fn with_rooms<'a>(trust: &'a Trust, offer: &'a Signed<Offer>, left: [u32; 3]) -> Poll<'a> {
+    let mut poll = Poll::of(trust, offer);
+    assert_eq!(poll.rooms_to_ask().len(), 3);
+    for (slot, left) in (0..).zip(left) {
+        poll.take_room(slot, Ok(room(left)));
+    }
+    poll
+}
+
+#[test]
+fn without_a_limit_a_quorum_books_the_whole_size() {
+    let (trust, offer) = (trust(None), offer(3));
+    let mut poll = Poll::of(&trust, &offer);
+    assert!(poll.rooms_to_ask().is_empty());
+    assert_eq!(next(&mut poll), Some((0, None)));
+    poll.take(0, Err("no answer".into()));
+    assert_eq!(next(&mut poll), Some((1, None)));
+    poll.take(1, yes(&offer, 1, 3));
+    assert_eq!(next(&mut poll), Some((2, None)));
+    poll.take(2, yes(&offer, 2, 3));
+    assert_eq!(next(&mut poll), None);
+    assert!(matches!(poll.conclude(), Answer::Done(_)));
+}
+
+#[test]
+fn with_a_limit_each_books_what_leaves_them_level() {
+    let (trust, offer) = (trust(Some(9)), offer(3));
+    let mut poll = with_rooms(&trust, &offer, [4, 4, 4]);
+    for slot in 0..3 {
+        assert_eq!(next(&mut poll), Some((slot, Some(2))));
+        poll.take(slot, yes(&offer, slot, 2));
+    }
+    assert_eq!(next(&mut poll), None);
+    assert!(matches!(poll.conclude(), Answer::Done(_)));
+}
+
+#[test]
+fn what_a_rival_was_faster_with_is_planned_around() {
+    let (trust, offer) = (trust(Some(9)), offer(3));
+    let mut poll = with_rooms(&trust, &offer, [4, 4, 4]);
+    assert_eq!(next(&mut poll), Some((0, Some(2))));
+    poll.take(0, no(&offer, 0, too_much(1)));
+    assert_eq!(next(&mut poll), Some((1, Some(3))));
+    poll.take(1, yes(&offer, 1, 3));
+    assert_eq!(next(&mut poll), Some((2, Some(3))));
+    poll.take(2, yes(&offer, 2, 3));
+    assert!(matches!(poll.conclude(), Answer::Done(_)));
+}
+
+#[test]
+fn who_loses_what_was_left_to_rivals_tries_again_with_another_offer() {
+    let (trust, offer) = (trust(Some(9)), offer(3));
+    let mut poll = with_rooms(&trust, &offer, [2, 2, 2]);
+    assert_eq!(next(&mut poll), Some((0, Some(2))));
+    poll.take(0, no(&offer, 0, too_much(0)));
+    assert_eq!(next(&mut poll), None);
+    assert!(matches!(poll.conclude(), Answer::OfferOver { .. }));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_whole_numbers_and_asks_nobody() {
+    let (trust, offer) = (trust(Some(9)), offer(3));
+    let mut poll = with_rooms(&trust, &offer, [1, 1, 2]);
+    assert!(poll.is_short() && poll.is_fragmented(), "6 of 9 are free");
+    assert_eq!(next(&mut poll), None);
+    let Answer::Refused(No::Arbiters(denials)) = poll.conclude() else { panic!("not refused") };
+    let [(_, DenialReason::Quota { limit, used, asked, at_most, .. })] = &denials[..] else {
+        panic!("{denials:?}");
+    };
+    assert_eq!((limit.vcpus, used.vcpus, asked.vcpus), (9, 3, 3));
+    assert_eq!(at_most.as_ref().map(|most| most.vcpus), Some(2), "4 are left over three");
+}
+
+#[test]
+fn who_does_not_answer_may_have_what_is_missing() {
+    let (trust, offer) = (trust(Some(9)), offer(3));
+    let mut poll = with_rooms(&trust, &offer, [1, 3, 4]);
+    poll.take_room(2, Err(NoRoom::Silent("no answer".into())));
+    assert!(poll.is_short() && !poll.is_fragmented());
+    assert_eq!(next(&mut poll), None);
+    let Answer::Unclear { what, .. } = poll.conclude() else { panic!("it is not over") };
+    assert!(what.contains("arbiter 2: no answer") && what.contains("at most"), "{what}");
+}
+
+#[test]
+fn an_arbiter_of_before_debits_were_split_books_the_whole_size() {
+    let (trust, offer) = (trust(Some(9)), offer(3));
+    let mut poll = Poll::of(&trust, &offer);
+    poll.take_room(0, Err(NoRoom::Unknown));
+    poll.take_room(1, Ok(room(6)));
+    poll.take_room(2, Ok(room(6)));
+    assert_eq!(next(&mut poll), Some((0, Some(3))));
+    poll.take(0, yes(&offer, 0, 3));
+    let (slot, wish) = next(&mut poll).expect("one is not enough");
+    poll.take(slot, yes(&offer, slot, wish.unwrap()));
+    while let Some((slot, wish)) = next(&mut poll) {
+        poll.take(slot, yes(&offer, slot, wish.unwrap()));
+    }
+    assert!(matches!(poll.conclude(), Answer::Done(_)));
+}
