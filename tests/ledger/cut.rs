@@ -10,7 +10,7 @@ fn check(disk: &Disk, answered: usize, what: &str) {
     let batches = batches();
     let (store, said, damage) = open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     let next = (answered + 1).min(batches.len());
-    let is_right = [answered, next].iter().any(|n| said == Said::after(&batches[..*n]));
+    let is_right = [answered, next].iter().any(|n| said == *Said::after(*n));
     assert!(is_right, "{what}: {answered} batches were answered, and it says {said:?}");
     assert_eq!(damage, [], "{what}: a power cut damages nothing");
     // It goes on; whoever was not answered asks again.
@@ -19,7 +19,7 @@ fn check(disk: &Disk, answered: usize, what: &str) {
     drop(store);
     disk.lose_power(Unsynced::Lost);
     let (_, said, damage) = open(disk).unwrap_or_else(|error| panic!("{what}, again: {error}"));
-    assert_eq!((said, damage), (Said::after(&batches), vec![]), "{what}, again");
+    assert_eq!((&said, damage), (Said::after_all(), vec![]), "{what}, again");
 }
 
 fn policies(seed: u64) -> [(&'static str, Unsynced); 4] {
@@ -34,7 +34,7 @@ fn policies(seed: u64) -> [(&'static str, Unsynced); 4] {
 /// Operations on each file when all goes well.
 fn operations(before: &Disk) -> [u64; 2] {
     let disk = before.copied();
-    assert_eq!(live(&disk, &batches()).0, batches().len());
+    assert_eq!(live(&disk, batches()).0, batches().len());
     Twin::ALL.map(|twin| disk.operations(twin))
 }
 
@@ -52,7 +52,7 @@ fn cut_everywhere(before: &Disk) {
                     let other = Twin::ALL.into_iter().find(|other| *other != twin);
                     disk.plan(other.expect("there are two"), operation, Fault::Cut { bytes });
                 }
-                let (answered, _) = live(&disk, &batches());
+                let (answered, _) = live(&disk, batches());
                 disk.lose_power(unsynced);
                 check(&disk, answered, &format!("{twin} cut at {operation}, the rest {policy}"));
             }
@@ -104,7 +104,7 @@ fn the_last_write_may_be_cut_at_any_byte() {
                 let (store, said, damage) = open(&disk).unwrap_or_else(|e| panic!("{what}: {e}"));
                 drop(store);
                 let all = before.len() + answered;
-                let is_right = (all..=batches.len()).any(|n| said == Said::after(&batches[..n]));
+                let is_right = (all..=batches.len()).any(|n| said == *Said::after(n));
                 assert!(is_right && damage.is_empty(), "{what}: {damage:?} {said:?}");
             }
         }

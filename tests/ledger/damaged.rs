@@ -14,7 +14,7 @@ const PAGE: usize = 4096;
 /// A ledger with all batches, closed in an orderly way or killed.
 fn whole(is_killed: bool) -> Disk {
     let disk = Disk::default();
-    assert_eq!(live(&disk, &batches()).0, batches().len());
+    assert_eq!(live(&disk, batches()).0, batches().len());
     disk.lose_power(Unsynced::Lost);
     let (store, ..) = open(&disk).expect("it is well");
     if is_killed {
@@ -29,7 +29,7 @@ fn whole(is_killed: bool) -> Disk {
 fn check(disk: &Disk, twin: Twin, what: &str) -> bool {
     let (store, said, damage) = open(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     drop(store);
-    assert_eq!(said, Said::after(&batches()), "{what}");
+    assert_eq!(&said, Said::after_all(), "{what}");
     let is_seen = match &damage[..] {
         [] => false,
         [one] => one.twin == twin && one.why.is_some(),
@@ -37,7 +37,7 @@ fn check(disk: &Disk, twin: Twin, what: &str) -> bool {
     };
     assert_eq!(disk.remove_aside(twin), is_seen, "{what}: it is kept, and named by what it is");
     let (_, said, damage) = open(disk).unwrap_or_else(|error| panic!("{what}, again: {error}"));
-    assert_eq!((said, damage), (Said::after(&batches()), vec![]), "{what}, again");
+    assert_eq!((&said, damage), (Said::after_all(), vec![]), "{what}, again");
     is_seen
 }
 
@@ -99,7 +99,7 @@ fn a_file_that_is_gone_is_made_anew() {
         let disk = whole(true);
         disk.remove(twin);
         let (_, said, damage) = open(&disk).expect("one file is enough");
-        assert_eq!((said, damage), (Said::after(&batches()), vec![]));
+        assert_eq!((&said, damage), (Said::after_all(), vec![]));
     }
 }
 

@@ -8,14 +8,14 @@ use crate::workload::{Said, batches, live, open};
 fn fail_everywhere(fault: Fault) {
     let batches = batches();
     let whole = Disk::default();
-    live(&whole, &batches);
+    live(&whole, batches);
     for twin in Twin::ALL {
         for operation in 1..=whole.operations(twin) {
             for loses_power in [false, true] {
                 let disk = Disk::default();
                 disk.plan(twin, operation, fault);
                 let what = format!("{fault:?} at operation {operation} of {twin}");
-                let (answered, error) = live(&disk, &batches);
+                let (answered, error) = live(&disk, batches);
                 match error {
                     Some(StoreError::Failed { .. } | StoreError::Shelf { .. }) => {}
                     // The disk was full for what was not needed any more.
@@ -28,7 +28,7 @@ fn fail_everywhere(fault: Fault) {
                 }
                 let (_, said, damage) = open(&disk).unwrap_or_else(|e| panic!("{what}: {e}"));
                 let next = (answered + 1).min(batches.len());
-                let is_right = [answered, next].iter().any(|n| said == Said::after(&batches[..*n]));
+                let is_right = [answered, next].iter().any(|n| said == *Said::after(*n));
                 assert!(is_right, "{what}: {answered} were answered: {said:?}");
                 assert_eq!(damage, [], "{what}");
             }
@@ -60,7 +60,7 @@ fn after_a_failure_nothing_more_is_written() {
 #[test]
 fn a_disk_that_is_full_at_the_start_puts_no_file_aside() {
     let disk = Disk::default();
-    live(&disk, &batches());
+    live(&disk, batches());
     disk.start();
     for twin in Twin::ALL {
         let full = disk.copied();
@@ -73,6 +73,6 @@ fn a_disk_that_is_full_at_the_start_puts_no_file_aside() {
         full.stop();
         full.start();
         let (_, said, damage) = open(&full).expect("there is space again");
-        assert_eq!((said, damage), (Said::after(&batches()), vec![]));
+        assert_eq!((&said, damage), (Said::after_all(), vec![]));
     }
 }

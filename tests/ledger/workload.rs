@@ -1,6 +1,7 @@
 //! What an agent writes, in small: jobs that come, change and go, claims, trust and intent.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use host_agent::core::{Claim, JobRecord, LedgerState, Write};
 use host_agent::store::{Damage, Store, StoreError};
@@ -19,7 +20,12 @@ use uuid::Uuid;
 pub(crate) const BOOT: &str = "a";
 
 /// One batch after another.
-pub(crate) fn batches() -> Vec<Vec<Write>> {
+pub(crate) fn batches() -> &'static [Vec<Write>] {
+    static BATCHES: OnceLock<Vec<Vec<Write>>> = OnceLock::new();
+    BATCHES.get_or_init(made)
+}
+
+fn made() -> Vec<Vec<Write>> {
     let run = |n| RunId(Uuid::from_u128(n));
     let claim = |claim| Claim { claim, ..Claim::default() };
     let some =
@@ -97,10 +103,23 @@ impl Said {
     }
 
     /// What is said after so many batches.
-    pub(crate) fn after(batches: &[Vec<Write>]) -> Self {
-        let mut state = LedgerState::default();
-        batches.iter().for_each(|batch| apply(&mut state, batch.clone()));
-        Self::by(state)
+    pub(crate) fn after(count: usize) -> &'static Self {
+        static SAID: OnceLock<Vec<Said>> = OnceLock::new();
+        let said = || {
+            let mut state = LedgerState::default();
+            let mut all = vec![Self::by(state.clone())];
+            for batch in batches() {
+                apply(&mut state, batch.clone());
+                all.push(Self::by(state.clone()));
+            }
+            all
+        };
+        &SAID.get_or_init(said)[count]
+    }
+
+    /// What is said after all of them.
+    pub(crate) fn after_all() -> &'static Self {
+        Self::after(batches().len())
     }
 }
 

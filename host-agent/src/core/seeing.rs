@@ -3,6 +3,8 @@
 //! libvirt is the reality. Its events are hints that make the core look; a look that contradicts
 //! the ledger is repeated once, because it may have begun before our own last change.
 
+use std::collections::BTreeMap;
+
 use hypervisor::{DomainInfo, DomainState, Lifecycle, StopReason};
 use protocol::event::Fact;
 use protocol::id::JobId;
@@ -113,9 +115,11 @@ impl Agent {
     ) {
         let is_first = !std::mem::replace(&mut self.has_listed, true);
         self.write_restored(now, out);
+        let listed: BTreeMap<uuid::Uuid, &DomainInfo> =
+            domains.iter().map(|domain| (domain.uuid, domain)).collect();
         let gone: Vec<uuid::Uuid> = self.observed.keys().copied().collect();
         for uuid in gone {
-            if !domains.iter().any(|domain| domain.uuid == uuid) {
+            if !listed.contains_key(&uuid) {
                 self.observe(now, uuid, None, out);
             }
         }
@@ -130,8 +134,7 @@ impl Agent {
         for uuid in ours {
             let change = self.change_of(uuid);
             let look = Look { uuid, hint: None, is_second: is_first, change };
-            let domain = domains.iter().find(|domain| domain.uuid == uuid);
-            self.handle_looked(now, look, domain, out);
+            self.handle_looked(now, look, listed.get(&uuid).copied(), out);
         }
         self.go_on_all(now, out);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host_agent::{FetchLimits, Options, Share, run};
-use hypervisor::fake::{Fake, FakeOptions};
+use hypervisor::fake::{Fake, FakeOptions, Fault, Method as Call};
 use hypervisor::{Hypervisor, Libvirt, LibvirtOptions, NodeFacts};
 use protocol::api::PutJob;
 use protocol::host::Inventory;
@@ -19,15 +19,28 @@ use transport::{CallError, CancellationToken, Client, Clock, Endpoint, Identity,
 
 use crate::process::Process;
 
+/// The fake hypervisor, which does not say for half a minute which domains it has.
+pub(crate) const UNLISTED: &str = "fake-unlisted";
+
 /// More than is ever asked for.
 const MACHINE: NodeFacts = NodeFacts { cpus: 100_000, memory_bytes: 1 << 50 };
+
+fn fake() -> Fake {
+    Fake::new(FakeOptions { node: MACHINE, ..FakeOptions::default() })
+}
 
 /// The agent's process.
 pub(crate) async fn serve(folder: &str, hypervisor: &str) {
     let folder = PathBuf::from(folder);
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let hv: Arc<dyn Hypervisor> = match hypervisor {
-        "fake" => Arc::new(Fake::new(FakeOptions { node: MACHINE, ..FakeOptions::default() })),
+        "fake" => Arc::new(fake()),
+        // Until domains were listed nothing is started: what is put is taken, and that is all.
+        UNLISTED => {
+            let fake = fake();
+            fake.inject(Fault::Hang(Call::List));
+            Arc::new(fake)
+        }
         uri => {
             let options = LibvirtOptions { uri: uri.to_owned(), accel: None };
             Arc::new(Libvirt::open(options).expect("libvirt"))
