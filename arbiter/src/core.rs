@@ -642,8 +642,7 @@ impl Core {
         let (slot, trust) = self.member()?;
         let part = trust.quota.get(tenant).map(|quota| share(*quota, trust, slot));
         let row = |(job, counted): (&JobId, Counted)| {
-            let mut hosts: Vec<&HostId> =
-                self.books.of_job(job).map(|entry| &entry.host).collect();
+            let mut hosts: Vec<&HostId> = self.books.of_job(job).map(|entry| &entry.host).collect();
             hosts.dedup();
             let host = hosts.first().filter(|_| hosts.len() == 1).map(|host| (*host).clone());
             let Counted { debit, takes } = counted;

@@ -147,7 +147,8 @@ fn is_leveller(after: &Left, before: &Left, size: Resources) -> bool {
         let is_better = usable(after) > usable(before) || gap(after) < gap(before);
         (is_better, is_worse)
     };
-    let amounts = [judge(|r| u64::from(r.vcpus)), judge(|r| r.memory_bytes), judge(|r| r.disk_bytes)];
+    let amounts =
+        [judge(|r| u64::from(r.vcpus)), judge(|r| r.memory_bytes), judge(|r| r.disk_bytes)];
     amounts.iter().any(|(is_better, _)| *is_better) && amounts.iter().all(|(_, is_worse)| !is_worse)
 }
 

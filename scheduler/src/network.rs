@@ -242,9 +242,9 @@ fn query(RunKey { run, task, claim }: RunKey) -> String {
 fn grants_path(debit: Option<Resources>) -> String {
     match debit {
         None => "/v1/grants".to_owned(),
-        Some(Resources { vcpus, memory_bytes, disk_bytes }) => format!(
-            "/v1/grants?vcpus={vcpus}&memory_bytes={memory_bytes}&disk_bytes={disk_bytes}"
-        ),
+        Some(Resources { vcpus, memory_bytes, disk_bytes }) => {
+            format!("/v1/grants?vcpus={vcpus}&memory_bytes={memory_bytes}&disk_bytes={disk_bytes}")
+        }
     }
 }
 

@@ -351,9 +351,7 @@ impl<'a> Poll<'a> {
         match &self.how {
             How::Whole => Some(BTreeMap::new()),
             How::Fixed(debits) => Some(debits.clone()),
-            How::Spread(how) => {
-                spread(&self.committees(), self.size(), &how.ladles)
-            }
+            How::Spread(how) => spread(&self.committees(), self.size(), &how.ladles),
         }
     }
 

@@ -36,8 +36,7 @@ pub(crate) fn spread(
     let mut debits: BTreeMap<u32, Resources> =
         ladles.iter().map(|(slot, ladle)| (*slot, ladle.signed)).collect();
     for committee in committees {
-        let slots: Vec<u32> =
-            ladles.keys().copied().filter(|slot| committee.has(*slot)).collect();
+        let slots: Vec<u32> = ladles.keys().copied().filter(|slot| committee.has(*slot)).collect();
         let amount = |of: fn(Resources) -> u64| {
             let cups: Vec<Cup> = slots
                 .iter()

@@ -420,7 +420,8 @@ fn r6_whatever_the_quota_its_parts_are_what_k_debits_can_use_up() {
     for (n, k) in [(1, 1), (3, 2), (4, 3), (5, 3), (7, 4)] {
         for quota in 0..60 {
             let trust = trust(n, k, 0);
-            let sum: u32 = (0..u32::from(n)).map(|slot| share(vcpus(quota), &trust, slot).vcpus).sum();
+            let sum: u32 =
+                (0..u32::from(n)).map(|slot| share(vcpus(quota), &trust, slot).vcpus).sum();
             assert_eq!(sum, quota * k, "{quota} over {k} of {n}");
         }
     }
@@ -635,7 +636,11 @@ impl Cluster {
         let wish = wish.map(|wish| vcpus(wish.min(issued.offer.resources.vcpus)));
         let signed = Signed::seal(&issued.offer, &key(HOST + n));
         let mut out = vec![];
-        self.arbiters[a].handle(self.now_ms, Input::Ask { request: 0, offer: signed, wish }, &mut out);
+        self.arbiters[a].handle(
+            self.now_ms,
+            Input::Ask { request: 0, offer: signed, wish },
+            &mut out,
+        );
         if let Some(Effect::Answer { verdict: Verdict::Grant(grant), .. }) = out.pop() {
             issued.grants.insert(grant.slot, grant.debit);
             self.granted += 1;

@@ -127,7 +127,8 @@ async fn list(session: &Session) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let rows = rows(&trust, &picture.view);
     if session.is_json {
-        let words = json!({ "quota": rows, "usable": usable(&trust), "warnings": picture.warnings });
+        let words =
+            json!({ "quota": rows, "usable": usable(&trust), "warnings": picture.warnings });
         show::json_pretty(&words);
         return Ok(Code::Ok);
     }

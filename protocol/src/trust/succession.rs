@@ -247,8 +247,7 @@ fn completed(
 /// Raises amounts to a sum, none above `most`: those that are nothing alike, then the others alike,
 /// and then whoever can.
 fn filled(mut amounts: Vec<u64>, most: u64, sum: u128) -> Vec<u64> {
-    let (idle, busy): (Vec<usize>, Vec<usize>) =
-        (0..amounts.len()).partition(|i| amounts[*i] == 0);
+    let (idle, busy): (Vec<usize>, Vec<usize>) = (0..amounts.len()).partition(|i| amounts[*i] == 0);
     let alike = [idle, busy];
     let alike = alike.iter().flat_map(|group| {
         group.iter().enumerate().map(|(nth, i)| (*i, (group.len() - nth) as u128))

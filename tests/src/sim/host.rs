@@ -337,10 +337,7 @@ impl World {
                 let trust_version = process.agent.trust().map(|trust| trust.version);
                 Told::Health { trust_version, is_ready: true }
             }
-            Ask::Grants(..)
-            | Ask::TenantRoom { .. }
-            | Ask::TenantBook(_)
-            | Ask::Handover => return,
+            Ask::Grants(..) | Ask::TenantRoom { .. } | Ask::TenantBook(_) | Ask::Handover => return,
         };
         let told = self.mutate_reading(n, told);
         self.send_answer(node, back, told);
@@ -520,8 +517,7 @@ impl World {
         let debits = Some(process.agent.hold_debits());
         for back in curious {
             let (offers, debits) = (offers.clone(), debits.clone());
-            let told =
-                Told::OpenOffers(OpenOffers { epoch, watermark, offers, agreed, debits });
+            let told = Told::OpenOffers(OpenOffers { epoch, watermark, offers, agreed, debits });
             let told = self.mutate_reading(n, told);
             self.send_answer(node, back, told);
         }

@@ -278,7 +278,8 @@ impl World {
     /// What is held anywhere is in the books of those who grant: k times its size in all, where one that
     /// waits for something, and so grants nothing, may count all of it (S2).
     pub(super) fn every_hold_is_counted_in_full(&mut self) {
-        let lives = || self.arbiters.iter().filter_map(|arbiter| Some((arbiter, arbiter.life.as_ref()?)));
+        let lives =
+            || self.arbiters.iter().filter_map(|arbiter| Some((arbiter, arbiter.life.as_ref()?)));
         let newest = lives().filter_map(|(_, life)| life.core.borrow().trust().cloned());
         let Some(trust) = newest.max_by_key(|trust| trust.version) else { return };
         let (roster, committee) = (trust.roster_by_host(), trust.committee());

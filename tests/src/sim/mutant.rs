@@ -250,10 +250,9 @@ impl World {
         let was_handed = fact.is_some_and(|f| f.is_handed && f.until_ms > now.mono_ms);
         let is_forged = match (self.mutant, refusal) {
             (Some(Mutant::TicketReusable), Some(TicketError::OfferUsed { .. })) => true,
-            (
-                Some(Mutant::UnderbookedTicketTaken),
-                Some(TicketError::TicketUnderbooked { .. }),
-            ) => true,
+            (Some(Mutant::UnderbookedTicketTaken), Some(TicketError::TicketUnderbooked { .. })) => {
+                true
+            }
             (Some(Mutant::HandoffLeavesOffersOpen), Some(TicketError::OfferEnded { .. })) => {
                 was_handed
             }

@@ -20,7 +20,9 @@ use protocol::trust::{Slot, Trust};
 use serde_json::{Value, json};
 use tests::wait::until;
 use transport::problem::finish;
-use transport::{CancellationToken, Client, Clock, Endpoint, Identity, Json, Listen, Method, Server};
+use transport::{
+    CancellationToken, Client, Clock, Endpoint, Identity, Json, Listen, Method, Server,
+};
 
 use crate::round2;
 use crate::world::{id, offer, trust};

@@ -49,7 +49,9 @@ pub(crate) fn issue(cluster: &Cluster) -> Value {
                     let grant = (ask.borrow_mut())(&mut core, i);
                     std::hint::black_box(Signed::seal(&grant, &secret).to_string());
                 },
-                &mut |i| drop((ask.borrow_mut())(&mut again, i)),
+                &mut |i| {
+                    std::hint::black_box((ask.borrow_mut())(&mut again, i));
+                },
                 &mut |_| raw.sign(),
                 &mut |_| {
                     raw.verify();
@@ -89,9 +91,8 @@ pub(crate) fn verified(k: u32) -> Value {
     let trust = trust(n, k, std::slice::from_ref(&host));
     let (host_key, id) = (host.public(), HostId::of(&host.public()));
     let count = u64::try_from(calls(TIMES)).expect("few");
-    let texts: Vec<String> = (1..=count)
-        .map(|num| serde_json::to_string(&ticket(k, num)).expect("JSON"))
-        .collect();
+    let texts: Vec<String> =
+        (1..=count).map(|num| serde_json::to_string(&ticket(k, num)).expect("JSON")).collect();
     let tickets: Vec<Ticket> =
         texts.iter().map(|text| serde_json::from_str(text).expect("a ticket")).collect();
     let raw = Raw::new(400);
