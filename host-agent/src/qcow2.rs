@@ -92,10 +92,13 @@ pub(crate) struct Tagged {
     pub taken_ms: u64,
 }
 
-/// The size of the disk in a volume; `None` when it is no qcow2.
-pub(crate) fn virtual_bytes(path: &Path) -> io::Result<Option<u64>> {
+/// The size of the disk in a volume, as its guest sees it; of what is no qcow2, that of the file.
+pub(crate) fn disk_bytes(path: &Path) -> io::Result<u64> {
     let mut file = fs::File::open(path)?;
-    Ok(Header::read(&mut file).map(|header| header.long(24)))
+    match Header::read(&mut file) {
+        Some(header) => Ok(header.long(24)),
+        None => Ok(file.metadata()?.len()),
+    }
 }
 
 /// The snapshots inside a volume: their number is at 60 of its header, the offset of their table at 64.
@@ -170,13 +173,14 @@ mod tests {
         let mut made = header(3, 63, 2);
         (made[71], made[24]) = (150, 1);
         fs::write(&path, &made).unwrap();
-        assert_eq!(virtual_bytes(&path).unwrap(), Some((1 << 56) + (1 << 16)));
+        assert_eq!(disk_bytes(&path).unwrap(), (1 << 56) + (1 << 16));
         assert!(snapshots(&path).is_err(), "the second is cut off");
         made[186] = 1;
         fs::write(&path, &made).unwrap();
         assert!(snapshots(&path).is_err(), "16 MiB are said of the first");
         fs::write(&path, b"raw").unwrap();
         assert_eq!(snapshots(&path).unwrap(), []);
+        assert_eq!(disk_bytes(&path).unwrap(), 3);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Volumes of other kinds than qcow2, which a hypervisor without guests has, can have none.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use hypervisor::{Volume, VolumeFormat};
 use protocol::id::SnapshotName;
 use tokio::process::Command;
 
+use crate::core::Measured;
 use crate::qcow2;
-use crate::storage::{StorageError, io_error, run_command};
+use crate::storage::{StorageError, grow, io_error, run_command};
 
 /// How long `qemu-img` may take with one disk: it goes through the tables of a disk, some MiB for each
 /// 100 GiB of it, and gives the space back piece by piece.
@@ -52,15 +54,15 @@ pub(crate) fn find(volumes: &[Volume], tag: &str) -> Result<Found, StorageError>
     })
 }
 
-/// What volumes hold, in bytes: what they take of the disk, and never more than what a guest can have
-/// written. What earlier snapshots keep may be counted with it.
-pub(crate) fn held_bytes(volumes: &[(Volume, u64)]) -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
-    let held = |(volume, size_bytes): &(Volume, u64)| {
+/// What volumes hold and take. What earlier snapshots keep may be counted with what they hold.
+pub(crate) fn measure(volumes: &[(Volume, u64)]) -> Measured {
+    let mut measured = Measured::default();
+    for (volume, size_bytes) in volumes {
         let taken = fs::metadata(&volume.path).map_or(*size_bytes, |found| found.blocks() * 512);
-        taken.min(*size_bytes)
-    };
-    volumes.iter().map(held).fold(0, u64::saturating_add)
+        measured.held_bytes = measured.held_bytes.saturating_add(taken.min(*size_bytes));
+        measured.took_bytes = measured.took_bytes.saturating_add(taken);
+    }
+    measured
 }
 
 /// Gives one to each volume that has none of this tag.
@@ -83,7 +85,7 @@ pub(crate) async fn revert(volumes: &[(Volume, u64)], tag: &str) -> Result<(), S
     for (volume, size_bytes) in volumes {
         qemu_img(&volume.path, &["-a", tag]).await?;
         // It has the size that it had then.
-        grow(&volume.path, *size_bytes).await?;
+        grow(volume, *size_bytes).await?;
         sync(&volume.path)?;
     }
     Ok(())
@@ -97,19 +99,6 @@ pub(crate) async fn delete(volumes: &[Volume], tag: &str) -> Result<(), StorageE
         }
     }
     Ok(())
-}
-
-/// Makes a volume this large, unless it is; never smaller.
-pub(crate) async fn grow(path: &Path, size_bytes: u64) -> Result<(), StorageError> {
-    let Some(now) = qcow2::virtual_bytes(path).map_err(io_error("read", path))? else {
-        return Ok(());
-    };
-    if now >= size_bytes {
-        return Ok(());
-    }
-    let mut resize = Command::new("qemu-img");
-    resize.args(["resize", "-q", "-f", "qcow2"]).arg(path).arg(size_bytes.to_string());
-    run_command(resize, path, DEADLINE).await
 }
 
 /// When a volume got it; `None` when it has none.
@@ -134,8 +123,6 @@ fn sync(path: &Path) -> Result<(), StorageError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -186,17 +173,17 @@ mod tests {
         assert_eq!(find(&volumes, "t").unwrap(), Found::Some);
         take(&volumes, "t").await.unwrap();
         let Found::All(taken_ms) = find(&volumes, "t").unwrap() else { panic!("not all have it") };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        assert!(now.as_millis().abs_diff(u128::from(taken_ms)) < 60_000, "{taken_ms}");
+        let written_s = fs::metadata(&volumes[0].path).unwrap().mtime().unsigned_abs();
+        assert!(written_s.abs_diff(taken_ms / 1000) < 60, "{taken_ms} of {written_s}");
         for volume in &volumes {
             write(volume, 2);
-            grow(&volume.path, 16 * MIB).await.unwrap();
+            grow(volume, 16 * MIB).await.unwrap();
         }
         for _ in 0..2 {
             revert(&sized(&volumes, 16 * MIB), "t").await.unwrap();
             for volume in &volumes {
                 expect(volume, 1);
-                assert_eq!(qcow2::virtual_bytes(&volume.path).unwrap(), Some(16 * MIB));
+                assert_eq!(qcow2::disk_bytes(&volume.path).unwrap(), 16 * MIB);
             }
         }
         let shown = run("qemu-img", &["snapshot", "-l", volumes[0].path.to_str().unwrap()]);
@@ -208,16 +195,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let volumes = disks(folder.path());
         write(&volumes[0], 1);
-        let held = held_bytes(&sized(&volumes, 8 * MIB));
-        assert!((4 * MIB..5 * MIB).contains(&held), "{held}");
+        let measured = measure(&sized(&volumes, 8 * MIB));
+        assert!((4 * MIB..5 * MIB).contains(&measured.held_bytes), "{measured:?}");
+        assert_eq!(measured.took_bytes, measured.held_bytes);
         take(&volumes, "t").await.unwrap();
         write(&volumes[0], 2);
-        assert!(held_bytes(&sized(&volumes, 8 * MIB)) >= 8 * MIB);
+        let both = measure(&sized(&volumes, 8 * MIB));
+        assert!(both.took_bytes > 8 * MIB && both.held_bytes <= 16 * MIB, "{both:?}");
         delete(&volumes, "t").await.unwrap();
         delete(&volumes, "t").await.unwrap();
         assert_eq!(find(&volumes, "t").unwrap(), Found::None);
         expect(&volumes[0], 2);
-        assert!(held_bytes(&sized(&volumes, 8 * MIB)) < 5 * MIB);
+        assert!(measure(&sized(&volumes, 8 * MIB)).took_bytes < 5 * MIB);
         assert!(revert(&sized(&volumes, 8 * MIB), "t").await.is_err());
         expect(&volumes[0], 2);
     }

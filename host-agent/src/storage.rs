@@ -254,8 +254,44 @@ impl Storage {
             }
         }
         self.set_made(job, turn, to_make).await?;
+        // The agent may have died between writing down that one is to grow, and that.
+        self.grow_volumes(job, vm).await?;
         self.make_seed(job, vm).await?;
         self.made_volumes(job, vm)
+    }
+
+    /// Disks whose files are smaller than the disks are to be: which, and how large they are to be. Those in
+    /// pools do not grow, and a file of an adopted VM is not ours.
+    pub(crate) fn outgrown(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+    ) -> Result<Vec<(usize, u64)>, StorageError> {
+        let mut outgrown = Vec::new();
+        if vm.adopted.is_some() {
+            return Ok(outgrown);
+        }
+        let volumes = self.sized_volumes(job, vm)?.into_iter().enumerate();
+        for (at, (volume, bytes)) in volumes.filter(|(at, _)| vm.disks[*at].named_pool().is_none())
+        {
+            match qcow2::disk_bytes(&volume.path) {
+                Ok(now) if now < bytes => outgrown.push((at, bytes)),
+                Ok(_) => {}
+                // It is made at the next start.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("read", &volume.path)(error)),
+            }
+        }
+        Ok(outgrown)
+    }
+
+    /// Makes the volumes of a guest that does not run as large as its disks are to be.
+    pub(crate) async fn grow_volumes(&self, job: &JobId, vm: &VmSpec) -> Result<(), StorageError> {
+        let volumes = self.volumes(job, vm)?;
+        for (at, bytes) in self.outgrown(job, vm)? {
+            grow(&volumes[at], bytes).await?;
+        }
+        Ok(())
     }
 
     /// Makes what a guest that comes needs: empty volumes, which the source fills, except for those in
@@ -549,6 +585,24 @@ fn gone(job: &JobId, disk: &DiskSpec, pool: &PoolName) -> StorageError {
     StorageError::Pool(format!("disk {disk:?} of {job} is not in pool {pool}, where it once was"))
 }
 
+/// Makes a volume this large that nobody uses, unless it is; never smaller.
+pub(crate) async fn grow(volume: &Volume, bytes: u64) -> Result<(), StorageError> {
+    let path = &volume.path;
+    if qcow2::disk_bytes(path).map_err(io_error("read", path))? >= bytes {
+        return Ok(());
+    }
+    if volume.format == VolumeFormat::Qcow2 {
+        let mut resize = Command::new("qemu-img");
+        resize.args(["resize", "-q", "-f", "qcow2"]).arg(path).arg(bytes.to_string());
+        run_command(resize, path, QEMU_IMG_DEADLINE).await?;
+    } else {
+        let file = fs::OpenOptions::new().write(true).open(path).map_err(io_error("open", path))?;
+        file.set_len(bytes).map_err(io_error("size", path))?;
+    }
+    let file = fs::File::open(path).map_err(io_error("open", path))?;
+    file.sync_all().map_err(io_error("sync", path))
+}
+
 pub(crate) async fn run_command(
     mut command: Command,
     path: &Path,
@@ -610,7 +664,15 @@ mod tests {
         let volumes = storage.make_volumes(&job, &vm, None).await.unwrap();
         fs::write(&volumes[0].path, b"precious").unwrap();
         storage.make_volumes(&job, &vm, None).await.unwrap();
-        assert_eq!(fs::read(&volumes[0].path).unwrap(), b"precious");
+        assert_eq!(&fs::read(&volumes[0].path).unwrap()[..8], b"precious");
+        let mut larger = vm.clone();
+        larger.disks[0].size_bytes = 2 << 20;
+        assert_eq!(storage.outgrown(&job, &larger).unwrap(), [(0, 2 << 20)]);
+        storage.make_volumes(&job, &larger, None).await.unwrap();
+        // Never smaller, whatever is asked for.
+        storage.make_volumes(&job, &vm, None).await.unwrap();
+        let now = fs::read(&volumes[0].path).unwrap();
+        assert_eq!((now.len(), &now[..8]), (2 << 20, &b"precious"[..]));
         storage.delete_volumes(&job, None).await.unwrap();
         storage.delete_volumes(&job, None).await.unwrap();
         assert!(!volumes[0].path.exists());

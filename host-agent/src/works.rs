@@ -102,7 +102,7 @@ impl Disks {
     }
 
     fn snapshotted(&self, taken_ms: u64) -> WorkOutcome {
-        WorkOutcome::Snapshotted { taken_ms, bytes: snapshots::held_bytes(&self.sized) }
+        WorkOutcome::Snapshotted { taken_ms, measured: snapshots::measure(&self.sized) }
     }
 }
 
@@ -114,6 +114,17 @@ enum Trouble {
     Unclear(String),
     /// There is surely nothing to do it with.
     NotThere(String),
+}
+
+impl Trouble {
+    /// The same of something that was to clear up after other work: that is not over then.
+    fn into_unclear(self) -> Self {
+        match self {
+            Trouble::No(message) | Trouble::Unclear(message) | Trouble::NotThere(message) => {
+                Trouble::Unclear(message)
+            }
+        }
+    }
 }
 
 impl From<HypervisorError> for Trouble {
@@ -270,7 +281,8 @@ impl Works {
         self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await
     }
 
-    /// The definition first: if libvirt can't have it, nothing has happened to the guest.
+    /// Disks first, which nothing takes back; then the definition: if libvirt can't have it, nothing else has
+    /// happened to the guest.
     async fn resize_vm(
         &self,
         job: &JobId,
@@ -280,9 +292,12 @@ impl Works {
     ) -> Result<WorkOutcome, Trouble> {
         self.await_late_start(job).await?;
         let gone = || Trouble::NotThere(format!("domain {uuid} is gone"));
-        let before = self.info(uuid).await?.ok_or_else(gone)?;
+        let before = self.info(uuid).await?;
+        let is_active = before.as_ref().is_some_and(|domain| domain.state.is_active());
+        self.grow_disks(job, uuid, &vm, is_active).await?;
+        let before = before.ok_or_else(gone)?;
         if vm.adopted.is_some() {
-            let what = "resize the definition";
+            let (what, change) = ("resize the definition", change.clone());
             self.call(what, CALL_DEADLINE, move |hv| hv.resize_definition(uuid, change)).await?;
         } else {
             let volumes = self.storage.made_volumes(job, &vm)?;
@@ -304,6 +319,28 @@ impl Works {
         }
         let Resized { left, is_giving } = resized;
         Ok(WorkOutcome::Resized { domain: Box::new(domain), left, is_giving })
+    }
+
+    /// Gives each disk the room that its spec says, by whoever uses it. One that can't have it now is
+    /// tried again: others may have grown, and a disk is not made smaller.
+    async fn grow_disks(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        vm: &VmSpec,
+        is_active: bool,
+    ) -> Result<(), Trouble> {
+        let unclear = |error: StorageError| Trouble::Unclear(error.to_string());
+        if !is_active {
+            return self.storage.grow_volumes(job, vm).await.map_err(unclear);
+        }
+        for (index, bytes) in self.storage.outgrown(job, vm).map_err(unclear)? {
+            let Some(device) = disk_device(index, &vm.disks[index]) else { continue };
+            let grow = move |hv: &dyn Hypervisor| hv.grow_disk(uuid, &device, bytes);
+            let grown = call(&self.hv, "grow disk", CALL_DEADLINE, grow).await;
+            grown.map_err(|error| Trouble::Unclear(error.to_string()))?;
+        }
+        Ok(())
     }
 
     fn disks(
@@ -328,7 +365,9 @@ impl Works {
             Found::None => {}
             Found::All(taken_ms) if is_again => return Ok(disks.snapshotted(taken_ms)),
             // Some have it, of one moment, and the others would get it of another.
-            Found::Some if is_again => self.delete_snapshot(disks).await?,
+            Found::Some if is_again => {
+                self.delete_snapshot(disks).await.map_err(Trouble::into_unclear)?;
+            }
             Found::All(_) | Found::Some => {
                 let tag = &disks.tag;
                 return Err(Trouble::No(format!("a disk has a snapshot {tag} of somebody else")));
@@ -339,7 +378,7 @@ impl Works {
             (Found::All(taken_ms), _) => Ok(disks.snapshotted(taken_ms)),
             (Found::None, Err(trouble)) => Err(trouble),
             (Found::Some, Err(Trouble::No(message))) => {
-                self.delete_snapshot(disks).await?;
+                self.delete_snapshot(disks).await.map_err(Trouble::into_unclear)?;
                 Err(Trouble::No(message))
             }
             (Found::Some, Err(trouble)) => Err(trouble),

@@ -147,15 +147,16 @@ impl Guest {
         Some(self.grown.get(device).copied().unwrap_or(disk.size_bytes))
     }
 
-    /// What QEMU would do to the file of a disk, if there is a file.
-    fn on_file(&self, device: &str, words: &[&str]) -> Result<(), String> {
+    /// What QEMU would do to the file of a disk, if there is a file: words before it, and after it.
+    fn on_file(&self, device: &str, words: &[&str], more: &[&str]) -> Result<(), String> {
         let volumes = self.config.as_ref().map_or(&[][..], |config| &config.volumes);
         let disks = self.config.as_ref().map_or(&[][..], |config| &config.vm.disks);
         let is_it = |at: usize| disk_device(at, &disks[at]).as_deref() == Some(device);
         let volume = (0..disks.len()).find(|at| is_it(*at)).and_then(|at| volumes.get(at));
         let Some(volume) = volume.filter(|volume| volume.path.exists()) else { return Ok(()) };
         let mut command = Command::new("qemu-img");
-        let done = command.args(words).arg(&volume.path).output().map_err(|e| e.to_string())?;
+        let done =
+            command.args(words).arg(&volume.path).args(more).output().map_err(|e| e.to_string())?;
         match done.status.success() {
             true => Ok(()),
             false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),

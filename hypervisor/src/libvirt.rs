@@ -324,7 +324,7 @@ impl Hypervisor for Libvirt {
         let driver = self.driver();
         let resized = self.with_domain("resize domain", uuid, Needs::Process, |domain| {
             if words::state(domain.state()?).is_active() {
-                resize::resize_live(domain, driver, to).map(Some)
+                resize::resize_live(domain, driver, &to).map(Some)
             } else {
                 Ok(None)
             }
@@ -368,7 +368,7 @@ impl Hypervisor for Libvirt {
             return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
         }
         self.with_domain("resize the definition of domain", uuid, Needs::Nothing, |domain| {
-            resize::resize_definition(domain, to)
+            resize::resize_definition(domain, &to)
         })
     }
 

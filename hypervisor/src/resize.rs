@@ -48,7 +48,7 @@ pub(crate) struct Plan {
 
 impl Live {
     /// What is not to change is left as it is, also where it is less than the machine has.
-    pub(crate) fn plan(&self, to: SizeChange) -> Plan {
+    pub(crate) fn plan(&self, to: &SizeChange) -> Plan {
         let mut plan = Plan::default();
         if let Some(vcpus) = to.vcpus {
             self.plan_vcpus(vcpus, &mut plan);
@@ -137,7 +137,7 @@ mod tests {
 
     fn plan(live: Live, vcpus: u32, memory_bytes: u64) -> Plan {
         let (vcpus, memory_bytes) = (Some(vcpus), Some(memory_bytes));
-        live.plan(SizeChange { vcpus, memory_bytes, ..SizeChange::default() })
+        live.plan(&SizeChange { vcpus, memory_bytes, ..SizeChange::default() })
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
     fn what_is_not_to_change_stays_whatever_it_is() {
         let given = Live { memory_now_bytes: GIB / 2, ..live() };
         let vcpus = SizeChange { vcpus: Some(3), ..SizeChange::default() };
-        assert_eq!(given.plan(vcpus), Plan { vcpus: Some(3), ..Plan::default() });
+        assert_eq!(given.plan(&vcpus), Plan { vcpus: Some(3), ..Plan::default() });
     }
 
     #[test]

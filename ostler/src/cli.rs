@@ -92,7 +92,7 @@ pub(crate) enum Command {
     Release(ReleaseArgs),
     /// Move a running VM to another host
     Migrate(MigrateArgs),
-    /// Give a VM other CPUs or memory: at once where that goes, else at its next start
+    /// Give a VM other CPUs or memory, at once where that goes, else at its next start; or larger disks
     Resize(ResizeArgs),
     /// Empty a host for maintenance: it takes nothing new, and its running VMs move away
     Drain(DrainArgs),

@@ -207,10 +207,7 @@ fn is_as_wanted(want: &Want, job: &Job) -> bool {
         Want::Run { .. } | Want::Migrate { .. } | Want::FailOver { .. } => {
             job.state == JobState::Running
         }
-        Want::Resize { size, .. } => {
-            let has = job.spec.as_vm().map(|vm| vm.size());
-            has.is_some_and(|has| has.changed(size) == has) && is_resized(job)
-        }
+        Want::Resize { size, .. } => job.spec.is_sized(size) && is_resized(job),
         Want::Stop { .. } => job.state.is_ended(),
         Want::Delete { .. } => false,
     }
@@ -242,7 +239,9 @@ fn size_words(size: &SizeChange) -> String {
         size.max_vcpus.map(vcpus).map(at_most),
         size.max_memory_bytes.map(memory).map(at_most),
     ];
-    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let disks = size.disks.iter();
+    let disks = disks.map(|(name, bytes)| format!("{} of disk {name}", Bytes(*bytes)));
+    words.into_iter().flatten().chain(disks).collect::<Vec<_>>().join(", ")
 }
 
 /// A task as a line.

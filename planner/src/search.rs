@@ -501,13 +501,13 @@ pub(crate) fn resize_on(
     placed: &Placed,
     size: &SizeChange,
 ) -> Option<Step> {
-    let spec = placed.spec.with_size(|before| before.changed(size))?;
+    let spec = placed.spec.changed(size)?;
     let is_more = !spec.resources().fits_in(placed.spec.resources());
     Some(Step::ResizeVm(ResizeVm {
         job: job.clone(),
         host: host.clone(),
         revision: state.next_revision(job),
-        size: *size,
+        size: size.clone(),
         spec,
         is_growth: is_more && placed.promised().is_some(),
     }))

@@ -16,7 +16,7 @@ use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::pool::PoolFacts;
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
-use protocol::vm::{SizeChange, VmSpec};
+use protocol::vm::SizeChange;
 
 use crate::expectation::Expectation;
 use crate::images::{Fetch, Holders, bytes_of};
@@ -78,8 +78,7 @@ impl Placed {
     /// True when it is asked for in this size and nothing else is to come of it.
     #[must_use]
     pub fn is_sized(&self, change: &SizeChange) -> bool {
-        let size = self.spec.as_vm().map(VmSpec::size);
-        size.is_some_and(|size| size.changed(change) == size) && self.has.is_none()
+        self.spec.is_sized(change) && self.has.is_none()
     }
 
     /// True when disks that somebody may have written to are here.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use protocol::host::{Accel, Host, HostIntent, HypervisorFacts, ImageFacts, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, OfferId, Revision};
-use protocol::job::{Job, JobKind, JobSpec, JobState, Reason, Resize, ResizeStage};
+use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, OfferId, Revision, SnapshotName};
+use protocol::job::{
+    Job, JobKind, JobSpec, JobState, Reason, Resize, ResizeStage, Snapshot, SnapshotStage,
+};
 use protocol::network::{NetworkFacts, NetworkKind};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -324,6 +326,25 @@ fn stopping_deleting_and_moving_take_the_steps_they_need() {
     assert_eq!(moved, ["move web from h1 to h2"]);
     assert_eq!(want(Expectation::RunsOn { job: id("web"), on: at(1) }), [""; 0]);
     assert_eq!(want(Expectation::Absent { job: id("other") }), [""; 0]);
+}
+
+#[test]
+fn a_job_with_snapshots_stays_where_it_is_and_says_why() {
+    let mut running = with(host(1, 4), "web", vm(2), JobState::Running);
+    running.jobs[0].snapshots = vec![Snapshot {
+        name: SnapshotName::new("before").unwrap(),
+        stage: SnapshotStage::Ready,
+        why: None,
+        taken_ms: None,
+        size_bytes: 0,
+        promised_bytes: 0,
+    }]
+    .into();
+    let moved = Expectation::RunsOn { job: id("web"), on: at(2) };
+    let outcome = plan(&input([running, host(2, 4)], vec![moved]));
+    assert_eq!(steps(&outcome), [""; 0]);
+    let why = outcome.report.to_string();
+    assert!(why.contains("ostler snapshots rm"), "{why}");
 }
 
 fn sized(name: &str, gib: u64) -> Expectation {

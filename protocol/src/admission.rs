@@ -13,7 +13,7 @@ use crate::network::Networks;
 use crate::pool::PoolFacts;
 use crate::refusal::Refusal;
 use crate::resources::Resources;
-use crate::vm::{DiskSpec, OnLoss, Plug, VmSpec};
+use crate::vm::{DiskSpec, OnLoss, Plug, SizeChange};
 
 /// What admission needs to know of a host.
 #[derive(Debug, Clone, Copy)]
@@ -184,21 +184,58 @@ pub fn admit_resize(
         let message = format!("one-off job {job} ends by itself: run another one in that size");
         return Err(Refusal::Invalid { message });
     }
-    let size = to.as_vm().map(VmSpec::size);
-    if size.and_then(|size| from.with_size(|_| size)).as_ref() != Some(to) {
+    if with_sizes_of(from, to).as_ref() != Some(to) {
         let message = format!(
-            "job {job} can change its CPUs and memory, and nothing else: stop it, and start it again as it is to be"
+            "job {job} can change its CPUs, its memory and the sizes of its disks, and nothing else: stop it, and start it again as it is to be"
         );
         return Err(Refusal::Invalid { message });
     }
-    let Some(promised) = promised else { return Ok(()) };
-    let (asked, free) = (to.resources(), room.free());
+    admit_disks(job, from, to)?;
+    // What has ended keeps its disks, and nothing else.
+    let disks =
+        |spec: &JobSpec| Resources { disk_bytes: spec.resources().disk_bytes, ..Resources::ZERO };
+    let (promised, asked) = match promised {
+        Some(promised) => (promised, to.resources()),
+        None => (disks(from), disks(to)),
+    };
+    let free = room.free();
     let grown = asked.minus(promised);
     if grown.fits_in(free.minus(promised)) {
         return Ok(());
     }
     let at_most = promised.max(free);
     Err(Refusal::NoRoomToGrow { job: job.clone(), asked, at_most, capacity: room.capacity })
+}
+
+/// The job, in the sizes of another.
+fn with_sizes_of(job: &JobSpec, other: &JobSpec) -> Option<JobSpec> {
+    let vm = other.as_vm()?;
+    let disks = vm.disks.iter().map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
+    job.with_size(|_| vm.size())?.changed(&SizeChange { disks, ..SizeChange::default() })
+}
+
+/// A disk grows if it is its host's own to make larger, and never becomes smaller.
+fn admit_disks(job: &JobId, from: &JobSpec, to: &JobSpec) -> Result<(), Refusal> {
+    let (Some(from), Some(to)) = (from.as_vm(), to.as_vm()) else { return Ok(()) };
+    for (has, asked) in from.disks.iter().zip(&to.disks) {
+        let (has_bytes, asked_bytes) = (has.size_bytes, asked.size_bytes);
+        if asked_bytes < has_bytes {
+            let (job, disk) = (job.clone(), has.name.clone());
+            return Err(Refusal::DiskShrinks { job, disk, asked_bytes, has_bytes });
+        }
+        let what = format!("make disk {:?} larger", has.name);
+        if asked_bytes > has_bytes && from.adopted.is_some() {
+            let why = "it is the adopted VM's own: `virsh blockresize` does it".to_owned();
+            return Err(Refusal::Unsupported { what, why });
+        }
+        if let Some(pool) = has.named_pool().filter(|_| asked_bytes > has_bytes) {
+            let why = format!(
+                "it is in pool {pool}, and only disks in their host's own folder grow: give the VM another disk"
+            );
+            return Err(Refusal::Unsupported { what, why });
+        }
+    }
+    Ok(())
 }
 
 /// An adopted VM is on its networks already, whatever they are.
@@ -356,6 +393,35 @@ mod tests {
         other.labels.insert("tier".into(), "web".into());
         let answer = admit_resize(room(&none), &job, &from, None, &other);
         assert!(matches!(answer, Err(Refusal::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_disk_grows_into_what_is_left_and_never_shrinks() {
+        let none = BTreeMap::new();
+        let (job, from) = (JobId::new("web-1").unwrap(), spec(2, None));
+        // 8 GiB in all, of which others have 5 and it has 1.
+        let others = Resources { vcpus: 2, memory_bytes: 0, disk_bytes: 5 * GIB };
+        let room = Room { allocation: others, ..room(&none) };
+        let grow = |promised, from: &JobSpec, disk: &str, size_bytes| {
+            let disks = BTreeMap::from([(disk.to_owned(), size_bytes)]);
+            let to = from.changed(&SizeChange { disks, ..SizeChange::default() })?;
+            Some(admit_resize(room, &job, from, promised, &to))
+        };
+        // Whether it is alive or has ended: its disk stays.
+        for promised in [Some(from.resources()), None] {
+            assert_eq!(grow(promised, &from, "root", 3 * GIB), Some(Ok(())));
+            let Some(Err(Refusal::NoRoomToGrow { asked, at_most, .. })) =
+                grow(promised, &from, "root", 4 * GIB)
+            else {
+                panic!("4 of 3 GiB were admitted");
+            };
+            assert_eq!((asked.disk_bytes, at_most.disk_bytes), (4 * GIB, 3 * GIB));
+            let shrunk = grow(promised, &from, "root", GIB / 2);
+            assert!(matches!(shrunk, Some(Err(Refusal::DiskShrinks { .. }))), "{shrunk:?}");
+        }
+        assert_eq!(grow(None, &from, "data", GIB), None, "there is no such disk");
+        let pooled = grow(None, &in_pool(GIB, OnLoss::Keep), "root", 2 * GIB);
+        assert!(matches!(pooled, Some(Err(Refusal::Unsupported { .. }))), "{pooled:?}");
     }
 
     fn pool(is_shared: bool, unavailable: Option<&str>) -> BTreeMap<PoolName, PoolFacts> {

@@ -221,6 +221,22 @@ pub enum Refusal {
         /// The job.
         job: JobId,
     },
+    /// A disk is not made smaller.
+    #[error(
+        "disk {disk} of {job} has {}, and only grows: {} would cut off what is on it",
+        Bytes(*.has_bytes),
+        Bytes(*.asked_bytes)
+    )]
+    DiskShrinks {
+        /// The job.
+        job: JobId,
+        /// The disk.
+        disk: String,
+        /// What was asked for.
+        asked_bytes: u64,
+        /// What it has; more would do.
+        has_bytes: u64,
+    },
     /// The job has no such snapshot.
     #[error("job {job} has no snapshot {snapshot}; it has {}", snapshot_words(.has))]
     NoSuchSnapshot {
@@ -376,6 +392,7 @@ impl Refusal {
             Refusal::RevisionConflict { .. } => "revision-conflict",
             Refusal::WrongState { .. } => "wrong-state",
             Refusal::NoSuchJob { .. } => "no-such-job",
+            Refusal::DiskShrinks { .. } => "disk-shrinks",
             Refusal::NoSuchSnapshot { .. } => "no-such-snapshot",
             Refusal::HasSnapshots { .. } => "has-snapshots",
             Refusal::NoSuchDomain { .. } => "no-such-domain",
@@ -405,6 +422,7 @@ impl Refusal {
             | Refusal::NoSuchNetwork { .. } => 404,
             Refusal::RevisionConflict { .. }
             | Refusal::WrongState { .. }
+            | Refusal::DiskShrinks { .. }
             | Refusal::HasSnapshots { .. }
             | Refusal::NameTaken { .. }
             | Refusal::StaleClaim { .. }
@@ -573,6 +591,12 @@ pub fn examples() -> Vec<Refusal> {
             needed: "start it first".into(),
         },
         Refusal::NoSuchJob { job: job.clone() },
+        Refusal::DiskShrinks {
+            job: job.clone(),
+            disk: "root".into(),
+            asked_bytes: 1 << 20,
+            has_bytes: 1 << 30,
+        },
         Refusal::NoSuchSnapshot { job: job.clone(), snapshot: snapshot.clone(), has: vec![] },
         Refusal::HasSnapshots {
             job: job.clone(),

@@ -286,8 +286,8 @@ impl Scheduler {
         if let Want::Run { spec, .. } | Want::FailOver { spec, .. } = &asked.want {
             spec.validate().map_err(|error| SubmitError::Invalid(error.to_string()))?;
         }
-        if matches!(asked.want, Want::Resize { size, .. } if size.is_empty()) {
-            let message = "nothing is to change: name vcpus or memory_bytes";
+        if matches!(&asked.want, Want::Resize { size, .. } if size.is_empty()) {
+            let message = "nothing is to change: name vcpus, memory_bytes or disks";
             return Err(SubmitError::Invalid(message.to_owned()));
         }
         if let Some(why) = self.objection(&asked.want) {

@@ -75,7 +75,7 @@ pub fn resized(job: Option<&Job>, revision: Revision, size: &SizeChange) -> Opti
     if job.resize.as_ref().is_some_and(|resize| resize.stage == ResizeStage::Changing) {
         return None;
     }
-    let is_asked = job.spec.as_vm().is_some_and(|vm| vm.size().changed(size) == vm.size());
+    let is_asked = job.spec.is_sized(size);
     if is_asked || job.revision > revision {
         return Some(Answer::Done(TaskResult::Done));
     }

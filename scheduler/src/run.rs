@@ -365,7 +365,9 @@ impl Run {
         let waits = met_at.into_iter().filter(|_| tasks.is_empty()).chain(coming);
         let want = &self.record.want;
         let await_it = |(host, revision)| match want {
-            Want::Resize { size, .. } => TaskKind::AwaitResized { host, revision, size: *size },
+            Want::Resize { size, .. } => {
+                TaskKind::AwaitResized { host, revision, size: size.clone() }
+            }
             _ => TaskKind::AwaitRunning { host, revision },
         };
         let waits: Vec<TaskKind> = waits.map(await_it).collect();

@@ -388,12 +388,12 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
             )
         }
         TaskKind::Resize { host, revision, size, ticket } => {
-            let (ticket, size) = (ticket_of(tasks, *ticket)?, *size);
+            let (ticket, size) = (ticket_of(tasks, *ticket)?, size.clone());
             let body = ResizeJob { revision: *revision, size, ticket, run: Some(key) };
             Ask::Resize(host.clone(), body)
         }
         TaskKind::AwaitResized { host, revision, size } => {
-            Ask::AwaitResized(host.clone(), *revision, *size)
+            Ask::AwaitResized(host.clone(), *revision, size.clone())
         }
         TaskKind::AwaitRunning { host, revision } => Ask::AwaitRunning(host.clone(), *revision),
         TaskKind::AwaitIncoming { host } => Ask::AwaitIncoming(host.clone()),
@@ -557,7 +557,8 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 ]);
             }
             Step::ResizeVm(resize) => {
-                let (host, revision, size) = (resize.host.clone(), resize.revision, resize.size);
+                let (host, revision) = (resize.host.clone(), resize.revision);
+                let size = resize.size.clone();
                 let needs_ticket = at.has_trust && resize.is_growth;
                 if needs_ticket {
                     let (host, spec, how) = (host.clone(), resize.spec.clone(), Action::Resize);
@@ -565,7 +566,8 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     tasks.push(TaskKind::Grants { offer: number });
                 }
                 let ticket = needs_ticket.then_some((number, number + 1));
-                tasks.push(TaskKind::Resize { host: host.clone(), revision, size, ticket });
+                let (to, as_asked) = (host.clone(), size.clone());
+                tasks.push(TaskKind::Resize { host: to, revision, size: as_asked, ticket });
                 tasks.push(TaskKind::AwaitResized { host, revision, size });
             }
             Step::DeleteVm(delete) => {

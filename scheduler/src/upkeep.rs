@@ -522,7 +522,7 @@ impl Upkeep {
                 Some((*level, Expectation::RunsOn { job: job.clone(), on: on.clone() }))
             }
             Item::HasSize { job, size, level } => {
-                Some((*level, Expectation::HasSize { job: job.clone(), size: *size }))
+                Some((*level, Expectation::HasSize { job: job.clone(), size: size.clone() }))
             }
             Item::Rule(_) | Item::Unknown { .. } => None,
         };
@@ -655,7 +655,11 @@ fn objects(item: &Item, want: &Want) -> Option<String> {
             let is_other = differs(number(size.vcpus), number(wanted.vcpus))
                 || differs(number(size.max_vcpus), number(wanted.max_vcpus))
                 || differs(size.memory_bytes, wanted.memory_bytes)
-                || differs(size.max_memory_bytes, wanted.max_memory_bytes);
+                || differs(size.max_memory_bytes, wanted.max_memory_bytes)
+                || size
+                    .disks
+                    .iter()
+                    .any(|(disk, bytes)| differs(Some(*bytes), wanted.disks.get(disk).copied()));
             (job == expected && is_other).then(|| format!("{job} has another size"))
         }
         _ => None,

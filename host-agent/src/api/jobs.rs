@@ -149,8 +149,8 @@ pub(super) async fn take_snapshot(
     let spec = published(&api, &job)?.spec;
     let vm = spec.as_vm().filter(|vm| vm.bytes_by_pool().is_empty());
     let volumes = vm.and_then(|vm| api.storage.sized_volumes(&job, vm).ok());
-    let bytes = volumes.map_or(0, |volumes| snapshots::held_bytes(&volumes));
-    let request = Request::TakeSnapshot { job, name, bytes };
+    let measured = volumes.map(|volumes| snapshots::measure(&volumes)).unwrap_or_default();
+    let request = Request::TakeSnapshot { job, name, measured };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
 

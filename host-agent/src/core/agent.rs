@@ -297,8 +297,8 @@ impl Agent {
             Request::Act { job, act } => self.act(now, &job, act, out),
             Request::Resize { job, resize } => self.resize(now, &job, resize, out),
             Request::UndoResize { job, run } => self.undo_resize(now, &job, run, out),
-            Request::TakeSnapshot { job, name, bytes } => {
-                self.take_snapshot(now, &job, name, bytes, out)
+            Request::TakeSnapshot { job, name, measured } => {
+                self.take_snapshot(now, &job, name, measured, out)
             }
             Request::Revert { job, name, revert } => self.revert(now, &job, &name, &revert, out),
             Request::DeleteSnapshot { job, name } => self.delete_snapshot(now, &job, &name, out),
@@ -502,16 +502,21 @@ impl Agent {
         self.allocation_without(None, None, None)
     }
 
-    /// The same without a job, an offer and a domain of others, which are one and the same thing.
+    /// The same without a job, an offer and a domain of others, which are one and the same thing. What
+    /// snapshots of the job keep is there whatever becomes of the job.
     pub(super) fn allocation_without(
         &self,
         job: Option<&JobId>,
         offer: Option<OfferId>,
         domain: Option<Uuid>,
     ) -> Resources {
-        let others = |id: &JobId| job != Some(id);
-        let jobs = self.jobs.iter().filter(|(id, _)| others(id));
-        let jobs = jobs.map(|(_, entry)| entry.record.job.allocation());
+        let jobs = self.jobs.iter().map(|(id, entry)| match job == Some(id) {
+            true => {
+                let disk_bytes = entry.record.job.snapshot_bytes();
+                Resources { disk_bytes, ..Resources::ZERO }
+            }
+            false => entry.record.job.allocation(),
+        });
         let open = || self.offers.open().filter(|(id, _)| offer != Some(*id)).map(|(_, open)| open);
         // A domain that is offered to be adopted is counted as the offer.
         let is_offered = |uuid: Uuid| open().any(|open| open.domain == Some(uuid));

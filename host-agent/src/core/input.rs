@@ -193,8 +193,8 @@ pub enum Request {
         job: JobId,
         /// What to call it.
         name: SnapshotName,
-        /// What the disks hold, as measured just now.
-        bytes: u64,
+        /// What the disks hold just now.
+        measured: Measured,
     },
     /// Make a job's disks what they were.
     Revert {
@@ -425,6 +425,16 @@ pub enum Work {
     StopService,
 }
 
+/// What the files of a job's disks take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// What the disks hold, in bytes: what the files take, and never more than what a guest can have
+    /// written.
+    pub held_bytes: u64,
+    /// What the files take, with what snapshots in them keep.
+    pub took_bytes: u64,
+}
+
 /// What is done with a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotAct {
@@ -460,8 +470,8 @@ pub enum WorkOutcome {
     Snapshotted {
         /// Of which moment it is, in milliseconds since 1970 by the host's clock.
         taken_ms: u64,
-        /// What the disks held then, in bytes.
-        bytes: u64,
+        /// What the disks hold since.
+        measured: Measured,
     },
     /// Ready to receive.
     Listening {

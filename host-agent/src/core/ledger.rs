@@ -98,7 +98,7 @@ pub struct JobRecord {
 /// asked for it turns back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastResize {
-    /// What the spec said before.
+    /// What the spec said before. Its disks are no part of that: they only grow.
     pub before: Size,
     /// Who asked, when a run did.
     #[serde(default, skip_serializing_if = "Option::is_none")]

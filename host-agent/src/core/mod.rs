@@ -9,7 +9,7 @@ pub use agent::{Agent, Birth};
 
 mod input;
 pub use input::{
-    Effect, Input, Joint, Look, MigrationOutcome, Reply, ReplyId, Request, ServiceNews,
+    Effect, Input, Joint, Look, Measured, MigrationOutcome, Reply, ReplyId, Request, ServiceNews,
     SnapshotAct, Standing, Work, WorkId, WorkOutcome,
 };
 

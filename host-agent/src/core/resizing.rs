@@ -6,6 +6,9 @@
 //!   stopped, failed, crashed ──resize──▶ changing (its definition) ──▶ as the spec says
 //! ```
 //!
+//! Disks only grow, at once whether the guest runs or not. What a disk has been given stays: neither a
+//! change that fails for its other parts nor a run that turns back makes it smaller.
+//!
 //! The row is written first, so that more is promised before it is given, and less only when it is
 //! seen to be given up: between the two the larger counts ([`Job::promised`]). After a crash the row
 //! says what is to become of the guest, and it is asked for again.
@@ -67,7 +70,7 @@ impl Agent {
         out.extend(writes.into_iter().map(Effect::Persist));
         claimed?;
         let job = &self.record(id)?.job;
-        let to = job.spec.with_size(|size| size.changed(&resize.size)).ok_or_else(|| no_vm(id))?;
+        let to = job.spec.changed(&resize.size).ok_or_else(|| no_such(job, &resize.size))?;
         if job.revision == resize.revision && *job.spec == to {
             return Ok(Reply::AlreadySo(Box::new(job.clone())));
         }
@@ -190,6 +193,10 @@ impl Agent {
         if is_changing(job) {
             return Err(busy(job));
         }
+        if let Some(snapshot) = job.snapshot_under_way() {
+            let what = format!("{} snapshot {} of job {id}", snapshot.stage, snapshot.name);
+            return Err(Refusal::Busy { what, limit: 1, retry_after_ms: RETRY_MS });
+        }
         let allocation = self.allocation_without(Some(id), redeemed, None);
         let room = Room { allocation, ..self.room() };
         admit_resize(room, id, &job.spec, promised(job), to)
@@ -242,6 +249,9 @@ impl Agent {
             }
             WorkOutcome::Done | WorkOutcome::NotThere | WorkOutcome::Resized { .. } => {
                 // A guest that has ended meanwhile is looked for next.
+                if matches!(record.job.reason, Some(Reason::Unclear { .. })) {
+                    record.job.reason = None;
+                }
                 if let Some(resize) = record.job.resize.as_mut().filter(|_| is_alive) {
                     resize.stage = ResizeStage::NextStart;
                 } else {
@@ -282,7 +292,8 @@ impl Agent {
         self.insert(now, record, out);
     }
 
-    /// libvirt can't have it: the job is what it was before.
+    /// libvirt can't have it: the job has the CPUs and memory that it had before. Its disks have grown, or
+    /// it would not have come to this.
     fn become_unresized(
         &mut self,
         now: Now,
@@ -367,6 +378,8 @@ pub(super) fn work_of_resize(job: &Job, vm: &VmSpec) -> Option<Work> {
         memory_bytes: Some(vm.memory_bytes).filter(|bytes| *bytes != has.memory_bytes),
         max_vcpus: vm.max_vcpus,
         max_memory_bytes: vm.max_memory_bytes,
+        // Each is to have what the spec says, whatever it was before.
+        disks: BTreeMap::new(),
     };
     Some(Work::ResizeVm { vm: vm.clone(), change })
 }
@@ -427,6 +440,16 @@ fn unfit(record: &JobRecord) -> Option<String> {
 fn no_vm(id: &JobId) -> Refusal {
     let message = format!("job {id} is one of Ostler's services, which have no size");
     Refusal::Invalid { message }
+}
+
+/// Why there is no such change of a job.
+fn no_such(job: &Job, change: &SizeChange) -> Refusal {
+    let Some(vm) = job.spec.as_vm() else { return no_vm(&job.id) };
+    let has: Vec<&str> = vm.disks.iter().map(|disk| disk.name.as_str()).collect();
+    let unknown = change.disks.keys().find(|name| !has.contains(&name.as_str()));
+    let (id, unknown) = (&job.id, unknown.map_or("", String::as_str));
+    let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+    Refusal::Invalid { message: format!("job {id} has no disk {unknown:?}; it has {has}") }
 }
 
 fn busy(job: &Job) -> Refusal {

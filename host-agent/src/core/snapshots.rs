@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use transport::clock::Now;
 
 use super::agent::Agent;
-use super::input::{Effect, Reply, SnapshotAct, Work, WorkOutcome};
+use super::input::{Effect, Measured, Reply, SnapshotAct, Work, WorkOutcome};
 use super::ledger::{Intent, JobRecord};
 use super::resizing::is_changing;
 
@@ -37,13 +37,13 @@ pub struct LastRevert {
 }
 
 impl Agent {
-    /// Takes a snapshot that can keep so many bytes, as far as was measured.
+    /// Takes a snapshot of disks that were just measured.
     pub(super) fn take_snapshot(
         &mut self,
         now: Now,
         id: &JobId,
         name: SnapshotName,
-        bytes: u64,
+        measured: Measured,
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let record = self.record(id)?;
@@ -59,22 +59,26 @@ impl Agent {
         if let Some(needed) = unfit_to_take(&record.job) {
             return Err(wrong_state(&record.job, needed));
         }
-        let asked = Resources { disk_bytes: bytes, ..Resources::ZERO };
-        let room = self.room();
-        let free = room.capacity.minus(self.allocation());
-        if !asked.fits_in(free) {
-            return Err(Refusal::NoCapacity { asked, free, capacity: room.capacity });
-        }
         let mut record = record.clone();
+        let before = record.job.snapshot_bytes();
         let taking = Snapshot {
             name: name.clone(),
             stage: SnapshotStage::Taking,
             why: None,
             taken_ms: None,
-            size_bytes: bytes,
+            size_bytes: measured.held_bytes,
+            promised_bytes: 0,
         };
         let others = record.job.snapshots.iter().filter(|snapshot| snapshot.name != name);
         record.job.snapshots = others.cloned().chain([taking]).collect();
+        record.job.promise_snapshots(measured.took_bytes);
+        let disk_bytes = record.job.snapshot_bytes().saturating_sub(before);
+        let asked = Resources { disk_bytes, ..Resources::ZERO };
+        let room = self.room();
+        let free = room.capacity.minus(self.allocation());
+        if !asked.fits_in(free) {
+            return Err(Refusal::NoCapacity { asked, free, capacity: room.capacity });
+        }
         self.begin_snapshot(now, record, out)
     }
 
@@ -180,12 +184,14 @@ impl Agent {
     ) {
         let before = record.job.snapshots.clone();
         let Some(at) = record.job.snapshots.iter().position(Snapshot::is_under_way) else { return };
+        // Of what all of them can keep, those that are left can keep no more.
+        let mut at_most_bytes = record.job.snapshot_bytes();
         let snapshot = &mut record.job.snapshots[at];
         match (snapshot.stage, outcome) {
-            (SnapshotStage::Taking, WorkOutcome::Snapshotted { taken_ms, bytes }) => {
-                snapshot.stage = SnapshotStage::Ready;
-                (snapshot.taken_ms, snapshot.size_bytes) = (Some(taken_ms), bytes);
-                snapshot.why = None;
+            (SnapshotStage::Taking, WorkOutcome::Snapshotted { taken_ms, measured }) => {
+                (snapshot.stage, snapshot.why) = (SnapshotStage::Ready, None);
+                (snapshot.taken_ms, snapshot.size_bytes) = (Some(taken_ms), measured.held_bytes);
+                at_most_bytes = measured.took_bytes;
             }
             (SnapshotStage::Taking, WorkOutcome::Failed(message)) => {
                 snapshot.stage = SnapshotStage::Failed;
@@ -206,6 +212,7 @@ impl Agent {
             }
             _ => {}
         }
+        record.job.promise_snapshots(at_most_bytes);
         if record.job.snapshots != before {
             self.insert(now, record, out);
         }

@@ -4,7 +4,7 @@ use hypervisor::{Definition, ErrorKind};
 use protocol::api::ResizeJob;
 use protocol::job::ResizeStage;
 use protocol::resources::Resources;
-use protocol::vm::SizeChange;
+use protocol::vm::{DiskSpec, SizeChange};
 use uuid::Uuid;
 
 use super::*;
@@ -158,4 +158,47 @@ async fn an_adopted_domain_is_resized_in_its_own_definition_and_released_with_th
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &()).await.unwrap();
     super::adopting::await_domain(&bench).await;
     assert_eq!(bench.fake.definition(legacy).unwrap(), original);
+}
+
+/// Bytes of a disk as `qemu-img` sees it.
+fn disk_bytes(bench: &Bench, disk: &str) -> u64 {
+    let file = bench.data().join(format!("volumes/web-1/{disk}.qcow2"));
+    let mut ask = std::process::Command::new("qemu-img");
+    let said = ask.args(["info", "--output=json"]).arg(file).output().unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    said["virtual-size"].as_u64().unwrap()
+}
+
+fn disk(name: &str, mib: u64) -> SizeChange {
+    let disks = BTreeMap::from([(name.to_owned(), mib * MIB)]);
+    SizeChange { disks, ..SizeChange::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_grows_with_its_guest_and_without_whatever_dies() {
+    let mut bench = Bench::new().await;
+    let disk_of =
+        |name: &str| DiskSpec { name: name.to_owned(), size_bytes: 8 * MIB, ..DiskSpec::default() };
+    let disks = vec![disk_of("root"), disk_of("data")];
+    let vm = VmSpec { vcpus: 1, memory_bytes: 64 * MIB, disks, ..VmSpec::default() };
+    bench.put("web-1", JobSpec::vm(vm)).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    resize(&bench, "web-1", 2, disk("data", 16)).await;
+    assert_eq!(await_settled(&bench, "web-1").await.resize, None);
+    assert_eq!((disk_bytes(&bench, "root"), disk_bytes(&bench, "data")), (8 * MIB, 16 * MIB));
+    // libvirt is away, and the agent dies before it is back.
+    bench.fake.inject(Fault::Fail(Call::GrowDisk, ErrorKind::Disconnected));
+    let sent = resize(&bench, "web-1", 3, disk("data", 32)).await;
+    assert_eq!(sent.spec.resources().disk_bytes, 40 * MIB);
+    bench.end().await;
+    bench.start().await;
+    assert_eq!(await_settled(&bench, "web-1").await.resize, None);
+    assert_eq!(disk_bytes(&bench, "data"), 32 * MIB);
+    let stop = StopJob { grace_ms: 0, run: None };
+    let path = "/v1/jobs/web-1/stop";
+    bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
+    bench.await_state("web-1", JobState::Stopped).await;
+    resize(&bench, "web-1", 4, disk("root", 24)).await;
+    assert_eq!(await_settled(&bench, "web-1").await.resize, None);
+    assert_eq!((disk_bytes(&bench, "root"), disk_bytes(&bench, "data")), (24 * MIB, 32 * MIB));
 }

@@ -189,7 +189,7 @@ impl Hypervisor for Fake {
         let keeps_size = self.take_fault(|fault| *fault == Fault::GuestKeepsSize).is_some();
         self.perform(Method::Resize, &what, |state| {
             let guest = find_active(state, &what, uuid)?;
-            let plan = guest.live(keeps_size).plan(to);
+            let plan = guest.live(keeps_size).plan(&to);
             let info = &mut guest.info;
             info.resources.vcpus = plan.vcpus.unwrap_or(info.resources.vcpus);
             if let Some(bytes) = plan.balloon_bytes.filter(|_| !keeps_size) {
@@ -214,7 +214,9 @@ impl Hypervisor for Fake {
                 }
             }
             for device in devices {
-                guest.on_file(device, &["snapshot", "-c", tag]).map_err(|e| failed(&what, e))?;
+                guest
+                    .on_file(device, &["snapshot", "-c", tag], &[])
+                    .map_err(|e| failed(&what, e))?;
                 guest.snapshots.entry(device.clone()).or_default().insert(tag.to_owned());
             }
             Ok(())
@@ -234,7 +236,7 @@ impl Hypervisor for Fake {
                 must_have_disk(guest, &what, device)?;
                 if guest.snapshots.entry(device.clone()).or_default().remove(tag) {
                     guest
-                        .on_file(device, &["snapshot", "-d", tag])
+                        .on_file(device, &["snapshot", "-d", tag], &[])
                         .map_err(|e| failed(&what, e))?;
                 }
             }
@@ -251,6 +253,10 @@ impl Hypervisor for Fake {
                 let message = format!("disk {device} has {now} bytes, and is not made smaller");
                 return Err(HypervisorError::new(&what, ErrorKind::Refused, message));
             }
+            let size = bytes.to_string();
+            guest
+                .on_file(device, &["resize", "-q", "-f", "qcow2"], &[&size])
+                .map_err(|e| failed(&what, e))?;
             guest.grown.insert(device.to_owned(), bytes);
             Ok(())
         })

@@ -28,7 +28,7 @@ const SPARE_PART: u64 = 8;
 pub(super) fn resize_live(
     domain: &Domain,
     driver: DriverKind,
-    to: SizeChange,
+    to: &SizeChange,
 ) -> Result<Resized, RawError> {
     let definition = Definition::read(&domain.xml(0)?).unwrap_or_default();
     let mut plan = live(domain, driver, &definition)?.plan(to);
@@ -63,7 +63,7 @@ pub(super) fn resize_live(
 }
 
 /// Writes the size into the definition.
-pub(super) fn resize_definition(domain: &Domain, to: SizeChange) -> Result<(), RawError> {
+pub(super) fn resize_definition(domain: &Domain, to: &SizeChange) -> Result<(), RawError> {
     const CONFIG: u32 = sys::VIR_DOMAIN_AFFECT_CONFIG;
     let flags = sys::VIR_DOMAIN_XML_INACTIVE;
     let before = Definition::read(&domain.xml(flags)?).unwrap_or_default();

@@ -206,6 +206,9 @@ pub(crate) struct ResizeArgs {
     /// Memory that it can be given while it runs, from its next start on
     #[arg(long, value_name = "SIZE", group = "size")]
     pub(crate) max_memory: Option<Bytes>,
+    /// A disk that is to have this size, at once and also while it runs; disks only grow
+    #[arg(long, value_name = "[NAME=]SIZE", group = "size")]
+    pub(crate) disk: Vec<DiskArg>,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }

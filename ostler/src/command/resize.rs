@@ -1,8 +1,10 @@
-//! `ostler resize`: other CPUs and memory for a VM, where it is. By the controller; with `--hosts`, by
+//! `ostler resize`: other CPUs and memory for a VM, and larger disks, where it is. By the controller; with `--hosts`, by
 //! the host itself, which needs nobody else as long as it has no trust or nothing grows.
 //!
 //! Done is done either way: what the guest cannot have at once is promised to it, and comes at its next
 //! start. The last line says which.
+
+use std::collections::BTreeMap;
 
 use protocol::api::{ResizeJob, Want};
 use protocol::id::{JobId, Revision};
@@ -11,7 +13,7 @@ use protocol::vm::SizeChange;
 use transport::Method;
 
 use super::run::tell;
-use crate::cli::ResizeArgs;
+use crate::cli::{DiskArg, ResizeArgs};
 use crate::exit::{Code, Failure};
 use crate::follow::await_job;
 use crate::picture::Picture;
@@ -21,7 +23,10 @@ use crate::session::Session;
 const RESIZE_MS_MAX: u64 = 120_000;
 
 pub(crate) async fn run(session: &Session, args: ResizeArgs) -> Result<Code, Failure> {
-    let size = asked(&args);
+    let mut size = asked(&args);
+    if !args.disk.is_empty() {
+        size.disks = named(&args.disk, &session.picture().await?.job(&args.name)?.job)?;
+    }
     if !session.is_without_controller() {
         let want = Want::Resize { job: args.name, size };
         return session.want(want, !args.wait.no_wait).await;
@@ -39,14 +44,37 @@ pub(crate) async fn run(session: &Session, args: ResizeArgs) -> Result<Code, Fai
     Ok(if has_failed { Code::Failed } else { Code::Ok })
 }
 
-/// What the words ask for; the rest stays.
+/// What the words ask for, apart from disks; the rest stays.
 pub(crate) fn asked(args: &ResizeArgs) -> SizeChange {
     SizeChange {
         vcpus: args.vcpus,
         memory_bytes: args.memory.map(|bytes| bytes.0),
         max_vcpus: args.max_vcpus,
         max_memory_bytes: args.max_memory.map(|bytes| bytes.0),
+        disks: BTreeMap::new(),
     }
+}
+
+/// Disks by the names that the VM has for them; the only disk of a VM needs no name.
+fn named(disks: &[DiskArg], job: &Job) -> Result<BTreeMap<String, u64>, Failure> {
+    let has = job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+    let names: Vec<&str> = has.iter().map(|disk| disk.name.as_str()).collect();
+    let one = |disk: &DiskArg| {
+        let name = match (&disk.name, names.as_slice()) {
+            (Some(name), names) if names.contains(&name.as_str()) => name.clone(),
+            (None, [only]) => (*only).to_owned(),
+            (name, _) => {
+                let what = match name {
+                    Some(name) => format!("{} has no disk {name:?}", job.id),
+                    None => format!("{} has {} disks, so say which", job.id, names.len()),
+                };
+                let next = format!("--disk NAME=SIZE, with one of: {}", names.join(", "));
+                return Err(Failure::usage(what).next(next));
+            }
+        };
+        Ok((name, disk.size.0))
+    };
+    disks.iter().map(one).collect()
 }
 
 /// Asks the host itself, and does not wait.

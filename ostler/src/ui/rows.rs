@@ -81,7 +81,7 @@ pub(crate) struct JobCells {
     vcpus: u32,
     memory_bytes: u64,
     disk_bytes: u64,
-    /// What its guest has instead, and until when, in words.
+    /// What its guest has instead, and until when, or what its host is at, in words.
     resize: Option<String>,
     image: Option<ImageName>,
     labels: BTreeMap<String, String>,
@@ -138,7 +138,7 @@ impl JobCells {
             vcpus: asked.vcpus,
             memory_bytes: asked.memory_bytes,
             disk_bytes: asked.disk_bytes,
-            resize: job.resize_words(),
+            resize: job.resize_words().or_else(|| job.snapshot_words()),
             image: disks.first().and_then(|disk| disk.image.clone()),
             labels: job.spec.labels.clone(),
             is_adopted: job.spec.adopted().is_some(),

@@ -1,6 +1,8 @@
 //! Give a job another size where it is. What it can have at once it has at once, and the rest at its
 //! next start; either way it is promised.
 
+use std::collections::BTreeMap;
+
 use protocol::admission::{Room, admit_resize};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{JobSpec, JobState};
@@ -73,14 +75,17 @@ impl ResizeVm {
             memory_bytes: Some(size.memory_bytes),
             max_vcpus: size.max_vcpus,
             max_memory_bytes: size.max_memory_bytes,
+            // What was given to a disk stays on it.
+            disks: BTreeMap::new(),
         };
+        let spec = self.spec.with_size(|_| size)?;
         Some(Step::ResizeVm(Self {
             job: self.job.clone(),
             host: self.host.clone(),
             revision: Revision(self.revision.0 + 1),
             size: change,
-            is_growth: !placed.spec.resources().fits_in(self.spec.resources()),
-            spec: placed.spec,
+            is_growth: !spec.resources().fits_in(self.spec.resources()),
+            spec,
         }))
     }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Job, JobSpec};
 use crate::resources::{Bytes, Resources};
-use crate::vm::{Size, VmSpec};
+use crate::vm::{Size, SizeChange, VmSpec};
 
 /// What a guest has, while that is not what its spec says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -98,6 +98,23 @@ impl JobSpec {
     }
 }
 
+impl JobSpec {
+    /// The same job after a change of its size; `None` when it is no VM, or has no such disk.
+    #[must_use]
+    pub fn changed(&self, change: &SizeChange) -> Option<Self> {
+        let vm = self.as_vm()?.changed(change)?;
+        let mut changed = self.clone();
+        *changed.as_vm_mut()? = vm;
+        Some(changed)
+    }
+
+    /// True when it is so already.
+    #[must_use]
+    pub fn is_sized(&self, change: &SizeChange) -> bool {
+        self.as_vm().is_some_and(|vm| vm.changed(change).as_ref() == Some(vm))
+    }
+}
+
 impl fmt::Display for ResizeStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -111,7 +128,6 @@ impl fmt::Display for ResizeStage {
 mod tests {
     use super::*;
     use crate::job::JobState;
-    use crate::vm::SizeChange;
 
     const GIB: u64 = 1 << 30;
 

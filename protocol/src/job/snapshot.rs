@@ -38,8 +38,12 @@ pub struct Snapshot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_ms: Option<u64>,
     /// What the disks held then, in bytes: so much can it keep of its host's disk, beside what the disks
-    /// themselves may take, when all of them is written anew. It is promised.
+    /// themselves may take, when all of them is written anew.
     pub size_bytes: u64,
+    /// Its part of what is promised for all of them: together they keep no more than the files of the
+    /// disks took when the last one was taken.
+    #[serde(default)]
+    pub promised_bytes: u64,
 }
 
 /// How a snapshot is.
@@ -80,7 +84,20 @@ impl Job {
     /// What its host has promised for them.
     #[must_use]
     pub fn snapshot_bytes(&self) -> u64 {
-        self.kept_snapshots().fold(0, |sum, snapshot| sum.saturating_add(snapshot.size_bytes))
+        self.kept_snapshots().fold(0, |sum, snapshot| sum.saturating_add(snapshot.promised_bytes))
+    }
+
+    /// Promises each what it can keep, and all of them together no more than this.
+    pub fn promise_snapshots(&mut self, at_most_bytes: u64) {
+        let mut left = at_most_bytes;
+        for snapshot in &mut self.snapshots {
+            let can_keep = match snapshot.stage {
+                SnapshotStage::Failed => 0,
+                _ => snapshot.size_bytes,
+            };
+            snapshot.promised_bytes = can_keep.min(left);
+            left -= snapshot.promised_bytes;
+        }
     }
 
     /// Refuses what would leave the snapshots behind; `needed` says what would have worked.
@@ -149,6 +166,7 @@ mod tests {
             why: None,
             taken_ms: None,
             size_bytes: 1 << 20,
+            promised_bytes: 1 << 20,
         };
         Job { snapshots: stages.iter().enumerate().map(snapshot).collect(), ..job }
     }
@@ -162,6 +180,18 @@ mod tests {
         assert_eq!(job(&[Failed]).refuse_with_snapshots("delete them"), Ok(()));
         let refused = kept.refuse_with_snapshots("delete them").unwrap_err();
         assert_eq!(refused.to_string(), "job web-1 has snapshots (s0, s2, s3): delete them");
+    }
+
+    #[test]
+    fn what_several_keep_of_the_same_is_promised_once() {
+        use SnapshotStage::{Failed, Ready};
+        let mut kept = job(&[Ready, Failed, Ready, Ready]);
+        kept.promise_snapshots(5 << 19);
+        let promised: Vec<u64> = kept.snapshots.iter().map(|one| one.promised_bytes).collect();
+        assert_eq!(promised, [1 << 20, 0, 1 << 20, 1 << 19]);
+        assert_eq!(kept.snapshot_bytes(), 5 << 19);
+        kept.promise_snapshots(u64::MAX);
+        assert_eq!(kept.snapshot_bytes(), 3 << 20);
     }
 
     #[test]

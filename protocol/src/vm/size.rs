@@ -4,6 +4,8 @@
 //! it, QEMU is started so that more can be plugged in. What is plugged is counted, head-room is not:
 //! a guest can't take what QEMU has not given it.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +32,7 @@ pub struct Size {
 }
 
 /// What is to change of a VM's size; what is left out stays.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SizeChange {
     /// Virtual CPUs.
@@ -45,6 +47,9 @@ pub struct SizeChange {
     /// Head-room for memory, from the next start on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_memory_bytes: Option<u64>,
+    /// Disks by name, and how many bytes each is to have. They only grow.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disks: BTreeMap<String, u64>,
 }
 
 impl SizeChange {
@@ -111,6 +116,16 @@ impl VmSpec {
         Self { vcpus, memory_bytes, max_vcpus, max_memory_bytes, ..self.clone() }
     }
 
+    /// The same VM after a change of its size; `None` when it has no disk of a name.
+    #[must_use]
+    pub fn changed(&self, change: &SizeChange) -> Option<Self> {
+        let mut vm = self.with_size(self.size().changed(change));
+        for (name, bytes) in &change.disks {
+            vm.disks.iter_mut().find(|disk| disk.name == *name)?.size_bytes = *bytes;
+        }
+        Some(vm)
+    }
+
     /// Most CPUs that it may have without a start: what its CPUs are numbered and arranged by.
     #[must_use]
     pub fn vcpus_possible(&self) -> u32 {
@@ -121,6 +136,7 @@ impl VmSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::DiskSpec;
 
     const GIB: u64 = 1 << 30;
 
@@ -149,6 +165,23 @@ mod tests {
             let wrong = Size { max_memory_bytes: Some(max), ..size(1, None) };
             assert!(matches!(wrong.validate(), Err(InvalidVm::MaxMemory { .. })), "{max}");
         }
+    }
+
+    #[test]
+    fn a_change_names_the_disks_that_grow() {
+        let disk =
+            |name: &str| DiskSpec { name: name.to_owned(), size_bytes: GIB, ..DiskSpec::default() };
+        let disks = vec![disk("root"), disk("data")];
+        let vm = VmSpec { vcpus: 1, memory_bytes: GIB, disks, ..VmSpec::default() };
+        let change = |name: &str| {
+            let disks = BTreeMap::from([(name.to_owned(), 2 * GIB)]);
+            vm.changed(&SizeChange { disks, ..SizeChange::default() })
+        };
+        assert_eq!(vm.changed(&SizeChange::default()).as_ref(), Some(&vm));
+        assert_eq!(change("data").unwrap().resources().disk_bytes, 3 * GIB);
+        assert_eq!(change("no"), None);
+        let old: SizeChange = serde_json::from_str(r#"{"vcpus":2}"#).unwrap();
+        assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"vcpus":2}"#);
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn item(index: usize, mut value: Value) -> Result<Item, String> {
         Understood::Goal(level, Expectation::RunsOn { job, on }) => Item::RunsOn { job, on, level },
         Understood::Goal(level, Expectation::HasSize { job, size }) => {
             if size.is_empty() {
-                return Err("a size needs vcpus or memory_bytes".to_owned());
+                return Err("a size needs vcpus, memory_bytes or disks".to_owned());
             }
             Item::HasSize { job, size, level }
         }

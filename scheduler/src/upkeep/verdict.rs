@@ -10,7 +10,7 @@ use planner::{Clause, Heard, PlanInput, Rule, State};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
 use protocol::view::{Freshness, HostRow, View};
-use protocol::vm::{OnLoss, SizeChange, VmSpec};
+use protocol::vm::{OnLoss, SizeChange};
 
 use super::set::Item;
 use crate::failover::superseded;
@@ -179,11 +179,11 @@ fn has_size(facts: &Facts<'_>, id: &JobId, size: &SizeChange) -> Verdict {
     let Some((row, job)) = facts.view.job_best(id) else {
         return Verdict::Held { why: format!("no host has {id}") };
     };
-    let (host, has) = (row.host.id.short(), job.spec.as_vm().map(VmSpec::size));
+    let host = row.host.id.short();
     if facts.is_lost(row) {
         return Verdict::Held { why: format!("{host}, which has {id}, is not heard") };
     }
-    let is_asked_for = has.is_some_and(|has| has.changed(size) == has);
+    let is_asked_for = job.spec.is_sized(size);
     match &job.resize {
         _ if !is_asked_for => match is_between(job.state) {
             true => Verdict::Coming { host: row.host.id.clone() },

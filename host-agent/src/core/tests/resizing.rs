@@ -3,7 +3,7 @@
 
 use protocol::api::ResizeJob;
 use protocol::job::ResizeStage;
-use protocol::vm::SizeChange;
+use protocol::vm::{DiskSpec, SizeChange};
 
 use super::*;
 
@@ -428,4 +428,107 @@ fn a_reboot_of_the_host_ends_what_waited_for_a_start() {
     let off = DomainState::ShutOff(StopReason::Unknown);
     bench.tell(Input::Domains(vec![DomainInfo { state: off, ..guest(4, GIB, GIB) }]));
     assert_eq!((bench.state("web-1"), job(&bench).resize), (JobState::Crashed, None));
+}
+
+/// The job of [`running`] with a disk of 1 GiB; the host has room for 8.
+fn with_disk() -> JobSpec {
+    let root = DiskSpec { name: "root".into(), size_bytes: GIB, ..DiskSpec::default() };
+    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: GIB, disks: vec![root], ..VmSpec::default() })
+}
+
+fn disk(gib: u64) -> SizeChange {
+    let disks = BTreeMap::from([("root".to_owned(), gib * GIB)]);
+    SizeChange { disks, ..SizeChange::default() }
+}
+
+fn put_with_disk(bench: &mut Bench) {
+    let spec = with_disk();
+    let ticket = bench.agent.trust().is_some().then(|| {
+        let ask = OfferRequest {
+            job: job_id("web-1"),
+            revision: Revision(1),
+            spec: spec.clone(),
+            action: Action::Start,
+            finds_disks: false,
+        };
+        let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else {
+            panic!("no offer")
+        };
+        granted(offered.offer)
+    });
+    let put = PutJob { revision: Revision(1), spec, ticket, run: None, finds_disks: false };
+    bench.put("web-1", put).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.looks.clear();
+}
+
+fn disk_promised(bench: &Bench) -> u64 {
+    bench.agent.inventory().host.allocation.disk_bytes / GIB
+}
+
+#[test]
+fn a_disk_is_promised_before_it_grows_and_is_never_made_smaller() {
+    let mut bench = Bench::lone();
+    put_with_disk(&mut bench);
+    assert_eq!(refusal(resize(&mut bench, body(2, disk(9), None))), "no-room-to-grow");
+    let missing = SizeChange { disks: BTreeMap::from([("no".to_owned(), GIB)]), ..disk(1) };
+    assert_eq!(refusal(resize(&mut bench, body(2, missing, None))), "invalid");
+    resize(&mut bench, body(2, disk(3), None)).unwrap();
+    assert_eq!(disk_promised(&bench), 3, "promised from the answer on");
+    // The agent dies: the next life sees to it that the disk is as large as it is said to be.
+    bench.die(false);
+    bench.tell(Input::Domains(vec![guest(1, GIB, GIB)]));
+    let Work::ResizeVm { vm, .. } = bench.end_work(got(1, GIB, GIB)) else { panic!("no resize") };
+    assert_eq!(vm.disks[0].size_bytes, 3 * GIB);
+    assert_eq!((told(&bench), disk_promised(&bench)), ((1, 1, None), 3));
+    assert!(matches!(resize(&mut bench, body(2, disk(3), None)), Ok(Reply::AlreadySo(_))));
+    let Err(no) = resize(&mut bench, body(3, disk(2), None)) else { panic!("it shrank") };
+    assert_eq!((no.name(), no.status()), ("disk-shrinks", 409));
+    // One that has ended grows as well, and is counted.
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.looks.clear();
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(resize(&mut bench, body(3, disk(9), None))), "no-room-to-grow");
+    resize(&mut bench, body(3, disk(8), None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!((job(&bench).resize, disk_promised(&bench)), (None, 8));
+}
+
+#[test]
+fn a_disk_that_grows_takes_a_ticket_and_stays_when_its_run_turns_back() {
+    let mut bench = Bench::trusted(HOST);
+    put_with_disk(&mut bench);
+    assert_eq!(refusal(resize(&mut bench, body(2, disk(3), None))), "ticket-missing");
+    let larger = with_disk().changed(&SizeChange { vcpus: Some(2), ..disk(3) }).unwrap();
+    let offered = offer(&mut bench, 2, larger).unwrap();
+    assert_eq!(offered.open().unwrap().resources.disk_bytes, 3 * GIB);
+    assert_eq!(disk_promised(&bench), 3, "the growth is reserved, not the whole again");
+    let run = Some(RunKey { run: RunId(uuid::Uuid::from_u128(7)), task: 2, claim: 1 });
+    let size = SizeChange { vcpus: Some(2), ..disk(3) };
+    let asked = ResizeJob { run, ..body(2, size, Some(granted(offered))) };
+    resize(&mut bench, asked).unwrap();
+    bench.end_work(got(2, GIB, GIB));
+    bench.ask(Request::UndoResize { job: job_id("web-1"), run }).unwrap();
+    let Work::ResizeVm { vm, .. } = bench.end_work(got(1, GIB, GIB)) else { panic!("no resize") };
+    assert_eq!((vm.vcpus, vm.disks[0].size_bytes), (1, 3 * GIB));
+    assert_eq!(disk_promised(&bench), 3);
+}
+
+#[test]
+fn what_snapshots_keep_is_not_given_to_the_disk() {
+    let mut bench = Bench::lone();
+    put_with_disk(&mut bench);
+    let snapshot = protocol::id::SnapshotName::new("a").unwrap();
+    let measured = crate::core::Measured { held_bytes: GIB, took_bytes: GIB };
+    let take = Request::TakeSnapshot { job: job_id("web-1"), name: snapshot, measured };
+    bench.ask(take).unwrap();
+    assert_eq!(refusal(resize(&mut bench, body(2, disk(2), None))), "busy");
+    bench.end_work(WorkOutcome::Snapshotted { taken_ms: 1, measured });
+    let Err(Refusal::NoRoomToGrow { at_most, .. }) = resize(&mut bench, body(2, disk(8), None))
+    else {
+        panic!("8 of 7 GiB were given");
+    };
+    assert_eq!(at_most.disk_bytes, 7 * GIB);
+    resize(&mut bench, body(2, disk(7), None)).unwrap();
 }

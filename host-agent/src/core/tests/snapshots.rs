@@ -7,7 +7,7 @@ use protocol::job::{Snapshot, SnapshotStage};
 use protocol::vm::DiskSpec;
 
 use super::*;
-use crate::core::SnapshotAct;
+use crate::core::{Measured, SnapshotAct};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -27,7 +27,11 @@ fn put(bench: &mut Bench, revision: u64, spec: JobSpec) -> Result<Reply, Refusal
 }
 
 fn take(bench: &mut Bench, snapshot: &str, bytes: u64) -> Result<Reply, Refusal> {
-    bench.ask(Request::TakeSnapshot { job: job_id("web-1"), name: name(snapshot), bytes })
+    take_of(bench, snapshot, Measured { held_bytes: bytes, took_bytes: bytes })
+}
+
+fn take_of(bench: &mut Bench, snapshot: &str, measured: Measured) -> Result<Reply, Refusal> {
+    bench.ask(Request::TakeSnapshot { job: job_id("web-1"), name: name(snapshot), measured })
 }
 
 fn revert(bench: &mut Bench, snapshot: &str, revision: u64) -> Result<Reply, Refusal> {
@@ -46,7 +50,8 @@ fn stop(bench: &mut Bench) {
 }
 
 fn taken(bytes: u64) -> WorkOutcome {
-    WorkOutcome::Snapshotted { taken_ms: 7, bytes }
+    let measured = Measured { held_bytes: bytes, took_bytes: bytes };
+    WorkOutcome::Snapshotted { taken_ms: 7, measured }
 }
 
 fn snapshots(bench: &Bench) -> Vec<Snapshot> {
@@ -122,6 +127,22 @@ fn what_does_not_fit_is_refused_with_numbers_and_what_failed_takes_no_room() {
     bench.end_work(WorkOutcome::Failed("again".to_owned()));
     delete(&mut bench, "a").unwrap();
     assert!(snapshots(&bench).is_empty() && bench.works.is_empty());
+}
+
+#[test]
+fn several_that_share_what_they_keep_are_promised_it_once() {
+    let mut bench = with_snapshot();
+    // Little was written between the two.
+    let measured = Measured { held_bytes: 110 * MIB, took_bytes: 115 * MIB };
+    take_of(&mut bench, "b", measured).unwrap();
+    assert_eq!(promised(&bench), GIB + 115 * MIB);
+    bench.end_work(WorkOutcome::Snapshotted { taken_ms: 8, measured });
+    assert_eq!(promised(&bench), GIB + 115 * MIB);
+    assert_eq!(snapshots(&bench)[1].size_bytes, 110 * MIB);
+    // Whichever goes, the other can keep all that it has.
+    delete(&mut bench, "a").unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(promised(&bench), GIB + 110 * MIB);
 }
 
 #[test]
@@ -245,6 +266,7 @@ fn a_guest_with_snapshots_is_not_sent_away() {
         why: None,
         taken_ms: None,
         size_bytes: 0,
+        promised_bytes: 0,
     }]
     .into();
     write_to(&mut source.disk, Write::Job(Box::new(record)));
@@ -259,12 +281,37 @@ fn a_guest_with_snapshots_is_not_sent_away() {
 }
 
 #[test]
+fn a_guest_does_not_come_over_older_disks_that_have_snapshots() {
+    let mut bench = Bench::trusted(OTHER);
+    let mut record = super::record("web-1");
+    (record.job.state, record.job.spec) = (JobState::Stopped, with_disk().into());
+    record.intent = Intent::Stop { grace_ms: 0 };
+    let (stage, name) = (SnapshotStage::Ready, name("a"));
+    record.job.snapshots =
+        vec![Snapshot { name, stage, why: None, taken_ms: None, size_bytes: 0, promised_bytes: 0 }]
+            .into();
+    write_to(&mut bench.disk, Write::Job(Box::new(record)));
+    bench.die(false);
+    bench.tell(Input::Domains(vec![]));
+    let hold = OfferId { epoch: Epoch(1), num: 1 };
+    let ask = OfferRequest {
+        job: job_id("web-1"),
+        revision: Revision(2),
+        spec: with_disk(),
+        action: Action::MigrateIn { from: id_of(HOST), hold },
+        finds_disks: false,
+    };
+    assert_eq!(refusal(bench.ask(Request::Offer(ask))), "has-snapshots");
+}
+
+#[test]
 fn what_has_no_disks_of_ours_has_no_snapshots() {
     let mut bench = Bench::lone();
     put(&mut bench, 1, spec(1)).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(take(&mut bench, "a", 0)), "invalid", "it has no disks");
-    let missing = Request::TakeSnapshot { job: job_id("no"), name: name("a"), bytes: 0 };
+    let (job, measured) = (job_id("no"), Measured::default());
+    let missing = Request::TakeSnapshot { job, name: name("a"), measured };
     assert_eq!(refusal(bench.ask(missing)), "no-such-job");
     let mut bench = Bench::lone();
     put(&mut bench, 1, with_disk()).unwrap();
