@@ -48,6 +48,8 @@ const CARDS_DEADLINE: Duration = Duration::from_secs(40);
 pub(crate) enum Post {
     /// An input without an answer.
     Input(Input),
+    /// An input, and who waits until what comes of it can be read.
+    Awaited(Input, oneshot::Sender<()>),
     /// A request and where its answer goes.
     Request(Box<Request>, oneshot::Sender<Result<Reply, Refusal>>),
     /// What arbiters rebuild their books from, beside the inventory.
@@ -130,10 +132,14 @@ impl Shell {
         let now = self.clock.now();
         let mut effects = Vec::new();
         let mut callers = BTreeMap::new();
-        let mut curious = Vec::new();
+        let (mut curious, mut waiting) = (Vec::new(), Vec::new());
         for post in batch.drain(..) {
             match post {
                 Post::Input(input) => self.agent.handle(now, input, &mut effects),
+                Post::Awaited(input, tell) => {
+                    self.agent.handle(now, input, &mut effects);
+                    waiting.push(tell);
+                }
                 Post::Request(request, answer) => {
                     let reply = ReplyId(callers.len() as u64);
                     callers.insert(reply, answer);
@@ -156,6 +162,9 @@ impl Shell {
             let (watermark, offers) = self.agent.open_offers();
             let (agreed, debits) = (self.agent.agreed(), self.agent.hold_debits());
             let _ = answer.send(Curious { watermark, offers, agreed, debits });
+        }
+        for tell in waiting {
+            let _ = tell.send(());
         }
         Ok(())
     }

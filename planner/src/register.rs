@@ -133,9 +133,10 @@ impl Register {
         self.intended.iter()
     }
 
-    /// True when plans with this seed, among these schedulers, may use it.
-    pub(crate) fn is_for(&self, seed: u64, shards: &Shards) -> bool {
-        self.seed == seed && self.shards == *shards
+    /// True when plans with this seed, among these schedulers, for so many hosts may use it: whose a host
+    /// is depends on how many there are.
+    pub(crate) fn is_for(&self, seed: u64, shards: &Shards, hosts: usize) -> bool {
+        self.seed == seed && self.shards == *shards && self.shards_count == shards.count(hosts)
     }
 
     pub(crate) fn freshness(&self, host: &HostId) -> Freshness {

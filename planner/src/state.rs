@@ -454,7 +454,7 @@ fn rows_of(
 /// Hosts of which a register may say what is not so: their rows, how they are heard, what they are
 /// intended for, or what they have promised. `None` when the register is of no use.
 fn differing<'a>(input: &'a PlanInput, register: &'a Register) -> Option<BTreeSet<&'a HostId>> {
-    if !register.is_for(input.seed, &input.shards) {
+    if !register.is_for(input.seed, &input.shards, input.view.len()) {
         return None;
     }
     let changed = input.view.changed_since(register.view()).take(DIFFERING_MAX + 1);

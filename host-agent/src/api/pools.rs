@@ -11,6 +11,7 @@ use protocol::refusal::Refusal;
 use protocol::trust::Right;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::oneshot;
 use transport::{Json, Peer, ProblemReply};
 
 use super::Api;
@@ -39,10 +40,14 @@ pub(super) async fn put_config(
         made.iter().for_each(Pool::unmake);
         return Err(no);
     }
-    // Whoever is answered can have volumes there: the core knows of them before it is asked again.
+    // Whoever is answered can have volumes there, and sees the pools on the host.
     api.storage.pools().declare(&found);
     let looked = api.storage.pools().look_once().await;
-    let _ = api.posts.send(Post::Input(Input::Pools(looked))).await;
+    let (tell, told) = oneshot::channel();
+    if api.posts.send(Post::Awaited(Input::Pools(looked), tell)).await.is_ok() {
+        // The agent that stops before has written them all the same.
+        let _ = told.await;
+    }
     Ok(Json(found))
 }
 

@@ -175,7 +175,9 @@ fn view(hosts: &[(u8, u64, Drawn)]) -> View {
 
 /// Hosts as they were, and as they are now: some have changed, some are gone, some have come.
 fn views() -> impl Strategy<Value = (View, View)> {
-    let hosts = prop::collection::vec((drawn(), 0..6_u8, drawn()), 1..26);
+    let counts = prop_oneof![1..8_usize, 20..40_usize];
+    let hosts =
+        counts.prop_flat_map(|count| prop::collection::vec((drawn(), 0..12_u8, drawn()), count));
     hosts.prop_map(|hosts| {
         let (mut before, mut now) = (Vec::new(), Vec::new());
         for (n, (was, change, is)) in (0..).zip(hosts) {
