@@ -237,6 +237,8 @@ impl World {
         self.after_local_ms(node, 1000, Event::Tick { node, life, tick: Tick::Agent });
         self.check_durable(n);
         self.after_agent_start(n);
+        // It publishes its document again: the life before may have died between disk and file.
+        self.keeper_will_learn_trust(n);
     }
 
     /// Gives every host the agents' real ledger, before any agent has begun.

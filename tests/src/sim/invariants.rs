@@ -347,7 +347,9 @@ impl World {
         let rows = &self.hosts[n].disk.ledger.jobs;
         let Some(before) = rows.iter().find(|record| record.job.id == after.id) else { return };
         let before = &before.job;
-        let is_counted = !before.state.is_ended() || before.hold.is_some();
+        // What has just ended may still be alive on the disk: a resize wakes nothing.
+        let is_promised = |job: &Job| !job.state.is_ended() || job.hold.is_some();
+        let is_counted = is_promised(before) && is_promised(after);
         if is_counted && !after.promised().fits_in(before.promised()) {
             let (more, had) = (after.promised(), before.promised());
             let what = format!("{} on h{n} had {had} and has {more} without a ticket", after.id);
