@@ -30,7 +30,7 @@ use transport::{Backoff, Client, Endpoint, Frames};
 use crate::check::check;
 use crate::core::{Input, Source};
 use crate::newer::{self, Newer, Reading};
-use crate::writer::{Command, Connections, Order, Published};
+use crate::writer::{Connections, Line, Order, Published};
 
 /// First wait after a failure; many followers of one lost network are spread over it.
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -70,19 +70,15 @@ pub(crate) const TURNS_MAX: usize = 128;
 /// its host, not for us, and hosts that never answer must not cost the others their turn.
 const TURN_MAX: Duration = Duration::from_millis(200);
 
-/// Commands waiting for a follower; each of them ends the stream, so one is enough.
-pub(crate) const COMMANDS_MAX: usize = 1;
-
 /// Follows one source.
 pub(crate) struct Follower {
     pub(crate) source: Source,
     pub(crate) client: Client,
     /// Where the source may answer, best first, each pinned.
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint>>,
-    pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) published: Arc<Published>,
-    /// Where its open stream's pulse is kept for the writer.
+    /// Where its open stream is kept for the writer, who sees its pulse and may cut it.
     pub(crate) connections: Connections,
     /// Who may begin to connect now.
     pub(crate) turns: Arc<Semaphore>,
@@ -121,12 +117,10 @@ impl Follower {
         loop {
             let (end, is_steady) = match self.connect(&client, may_resume).await {
                 Ok(frames) => {
-                    // Commands given for an earlier stream are not meant for this one.
-                    while self.commands.try_recv().is_ok() {}
                     may_resume = true;
-                    self.watch_pulse(Some(&frames));
+                    self.hand_over(Some(&frames));
                     let ended = self.pump(frames).await;
-                    self.watch_pulse(None);
+                    self.hand_over(None);
                     ended
                 }
                 Err(why) => (End::Over(why), false),
@@ -194,10 +188,10 @@ impl Follower {
         }
     }
 
-    /// Lets the writer see, or no more see, whether the source lives.
-    fn watch_pulse(&self, frames: Option<&Frames>) {
+    /// Lets the writer have, or no more have, the open stream.
+    fn hand_over(&self, frames: Option<&Frames>) {
         if let Some(mut connection) = self.connections.get_mut(&self.source) {
-            connection.pulse = frames.map(|frames| (frames.pulse(), 0));
+            connection.line = frames.map(Line::of);
         }
     }
 
@@ -210,11 +204,6 @@ impl Follower {
         let end = loop {
             tokio::select! {
                 biased;
-                command = self.commands.recv() => break match command {
-                    Some(Command::Resync) => End::Resync,
-                    Some(Command::Quarantine) => End::Quarantine,
-                    None => End::Stop,
-                },
                 next = frames.next_text() => {
                     let text = match next {
                         Some(Ok(text)) => text,
@@ -240,7 +229,9 @@ impl Follower {
 
     async fn ended(&self, error: StreamError) -> End {
         match error {
+            // By the source, which no longer has what was asked for, or by the writer, who missed something.
             StreamError::Closed { code: close::GAP, .. } => End::Resync,
+            StreamError::Closed { code: close::DISTRUSTED, .. } => End::Quarantine,
             error if is_hostile(&error) => self.distrust(error.to_string()).await,
             error => End::Over(error.to_string()),
         }

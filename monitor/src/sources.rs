@@ -15,7 +15,7 @@ use transport::discovery::Addresses;
 use transport::{Client, Endpoint};
 
 use crate::core::{Input, Source, Wanted};
-use crate::follower::{COMMANDS_MAX, Follower};
+use crate::follower::Follower;
 use crate::packed::PackedView;
 use crate::writer::{self, Connection, Connections, Order, Published};
 
@@ -145,14 +145,12 @@ impl Sources {
 
     fn start(&self, source: Source, endpoints: Vec<Endpoint>) -> Running {
         let (endpoints, receiver) = watch::channel(endpoints);
-        let (command, commands) = mpsc::channel(COMMANDS_MAX);
-        let connection = Connection { commands: command, endpoints: receiver.clone(), pulse: None };
+        let connection = Connection { endpoints: receiver.clone(), line: None };
         self.connections.insert(source.clone(), connection);
         let follower = Follower {
             source,
             client: self.client.clone(),
             endpoints: receiver,
-            commands,
             orders: self.orders.clone(),
             published: Arc::clone(&self.published),
             connections: Arc::clone(&self.connections),

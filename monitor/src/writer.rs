@@ -16,8 +16,8 @@ use dashmap::DashMap;
 use protocol::event::Frame;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use transport::stream::{Encoded, Pulse};
-use transport::{CancellationToken, Clock, Endpoint};
+use transport::stream::{Encoded, Pulse, close};
+use transport::{CancellationToken, Clock, Endpoint, FrameSender, Frames};
 
 use crate::core::{Core, Effect, HostStatus, Input, Source};
 use crate::metrics::Metrics;
@@ -107,24 +107,35 @@ pub(crate) struct Status {
     pub(crate) hosts: Vec<HostStatus>,
 }
 
-/// What the writer tells a follower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Something was missed: open again without a cursor.
-    Resync,
-    /// It is not believed: open again after a while.
-    Quarantine,
-}
-
 /// A follower at work.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// What it is told.
-    pub(crate) commands: mpsc::Sender<Command>,
     /// Where its source may answer.
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint>>,
-    /// Its open stream, and how many signs of life had come on it when last looked.
-    pub(crate) pulse: Option<(Pulse, u64)>,
+    /// Its stream, while one is open.
+    pub(crate) line: Option<Line>,
+}
+
+/// A follower's open stream.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pulse: Pulse,
+    /// Signs of life that had come on it when last looked.
+    signs: u64,
+    /// Cuts it, which its follower sees at once.
+    sender: FrameSender,
+}
+
+impl Line {
+    pub(crate) fn of(frames: &Frames) -> Self {
+        Self { pulse: frames.pulse(), signs: 0, sender: frames.sender() }
+    }
+
+    /// Whether a sign of life has come since this was last asked.
+    fn has_beaten(&mut self) -> bool {
+        let signs = self.pulse.signs();
+        std::mem::replace(&mut self.signs, signs) != signs
+    }
 }
 
 /// Followers at work.
@@ -253,9 +264,7 @@ impl Writer {
         // Whose sign of life is still to be told is not asked for another.
         if unpublished.ticks.is_multiple_of(PULSE_TICKS) && unpublished.alive.is_empty() {
             for mut connection in self.connections.iter_mut() {
-                let Some((pulse, known)) = &mut connection.pulse else { continue };
-                let signs = pulse.signs();
-                if std::mem::replace(known, signs) != signs {
+                if connection.line.as_mut().is_some_and(Line::has_beaten) {
                     unpublished.alive.push_back(connection.key().clone());
                 }
             }
@@ -327,20 +336,21 @@ impl Writer {
             }
             Effect::Resync(source) => {
                 self.published.metrics.gaps.inc();
-                self.command(&source, Command::Resync);
+                self.cut(&source, close::GAP, "something was missed");
             }
             Effect::Quarantine { source, why } => {
                 tracing::warn!(%source, "stream is quarantined: {why}");
                 self.published.metrics.quarantines.inc();
-                self.command(&source, Command::Quarantine);
+                self.cut(&source, close::DISTRUSTED, &why);
             }
         }
     }
 
-    fn command(&self, source: &Source, command: Command) {
-        if let Some(follower) = self.connections.get(source) {
-            // A full queue holds the same command already.
-            let _ = follower.commands.try_send(command);
+    /// Has a follower begin again.
+    fn cut(&self, source: &Source, code: u16, why: &str) {
+        // One whose stream has just ended begins again anyway.
+        if let Some(line) = self.connections.get(source).as_ref().and_then(|c| c.line.as_ref()) {
+            line.sender.cut(code, why);
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::download::{self, Download, DownloadError, Had};
 use crate::endpoint::{Endpoint, Target};
 use crate::identity::Identity;
 use crate::pool::{Body, Pool, Wire};
+use crate::stream::Keepalive;
 
 /// Largest answer that is read: a view of ten thousand jobs takes about 20 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -74,6 +75,7 @@ impl Default for Patience {
 pub struct Client {
     identity: Arc<Identity>,
     pool: Arc<Pool>,
+    keepalive: Keepalive,
     patience: Patience,
 }
 
@@ -100,7 +102,7 @@ impl Client {
     #[must_use]
     pub fn new(identity: Arc<Identity>) -> Self {
         let pool = Arc::new(Pool::new(&identity));
-        Self { identity, pool, patience: Patience::default() }
+        Self { identity, pool, keepalive: Keepalive::default(), patience: Patience::default() }
     }
 
     /// The same client, sharing connections, with other time-outs.
@@ -119,6 +121,11 @@ impl Client {
     #[must_use]
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// What looks after the streams it opens.
+    pub(crate) fn keepalive(&self) -> &Keepalive {
+        &self.keepalive
     }
 
     /// Reads something. A connection that turns out to be closed is replaced and asked again.

@@ -39,6 +39,7 @@ use crate::body::RequestBody;
 use crate::identity::Identity;
 use crate::io::{BoxIo, Counted};
 use crate::problem::ProblemReply;
+use crate::stream::Keepalive;
 use crate::{tcp, tls};
 
 /// First byte of a TLS handshake record; no HTTP method starts with it.
@@ -186,6 +187,7 @@ impl Server {
         let Self { listener, limits } = self;
         let router = router.layer(DefaultBodyLimit::max(limits.body_bytes_max));
         let places = Arc::new(Semaphore::new(limits.connections_max));
+        let keepalive = Keepalive::default();
         let tracker = TaskTracker::new();
         let cutoff = CancellationToken::new();
         loop {
@@ -206,8 +208,9 @@ impl Server {
                 tracing::warn!(limit = limits.connections_max, "too many connections: closed one");
                 continue;
             };
-            let connection =
-                Connection { router: router.clone(), limits, permit, stopping: shutdown.clone() };
+            let (router, stopping) = (router.clone(), shutdown.clone());
+            let keepalive = keepalive.clone();
+            let connection = Connection { router, limits, permit, stopping, keepalive };
             let cutoff = cutoff.clone();
             tracker.spawn(async move {
                 tokio::select! {
@@ -245,6 +248,7 @@ struct Connection {
     limits: Limits,
     permit: OwnedSemaphorePermit,
     stopping: CancellationToken,
+    keepalive: Keepalive,
 }
 
 impl Connection {
@@ -258,11 +262,12 @@ impl Connection {
     }
 
     async fn answer(self, io: BoxIo, peer: Peer) {
-        let Self { router, limits, permit, stopping } = self;
+        let Self { router, limits, permit, stopping, keepalive } = self;
         let stop = Stopping(stopping.clone());
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(stop.clone());
+            request.extensions_mut().insert(keepalive.clone());
             let request = request.map(|body| RequestBody::new(body, limits.body_stall));
             let router = router.clone();
             async move { Ok::<_, Infallible>(infallible(router.oneshot(request).await)) }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!            ┌── queue (bounded) ── writer ──> socket      full queue: cut(4008)
-//! Frames ────┤                        │ping when silent    no answer in time: lost
+//! Frames ────┤        keepalive ──────┘ping when silent    no answer in time: lost
 //!            └── inbox (bounded) <── reader <── socket     slow reader: TCP holds the peer back
 //!                       or the reader itself, when the application does nothing but read
 //! ```
@@ -18,6 +18,8 @@ mod reader;
 mod writer;
 
 mod open;
+
+mod keepalive;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Peer;
+pub(crate) use keepalive::Keepalive;
 pub(crate) use open::header_has;
 pub use open::{Upgrade, connect_stream, connect_stream_direct, connect_stream_with};
 use reader::{Reader, read_ahead};
@@ -51,6 +54,8 @@ pub mod close {
     pub const SLOW: u16 = 4008;
     /// What was asked for is no longer there in full; start from a new inventory.
     pub const GAP: u16 = 4009;
+    /// What came is not believed; connecting again is of no use until that is mended.
+    pub const DISTRUSTED: u16 = 4010;
 }
 
 /// Largest message: a host's complete inventory with some thousands of jobs.
@@ -245,12 +250,13 @@ impl Frames {
         socket: Socket,
         peer: Peer,
         stopping: Option<CancellationToken>,
-        liveness: Liveness,
+        (keepalive, liveness): (&Keepalive, Liveness),
         reads: Reads,
     ) -> Self {
         let (queue, queued) = mpsc::channel(QUEUE_FRAMES_MAX);
         let shared = Arc::new(Shared::of(socket));
-        tokio::spawn(Writer::new(queued, Arc::clone(&shared), liveness).run(stopping));
+        keepalive.watch(&shared, liveness);
+        tokio::spawn(Writer::new(queued, Arc::clone(&shared)).run(stopping));
         let reader = Reader(Arc::clone(&shared));
         let inbox = match reads {
             Reads::Directly => Inbox::Direct(reader),

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
-use super::{Frames, Liveness, Reads, socket};
+use super::{Frames, Keepalive, Liveness, Reads, socket};
 use crate::call_error::CallError;
 use crate::client::Client;
 use crate::endpoint::Endpoint;
@@ -89,7 +89,7 @@ async fn connect(
         None => Via::Plain,
     };
     let peer = Peer { key: peer, via };
-    Ok(Frames::start(socket, peer, None, liveness, reads))
+    Ok(Frames::start(socket, peer, None, (client.keepalive(), liveness), reads))
 }
 
 /// A request to open a stream; an extractor. It fails with a problem when it is no such request.
@@ -98,6 +98,7 @@ pub struct Upgrade {
     accept: String,
     peer: Peer,
     stopping: CancellationToken,
+    keepalive: Keepalive,
     liveness: Liveness,
     reads: Reads,
 }
@@ -110,7 +111,7 @@ impl Upgrade {
         F: FnOnce(Frames) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send,
     {
-        let Self { on_upgrade, accept, peer, stopping, liveness, reads } = self;
+        let Self { on_upgrade, accept, peer, stopping, keepalive, liveness, reads } = self;
         tokio::spawn(async move {
             let freed = match on_upgrade.await.map(Upgraded::downcast::<TokioIo<Counted>>) {
                 Ok(Ok(freed)) => freed,
@@ -119,6 +120,7 @@ impl Upgrade {
             };
             let Freed { io, read_buf, .. } = freed;
             let socket = socket::upgraded(io.into_inner(), read_buf, Role::Server).await;
+            let liveness = (&keepalive, liveness);
             handle(Frames::start(socket, peer, Some(stopping), liveness, reads)).await;
         });
         let headers = [
@@ -149,6 +151,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemReply> {
         let peer = Peer::from_request_parts(parts, state).await?;
         let stopping = parts.extensions.get::<Stopping>().cloned().unwrap_or_default().0;
+        let keepalive = parts.extensions.get::<Keepalive>().cloned().unwrap_or_default();
         let is_upgrade = header_has(parts, &CONNECTION, "upgrade")
             && header_has(parts, &UPGRADE, "websocket")
             && header_has(parts, &SEC_WEBSOCKET_VERSION, "13");
@@ -158,7 +161,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         match (accept, on_upgrade) {
             (Some(accept), Some(on_upgrade)) => {
                 let (liveness, reads) = (Liveness::default(), Reads::Ahead);
-                Ok(Self { on_upgrade, accept, peer, stopping, liveness, reads })
+                Ok(Self { on_upgrade, accept, peer, stopping, keepalive, liveness, reads })
             }
             _ => {
                 let detail = "this path is a stream: open it as a WebSocket (version 13)";

@@ -27,7 +27,7 @@ impl Reader {
         while shared.end().is_none() {
             let Some(looked) = shared.look(|socket| socket.poll_next_unpin(cx)) else { break };
             let Poll::Ready(message) = looked else {
-                shared.is_held_up.store(false, Ordering::Relaxed);
+                shared.is_unread.store(false, Ordering::Relaxed);
                 shared.reader.register(cx.waker());
                 // Whoever ended it before that has woken nobody.
                 match shared.end() {
@@ -57,7 +57,7 @@ impl Reader {
                 }
             };
             // Until it asks for more, the application holds up what may have come since.
-            shared.is_held_up.store(true, Ordering::Relaxed);
+            shared.is_unread.store(true, Ordering::Relaxed);
             return Poll::Ready(Some(frame));
         }
         Poll::Ready(None)

@@ -4,7 +4,7 @@
 //! and writing lock the socket for one look each and never wait with it, so that neither needs a
 //! copy, a channel or a task between itself and the socket.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -41,13 +41,17 @@ pub(super) struct Shared {
     pub(super) heard: AtomicU64,
     /// Those of them that are no frames.
     pub(super) signs: AtomicU64,
-    /// True while the reader waits for the application: that is not the peer's silence.
-    pub(super) is_held_up: AtomicBool,
+    /// True while the reader waits for the application.
+    pub(super) is_unread: AtomicBool,
+    /// True while the writer waits for the peer to read, which has a limit of its own.
+    pub(super) is_stalled: AtomicBool,
+    /// The peer is to be asked for a sign of life.
+    is_ask_due: AtomicBool,
     pub(super) queued_bytes: AtomicUsize,
     end: OnceLock<End>,
     /// Woken at the end.
     pub(super) reader: AtomicWaker,
-    /// Woken at the end.
+    /// Woken at the end, and to ask.
     pub(super) writer: AtomicWaker,
     /// The socket is let go.
     pub(super) over: CancellationToken,
@@ -66,7 +70,9 @@ impl Shared {
             socket: Mutex::new(Some(socket)),
             heard: AtomicU64::default(),
             signs: AtomicU64::default(),
-            is_held_up: AtomicBool::default(),
+            is_unread: AtomicBool::default(),
+            is_stalled: AtomicBool::default(),
+            is_ask_due: AtomicBool::default(),
             queued_bytes: AtomicUsize::default(),
             end: OnceLock::new(),
             reader: AtomicWaker::new(),
@@ -79,6 +85,23 @@ impl Shared {
     pub(super) fn look<R>(&self, look: impl FnOnce(&mut Socket) -> R) -> Option<R> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         socket.as_mut().map(look)
+    }
+
+    /// True while this end is what keeps the peer from being heard: that is not the peer's silence.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.is_unread.load(Ordering::Relaxed) || self.is_stalled.load(Ordering::Relaxed)
+    }
+
+    /// Has the writer ask the peer for a sign of life.
+    pub(super) fn ask(&self) {
+        self.is_ask_due.store(true, Ordering::Relaxed);
+        self.writer.wake();
+    }
+
+    /// Whether the peer is to be asked; says so once.
+    pub(super) fn take_ask(&self) -> bool {
+        // A look alone leaves the line to whoever else reads it.
+        self.is_ask_due.load(Ordering::Relaxed) && self.is_ask_due.swap(false, Ordering::Relaxed)
     }
 
     /// Lets go of the socket.

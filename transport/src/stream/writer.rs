@@ -1,4 +1,4 @@
-//! Writes what is queued into a stream, asks for signs of life, and says goodbye.
+//! Writes what is queued into a stream, asks for a sign of life when it is time, and says goodbye.
 
 use std::future::poll_fn;
 use std::iter;
@@ -11,13 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 use super::socket::Shared;
-use super::{Liveness, Out, StreamError, close};
+use super::{Out, StreamError, close};
 
 /// Frames written between two flushes.
 const BATCH_FRAMES_MAX: usize = 64;
@@ -28,41 +28,28 @@ const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// How long to wait for the other end's goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What a close frame has room for beside its code (RFC 6455, section 5.5).
+const REASON_BYTES_MAX: usize = 123;
+
 /// The half that writes; it lets go of the socket when all is over.
 pub(super) struct Writer {
     queued: mpsc::Receiver<Out>,
     shared: Arc<Shared>,
-    liveness: Liveness,
-    ticks: Interval,
-    silence: Silence,
-}
-
-/// What the writer remembers of the other end's silence.
-#[derive(Default)]
-struct Silence {
-    heard: u64,
-    intervals: u32,
 }
 
 /// What the writer does next.
 enum Step {
     /// Something is queued.
     Write,
-    /// Time to look whether the other end is still there.
-    Listen,
+    /// The other end is to be asked for a sign of life.
+    Ask,
     /// The stream has ended.
     End,
 }
 
 impl Writer {
-    pub(super) fn new(
-        queued: mpsc::Receiver<Out>,
-        shared: Arc<Shared>,
-        liveness: Liveness,
-    ) -> Self {
-        let mut ticks = interval(liveness.ask_after);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { queued, shared, liveness, ticks, silence: Silence::default() }
+    pub(super) fn new(queued: mpsc::Receiver<Out>, shared: Arc<Shared>) -> Self {
+        Self { queued, shared }
     }
 
     /// Until the stream is over.
@@ -80,12 +67,11 @@ impl Writer {
 
     async fn write_until_end(&mut self, mut stopped: Pin<&mut impl Future<Output = ()>>) {
         let mut batch = Vec::new();
-        self.ticks.tick().await;
         loop {
             let done = match poll_fn(|cx| self.poll_step(cx, &mut batch, stopped.as_mut())).await {
                 Step::End => return,
                 Step::Write => self.write(&mut batch).await,
-                Step::Listen => self.listen().await,
+                Step::Ask => self.send(iter::once(Message::Ping(Bytes::new()))).await,
             };
             if let Err(end) = done {
                 self.shared.has_ended(end);
@@ -102,8 +88,8 @@ impl Writer {
         if self.shared.end().is_some() {
             return Poll::Ready(Step::End);
         }
-        if self.ticks.poll_tick(cx).is_ready() {
-            return Poll::Ready(Step::Listen);
+        if self.shared.take_ask() {
+            return Poll::Ready(Step::Ask);
         }
         match self.queued.poll_recv_many(cx, batch, BATCH_FRAMES_MAX) {
             Poll::Ready(0) => self.shared.say_goodbye(close::NORMAL, String::new()),
@@ -114,9 +100,10 @@ impl Writer {
             self.shared.say_goodbye(close::STOPPING, "the server stops".to_owned());
         }
         self.shared.writer.register(cx.waker());
-        // Looked at again: whoever ended it before that has woken nobody.
+        // Looked at again: whoever ended it or had us ask before that has woken nobody.
         match self.shared.end() {
             Some(_) => Poll::Ready(Step::End),
+            None if self.shared.take_ask() => Poll::Ready(Step::Ask),
             None => Poll::Pending,
         }
     }
@@ -141,40 +128,35 @@ impl Writer {
         Ok(())
     }
 
-    /// Asks for a sign of life when there was none of late; an end when there is no answer.
-    async fn listen(&mut self) -> Result<(), StreamError> {
-        let heard = self.shared.heard.load(Ordering::Relaxed);
-        if heard != self.silence.heard || self.shared.is_held_up.load(Ordering::Relaxed) {
-            self.silence = Silence { heard, intervals: 0 };
-            return Ok(());
-        }
-        let Liveness { ask_after, lost_after } = self.liveness;
-        let intervals = self.silence.intervals;
-        if intervals > 0 && ask_after * intervals >= lost_after {
-            let ms = lost_after.as_millis();
-            return Err(StreamError::lost(format!("no answer to a ping within {ms} ms")));
-        }
-        self.silence.intervals += 1;
-        self.send(iter::once(Message::Ping(Bytes::new()))).await
-    }
-
     /// Writes until all is with the system, or until the stream has ended.
     async fn send(&self, messages: impl Iterator<Item = Message>) -> Result<(), StreamError> {
         let mut messages = messages;
-        patient(poll_fn(|cx| {
+        let mut written = pin!(poll_fn(|cx| {
             self.shared.writer.register(cx.waker());
             if self.shared.end().is_some() {
                 return Poll::Ready(Ok(()));
             }
             self.shared.poll_send(cx, &mut messages)
-        }))
-        .await
+        }));
+        // Most is written at once: only what is not costs a look at the clock.
+        let at_once = poll_fn(|cx| Poll::Ready(written.as_mut().poll(cx))).await;
+        if let Poll::Ready(written) = at_once {
+            return written;
+        }
+        self.shared.is_stalled.store(true, Ordering::Relaxed);
+        let written = timeout(WRITE_STALL_MAX, written).await;
+        self.shared.is_stalled.store(false, Ordering::Relaxed);
+        written.unwrap_or_else(|_| {
+            let seconds = WRITE_STALL_MAX.as_secs();
+            Err(StreamError::lost(format!("the peer took nothing for {seconds} s")))
+        })
     }
 
     /// Says goodbye where there is somebody to say it to, and waits for the answer.
     async fn part(&self) {
         if let Some((code, reason)) = self.shared.untold() {
-            let reason = Utf8Bytes::from(reason);
+            let end = reason.floor_char_boundary(REASON_BYTES_MAX);
+            let reason = Utf8Bytes::from(&reason[..end]);
             let goodbye = Message::Close(Some(CloseFrame { code: code.into(), reason }));
             let mut goodbye = iter::once(goodbye);
             let said = poll_fn(|cx| self.shared.poll_send(cx, &mut goodbye));
@@ -216,21 +198,5 @@ impl Shared {
             Poll::Ready(())
         });
         read.unwrap_or(Poll::Ready(()))
-    }
-}
-
-/// Waits for a write, within reason. Most are done at once: only others cost a look at the clock.
-async fn patient(write: impl Future<Output = Result<(), StreamError>>) -> Result<(), StreamError> {
-    let mut write = pin!(write);
-    let at_once = poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await;
-    if let Poll::Ready(written) = at_once {
-        return written;
-    }
-    match timeout(WRITE_STALL_MAX, write).await {
-        Ok(written) => written,
-        Err(_) => {
-            let seconds = WRITE_STALL_MAX.as_secs();
-            Err(StreamError::lost(format!("the peer took nothing for {seconds} s")))
-        }
     }
 }
