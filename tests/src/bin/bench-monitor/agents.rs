@@ -9,30 +9,34 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use protocol::api::Health;
 use protocol::event::Frame;
+use protocol::host::Inventory;
 use protocol::id::Cursor;
-use protocol::view::{HostRow, Merge, View};
 use tokio::net::TcpListener;
 use tokio::time::interval;
-use transport::stream::{Encoded, Upgrade};
-use transport::{CancellationToken, FrameSender, Identity, Json, Listen, Server};
+use transport::stream::Encoded;
+use transport::{CancellationToken, Identity, Json, Listen, Server};
 
+use crate::line::{self, Line};
 use crate::world;
 
 struct Agent {
     n: usize,
-    jobs: usize,
     identity: Arc<Identity>,
     told: Mutex<Told>,
 }
 
 struct Told {
-    view: View,
-    subscribers: Vec<FrameSender>,
+    /// As it was at the beginning.
+    inventory: Inventory,
+    cursor: Cursor,
+    /// When each job changed last, in microseconds; 0 if never.
+    changed_us: Vec<u64>,
+    followers: Vec<Line>,
 }
 
 /// Runs hosts `from..to`, of which every `hole`th never answers anything.
@@ -46,10 +50,10 @@ pub(crate) async fn run(from: usize, to: usize, jobs: usize, hole: Option<usize>
             continue;
         }
         let identity = Arc::new(world::identity(n));
-        let mut view = View::default();
-        view.merge_inventory(world::inventory(n, jobs));
-        let told = Mutex::new(Told { view, subscribers: vec![] });
-        let agent = Arc::new(Agent { n, jobs, identity: Arc::clone(&identity), told });
+        let inventory = world::inventory(n, jobs);
+        let (cursor, changed_us) = (inventory.cursor, vec![0; jobs]);
+        let told = Mutex::new(Told { inventory, cursor, changed_us, followers: vec![] });
+        let agent = Arc::new(Agent { n, identity: Arc::clone(&identity), told });
         let server = Server::bind(Listen::Tls(world::address(n)), identity).await.expect("bind");
         let router = Router::new()
             .route("/v1/health", get(health))
@@ -107,26 +111,30 @@ async fn live(agents: &[Arc<Agent>], rate: u64) {
     }
 }
 
-impl Told {
-    fn row(&self) -> &HostRow {
-        self.view.hosts().next().expect("an agent knows its host").1
-    }
-}
-
 impl Agent {
     /// Job `j` changes, and everybody who follows is told. Job 0 is left to those who measure.
     fn happen(&self, j: usize) {
         let mut told = self.told.lock().expect("no panic");
-        let encoded = self.step(&mut told, j);
-        told.subscribers.retain(|subscriber| subscriber.push_encoded(&encoded).is_ok());
+        let j = if j == 0 { 0 } else { 1 + j % (told.changed_us.len() - 1) };
+        let (event, at_us) = world::event(self.n, &told.inventory.host, told.cursor, j);
+        (told.cursor, told.changed_us[j]) = (event.cursor, at_us);
+        let frame = line::frame(Encoded::of(&Frame::Event(event)).as_str());
+        told.followers.retain(|follower| follower.push(&frame));
     }
 
-    fn step(&self, told: &mut Told, j: usize) -> Encoded {
-        let j = if j == 0 { 0 } else { 1 + j % (self.jobs - 1) };
-        let row = told.row();
-        let event = world::event(self.n, &row.host, row.cursor, j);
-        assert_eq!(told.view.merge_event(&event), Merge::Applied);
-        Encoded::of(&Frame::Event(event))
+    /// Tells a newcomer everything, or nothing when it is at the present: no ring is kept.
+    fn greet(&self, query: Option<&str>, follower: Line) {
+        let mut told = self.told.lock().expect("no panic");
+        let push = |frame: &Frame| follower.push(&line::frame(Encoded::of(frame).as_str()));
+        if query != Some(&cursor_query(told.cursor)) {
+            let mut inventory = Inventory { cursor: told.cursor, ..told.inventory.clone() };
+            for (j, (job, at_us)) in inventory.jobs.iter_mut().zip(&told.changed_us).enumerate() {
+                *job = world::job(self.n, j, *at_us);
+            }
+            push(&Frame::Inventory(Box::new(inventory)));
+        }
+        push(&Frame::Current);
+        told.followers.push(follower);
     }
 }
 
@@ -141,26 +149,9 @@ async fn health(State(agent): State<Arc<Agent>>) -> Json<Health> {
     })
 }
 
-async fn events(
-    State(agent): State<Arc<Agent>>,
-    axum::extract::RawQuery(query): axum::extract::RawQuery,
-    upgrade: Upgrade,
-) -> Response {
-    upgrade.read_directly().frames(move |mut frames| async move {
-        {
-            let mut told = agent.told.lock().expect("no panic");
-            let here = cursor_query(told.row().cursor);
-            // No ring is kept: who is not at the present gets an inventory.
-            if query.as_deref() != Some(&here) {
-                let _ =
-                    frames.sender().push(&Frame::Inventory(Box::new(told.row().clone().into())));
-            }
-            let _ = frames.sender().push(&Frame::Current);
-            told.subscribers.retain(|subscriber| !subscriber.is_over());
-            told.subscribers.push(frames.sender());
-        }
-        while let Some(Ok(_)) = frames.next_frame().await {}
-    })
+async fn events(State(agent): State<Arc<Agent>>, request: Request) -> Response {
+    let query = request.uri().query().map(str::to_owned);
+    line::open(request, move |follower| agent.greet(query.as_deref(), follower))
 }
 
 fn cursor_query(cursor: Cursor) -> String {

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use monitor::check::check;
 use monitor::core::{Core, Effect, Input, Source, Wanted};
 use monitor::packed::PackedView;
-use protocol::event::{Event, Fact, Frame};
+use protocol::event::{Fact, Frame};
 use protocol::host::Inventory;
 use protocol::id::{Cursor, HostId, JobId};
 use protocol::job::Job;
@@ -55,7 +55,7 @@ pub(crate) fn merge(hosts: usize, jobs: usize) -> serde_json::Value {
             .map(|i| {
                 // A stride that visits all hosts in no helpful order.
                 let n = (i * 7_919) % hosts;
-                let event: Event = world::event(n, &hosts_known[n], cursor[n], i % jobs);
+                let (event, _) = world::event(n, &hosts_known[n], cursor[n], i % jobs);
                 cursor[n] = event.cursor;
                 (n, Encoded::of(&Frame::Event(event)))
             })

@@ -6,6 +6,7 @@
 
 mod agents;
 mod core;
+mod line;
 mod process;
 mod sockets;
 mod world;

@@ -108,8 +108,9 @@ pub(crate) fn job(n: usize, j: usize, since_ms: u64) -> Job {
     }
 }
 
-/// The event after `cursor`: job `j` has changed now.
-pub(crate) fn event(n: usize, host: &Host, cursor: Cursor, j: usize) -> Event {
-    let fact = Fact::JobChanged { job: Box::new(job(n, j, now_us())) };
-    Event { host: host.id.clone(), cursor: cursor.next(), at_ms: 0, fact }
+/// The event after `cursor`: job `j` has changed now, and when that is in microseconds.
+pub(crate) fn event(n: usize, host: &Host, cursor: Cursor, j: usize) -> (Event, u64) {
+    let at_us = now_us();
+    let fact = Fact::JobChanged { job: Box::new(job(n, j, at_us)) };
+    (Event { host: host.id.clone(), cursor: cursor.next(), at_ms: 0, fact }, at_us)
 }
