@@ -111,20 +111,9 @@ impl Agent {
         let mut told = self.holds.told.lock().unwrap();
         told.open.retain(|id| *id != offer.id);
         told.jobs.push(Job {
-            id: offer.job,
             revision: offer.revision,
-            spec: spec().into(),
-            state: JobState::Running,
-            reason: None,
-            since_ms: 0,
             hold: Some(offer.id),
-            domain_uuid: None,
-            run: None,
-            resize: None,
-            migration: None,
-            endpoint: None,
-            cards: Box::default(),
-            snapshots: Box::default(),
+            ..Job::of(offer.job, spec(), JobState::Running)
         });
     }
 }

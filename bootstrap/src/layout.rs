@@ -217,20 +217,9 @@ pub(crate) mod tests {
         let spec = JobSpec { kind, ..JobSpec::vm(tiny_vm()) };
         let key = SecretKey::from_seed([seed; 32]).public();
         Job {
-            id: service_job(role, index),
             revision: Revision(3),
-            spec: spec.into(),
-            state,
-            reason: None,
-            since_ms: 0,
-            hold: None,
-            domain_uuid: None,
-            run: None,
-            resize: None,
-            migration: None,
             endpoint: Some(ServiceEndpoint { url: format!("https://10.0.0.9:{seed}"), key }.into()),
-            cards: Box::default(),
-            snapshots: Box::default(),
+            ..Job::of(service_job(role, index), spec, state)
         }
     }
 

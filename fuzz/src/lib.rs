@@ -34,20 +34,13 @@ pub fn host(n: u8) -> Host {
 #[must_use]
 pub fn job(n: u8, revision: u64) -> Job {
     Job {
-        id: job_id(n),
         revision: Revision(revision),
-        spec: JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 1 << 30, ..VmSpec::default() }).into(),
-        state: JobState::Running,
-        reason: None,
         since_ms: revision,
-        hold: None,
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(
+            job_id(n),
+            JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 1 << 30, ..VmSpec::default() }),
+            JobState::Running,
+        )
     }
 }
 

@@ -78,20 +78,9 @@ fn at(n: u8) -> HostId {
 /// Puts a job on a host; its share is part of what the host has promised.
 fn with(mut inventory: Inventory, name: &str, spec: JobSpec, state: JobState) -> Inventory {
     let job = Job {
-        id: id(name),
         revision: Revision(3),
-        spec: spec.into(),
-        state,
-        reason: None,
-        since_ms: 0,
         hold: Some(OfferId::default()),
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(id(name), spec, state)
     };
     inventory.host.allocation = inventory.host.allocation.plus(job.allocation());
     inventory.jobs.push(job);

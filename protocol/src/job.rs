@@ -406,6 +406,28 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job of which no more is known than this: at its first revision, without a ticket, a domain or a
+    /// time.
+    #[must_use]
+    pub fn of(id: JobId, spec: impl Into<Arc<JobSpec>>, state: JobState) -> Self {
+        Self {
+            id,
+            revision: Revision(1),
+            spec: spec.into(),
+            state,
+            reason: None,
+            since_ms: 0,
+            hold: None,
+            domain_uuid: None,
+            run: None,
+            resize: None,
+            migration: None,
+            endpoint: None,
+            cards: Box::default(),
+            snapshots: Box::default(),
+        }
+    }
+
     /// What the job holds of its host now: everything while it is alive; only its disks once
     /// it has ended, because its volumes are still there, and what their snapshots keep. What is in named
     /// pools is booked there.

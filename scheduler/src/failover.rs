@@ -200,20 +200,9 @@ mod tests {
     fn job(revision: u64, hold: u64, on_loss: OnLoss, state: JobState) -> Job {
         let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, on_loss, ..VmSpec::default() };
         Job {
-            id: "web".parse().unwrap(),
             revision: Revision(revision),
-            spec: JobSpec::vm(vm).into(),
-            state,
-            reason: None,
-            since_ms: 0,
             hold: Some(OfferId { epoch: Epoch(1), num: hold }),
-            domain_uuid: None,
-            run: None,
-            resize: None,
-            migration: None,
-            endpoint: None,
-            cards: Box::default(),
-            snapshots: Box::default(),
+            ..Job::of("web".parse().unwrap(), JobSpec::vm(vm), state)
         }
     }
 

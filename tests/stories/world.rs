@@ -75,20 +75,5 @@ pub(crate) fn bytes(word: &str) -> Result<u64, String> {
 }
 
 pub(crate) fn job(name: &str, spec: JobSpec, state: JobState) -> Result<Job, String> {
-    Ok(Job {
-        id: JobId::new(name).map_err(|e| e.to_string())?,
-        revision: Revision(1),
-        spec: spec.into(),
-        state,
-        reason: None,
-        since_ms: 0,
-        hold: None,
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
-    })
+    Ok(Job::of(JobId::new(name).map_err(|e| e.to_string())?, spec, state))
 }

@@ -190,20 +190,14 @@ async fn put_job(
     };
     let endpoint = if is_failing { None } else { Some(serve_role(&fake, service.role).await) };
     let job = Job {
-        id: id.clone(),
         revision: put.revision,
-        spec: put.spec.into(),
-        state: if is_failing { JobState::Failed } else { JobState::Running },
         reason: is_failing.then_some(Reason::Exited { code: 1 }),
-        since_ms: 0,
-        hold: None,
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
         endpoint: endpoint.map(Box::new),
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(
+            id.clone(),
+            put.spec,
+            if is_failing { JobState::Failed } else { JobState::Running },
+        )
     };
     fake.inner.lock().unwrap().jobs.insert(id, job.clone());
     Ok(Json(job))

@@ -422,20 +422,11 @@ async fn put(
     host.offers.remove(&offer);
     host.used.insert(offer);
     let job = Job {
-        id: id.clone(),
         revision: body.revision,
-        spec: body.spec.into(),
-        state: JobState::Accepted,
-        reason: None,
         since_ms: 1,
         hold: Some(offer),
-        domain_uuid: None,
         run: body.run,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(id.clone(), body.spec, JobState::Accepted)
     };
     shared.set(&mut host, job.clone());
     drop(host);

@@ -71,22 +71,8 @@ fn spec(vcpus: u32) -> JobSpec {
 
 pub(crate) fn record(name: &str) -> JobRecord {
     let id = job_id(name);
-    let job = Job {
-        domain_uuid: Some(id.domain_uuid()),
-        id,
-        revision: Revision(1),
-        spec: spec(1).into(),
-        state: JobState::Running,
-        reason: None,
-        since_ms: 0,
-        hold: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
-    };
+    let job =
+        Job { domain_uuid: Some(id.domain_uuid()), ..Job::of(id, spec(1), JobState::Running) };
     let (debits, issued, tally) = (BTreeMap::new(), None, Tally::default());
     JobRecord {
         job,

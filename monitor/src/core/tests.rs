@@ -50,20 +50,9 @@ fn job(n: u64) -> Job {
         ..VmSpec::default()
     };
     Job {
-        id: JobId::new(format!("j{}", n % 3)).unwrap(),
         revision: Revision(n),
-        spec: JobSpec::vm(vm).into(),
-        state: JobState::Running,
-        reason: None,
         since_ms: n,
-        hold: None,
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(JobId::new(format!("j{}", n % 3)).unwrap(), JobSpec::vm(vm), JobState::Running)
     }
 }
 

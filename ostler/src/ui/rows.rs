@@ -229,22 +229,7 @@ pub(crate) mod tests {
     /// A VM for tests.
     pub(crate) fn job(name: &str, state: JobState) -> Job {
         let vm = VmSpec { vcpus: 1, memory_bytes: 64 << 20, ..VmSpec::default() };
-        Job {
-            id: JobId::new(name).unwrap(),
-            revision: protocol::id::Revision(1),
-            spec: std::sync::Arc::new(JobSpec::vm(vm)),
-            state,
-            reason: None,
-            since_ms: 5,
-            hold: None,
-            domain_uuid: None,
-            run: None,
-            resize: None,
-            migration: None,
-            endpoint: None,
-            cards: Box::default(),
-            snapshots: Box::default(),
-        }
+        Job { since_ms: 5, ..Job::of(JobId::new(name).unwrap(), JobSpec::vm(vm), state) }
     }
 
     /// A host's report with these jobs, at its first event.

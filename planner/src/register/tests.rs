@@ -22,6 +22,15 @@ use crate::{
 const GIB: u64 = 1 << 30;
 const JOBS: u8 = 12;
 
+/// Where jobs are in their lives; most run.
+const STATES: [JobState; 5] = [
+    JobState::Running,
+    JobState::Running,
+    JobState::Stopped,
+    JobState::Starting,
+    JobState::Failed,
+];
+
 /// What of a host is drawn by lot.
 #[derive(Debug, Clone)]
 struct Drawn {
@@ -139,26 +148,8 @@ fn inventory(n: u8, seq: u64, drawn: &Drawn) -> Inventory {
         intent: (drawn.words % 16 == 7).then_some(HostIntent::Drain),
     };
     let job = |(job, kind, state): &(u8, u8, u8)| Job {
-        id: job_id(*job),
         revision: Revision(u64::from(*state) % 3 + 1),
-        spec: spec(*kind).into(),
-        state: [
-            JobState::Running,
-            JobState::Running,
-            JobState::Stopped,
-            JobState::Starting,
-            JobState::Failed,
-        ][usize::from(*state) % 5],
-        reason: None,
-        since_ms: 0,
-        hold: None,
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(job_id(*job), spec(*kind), STATES[usize::from(*state) % STATES.len()])
     };
     let jobs: BTreeMap<u8, Job> = drawn.jobs.iter().map(|drawn| (drawn.0, job(drawn))).collect();
     let cursor = Cursor { epoch: Epoch(1), seq };

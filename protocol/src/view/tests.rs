@@ -28,27 +28,19 @@ fn host(n: u8) -> Host {
 
 fn job(n: u8, revision: u64) -> Job {
     Job {
-        id: JobId::new(format!("j{n}")).unwrap(),
         revision: Revision(revision),
-        spec: JobSpec::vm(VmSpec {
-            vcpus: 1,
-            memory_bytes: 1 << 30,
-            disks: vec![],
-            nics: vec![],
-            ..VmSpec::default()
-        })
-        .into(),
-        state: JobState::Running,
-        reason: None,
         since_ms: revision,
-        hold: None,
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(
+            JobId::new(format!("j{n}")).unwrap(),
+            JobSpec::vm(VmSpec {
+                vcpus: 1,
+                memory_bytes: 1 << 30,
+                disks: vec![],
+                nics: vec![],
+                ..VmSpec::default()
+            }),
+            JobState::Running,
+        )
     }
 }
 

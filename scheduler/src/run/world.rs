@@ -122,22 +122,7 @@ impl World {
     pub(super) fn place(&mut self, host: &HostId, state: JobState) {
         let fake = self.hosts.get_mut(host).unwrap();
         let hold = Some(OfferId { epoch: Epoch(1), num: 999 });
-        let job = Job {
-            id: job_id(),
-            revision: Revision(1),
-            spec: spec().into(),
-            state,
-            reason: None,
-            since_ms: 0,
-            hold,
-            domain_uuid: None,
-            run: None,
-            resize: None,
-            migration: None,
-            endpoint: None,
-            cards: Box::default(),
-            snapshots: Box::default(),
-        };
+        let job = Job { hold, ..Job::of(job_id(), spec(), state) };
         fake.jobs.insert(job_id(), job);
     }
 
@@ -301,20 +286,10 @@ impl World {
                     }
                 };
                 let job = Job {
-                    id: id.clone(),
                     revision: body.revision,
-                    spec: body.spec.clone().into(),
-                    state,
-                    reason: None,
-                    since_ms: 0,
                     hold: Some(offer.id),
-                    domain_uuid: None,
                     run: body.run,
-                    resize: None,
-                    migration: None,
-                    endpoint: None,
-                    cards: Box::default(),
-                    snapshots: Box::default(),
+                    ..Job::of(id.clone(), body.spec.clone(), state)
                 };
                 fake.jobs.insert(id.clone(), job);
                 done

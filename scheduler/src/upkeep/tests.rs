@@ -38,20 +38,8 @@ fn name(text: &str) -> SetName {
 fn row(n: usize, state: JobState) -> Job {
     let vm = VmSpec { vcpus: 1, memory_bytes: GIB, on_loss: OnLoss::Keep, ..VmSpec::default() };
     Job {
-        id: id(n),
-        revision: Revision(1),
-        spec: JobSpec::vm(vm).into(),
-        state,
-        reason: None,
-        since_ms: 0,
         hold: Some(OfferId { epoch: Epoch(1), num: 1 }),
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(id(n), JobSpec::vm(vm), state)
     }
 }
 

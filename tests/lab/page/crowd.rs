@@ -128,20 +128,8 @@ fn inventory(n: usize, vms: usize, identity: &Identity, url: &str) -> Inventory 
 fn vm(name: &str) -> Job {
     let vm = VmSpec { vcpus: 1, memory_bytes: 4 << 30, ..VmSpec::default() };
     Job {
-        id: JobId::new(name).expect("a name"),
-        revision: Revision(1),
-        spec: JobSpec::vm(vm).into(),
-        state: JobState::Running,
-        reason: None,
         since_ms: 1_700_000_000_000,
-        hold: None,
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(JobId::new(name).expect("a name"), JobSpec::vm(vm), JobState::Running)
     }
 }
 

@@ -21,19 +21,9 @@ fn job() -> Job {
     let id = protocol::id::JobId::new("first").expect("a name");
     Job {
         domain_uuid: Some(id.domain_uuid()),
-        id,
         revision: body().revision,
-        spec: body().spec.into(),
-        state: JobState::Running,
-        reason: None,
         since_ms: 1_700_000_000_000,
-        hold: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(id, body().spec, JobState::Running)
     }
 }
 

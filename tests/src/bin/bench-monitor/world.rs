@@ -92,19 +92,9 @@ pub(crate) fn job(n: usize, j: usize, since_ms: u64) -> Job {
     };
     Job {
         domain_uuid: Some(id.domain_uuid()),
-        id,
-        revision: Revision(1),
-        spec: JobSpec::vm(vm).into(),
-        state: JobState::Running,
-        reason: None,
         since_ms,
         hold: Some(OfferId { epoch: Epoch(1), num: j as u64 + 1 }),
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
+        ..Job::of(id, JobSpec::vm(vm), JobState::Running)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::event::{Event, Fact};
 use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision};
+use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
@@ -62,22 +62,7 @@ pub(crate) fn spec(size: Resources, on_loss: OnLoss) -> JobSpec {
 }
 
 pub(crate) fn job(id: JobId, spec: JobSpec, state: JobState) -> Job {
-    Job {
-        id,
-        revision: Revision(1),
-        spec: spec.into(),
-        state,
-        reason: None,
-        since_ms: 0,
-        hold: Some(OfferId { epoch: Epoch(1), num: 1 }),
-        domain_uuid: None,
-        run: None,
-        resize: None,
-        migration: None,
-        endpoint: None,
-        cards: Box::default(),
-        snapshots: Box::default(),
-    }
+    Job { hold: Some(OfferId { epoch: Epoch(1), num: 1 }), ..Job::of(id, spec, state) }
 }
 
 pub(crate) fn id(n: usize) -> HostId {
