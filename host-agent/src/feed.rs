@@ -3,15 +3,17 @@
 //! Fed by the shell only after what it shows is durable. A subscriber that does not keep up is cut
 //! and comes back with its cursor; it never delays another.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use protocol::event::{Event, Frame};
 use protocol::host::{Host, Inventory};
-use protocol::id::{Cursor, JobId};
-use protocol::job::Job;
+use protocol::id::{Cursor, HostId, JobId};
+use protocol::job::{Job, JobState};
 use protocol::view::{HostRow, Merge, View};
 use transport::lines::LineSender;
 use transport::stream::{Cut, Encoded, FrameSender};
+use uuid::Uuid;
 
 use crate::core::{EventRing, Resume};
 
@@ -19,8 +21,9 @@ use crate::core::{EventRing, Resume};
 pub(crate) struct Feed(Mutex<Published>);
 
 struct Published {
+    /// Of this host alone. Nothing is kept of its rows anywhere else: a change would copy them.
     view: View,
-    row: HostRow,
+    host: HostId,
     ring: EventRing,
     subscribers: Vec<Subscriber>,
 }
@@ -55,10 +58,10 @@ impl Feed {
     #[must_use]
     pub(crate) fn new(inventory: Inventory) -> Self {
         let mut view = View::default();
-        view.merge_inventory(inventory.clone());
-        let row = HostRow::from(inventory);
+        let host = inventory.host.id.clone();
+        view.merge_inventory(inventory);
         let ring = EventRing::default();
-        Self(Mutex::new(Published { view, row, ring, subscribers: Vec::new() }))
+        Self(Mutex::new(Published { view, host, ring, subscribers: Vec::new() }))
     }
 
     /// Applies the next event and tells all subscribers.
@@ -68,26 +71,26 @@ impl Feed {
     pub(crate) fn publish(&self, event: Event) {
         let mut published = self.lock();
         let merged = published.view.merge_event(&event);
-        assert_eq!(merged, Merge::Applied, "event {} after {}", event.cursor, published.row.cursor);
-        if let Some(row) = published.view.host(&event.host).cloned() {
-            published.row = row;
+        let at = published.row().cursor;
+        assert_eq!(merged, Merge::Applied, "event {} after {at}", event.cursor);
+        if !published.subscribers.is_empty() {
+            let (at, encoded) = (Some(event.cursor), Encoded::of(&Frame::Event(event.clone())));
+            published.subscribers.retain(|subscriber| subscriber.push(at, &encoded).is_ok());
         }
-        let (at, encoded) = (Some(event.cursor), Encoded::of(&Frame::Event(event.clone())));
         published.ring.push(Arc::new(event));
-        published.subscribers.retain(|subscriber| subscriber.push(at, &encoded).is_ok());
     }
 
     /// Sends a newcomer all it needs to catch up, and from then on every event.
     pub(crate) fn subscribe(&self, from: Option<Cursor>, subscriber: Subscriber) {
         let mut published = self.lock();
         let resume = from.map_or(Resume::Inventory, |cursor| {
-            published.ring.resume(cursor, published.row.cursor)
+            published.ring.resume(cursor, published.row().cursor)
         });
         let told = |event: &Arc<Event>| (Some(event.cursor), Frame::Event(Event::clone(event)));
         let mut frames: Vec<(Option<Cursor>, Frame)> = match resume {
             Resume::From(events) => events.iter().map(told).collect(),
             Resume::Inventory => {
-                let inventory = Inventory::from(published.row.clone());
+                let inventory = Inventory::from(published.row().clone());
                 vec![(Some(inventory.cursor), Frame::Inventory(Box::new(inventory)))]
             }
         };
@@ -102,27 +105,38 @@ impl Feed {
     /// Everything, at the present cursor.
     #[must_use]
     pub(crate) fn inventory(&self) -> Inventory {
-        let row = self.lock().row.clone();
-        row.into()
+        self.row().into()
     }
 
     /// The host as published.
     #[must_use]
     pub(crate) fn host(&self) -> Arc<Host> {
-        Arc::clone(&self.lock().row.host)
+        Arc::clone(&self.lock().row().host)
     }
 
     /// One job as published.
     #[must_use]
     pub(crate) fn job(&self, id: &JobId) -> Option<Arc<Job>> {
-        self.lock().row.jobs.get(id).cloned()
+        self.lock().row().jobs.get(id).cloned()
     }
 
     /// All jobs as published.
     #[must_use]
     pub(crate) fn jobs(&self) -> Vec<Job> {
-        let row = self.lock().row.clone();
-        row.jobs.values().map(|job| Job::clone(job)).collect()
+        self.row().jobs.values().map(|job| Job::clone(job)).collect()
+    }
+
+    /// Jobs by their domains.
+    #[must_use]
+    pub(crate) fn jobs_by_domain(&self) -> BTreeMap<Uuid, JobId> {
+        let by_domain = |job: &Arc<Job>| Some((job.domain_uuid?, job.id.clone()));
+        self.row().jobs.values().filter_map(by_domain).collect()
+    }
+
+    /// The state of each job.
+    #[must_use]
+    pub(crate) fn states(&self) -> Vec<JobState> {
+        self.row().jobs.values().map(|job| job.state).collect()
     }
 
     /// How many follow its events now.
@@ -131,7 +145,18 @@ impl Feed {
         self.lock().subscribers.iter().filter(|subscriber| !subscriber.is_over()).count()
     }
 
+    /// What is published now, to be read without keeping others from it.
+    fn row(&self) -> HostRow {
+        self.lock().row().clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Published> {
         self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Published {
+    fn row(&self) -> &HostRow {
+        self.view.host(&self.host).expect("the view begins with this host, and forgets none")
     }
 }

@@ -57,11 +57,10 @@ impl Inner {
     async fn read(&self) -> Result<Usage, HypervisorError> {
         let counted = call(&self.hv, "count usage", READ_DEADLINE, |hv| hv.usage()).await?;
         let at_ms = self.clock.now().mono_ms;
-        let jobs = self.feed.jobs();
-        let job_of = |uuid| jobs.iter().find(|job| job.domain_uuid == Some(uuid));
+        let mut jobs = self.feed.jobs_by_domain();
         let mut guests: Vec<GuestUsage> = counted
             .into_iter()
-            .map(|one| GuestUsage { job: job_of(one.uuid).map(|job| job.id.clone()), ..one.usage })
+            .map(|one| GuestUsage { job: jobs.remove(&one.uuid), ..one.usage })
             .collect();
         guests.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Usage { at_ms, machine: machine(), guests })

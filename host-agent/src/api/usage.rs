@@ -31,7 +31,7 @@ pub(super) async fn metrics(
     let usage = api.meter.read().await.ok();
     let scrape = Scrape {
         host: api.feed.host(),
-        states: api.feed.jobs().into_iter().map(|job| job.state).collect(),
+        states: api.feed.states(),
         subscribers: api.feed.subscribers(),
         hung_calls: api.hv.hung_calls().count(),
         damaged_files: api.damage.len(),

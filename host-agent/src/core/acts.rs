@@ -108,12 +108,11 @@ impl Agent {
         let busy = Refusal::Busy { what, limit: 1, retry_after_ms: RETRY_MS };
         self.works += 1;
         let work_id = WorkId(self.works);
-        match self.jobs.get_mut(id) {
-            Some(entry) if entry.work.is_none() && self.has_listed => {
-                entry.work = Some(UnderWay { id: work_id, kind: WorkKind::Reboot });
-            }
-            _ => return Err(busy),
+        if !self.has_listed || self.jobs.get(id).is_none_or(|entry| entry.work.is_some()) {
+            return Err(busy);
         }
+        let work_begun = UnderWay { id: work_id, kind: WorkKind::Reboot };
+        self.jobs.change(id, |entry| entry.work = Some(work_begun));
         let uuid = self.domain_of(id);
         out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn: None });
         Ok(())

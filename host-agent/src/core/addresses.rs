@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 
 use protocol::event::Fact;
 use protocol::id::JobId;
-use protocol::job::{Address, AddressSource, Card, JobState, Unknown};
+use protocol::job::{Address, AddressSource, Card, Job, JobState, Unknown};
 use transport::clock::Now;
 use uuid::Uuid;
 
-use super::agent::Agent;
+use super::agent::{Agent, Entry};
 use super::input::Effect;
 
 /// Looks under way at a time: each costs libvirt a few calls, and a thread while an agent is slow.
@@ -54,7 +54,7 @@ impl Agent {
     pub(super) fn watch_addresses(&mut self, now: Now, out: &mut Vec<Effect>) {
         let under_way = self.jobs.values().filter(|entry| entry.addresses.look.is_some()).count();
         let mut due: Vec<(u64, JobId)> = Vec::new();
-        for (id, entry) in &self.jobs {
+        for (id, entry) in self.jobs.iter() {
             let job = &entry.record.job;
             let is_vm = job.domain_uuid.is_some();
             let watch = &entry.addresses;
@@ -66,11 +66,11 @@ impl Agent {
         for (_, id) in due.into_iter().take(LOOKS_MAX.saturating_sub(under_way)) {
             self.looks += 1;
             let (look, uuid) = (self.looks, self.domain_of(&id));
-            let Some(entry) = self.jobs.get_mut(&id) else { continue };
-            let watch = &mut entry.addresses;
-            watch.look = Some(look);
-            watch.looked_ms = now.mono_ms;
-            watch.since_ms.get_or_insert(now.mono_ms);
+            self.jobs.change(&id, |Entry { addresses: watch, .. }| {
+                watch.look = Some(look);
+                watch.looked_ms = now.mono_ms;
+                watch.since_ms.get_or_insert(now.mono_ms);
+            });
             out.push(Effect::LookAtCards { job: id, uuid, look });
         }
     }
@@ -84,30 +84,36 @@ impl Agent {
         seen: Option<Vec<Card>>,
         out: &mut Vec<Effect>,
     ) {
-        let Some(entry) = self.jobs.get_mut(id) else { return };
-        if entry.addresses.look != Some(look) {
-            return;
-        }
-        let watch = &mut entry.addresses;
-        watch.look = None;
-        let seen = seen.filter(|_| runs(entry.record.job.state));
-        let cards = seen.map(|cards| watch.with_neighbours(now.mono_ms, cards));
-        watch.due_ms = now.mono_ms + watch.pause_ms(now.mono_ms, cards.as_deref());
-        let Some(cards) = cards else { return };
-        let cards = cards.into_boxed_slice();
-        if cards != entry.record.job.cards {
-            entry.record.job.cards = cards;
-            let job = Box::new(entry.record.job.clone());
-            self.publish(now, Fact::JobChanged { job }, out);
+        let changed = self.jobs.change(id, |entry| entry.see_cards(now, look, seen)).flatten();
+        if let Some(job) = changed {
+            self.publish(now, Fact::JobChanged { job: Box::new(job) }, out);
         }
     }
 
     /// Something has happened in the guest that may well have given it an address, or taken it.
     pub(super) fn expect_addresses(&mut self, uuid: Uuid) {
-        let job = self.by_uuid.get(&uuid).and_then(|id| self.jobs.get_mut(id));
-        if let Some(Watch { due_ms, looked_ms, .. }) = job.map(|entry| &mut entry.addresses) {
-            *due_ms = (*due_ms).min(*looked_ms + BOOTING_MS);
+        let Some(id) = self.by_uuid.get(&uuid) else { return };
+        self.jobs.change(id, |Entry { addresses: watch, .. }| {
+            watch.due_ms = watch.due_ms.min(watch.looked_ms + BOOTING_MS);
+        });
+    }
+}
+
+impl Entry {
+    /// Takes what a look has shown; the job, if it shows something else by that.
+    fn see_cards(&mut self, now: Now, look: u64, seen: Option<Vec<Card>>) -> Option<Job> {
+        let watch = &mut self.addresses;
+        if watch.look != Some(look) {
+            return None;
         }
+        watch.look = None;
+        let job = &mut self.record.job;
+        let seen = seen.filter(|_| runs(job.state));
+        let cards = seen.map(|cards| watch.with_neighbours(now.mono_ms, cards));
+        watch.due_ms = now.mono_ms + watch.pause_ms(now.mono_ms, cards.as_deref());
+        let cards = cards.map(Vec::into_boxed_slice).filter(|cards| *cards != job.cards)?;
+        job.cards = cards;
+        Some(job.clone())
     }
 }
 

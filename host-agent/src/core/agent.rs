@@ -32,6 +32,7 @@ use super::networks::KnownNetworks;
 use super::offers::Offers;
 use super::one_off::Heard;
 use super::resizing::{Giving, is_changing};
+use super::table::Table;
 
 /// Jobs in the ledger, ended ones included. Each row is about 1 KiB and an inventory with all of
 /// them must fit into one message; what is history is forgotten before, and the rest is deleted by
@@ -113,7 +114,7 @@ pub struct Agent {
     pub(super) agreed: Option<Digest>,
     /// The holds that the keeper runs only by the cover of both committees of a change.
     pub(super) joint: Joint,
-    pub(super) jobs: BTreeMap<JobId, Entry>,
+    pub(super) jobs: Table,
     pub(super) by_uuid: BTreeMap<Uuid, JobId>,
     pub(super) observed: BTreeMap<Uuid, ObservedDomain>,
     pub(super) networks: KnownNetworks,
@@ -158,7 +159,7 @@ impl Agent {
             trust,
             agreed: ledger.agreed,
             joint: Joint::default(),
-            jobs: BTreeMap::new(),
+            jobs: Table::default(),
             by_uuid: BTreeMap::new(),
             observed: BTreeMap::new(),
             networks: KnownNetworks::default(),
@@ -445,31 +446,28 @@ impl Agent {
             self.by_uuid.insert(uuid, id.clone());
             self.observed.remove(&uuid);
         }
-        match self.jobs.get_mut(&id) {
-            Some(entry) => {
-                entry.addresses.follow(record.job.state);
-                entry.record = record;
-                entry.row_bytes = row_bytes;
-                entry.change += 1;
-            }
-            None => {
+        if !self.jobs.contains_key(&id) {
+            let entry = Entry {
+                record,
+                work: None,
+                is_begun: false,
+                is_snapshot_tried: false,
+                heard: None,
+                giving: None,
+                looked_ms: 0,
+                addresses: Watch::default(),
                 // Never a number of an earlier job of this name: a late look must not fit.
-                let change = self.works + 1;
-                let entry = Entry {
-                    record,
-                    work: None,
-                    is_begun: false,
-                    is_snapshot_tried: false,
-                    heard: None,
-                    giving: None,
-                    looked_ms: 0,
-                    addresses: Watch::default(),
-                    change,
-                    row_bytes,
-                };
-                self.jobs.insert(id, entry);
-            }
+                change: self.works + 1,
+                row_bytes,
+            };
+            return self.jobs.insert(id, entry);
         }
+        self.jobs.change(&id, |entry| {
+            entry.addresses.follow(record.job.state);
+            entry.record = record;
+            entry.row_bytes = row_bytes;
+            entry.change += 1;
+        });
     }
 
     pub(super) fn publish(&mut self, now: Now, fact: Fact, out: &mut Vec<Effect>) {
@@ -510,13 +508,10 @@ impl Agent {
         offer: Option<OfferId>,
         domain: Option<Uuid>,
     ) -> Resources {
-        let jobs = self.jobs.iter().map(|(id, entry)| match job == Some(id) {
-            true => {
-                let disk_bytes = entry.record.job.snapshot_bytes();
-                Resources { disk_bytes, ..Resources::ZERO }
-            }
-            false => entry.record.job.allocation(),
-        });
+        let jobs = match job {
+            Some(job) => self.jobs.promised_without(job),
+            None => self.jobs.promised(),
+        };
         let open = || self.offers.open().filter(|(id, _)| offer != Some(*id)).map(|(_, open)| open);
         // A domain that is offered to be adopted is counted as the offer.
         let is_offered = |uuid: Uuid| open().any(|open| open.domain == Some(uuid));
@@ -524,7 +519,7 @@ impl Agent {
             |d: &&ObservedDomain| d.is_active && domain != Some(d.uuid) && !is_offered(d.uuid);
         let observed = self.observed.values().filter(is_counted).map(|d| d.resources);
         let offers = open().map(|open| open.resources);
-        jobs.chain(offers).chain(observed).fold(Resources::ZERO, Resources::plus)
+        offers.chain(observed).fold(jobs, Resources::plus)
     }
 }
 

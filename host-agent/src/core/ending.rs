@@ -6,7 +6,7 @@ use protocol::job::{JobState, Reason, RunKey};
 use protocol::refusal::Refusal;
 use transport::clock::Now;
 
-use super::agent::{Agent, WorkKind};
+use super::agent::{Agent, UnderWay, WorkKind};
 use super::claims::Deed;
 use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord};
@@ -82,11 +82,8 @@ impl Agent {
         let id = record.job.id.clone();
         record.intent = Intent::Stop { grace_ms };
         self.become_state(now, record, JobState::Stopping, Some(why), out);
-        if let Some(entry) = self.jobs.get_mut(&id)
-            && entry.work.is_some_and(|w| matches!(w.kind, WorkKind::Stop | WorkKind::Reboot))
-        {
-            entry.work = None;
-        }
+        let is_overtaken = |work: &UnderWay| matches!(work.kind, WorkKind::Stop | WorkKind::Reboot);
+        self.jobs.change(&id, |entry| entry.work = entry.work.filter(|work| !is_overtaken(work)));
         self.offers.end_of_job(&id);
         self.go_on(now, &id, out);
     }

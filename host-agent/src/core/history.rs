@@ -122,10 +122,13 @@ impl Agent {
 
     /// As a delete that nobody asked for. What is shown of the job does not change before it is gone.
     fn begin_forgetting(&mut self, now: Now, id: &JobId, out: &mut Vec<Effect>) {
-        let Some(entry) = self.jobs.get_mut(id) else { return };
-        entry.record.intent = Intent::Delete;
-        entry.change += 1;
-        out.push(Effect::Persist(Write::Job(Box::new(entry.record.clone()))));
+        let going = self.jobs.change(id, |entry| {
+            entry.record.intent = Intent::Delete;
+            entry.change += 1;
+            entry.record.clone()
+        });
+        let Some(record) = going else { return };
+        out.push(Effect::Persist(Write::Job(Box::new(record))));
         self.go_on(now, id, out);
     }
 

@@ -45,12 +45,12 @@ impl Agent {
         }
         self.works += 1;
         let work_id = WorkId(self.works);
-        if let Some(entry) = self.jobs.get_mut(id) {
+        self.jobs.change(id, |entry| {
             entry.work = Some(UnderWay { id: work_id, kind: kind_of(&work) });
             entry.change += 1;
             entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
             entry.is_snapshot_tried |= matches!(work, Work::SnapshotVm { .. });
-        }
+        });
         let turn = self.turn(id);
         out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn });
     }
@@ -63,10 +63,11 @@ impl Agent {
         outcome: WorkOutcome,
         out: &mut Vec<Effect>,
     ) {
-        let Some(entry) = self.jobs.get_mut(&id) else { return };
-        let Some(ended) = entry.work.filter(|under_way| under_way.id == work) else { return };
-        entry.work = None;
-        let record = entry.record.clone();
+        let ended = self.jobs.change(&id, |entry| {
+            let ended = entry.work.take_if(|under_way| under_way.id == work)?;
+            Some((ended, entry.record.clone()))
+        });
+        let Some((ended, record)) = ended.flatten() else { return };
         let has_failed = matches!(outcome, WorkOutcome::Failed(_) | WorkOutcome::Unclear(_));
         self.conclude(now, record, ended, outcome, out);
         self.look_again(&id, out);
@@ -238,9 +239,7 @@ impl Agent {
     }
 
     pub(super) fn set_begun(&mut self, id: &JobId, is_begun: bool) {
-        if let Some(entry) = self.jobs.get_mut(id) {
-            entry.is_begun = is_begun;
-        }
+        self.jobs.change(id, |entry| entry.is_begun = is_begun);
     }
 
     pub(super) fn handle_service(

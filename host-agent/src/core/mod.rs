@@ -13,6 +13,8 @@ pub use input::{
     SnapshotAct, Standing, Work, WorkId, WorkOutcome,
 };
 
+mod table;
+
 mod taking;
 
 mod adopting;

@@ -251,17 +251,19 @@ impl Agent {
         total: u64,
         out: &mut Vec<Effect>,
     ) {
-        let Some(entry) = self.jobs.get_mut(id) else { return };
-        let Some(Migration::Outgoing { moved_bytes, total_bytes, handoff: None, .. }) =
-            entry.record.job.migration.as_deref_mut()
-        else {
-            return;
-        };
-        if (*moved_bytes, *total_bytes) == (moved, total) {
-            return;
+        let changed = self.jobs.change(id, |entry| {
+            let job = &mut entry.record.job;
+            let Some(Migration::Outgoing { moved_bytes, total_bytes, handoff: None, .. }) =
+                job.migration.as_deref_mut()
+            else {
+                return None;
+            };
+            let is_news = (*moved_bytes, *total_bytes) != (moved, total);
+            (*moved_bytes, *total_bytes) = (moved, total);
+            is_news.then(|| job.clone())
+        });
+        if let Some(job) = changed.flatten() {
+            self.publish(now, Fact::JobChanged { job: Box::new(job) }, out);
         }
-        (*moved_bytes, *total_bytes) = (moved, total);
-        let job = Box::new(entry.record.job.clone());
-        self.publish(now, Fact::JobChanged { job }, out);
     }
 }

@@ -426,19 +426,10 @@ impl Agent {
     /// Cards of QEMU's user network are alone on theirs.
     pub(super) fn check_macs(&self, id: &JobId, spec: &JobSpec) -> Result<(), Refusal> {
         let macs = spec.macs(id);
-        if macs.is_empty() {
-            return Ok(());
+        match self.jobs.has_mac(&macs, id) {
+            Some((job, mac)) => Err(Refusal::MacTaken { mac: mac.to_owned(), job: job.clone() }),
+            None => Ok(()),
         }
-        for (other, entry) in &self.jobs {
-            let job = &entry.record.job;
-            if other == id || job.state.is_ended() {
-                continue;
-            }
-            if let Some(mac) = job.spec.macs(other).into_iter().find(|mac| macs.contains(mac)) {
-                return Err(Refusal::MacTaken { mac, job: other.clone() });
-            }
-        }
-        Ok(())
     }
 
     /// Restores what the ledger says.

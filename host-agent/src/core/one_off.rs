@@ -44,7 +44,7 @@ impl Agent {
     }
 
     fn watch_one_off(&mut self, now: Now, id: &JobId, out: &mut Vec<Effect>) {
-        let Some(entry) = self.jobs.get_mut(id) else { return };
+        let Some(entry) = self.jobs.get(id) else { return };
         let record = &entry.record;
         let Some(limits) = record.job.spec.as_one_off() else { return };
         let since = |from_ms: u64| now.mono_ms.saturating_sub(from_ms);
@@ -54,7 +54,7 @@ impl Agent {
         let Some(idle_ms) = limits.idle_ms else { return };
         // A guest that stands still can't say anything.
         if record.job.state == JobState::Paused {
-            entry.heard = None;
+            self.jobs.change(id, |entry| entry.heard = None);
         } else if entry.heard.is_some_and(|heard| since(heard.since_ms) >= idle_ms) {
             self.end_one_off(now, id, Reason::Idle, out);
         } else {
@@ -70,12 +70,13 @@ impl Agent {
 
     /// Its console has this many bytes by now; fewer than before when its log was turned over.
     pub(super) fn handle_heard(&mut self, now: Now, id: &JobId, bytes: u64) {
-        let Some(entry) = self.jobs.get_mut(id) else { return };
-        if entry.record.job.state == JobState::Running
-            && entry.heard.is_none_or(|heard| heard.bytes != bytes)
-        {
-            entry.heard = Some(Heard { bytes, since_ms: now.mono_ms });
-        }
+        self.jobs.change(id, |entry| {
+            if entry.record.job.state == JobState::Running
+                && entry.heard.is_none_or(|heard| heard.bytes != bytes)
+            {
+                entry.heard = Some(Heard { bytes, since_ms: now.mono_ms });
+            }
+        });
     }
 
     /// Its guest has shut down: what it has left as its exit code is read next.

@@ -27,10 +27,10 @@ impl Agent {
             let is_begun = record.job.state == JobState::MigratingOut;
             let is_snapshot_tried = record.job.snapshot_under_way().is_some();
             self.remember(record);
-            if let Some(entry) = self.jobs.get_mut(&id) {
+            self.jobs.change(&id, |entry| {
                 entry.is_begun = is_begun;
                 entry.is_snapshot_tried = is_snapshot_tried;
-            }
+            });
         }
     }
 

@@ -26,7 +26,7 @@ use protocol::ticket::{Expected, OfferStanding, Purpose, Ticket, VerifiedTicket,
 use protocol::vm::{SizeChange, VmSpec};
 use transport::clock::Now;
 
-use super::agent::Agent;
+use super::agent::{Agent, Entry};
 use super::input::{Effect, Look, Reply, Work, WorkOutcome};
 use super::ledger::{Intent, Issued, JobRecord, LastResize};
 use super::taking::Reserved;
@@ -163,9 +163,7 @@ impl Agent {
         record.job.spec = to.into();
         record.job.revision = revision;
         record.job.run = run.or(record.job.run);
-        if let Some(entry) = self.jobs.get_mut(&id) {
-            entry.giving = None;
-        }
+        self.jobs.change(&id, |entry| entry.giving = None);
         self.insert(now, record, out);
         self.go_on(now, &id, out);
         Ok(Reply::Accepted(Box::new(self.record(&id)?.job.clone())))
@@ -284,10 +282,9 @@ impl Agent {
         if matches!(record.job.reason, Some(Reason::Unclear { .. })) {
             record.job.reason = None;
         }
-        if let Some(entry) = self.jobs.get_mut(&id) {
-            let has = seen.filter(|_| is_giving);
-            entry.giving = has.map(|has| Giving { has, since_ms: now.mono_ms });
-        }
+        let has = seen.filter(|_| is_giving);
+        let giving = has.map(|has| Giving { has, since_ms: now.mono_ms });
+        self.jobs.change(&id, |entry| entry.giving = giving);
         record.job.resize = next;
         self.insert(now, record, out);
     }
@@ -320,25 +317,25 @@ impl Agent {
         out: &mut Vec<Effect>,
     ) {
         let Some(domain) = domain.filter(|_| is_alive(record.job.state)) else { return };
-        let Some(entry) = self.jobs.get_mut(&record.job.id) else { return };
-        if is_changing(&record.job) && entry.giving.is_none() {
+        let Some(entry) = self.jobs.get(&record.job.id) else { return };
+        let before = entry.giving;
+        if is_changing(&record.job) && before.is_none() {
             return;
         }
         let seen = seen_instead(&record.job, domain);
         let mut why = record.job.resize.as_ref().map(|r| r.why.clone()).unwrap_or_default();
-        let stage = match (entry.giving, seen) {
+        let (giving, stage) = match (before, seen) {
             (Some(giving), Some(has)) if giving.has != has => {
-                entry.giving = Some(Giving { has, since_ms: now.mono_ms });
-                ResizeStage::Changing
+                (Some(Giving { has, since_ms: now.mono_ms }), ResizeStage::Changing)
             }
             (Some(giving), Some(_)) if now.mono_ms < giving.since_ms + GIVING_MS_MAX => return,
             (Some(_), _) => {
-                entry.giving = None;
                 why.push("the guest gives nothing more up".to_owned());
-                ResizeStage::NextStart
+                (None, ResizeStage::NextStart)
             }
-            (None, _) => ResizeStage::NextStart,
+            (None, _) => (None, ResizeStage::NextStart),
         };
+        self.jobs.change(&record.job.id, |entry| entry.giving = giving);
         let next = seen.map(|has| Box::new(as_resize(has, stage, why)));
         if next != record.job.resize {
             record.job.resize = next;
@@ -349,18 +346,18 @@ impl Agent {
     /// Has those looked at that are not what their specs say.
     pub(super) fn watch_sizes(&mut self, now: Now, out: &mut Vec<Effect>) {
         let is_due = |since_ms: u64| now.mono_ms.saturating_sub(since_ms) >= LOOK_MS;
-        for entry in self.jobs.values_mut() {
+        let look = |(id, entry): (&JobId, &Entry)| {
             let job = &entry.record.job;
-            let (Some(_), Some(uuid)) = (&job.resize, job.domain_uuid) else { continue };
-            if entry.work.is_some() || !is_alive(job.state) {
-                continue;
-            }
-            if entry.giving.is_none() && !is_due(entry.looked_ms) {
-                continue;
-            }
-            entry.looked_ms = now.mono_ms;
-            let change = entry.change;
-            out.push(Effect::Look(Look { uuid, hint: None, is_second: false, change }));
+            let uuid = job.domain_uuid.filter(|_| job.resize.is_some())?;
+            let is_free = entry.work.is_none() && is_alive(job.state);
+            let is_looked_at = is_free && (entry.giving.is_some() || is_due(entry.looked_ms));
+            let look = Look { uuid, hint: None, is_second: false, change: entry.change };
+            is_looked_at.then(|| (id.clone(), look))
+        };
+        let looks: Vec<(JobId, Look)> = self.jobs.iter().filter_map(look).collect();
+        for (id, look) in looks {
+            self.jobs.change(&id, |entry| entry.looked_ms = now.mono_ms);
+            out.push(Effect::Look(look));
         }
     }
 }

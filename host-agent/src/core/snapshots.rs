@@ -165,9 +165,7 @@ impl Agent {
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let id = record.job.id.clone();
-        if let Some(entry) = self.jobs.get_mut(&id) {
-            entry.is_snapshot_tried = false;
-        }
+        self.jobs.change(&id, |entry| entry.is_snapshot_tried = false);
         self.insert(now, record, out);
         self.go_on(now, &id, out);
         Ok(Reply::Accepted(Box::new(self.record(&id)?.job.clone())))

@@ -180,10 +180,7 @@ impl Agent {
     /// A start more than the host can begin soon is not taken: whoever asks is told when to ask again,
     /// and its ticket is good until then.
     fn check_starts(&self, spec: &JobSpec) -> Result<(), Refusal> {
-        let is_start =
-            |entry: &&Entry| entry.work.is_some() && entry.record.job.state == JobState::Starting;
-        let starts = self.jobs.values().filter(is_start).count();
-        if spec.as_vm().is_some() && starts >= STARTS_WAITING_MAX {
+        if spec.as_vm().is_some() && self.jobs.starts() >= STARTS_WAITING_MAX {
             return Err(Refusal::Busy {
                 what: "starts under way".to_owned(),
                 limit: u32::try_from(STARTS_WAITING_MAX).unwrap_or(u32::MAX),
@@ -320,7 +317,7 @@ impl Agent {
     }
 
     pub(super) fn standing(&self, now: Now, offer: OfferId) -> OfferStanding {
-        if self.jobs.values().any(|e| e.record.job.hold == Some(offer)) {
+        if self.jobs.holds(offer) {
             OfferStanding::Used
         } else {
             self.offers.standing(offer, now.mono_ms)

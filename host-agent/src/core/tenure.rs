@@ -69,11 +69,8 @@ impl Agent {
     /// Whether anything here needs cover.
     #[must_use]
     pub fn needs_keeper(&self) -> bool {
-        let holds = |entry: &super::agent::Entry| {
-            entry.record.job.hold.is_some() && on_loss(&entry.record.job) == OnLoss::Stop
-        };
         let is_offered = self.offers.open().any(|(_, open)| open.on_loss == OnLoss::Stop);
-        is_offered || self.jobs.values().any(holds)
+        is_offered || self.jobs.needs_cover()
     }
 
     /// What may be stated of the ledger as it is on disk now; `None` before the first list of domains,

@@ -199,6 +199,7 @@ impl Bench {
     }
 
     fn check_invariants(&self) {
+        self.agent.jobs.audit();
         let inventory = self.agent.inventory();
         let (allocation, capacity) = (inventory.host.allocation, inventory.host.capacity);
         assert!(allocation.fits_in(capacity), "no_host_promises_more_than_it_has");

@@ -34,7 +34,9 @@ impl VmSpec {
     /// The same, all pools together.
     #[must_use]
     pub fn bytes_in_pools(&self) -> u64 {
-        self.bytes_by_pool().values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+        let disks = self.disks.iter().filter(|_| self.adopted.is_none());
+        let in_pools = disks.filter(|disk| disk.named_pool().is_some());
+        in_pools.fold(0, |sum, disk| sum.saturating_add(disk.size_bytes))
     }
 
     /// True when it has disks and all of them are in named pools: where those are shared, it can be
