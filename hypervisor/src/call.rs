@@ -1,18 +1,17 @@
 //! A deadline for calls that may never return.
 //!
 //! libvirt's calls block: opening a connection to a hung daemon without any limit, the others until
-//! keep-alive gives up. So every call gets a thread of its own, and the async side stops waiting at
-//! the deadline. The thread can't be stopped; it is counted as hung until it comes back, and beyond
-//! [`HUNG_CALLS_MAX`] new calls are not even tried.
+//! keep-alive gives up. So every call has a thread for itself (see `crate::threads`), and the async side
+//! stops waiting at the deadline. The thread can't be stopped; it is counted as hung until it comes back,
+//! and beyond [`HUNG_CALLS_MAX`] new calls are not even tried.
 //!
 //! ```text
-//!   Waited ── thread ends ──▶ Ended
-//!      └── deadline passes, or the caller goes away ──▶ Abandoned ── thread ends ──▶ Ended
+//!   Waited ── thread is through ──▶ Ended
+//!      └── deadline passes, or the caller goes away ──▶ Abandoned ── thread is through ──▶ Ended
 //! ```
 
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -20,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::error::{ErrorKind, HypervisorError};
 use crate::hypervisor::Hypervisor;
+use crate::threads::THREADS;
 
 /// Most abandoned calls of one hypervisor. Each costs a thread; a daemon that left this many
 /// unanswered will not answer the next one either.
@@ -40,7 +40,7 @@ impl HungCalls {
     }
 }
 
-/// Runs `f` on a thread of its own and waits for it until `deadline`.
+/// Runs `f` on a thread that it has for itself, and waits for it until `deadline`.
 ///
 /// `TimedOut` means that it may have taken effect, or may yet. `Disconnected` with nothing tried is
 /// the answer while [`HUNG_CALLS_MAX`] earlier calls are hung.
@@ -66,7 +66,7 @@ pub async fn call<T: Send + 'static>(
         // Nobody may be waiting any more: then the answer goes nowhere.
         drop(sender.send(answer));
     };
-    if let Err(error) = thread::Builder::new().name(thread_name(what)).spawn(body) {
+    if let Err(error) = THREADS.run(thread_name(what), body) {
         let message = format!("not tried: start a thread: {error}");
         return Err(HypervisorError::new(what, ErrorKind::Failed, message));
     }

@@ -23,6 +23,8 @@ pub use event::{DomainEvent, Lifecycle, StartReason, WATCH_EVENTS_MAX, WatchEven
 mod error;
 pub use error::{ErrorKind, HypervisorError};
 
+mod threads;
+
 mod call;
 pub use call::{HUNG_CALLS_MAX, HungCalls, call};
 

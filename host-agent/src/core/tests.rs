@@ -42,6 +42,8 @@ mod history;
 
 mod pools;
 
+mod table;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
@@ -175,12 +177,16 @@ impl Bench {
     }
 
     fn tell(&mut self, input: Input) {
+        self.feed(input);
+        self.check_invariants();
+    }
+
+    fn feed(&mut self, input: Input) {
         let mut effects = vec![];
         self.agent.handle(self.now, input, &mut effects);
         for effect in effects {
             self.perform(effect);
         }
-        self.check_invariants();
     }
 
     fn perform(&mut self, effect: Effect) {

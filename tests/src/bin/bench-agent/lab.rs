@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use protocol::api::{JobList, StopJob};
+use protocol::host::Inventory;
 use protocol::job::{Job, JobState};
 use serde_json::json;
 use tests::lab::Lab;
@@ -37,6 +38,7 @@ pub(crate) fn run() {
         let xml = lab.must(&["exec", "h1", "virsh", "dumpxml", "--inactive", "bench"]);
         runtime.block_on(end(&client, &agent, &["bench".to_owned()]));
         let (virsh, bare) = start_theirs(&lab, &xml);
+        runtime.block_on(until_nothing_is_seen(&client, &agent));
         // The first round pays for libvirt's probing of QEMU.
         if round > 0 {
             ours.push(start);
@@ -66,6 +68,17 @@ pub(crate) fn run() {
 async fn until_it_answers(client: &Client, agent: &Endpoint) {
     while client.get::<JobList>(agent, "/v1/jobs").await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A name that the agent sees taken can't be put.
+async fn until_nothing_is_seen(client: &Client, agent: &Endpoint) {
+    loop {
+        let inventory: Inventory = client.get(agent, "/v1/inventory").await.expect("an inventory");
+        if inventory.observed.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
