@@ -148,7 +148,10 @@ mod tests {
             let all = std::sync::Arc::new(Barrier::new(9));
             for _ in 0..8 {
                 let all = std::sync::Arc::clone(&all);
-                threads.run("hv".to_owned(), move || drop(all.wait())).unwrap();
+                let wait = move || {
+                    all.wait();
+                };
+                threads.run("hv".to_owned(), wait).unwrap();
             }
             all.wait();
         }

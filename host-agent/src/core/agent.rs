@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::addresses::{Watch, runs};
 use super::claims::{Claims, Deed};
-use super::input::{Effect, Input, Joint, Look, Reply, ReplyId, Request, WorkId};
+use super::input::{Effect, Input, Joint, Reply, ReplyId, Request, WorkId};
 use super::ledger::{JobRecord, LedgerState, Write};
 use super::networks::KnownNetworks;
 use super::offers::Offers;
@@ -62,6 +62,8 @@ pub(super) struct Entry {
     /// True when the work for the snapshot that is under way was begun, in this or perhaps an earlier life:
     /// what is found of it is its own.
     pub(super) is_snapshot_tried: bool,
+    /// What libvirt has said of it since its work began, and nobody has looked into yet.
+    pub(super) unseen: Option<Lifecycle>,
     /// What a one-off job's console was last seen to hold.
     pub(super) heard: Option<Heard>,
     /// What is waited for after a change of size.
@@ -191,8 +193,7 @@ impl Agent {
             Input::Domain(event) => {
                 self.expect_addresses(event.uuid);
                 if event.what != Lifecycle::AgentChanged {
-                    let change = self.change_of(event.uuid);
-                    out.push(Effect::Look(Look::because(&event, change)));
+                    self.hear(&event, out);
                 }
             }
             Input::Cards { job, look, cards } => self.handle_cards(now, &job, look, cards, out),
@@ -452,6 +453,7 @@ impl Agent {
                 work: None,
                 is_begun: false,
                 is_snapshot_tried: false,
+                unseen: None,
                 heard: None,
                 giving: None,
                 looked_ms: 0,

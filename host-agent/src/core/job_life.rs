@@ -1,10 +1,12 @@
 //! How a job goes on: which work follows from its state and intent, and what its results mean.
 
+use hypervisor::Lifecycle;
 use protocol::event::Fact;
 use protocol::id::JobId;
-use protocol::job::{JobKind, JobState, Migration, OneOff, Reason};
+use protocol::job::{Job, JobKind, JobState, Migration, OneOff, Reason};
 use protocol::vm::VmSpec;
 use transport::clock::Now;
+use uuid::Uuid;
 
 use super::agent::{Agent, Entry, UnderWay, WorkKind};
 use super::input::{Effect, Look, ServiceNews, Work, WorkId, WorkOutcome};
@@ -65,25 +67,31 @@ impl Agent {
     ) {
         let ended = self.jobs.change(&id, |entry| {
             let ended = entry.work.take_if(|under_way| under_way.id == work)?;
-            Some((ended, entry.record.clone()))
+            Some((ended, entry.record.clone(), entry.unseen.take()))
         });
-        let Some((ended, record)) = ended.flatten() else { return };
+        let Some((ended, record, unseen)) = ended.flatten() else { return };
+        let uuid = self.domain_of(&id);
         let has_failed = matches!(outcome, WorkOutcome::Failed(_) | WorkOutcome::Unclear(_));
         self.conclude(now, record, ended, outcome, out);
-        self.look_again(&id, out);
+        self.look_again(&id, uuid, unseen, out);
         // What failed and is still wanted is tried again at the next tick, not at once.
         if !has_failed {
             self.go_on(now, &id, out);
         }
+        // A look finds nothing while the next work is under way: that one's end looks again.
+        self.jobs.change(&id, |entry| entry.unseen = unseen.filter(|_| entry.work.is_some()));
     }
 
-    /// Looks were ignored while work was under way, and the guest may have ended meanwhile.
-    fn look_again(&self, id: &JobId, out: &mut Vec<Effect>) {
-        let Some(entry) = self.jobs.get(id) else { return };
-        let job = &entry.record.job;
-        if let (Some(uuid), JobState::Running | JobState::Paused) = (job.domain_uuid, job.state) {
-            let change = entry.change;
-            out.push(Effect::Look(Look { uuid, hint: None, is_second: false, change }));
+    /// Nobody looked while work was under way, and the guest may have ended meanwhile. It is looked at
+    /// also where it is no job's any more.
+    fn look_again(&self, id: &JobId, uuid: Uuid, unseen: Option<Lifecycle>, out: &mut Vec<Effect>) {
+        let job = self.jobs.get(id).map(|entry| &entry.record.job);
+        let lives = |job: &Job| {
+            job.domain_uuid.is_some() && matches!(job.state, JobState::Running | JobState::Paused)
+        };
+        if unseen.is_some() || job.is_some_and(lives) {
+            let change = self.change_of(uuid);
+            out.push(Effect::Look(Look { uuid, hint: unseen, is_second: false, change }));
         }
     }
 

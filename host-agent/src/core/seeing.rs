@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use hypervisor::{DomainInfo, DomainState, Lifecycle, StopReason};
+use hypervisor::{DomainEvent, DomainInfo, DomainState, Lifecycle, StopReason};
 use protocol::event::Fact;
 use protocol::id::JobId;
 use protocol::job::{JobState, ObservedDomain, Reason};
@@ -16,6 +16,21 @@ use super::input::{Effect, Look};
 use super::ledger::{Intent, JobRecord};
 
 impl Agent {
+    /// libvirt says that something has happened. While work is under way most of it is that work's own
+    /// doing: it is looked into once, when the work has ended.
+    pub(super) fn hear(&mut self, event: &DomainEvent, out: &mut Vec<Effect>) {
+        let job = self.by_uuid.get(&event.uuid);
+        if let Some((id, entry)) = job.and_then(|id| Some((id, self.jobs.get(id)?)))
+            && entry.work.is_some()
+        {
+            let unseen = Some(more_telling(entry.unseen, event.what));
+            self.jobs.change(id, |entry| entry.unseen = unseen);
+            return;
+        }
+        let change = self.change_of(event.uuid);
+        out.push(Effect::Look(Look::because(event, change)));
+    }
+
     pub(super) fn handle_looked(
         &mut self,
         now: Now,
@@ -137,6 +152,16 @@ impl Agent {
             self.handle_looked(now, look, listed.get(&uuid).copied(), out);
         }
         self.go_on_all(now, out);
+    }
+}
+
+/// The hint that is worth more for a look: how a guest has ended may be shown nowhere else.
+fn more_telling(before: Option<Lifecycle>, now: Lifecycle) -> Lifecycle {
+    match (before, now) {
+        (Some(before @ Lifecycle::Stopped(_)), now) if !matches!(now, Lifecycle::Stopped(_)) => {
+            before
+        }
+        (_, now) => now,
     }
 }
 

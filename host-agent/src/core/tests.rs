@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hypervisor::{DomainInfo, DomainState, PauseReason, StopReason};
+use hypervisor::{DomainEvent, DomainInfo, DomainState, Lifecycle, PauseReason, StopReason};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
 use protocol::event::{Event, Fact};
 use protocol::host::{Host, HostIntent, HypervisorFacts};
@@ -784,6 +784,54 @@ fn a_look_that_was_overtaken_by_a_change_of_ours_says_nothing() {
     bench.tell(Input::Looked { look: late, domain: Some(off) });
     assert_eq!(bench.state("web-1"), JobState::Running);
     assert_eq!(bench.looks, [bench.look(uuid, false)], "it looks once more");
+}
+
+fn say(bench: &mut Bench, what: Lifecycle) {
+    let (uuid, name) = (job_id("web-1").domain_uuid(), "web-1".to_owned());
+    bench.tell(Input::Domain(DomainEvent { uuid, name, what }));
+}
+
+#[test]
+fn what_is_said_during_work_is_looked_into_once_it_has_ended() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    let stopped = Lifecycle::Stopped(StopReason::Shutdown);
+    for what in [Lifecycle::Defined, stopped, Lifecycle::Undefined] {
+        say(&mut bench, what);
+    }
+    assert_eq!(bench.looks, [], "the start is at it");
+    bench.end_work(WorkOutcome::Done);
+    let look = bench.look(job_id("web-1").domain_uuid(), false);
+    assert_eq!(
+        bench.looks,
+        [Look { hint: Some(stopped), ..look }],
+        "how it ended is not forgotten"
+    );
+    say(&mut bench, Lifecycle::Resumed);
+    assert_eq!(bench.looks.len(), 2, "nothing is at it any more");
+}
+
+#[test]
+fn what_is_said_during_work_is_looked_into_also_before_more_work_and_after_the_job_is_gone() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    say(&mut bench, Lifecycle::Rebooted);
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(bench.works.len(), 1, "the stop was waiting");
+    bench.looks.clear();
+    bench.end_work(WorkOutcome::Done);
+    let look = bench.look(job_id("web-1").domain_uuid(), false);
+    assert_eq!(bench.looks, [Look { hint: Some(Lifecycle::Rebooted), ..look }]);
+    bench.looks.clear();
+    let delete = Request::Delete { job: job_id("web-1"), run: None, shared: false };
+    bench.ask(delete).unwrap();
+    say(&mut bench, Lifecycle::Defined);
+    bench.end_work(WorkOutcome::Done);
+    let look = bench.look(job_id("web-1").domain_uuid(), false);
+    assert_eq!(look.change, 0, "it is no job's");
+    assert_eq!(bench.looks, [Look { hint: Some(Lifecycle::Defined), ..look }]);
 }
 
 #[test]
