@@ -9,6 +9,12 @@
 //!                                                            ▲                       │ did not succeed
 //!                                                            └── rest is over ── resting
 //! ```
+//!
+//! Arbiters that have all forgotten (they died together) can't say which hold of a job was the last, and so
+//! let nothing fail over: somebody may have had the job since, and have deleted it. Where this scheduler has
+//! *seen* the loss, from the job being alive under that hold to its host saying that it was lost, and has
+//! heard every host at each look since, nobody has. It is then started anew, on the host that lost it; that
+//! it runs once is the arbiters' care as ever.
 
 use std::collections::BTreeMap;
 
@@ -57,33 +63,90 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct FailOver {
     resting: BTreeMap<JobId, Rest>,
+    /// Jobs that were seen alive under a hold and then lost, and nowhere else since.
+    seen: BTreeMap<JobId, HoldAt>,
+    /// Those of them of which arbiters have forgotten everything.
+    forgotten: BTreeMap<JobId, HoldAt>,
+    /// Whether every host was heard at the last look.
+    was_whole: bool,
 }
 
 impl FailOver {
-    /// What is to be begun now, most important first. `open` are the jobs with a run that has not ended.
+    /// What is to be begun now, most important first, each with the hold that was lost. `open` are the jobs
+    /// with a run that has not ended.
     pub fn due(
         &mut self,
         now_ms: u64,
         view: &View,
         freshness: impl Fn(&HostId) -> Freshness,
         open: &[JobId],
-    ) -> Vec<Want> {
+    ) -> Vec<(Want, HoldAt)> {
         let lost = lost(view, freshness);
         self.resting.retain(|job, rest| lost.get(job).is_some_and(|(_, at)| *at == rest.lost));
         let is_resting =
             |job: &JobId| self.resting.get(job).is_some_and(|rest| now_ms < rest.until_ms);
         let due = lost.into_iter().filter(|(job, _)| !open.contains(job) && !is_resting(job));
-        let want = |(job, (row, lost)): (JobId, (&Job, HoldAt))| Want::FailOver {
-            job,
-            spec: row.spec.as_ref().clone(),
-            revision: row.revision,
-            lost,
+        let want = |(job, (row, lost)): (JobId, (&Job, HoldAt))| {
+            let spec = row.spec.as_ref().clone();
+            let want = if self.forgotten.get(&job) == Some(&lost) {
+                Want::Run { job, spec, on: Some(lost.host.clone()) }
+            } else {
+                Want::FailOver { job, spec, revision: row.revision, lost: lost.clone() }
+            };
+            (want, lost)
         };
         due.map(want).take(OPEN_MAX.saturating_sub(open.len())).collect()
     }
 
+    /// The view was not followed for a while: what happened meanwhile was not seen.
+    pub fn lost_sight(&mut self) {
+        self.was_whole = false;
+        self.seen.clear();
+        self.forgotten.clear();
+    }
+
+    /// Notes whose loss is seen: alive in the view of the look before, and lost in this one. While a host is
+    /// not heard, it may do anything.
+    pub fn see(
+        &mut self,
+        before: Option<&View>,
+        view: &View,
+        freshness: impl Fn(&HostId) -> Freshness,
+    ) {
+        if view.hosts().any(|(host, _)| freshness(host) != Freshness::Fresh) {
+            return self.lost_sight();
+        }
+        // What was shown of a host that was not heard is no sight of it.
+        let before = before.filter(|_| self.was_whole);
+        self.was_whole = true;
+        let lost = lost(view, |_| Freshness::Fresh);
+        let was_alive = |job: &JobId, at: &HoldAt| {
+            let row =
+                before.and_then(|before| before.host(&at.host)).and_then(|row| row.jobs.get(job));
+            row.is_some_and(|row| !row.state.is_ended() && row.hold == Some(at.hold))
+        };
+        let is_seen =
+            |job: &JobId, at: &HoldAt| self.seen.get(job) == Some(at) || was_alive(job, at);
+        let seen = lost.iter().map(|(job, (_, at))| (job, at));
+        let seen: BTreeMap<JobId, HoldAt> = seen
+            .filter(|(job, at)| is_seen(job, at))
+            .map(|(job, at)| (job.clone(), at.clone()))
+            .collect();
+        self.forgotten.retain(|job, at| seen.get(job) == Some(at));
+        self.seen = seen;
+    }
+
     /// A run has ended, or could not be begun.
     pub fn ended(&mut self, now_ms: u64, job: JobId, lost: HoldAt, how: Ended) {
+        let was_seen = self.seen.get(&job) == Some(&lost);
+        let how = match how {
+            // Nobody can have had it since.
+            Ended::Superseded if was_seen => {
+                self.forgotten.insert(job.clone(), lost.clone());
+                Ended::Failed
+            }
+            how => how,
+        };
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
         let rest_ms = (REST_MS_MIN << failures.min(16)).min(REST_MS_MAX);
         let until_ms = match how {
@@ -98,10 +161,6 @@ impl FailOver {
 
 /// Jobs whose newest row shows a hold that was lost, or that is on a host which is not heard.
 fn lost(view: &View, freshness: impl Fn(&HostId) -> Freshness) -> BTreeMap<JobId, (&Job, HoldAt)> {
-    let lapses = |job: &Job| {
-        let is_arriving = job.state == JobState::MigratingIn;
-        job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop) && !is_arriving
-    };
     let rows =
         || view.hosts().flat_map(|(host, row)| row.jobs.values().map(move |job| (host, job)));
     let is_lost = |host: &HostId, job: &Job| {
@@ -153,6 +212,12 @@ pub(crate) fn superseded_on<'v>(
         found.extend(later.map(|job| (row.host.id.clone(), job.id.clone())));
     }
     found
+}
+
+/// A job that may be lost, where it is and does not only come to.
+fn lapses(job: &Job) -> bool {
+    let is_arriving = job.state == JobState::MigratingIn;
+    job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop) && !is_arriving
 }
 
 fn hold_lost(job: &Job, is_heard: impl FnOnce() -> bool) -> Option<OfferId> {
@@ -221,7 +286,7 @@ mod tests {
         let silent = host(silent).id;
         let freshness =
             |id: &HostId| if *id == silent { Freshness::Stale } else { Freshness::Fresh };
-        failover.due(now_ms, view, freshness, &[])
+        failover.due(now_ms, view, freshness, &[]).into_iter().map(|(want, _)| want).collect()
     }
 
     fn lost_hold(wants: &[Want]) -> Option<u64> {
@@ -280,5 +345,71 @@ mod tests {
         failover.ended(3_000, "web".parse().unwrap(), at(9), Ended::Superseded);
         let later = 3_000 + SUPERSEDED_MS;
         assert_eq!(lost_hold(&due(&mut failover, later - 1, &other, 1)), None, "left over");
+    }
+
+    fn is_started_anew(wants: &[Want]) -> bool {
+        matches!(wants, [Want::Run { on: Some(on), .. }] if *on == host(1).id)
+    }
+
+    #[test]
+    fn what_all_arbiters_have_forgotten_is_started_anew_where_its_loss_was_seen() {
+        let id: JobId = "web".parse().unwrap();
+        let at = HoldAt { host: host(1).id, hold: OfferId { epoch: Epoch(1), num: 7 } };
+        let alive = view(&[(1, job(1, 7, OnLoss::Stop, JobState::Running))]);
+        let mut row = job(1, 7, OnLoss::Stop, JobState::Stopped);
+        row.reason = Some(Reason::TenureLost { lost: row.hold.take().unwrap() });
+        let lost = view(&[(1, row.clone())]);
+        let fresh = |_: &HostId| Freshness::Fresh;
+        let ask = |failover: &mut FailOver, now_ms| due(failover, now_ms, &lost, 9);
+        let forget = |failover: &mut FailOver| {
+            assert_eq!(lost_hold(&ask(failover, 0)), Some(7), "as if they remembered");
+            failover.ended(0, id.clone(), at.clone(), Ended::Superseded);
+        };
+        let watching = || {
+            let mut failover = FailOver::default();
+            failover.see(None, &alive, fresh);
+            failover
+        };
+        let mut failover = watching();
+        failover.see(Some(&alive), &lost, fresh);
+        failover.see(Some(&lost), &lost, fresh);
+        forget(&mut failover);
+        assert!(ask(&mut failover, REST_MS_MIN - 1).is_empty(), "not at once");
+        assert!(is_started_anew(&ask(&mut failover, REST_MS_MIN)));
+        // It runs elsewhere, and is gone from there.
+        let elsewhere = view(&[(1, row.clone()), (2, job(2, 3, OnLoss::Stop, JobState::Running))]);
+        failover.see(Some(&lost), &elsewhere, fresh);
+        assert!(due(&mut failover, REST_MS_MIN, &elsewhere, 9).is_empty());
+        failover.see(Some(&elsewhere), &lost, fresh);
+        forget(&mut failover);
+        assert!(ask(&mut failover, SUPERSEDED_MS - 1).is_empty(), "by command, it may be");
+
+        let other = view(&[(1, job(1, 6, OnLoss::Stop, JobState::Running))]);
+        let away =
+            |id: &HostId| if *id == host(1).id { Freshness::Stale } else { Freshness::Fresh };
+        let unseen: [&dyn Fn(&mut FailOver); 6] = [
+            &|_| {},
+            &|failover| failover.see(None, &lost, fresh),
+            &|failover| {
+                failover.see(Some(&alive), &alive, away);
+                failover.see(Some(&alive), &lost, fresh);
+            },
+            &|failover| failover.see(Some(&other), &lost, fresh),
+            &|failover| {
+                failover.see(Some(&alive), &lost, fresh);
+                failover.lost_sight();
+            },
+            &|failover| {
+                failover.see(Some(&alive), &lost, fresh);
+                failover.see(Some(&lost), &lost, away);
+                failover.see(Some(&lost), &lost, fresh);
+            },
+        ];
+        for look in unseen {
+            let mut failover = watching();
+            look(&mut failover);
+            forget(&mut failover);
+            assert!(ask(&mut failover, SUPERSEDED_MS - 1).is_empty(), "somebody may have had it");
+        }
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::drain::{Drain, Effect, Input, Open};
 use crate::engine::{Scheduler, SubmitError};
 use crate::failover::{Ended, FailOver, freshness_of};
+use crate::follow::Picture;
 use crate::record::Cause;
 
 /// Two looks are at least this far apart: a view of many hosts changes all the time.
@@ -47,17 +48,24 @@ impl Scheduler {
     async fn fail_over(&self) {
         let mut failover = FailOver::default();
         let mut runs: JoinSet<(JobId, HoldAt, Arc<RunStatus>)> = JoinSet::new();
+        let mut before: Option<Arc<Picture>> = None;
         let work = async {
             loop {
                 let picture = self.picture();
                 if picture.is_current {
                     let freshness = |host: &HostId| freshness_of(picture.heard.get(host));
+                    let last = before.as_deref().map(|before| &before.view);
+                    failover.see(last, &picture.view, freshness);
                     let open: Vec<JobId> =
                         self.open_wants().iter().map(|want| want.job().clone()).collect();
-                    for want in failover.due(self.now_ms(), &picture.view, freshness, &open) {
-                        self.begin(&mut failover, &mut runs, want).await;
+                    let due = failover.due(self.now_ms(), &picture.view, freshness, &open);
+                    for (want, lost) in due {
+                        self.begin(&mut failover, &mut runs, want, lost).await;
                     }
+                } else {
+                    failover.lost_sight();
                 }
+                before = picture.is_current.then_some(picture);
                 tokio::select! {
                     Some(ended) = runs.join_next(), if !runs.is_empty() => {
                         if let Ok((job, lost, status)) = ended {
@@ -95,18 +103,20 @@ impl Scheduler {
         failover: &mut FailOver,
         runs: &mut JoinSet<(JobId, HoldAt, Arc<RunStatus>)>,
         want: Want,
+        lost: HoldAt,
     ) {
-        let Want::FailOver { job, lost, .. } = want.clone() else { return };
+        let job = want.job().clone();
+        let how = match &want {
+            Want::Run { .. } => "started anew: no arbiter remembers it, and",
+            _ => "started elsewhere:",
+        };
         match self.ensure(want).await {
             Ok(mut run) => {
-                tracing::info!(
-                    "{job} is started elsewhere: {} may have lost it",
-                    lost.host.short()
-                );
+                tracing::info!("{job} is {how} {} may have lost it", lost.host.short());
                 runs.spawn(async move { (job, lost, run.ended().await) });
             }
             Err(error) => {
-                tracing::warn!("start {job} elsewhere: {error}");
+                tracing::warn!("{job} is not {how} {error}");
                 failover.ended(self.now_ms(), job, lost, Ended::Failed);
             }
         }

@@ -199,3 +199,49 @@ fn guest_pid(lab: &Lab, host: &str) -> String {
     assert!(!found.is_empty() && !found.contains('\n'), "web-1 on {host}: {found:?}");
     found
 }
+
+/// All arbiters die at once and forget everything. What lapses ends, and runs again by itself once they grant;
+/// what is deleted stays so.
+#[test]
+fn lab_what_lapsed_because_all_arbiters_died_runs_again_by_itself() {
+    let Some(lab) = Lab::up("lab_what_lapsed_because_all_arbiters_died", 3) else { return };
+    let mut operator = Operator::new();
+    cluster(&lab, &mut operator);
+    operator.must(&["run", "--name", "web-2", "--on-loss", "stop", "--memory", "64MiB"]);
+    let home = operator.await_state("web-1", "running");
+    let pid = |name: &str, host: &str| {
+        let found = lab.exec(host, &["pgrep", "-f", &format!("guest={name}")]).stdout;
+        String::from_utf8_lossy(&found).trim().to_owned()
+    };
+    let before = pid("web-1", &home);
+    assert!(!before.is_empty());
+    let shown = operator.json(&["arbiters"]);
+    for row in shown["arbiters"].as_array().expect("arbiters") {
+        let (slot, host) = (&row["slot"], row["host"].as_str().expect("a host"));
+        let file = lab.data(host).join(format!("services/ostler-arbiter-{slot}/process.json"));
+        let process = std::fs::read(&file).expect("its process is written down");
+        let process: serde_json::Value = serde_json::from_slice(&process).expect("JSON");
+        assert!(lab.exec(host, &["kill", "-9", &process["pid"].to_string()]).status.success());
+    }
+    let died = Instant::now();
+    until("web-1 to end", LIMIT, || {
+        let found = running_on(&lab, "web-1");
+        is(found.is_empty(), found)
+    });
+    println!("web-1 ended {:?} after the arbiters had died", died.elapsed());
+    let gone = until("web-2 to be deleted", LIMIT, || {
+        let _ = operator.run(&["stop", "web-2", "--force"]);
+        let deleted = operator.run(&["rm", "web-2"]);
+        is(deleted.status.success(), deleted)
+    });
+    println!("web-2 is deleted after {:?}", gone.1);
+    let (host, _) = until("web-1 to run again", LIMIT, || {
+        let found = running_on(&lab, "web-1");
+        assert!(found.len() < 2, "web-1 runs on {found:?}");
+        found.first().cloned().ok_or(found)
+    });
+    println!("web-1 runs again on {host} {:?} after the arbiters had died", died.elapsed());
+    assert_ne!(pid("web-1", &host), before);
+    assert_eq!(operator.await_state("web-1", "running"), host);
+    assert!(running_on(&lab, "web-2").is_empty(), "what is deleted stays so");
+}

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use planner::{Step, plan};
+use protocol::api::Want;
 use protocol::id::{HostId, RunId};
 use protocol::view::Freshness;
 use protocol::vm::OnLoss;
@@ -29,6 +30,7 @@ fn lost(hosts: usize) -> Vec<Value> {
         let begin = cpu_ns();
         let freshness = |host: &HostId| freshness_of(picture.heard.get(host));
         let wants = FailOver::default().due(0, &picture.view, freshness, &[]);
+        let wants: Vec<Want> = wants.into_iter().map(|(want, _)| want).collect();
         let mut first_ns = 0;
         let mut steps = 0;
         for (n, want) in wants.iter().enumerate() {
