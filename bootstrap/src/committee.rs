@@ -1,9 +1,9 @@
 //! The trust documents by which arbiters are changed, and where a new one goes (tenure protocol §10).
 //!
 //! ```text
-//!   arbiters A ── begun(B) ──▶ A, next B ── completed(words of B) ──▶ arbiters B
-//!       ▲                         │
-//!       └───── taken_back ────────┘
+//!   arbiters A ── begun(B), or recovered(B) ──▶ A, next B ── completed(words of B) ──▶ arbiters B
+//!       ▲                                          │
+//!       └────────────── taken_back ────────────────┘
 //! ```
 //!
 //! Pure. What a host lets follow what is the trust document's own ([`protocol::trust::Succession`]).
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::host::{Host, HostIntent};
 use protocol::id::{HostId, Revision};
 use protocol::job::{Job, JobKind, Role, ServiceEndpoint, ServiceSpec};
-use protocol::signed::Signed;
+use protocol::signed::{PublicKey, Signed};
 use protocol::trust::{Handover, Next, Ready, Slot, Succession, Trust};
 
 /// What becomes of the arbiters.
@@ -54,6 +54,16 @@ pub enum ChangeError {
         /// How many a ticket needs.
         need: u32,
     },
+    /// Those in force can be asked, so nothing is to be recovered.
+    #[error("{answer} of {of} arbiters answer, and a ticket needs {need}: they are not lost")]
+    NotLost {
+        /// How many answer.
+        answer: u32,
+        /// How many there are.
+        of: u32,
+        /// How many a ticket needs.
+        need: u32,
+    },
 }
 
 fn list(slots: &[u32]) -> String {
@@ -74,9 +84,48 @@ pub fn begun(trust: &Trust, change: &Change) -> Result<Trust, ChangeError> {
         return Err(ChangeError::Last { slot: slots.first().copied().unwrap_or(0) });
     }
     let version = trust.version + 1;
-    let next = Some(Next { since: version, arbiters, k: (n + trust.f) / 2 + 1 });
+    let k = (n + trust.f) / 2 + 1;
+    let next = Some(Next { since: version, arbiters, k, recovers: false });
     let succession = Succession { next, ..trust.succession.clone() };
     Ok(Trust { version, succession, ..trust.clone() })
+}
+
+/// The document by which a change comes to its end without those in force, who are lost: the change
+/// that is given, or else the one under way. Hosts that are off for good leave with it.
+pub fn recovered(
+    trust: &Trust,
+    change: Option<&Change>,
+    off: &BTreeSet<PublicKey>,
+) -> Result<Trust, ChangeError> {
+    let mut next = match change {
+        Some(change) => begun(trust, change)?,
+        None => Trust { version: trust.version + 1, ..trust.clone() },
+    };
+    if let Some(committee) = &mut next.succession.next {
+        committee.recovers = true;
+    }
+    next.roster.retain(|host| !off.contains(host));
+    let known = next.retired.clone();
+    next.retired.extend(off.iter().filter(|host| !known.contains(host)));
+    Ok(next)
+}
+
+/// Whether too few of those in force answer to ever grant anything again.
+pub fn check_lost(trust: &Trust, answer: &BTreeSet<u32>) -> Result<(), ChangeError> {
+    let committee = trust.committee();
+    match committee.count(answer) {
+        few if few < committee.k => Ok(()),
+        answer => Err(ChangeError::NotLost { answer, of: committee.n(), need: committee.k }),
+    }
+}
+
+/// How many new arbiters are to join those who are left, with so many hosts that could have one: as many
+/// as there were, and an odd number, because an even one bears the loss of no more than one less does.
+#[must_use]
+pub fn joins_for_recovery(were: usize, left: usize, places: usize) -> usize {
+    let all = were.min(left + places);
+    let odd = if all.is_multiple_of(2) { all.saturating_sub(1) } else { all };
+    odd.saturating_sub(left)
 }
 
 /// Whether enough arbiters answer for a change to come to its end: of those in force, so that things
@@ -195,10 +244,15 @@ pub fn number_above(trust: &Trust, found: &[Found]) -> u32 {
 /// An arbiter that was started for a change and never became a member: a change that was begun and
 /// interrupted goes on with it.
 #[must_use]
-pub fn left_over<'a>(trust: &Trust, found: &'a [Found]) -> Option<&'a Found> {
-    let is_above = |found: &&Found| found.is_alive && Some(found.index) > highest(trust);
-    let mut above = found.iter().filter(is_above);
-    above.find(|found| trust.host_key(&found.host).is_some())
+pub fn left_over<'a>(trust: &'a Trust, found: &'a [Found]) -> Option<&'a Found> {
+    all_left_over(trust, found).next()
+}
+
+/// All of those.
+pub fn all_left_over<'a>(trust: &'a Trust, found: &'a [Found]) -> impl Iterator<Item = &'a Found> {
+    let highest = highest(trust);
+    let above = found.iter().filter(move |found| found.is_alive && Some(found.index) > highest);
+    above.filter(|found| trust.host_key(&found.host).is_some())
 }
 
 /// Arbiters that run and are no members any more: they go on covering until every host has heard that
@@ -308,6 +362,43 @@ mod tests {
         assert!(accepts(&between, &done) && !accepts(&old, &done));
         let slots: Vec<u32> = done.arbiters.iter().map(|a| a.slot).collect();
         assert_eq!((slots, done.k, done.version), (vec![0, 1, 3], 2, old.version + 2));
+    }
+
+    #[test]
+    fn what_is_lost_is_recovered_without_it_and_what_is_not_lost_is_not() {
+        let (there, gone) = (key(50).public(), key(51).public());
+        let old = Trust { roster: vec![there, gone], ..three() };
+        let not_lost = check_lost(&old, &[0, 2].into()).unwrap_err();
+        assert_eq!(
+            not_lost.to_string(),
+            "2 of 3 arbiters answer, and a ticket needs 2: they are not lost"
+        );
+        assert_eq!(check_lost(&old, &[2, 7].into()), Ok(()));
+        let change = Change { leaves: [0, 1].into(), joins: vec![arbiter(3), arbiter(4)] };
+        let between = recovered(&old, Some(&change), &[gone].into()).unwrap();
+        assert!(accepts(&old, &between));
+        assert_eq!((&between.roster, &between.retired), (&vec![there], &vec![gone]));
+        // A host agrees when those who take over grant; before, only with those in force as well.
+        let ordinary = begun(&old, &change).unwrap();
+        assert_eq!(ordinary.change(), between.change(), "it is the same change");
+        let next = [2, 3].into();
+        assert!(between.may_agree(&next) && !ordinary.may_agree(&next));
+        assert!(!between.may_agree(&[0, 1, 2].into()));
+        // The one that is under way can be completed so, and another host be found to be off.
+        let later = recovered(&ordinary, None, &[gone].into()).unwrap();
+        assert!(accepts(&ordinary, &later) && later.may_agree(&next));
+        assert_eq!(recovered(&later, None, &[gone].into()).unwrap().retired, [gone]);
+        let bytes = serde_json::to_value(&ordinary.succession.next).unwrap();
+        assert!(bytes.get("recovers").is_none(), "agents of an older version read it");
+    }
+
+    #[test]
+    fn an_odd_number_of_arbiters_is_recovered_with_the_hosts_there_are() {
+        for (were, left, places, joins) in
+            [(1, 0, 2, 1), (3, 1, 2, 2), (3, 1, 1, 0), (3, 0, 2, 1), (5, 2, 2, 1), (3, 1, 0, 0)]
+        {
+            assert_eq!(joins_for_recovery(were, left, places), joins, "{were} {left} {places}");
+        }
     }
 
     #[test]

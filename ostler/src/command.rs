@@ -97,7 +97,7 @@ pub(crate) use volumes::VolumesArgs;
 pub(crate) use why::WhyArgs;
 
 use self::act::Act;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, OperatorsArgs, OperatorsCommand};
 use crate::exit::{Code, Failure};
 use crate::session::Session;
 use crate::{block_on, dev};
@@ -117,6 +117,9 @@ pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Controller(args) => block_on(roles::controller(args)),
         Command::Ui(args) => block_on(crate::ui::run(&global, args)),
         Command::Trust(command) => block_on(trust::run(&global, command)),
+        Command::Operators(OperatorsArgs { command: Some(OperatorsCommand::Key) }) => {
+            operators::key(&global)
+        }
         Command::Plan(ref args) if args.view.is_some() => {
             plan::offline(&global, args.view.as_deref().unwrap_or("-".as_ref()), args)
         }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use protocol::api::Health;
 use protocol::job::Role;
+use protocol::refusal::Refusal;
 use protocol::signed::Signed;
 use protocol::trust::Trust;
 use serde::de::IgnoredAny;
-use transport::{Endpoint, Identity, Method};
+use transport::{CallError, Endpoint, Identity, Method};
 
 use crate::exit::{Code, Failure};
 use crate::picture::{Picture, chain};
@@ -57,6 +58,11 @@ impl Authority {
             session.client.get::<Option<Signed<Trust>>>(&agent, "/v1/config/trust").await
         });
         let answers: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
+        let is_known_nowhere = answers.iter().all(Result::is_err)
+            && answers.iter().filter_map(|answer| answer.as_ref().err()).any(is_forbidden);
+        if is_known_nowhere {
+            return Err(no_more());
+        }
         for signed in answers.into_iter().filter_map(|answer| answer.ok().flatten()) {
             let Ok(Some(newer)) = Trust::follow(Some(&authority.trust), &signed) else { continue };
             session.context.save_trust(&signed)?;
@@ -64,10 +70,7 @@ impl Authority {
         }
         match authority.trust.operators.contains(&authority.operator.public()) {
             true => Ok(authority),
-            false => {
-                let what = "the key of this context is no operator's of the cluster any more";
-                Err(Failure::new(Code::Refused, what).next("use an operator's context"))
-            }
+            false => Err(no_more()),
         }
     }
 
@@ -76,7 +79,7 @@ impl Authority {
         &self,
         session: &Session,
         picture: &Picture,
-    ) -> Result<Vec<(String, String)>, Failure> {
+    ) -> Result<Vec<Untold>, Failure> {
         let Some((signed, trust)) = session.context.trust()? else { return Ok(Vec::new()) };
         Ok(give(session, picture, &trust, &signed).await)
     }
@@ -94,13 +97,33 @@ impl Authority {
         // Kept before anybody obeys it: should this end now, bootstrap gives this very document.
         session.context.save_trust(&signed)?;
         let silent = give(session, picture, &next, &signed).await;
-        for (host, why) in &silent {
+        for Untold { host, why, .. } in &silent {
             let what = "has not taken the trust document yet";
             show::note(&format!("warning: {host} {what}: {why}; `ostler bootstrap` gives it"));
         }
         await_obedience(session, &next).await?;
-        Ok(silent.into_iter().map(|(host, _)| host).collect())
+        Ok(silent.into_iter().map(|untold| untold.host).collect())
     }
+}
+
+/// A host that did not take a document.
+pub(crate) struct Untold {
+    /// Its name.
+    pub(crate) host: String,
+    /// Why, for people.
+    pub(crate) why: String,
+    /// True when it has answered, with a no.
+    pub(crate) is_refused: bool,
+}
+
+/// Whoever was an operator and is none now is a stranger to every host.
+fn no_more() -> Failure {
+    let what = "the key of this context is no operator's of the cluster any more";
+    Failure::new(Code::Refused, what).next("use an operator's context")
+}
+
+fn is_forbidden(error: &CallError) -> bool {
+    matches!(error.refusal(), Some(Refusal::Forbidden { .. }))
 }
 
 /// Gives the document to every host that is left; those that did not take it, with why.
@@ -109,15 +132,20 @@ async fn give(
     picture: &Picture,
     next: &Trust,
     signed: &Signed<Trust>,
-) -> Vec<(String, String)> {
+) -> Vec<Untold> {
     let given = stream::iter(agents(picture, next)).map(|(name, agent)| async move {
         let path = "/v1/config/trust";
         let sent = session.client.send::<_, Option<IgnoredAny>>(Method::PUT, &agent, path, signed);
-        sent.await.err().map(|error| (name, chain(&error)))
+        let untold = |error: CallError| Untold {
+            host: name,
+            why: chain(&error),
+            is_refused: error.refusal().is_some(),
+        };
+        sent.await.err().map(untold)
     });
     let mut silent: Vec<_> =
         given.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
-    silent.sort();
+    silent.sort_by(|a: &Untold, b| a.host.cmp(&b.host));
     silent
 }
 
@@ -135,15 +163,20 @@ fn agents(picture: &Picture, trust: &Trust) -> Vec<(String, Endpoint)> {
 /// Waits until a quorum of arbiters and a controller, if there is any, obey the document: what is
 /// asked of the cluster before that may be answered by the one before.
 async fn await_obedience(session: &Session, next: &Trust) -> Result<(), Failure> {
+    // Those who take over from the lost are the only ones who can obey.
+    let lost = next.succession.next.as_ref().filter(|next| next.recovers);
+    let (members, k) = lost.map_or((&next.arbiters, next.k), |next| (&next.arbiters, next.k));
     let arbiters: Vec<Endpoint> =
-        next.arbiters.iter().map(|slot| Endpoint::of_key(slot.url.clone(), slot.key)).collect();
+        members.iter().map(|slot| Endpoint::of_key(slot.url.clone(), slot.key)).collect();
     let controllers: Vec<Endpoint> = next
         .peers
         .iter()
         .filter(|peer| peer.role == Role::Controller)
         .map(|peer| Endpoint::of_key(peer.url.clone(), peer.key))
         .collect();
-    let (arbiters_min, controllers_min) = (next.k as usize, controllers.len().min(1));
+    // A controller that is gone can't be waited for.
+    let controllers_min = obeying(session, &controllers, 0).await.min(1);
+    let arbiters_min = k as usize;
     let obeys = async {
         while obeying(session, &arbiters, next.version).await < arbiters_min
             || obeying(session, &controllers, next.version).await < controllers_min

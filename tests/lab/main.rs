@@ -32,6 +32,8 @@ mod failover;
 
 mod members;
 
+mod operators;
+
 mod survive;
 
 mod tickets;

@@ -1,7 +1,9 @@
-//! Arbiters that are changed while VMs run, start and fail over: the stories of the tenure protocol's
-//! §10, and each of its rules broken on purpose.
+//! Arbiters that are changed while VMs run, start and fail over, or recovered from when they are lost: the
+//! stories of the tenure protocol's §10, and each of its rules broken on purpose.
 
-use bootstrap::committee::{begun, completed, taken_back};
+use std::collections::BTreeSet;
+
+use bootstrap::committee::{begun, completed, recovered, taken_back};
 use host_agent::core::Request;
 use protocol::id::{JobId, OfferId};
 use protocol::job::{JobKind, JobSpec, JobState};
@@ -54,6 +56,34 @@ fn begin(world: &mut World, leaves: &[u32], joins: &[u32]) {
     let next = begun(&world.trust, &change(leaves, joins)).expect("a change");
     world.decree(next);
     world.give_to_all();
+}
+
+/// The same by an operator who takes those who leave for lost, rightly or not.
+fn recover(world: &mut World, leaves: &[u32], joins: &[u32]) {
+    let change = change(leaves, joins);
+    let next = recovered(&world.trust, Some(&change), &BTreeSet::new()).expect("a change");
+    world.decree(next);
+    world.give_to_all();
+}
+
+/// A way in which a change begins: who leaves, who comes.
+type Beginning = fn(&mut World, &[u32], &[u32]);
+
+/// All of them.
+const BEGINNINGS: [Beginning; 2] = [begin, recover];
+
+fn kill(world: &mut World, arbiters: impl Iterator<Item = usize>) {
+    for arbiter in arbiters {
+        let node = world.arbiters[arbiter].node;
+        world.kill_process(node);
+    }
+}
+
+fn revive(world: &mut World, arbiters: impl Iterator<Item = usize>) {
+    for arbiter in arbiters {
+        let node = world.arbiters[arbiter].node;
+        world.start_after(node, 0);
+    }
 }
 
 /// The operator completes it as soon as that can be; false when it can't within that time.
@@ -247,6 +277,55 @@ fn begin_with(world: &mut World, leaves: &[u32], joins: &[u32]) {
     begin(world, leaves, joins);
 }
 
+/// Two of three are gone: what needs cover ends, what is kept runs on, nothing starts, and an ordinary
+/// change has no end. It is recovered from; and when those two come back with their keys, they are nobody.
+#[test]
+fn a_majority_that_is_lost_is_replaced_without_it_and_is_powerless_when_it_returns() {
+    for seed in 640..644 {
+        let mut world = running(profile(seed), None);
+        kill(&mut world, 0..2);
+        world.run_ms(15_000);
+        assert_eq!(run_on(&world, 0), [false, true], "seed {seed}");
+        assert!(!world.start(1, &job_id(9), 1, &spec(1, false, false)));
+        begin(&mut world, &[0, 1], &[3, 4]);
+        assert!(
+            !complete(&mut world, CHANGE_MS),
+            "an ordinary change waits for those who are lost"
+        );
+        let same = recovered(&world.trust, None, &BTreeSet::new()).expect("a change");
+        world.decree(same);
+        world.give_to_all();
+        assert!(complete(&mut world, CHANGE_MS), "seed {seed}");
+        assert!(take(&mut world, 2, &stop_job(9)), "things start");
+        let [stop, kept] = jobs();
+        assert!(!take(&mut world, 1, &kept), "they know what runs");
+        assert!(take(&mut world, 1, &stop), "and what has ended");
+
+        revive(&mut world, 0..2);
+        world.run_ms(15_000);
+        kill(&mut world, 2..5);
+        world.run_ms(15_000);
+        assert!(!world.start(2, &job_id(11), 1, &spec(1, false, false)));
+        assert!(run_on(&world, 0)[1] && !run_on(&world, 1)[0], "they cover nothing");
+        revive(&mut world, 2..5);
+        ends_well(world);
+    }
+}
+
+/// The operator is wrong: they are not lost, and the host that they cover has not heard of anything.
+#[test]
+fn who_is_taken_for_lost_and_is_not_harms_nothing() {
+    let mut world = running(profile(650), None);
+    cut_from_operator(&mut world, 0);
+    recover(&mut world, &[0, 1, 2], &[3, 4, 5]);
+    assert!(!complete(&mut world, 40_000), "host 0 has not agreed");
+    assert_eq!(run_on(&world, 0), [true, true]);
+    world.network.cut.clear();
+    assert!(complete(&mut world, CHANGE_MS), "it has");
+    assert_eq!(run_on(&world, 0), [true, true], "nothing was touched");
+    ends_well(world);
+}
+
 /// Two operators who know nothing of each other may keep each other from their ends, and break nothing.
 #[test]
 fn rivals_break_nothing() {
@@ -278,6 +357,12 @@ const TWICE: &str = "no_vm_runs_on_two_hosts";
 /// The host reaches those who are to follow, and not those in force, who give its job away.
 #[test]
 fn next_alone_covers() {
+    for begin in BEGINNINGS {
+        next_alone_covers_by(begin);
+    }
+}
+
+fn next_alone_covers_by(begin: Beginning) {
     found_in_a_story(Mutant::NextAloneCovers, true, TWICE, |world| {
         let hold = world.hold(0, &job_id(1)).expect("a hold");
         begin(world, &[0, 1, 2], &[3, 4, 5]);
@@ -291,20 +376,43 @@ fn next_alone_covers() {
     });
 }
 
-/// Every host has agreed and those who take over are ready; host 0 is cut off from them, and somebody
-/// asks those in force alone for a job there. Then the change is completed, and those who took over are
-/// asked for the same job elsewhere.
-fn granted_by_those_in_force_alone(world: &mut World, restarts: bool) {
-    let story = (job_id(8), spec(1, false, false));
-    begin(world, &[0, 1, 2], &[3, 4, 5]);
+/// A quorum of those who are to follow has said that it is ready.
+fn await_words(world: &mut World) {
     for _ in 0..100 {
         world.ask_words();
         world.run_ms(250);
         if completed(&world.trust, &world.operators.words).is_ok() {
-            break;
+            return;
         }
     }
-    assert!(completed(&world.trust, &world.operators.words).is_ok());
+    assert!(world.is_over(), "no quorum of those who are to follow is ready");
+}
+
+/// Every host has agreed; host 0 is cut off from those who take over, who give its job away, and goes on
+/// with those before.
+#[test]
+fn present_alone_covers() {
+    for begin in BEGINNINGS {
+        found_in_a_story(Mutant::PresentAloneCovers, true, TWICE, |world| {
+            let hold = world.hold(0, &job_id(1)).expect("a hold");
+            begin(world, &[0, 1, 2], &[3, 4, 5]);
+            await_words(world);
+            cut_from_arbiters(world, 0, &[3, 4, 5]);
+            cut_from_operator(world, 0);
+            if complete(world, 5_000) {
+                fail_over(world, hold, 25_000);
+            }
+        });
+    }
+}
+
+/// Every host has agreed and those who take over are ready; host 0 is cut off from them, and somebody
+/// asks those in force alone for a job there. Then the change is completed, and those who took over are
+/// asked for the same job elsewhere.
+fn granted_by_those_in_force_alone(world: &mut World, begin: Beginning, restarts: bool) {
+    let story = (job_id(8), spec(1, false, false));
+    begin(world, &[0, 1, 2], &[3, 4, 5]);
+    await_words(world);
     cut_from_arbiters(world, 0, &[3, 4, 5]);
     let operator = world.engines[0].node;
     let next: Vec<NodeId> = (3..6).map(|n| world.arbiters[n].node).collect();
@@ -326,42 +434,51 @@ fn granted_by_those_in_force_alone(world: &mut World, restarts: bool) {
 
 #[test]
 fn present_alone_grants() {
-    found_in_a_story(Mutant::PresentAloneGrants, false, "expired_ticket_starts_nothing", |world| {
-        granted_by_those_in_force_alone(world, false);
-    });
+    for begin in BEGINNINGS {
+        let rule = "expired_ticket_starts_nothing";
+        found_in_a_story(Mutant::PresentAloneGrants, false, rule, |world| {
+            granted_by_those_in_force_alone(world, begin, false);
+        });
+    }
 }
 
 #[test]
 fn agreement_forgotten() {
-    found_in_a_story(Mutant::AgreementForgotten, false, TWICE, |world| {
-        granted_by_those_in_force_alone(world, true);
-    });
+    for begin in BEGINNINGS {
+        found_in_a_story(Mutant::AgreementForgotten, false, TWICE, |world| {
+            granted_by_those_in_force_alone(world, begin, true);
+        });
+    }
 }
 
 /// A host sleeps through the change; its own arbiters go on covering what it runs.
 #[test]
 fn ready_before_all_agreed() {
-    found_in_a_story(Mutant::ReadyBeforeAllAgreed, true, TWICE, |world| {
-        let hold = world.hold(0, &job_id(1)).expect("a hold");
-        cut_from_operator(world, 0);
-        begin(world, &[0, 1, 2], &[3, 4, 5]);
-        if complete(world, 30_000) {
-            world.run_ms(10_000);
-            fail_over(world, hold, 5_000);
-            take(world, 1, &jobs()[0]);
-        }
-    });
+    for begin in BEGINNINGS {
+        found_in_a_story(Mutant::ReadyBeforeAllAgreed, true, TWICE, |world| {
+            let hold = world.hold(0, &job_id(1)).expect("a hold");
+            cut_from_operator(world, 0);
+            begin(world, &[0, 1, 2], &[3, 4, 5]);
+            if complete(world, 30_000) {
+                world.run_ms(10_000);
+                fail_over(world, hold, 5_000);
+                take(world, 1, &jobs()[0]);
+            }
+        });
+    }
 }
 
 /// Those who take over can't read a host, and take it for empty.
 #[test]
 fn new_member_takes_books_as_empty() {
-    found_in_a_story(Mutant::NewMemberTakesBooksAsEmpty, false, TWICE, |world| {
-        cut_from_arbiters(world, 0, &[3, 4, 5]);
-        cut_from_operator(world, 0);
-        begin(world, &[0, 1, 2], &[3, 4, 5]);
-        if complete(world, 30_000) {
-            take(world, 1, &jobs()[1]);
-        }
-    });
+    for begin in BEGINNINGS {
+        found_in_a_story(Mutant::NewMemberTakesBooksAsEmpty, false, TWICE, |world| {
+            cut_from_arbiters(world, 0, &[3, 4, 5]);
+            cut_from_operator(world, 0);
+            begin(world, &[0, 1, 2], &[3, 4, 5]);
+            if complete(world, 30_000) {
+                take(world, 1, &jobs()[1]);
+            }
+        });
+    }
 }

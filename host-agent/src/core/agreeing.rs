@@ -9,7 +9,8 @@
 //! ```
 //!
 //! It agrees once that costs nothing: whatever needs cover has that of both already, and a quorum of
-//! both say that they grant. Offers made before end with it, so that whoever reads what the host holds
+//! both say that they grant. Where those in force are lost, nobody asks them: what they alone have covered
+//! has ended by then, since whatever still runs by them keeps the host from agreeing. Offers made before end with it, so that whoever reads what the host holds
 //! afterwards has read everything that the arbiters in force alone have granted.
 
 use protocol::id::OfferId;
@@ -48,8 +49,7 @@ impl Agent {
     pub(super) fn agree(&mut self, standing: &Standing, out: &mut Vec<Effect>) {
         let Some(change) = self.asked_change() else { return };
         let Some(trust) = &self.trust else { return };
-        let is_answered =
-            trust.version == standing.version && trust.is_quorum(Some(change), &standing.ready);
+        let is_answered = trust.version == standing.version && trust.may_agree(&standing.ready);
         if !is_answered || !self.is_covered_by_both(change) {
             return;
         }

@@ -44,6 +44,19 @@ pub(crate) enum ArbitersCommand {
         #[command(flatten)]
         how: ChangeArgs,
     },
+    /// Go on without those that are lost for good, when too few are left to grant anything: others take
+    /// over as soon as every host has agreed. What runs and is kept runs on
+    Recover {
+        /// A host that is off and stays off: your word that nothing of it runs any more. It is retired,
+        /// and what it ran may be started elsewhere
+        #[arg(long, value_name = "HOST", num_args = 1..)]
+        off: Vec<String>,
+        /// Where new ones go; by default hosts that have none and little else to do
+        #[arg(long, value_name = "HOST", num_args = 1..)]
+        with: Vec<String>,
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
     /// Take back a change that no host has agreed to yet
     Cancel,
 }
@@ -66,7 +79,10 @@ pub(crate) struct OperatorsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperatorsCommand {
-    /// Believe another key; `ostler operators` in another context shows the one to give
+    /// Print the key of this context (`--context`), which need not belong to any cluster yet
+    Key,
+    /// Believe another key, such as `ostler operators key` prints in another context. Its owner then
+    /// runs `ostler bootstrap` there, which changes nothing and fetches the trust document
     Add {
         /// The key
         key: PublicKey,

@@ -1,8 +1,10 @@
 //! `ostler arbiters`: how they are, and changing them while everything runs on.
 //!
-//! Decides what is shown and whom a person means; a change itself is `change`'s.
+//! Decides what is shown and whom a person means; a change itself is `change`'s, one without those
+//! that are lost `recover`'s.
 
 mod change;
+mod recover;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,6 +34,9 @@ pub(crate) async fn run(session: &Session, args: ArbitersArgs) -> Result<Code, F
     match args.command {
         None => list(session).await,
         Some(ArbitersCommand::Cancel) => change::cancel(session).await,
+        Some(ArbitersCommand::Recover { off, with, how }) => {
+            recover::run(session, &off, &with, &how).await
+        }
         Some(command) => change::run(session, command).await,
     }
 }
@@ -82,10 +87,15 @@ async fn list(session: &Session) -> Result<Code, Failure> {
     show::table(["SLOT", "HOST", "STATE", "TRUST", "WHERE"], rows.iter().map(cells).collect());
     let answer = rows.iter().filter(|row| row.is_present && row.trouble.is_none()).count();
     let (n, k) = (trust.arbiters.len(), trust.k as usize);
-    show::note(&format!(
-        "a ticket needs {k} of {n}; {answer} answer, so {} more may be lost",
-        answer.saturating_sub(k)
-    ));
+    show::note(&match answer.checked_sub(k) {
+        Some(more) => {
+            format!("a ticket needs {k} of {n}; {answer} answer, so {more} more may be lost")
+        }
+        None => format!(
+            "a ticket needs {k} of {n} and {answer} answer: nothing starts until others are back. If \
+             they are lost for good: ostler arbiters recover --dry-run"
+        ),
+    });
     if let Some(next) = next {
         let slots: Vec<String> = next.arbiters.iter().map(|a| a.slot.to_string()).collect();
         let (list, since) = (slots.join(", "), next.since);

@@ -57,7 +57,8 @@ async fn change(
     tenant: &TenantId,
     change: impl FnOnce(&mut BTreeMap<TenantId, Resources>),
 ) -> Result<Code, Failure> {
-    let authority = Authority::of(session)?;
+    let picture = session.picture().await?;
+    let authority = Authority::newest(session, &picture).await?;
     let mut next = authority.trust.clone();
     change(&mut next.quota);
     if next == authority.trust {
@@ -65,7 +66,6 @@ async fn change(
         return Ok(Code::Ok);
     }
     next.version += 1;
-    let picture = session.picture().await?;
     picture.warn();
     let (version, limit) = (next.version, next.quota.get(tenant).copied());
     let silent = authority.decree(session, &picture, next).await?;

@@ -23,7 +23,7 @@ use crate::session::Session;
 use crate::show;
 
 /// A VM that was on the host when it was last heard.
-struct Guest {
+pub(super) struct Guest {
     job: JobId,
     spec: JobSpec,
     is_alive: bool,
@@ -32,6 +32,11 @@ struct Guest {
 }
 
 impl Guest {
+    /// Whether it was alive.
+    pub(super) fn is_alive(&self) -> bool {
+        self.is_alive
+    }
+
     fn has_disks(&self) -> bool {
         self.has_disks
     }
@@ -44,10 +49,10 @@ impl Guest {
 
 /// See the module.
 pub(crate) async fn run(session: &Session, args: RetireArgs) -> Result<Code, Failure> {
-    let authority = Authority::of(session)?;
-    let trust = &authority.trust;
     let picture = session.picture().await?;
     picture.warn();
+    let authority = Authority::newest(session, &picture).await?;
+    let trust = &authority.trust;
     let Ok(row) = picture.host(&args.host) else {
         return gone_already(trust, &args.host);
     };
@@ -83,7 +88,7 @@ fn gone_already(trust: &Trust, text: &str) -> Result<Code, Failure> {
 }
 
 /// What is or was something on the host.
-fn guests(row: &HostRow) -> Vec<Guest> {
+pub(super) fn guests(row: &HostRow) -> Vec<Guest> {
     let vms = row.jobs.values().filter(|job| job.spec.as_vm().is_some());
     let is_shared = |disk: &DiskSpec| {
         let facts = disk.named_pool().and_then(|pool| row.host.pools.get(pool));
@@ -99,7 +104,7 @@ fn guests(row: &HostRow) -> Vec<Guest> {
     vms.map(guest).filter(|guest| !guest.is_nothing()).collect()
 }
 
-fn names<'a>(guests: impl Iterator<Item = &'a Guest>) -> String {
+pub(super) fn names<'a>(guests: impl Iterator<Item = &'a Guest>) -> String {
     guests.map(|guest| guest.job.as_str()).collect::<Vec<_>>().join(", ")
 }
 
@@ -163,7 +168,11 @@ fn check_arbiters(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
         trust.k
     );
     Err(Failure::new(Code::Refused, what)
-        .next("bring it back if it is away, and `ostler arbiters replace` its arbiter first"))
+        .next(format!(
+            "bring it back if it is away, and `ostler arbiters replace` its arbiter first; or, if it is \
+             off for good: ostler arbiters recover --off {}",
+            row.host.name
+        )))
 }
 
 /// Restarting is a controller's work.
@@ -186,7 +195,8 @@ fn services(row: &HostRow) -> Vec<PublicKey> {
     alive.filter_map(|job| job.endpoint.as_ref().map(|endpoint| endpoint.key)).collect()
 }
 
-fn without(trust: &Trust, row: &HostRow, key: PublicKey) -> Trust {
+/// The document without a host, and without what of Ostler's own it had but arbiters.
+pub(super) fn without(trust: &Trust, row: &HostRow, key: PublicKey) -> Trust {
     let there = services(row);
     let mut next = trust.clone();
     next.version += 1;
@@ -198,7 +208,8 @@ fn without(trust: &Trust, row: &HostRow, key: PublicKey) -> Trust {
     next
 }
 
-fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool) {
+/// What becomes of what it had.
+pub(super) fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_restarting: bool) {
     let there = services(row);
     let peers = trust.peers.iter().filter(|peer| there.contains(&peer.key));
     let roles: Vec<Role> = peers.map(|peer| peer.role).collect();

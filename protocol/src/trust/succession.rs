@@ -12,6 +12,9 @@
 //! every host has agreed and that what they hold is in its books. So A and A-then-B meet in A, A-then-B
 //! and B meet in B, and A and B are never in force at once.
 //!
+//! Where those in force are lost for good, the change *recovers*: hosts agree without asking them. That
+//! is all that differs, so a document that says so when they are not lost does no harm, either.
+//!
 //! Decides what may follow what. When a host agrees is the host's, when an arbiter is ready the
 //! arbiter's.
 
@@ -55,6 +58,16 @@ pub struct Next {
     pub arbiters: Vec<Slot>,
     /// How many of them a ticket will need.
     pub k: u32,
+    /// True when too many of those in force are lost for good to be asked: a host then agrees once a
+    /// quorum of these alone grants. Not part of what names the change, so one that is under way can
+    /// become one that recovers.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub recovers: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What shows that a change of arbiters was completed.
@@ -168,6 +181,15 @@ impl Trust {
     #[must_use]
     pub fn is_quorum(&self, agreed: Option<Digest>, slots: &BTreeSet<u32>) -> bool {
         self.committees(agreed).all(|committee| committee.count(slots) >= committee.k)
+    }
+
+    /// Whether these slots are all whom a host has to hear that they grant before it agrees to the change
+    /// under way: a quorum of both committees, or of the next one where it takes over from the lost.
+    #[must_use]
+    pub fn may_agree(&self, slots: &BTreeSet<u32>) -> bool {
+        let is_quorum = |committee: Committee<'_>| committee.count(slots) >= committee.k;
+        let recovers = self.succession.next.as_ref().is_some_and(|next| next.recovers);
+        self.next_committee().is_some_and(is_quorum) && (recovers || is_quorum(self.committee()))
     }
 
     /// What each slot has booked, or is to count as booked, for a job of this size that was granted

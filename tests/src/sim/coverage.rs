@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 101] = [
+pub const REQUIRED: [&str; 102] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -72,6 +72,7 @@ pub const REQUIRED: [&str; 101] = [
     "operator.completed",
     "operator.gone-on",
     "operator.old-document",
+    "operator.recovered",
     "operator.taken-back",
     "refusal.no-capacity",
     "refusal.no-room-to-grow",

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arbiter::core::{Effect as ArbiterEffect, Input as ArbiterInput};
-use host_agent::core::{Draft, Input as AgentInput};
+use host_agent::core::{Draft, Input as AgentInput, Joint};
 use host_agent::keeper::core::{Effect, Gate, Input, Keeper, Saved, Table};
 use hypervisor::StopReason;
 use protocol::id::JobId;
@@ -194,6 +194,7 @@ impl World {
         };
         match self.mutant {
             Some(Mutant::KillAtDeadline) => Arc::new(Trust { kill_ms: 0, ..Trust::clone(&trust) }),
+            Some(Mutant::PresentAloneCovers) => present_alone(&trust),
             _ => trust,
         }
     }
@@ -229,7 +230,7 @@ impl World {
 
     /// The agent is told what runs only by the cover of both committees.
     pub(super) fn tell_joint(&mut self, n: usize) {
-        let joint = self.hosts[n].keeper.link.borrow().table.joint();
+        let joint = self.joint_of(n);
         let node = self.hosts[n].node;
         if joint.change.is_some() && self.nodes[node.0].is_up {
             self.post(n, AgentInput::Joint(joint));
@@ -238,6 +239,17 @@ impl World {
                 self.tell_keeper(n, 10, Input::Trust(next_alone(&trust)));
             }
         }
+    }
+
+    /// What the keeper says of that; a mutant says so of everything, and goes on as before.
+    fn joint_of(&self, n: usize) -> Joint {
+        let link = self.hosts[n].keeper.link.borrow();
+        if self.mutant != Some(Mutant::PresentAloneCovers) {
+            return link.table.joint();
+        }
+        let trust = self.trust_of_host(n);
+        let holds = link.table.0.iter().map(|kept| kept.hold).collect();
+        Joint { version: trust.version, change: trust.change(), holds }
     }
 
     /// The agent is told what is lost, again and again until it has closed it.
@@ -299,7 +311,7 @@ impl World {
 
     fn state_holds(&mut self, n: usize, statement: &Statement) {
         let signed = Signed::seal(statement, &self.hosts[n].key);
-        let members = self.trust_of_keeper(n).members();
+        let members = self.trust_of_host(n).members();
         for a in members.iter().filter_map(|member| usize::try_from(member.slot).ok()) {
             self.send_statement(n, a, &signed);
         }
@@ -367,5 +379,12 @@ fn next_alone(trust: &Trust) -> Arc<Trust> {
     if let Some(next) = trust.succession.next.take() {
         (trust.arbiters, trust.k) = (next.arbiters, next.k);
     }
+    Arc::new(trust)
+}
+
+/// A document as if nobody were to follow.
+fn present_alone(trust: &Trust) -> Arc<Trust> {
+    let mut trust = trust.clone();
+    trust.succession.next = None;
     Arc::new(trust)
 }

@@ -81,6 +81,9 @@ pub enum Mutant {
     OmittedWhileDying,
     /// While arbiters are changed, a guest runs by the cover of those who are to follow alone (§10).
     NextAloneCovers,
+    /// While arbiters are changed, a guest runs on by the cover of those in force alone on a host that has
+    /// agreed (§10).
+    PresentAloneCovers,
     /// While arbiters are changed, a host that has agreed takes tickets of those in force alone (§10).
     PresentAloneGrants,
     /// A host that has agreed to a change forgets it when its agent restarts (§10).
@@ -101,7 +104,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 35] = [
+    pub const ALL: [Mutant; 36] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -129,6 +132,7 @@ impl Mutant {
         Mutant::ExclusionIgnored,
         Mutant::OmittedWhileDying,
         Mutant::NextAloneCovers,
+        Mutant::PresentAloneCovers,
         Mutant::PresentAloneGrants,
         Mutant::AgreementForgotten,
         Mutant::ReadyBeforeAllAgreed,

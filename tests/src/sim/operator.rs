@@ -4,12 +4,13 @@
 //! They sit at the machine of the first engine. One knows the newest document. A rival, where there is
 //! one, signs whatever may follow some older one, and gives it to whom it likes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bootstrap::committee::{Change, begun, completed, gone_on, taken_back};
+use bootstrap::committee::{Change, begun, check_lost, completed, gone_on, recovered, taken_back};
 use host_agent::core::Request;
 use protocol::signed::Signed;
-use protocol::trust::{Ready, Slot, Trust};
+use protocol::trust::{MEMBERS_MAX, Ready, Slot, Trust};
 
 use super::message::{Ask, Told};
 use super::tasks::Command;
@@ -82,9 +83,14 @@ impl World {
         }
     }
 
-    /// Begins, completes or takes back a change, or goes on with one that a host is bound to.
+    /// Begins, completes or takes back a change, goes on with one that a host is bound to, or does without
+    /// those who are down when they are too many.
     fn choose(&mut self) {
         let trust = Arc::clone(&self.trust);
+        if let Some(next) = self.recovery(&trust) {
+            self.coverage.hit("operator.recovered");
+            return self.decree(self.above_all(next));
+        }
         if trust.succession.next.is_some() {
             if let Ok(next) = completed(&trust, &self.operators.words.clone()) {
                 self.coverage.hit("operator.completed");
@@ -115,6 +121,32 @@ impl World {
             self.coverage.hit("operator.begun");
             self.decree(next);
         }
+    }
+
+    /// What an operator signs who takes those that are down now for lost: others come in their place, or
+    /// the change under way is completed without them.
+    fn recovery(&self, trust: &Trust) -> Option<Trust> {
+        let next = trust.succession.next.as_ref();
+        if !self.is_noisy || next.is_some_and(|next| next.recovers) {
+            return None;
+        }
+        let is_up = |slot: u32| {
+            let process = self.arbiters.get(usize::try_from(slot).ok()?)?;
+            process.life.as_ref().map(|_| slot)
+        };
+        let up: BTreeSet<u32> = (0..MEMBERS_MAX).filter_map(is_up).collect();
+        check_lost(trust, &up).ok()?;
+        let (left, leaves): (Vec<u32>, Vec<u32>) =
+            trust.arbiters.iter().map(|arbiter| arbiter.slot).partition(|slot| up.contains(slot));
+        let is_other = |slot: &&u32| !trust.committee().has(**slot);
+        let joins: Vec<u32> = up.iter().filter(is_other).take(leaves.len()).copied().collect();
+        if left.len() + joins.len() == 0 {
+            return None;
+        }
+        let change = change(&leaves, &joins);
+        let change = next.is_none().then_some(&change);
+        let next = recovered(trust, change, &BTreeSet::new()).ok()?;
+        next.validate().is_ok().then_some(next)
     }
 
     /// A version above every one that was ever signed.

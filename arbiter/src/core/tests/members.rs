@@ -10,7 +10,7 @@ fn between(version: u64, to: &[u8], hosts: u8) -> Trust {
     let old = trust(3, 2, hosts);
     let slot =
         |i: &u8| Slot { slot: u32::from(*i), key: key(ARBITER + i).public(), url: String::new() };
-    let next = Next { since: 2, arbiters: to.iter().map(slot).collect(), k: 2 };
+    let next = Next { since: 2, arbiters: to.iter().map(slot).collect(), k: 2, recovers: false };
     let succession = Succession { next: Some(next), handover: None };
     Trust { version, succession, ..old }
 }

@@ -20,7 +20,12 @@ fn first() -> Trust {
 
 /// The arbiter is to be followed by another.
 fn between(version: u64, seed: u8) -> Trust {
-    let next = Next { since: 2, arbiters: vec![slot(u32::from(seed - NEXT) + 1, seed)], k: 1 };
+    let next = Next {
+        since: 2,
+        arbiters: vec![slot(u32::from(seed - NEXT) + 1, seed)],
+        k: 1,
+        recovers: false,
+    };
     let succession = Succession { next: Some(next), handover: None };
     Trust { version, succession, ..first() }
 }
@@ -142,6 +147,35 @@ fn it_agrees_only_when_the_keeper_needs_both_for_all_that_may_lapse() {
     let draft = bench.agent.draft().unwrap();
     assert_eq!((draft.agreed, draft.trust_version), (Some(change), 2));
     assert!(draft.items.iter().any(|drafted| drafted.item.standing == tenure::Standing::Hold));
+}
+
+/// What still runs by those in force keeps it from agreeing, as ever; whether they answer does not.
+#[test]
+fn where_those_in_force_are_lost_it_agrees_without_them() {
+    let mut lost = between(2, NEXT);
+    lost.succession.next.as_mut().unwrap().recovers = true;
+    let mut bench = Bench::trusted(HOST);
+    assert_eq!(give(&mut bench, &lost), Ok(Reply::Done));
+    for ready in [&[][..], &[0]] {
+        bench.tell(standing(2, ready));
+        assert_eq!(bench.agent.agreed(), None, "{ready:?}: those who take over grant first");
+    }
+    bench.tell(standing(2, &[1]));
+    assert_eq!(bench.agent.agreed(), lost.change());
+    let offer = bench.offer("web-1", 1, Action::Start);
+    for grants in [granted(offer.clone()), by_next(offer)] {
+        let refused = bench.put("web-1", body(1, 1, Some(grants)));
+        assert!(matches!(refused, Err(Refusal::Ticket { .. })), "it needs both: {refused:?}");
+    }
+    assert_eq!(give(&mut bench, &completed(&lost)), Ok(Reply::Done));
+    let offer = bench.offer("web-1", 1, Action::Start);
+    bench.put("web-1", body(1, 1, Some(by_next(offer)))).expect("those who took over grant");
+}
+
+fn by_next(offer: Signed<protocol::ticket::Offer>) -> Ticket {
+    let debit = offer.open().unwrap().resources;
+    let grant = Grant { slot: 1, offer: offer.digest(), debit };
+    Ticket { grants: vec![Signed::seal(&grant, &key(NEXT))], offer }
 }
 
 #[test]

@@ -32,7 +32,7 @@ use transport::{Endpoint, Method};
 use super::{PATIENCE, endpoint, everywhere, waiting};
 use crate::cli::{ArbitersCommand, ChangeArgs};
 use crate::exit::{Code, Failure};
-use crate::govern::Authority;
+use crate::govern::{Authority, Untold};
 use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
@@ -53,11 +53,11 @@ struct Wanted {
 }
 
 /// A change under way.
-struct Work<'a> {
-    session: &'a Session,
-    authority: Authority,
-    picture: Picture,
-    there: Vec<Found>,
+pub(super) struct Work<'a> {
+    pub(super) session: &'a Session,
+    pub(super) authority: Authority,
+    pub(super) picture: Picture,
+    pub(super) there: Vec<Found>,
     /// The hosts that answer, by their own word and not by a view's.
     heard: BTreeSet<HostId>,
     until: Instant,
@@ -75,7 +75,9 @@ pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<C
         }
         ArbitersCommand::Remove { old, how } => (Some(Wanted { leaves: old, joins: vec![] }), how),
         ArbitersCommand::Resume { how } => (None, how),
-        ArbitersCommand::Cancel => unreachable!("it has a way of its own"),
+        ArbitersCommand::Recover { .. } | ArbitersCommand::Cancel => {
+            unreachable!("it has a way of its own")
+        }
     };
     let mut work = Work::begin(session, &how).await?;
     let mut is_changed = false;
@@ -129,17 +131,24 @@ pub(super) async fn cancel(session: &Session) -> Result<Code, Failure> {
     Ok(Code::Ok)
 }
 
-fn refused(error: ChangeError) -> Failure {
+pub(super) fn refused(error: ChangeError) -> Failure {
     let next = match &error {
         ChangeError::NoSuchSlot { .. } => "ostler arbiters",
         ChangeError::Last { .. } => "ostler arbiters replace, which puts another in its place",
-        ChangeError::NoQuorum { .. } => "ostler arbiters tells which are silent and why",
+        ChangeError::NoQuorum { .. } => {
+            "ostler arbiters tells which are silent and why; those in force that are lost for good: \
+             ostler arbiters recover"
+        }
+        ChangeError::NotLost { .. } => {
+            "ostler arbiters replace, for each that is lost; ostler arbiters resume, if this was done \
+             already"
+        }
     };
     Failure::new(Code::Refused, error.to_string()).next(next)
 }
 
 impl<'a> Work<'a> {
-    async fn begin(session: &'a Session, how: &ChangeArgs) -> Result<Self, Failure> {
+    pub(super) async fn begin(session: &'a Session, how: &ChangeArgs) -> Result<Self, Failure> {
         let picture = session.picture().await?;
         picture.warn();
         let authority = Authority::newest(session, &picture).await?;
@@ -149,7 +158,7 @@ impl<'a> Work<'a> {
         Ok(Self { session, authority, picture, there, heard, until })
     }
 
-    fn name(&self, host: &HostId) -> String {
+    pub(super) fn name(&self, host: &HostId) -> String {
         let row = self.picture.view.host(host);
         row.map_or_else(|| host.short().to_owned(), |row| row.host.name.clone())
     }
@@ -283,7 +292,7 @@ impl<'a> Work<'a> {
     }
 
     /// A host that the person has named.
-    fn fit(&self, text: &str, taken: &BTreeSet<HostId>) -> Result<Host, Failure> {
+    pub(super) fn fit(&self, text: &str, taken: &BTreeSet<HostId>) -> Result<Host, Failure> {
         let host = self.picture.host(text)?.host.as_ref().clone();
         let refuse =
             |what: String, next: &str| Err(Failure::new(Code::Refused, what).next(next.to_owned()));
@@ -301,7 +310,7 @@ impl<'a> Work<'a> {
         Ok(host)
     }
 
-    fn is_heard(&self, host: &HostId) -> bool {
+    pub(super) fn is_heard(&self, host: &HostId) -> bool {
         self.heard.contains(host)
     }
 
@@ -335,20 +344,9 @@ impl<'a> Work<'a> {
     /// What will be done, and whether it can come to its end.
     fn tell_plan(&self, leaves: &BTreeSet<u32>, places: &[Place]) -> Result<(), Failure> {
         let trust = &self.authority.trust;
-        let silent: Vec<String> = trust
-            .roster_by_host()
-            .keys()
-            .filter(|host| !self.is_heard(host))
-            .map(|host| self.name(host))
-            .collect();
-        for slot in leaves {
-            show::note(&format!("arbiter {slot} leaves"));
-        }
-        for Place { host, index, .. } in places {
-            show::note(&format!("arbiter {index} comes, on {}", host.name));
-        }
-        let n = trust.arbiters.len() - leaves.len() + places.len();
-        show::note(&format!("then a ticket needs {} of {n}", n / 2 + 1));
+        let silent = trust.roster_by_host().into_keys().filter(|host| !self.is_heard(host));
+        let silent: Vec<String> = silent.map(|host| self.name(&host)).collect();
+        self.tell_members(leaves, places);
         if let [first, ..] = silent.as_slice() {
             let what = format!(
                 "{} not heard: a change of arbiters is complete when every host has agreed to it, \
@@ -365,6 +363,18 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Who leaves and who comes.
+    pub(super) fn tell_members(&self, leaves: &BTreeSet<u32>, places: &[Place]) {
+        for slot in leaves {
+            show::note(&format!("arbiter {slot} leaves"));
+        }
+        for Place { host, index, .. } in places {
+            show::note(&format!("arbiter {index} comes, on {}", host.name));
+        }
+        let n = self.authority.trust.arbiters.len() - leaves.len() + places.len();
+        show::note(&format!("then a ticket needs {} of {n}", n / 2 + 1));
+    }
+
     // Doing it.
 
     async fn start_all(&mut self, places: &[Place]) -> Result<Vec<Slot>, Failure> {
@@ -378,7 +388,7 @@ impl<'a> Work<'a> {
     }
 
     /// The members that answer, by slot.
-    async fn answering(&self, trust: &Trust) -> BTreeSet<u32> {
+    pub(super) async fn answering(&self, trust: &Trust) -> BTreeSet<u32> {
         let client = &self.session.client.with_patience(PATIENCE);
         let asked = trust.members().into_iter().map(|slot| async move {
             let health = client.get::<Health>(&endpoint(&slot), "/v1/health").await;
@@ -387,7 +397,7 @@ impl<'a> Work<'a> {
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    async fn start(&self, place: &Place) -> Result<Slot, Failure> {
+    pub(super) async fn start(&self, place: &Place) -> Result<Slot, Failure> {
         let Place { host, index, .. } = place;
         let job = service_job(Role::Arbiter, *index);
         let agent = self.picture.agent(&host.id);
@@ -428,17 +438,17 @@ impl<'a> Work<'a> {
         ServiceSpec { role: Role::Arbiter, port, discovery }
     }
 
-    async fn decree(&mut self, next: Trust) -> Result<(), Failure> {
+    pub(super) async fn decree(&mut self, next: Trust) -> Result<(), Failure> {
         self.authority.decree(self.session, &self.picture, next.clone()).await?;
         self.authority.trust = next;
         Ok(())
     }
 
     /// Waits until every host has agreed and a quorum of those who take over is ready; then they do.
-    async fn complete(&mut self) -> Result<(), Failure> {
+    pub(super) async fn complete(&mut self) -> Result<(), Failure> {
         let begin = Instant::now();
         let mut given: Option<Instant> = None;
-        let mut silent: Vec<(String, String)> = Vec::new();
+        let mut silent: Vec<Untold> = Vec::new();
         let mut said = BTreeSet::new();
         loop {
             if given.is_none_or(|at| at.elapsed() >= GIVE_AGAIN) {
@@ -454,9 +464,10 @@ impl<'a> Work<'a> {
                 return self.decree(next).await;
             }
             let mut waits = waiting(self.session, &self.authority.trust, &self.picture).await;
-            waits.extend(
-                silent.iter().map(|(host, why)| format!("{host} to take the document: {why}")),
-            );
+            let untold = silent
+                .iter()
+                .map(|Untold { host, why, .. }| format!("{host} to take the document: {why}"));
+            waits.extend(untold);
             if Instant::now() >= self.until {
                 return Err(self.not_yet(begin.elapsed(), &waits));
             }
@@ -497,7 +508,7 @@ impl<'a> Work<'a> {
     }
 
     /// Who has agreed to the change under way, if anybody has been heard to.
-    async fn any_agreed(&self) -> Option<String> {
+    pub(super) async fn any_agreed(&self) -> Option<String> {
         let change = self.authority.trust.change()?.to_string();
         for row in &self.picture.rows {
             if self.agreed_at(&row.agent).await.as_ref() == Some(&change) {
@@ -509,7 +520,7 @@ impl<'a> Work<'a> {
 
     /// Ends the services of those who are arbiters no more, once every host has heard that they are
     /// not: until then they cover what runs there.
-    async fn end_former(&mut self) -> Result<Vec<u32>, Failure> {
+    pub(super) async fn end_former(&mut self) -> Result<Vec<u32>, Failure> {
         self.picture = self.session.picture().await?;
         self.there = everywhere(&self.picture);
         let trust = self.authority.trust.clone();
@@ -523,8 +534,8 @@ impl<'a> Work<'a> {
                 break;
             }
             if Instant::now() >= self.until {
-                let list: Vec<_> =
-                    silent.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+                let line = |Untold { host, why, .. }: &Untold| format!("{host}: {why}");
+                let list: Vec<_> = silent.iter().map(line).collect();
                 let what = format!(
                     "the arbiters are changed; those who left go on covering until these hosts have \
                      heard of it\n  - {}",
@@ -567,7 +578,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn conclude(&self, is_changed: bool, ended: &[u32]) {
+    pub(super) fn conclude(&self, is_changed: bool, ended: &[u32]) {
         let trust = &self.authority.trust;
         let slots: Vec<u32> = trust.arbiters.iter().map(|arbiter| arbiter.slot).collect();
         if self.session.is_json {
@@ -598,16 +609,16 @@ async fn heard(session: &Session, picture: &Picture) -> BTreeSet<HostId> {
 }
 
 /// Where a new arbiter goes.
-struct Place {
-    host: Host,
-    index: u32,
+pub(super) struct Place {
+    pub(super) host: Host,
+    pub(super) index: u32,
     /// It runs there already, from a change that was interrupted.
-    is_there: bool,
+    pub(super) is_there: bool,
 }
 
 impl Place {
     /// The arbiter as if it ran, to see what the change would come to.
-    fn stand_in(&self) -> Slot {
+    pub(super) fn stand_in(&self) -> Slot {
         Slot { slot: self.index, key: self.host.key, url: String::new() }
     }
 }
