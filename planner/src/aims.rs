@@ -25,6 +25,10 @@ use crate::steps::Step;
 /// square of their length.
 const MINIMAL_STEPS_MAX: usize = 64;
 
+/// Hosts that are looked at for what would make room, all states together. It is a hint in a report, which
+/// must not take longer than the plan: with a hundred hosts nothing is cut short.
+pub(crate) const LOOKS_MAX: usize = 50_000;
+
 /// Steps in the order in which they must be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -68,7 +72,8 @@ pub fn plan(input: &PlanInput) -> Outcome {
 pub(crate) fn room_making(state: &State<'_>, expectation: &Expectation) -> Option<Vec<Step>> {
     let start = State::new(state.input());
     let aim = Aim::Goal(expectation, level_of(state.input(), expectation));
-    let found = Search { aim: &aim, earlier: &[], may_make_room: true }.run(&start)?;
+    let search = Search { aim: &aim, earlier: &[], may_make_room: true, looks_max: LOOKS_MAX };
+    let found = search.run(&start)?;
     (found.steps.len() > 1).then_some(found.steps)
 }
 
@@ -195,7 +200,7 @@ impl<'a> Attempt<'a> {
 
     fn pursue(&mut self, aim: &Aim<'_>) -> bool {
         let may_make_room = self.input.limits.may_make_room;
-        let search = Search { aim, earlier: &self.earlier, may_make_room };
+        let search = Search { aim, earlier: &self.earlier, may_make_room, looks_max: usize::MAX };
         let Some(found) = search.run(&self.node.state) else { return false };
         self.node.steps.extend(found.steps);
         self.node.cost = self.node.cost.plus(found.cost);

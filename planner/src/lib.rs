@@ -53,6 +53,8 @@ mod aims;
 
 mod search;
 
+mod evictions;
+
 mod arrival;
 
 mod report;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use protocol::host::HostIntent;
 use protocol::id::{HostId, ImageName, JobId};
 use protocol::job::Job;
-use protocol::view::{Freshness, HostRow, View};
+use protocol::view::{Freshness, HostRow, Jobs, View};
 
 use crate::intent::Intent;
 use crate::marks::Marks;
@@ -218,34 +218,29 @@ impl Register {
     }
 
     fn change_jobs(&mut self, number: u32, before: Option<&HostRow>, now: Option<&HostRow>) {
-        let row =
-            |row: Option<&HostRow>, job: &JobId| row.and_then(|row| row.jobs.get(job)).cloned();
-        let of_before = before.into_iter().flat_map(|row| row.jobs.values());
-        for old in of_before {
-            let new = row(now, &old.id);
-            if new.as_ref().is_some_and(|new| Arc::ptr_eq(old, new)) {
-                continue;
+        let jobs = |row: Option<&HostRow>| row.map_or_else(Jobs::default, |row| row.jobs.clone());
+        let (was, is) = (jobs(before), jobs(now));
+        for (old, new) in is.changed_since(&was) {
+            // Most changes are of a state alone, and leave the addresses as they are.
+            let has_same_macs = matches!((old, new), (Some(old), Some(new))
+                if Arc::ptr_eq(&old.spec, &new.spec) && old.state.is_ended() == new.state.is_ended());
+            if !has_same_macs {
+                old.iter().for_each(|old| self.count_macs(number, old, false));
+                new.iter().for_each(|new| self.count_macs(number, new, true));
             }
-            self.count_macs(number, old, false);
-            if new.is_none()
-                && let Some(homes) = self.homes.get_mut(&old.id)
-            {
-                homes.retain(|home| *home != number);
-                if homes.is_empty() {
-                    self.homes.remove(&old.id);
-                }
+            match (old, new) {
+                (Some(old), None) => self.leave(number, &old.id),
+                (None, Some(new)) => self.homes.entry(new.id.clone()).or_default().push(number),
+                (Some(_), Some(_)) | (None, None) => {}
             }
         }
-        let of_now = now.into_iter().flat_map(|row| row.jobs.values());
-        for new in of_now {
-            let old = row(before, &new.id);
-            if old.as_ref().is_some_and(|old| Arc::ptr_eq(old, new)) {
-                continue;
-            }
-            self.count_macs(number, new, true);
-            if old.is_none() {
-                self.homes.entry(new.id.clone()).or_default().push(number);
-            }
+    }
+
+    fn leave(&mut self, number: u32, job: &JobId) {
+        let Some(homes) = self.homes.get_mut(job) else { return };
+        homes.retain(|home| *home != number);
+        if homes.is_empty() {
+            self.homes.remove(job);
         }
     }
 
@@ -309,4 +304,4 @@ pub(crate) fn intent_of(row: &HostRow) -> Option<Intent> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

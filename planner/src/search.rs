@@ -9,6 +9,7 @@
 //! cheaper one is left.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::id::{HostId, ImageName, JobId, PoolName};
@@ -21,6 +22,7 @@ use protocol::vm::SizeChange;
 
 use crate::arrival::{Wish, best_arrival};
 use crate::cost::Cost;
+use crate::evictions::{Leaving, Targets, evictions};
 use crate::expectation::{Expectation, Standing, whereabouts};
 use crate::images::fetches;
 use crate::input::Limits;
@@ -34,11 +36,10 @@ use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm
 
 /// Hosts that are looked at for making room, nearest to fitting first: more are no better.
 const ROOM_HOSTS_MAX: usize = 8;
-/// VMs of such a host that are looked at: half of them the smallest, half those that nearly free
-/// enough by themselves.
-const ROOM_VMS_MAX: usize = 12;
+/// States that are opened however many hosts each looks at: enough for a move and the start after it.
+const NODES_MIN: usize = 8;
 /// Candidates of one state that are kept, best first: a wide frontier of poor ones only costs.
-const CANDIDATES_MAX: usize = 64;
+pub(crate) const CANDIDATES_MAX: usize = 64;
 
 /// One thing to be reached by steps.
 #[derive(Debug, Clone)]
@@ -87,14 +88,17 @@ impl<'a> Node<'a> {
 }
 
 /// One way on from a state.
+#[derive(Clone)]
 pub(crate) struct Candidate {
     pub(crate) step: Step,
     pub(crate) added: Score,
     pub(crate) cost: Cost,
     /// The least number of moves that must follow.
-    moves_left: u64,
-    rank: u32,
-    lot: u64,
+    pub(crate) moves_left: u64,
+    /// The same with what they are for.
+    pub(crate) steps_left: u64,
+    pub(crate) rank: u32,
+    pub(crate) lot: u64,
 }
 
 impl Candidate {
@@ -104,8 +108,17 @@ impl Candidate {
     }
 }
 
-/// Worth, cheapness, place, lot, then as found.
-type Key = (Score, Cost, u32, u64, u32);
+/// Worth, nearness where that comes first, cheapness, place, lot, then as found.
+type Key = (Score, u64, Cost, u32, u64, u32);
+
+/// Which states are opened first, of those that break as little.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// What costs least, with the least that must follow.
+    Cheapest,
+    /// What is nearest to the aim, whatever it costs.
+    Nearest,
+}
 
 /// A search for one aim.
 pub(crate) struct Search<'e> {
@@ -113,6 +126,8 @@ pub(crate) struct Search<'e> {
     /// Goals that were met on the way here and must stay so.
     pub(crate) earlier: &'e [&'e Expectation],
     pub(crate) may_make_room: bool,
+    /// Hosts that may be looked at, all states together; a state looks at all of them.
+    pub(crate) looks_max: usize,
 }
 
 impl Search<'_> {
@@ -123,16 +138,33 @@ impl Search<'_> {
     }
 
     fn find<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
-        let limits = start.input().limits;
         if let Some(found) = self.look_up(start) {
             return Some(found);
         }
+        let ground = Ground::new(start);
+        let cheapest = self.explore(&ground, Order::Cheapest);
+        // Where there are many cheap states, the one that leads on is found by its nearness alone.
+        let again = || self.may_make_room.then(|| self.explore(&ground, Order::Nearest)).flatten();
+        cheapest.or_else(again)
+    }
+
+    fn explore<'a>(&self, ground: &Ground<'a>, order: Order) -> Option<Node<'a>> {
+        let start = &ground.start;
+        let limits = start.input().limits;
         let mut frontier: BTreeMap<Key, (Node<'a>, Option<Step>)> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         frontier.insert(Key::default(), (Node::root(start), None));
         let mut found_count = 0;
-        for _ in 0..limits.nodes_max {
+        let affordable = self.looks_max / start.input().view.len().max(1);
+        let affordable = u32::try_from(affordable.max(NODES_MIN)).unwrap_or(u32::MAX);
+        let mut nodes_left = limits.nodes_max.min(affordable);
+        while nodes_left > 0 {
             let (_, (node, step)) = frontier.pop_first()?;
+            // The same moves in another order lead to the same state.
+            if !seen.insert(signature(node.steps.iter().chain(&step))) {
+                continue;
+            }
+            nodes_left -= 1;
             // A candidate becomes a state only when its turn comes: most never do.
             let node = match step {
                 Some(step) => node.step(step),
@@ -141,17 +173,21 @@ impl Search<'_> {
             if self.is_reached(start, &node) {
                 return Some(node);
             }
-            // The same moves in another order lead to the same state.
-            let is_new = seen.insert(signature(&node.steps));
-            if !is_new || node.steps.len() >= limits.steps_max as usize {
-                continue;
-            }
-            for candidate in self.candidates(start, &node.state) {
+            let steps_left_max =
+                u64::from(limits.steps_max).checked_sub(node.steps.len() as u64 + 1);
+            let Some(steps_left_max) = steps_left_max else { continue };
+            let candidates = self.candidates(&node.state, ground).into_iter();
+            // What leads to the aim with too many steps leads nowhere.
+            for candidate in candidates.filter(|c| c.steps_left <= steps_left_max) {
                 found_count += 1;
-                let Candidate { step, added, cost, moves_left, rank, lot } = candidate;
+                let Candidate { step, added, cost, moves_left, rank, lot, .. } = candidate;
                 let to_come = Cost { risk: moves_left, ..Cost::default() };
                 let cost = node.cost.plus(cost).plus(to_come);
-                let key = (node.added.plus(added), cost, rank, lot, found_count);
+                let near = match order {
+                    Order::Cheapest => 0,
+                    Order::Nearest => moves_left,
+                };
+                let key = (node.added.plus(added), near, cost, rank, lot, found_count);
                 frontier.insert(key, (node.clone(), Some(step)));
             }
         }
@@ -230,12 +266,14 @@ impl Search<'_> {
     }
 
     /// The steps that could help, all of them allowed in this state.
-    fn candidates(&self, start: &State<'_>, state: &State<'_>) -> Vec<Candidate> {
+    fn candidates<'a>(&self, state: &State<'a>, ground: &Ground<'a>) -> Vec<Candidate> {
         let mut all = match self.aim {
             Aim::Goal(Expectation::Runs { job, spec, on }, _) => {
-                self.starts(state, job, spec, on.as_ref())
+                self.starts(state, job, spec, on.as_ref(), ground)
             }
-            Aim::Goal(Expectation::RunsOn { job, on }, _) => self.moves(state, job, Some(on)),
+            Aim::Goal(Expectation::RunsOn { job, on }, _) => {
+                self.moves(state, job, Some(on), ground)
+            }
             Aim::Goal(Expectation::HasSize { job, size }, _) => {
                 plain(state, resize(state, job, size).into_iter().collect())
             }
@@ -245,15 +283,15 @@ impl Search<'_> {
                 let mut all = Vec::new();
                 for job in clause.rule.movable() {
                     // Once moved is enough: back and forth leads nowhere.
-                    if state.moves_of(job) == start.moves_of(job) {
-                        all.extend(self.moves(state, job, None));
+                    if state.moves_of(job) == ground.start.moves_of(job) {
+                        all.extend(self.moves(state, job, None, ground));
                     }
                 }
                 all
             }
-            Aim::Away { job, .. } => self.moves(state, job, None),
+            Aim::Away { job, .. } => self.moves(state, job, None, ground),
             Aim::Relieve { host } => match state.host(host) {
-                Some(row) => evictions(state, row, None, Resources::ZERO, 0),
+                Some(row) => evictions(state, ground.targets(), &[Leaving { row, room: None }]),
                 None => vec![],
             },
         };
@@ -262,93 +300,151 @@ impl Search<'_> {
         all
     }
 
-    fn starts(
+    fn starts<'a>(
         &self,
-        state: &State<'_>,
+        state: &State<'a>,
         job: &JobId,
         spec: &JobSpec,
         on: Option<&HostId>,
+        ground: &Ground<'a>,
     ) -> Vec<Candidate> {
         let rows = state.placements(job);
         if rows.values().any(|placed| !placed.state.is_ended()) {
             let is_the_same = rows.values().all(|p| p.state.is_ended() || p.spec == *spec);
             return on
                 .filter(|_| is_the_same)
-                .map_or(vec![], |on| self.moves(state, job, Some(on)));
+                .map_or(vec![], |on| self.moves(state, job, Some(on), ground));
         }
-        let step = |host: &HostId| start_on(state, job, host, spec);
-        self.arrivals(state, job, considered(state, on), &step)
+        let arrive = |state: &State<'a>, row: &'a HostRow| {
+            self.arrival(state, job, row, start_on(state, job, &row.host.id, spec))
+        };
+        let all = |state: &State<'a>| {
+            let rows = considered(state, on).into_iter();
+            rows.filter_map(|(_, row)| arrive(state, row)).collect()
+        };
+        // What other hosts say of a start is the same after moves between some of them, unless rules tie it to
+        // where others are.
+        if !state.clauses_of(job).is_empty() {
+            return self.arrivals(state, job, all(state), ground);
+        }
+        let touched: BTreeSet<&HostId> = state.touched().collect();
+        let known = ground.arrivals.get_or_init(|| all(&ground.start)).iter();
+        let rest = known.filter(|arrival| !touched.contains(&arrival.row.host.id));
+        let is_considered = |host: &HostId| on.is_none_or(|on| on == host);
+        let anew = touched.iter().filter(|host| is_considered(host));
+        let anew = anew.filter_map(|host| arrive(state, state.host(host)?));
+        let arrivals = rest.cloned().chain(anew).collect();
+        self.arrivals(state, job, arrivals, ground)
     }
 
-    fn moves(&self, state: &State<'_>, job: &JobId, on: Option<&HostId>) -> Vec<Candidate> {
+    fn moves<'a>(
+        &self,
+        state: &State<'a>,
+        job: &JobId,
+        on: Option<&HostId>,
+        ground: &Ground<'a>,
+    ) -> Vec<Candidate> {
         let rows = state.placements(job);
         let mut running = rows.iter().filter(|(_, placed)| placed.state == JobState::Running);
         let Some((from, _)) = running.next() else { return vec![] };
-        let hosts = considered(state, on).into_iter().filter(|(host, _)| *host != from).collect();
-        let step = |host: &HostId| move_to(state, job, from, host);
-        self.arrivals(state, job, hosts, &step)
+        let hosts = considered(state, on).into_iter().filter(|(host, _)| *host != from);
+        let arrivals = hosts.filter_map(|(host, row)| {
+            self.arrival(state, job, row, move_to(state, job, from, host))
+        });
+        self.arrivals(state, job, arrivals.collect(), ground)
+    }
+
+    /// What a host says of a job's coming; `None` when it is out of the question.
+    fn arrival<'a>(
+        &self,
+        state: &State<'a>,
+        job: &JobId,
+        row: &'a HostRow,
+        step: Step,
+    ) -> Option<Arrival<'a>> {
+        let how = match step.check(state) {
+            Ok(()) => How::Way(Alike::of(state, row, job), weigh(state, step, 0)),
+            Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } })
+                if self.may_make_room && asked.fits_in(capacity) =>
+            {
+                let shortfall = shortfall(asked, free, capacity);
+                How::Near { added: added_by(state, &step), shortfall, lacking: asked.minus(free) }
+            }
+            Err(_) => return None,
+        };
+        Some(Arrival { row, how })
     }
 
     /// Ways for a job to come to one of these hosts; when none of them is worth what it breaks,
     /// ways to make room for it.
-    fn arrivals(
+    fn arrivals<'a>(
         &self,
-        state: &State<'_>,
+        state: &State<'a>,
         job: &JobId,
-        hosts: Vec<(&HostId, &HostRow)>,
-        step_to: &dyn Fn(&HostId) -> Step,
+        arrivals: Vec<Arrival<'a>>,
+        ground: &Ground<'a>,
     ) -> Vec<Candidate> {
         let mut ways: BTreeMap<Alike<'_>, Candidate> = BTreeMap::new();
-        let mut near: Vec<(Score, u64, &HostId, Resources)> = Vec::new();
-        for (host, row) in hosts {
-            let step = step_to(host);
-            match step.check(state) {
-                Ok(()) => {
-                    let candidate = weigh(state, step, 0);
-                    let alike = Alike::of(state, row, job);
+        let mut near: Vec<(Score, u64, &'a HostRow, Resources)> = Vec::new();
+        for Arrival { row, how } in arrivals {
+            match how {
+                How::Way(alike, candidate) => {
                     let better = |known: &Candidate| candidate.lot < known.lot;
                     if ways.get(&alike).is_none_or(better) {
                         ways.insert(alike, candidate);
                     }
                 }
-                Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } })
-                    if self.may_make_room && asked.fits_in(capacity) =>
-                {
-                    let added = added_by(state, &step);
-                    near.push((added, shortfall(asked, free, capacity), host, asked.minus(free)));
+                How::Near { added, shortfall, lacking } => {
+                    near.push((added, shortfall, row, lacking));
                 }
-                Err(_) => {}
             }
         }
         let mut all: Vec<Candidate> = ways.into_values().collect();
         let is_worth = |way: &Candidate| way.added.plus(self.aim.gain()) < Score::default();
-        if self.may_make_room && !all.iter().any(is_worth) {
-            near.sort_by_key(|(added, shortfall, host, _)| (*added, *shortfall, *host));
+        if self.may_make_room && !near.is_empty() && !all.iter().any(is_worth) {
+            near.sort_by_key(|(added, shortfall, row, _)| (*added, *shortfall, &row.host.id));
             near.truncate(ROOM_HOSTS_MAX);
-            all.extend(self.room(state, job, &near));
+            let room = |(_, _, row, lacking): (Score, u64, &'a HostRow, Resources)| Leaving {
+                row,
+                room: Some((job, lacking)),
+            };
+            let hosts: Vec<Leaving<'_>> = near.into_iter().map(room).collect();
+            all.extend(evictions(state, ground.targets(), &hosts));
         }
         all
+    }
+}
+
+/// What hosts say at the beginning of a search: asked once, and again only of those that steps have changed.
+struct Ground<'a> {
+    start: State<'a>,
+    arrivals: OnceCell<Vec<Arrival<'a>>>,
+    targets: OnceCell<Targets<'a>>,
+}
+
+impl<'a> Ground<'a> {
+    fn new(start: &State<'a>) -> Self {
+        Self { start: start.clone(), arrivals: OnceCell::new(), targets: OnceCell::new() }
     }
 
-    fn room(
-        &self,
-        state: &State<'_>,
-        job: &JobId,
-        near: &[(Score, u64, &HostId, Resources)],
-    ) -> Vec<Candidate> {
-        let rows = near.iter().filter_map(|(_, _, host, lacking)| {
-            let row = state.host(host)?;
-            Some((row, *lacking, moves_needed(state, row, job, *lacking)))
-        });
-        let rows: Vec<(&HostRow, Resources, u64)> = rows.collect();
-        let mut all = Vec::new();
-        for (row, lacking, _) in &rows {
-            let others = rows.iter().filter(|(other, ..)| other.host.id != row.host.id);
-            let others_min = others.map(|(_, _, moves)| *moves).min().unwrap_or(u64::MAX);
-            all.extend(evictions(state, row, Some(job), *lacking, others_min));
-        }
-        all
+    fn targets(&self) -> &Targets<'a> {
+        self.targets.get_or_init(|| Targets::of(&self.start))
     }
+}
+
+/// What a host says of a job's coming.
+#[derive(Clone)]
+struct Arrival<'a> {
+    row: &'a HostRow,
+    how: How<'a>,
+}
+
+#[derive(Clone)]
+enum How<'a> {
+    /// It may come.
+    Way(Alike<'a>, Candidate),
+    /// There would have to be more room.
+    Near { added: Score, shortfall: u64, lacking: Resources },
 }
 
 impl Aim<'_> {
@@ -379,8 +475,8 @@ impl Aim<'_> {
 }
 
 /// What makes two hosts the same for a job: whichever is taken, all that follows is alike.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Alike<'a> {
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Alike<'a> {
     capacity: [u64; 3],
     allocation: [u64; 3],
     freshness: Freshness,
@@ -395,7 +491,7 @@ struct Alike<'a> {
 }
 
 impl<'a> Alike<'a> {
-    fn of(state: &State<'a>, row: &'a HostRow, job: &JobId) -> Self {
+    pub(crate) fn of(state: &State<'a>, row: &'a HostRow, job: &JobId) -> Self {
         let host = &row.host;
         let numbers = |r: Resources| [u64::from(r.vcpus), r.memory_bytes, r.disk_bytes];
         let mut tied = state.clauses_of(job).iter().flat_map(|clause| clause.rule.jobs());
@@ -420,7 +516,7 @@ impl<'a> Alike<'a> {
 pub(crate) fn weigh(state: &State<'_>, step: Step, moves_left: u64) -> Candidate {
     let (rank, lot) = placement_rank(state, &step);
     let (added, cost) = (added_by(state, &step), step.cost(state));
-    Candidate { step, added, cost, moves_left, rank, lot }
+    Candidate { step, added, cost, moves_left, steps_left: moves_left, rank, lot }
 }
 
 fn plain(state: &State<'_>, steps: Vec<Step>) -> Vec<Candidate> {
@@ -438,7 +534,7 @@ pub(crate) fn added_by(state: &State<'_>, step: &Step) -> Score {
 /// Where each job that was touched has ended up, and which of its rows were ended or deleted.
 type Signature = (Vec<(JobId, Option<HostId>)>, Vec<(JobId, HostId, bool)>);
 
-fn signature(steps: &[Step]) -> Signature {
+fn signature<'s>(steps: impl Iterator<Item = &'s Step>) -> Signature {
     let mut ends: BTreeMap<&JobId, Option<&HostId>> = BTreeMap::new();
     let mut rows: BTreeMap<(&JobId, &HostId), bool> = BTreeMap::new();
     for step in steps {
@@ -529,101 +625,6 @@ fn ends(state: &State<'_>, job: &JobId, with_rows: bool) -> Vec<Step> {
     steps.filter(|step| step.check(state).is_ok()).take(1).collect()
 }
 
-/// Running VMs of a host with their sizes.
-fn movable(state: &State<'_>, row: &HostRow, not: Option<&JobId>) -> Vec<(Resources, JobId)> {
-    let host = &row.host.id;
-    let jobs = state.jobs_alive(row).into_iter().filter(|job| Some(job) != not);
-    let sized = jobs.filter_map(|job| {
-        let placed = state.placed(&job, host)?;
-        (placed.state == JobState::Running).then(|| (placed.allocation(), job))
-    });
-    sized.collect()
-}
-
-/// The least number of VMs that must leave a host so that what lacks is free.
-fn moves_needed(state: &State<'_>, row: &HostRow, not: &JobId, lacking: Resources) -> u64 {
-    let vms = movable(state, row, Some(not));
-    let least = |amount: &dyn Fn(&Resources) -> u64| {
-        let mut sizes: Vec<u64> = vms.iter().map(|(size, _)| amount(size)).collect();
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let mut left = amount(&lacking);
-        let mut moves = 0;
-        for size in sizes {
-            if left == 0 {
-                break;
-            }
-            left = left.saturating_sub(size);
-            moves += 1;
-        }
-        if left == 0 { moves } else { u64::MAX }
-    };
-    let by_memory = least(&|r| r.memory_bytes);
-    by_memory.max(least(&|r| r.vcpus.into())).max(least(&|r| r.disk_bytes))
-}
-
-/// Moves of VMs away from a host.
-fn evictions(
-    state: &State<'_>,
-    row: &HostRow,
-    not: Option<&JobId>,
-    lacking: Resources,
-    others_min: u64,
-) -> Vec<Candidate> {
-    let from = &row.host.id;
-    let mut vms = movable(state, row, not);
-    vms.sort_by(|(a, x), (b, y)| (a.memory_bytes, a.vcpus, x).cmp(&(b.memory_bytes, b.vcpus, y)));
-    if vms.len() > ROOM_VMS_MAX {
-        let (small, large) = vms.split_at(ROOM_VMS_MAX / 2);
-        let enough = large.partition_point(|(size, _)| size.memory_bytes < lacking.memory_bytes);
-        let enough = enough.min(large.len() - ROOM_VMS_MAX / 2);
-        vms = [small, &large[enough..enough + ROOM_VMS_MAX / 2]].concat();
-    }
-    let mut all = Vec::new();
-    for (size, job) in vms {
-        let moves_left = match not {
-            Some(not) => {
-                // One is this very move.
-                let after = moves_needed_after(state, row, not, lacking, &job, size);
-                after.min(others_min)
-            }
-            None => 0,
-        };
-        let mut ways: BTreeMap<Alike<'_>, Candidate> = BTreeMap::new();
-        for (to, target) in state.hosts().filter(|(to, _)| *to != from) {
-            let step = move_to(state, &job, from, to);
-            if step.check(state).is_ok() {
-                let candidate = weigh(state, step, moves_left);
-                let alike = Alike::of(state, target, &job);
-                if ways.get(&alike).is_none_or(|known| candidate.lot < known.lot) {
-                    ways.insert(alike, candidate);
-                }
-            }
-        }
-        let mut ways: Vec<Candidate> = ways.into_values().collect();
-        ways.sort_by_key(|c| (c.added, c.cost, c.rank, c.lot));
-        ways.truncate(ROOM_HOSTS_MAX);
-        all.extend(ways);
-    }
-    all
-}
-
-fn moves_needed_after(
-    state: &State<'_>,
-    row: &HostRow,
-    not: &JobId,
-    lacking: Resources,
-    moved: &JobId,
-    size: Resources,
-) -> u64 {
-    let left = lacking.minus(size);
-    if left == Resources::ZERO {
-        return 0;
-    }
-    let mut rest = state.clone();
-    rest.place(moved, &row.host.id, None);
-    moves_needed(&rest, row, not, left)
-}
-
 /// How far a host is from fitting, in millionths of its capacity.
 pub(crate) fn shortfall(asked: Resources, free: Resources, capacity: Resources) -> u64 {
     let lacking = asked.minus(free);
@@ -646,4 +647,71 @@ fn placement_rank(state: &State<'_>, step: &Step) -> (u32, u64) {
     let is_foreign = state.is_foreign(&reservation.host);
     let rank = rank.saturating_add(u32::from(is_foreign) * FOREIGN_RANK);
     (rank, lot(state.input().seed, &reservation.host))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::PlanInput;
+    use crate::aims::LOOKS_MAX;
+    use crate::register::tests::{inputs, job_id, spec, views};
+
+    type Known = ((Score, Cost, u32, u64), u64, Step);
+
+    fn found<'a>(search: &Search<'_>, state: &State<'a>, ground: &Ground<'a>) -> Vec<Known> {
+        let all = search.candidates(state, ground).into_iter();
+        all.map(|c| (c.key(), c.moves_left, c.step)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn what_hosts_said_at_the_start_is_what_they_say_after_moves(
+            (_, view) in views(),
+            input in inputs(),
+            (job, kind) in (0..14_u8, any::<u8>()),
+            steps in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        ) {
+            let input = PlanInput { view, ..input };
+            let (job, on) = (job_id(job), None);
+            let goal = Expectation::Runs { job, spec: spec(kind), on };
+            let aim = Aim::Goal(&goal, Level::Must);
+            let looks_max = usize::MAX;
+            let search = Search { aim: &aim, earlier: &[], may_make_room: true, looks_max };
+            let mut state = State::new(&input);
+            let ground = Ground::new(&state);
+            for step in steps {
+                let known = found(&search, &state, &ground);
+                prop_assert_eq!(&known, &found(&search, &state, &Ground::new(&state)));
+                if known.is_empty() {
+                    break;
+                }
+                state = step.get(&known).2.apply(&state);
+            }
+        }
+
+        #[test]
+        fn a_search_with_a_bound_finds_what_one_without_finds_among_few_hosts_and_nothing_wrong_with_less(
+            (_, view) in views(),
+            input in inputs(),
+            (job, kind) in (0..14_u8, any::<u8>()),
+        ) {
+            let input = PlanInput { view, ..input };
+            let (job, on) = (job_id(job), None);
+            let goal = Expectation::Runs { job, spec: spec(kind), on };
+            let aim = Aim::Goal(&goal, Level::Must);
+            let start = State::new(&input);
+            let search =
+                |looks_max| Search { aim: &aim, earlier: &[], may_make_room: true, looks_max };
+            let found = |looks_max| search(looks_max).run(&start).map(|node| node.steps);
+            prop_assert_eq!(found(LOOKS_MAX), found(usize::MAX));
+            if let Some(steps) = found(0) {
+                let node = Node::replay(&start, &steps).expect("each is allowed in its turn");
+                prop_assert!(search(0).is_reached(&start, &node));
+            }
+        }
+    }
 }

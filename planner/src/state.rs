@@ -186,6 +186,11 @@ impl<'a> State<'a> {
         self.differing.iter().copied().chain(self.allocation.keys())
     }
 
+    /// Hosts whose promises steps may have changed.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = &HostId> {
+        self.allocation.keys()
+    }
+
     /// True when another scheduler takes this host first.
     pub(crate) fn is_foreign(&self, host: &HostId) -> bool {
         !self.input.shards.is_own(host, self.shards_count)

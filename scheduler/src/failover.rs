@@ -16,7 +16,7 @@
 //! heard every host at each look since, nobody has. It is then started anew, on the host that lost it; that
 //! it runs once is the arbiters' care as ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::api::Want;
 use protocol::id::{HostId, JobId, OfferId};
@@ -63,12 +63,22 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct FailOver {
     resting: BTreeMap<JobId, Rest>,
+    lapsing: Lapsing,
     /// Jobs that were seen alive under a hold and then lost, and nowhere else since.
     seen: BTreeMap<JobId, HoldAt>,
     /// Those of them of which arbiters have forgotten everything.
     forgotten: BTreeMap<JobId, HoldAt>,
     /// Whether every host was heard at the last look.
     was_whole: bool,
+}
+
+/// Rows of jobs that may be lost, found without a walk over all of a view: kept up by what has changed.
+#[derive(Debug, Default)]
+struct Lapsing {
+    view: View,
+    homes: BTreeMap<JobId, BTreeSet<HostId>>,
+    /// Those whose host says that it has lost the right to run them.
+    let_go: BTreeSet<(HostId, JobId)>,
 }
 
 impl FailOver {
@@ -81,7 +91,8 @@ impl FailOver {
         freshness: impl Fn(&HostId) -> Freshness,
         open: &[JobId],
     ) -> Vec<(Want, HoldAt)> {
-        let lost = lost(view, freshness);
+        self.lapsing.follow(view);
+        let lost = self.lapsing.lost(freshness);
         self.resting.retain(|job, rest| lost.get(job).is_some_and(|(_, at)| *at == rest.lost));
         let is_resting =
             |job: &JobId| self.resting.get(job).is_some_and(|rest| now_ms < rest.until_ms);
@@ -119,7 +130,8 @@ impl FailOver {
         // What was shown of a host that was not heard is no sight of it.
         let before = before.filter(|_| self.was_whole);
         self.was_whole = true;
-        let lost = lost(view, |_| Freshness::Fresh);
+        self.lapsing.follow(view);
+        let lost = self.lapsing.lost(|_| Freshness::Fresh);
         let was_alive = |job: &JobId, at: &HoldAt| {
             let row =
                 before.and_then(|before| before.host(&at.host)).and_then(|row| row.jobs.get(job));
@@ -159,31 +171,55 @@ impl FailOver {
     }
 }
 
-/// Jobs whose newest row shows a hold that was lost, or that is on a host which is not heard.
-fn lost(view: &View, freshness: impl Fn(&HostId) -> Freshness) -> BTreeMap<JobId, (&Job, HoldAt)> {
-    let rows =
-        || view.hosts().flat_map(|(host, row)| row.jobs.values().map(move |job| (host, job)));
-    let is_lost = |host: &HostId, job: &Job| {
-        hold_lost(job, || freshness(host) == Freshness::Fresh).is_some() && lapses(job)
-    };
-    // Few are, and only of these the newest row is looked for: in a large cluster nothing else is touched.
-    let mut newest: BTreeMap<&JobId, Option<(&HostId, &Job)>> =
-        rows().filter(|(host, job)| is_lost(host, job)).map(|(_, job)| (&job.id, None)).collect();
-    if newest.is_empty() {
-        return BTreeMap::new();
-    }
-    for (host, job) in rows() {
-        let Some(known) = newest.get_mut(&job.id).filter(|_| lapses(job)) else { continue };
-        if known.is_none_or(|(_, known)| known.revision < job.revision) {
-            *known = Some((host, job));
+impl Lapsing {
+    fn follow(&mut self, view: &View) {
+        let before = std::mem::replace(&mut self.view, view.clone());
+        for host in view.changed_since(&before) {
+            for job in lapsing_on(&before, host) {
+                if let Some(homes) = self.homes.get_mut(&job.id) {
+                    homes.remove(host);
+                    if homes.is_empty() {
+                        self.homes.remove(&job.id);
+                    }
+                }
+                self.let_go.remove(&(host.clone(), job.id.clone()));
+            }
+            for job in lapsing_on(view, host) {
+                self.homes.entry(job.id.clone()).or_default().insert(host.clone());
+                if hold_lost(job, || true).is_some() {
+                    self.let_go.insert((host.clone(), job.id.clone()));
+                }
+            }
         }
     }
-    let newest = newest.into_iter().filter_map(|(id, newest)| Some((id, newest?)));
-    let lost = newest.filter_map(|(id, (host, job))| {
-        let hold = hold_lost(job, || freshness(host) == Freshness::Fresh)?;
-        Some((id.clone(), (job, HoldAt { host: host.clone(), hold })))
-    });
-    lost.collect()
+
+    /// Jobs whose newest row shows a hold that was lost, or that is on a host which is not heard.
+    fn lost(&self, freshness: impl Fn(&HostId) -> Freshness) -> BTreeMap<JobId, (&Job, HoldAt)> {
+        let hosts = self.view.hosts().map(|(host, _)| host);
+        let silent = hosts.filter(|host| freshness(host) != Freshness::Fresh);
+        let alive = silent.flat_map(|host| lapsing_on(&self.view, host)).map(|job| &job.id);
+        let jobs: BTreeSet<&JobId> = alive.chain(self.let_go.iter().map(|(_, job)| job)).collect();
+        let lost = jobs.into_iter().filter_map(|id| {
+            let (host, job) = self.newest(id)?;
+            let hold = hold_lost(job, || freshness(host) == Freshness::Fresh)?;
+            Some((id.clone(), (job, HoldAt { host: host.clone(), hold })))
+        });
+        lost.collect()
+    }
+
+    /// The row of the latest change; of two that say the same one, that of the first host.
+    fn newest(&self, id: &JobId) -> Option<(&HostId, &Job)> {
+        let hosts = self.homes.get(id)?.iter();
+        let rows =
+            hosts.filter_map(|host| Some((host, self.view.host(host)?.jobs.get(id)?.as_ref())));
+        rows.reduce(|known, row| if row.1.revision > known.1.revision { row } else { known })
+    }
+}
+
+/// Jobs of a host that may be lost, but for those that are still on their way to it.
+fn lapsing_on<'v>(view: &'v View, host: &HostId) -> impl Iterator<Item = &'v Job> {
+    let jobs = view.host(host).into_iter().flat_map(|row| row.jobs.values());
+    jobs.map(AsRef::as_ref).filter(|job| lapses(job))
 }
 
 /// Rows of silent hosts that say that a job is alive which runs elsewhere by a later change: what failed
@@ -239,6 +275,7 @@ pub fn freshness_of(heard: Option<&HeardAt>) -> Freshness {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
     use protocol::id::{Cursor, Epoch, Revision};
     use protocol::job::JobSpec;
@@ -246,6 +283,7 @@ mod tests {
     use protocol::vm::VmSpec;
 
     use super::*;
+
     fn host(n: u8) -> Host {
         let key = SecretKey::from_seed([n; 32]).public();
         Host {
@@ -280,6 +318,87 @@ mod tests {
             view.merge_inventory(inventory);
         }
         view
+    }
+
+    /// Jobs that are lost, by a look at every row.
+    fn lost_of_all(
+        view: &View,
+        freshness: impl Fn(&HostId) -> Freshness,
+    ) -> BTreeMap<JobId, HoldAt> {
+        let mut newest: BTreeMap<JobId, (HostId, &Job)> = BTreeMap::new();
+        for (host, _) in view.hosts() {
+            for job in lapsing_on(view, host) {
+                if newest.get(&job.id).is_none_or(|(_, known)| known.revision < job.revision) {
+                    newest.insert(job.id.clone(), (host.clone(), job));
+                }
+            }
+        }
+        let lost = newest.into_iter().filter_map(|(id, (host, job))| {
+            let hold = hold_lost(job, || freshness(&host) == Freshness::Fresh)?;
+            Some((id, HoldAt { host, hold }))
+        });
+        lost.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_lost_is_the_same_by_what_has_changed_and_by_a_look_at_all(
+            rounds in prop::collection::vec(
+                (prop::collection::btree_map(0..5_u8, prop::collection::vec(any_row(), 0..4), 0..5),
+                 prop::collection::btree_set(0..5_u8, 0..3)),
+                1..8,
+            ),
+        ) {
+            let mut failover = FailOver::default();
+            let mut view = View::default();
+            for (seq, (rows, silent)) in (1..).zip(rounds) {
+                for n in 0..5_u8 {
+                    // A host is heard with other jobs, is as it was, or is gone for good.
+                    let Some(jobs) = rows.get(&n) else {
+                        if seq % 3 == 0 {
+                            view.forget(&host(n).id);
+                        }
+                        continue;
+                    };
+                    let cursor = Cursor { epoch: Epoch(1), seq };
+                    let jobs: BTreeMap<JobId, Job> =
+                        jobs.iter().map(|job| (job.id.clone(), job.clone())).collect();
+                    let jobs = jobs.into_values().collect();
+                    view.merge_inventory(Inventory { cursor, host: host(n), jobs, observed: vec![] });
+                }
+                let silent: BTreeSet<HostId> = silent.into_iter().map(|n| host(n).id).collect();
+                let freshness = |id: &HostId| match silent.contains(id) {
+                    true => Freshness::Stale,
+                    false => Freshness::Fresh,
+                };
+                let due = failover.due(0, &view, freshness, &[]).into_iter();
+                let due = due.map(|(want, _)| match want {
+                    Want::FailOver { job, lost, .. } => (job, lost),
+                    other => panic!("{other:?}"),
+                });
+                prop_assert_eq!(due.collect::<BTreeMap<_, _>>(), lost_of_all(&view, freshness));
+            }
+        }
+    }
+
+    fn any_row() -> impl Strategy<Value = Job> {
+        let states = [
+            JobState::Running,
+            JobState::Running,
+            JobState::MigratingIn,
+            JobState::Stopping,
+            JobState::Stopped,
+        ];
+        (0..4_u8, 0..4_u64, any::<bool>(), prop::sample::select(states.to_vec()), any::<bool>())
+            .prop_map(|(name, revision, is_kept, state, has_lost)| {
+                let on_loss = if is_kept { OnLoss::Keep } else { OnLoss::Stop };
+                let mut job = job(revision, revision, on_loss, state);
+                job.id = format!("web{name}").parse().unwrap();
+                if state == JobState::Stopped && has_lost {
+                    job.reason = job.hold.map(|lost| Reason::TenureLost { lost });
+                }
+                job
+            })
     }
 
     fn due(failover: &mut FailOver, now_ms: u64, view: &View, silent: u8) -> Vec<Want> {

@@ -23,13 +23,8 @@ const GIB: u64 = 1 << 30;
 const JOBS: u8 = 12;
 
 /// Where jobs are in their lives; most run.
-const STATES: [JobState; 5] = [
-    JobState::Running,
-    JobState::Running,
-    JobState::Stopped,
-    JobState::Starting,
-    JobState::Failed,
-];
+const STATES: [JobState; 5] =
+    [JobState::Running, JobState::Running, JobState::Stopped, JobState::Starting, JobState::Failed];
 
 /// What of a host is drawn by lot.
 #[derive(Debug, Clone)]
@@ -57,7 +52,7 @@ fn id(n: u8) -> HostId {
     HostId::new(format!("h{n}")).unwrap()
 }
 
-fn job_id(n: u8) -> JobId {
+pub(crate) fn job_id(n: u8) -> JobId {
     JobId::new(format!("job{n}")).unwrap()
 }
 
@@ -69,7 +64,7 @@ fn image(n: u8) -> (ImageName, ImageFacts) {
 }
 
 /// One of a few kinds of VMs: plain, with a card, with a disk, made from an image, in a pool, failing over.
-fn spec(kind: u8) -> JobSpec {
+pub(crate) fn spec(kind: u8) -> JobSpec {
     let disk = |image: Option<u8>, pool: Option<&str>| DiskSpec {
         name: "root".into(),
         size_bytes: 2 * GIB,
@@ -165,7 +160,7 @@ fn view(hosts: &[(u8, u64, Drawn)]) -> View {
 }
 
 /// Hosts as they were, and as they are now: some have changed, some are gone, some have come.
-fn views() -> impl Strategy<Value = (View, View)> {
+pub(crate) fn views() -> impl Strategy<Value = (View, View)> {
     let counts = prop_oneof![1..8_usize, 20..40_usize];
     let hosts =
         counts.prop_flat_map(|count| prop::collection::vec((drawn(), 0..12_u8, drawn()), count));
@@ -239,7 +234,7 @@ fn setback() -> impl Strategy<Value = Setback> {
 }
 
 /// All that a plan depends on but the view, and the schedulers among which it is made.
-fn inputs() -> impl Strategy<Value = PlanInput> {
+pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
     let heard = prop::collection::btree_map(0..26_u8, 0..3_u8, 0..6);
     let reservation = (0..26_u8, 0..JOBS).prop_map(|(host, job)| {
         let resources = Resources { vcpus: 6, memory_bytes: 3 * GIB, disk_bytes: 0 };

@@ -165,14 +165,25 @@ impl Step {
     /// What it costs.
     #[must_use]
     pub fn cost(&self, state: &State<'_>) -> Cost {
-        let (host, cost) = match self {
-            Step::StartVm(step) => (&step.host, step.cost(state)),
-            Step::StopVm(step) => (&step.host, StopVm::cost()),
-            Step::MigrateVm(step) => (&step.to, step.cost(state)),
-            Step::ResizeVm(step) => (&step.host, ResizeVm::cost()),
-            Step::DeleteVm(step) => (&step.host, DeleteVm::cost()),
+        let host = match self {
+            Step::StartVm(step) => &step.host,
+            Step::StopVm(step) => &step.host,
+            Step::MigrateVm(step) => &step.to,
+            Step::ResizeVm(step) => &step.host,
+            Step::DeleteVm(step) => &step.host,
         };
-        cost.plus(staleness_risk(state, host))
+        self.cost_fresh(state).plus(staleness_risk(state, host))
+    }
+
+    /// What it costs on a host that is fresh.
+    pub(crate) fn cost_fresh(&self, state: &State<'_>) -> Cost {
+        match self {
+            Step::StartVm(step) => step.cost(state),
+            Step::StopVm(_) => StopVm::cost(),
+            Step::MigrateVm(step) => step.cost(state),
+            Step::ResizeVm(_) => ResizeVm::cost(),
+            Step::DeleteVm(_) => DeleteVm::cost(),
+        }
     }
 
     /// What a run that takes it is about to use.

@@ -3,6 +3,7 @@
 //! A list in the order of ids. Copies of a view share it; a change copies the pointers of one host,
 //! some hundred at most, and no job. A balanced tree would need ten times the memory of the pointers.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -56,6 +57,40 @@ impl Jobs {
     pub fn remove(&mut self, id: &JobId) -> Option<Arc<Job>> {
         let at = self.place(id).ok()?;
         Some(Arc::make_mut(&mut self.0).remove(at))
+    }
+
+    /// Jobs that are here otherwise than before, come or gone, each as it was and as it is. Jobs that both share
+    /// are not looked into: in a large view that is most of what a comparison costs.
+    #[must_use]
+    pub fn changed_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> Vec<(Option<&'a Arc<Job>>, Option<&'a Arc<Job>>)> {
+        let (mut was, mut is) = (before.0.iter().peekable(), self.0.iter().peekable());
+        let mut changed = Vec::new();
+        if Arc::ptr_eq(&before.0, &self.0) {
+            return changed;
+        }
+        loop {
+            let (old, new) = match (was.peek(), is.peek()) {
+                (None, None) => return changed,
+                (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {
+                    was.next();
+                    is.next();
+                    continue;
+                }
+                (Some(old), Some(new)) => match old.id.cmp(&new.id) {
+                    Ordering::Less => (was.next(), None),
+                    Ordering::Equal => (was.next(), is.next()),
+                    Ordering::Greater => (None, is.next()),
+                },
+                (Some(_), None) => (was.next(), None),
+                (None, Some(_)) => (None, is.next()),
+            };
+            if old != new {
+                changed.push((old, new));
+            }
+        }
     }
 
     /// How many there are.

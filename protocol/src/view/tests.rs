@@ -257,3 +257,25 @@ fn a_person_may_name_a_host_by_name_or_the_beginning_of_its_id() {
     assert_eq!(view.find_host(&h1.id.as_str()[..9]).unwrap().host.id, h1.id);
     assert_eq!(view.find_host("nobody").unwrap_err().len(), 0);
 }
+
+proptest! {
+    #[test]
+    fn what_has_changed_of_a_hosts_jobs_is_what_a_look_at_all_of_them_finds(
+        before in prop::collection::btree_map(0..12_u8, 0..3_u64, 0..10),
+        changes in prop::collection::vec((0..12_u8, prop::option::of(0..3_u64)), 0..6),
+        is_shared in any::<bool>(),
+    ) {
+        let before = Jobs::of(before.into_iter().map(|(n, revision)| job(n, revision)).collect());
+        // Made from the other and sharing rows with it, or heard anew.
+        let mut now = if is_shared { before.clone() } else { Jobs::of(before.whole()) };
+        for (n, revision) in changes {
+            match revision {
+                Some(revision) => now.put(Box::new(job(n, revision))),
+                None => now.drop_job(&job(n, 0).id),
+            }
+        }
+        let ids = (0..12).map(|n| job(n, 0).id).collect::<std::collections::BTreeSet<_>>();
+        let changed = ids.iter().map(|id| (before.get(id), now.get(id))).filter(|(old, new)| old != new);
+        prop_assert_eq!(now.changed_since(&before), changed.collect::<Vec<_>>());
+    }
+}

@@ -18,7 +18,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use protocol::id::{HostId, JobId, SetName};
 use protocol::job::Job;
-use protocol::view::{Freshness, HostRow, View};
+use protocol::view::{Freshness, HostRow, Jobs, View};
 
 use super::set::Item;
 use crate::failover::freshness_of;
@@ -35,6 +35,8 @@ pub(crate) struct Index {
     whole: BTreeSet<Key>,
     /// Where jobs that somebody reads of have rows.
     homes: BTreeMap<JobId, BTreeSet<HostId>>,
+    /// The same from the other side: what is read of on each host.
+    read_on: BTreeMap<HostId, BTreeSet<JobId>>,
     /// Jobs that somebody reads of and that have a row nowhere.
     homeless: BTreeSet<JobId>,
     heard: OrdMap<HostId, HeardAt>,
@@ -57,6 +59,9 @@ impl Index {
                 if hosts.is_empty() {
                     self.homeless.insert(job.clone());
                 }
+                for host in &hosts {
+                    self.read_on.entry(host.clone()).or_default().insert(job.clone());
+                }
                 self.homes.insert(job.clone(), hosts);
             }
         }
@@ -70,8 +75,10 @@ impl Index {
             keys.remove(key);
             if keys.is_empty() {
                 self.by_job.remove(job);
-                self.homes.remove(job);
                 self.homeless.remove(job);
+                for host in self.homes.remove(job).into_iter().flatten() {
+                    self.leave(&host, job);
+                }
             }
         }
     }
@@ -161,23 +168,43 @@ impl Index {
         jobs: &mut BTreeSet<JobId>,
     ) {
         let labels = |row: Option<&HostRow>| row.map(|row| row.host.labels.clone());
-        let is_all = is_all || labels(before) != labels(after);
-        let rows = before.into_iter().chain(after).flat_map(|row| row.jobs.values());
-        for job in rows {
+        let is_same_host =
+            matches!((before, after), (Some(a), Some(b)) if Arc::ptr_eq(&a.host, &b.host));
+        let is_all = is_all || !is_same_host && labels(before) != labels(after);
+        let jobs_of =
+            |row: Option<&HostRow>| row.map_or_else(Jobs::default, |row| row.jobs.clone());
+        let (was, is) = (jobs_of(before), jobs_of(after));
+        for (old, new) in is.changed_since(&was) {
+            let Some(job) = new.or(old) else { continue };
             let Some(homes) = self.homes.get_mut(&job.id) else { continue };
-            let row = |row: Option<&HostRow>| row.and_then(|row| row.jobs.get(&job.id)).cloned();
-            let (before, after) = (row(before), row(after));
-            match after {
-                Some(_) => homes.insert(host.clone()),
-                None => homes.remove(host),
-            };
-            match homes.is_empty() {
-                true => self.homeless.insert(job.id.clone()),
-                false => self.homeless.remove(&job.id),
-            };
-            if is_all || before != after {
-                jobs.insert(job.id.clone());
+            let is_here = homes.contains(host);
+            match new {
+                Some(_) if !is_here => {
+                    homes.insert(host.clone());
+                    self.read_on.entry(host.clone()).or_default().insert(job.id.clone());
+                    self.homeless.remove(&job.id);
+                }
+                None if is_here => {
+                    homes.remove(host);
+                    if homes.is_empty() {
+                        self.homeless.insert(job.id.clone());
+                    }
+                    self.leave(host, &job.id);
+                }
+                Some(_) | None => {}
             }
+            jobs.insert(job.id.clone());
+        }
+        if is_all {
+            jobs.extend(self.read_on.get(host).into_iter().flatten().cloned());
+        }
+    }
+
+    fn leave(&mut self, host: &HostId, job: &JobId) {
+        let Some(jobs) = self.read_on.get_mut(host) else { return };
+        jobs.remove(job);
+        if jobs.is_empty() {
+            self.read_on.remove(host);
         }
     }
 }

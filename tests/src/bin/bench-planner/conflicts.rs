@@ -27,7 +27,7 @@ const STEP_MS: u64 = 10;
 const START_MS: u64 = 2_000;
 /// Hosts that are asked for one VM at most.
 const ATTEMPTS_MAX: usize = 8;
-const PLACEMENTS: usize = 10_000;
+const PLACEMENTS: usize = 4_000;
 
 /// How schedulers choose.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,7 +1,7 @@
 //! L1: what one event costs a controller that keeps expectations, against the size of the cluster. Twenty VMs a host;
 //! one VM of each is expected to run, and each tenth one apart from that of the next host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -90,6 +90,8 @@ fn costs(hosts: usize) -> [Cost; 3] {
         let record = SetRecord::new(name, Revision(1), Some(items.to_vec()), 0);
         upkeep.handle(0, Input::Put(record), &mut out);
     }
+    let readers = Readers::of(&items);
+    drop(items);
     let members: Arc<BTreeSet<HostId>> = Arc::new(world.hosts.iter().cloned().collect());
     let mut heard: OrdMap<HostId, HeardAt> = OrdMap::new();
     for host in &world.hosts {
@@ -114,6 +116,13 @@ fn costs(hosts: usize) -> [Cost; 3] {
         let mut sum = Cost::default();
         for n in 0..EVENTS {
             let host = world.hosts[lots.next(hosts)].clone();
+            // Every loss is news, in a small cluster too: what was lost before is heard again, uncounted.
+            let was_lost = heard.get(&host).is_some_and(|at| at.freshness == Freshness::Lost);
+            if was_lost {
+                heard.insert(host.clone(), HeardAt { freshness: Freshness::Fresh, heard_ms: 0 });
+                register.hear(&host, Freshness::Fresh);
+                look(&world, &heard, n as u64);
+            }
             let affected = match kind {
                 Kind::Load => {
                     let events = world.change(&host, None, None);
@@ -127,14 +136,14 @@ fn costs(hosts: usize) -> [Cost; 3] {
                     let events = world.change(&host, Some(job), Some(changed));
                     let id = job.id.clone();
                     world.merge(&events);
-                    readers(&items, &[id])
+                    readers.count(&[id])
                 }
                 Kind::Lost => {
                     let lost = HeardAt { freshness: Freshness::Lost, heard_ms: 0 };
                     heard.insert(host.clone(), lost);
                     let row = world.view.host(&host).expect("known");
                     let jobs: Vec<JobId> = row.jobs.keys().cloned().collect();
-                    readers(&items, &jobs)
+                    readers.count(&jobs)
                 }
             };
             let begin = cpu_ns();
@@ -164,11 +173,24 @@ fn name_of(row: &protocol::view::HostRow) -> JobId {
     JobId::new(format!("vm-{number}-0")).expect("a name")
 }
 
-/// Expectations that name one of these jobs, by a look at all.
-fn readers(items: &[Value], jobs: &[JobId]) -> usize {
-    let is_one = |value: &Value| jobs.iter().any(|job| value == job.as_str());
-    let names = |item: &&Value| {
-        is_one(&item["job"]) || item["jobs"].as_array().into_iter().flatten().any(is_one)
-    };
-    items.iter().filter(names).count()
+/// Which expectations name a job, noted once by a look at all. A look at all between two events would leave
+/// the caches empty for the next, the more so the larger the cluster is.
+struct Readers(BTreeMap<JobId, Vec<usize>>);
+
+impl Readers {
+    fn of(items: &[Value]) -> Self {
+        let mut readers: BTreeMap<JobId, Vec<usize>> = BTreeMap::new();
+        for (n, item) in items.iter().enumerate() {
+            let several = item["jobs"].as_array().into_iter().flatten();
+            for job in several.chain(item.get("job")).filter_map(Value::as_str) {
+                readers.entry(JobId::new(job).expect("a name")).or_default().push(n);
+            }
+        }
+        Self(readers)
+    }
+
+    fn count(&self, jobs: &[JobId]) -> usize {
+        let named = jobs.iter().filter_map(|job| self.0.get(job)).flatten();
+        named.collect::<BTreeSet<_>>().len()
+    }
 }

@@ -25,11 +25,11 @@ pub(crate) fn run() -> Vec<Value> {
 fn lost(hosts: usize) -> Vec<Value> {
     let world = World::filled(hosts, 80, VMS, OnLoss::Stop);
     let mut picture = Picture { view: world.view.clone(), is_current: true, ..Picture::default() };
-    let mut knowledge = Knowledge::default();
+    let (mut knowledge, mut failover) = (Knowledge::default(), FailOver::default());
     let mut plans = |picture: &Picture| {
         let begin = cpu_ns();
         let freshness = |host: &HostId| freshness_of(picture.heard.get(host));
-        let wants = FailOver::default().due(0, &picture.view, freshness, &[]);
+        let wants = failover.due(0, &picture.view, freshness, &[]);
         let wants: Vec<Want> = wants.into_iter().map(|(want, _)| want).collect();
         let mut first_ns = 0;
         let mut steps = 0;

@@ -55,6 +55,8 @@ struct Hosts {
     arbiter: SecretKey,
     /// The start that each ticket has led to, if it has.
     used: BTreeMap<(usize, OfferId), JobId>,
+    /// What has started and nobody has wanted gone since.
+    started: Vec<(usize, JobId)>,
     figures: Figures,
 }
 
@@ -114,6 +116,7 @@ impl Hosts {
             now: Now { mono_ms: 1_000_000, wall_ms: 5 },
             arbiter: key(ARBITER),
             used: BTreeMap::new(),
+            started: Vec::new(),
             figures: Figures::default(),
         };
         for n in 0..HOSTS {
@@ -132,9 +135,14 @@ impl Hosts {
 
     /// Somebody wants a VM started, ended or gone, on a host drawn by lot.
     fn want(&mut self, lots: &mut Lots) {
-        let (host, job) =
+        let (mut host, mut job) =
             (lots.next(HOSTS), JobId::new(format!("vm-{}", lots.next(JOBS))).expect("a name"));
-        let message = match lots.next(10) {
+        let what = lots.next(10);
+        // What is to end has started, as a rule: hosts fill up and have room again.
+        if what >= 6 && !self.started.is_empty() && lots.next(4) > 0 {
+            (host, job) = self.started.swap_remove(lots.next(self.started.len()));
+        }
+        let message = match what {
             0..6 => Message::Offer { job, spec: world::spec(lots.size(), OnLoss::Keep) },
             6..8 => Message::Stop { job },
             _ => Message::Delete { job },
@@ -199,6 +207,7 @@ impl Hosts {
             (Some(Ok(Reply::Accepted(_))), Message::Put { job, ticket, .. }) => {
                 self.figures.started += 1;
                 let offer = ticket.offer.open().expect("our own").id;
+                self.started.push((host, job.clone()));
                 self.figures.twice += u64::from(self.used.insert((host, offer), job).is_some());
             }
             (Some(Err(_)), _) => self.figures.refused += 1,
