@@ -40,7 +40,7 @@ mod works;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts};
@@ -246,7 +246,7 @@ pub async fn run(
     tracing::info!(host = %host.id, name = %host.name, %url, epoch = %ledger.epoch, "agent");
 
     let trust_file = options.data_dir.join("trust.json");
-    let trust = Arc::new(RwLock::new(None));
+    let trust = Arc::new(watch::Sender::new(None));
     if let Some(signed) = &ledger.trust {
         publish_trust(&trust, &trust_file, signed);
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisor::{Hypervisor, WatchEvent, call};
@@ -16,7 +16,7 @@ use protocol::id::{JobId, OfferId};
 use protocol::refusal::Refusal;
 use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use transport::{Client, Clock};
 use uuid::Uuid;
@@ -70,7 +70,7 @@ pub(crate) struct Curious {
 }
 
 /// The trust document in force, for those who check permissions.
-pub(crate) type TrustInForce = Arc<RwLock<Option<InForce>>>;
+pub(crate) type TrustInForce = Arc<watch::Sender<Option<InForce>>>;
 
 /// A trust document as it came and as it reads.
 #[derive(Debug, Clone)]
@@ -263,7 +263,7 @@ impl Shell {
     }
 
     fn ask_right(&self) {
-        let in_force = self.trust.read().expect("no holder of this lock panics").clone();
+        let in_force = self.trust.borrow().clone();
         let (client, posts) = (self.client.clone(), self.posts.clone());
         tokio::spawn(async move {
             let standing = match in_force {
@@ -319,8 +319,7 @@ impl Shell {
 pub(crate) fn publish_trust(trust: &TrustInForce, file: &std::path::Path, signed: &Signed<Trust>) {
     match signed.open() {
         Ok(new) => {
-            let mut in_force = trust.write().expect("no holder of this lock panics");
-            *in_force = Some(InForce { signed: signed.clone(), trust: Arc::new(new) });
+            trust.send_replace(Some(InForce { signed: signed.clone(), trust: Arc::new(new) }));
         }
         Err(error) => tracing::error!("the ledger's trust is not genuine: {error}"),
     }

@@ -198,7 +198,8 @@ async fn events(
     upgrade: Upgrade,
 ) -> Result<Response, ProblemReply> {
     permit(&shared, peer)?;
-    Ok(upgrade.read_directly().frames(move |frames| feed::run(shared, frames, query)))
+    let upgrade = upgrade.read_directly().until(forbidden(&shared, peer));
+    Ok(upgrade.frames(move |frames| feed::run(shared, frames, query)))
 }
 
 async fn metrics(
@@ -217,6 +218,21 @@ fn permit(shared: &Shared, peer: Peer) -> Result<(), ProblemReply> {
     match trust {
         Some(trust) => Ok(trust.permit(peer.key.as_ref(), Right::Read)?),
         None => Ok(()),
+    }
+}
+
+/// Ends when the caller may no longer read: a stream that is open must not outlive that.
+fn forbidden(shared: &Shared, peer: Peer) -> impl Future<Output = ()> + Send + 'static {
+    let mut trust = shared.trust.clone();
+    let is_lost = move |trust: &Option<Arc<Trust>>| {
+        let permitted = trust.as_ref().map(|trust| trust.permit(peer.key.as_ref(), Right::Read));
+        permitted.is_some_and(|permitted| permitted.is_err())
+    };
+    async move {
+        if trust.wait_for(is_lost).await.is_err() {
+            // Nobody tells of trust any more: the server's own end is near.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

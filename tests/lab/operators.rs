@@ -68,6 +68,10 @@ fn lab_a_second_operator_takes_over_from_the_first() {
     first.must(&["quota", "set", "default", "--vcpus", "8"]);
     assert_eq!(version(&first), 4, "each goes on from what the other has signed");
 
+    let follows = first.follow(&["events", "--follow"]);
+    second.must(&["run", "--name", "seen-1", "--memory", "64MiB"]);
+    follows.line_with("seen-1 running", LIMIT);
+
     refused(&first, &["operators", "remove", &old], "it is the key of this context");
     lab.must(&["cut", &away]);
     refused(&second, &["operators", "remove", &old], &format!("ostler retire {away} --is-off"));
@@ -93,4 +97,6 @@ fn lab_a_second_operator_takes_over_from_the_first() {
     });
     second.must(&["run", "--name", "web-2", "--memory", "64MiB", "--on", &away]);
     second.must(&["stop", "web-1", "--force"]);
+    let heard = follows.lines();
+    assert!(!heard.iter().any(|line| line.contains("web-2")), "its streams were cut: {heard:?}");
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Body;
@@ -37,7 +38,10 @@ pub struct LineSender(Arc<Shared>);
 pub struct Lines {
     shared: Arc<Shared>,
     stopping: Stopping,
+    over: Option<Over>,
 }
+
+type Over = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -78,7 +82,7 @@ pub fn last_id(headers: &HeaderMap) -> Option<&str> {
 #[must_use]
 pub fn lines(stopping: Stopping) -> (LineSender, Lines) {
     let shared = Arc::new(Shared { queue: Mutex::default(), more: Notify::new() });
-    (LineSender(Arc::clone(&shared)), Lines { shared, stopping })
+    (LineSender(Arc::clone(&shared)), Lines { shared, stopping, over: None })
 }
 
 impl LineSender {
@@ -117,7 +121,14 @@ impl Shared {
 }
 
 impl Lines {
-    async fn next(&self) -> Option<Bytes> {
+    /// It ends as well when this does: such as the subscriber's right to it.
+    #[must_use]
+    pub fn until(mut self, over: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.over = Some(Box::pin(over));
+        self
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(text) = self.take()? {
                 return Some(text);
@@ -125,6 +136,7 @@ impl Lines {
             tokio::select! {
                 () = self.shared.more.notified() => {}
                 () = self.stopping.0.cancelled() => return None,
+                () = ended(&mut self.over) => return None,
                 () = tokio::time::sleep(PING_INTERVAL) => return Some(Bytes::from_static(ALIVE)),
             }
         }
@@ -148,6 +160,13 @@ impl Lines {
     }
 }
 
+async fn ended(over: &mut Option<Over>) {
+    match over {
+        Some(over) => over.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Drop for Lines {
     fn drop(&mut self) {
         *self.shared.lock() = Queue { end: End::Over, ..Queue::default() };
@@ -156,7 +175,7 @@ impl Drop for Lines {
 
 impl IntoResponse for Lines {
     fn into_response(self) -> Response {
-        let texts = stream::unfold(self, |lines| async {
+        let texts = stream::unfold(self, |mut lines| async {
             let text = lines.next().await?;
             Some((Ok::<_, Infallible>(text), lines))
         });
@@ -176,7 +195,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_come_in_their_order_with_their_ids() {
-        let (sender, lines) = lines(Stopping::default());
+        let (sender, mut lines) = lines(Stopping::default());
         sender.push(Some("1-7"), &number(7)).unwrap();
         sender.push(None, &number(8)).unwrap();
         assert_eq!(lines.next().await.unwrap(), "id: 1-7\ndata: 7\n\n");
@@ -185,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_keep_up_is_cut_and_told_of_the_gap() {
-        let (sender, lines) = lines(Stopping::default());
+        let (sender, mut lines) = lines(Stopping::default());
         let cut = (0..).find(|n| sender.push(None, &number(*n)).is_err());
         assert_eq!(cut, Some(QUEUE_FRAMES_MAX));
         assert!(sender.is_over() && sender.push(None, &number(0)).is_err());
@@ -196,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_gone_is_over_and_who_stops_says_no_more() {
         let stopping = Stopping::default();
-        let (sender, lines) = super::lines(stopping.clone());
+        let (sender, mut lines) = super::lines(stopping.clone());
         stopping.0.cancel();
         assert_eq!(lines.next().await, None);
         assert!(!sender.is_over());

@@ -60,6 +60,7 @@ pub(super) async fn open(
         None => Typing::Opens(Arc::clone(&api.hv), uuid),
     });
     let outlet = Outlet { log, recorder };
+    let upgrade = upgrade.until(api.forbidden(peer, Right::Run));
     Ok(upgrade.frames(move |frames| serve(frames, outlet, begin, typing)))
 }
 

@@ -37,9 +37,10 @@ pub(super) async fn follow(
         let from = lines::last_id(&headers).and_then(cursor_of).or(from);
         let (sender, lines) = lines::lines(stopping);
         api.feed.subscribe(from, Subscriber::Lines(sender));
-        return Ok(lines.into_response());
+        return Ok(lines.until(api.forbidden(peer, Right::Read)).into_response());
     }
-    Ok(upgrade?.read_directly().frames(move |mut frames| async move {
+    let upgrade = upgrade?.read_directly().until(api.forbidden(peer, Right::Read));
+    Ok(upgrade.frames(move |mut frames| async move {
         api.feed.subscribe(from, Subscriber::Frames(frames.sender()));
         // Followers say nothing; reading notices their goodbye.
         while let Some(Ok(_)) = frames.next_frame().await {}

@@ -168,11 +168,17 @@ impl Api {
     /// Lets the caller through, or says why not. Without trust everybody may do everything; root
     /// on this machine always may.
     fn permit(&self, peer: Peer, right: Right) -> Result<(), ProblemReply> {
-        match self.trust() {
-            Some(trust) if peer.via != Via::Unix => {
-                trust.permit(peer.key.as_ref(), right).map_err(ProblemReply::from)
-            }
-            _ => Ok(()),
+        permit(self.trust.borrow().as_ref(), peer, right).map_err(ProblemReply::from)
+    }
+
+    /// Ends when the caller loses the right: a stream that is open must not outlive it.
+    fn forbidden(&self, peer: Peer, right: Right) -> impl Future<Output = ()> + Send + 'static {
+        let mut trust = self.trust.subscribe();
+        async move {
+            let is_lost =
+                |in_force: &Option<InForce>| permit(in_force.as_ref(), peer, right).is_err();
+            // Without a sender there is no agent any more.
+            let _ = trust.wait_for(is_lost).await;
         }
     }
 
@@ -181,7 +187,7 @@ impl Api {
     }
 
     fn trust_in_force(&self) -> Option<InForce> {
-        self.trust.read().expect("no holder of this lock panics").clone()
+        self.trust.borrow().clone()
     }
 
     /// Asks the core.
@@ -192,6 +198,13 @@ impl Api {
         self.posts.send(post).await.map_err(|_| stopping())?;
         let answer: Result<Reply, Refusal> = receiver.await.map_err(|_| stopping())?;
         answer.map_err(ProblemReply::from)
+    }
+}
+
+fn permit(in_force: Option<&InForce>, peer: Peer, right: Right) -> Result<(), Refusal> {
+    match in_force {
+        Some(in_force) if peer.via != Via::Unix => in_force.trust.permit(peer.key.as_ref(), right),
+        _ => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Who may open one is left to the handlers.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -101,6 +102,7 @@ pub struct Upgrade {
     keepalive: Keepalive,
     liveness: Liveness,
     reads: Reads,
+    over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Upgrade {
@@ -111,7 +113,7 @@ impl Upgrade {
         F: FnOnce(Frames) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send,
     {
-        let Self { on_upgrade, accept, peer, stopping, keepalive, liveness, reads } = self;
+        let Self { on_upgrade, accept, peer, stopping, keepalive, liveness, reads, over } = self;
         tokio::spawn(async move {
             let freed = match on_upgrade.await.map(Upgraded::downcast::<TokioIo<Counted>>) {
                 Ok(Ok(freed)) => freed,
@@ -121,7 +123,20 @@ impl Upgrade {
             let Freed { io, read_buf, .. } = freed;
             let socket = socket::upgraded(io.into_inner(), read_buf, Role::Server).await;
             let liveness = (&keepalive, liveness);
-            handle(Frames::start(socket, peer, Some(stopping), liveness, reads)).await;
+            let Some(over) = over else {
+                return handle(Frames::start(socket, peer, Some(stopping), liveness, reads)).await;
+            };
+            let closes = stopping.child_token();
+            let frames = Frames::start(socket, peer, Some(closes.clone()), liveness, reads);
+            let closed_early = async {
+                over.await;
+                closes.cancel();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = handle(frames) => {}
+                () = closed_early => {}
+            }
         });
         let headers = [
             (CONNECTION, "upgrade".to_owned()),
@@ -129,6 +144,12 @@ impl Upgrade {
             (SEC_WEBSOCKET_ACCEPT, accept),
         ];
         (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+    }
+
+    /// The stream is closed as well when this ends: such as the peer's right to it.
+    #[must_use]
+    pub fn until(self, over: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { over: Some(Box::pin(over)), ..self }
     }
 
     /// With another ping interval than 15 s.
@@ -161,7 +182,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
         match (accept, on_upgrade) {
             (Some(accept), Some(on_upgrade)) => {
                 let (liveness, reads) = (Liveness::default(), Reads::Ahead);
-                Ok(Self { on_upgrade, accept, peer, stopping, keepalive, liveness, reads })
+                let over = None;
+                Ok(Self { on_upgrade, accept, peer, stopping, keepalive, liveness, reads, over })
             }
             _ => {
                 let detail = "this path is a stream: open it as a WebSocket (version 13)";
