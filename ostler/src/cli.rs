@@ -149,6 +149,8 @@ pub(crate) enum Command {
     /// What is wrong with the cluster, and why
     #[command(subcommand)]
     Doctor(DoctorCommand),
+    /// Write what every part says of itself into a folder, without secrets, to be looked at or passed on
+    Bundle(BundleArgs),
     /// Who is believed in the cluster
     #[command(subcommand)]
     Trust(TrustCommand),

@@ -71,6 +71,8 @@ mod simulate;
 
 mod doctor;
 
+mod bundle;
+
 mod trust;
 
 mod completion;
@@ -172,6 +174,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Plan(args) => plan::run(session, args).await,
         Command::Why(args) => why::run(session, args).await,
         Command::Doctor(command) => doctor::run(session, command).await,
+        Command::Bundle(args) => bundle::run(session, args).await,
         Command::Replay(_)
         | Command::Simulate(_)
         | Command::Dev(_)

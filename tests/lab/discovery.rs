@@ -293,10 +293,27 @@ fn lab_discovery_story() {
     });
     println!("the liar is named at {:?}", begin.elapsed());
     drop((third, liar));
+    everything_is_in_a_bundle(&operator, &folder.path().join("bundle"), &url);
 
     restart_a_monitor(&lab, &operator, begin);
     await_clean(&operator, &["--monitor", &second.url]);
     println!("the story took {:?}", begin.elapsed());
+}
+
+/// What every part says of itself, without the discovery URL, which is a password.
+fn everything_is_in_a_bundle(operator: &Operator, bundle: &Path, discovery: &str) {
+    let about = operator.json(&["bundle", &bundle.to_string_lossy()]);
+    let answers = about["answers"].as_array().expect("whom it asked");
+    let silent: Vec<&Value> = answers.iter().filter(|a| a.get("error").is_some()).collect();
+    assert!(silent.is_empty(), "{silent:?}");
+    let mut kinds = std::collections::BTreeSet::new();
+    for answer in answers {
+        let file = answer["file"].as_str().expect("a file");
+        let text = std::fs::read_to_string(bundle.join(file)).expect("it is there");
+        assert!(!text.contains(discovery), "{file} has the discovery URL");
+        kinds.extend(file.split('/').next().map(str::to_owned));
+    }
+    assert!(kinds.iter().eq(["agents", "arbiters", "controllers", "monitors"]), "{kinds:?}");
 }
 
 /// kill -9 of one monitor: its agent starts it again, and it is complete within 2 s of that.

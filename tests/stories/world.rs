@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, Revision};
+use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::{Bytes, Resources};
 use protocol::signed::{Digest, SecretKey};

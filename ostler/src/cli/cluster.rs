@@ -109,6 +109,12 @@ pub(crate) enum RunsCommand {
     },
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// A folder that is not there yet [default: ./ostler-bundle-TIME]
+    pub(crate) folder: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DoctorCommand {
     /// Compare what every monitor shows with what the hosts themselves say. Exit code 1 when a

@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::get;
 use protocol::event::{Event, Fact, Frame};
 use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
-use protocol::id::{Cursor, Epoch, JobId, Revision};
+use protocol::id::{Cursor, Epoch, JobId};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::Resources;
 use protocol::view::{HostRow, View};

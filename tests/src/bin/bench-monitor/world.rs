@@ -3,7 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use protocol::event::{Event, Fact};
 use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
-use protocol::id::{Cursor, Epoch, JobId, OfferId, Revision};
+use protocol::id::{Cursor, Epoch, JobId, OfferId};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::Resources;
 use protocol::vm::{DiskSpec, NicSpec, Plug, VmSpec};
