@@ -9,7 +9,7 @@
 //! in a monitor, which has many and seldom looks at them. The rule is the same.
 
 mod jobs;
-pub use jobs::{JobTable, Jobs, JobsIter};
+pub use jobs::{JobChange, JobTable, Jobs, JobsIter};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -26,6 +26,9 @@ pub trait JobTable: Clone {
     fn drop_job(&mut self, id: &JobId);
 }
 
+/// A job as it was, and as it is; none where it was not, or is no more.
+pub type JobChange<'a> = (Option<&'a Arc<Job>>, Option<&'a Arc<Job>>);
+
 /// Jobs by id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jobs(Arc<Vec<Arc<Job>>>);
@@ -62,10 +65,7 @@ impl Jobs {
     /// Jobs that are here otherwise than before, come or gone, each as it was and as it is. Jobs that both share
     /// are not looked into: in a large view that is most of what a comparison costs.
     #[must_use]
-    pub fn changed_since<'a>(
-        &'a self,
-        before: &'a Self,
-    ) -> Vec<(Option<&'a Arc<Job>>, Option<&'a Arc<Job>>)> {
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> Vec<JobChange<'a>> {
         let (mut was, mut is) = (before.0.iter().peekable(), self.0.iter().peekable());
         let mut changed = Vec::new();
         if Arc::ptr_eq(&before.0, &self.0) {
