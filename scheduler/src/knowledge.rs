@@ -14,6 +14,7 @@ use planner::{
 };
 use protocol::api::Want;
 use protocol::event::{Event, Fact};
+use protocol::host::Host;
 use protocol::id::{HostId, JobId, RunId};
 use protocol::job::Job;
 use protocol::view::{Freshness, View};
@@ -105,6 +106,8 @@ impl Knowledge {
             }
             let Some(row) = view.host(host) else { continue };
             let shown = row.jobs.get(id);
+            let before = shown.map(|job| job.allocation()).unwrap_or_default();
+            let after = word.job.as_ref().map(Job::allocation).unwrap_or_default();
             let fact = match (&word.job, shown) {
                 (Some(job), Some(shown))
                     if (shown.revision, shown.since_ms) >= (job.revision, job.since_ms) =>
@@ -117,7 +120,13 @@ impl Knowledge {
             };
             // The copy's cursor is of no use to anybody: it is planned with and thrown away.
             let cursor = row.cursor.next();
-            view.merge_event(&Event { host: host.clone(), cursor, at_ms: 0, fact });
+            // What the host says of its room is as old as what it says of the job: both come together.
+            let mut facts = Host::clone(&row.host);
+            facts.allocation = facts.allocation.minus(before).plus(after);
+            let room = Fact::HostChanged { host: Box::new(facts) };
+            for (cursor, fact) in [(cursor, fact), (cursor.next(), room)] {
+                view.merge_event(&Event { host: host.clone(), cursor, at_ms: 0, fact });
+            }
         }
         view
     }
@@ -234,4 +243,58 @@ pub(crate) fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
     let (host, cursor) = (host.clone(), row.cursor.next());
     let fact = Fact::JobDeleted { job: job.clone() };
     view.merge_event(&Event { host, cursor, at_ms: 0, fact });
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::host::Inventory;
+    use protocol::id::{Cursor, Epoch, Revision};
+    use protocol::job::{JobSpec, JobState};
+    use protocol::signed::SecretKey;
+    use protocol::vm::VmSpec;
+
+    use super::*;
+
+    #[test]
+    fn what_a_host_has_just_taken_is_not_free_before_the_view_shows_it_and_counts_once_after() {
+        let spec = JobSpec::vm(VmSpec { vcpus: 2, memory_bytes: 1 << 30, ..VmSpec::default() });
+        let job = Job {
+            id: "web".parse().unwrap(),
+            revision: Revision(1),
+            spec: spec.into(),
+            state: JobState::Running,
+            reason: None,
+            since_ms: 5,
+            hold: None,
+            domain_uuid: None,
+            run: None,
+            resize: None,
+            migration: None,
+            endpoint: None,
+            cards: Box::default(),
+            snapshots: Box::default(),
+        };
+        let facts = Host::of_key(SecretKey::from_seed([1; 32]).public());
+        let (host, id, takes) = (facts.id.clone(), job.id.clone(), job.allocation());
+        assert!(takes.vcpus == 2, "{takes:?}");
+        let shown = |seq: u64, allocation, jobs| {
+            let cursor = Cursor { epoch: Epoch(1), seq };
+            let host = Host { allocation, ..facts.clone() };
+            let mut view = View::default();
+            view.merge_inventory(Inventory { cursor, host, jobs, observed: vec![] });
+            view
+        };
+        let (late, now) =
+            (shown(1, Default::default(), vec![]), shown(3, takes, vec![job.clone()]));
+        let mut knowledge = Knowledge::default();
+        let taken = |knowledge: &Knowledge, view: &View| {
+            knowledge.view(0, view).host(&host).map(|row| row.host.allocation)
+        };
+        knowledge.hear(0, host.clone(), id.clone(), Some(job));
+        assert_eq!(taken(&knowledge, &late), Some(takes));
+        assert_eq!(taken(&knowledge, &now), Some(takes));
+        knowledge.hear(0, host.clone(), id, None);
+        assert_eq!(taken(&knowledge, &now), Some(Default::default()), "it has ended since");
+        assert_eq!(taken(&knowledge, &late), Some(Default::default()));
+    }
 }
