@@ -363,7 +363,7 @@ impl Search<'_> {
         step: Step,
     ) -> Option<Arrival<'a>> {
         let how = match step.check(state) {
-            Ok(()) => How::Way(Alike::of(state, row, job), weigh(state, step, 0)),
+            Ok(()) => How::Way(Box::new((Alike::of(state, row, job), weigh(state, step, 0)))),
             Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } })
                 if self.may_make_room && asked.fits_in(capacity) =>
             {
@@ -388,7 +388,8 @@ impl Search<'_> {
         let mut near: Vec<(Score, u64, &'a HostRow, Resources)> = Vec::new();
         for Arrival { row, how } in arrivals {
             match how {
-                How::Way(alike, candidate) => {
+                How::Way(way) => {
+                    let (alike, candidate) = *way;
                     let better = |known: &Candidate| candidate.lot < known.lot;
                     if ways.get(&alike).is_none_or(better) {
                         ways.insert(alike, candidate);
@@ -442,7 +443,7 @@ struct Arrival<'a> {
 #[derive(Clone)]
 enum How<'a> {
     /// It may come.
-    Way(Alike<'a>, Candidate),
+    Way(Box<(Alike<'a>, Candidate)>),
     /// There would have to be more room.
     Near { added: Score, shortfall: u64, lacking: Resources },
 }
