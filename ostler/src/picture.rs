@@ -144,10 +144,16 @@ async fn of_agents(
             [] => "nobody to ask".to_owned(),
             some => format!("nobody answers:\n  - {}", some.join("\n  - ")),
         };
-        return Err(Failure::new(code, what).next(
-            "see that agents run (`systemctl status ostler-agent` there), or name others with \
-             --hosts",
-        ));
+        return Err(Failure::new(code, what).next(match code {
+            Code::Refused => {
+                "use the context of one of the cluster's operators, who may add the key of this one: \
+                 ostler operators"
+            }
+            _ => {
+                "see that agents run (`systemctl status ostler-agent` there), or name others with \
+                 --hosts"
+            }
+        }));
     }
     Ok(Picture { warnings, ..picture })
 }
