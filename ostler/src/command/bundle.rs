@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt as _, stream};
 use protocol::job::Role;
+use protocol::trust::Trust;
 use serde::Serialize;
 use serde_json::Value;
 use transport::{Clock, Endpoint};
@@ -30,7 +31,11 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How many questions are open at a time.
 const ASKED_AT_ONCE: usize = 16;
 
+/// What is no JSON, and at no version.
+const METRICS: &str = "metrics";
+
 const AGENT: &[&str] = &[
+    METRICS,
     "health",
     "host",
     "jobs",
@@ -42,7 +47,7 @@ const AGENT: &[&str] = &[
     "config/history",
     "config/trust",
 ];
-const MONITOR: &[&str] = &["health", "view"];
+const MONITOR: &[&str] = &[METRICS, "health", "view"];
 const ARBITER: &[&str] = &["health", "books"];
 const CONTROLLER: &[&str] = &["health", "runs?max=500", "expectations?deleted=true"];
 
@@ -125,22 +130,24 @@ fn questions(
 ) -> Vec<Question> {
     let mut all = Vec::new();
     let mut ask = |folder: &Path, to: &Endpoint, paths: &[&str]| {
-        let metrics = ("/metrics".to_owned(), folder.join("metrics.txt"));
-        let paths = paths.iter().map(|path| {
+        let questions = paths.iter().map(|path| {
+            if *path == METRICS {
+                return ("/metrics".to_owned(), folder.join("metrics.txt"));
+            }
             let name = path.split('?').next().unwrap_or(path).replace('/', "-");
             (format!("/v1/{path}"), folder.join(format!("{name}.json")))
         });
-        let questions = paths.chain([metrics]);
         all.extend(questions.map(|(path, file)| Question { to: to.clone(), path, file }));
     };
     for (folder, agent) in agents {
         ask(&folder, &agent, AGENT);
     }
-    let roles = [
-        (Role::Monitor, "monitors", MONITOR),
-        (Role::Arbiter, "arbiters", ARBITER),
-        (Role::Controller, "controllers", CONTROLLER),
-    ];
+    for slot in session.trust.iter().flat_map(Trust::members) {
+        let to = Endpoint::of_key(slot.url.clone(), slot.key);
+        ask(&Path::new("arbiters").join(slot.slot.to_string()), &to, ARBITER);
+    }
+    let roles =
+        [(Role::Monitor, "monitors", MONITOR), (Role::Controller, "controllers", CONTROLLER)];
     for (role, name, paths) in roles {
         for (n, peer) in session.peers(role).iter().enumerate() {
             ask(&Path::new(name).join(n.to_string()), peer, paths);
