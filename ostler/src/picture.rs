@@ -146,8 +146,7 @@ async fn of_agents(
         };
         return Err(Failure::new(code, what).next(match code {
             Code::Refused => {
-                "use the context of one of the cluster's operators, who may add the key of this one: \
-                 ostler operators"
+                "use an operator's context; from there `ostler operators add` lets in the key of this one"
             }
             _ => {
                 "see that agents run (`systemctl status ostler-agent` there), or name others with \

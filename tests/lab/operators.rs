@@ -82,7 +82,7 @@ fn lab_a_second_operator_takes_over_from_the_first() {
     });
     refused(&second, &["operators", "remove", &new], "it is the only operator's key");
     for words in [&["operators"][..], &["quota", "set", "default", "--vcpus", "7"], &["hosts"]] {
-        refused(&first, words, "use the context of one of the cluster's operators");
+        refused(&first, words, "use an operator's context");
     }
     assert_eq!(lab.virsh_state(&home, "web-1"), "running", "no guest was touched");
 
