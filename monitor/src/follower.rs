@@ -231,7 +231,14 @@ impl Follower {
         match error {
             // By the source, which no longer has what was asked for, or by the writer, who missed something.
             StreamError::Closed { code: close::GAP, .. } => End::Resync,
-            StreamError::Closed { code: close::DISTRUSTED, .. } => End::Quarantine,
+            // By the writer; or a source says it of us, of which the core knows nothing yet.
+            StreamError::Closed { code: close::DISTRUSTED, reason: why } => {
+                let source = self.source.clone();
+                match self.tell(Input::Ended { source, why }).await {
+                    true => End::Quarantine,
+                    false => End::Stop,
+                }
+            }
             error if is_hostile(&error) => self.distrust(error.to_string()).await,
             error => End::Over(error.to_string()),
         }

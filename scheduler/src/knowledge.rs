@@ -248,7 +248,7 @@ pub(crate) fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
 #[cfg(test)]
 mod tests {
     use protocol::host::Inventory;
-    use protocol::id::{Cursor, Epoch, Revision};
+    use protocol::id::{Cursor, Epoch};
     use protocol::job::{JobSpec, JobState};
     use protocol::signed::SecretKey;
     use protocol::vm::VmSpec;
@@ -258,22 +258,8 @@ mod tests {
     #[test]
     fn what_a_host_has_just_taken_is_not_free_before_the_view_shows_it_and_counts_once_after() {
         let spec = JobSpec::vm(VmSpec { vcpus: 2, memory_bytes: 1 << 30, ..VmSpec::default() });
-        let job = Job {
-            id: "web".parse().unwrap(),
-            revision: Revision(1),
-            spec: spec.into(),
-            state: JobState::Running,
-            reason: None,
-            since_ms: 5,
-            hold: None,
-            domain_uuid: None,
-            run: None,
-            resize: None,
-            migration: None,
-            endpoint: None,
-            cards: Box::default(),
-            snapshots: Box::default(),
-        };
+        let id: JobId = "web".parse().unwrap();
+        let job = Job { since_ms: 5, ..Job::of(id, spec, JobState::Running) };
         let facts = Host::of_key(SecretKey::from_seed([1; 32]).public());
         let (host, id, takes) = (facts.id.clone(), job.id.clone(), job.allocation());
         assert!(takes.vcpus == 2, "{takes:?}");

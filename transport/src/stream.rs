@@ -70,7 +70,7 @@ pub const QUEUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 /// Frames read ahead of the application; TCP holds the peer back beyond that.
 const INBOX_FRAMES_MAX: usize = 64;
 
-/// After this long without a word, each end asks whether the other is still there.
+/// After one to two of these without a word, each end asks whether the other is still there.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Bytes that texts which are kept are put into together.
@@ -115,7 +115,7 @@ pub enum StreamError {
 /// How one end finds out whether the other is still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Liveness {
-    /// After about this long without a word, ask.
+    /// After one to two of these without a word, ask.
     pub ask_after: Duration,
     /// After this long without an answer, the stream is lost.
     pub lost_after: Duration,

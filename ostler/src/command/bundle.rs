@@ -101,6 +101,7 @@ pub(crate) async fn run(session: &Session, args: BundleArgs) -> Result<Code, Fai
         }
         Err(failure) => (questions(session, std::iter::empty()), vec![failure.to_string()]),
     };
+    let warnings = warnings.iter().map(|warning| redact::address(warning)).collect();
     let answers = questions.into_iter().map(|question| answer(session, &folder, question));
     let mut answers: Vec<Answered> =
         stream::iter(answers).buffer_unordered(ASKED_AT_ONCE).collect().await;
@@ -173,7 +174,7 @@ async fn answer(session: &Session, folder: &Path, question: Question) -> Answere
     };
     let (file, error) = match written {
         Ok(()) => (Some(file), None),
-        Err(error) => (None, Some(error)),
+        Err(error) => (None, Some(redact::address(&error))),
     };
     Answered { url: redact::address(&to.url), path, file, error }
 }

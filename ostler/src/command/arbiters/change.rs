@@ -314,15 +314,9 @@ impl<'a> Work<'a> {
         self.heard.contains(host)
     }
 
-    fn choose(&self, taken: &BTreeSet<HostId>, leaves: &BTreeSet<u32>) -> Result<Host, Failure> {
-        // Where one leaves that is well, another would be no gain.
-        let mut occupied = taken.clone();
-        for member in self.authority.trust.arbiters.iter().filter(|m| leaves.contains(&m.slot)) {
-            let found = self.there.iter().find(|found| is_member(found, member));
-            occupied.extend(found.map(|found| found.host.clone()));
-        }
-        let candidates: Vec<Candidate<'_>> = self
-            .picture
+    /// Every host, with what speaks for and against an arbiter there.
+    pub(super) fn candidates(&self) -> Vec<Candidate<'_>> {
+        self.picture
             .view
             .hosts()
             .map(|(id, row)| {
@@ -330,8 +324,17 @@ impl<'a> Work<'a> {
                 let services = services.filter(|job| !job.state.is_ended()).count();
                 Candidate { host: &row.host, services, is_heard: self.is_heard(id) }
             })
-            .collect();
-        let chosen = choose_host(&self.authority.trust, &candidates, &occupied).cloned();
+            .collect()
+    }
+
+    fn choose(&self, taken: &BTreeSet<HostId>, leaves: &BTreeSet<u32>) -> Result<Host, Failure> {
+        // Where one leaves that is well, another would be no gain.
+        let mut occupied = taken.clone();
+        for member in self.authority.trust.arbiters.iter().filter(|m| leaves.contains(&m.slot)) {
+            let found = self.there.iter().find(|found| is_member(found, member));
+            occupied.extend(found.map(|found| found.host.clone()));
+        }
+        let chosen = choose_host(&self.authority.trust, &self.candidates(), &occupied).cloned();
         chosen.ok_or_else(|| {
             let what = "no host that is heard and not drained is without an arbiter";
             Failure::new(Code::Refused, what).next(

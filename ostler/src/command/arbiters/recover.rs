@@ -11,8 +11,8 @@
 use std::collections::BTreeSet;
 
 use bootstrap::committee::{
-    Candidate, Change, ChangeError, all_left_over, check_lost, choose_host, is_member,
-    joins_for_recovery, number_above, recovered,
+    Change, ChangeError, all_left_over, check_lost, choose_host, is_member, joins_for_recovery,
+    number_above, recovered,
 };
 use protocol::host::Host;
 use protocol::id::HostId;
@@ -188,16 +188,7 @@ fn plan(
 
 /// Every host that could have one, the best first.
 fn fit_hosts(work: &Work<'_>, mut taken: BTreeSet<HostId>) -> Vec<Host> {
-    let candidates: Vec<Candidate<'_>> = work
-        .picture
-        .view
-        .hosts()
-        .map(|(id, row)| {
-            let services = row.jobs.values().filter(|job| job.spec.as_vm().is_none());
-            let services = services.filter(|job| !job.state.is_ended()).count();
-            Candidate { host: &row.host, services, is_heard: work.is_heard(id) }
-        })
-        .collect();
+    let candidates = work.candidates();
     let mut fit = Vec::new();
     while let Some(host) = choose_host(&work.authority.trust, &candidates, &taken) {
         taken.insert(host.id.clone());

@@ -37,17 +37,33 @@ fn left_out(value: &Value) -> Value {
     Value::String(format!("({bytes} bytes, left out)"))
 }
 
-/// An address without who asks there and for what; any other text as it is.
+/// A text whose addresses tell no more than a server each: errors and warnings quote them, too.
 pub(super) fn address(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    if !matches!(scheme, "http" | "https") {
-        return text.to_owned();
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((at, scheme)) = first_scheme(rest) {
+        let begin = at + scheme.len();
+        let is_over = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ')' | '>');
+        let end = rest[begin..].find(is_over).map_or(rest.len(), |length| begin + length);
+        kept.push_str(&rest[..begin]);
+        kept.push_str(&server(&rest[begin..end]));
+        rest = &rest[end..];
     }
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
+    kept + rest
+}
+
+fn first_scheme(text: &str) -> Option<(usize, &'static str)> {
+    let found = ["https://", "http://"].into_iter();
+    found.filter_map(|scheme| Some((text.find(scheme)?, scheme))).min()
+}
+
+/// What follows the scheme of an address, without who asks there and for what.
+fn server(address: &str) -> String {
+    let end = address.find(['/', '?', '#']).unwrap_or(address.len());
+    let (authority, path) = address.split_at(end);
     let server = authority.rsplit_once('@').map_or(authority, |(_, server)| server);
     let is_all = path.trim_start_matches('/').is_empty();
-    format!("{scheme}://{server}{}", if is_all { "" } else { "/(left out)" })
+    format!("{server}{}", if is_all { "" } else { "/(left out)" })
 }
 
 #[cfg(test)]
@@ -75,5 +91,17 @@ mod tests {
         assert_eq!(kept["jobs"][0]["discovery"][0], "https://find.example:7459/(left out)");
         assert_eq!(kept["url"], "https://images.example/(left out)");
         assert_eq!(kept["agent"], "https://10.0.0.1:7460");
+    }
+
+    #[test]
+    fn addresses_in_sentences_are_cut_as_well() {
+        let said = "http://find.example:7459/clusters/0123 does not answer: POST \
+                    https://me:s3cret@b.example/x?y=s3cret: not sent";
+        assert_eq!(
+            address(said),
+            "http://find.example:7459/(left out) does not answer: POST https://b.example/(left out) \
+             not sent"
+        );
+        assert_eq!(address("file:///etc/hosts"), "file:///etc/hosts");
     }
 }
