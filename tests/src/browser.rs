@@ -126,10 +126,10 @@ impl Browser {
     }
 
     /// Clicks the first element of this kind with this text, as a person does: in its middle, where
-    /// nothing may lie over it.
+    /// nothing may lie over it, and again if the page moved it away just then.
     ///
     /// # Panics
-    /// When none appears, or something else is there.
+    /// When none appears, something else is there, or the click never reaches it.
     pub fn click(&mut self, selector: &str, text: &str) {
         let find = format!(
             "[...document.querySelectorAll({})].find((one) => one.textContent.trim() === {} \
@@ -137,20 +137,42 @@ impl Browser {
             json!(selector),
             json!(text)
         );
-        self.until(&format!("{selector} {text:?}"), LIMIT, &find);
+        until(&format!("a click to reach {selector} {text:?}"), LIMIT, || {
+            self.until(&format!("{selector} {text:?}"), LIMIT, &find);
+            let missed = self.click_once(&find);
+            if let Some(instead) = &missed {
+                eprintln!("a click on {selector} {text:?} reached {instead}");
+            }
+            missed.map_or(Ok(()), Err)
+        });
+    }
+
+    /// One click on what `find` finds; `Some`: it reached this instead.
+    fn click_once(&mut self, find: &str) -> Option<String> {
         let place = self.eval(&format!(
-            "(() => {{ const one = {find}; one.scrollIntoView({{ block: 'center' }}); \
+            "(() => {{ const one = {find}; if (!one) return null; \
+             one.scrollIntoView({{ block: 'center' }}); \
              const at = one.getBoundingClientRect(); \
              const [x, y] = [at.x + at.width / 2, at.y + at.height / 2]; \
              const top = document.elementFromPoint(x, y); \
+             const reached = window.reached = {{ pressed: null, isIt: false }}; \
+             const hear = (event) => {{ reached.pressed ??= event.target.outerHTML.slice(0, 200); \
+             if (event.type === 'click') reached.isIt ||= event.composedPath().includes(one); }}; \
+             for (const kind of ['pointerdown', 'click']) \
+             addEventListener(kind, hear, {{ capture: true, once: true }}); \
              return {{ x, y, isClear: one === top || one.contains(top), top: top?.outerHTML }}; }})()"
         ));
-        assert_eq!(place["isClear"], true, "{selector} {text:?} lies under {}", place["top"]);
+        if place.is_null() {
+            return Some("nothing: it went away".to_owned());
+        }
+        assert_eq!(place["isClear"], true, "{find} lies under {}", place["top"]);
         for kind in ["mousePressed", "mouseReleased"] {
             let event = json!({ "type": kind, "x": place["x"], "y": place["y"], "button": "left",
                 "clickCount": 1 });
             self.ask("Input.dispatchMouseEvent", &event);
         }
+        let reached = self.eval("window.reached");
+        (reached["isIt"] != json!(true)).then(|| reached["pressed"].to_string())
     }
 
     /// Types into whatever has the focus.
