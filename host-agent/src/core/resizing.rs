@@ -289,8 +289,9 @@ impl Agent {
         self.insert(now, record, out);
     }
 
-    /// libvirt can't have it: the job has the CPUs and memory that it had before. Its disks have grown, or
-    /// it would not have come to this.
+    /// libvirt can't have it: the job has the CPUs and memory that it had before, and its guest what it
+    /// had then, which may be more: of an earlier change it has not given everything up. Its disks have
+    /// grown, or it would not have come to this.
     fn become_unresized(
         &mut self,
         now: Now,
@@ -303,7 +304,12 @@ impl Agent {
         if let Some(spec) = spec {
             record.job.spec = spec.into();
         }
-        record.job.resize = None;
+        let size = record.job.spec.as_vm().map(|vm| vm.size().resources());
+        let is_alive = is_alive(record.job.state);
+        let has = record.job.resize.take().map(|resize| resize.resources());
+        let has = has.filter(|has| is_alive && size.is_some_and(|size| size != *has));
+        let next = |has| Box::new(as_resize(has, ResizeStage::NextStart, vec![]));
+        record.job.resize = has.map(next);
         record.job.reason = Some(Reason::ActionFailed { message });
         self.insert(now, record, out);
     }

@@ -288,6 +288,21 @@ fn a_definition_that_libvirt_refuses_leaves_the_job_what_it_was() {
 }
 
 #[test]
+fn what_a_guest_has_not_given_up_counts_on_when_the_next_change_is_refused() {
+    let mut bench = running(Bench::lone());
+    resize(&mut bench, body(2, change(3, GIB), None)).unwrap();
+    bench.end_work(got(3, GIB, GIB));
+    resize(&mut bench, body(3, change(1, GIB), None)).unwrap();
+    bench.end_work(got(3, GIB, GIB));
+    let words = || Some("vcpus 1, now 3 until its next start".to_owned());
+    assert_eq!(told(&bench), (3, 1, words()));
+    resize(&mut bench, body(4, change(2, 2 * GIB), None)).unwrap();
+    bench.end_work(WorkOutcome::Failed("define: no".into()));
+    assert_eq!(told(&bench), (3, 1, words()));
+    assert!(matches!(job(&bench).reason, Some(Reason::ActionFailed { .. })));
+}
+
+#[test]
 fn no_answer_of_libvirt_is_asked_again() {
     let mut bench = running(Bench::lone());
     resize(&mut bench, body(2, change(2, GIB), None)).unwrap();
