@@ -119,6 +119,12 @@ fn lab_a_vm_runs_on_without_its_agent_its_keeper_or_one_arbiter_and_moves() {
         String::from_utf8_lossy(&found).split_whitespace().map(str::to_owned).collect()
     };
     let killed = keeper();
+    until("the keeper to keep its memory", LIMIT, || {
+        let status = lab.exec(&host, &["cat", &format!("/proc/{}/status", killed[0])]).stdout;
+        let status = String::from_utf8_lossy(&status).into_owned();
+        let locked = status.lines().find(|line| line.starts_with("VmLck:"));
+        is(locked.is_some_and(|line| !line.ends_with(" 0 kB")), locked.map(str::to_owned))
+    });
     assert!(lab.exec(&host, &["pkill", "-9", "-f", "ostler keeper"]).status.success());
     until("the agent to start another", LIMIT, || {
         let now = keeper();
