@@ -52,7 +52,8 @@ pub struct Item {
     pub resources: Resources,
     /// Whose quota.
     pub tenant: TenantId,
-    /// What each slot has booked; `None` when the host does not know, and the whole size is assumed.
+    /// What each slot has booked by the ticket, so the same in every statement of this hold, however late
+    /// it comes; `None` when the host does not know, and the whole size is assumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debits: Option<BTreeMap<u32, Resources>>,
     /// Whether it needs to be covered.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use protocol::id::{HostId, JobId, OfferId};
 use protocol::signed::Digest;
-use protocol::tenure::{ITEMS_MAX, Item, Statement, Term};
+use protocol::tenure::{ITEMS_MAX, Statement, Term};
 use protocol::trust::{Committee, Trust};
 use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
@@ -444,15 +444,6 @@ impl Keeper {
         covers.min().unwrap_or(0).saturating_sub(trust.kill_ms)
     }
 
-    /// What arbiters are told of debits: what counts with those, too, who have booked nothing for a
-    /// ticket from before they were arbiters.
-    fn as_booked(&self, item: Item) -> Item {
-        let trust = self.trust.as_ref();
-        let booked = |debits| trust.map(|trust| trust.booked(debits, item.resources));
-        let debits = item.debits.as_ref().and_then(booked);
-        Item { debits, ..item }
-    }
-
     fn has_something(&self) -> bool {
         let needs = self.draft.as_ref().is_some_and(Draft::needs_keeper);
         needs || !self.holds.is_empty() || self.has_more
@@ -467,8 +458,7 @@ impl Keeper {
         let is_leaving = |held: &&Held| held.is_omitted;
         let leaving = self.holds.values().filter(is_leaving).map(|held| held.drafted.item.clone());
         let drafted = draft.items.iter().map(|drafted| drafted.item.clone());
-        let items = drafted.chain(leaving).take(ITEMS_MAX).map(|item| self.as_booked(item));
-        let items: Vec<_> = items.collect();
+        let items: Vec<_> = drafted.chain(leaving).take(ITEMS_MAX).collect();
         self.seq = (self.seq + 1).max(now_ms);
         self.has_more = draft.needs_keeper() || !self.holds.is_empty();
         self.due_ms = now_ms + RENEW_MS + self.seq.wrapping_mul(7919) % JITTER_MS;

@@ -309,12 +309,15 @@ impl World {
                     None => size,
                 };
                 let slots = committee.arbiters.iter().map(|arbiter| arbiter.slot);
-                let sum = slots.fold(Resources::ZERO, |sum, slot| sum.plus(counted(slot)));
+                let counts: BTreeMap<u32, Resources> =
+                    slots.map(|slot| (slot, counted(slot))).collect();
+                let sum = counts.values().copied().fold(Resources::ZERO, Resources::plus);
                 if !times(committee.k, size).fits_in(sum) {
                     let (hold, debits) = (record.job.hold, &record.debits);
                     broken = Some(format!(
-                        "{job} on {} holds {size} by {hold:?} with {debits:?}, and arbiters count {sum} in all",
-                        host.id.short()
+                        "{job} on {} holds {size} by {hold:?} with {debits:?}, and arbiters of trust version {} count {counts:?}",
+                        host.id.short(),
+                        trust.version
                     ));
                 }
             }
