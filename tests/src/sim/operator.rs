@@ -108,7 +108,14 @@ impl World {
             self.coverage.hit("operator.gone-on");
             return self.decree(self.above_all(bound));
         }
+        // `ostler arbiters` begins nothing while a host is silent: it may have agreed to the change that was
+        // taken back last, and two changes that hosts are bound to can never be completed.
+        let obeys = |n: usize| self.trust_of_host(n).version == trust.version;
         if !self.is_noisy || self.now_us < self.operators.next_us {
+            return;
+        }
+        if !(0..self.hosts.len()).all(obeys) {
+            self.coverage.hit("operator.waits-for-hosts");
             return;
         }
         let every_ms = self.profile.change_every_ms;

@@ -222,6 +222,25 @@ fn view_unrest(world: &World, n: usize) -> Vec<String> {
     unrest
 }
 
+/// Who keeps a change of arbiters from its end.
+fn change_unrest(world: &World) -> String {
+    let hosts = world.hosts.iter().enumerate().filter_map(|(n, host)| {
+        let agent = &host.process.as_ref()?.agent;
+        let version = agent.trust().map(|trust| trust.version);
+        let has = if agent.agreed().is_some() { "has" } else { "has not" };
+        Some(format!("h{n} obeys version {version:?} and {has} agreed"))
+    });
+    let arbiters = world.arbiters.iter().enumerate().filter_map(|(n, arbiter)| {
+        let core = arbiter.life.as_ref()?.core.borrow();
+        let version = core.trust().map(|trust| trust.version);
+        let waiting = core.ready(world.now_at(arbiter.node).mono_ms).err();
+        Some(format!("arbiter {n} obeys version {version:?} and waits for {waiting:?}"))
+    });
+    let (version, next) = (world.trust.version, &world.trust.succession.next);
+    let all: Vec<String> = hosts.chain(arbiters).collect();
+    format!("version {version}, next {next:?}; {}", all.join("; "))
+}
+
 /// Which arbiter's books differ from the hosts' holds.
 fn books_unrest(world: &World) -> Vec<String> {
     let mut held: BTreeSet<(HostId, JobId, OfferId)> = BTreeSet::new();
@@ -234,7 +253,7 @@ fn books_unrest(world: &World) -> Vec<String> {
     }
     let mut unrest = Vec::new();
     if world.trust.succession.next.is_some() {
-        unrest.push("a change of arbiters is under way".to_owned());
+        unrest.push(format!("a change of arbiters is under way: {}", change_unrest(world)));
     }
     let is_member =
         |(n, _): &(usize, _)| u32::try_from(*n).is_ok_and(|slot| world.trust.committee().has(slot));

@@ -91,6 +91,7 @@ pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<C
         if how.dry_run {
             return Ok(Code::Ok);
         }
+        work.check_obeyed().await?;
         let joins = work.start_all(&places).await?;
         let next = begun(&work.authority.trust, &Change { leaves, joins }).map_err(refused)?;
         check_quorums(&next, &work.answering(&next).await).map_err(refused)?;
@@ -255,6 +256,18 @@ impl<'a> Work<'a> {
         let what = format!("another change is under way, to arbiters {}", slots.join(", "));
         Err(Failure::new(Code::Refused, what)
             .next("ostler arbiters resume; or cancel, while no host has agreed to it"))
+    }
+
+    /// Nothing begins while a host obeys an older document: if that names a change which was taken back,
+    /// the host may agree to it yet, and two changes that hosts are bound to can't be completed.
+    async fn check_obeyed(&self) -> Result<(), Failure> {
+        let untold = self.authority.give_again(self.session, &self.picture).await?;
+        let Some(Untold { host, why, .. }) = untold.into_iter().next() else { return Ok(()) };
+        let version = self.authority.trust.version;
+        let what = format!("{host} does not take trust version {version}: {why}");
+        Err(Failure::new(Code::Refused, what).next(format!(
+            "ostler doctor; or, if {host} is off for good, ostler retire {host} --is-off"
+        )))
     }
 
     /// Who leaves, and which hosts get one.
