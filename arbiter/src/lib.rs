@@ -16,4 +16,6 @@ mod serve;
 
 mod reader;
 
+mod metrics;
+
 pub use serve::{ArbiterError, BooksReply, LeaseRow, Options, TenantUse, serve};

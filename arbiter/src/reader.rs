@@ -120,6 +120,7 @@ impl Task {
                 }
                 Err(why) => Some(why),
             };
+            self.shared.count().read(trouble.is_none());
             self.note(asked_ms, trouble);
             self.rest().await;
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path as AxumPath, Query, State};
+use axum::response::Response;
 use axum::routing::{get, post};
 use protocol::api::{HandoverReply, Health, TenantBook, TenantRoom};
 use protocol::id::{HostId, JobId, TenantId};
@@ -40,6 +41,7 @@ use transport::{
 
 use crate::books::{Entry, share};
 use crate::core::{Core, Effect, Input, NotMember, NotStated, Verdict, Waiting};
+use crate::metrics::{self, Counts};
 use crate::reader::{Reader, Readers};
 
 /// How long an answer waits for hosts that may have news. They answer in milliseconds, or they
@@ -143,6 +145,7 @@ pub struct TenantUse {
 pub(crate) struct Shared {
     core: Mutex<Core>,
     readers: Mutex<Readers>,
+    counts: Mutex<Counts>,
     identity: Arc<Identity>,
     clock: Clock,
     trust: watch::Receiver<Option<Arc<Trust>>>,
@@ -167,6 +170,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         core: Mutex::new(Core::new(identity.public(), started_ms, !is_fresh)),
         readers: Mutex::default(),
+        counts: Mutex::default(),
         identity: Arc::clone(&identity),
         clock,
         trust,
@@ -248,6 +252,11 @@ async fn follow_trust(
 }
 
 impl Shared {
+    /// What is counted is counted here.
+    pub(crate) fn count(&self) -> MutexGuard<'_, Counts> {
+        lock(&self.counts)
+    }
+
     /// Gives the core an input that asks for no answer.
     pub(crate) fn tell(&self, input: Input) {
         let effects = self.handle(input);
@@ -348,6 +357,7 @@ fn router(shared: Arc<Shared>) -> Router {
             .route("/v1/tenants/{tenant}", get(tenant_book))
             .route("/v1/tenants/{tenant}/jobs/{job}", get(tenant_room))
             .route("/v1/statements", post(state))
+            .route("/metrics", get(show_metrics))
             .with_state(shared),
     )
 }
@@ -372,6 +382,22 @@ async fn books(
     let waiting_for = shared.waiting_for();
     let now_ms = shared.clock.now().mono_ms;
     let core = lock(&shared.core);
+    Ok(Json(BooksReply {
+        slot: core.slot().ok(),
+        trust_version: core.trust().map(|trust| trust.version),
+        waiting_for,
+        entries: core.books().entries().cloned().collect(),
+        tenants: tenants(&core),
+        leases: core
+            .leases()
+            .iter(now_ms)
+            .map(|(job, hold, left_ms)| LeaseRow { job: job.clone(), hold, left_ms })
+            .collect(),
+    }))
+}
+
+/// Every tenant that has a quota or an entry, by name.
+fn tenants(core: &Core) -> Vec<TenantUse> {
     let trust = core.trust();
     let with_quota = trust.iter().flat_map(|trust| trust.quota.keys());
     let mut tenants: Vec<&TenantId> = core.books().tenants().chain(with_quota).collect();
@@ -384,18 +410,18 @@ async fn books(
         share: trust
             .and_then(|trust| Some(share(*trust.quota.get(tenant)?, trust, core.slot().ok()?))),
     };
-    Ok(Json(BooksReply {
-        slot: core.slot().ok(),
-        trust_version: trust.map(|trust| trust.version),
-        waiting_for,
-        entries: core.books().entries().cloned().collect(),
-        tenants: tenants.into_iter().map(use_of).collect(),
-        leases: core
-            .leases()
-            .iter(now_ms)
-            .map(|(job, hold, left_ms)| LeaseRow { job: job.clone(), hold, left_ms })
-            .collect(),
-    }))
+    tenants.into_iter().map(use_of).collect()
+}
+
+async fn show_metrics(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+) -> Result<Response, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let now_ms = shared.clock.now().mono_ms;
+    let core = lock(&shared.core);
+    let text = metrics::of(now_ms, &core, &shared.count(), &tenants(&core));
+    Ok(transport::metrics::reply(&text))
 }
 
 async fn handover(
@@ -446,6 +472,7 @@ async fn grant(
         shared.wait_for_news(hosts, is_trust_old).await;
         (verdict, _, _) = shared.decide(&offer, wish);
     }
+    shared.count().answered(&verdict);
     let secret = shared.identity.secret();
     match verdict {
         Verdict::Grant(grant) => Ok(Json(Answer::Grant(Signed::seal(&grant, secret)))),
@@ -501,7 +528,9 @@ async fn state(
         Effect::Term { term, .. } => Some(term),
         Effect::Answer { .. } | Effect::ReadHost { .. } | Effect::ReadTrust => None,
     });
-    match term.expect("the core answers each statement at once") {
+    let term = term.expect("the core answers each statement at once");
+    shared.count().stated(term.is_ok());
+    match term {
         Ok(term) => Ok(Json(Signed::seal(&term, shared.identity.secret()))),
         Err(NotStated::NotMember(why)) => Err(no_arbiter(why)),
         Err(why) => Err(Refusal::Invalid { message: why.to_string() }.into()),

@@ -15,6 +15,7 @@ use protocol::api::Health;
 use protocol::host::{Host, HypervisorFacts, Inventory};
 use protocol::id::{ClusterId, Cursor, Epoch, JobId, OfferId, Revision, TenantId};
 use protocol::job::{Job, JobSpec, JobState, ServiceEndpoint};
+use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{
     Action, Answer, DenialReason, Expected, Offer, OfferStanding, Purpose, Ticket, verify,
@@ -219,6 +220,10 @@ impl Cluster {
 
     /// What bootstrap does once the arbiter's key is known.
     fn sign_trust(&mut self, version: u64) {
+        self.sign_trust_with(version, BTreeMap::new());
+    }
+
+    fn sign_trust_with(&mut self, version: u64, quota: BTreeMap<TenantId, Resources>) {
         let trust = Trust {
             cluster: ClusterId::new("c1").unwrap(),
             version,
@@ -231,7 +236,7 @@ impl Cluster {
             term_ms: TERM_MS,
             kill_ms: KILL_MS,
             clock_ppm: 2_000,
-            quota: BTreeMap::new(),
+            quota,
             retired: vec![],
             succession: Default::default(),
         };
@@ -423,6 +428,50 @@ async fn strangers_get_no_grants_and_see_no_books() {
         cluster.client.send::<_, Answer>(Method::POST, to, "/v1/grants", &offer).await.unwrap_err();
     assert_eq!(refused.problem().map(|problem| problem.status), Some(403), "{refused}");
     let refused = cluster.client.get::<serde_json::Value>(to, "/v1/books").await.unwrap_err();
+    assert_eq!(refused.problem().map(|problem| problem.status), Some(403), "{refused}");
+}
+
+#[tokio::test]
+async fn metrics_tell_what_was_granted_and_denied_and_what_is_waited_for() {
+    let mut cluster = Cluster::start(2).await;
+    let metrics = async |cluster: &Cluster| {
+        let text = cluster.client.get_bytes(cluster.to(), "/metrics", 1 << 20).await.unwrap();
+        String::from_utf8(text.to_vec()).unwrap()
+    };
+    let is_told = |text: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(text.lines().any(|told| told == *line), "{line} is not in\n{text}");
+        }
+    };
+    let early = metrics(&cluster).await;
+    is_told(&early, &["ostler_arbiter_ready 0.0", "ostler_arbiter_member 0.0"]);
+
+    let tenant = TenantId::default_tenant();
+    let quota = Resources { vcpus: 8, memory_bytes: 1 << 33, disk_bytes: 1 << 40 };
+    cluster.sign_trust_with(1, BTreeMap::from([(tenant, quota)]));
+    cluster.until_ready().await;
+    let (one, two) = (&cluster.agents[0], &cluster.agents[1]);
+    let offer = one.offer("web", 1);
+    cluster.ticket(one, &offer).await;
+    one.redeem(&offer);
+    cluster.denial(&two.offer("web", 1)).await;
+    is_told(
+        &metrics(&cluster).await,
+        &[
+            "ostler_arbiter_ready 1.0",
+            "ostler_arbiter_hosts_unread 0.0",
+            "ostler_arbiter_trust_version 1.0",
+            "ostler_arbiter_grants_total 1.0",
+            "ostler_arbiter_denials_total{reason=\"promised\"} 1.0",
+            "ostler_arbiter_denials_total{reason=\"quota\"} 0.0",
+            "ostler_arbiter_tenants 1.0",
+            "ostler_arbiter_quota_limit_vcpus{tenant=\"default\"} 8.0",
+            "ostler_arbiter_quota_booked_vcpus{tenant=\"default\"} 1.0",
+            "ostler_arbiter_quota_promised_memory_bytes{tenant=\"default\"} 1073741824.0",
+        ],
+    );
+    cluster.client = Client::new(Arc::new(Identity::ephemeral()));
+    let refused = cluster.client.get_bytes(cluster.to(), "/metrics", 1 << 20).await.unwrap_err();
     assert_eq!(refused.problem().map(|problem| problem.status), Some(403), "{refused}");
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use transport::problem::finish;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
-use crate::expectations;
+use crate::{expectations, metrics};
 
 /// Runs in one answer of `GET /v1/runs`; about a megabyte.
 const LIST_MAX: usize = 500;
@@ -42,6 +42,7 @@ pub(crate) fn router(shared: Shared) -> Router {
             .route("/v1/runs/{id}", get(find))
             .route("/v1/runs/{id}/cancel", post(cancel))
             .merge(expectations::router())
+            .route("/metrics", get(metrics))
             .with_state(shared),
     )
 }
@@ -133,6 +134,13 @@ async fn cancel(
         CancelError::Store(error) => broken(error),
     })?;
     Ok((StatusCode::ACCEPTED, Json(RunStatus::clone(&run.status()))).into_response())
+}
+
+async fn metrics(State(shared): State<Shared>, peer: Peer) -> Result<Response, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let trust_version = shared.trust.borrow().as_ref().map(|trust| trust.version);
+    let text = metrics::of(&shared.scheduler.figures(), trust_version);
+    Ok(transport::metrics::reply(&text))
 }
 
 fn broken(error: StoreError) -> ProblemReply {

@@ -12,6 +12,8 @@ mod expectations;
 
 mod peers;
 
+mod metrics;
+
 mod store;
 
 pub use serve::{ControllerError, Options, serve};

@@ -3,21 +3,14 @@
 //! Nothing is counted here: each scrape is a table of what is published and of what the hypervisor has
 //! counted.
 
-use std::fmt::{Debug, Error};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
 use protocol::host::Host;
 use protocol::job::JobState;
 use protocol::resources::Resources;
-use protocol::usage::{GuestUsage, MachineUsage, Usage};
+use protocol::usage::{DiskUsage, GuestUsage, MachineUsage, NicUsage, Usage};
+use transport::metrics::{Family, count, counters, gauge, gauges, number, sample, text, yes};
 
 /// What one scrape shows.
 #[derive(Debug)]
@@ -36,28 +29,10 @@ pub(crate) struct Scrape {
     pub usage: Option<Arc<Usage>>,
 }
 
-/// The values of one name.
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    unit: Option<Unit>,
-    kind: MetricType,
-    samples: Vec<Sample>,
-}
-
-struct Sample {
-    labels: Vec<(&'static str, String)>,
-    value: f64,
-}
-
 impl Scrape {
     /// In Prometheus' text format.
     pub(crate) fn text(self) -> String {
-        let mut registry = Registry::with_prefix("ostler_agent");
-        registry.register_collector(Box::new(self));
-        let mut text = String::new();
-        encode(&mut text, &registry).expect("writing to a string does not fail");
-        text
+        text("ostler_agent", self.families())
     }
 
     fn families(&self) -> Vec<Family> {
@@ -93,7 +68,7 @@ impl Scrape {
             gauge(
                 "usage_known",
                 "1 if the hypervisor has said what guests use",
-                f64::from(u8::from(self.usage.is_some())),
+                yes(self.usage.is_some()),
             ),
         ];
         if let Some(usage) = &self.usage {
@@ -108,7 +83,7 @@ fn of_machine(machine: &MachineUsage) -> [Family; 2] {
     let help = "Memory of the machine that could be given to new processes";
     let available = gauge("machine_memory_available", help, number(machine.memory_available_bytes));
     let help = "Processes that ran or waited for a disk, on average over the last minute";
-    [in_bytes(available), gauge("machine_load1", help, machine.load_1m)]
+    [available.in_bytes(), gauge("machine_load1", help, machine.load_1m)]
 }
 
 fn of_guests(guests: &[GuestUsage]) -> Vec<Family> {
@@ -119,39 +94,37 @@ fn of_guests(guests: &[GuestUsage]) -> Vec<Family> {
         guest.memory_bytes.map(|bytes| sample([("vm", &guest.name)], number(bytes)))
     };
     let mut all = vec![
-        Family {
-            unit: Some(Unit::Seconds),
-            ..counters("vm_cpu", "CPU time of a guest", guests.iter().filter_map(cpu))
-        },
-        in_bytes(gauges(
+        counters("vm_cpu", "CPU time of a guest", guests.iter().filter_map(cpu)).in_seconds(),
+        gauges(
             "vm_memory_resident",
             "Memory of the host that a guest has",
             guests.iter().filter_map(resident),
-        )),
+        )
+        .in_bytes(),
     ];
     let disks = || guests.iter().flat_map(|guest| guest.disks.iter().map(move |one| (guest, one)));
-    let of_disks = |name, help, read: fn(&protocol::usage::DiskUsage) -> u64| {
+    let of_disks = |name, help, read: fn(&DiskUsage) -> u64| {
         let samples = disks().map(|(guest, disk)| {
             sample([("vm", &*guest.name), ("device", &*disk.device)], number(read(disk)))
         });
         counters(name, help, samples)
     };
     all.extend([
-        in_bytes(of_disks("vm_disk_read", "Read from a disk", |disk| disk.read_bytes)),
-        in_bytes(of_disks("vm_disk_written", "Written to a disk", |disk| disk.written_bytes)),
+        of_disks("vm_disk_read", "Read from a disk", |disk| disk.read_bytes).in_bytes(),
+        of_disks("vm_disk_written", "Written to a disk", |disk| disk.written_bytes).in_bytes(),
         of_disks("vm_disk_reads", "Reads from a disk", |disk| disk.reads),
         of_disks("vm_disk_writes", "Writes to a disk", |disk| disk.writes),
     ]);
     let nics = || guests.iter().flat_map(|guest| guest.nics.iter().map(move |one| (guest, one)));
-    let of_nics = |name, help, read: fn(&protocol::usage::NicUsage) -> u64| {
+    let of_nics = |name, help, read: fn(&NicUsage) -> u64| {
         let samples = nics().map(|(guest, nic)| {
             sample([("vm", &*guest.name), ("device", &*nic.device)], number(read(nic)))
         });
         counters(name, help, samples)
     };
     all.extend([
-        in_bytes(of_nics("vm_network_receive", "Received by a guest", |nic| nic.received_bytes)),
-        in_bytes(of_nics("vm_network_transmit", "Sent by a guest", |nic| nic.sent_bytes)),
+        of_nics("vm_network_receive", "Received by a guest", |nic| nic.received_bytes).in_bytes(),
+        of_nics("vm_network_transmit", "Sent by a guest", |nic| nic.sent_bytes).in_bytes(),
         of_nics("vm_network_receive_packets", "Packets to a guest", |nic| nic.received_packets),
         of_nics("vm_network_transmit_packets", "Packets of a guest", |nic| nic.sent_packets),
         of_nics("vm_network_dropped_packets", "Packets dropped", |nic| nic.dropped_packets),
@@ -164,68 +137,9 @@ fn vcpus(name: &'static str, help: &'static str, of: &Resources) -> Family {
 }
 
 fn memory(name: &'static str, help: &'static str, of: &Resources) -> Family {
-    in_bytes(gauge(name, help, number(of.memory_bytes)))
+    gauge(name, help, number(of.memory_bytes)).in_bytes()
 }
 
 fn disk(name: &'static str, help: &'static str, of: &Resources) -> Family {
-    in_bytes(gauge(name, help, number(of.disk_bytes)))
-}
-
-fn gauge(name: &'static str, help: &'static str, value: f64) -> Family {
-    gauges(name, help, [Sample { labels: vec![], value }].into_iter())
-}
-
-fn gauges(name: &'static str, help: &'static str, samples: impl Iterator<Item = Sample>) -> Family {
-    Family { name, help, unit: None, kind: MetricType::Gauge, samples: samples.collect() }
-}
-
-fn counters(
-    name: &'static str,
-    help: &'static str,
-    samples: impl Iterator<Item = Sample>,
-) -> Family {
-    Family { kind: MetricType::Counter, ..gauges(name, help, samples) }
-}
-
-fn in_bytes(family: Family) -> Family {
-    Family { unit: Some(Unit::Bytes), ..family }
-}
-
-fn sample<const N: usize>(labels: [(&'static str, &str); N], value: f64) -> Sample {
-    Sample { labels: labels.map(|(name, value)| (name, value.to_owned())).to_vec(), value }
-}
-
-fn count(of: usize) -> f64 {
-    number(of as u64)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "exact up to 9 PB, and nobody reads the rest")]
-fn number(of: u64) -> f64 {
-    of as f64
-}
-
-impl Family {
-    fn encode(self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-        let Self { name, help, unit, kind, samples } = self;
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
-        if let [Sample { labels, value }] = &samples[..]
-            && labels.is_empty()
-        {
-            return ConstGauge::new(*value).encode(family);
-        }
-        for Sample { labels, value } in samples {
-            let row = family.encode_family(&labels)?;
-            match kind {
-                MetricType::Counter => ConstCounter::new(value).encode(row)?,
-                _ => ConstGauge::new(value).encode(row)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Collector for Scrape {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
-        self.families().into_iter().try_for_each(|family| family.encode(&mut encoder))
-    }
+    gauge(name, help, number(of.disk_bytes)).in_bytes()
 }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use protocol::api::Health;
 use protocol::job::ServiceEndpoint;
@@ -202,15 +201,12 @@ async fn events(
     Ok(upgrade.frames(move |frames| feed::run(shared, frames, query)))
 }
 
-async fn metrics(
-    State(shared): State<Arc<Shared>>,
-    peer: Peer,
-) -> Result<impl IntoResponse, ProblemReply> {
+async fn metrics(State(shared): State<Arc<Shared>>, peer: Peer) -> Result<Response, ProblemReply> {
     permit(&shared, peer)?;
     let shown = shared.view().await;
     let now_ms = shared.clock.now().mono_ms;
     let text = shared.published.metrics.text(now_ms, &shown.view, &shown.status);
-    Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], text))
+    Ok(transport::metrics::reply(&text))
 }
 
 fn permit(shared: &Shared, peer: Peer) -> Result<(), ProblemReply> {
@@ -240,6 +236,3 @@ fn forbidden(shared: &Shared, peer: Peer) -> impl Future<Output = ()> + Send + '
 fn rand_bits() -> u64 {
     random_unit().to_bits() << 11
 }
-
-/// What Prometheus takes.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

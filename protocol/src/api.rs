@@ -311,6 +311,22 @@ impl Want {
             | Want::FailOver { job, .. } => job,
         }
     }
+
+    /// Every word of [`Want::as_str`].
+    pub const KINDS: [&str; 6] = ["run", "stop", "migrate", "resize", "delete", "fail_over"];
+
+    /// The word for what is wanted.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Want::Run { .. } => "run",
+            Want::Stop { .. } => "stop",
+            Want::Migrate { .. } => "migrate",
+            Want::Resize { .. } => "resize",
+            Want::Delete { .. } => "delete",
+            Want::FailOver { .. } => "fail_over",
+        }
+    }
 }
 
 /// `POST /v1/runs`: the caller names the run, so that asking twice is asking once. 202 with the
@@ -343,6 +359,29 @@ pub enum RunState {
 }
 
 impl RunState {
+    /// Every state, in the order of a run's life.
+    pub const ALL: [RunState; 6] = [
+        RunState::Accepted,
+        RunState::Running,
+        RunState::Unwinding,
+        RunState::Succeeded,
+        RunState::RolledBack,
+        RunState::Stuck,
+    ];
+
+    /// The word on screens.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RunState::Accepted => "accepted",
+            RunState::Running => "running",
+            RunState::Unwinding => "unwinding",
+            RunState::Succeeded => "succeeded",
+            RunState::RolledBack => "rolled_back",
+            RunState::Stuck => "stuck",
+        }
+    }
+
     /// True when nothing more will happen.
     #[must_use]
     pub fn is_ended(self) -> bool {

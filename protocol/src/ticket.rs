@@ -224,6 +224,22 @@ pub enum DenialReason {
     },
 }
 
+impl DenialReason {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            DenialReason::Silent { .. } => "silent",
+            DenialReason::Rebuilding { .. } => "rebuilding",
+            DenialReason::Promised { .. } => "promised",
+            DenialReason::NotTheLast { .. } => "not_the_last",
+            DenialReason::Quota { .. } => "quota",
+            DenialReason::OtherTrust { .. } => "other_trust",
+            DenialReason::Policy { .. } => "policy",
+        }
+    }
+}
+
 /// An arbiter's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -30,6 +30,7 @@ use crate::knowledge::Knowledge;
 use crate::network::Network;
 use crate::record::RunRecord;
 use crate::run::{Answer, Effect, Input, PastReturn, Run};
+use crate::tally::{Figures, Tally};
 use crate::task::{Circumstances, Dispatch};
 
 /// Runs that have not ended; more are refused until some have. Each costs a few kilobytes.
@@ -77,6 +78,7 @@ struct Inner {
     /// bounded by `places`.
     planning: Arc<Semaphore>,
     keeping: Keeping,
+    tally: Tally,
     shutdown: CancellationToken,
 }
 
@@ -256,9 +258,18 @@ impl Scheduler {
         let places = Semaphore::new(RUNS_DRIVEN_MAX);
         let planning = Arc::new(Semaphore::new(1));
         let keeping = Keeping::default();
-        let inner =
-            Inner { options, executor, knowledge, open, places, planning, keeping, shutdown };
-        Self(Arc::new(inner))
+        let tally = Tally::default();
+        Self(Arc::new(Inner {
+            options,
+            executor,
+            knowledge,
+            open,
+            places,
+            planning,
+            keeping,
+            tally,
+            shutdown,
+        }))
     }
 
     /// Takes up every run that has not ended, and every set of expectations; answers how many runs, and
@@ -386,6 +397,21 @@ impl Scheduler {
         self.0.shards()
     }
 
+    /// What it has done, and how things stand.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let mut open = BTreeMap::new();
+        for run in self.open_runs() {
+            *open.entry((run.want.as_str(), run.state.as_str())).or_default() += 1;
+        }
+        let (counts, kept) = (self.tally().read(), self.kept_figures());
+        Figures { counts, open, kept, ..Figures::default() }.seen(self.now_ms(), &self.picture())
+    }
+
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.0.tally
+    }
+
     pub(crate) fn keeping(&self) -> &Keeping {
         &self.0.keeping
     }
@@ -503,6 +529,7 @@ impl Driver {
             input = tokio::select! {
                 (dispatch, answer) = landed(&mut self.flight), if self.flight.is_some() => {
                     self.flight = None;
+                    inner.tally.answered(&answer);
                     let (task, direction) = (dispatch.key.task, dispatch.direction);
                     Input::Answered { task, direction, answer }
                 }
@@ -533,7 +560,11 @@ impl Driver {
                         }
                     }
                     Effect::Dispatch(dispatch) => self.flight = Some(self.dispatch(*dispatch)),
-                    Effect::Plan => inputs.push(self.plan_unless_cancelled().await),
+                    Effect::Plan => {
+                        let planned = self.plan_unless_cancelled().await;
+                        self.inner.tally.planned(&planned);
+                        inputs.push(planned);
+                    }
                     Effect::WakeAt(at_ms) => self.wake_at_ms = Some(at_ms),
                     Effect::Publish => self.announce(),
                     Effect::AnswerCancel(answer) => {
@@ -544,6 +575,9 @@ impl Driver {
                     }
                     Effect::End => {
                         self.announce();
+                        let (run, now) = (self.run.record(), self.inner.options.clock.now());
+                        let took_ms = now.wall_ms.saturating_sub(run.accepted_ms);
+                        self.inner.tally.ended(&run.want, run.state, took_ms);
                         return false;
                     }
                     Effect::Abandon => {

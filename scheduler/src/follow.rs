@@ -39,6 +39,8 @@ pub struct Picture {
     pub heard: OrdMap<HostId, HeardAt>,
     /// Whether everything up to the present is in it.
     pub is_current: bool,
+    /// Since when it has not been so, on this machine's monotonic clock; `None` while it is.
+    pub stale_since_ms: Option<u64>,
     /// Whom it comes from, or what is wrong.
     pub source: String,
 }
@@ -59,8 +61,9 @@ pub fn follow(
     monitors: watch::Receiver<Vec<Endpoint>>,
     shutdown: CancellationToken,
 ) -> watch::Receiver<Arc<Picture>> {
-    let (publish, picture) = watch::channel(Arc::default());
-    let mut follower = Follower { client, clock, monitors, picture: Picture::default(), publish };
+    let first = Picture { stale_since_ms: Some(clock.now().mono_ms), ..Picture::default() };
+    let (publish, picture) = watch::channel(Arc::new(first.clone()));
+    let mut follower = Follower { client, clock, monitors, picture: first, publish };
     tokio::spawn(async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -154,7 +157,7 @@ impl Follower {
                     return Err(format!("gap in {host}'s events: at {at}, got {cursor}"));
                 }
             }
-            Frame::Current => picture.is_current = true,
+            Frame::Current => (picture.is_current, picture.stale_since_ms) = (true, None),
             Frame::Freshness { host, freshness, age_ms } => {
                 let heard_ms = self.clock.now().mono_ms.saturating_sub(age_ms);
                 picture.heard.insert(host, HeardAt { freshness, heard_ms });
@@ -165,6 +168,7 @@ impl Follower {
 
     fn lost(&mut self, why: String) {
         self.picture.is_current = false;
+        self.picture.stale_since_ms.get_or_insert_with(|| self.clock.now().mono_ms);
         self.picture.source = why;
         self.publish.send_replace(Arc::new(self.picture.clone()));
     }

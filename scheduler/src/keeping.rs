@@ -347,6 +347,11 @@ impl Scheduler {
         self.give(Input::Looked(Box::new(Look { view, heard, members, open, turns })), mends).await;
     }
 
+    /// How what is kept stands.
+    pub(crate) fn kept_figures(&self) -> crate::tally::Kept {
+        self.keeping().upkeep().figures(self.now_ms())
+    }
+
     /// Hosts of the cluster. The same list until the trust document changes: it is as long as the cluster is large.
     fn members(&self) -> Arc<BTreeSet<HostId>> {
         let trust = self.options().trust.borrow().clone();
@@ -438,7 +443,10 @@ impl Scheduler {
             (steps.collect(), outcome.report)
         });
         match planned.await {
-            Ok((steps, report)) => Input::Planned { steps, report, open },
+            Ok((steps, report)) => {
+                self.tally().planned_upkeep(report.is_empty() && report.violations.is_empty());
+                Input::Planned { steps, report, open }
+            }
             Err(error) => {
                 tracing::error!("plan what is expected: {error}");
                 nothing(open)

@@ -39,6 +39,7 @@ use self::index::{Index, Key};
 use self::set::Item;
 use self::verdict::{Facts, Verdict, is_between, is_told_only, judge};
 use crate::follow::HeardAt;
+use crate::tally::Kept;
 
 pub(crate) use mends::Mends;
 pub use mends::Open;
@@ -288,6 +289,41 @@ impl Upkeep {
             stopped: stopped.clone(),
             expectations: expectations.iter().flatten().enumerate().map(one).collect(),
         })
+    }
+
+    /// How many expectations stand how, and how many jobs are left alone.
+    pub(crate) fn figures(&self, now_ms: u64) -> Kept {
+        let mut kept = Kept { sets: self.count() as u64, ..Kept::default() };
+        (kept.resting, kept.calm) = self.mends.resting(now_ms);
+        let being_changed: BTreeSet<&JobId> = self.open.iter().map(|run| &run.job).collect();
+        for (key, item) in self.items() {
+            let level = item.level().map_or("none", Level::as_str);
+            let word = self.standing_word(&key, item, &being_changed);
+            *kept.standings.entry((level, word)).or_default() += 1;
+        }
+        kept
+    }
+
+    /// As [`Upkeep::standing`], without the reasons, which cost more than the word.
+    fn standing_word(
+        &self,
+        key: &Key,
+        item: &Item,
+        being_changed: &BTreeSet<&JobId>,
+    ) -> &'static str {
+        if matches!(item, Item::Unknown { .. }) {
+            return "not_understood";
+        }
+        match self.judged.get(key).map(|judged| &judged.verdict) {
+            None => "unknown",
+            Some(Verdict::Met) => "met",
+            Some(Verdict::Coming { .. }) => "coming",
+            Some(Verdict::Held { .. }) => "unmet",
+            Some(Verdict::Broken { .. }) => {
+                let is_mending = item.jobs().into_iter().any(|job| being_changed.contains(job));
+                if is_mending { "mending" } else { "unmet" }
+            }
+        }
     }
 
     /// Why something that is asked for would not last: another set expects otherwise.

@@ -15,6 +15,8 @@ use tests::wait::{is, until};
 use transport::stream::{Upgrade, close};
 use transport::{CancellationToken, Identity, Listen, Server};
 
+use crate::metrics;
+
 /// Where h3 is at first, and then.
 const MOVED: &str = "113";
 
@@ -314,6 +316,9 @@ fn everything_is_in_a_bundle(operator: &Operator, bundle: &Path, discovery: &str
         kinds.extend(file.split('/').next().map(str::to_owned));
     }
     assert!(kinds.iter().eq(["agents", "arbiters", "controllers", "monitors"]), "{kinds:?}");
+    let metrics = answers.iter().filter(|answer| answer["path"] == "/metrics");
+    let files = metrics.map(|answer| bundle.join(answer["file"].as_str().expect("a file")));
+    metrics::are_what_prometheus_takes(&files.collect::<Vec<_>>());
 }
 
 /// kill -9 of one monitor: its agent starts it again, and it is complete within 2 s of that.

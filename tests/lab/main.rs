@@ -24,6 +24,8 @@ mod retire;
 
 mod discovery;
 
+mod metrics;
+
 mod drain;
 
 mod expect;

@@ -13,6 +13,8 @@ pub mod problem;
 
 pub mod openapi;
 
+pub mod metrics;
+
 pub mod server;
 
 pub mod client;

@@ -113,6 +113,37 @@ async fn new_placements_heed_what_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_tell_of_runs_noes_and_what_is_kept() {
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
+    let ask = &controller.ask;
+    cluster.set(cluster.by_preference()[0], |faults| faults.is_full = true);
+    ask.submit(id(1), start("web-1")).await.unwrap();
+    ask.ended(id(1)).await;
+    ask.put("apart", 1, apart()).await.unwrap();
+    ask.standing_is("apart", |standing| *standing == KeptStanding::Met).await;
+    let text = ask.client.get_bytes(&ask.endpoint, "/metrics", 1 << 20).await.unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    for line in [
+        "ostler_controller_runs_ended_total{kind=\"run\",state=\"succeeded\"} 1.0",
+        "ostler_controller_runs_ended_total{kind=\"migrate\",state=\"stuck\"} 0.0",
+        "ostler_controller_runs_open{kind=\"run\",state=\"running\"} 0.0",
+        "ostler_controller_run_seconds_count{kind=\"run\"} 1",
+        "ostler_controller_plans_total{for=\"run\",outcome=\"whole\"} 2.0",
+        "ostler_controller_refusals_total{by=\"host\",reason=\"no-capacity\"} 1.0",
+        "ostler_controller_expectations{level=\"must\",standing=\"met\"} 1.0",
+        "ostler_controller_upkeep_resting_jobs{why=\"not_mended\"} 0.0",
+        "ostler_controller_view_current 1.0",
+        "ostler_controller_view_stale_seconds 0.0",
+        "ostler_controller_hosts{freshness=\"fresh\"} 2.0",
+        "ostler_controller_trust_version 1.0",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+    }
+    controller.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_expected_to_run_is_started_and_what_was_stopped_by_command_is_not() {
     let cluster = Cluster::start(2).await;
     let controller = Controller::start(&cluster).await;

@@ -1,17 +1,13 @@
 //! What guests use, for people and for Prometheus.
 
 use axum::extract::State;
-use axum::response::IntoResponse;
-use http::header;
+use axum::response::Response;
 use protocol::trust::Right;
 use protocol::usage::Usage;
 use transport::{Json, Peer, ProblemReply};
 
 use super::Api;
 use crate::metrics::Scrape;
-
-/// What Prometheus takes.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) async fn show(State(api): State<Api>, peer: Peer) -> Result<Json<Usage>, ProblemReply> {
     api.permit(peer, Right::Read)?;
@@ -23,10 +19,7 @@ pub(super) async fn show(State(api): State<Api>, peer: Peer) -> Result<Json<Usag
 }
 
 /// Everything but the guests' part is there also while the hypervisor is not.
-pub(super) async fn metrics(
-    State(api): State<Api>,
-    peer: Peer,
-) -> Result<impl IntoResponse, ProblemReply> {
+pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Response, ProblemReply> {
     api.permit(peer, Right::Read)?;
     let usage = api.meter.read().await.ok();
     let scrape = Scrape {
@@ -37,5 +30,5 @@ pub(super) async fn metrics(
         damaged_files: api.damage.len(),
         usage,
     };
-    Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], scrape.text()))
+    Ok(transport::metrics::reply(&scrape.text()))
 }

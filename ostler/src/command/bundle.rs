@@ -48,8 +48,8 @@ const AGENT: &[&str] = &[
     "config/trust",
 ];
 const MONITOR: &[&str] = &[METRICS, "health", "view"];
-const ARBITER: &[&str] = &["health", "books"];
-const CONTROLLER: &[&str] = &["health", "runs?max=500", "expectations?deleted=true"];
+const ARBITER: &[&str] = &[METRICS, "health", "books"];
+const CONTROLLER: &[&str] = &[METRICS, "health", "runs?max=500", "expectations?deleted=true"];
 
 /// A question, and where its answer goes.
 struct Question {

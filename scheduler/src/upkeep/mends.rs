@@ -58,6 +58,12 @@ struct Calm {
     count: u32,
 }
 
+impl Calm {
+    fn until_ms(&self) -> u64 {
+        self.mended_ms + (CALM_MS.0 << (self.count - 1).min(16)).min(CALM_MS.1)
+    }
+}
+
 /// What was mended, or could not be.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mends {
@@ -70,12 +76,18 @@ impl Mends {
     pub(crate) fn rest(&self, now_ms: u64, job: &JobId) -> Option<(u64, String)> {
         let resting = self.resting.get(job).map(|rest| (rest.until_ms, rest.why.clone()));
         let calm = self.calm.get(job).map(|calm| {
-            let ms = (CALM_MS.0 << (calm.count - 1).min(16)).min(CALM_MS.1);
             let why = format!("{job} was mended {} times of late", calm.count);
-            (calm.mended_ms + ms, why)
+            (calm.until_ms(), why)
         });
         let until = resting.into_iter().chain(calm).max_by_key(|(until_ms, _)| *until_ms);
         until.filter(|(until_ms, _)| *until_ms > now_ms)
+    }
+
+    /// Jobs that are left alone now: for want of success, and because they were mended of late.
+    pub(crate) fn resting(&self, now_ms: u64) -> (u64, u64) {
+        let resting = self.resting.values().filter(|rest| rest.until_ms > now_ms).count();
+        let calm = self.calm.values().filter(|calm| calm.until_ms() > now_ms).count();
+        (resting as u64, calm as u64)
     }
 
     /// Hosts at which mends have failed of late, with what was said.

@@ -122,6 +122,17 @@ impl Item {
         }
     }
 
+    /// How much it is wanted; `None` of what nobody understands.
+    pub(crate) fn level(&self) -> Option<Level> {
+        match self {
+            Item::Runs { level, .. } | Item::RunsOn { level, .. } | Item::HasSize { level, .. } => {
+                Some(*level)
+            }
+            Item::Rule(clause) => Some(clause.level),
+            Item::Unknown { .. } => None,
+        }
+    }
+
     /// True when it reads the whole cluster, whatever jobs it names.
     pub(crate) fn reads_all(&self) -> bool {
         matches!(self, Item::Rule(clause) if clause.rule.jobs().is_empty())
