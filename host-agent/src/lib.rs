@@ -15,6 +15,7 @@ pub mod store;
 mod api;
 mod channel;
 mod console;
+
 mod feed;
 mod fetch;
 mod images;
@@ -29,6 +30,7 @@ mod pools;
 mod qcow2;
 mod recorder;
 mod right;
+mod screen;
 mod seed;
 mod sensors;
 mod services;

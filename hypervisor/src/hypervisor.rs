@@ -3,6 +3,7 @@
 //! It fixes what each operation promises, above all which of them may be repeated. Deadlines are
 //! [`crate::call`]'s, intent and retries the agent's.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::domain::{
 use crate::error::HypervisorError;
 use crate::event::WatchEvent;
 use crate::network::{NetworkConfig, NetworkInfo};
+use crate::screen::Screenshot;
 
 /// What runs domains on this host. All methods block; see [`crate::call`].
 ///
@@ -166,6 +168,15 @@ pub trait Hypervisor: Send + Sync + 'static {
         uuid: Uuid,
         log: &Path,
     ) -> Result<Box<dyn ConsoleWriter>, HypervisorError>;
+
+    /// A picture of what a guest's first screen shows now. `NotRunning` when it has no process; `Refused`
+    /// when it has no screen.
+    fn screenshot(&self, uuid: Uuid) -> Result<Screenshot, HypervisorError>;
+
+    /// A viewer's end of a guest's first screen, which speaks VNC and asks for no password; dropping it
+    /// ends that view. `NotRunning` when it has no process, `Refused` when it has no screen, `Unsupported`
+    /// where guests only pretend to have one.
+    fn open_graphics(&self, uuid: Uuid) -> Result<UnixStream, HypervisorError>;
 
     /// Calls to this hypervisor that were given up and have not come back.
     fn hung_calls(&self) -> &Arc<HungCalls>;

@@ -34,6 +34,9 @@ pub use domain_xml::{DriverKind, disk_device, domain_xml};
 mod domain_read;
 pub use domain_read::{Definition, Serial};
 
+mod screen;
+pub use screen::{SCREENSHOT_BYTES_MAX, Screenshot};
+
 mod cards;
 pub use cards::Cards;
 

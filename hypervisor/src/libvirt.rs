@@ -30,6 +30,7 @@ mod stats;
 
 mod ffi;
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ use crate::error::{ErrorKind, HypervisorError};
 use crate::event::WatchEvent;
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use crate::network::{NetworkConfig, NetworkInfo};
+use crate::screen::{SCREENSHOT_BYTES_MAX, Screenshot};
 use console::Output;
 use ffi::{Connection, Counted, Domain, RawError, TypedParams};
 use link::Link;
@@ -168,6 +170,17 @@ impl Libvirt {
                 domain.open_console(heard)
             })?;
         Ok(Box::new(console::Writer::new(uuid, console, is_open)))
+    }
+
+    /// libvirt has no code for it, and so its definition is looked at.
+    fn without_screen(&self, uuid: Uuid, error: HypervisorError) -> HypervisorError {
+        let has_one = || self.xml(uuid).is_ok_and(|xml| xml.contains("<graphics "));
+        let may_be = matches!(error.kind, ErrorKind::Failed | ErrorKind::Unsupported);
+        if !may_be || has_one() {
+            return error;
+        }
+        let message = "its definition has no graphics".to_owned();
+        HypervisorError { kind: ErrorKind::Refused, message, ..error }
     }
 
     /// What is left here of a guest whose migration came back with an error.
@@ -550,6 +563,21 @@ impl Hypervisor for Libvirt {
             HypervisorError::new(what, ErrorKind::Failed, error.to_string())
         })?;
         self.console(uuid, output)
+    }
+
+    fn screenshot(&self, uuid: Uuid) -> Result<Screenshot, HypervisorError> {
+        let what = "take a picture of domain";
+        let taken = self.with_domain(what, uuid, Needs::Process, |domain| {
+            domain.screenshot(SCREENSHOT_BYTES_MAX)
+        });
+        let (media, bytes) = taken.map_err(|error| self.without_screen(uuid, error))?;
+        Ok(Screenshot { media, bytes })
+    }
+
+    fn open_graphics(&self, uuid: Uuid) -> Result<UnixStream, HypervisorError> {
+        let what = "open graphics of domain";
+        let opened = self.with_domain(what, uuid, Needs::Process, Domain::open_graphics);
+        Ok(opened.map_err(|error| self.without_screen(uuid, error))?.into())
     }
 
     fn hung_calls(&self) -> &Arc<HungCalls> {

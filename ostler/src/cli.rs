@@ -120,6 +120,10 @@ pub(crate) enum Command {
     Ui(crate::ui::UiArgs),
     /// A VM's serial console; Ctrl-] leaves
     Console(ConsoleArgs),
+    /// A VM's screen, for a VNC viewer on this machine
+    Vnc(VncArgs),
+    /// What a VM's screen shows now, as a file
+    Screenshot(ScreenshotArgs),
     /// The log of a VM or service
     Log(LogArgs),
     /// Disk images on the hosts

@@ -45,6 +45,7 @@ mod hosts;
 pub(crate) mod events;
 
 mod console;
+pub(crate) mod screen;
 
 mod log;
 
@@ -163,6 +164,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Hosts => hosts::run(session).await,
         Command::Events(args) => events::run(session, args).await,
         Command::Console(args) => console::run(session, args).await,
+        Command::Vnc(args) => screen::vnc(session, args).await,
+        Command::Screenshot(args) => screen::screenshot(session, args).await,
         Command::Log(args) => log::run(session, args).await,
         Command::Images(args) => images::run(session, args).await,
         Command::Pools(args) => pools::run(session, args).await,

@@ -40,6 +40,7 @@ export class Pane {
     this.acts = el("div", { class: "acts", role: "group", "aria-label": "What can be asked of it" });
     this.facts = el("dl", { class: "facts" });
     this.screen = el("div");
+    this.shown = el("div");
     this.volumes = el("div");
     this.explained = el("ul", { class: "lines", "aria-live": "polite" });
     this.past = el("div");
@@ -59,6 +60,7 @@ export class Pane {
       this.why,
       this.acts,
       this.screen,
+      this.shown,
       this.rest,
     );
     this.drawn = null;
@@ -188,6 +190,15 @@ export class Pane {
     }
   }
 
+  /** What its screen shows at this moment; asked for again, what it shows then. */
+  showScreen() {
+    const src = `jobs/${encodeURIComponent(this.id)}/screenshot?at=${Date.now()}`;
+    const image = el("img", { class: "shot", alt: `The screen of ${this.id}`, src });
+    const { shown } = this;
+    image.addEventListener("error", () => shown.replaceChildren(el("p", { class: "hint", text: "Its screen cannot be seen now." })));
+    shown.replaceChildren(image, button("Hide the screen", () => shown.replaceChildren(), { class: "quiet" }));
+  }
+
   toggleConsole() {
     if (this.console) {
       this.console.close();
@@ -212,6 +223,7 @@ function actsOf(job) {
   const migrate = ["Migrate…", migrateTo, ""];
   const resize = job.kind === "vm" ? [["Resize…", resizeIt, ""]] : [];
   const watch = ["Console", (_, pane) => pane.toggleConsole(), ""];
+  const screen = job.has_screen ? [["Screen", (_, pane) => pane.showScreen(), ""]] : [];
   const remove = ["Delete…", removeIt, "bad"];
   const release = job.is_adopted ? [["Release…", releaseIt, ""]] : [];
   switch (job.state) {
@@ -219,6 +231,7 @@ function actsOf(job) {
       return [
         stop,
         watch,
+        ...screen,
         migrate,
         ...resize,
         ["Pause", plain("pause"), ""],
@@ -229,7 +242,7 @@ function actsOf(job) {
         ...release,
       ];
     case "paused":
-      return [["Resume", plain("resume"), "main"], watch, stop, ...resize, force, ...release];
+      return [["Resume", plain("resume"), "main"], watch, ...screen, stop, ...resize, force, ...release];
     case "migrating_out":
       return [["Cancel the migration…", cancelIt, ""], watch];
     case "stopped":

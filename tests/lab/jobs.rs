@@ -1,5 +1,7 @@
 //! What an operator does to a VM between its start and its end, with `virsh` as the judge.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::Output;
 use std::time::Duration;
 
@@ -95,6 +97,7 @@ fn lab_a_vm_gets_the_machine_and_the_cloud_init_it_asks_for() {
     for part in ["52:54:00:12:34:56", "e1000e", "device='cdrom'", "type='vnc'", "seed.iso"] {
         assert!(xml.contains(part), "{part} is missing in {xml}");
     }
+    a_screen_is_seen_from_afar(&lab, &operator, &host);
     let seed = lab.data(&host).join("volumes/web-1/seed.iso");
     let bytes = std::fs::read(seed).expect("the CD is there");
     assert!(bytes[16 * 2048 + 40..].starts_with(b"cidata "), "its label is cidata");
@@ -109,6 +112,43 @@ fn lab_a_vm_gets_the_machine_and_the_cloud_init_it_asks_for() {
     assert!(disk["device"] == "vda" && disk["read_bytes"].as_u64() > Some(0), "{usage}");
     operator.must(&["rm", "web-1", "--force"]);
     assert!(!lab.data(&host).join("volumes/web-1").exists());
+}
+
+/// As a picture and by VNC, while nothing on its host listens for that.
+fn a_screen_is_seen_from_afar(lab: &Lab, operator: &Operator, host: &str) {
+    let file = operator.context().join("web-1.png");
+    let name = file.to_str().expect("a path in UTF-8");
+    operator.must(&["screenshot", "web-1", "-o", name]);
+    let png = std::fs::read(&file).expect("the picture is there");
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"), "{} bytes", png.len());
+    let size = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().expect("four bytes"));
+    assert!(size(16) >= 320 && size(20) >= 200, "{} by {}", size(16), size(20));
+
+    let socket = operator.context().join("web-1.vnc");
+    let words = ["vnc", "web-1", "--once", "--socket", socket.to_str().expect("a path in UTF-8")];
+    let watching = operator.follow(&words);
+    watching.line_with("web-1.vnc", Duration::from_secs(20));
+    let mut viewer = UnixStream::connect(&socket).expect("it listens");
+    viewer.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let read = |bytes: usize, viewer: &mut UnixStream| {
+        let mut buffer = vec![0; bytes];
+        viewer.read_exact(&mut buffer).expect("QEMU speaks");
+        buffer
+    };
+    let greeting = read(12, &mut viewer);
+    assert!(greeting.starts_with(b"RFB 003."), "{greeting:?}");
+    viewer.write_all(b"RFB 003.008\n").expect("it is told");
+    // One way in, and it is: without a password.
+    assert_eq!(read(2, &mut viewer), [1, 1]);
+    viewer.write_all(&[1]).expect("it is told");
+    assert_eq!(read(4, &mut viewer), [0; 4], "it is let in");
+    // Others may look, too. It answers with width and height first.
+    viewer.write_all(&[1]).expect("it is told");
+    let seen = read(4, &mut viewer);
+    assert_eq!(u32::from(u16::from_be_bytes([seen[0], seen[1]])), size(16));
+
+    let listening = lab.must(&["exec", host, "ss", "-Htlnp"]);
+    assert!(!listening.contains("qemu"), "QEMU listens at a port: {listening}");
 }
 
 #[test]

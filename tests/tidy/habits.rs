@@ -9,9 +9,10 @@ use crate::source;
 const CLOCK: &str = "transport/src/clock.rs";
 
 /// The files that call C, or tell the kernel about memory by address.
-const UNSAFE: [&str; 3] = [
+const UNSAFE: [&str; 4] = [
     "hypervisor/src/libvirt/ffi.rs",
     "hypervisor/src/libvirt/ffi/network.rs",
+    "hypervisor/src/libvirt/ffi/screen.rs",
     "hypervisor/src/footprint.rs",
 ];
 

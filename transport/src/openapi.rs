@@ -144,6 +144,14 @@ impl Operation {
         self
     }
 
+    /// Answers a picture.
+    #[must_use]
+    pub fn answers_picture(mut self, status: u16) -> Self {
+        let content = Content { media: "image/png", schema: any };
+        self.answers.insert(status, Some(content));
+        self
+    }
+
     /// Answers a file.
     #[must_use]
     pub fn answers_file(mut self, status: u16) -> Self {

@@ -14,6 +14,7 @@ mod networks;
 mod offers;
 mod openapi;
 mod pools;
+mod screen;
 mod usage;
 
 use std::sync::Arc;
@@ -128,6 +129,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/handoff", post(jobs::take_handoff))
         .route("/v1/jobs/{id}/incoming/{lane}", get(incoming::open))
         .route("/v1/jobs/{id}/console", get(console::open))
+        .route("/v1/jobs/{id}/vnc", get(screen::vnc))
+        .route("/v1/jobs/{id}/screenshot", get(screen::screenshot))
         .route("/v1/jobs/{id}/log", get(jobs::service_log))
         .route("/v1/images", get(images::list))
         .route("/v1/images/{name}", image)

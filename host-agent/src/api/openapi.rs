@@ -322,6 +322,16 @@ fn of_jobs() -> Vec<Operation> {
             .query::<console::Ask>()
             .streams()
             .refuses(&["no-such-job", "invalid", "no-hypervisor"]),
+        get("/v1/jobs/{id}/vnc", "The first screen over WebSocket: VNC in binary frames")
+            .right(Right::Run)
+            .path::<JobId>("id")
+            .streams()
+            .refuses(&["no-such-job", "invalid", "wrong-state", "no-hypervisor"]),
+        get("/v1/jobs/{id}/screenshot", "What the first screen shows now")
+            .right(Right::Run)
+            .path::<JobId>("id")
+            .answers_picture(200)
+            .refuses(&["no-such-job", "invalid", "wrong-state", "no-hypervisor"]),
         get("/v1/jobs/{id}/log", "The end of a service's log or of a console")
             .right(Right::Read)
             .path::<JobId>("id")

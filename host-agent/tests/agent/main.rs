@@ -14,6 +14,8 @@ mod pools;
 
 mod resizing;
 
+mod screens;
+
 mod snapshots;
 
 mod usage;

@@ -1,7 +1,10 @@
 //! The fake as a hypervisor: each call finds its domain, lets faults strike, and announces what it did.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
@@ -26,6 +29,7 @@ use crate::event::{Lifecycle, WatchEvent};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use crate::network::{NetworkConfig, NetworkInfo};
 use crate::network_xml::{NetworkRead, network_xml};
+use crate::screen::Screenshot;
 
 impl Hypervisor for Fake {
     fn facts(&self) -> HypervisorFacts {
@@ -481,6 +485,24 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn screenshot(&self, uuid: Uuid) -> Result<Screenshot, HypervisorError> {
+        let what = format!("take a picture of domain {uuid}");
+        self.perform(Method::Screenshot, &what, |state| {
+            must_have_screen(find_active(state, &what, uuid)?, &what)?;
+            let media = "image/x-portable-pixmap".to_owned();
+            // Two pixels: red and blue.
+            Ok(Screenshot { media, bytes: b"P6\n2 1\n255\n\xff\0\0\0\0\xff".to_vec() })
+        })
+    }
+
+    fn open_graphics(&self, uuid: Uuid) -> Result<UnixStream, HypervisorError> {
+        let what = format!("open graphics of domain {uuid}");
+        self.perform(Method::OpenGraphics, &what, |state| {
+            must_have_screen(find_active(state, &what, uuid)?, &what)?;
+            FakeScreen::open(self.clone(), uuid).map_err(|error| failed(&what, error.to_string()))
+        })
+    }
+
     fn hung_calls(&self) -> &Arc<HungCalls> {
         &self.0.hung_calls
     }
@@ -495,6 +517,50 @@ fn must_have_disk(guest: &Guest, what: &str, device: &str) -> Result<u64, Hyperv
         let message = format!("the guest has no disk {device}");
         HypervisorError::new(what, ErrorKind::Refused, message)
     })
+}
+
+fn must_have_screen(guest: &Guest, what: &str) -> Result<(), HypervisorError> {
+    if guest.config.as_ref().is_some_and(|config| config.vm.hardware.vnc) {
+        return Ok(());
+    }
+    Err(HypervisorError::new(what, ErrorKind::Refused, "its definition has no graphics"))
+}
+
+/// Greets as a server of VNC does, then says back what it is told, as long as the guest runs.
+struct FakeScreen {
+    fake: Fake,
+    uuid: Uuid,
+    stream: UnixStream,
+}
+
+impl FakeScreen {
+    /// How often it looks whether the guest still runs.
+    const LOOK: Duration = Duration::from_millis(20);
+
+    fn open(fake: Fake, uuid: Uuid) -> std::io::Result<UnixStream> {
+        let (stream, viewer) = UnixStream::pair()?;
+        stream.set_read_timeout(Some(Self::LOOK))?;
+        std::thread::Builder::new()
+            .name("fake-screen".to_owned())
+            .spawn(move || Self { fake, uuid, stream }.serve())?;
+        Ok(viewer)
+    }
+
+    fn serve(mut self) {
+        let mut said = b"RFB 003.008\n".to_vec();
+        let mut chunk = [0; 1024];
+        while is_active(&self.fake.state(), self.uuid) {
+            if self.stream.write_all(&said).is_err() {
+                return;
+            }
+            said = match self.stream.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(length) => chunk[..length].to_vec(),
+                // It is time to look.
+                Err(_) => Vec::new(),
+            };
+        }
+    }
 }
 
 struct FakeConsole {

@@ -66,4 +66,6 @@ pub enum Method {
     AbortJob,
     OpenConsole,
     RecordConsole,
+    Screenshot,
+    OpenGraphics,
 }

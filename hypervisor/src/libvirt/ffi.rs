@@ -1,6 +1,6 @@
 //! libvirt's C functions as safe values: a handle frees what it owns, a call returns its error.
 //!
-//! This and the module below it are the only ones with `unsafe` code. libvirt keeps its last error per thread, so it is read
+//! This and the modules below it are the only ones with `unsafe` code. libvirt keeps its last error per thread, so it is read
 //! right after the failing call, on the same thread. Nothing here decides what an error means.
 
 #![expect(unsafe_code, reason = "libvirt is a C library; everything unsafe is kept in this module")]
@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 mod network;
 pub(super) use network::Network;
+mod screen;
 
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_char, c_int, c_void};

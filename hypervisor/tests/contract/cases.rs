@@ -1,6 +1,8 @@
 //! The contract: what every hypervisor must do. Each case leaves no domain of its own behind.
 
+use std::io::Read as _;
 use std::process::Command;
+use std::time::Duration;
 
 use hypervisor::{
     Definition, DomainState, ErrorKind, Lifecycle, NetworkConfig, NetworkForm, PauseReason,
@@ -47,6 +49,7 @@ macro_rules! for_each_case {
         $run!(an_impossible_vm_is_refused);
         $run!(the_console_takes_input_or_says_that_there_is_none);
         $run!(what_a_guest_prints_is_recorded_while_somebody_listens);
+        $run!(a_screen_is_seen_and_looked_at_through_the_hypervisor_alone);
         $run!(nothing_is_migrated_by_itself);
     };
 }
@@ -487,6 +490,46 @@ pub(crate) fn the_console_takes_input_or_says_that_there_is_none(subject: &Subje
     subject.hv.destroy(config.uuid).unwrap();
     let closed = subject.hv.open_console(config.uuid);
     assert_eq!(kind(closed.map(drop)), Some(ErrorKind::NotRunning));
+    subject.remove(config.uuid);
+}
+
+pub(crate) fn a_screen_is_seen_and_looked_at_through_the_hypervisor_alone(subject: &Subject) {
+    let mut config = subject.config("screen");
+    config.vm.hardware.vnc = true;
+    subject.hv.define(&config).unwrap();
+    subject.hv.start(config.uuid).unwrap();
+    let shot = subject.hv.screenshot(config.uuid).unwrap();
+    let begins: &[u8] = match shot.media.as_str() {
+        "image/png" => b"\x89PNG",
+        "image/x-portable-pixmap" => b"P6",
+        other => panic!("a picture of the sort {other}"),
+    };
+    assert!(shot.bytes.starts_with(begins), "{} bytes of {}", shot.bytes.len(), shot.media);
+    let opened = subject.hv.open_graphics(config.uuid);
+    if !subject.has_consoles {
+        assert_eq!(kind(opened), Some(ErrorKind::Unsupported));
+        return subject.remove(config.uuid);
+    }
+    let mut viewer = opened.unwrap();
+    viewer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut greeting = [0; 12];
+    viewer.read_exact(&mut greeting).unwrap();
+    assert!(greeting.starts_with(b"RFB 003."), "{}", String::from_utf8_lossy(&greeting));
+    let xml = subject.hv.xml(config.uuid).unwrap();
+    assert!(
+        !xml.contains("127.0.0.1") && !xml.contains("port='5"),
+        "nobody else can connect: {xml}"
+    );
+
+    let bare = subject.running("no-screen");
+    assert_eq!(kind(subject.hv.screenshot(bare.uuid)), Some(ErrorKind::Refused));
+    assert_eq!(kind(subject.hv.open_graphics(bare.uuid)), Some(ErrorKind::Refused));
+    subject.remove(bare.uuid);
+
+    subject.hv.destroy(config.uuid).unwrap();
+    assert_eq!(viewer.read_to_end(&mut Vec::new()).ok(), Some(0), "a view ends with its guest");
+    assert_eq!(kind(subject.hv.screenshot(config.uuid)), Some(ErrorKind::NotRunning));
+    assert_eq!(kind(subject.hv.open_graphics(config.uuid)), Some(ErrorKind::NotRunning));
     subject.remove(config.uuid);
 }
 

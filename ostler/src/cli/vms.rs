@@ -47,7 +47,7 @@ pub(crate) struct RunArgs {
     /// Its CPUs: host-model, host-passthrough, maximum, or a model that libvirt knows
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu: Option<String>,
-    /// Give it a screen, at VNC on its host's loopback address
+    /// Give it a screen, for `ostler vnc` and `ostler screenshot`
     #[arg(long)]
     pub(crate) vnc: bool,
     /// cloud-init's user-data
@@ -242,6 +242,30 @@ pub(crate) struct ConsoleArgs {
     /// Only look
     #[arg(long)]
     pub(crate) no_input: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VncArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Listen at this port of 127.0.0.1; without it at any that is free
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "PORT")]
+    pub(crate) port: u16,
+    /// Listen at a socket file instead, which nobody else of this machine can open
+    #[arg(long, value_name = "FILE", conflicts_with = "port")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Leave when the first viewer goes
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScreenshotArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// Where to, as PNG; without it NAME.png, and - is the standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use http::header;
 use planner::case::{Record, Wanted, case};
 use planner::{Intent, Limits, Step};
 use protocol::host::Inventory;
@@ -15,7 +17,7 @@ use transport::Json;
 use super::ask::No;
 use super::news::named;
 use super::serve::Shared;
-use crate::command::{drain, events, expect, plan, why};
+use crate::command::{drain, events, expect, plan, screen, why};
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 
@@ -65,6 +67,16 @@ pub(super) async fn events(
         })
         .collect();
     Ok(Json(json!({ "events": rows })))
+}
+
+/// `GET /jobs/{job}/screenshot`: what its screen shows now.
+pub(super) async fn screenshot(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<JobId>,
+) -> Result<Response, No> {
+    let (session, picture) = shared.now().await?;
+    let png = screen::picture_of(&session, &picture, &id).await?;
+    Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
 }
 
 /// `GET /hosts/{host}/drain`: what `ostler drain --dry-run` prints, and whether all can leave.

@@ -39,7 +39,7 @@ pub struct Hardware {
     /// A watchdog, and what it does when the guest stops feeding it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<Watchdog>,
-    /// A screen, served by VNC on the host's loopback address.
+    /// A screen. Its host's agent shows it, by VNC and as pictures; nothing listens for others.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vnc: bool,
     /// A TPM 2.0, emulated by `swtpm` on the host.
