@@ -219,7 +219,7 @@ struct AgentHealth {
     life: String,
     wall_ms: u64,
     /// What somebody should look after on this host, although all goes on.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ailments: Vec<String>,
 }
 
