@@ -195,7 +195,9 @@ fn it_says_what_it_is_and_what_it_needs(package: &Package) {
     ] {
         assert!(package.text(path).contains("bootstrap"), "{shell} completes nothing of ours");
     }
-    for file in ["copyright", "changelog.gz", "crates.gz", "README.md", "docs/api.md"] {
+    for file in
+        ["copyright", "changelog.gz", "crates.gz", "README.md", "docs/api.md", "docs/alerts.yml"]
+    {
         assert!(has(package, &format!("/usr/share/doc/ostler/{file}")), "{file}");
     }
 }
