@@ -5,6 +5,8 @@
 //! level by level. The steps of one aim are [`crate::search`]'s.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::fmt;
 
 use protocol::id::{HostId, JobId};
 use protocol::view::HostRow;
@@ -36,6 +38,36 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What they cost together.
     pub cost: Cost,
+    /// Which of them are moves that nobody asked for, and for whose sake they are made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub favours: Vec<Favour>,
+}
+
+/// A move of one job so that another fits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Favour {
+    /// What is moved.
+    pub job: JobId,
+    /// Where to.
+    pub to: HostId,
+    /// What fits then.
+    pub lets: JobId,
+    /// Where it fits.
+    pub fit_on: HostId,
+}
+
+impl fmt::Display for Favour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "moves {} to {} {}", self.job, self.to.short(), self.reason())
+    }
+}
+
+impl Favour {
+    /// What it is good for, in words.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        format!("so that {} fits on {}", self.lets, self.fit_on.short())
+    }
 }
 
 /// The answer of [`plan`].
@@ -111,13 +143,15 @@ struct Attempt<'a> {
     coming: Vec<(JobId, HostId)>,
     /// What could not be moved away from hosts that are to be emptied.
     staying: Vec<(JobId, HostId)>,
+    favours: BTreeSet<Favour>,
 }
 
 impl<'a> Attempt<'a> {
     fn begin(start: &State<'a>, goals: Vec<(Level, &'a Expectation)>) -> Self {
         let (input, node) = (start.input(), Node::root(start));
         let (earlier, unmet, coming, staying) = (vec![], vec![], vec![], vec![]);
-        Self { input, start: start.clone(), node, goals, earlier, unmet, coming, staying }
+        let (start, favours) = (start.clone(), BTreeSet::new());
+        Self { input, start, node, goals, earlier, unmet, coming, staying, favours }
     }
 
     fn go(&mut self) {
@@ -199,9 +233,11 @@ impl<'a> Attempt<'a> {
     }
 
     fn pursue(&mut self, aim: &Aim<'_>) -> bool {
-        let may_make_room = self.input.limits.may_make_room;
+        let limits = self.input.limits;
+        let may_make_room = limits.may_make_room && aim.level() <= limits.room_level;
         let search = Search { aim, earlier: &self.earlier, may_make_room, looks_max: usize::MAX };
         let Some(found) = search.run(&self.node.state) else { return false };
+        self.favours.extend(favours_of(aim, &found.steps));
         self.node.steps.extend(found.steps);
         self.node.cost = self.node.cost.plus(found.cost);
         self.node.added = self.node.added.plus(found.added);
@@ -239,7 +275,8 @@ impl<'a> Attempt<'a> {
         let goals =
             self.goals.iter().filter(|(_, goal)| goal.standing(state) == Standing::Violated);
         let mut total = goals.fold(Score::default(), |sum, (l, _)| sum.plus(Score::at(*l, 1)));
-        for clause in self.input.clauses.iter().filter(|clause| !clause.rule.jobs().is_empty()) {
+        let clauses = self.input.clauses.iter().chain(&self.input.heeded);
+        for clause in clauses.filter(|clause| !clause.rule.jobs().is_empty()) {
             let count = clause.rule.violations(state);
             total = total.plus(Score::at(clause.level, count.into()));
         }
@@ -272,7 +309,30 @@ impl<'a> Attempt<'a> {
             violations: violations(state),
             problems: if self.input.limits.tends_hosts { problems(state) } else { vec![] },
         };
-        let plan = Plan { steps: self.node.steps, cost: self.node.cost };
+        // Steps that the plan can do without are gone, and what made room for them is for nobody.
+        let is_left = |favour: &Favour| {
+            self.node.steps.iter().any(|step| match step {
+                Step::MigrateVm(step) => step.job == favour.job && step.to == favour.to,
+                _ => false,
+            })
+        };
+        let favours = self.favours.into_iter().filter(is_left).collect();
+        let plan = Plan { steps: self.node.steps, cost: self.node.cost, favours };
         Outcome { plan, coming: self.coming, report }
     }
+}
+
+/// The moves of an aim's steps that are not of its own jobs: they make room for the last step's.
+fn favours_of(aim: &Aim<'_>, steps: &[Step]) -> Vec<Favour> {
+    let Some((last, before)) = steps.split_last() else { return vec![] };
+    let Some(fit_on) = last.host_after() else { return vec![] };
+    let own = aim.jobs();
+    let favour = |step: &Step| match step {
+        Step::MigrateVm(step) if step.job != *last.job() && !own.contains(&&step.job) => {
+            let (job, to) = (step.job.clone(), step.to.clone());
+            Some(Favour { job, to, lets: last.job().clone(), fit_on: fit_on.clone() })
+        }
+        _ => None,
+    };
+    before.iter().filter_map(favour).collect()
 }

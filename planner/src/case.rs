@@ -64,6 +64,7 @@ fn far() -> Limits {
         nodes_max: 4096,
         steps_max: 6,
         may_make_room: true,
+        room_level: Level::Wish,
         tends_hosts: true,
         mends_rules: true,
     }

@@ -36,6 +36,9 @@ pub struct PlanInput {
     /// What is expected of where jobs are.
     #[serde(default)]
     pub clauses: Vec<Clause>,
+    /// Rules that no step may break for less than they matter. They are neither mended nor reported.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heeded: Vec<Clause>,
     /// What operators intend with hosts, as [`PlanInput::with_host_intents`] finds it in the view or
     /// as somebody says.
     #[serde(default)]
@@ -174,6 +177,8 @@ pub struct Limits {
     pub steps_max: u32,
     /// Whether other VMs may be moved so that one fits.
     pub may_make_room: bool,
+    /// The least that others are moved for.
+    pub room_level: Level,
     /// Whether what is wrong with hosts is looked for and tended to, or only what is wanted.
     pub tends_hosts: bool,
     /// Whether rules that are broken already are mended, or only no further one is broken.
@@ -187,6 +192,7 @@ impl Default for Limits {
             nodes_max: 512,
             steps_max: 4,
             may_make_room: false,
+            room_level: Level::Wish,
             tends_hosts: false,
             mends_rules: true,
         }

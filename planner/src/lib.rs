@@ -55,6 +55,8 @@ mod search;
 
 mod evictions;
 
+mod rehearsal;
+
 mod arrival;
 
 mod report;
@@ -67,7 +69,7 @@ pub mod fleet;
 
 pub mod simulate;
 
-pub use aims::{Outcome, Plan, plan};
+pub use aims::{Favour, Outcome, Plan, plan};
 pub use audit::{Fault, audit};
 pub use cost::Cost;
 pub use expectation::{Expectation, Standing, whereabouts};
@@ -77,6 +79,7 @@ pub use intent::{Intent, Problem, problems};
 pub use level::{Level, Score};
 pub use policy::Placement;
 pub use register::{Prepared, Register};
+pub use rehearsal::{Loss, Rehearsal, Stranded};
 pub use report::{HostVerdict, Report, Unmet, UnmetReason};
 pub use rules::{Clause, Rule, Violation};
 pub use shards::Shards;

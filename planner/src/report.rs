@@ -411,6 +411,8 @@ fn cheapest(
 ) -> Option<String> {
     match reason {
         UnmetReason::NoHostFits => {}
+        // One that lacks room where it is.
+        UnmetReason::Blocked if matches!(expectation, Expectation::HasSize { .. }) => {}
         UnmetReason::OtherSpec { host } => {
             return Some(format!("stop {} on {} first", expectation.job(), host.short()));
         }

@@ -275,7 +275,7 @@ impl Search<'_> {
                 self.moves(state, job, Some(on), ground)
             }
             Aim::Goal(Expectation::HasSize { job, size }, _) => {
-                plain(state, resize(state, job, size).into_iter().collect())
+                self.resizes(state, job, size, ground)
             }
             Aim::Goal(Expectation::IsStopped { job }, _) => plain(state, ends(state, job, false)),
             Aim::Goal(Expectation::Absent { job }, _) => plain(state, ends(state, job, true)),
@@ -335,6 +335,32 @@ impl Search<'_> {
         let anew = anew.filter_map(|host| arrive(state, state.host(host)?));
         let arrivals = rest.cloned().chain(anew).collect();
         self.arrivals(state, job, arrivals, ground)
+    }
+
+    /// Another size for a job where it is; where it lacks room for that, moves of others away from there.
+    fn resizes<'a>(
+        &self,
+        state: &State<'a>,
+        job: &JobId,
+        size: &SizeChange,
+        ground: &Ground<'a>,
+    ) -> Vec<Candidate> {
+        let rows = state.placements(job);
+        let Some((host, placed)) = whereabouts(&rows) else { return vec![] };
+        let Some(step) = resize_on(state, job, host, placed, size) else { return vec![] };
+        match (step.check(state), state.host(host)) {
+            (Ok(()), _) => plain(state, vec![step]),
+            (
+                Err(Blocker::Admission {
+                    no: Refusal::NoRoomToGrow { asked, at_most, capacity, .. },
+                }),
+                Some(row),
+            ) if self.may_make_room && asked.fits_in(capacity) => {
+                let room = Some((job, asked.minus(at_most)));
+                evictions(state, ground.targets(), &[Leaving { row, room }])
+            }
+            (Err(_), _) => vec![],
+        }
     }
 
     fn moves<'a>(
@@ -449,6 +475,26 @@ enum How<'a> {
 }
 
 impl Aim<'_> {
+    /// How much it matters.
+    pub(crate) fn level(&self) -> Level {
+        match self {
+            Aim::Goal(_, level) => *level,
+            Aim::Keep(clause) => clause.level,
+            Aim::Away { .. } => Level::Must,
+            Aim::Relieve { .. } => Level::Should,
+        }
+    }
+
+    /// Jobs whose steps are wanted for their own sake.
+    pub(crate) fn jobs(&self) -> Vec<&JobId> {
+        match self {
+            Aim::Goal(expectation, _) => vec![expectation.job()],
+            Aim::Keep(clause) => clause.rule.jobs(),
+            Aim::Away { job, .. } => vec![job],
+            Aim::Relieve { .. } => vec![],
+        }
+    }
+
     fn gain(&self) -> Score {
         match self {
             Aim::Goal(_, level) => Score::at(*level, -1),
@@ -584,13 +630,6 @@ pub(crate) fn move_to(state: &State<'_>, job: &JobId, from: &HostId, to: &HostId
         to: to.clone(),
         revision: state.next_revision(job),
     })
-}
-
-/// The job in another size where it is; `None` when it is nowhere, or that is not allowed.
-fn resize(state: &State<'_>, job: &JobId, size: &SizeChange) -> Option<Step> {
-    let rows = state.placements(job);
-    let (host, placed) = whereabouts(&rows)?;
-    resize_on(state, job, host, placed, size).filter(|step| step.check(state).is_ok())
 }
 
 pub(crate) fn resize_on(

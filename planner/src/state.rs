@@ -141,7 +141,7 @@ impl<'a> State<'a> {
         }
         // Looked up once: whoever asks where a job is would else walk all hosts each time.
         let mut clauses: BTreeMap<&JobId, Vec<&Clause>> = BTreeMap::new();
-        for clause in &input.clauses {
+        for clause in input.clauses.iter().chain(&input.heeded) {
             let jobs: BTreeSet<&JobId> = clause.rule.jobs().into_iter().collect();
             for job in jobs {
                 clauses.entry(job).or_default().push(clause);

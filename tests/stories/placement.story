@@ -202,6 +202,7 @@ host h1 4GiB
 host h2 8GiB
 vm web on h1 1GiB
 vm db on h1 1GiB
+without making room
 expect has_size web 4GiB
 then cannot
 then says could have at most

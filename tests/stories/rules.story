@@ -199,3 +199,44 @@ vm b on h2 4GiB
 expect should lose_any_host
 then violated lose_any_host
 then says h1 would strand 1 VMs: a
+
+story the numbers of a host that cannot be lost are told
+host h1 8GiB
+host h2 8GiB
+host h3 4GiB
+vm a on h1 6GiB
+vm b on h2 4GiB
+vm c on h3 1GiB
+expect should lose_any_host
+then violated lose_any_host
+then says h1 would strand 1 VMs: a (needs 6GiB of memory, 4GiB free)
+then nothing
+
+story a drained host is no place for what is lost
+host h1 8GiB
+host h2 8GiB
+host h3 8GiB
+vm a on h1 6GiB
+vm b on h2 6GiB
+drain h3
+expect should lose_any_host
+then violated lose_any_host
+
+story a host that is lost already is not lost once more
+host h1 8GiB
+host h2 8GiB
+host h3 8GiB
+vm a on h1 6GiB
+vm b on h2 1GiB
+lost h1
+expect should lose_any_host
+then kept lose_any_host
+
+story what fits only where it is packed tightly is not stranded
+host h1 9GiB
+host h2 5GiB
+host h3 4GiB
+vm a on h1 5GiB
+vm b on h1 4GiB
+expect lose_any_host
+then kept lose_any_host

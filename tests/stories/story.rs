@@ -107,6 +107,11 @@ impl Story {
                 self.wanted.limits.may_make_room = false;
                 Ok(())
             }
+            ["room", "for", level, "only"] => {
+                let level = serde_json::from_value(json!(level)).map_err(|e| e.to_string())?;
+                self.wanted.limits.room_level = level;
+                Ok(())
+            }
             ["then" | "never", _, ..] => {
                 self.asserts.push(words.iter().map(|word| (*word).to_owned()).collect());
                 Ok(())
@@ -297,6 +302,11 @@ impl Told<'_> {
             ["then", "nothing"] => self.verdict == Verdict::NothingToDo,
             ["then", "changes"] => self.verdict == Verdict::Changes,
             ["then", "cannot"] => self.verdict == Verdict::Cannot,
+            ["then", "favour", words @ ..] => {
+                let favours = self.outcome.plan.favours.iter().map(ToString::to_string);
+                favours.collect::<Vec<_>>().contains(&words.join(" "))
+            }
+            ["then", "no", "favour"] => self.outcome.plan.favours.is_empty(),
             ["then", "steps", count] => self.outcome.plan.steps.len().to_string() == *count,
             ["then", "step", step @ ..] => self.steps().contains(&step.join(" ")),
             ["then", job, "on", hosts @ ..] => {

@@ -150,6 +150,9 @@ pub(crate) fn lines(record: &Record) -> Vec<String> {
         if cost.risk > 0 {
             words += &format!(", risk {}", cost.risk);
         }
+        if let Some(favour) = favour_of(record, step) {
+            words += &format!("; {}", favour.reason());
+        }
         let after = waits_for(record, i);
         if !after.is_empty() {
             let list: Vec<String> = after.iter().map(|n| (n + 1).to_string()).collect();
@@ -203,10 +206,18 @@ pub(crate) fn report(record: &Record) -> Value {
         "verdict": record.verdict,
         "steps": steps,
         "cost": record.outcome.plan.cost,
+        "favours": record.outcome.plan.favours,
         "coming": record.outcome.coming,
         "report": record.outcome.report,
         "not_understood": record.not_understood,
     })
+}
+
+/// For whose sake a step moves somebody, if it is for another's.
+fn favour_of<'r>(record: &'r Record, step: &planner::Step) -> Option<&'r planner::Favour> {
+    let planner::Step::MigrateVm(step) = step else { return None };
+    let mut favours = record.outcome.plan.favours.iter();
+    favours.find(|favour| favour.job == step.job && favour.to == step.to)
 }
 
 /// Steps that must be done before this one: those of the same job, and those that leave its target.

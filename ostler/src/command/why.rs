@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use planner::case::{Record, Wanted, case};
-use planner::rules::rehearse;
-use planner::{Heard, Intent, Limits, State};
+use planner::{Heard, Intent, Limits, Rehearsal, State};
 use protocol::api::RunList;
 use protocol::id::{HostId, JobId};
 use protocol::job::Role;
@@ -140,12 +139,13 @@ fn explain_host(
     })?;
     let wanted = plan::read_wanted(args.expectations.as_deref())?;
     let (mut input, not_understood) = case(view, heard, wanted);
-    let stranded = rehearse(&State::new(&input)).into_iter().find(|lost| lost.host == host);
+    let rehearsal = Rehearsal::of(&State::new(&input));
+    let stranded = rehearsal.stranding().find(|loss| loss.host == host);
     let names: Vec<&str> =
-        stranded.iter().flat_map(|lost| lost.jobs.iter().map(JobId::as_str)).collect();
-    let loss = match names.as_slice() {
-        [] => "it can be lost: the others have room for what runs on it".to_owned(),
-        some => format!("its loss would strand {} VMs: {}", some.len(), some.join(", ")),
+        stranded.iter().flat_map(|loss| &loss.stranded).map(|one| one.job.as_str()).collect();
+    let loss = match &stranded {
+        None => "it can be lost: the others have room for what runs on it".to_owned(),
+        Some(loss) => format!("it cannot be lost: {loss}"),
     };
     input.intents.insert(host.clone(), Intent::Drain);
     input.limits = Limits { tends_hosts: true, ..input.limits };

@@ -37,7 +37,7 @@ pub(crate) use cpu_features::words as cpu_words;
 pub use host_arch::HostArch;
 pub(crate) use host_arch::LABEL as ARCH_LABEL;
 pub use host_label::HostLabel;
-pub use lose_any_host::{LoseAnyHost, Stranded, rehearse};
+pub use lose_any_host::LoseAnyHost;
 pub use no_migration::NoMigration;
 pub use not_same_host::NotSameHost;
 pub use same_host::SameHost;

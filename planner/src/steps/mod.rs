@@ -125,6 +125,17 @@ impl Step {
         }
     }
 
+    /// Where the job is after it; `None` when it is alive nowhere for it.
+    #[must_use]
+    pub fn host_after(&self) -> Option<&HostId> {
+        match self {
+            Step::StartVm(step) => Some(&step.host),
+            Step::MigrateVm(step) => Some(&step.to),
+            Step::ResizeVm(step) => Some(&step.host),
+            Step::StopVm(_) | Step::DeleteVm(_) => None,
+        }
+    }
+
     /// Whether it may be taken in this state.
     pub fn check(&self, state: &State<'_>) -> Result<(), Blocker> {
         match self {
