@@ -29,6 +29,9 @@ const TRIES_MAX: u32 = 20;
 /// How long to wait between two tries.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// What the planner says of moves of others that would help.
+const MAKES_ROOM: &str = ": that makes room";
+
 /// How long the view may take to show what a finished run has done.
 const SHOWN_MS_MAX: u64 = 3_000;
 
@@ -36,10 +39,24 @@ impl Session {
     /// Asks for something and, unless told not to, watches until it is so. The last line says where
     /// the job is now.
     pub(crate) async fn want(&self, want: Want, is_waiting: bool) -> Result<Code, Failure> {
+        self.want_run(NewRun::new(RunId(Uuid::now_v7()), want), is_waiting).await
+    }
+
+    /// The same, where others may be moved if that makes it fit.
+    pub(crate) async fn want_with_room(
+        &self,
+        want: Want,
+        make_room: bool,
+        is_waiting: bool,
+    ) -> Result<Code, Failure> {
+        let new = NewRun { make_room, ..NewRun::new(RunId(Uuid::now_v7()), want) };
+        self.want_run(new, is_waiting).await
+    }
+
+    async fn want_run(&self, new: NewRun, is_waiting: bool) -> Result<Code, Failure> {
         let clock = Clock::real();
         let started_ms = clock.now().mono_ms;
         self.learn_names().await;
-        let new = NewRun { id: RunId(Uuid::now_v7()), want };
         let (controller, status) = self.submit(&new).await?;
         if !is_waiting {
             self.show_status(&status);
@@ -150,9 +167,19 @@ impl Session {
             }
             RunState::RolledBack => {
                 let reason = self.with_names(reason);
-                let what = format!("not done, and nothing of it is left: {reason}");
+                let mut tasks = status.tasks.iter();
+                let what = match tasks.any(|task| task.state == TaskState::UndoFailed) {
+                    true => format!("not done, and what was moved for it stays: {reason}"),
+                    false => format!("not done, and nothing of it is left: {reason}"),
+                };
                 let failure = Failure::new(Code::Refused, what);
-                Err(failure.next(format!("ostler runs show {}", status.id)))
+                let show = format!("ostler runs show {}", status.id);
+                Err(failure.next(match reason.contains(MAKES_ROOM) {
+                    true => {
+                        format!("the same with --make-room, which moves these first; or {show}")
+                    }
+                    false => show,
+                }))
             }
             RunState::Stuck => {
                 let what = format!("{job} is half-way and could not be put back: {reason}");

@@ -338,6 +338,20 @@ pub struct NewRun {
     /// What is wanted.
     #[serde(flatten)]
     pub want: Want,
+    /// Whether other VMs may be moved where that makes the job fit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub make_room: bool,
+    /// Why, for people who have not asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+}
+
+impl NewRun {
+    /// Wants this, and nobody else moved for it.
+    #[must_use]
+    pub fn new(id: RunId, want: Want) -> Self {
+        Self { id, want, make_room: false, because: None }
+    }
 }
 
 /// Where a run is in its life.
@@ -405,7 +419,7 @@ pub enum TaskState {
     Undoing,
     /// Undone.
     Undone,
-    /// Undo refused: the run is stuck.
+    /// Undo refused: the run is stuck; but what was only moved to make room stays where it is then.
     UndoFailed,
     /// Never needed.
     Skipped,
@@ -432,6 +446,9 @@ pub struct RunStatus {
     pub id: RunId,
     /// What is wanted.
     pub want: Want,
+    /// Why, where it is for another's sake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
     /// Where it is.
     pub state: RunState,
     /// Why it is there: what it waits for, or the reason of its end, with what would have worked.

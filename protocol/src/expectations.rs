@@ -81,6 +81,9 @@ pub enum KeptStanding {
     Mending {
         /// The run.
         run: RunId,
+        /// What it does, where it changes another job than those that are meant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// It is not so.
     Unmet {

@@ -26,7 +26,7 @@ use crate::executor::Executor;
 use crate::follow::Picture;
 use crate::judge::met_at;
 use crate::keeping::Keeping;
-use crate::knowledge::Knowledge;
+use crate::knowledge::{Knowledge, make_room};
 use crate::network::Network;
 use crate::record::RunRecord;
 use crate::run::{Answer, Effect, Input, PastReturn, Run};
@@ -37,6 +37,9 @@ use crate::task::{Circumstances, Dispatch};
 pub const RUNS_OPEN_MAX: usize = 4096;
 /// Runs that are driven at once; the others wait their turn. Each has at most one request out.
 const RUNS_DRIVEN_MAX: usize = 256;
+/// Runs that are driven at once for the sake of others, beside those: who waits for one has a place
+/// already, and would else wait for ever.
+const ERRANDS_DRIVEN_MAX: usize = 32;
 /// How long a run waits for its plan. The search is bounded in nodes, so only a queue of others
 /// before it takes long; a run that has waited so long says so and asks again.
 const PLAN_WAIT: Duration = Duration::from_secs(30);
@@ -74,6 +77,7 @@ struct Inner {
     knowledge: Arc<Mutex<Knowledge>>,
     open: Mutex<BTreeMap<RunId, Open>>,
     places: Semaphore,
+    errand_places: Semaphore,
     /// One plan at a time: the next one sees what the one before has reserved. Those who wait are
     /// bounded by `places`.
     planning: Arc<Semaphore>,
@@ -130,6 +134,7 @@ impl Inner {
         let (now_ms, seed) = (options.clock.now().mono_ms, options.seed);
         let has_trust = options.trust.borrow().is_some();
         let shards = self.shards();
+        let room = record.make_room.then(|| self.keeping.heeded(now_ms, want.job()));
         let knowledge = Arc::clone(&self.knowledge);
         // Gone as soon as nobody waits for this plan any more.
         let asker = Arc::new(());
@@ -140,8 +145,11 @@ impl Inner {
             let lock = || knowledge.lock().expect("no holder of this lock panics");
             let mut knowledge = lock();
             knowledge.share_with(shards);
-            let input = knowledge.plan_input(now_ms, &picture, run, &want, setbacks, seed);
+            let mut input = knowledge.plan_input(now_ms, &picture, run, &want, setbacks, seed);
             drop(knowledge);
+            if let Some(heeded) = room {
+                make_room(&mut input, heeded);
+            }
             let outcome = planner::plan(&input);
             let state = State::new(&input);
             let steps = outcome.plan.steps.iter();
@@ -256,6 +264,7 @@ impl Scheduler {
         });
         let open = Mutex::default();
         let places = Semaphore::new(RUNS_DRIVEN_MAX);
+        let errand_places = Semaphore::new(ERRANDS_DRIVEN_MAX);
         let planning = Arc::new(Semaphore::new(1));
         let keeping = Keeping::default();
         let tally = Tally::default();
@@ -265,6 +274,7 @@ impl Scheduler {
             knowledge,
             open,
             places,
+            errand_places,
             planning,
             keeping,
             tally,
@@ -288,7 +298,7 @@ impl Scheduler {
 
     /// Wants something under an id of its own; the run goes on whether or not the handle is kept.
     pub async fn ensure(&self, want: Want) -> Result<RunHandle, SubmitError> {
-        self.submit(NewRun { id: RunId(Uuid::now_v7()), want }).await
+        self.submit(NewRun::new(RunId(Uuid::now_v7()), want)).await
     }
 
     /// Wants something under the caller's id: asking twice is asking once. The run is stored when
@@ -296,6 +306,11 @@ impl Scheduler {
     pub async fn submit(&self, asked: NewRun) -> Result<RunHandle, SubmitError> {
         if let Want::Run { spec, .. } | Want::FailOver { spec, .. } = &asked.want {
             spec.validate().map_err(|error| SubmitError::Invalid(error.to_string()))?;
+        }
+        let may_make_room = matches!(asked.want, Want::Run { .. } | Want::Resize { .. });
+        if asked.make_room && !may_make_room {
+            let message = "room is made only for a job that is to run, or to grow";
+            return Err(SubmitError::Invalid(message.to_owned()));
         }
         if matches!(&asked.want, Want::Resize { size, .. } if size.is_empty()) {
             let message = "nothing is to change: name vcpus, memory_bytes or disks";
@@ -504,9 +519,13 @@ impl Driver {
     async fn go(mut self) {
         let inner = Arc::clone(&self.inner);
         // Whoever cancels does not wait for a place.
+        let places = match self.run.record().because {
+            Some(_) => &inner.errand_places,
+            None => &inner.places,
+        };
         let _place = loop {
             tokio::select! {
-                place = inner.places.acquire() => match place {
+                place = places.acquire() => match place {
                     Ok(place) => break Some(place),
                     Err(_) => return,
                 },
@@ -621,9 +640,12 @@ impl Driver {
     }
 
     fn dispatch(&self, dispatch: Dispatch) -> Flight {
-        let executor = self.inner.executor.clone();
+        let scheduler = Scheduler(Arc::clone(&self.inner));
         Box::pin(async move {
-            let answer = executor.perform(dispatch.clone()).await;
+            let answer = match scheduler.run_errand(&dispatch).await {
+                Some(answer) => answer,
+                None => scheduler.0.executor.perform(dispatch.clone()).await,
+            };
             (dispatch, answer)
         })
     }

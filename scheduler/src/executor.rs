@@ -47,6 +47,10 @@ impl<R: Reach> Executor<R> {
     pub async fn perform(&self, dispatch: Dispatch) -> Answer {
         let Dispatch { key, job, ask, .. } = dispatch;
         match ask {
+            Ask::MakeRoom { job, .. } | Ask::GiveBack { job, .. } => {
+                let why = format!("only an engine has {job} moved: it takes a run of its own");
+                Answer::Refused(No::Failed(why))
+            }
             Ask::Fetch(host, fetch) => self.fetch(&host, &job, &fetch).await,
             Ask::Offer(host, request) => self.offer(&host, &request).await,
             Ask::VoidOffer(host, id) => self.void_offer(&host, id).await,

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Setback, SetbackReason, State};
-use protocol::api::{RunState, RunStatus, Want};
+use planner::{Clause, Setback, SetbackReason, State};
+use protocol::api::{NewRun, RunState, RunStatus, Want};
 use protocol::expectations::{KeptStanding, SetList, SetStatus};
-use protocol::id::{HostId, JobId, Revision, SetName};
+use protocol::id::{HostId, JobId, Revision, RunId, SetName};
 use protocol::job::Role;
 use protocol::refusal::{Problem, Refusal};
 use protocol::trust::Trust;
@@ -21,6 +21,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 use crate::conductor::StoreError;
 use crate::engine::{Scheduler, SubmitError};
@@ -53,6 +54,11 @@ type Members = (Option<Arc<Trust>>, Arc<BTreeSet<HostId>>);
 impl Keeping {
     fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
         self.upkeep.lock().expect("no holder of this lock panics")
+    }
+
+    /// Rules that moves of others for this job's sake must not break.
+    pub(crate) fn heeded(&self, now_ms: u64, job: &JobId) -> Vec<Clause> {
+        self.upkeep().heeded(now_ms, &BTreeSet::from([job]))
     }
 
     fn tell(&self) {
@@ -240,6 +246,12 @@ impl Scheduler {
         self.keeping().tell();
     }
 
+    /// A job was moved for another's sake: it is left alone for a while.
+    pub(crate) fn note_moved(&self, job: JobId) {
+        let moved = Input::Moved { job };
+        self.keeping().upkeep().handle(self.now_ms(), moved, &mut Vec::new());
+    }
+
     fn handle_of(&self, name: SetName, is_new: bool) -> Kept {
         let news = self.keeping().news.subscribe();
         Kept { scheduler: self.clone(), name, news, is_new }
@@ -399,8 +411,8 @@ impl Scheduler {
                     Effect::Heed(rules) => self.knowledge().heed(rules),
                     Effect::Save(name) => self.save(&name).await,
                     Effect::Plan(aims) => inputs.push(self.plan_mends(*aims).await),
-                    Effect::Mend { want, to } => {
-                        inputs.extend(self.begin_mend(*want, to, mends).await);
+                    Effect::Mend { want, to, because } => {
+                        inputs.extend(self.begin_mend(*want, to, because, mends).await);
                     }
                 }
             }
@@ -417,8 +429,8 @@ impl Scheduler {
     }
 
     async fn plan_mends(&self, aims: Aims) -> Input {
-        let nothing =
-            |open| Input::Planned { steps: vec![], report: planner::Report::default(), open };
+        let report = planner::Report::default();
+        let nothing = |open| Input::Planned { steps: vec![], favours: vec![], report, open };
         let Some(_turn) = self.planning_turn().await else { return nothing(vec![]) };
         let picture = self.picture();
         let open = self.open_mends(&picture.view);
@@ -429,23 +441,24 @@ impl Scheduler {
         };
         let setbacks = aims.shunned.into_iter().map(failed).collect();
         let (now_ms, seed) = (self.now_ms(), self.options().seed);
-        let (goals, clauses) = (aims.goals, aims.clauses);
+        let (goals, clauses, heeded) = (aims.goals, aims.clauses, aims.heeded);
         let (scheduler, shards) = (self.clone(), self.shards());
         let planned = spawn_blocking(move || {
             let mut knowledge = scheduler.knowledge();
             knowledge.share_with(shards);
-            let input = knowledge.mend_input(now_ms, &picture, goals, clauses, setbacks, seed);
+            let input =
+                knowledge.mend_input(now_ms, &picture, goals, clauses, heeded, setbacks, seed);
             drop(knowledge);
             let outcome = planner::plan(&input);
             let state = State::new(&input);
             // A later step may need an earlier one; it is found again once that is done.
             let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
-            (steps.collect(), outcome.report)
+            (steps.collect(), outcome.plan.favours, outcome.report)
         });
         match planned.await {
-            Ok((steps, report)) => {
+            Ok((steps, favours, report)) => {
                 self.tally().planned_upkeep(report.is_empty() && report.violations.is_empty());
-                Input::Planned { steps, report, open }
+                Input::Planned { steps, favours, report, open }
             }
             Err(error) => {
                 tracing::error!("plan what is expected: {error}");
@@ -458,12 +471,15 @@ impl Scheduler {
         &self,
         want: Want,
         to: HostId,
+        because: Option<String>,
         mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>,
     ) -> Option<Input> {
         let job = want.job().clone();
-        match self.ensure(want).await {
+        let asked = NewRun { because: because.clone(), ..NewRun::new(RunId(Uuid::now_v7()), want) };
+        match self.submit(asked).await {
             Ok(mut run) => {
-                tracing::info!("{job} is made as expected, on {}", to.short());
+                let why = because.unwrap_or_else(|| "as is expected of it".to_owned());
+                tracing::info!("{job} is changed on {}, {why}", to.short());
                 mends.spawn(async move { (job, to, run.ended().await) });
                 None
             }
@@ -475,7 +491,7 @@ impl Scheduler {
         }
     }
 
-    fn open_mends(&self, view: &View) -> Vec<Open> {
+    pub(crate) fn open_mends(&self, view: &View) -> Vec<Open> {
         let open = |status: Arc<RunStatus>| {
             let job = status.want.job().clone();
             let (from, to) = match &status.want {

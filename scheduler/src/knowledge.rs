@@ -26,6 +26,12 @@ use crate::follow::{HeardAt, Picture};
 /// second; a reconnect takes a few.
 const WORD_MS_MAX: u64 = 10_000;
 
+/// Hosts that are looked at for making room, all states of a search together; others wait for their plans
+/// meanwhile.
+const ROOM_LOOKS_MAX: u32 = 50_000;
+/// States that are opened in any case: enough for a move and what it is for.
+const ROOM_NODES_MIN: u32 = 8;
+
 /// What hosts have said to this engine about jobs.
 #[derive(Debug, Default)]
 pub struct Knowledge {
@@ -143,7 +149,9 @@ impl Knowledge {
         seed: u64,
     ) -> PlanInput {
         let others = self.reservations.iter().filter(|(other, _)| **other != run);
-        let reservations = others.flat_map(|(_, held)| held.iter().cloned()).collect();
+        // What is kept for this very job is kept by the run for whose sake it is moved.
+        let held = others.flat_map(|(_, held)| held).filter(|held| held.job != *want.job());
+        let reservations = held.cloned().collect();
         let expectations = vec![Expectation::from(want)];
         let of_job = |clause: &&Clause| clause.rule.jobs().contains(&want.job());
         let clauses = self.rules.iter().filter(of_job).cloned().collect();
@@ -182,6 +190,7 @@ impl Knowledge {
     }
 
     /// Everything a plan depends on that mends what is expected.
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of its own")]
     #[must_use]
     pub fn mend_input(
         &mut self,
@@ -189,6 +198,7 @@ impl Knowledge {
         picture: &Picture,
         goals: Vec<(Level, Expectation)>,
         clauses: Vec<Clause>,
+        heeded: Vec<Clause>,
         setbacks: Vec<Setback>,
         seed: u64,
     ) -> PlanInput {
@@ -196,7 +206,9 @@ impl Knowledge {
         let levels = goals.iter().map(|(level, goal)| (goal.job().clone(), *level)).collect();
         let expectations = goals.into_iter().map(|(_, goal)| goal).collect();
         let input = self.input(now_ms, picture, setbacks, seed);
-        PlanInput { expectations, levels, clauses, reservations, ..input }
+        let mut input = PlanInput { expectations, levels, clauses, reservations, ..input };
+        make_room(&mut input, heeded);
+        input
     }
 
     fn input(
@@ -231,6 +243,17 @@ impl Knowledge {
         PlanInput { view, heard, setbacks, seed, shards, prepared, ..PlanInput::default() }
             .with_host_intents()
     }
+}
+
+/// Lets a plan move others where that makes something fit that must be: at most what a report would name as a help,
+/// so that what is told and what is done are the same.
+pub(crate) fn make_room(input: &mut PlanInput, heeded: Vec<Clause>) {
+    let hosts = u32::try_from(input.view.len().max(1)).unwrap_or(u32::MAX);
+    input.limits.may_make_room = true;
+    input.limits.room_level = Level::Must;
+    input.limits.nodes_max = (ROOM_LOOKS_MAX / hosts).clamp(ROOM_NODES_MIN, input.limits.nodes_max);
+    let is_new = |clause: &Clause| !input.clauses.contains(clause);
+    input.heeded = heeded.into_iter().filter(is_new).collect();
 }
 
 /// Takes what was lost out of a view that is planned with: whether it is over is the arbiters' to say, and

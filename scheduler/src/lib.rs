@@ -77,6 +77,8 @@
 
 mod engine;
 
+mod errands;
+
 mod run;
 
 mod task;

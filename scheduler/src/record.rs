@@ -26,6 +26,12 @@ pub struct RunRecord {
     pub id: RunId,
     /// What is wanted.
     pub want: Want,
+    /// Whether other jobs may be moved where that makes it fit.
+    #[serde(default)]
+    pub make_room: bool,
+    /// Why, where it is for another's sake.
+    #[serde(default)]
+    pub because: Option<String>,
     /// Where it is.
     pub state: RunState,
     /// The engine's claim; grows with each engine that takes the run up.
@@ -127,6 +133,8 @@ impl RunRecord {
             version: RECORD_VERSION,
             id: asked.id,
             want: asked.want,
+            make_room: asked.make_room,
+            because: asked.because,
             state: RunState::Accepted,
             claim: 1,
             accepted_ms,
@@ -168,6 +176,7 @@ impl RunRecord {
         RunStatus {
             id: self.id,
             want: self.want.clone(),
+            because: self.because.clone(),
             state: self.state,
             reason,
             rounds: self.rounds,

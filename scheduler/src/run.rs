@@ -245,7 +245,7 @@ impl Run {
         }
         let is_turning_back = self.record.state == RunState::Unwinding;
         self.record.cause = Some(Cause::Cancelled);
-        if !is_turning_back && !self.record.is_planned {
+        if !is_turning_back && !self.record.is_planned && !self.has_made_room() {
             // Every plan before has been undone.
             self.settle(RunState::RolledBack, out);
             out.extend([Effect::AnswerCancel(Ok(())), Effect::End]);
@@ -288,9 +288,14 @@ impl Run {
     }
 
     fn advance_undo(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        let start = self.record.round_start;
+        // What others have moved for serves the next plan as well; it goes back when there is none.
+        let is_over = !self.may_go_on();
+        let start = if is_over { 0 } else { self.record.round_start };
         for i in (start..self.record.tasks.len()).rev() {
             let task = &mut self.record.tasks[i];
+            if !is_over && is_made_room(task) {
+                continue;
+            }
             match task.state {
                 TaskState::Pending => task.state = TaskState::Skipped,
                 TaskState::Started if !task.kind.has_undo() => task.state = TaskState::Undone,
@@ -318,7 +323,7 @@ impl Run {
     fn undone(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         let cause = self.record.cause.clone();
         let may_replan = cause.as_ref().is_some_and(may_replan);
-        if may_replan && self.record.rounds_idle < ROUNDS_IDLE_MAX {
+        if self.may_go_on() {
             let why = cause.as_ref().map(Cause::to_string);
             self.become_running();
             // The first other try is made at once; after that the world is given time to change.
@@ -339,6 +344,34 @@ impl Run {
         self.become_ended(RunState::RolledBack, out);
     }
 
+    /// Whether another plan is made once this one is undone.
+    fn may_go_on(&self) -> bool {
+        let may_replan = self.record.cause.as_ref().is_some_and(may_replan);
+        may_replan && self.record.rounds_idle < ROUNDS_IDLE_MAX
+    }
+
+    /// Whether others have been moved for this run.
+    fn has_made_room(&self) -> bool {
+        self.record.tasks.iter().any(is_made_room)
+    }
+
+    /// There is no way to what is wanted: nothing of this round is begun, and what others have moved for
+    /// goes back.
+    fn give_up(&mut self, now_ms: u64, cause: Cause, out: &mut Vec<Effect>) {
+        let is_final = !may_replan(&cause) || !self.has_made_room();
+        let rounds = self.record.rounds;
+        self.record.cause = Some(match is_final {
+            true => cause,
+            false => Cause::GaveUp { rounds, last: Box::new(cause) },
+        });
+        if !self.has_made_room() {
+            return self.become_ended(RunState::RolledBack, out);
+        }
+        self.record.state = RunState::Unwinding;
+        self.persist(out);
+        self.advance(now_ms, out);
+    }
+
     // Planning.
 
     fn planned(
@@ -355,8 +388,7 @@ impl Run {
             return self.wait_to_plan(now_ms, why, Cause::Unmet { report }, out);
         }
         if !outcome.report.is_empty() {
-            self.record.cause = Some(Cause::Unmet { report: outcome.report.clone() });
-            return self.become_ended(RunState::RolledBack, out);
+            return self.give_up(now_ms, Cause::Unmet { report: outcome.report.clone() }, out);
         }
         let first = self.record.tasks.len();
         let mut tasks = tasks_of(&outcome.plan.steps, &self.record.want, at, first);
@@ -386,8 +418,7 @@ impl Run {
     fn wait_to_plan(&mut self, now_ms: u64, why: String, cause: Cause, out: &mut Vec<Effect>) {
         let since_ms = *self.planless_since_ms.get_or_insert(now_ms);
         if now_ms.saturating_sub(since_ms) >= ms(PLAN_PATIENCE) {
-            self.record.cause = Some(cause);
-            return self.become_ended(RunState::RolledBack, out);
+            return self.give_up(now_ms, cause, out);
         }
         if self.waiting_for.as_ref() != Some(&why) {
             self.waiting_for = Some(why);
@@ -420,7 +451,7 @@ impl Run {
             }
             (Direction::Undo, Answer::Unclear { what, .. }) => {
                 if self.is_overdue(now_ms, UNDO_PATIENCE) {
-                    self.become_stuck(i, what, out);
+                    self.cannot_undo(now_ms, i, what, out);
                 } else {
                     self.retry_later(now_ms, i, what, out);
                 }
@@ -449,7 +480,7 @@ impl Run {
             }
             (Direction::Undo, Answer::Refused(no)) => {
                 let why = cause_of(no).to_string();
-                self.become_stuck(i, why, out);
+                self.cannot_undo(now_ms, i, why, out);
             }
         }
     }
@@ -472,7 +503,7 @@ impl Run {
 
     fn do_or_undo_timed_out(&mut self, now_ms: u64, i: usize, what: String, out: &mut Vec<Effect>) {
         match self.flight.as_ref().map(|flight| flight.direction) {
-            Some(Direction::Undo) => self.become_stuck(i, what, out),
+            Some(Direction::Undo) => self.cannot_undo(now_ms, i, what, out),
             Some(Direction::Do) | None => self.do_timed_out(now_ms, i, what, out),
         }
     }
@@ -523,6 +554,19 @@ impl Run {
     fn leave_behind(&mut self, now_ms: u64, i: usize, why: String, out: &mut Vec<Effect>) {
         let task = &mut self.record.tasks[i];
         task.state = TaskState::Failed;
+        task.note = Some(why);
+        self.flight = None;
+        self.advance(now_ms, out);
+    }
+
+    /// A task could not be taken back. What was only moved to make room runs as well where it is now; with anything
+    /// else a person must look.
+    fn cannot_undo(&mut self, now_ms: u64, i: usize, why: String, out: &mut Vec<Effect>) {
+        let task = &mut self.record.tasks[i];
+        if !matches!(task.kind, TaskKind::MakeRoom { .. }) {
+            return self.become_stuck(i, why, out);
+        }
+        task.state = TaskState::UndoFailed;
         task.note = Some(why);
         self.flight = None;
         self.advance(now_ms, out);
@@ -603,7 +647,7 @@ impl Run {
                 let why = "the record lacks the result of an earlier task".to_owned();
                 match direction {
                     Direction::Do => self.do_refused(now_ms, i, No::Failed(why), out),
-                    Direction::Undo => self.become_stuck(i, why, out),
+                    Direction::Undo => self.cannot_undo(now_ms, i, why, out),
                 }
             }
         }
@@ -706,6 +750,11 @@ impl Run {
         out.push(Effect::Persist(Box::new(self.record.clone())));
         out.push(Effect::Publish);
     }
+}
+
+/// Whether the task has moved another job.
+fn is_made_room(task: &TaskRecord) -> bool {
+    matches!(task.kind, TaskKind::MakeRoom { .. }) && task.state == TaskState::Succeeded
 }
 
 /// Whether another plan may do better after this.

@@ -19,6 +19,15 @@ use crate::record::TaskRecord;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
 pub enum TaskKind {
+    /// Have another job moved, so that this one fits: by a run of its own.
+    MakeRoom {
+        /// The other job.
+        job: JobId,
+        /// Where it is.
+        from: HostId,
+        /// Where it goes.
+        to: HostId,
+    },
     /// Have a host copy an image from others. It stays there, whatever becomes of the run.
     Fetch {
         /// The host.
@@ -197,6 +206,26 @@ pub struct Dispatch {
 /// What to ask of whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
+    /// See [`TaskKind::MakeRoom`]. Only an engine can do this.
+    MakeRoom {
+        /// The other job.
+        job: JobId,
+        /// Where to.
+        to: HostId,
+        /// Why, for those who have not asked for it.
+        because: String,
+    },
+    /// Take that back, if it has moved, and is still there.
+    GiveBack {
+        /// The other job.
+        job: JobId,
+        /// Where it was.
+        from: HostId,
+        /// Where it went.
+        to: HostId,
+        /// Why.
+        because: String,
+    },
     /// See [`TaskKind::Fetch`].
     Fetch(HostId, Fetch),
     /// See [`TaskKind::Offer`].
@@ -257,6 +286,10 @@ impl TaskKind {
     #[must_use]
     pub fn title(&self, job: &JobId) -> String {
         match self {
+            TaskKind::MakeRoom { job: other, from, to } => {
+                let (from, to) = (from.short(), to.short());
+                format!("move {other} from {from} to {to} so that {job} fits")
+            }
             TaskKind::Fetch { host, fetch } => {
                 let from = fetch.from.first().map_or("nobody", HostId::short);
                 format!("fetch image {} from {from} to {}", fetch.image, host.short())
@@ -305,7 +338,7 @@ impl TaskKind {
             | TaskKind::AwaitEnded { host }
             | TaskKind::Delete { host, .. } => Some(host),
             TaskKind::Send { from, .. } | TaskKind::AwaitSent { from, .. } => Some(from),
-            TaskKind::HandOver { to, .. } => Some(to),
+            TaskKind::HandOver { to, .. } | TaskKind::MakeRoom { to, .. } => Some(to),
         }
     }
 
@@ -324,6 +357,7 @@ impl TaskKind {
             // Each piece of memory that the guest gives up counts as progress.
             TaskKind::AwaitResized { .. } => 120,
             // Disks are copied; each percent counts as progress.
+            TaskKind::MakeRoom { .. } => 120,
             TaskKind::AwaitSent { .. } => 120,
             // Past the point of no return there is nothing better to do than to go on asking.
             TaskKind::HandOver { .. } => 600,
@@ -338,7 +372,8 @@ impl TaskKind {
     #[must_use]
     pub fn has_undo(&self) -> bool {
         match self {
-            TaskKind::Offer { .. }
+            TaskKind::MakeRoom { .. }
+            | TaskKind::Offer { .. }
             | TaskKind::Put { .. }
             | TaskKind::Resize { .. }
             | TaskKind::Send { .. } => true,
@@ -368,6 +403,10 @@ impl TaskKind {
 pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Option<Ask> {
     let result = |i: usize| tasks.get(i)?.result.as_ref();
     Some(match &tasks.get(i)?.kind {
+        TaskKind::MakeRoom { job: other, to, .. } => {
+            let because = format!("so that {job} fits where it was");
+            Ask::MakeRoom { job: other.clone(), to: to.clone(), because }
+        }
         TaskKind::Fetch { host, fetch } => Ask::Fetch(host.clone(), fetch.clone()),
         TaskKind::Offer { host, revision, spec, how, finds_disks } => {
             let (job, spec, finds_disks) = (job.clone(), spec.clone(), *finds_disks);
@@ -432,6 +471,11 @@ fn ticket_of(tasks: &[TaskRecord], at: Option<(usize, usize)>) -> Option<Option<
 #[must_use]
 pub fn ask_to_undo(task: &TaskRecord) -> Option<Ask> {
     match &task.kind {
+        TaskKind::MakeRoom { job, from, to } => {
+            let because = "as its place is not needed after all".to_owned();
+            let (job, from, to) = (job.clone(), from.clone(), to.clone());
+            Some(Ask::GiveBack { job, from, to, because })
+        }
         TaskKind::Offer { host, .. } => match &task.result {
             Some(TaskResult::Offer { offer }) => {
                 // An offer that cannot be read ends by itself within its term.
@@ -523,6 +567,10 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 let host = stop.host.clone();
                 tasks.push(TaskKind::Stop { host: host.clone(), grace_ms });
                 tasks.push(TaskKind::AwaitEnded { host });
+            }
+            Step::MigrateVm(other) if other.job != *want.job() => {
+                let (job, from, to) = (other.job.clone(), other.from.clone(), other.to.clone());
+                tasks.push(TaskKind::MakeRoom { job, from, to });
             }
             Step::MigrateVm(migrate) => {
                 let Some(spec) = &at.spec else { continue };

@@ -28,16 +28,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use planner::{Clause, Expectation, Level, Report, Step};
+use planner::rules::NoMigration;
+use planner::{Clause, Expectation, Favour, Level, Rehearsal, Report, Rule, Step};
 use protocol::api::Want;
 use protocol::expectations::{ExpectationStatus, KeptStanding, SetStatus};
 use protocol::id::{HostId, JobId, Revision, SetName};
+use protocol::job::{Job, JobState};
+use protocol::resources::Resources;
 use protocol::view::{Freshness, View};
 use serde_json::{Value, json};
 
 use self::index::{Index, Key};
 use self::set::Item;
-use self::verdict::{Facts, Verdict, is_between, is_told_only, judge};
+use self::verdict::{Facts, Verdict, is_between, is_rehearsed, is_told_only, judge};
 use crate::follow::HeardAt;
 use crate::tally::Kept;
 
@@ -76,6 +79,8 @@ pub enum Input {
     Planned {
         /// Steps that may be taken now, in their order.
         steps: Vec<Step>,
+        /// Which of them move others so that something fits.
+        favours: Vec<Favour>,
         /// What stays as it is, and why.
         report: Report,
         /// Runs that have not ended.
@@ -100,6 +105,11 @@ pub enum Input {
     /// A mend could not be begun now: somebody else is changing the job.
     Busy {
         /// The job.
+        job: JobId,
+    },
+    /// A job was moved so that another fits, by somebody's run.
+    Moved {
+        /// The job that was moved.
         job: JobId,
     },
 }
@@ -134,6 +144,8 @@ pub enum Effect {
         want: Box<Want>,
         /// Where the job will be.
         to: HostId,
+        /// For whose sake, if it is for another's.
+        because: Option<String>,
     },
 }
 
@@ -144,6 +156,8 @@ pub struct Aims {
     pub goals: Vec<(Level, Expectation)>,
     /// Rules that are broken, and those that a mend of them could break.
     pub clauses: Vec<Clause>,
+    /// Rules that moves of others must not break.
+    pub heeded: Vec<Clause>,
     /// Hosts that failed of late, with what was said.
     pub shunned: BTreeMap<HostId, String>,
 }
@@ -187,6 +201,10 @@ pub struct Upkeep {
     planning: Planning,
     /// Jobs with a mend that has not ended.
     mending: BTreeSet<JobId>,
+    /// Those of them that are moved so that another fits.
+    clearing: BTreeMap<JobId, Favour>,
+    /// What the loss of each host would need, if anybody expects that none does harm.
+    rehearsal: Rehearsal,
     open: Vec<Open>,
     turns: Turns,
     has_looked: bool,
@@ -202,8 +220,8 @@ impl Upkeep {
         match input {
             Input::Put(record) => self.put(now_ms, record, out),
             Input::Looked(look) => self.look(now_ms, *look, out),
-            Input::Planned { steps, report, open } => {
-                self.planned(now_ms, steps, &report, open, out);
+            Input::Planned { steps, favours, report, open } => {
+                self.planned(now_ms, steps, &favours, &report, open, out);
             }
             Input::Ended { job, to, failure } => {
                 // What was started once is not made again when it is deleted, whether or not it was seen.
@@ -213,14 +231,17 @@ impl Upkeep {
                     self.judge(now_ms, self.keys_of(&job), out);
                 }
                 self.mending.remove(&job);
-                self.mends.ended(now_ms, job, to, failure);
+                let is_favour = self.clearing.remove(&job).is_some();
+                self.mends.ended(now_ms, job, to, failure, is_favour);
                 self.planning.is_stale = true;
             }
             Input::Stopped { job, revision } => self.note_stop(now_ms, &job, revision, out),
             Input::Busy { job } => {
                 self.mending.remove(&job);
+                self.clearing.remove(&job);
                 self.mends.busy(now_ms, job);
             }
+            Input::Moved { job } => self.mends.moved(now_ms, job, true),
         }
     }
 
@@ -363,7 +384,7 @@ impl Upkeep {
         self.sets.insert(name.clone(), Set { record, items });
         let expected: BTreeSet<JobId> =
             self.items().flat_map(|(_, item)| item.jobs()).cloned().collect();
-        self.mends.retain(|job| expected.contains(job));
+        self.mends.retain(now_ms, |job| expected.contains(job));
         self.planning.is_stale = true;
         if self.has_looked {
             let places = 0..self.sets[&name].items.len();
@@ -422,6 +443,10 @@ impl Upkeep {
             _ => None,
         });
         self.note_begun(&seen.collect(), out);
+        if keys.iter().any(|key| self.item(key).is_some_and(is_rehearsed)) {
+            let index = &self.index;
+            self.rehearsal.follow(index.view(), |host| index.freshness(host));
+        }
         for key in keys {
             let Some(item) = self.item(&key) else { continue };
             let verdict = self.verdict(&key, item);
@@ -440,6 +465,9 @@ impl Upkeep {
     }
 
     fn verdict(&self, key: &Key, item: &Item) -> Verdict {
+        if is_rehearsed(item) {
+            return verdict::rehearsed(&self.rehearsal);
+        }
         let hosts = self.index.hosts_of(item);
         let part = hosts.map(|hosts| self.index.view().part(&hosts));
         let (none, nothing) = (BTreeSet::new(), BTreeMap::new());
@@ -498,7 +526,9 @@ impl Upkeep {
             let is_settled =
                 judged.broken_since_ms.is_some_and(|since_ms| since_ms + wait_ms <= now_ms);
             let jobs = item.jobs();
-            let is_open = jobs.iter().any(|job| self.is_tied_to_a_change(job));
+            let is_made_room_for = |job: &&JobId| self.clearing.values().any(|f| f.lets == **job);
+            let is_open = jobs.iter().any(|job| self.is_tied_to_a_change(job))
+                || jobs.iter().any(is_made_room_for);
             let is_resting = jobs.iter().all(|job| self.mends.rest(now_ms, job).is_some());
             is_settled && !is_open && !is_resting && !is_told_only(item)
         };
@@ -575,13 +605,35 @@ impl Upkeep {
                 clauses.push(clause.clone());
             }
         }
-        Aims { goals, clauses, shunned: self.mends.shunned(now_ms) }
+        let mut heeded = self.heeded(now_ms, &jobs);
+        heeded.retain(|clause| !clauses.contains(clause));
+        Aims { goals, clauses, heeded, shunned: self.mends.shunned(now_ms) }
+    }
+
+    /// Rules that moves of others for the sake of these jobs must not break: all that are kept, and that
+    /// nobody is moved who is expected where it is, who was moved or could not be moved of late, or whom somebody
+    /// is changing.
+    pub(crate) fn heeded(&self, now_ms: u64, jobs: &BTreeSet<&JobId>) -> Vec<Clause> {
+        let pinned = self.items().filter_map(|(_, item)| match item {
+            Item::Runs { job, on: Some(_), .. } | Item::RunsOn { job, .. } => Some(job),
+            _ => None,
+        });
+        let open = self.open.iter().map(|run| &run.job);
+        let staying: BTreeSet<&JobId> =
+            pinned.chain(open).chain(&self.mending).chain(self.mends.left_alone(now_ms)).collect();
+        let stays = |job: &JobId| Clause {
+            level: Level::Must,
+            rule: Rule::NoMigration(NoMigration { job: job.clone() }),
+        };
+        let staying = staying.difference(jobs).map(|job| stays(job));
+        self.clauses().cloned().chain(staying).collect()
     }
 
     fn planned(
         &mut self,
         now_ms: u64,
         steps: Vec<Step>,
+        favours: &[Favour],
         report: &Report,
         open: Vec<Open>,
         out: &mut Vec<Effect>,
@@ -604,24 +656,89 @@ impl Upkeep {
         let mut begun = Vec::new();
         let mut places = mends::MENDS_MAX.saturating_sub(self.mending.len());
         self.planning.was_idle = true;
-        for step in steps.into_iter().filter(|step| mended.contains(step.job())) {
+        let favours = self.favours_to_do(now_ms, favours, &mended, &due);
+        let favour_of = |step: &Step| {
+            let Step::MigrateVm(step) = step else { return None };
+            let is_it = |favour: &&Favour| favour.job == step.job && favour.to == step.to;
+            favours.iter().copied().find(is_it)
+        };
+        for step in steps {
+            let favour = favour_of(&step);
+            if favour.is_none() && !mended.contains(step.job()) {
+                continue;
+            }
             let is_heard =
                 ends_of(&step).iter().all(|host| self.index.freshness(host) == Freshness::Fresh);
             if places == 0 || !is_heard {
                 continue;
             }
-            let is_free = !self.is_tied_to_a_change(step.job());
+            let is_free = !self.is_tied_to_a_change(step.job())
+                && (favour.is_none() || self.is_at_rest(&step));
             if is_free && self.mends.admit(now_ms, &step, &mut begun, &self.open) {
                 places -= 1;
                 self.planning.was_idle = false;
                 self.mending.insert(step.job().clone());
-                out.extend(self.mend(step));
+                self.clearing.extend(favour.map(|favour| (favour.job.clone(), favour.clone())));
+                out.extend(self.mend(step, favour.map(|favour| favour.reason())));
             }
         }
         self.planning.due = due;
     }
 
-    fn mend(&self, step: Step) -> Option<Effect> {
+    /// The moves of others that are worth beginning: not those for something that will fit once moves that go on
+    /// already are over. Somebody else is at that, and has time to finish.
+    fn favours_to_do<'f>(
+        &mut self,
+        now_ms: u64,
+        favours: &'f [Favour],
+        mended: &BTreeSet<JobId>,
+        due: &BTreeSet<Key>,
+    ) -> Vec<&'f Favour> {
+        let mut to_do: Vec<&Favour> = favours.iter().filter(|f| mended.contains(&f.lets)).collect();
+        let lets: BTreeSet<&JobId> = to_do.iter().map(|favour| &favour.lets).collect();
+        let on_its_way = lets.into_iter().filter(|job| self.is_room_on_its_way(job, due));
+        let on_its_way: BTreeSet<JobId> = on_its_way.cloned().collect();
+        to_do.retain(|favour| !on_its_way.contains(&favour.lets));
+        for key in due {
+            let is_it = self
+                .item(key)
+                .is_some_and(|item| item.jobs().into_iter().any(|job| on_its_way.contains(job)));
+            if let Some(judged) = self.judged.get_mut(key).filter(|_| is_it) {
+                judged.broken_since_ms = Some(now_ms);
+            }
+        }
+        to_do
+    }
+
+    fn is_room_on_its_way(&self, job: &JobId, due: &BTreeSet<Key>) -> bool {
+        let view = self.index.view();
+        let mut items = due.iter().filter_map(|key| self.item(key));
+        let spec = items.find_map(|item| match item {
+            Item::Runs { job: id, spec, .. } if id == job => spec.as_ref(),
+            _ => None,
+        });
+        let Some(spec) = spec_of(view, job, spec) else { return false };
+        let size = spec.takes();
+        view.hosts().any(|(host, row)| {
+            let is_leaving = |job: &&Arc<Job>| job.state == JobState::MigratingOut;
+            let leaving = row.jobs.values().filter(is_leaving).map(|job| job.allocation());
+            let leaving = leaving.reduce(Resources::plus);
+            let free = row.host.capacity.minus(row.host.allocation);
+            self.index.freshness(host) == Freshness::Fresh
+                && row.host.intent.is_none()
+                && leaving.is_some_and(|leaving| size.fits_in(free.plus(leaving)))
+        })
+    }
+
+    /// True while nobody changes a job that nothing else is known of.
+    fn is_at_rest(&self, step: &Step) -> bool {
+        let Step::MigrateVm(step) = step else { return false };
+        let row = self.index.view().host(&step.from);
+        let job = row.and_then(|row| row.jobs.get(&step.job));
+        job.is_some_and(|job| job.state == JobState::Running)
+    }
+
+    fn mend(&self, step: Step, because: Option<String>) -> Option<Effect> {
         match step {
             Step::StartVm(step) => {
                 let (job, to) = (step.job, step.host);
@@ -630,17 +747,17 @@ impl Upkeep {
                     _ => None,
                 });
                 let want = Box::new(Want::Run { job, spec: step.spec, on });
-                Some(Effect::Mend { want, to })
+                Some(Effect::Mend { want, to, because })
             }
             Step::MigrateVm(step) => {
                 let (job, to) = (step.job, step.to);
                 let want = Box::new(Want::Migrate { job, to: to.clone() });
-                Some(Effect::Mend { want, to })
+                Some(Effect::Mend { want, to, because })
             }
             Step::ResizeVm(step) => {
                 let (job, size) = (step.job, step.size);
                 let want = Box::new(Want::Resize { job, size });
-                Some(Effect::Mend { want, to: step.host })
+                Some(Effect::Mend { want, to: step.host, because })
             }
             Step::StopVm(_) | Step::DeleteVm(_) => None,
         }
@@ -662,7 +779,15 @@ impl Upkeep {
         };
         let jobs = item.jobs();
         if let Some(run) = self.open.iter().find(|run| jobs.contains(&&run.job)) {
-            return KeptStanding::Mending { run: run.run };
+            return KeptStanding::Mending { run: run.run, why: None };
+        }
+        let mut clearing = self.clearing.values().filter(|favour| jobs.contains(&&favour.lets));
+        let moving = clearing.find_map(|favour| {
+            let run = self.open.iter().find(|run| run.job == favour.job)?;
+            Some(KeptStanding::Mending { run: run.run, why: Some(favour.to_string()) })
+        });
+        if let Some(moving) = moving {
+            return moving;
         }
         let resting = jobs.iter().filter_map(|job| self.mends.rest(now_ms, job)).max();
         let (why, report) = match (resting, &judged.report) {

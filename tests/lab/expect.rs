@@ -309,3 +309,66 @@ fn lab_two_controllers_keep_the_same_and_do_not_fight() {
         is(looked.elapsed() > STILL, looked.elapsed())
     });
 }
+
+#[test]
+fn lab_others_move_so_that_a_large_vm_fits_when_asked_and_when_it_must_run() {
+    let Some(lab) = Lab::up("lab_others_move_so_that_a_large_vm_fits", 2) else { return };
+    let (mut operator, files) = (Operator::new(), Files::new());
+    let url = operator.make_bare_cluster(&lab);
+    for host in ["h1", "h2"] {
+        lab.must(&["stop", host, "agent"]);
+        lab.start_agent_with(host, &url, &["--memory", "512MiB"]);
+    }
+    until("both hosts to say what they have", LIMIT, || {
+        let shown = operator.json(&["hosts"]);
+        let rows = shown["hosts"].as_array().cloned().unwrap_or_default();
+        let is_so = |row: &Value| {
+            row["host"]["capacity"]["memory_bytes"] == 512 << 20 && row["freshness"] == "fresh"
+        };
+        is(rows.len() == 2 && rows.iter().all(is_so), shown)
+    });
+    run_on(&operator, "small-1", "h1");
+    operator.must(&["run", "--memory", "128MiB", "--on", "h2", "--name", "small-2"]);
+    assert!(operator.must(&["hosts"]).contains("can lose any one host: yes"));
+
+    // Not asked for, nobody is moved, and it is said who would have to be.
+    let large = ["run", "--name", "large-1", "--memory", "480MiB"];
+    let refused = operator.run(&large);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("move small-1 from h1 to h2: that makes room"), "{said}");
+    assert!(said.contains("--make-room"), "{said}");
+    assert!(is_running(&lab, "small-1", "h1"));
+
+    let asked = Instant::now();
+    let told = operator.must(&[&large[..], &["--make-room"]].concat());
+    println!("large-1 runs {:?} after it was asked for, with a move before", asked.elapsed());
+    assert!(told.contains("move small-1 from h1 to h2 so that large-1 fits: done"), "{told}");
+    assert!(is_running(&lab, "small-1", "h2") && is_running(&lab, "large-1", "h1"));
+    let told = operator.must(&["hosts"]);
+    assert!(told.contains("can lose any one host: no, h1 would strand 1 VMs: large-1"), "{told}");
+
+    // What must run has others moved without being asked each time.
+    operator.must(&["rm", "large-1", "--force"]);
+    run_on(&operator, "small-3", "h1");
+    let spec = json!({ "vm": { "vcpus": 1, "memory_bytes": 480 << 20 } });
+    let expected = json!([
+        { "expect": "runs", "job": "large-2", "spec": spec },
+        { "level": "should", "expect": "lose_any_host" },
+    ]);
+    operator.must(&["expect", &files.file("large", &expected), "--wait", "60s"]);
+    assert!(is_running(&lab, "small-3", "h2") && is_running(&lab, "large-2", "h1"));
+    let because = |run: &Value| run["because"].as_str().unwrap_or_default().to_owned();
+    let moved: Vec<String> = runs(&operator)
+        .iter()
+        .filter(|run| run["want"]["job"] == "small-3" && run["want"]["want"] == "migrate")
+        .map(because)
+        .collect();
+    assert_eq!(moved.len(), 1, "{moved:?}");
+    assert!(moved[0].contains("so that large-2 fits on"), "{moved:?}");
+    until("the spare room to be missed", LIMIT, || {
+        let sets = operator.json(&["expectations", "large"]);
+        let why = sets["sets"][0]["expectations"][1]["why"].as_str().unwrap_or_default().to_owned();
+        is(why.contains("would strand 1 VMs: large-2 (needs 480MiB of memory"), sets)
+    });
+}

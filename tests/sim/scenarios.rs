@@ -31,7 +31,7 @@ fn ends_well(mut world: World) {
 #[track_caller]
 fn run(world: &mut World, engine: usize, want: Want) -> protocol::id::RunId {
     let id = world.next_run_id();
-    assert!(world.submit(engine, NewRun { id, want }), "not accepted");
+    assert!(world.submit(engine, NewRun::new(id, want)), "not accepted");
     id
 }
 

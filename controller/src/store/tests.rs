@@ -8,7 +8,7 @@ use super::*;
 
 fn run(n: u128, job: &str) -> RunRecord {
     let want = Want::Stop { job: JobId::new(job).unwrap(), grace_ms: 0 };
-    RunRecord::new(NewRun { id: RunId(Uuid::from_u128(n)), want }, u64::try_from(n).unwrap())
+    RunRecord::new(NewRun::new(RunId(Uuid::from_u128(n)), want), u64::try_from(n).unwrap())
 }
 
 fn file() -> (tempfile::TempDir, std::path::PathBuf) {

@@ -83,7 +83,7 @@ impl Asker {
     }
 
     async fn submit(&self, id: RunId, want: Want) -> Result<RunStatus, CallError> {
-        let body = NewRun { id, want };
+        let body = NewRun::new(id, want);
         let reply = self.client.send(Method::POST, &self.endpoint, "/v1/runs", &body).await?;
         assert_eq!(reply.status, 202);
         Ok(reply.body)
@@ -266,7 +266,7 @@ async fn a_cancelled_start_is_taken_back_and_one_that_has_ended_stays_as_it_is()
 async fn a_stranger_may_nothing_and_a_monitor_only_look() {
     let cluster = Cluster::start(1).await;
     let controller = Controller::start(&cluster).await;
-    let body = NewRun { id: id(1), want: start("web-1") };
+    let body = NewRun::new(id(1), start("web-1"));
     for (identity, may_look) in
         [(Arc::new(Identity::ephemeral()), false), (Arc::clone(&cluster.monitor), true)]
     {

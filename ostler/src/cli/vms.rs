@@ -81,6 +81,9 @@ pub(crate) struct RunArgs {
     /// Only on this host: its name, its id or the beginning of its id
     #[arg(long, value_name = "HOST")]
     pub(crate) on: Option<String>,
+    /// Move other VMs to other hosts first, where that makes it fit
+    #[arg(long)]
+    pub(crate) make_room: bool,
     /// Whose quota it counts against
     #[arg(long, default_value = "default")]
     pub(crate) tenant: TenantId,
@@ -209,6 +212,9 @@ pub(crate) struct ResizeArgs {
     /// A disk that is to have this size, at once and also while it runs; disks only grow
     #[arg(long, value_name = "[NAME=]SIZE", group = "size")]
     pub(crate) disk: Vec<DiskArg>,
+    /// Move other VMs away from its host first, where that makes it fit
+    #[arg(long)]
+    pub(crate) make_room: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }

@@ -354,7 +354,8 @@ fn why(standing: &KeptStanding) -> String {
     match standing {
         KeptStanding::Met | KeptStanding::Unknown => String::new(),
         KeptStanding::Coming { host } => format!("{} is at it", host.short()),
-        KeptStanding::Mending { run } => format!("by run {run}"),
+        KeptStanding::Mending { run, why: None } => format!("by run {run}"),
+        KeptStanding::Mending { run, why: Some(why) } => format!("run {run} {why}"),
         KeptStanding::Unmet { why, .. } | KeptStanding::NotUnderstood { why } => why.clone(),
     }
 }
@@ -409,7 +410,8 @@ mod tests {
             }],
         };
         let unmet = || KeptStanding::Unmet { why: "no".to_owned(), report: None };
-        let mending = || KeptStanding::Mending { run: protocol::id::RunId(uuid::Uuid::nil()) };
+        let mending =
+            || KeptStanding::Mending { run: protocol::id::RunId(uuid::Uuid::nil()), why: None };
         let told = |lists| {
             let (sets, waiting_for) = merged(lists);
             let set = sets.into_values().next().unwrap();

@@ -29,7 +29,7 @@ pub(crate) async fn run(session: &Session, args: ResizeArgs) -> Result<Code, Fai
     }
     if !session.is_without_controller() {
         let want = Want::Resize { job: args.name, size };
-        return session.want(want, !args.wait.no_wait).await;
+        return session.want_with_room(want, args.make_room, !args.wait.no_wait).await;
     }
     let picture = session.picture().await?;
     picture.warn();

@@ -32,7 +32,7 @@ pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failur
     }
     warn_of_few_arbiters(session, args.on_loss);
     let want = Want::Run { job: args.name, spec, on };
-    session.want(want, !args.wait.no_wait).await
+    session.want_with_room(want, args.make_room, !args.wait.no_wait).await
 }
 
 /// What is to run, and where, if that was said.

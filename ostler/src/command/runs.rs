@@ -114,7 +114,7 @@ fn tell_all(session: &Session, runs: &[RunStatus]) {
         [
             run.id.to_string(),
             state_word(run.state).to_owned(),
-            session.with_names(&wanted(&run.want)),
+            session.with_names(&wanted_because(run)),
             show::moment(run.accepted_ms),
             session.with_names(run.reason.as_deref().unwrap_or_default()),
         ]
@@ -123,7 +123,7 @@ fn tell_all(session: &Session, runs: &[RunStatus]) {
 }
 
 fn tell_one(session: &Session, run: &RunStatus) {
-    show::line(&session.with_names(&format!("run {}: {}", run.id, wanted(&run.want))));
+    show::line(&session.with_names(&format!("run {}: {}", run.id, wanted_because(run))));
     let why = run.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
     let state = state_word(run.state);
     show::line(&format!(
@@ -133,6 +133,14 @@ fn tell_one(session: &Session, run: &RunStatus) {
     ));
     for task in &run.tasks {
         show::line(&format!("  {}", session.with_names(&task_line(task))));
+    }
+}
+
+/// What is wanted, and for whose sake if it is for another's.
+fn wanted_because(run: &RunStatus) -> String {
+    match &run.because {
+        Some(because) => format!("{}, {because}", wanted(&run.want)),
+        None => wanted(&run.want),
     }
 }
 

@@ -167,7 +167,7 @@ impl Asking<'_> {
     }
 
     async fn want(&self, want: Want) -> Result<Answer, Failure> {
-        let new = NewRun { id: RunId(Uuid::now_v7()), want };
+        let new = NewRun::new(RunId(Uuid::now_v7()), want);
         let (_, status) = self.session.submit(&new).await?;
         let words = super::news::named(&self.picture.view, &crate::follow::wanted(&status.want));
         Ok(Answer { words: format!("asked for: {words}"), run: Some(status.id) })

@@ -49,7 +49,7 @@ const EFFECTS_MAX: usize = 4000;
 impl Bench {
     fn new(world: World, want: Want) -> Self {
         let id = RunId(Uuid::from_u128(7));
-        let journal = RunRecord::new(NewRun { id, want }, 0);
+        let journal = RunRecord::new(NewRun::new(id, want), 0);
         Self {
             run: Run::new(journal.clone()),
             world,
@@ -167,7 +167,8 @@ impl Bench {
 
     fn plan(&self) -> Input {
         let record = self.run.record();
-        let input = self.world.plan_input(&record.want, record.setbacks.clone());
+        let mut input = self.world.plan_input(&record.want, record.setbacks.clone());
+        input.limits.may_make_room = record.make_room;
         let outcome = planner::plan(&input);
         let rows = State::new(&input).placements(record.job());
         let running = rows.iter().find(|(_, placed)| placed.state == JobState::Running);
@@ -212,7 +213,9 @@ fn assert_every_task_is_done_undone_or_owned(record: &RunRecord) {
             TaskState::Pending | TaskState::Started | TaskState::Undoing => {
                 record.state == RunState::Stuck
             }
-            TaskState::UndoFailed => record.state == RunState::Stuck,
+            TaskState::UndoFailed => {
+                record.state == RunState::Stuck || matches!(task.kind, TaskKind::MakeRoom { .. })
+            }
         };
         assert!(is_settled, "{:?} is {:?} in {record:#?}", task.kind, task.state);
     }
@@ -682,6 +685,130 @@ fn killed_between_any_two_effects_a_run_with_a_fetch_ends_as_it_should() {
             let bench = bench.finish();
             assert_eq!(bench.state(), RunState::Succeeded, "killed at effect {at}");
             assert_eq!(bench.world.starts.len(), 1);
+        }
+    }
+}
+
+// Room.
+
+const GIB: u64 = 1 << 30;
+
+/// Three hosts of 64 GiB; what is to run needs 62, and others have 4, 62 and 6 of them.
+fn crowded() -> Bench {
+    crowded_with(&[4, 62, 6])
+}
+
+fn crowded_with(gib: &[u64]) -> Bench {
+    let mut world = World::new(u8::try_from(gib.len()).unwrap());
+    for (n, (host, gib)) in world.by_preference().into_iter().zip(gib).enumerate() {
+        world.occupy(&host, n, gib * GIB);
+    }
+    let vm = VmSpec { vcpus: 1, memory_bytes: 62 * GIB, ..VmSpec::default() };
+    let want = Want::Run { job: job_id(), spec: JobSpec::vm(vm), on: None };
+    let mut bench = Bench::new(world, want);
+    bench.journal.make_room = true;
+    bench.run = Run::new(bench.journal.clone());
+    bench
+}
+
+/// Where the others are, by the order in which hosts are preferred.
+fn others(world: &World) -> Vec<Vec<String>> {
+    let on = |host: &HostId| {
+        let jobs = world.hosts[host].jobs.keys().filter(|job| **job != job_id());
+        jobs.map(ToString::to_string).collect()
+    };
+    world.by_preference().iter().map(on).collect()
+}
+
+fn home() -> Vec<Vec<String>> {
+    homes(3)
+}
+
+fn homes(count: usize) -> Vec<Vec<String>> {
+    (0..count).map(|n| vec![format!("other-{n}")]).collect()
+}
+
+#[test]
+fn others_move_first_and_stay_where_they_are_when_it_runs() {
+    let bench = crowded().finish();
+    assert_eq!(bench.state(), RunState::Succeeded);
+    assert_eq!(titles(&bench.journal), ["move", "ask", "have", "put", "wait"]);
+    let title = bench.journal.tasks[0].kind.title(&job_id());
+    assert!(title.contains("other-0") && title.ends_with("so that web-1 fits"), "{title}");
+    assert_eq!(others(&bench.world)[0], Vec::<String>::new());
+    assert_eq!(others(&bench.world)[2], ["other-0", "other-2"]);
+}
+
+#[test]
+fn without_leave_nobody_moves() {
+    let mut bench = crowded();
+    bench.journal.make_room = false;
+    bench.run = Run::new(bench.journal.clone());
+    let bench = bench.finish();
+    assert_eq!(bench.state(), RunState::RolledBack);
+    assert_eq!((others(&bench.world), bench.journal.tasks.len()), (home(), 0));
+    let said = bench.journal.cause.as_ref().unwrap().to_string();
+    assert!(said.contains("makes room"), "{said}");
+}
+
+#[test]
+fn what_has_moved_serves_the_next_plan_and_goes_back_when_there_is_none() {
+    let mut bench = crowded_with(&[4, 62, 6, 6]);
+    bench.world.hosts.values_mut().for_each(|fake| fake.faults.fails_starts = true);
+    let bench = bench.finish();
+    assert_eq!(bench.state(), RunState::RolledBack);
+    assert!(bench.journal.rounds > 1, "another host was tried");
+    assert_eq!(others(&bench.world), homes(4), "{:#?}", bench.journal);
+    let moves = bench.journal.tasks.iter().filter(|t| matches!(t.kind, TaskKind::MakeRoom { .. }));
+    let back = moves.filter(|task| task.state == TaskState::Undone).count();
+    assert!(back >= 2, "for each of them: {back}");
+}
+
+#[test]
+fn a_move_that_fails_leaves_all_as_it_was() {
+    let mut bench = crowded();
+    bench.world.hosts.values_mut().for_each(|fake| fake.faults.fails_sends = true);
+    let bench = bench.finish();
+    assert_eq!((bench.state(), others(&bench.world)), (RunState::RolledBack, home()));
+}
+
+#[test]
+fn who_cannot_go_back_stays_and_the_run_says_so() {
+    let mut bench = crowded();
+    bench.world.hosts.values_mut().for_each(|fake| fake.faults.fails_starts = true);
+    bench.world.gives_nobody_back = true;
+    let bench = bench.finish();
+    assert_eq!(bench.state(), RunState::RolledBack);
+    let stays = bench.journal.tasks.iter().filter(|task| task.state == TaskState::UndoFailed);
+    assert!(stays.clone().count() > 0 && stays.clone().all(|task| task.note.is_some()));
+}
+
+#[test]
+fn killed_or_cancelled_between_any_two_effects_others_are_back_or_it_runs() {
+    for fails in [false, true] {
+        for at in 1..70 {
+            for how in 0..3 {
+                let mut bench = crowded();
+                bench.world.hosts.values_mut().for_each(|f| f.faults.fails_starts = fails);
+                match how {
+                    0 => bench.cancel_at = Some(at),
+                    _ => (bench.crash_at, bench.crash_after_effect) = (Some(at), how == 1),
+                }
+                let bench = bench.finish();
+                match bench.state() {
+                    RunState::Succeeded => assert!(!fails),
+                    RunState::RolledBack => {
+                        assert!(fails || how == 0, "killed at {at}: {:#?}", bench.journal);
+                        assert_eq!(
+                            others(&bench.world),
+                            home(),
+                            "{at} {how}: {:#?}",
+                            bench.journal
+                        );
+                    }
+                    other => panic!("{other:?} at {at} {how}: {:#?}", bench.journal),
+                }
+            }
         }
     }
 }

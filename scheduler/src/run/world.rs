@@ -52,6 +52,11 @@ pub(super) struct World {
     pub(super) starts: Vec<(HostId, Revision)>,
     /// True when a job was ever alive in two places at once.
     pub(super) ran_twice: bool,
+    /// Moves of others, by task and whether it is the way back, and how they ended.
+    errands: BTreeSet<(u32, bool)>,
+    ends: BTreeMap<u32, Answer>,
+    /// Others that were moved are not taken back.
+    pub(super) gives_nobody_back: bool,
 }
 
 pub(super) fn job_id() -> JobId {
@@ -108,7 +113,14 @@ impl World {
             };
             (id, fake)
         });
-        Self { hosts: hosts.collect(), starts: vec![], ran_twice: false }
+        Self {
+            hosts: hosts.collect(),
+            starts: vec![],
+            ran_twice: false,
+            gives_nobody_back: false,
+            errands: BTreeSet::new(),
+            ends: BTreeMap::new(),
+        }
     }
 
     /// The host that a plan chooses first, then the next.
@@ -124,6 +136,35 @@ impl World {
         let hold = Some(OfferId { epoch: Epoch(1), num: 999 });
         let job = Job { hold, ..Job::of(job_id(), spec(), state) };
         fake.jobs.insert(job_id(), job);
+    }
+
+    /// Another job that runs there and has so much memory.
+    pub(super) fn occupy(&mut self, host: &HostId, n: usize, memory_bytes: u64) {
+        let fake = self.hosts.get_mut(host).unwrap();
+        let vm = VmSpec { vcpus: 1, memory_bytes, ..VmSpec::default() };
+        let id = JobId::new(format!("other-{n}")).unwrap();
+        let job = Job::of(id, JobSpec::vm(vm), JobState::Running);
+        fake.host.allocation = fake.host.allocation.plus(job.allocation());
+        fake.jobs.insert(job.id.clone(), job);
+    }
+
+    /// A run of its own moves another job, if it is there and the target has room.
+    fn move_other(&mut self, id: &JobId, from: &HostId, to: &HostId) -> Answer {
+        let Some(job) = self.hosts[from].jobs.get(id).cloned() else {
+            return Answer::Done(TaskResult::Done);
+        };
+        let (takes, target) = (job.allocation(), &self.hosts[to].host);
+        let has_room = takes.fits_in(target.capacity.minus(target.allocation));
+        if !has_room || self.hosts[from].faults.fails_sends {
+            return Answer::Refused(No::Failed("it stays".into()));
+        }
+        let source = self.fake(from);
+        source.jobs.remove(id);
+        source.host.allocation = source.host.allocation.minus(takes);
+        let target = self.fake(to);
+        target.host.allocation = target.host.allocation.plus(takes);
+        target.jobs.insert(id.clone(), job);
+        Answer::Done(TaskResult::Done)
     }
 
     pub(super) fn plan_input(&self, want: &Want, setbacks: Vec<Setback>) -> PlanInput {
@@ -183,7 +224,8 @@ impl World {
                 JobState::Running | JobState::Paused | JobState::MigratingOut | JobState::Starting
             )
         };
-        let alive = self.hosts.values().flat_map(|fake| fake.jobs.values()).filter(is_alive);
+        let ours = self.hosts.values().filter_map(|fake| fake.jobs.get(&job_id()));
+        let alive = ours.filter(is_alive);
         self.ran_twice |= alive.count() > 1;
     }
 
@@ -219,6 +261,30 @@ impl World {
             answer.unwrap_or_else(|| Answer::NotYet { note: "on its way".into() })
         };
         match ask {
+            Ask::MakeRoom { job, to, .. } => {
+                // A run that has ended is not begun again under the same id.
+                let is_new = self.errands.insert((key.task, false));
+                let from = self.hosts.iter().find(|(_, fake)| fake.jobs.contains_key(job));
+                let from = from.map(|(host, _)| host.clone());
+                match from {
+                    Some(from) if is_new => {
+                        let answer = self.move_other(job, &from, to);
+                        self.ends.insert(key.task, answer.clone());
+                        answer
+                    }
+                    _ => self.ends.get(&key.task).cloned().unwrap_or(done),
+                }
+            }
+            Ask::GiveBack { job, from, to, .. } => {
+                let has_moved = self.ends.get(&key.task) == Some(&done);
+                if self.gives_nobody_back && has_moved {
+                    return Answer::Refused(No::Failed("it stays".into()));
+                }
+                match has_moved && self.errands.insert((key.task, true)) {
+                    true => self.move_other(job, to, from),
+                    false => done,
+                }
+            }
             Ask::Fetch(host, fetch) => {
                 for from in &fetch.from {
                     let there = self.hosts[from].host.images.get(&fetch.image);

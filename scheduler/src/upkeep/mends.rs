@@ -56,6 +56,8 @@ struct Rest {
 struct Calm {
     mended_ms: u64,
     count: u32,
+    /// True when it was for another's sake.
+    is_favour: bool,
 }
 
 impl Calm {
@@ -76,7 +78,7 @@ impl Mends {
     pub(crate) fn rest(&self, now_ms: u64, job: &JobId) -> Option<(u64, String)> {
         let resting = self.resting.get(job).map(|rest| (rest.until_ms, rest.why.clone()));
         let calm = self.calm.get(job).map(|calm| {
-            let why = format!("{job} was mended {} times of late", calm.count);
+            let why = format!("{job} was mended or moved {} times of late", calm.count);
             (calm.until_ms(), why)
         });
         let until = resting.into_iter().chain(calm).max_by_key(|(until_ms, _)| *until_ms);
@@ -88,6 +90,12 @@ impl Mends {
         let resting = self.resting.values().filter(|rest| rest.until_ms > now_ms).count();
         let calm = self.calm.values().filter(|calm| calm.until_ms() > now_ms).count();
         (resting as u64, calm as u64)
+    }
+
+    /// Jobs that are left alone now.
+    pub(crate) fn left_alone(&self, now_ms: u64) -> impl Iterator<Item = &JobId> {
+        let known = self.resting.keys().chain(self.calm.keys());
+        known.filter(move |job| self.rest(now_ms, job).is_some())
     }
 
     /// Hosts at which mends have failed of late, with what was said.
@@ -128,17 +136,15 @@ impl Mends {
     }
 
     /// A mend has ended.
-    pub(crate) fn ended(&mut self, now_ms: u64, job: JobId, to: HostId, failure: Option<String>) {
-        let Some(why) = failure else {
-            self.resting.remove(&job);
-            let calm = self.calm.entry(job).or_insert(Calm { mended_ms: now_ms, count: 0 });
-            if now_ms.saturating_sub(calm.mended_ms) > CALM_OVER_MS {
-                calm.count = 0;
-            }
-            (calm.mended_ms, calm.count) = (now_ms, calm.count.saturating_add(1));
-            self.calm.retain(|_, calm| now_ms.saturating_sub(calm.mended_ms) <= CALM_OVER_MS);
-            return;
-        };
+    pub(crate) fn ended(
+        &mut self,
+        now_ms: u64,
+        job: JobId,
+        to: HostId,
+        failure: Option<String>,
+        is_favour: bool,
+    ) {
+        let Some(why) = failure else { return self.moved(now_ms, job, is_favour) };
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
         let rest_ms = REST_MS.0.saturating_mul(1 << failures.min(16)).min(REST_MS.1);
         let rest = Rest {
@@ -150,6 +156,18 @@ impl Mends {
         self.resting.insert(job, rest);
     }
 
+    /// A job is as it should be, or has been moved for another's sake.
+    pub(crate) fn moved(&mut self, now_ms: u64, job: JobId, is_favour: bool) {
+        self.resting.remove(&job);
+        let calm = self.calm.entry(job).or_insert(Calm { mended_ms: now_ms, count: 0, is_favour });
+        if now_ms.saturating_sub(calm.mended_ms) > CALM_OVER_MS {
+            calm.count = 0;
+        }
+        (calm.mended_ms, calm.count) = (now_ms, calm.count.saturating_add(1));
+        calm.is_favour = is_favour;
+        self.calm.retain(|_, calm| now_ms.saturating_sub(calm.mended_ms) <= CALM_OVER_MS);
+    }
+
     /// A mend could not be begun now: somebody else is changing the job.
     pub(crate) fn busy(&mut self, now_ms: u64, job: JobId) {
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
@@ -158,9 +176,10 @@ impl Mends {
         self.resting.insert(job, rest);
     }
 
-    /// Forgets jobs of which nothing is expected any more.
-    pub(crate) fn retain(&mut self, is_expected: impl Fn(&JobId) -> bool) {
-        self.resting.retain(|job, _| is_expected(job));
-        self.calm.retain(|job, _| is_expected(job));
+    /// Forgets jobs of which nothing is expected any more. Whoever was moved for another's sake is left alone all the
+    /// same.
+    pub(crate) fn retain(&mut self, now_ms: u64, is_expected: impl Fn(&JobId) -> bool) {
+        self.resting.retain(|job, rest| is_expected(job) || rest.until_ms > now_ms);
+        self.calm.retain(|job, calm| is_expected(job) || calm.is_favour);
     }
 }

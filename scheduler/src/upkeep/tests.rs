@@ -127,6 +127,11 @@ impl World {
 
     /// Looks, plans with the planner if a plan is asked for, and says what is begun.
     fn live(&mut self, now_ms: u64) -> Vec<Want> {
+        self.begun(now_ms).into_iter().map(|(want, ..)| want).collect()
+    }
+
+    /// The same with where each job will be, and for whose sake.
+    fn begun(&mut self, now_ms: u64) -> Vec<(Want, HostId, Option<String>)> {
         let mut wants = Vec::new();
         for effect in self.look(now_ms) {
             let Effect::Plan(aims) = effect else { continue };
@@ -134,7 +139,7 @@ impl World {
                 let heard = planner::Heard { freshness: at.freshness, age_ms: 0 };
                 (host.clone(), heard)
             });
-            let input = planner::PlanInput {
+            let mut input = planner::PlanInput {
                 view: self.view.clone(),
                 heard: heard.collect(),
                 levels: aims.goals.iter().map(|(l, goal)| (goal.job().clone(), *l)).collect(),
@@ -142,11 +147,15 @@ impl World {
                 clauses: aims.clauses,
                 ..planner::PlanInput::default()
             };
+            crate::knowledge::make_room(&mut input, aims.heeded);
             let outcome = planner::plan(&input);
-            let (steps, report, open) = (outcome.plan.steps, outcome.report, self.open.clone());
-            for effect in self.handle(now_ms, Input::Planned { steps, report, open }) {
-                if let Effect::Mend { want, .. } = effect {
-                    wants.push(*want);
+            let state = planner::State::new(&input);
+            let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
+            let (steps, favours) = (steps.collect(), outcome.plan.favours);
+            let (report, open) = (outcome.report, self.open.clone());
+            for effect in self.handle(now_ms, Input::Planned { steps, favours, report, open }) {
+                if let Effect::Mend { want, to, because } = effect {
+                    wants.push((*want, to, because));
                 }
             }
         }
@@ -229,7 +238,7 @@ fn what_is_broken_for_a_moment_is_mended_once() {
     let run = RunId(Uuid::from_u128(1));
     world.open = vec![Open { run, job: id(1), from: Some(host(1)), to: Some(host(2)) }];
     assert_eq!(world.live(12 + SETTLE_MS), []);
-    assert_eq!(world.standing(0, "web"), KeptStanding::Mending { run });
+    assert_eq!(world.standing(0, "web"), KeptStanding::Mending { run, why: None });
     world.put_job(1, row(1, JobState::MigratingOut));
     assert_eq!(world.live(3_000), []);
     assert_eq!(world.standing(0, "web"), KeptStanding::Coming { host: host(1) });
@@ -718,11 +727,200 @@ proptest! {
     }
 }
 
+// Room.
+
+/// A VM of so many GiB.
+fn sized(n: usize, gib: u64) -> Job {
+    let vm = VmSpec { vcpus: 1, memory_bytes: gib * GIB, ..VmSpec::default() };
+    Job { spec: Arc::new(JobSpec::vm(vm)), ..row(n, JobState::Running) }
+}
+
+fn runs(n: usize, gib: u64, level: &str) -> Value {
+    json!({ "expect": "runs", "job": id(n), "spec": sized(n, gib).spec, "level": level })
+}
+
+/// Two hosts with a small VM on each; a third VM needs a host of its own.
+fn crowded(level: &str) -> World {
+    let mut world = World::new(2);
+    world.put_job(1, row(2, JobState::Running));
+    world.put_job(2, sized(3, 2));
+    world.put("big", 1, Some(json!([runs(1, 4, level)])));
+    world.live(0);
+    world
+}
+
+#[test]
+fn others_move_so_that_what_must_run_fits_and_then_it_starts() {
+    let mut world = crowded("must");
+    let begun = world.begun(SETTLE_MS);
+    let [(Want::Migrate { job, to }, at, Some(because))] = &begun[..] else { panic!("{begun:?}") };
+    assert_eq!((job, to, at), (&id(2), &host(2), &host(2)), "the smaller one");
+    assert!(because.contains("so that vm-1 fits on"), "{because}");
+    let run = RunId(Uuid::from_u128(1));
+    world.open = vec![Open { run, job: id(2), from: Some(host(1)), to: Some(host(2)) }];
+    assert_eq!(world.live(SETTLE_MS + 1), [], "nobody else moves meanwhile");
+    let standing = world.standing(SETTLE_MS + 1, "big");
+    let why = Some(format!("moves vm-2 to {} {because}", host(2).short()));
+    assert_eq!(standing, KeptStanding::Mending { run, why });
+    assert_eq!(world.live(60_000), []);
+    world.drop_job(1, 2);
+    world.put_job(2, row(2, JobState::Running));
+    world.open.clear();
+    world.handle(61_000, Input::Ended { job: id(2), to: host(2), failure: None });
+    let begun = world.begun(61_000);
+    assert!(
+        matches!(&begun[..], [(Want::Run { job, .. }, to, None)] if *job == id(1) && *to == host(1)),
+        "{begun:?}"
+    );
+}
+
+#[test]
+fn nobody_moves_for_what_only_should_be() {
+    for level in ["should", "wish"] {
+        let mut world = crowded(level);
+        assert_eq!(world.live(SETTLE_MS), []);
+        let why = world.why(SETTLE_MS, "big");
+        assert!(why.contains("move vm-2 from") && why.contains("makes room"), "{why}");
+    }
+}
+
+#[test]
+fn whoever_is_expected_where_it_is_does_not_move_for_others() {
+    for kept in [
+        json!([{ "expect": "no_migration", "job": "vm-2" }]),
+        json!([{ "expect": "runs_on", "job": "vm-2", "on": host(1) }]),
+        json!([{ "expect": "runs", "job": "vm-2", "on": host(1) }]),
+        json!([{ "expect": "not_same_host", "jobs": ["vm-2", "vm-3"] }]),
+    ] {
+        let mut world = crowded("must");
+        world.put_job(2, sized(3, 2));
+        world.put("stay", 1, Some(kept.clone()));
+        // vm-3 could go to h1; from h1 nobody may.
+        let moved = moves(&world.live(SETTLE_MS));
+        assert!(moved.iter().all(|(job, _)| *job != id(2)), "{kept}: {moved:?}");
+    }
+}
+
+#[test]
+fn whoever_was_moved_of_late_is_left_alone_for_a_while() {
+    let mut world = crowded("must");
+    world.put("stay", 1, Some(json!([{ "expect": "no_migration", "job": "vm-3" }])));
+    world.handle(0, Input::Moved { job: id(2) });
+    assert_eq!(world.live(SETTLE_MS), []);
+    assert_eq!(world.live(9_999), []);
+    assert_eq!(moves(&world.live(21_000)), [(id(2), host(2))]);
+}
+
+#[test]
+fn whoever_could_not_be_moved_rests_and_another_is_taken() {
+    let mut world = crowded("must");
+    assert_eq!(moves(&world.live(SETTLE_MS)), [(id(2), host(2))]);
+    let failure = Some("it did not want to".to_owned());
+    world.handle(2_000, Input::Ended { job: id(2), to: host(2), failure });
+    assert_eq!(moves(&world.live(2_000)), [(id(3), host(1))]);
+}
+
+#[test]
+fn while_somebody_else_makes_room_nobody_else_moves() {
+    let mut world = crowded("must");
+    let out = Job { state: JobState::MigratingOut, ..row(2, JobState::Running) };
+    let coming = Job { state: JobState::MigratingIn, ..row(2, JobState::Running) };
+    world.put_job(1, out);
+    world.put_job(2, coming.clone());
+    for now_ms in (SETTLE_MS..20_000).step_by(500) {
+        assert_eq!(world.live(now_ms), []);
+    }
+    // The guest has stayed after all, and it is our turn.
+    world.put_job(1, row(2, JobState::Running));
+    world.drop_job(2, 2);
+    world.live(20_000);
+    world.live(20_000 + SETTLE_MS);
+    let later = world.live(20_000 + SETTLE_MS + PLAN_IDLE_MS);
+    assert!(later.len() <= 1, "{later:?}");
+    assert!(world.standing(23_100, "big") != KeptStanding::Met);
+}
+
+#[test]
+fn a_world_that_cannot_lose_a_host_is_told_with_numbers_and_a_move_is_no_news() {
+    let mut world = World::new(2);
+    world.put("spare", 1, Some(json!([{ "expect": "lose_any_host" }])));
+    world.put_job(1, sized(1, 3));
+    world.put_job(2, row(2, JobState::Running));
+    world.live(0);
+    assert_eq!(world.standing(0, "spare"), KeptStanding::Met);
+    // On its way it counts once, where it goes.
+    world.put_job(1, Job { state: JobState::MigratingOut, ..sized(1, 3) });
+    world.put_job(2, Job { state: JobState::MigratingIn, ..sized(1, 3) });
+    world.live(WHOLE_MS);
+    assert_eq!(world.standing(WHOLE_MS, "spare"), KeptStanding::Met);
+    world.drop_job(1, 1);
+    world.put_job(2, sized(1, 3));
+    world.put_job(1, sized(3, 2));
+    world.live(2 * WHOLE_MS);
+    let why = world.why(2 * WHOLE_MS, "spare");
+    assert!(why.contains("would strand 1 VMs: vm-1 (needs 3GiB of memory, 2GiB free)"), "{why}");
+    assert_eq!(world.live(3 * WHOLE_MS), [], "it is told, and moves nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    /// However many schedulers make room for however large VMs: it comes to rest, nobody is moved again and again,
+    /// no host gets more than it has, and what stays unmet has no way.
+    #[test]
+    fn room_is_made_and_comes_to_rest(
+        count in 1..4_u8,
+        homes in prop::collection::vec((1..5_u8, 1..3_u64), 1..6),
+        bigs in prop::collection::vec(2..5_u64, 1..3),
+        pinned in prop::option::of(10..13_usize),
+    ) {
+        let mut several = Several::new(count, &[]);
+        several.each(|world| {
+            for (n, (home, gib)) in (10..).zip(&homes) {
+                let row = world.view.host(&host(*home)).unwrap();
+                let free = row.host.capacity.minus(row.host.allocation);
+                if sized(n, *gib).allocation().fits_in(free) {
+                    world.put_job(*home, sized(n, *gib));
+                }
+            }
+            let sets = bigs.iter().zip(1..).map(|(gib, n)| runs(n, *gib, "must"));
+            for (set, one) in sets.enumerate() {
+                world.put(&format!("big-{set}"), 1, Some(json!([one])));
+            }
+            let stays = pinned.map(|n| json!([{ "expect": "no_migration", "job": id(n) }]));
+            world.put("stay", 1, stays);
+        });
+        for now_ms in (0..200_000).step_by(500) {
+            several.tick(now_ms);
+            for (_, row) in several.worlds[0].view.hosts() {
+                prop_assert!(row.host.allocation.fits_in(row.host.capacity));
+            }
+        }
+        let late = several.begun.iter().filter(|(at_ms, ..)| *at_ms > 100_000);
+        prop_assert_eq!(late.count(), 0, "it is still at it: {:?}", several.begun);
+        let starts = bigs.len();
+        prop_assert!(several.begun.len() <= starts + 4 * starts, "{:?}", several.begun);
+        let moved = several.begun.iter().any(|(_, _, job)| pinned.is_some_and(|n| *job == id(n)));
+        prop_assert!(!moved);
+        let world = &mut several.worlds[0];
+        world.look(200_000);
+        let due = world.upkeep.items().map(|(key, _)| key).collect();
+        let aims = world.upkeep.aims(200_000, &due);
+        let mut input = planner::PlanInput {
+            view: world.view.clone(),
+            expectations: aims.goals.into_iter().map(|(_, goal)| goal).collect(),
+            clauses: aims.clauses,
+            ..planner::PlanInput::default()
+        };
+        crate::knowledge::make_room(&mut input, aims.heeded);
+        prop_assert_eq!(planner::plan(&input).plan.steps, vec![], "begun {:?}", several.begun);
+    }
+}
+
 /// Several schedulers that keep the same sets of one world, each with its own picture of it.
 struct Several {
     worlds: Vec<World>,
-    /// Moves and starts under way: who has begun it, the job, where to, when it is done.
-    going: Vec<(usize, JobId, Option<HostId>, HostId, u64)>,
+    /// Moves and starts under way: who has begun it, the job as it will be, where to, when it is done.
+    going: Vec<(usize, Job, Option<HostId>, HostId, u64)>,
     begun: Vec<(u64, usize, JobId)>,
 }
 
@@ -756,35 +954,35 @@ impl Several {
     fn tick(&mut self, now_ms: u64) {
         let done: Vec<_> = self.going.extract_if(.., |(.., at_ms)| *at_ms <= now_ms).collect();
         for (who, job, from, to, _) in done {
-            let n: usize = job.as_str()[3..].parse().unwrap();
             self.each(|world| {
                 if let Some(from) = &from {
-                    world.drop_job(Self::number(from), n);
+                    world.host(Self::number(from), |_, jobs| drop(jobs.remove(&job.id)));
                 }
-                world.put_job(Self::number(&to), row(n, JobState::Running));
-                world.open.retain(|run| run.job != job);
+                world.put_job(Self::number(&to), job.clone());
+                world.open.retain(|run| run.job != job.id);
             });
-            let ended = Input::Ended { job, to, failure: None };
+            let ended = Input::Ended { job: job.id, to, failure: None };
             self.worlds[who].handle(now_ms, ended);
         }
         for who in 0..self.worlds.len() {
-            for want in self.worlds[who].live(now_ms) {
-                self.begin(now_ms, who, &want);
+            for (want, to, _) in self.worlds[who].begun(now_ms) {
+                self.begin(now_ms, who, &want, to);
             }
         }
     }
 
     /// Hosts let one begin what several want; the others are told no.
-    fn begin(&mut self, now_ms: u64, who: usize, want: &Want) {
+    fn begin(&mut self, now_ms: u64, who: usize, want: &Want, to: HostId) {
         let job = want.job().clone();
-        let n: usize = job.as_str()[3..].parse().unwrap();
         let home = self.home(&job);
-        let (from, to) = match (want, &home) {
-            (Want::Migrate { to, .. }, Some((from, JobState::Running))) => {
-                (Some(from.clone()), to.clone())
+        let known = self.worlds[0].view.job_best(&job).map(|(_, job)| Job::clone(job));
+        let (from, will_be) = match (want, &home) {
+            (Want::Migrate { .. }, Some((from, JobState::Running))) => {
+                (Some(from.clone()), known.unwrap())
             }
-            (Want::Run { on, .. }, home) if home.as_ref().is_none_or(|(_, s)| s.is_ended()) => {
-                (None, on.clone().or(home.clone().map(|(host, _)| host)).unwrap_or(host(1)))
+            (Want::Run { spec, .. }, home) if home.as_ref().is_none_or(|(_, s)| s.is_ended()) => {
+                let spec = spec.clone();
+                (None, Job::of(job.clone(), spec, JobState::Running))
             }
             // It has another size already, or somebody is at it.
             (_, _) => {
@@ -792,15 +990,25 @@ impl Several {
                 return;
             }
         };
+        let row = &self.worlds[0].view.host(&to).unwrap().host;
+        let free = row.capacity.minus(row.allocation);
+        if !will_be.allocation().fits_in(free) {
+            let failure = Some("somebody was faster".to_owned());
+            self.worlds[who].handle(now_ms, Input::Ended { job, to, failure });
+            return;
+        }
         let run = RunId(Uuid::from_u128(self.begun.len() as u128));
         let open = Open { run, job: job.clone(), from: from.clone(), to: Some(to.clone()) };
         self.worlds[who].open.push(open);
-        let (state, at) = match &from {
-            Some(from) => (JobState::MigratingOut, from.clone()),
-            None => (JobState::Starting, to.clone()),
-        };
-        self.each(|world| world.put_job(Self::number(&at), row(n, state)));
-        self.going.push((who, job.clone(), from, to, now_ms + 2_000));
+        let shown = |state| Job { state, ..will_be.clone() };
+        self.each(|world| match &from {
+            Some(from) => {
+                world.put_job(Self::number(from), shown(JobState::MigratingOut));
+                world.put_job(Self::number(&to), shown(JobState::MigratingIn));
+            }
+            None => world.put_job(Self::number(&to), shown(JobState::Starting)),
+        });
+        self.going.push((who, will_be, from, to, now_ms + 2_000));
         self.begun.push((now_ms, who, job));
     }
 }

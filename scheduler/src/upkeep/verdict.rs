@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planner::{Clause, Heard, PlanInput, Rule, State};
+use planner::{Clause, Heard, PlanInput, Rehearsal, Rule, State};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
 use protocol::view::{Freshness, HostRow, View};
@@ -60,6 +60,11 @@ pub(crate) fn judge(item: &Item, facts: &Facts<'_>) -> Verdict {
             None => Verdict::Met,
         },
         Item::HasSize { job, size, .. } => has_size(facts, job, size),
+        item if is_rehearsed(item) => {
+            let mut rehearsal = Rehearsal::default();
+            rehearsal.follow(facts.view, facts.freshness);
+            rehearsed(&rehearsal)
+        }
         Item::Rule(clause) => rule(facts, clause),
         Item::Unknown { why } => Verdict::Held { why: why.clone() },
     }
@@ -244,6 +249,19 @@ fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
         Some(host) => Verdict::Coming { host },
         None => Verdict::Broken { evidence },
     }
+}
+
+/// How the world stands to it that any one host can be lost.
+pub(crate) fn rehearsed(rehearsal: &Rehearsal) -> Verdict {
+    match rehearsal.stranding().next() {
+        None => Verdict::Met,
+        Some(_) => Verdict::Broken { evidence: rehearsal.to_string() },
+    }
+}
+
+/// True for what is judged by a rehearsal of each host's loss.
+pub(crate) fn is_rehearsed(item: &Item) -> bool {
+    matches!(item, Item::Rule(Clause { rule: Rule::LoseAnyHost(_), .. }))
 }
 
 /// True for what no step can mend: it is told, and that is all.

@@ -56,7 +56,7 @@ impl World {
         }
         let want = self.choose_want();
         let name = want_name(&want);
-        let asked = NewRun { id: self.next_run_id(), want };
+        let asked = NewRun::new(self.next_run_id(), want);
         if self.submit(n, asked) {
             self.coverage.hit(name);
         } else {

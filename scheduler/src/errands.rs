@@ -1,0 +1,184 @@
+//! Moves of other jobs for the sake of a run, each as a run of its own.
+//!
+//! Decides under which id (one that follows from the task, so that asking again after a crash is asking once),
+//! that no more of them go on than hosts bear, and what taking one back means: it turns back if it still goes on,
+//! and else the job is moved to where it was, unless somebody has changed it since.
+
+use std::time::Duration;
+
+use protocol::api::{NewRun, RunState, Want};
+use protocol::id::{HostId, JobId, RunId};
+use protocol::job::RunKey;
+use uuid::Uuid;
+
+use crate::drain::{ARRIVING_MAX, LEAVING_MAX};
+use crate::engine::{CancelError, RunHandle, Scheduler, SubmitError};
+use crate::run::{Answer, No};
+use crate::task::{Ask, Direction, Dispatch, TaskResult};
+use crate::upkeep::Open;
+
+/// How long one dispatch watches before it reports how far things are.
+const WATCH_MS: u64 = 3_000;
+
+/// Pause before somebody who is in the way is asked after again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A move for the sake of another job.
+struct Errand {
+    job: JobId,
+    to: HostId,
+    because: String,
+}
+
+impl Scheduler {
+    /// Carries out what an executor alone cannot; `None` for anything else.
+    pub(crate) async fn run_errand(&self, dispatch: &Dispatch) -> Option<Answer> {
+        let key = dispatch.key;
+        match dispatch.ask.clone() {
+            Ask::MakeRoom { job, to, because } => {
+                let errand = Errand { job: job.clone(), to, because };
+                let answer = self.go_on_errand(id_of(key, Direction::Do), errand).await;
+                if matches!(answer, Answer::Done(_)) {
+                    self.note_moved(job);
+                }
+                Some(answer)
+            }
+            Ask::GiveBack { job, from, to, because } => {
+                Some(self.give_back(key, &to, Errand { job, to: from, because }).await)
+            }
+            _ => None,
+        }
+    }
+
+    /// Begins the run, or goes on watching it.
+    async fn go_on_errand(&self, id: RunId, errand: Errand) -> Answer {
+        if let Ok(Some(run)) = self.find(id).await {
+            return watch(run).await;
+        }
+        if let Some(note) = self.too_many(&errand) {
+            tokio::time::sleep(PAUSE).await;
+            return Answer::NotYet { note };
+        }
+        let Errand { job, to, because } = errand;
+        let want = Want::Migrate { job: job.clone(), to };
+        let asked = NewRun { because: Some(because), ..NewRun::new(id, want) };
+        match self.submit(asked).await {
+            Ok(run) => watch(run).await,
+            Err(SubmitError::JobBusy { run, .. }) => {
+                tokio::time::sleep(PAUSE).await;
+                Answer::NotYet { note: format!("{job} is being changed by run {run}") }
+            }
+            Err(error @ (SubmitError::TooMany | SubmitError::Store(_))) => {
+                Answer::Unclear { what: error.to_string(), is_ambiguous: true }
+            }
+            Err(
+                error @ (SubmitError::Invalid(_)
+                | SubmitError::OtherWant(_)
+                | SubmitError::Expected(_)),
+            ) => Answer::Refused(No::Failed(error.to_string())),
+        }
+    }
+
+    /// Takes the move to `away` back.
+    async fn give_back(&self, key: RunKey, away: &HostId, errand: Errand) -> Answer {
+        let done = Answer::Done(TaskResult::Done);
+        // Nothing is to come any more to where the guest was.
+        self.knowledge().release(key.run);
+        let away_id = id_of(key, Direction::Do);
+        let run = match self.cancel(away_id).await {
+            Ok(run) => run,
+            Err(CancelError::NoSuchRun(_)) => return done,
+            // It arrives first.
+            Err(CancelError::PastReturn { .. }) => match self.find(away_id).await {
+                Ok(Some(run)) => run,
+                Ok(None) => return done,
+                Err(error) => return unclear(&error),
+            },
+            Err(CancelError::Store(error)) => return unclear(&error),
+        };
+        match watch(run).await {
+            Answer::Done(_) => {}
+            Answer::NotYet { note } => return Answer::NotYet { note },
+            // It has stayed where it was.
+            _ => return done,
+        }
+        let picture = self.picture();
+        let at = picture.view.job_best(&errand.job).map(|(row, job)| (&row.host.id, job.state));
+        if at.is_some_and(|(host, state)| state.is_ended() || (host != away && *host != errand.to))
+        {
+            return done;
+        }
+        self.go_on_errand(id_of(key, Direction::Undo), errand).await
+    }
+
+    /// Why no further move is begun now from or to the same hosts.
+    fn too_many(&self, errand: &Errand) -> Option<String> {
+        let picture = self.picture();
+        let open = self.open_mends(&picture.view);
+        let from = picture.view.job_best(&errand.job).map(|(row, _)| row.host.id.clone());
+        let is_leaving = |run: &&Open| from.is_some() && run.from == from;
+        let leaving = open.iter().filter(is_leaving).count();
+        let arriving = open.iter().filter(|run| run.to.as_ref() == Some(&errand.to)).count();
+        let words = |host: &HostId, count: usize| {
+            format!("{} guests leave or reach {} already", count, host.short())
+        };
+        match from {
+            Some(from) if leaving >= LEAVING_MAX => Some(words(&from, leaving)),
+            _ => (arriving >= ARRIVING_MAX).then(|| words(&errand.to, arriving)),
+        }
+    }
+}
+
+/// A run's end as an answer, or how far it is.
+async fn watch(mut run: RunHandle) -> Answer {
+    let status = run.changed(WATCH_MS).await;
+    match status.state {
+        RunState::Succeeded => Answer::Done(TaskResult::Done),
+        RunState::RolledBack | RunState::Stuck => {
+            let why = status.reason.clone().unwrap_or_else(|| "no reason was given".to_owned());
+            Answer::Refused(No::Failed(format!("run {}: {why}", status.id)))
+        }
+        RunState::Accepted | RunState::Running | RunState::Unwinding => {
+            let note = status.tasks.iter().rev().find_map(|task| task.note.clone());
+            let note = note.or_else(|| status.reason.clone()).unwrap_or_default();
+            Answer::NotYet { note: format!("run {}: {note}", status.id) }
+        }
+    }
+}
+
+fn unclear(error: &crate::conductor::StoreError) -> Answer {
+    Answer::Unclear { what: error.to_string(), is_ambiguous: true }
+}
+
+/// The id of the run that does or undoes a task: the same whenever it is asked for.
+fn id_of(key: RunKey, direction: Direction) -> RunId {
+    let is_undo = u128::from(direction == Direction::Undo);
+    let number = (u128::from(key.task) + 1) << 1 | is_undo;
+    RunId(Uuid::from_u128(key.run.0.as_u128() ^ number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_errand_of_a_run_has_an_id_of_its_own_whoever_drives_the_run() {
+        let key = |task, claim| {
+            let run = RunId(Uuid::from_u128(0x0190_0000_0000_7000_8000_1234_5678_9abc));
+            RunKey { run, task, claim }
+        };
+        let directions = [Direction::Do, Direction::Undo];
+        let mut ids: Vec<RunId> = Vec::new();
+        for task in 0..100 {
+            for direction in directions {
+                assert_eq!(id_of(key(task, 1), direction), id_of(key(task, 2), direction));
+                ids.push(id_of(key(task, 1), direction));
+            }
+        }
+        ids.push(key(0, 1).run);
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+    }
+}
