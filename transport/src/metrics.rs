@@ -237,7 +237,7 @@ mod tests {
         for line in [
             "x_lone 2.0",
             "x_calls_total 3.0",
-            "# HELP x_calls_total Without labels.",
+            "# HELP x_calls_total Without labels",
             "# TYPE x_calls_total counter",
             "x_said_bytes_total{word=\"no\"} 1.0",
             "# TYPE x_took_seconds histogram",
