@@ -154,6 +154,11 @@ impl Books {
         places.filter_map(|(host, id)| self.at(host, *id, job))
     }
 
+    /// The entries of one host, by id.
+    pub fn of_host<'a>(&'a self, host: &HostId) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.hosts.get(host).into_iter().flat_map(BTreeMap::values).flatten()
+    }
+
     /// The entry of one offer, whatever job the books say it is for.
     #[must_use]
     pub fn of_offer(&self, host: &HostId, id: OfferId) -> Option<&Entry> {

@@ -28,6 +28,11 @@
 //! * **Who hands over goes on covering.** A host that has not heard yet that its arbiters were changed
 //!   needs their cover until it has. They grant nothing any more, and what they cover its next arbiters
 //!   cover as well, or it would not run ([`protocol::trust::Succession`]).
+//! * **What a host held when an operator says that it was off is over** ([`protocol::trust::Fence`]), but
+//!   for leases, which lapse by themselves within a term whether the operator is right or not. What the host
+//!   says by an older document counts for nothing from then on. Who sees such a document come has
+//!   complete books of that host (R2): whatever it promised and forgot was promised by an older one. Who
+//!   starts with it has not: the host may have been back since, and been promised more.
 //! * **What fails over must have been the last.** Whoever fails a job over names the hold that was
 //!   lost. Views are old at times: the job may have run elsewhere since, and have been deleted there.
 //!   An arbiter that remembers a later promise, or none, says no.
@@ -107,6 +112,11 @@ pub enum Effect {
     },
     /// Look at the trust file again: a host obeys a later version.
     ReadTrust,
+    /// Give this host the document in force: it obeys an older one, and may not know what was taken from it.
+    BringTrust {
+        /// Which.
+        host: HostId,
+    },
 }
 
 /// The decision on one request.
@@ -241,7 +251,7 @@ impl Core {
                 out.push(Effect::Answer { request, verdict });
             }
             Input::Statement { host, asked_ms, statement } => {
-                self.hear(&host, asked_ms, &statement);
+                self.hear(&host, asked_ms, &statement, out);
             }
             Input::Stated { request, statement } => {
                 let term = self.cover(now_ms, &statement);
@@ -313,6 +323,7 @@ impl Core {
         if self.trust.as_ref().is_some_and(|old| old.version > trust.version) {
             return;
         }
+        let version_before = self.trust.as_ref().map_or(0, |old| old.version);
         let old = std::mem::replace(&mut self.roster, trust.roster_by_host());
         let joined = self.roster.keys().filter(|host| !old.contains_key(*host));
         self.missing.extend(joined.cloned());
@@ -340,6 +351,7 @@ impl Core {
             }
         }
         self.miss_who_agreed_unheard(completed);
+        self.take_from_fenced(version_before, was_member);
         self.last_slot = self.slot().ok().or(self.last_slot);
         out.extend(self.missing.iter().cloned().map(|host| Effect::ReadHost { host }));
     }
@@ -353,11 +365,43 @@ impl Core {
         self.missing.extend(unheard.cloned());
     }
 
+    /// What hosts held that were off is nobody's any more, and who has it next is granted it as any other.
+    /// What is kept and may now be started elsewhere is remembered with its hold, so that an old view starts
+    /// nothing which somebody has had and deleted since.
+    fn take_from_fenced(&mut self, version_before: u64, was_member: bool) {
+        let Some(trust) = self.trust.clone() else { return };
+        for fence in trust.fenced.iter().filter(|fence| fence.since > version_before) {
+            let host = HostId::of(&fence.host);
+            if !self.roster.contains_key(&host) {
+                continue;
+            }
+            let entries = self.books.of_host(&host);
+            for entry in entries.filter(|entry| entry.on_loss == OnLoss::Keep) {
+                self.leases.note_taken(&entry.job, &host, entry.id);
+            }
+            self.books.retire(&host);
+            if was_member && version_before > 0 {
+                self.missing.remove(&host);
+            }
+        }
+    }
+
+    /// Whether what a host says counts for nothing: it does not know yet that it is said to have been off.
+    fn is_over(&self, trust: &Trust, host: &HostId, obeyed: Option<u64>) -> bool {
+        self.roster.get(host).is_some_and(|key| trust.is_over(key, obeyed))
+    }
+
     /// R3, and the part of R2 that a statement can fulfil.
-    fn hear(&mut self, host: &HostId, asked_ms: u64, statement: &Statement) {
+    fn hear(&mut self, host: &HostId, asked_ms: u64, statement: &Statement, out: &mut Vec<Effect>) {
         let Ok((slot, trust)) = self.member() else { return };
         let trust = Arc::clone(trust);
         if !self.roster.contains_key(host) {
+            return;
+        }
+        if statement.obeyed.unwrap_or(0) < trust.version {
+            out.push(Effect::BringTrust { host: host.clone() });
+        }
+        if self.is_over(&trust, host, statement.obeyed) {
             return;
         }
         let is_known = |id: &OfferId| self.books.of_offer(host, *id).is_some();
@@ -390,6 +434,10 @@ impl Core {
             is_offered || held.contains(job)
         });
         self.books.correct(at, host, statement);
+        let kept = statement.holds.iter().filter(|hold| hold.on_loss == OnLoss::Keep);
+        for hold in kept.filter(|_| !at.1.fenced.is_empty()) {
+            self.leases.note_held(&hold.job, host, hold.id);
+        }
         let listed = statement.holds.iter().map(|hold| hold.id).chain(statement.offers.clone());
         let said = Said { watermark: statement.watermark, listed: listed.collect() };
         // Statements may arrive late; what an older one closed stays closed either way (R13).
@@ -414,6 +462,9 @@ impl Core {
         }
         if said.items.len() > ITEMS_MAX {
             return Err(NotStated::TooLong { items: said.items.len() });
+        }
+        if self.is_over(&trust, &host, Some(said.trust_version)) {
+            return Ok(Term { slot, host, seq, covered: BTreeSet::new(), is_silent: false });
         }
         self.correct((slot, &trust), &host, &Statement::of_signed(&said));
         let is_silent = self.lease_silent_for(now_ms).is_some();
@@ -554,9 +605,11 @@ impl Core {
             return Err(DenialReason::Promised { host, id, for_ms: None });
         }
         if let Action::FailOver { from, hold } = &offer.action {
-            if offer.on_loss == OnLoss::Keep {
+            let is_kept = offer.on_loss == OnLoss::Keep;
+            if is_kept && !self.is_fenced(from) {
                 return policy(format!(
-                    "job {} is kept when its host is lost: only an operator's word starts it elsewhere",
+                    "job {} is kept when its host is lost: only an operator's word starts it elsewhere, \
+                     such as `ostler fence`",
                     offer.job
                 ));
             }
@@ -584,6 +637,13 @@ impl Core {
             ));
         }
         Ok(())
+    }
+
+    /// Whether an operator has ever said of the host that it was off.
+    fn is_fenced(&self, host: &HostId) -> bool {
+        let key = self.roster.get(host);
+        let trust = self.trust.as_ref();
+        key.zip(trust).is_some_and(|(key, trust)| trust.fence_of(key).is_some())
     }
 
     /// R6, twice. What is booked here must stay within this arbiter's part of the quota: that makes it

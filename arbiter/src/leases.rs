@@ -156,6 +156,18 @@ impl Leases {
         }
     }
 
+    /// Notes the last hold of a job that is kept and was taken from its host by an operator's word.
+    pub fn note_taken(&mut self, job: &JobId, host: &HostId, id: OfferId) {
+        self.remember(job, host, id);
+    }
+
+    /// A host holds a job that is kept: where another's hold was noted, that one was not the last.
+    pub fn note_held(&mut self, job: &JobId, host: &HostId, id: OfferId) {
+        if self.last.get(job).is_some_and(|last| last.hold.host != *host || last.hold.hold < id) {
+            self.remember(job, host, id);
+        }
+    }
+
     /// Whether this hold was the last one of the job that was covered here. One that was not may have
     /// been followed by others. What was only promised since does not count: its offer may have ended,
     /// and while it has not, its lease is in the way.

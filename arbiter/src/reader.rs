@@ -1,4 +1,5 @@
-//! Asks each roster host, again and again, what it holds, and tells the core.
+//! Asks each roster host, again and again, what it holds, and tells the core. Who is found to obey an older
+//! trust document is given the one in force: a host that was away may not know what was taken from it.
 //!
 //! Decides when and by which address; pinned to the host's key, so that the answer is the host's
 //! own word. What follows from it is the core's.
@@ -10,12 +11,14 @@ use std::time::Duration;
 
 use protocol::host::Inventory;
 use protocol::id::HostId;
-use protocol::signed::PublicKey;
+use protocol::signed::{PublicKey, Signed};
+use protocol::trust::Trust;
+use serde::de::IgnoredAny;
 use tokio::sync::{Notify, watch};
 use transport::backoff::random_unit;
 use transport::client::Patience;
 use transport::discovery::Addresses;
-use transport::{CancellationToken, Client, Clock, Endpoint};
+use transport::{CancellationToken, Client, Clock, Endpoint, Method};
 
 use crate::core::Input;
 use crate::serve::Shared;
@@ -24,6 +27,9 @@ use crate::statement::{OpenOffers, Statement};
 /// How often a host is read: renewal of protocol §12. Bounds how long a voided offer or an ended
 /// job stays in the books.
 const READ_INTERVAL: Duration = Duration::from_millis(1_500);
+
+/// How often a host is given the same trust document that it does not take.
+const BRING_INTERVAL_MS: u64 = 15_000;
 
 /// A host on the network answers in milliseconds; a longer wait only delays the next address.
 const PATIENCE: Patience =
@@ -67,6 +73,7 @@ impl Reader {
             addresses,
             wake: Arc::clone(&wake),
             publish,
+            brought: None,
         };
         let stopped = stop.clone();
         tokio::spawn(async move {
@@ -101,6 +108,8 @@ struct Task {
     addresses: watch::Receiver<Addresses>,
     wake: Arc<Notify>,
     publish: watch::Sender<Progress>,
+    /// The document that the host was given last, and when.
+    brought: Option<(Signed<Trust>, u64)>,
 }
 
 impl Task {
@@ -114,7 +123,9 @@ impl Task {
             let trouble = match self.read(urls).await {
                 Ok((url, statement, urls)) => {
                     let host = self.host.clone();
-                    self.shared.tell(Input::Statement { host, asked_ms, statement });
+                    if self.shared.tell(Input::Statement { host, asked_ms, statement }) {
+                        self.bring_trust(&url).await;
+                    }
                     (best, own_urls) = (Some(url), urls);
                     None
                 }
@@ -173,6 +184,27 @@ impl Task {
         let statement = Statement::of_reads(&self.host, offers, &inventory)
             .map_err(|e| format!("{url}: {e}"))?;
         Ok((statement, inventory.host.urls))
+    }
+
+    /// The host believes it for the operator's signature, whoever brings it.
+    async fn bring_trust(&mut self, url: &str) {
+        let Some(signed) = self.shared.signed_trust() else { return };
+        let now_ms = self.clock.now().mono_ms;
+        let is_again = |(before, at_ms): &(Signed<Trust>, u64)| {
+            *before == signed && now_ms < at_ms + BRING_INTERVAL_MS
+        };
+        if self.brought.as_ref().is_some_and(is_again) {
+            return;
+        }
+        self.brought = Some((signed.clone(), now_ms));
+        let to = Endpoint::of_key(url, self.key);
+        let path = "/v1/config/trust";
+        match self.client.send::<_, Option<IgnoredAny>>(Method::PUT, &to, path, &signed).await {
+            Ok(_) => tracing::info!(host = %self.host, "the host was given the trust document"),
+            Err(e) => {
+                tracing::warn!(host = %self.host, "give the trust document: {}", with_causes(&e))
+            }
+        }
     }
 
     fn note(&self, asked_ms: u64, trouble: Option<String>) {

@@ -149,6 +149,8 @@ pub(crate) struct Shared {
     identity: Arc<Identity>,
     clock: Clock,
     trust: watch::Receiver<Option<Arc<Trust>>>,
+    /// Where the document in force is as an operator signed it.
+    trust_file: Option<PathBuf>,
 }
 
 /// Serves until `shutdown`.
@@ -163,8 +165,8 @@ pub async fn serve(
     let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
     let addr = server.local_addr().unwrap_or(options.listen);
 
-    let trust = match options.trust_file {
-        Some(path) => trust_file::follow(path, shutdown.clone()),
+    let trust = match &options.trust_file {
+        Some(path) => trust_file::follow(path.clone(), shutdown.clone()),
         None => watch::channel(None).1,
     };
     let shared = Arc::new(Shared {
@@ -174,6 +176,7 @@ pub async fn serve(
         identity: Arc::clone(&identity),
         clock,
         trust,
+        trust_file: options.trust_file,
     });
     let client = Client::new(Arc::clone(&identity));
     tokio::spawn(follow_trust(Arc::clone(&shared), client, options.discovery, shutdown.clone()));
@@ -257,16 +260,26 @@ impl Shared {
         lock(&self.counts)
     }
 
-    /// Gives the core an input that asks for no answer.
-    pub(crate) fn tell(&self, input: Input) {
-        let effects = self.handle(input);
-        for effect in effects {
-            if let Effect::ReadHost { host } = effect
-                && let Some(reader) = lock(&self.readers).get(&host)
-            {
-                reader.wake();
+    /// Gives the core an input that asks for no answer; whether its host is to be given the trust document.
+    pub(crate) fn tell(&self, input: Input) -> bool {
+        let mut is_behind = false;
+        for effect in self.handle(input) {
+            match effect {
+                Effect::ReadHost { host } => {
+                    if let Some(reader) = lock(&self.readers).get(&host) {
+                        reader.wake();
+                    }
+                }
+                Effect::BringTrust { .. } => is_behind = true,
+                Effect::Answer { .. } | Effect::Term { .. } | Effect::ReadTrust => {}
             }
         }
+        is_behind
+    }
+
+    /// The trust document as an operator signed it.
+    pub(crate) fn signed_trust(&self) -> Option<Signed<Trust>> {
+        trust_file::read(self.trust_file.as_ref()?)
     }
 
     fn handle(&self, input: Input) -> Vec<Effect> {
@@ -288,7 +301,7 @@ impl Shared {
                 Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
                 Effect::ReadHost { host } => hosts.push(host),
                 Effect::ReadTrust => is_trust_old = true,
-                Effect::Term { .. } => {}
+                Effect::Term { .. } | Effect::BringTrust { .. } => {}
             }
         }
         (verdict.expect("the core answers each request at once"), hosts, is_trust_old)
@@ -526,7 +539,10 @@ async fn state(
     let effects = shared.handle(Input::Stated { request: 0, statement });
     let term = effects.into_iter().find_map(|effect| match effect {
         Effect::Term { term, .. } => Some(term),
-        Effect::Answer { .. } | Effect::ReadHost { .. } | Effect::ReadTrust => None,
+        Effect::Answer { .. }
+        | Effect::ReadHost { .. }
+        | Effect::ReadTrust
+        | Effect::BringTrust { .. } => None,
     });
     let term = term.expect("the core answers each statement at once");
     shared.count().stated(term.is_ok());

@@ -80,6 +80,9 @@ pub struct Statement {
     pub offered: BTreeMap<OfferId, JobId>,
     /// The change of arbiters that the host had agreed to before it began to list.
     pub agreed: Option<Digest>,
+    /// The trust document that the host obeyed when it listed them; what it took by an older one than
+    /// says that it was off is over.
+    pub obeyed: Option<u64>,
 }
 
 /// Why two answers of a host are no statement.
@@ -158,7 +161,8 @@ impl Statement {
             })
         });
         let holds = holds.collect();
-        Ok(Self { watermark, holds, offers, offered: BTreeMap::new(), agreed })
+        let obeyed = inventory.host.trust_version;
+        Ok(Self { watermark, holds, offers, offered: BTreeMap::new(), agreed, obeyed })
     }
 
     /// A host's signed statement, as far as the books go.
@@ -179,6 +183,7 @@ impl Statement {
             offers: offers().map(|item| item.id).collect(),
             offered: offers().map(|item| (item.id, item.job.clone())).collect(),
             agreed: None,
+            obeyed: Some(said.trust_version),
         }
     }
 

@@ -238,6 +238,7 @@ impl Cluster {
             clock_ppm: 2_000,
             quota,
             retired: vec![],
+            fenced: vec![],
             succession: Default::default(),
         };
         let signed = Signed::seal(&trust, self.operator.secret());

@@ -98,6 +98,7 @@ fn empty(cluster: ClusterId) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     }
 }

@@ -103,6 +103,7 @@ fn trust(k: u8) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     }
 }

@@ -431,6 +431,7 @@ async fn with_trust_only_members_read_and_only_the_roster_is_followed() {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     };
     let signed = Signed::seal(&trust, operator.secret());

@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Take a drained host into use again
     Undrain(UndrainArgs),
+    /// Say that a silent host is off, so that its VMs run elsewhere; it may come back
+    Fence(FenceArgs),
     /// Take a host out of the cluster for good
     Retire(RetireArgs),
     /// Keep expectations true from now on: VMs that run, and where

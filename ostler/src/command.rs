@@ -25,6 +25,8 @@ pub(crate) mod drain;
 
 mod retire;
 
+mod fence;
+
 mod arbiters;
 
 mod operators;
@@ -152,6 +154,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,
+        Command::Fence(args) => fence::run(session, args).await,
         Command::Retire(args) => retire::run(session, args).await,
         Command::Expect(args) => expect::expect(session, args).await,
         Command::Unexpect(args) => expect::unexpect(session, args).await,

@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use protocol::api::Health;
 use protocol::job::Role;
 use protocol::refusal::Refusal;
-use protocol::signed::Signed;
+use protocol::signed::{PublicKey, Signed};
 use protocol::trust::Trust;
 use serde::de::IgnoredAny;
 use transport::{CallError, Endpoint, Identity, Method};
@@ -49,6 +49,11 @@ impl Authority {
             return Err(Failure::new(Code::Refused, what).next("use an operator's context"));
         }
         Ok(Self { operator, trust })
+    }
+
+    /// The key that it signs with.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.operator.public()
     }
 
     /// The same with the newest document that any host obeys: somebody else may have signed it.

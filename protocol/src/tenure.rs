@@ -35,6 +35,9 @@ pub struct Statement {
     pub watermark: OfferId,
     /// Everything it holds or has offered.
     pub items: Vec<Item>,
+    /// The trust document that the host obeyed when it listed them; 0 of a host that does not say.
+    #[serde(default)]
+    pub trust_version: u64,
 }
 
 impl Message for Statement {

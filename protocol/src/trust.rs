@@ -15,7 +15,9 @@ use crate::refusal::Refusal;
 use crate::resources::Resources;
 use crate::signed::{Message, PublicKey, Signed, SignedError};
 
+mod fence;
 mod succession;
+pub use fence::{Fence, REASON_CHARS_MAX};
 pub(crate) use succession::times;
 pub use succession::{Committee, Handover, Next, Ready, Succession, check_agreed};
 
@@ -55,6 +57,9 @@ pub struct Trust {
     /// come back comes with a new key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<PublicKey>,
+    /// Hosts that were off, and may be back: the operator's word that nothing ran there when it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<Fence>,
     /// How its arbiters came to be, and who follows them.
     #[serde(default, skip_serializing_if = "Succession::is_plain")]
     pub succession: Succession,
@@ -200,6 +205,7 @@ impl Trust {
         }
         check_quorum(self.k, self.arbiters.len(), self.f).map_err(TrustError::Invalid)?;
         succession::validate(self).map_err(TrustError::Invalid)?;
+        fence::validate(self).map_err(TrustError::Invalid)?;
         if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
             return invalid(format!("host {} is on the roster and retired", HostId::of(key)));
         }
@@ -238,7 +244,10 @@ impl Trust {
             Some(old) if old.retired.iter().any(|key| !new.retired.contains(key)) => {
                 Err(TrustError::Invalid("it brings back a host that was retired for good".into()))
             }
-            Some(old) => succession::check(old, &new).map(|()| Some(new)),
+            Some(old) => {
+                fence::check(old, &new)?;
+                succession::check(old, &new).map(|()| Some(new))
+            }
             None => Ok(Some(new)),
         }
     }
@@ -356,6 +365,7 @@ mod tests {
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
             retired: vec![],
+            fenced: vec![],
             succession: Succession::default(),
         }
     }
@@ -383,6 +393,38 @@ mod tests {
             Trust::accept(Some(&trust(2)), &again),
             Err(TrustError::NotNewer { ours: 2, theirs: 1 })
         );
+    }
+
+    #[test]
+    fn that_a_host_was_off_is_said_once_from_now_on_and_stays_said() {
+        let off = |since: u64| Fence {
+            host: key(3).public(),
+            since,
+            by: key(1).public(),
+            at_ms: 0,
+            reason: "its power supply burnt".into(),
+        };
+        let fenced =
+            |version: u64, since: u64| Trust { fenced: vec![off(since)], ..trust(version) };
+        let follows = |old: &Trust, new: &Trust| {
+            Trust::accept(Some(old), &Signed::seal(new, &key(1))).is_ok_and(|new| new.is_some())
+        };
+        assert!(follows(&trust(1), &fenced(2, 2)));
+        assert!(follows(&trust(1), &fenced(3, 2)), "a version was missed");
+        assert!(!follows(&trust(2), &fenced(3, 2)), "version 2 was lived through without it");
+        assert!(follows(&fenced(2, 2), &fenced(3, 2)), "the host may be back");
+        assert!(follows(&fenced(2, 2), &fenced(3, 3)), "it is off again");
+        assert!(!follows(&fenced(2, 2), &trust(3)), "taken back");
+        assert!(!follows(&fenced(3, 3), &fenced(4, 2)), "made earlier");
+        assert!(fenced(2, 3).validate().is_err(), "off in the future");
+        let mut twice = fenced(2, 2);
+        twice.fenced.push(off(1));
+        assert!(twice.validate().is_err());
+        let mut gone = trust(3);
+        gone.retired = std::mem::take(&mut gone.roster);
+        assert!(follows(&fenced(2, 2), &gone), "retired for good");
+        let is_over = |obeyed| fenced(3, 2).is_over(&key(3).public(), obeyed);
+        assert!(is_over(None) && is_over(Some(1)) && !is_over(Some(2)));
     }
 
     #[test]

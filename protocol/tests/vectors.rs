@@ -119,6 +119,7 @@ fn trust() -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::from([(TenantId::default_tenant(), size())]),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     }
 }

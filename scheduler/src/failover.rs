@@ -17,14 +17,17 @@
 //! it runs once is the arbiters' care as ever.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use protocol::api::Want;
 use protocol::id::{HostId, JobId, OfferId};
 use protocol::job::{Job, JobState, Reason};
 use protocol::ticket::HoldAt;
+use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow, View};
 use protocol::vm::OnLoss;
 
+use crate::fenced::{Taken, taken};
 use crate::follow::HeardAt;
 
 /// Runs of this kind that are open at a time: a lost host with hundreds of guests must not take every
@@ -70,6 +73,8 @@ pub struct FailOver {
     forgotten: BTreeMap<JobId, HoldAt>,
     /// Whether every host was heard at the last look.
     was_whole: bool,
+    /// Tells which hosts an operator has said to be off.
+    trust: Option<Arc<Trust>>,
 }
 
 /// Rows of jobs that may be lost, found without a walk over all of a view: kept up by what has changed.
@@ -82,6 +87,11 @@ struct Lapsing {
 }
 
 impl FailOver {
+    /// The trust document in force.
+    pub fn obey(&mut self, trust: Option<Arc<Trust>>) {
+        self.trust = trust;
+    }
+
     /// What is to be begun now, most important first, each with the hold that was lost. `open` are the jobs
     /// with a run that has not ended.
     pub fn due(
@@ -92,11 +102,18 @@ impl FailOver {
         open: &[JobId],
     ) -> Vec<(Want, HoldAt)> {
         self.lapsing.follow(view);
-        let lost = self.lapsing.lost(freshness);
-        self.resting.retain(|job, rest| lost.get(job).is_some_and(|(_, at)| *at == rest.lost));
+        let by = self.trust.as_ref().filter(|trust| !trust.fenced.is_empty());
+        let taken = by.map_or_else(Taken::new, |trust| taken(view, trust, &freshness));
+        let lost = self.lapsing.lost(&freshness);
+        self.resting.retain(|job, rest| {
+            let at = lost.get(job).map(|(_, at)| at).or(taken.get(job).map(|(_, at)| at));
+            at == Some(&rest.lost)
+        });
         let is_resting =
             |job: &JobId| self.resting.get(job).is_some_and(|rest| now_ms < rest.until_ms);
-        let due = lost.into_iter().filter(|(job, _)| !open.contains(job) && !is_resting(job));
+        let is_due = |job: &JobId| !open.contains(job) && !is_resting(job);
+        let taken = taken.into_iter().filter(|(job, _)| is_due(job)).map(|(_, due)| due);
+        let due = lost.into_iter().filter(|(job, _)| is_due(job));
         let want = |(job, (row, lost)): (JobId, (&Job, HoldAt))| {
             let spec = row.spec.as_ref().clone();
             let want = if self.forgotten.get(&job) == Some(&lost) {
@@ -106,7 +123,7 @@ impl FailOver {
             };
             (want, lost)
         };
-        due.map(want).take(OPEN_MAX.saturating_sub(open.len())).collect()
+        due.map(want).chain(taken).take(OPEN_MAX.saturating_sub(open.len())).collect()
     }
 
     /// The view was not followed for a while: what happened meanwhile was not seen.
@@ -222,8 +239,8 @@ fn lapsing_on<'v>(view: &'v View, host: &HostId) -> impl Iterator<Item = &'v Job
     jobs.map(AsRef::as_ref).filter(|job| lapses(job))
 }
 
-/// Rows of silent hosts that say that a job is alive which runs elsewhere by a later change: what failed
-/// over. Its host will say so itself when it is heard again.
+/// Rows of silent hosts that say that a VM is alive which runs elsewhere by a later change: what failed
+/// over, or was taken from its host by an operator's word. Its host will say so itself when it is heard again.
 pub(crate) fn superseded(view: &View, is_heard: impl Fn(&HostId) -> bool) -> Vec<(HostId, JobId)> {
     let silent = view.hosts().filter(|(host, _)| !is_heard(host)).map(|(_, row)| row);
     superseded_on(silent, |job| {
@@ -236,14 +253,14 @@ pub(crate) fn superseded_on<'v>(
     silent: impl Iterator<Item = &'v HostRow>,
     rows_of: impl Fn(&JobId) -> Vec<&'v Job>,
 ) -> Vec<(HostId, JobId)> {
-    let lapses = |job: &Job| job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
     let is_later = |job: &Job| {
         let mut rows = rows_of(&job.id).into_iter();
         rows.any(|row| row.revision > job.revision && row.state != JobState::MigratingIn)
     };
     let mut found = Vec::new();
     for row in silent {
-        let alive = row.jobs.values().filter(|job| lapses(job) && !job.state.is_ended());
+        let alive = row.jobs.values().filter(|job| !job.state.is_ended());
+        let alive = alive.filter(|job| job.spec.as_vm().is_some());
         let later = alive.filter(|job| is_later(job));
         found.extend(later.map(|job| (row.host.id.clone(), job.id.clone())));
     }
@@ -258,7 +275,10 @@ fn lapses(job: &Job) -> bool {
 
 fn hold_lost(job: &Job, is_heard: impl FnOnce() -> bool) -> Option<OfferId> {
     match (job.state, &job.reason) {
-        (JobState::Stopped, Some(Reason::TenureLost { lost: hold })) => Some(*hold),
+        (
+            JobState::Stopped,
+            Some(Reason::TenureLost { lost: hold } | Reason::Fenced { lost: hold, .. }),
+        ) => Some(*hold),
         // Somebody wants it to end.
         (JobState::Stopping, _) => None,
         (state, _) if state.is_ended() || is_heard() => None,

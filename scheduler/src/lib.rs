@@ -89,6 +89,8 @@ mod drain;
 
 mod failover;
 
+mod fenced;
+
 mod upkeep;
 
 mod keeping;

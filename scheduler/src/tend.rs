@@ -53,6 +53,7 @@ impl Scheduler {
             loop {
                 let picture = self.picture();
                 if picture.is_current {
+                    failover.obey(self.options().trust.borrow().clone());
                     let freshness = |host: &HostId| freshness_of(picture.heard.get(host));
                     let last = before.as_deref().map(|before| &before.view);
                     failover.see(last, &picture.view, freshness);

@@ -112,3 +112,63 @@ fn said(output: &Output) -> String {
 fn version(operator: &Operator) -> u64 {
     operator.json(&["trust", "show"])["version"].as_u64().expect("a version")
 }
+
+/// The same host, whose power was only cut: what ran there runs elsewhere, and it comes back as a member.
+#[test]
+fn lab_what_ran_on_a_fenced_host_runs_elsewhere_once_and_the_host_comes_back() {
+    let Some(lab) = Lab::up("lab_what_ran_on_a_fenced_host", 3) else { return };
+    let mut operator = Operator::new();
+    let begin = Instant::now();
+    let url = operator.make_cluster(&lab);
+    let busy = ["arbiter", "controller"].map(|role| operator.service(&lab, role).0);
+    let dead = lab.hosts().into_iter().find(|host| !busy.contains(host)).expect("a third host");
+    let run = ["run", "--memory", "64MiB", "--on", &dead, "--autostart", "--name"];
+    operator.must(&[&run[..], &["web-1"]].concat());
+    operator.must(&[&run[..], &["db-1", "--image", "guest"]].concat());
+    assert_eq!(operator.await_state("db-1", "running"), dead);
+    let refused = operator.run(&["fence", &dead, "--is-off"]);
+    assert!(code(&refused) == Some(3) && said(&refused).contains("it is on"), "{refused:?}");
+    lab.must(&["kill", &dead]);
+    until("it to be silent", LIMIT, || {
+        let refused = operator.run(&["fence", &dead]);
+        is(said(&refused).contains("--is-off"), said(&refused))
+    });
+    assert_eq!(version(&operator), 1, "nothing was changed");
+
+    println!("{dead} is silent after {:?}", begin.elapsed());
+    let fenced = operator.run(&["fence", &dead, "--is-off", "--reason", "its plug was pulled"]);
+    assert_eq!(code(&fenced), Some(0), "{}", said(&fenced));
+    assert!(said(&fenced).contains("start elsewhere: web-1"), "{}", said(&fenced));
+    assert!(said(&fenced).contains("where their disks are: db-1"), "{}", said(&fenced));
+    let (host, _) = until("web-1 to run elsewhere", LIMIT, || {
+        let rows = operator.ps("web-1");
+        let found = rows.iter().find(|(state, host)| state == "running" && *host != dead);
+        found.map(|(_, host)| host.clone()).ok_or(rows)
+    });
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
+    println!("web-1 runs on {host} after {:?}", begin.elapsed());
+    let shown = operator.must(&["hosts"]);
+    assert!(shown.contains("fenced"), "{shown}");
+    let listed = operator.must(&["fence"]);
+    assert!(listed.contains("off") && listed.contains("its plug was pulled"), "{listed}");
+
+    // An arbiter tells it when it returns, before anything there starts.
+    lab.must(&["boot", &dead]);
+    lab.start_agent(&dead, &url);
+    until("the returned host to have let web-1 go", LIMIT, || {
+        let row = operator.row_on("web-1", &dead);
+        is(row["job"]["state"] == "stopped" && row["job"]["reason"] == "fenced", row)
+    });
+    assert_eq!(lab.virsh_state(&dead, "web-1"), "shut off");
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
+    until("db-1 to run again where its disk is", LIMIT, || {
+        let rows = operator.ps("db-1");
+        is(rows == [("running".to_owned(), dead.clone())], rows)
+    });
+    println!("the host is back and has db-1 after {:?}", begin.elapsed());
+    let listed = operator.must(&["fence"]);
+    assert!(listed.contains("has been back"), "{listed}");
+    operator.must(&["migrate", "web-1", &dead]);
+    assert_eq!(lab.virsh_state(&dead, "web-1"), "running");
+    println!("the story took {:?}", begin.elapsed());
+}

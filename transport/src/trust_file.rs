@@ -47,7 +47,9 @@ pub fn follow(path: PathBuf, shutdown: CancellationToken) -> watch::Receiver<Opt
     receiver
 }
 
-fn read(path: &Path) -> Option<Signed<Trust>> {
+/// The document as an operator signed it, for whoever carries it to others; `None` while there is none.
+#[must_use]
+pub fn read(path: &Path) -> Option<Signed<Trust>> {
     let text = std::fs::read(path).ok()?;
     match serde_json::from_slice(&text) {
         Ok(signed) => Some(signed),

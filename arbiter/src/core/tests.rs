@@ -10,6 +10,7 @@ use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS};
 use super::*;
 use crate::statement::{Debits, HoldItem};
 
+mod fence;
 mod members;
 mod stop;
 
@@ -42,6 +43,7 @@ fn trust(n: u8, k: u32, hosts: u8) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     }
 }
@@ -98,7 +100,8 @@ fn hold(num: u64, job: &str, size: u32) -> HoldItem {
 
 fn statement(watermark: u64, holds: Vec<HoldItem>, open: &[u64]) -> Statement {
     let offers = open.iter().map(|num| id(1, *num)).collect();
-    Statement { watermark: id(1, watermark), holds, offers, ..Statement::default() }
+    let obeyed = Some(u64::MAX);
+    Statement { watermark: id(1, watermark), holds, offers, obeyed, ..Statement::default() }
 }
 
 /// An arbiter with a script's shortcuts. Slot 0, a fresh key unless said otherwise.
@@ -774,6 +777,7 @@ impl Cluster {
             watermark: id(1, host.num),
             holds: holds.collect(),
             offers: open.collect(),
+            obeyed: Some(u64::MAX),
             ..Statement::default()
         };
         host.said.push((now_ms, statement.clone()));

@@ -131,6 +131,7 @@ impl Cluster {
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
             retired: vec![],
+            fenced: vec![],
             succession: Default::default(),
         };
         let signed = Signed::seal(&trust, operator.secret());

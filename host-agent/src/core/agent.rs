@@ -3,7 +3,7 @@
 //! Holds what an agent knows, and what every part of it needs: whose turn an input is, the row that
 //! is written before it is told, the numbers of events, the room that is promised. What is decided
 //! is beside it: `taking` and `ending` jobs, `moving` them, `acts` on them, how they go on
-//! (`job_life`), their `snapshots`, what libvirt shows (`seeing`), what `addresses` guests have, which `networks` there are, and how a new life starts (`recover`).
+//! (`job_life`), what becomes of them when the host was said to be off (`fencing`), their `snapshots`, what libvirt shows (`seeing`), what `addresses` guests have, which `networks` there are, and how a new life starts (`recover`).
 
 use std::collections::BTreeMap;
 
@@ -311,7 +311,7 @@ impl Agent {
             Request::Handoff { job, handoff } => self.take_handoff(now, &job, &handoff, out),
             Request::Delete { job, run, shared } => self.delete(now, &job, run, shared, out),
             Request::Release(job) => self.release(now, &job, out),
-            Request::Trust(trust) => self.obey(trust, out),
+            Request::Trust(trust) => self.obey(now, trust, out),
             Request::Intend(intent) => self.intend(intent, out),
             Request::Pools(config) => self.set_pools(config, out),
             Request::History(config) => self.set_history(now, config, out),
@@ -325,7 +325,12 @@ impl Agent {
         out.insert(begin + written, Effect::Reply(reply, answer));
     }
 
-    fn obey(&mut self, signed: Signed<Trust>, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
+    fn obey(
+        &mut self,
+        now: Now,
+        signed: Signed<Trust>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
         let accepted = Trust::accept(self.trust.as_ref(), &signed)?;
         let Some(trust) = accepted else { return Ok(Reply::Done) };
         match (&self.trust, trust.change()) {
@@ -340,9 +345,14 @@ impl Agent {
             });
         }
         self.offers.end_all();
+        let obeyed = self.trust.as_ref().map(|old| old.version);
+        let is_fenced = obeyed.is_some() && trust.is_over(&self.host.key, obeyed);
         self.host.trust_version = Some(trust.version);
         self.trust = Some(trust);
         out.push(Effect::Persist(Write::Trust(Box::new(signed.clone()))));
+        if is_fenced {
+            self.end_fenced(now, out);
+        }
         out.push(Effect::TrustChanged(Box::new(signed)));
         Ok(Reply::Done)
     }

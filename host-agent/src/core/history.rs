@@ -162,7 +162,12 @@ fn is_history(record: &JobRecord) -> bool {
         job.migration.is_some() || job.resize.is_some() || tally.restart_at_ms.is_some();
     let lasts = matches!(
         job.reason,
-        Some(Reason::Saved | Reason::Migrated { .. } | Reason::TenureLost { .. })
+        Some(
+            Reason::Saved
+                | Reason::Migrated { .. }
+                | Reason::TenureLost { .. }
+                | Reason::Fenced { .. }
+        )
     );
     let is_kept = stay.is_some() || !job.snapshots.is_empty();
     is_at_rest && !has_right && !is_on_its_way && !lasts && !is_kept && is_done(job)

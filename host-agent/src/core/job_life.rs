@@ -141,7 +141,8 @@ impl Agent {
                 // Stopped for a reason of its own: a one-off job's limit, or a right that was over.
                 let why = record.job.reason.clone();
                 let is_own = |why: &Reason| {
-                    matches!(why, Reason::Deadline | Reason::Idle | Reason::TenureLost { .. })
+                    let is_limit = matches!(why, Reason::Deadline | Reason::Idle);
+                    is_limit || matches!(why, Reason::TenureLost { .. } | Reason::Fenced { .. })
                 };
                 let why = why.filter(is_own);
                 let why = why.unwrap_or(Reason::Requested);

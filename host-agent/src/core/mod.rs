@@ -25,6 +25,8 @@ mod moving;
 
 mod job_life;
 
+mod fencing;
+
 mod seeing;
 
 mod addresses;

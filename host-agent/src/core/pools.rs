@@ -153,8 +153,10 @@ impl Agent {
 /// have: somebody else uses them, or will. They stay, too, if nobody asked for their end and others made
 /// them: a start that is taken back must not take the job's past with it.
 pub(super) fn deletes_shared(record: &JobRecord, is_asked: bool) -> bool {
-    let may_be_elsewhere =
-        matches!(record.job.reason, Some(Reason::Migrated { .. } | Reason::TenureLost { .. }));
+    let may_be_elsewhere = matches!(
+        record.job.reason,
+        Some(Reason::Migrated { .. } | Reason::TenureLost { .. } | Reason::Fenced { .. })
+    );
     let made = record.stay.as_ref().is_some_and(|stay| stay.made);
     !may_be_elsewhere && (is_asked || made)
 }

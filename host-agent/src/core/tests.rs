@@ -38,6 +38,8 @@ mod snapshots;
 
 mod agreeing;
 
+mod fencing;
+
 mod history;
 
 mod pools;
@@ -122,6 +124,7 @@ fn trust() -> Signed<Trust> {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     };
     Signed::seal(&trust, &key(OPERATOR))

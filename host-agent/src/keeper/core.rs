@@ -473,6 +473,7 @@ impl Keeper {
             seq: self.seq,
             watermark: draft.watermark,
             items,
+            trust_version: draft.trust_version,
         }));
     }
 }

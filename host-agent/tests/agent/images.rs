@@ -459,6 +459,7 @@ async fn with_trust_hosts_may_copy_and_those_who_only_look_may_not() {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     };
     let agent = bench.tls().await;

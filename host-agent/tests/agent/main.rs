@@ -262,6 +262,7 @@ async fn with_trust_a_stranger_may_nothing_and_local_root_still_everything() {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     };
     let signed = Signed::seal(&trust, operator.secret());

@@ -42,6 +42,25 @@ pub(crate) struct RetireArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct FenceArgs {
+    /// The host: its name, id or the beginning of its id [default: tell what was ever said]
+    pub(crate) host: Option<String>,
+    /// I have seen that it is off, and keep it off until this command has ended: what ran there and has no
+    /// disks there is started elsewhere
+    #[arg(long, requires = "host")]
+    pub(crate) is_off: bool,
+    /// Why, for whoever looks at it later
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "TEXT",
+        requires = "host"
+    )]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
     #[command(subcommand)]
     pub(crate) command: Option<ImagesCommand>,

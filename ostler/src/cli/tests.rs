@@ -35,6 +35,8 @@ fn what_people_write_is_understood() {
         "ostler save web-1 --no-wait",
         "ostler reboot web-1 --grace 0s",
         "ostler migrate web-1 h2",
+        "ostler fence",
+        "ostler fence h2 --is-off --reason burnt",
         "ostler run i --name a --vcpus 2 --max-vcpus 8 --memory 2GiB --max-memory 16GiB",
         "ostler resize web-1 --vcpus 4",
         "ostler resize web-1 --vcpus 4 --memory 8GiB --max-memory 16GiB --no-wait",

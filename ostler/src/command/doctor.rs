@@ -6,7 +6,9 @@
 use bootstrap::views::{Difference, Kind};
 use bootstrap::{ViewsOptions, ViewsReport, compare_views};
 use futures_util::future::join_all;
-use protocol::job::Role;
+use protocol::job::{Reason, Role};
+use protocol::trust::Fence;
+use protocol::view::HostRow;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use transport::Endpoint;
@@ -43,7 +45,9 @@ async fn hosts(session: &Session) -> Result<Code, Failure> {
     let examined = picture.rows.iter().map(|row| async {
         let known = picture.view.host(&row.host);
         let host = known.map_or_else(|| row.host.to_string(), |known| known.host.name.clone());
-        Patient { host, ailments: examine(session, row).await }
+        let mut ailments = examine(session, row).await;
+        ailments.extend(known.into_iter().flat_map(|known| fenced(session, known)));
+        Patient { host, ailments }
     });
     let mut patients = join_all(examined).await;
     let count = patients.len();
@@ -69,6 +73,30 @@ async fn examine(session: &Session, row: &Row) -> Vec<String> {
         Ok(told) => told.ailments,
         Err(error) => vec![format!("does not answer: {}", chain(&error))],
     }
+}
+
+/// What an operator's word has done to a host, where somebody has to look at it.
+fn fenced(session: &Session, row: &HostRow) -> Vec<String> {
+    let trust = session.trust.as_ref();
+    let fence = trust.and_then(|trust| trust.fence_of(&row.host.key));
+    let is_away = |fence: &&Fence| row.host.trust_version.unwrap_or(0) < fence.since;
+    let away = fence.filter(is_away).map(|fence| {
+        let (when, why) = (show::moment(fence.at_ms), &fence.reason);
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        format!("an operator said {when} that it is off{why}: it starts nothing that it held")
+    });
+    let ran = row
+        .jobs
+        .values()
+        .filter(|job| matches!(job.reason, Some(Reason::Fenced { ran: true, .. })));
+    let ran = ran.map(|job| {
+        format!(
+            "{} ran here though an operator had said that this host was off: it may have run twice, see \
+             to its disks",
+            job.id
+        )
+    });
+    away.into_iter().chain(ran).collect()
 }
 
 async fn views(session: &Session, more: Vec<String>) -> Result<Code, Failure> {

@@ -37,7 +37,13 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
     ];
     let losses: BTreeMap<&HostId, &Loss> =
         rehearsal.losses().map(|loss| (&loss.host, loss)).collect();
-    let cells = |row: &HostRowReply| cells(row, losses.get(&row.host.id).copied());
+    let is_fenced = |host: &Host| {
+        let trust = session.trust.as_ref();
+        trust.is_some_and(|trust| trust.is_over(&host.key, host.trust_version))
+    };
+    let cells = |row: &HostRowReply| {
+        cells(row, is_fenced(&row.host), losses.get(&row.host.id).copied())
+    };
     show::table(header, hosts.iter().map(cells).collect());
     show::line(&match rehearsal.stranding().next() {
         None => "can lose any one host: yes".to_owned(),
@@ -72,7 +78,7 @@ fn loss_words(loss: Option<&Loss>) -> String {
     }
 }
 
-fn cells(row: &HostRowReply, loss: Option<&Loss>) -> [String; 12] {
+fn cells(row: &HostRowReply, is_fenced: bool, loss: Option<&Loss>) -> [String; 12] {
     let HostRowReply { host, freshness, age_ms, jobs_alive, .. } = row;
     let (used, all) = (host.allocation, host.capacity);
     let heard = match freshness {
@@ -86,6 +92,7 @@ fn cells(row: &HostRowReply, loss: Option<&Loss>) -> [String; 12] {
         Some(HostIntent::Drain) => format!("{heard}, draining"),
         Some(HostIntent::Unknown) => format!("{heard}, intended for what a newer agent knows"),
     };
+    let state = if is_fenced { format!("{state}, fenced") } else { state };
     let guests = match host.hypervisor.accel {
         Accel::Kvm => "kvm",
         Accel::Tcg => "translated",

@@ -154,7 +154,7 @@ fn check_empty(
 }
 
 /// The quorum must outlive the host; another arbiter may take the place of its before or after.
-fn check_arbiters(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
+pub(super) fn check_arbiters(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
     let there = services(row);
     let lost = trust.arbiters.iter().filter(|arbiter| there.contains(&arbiter.key)).count();
     let left = trust.arbiters.len() - lost;
@@ -202,6 +202,7 @@ pub(super) fn without(trust: &Trust, row: &HostRow, key: PublicKey) -> Trust {
     next.version += 1;
     next.roster.retain(|member| *member != key);
     next.peers.retain(|peer| !there.contains(&peer.key));
+    next.fenced.retain(|fence| fence.host != key);
     if !next.retired.contains(&key) {
         next.retired.push(key);
     }

@@ -33,6 +33,7 @@ fn trust(n: u8, k: u32) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{DiskSpec, VmSpec};
+use crate::host::Host;
 use crate::id::PoolName;
 use crate::pool::DEFAULT;
 
@@ -45,5 +46,16 @@ impl VmSpec {
     pub fn is_in_pools(&self) -> bool {
         let is_named = |disk: &DiskSpec| disk.named_pool().is_some();
         self.adopted.is_none() && !self.disks.is_empty() && self.disks.iter().all(is_named)
+    }
+
+    /// Whether anything of it that has to last is on this host and nowhere else.
+    #[must_use]
+    pub fn is_bound_to(&self, host: &Host) -> bool {
+        let is_shared = |disk: &DiskSpec| {
+            let facts = disk.named_pool().and_then(|pool| host.pools.get(pool));
+            facts.is_some_and(|facts| facts.is_shared)
+        };
+        let is_there = |disk: &DiskSpec| !disk.ephemeral && !is_shared(disk);
+        self.adopted.is_some() || self.disks.iter().any(is_there)
     }
 }

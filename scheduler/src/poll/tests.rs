@@ -33,6 +33,7 @@ fn trust(quota: Option<u32>) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: quota.map(|q| (TenantId::default_tenant(), vcpus(q))).into_iter().collect(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     }
 }

@@ -116,6 +116,9 @@ fn runs(facts: &Facts<'_>, id: &JobId, put: Option<&JobSpec>, on: Option<&HostId
         Some(Reason::TenureLost { .. }) if on_loss(job) == Some(OnLoss::Stop) => {
             held(format!("{ended}; it is started elsewhere once the arbiters let that be"))
         }
+        Some(Reason::Fenced { .. }) => {
+            held(format!("{ended}; it is started where it may be once the arbiters let that be"))
+        }
         Some(Reason::Flapping { .. }) => {
             held(format!("{ended}; see `ostler log {id}`, then `ostler start {id}`"))
         }

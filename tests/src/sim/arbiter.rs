@@ -104,7 +104,7 @@ impl World {
         let Some(n) = self.arbiters.iter().position(|process| process.node == node) else {
             return;
         };
-        if self.profile.spare_arbiters > 0 {
+        if self.profile.spare_arbiters > 0 || self.profile.has_fences {
             let life = self.nodes[node.0].life;
             self.after_local_ms(node, LOOK_INTERVAL_MS, Event::Trust { node, life });
         }
@@ -121,7 +121,13 @@ impl World {
             return;
         }
         self.before_trust(n, &shared, &trust);
+        let first = if known.is_none() { self.fenced_hosts(&trust) } else { vec![] };
         let effects = shared.tell(now_ms, Input::Trust(trust));
+        if self.mutant == Some(Mutant::FenceCompletesForgottenBooks) {
+            for host in first {
+                shared.tell(u64::MAX / 2, empty_statement(&self.hosts[host].id));
+            }
+        }
         // Nobody reads sooner for it: the readers are about to.
         drop(effects);
     }
@@ -238,6 +244,7 @@ fn empty_statement(host: &HostId) -> Input {
     let statement = Statement {
         watermark: OfferId { epoch: Epoch(0), num: 0 },
         holds: vec![],
+        obeyed: Some(u64::MAX),
         ..Statement::default()
     };
     Input::Statement { host: host.clone(), asked_ms: u64::MAX / 2, statement }
@@ -265,7 +272,7 @@ impl Shared {
                 Effect::ReadHost { host } => {
                     hosts.extend(self.hosts.iter().position(|(id, _)| *id == host));
                 }
-                Effect::ReadTrust | Effect::Term { .. } => {}
+                Effect::ReadTrust | Effect::Term { .. } | Effect::BringTrust { .. } => {}
             }
         }
         (verdict.expect("the core answers each request at once"), hosts)
@@ -298,6 +305,7 @@ impl Shared {
             watermark,
             holds: held.into_iter().map(item).collect(),
             offers: open.into_iter().map(|entry| entry.id).collect(),
+            obeyed: Some(u64::MAX),
             ..Statement::default()
         };
         drop(core);
@@ -383,7 +391,12 @@ async fn read_host(ctx: Ctx, shared: Rc<Shared>, i: usize, offset_ms: u64, jitte
         if let Some(statement) = read_once(&ctx, &host, node).await {
             let now_ms = ctx.now().mono_ms;
             let input = Input::Statement { host: host.clone(), asked_ms, statement };
-            shared.tell(now_ms, input);
+            let is_behind = |effect: &Effect| matches!(effect, Effect::BringTrust { .. });
+            let is_behind = shared.tell(now_ms, input).iter().any(is_behind);
+            let version = shared.core.borrow().trust().map(|trust| trust.version);
+            if let Some(version) = version.filter(|_| is_behind) {
+                ctx.say(Command::Bring { host: i, version });
+            }
             ctx.say(Command::Heard(host.clone()));
         } else if shared.mutant == Some(Mutant::PromiseFreedByTime) {
             // Nothing heard for a while: its promises are forgotten.
@@ -404,6 +417,7 @@ fn far_statement(host: &HostId) -> Input {
     let statement = Statement {
         watermark: OfferId { epoch: Epoch(1 << 40), num: 0 },
         holds: vec![],
+        obeyed: Some(u64::MAX),
         ..Statement::default()
     };
     Input::Statement { host: host.clone(), asked_ms: 0, statement }

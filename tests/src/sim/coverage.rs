@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 102] = [
+pub const REQUIRED: [&str; 107] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -44,6 +44,11 @@ pub const REQUIRED: [&str; 102] = [
     "fault.storm",
     "fault.take-over",
     "fault.wall-jump",
+    "fence.brought",
+    "fence.ran-twice",
+    "fence.right",
+    "fence.taken",
+    "fence.wrong",
     "hv.done-unheard",
     "hv.fails",
     "hv.lost-unheard",

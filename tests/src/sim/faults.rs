@@ -145,6 +145,7 @@ impl World {
         self.nodes[node.0].has_power = false;
         self.hosts[n].boot += 1;
         self.hosts[n].hv.lose_power();
+        self.is_off_after_all(n);
         self.keeper_loses_power(n);
         self.cut_streams_of(node);
         self.after(for_us, Event::FaultOver(Fault::NoPower(node)));
@@ -160,6 +161,10 @@ impl World {
             Fault::Storm => self.calm_network(),
             Fault::HvSlow(n) => self.hosts[n].hv.slowness = 1,
             Fault::NoPower(node) => {
+                let host = self.hosts.iter().position(|host| host.node == node);
+                if host.is_some_and(|n| self.may_not_boot(n)) {
+                    return self.after(700_000, Event::FaultOver(Fault::NoPower(node)));
+                }
                 let now_us = self.now_us;
                 if !self.nodes[node.0].has_power {
                     self.nodes[node.0].has_power = true;
@@ -195,6 +200,11 @@ impl World {
         for n in 0..self.nodes.len() {
             let node = NodeId(n);
             let now_us = self.now_us;
+            let host = self.hosts.iter().position(|host| host.node == node);
+            let is_off = !self.nodes[n].has_power;
+            if is_off && host.is_some_and(|host| self.may_not_boot(host)) {
+                continue;
+            }
             let it = &mut self.nodes[n];
             if !it.has_power {
                 it.has_power = true;

@@ -10,7 +10,7 @@ use host_agent::core::{Act, Agent, Effect, JobRecord, Reply, ReplyId, Request, W
 use protocol::api::{RunState, TaskState};
 use protocol::event::{Event as HostEvent, Fact};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
-use protocol::job::{Job, JobState, Migration, ResizeStage};
+use protocol::job::{Job, JobState, Migration, Reason, ResizeStage};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Digest;
@@ -45,6 +45,8 @@ pub struct Violation {
 pub struct OfferFact {
     /// The host's life that made it.
     pub epoch: Epoch,
+    /// The trust document that its host obeyed.
+    pub trust_version: u64,
     /// For what.
     pub job: JobId,
     /// How much it reserves.
@@ -103,6 +105,10 @@ impl World {
             host.hv.domains.get(&uuid).is_some_and(super::hypervisor::Domain::is_running)
         };
         let hosts: Vec<usize> = (0..self.hosts.len()).filter(|n| runs(&self.hosts[*n])).collect();
+        if hosts.len() < 2 {
+            return;
+        }
+        let hosts = self.not_by_a_wrong_word(uuid, hosts);
         if hosts.len() > 1 {
             let job = self.hosts[hosts[0]].hv.domains[&uuid].job.clone();
             self.violate("no_vm_runs_on_two_hosts", format!("{job} runs on hosts {hosts:?}"));
@@ -254,9 +260,9 @@ impl World {
     /// What a tenant's jobs hold, by what is on the disks, is within its quota.
     pub(super) fn quota_is_never_exceeded(&mut self) {
         let mut held: BTreeMap<(&TenantId, &JobId), Resources> = BTreeMap::new();
-        for host in &self.hosts {
+        for (n, host) in self.hosts.iter().enumerate() {
             for record in &host.disk.ledger.jobs {
-                if record.job.hold.is_some() {
+                if record.job.hold.is_some() && !self.is_taken(n, record) {
                     let place = held.entry((&record.job.spec.tenant, &record.job.id)).or_default();
                     *place = place.max(record.job.promised());
                 }
@@ -291,13 +297,17 @@ impl World {
         let books: BTreeMap<u32, _> =
             grants.filter_map(|(_, life)| Some((life.core.borrow().slot().ok()?, life))).collect();
         let mut broken = None;
-        for host in self.hosts.iter().filter(|host| roster.contains_key(&host.id)) {
+        for (n, host) in self.hosts.iter().enumerate() {
+            if !roster.contains_key(&host.id) {
+                continue;
+            }
             // R14: a reboot has closed what may be lost, whether that is written yet or not.
             let boot = host.boot.to_string();
             let is_held = |record: &&JobRecord| {
                 let lapses = record.job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
                 let is_of_now = record.issued.as_ref().is_some_and(|issued| issued.boot == boot);
-                record.job.hold.is_some() && (is_of_now || !lapses)
+                let is_held = record.job.hold.is_some() && (is_of_now || !lapses);
+                is_held && !self.is_taken_by(&trust, n, record)
             };
             for record in host.disk.ledger.jobs.iter().filter(is_held) {
                 let (job, size) = (&record.job.id, record.job.promised());
@@ -452,6 +462,11 @@ impl World {
             }
             Request::Put { .. } => self.oracle.puts.push((n, request.clone())),
             Request::Handoff { .. } => self.oracle.handoffs.push((n, request.clone())),
+            Request::Trust(signed) => {
+                for job in self.ended_by(n, signed) {
+                    self.oracle.asked_to_end.insert((n, job));
+                }
+            }
             Request::VoidOffer(id) => {
                 if let Some(fact) = self.oracle.offers.get_mut(&(n, *id)) {
                     fact.is_over = true;
@@ -466,7 +481,6 @@ impl World {
             | Request::DeleteSnapshot { .. }
             | Request::Migrate { .. }
             | Request::CancelMigration { .. }
-            | Request::Trust(_)
             | Request::Intend(_)
             | Request::Pools(_)
             | Request::History(_)
@@ -496,6 +510,7 @@ impl World {
                 let trust = &self.trust;
                 let fact = OfferFact {
                     epoch: offer.id.epoch,
+                    trust_version: offer.trust_version,
                     job: offer.job,
                     resources: offer.resources,
                     until_ms: now.mono_ms + trust.term_ms - trust.kill_ms,
@@ -640,6 +655,9 @@ impl World {
         let Fact::JobChanged { job } = &event.fact else { return };
         self.nothing_is_told_before_it_is_durable(n, job);
         self.coverage.hit_owned(format!("job.{}", job.state));
+        if matches!(job.reason, Some(Reason::Fenced { .. })) {
+            self.coverage.hit("fence.taken");
+        }
         self.watch_size(n, job);
         let before = self.oracle.states.insert((n, job.id.clone()), job.state);
         if let Some(before) = before.filter(|before| *before != job.state) {

@@ -40,6 +40,8 @@ pub mod arbiter;
 
 pub mod operator;
 
+pub mod fence;
+
 pub mod monitor;
 
 mod streams;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use arbiter::core::Verdict;
-use host_agent::core::{Effect, Input, Reply, ReplyId, Request, WorkOutcome};
+use host_agent::core::{Effect, Input, Reply, ReplyId, Request, Standing, WorkOutcome};
 use protocol::api::{OfferRequest, PutJob, ResizeJob};
 use protocol::id::JobId;
 use protocol::job::{JobSpec, JobState};
@@ -100,11 +100,19 @@ pub enum Mutant {
     NewestDebitAloneCounts,
     /// An arbiter signs what its part of a quota has no room for (R6).
     QuotaIgnored,
+    /// A host that returns starts what it held before the arbiters have said that this is still its (§8).
+    RightNotAsked,
+    /// A host goes on with what was taken from it (§8).
+    FencedHoldsKept,
+    /// An arbiter that starts with the word that a host was off takes its books of that host for complete (R2).
+    FenceCompletesForgottenBooks,
+    /// A host that is said to be off is turned on before a quorum of arbiters has heard that.
+    FencedHostTurnedOnEarly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 36] = [
+    pub const ALL: [Mutant; 40] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -141,6 +149,10 @@ impl Mutant {
         Mutant::UnderbookedTicketTaken,
         Mutant::NewestDebitAloneCounts,
         Mutant::QuotaIgnored,
+        Mutant::RightNotAsked,
+        Mutant::FencedHoldsKept,
+        Mutant::FenceCompletesForgottenBooks,
+        Mutant::FencedHostTurnedOnEarly,
     ];
 }
 
@@ -188,6 +200,9 @@ impl World {
         ) = (self.mutant, &mut request)
         {
             *run = None;
+        }
+        if let (Some(Mutant::FencedHoldsKept), Request::Trust(signed)) = (self.mutant, &request) {
+            request = Request::Trust(self.without_fence(n, signed.clone()));
         }
         let asked = request.clone();
         let begin = effects.len();
@@ -424,6 +439,14 @@ impl World {
                     let fate = Fate::Good;
                     self.after(1_000, Event::HvEffect { host: n, boot, op, fate, caller });
                 }
+            }
+            Some(Mutant::RightNotAsked) => {
+                let process = self.hosts[n].process.as_ref();
+                let Some(trust) = process.and_then(|process| process.agent.trust()) else { return };
+                let obey: BTreeSet<u32> = trust.members().iter().map(|slot| slot.slot).collect();
+                let (version, ready) = (trust.version, obey.clone());
+                let standing = Standing { version, obey, ready };
+                self.post(n, Input::Right(standing));
             }
             Some(Mutant::LedgerLostAtBoot) if self.hosts[n].boot > 0 => {
                 self.hosts[n].disk.ledger.jobs.clear();

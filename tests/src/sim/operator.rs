@@ -69,7 +69,9 @@ impl World {
         if self.profile.change_every_ms > 0 {
             self.choose();
         }
-        self.give_to_all();
+        if self.is_giving() {
+            self.give_to_all();
+        }
         self.ask_words();
         if self.is_noisy && self.chance.happens(OLD_PPM) {
             let n = self.chance.index(self.operators.signed.len());
@@ -157,7 +159,7 @@ impl World {
     }
 
     /// A version above every one that was ever signed.
-    fn above_all(&self, trust: Trust) -> Trust {
+    pub(super) fn above_all(&self, trust: Trust) -> Trust {
         let versions = self.operators.signed.iter().filter_map(|signed| signed.open().ok());
         let most = versions.map(|trust| trust.version).max().unwrap_or(0);
         Trust { version: trust.version.max(most + 1), ..trust }

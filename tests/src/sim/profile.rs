@@ -66,6 +66,10 @@ pub struct Profile {
     pub change_every_ms: u64,
     /// Whether a second operator signs what it thinks best, knowing less.
     pub has_rival: bool,
+    /// Whether operators say at times that a host is off.
+    pub has_fences: bool,
+    /// How often by themselves, on average; 0 for never.
+    pub fence_every_ms: u64,
 }
 
 /// Every kind of fault the chooser knows.
@@ -121,6 +125,8 @@ impl Profile {
             spare_arbiters: 0,
             change_every_ms: 0,
             has_rival: false,
+            has_fences: false,
+            fence_every_ms: 0,
         }
     }
 
@@ -147,6 +153,13 @@ impl Profile {
         let has_changes = seed % 3 == 1;
         let change_every_ms = if has_changes { changing.between(4_000, 25_000) } else { 0 };
         let spare_arbiters = if has_changes { 4 } else { 0 };
+        let mut fencing = Chance::new(seed ^ 0x66656e63_65732121);
+        let has_fences = seed % 5 == 4;
+        let fence_every_ms = if has_fences { fencing.between(2_000, 9_000) } else { 0 };
+        if has_fences {
+            // Who is said to be off should be, at times.
+            faults.extend(["power-loss", "power-loss", "kill-arbiter"]);
+        }
         Self {
             seed,
             hosts: usize::try_from(chance.between(2, 4)).unwrap_or(3),
@@ -172,6 +185,8 @@ impl Profile {
             spare_arbiters,
             change_every_ms,
             has_rival: false,
+            has_fences,
+            fence_every_ms,
         }
     }
 
@@ -180,7 +195,17 @@ impl Profile {
     #[must_use]
     pub fn of_rivals(seed: u64) -> Self {
         let change_every_ms = 6_000;
-        Self { spare_arbiters: 4, change_every_ms, has_rival: true, ..Self::of_seed(seed) }
+        let (has_fences, fence_every_ms) = (false, 0);
+        let has_rival = true;
+        let spare_arbiters = 4;
+        Self {
+            spare_arbiters,
+            change_every_ms,
+            has_rival,
+            has_fences,
+            fence_every_ms,
+            ..Self::of_seed(seed)
+        }
     }
 
     /// Whether a job is one that is killed when it is not covered: all but the first.
@@ -220,6 +245,7 @@ impl Profile {
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::from([(tenant, limit)]),
             retired: vec![],
+            fenced: vec![],
             succession: Default::default(),
         }
     }

@@ -78,6 +78,13 @@ pub enum Command {
     Heard(HostId),
     /// Something was exercised: for coverage only.
     Hit(&'static str),
+    /// An arbiter gives a host the document of that version.
+    Bring {
+        /// Which host.
+        host: usize,
+        /// Which document.
+        version: u64,
+    },
     /// The operator has an arbiter's word.
     Word(Box<Signed<Ready>>),
 }

@@ -115,6 +115,11 @@ pub fn unrest(world: &World) -> Vec<String> {
         unrest.extend(view_unrest(world, n));
     }
     unrest.extend(books_unrest(world));
+    if world.profile.has_fences {
+        let theirs = (0..world.hosts.len()).map(|n| (n, world.trust_of_host(n).version));
+        let behind = theirs.filter(|(_, version)| *version < world.trust.version);
+        unrest.extend(behind.map(|(n, version)| format!("h{n} obeys version {version} still")));
+    }
     unrest
 }
 

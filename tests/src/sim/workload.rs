@@ -139,14 +139,16 @@ impl World {
     /// What a view may have shown as lost, whether it is or not.
     fn choose_fail_over(&mut self) -> Option<Want> {
         let mut lost = Vec::new();
-        for host in &self.hosts {
+        for (n, host) in self.hosts.iter().enumerate() {
             for record in &host.disk.ledger.jobs {
                 let job = &record.job;
                 let hold = match job.reason {
-                    Some(Reason::TenureLost { lost }) => Some(lost),
+                    Some(Reason::TenureLost { lost } | Reason::Fenced { lost, .. }) => Some(lost),
                     _ => job.hold,
                 };
-                if let Some(hold) = hold.filter(|_| self.profile.lapses(&job.id)) {
+                let is_bare = job.spec.as_vm().is_some_and(|vm| vm.disks.is_empty());
+                let may_be = self.profile.lapses(&job.id) || is_bare && self.is_taken(n, record);
+                if let Some(hold) = hold.filter(|_| may_be) {
                     let lost_at = HoldAt { host: host.id.clone(), hold };
                     lost.push((job.id.clone(), job.spec.as_ref().clone(), job.revision, lost_at));
                 }
@@ -172,7 +174,7 @@ impl World {
             return Want::Resize { job, size: self.choose_size() };
         }
         let hosts: Vec<HostId> = self.hosts.iter().map(|host| host.id.clone()).collect();
-        let kinds = if self.profile.has_lapsing { 16 } else { 10 };
+        let kinds = if self.profile.has_lapsing || self.profile.has_fences { 16 } else { 10 };
         match self.chance.below(kinds) {
             10.. if let Some(want) = self.choose_fail_over() => want,
             0..=3 | 10.. => {

@@ -28,6 +28,7 @@ use super::clock::MachineClock;
 use super::coverage::Coverage;
 use super::engine::{Conductor, EngineProcess};
 use super::faults::Fault;
+use super::fence::Fencing;
 use super::host::Host;
 use super::hypervisor::{Caller, Fate, HvOp};
 use super::invariants::{Oracle, Violation};
@@ -124,6 +125,8 @@ pub(super) enum Event {
     Trust { node: NodeId, life: u32 },
     /// The operators look after the arbiters.
     Govern,
+    /// An operator says that a host is off.
+    SayOff,
     /// Something happens to a host's keeper, in that boot of the machine.
     Keeper { host: usize, boot: u32, life: u32, event: Box<KeeperEvent> },
     /// A host's statement arrives at an arbiter.
@@ -200,6 +203,8 @@ pub struct World {
     pub trust_signed: Signed<Trust>,
     /// Who sign them.
     pub operators: Operators,
+    /// What they have said of hosts being off.
+    pub fencing: Fencing,
     /// True until everything is healed.
     pub is_noisy: bool,
     /// Ends the simulation after this event, when wanted.
@@ -263,6 +268,7 @@ impl World {
             violation: None,
             trust: Arc::new(trust),
             operators: Operators::of(&trust_signed),
+            fencing: Fencing::default(),
             trust_signed,
             is_noisy: true,
             stop_after: None,
@@ -320,8 +326,11 @@ impl World {
         if profile.fault_every_ms > 0 {
             self.after(3_000_000, Event::Chaos);
         }
-        if profile.spare_arbiters > 0 {
+        if profile.spare_arbiters > 0 || profile.has_fences {
             self.after(5_000_000, Event::Govern);
+        }
+        if profile.fence_every_ms > 0 {
+            self.after(8_000_000, Event::SayOff);
         }
     }
 
@@ -480,6 +489,7 @@ impl World {
             | Event::Start { .. }
             | Event::Wish
             | Event::Govern
+            | Event::SayOff
             | Event::Chaos
             | Event::FaultOver(_) => None,
         }
@@ -530,6 +540,7 @@ impl World {
             Event::Termed { host, term } => self.keeper_hears_term(host, *term),
             Event::Wish => self.wish(),
             Event::Govern => self.govern(),
+            Event::SayOff => self.say_off(),
             Event::Chaos => self.chaos(),
             Event::FaultOver(fault) => self.fault_over(fault),
         }
@@ -719,6 +730,7 @@ impl World {
             }
             Command::Heard(_) => self.coverage.hit("arbiter.read"),
             Command::Hit(what) => self.coverage.hit(what),
+            Command::Bring { host, version } => self.bring(node, host, version),
             Command::Word(word) => self.operators.words.push(*word),
         }
     }

@@ -78,6 +78,7 @@ fn who_has_left_grants_nothing_and_covers_on() {
         seq: 1,
         watermark: id(1, 1),
         items: vec![item],
+        trust_version: 1,
     };
     let statement = Signed::seal(&said, &key(HOST));
     let out = left.tell(20, Input::Stated { request: 1, statement });

@@ -43,6 +43,7 @@ impl Arbiter {
             seq: now_ms,
             watermark: id(1, watermark),
             items,
+            trust_version: 1,
         };
         let statement = Signed::seal(&said, &key(HOST + n));
         let out = self.tell(now_ms, Input::Stated { request: 1, statement });
@@ -232,6 +233,7 @@ fn a_statement_that_is_no_hosts_is_refused() {
         seq: 1,
         watermark: id(1, 9),
         items: vec![],
+        trust_version: 1,
     };
     arbiter.ask(0, &stop(0, 1, "web")).unwrap();
     for signer in [HOST + 1, ARBITER] {

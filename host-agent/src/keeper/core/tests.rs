@@ -38,6 +38,7 @@ fn trust(n: u32, k: u32) -> Arc<Trust> {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     })
 }

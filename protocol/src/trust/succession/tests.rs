@@ -42,6 +42,7 @@ fn trust(version: u64, slots: &[u32]) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: vec![],
         succession: Succession::default(),
     }
 }

@@ -106,6 +106,7 @@ impl Hosts {
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
             retired: vec![],
+            fenced: vec![],
             succession: Default::default(),
         };
         let trust = Signed::seal(&trust, &key(OPERATOR));

@@ -75,6 +75,7 @@ fn statement(cluster: &Cluster, i: usize) -> Signed<Statement> {
         seq: i as u64,
         watermark: id(WATERMARK),
         items: (0..cluster.jobs).map(item).collect(),
+        trust_version: 1,
     };
     Signed::seal(&statement, &cluster.hosts[n])
 }

@@ -57,6 +57,7 @@ pub(crate) fn trust(arbiters: usize, k: u32, hosts: &[SecretKey]) -> Trust {
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::from([(TenantId::default_tenant(), limit)]),
         retired: vec![],
+        fenced: vec![],
         succession: Default::default(),
     }
 }

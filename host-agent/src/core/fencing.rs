@@ -1,0 +1,59 @@
+//! What becomes of a host's jobs when it hears that an operator has said it was off (protocol §8): whatever
+//! it held is over, and somebody else may run it.
+//!
+//! ```text
+//!   document names this host as off ──▶ same write: offers ended, and of each job with a hold
+//!       alive or on its way ──▶ stopping (fenced) ──▶ stopped (fenced): a controller starts it where it can
+//!       being stopped       ──▶ stopping, at once, and ends as it would have
+//!       ended               ──▶ as it was, without the hold
+//! ```
+//!
+//! The document and the ends are one transaction, so no later life of the agent knows the one without the
+//! other; and before the document nothing is started after a reboot, because the arbiters obey it already
+//! (`restarts`). A hold is listed until its guest is gone, as ever (R13).
+
+use protocol::job::{JobState, Reason};
+use transport::clock::Now;
+
+use super::agent::Agent;
+use super::input::Effect;
+use super::ledger::{Intent, JobRecord};
+
+impl Agent {
+    /// Ends whatever was taken by an older document than the one in force now.
+    pub(super) fn end_fenced(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let records = self.jobs.values().map(|entry| &entry.record);
+        let held = records.filter(|record| record.job.hold.is_some());
+        // What is deleted is on its way to nothing, and a one-off job whose guest has ended has ended.
+        let ends =
+            |record: &&JobRecord| !matches!(record.intent, Intent::Delete | Intent::Conclude);
+        let held: Vec<JobRecord> = held.filter(ends).cloned().collect();
+        for record in held {
+            self.take_right(now, record, out);
+        }
+    }
+
+    fn take_right(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
+        let Some(lost) = record.job.hold else { return };
+        let (id, state) = (record.job.id.clone(), record.job.state);
+        if state.is_ended() {
+            record.job.hold = None;
+            record.debits.clear();
+            record.issued = None;
+            return self.insert(now, record, out);
+        }
+        let is_handed = matches!(record.intent, Intent::Receive { is_handed: true, .. });
+        let ran = matches!(state, JobState::Running | JobState::Paused | JobState::MigratingOut)
+            || is_handed;
+        record.intent = Intent::Stop { grace_ms: 0 };
+        record.job.migration = None;
+        if state == JobState::Stopping {
+            // Somebody wants it to end, and to stay so.
+            self.insert(now, record, out);
+        } else {
+            let why = Some(Reason::Fenced { lost, ran });
+            self.become_state(now, record, JobState::Stopping, why, out);
+        }
+        self.go_on(now, &id, out);
+    }
+}
