@@ -41,9 +41,8 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
         let trust = session.trust.as_ref();
         trust.is_some_and(|trust| trust.is_over(&host.key, host.trust_version))
     };
-    let cells = |row: &HostRowReply| {
-        cells(row, is_fenced(&row.host), losses.get(&row.host.id).copied())
-    };
+    let cells =
+        |row: &HostRowReply| cells(row, is_fenced(&row.host), losses.get(&row.host.id).copied());
     show::table(header, hosts.iter().map(cells).collect());
     show::line(&match rehearsal.stranding().next() {
         None => "can lose any one host: yes".to_owned(),
