@@ -289,9 +289,10 @@ impl Agent {
         self.insert(now, record, out);
     }
 
-    /// libvirt can't have it: the job has the CPUs and memory that it had before, and its guest what it
-    /// had then, which may be more: of an earlier change it has not given everything up. Its disks have
-    /// grown, or it would not have come to this.
+    /// libvirt can't have it: the job has the CPUs and memory that it had before. Its guest may have more:
+    /// what it has not given up of an earlier change, and what this one has given it in a try that nobody
+    /// heard the end of. All that counts until the guest is seen. Its disks have grown, or it would not
+    /// have come to this.
     fn become_unresized(
         &mut self,
         now: Now,
@@ -299,19 +300,25 @@ impl Agent {
         message: String,
         out: &mut Vec<Effect>,
     ) {
+        let id = record.job.id.clone();
+        let most = Resources { disk_bytes: 0, ..record.job.promised() };
         let before = record.last_resize.take().map(|last| last.before);
         let spec = before.and_then(|before| record.job.spec.with_size(|_| before));
         if let Some(spec) = spec {
             record.job.spec = spec.into();
         }
         let size = record.job.spec.as_vm().map(|vm| vm.size().resources());
-        let is_alive = is_alive(record.job.state);
-        let has = record.job.resize.take().map(|resize| resize.resources());
-        let has = has.filter(|has| is_alive && size.is_some_and(|size| size != *has));
-        let next = |has| Box::new(as_resize(has, ResizeStage::NextStart, vec![]));
-        record.job.resize = has.map(next);
+        let may_have_more = is_alive(record.job.state) && size != Some(most);
+        let next = || Box::new(as_resize(most, ResizeStage::NextStart, vec![]));
+        record.job.resize = may_have_more.then(next);
         record.job.reason = Some(Reason::ActionFailed { message });
         self.insert(now, record, out);
+        let entry = self.jobs.get(&id).filter(|_| may_have_more);
+        let look = entry.and_then(|entry| {
+            let uuid = entry.record.job.domain_uuid?;
+            Some(Look { uuid, hint: None, is_second: false, change: entry.change })
+        });
+        out.extend(look.map(Effect::Look));
     }
 
     /// Compares what libvirt shows of a guest that runs with what it is to have.

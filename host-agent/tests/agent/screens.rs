@@ -90,6 +90,7 @@ async fn who_may_not_run_jobs_sees_no_screen_and_a_view_ends_with_the_right_to_i
         clock_ppm: CLOCK_PPM,
         quota: BTreeMap::new(),
         retired: vec![],
+        fenced: Default::default(),
         succession: Default::default(),
     };
     let bring = async |trust: &Trust| {

@@ -280,6 +280,7 @@ fn a_definition_that_libvirt_refuses_leaves_the_job_what_it_was() {
     let mut bench = running(Bench::lone());
     resize(&mut bench, body(2, change(2, GIB), None)).unwrap();
     bench.end_work(WorkOutcome::Failed("define: no".into()));
+    look_at(&mut bench, guest(1, GIB, GIB));
     assert_eq!(told(&bench), (1, 1, None));
     let after = job(&bench);
     assert!(matches!(after.reason, Some(Reason::ActionFailed { .. })));
@@ -298,8 +299,25 @@ fn what_a_guest_has_not_given_up_counts_on_when_the_next_change_is_refused() {
     assert_eq!(told(&bench), (3, 1, words()));
     resize(&mut bench, body(4, change(2, 2 * GIB), None)).unwrap();
     bench.end_work(WorkOutcome::Failed("define: no".into()));
+    look_at(&mut bench, guest(3, GIB, GIB));
     assert_eq!(told(&bench), (3, 1, words()));
     assert!(matches!(job(&bench).reason, Some(Reason::ActionFailed { .. })));
+}
+
+#[test]
+fn what_a_try_without_an_answer_may_have_given_counts_until_the_guest_is_seen() {
+    let mut bench = running(Bench::lone());
+    resize(&mut bench, body(2, change(3, GIB), None)).unwrap();
+    bench.end_work(WorkOutcome::Unclear("disconnected".into()));
+    bench.tell(Input::Tick);
+    bench.end_work(WorkOutcome::Failed("define: no".into()));
+    let words = || Some("vcpus 1, now 3 until its next start".to_owned());
+    assert_eq!(told(&bench), (3, 1, words()), "nobody has seen that it has not got them");
+    assert_eq!(bench.looks.len(), 1, "it is looked at");
+    look_at(&mut bench, guest(3, GIB, GIB));
+    assert_eq!(told(&bench), (3, 1, words()));
+    look_at(&mut bench, guest(1, GIB, GIB));
+    assert_eq!(told(&bench), (1, 1, None));
 }
 
 #[test]
