@@ -16,7 +16,7 @@ use protocol::view::{Freshness, HostRow};
 
 use crate::cost::Cost;
 use crate::search::{Alike, CANDIDATES_MAX, Candidate, move_to, weigh};
-use crate::shards::{FOREIGN_RANK, lot};
+use crate::shards::{foreign_rank, lot};
 use crate::state::{Placed, State};
 
 /// Hosts that one VM may go to, best first: more are no better.
@@ -282,7 +282,7 @@ impl<'a> Look<'_, 'a> {
             let Target { row, allocation, freshness, is_foreign, lot } = target;
             let capacity = row.host.capacity;
             let rank = placement.rank(allocation.plus(size), capacity);
-            let rank = rank.saturating_add(u32::from(*is_foreign) * FOREIGN_RANK);
+            let rank = rank.saturating_add(if *is_foreign { foreign_rank(placement) } else { 0 });
             let is_fit = size.fits_in(capacity.minus(*allocation));
             is_fit.then_some(Reverse((*freshness, rank, *lot, at)))
         };

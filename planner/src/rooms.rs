@@ -22,7 +22,7 @@ use protocol::resources::Resources;
 
 use crate::marks::Marks;
 use crate::policy::{Placement, millionths};
-use crate::shards::FOREIGN_RANK;
+use crate::shards::foreign_rank;
 
 /// Hosts of one leaf: fewer make the tree high, more make each look at a leaf long.
 const LEAF: usize = 8;
@@ -54,6 +54,14 @@ pub struct Asked {
     pub marks: Marks,
     /// Whether hosts that others take first come later.
     pub is_sharded: bool,
+}
+
+impl Asked {
+    /// How much later a host with these marks comes because others take it first.
+    fn foreign_rank(&self, marks: Marks) -> u32 {
+        let is_foreign = self.is_sharded && !marks.have(Marks::OWN);
+        if is_foreign { foreign_rank(self.placement) } else { 0 }
+    }
 }
 
 /// Every host's room, by a number.
@@ -196,8 +204,7 @@ impl Room {
             return None;
         }
         let rank = asked.placement.rank(self.allocation.plus(asked.size), self.capacity);
-        let is_foreign = asked.is_sharded && !self.marks.have(Marks::OWN);
-        Some((rank.saturating_add(u32::from(is_foreign) * FOREIGN_RANK), self.lot))
+        Some((rank.saturating_add(asked.foreign_rank(self.marks)), self.lot))
     }
 }
 
@@ -286,8 +293,7 @@ impl Branch {
                 (apart / 1000).saturating_mul(1001).saturating_add(crowding / 1000)
             }
         };
-        let is_foreign = asked.is_sharded && !self.marks.have(Marks::OWN);
-        Some((rank.saturating_add(u32::from(is_foreign) * FOREIGN_RANK), self.lot_min))
+        Some((rank.saturating_add(asked.foreign_rank(self.marks)), self.lot_min))
     }
 }
 

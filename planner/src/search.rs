@@ -30,7 +30,7 @@ use crate::level::{Level, Score};
 use crate::policy::millionths;
 use crate::pools::finds_disks;
 use crate::rules::Clause;
-use crate::shards::{FOREIGN_RANK, lot};
+use crate::shards::{foreign_rank, lot};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm};
 
@@ -685,7 +685,8 @@ fn placement_rank(state: &State<'_>, step: &Step) -> (u32, u64) {
     let taken = room.allocation.plus(reservation.resources);
     let rank = state.input().placement.rank(taken, room.capacity);
     let is_foreign = state.is_foreign(&reservation.host);
-    let rank = rank.saturating_add(u32::from(is_foreign) * FOREIGN_RANK);
+    let foreign = if is_foreign { foreign_rank(state.input().placement) } else { 0 };
+    let rank = rank.saturating_add(foreign);
     (rank, lot(state.input().seed, &reservation.host))
 }
 

@@ -7,13 +7,23 @@
 use protocol::id::HostId;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Placement;
+
 /// Hosts that a shard has at least: with fewer of them its best is often much worse than that of all, and
 /// schedulers share shards instead.
 const HOSTS_MIN: usize = 10;
 
-/// How much fuller a host of one's own may be than that of another, in millionths of a host, and still come first:
-/// schedulers that have more to do than others go to others' hosts before their own are crowded.
-pub(crate) const FOREIGN_RANK: u32 = 100_000;
+/// What is added to the rank of a host that another scheduler takes first.
+///
+/// Who spreads takes a host of its own that is up to a quarter of a host fuller than another's: one that has
+/// more to do than others goes to theirs before its own are crowded. Who packs means to crowd hosts, and the
+/// fullest of all is what everybody else wants too: it takes others' only when its own have no room.
+pub(crate) const fn foreign_rank(placement: Placement) -> u32 {
+    match placement {
+        Placement::Spread | Placement::Balance => 250_000,
+        Placement::Pack => 1_000_001,
+    }
+}
 
 /// The schedulers of a cluster by numbers, of which this is one. Without others every host is one's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

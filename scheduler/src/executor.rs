@@ -479,6 +479,7 @@ impl<R: Reach> Executor<R> {
                 if is_picture_old {
                     let _ = self.read(host, id).await;
                 }
+                self.0.hear_no(host, &no);
                 let allocation = self.0.row(host, |row| row.host.allocation);
                 Answer::Refused(No::Host(no, allocation.unwrap_or_default()))
             }

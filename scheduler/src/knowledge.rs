@@ -17,7 +17,9 @@ use protocol::event::{Event, Fact};
 use protocol::host::Host;
 use protocol::id::{HostId, JobId, RunId};
 use protocol::job::Job;
-use protocol::view::{Freshness, View};
+use protocol::refusal::Refusal;
+use protocol::resources::Resources;
+use protocol::view::{Freshness, HostRow, View};
 
 use crate::failover::superseded_on;
 use crate::follow::{HeardAt, Picture};
@@ -36,6 +38,8 @@ const ROOM_NODES_MIN: u32 = 8;
 #[derive(Debug, Default)]
 pub struct Knowledge {
     words: BTreeMap<(JobId, HostId), Word>,
+    /// What hosts had promised when they said no for want of room.
+    refusals: BTreeMap<HostId, Promised>,
     reservations: BTreeMap<RunId, Vec<Reservation>>,
     /// What is expected of where jobs are, whatever is planned.
     rules: Vec<Clause>,
@@ -53,11 +57,27 @@ struct Word {
     job: Option<Job>,
 }
 
+#[derive(Debug)]
+struct Promised {
+    at_ms: u64,
+    allocation: Resources,
+}
+
 impl Knowledge {
     /// A host has answered with its row of a job, or that it has none.
     pub fn hear(&mut self, now_ms: u64, host: HostId, id: JobId, job: Option<Job>) {
         self.words.insert((id, host), Word { at_ms: now_ms, job });
         self.words.retain(|_, word| now_ms.saturating_sub(word.at_ms) <= WORD_MS_MAX);
+    }
+
+    /// A host has said no. If that is for want of room, what it says of its room is newer than the view, for
+    /// whatever is planned next: who forgets it asks the same host again.
+    pub fn hear_no(&mut self, now_ms: u64, host: &HostId, no: &Refusal) {
+        if let Refusal::NoCapacity { free, capacity, .. } = no {
+            let allocation = capacity.minus(*free);
+            self.refusals.insert(host.clone(), Promised { at_ms: now_ms, allocation });
+        }
+        self.refusals.retain(|_, said| now_ms.saturating_sub(said.at_ms) <= WORD_MS_MAX);
     }
 
     /// A run takes these places until it ends.
@@ -105,36 +125,56 @@ impl Knowledge {
     /// The view with what hosts have said since.
     #[must_use]
     pub fn view(&self, now_ms: u64, view: &View) -> View {
-        let mut view = view.clone();
-        for ((id, host), word) in &self.words {
-            if now_ms.saturating_sub(word.at_ms) > WORD_MS_MAX {
-                continue;
-            }
-            let Some(row) = view.host(host) else { continue };
-            let shown = row.jobs.get(id);
-            let before = shown.map(|job| job.allocation()).unwrap_or_default();
-            let after = word.job.as_ref().map(Job::allocation).unwrap_or_default();
-            let fact = match (&word.job, shown) {
-                (Some(job), Some(shown))
-                    if (shown.revision, shown.since_ms) >= (job.revision, job.since_ms) =>
-                {
-                    continue;
-                }
-                (Some(job), _) => Fact::JobChanged { job: Box::new(job.clone()) },
-                (None, Some(_)) => Fact::JobDeleted { job: id.clone() },
-                (None, None) => continue,
-            };
+        let mut later = view.clone();
+        let mut merge = |host: &HostId, fact: Fact| {
             // The copy's cursor is of no use to anybody: it is planned with and thrown away.
-            let cursor = row.cursor.next();
+            let Some(cursor) = later.host(host).map(|row| row.cursor.next()) else { return };
+            later.merge_event(&Event { host: host.clone(), cursor, at_ms: 0, fact });
+        };
+        let mut rooms: BTreeMap<&HostId, Room> = BTreeMap::new();
+        for ((id, host), word) in &self.words {
+            let Some(row) = view.host(host).filter(|_| is_fresh(now_ms, word.at_ms)) else {
+                continue;
+            };
+            let Some((before, after)) = word.change(row.jobs.get(id).map(AsRef::as_ref)) else {
+                continue;
+            };
+            let fact = match &word.job {
+                Some(job) => Fact::JobChanged { job: Box::new(job.clone()) },
+                None => Fact::JobDeleted { job: id.clone() },
+            };
+            merge(host, fact);
             // What the host says of its room is as old as what it says of the job: both come together.
-            let mut facts = Host::clone(&row.host);
-            facts.allocation = facts.allocation.minus(before).plus(after);
-            let room = Fact::HostChanged { host: Box::new(facts) };
-            for (cursor, fact) in [(cursor, fact), (cursor.next(), room)] {
-                view.merge_event(&Event { host: host.clone(), cursor, at_ms: 0, fact });
+            let room = rooms.entry(host).or_insert_with(|| self.room(now_ms, row));
+            room.change(word.at_ms, before, after);
+        }
+        for host in self.refusals.keys().filter_map(|host| view.host(host)) {
+            rooms.entry(&host.host.id).or_insert_with(|| self.room(now_ms, host));
+        }
+        for (host, room) in rooms {
+            let Some(facts) = view.host(host).map(|row| &row.host) else { continue };
+            let allocation = room.allocation();
+            if allocation != facts.allocation {
+                let host = Host { allocation, ..Host::clone(facts) };
+                merge(&facts.id, Fact::HostChanged { host: Box::new(host) });
             }
         }
-        view
+        later
+    }
+
+    /// What a host has promised by the view, and by its own no.
+    fn room(&self, now_ms: u64, row: &HostRow) -> Room {
+        let said = self.refusals.get(&row.host.id).filter(|said| is_fresh(now_ms, said.at_ms));
+        Room { seen: row.host.allocation, said: said.map(|said| (said.at_ms, said.allocation)) }
+    }
+
+    /// Forgets what hosts said of their room once the view shows as much.
+    fn settle(&mut self, view: &View) {
+        let is_ahead = |host: &HostId, said: &Promised| {
+            let seen = view.host(host).map(|row| row.host.allocation);
+            seen.is_some_and(|seen| !said.allocation.fits_in(seen))
+        };
+        self.refusals.retain(|host, said| is_ahead(host, said));
     }
 
     /// Everything a plan for one run depends on.
@@ -224,6 +264,7 @@ impl Knowledge {
             let heard_ms = picture.heard.get(host).map_or(now_ms, |at| at.heard_ms);
             (host.clone(), Heard { freshness, age_ms: now_ms.saturating_sub(heard_ms) })
         });
+        self.settle(&picture.view);
         let mut view = self.view(now_ms, &picture.view);
         let silent = register.unfresh().filter_map(|(host, _)| view.host(host));
         let said = |job: &JobId| {
@@ -242,6 +283,52 @@ impl Knowledge {
         let prepared = register.into();
         PlanInput { view, heard, setbacks, seed, shards, prepared, ..PlanInput::default() }
             .with_host_intents()
+    }
+}
+
+/// Whether a host's word still counts where the view shows something older.
+fn is_fresh(now_ms: u64, at_ms: u64) -> bool {
+    now_ms.saturating_sub(at_ms) <= WORD_MS_MAX
+}
+
+impl Word {
+    /// What the host has promised for the job by the view and by its word; `None` when the view is as new.
+    fn change(&self, shown: Option<&Job>) -> Option<(Resources, Resources)> {
+        let is_news = match (&self.job, shown) {
+            (Some(job), Some(shown)) => {
+                (shown.revision, shown.since_ms) < (job.revision, job.since_ms)
+            }
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
+        };
+        let promised = |job: Option<&Job>| job.map(Job::allocation).unwrap_or_default();
+        is_news.then(|| (promised(shown), promised(self.job.as_ref())))
+    }
+}
+
+/// What a host has promised, as two accounts have it that are both kept up with its words.
+struct Room {
+    /// By the view.
+    seen: Resources,
+    /// By its own no, and when that was.
+    said: Option<(u64, Resources)>,
+}
+
+impl Room {
+    fn change(&mut self, at_ms: u64, before: Resources, after: Resources) {
+        self.seen = self.seen.minus(before).plus(after);
+        // What was so before it said no is in what it said.
+        if let Some((said_ms, said)) = &mut self.said
+            && at_ms > *said_ms
+        {
+            *said = said.minus(before).plus(after);
+        }
+    }
+
+    /// Which of the two is newer is not known. The larger one costs a while of a host that has become emptier;
+    /// the smaller one would cost the same no again.
+    fn allocation(&self) -> Resources {
+        self.said.map_or(self.seen, |(_, said)| said.max(self.seen))
     }
 }
 
@@ -305,5 +392,49 @@ mod tests {
         knowledge.hear(0, host.clone(), id, None);
         assert_eq!(taken(&knowledge, &now), Some(Default::default()), "it has ended since");
         assert_eq!(taken(&knowledge, &late), Some(Default::default()));
+    }
+
+    #[test]
+    fn a_host_that_has_said_no_counts_as_full_as_it_said_until_the_view_shows_as_much() {
+        let of = |vcpus| Resources { vcpus, ..Resources::ZERO };
+        let facts =
+            Host { capacity: of(8), ..Host::of_key(SecretKey::from_seed([1; 32]).public()) };
+        let host = facts.id.clone();
+        let shown = |seq: u64, allocation| {
+            let cursor = Cursor { epoch: Epoch(1), seq };
+            let host = Host { allocation, ..facts.clone() };
+            let mut view = View::default();
+            view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });
+            view
+        };
+        let taken = |knowledge: &Knowledge, now_ms, view: &View| {
+            knowledge.view(now_ms, view).host(&host).map(|row| row.host.allocation.vcpus)
+        };
+        let mut knowledge = Knowledge::default();
+        let job = |name: &str, vcpus| {
+            let spec = JobSpec::vm(VmSpec { vcpus, memory_bytes: 0, ..VmSpec::default() });
+            Job { since_ms: 5, ..Job::of(name.parse().unwrap(), spec, JobState::Running) }
+        };
+        let hear = |knowledge: &mut Knowledge, now_ms, name: &str, vcpus| {
+            let job = job(name, vcpus);
+            knowledge.hear(now_ms, host.clone(), job.id.clone(), Some(job));
+        };
+        hear(&mut knowledge, 0, "before", 1);
+        let no = Refusal::NoCapacity { asked: of(4), free: of(3), capacity: of(8) };
+        knowledge.hear_no(1, &host, &no);
+        let late = shown(1, of(2));
+        assert_eq!(taken(&knowledge, 1, &late), Some(5), "what came before the no is in it");
+        hear(&mut knowledge, 2, "after", 2);
+        assert_eq!(taken(&knowledge, 2, &late), Some(7), "what came after is not");
+        assert_eq!(
+            taken(&knowledge, 2 + WORD_MS_MAX, &late),
+            Some(4),
+            "a no does not count for ever"
+        );
+        assert_eq!(taken(&knowledge, 2, &shown(2, of(6))), Some(9), "others may have come since");
+        knowledge.settle(&late);
+        assert_eq!(taken(&knowledge, 2, &late), Some(7), "the view is not there yet");
+        knowledge.settle(&shown(2, of(5)));
+        assert_eq!(taken(&knowledge, 2, &shown(3, of(1))), Some(4), "the view was there");
     }
 }

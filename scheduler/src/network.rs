@@ -176,6 +176,11 @@ impl Reach for Network {
         knowledge.hear(self.now_ms(), host.clone(), job.clone(), row);
     }
 
+    fn hear_no(&self, host: &HostId, no: &Refusal) {
+        let mut knowledge = self.knowledge.lock().expect("no holder of this lock panics");
+        knowledge.hear_no(self.now_ms(), host, no);
+    }
+
     fn now_ms(&self) -> u64 {
         self.clock.now().mono_ms
     }

@@ -96,6 +96,9 @@ pub trait Reach {
     /// Keeps what a host has said of a job for the next plan.
     fn hear(&self, host: &HostId, job: &JobId, row: Option<Job>);
 
+    /// Keeps what a host has said of its room in a no.
+    fn hear_no(&self, host: &HostId, no: &Refusal);
+
     /// A clock that never goes back, in milliseconds.
     fn now_ms(&self) -> u64;
 

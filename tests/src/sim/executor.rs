@@ -12,6 +12,7 @@ use protocol::api::{OfferReply, OfferRequest, TenantBook, TenantRoom};
 use protocol::id::{HostId, ImageName, JobId, OfferId, RunId, TenantId};
 use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
+use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
@@ -160,6 +161,10 @@ impl Reach for Wires {
 
     fn hear(&self, host: &HostId, job: &JobId, row: Option<Job>) {
         self.knowledge.borrow_mut().hear(self.now_ms(), host.clone(), job.clone(), row);
+    }
+
+    fn hear_no(&self, host: &HostId, no: &Refusal) {
+        self.knowledge.borrow_mut().hear_no(self.now_ms(), host, no);
     }
 
     fn now_ms(&self) -> u64 {

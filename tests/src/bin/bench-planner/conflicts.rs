@@ -176,6 +176,7 @@ fn churn(percent: u32, how: How) -> Count {
                 }
                 Err(no) => {
                     count.refused += 1;
+                    one.knowledge.hear_no(now_ms, &host, &no);
                     one.told.push((log.len(), host.clone(), row.host.allocation));
                     let seen = one.view.host(&host).map(|row| row.host.allocation);
                     let allocation = seen.unwrap_or_default();
