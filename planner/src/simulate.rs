@@ -1,10 +1,12 @@
 //! A trace of VMs that come and go, replayed on a fleet: what a placement policy, moves to make room
-//! and hourly consolidation are worth.
+//! and consolidation are worth.
 //!
-//! Decides which VMs are moved so that one fits, and which host is emptied next. Moves take no time
-//! here: the figures are upper marks for what moves can bring.
+//! Decides which VMs are moved so that one fits, which host is emptied next, and that a host is switched on
+//! only when no other has room. One with more VMs than may be moved now is emptied over several rounds, and
+//! takes none meanwhile. Moves take no time here: the figures are upper marks for what moves can bring.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +14,10 @@ use crate::fleet::{Demand, Fit, Fleet, Place};
 
 /// Hosts tried for making room, nearest to fitting first.
 const ROOM_HOSTS_MAX: usize = 24;
-/// Seconds between two consolidations.
-const CONSOLIDATION_S: f64 = 3600.0;
+/// Seconds between two rounds of consolidation: what has become possible is done soon.
+const ROUND_S: f64 = 360.0;
+/// Seconds in which no more VMs are moved to empty hosts than there may be.
+const BUDGET_S: f64 = 3600.0;
 
 /// One VM of a trace.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,7 +37,7 @@ pub struct Rules {
     pub fit: Fit,
     /// Other VMs that may be moved so that one fits.
     pub moves_max: u32,
-    /// Moves an hour to empty hosts.
+    /// Moves to empty hosts, in any hour. With none, hosts are never off.
     pub consolidation_max: u32,
 }
 
@@ -68,11 +72,16 @@ pub fn simulate(fleet: Fleet, trace: &[Visit], rules: Rules) -> Figures {
         on: vec![Vec::new(); hosts],
         busy: 0,
         now_s: trace.first().map_or(0.0, |visit| visit.at_s),
+        spent: VecDeque::new(),
+        emptying: None,
         figures: Figures::default(),
     };
+    if rules.consolidation_max > 0 {
+        run.hosts().for_each(|host| run.fleet.set_open(host, false));
+    }
     // Departures by time; whole microseconds, as floats have no order.
     let mut departures: BTreeMap<(u64, usize), ()> = BTreeMap::new();
-    let mut next_s = run.now_s + CONSOLIDATION_S;
+    let mut next_s = run.now_s + ROUND_S;
     let (mut asked, mut refused) = (0.0, 0.0);
     for (i, visit) in trace.iter().enumerate() {
         let due = micros(visit.at_s);
@@ -81,11 +90,11 @@ pub fn simulate(fleet: Fleet, trace: &[Visit], rules: Rules) -> Figures {
                 break;
             }
             let at = *at;
-            // Consolidation comes in between when its hour does.
+            // A round comes in between when its time does.
             if next_s <= seconds(at) && next_s <= visit.at_s {
                 run.pass(next_s);
                 run.consolidate();
-                next_s += CONSOLIDATION_S;
+                next_s += ROUND_S;
                 continue;
             }
             if at > due {
@@ -111,7 +120,7 @@ pub fn simulate(fleet: Fleet, trace: &[Visit], rules: Rules) -> Figures {
         while run.rules.consolidation_max > 0 && next_s <= seconds(at) {
             run.pass(next_s);
             run.consolidate();
-            next_s += CONSOLIDATION_S;
+            next_s += ROUND_S;
         }
         run.pass(seconds(at));
         run.leave(gone);
@@ -138,10 +147,30 @@ struct Replay<'a> {
     on: Vec<Vec<usize>>,
     busy: u64,
     now_s: f64,
+    /// When VMs were moved to empty hosts in the last hour, and how many.
+    spent: VecDeque<(f64, usize)>,
+    /// The host that is being emptied over several rounds. It is closed, as those are that are off.
+    emptying: Option<u32>,
     figures: Figures,
 }
 
+/// A VM that has been moved.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    vm: usize,
+    from: Place,
+    to: Place,
+}
+
 impl Replay<'_> {
+    fn hosts(&self) -> impl Iterator<Item = u32> + use<> {
+        0..u32::try_from(self.on.len()).unwrap_or(u32::MAX)
+    }
+
+    fn is_consolidated(&self) -> bool {
+        self.rules.consolidation_max > 0
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "few hosts")]
     fn pass(&mut self, at_s: f64) {
         self.figures.host_hours += self.busy as f64 * (at_s - self.now_s).max(0.0) / 3600.0;
@@ -150,12 +179,28 @@ impl Replay<'_> {
 
     fn arrive(&mut self, vm: usize) -> bool {
         let demand = self.trace[vm].demand;
-        let found = self.fleet.find(demand, self.rules.fit);
+        let found = self.fleet.find(demand, self.rules.fit).or_else(|| self.open_for(demand));
         let place = found.or_else(|| (self.rules.moves_max > 0).then(|| self.make_room(demand))?);
         if let Some(place) = place {
             self.put(vm, place);
         }
         place.is_some()
+    }
+
+    /// Opens a host where nothing that is open has room: the one that is being emptied, else one that is off.
+    fn open_for(&mut self, demand: Demand) -> Option<Place> {
+        let is_off = |host: &u32| self.fleet.vms(*host) == 0;
+        let off = self.hosts().filter(|host| self.is_consolidated() && is_off(host));
+        let closed: Vec<u32> = self.emptying.into_iter().chain(off).collect();
+        closed.into_iter().find_map(|host| {
+            self.fleet.set_open(host, true);
+            let found = self.fleet.find(demand, self.rules.fit);
+            match found {
+                Some(_) => self.emptying = self.emptying.filter(|emptying| *emptying != host),
+                None => self.fleet.set_open(host, false),
+            }
+            found
+        })
     }
 
     fn put(&mut self, vm: usize, place: Place) {
@@ -175,16 +220,19 @@ impl Replay<'_> {
         self.on[place.host as usize].retain(|other| *other != vm);
         if self.fleet.vms(place.host) == 0 {
             self.busy -= 1;
+            if self.is_consolidated() {
+                self.fleet.set_open(place.host, false);
+                self.emptying = self.emptying.filter(|host| *host != place.host);
+            }
         }
         Some(place)
     }
 
     /// Moves few VMs away from a host so that a demand fits there.
     fn make_room(&mut self, demand: Demand) -> Option<Place> {
-        let hosts = u32::try_from(self.on.len()).unwrap_or(u32::MAX);
         let nodes: &[Option<u8>] = if demand.is_split { &[None] } else { &[Some(0), Some(1)] };
         let mut near: Vec<(u32, Place)> = Vec::new();
-        for host in (0..hosts).filter(|host| self.fleet.admits_labels(*host, demand)) {
+        for host in self.hosts().filter(|host| self.fleet.admits_labels(*host, demand)) {
             for node in nodes {
                 let lacking = self.fleet.lacking(host, demand, *node);
                 let sum = lacking.iter().map(|(cpus, mib)| cpus * 1024 + mib).sum();
@@ -255,58 +303,83 @@ impl Replay<'_> {
             .find_map(|(_, vm)| Some((vm, self.fleet.find(self.trace[vm].demand, Fit::Best)?)))
     }
 
-    /// Empties the hosts with the least on them into the other busy ones, as far as the budget goes.
+    /// Empties the hosts with the least on them into the other busy ones as far as the budget goes, and the next
+    /// one in part: it takes no VMs until the next round, so that it is emptied in the end.
     fn consolidate(&mut self) {
-        let mut left = self.rules.consolidation_max as usize;
-        if left == 0 {
+        if !self.is_consolidated() {
             return;
         }
-        let idle: Vec<u32> = (0..u32::try_from(self.on.len()).unwrap_or(u32::MAX))
-            .filter(|host| self.fleet.vms(*host) == 0)
-            .collect();
-        idle.iter().for_each(|host| self.fleet.set_open(*host, false));
-        let mut busy: Vec<(usize, u32)> = (0..u32::try_from(self.on.len()).unwrap_or(u32::MAX))
-            .filter(|host| self.fleet.vms(*host) > 0)
-            .map(|host| (self.on[host as usize].len(), host))
-            .collect();
+        while self.spent.front().is_some_and(|(at_s, _)| self.now_s - at_s >= BUDGET_S) {
+            self.spent.pop_front();
+        }
+        let spent: usize = self.spent.iter().map(|(_, count)| count).sum();
+        let budget = (self.rules.consolidation_max as usize).saturating_sub(spent);
+        let mut left = budget;
+        if let Some(host) = self.emptying.take() {
+            self.fleet.set_open(host, true);
+        }
+        let busy = self.hosts().filter(|host| self.fleet.vms(*host) > 0);
+        let mut busy: Vec<_> = busy.map(|host| (self.on[host as usize].len(), host)).collect();
         busy.sort_unstable();
-        let mut emptied = Vec::new();
         for (count, host) in busy {
-            // A host that took VMs of another in this hour is not emptied in it.
-            if count > left || self.on[host as usize].len() != count {
+            // A host that took VMs of another in this round is not emptied in it.
+            if self.on[host as usize].len() != count {
                 continue;
             }
             self.fleet.set_open(host, false);
-            if self.empty(host) {
-                left -= count;
-                self.figures.migrations += count as u64;
-                emptied.push(host);
-            } else {
+            let before = self.figures.clone();
+            let Some(moves) = self.empty(host) else {
                 self.fleet.set_open(host, true);
+                continue;
+            };
+            if count > left {
+                self.undo(&moves);
+                // It never was empty.
+                self.figures = before;
+                self.empty_in_part(moves, left);
+                self.emptying = Some(host);
+                left = 0;
+                break;
             }
+            left -= count;
         }
-        idle.iter().chain(&emptied).for_each(|host| self.fleet.set_open(*host, true));
+        let moved = budget - left;
+        self.figures.migrations += moved as u64;
+        self.spent.push_back((self.now_s, moved));
     }
 
-    fn empty(&mut self, host: u32) -> bool {
+    /// Moves everything away from a host; `None` when it has not all found a place, and all is as it was.
+    fn empty(&mut self, host: u32) -> Option<Vec<Move>> {
         let mut vms = self.on[host as usize].clone();
-        vms.sort_by_key(|vm| std::cmp::Reverse((self.trace[*vm].demand.half_cpus, *vm)));
-        let mut moved: Vec<(usize, Place)> = Vec::new();
+        vms.sort_by_key(|vm| Reverse((self.trace[*vm].demand.half_cpus, *vm)));
+        let mut moves: Vec<Move> = Vec::new();
         for vm in vms {
-            let Some(place) = self.fleet.find(self.trace[vm].demand, Fit::Best) else {
-                for (vm, from) in moved.into_iter().rev() {
-                    self.leave(vm);
-                    self.put(vm, from);
-                    // It never was empty for long enough to be switched.
-                }
-                return false;
+            let Some(to) = self.fleet.find(self.trace[vm].demand, Fit::Best) else {
+                self.undo(&moves);
+                return None;
             };
             let from = self.places[&vm];
-            self.leave(vm);
-            self.put(vm, place);
-            moved.push((vm, from));
+            self.carry(vm, to);
+            moves.push(Move { vm, from, to });
         }
-        true
+        Some(moves)
+    }
+
+    /// Moves some of those that all had a place: the oldest, as the young ones may soon go by themselves.
+    fn empty_in_part(&mut self, mut moves: Vec<Move>, count: usize) {
+        // They are numbered as they came.
+        moves.sort_by_key(|step| step.vm);
+        moves.truncate(count);
+        moves.into_iter().for_each(|step| self.carry(step.vm, step.to));
+    }
+
+    fn undo(&mut self, moves: &[Move]) {
+        moves.iter().rev().for_each(|step| self.carry(step.vm, step.from));
+    }
+
+    fn carry(&mut self, vm: usize, to: Place) {
+        self.leave(vm);
+        self.put(vm, to);
     }
 }
 
@@ -337,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_move_makes_room_and_consolidation_saves_hours() {
+    fn a_move_makes_room() {
         let none = Rules { fit: Fit::Worst, moves_max: 0, consolidation_max: 0 };
         // Worst fit puts one on each of the four nodes; the large one then fits nowhere.
         let mut trace: Vec<Visit> = (0..4).map(|_| visit(0.0, 36_000.0, 2)).collect();
@@ -346,9 +419,33 @@ mod tests {
         let one = Rules { moves_max: 1, ..none };
         let figures = simulate(fleet(2), &trace, one);
         assert_eq!((figures.refused, figures.migrations), (0, 1));
-        let hourly = Rules { consolidation_max: 10, ..none };
-        let without = simulate(fleet(2), &trace[..4], none).host_hours;
-        let with = simulate(fleet(2), &trace[..4], hourly).host_hours;
-        assert!((without - 20.0).abs() < 0.1 && (with - 11.0).abs() < 0.1, "{without} {with}");
+    }
+
+    #[test]
+    fn hosts_are_emptied_in_rounds_with_a_budget_for_any_hour() {
+        // Two hosts: three VMs stay on the first and three on the second, which were full until 10 s.
+        let short = || [2, 8].map(|half_cpus| visit(0.0, 10.0, half_cpus));
+        let long = || (0..3).map(|_| visit(0.0, 36_000.0, 2));
+        let trace: Vec<Visit> = long().chain(short()).chain(long()).collect();
+        let of = |consolidation_max| {
+            let rules = Rules { fit: Fit::First, moves_max: 0, consolidation_max };
+            let figures = simulate(fleet(2), &trace, rules);
+            assert_eq!((figures.refused, figures.hosts_used_max), (0, 2), "{figures:?}");
+            assert_eq!(figures.power_cycles, 2, "{figures:?}");
+            (figures.migrations, (figures.host_hours * 10.0).round() / 10.0)
+        };
+        assert_eq!(of(0), (0, 20.0));
+        assert_eq!(of(10), (3, 10.1), "in the first round");
+        assert_eq!(of(2), (3, 11.1), "two at once, and one an hour later");
+        assert_eq!(of(1), (3, 12.1));
+    }
+
+    #[test]
+    fn a_host_is_switched_on_only_when_no_other_has_room() {
+        let rules = Rules { fit: Fit::Worst, moves_max: 0, consolidation_max: 10 };
+        let trace: Vec<Visit> = (0..4).map(|_| visit(0.0, 3_600.0, 4)).collect();
+        assert_eq!(simulate(fleet(3), &trace, rules).hosts_used_max, 1);
+        let trace: Vec<Visit> = (0..5).map(|_| visit(0.0, 3_600.0, 4)).collect();
+        assert_eq!(simulate(fleet(3), &trace, rules).hosts_used_max, 2);
     }
 }
