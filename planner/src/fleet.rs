@@ -205,7 +205,7 @@ impl Fleet {
     }
 
     fn change(&mut self, place: Place, demand: Demand, is_taken: bool) {
-        self.index(place.host, false);
+        let before = self.entries(place.host);
         let (half_cpus, memory_mib) = demand.per_node();
         let row = &mut self.rows[place.host as usize];
         for (n, node) in row.free.iter_mut().enumerate() {
@@ -223,31 +223,52 @@ impl Fleet {
             }
         }
         row.vms = if is_taken { row.vms + 1 } else { row.vms - 1 };
-        self.index(place.host, true);
-    }
-
-    fn index(&mut self, host: u32, is_in: bool) {
-        let row = &self.rows[host as usize];
         if !row.is_open {
             return;
         }
-        let [a, b] = row.free;
-        let least = Node::least(a, b);
-        let entries = [(&mut self.single[a.half_cpus as usize], (a.memory_mib, host * 2))];
-        for (bucket, entry) in entries {
-            put(bucket, entry, is_in);
+        // Most VMs are on one node, and leave the other's entry as it is.
+        for (was, is) in before.into_iter().zip(self.entries(place.host)) {
+            if was != is {
+                self.put(was, false);
+                self.put(is, true);
+            }
         }
-        put(&mut self.single[b.half_cpus as usize], (b.memory_mib, host * 2 + 1), is_in);
-        put(&mut self.double[least.half_cpus as usize], (least.memory_mib, host), is_in);
+    }
+
+    fn index(&mut self, host: u32, is_in: bool) {
+        if self.rows[host as usize].is_open {
+            self.entries(host).into_iter().for_each(|entry| self.put(entry, is_in));
+        }
+    }
+
+    /// What the index has of a host while it is open.
+    fn entries(&self, host: u32) -> [Entry; 3] {
+        let [a, b] = self.rows[host as usize].free;
+        let entry = |node: Node, slot, is_double| Entry {
+            is_double,
+            bucket: node.half_cpus as usize,
+            key: (node.memory_mib, slot),
+        };
+        let double = entry(Node::least(a, b), host, true);
+        [entry(a, host * 2, false), entry(b, host * 2 + 1, false), double]
+    }
+
+    fn put(&mut self, Entry { is_double, bucket, key }: Entry, is_in: bool) {
+        let buckets = if is_double { &mut self.double } else { &mut self.single };
+        if is_in {
+            buckets[bucket].insert(key);
+        } else {
+            buckets[bucket].remove(&key);
+        }
     }
 }
 
-fn put(bucket: &mut BTreeSet<(u32, u32)>, entry: (u32, u32), is_in: bool) {
-    if is_in {
-        bucket.insert(entry);
-    } else {
-        bucket.remove(&entry);
-    }
+/// One place in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    is_double: bool,
+    bucket: usize,
+    key: (u32, u32),
 }
 
 impl Node {

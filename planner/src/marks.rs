@@ -69,6 +69,16 @@ impl Marks {
         Self(self.0 | other.0)
     }
 
+    /// Those that are also among these.
+    pub(crate) fn only(self, others: Self) -> Self {
+        Self(self.0 & others.0)
+    }
+
+    /// Each mark there is, by itself.
+    pub(crate) fn each() -> impl Iterator<Item = Self> {
+        (0..u128::BITS).map(|bit| Self(1 << bit))
+    }
+
     /// True when all of these may be here.
     #[must_use]
     pub fn have(self, wanted: Self) -> bool {

@@ -19,8 +19,10 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let is_asked = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let load = world::load();
-    let parts: [(&[&str], Part); 6] = [
-        (&["P1", "P2"], speed::run),
+    let parts: [(&[&str], Part); 8] = [
+        (&["P1", "P2", "P1_index"], speed::indexed),
+        (&["P1", "P2", "P1_numa"], speed::numa),
+        (&["P1", "P2", "P1_plan"], speed::planned),
         (&["P7"], conflicts::run),
         (&["P8"], twice::run),
         (&["L1"], events::run),

@@ -24,15 +24,28 @@ use crate::world::{self, CAPACITY, Lots, World, cpu_ns, round, us_each};
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const ROUNDS: usize = 3;
 
-pub(crate) fn run() -> Vec<Value> {
+/// The index of a register, alone.
+pub(crate) fn indexed() -> Vec<Value> {
     let mut lines = Vec::new();
     for placement in [Placement::Spread, Placement::Pack] {
         let costs = SIZES.map(|hosts| looked_up(hosts, placement, &mut lines));
         lines.push(growth("P2_index", placement, &costs));
     }
-    let costs = SIZES.map(|hosts| numa(hosts, &mut lines));
+    lines
+}
+
+/// The fleet of `ostler simulate`.
+pub(crate) fn numa() -> Vec<Value> {
+    let mut lines = Vec::new();
+    let costs = SIZES.map(|hosts| of_nodes(hosts, &mut lines));
     lines.push(growth("P2_numa", Placement::Pack, &costs));
-    let costs = SIZES.map(|hosts| planned(hosts, &mut lines));
+    lines
+}
+
+/// Whole plans.
+pub(crate) fn planned() -> Vec<Value> {
+    let mut lines = Vec::new();
+    let costs = SIZES.map(|hosts| plans(hosts, &mut lines));
     lines.push(growth("P2_plan", Placement::Spread, &costs));
     lines
 }
@@ -160,7 +173,7 @@ fn room(host: &Host, n: usize, marks: Marks) -> Room {
 }
 
 /// The fleet that `ostler simulate` uses: two NUMA nodes a host, three labels, best fit.
-fn numa(hosts: usize, lines: &mut Vec<Value>) -> f64 {
+fn of_nodes(hosts: usize, lines: &mut Vec<Value>) -> f64 {
     let mut lots = Lots(0x9e37_79b9_7f4a_7c15);
     let demand = |lots: &mut Lots| {
         let size = lots.size();
@@ -211,7 +224,7 @@ fn numa(hosts: usize, lines: &mut Vec<Value>) -> f64 {
 }
 
 /// Whole plans as an engine makes them, and what the picture costs that they are made on.
-fn planned(hosts: usize, lines: &mut Vec<Value>) -> f64 {
+fn plans(hosts: usize, lines: &mut Vec<Value>) -> f64 {
     let mut lots = Lots(0x2222_5678_9abc_def1);
     let mut world = World::filled(hosts, 95, 20, OnLoss::Keep);
     let all: Vec<Host> = (0..40.min(hosts)).map(world::host).collect();
