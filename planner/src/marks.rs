@@ -130,7 +130,26 @@ impl Marks {
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
-        let bit = u32::try_from((hash >> 32) % u64::from(u128::BITS - WORDS_FROM)).unwrap_or(0);
+        // Words that differ in one letter would else have bits in common: zone z0 and zone z1.
+        let mixed = (hash ^ (hash >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let bit = u32::try_from((mixed >> 32) % u64::from(u128::BITS - WORDS_FROM)).unwrap_or(0);
         Self(1 << (WORDS_FROM + bit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn words_that_differ_in_one_letter_are_told_apart() {
+        let zones: BTreeSet<u128> =
+            (0..8).map(|n| Marks::label("zone", &format!("z{n}")).0).collect();
+        assert!(zones.len() >= 7, "{zones:?}");
+        let racks: BTreeSet<u128> =
+            (0..1000).map(|n| Marks::label("rack", &format!("r{n}")).0).collect();
+        assert!(racks.len() >= 110, "{}", racks.len());
     }
 }
