@@ -140,8 +140,8 @@ async fn watch(mut run: RunHandle) -> Answer {
         }
         RunState::Accepted | RunState::Running | RunState::Unwinding => {
             let note = status.tasks.iter().rev().find_map(|task| task.note.clone());
-            let note = note.or_else(|| status.reason.clone()).unwrap_or_default();
-            Answer::NotYet { note: format!("run {}: {note}", status.id) }
+            let note = note.or_else(|| status.reason.clone()).map(|note| format!(": {note}"));
+            Answer::NotYet { note: format!("run {}{}", status.id, note.unwrap_or_default()) }
         }
     }
 }
