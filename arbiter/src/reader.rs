@@ -202,7 +202,7 @@ impl Task {
         match self.client.send::<_, Option<IgnoredAny>>(Method::PUT, &to, path, &signed).await {
             Ok(_) => tracing::info!(host = %self.host, "the host was given the trust document"),
             Err(e) => {
-                tracing::warn!(host = %self.host, "give the trust document: {}", with_causes(&e))
+                tracing::warn!(host = %self.host, "give the trust document: {}", with_causes(&e));
             }
         }
     }

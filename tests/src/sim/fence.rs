@@ -124,6 +124,9 @@ impl World {
             signed.open().is_ok_and(|trust: Trust| trust.version == version)
         };
         let Some(signed) = self.operators.signed.iter().find(is_it).cloned() else { return };
+        if self.operators.deaf.contains(&host) {
+            return;
+        }
         self.coverage.hit("fence.brought");
         let to = self.hosts[host].node;
         let ask = Ask::Agent(host_agent::core::Request::Trust(signed));

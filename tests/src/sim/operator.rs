@@ -32,13 +32,15 @@ pub struct Operators {
     pub signed: Vec<Signed<Trust>>,
     /// What arbiters have said of being ready.
     pub words: Vec<Signed<Ready>>,
+    /// Hosts on whose way every document is lost, whoever brings it.
+    pub deaf: BTreeSet<usize>,
     /// When the next change begins.
     next_us: u64,
 }
 
 impl Operators {
     pub(super) fn of(first: &Signed<Trust>) -> Self {
-        Self { signed: vec![first.clone()], words: Vec::new(), next_us: 0 }
+        Self { signed: vec![first.clone()], words: Vec::new(), deaf: BTreeSet::new(), next_us: 0 }
     }
 }
 
@@ -211,7 +213,7 @@ impl World {
     /// A host is given a document.
     pub fn give(&mut self, host: usize, signed: Signed<Trust>) {
         let (node, to) = (self.engines[0].node, self.hosts[host].node);
-        if !self.nodes[node.0].is_up {
+        if !self.nodes[node.0].is_up || self.operators.deaf.contains(&host) {
             return;
         }
         let ask = Ask::Agent(Request::Trust(signed));

@@ -310,10 +310,11 @@ fn what_a_try_without_an_answer_may_have_given_counts_until_the_guest_is_seen() 
     resize(&mut bench, body(2, change(3, GIB), None)).unwrap();
     bench.end_work(WorkOutcome::Unclear("disconnected".into()));
     bench.tell(Input::Tick);
+    bench.looks.clear();
     bench.end_work(WorkOutcome::Failed("define: no".into()));
     let words = || Some("vcpus 1, now 3 until its next start".to_owned());
     assert_eq!(told(&bench), (3, 1, words()), "nobody has seen that it has not got them");
-    assert_eq!(bench.looks.len(), 1, "it is looked at");
+    assert!(!bench.looks.is_empty(), "it is looked at");
     look_at(&mut bench, guest(3, GIB, GIB));
     assert_eq!(told(&bench), (3, 1, words()));
     look_at(&mut bench, guest(1, GIB, GIB));
