@@ -51,6 +51,10 @@ pub struct Entry {
     pub is_hold: bool,
     /// Whether its host kills the job when it is not covered; else the entry alone keeps others away.
     pub on_loss: OnLoss,
+    /// What its host says of its ticket's debits, by slot. What counts of it here follows from that and
+    /// from the trust document in force.
+    #[serde(skip)]
+    pub told: Option<BTreeMap<u32, Resources>>,
 }
 
 impl Entry {
@@ -221,11 +225,16 @@ impl Books {
         for hold in &statement.holds {
             let known = self.at(host, hold.id, &hold.job);
             let debit = debit_of(slot, trust, hold, known);
+            let told = match &hold.debits {
+                Debits::Known(debits) => Some(debits),
+                Debits::NotYet | Debits::Untold => None,
+            };
             // Most statements say what the one before has said.
             let is_so = |entry: &Entry| {
                 entry.is_hold
                     && (entry.debit, entry.takes) == (debit, hold.resources)
                     && (&entry.tenant, entry.on_loss) == (&hold.tenant, hold.on_loss)
+                    && entry.told.as_ref() == told
             };
             if known.is_some_and(is_so) {
                 continue;
@@ -241,7 +250,20 @@ impl Books {
                 signed,
                 is_hold: true,
                 on_loss: hold.on_loss,
+                told: told.cloned(),
             });
+        }
+    }
+
+    /// Counts what hosts have told by another trust document: until each is read again, that is at once.
+    pub fn follow(&mut self, (slot, trust): (u32, &Trust)) {
+        let changed = |entry: &Entry| {
+            let debit = trust.booked_at(slot, entry.told.as_ref()?, entry.takes);
+            (debit != entry.debit).then(|| Entry { debit, ..entry.clone() })
+        };
+        let changed: Vec<Entry> = self.entries().filter_map(changed).collect();
+        for entry in changed {
+            self.enter(entry);
         }
     }
 

@@ -350,6 +350,9 @@ impl Core {
                 self.leases_from_ms = now_ms + self.term_ms;
             }
         }
+        if let (Ok(slot), Some(trust)) = (self.slot(), &self.trust) {
+            self.books.follow((slot, trust));
+        }
         self.miss_who_agreed_unheard(completed);
         self.take_from_fenced(version_before, was_member);
         self.last_slot = self.slot().ok().or(self.last_slot);
@@ -545,7 +548,18 @@ impl Core {
         }
         let Offer { host, id, job, tenant, on_loss, resources: takes, .. } = offer;
         let signed = Some(digest);
-        self.books.enter(Entry { host, id, job, tenant, debit, takes, signed, is_hold, on_loss });
+        self.books.enter(Entry {
+            host,
+            id,
+            job,
+            tenant,
+            debit,
+            takes,
+            signed,
+            is_hold,
+            on_loss,
+            told: None,
+        });
         Ok(debit)
     }
 

@@ -478,6 +478,21 @@ fn r6_who_was_no_arbiter_when_a_job_was_granted_counts_what_is_missing_without_i
     assert_eq!(sum, 6);
 }
 
+/// Between a change of arbiters and the next read of each host, nothing may count less than it takes.
+#[test]
+fn r6_what_hosts_have_told_counts_by_the_document_in_force_at_once() {
+    let mut arbiter = Arbiter::ready(trust(3, 2, 1));
+    let debits = BTreeMap::from([(1, vcpus(2)), (2, vcpus(2))]);
+    let web = HoldItem { debits: Debits::Known(debits), ..hold(1, "web", 2) };
+    arbiter.hears(1, 0, statement(1, vec![web], &[]));
+    let used = |arbiter: &Arbiter| arbiter.0.books().used(&TenantId::default_tenant());
+    assert_eq!(used(&arbiter), Resources::ZERO, "two others have booked all of it");
+    let mut others = Trust { version: 2, ..trust(4, 2, 1) };
+    others.arbiters.retain(|slot| slot.slot != 2);
+    arbiter.tell(2, Input::Trust(Arc::new(others)));
+    assert_eq!(used(&arbiter), vcpus(1), "half of what slot 2 had, slot 3 the rest");
+}
+
 #[test]
 fn r6_what_is_learnt_from_a_statement_counts_and_is_checked_when_signed() {
     let mut arbiter = Arbiter::ready(with_quota(trust(1, 1, 2), 4));

@@ -50,14 +50,17 @@ impl Resize {
 }
 
 impl Job {
-    /// What its host has promised it if it is alive: the larger of what it is to have and what its
-    /// guest has. What a guest has not given up is nobody else's.
+    /// What its host has promised it if it counts: the larger of what it is to have and what its guest
+    /// has, or, of one that is off, had until a change that may still fail. What was not given up yet is
+    /// nobody else's.
     #[must_use]
     pub fn promised(&self) -> Resources {
         let asked = self.spec.resources();
-        match &self.resize {
-            Some(resize) if !self.state.is_ended() => asked.max(resize.resources()),
-            _ => asked,
+        let counts =
+            |resize: &Resize| !self.state.is_ended() || resize.stage == ResizeStage::Changing;
+        match self.resize.as_deref().filter(|resize| counts(resize)) {
+            Some(resize) => asked.max(resize.resources()),
+            None => asked,
         }
     }
 

@@ -322,6 +322,27 @@ fn what_a_try_without_an_answer_may_have_given_counts_until_the_guest_is_seen() 
 }
 
 #[test]
+fn one_that_is_off_gives_up_what_it_had_when_its_definition_has_changed_and_not_before() {
+    let mut bench = running(Bench::trusted(HOST));
+    let uuid = job_id("web-1").domain_uuid();
+    for is_second in [false, true] {
+        let look = bench.look(uuid, is_second);
+        let off = domain("web-1", DomainState::ShutOff(StopReason::Crashed));
+        bench.tell(Input::Looked { look, domain: Some(off) });
+    }
+    let ticket = granted(offer(&mut bench, 2, sized(2, GIB)).unwrap());
+    resize(&mut bench, body(2, change(2, GIB), Some(ticket))).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    for (outcome, left) in [(WorkOutcome::Failed("define: no".into()), 2), (WorkOutcome::Done, 1)] {
+        let next = job(&bench).revision.0 + 1;
+        resize(&mut bench, body(next, change(1, GIB), None)).unwrap();
+        assert_eq!(job(&bench).promised().vcpus, 2, "it may still fail");
+        bench.end_work(outcome);
+        assert_eq!(job(&bench).promised().vcpus, left);
+    }
+}
+
+#[test]
 fn no_answer_of_libvirt_is_asked_again() {
     let mut bench = running(Bench::lone());
     resize(&mut bench, body(2, change(2, GIB), None)).unwrap();
