@@ -144,6 +144,9 @@ pub struct Books {
     hosts: BTreeMap<HostId, BTreeMap<OfferId, Vec<Entry>>>,
     jobs: BTreeMap<JobId, BTreeSet<(HostId, OfferId)>>,
     tenants: BTreeMap<TenantId, Account>,
+    /// Holds that were taken from a host by the word that it was off. It lists them again when it is back,
+    /// until their guests are gone.
+    taken: BTreeMap<HostId, BTreeSet<OfferId>>,
 }
 
 impl Books {
@@ -269,12 +272,22 @@ impl Books {
 
     /// Drops every entry of a host that the operator has retired.
     pub fn retire(&mut self, host: &HostId) {
+        self.taken.remove(host);
         let entries = self.hosts.get(host).into_iter().flat_map(BTreeMap::values).flatten();
         let places: Vec<(OfferId, JobId)> =
             entries.map(|entry| (entry.id, entry.job.clone())).collect();
         for (id, job) in places {
             self.strike(host, id, &job);
         }
+    }
+
+    /// Drops every entry of a host that an operator says was off, and remembers which they were: what they
+    /// took is free, and may be somebody else's when the host is back.
+    pub fn take(&mut self, host: &HostId) {
+        let mut ids = self.taken.remove(host).unwrap_or_default();
+        ids.extend(self.of_host(host).map(|entry| entry.id));
+        self.retire(host);
+        self.taken.insert(host.clone(), ids);
     }
 
     /// R6: what is booked here of a tenant's quota.
@@ -301,18 +314,25 @@ impl Books {
         Counted { debit: debit.resources(), takes: takes.resources() }
     }
 
-    /// What counts of a job, apart from one offer for it.
+    /// What a job has, apart from one offer for it, for whoever wants that again or more. What was taken from
+    /// its host is not had: its room was free.
     #[must_use]
-    pub fn of_job_without(
-        &self,
-        tenant: &TenantId,
-        job: &JobId,
-        but: Option<(&HostId, OfferId)>,
-    ) -> Counted {
+    pub fn had(&self, tenant: &TenantId, job: &JobId, but: Option<(&HostId, OfferId)>) -> Counted {
+        let is_taken =
+            |entry: &Entry| self.taken.get(&entry.host).is_some_and(|ids| ids.contains(&entry.id));
         let is_meant = |entry: &&Entry| {
-            entry.tenant == *tenant && but.is_none_or(|but| but != (&entry.host, entry.id))
+            entry.tenant == *tenant
+                && but.is_none_or(|but| but != (&entry.host, entry.id))
+                && !is_taken(entry)
         };
         let entries = self.of_job(job).filter(is_meant);
+        entries.fold(Counted::default(), |most, entry| most.max(entry.counts()))
+    }
+
+    /// What counts of a job.
+    #[must_use]
+    pub fn of_job_in_all(&self, tenant: &TenantId, job: &JobId) -> Counted {
+        let entries = self.of_job(job).filter(|entry| entry.tenant == *tenant);
         entries.fold(Counted::default(), |most, entry| most.max(entry.counts()))
     }
 
@@ -359,7 +379,7 @@ impl Books {
     /// The sums of a tenant, after an entry of one of its jobs has come, changed or gone.
     fn recount(&mut self, tenant: &TenantId, job: &JobId) {
         let is_left = self.of_job(job).any(|entry| entry.tenant == *tenant);
-        let counted = is_left.then(|| self.of_job_without(tenant, job, None));
+        let counted = is_left.then(|| self.of_job_in_all(tenant, job));
         let account = self.tenants.entry(tenant.clone()).or_default();
         account.count(job, counted);
         if account.jobs.is_empty() {

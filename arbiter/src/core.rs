@@ -382,7 +382,7 @@ impl Core {
             for entry in entries.filter(|entry| entry.on_loss == OnLoss::Keep) {
                 self.leases.note_taken(&entry.job, &host, entry.id);
             }
-            self.books.retire(&host);
+            self.books.take(&host);
             if was_member && version_before > 0 {
                 self.missing.remove(&host);
             }
@@ -677,7 +677,7 @@ impl Core {
         let Some(quota) = trust.quota.get(&offer.tenant) else { return Ok(()) };
         let tenant = &offer.tenant;
         let (job, own) = (&offer.job, (&offer.host, offer.id));
-        let had = self.books.of_job_without(tenant, job, Some(own));
+        let had = self.books.had(tenant, job, Some(own));
         let others = self.books.of_others(tenant, job);
         let room = Room { had, others, part: share(*quota, trust, slot), quota: *quota };
         if room.has_for(debit, offer.resources) {
@@ -700,7 +700,7 @@ impl Core {
     pub fn tenant_room(&self, tenant: &TenantId, job: &JobId) -> Result<TenantRoom, NotMember> {
         let (slot, trust) = self.member()?;
         let used = self.books.promised(tenant);
-        let had = self.books.of_job_without(tenant, job, None);
+        let had = self.books.had(tenant, job, None);
         let Some(quota) = trust.quota.get(tenant).copied() else {
             let (at_most, left) = (UNLIMITED, UNLIMITED);
             return Ok(TenantRoom { limit: None, used, at_most, left, has: had.debit });

@@ -314,7 +314,7 @@ impl World {
                 let counted = |slot: u32| match books.get(&slot) {
                     Some(life) => {
                         let core = life.core.borrow();
-                        core.books().of_job_without(&record.job.spec.tenant, job, None).debit
+                        core.books().of_job_in_all(&record.job.spec.tenant, job).debit
                     }
                     None => size,
                 };

@@ -132,3 +132,21 @@ fn a_lease_lapses_by_time_whatever_an_operator_says_and_is_renewed_no_more() {
     assert!(term.covered.is_empty() && !term.is_silent);
     assert!(arbiter.ask(T + 1, &by(2, stop(1, 2))).is_ok());
 }
+
+/// Its room was free, and somebody has taken it: what the host lists until its guests are gone is no claim to it.
+#[test]
+fn what_was_taken_from_a_host_does_not_come_back_above_the_quota() {
+    let quota = |trust: Trust| with_quota(trust, 3);
+    let mut arbiter = Arbiter::ready(quota(trust(1, 1, 2)));
+    arbiter.ask(0, &offer(0, 1, "web", 2)).unwrap();
+    arbiter.hears(1, 0, said(1, 1, vec![hold(1, "web", 2)]));
+    arbiter.hears(1, 1, said(1, 0, vec![]));
+    obeys(&mut arbiter, 3, quota(fenced(2, 2)));
+    assert!(arbiter.ask(4, &by(2, offer(1, 1, "db", 2))).is_ok(), "its room is free");
+    arbiter.hears(5, 0, said(2, 1, vec![hold(1, "web", 2)]));
+    let again = by(2, offer(0, 2, "web", 2));
+    let denied = arbiter.ask(6, &again);
+    assert!(matches!(denied, Err(DenialReason::Quota { .. })), "{denied:?}");
+    arbiter.hears(7, 1, said(2, 1, vec![]));
+    assert!(arbiter.ask(8, &again).is_ok(), "once there is room");
+}
