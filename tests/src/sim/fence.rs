@@ -24,8 +24,9 @@ const WRONG_PPM: u32 = 150_000;
 /// What operators have said of hosts.
 #[derive(Debug, Default)]
 pub struct Fencing {
-    /// The host that is kept off until a quorum obeys this version.
-    kept_off: Option<(usize, u64)>,
+    /// The host that is kept off until a quorum of this document's arbiters obeys it, as `ostler fence`
+    /// waits for it. Whoever is an arbiter by a later one has it as well.
+    kept_off: Option<(usize, Arc<Trust>)>,
     /// Hosts of which it was said wrongly, and by which version.
     pub wrong: BTreeMap<usize, u64>,
 }
@@ -69,7 +70,7 @@ impl World {
         } else {
             self.coverage.hit("fence.right");
         }
-        self.fencing.kept_off = Some((n, next.version));
+        self.fencing.kept_off = Some((n, Arc::new(next.clone())));
         self.decree(next);
     }
 
@@ -89,18 +90,18 @@ impl World {
 
     /// Whether a host is off until its operators have heard that a quorum obeys.
     pub(super) fn is_kept_off(&mut self) -> bool {
-        let Some((_, version)) = self.fencing.kept_off else { return false };
+        let Some((_, said)) = self.fencing.kept_off.clone() else { return false };
         let obeys = |slot: &u32| {
             let process = self.arbiters.get(usize::try_from(*slot).unwrap_or(usize::MAX));
             let life = process.and_then(|process| process.life.as_ref());
             life.is_some_and(|life| {
-                life.core.borrow().trust().is_some_and(|trust| trust.version >= version)
+                life.core.borrow().trust().is_some_and(|trust| trust.version >= said.version)
             })
         };
         let slots: BTreeSet<u32> = (0..u32::try_from(self.arbiters.len()).unwrap_or(0)).collect();
         let obey: BTreeSet<u32> = slots.into_iter().filter(obeys).collect();
         let is_quorum = |committee: Committee<'_>| committee.count(&obey) >= committee.k;
-        let is_obeyed = self.trust.committees(self.trust.change()).all(is_quorum);
+        let is_obeyed = said.committees(said.change()).all(is_quorum);
         if is_obeyed {
             self.fencing.kept_off = None;
         }
@@ -109,7 +110,7 @@ impl World {
 
     /// Whether this host, which is off, may not be turned on yet.
     pub(super) fn may_not_boot(&mut self, n: usize) -> bool {
-        let is_meant = self.fencing.kept_off.is_some_and(|(host, _)| host == n);
+        let is_meant = self.fencing.kept_off.as_ref().is_some_and(|(host, _)| *host == n);
         is_meant && self.mutant != Some(Mutant::FencedHostTurnedOnEarly) && self.is_kept_off()
     }
 
