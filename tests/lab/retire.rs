@@ -10,17 +10,23 @@ use tests::wait::{is, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// A host without arbiter and controller, on which run web-1, without a disk, and db-1, with one.
+fn with_two_vms(lab: &Lab, operator: &Operator) -> String {
+    let busy = ["arbiter", "controller"].map(|role| operator.service(lab, role).0);
+    let dead = lab.hosts().into_iter().find(|host| !busy.contains(host)).expect("a third host");
+    let run = ["run", "--memory", "64MiB", "--on", &dead, "--autostart", "--name"];
+    operator.must(&[&run[..], &["web-1"]].concat());
+    operator.must(&[&run[..], &["db-1", "--image", "guest"]].concat());
+    dead
+}
+
 #[test]
 fn lab_a_dead_host_is_retired_and_its_vm_runs_elsewhere_once() {
     let Some(lab) = Lab::up("lab_a_dead_host_is_retired", 3) else { return };
     let mut operator = Operator::new();
     let begin = Instant::now();
     let url = operator.make_cluster(&lab);
-    let busy = ["arbiter", "controller"].map(|role| operator.service(&lab, role).0);
-    let dead = lab.hosts().into_iter().find(|host| !busy.contains(host)).expect("a third host");
-    let run = ["run", "--memory", "64MiB", "--on", &dead, "--autostart", "--name"];
-    operator.must(&[&run[..], &["web-1"]].concat());
-    operator.must(&[&run[..], &["db-1", "--image", "guest"]].concat());
+    let dead = with_two_vms(&lab, &operator);
     assert_eq!(operator.await_state("web-1", "running"), dead);
     let id = operator.json(&["inspect", "web-1"])["jobs"][0]["host"].clone();
     let id = id.as_str().expect("the host's id").to_owned();
@@ -120,11 +126,7 @@ fn lab_what_ran_on_a_fenced_host_runs_elsewhere_once_and_the_host_comes_back() {
     let mut operator = Operator::new();
     let begin = Instant::now();
     let url = operator.make_cluster(&lab);
-    let busy = ["arbiter", "controller"].map(|role| operator.service(&lab, role).0);
-    let dead = lab.hosts().into_iter().find(|host| !busy.contains(host)).expect("a third host");
-    let run = ["run", "--memory", "64MiB", "--on", &dead, "--autostart", "--name"];
-    operator.must(&[&run[..], &["web-1"]].concat());
-    operator.must(&[&run[..], &["db-1", "--image", "guest"]].concat());
+    let dead = with_two_vms(&lab, &operator);
     assert_eq!(operator.await_state("db-1", "running"), dead);
     let refused = operator.run(&["fence", &dead, "--is-off"]);
     assert!(code(&refused) == Some(3) && said(&refused).contains("it is on"), "{refused:?}");

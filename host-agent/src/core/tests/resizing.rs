@@ -74,6 +74,18 @@ fn running(mut bench: Bench) -> Bench {
     bench
 }
 
+/// A trusted host whose job has crashed.
+fn crashed() -> Bench {
+    let mut bench = running(Bench::trusted(HOST));
+    let uuid = job_id("web-1").domain_uuid();
+    for is_second in [false, true] {
+        let look = bench.look(uuid, is_second);
+        let off = domain("web-1", DomainState::ShutOff(StopReason::Crashed));
+        bench.tell(Input::Looked { look, domain: Some(off) });
+    }
+    bench
+}
+
 #[test]
 fn a_lone_host_grows_a_guest_that_runs_and_tells_both_sizes_meanwhile() {
     let mut bench = running(Bench::lone());
@@ -261,13 +273,7 @@ fn a_job_that_has_ended_changes_at_its_next_start_and_its_definition_before() {
 
 #[test]
 fn a_crashed_job_that_may_be_started_under_its_hold_grows_with_a_ticket_only() {
-    let mut bench = running(Bench::trusted(HOST));
-    let uuid = job_id("web-1").domain_uuid();
-    for is_second in [false, true] {
-        let look = bench.look(uuid, is_second);
-        let off = domain("web-1", DomainState::ShutOff(StopReason::Crashed));
-        bench.tell(Input::Looked { look, domain: Some(off) });
-    }
+    let mut bench = crashed();
     assert_eq!(bench.state("web-1"), JobState::Crashed);
     assert_eq!(refusal(resize(&mut bench, body(2, change(2, GIB), None))), "ticket-missing");
     let ticket = granted(offer(&mut bench, 2, sized(2, GIB)).unwrap());
@@ -323,13 +329,7 @@ fn what_a_try_without_an_answer_may_have_given_counts_until_the_guest_is_seen() 
 
 #[test]
 fn one_that_is_off_gives_up_what_it_had_when_its_definition_has_changed_and_not_before() {
-    let mut bench = running(Bench::trusted(HOST));
-    let uuid = job_id("web-1").domain_uuid();
-    for is_second in [false, true] {
-        let look = bench.look(uuid, is_second);
-        let off = domain("web-1", DomainState::ShutOff(StopReason::Crashed));
-        bench.tell(Input::Looked { look, domain: Some(off) });
-    }
+    let mut bench = crashed();
     let ticket = granted(offer(&mut bench, 2, sized(2, GIB)).unwrap());
     resize(&mut bench, body(2, change(2, GIB), Some(ticket))).unwrap();
     bench.end_work(WorkOutcome::Done);
