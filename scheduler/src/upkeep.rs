@@ -172,6 +172,8 @@ struct Set {
 struct Judged {
     verdict: Verdict,
     broken_since_ms: Option<u64>,
+    /// When those whose turn it is first could last not mend it, or were seen at work.
+    held_ms: Option<u64>,
     /// What the last plan said of it.
     report: Option<(String, Value)>,
 }
@@ -430,6 +432,7 @@ impl Upkeep {
             part.append(&mut self.postponed);
         }
         self.judge(now_ms, part, out);
+        self.note_held(now_ms);
         self.ask_for_plan(now_ms, out);
     }
 
@@ -454,13 +457,14 @@ impl Upkeep {
             let before = self.judged.remove(&key);
             let is_broken = matches!(verdict, Verdict::Broken { .. });
             let since_ms = before.as_ref().and_then(|judged| judged.broken_since_ms);
+            let held_ms = before.as_ref().and_then(|judged| judged.held_ms);
             let report = before.and_then(|judged| judged.report).filter(|_| is_broken);
             let broken_since_ms = is_broken.then(|| since_ms.unwrap_or(now_ms));
             match is_broken {
                 true => self.broken.insert(key.clone()),
                 false => self.broken.remove(&key),
             };
-            self.judged.insert(key, Judged { verdict, broken_since_ms, report });
+            self.judged.insert(key, Judged { verdict, broken_since_ms, held_ms, report });
         }
     }
 
@@ -516,15 +520,59 @@ impl Upkeep {
 
     // Mending.
 
+    /// Notes what others are to mend first and can't now, or are at work on: their time begins anew.
+    fn note_held(&mut self, now_ms: u64) {
+        let mut at_work = BTreeMap::new();
+        let mut held = Vec::new();
+        for key in self.broken.iter().filter(|key| self.turns.place(&key.0) > 0) {
+            let is_held = self.item(key).is_some_and(|item| self.is_held_up(item))
+                || *at_work.entry(&key.0).or_insert_with(|| self.is_somebody_else_at(&key.0));
+            held.extend(is_held.then(|| key.clone()));
+        }
+        for key in held {
+            if let Some(judged) = self.judged.get_mut(&key) {
+                judged.held_ms = Some(now_ms);
+            }
+        }
+    }
+
+    /// True while nobody would mend it: nothing new is heard of a host that has to do with it, or VMs
+    /// that others move leave that one, and only few may at a time.
+    fn is_held_up(&self, item: &Item) -> bool {
+        let hosts = self.index.hosts_of(item).unwrap_or_default();
+        hosts.iter().any(|host| match self.index.freshness(host) {
+            Freshness::Fresh => {
+                let mut jobs =
+                    self.index.view().host(host).into_iter().flat_map(|h| h.jobs.values());
+                jobs.any(|job| job.state == JobState::MigratingOut && !self.is_ours(&job.id))
+            }
+            Freshness::Stale => true,
+            Freshness::Lost => false,
+        })
+    }
+
+    /// True while somebody else changes a job that the set names.
+    fn is_somebody_else_at(&self, set: &SetName) -> bool {
+        let items = self.sets.get(set).into_iter().flat_map(|set| &set.items);
+        items.flat_map(Item::jobs).any(|job| {
+            !self.is_ours(job) && self.index.rows_of(job).any(|row| is_between(row.state))
+        })
+    }
+
+    fn is_ours(&self, job: &JobId) -> bool {
+        self.mending.contains(job) || self.open.iter().any(|run| run.job == *job)
+    }
+
     /// What is to be mended now.
     fn due(&self, now_ms: u64) -> BTreeSet<Key> {
         let is_due = |key: &&Key| {
             let (Some(item), Some(judged)) = (self.item(key), self.judged.get(*key)) else {
                 return false;
             };
-            let wait_ms = SETTLE_MS + TURN_MS * u64::from(self.turns.place(&key.0));
-            let is_settled =
-                judged.broken_since_ms.is_some_and(|since_ms| since_ms + wait_ms <= now_ms);
+            let Some(broken_ms) = judged.broken_since_ms else { return false };
+            let free_ms = broken_ms.max(judged.held_ms.unwrap_or(0));
+            let turn_ms = TURN_MS * u64::from(self.turns.place(&key.0));
+            let is_settled = free_ms + SETTLE_MS + turn_ms <= now_ms;
             let jobs = item.jobs();
             let is_made_room_for = |job: &&JobId| self.clearing.values().any(|f| f.lets == **job);
             let is_open = jobs.iter().any(|job| self.is_tied_to_a_change(job))

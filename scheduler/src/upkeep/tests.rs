@@ -285,6 +285,48 @@ fn the_others_wait_for_their_turn_and_do_nothing_when_it_is_mended() {
     }
 }
 
+/// The second of two: nobody tells it how the first one fares.
+#[test]
+fn whose_turn_is_later_lets_the_first_begin_when_the_way_is_free() {
+    let keys = [101, 102].map(key);
+    let is_second = |me: &_| Turns { me: Some(*me), all: keys.to_vec() }.place(&name("web")) == 1;
+    let second = keys.into_iter().find(is_second);
+    let mut world = labelled(3);
+    world.turns = Turns { me: second, all: keys.to_vec() };
+    world.put_job(1, row(2, JobState::Running));
+    let two = json!({ "expect": "host_label", "job": "vm-2", "key": "disk", "value": "ssd" });
+    world.put("web", 2, Some(json!([on_ssd().unwrap()[0], two])));
+    world.live(0);
+    world.label(1, None);
+    world.hear(1, Freshness::Stale);
+    let mut now_ms = 0;
+    let mut quiet_until = |world: &mut World, until_ms: u64| {
+        while now_ms < until_ms {
+            assert_eq!(world.live(now_ms), [], "at {now_ms} ms");
+            now_ms += 500;
+        }
+    };
+    quiet_until(&mut world, 9_000);
+    world.hear(1, Freshness::Fresh);
+    let turn_ms = SETTLE_MS + TURN_MS;
+    quiet_until(&mut world, 10_000);
+    // The first one moves another VM away from there.
+    world.put_job(1, row(3, JobState::MigratingOut));
+    quiet_until(&mut world, 20_000);
+    world.drop_job(1, 3);
+    quiet_until(&mut world, 21_000);
+    // And then one of the set, which was elsewhere.
+    world.drop_job(1, 2);
+    world.put_job(3, row(2, JobState::MigratingOut));
+    quiet_until(&mut world, 30_000);
+    world.drop_job(3, 2);
+    world.put_job(2, row(2, JobState::Running));
+    // No more is seen of it: only now something must have befallen it.
+    let last_ms = 29_500;
+    quiet_until(&mut world, last_ms + turn_ms);
+    assert_eq!(moves(&world.live(last_ms + turn_ms)), [(id(1), host(2))]);
+}
+
 #[test]
 fn what_ended_by_itself_is_started_and_what_was_ended_by_command_is_not() {
     let mut world = World::new(2);

@@ -2,7 +2,9 @@
 //!
 //! Decides an order, the same at each of them and another one for each set (rendezvous hashing). Nobody
 //! asks whether the first one lives: the next acts when a violation has stood longer than the first
-//! would have let it. So two of them seldom act at once, and when they do hosts and arbiters decide.
+//! would have let it. While nobody could mend it, and while others are seen mending, that time begins
+//! anew: when the way is free all would else set out in the same instant. So two of them seldom act at
+//! once, and when they do hosts and arbiters decide.
 
 use protocol::id::SetName;
 use protocol::signed::PublicKey;
