@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use transport::problem::finish;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
+use crate::power::{self, Power};
 use crate::{expectations, metrics};
 
 /// Runs in one answer of `GET /v1/runs`; about a megabyte.
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) trust: watch::Receiver<Option<Arc<Trust>>>,
     pub(crate) picture: watch::Receiver<Arc<Picture>>,
     pub(crate) key: PublicKey,
+    pub(crate) power: Power,
 }
 
 pub(crate) fn router(shared: Shared) -> Router {
@@ -42,6 +44,7 @@ pub(crate) fn router(shared: Shared) -> Router {
             .route("/v1/runs/{id}", get(find))
             .route("/v1/runs/{id}/cancel", post(cancel))
             .merge(expectations::router())
+            .merge(power::router())
             .route("/metrics", get(metrics))
             .with_state(shared),
     )

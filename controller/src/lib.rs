@@ -12,6 +12,8 @@ mod expectations;
 
 mod peers;
 
+mod power;
+
 mod metrics;
 
 mod store;

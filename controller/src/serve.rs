@@ -22,6 +22,7 @@ use transport::{
 
 use crate::api::{self, Shared};
 use crate::peers;
+use crate::power::Power;
 use crate::store::SqliteConductor;
 
 /// How a controller is set up.
@@ -38,6 +39,8 @@ pub struct Options {
     /// Monitors to follow while trust names none; sources that are addresses are asked, others
     /// are left to the monitors.
     pub discovery: Vec<Source>,
+    /// What switches hosts off and on; need not exist.
+    pub power_file: PathBuf,
 }
 
 /// Why a controller could not start. No run was touched.
@@ -125,7 +128,8 @@ pub async fn serve(
     }
     tracing::info!(%addr, key = %identity.public(), resumed, "controller answers");
     let key = identity.public();
-    let router = api::router(Shared { scheduler, trust, picture, key });
+    let power = Power::new(options.power_file);
+    let router = api::router(Shared { scheduler, trust, picture, key, power });
     server.serve(router, shutdown).await;
     Ok(())
 }

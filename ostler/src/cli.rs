@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Take a drained host into use again
     Undrain(UndrainArgs),
+    /// Whether hosts have power, and switching them from outside
+    Power(PowerArgs),
     /// Say that a silent host is off, so that its VMs run elsewhere; it may come back
     Fence(FenceArgs),
     /// Take a host out of the cluster for good
@@ -180,7 +182,7 @@ pub(crate) enum Command {
     /// A monitor: follows hosts, serves the view
     Monitor(MonitorArgs),
     /// A controller: plans and executes what people want
-    Controller(RoleArgs),
+    Controller(ControllerArgs),
 }
 
 #[derive(Debug, Args)]

@@ -27,6 +27,8 @@ mod retire;
 
 mod fence;
 
+mod power;
+
 mod arbiters;
 
 mod operators;
@@ -154,6 +156,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,
+        Command::Power(args) => power::run(session, args).await,
         Command::Fence(args) => fence::run(session, args).await,
         Command::Retire(args) => retire::run(session, args).await,
         Command::Expect(args) => expect::expect(session, args).await,

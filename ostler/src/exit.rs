@@ -94,6 +94,12 @@ impl Failure {
         text
     }
 
+    /// What happened and why, as the cause of something else.
+    pub(crate) fn cause(&self) -> String {
+        let chain = self.chain();
+        if chain.is_empty() { self.what.clone() } else { format!("{}: {chain}", self.what) }
+    }
+
     /// As scripts get it.
     pub(crate) fn json(&self) -> Value {
         let Self { code, what, next, .. } = self;

@@ -22,6 +22,8 @@ pub mod network;
 
 pub mod pool;
 
+pub mod power;
+
 pub mod refusal;
 
 pub mod event;

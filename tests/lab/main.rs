@@ -16,6 +16,8 @@ mod page;
 
 mod pools;
 
+mod power;
+
 mod resize;
 
 mod snapshots;

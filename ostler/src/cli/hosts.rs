@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use protocol::id::ImageName;
+use protocol::power::PowerAction;
 use protocol::resources::Bytes;
 use protocol::signed::Digest;
 
@@ -42,13 +43,52 @@ pub(crate) struct RetireArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PowerArgs {
+    /// The host: its name, id or the beginning of its id [default: every host that can be switched]
+    pub(crate) host: Option<String>,
+    /// What to do [default: tell whether it has power]
+    #[arg(value_enum, requires = "host")]
+    pub(crate) action: Option<ArgPower>,
+    /// Also while it is heard and VMs are alive there: they end as in a power cut
+    #[arg(long, requires = "action")]
+    pub(crate) force: bool,
+}
+
+/// What to do with a host's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ArgPower {
+    /// Turn it on
+    On,
+    /// Turn it off at once
+    Off,
+    /// Turn it off and on again
+    Cycle,
+}
+
+impl From<ArgPower> for PowerAction {
+    fn from(action: ArgPower) -> Self {
+        match action {
+            ArgPower::On => Self::On,
+            ArgPower::Off => Self::Off,
+            ArgPower::Cycle => Self::Cycle,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct FenceArgs {
     /// The host: its name, id or the beginning of its id [default: tell what was ever said]
     pub(crate) host: Option<String>,
     /// I have seen that it is off, and keep it off until this command has ended: what ran there and has no
     /// disks there is started elsewhere
-    #[arg(long, requires = "host")]
+    #[arg(long, requires = "host", conflicts_with = "cut_power")]
     pub(crate) is_off: bool,
+    /// The same, but a controller turns it off and sees that it is off, by the devices in its power file
+    #[arg(long, requires = "host")]
+    pub(crate) cut_power: bool,
+    /// Have a controller turn it on again afterwards
+    #[arg(long, requires = "host")]
+    pub(crate) turn_on: bool,
     /// Why, for whoever looks at it later
     #[arg(
         long,

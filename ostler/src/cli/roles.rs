@@ -153,6 +153,20 @@ pub(crate) struct MonitorArgs {
     pub(crate) follow: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ControllerArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// What switches hosts off and on: the fence agent of each device and its options
+    #[arg(
+        long,
+        default_value = "/etc/ostler/power.json",
+        value_name = "FILE",
+        env = "OSTLER_POWER_FILE"
+    )]
+    pub(crate) power_file: PathBuf,
+}
+
 impl From<ArgAccel> for Accel {
     fn from(accel: ArgAccel) -> Self {
         match accel {

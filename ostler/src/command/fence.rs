@@ -1,17 +1,19 @@
-//! `ostler fence`: an operator says that a host is off, and what it ran is started elsewhere though the host
-//! may come back.
+//! `ostler fence`: a host is off, and what it ran is started elsewhere though the host may come back.
 //!
-//! It is a line of the next trust document, so nothing forgets it. Decides who may be said to be off, and that
-//! the person keeps the host off until a quorum of arbiters has heard: a host that boots before that may start
-//! what it held. What follows is the arbiters', the controllers' and the host's own.
+//! It is a line of the next trust document, so nothing forgets it. Decides who may be said to be off: a host
+//! whose power a controller has cut and whose devices say so, or one of which a person says so. And that it
+//! stays off until a quorum of arbiters has heard: a host that boots before that may start what it held. What
+//! follows is the arbiters', the controllers' and the host's own.
 
 use protocol::id::{HostId, JobId};
+use protocol::power::{PowerAction, PowerState};
 use protocol::trust::{Fence, Trust};
 use protocol::view::{Freshness, HostRow};
 use protocol::vm::OnLoss;
 use serde_json::json;
 use transport::Clock;
 
+use super::power::Switch;
 use super::retire::{check_arbiters, names};
 use crate::cli::FenceArgs;
 use crate::exit::{Code, Failure};
@@ -28,31 +30,118 @@ pub(crate) async fn run(session: &Session, args: FenceArgs) -> Result<Code, Fail
     let authority = Authority::newest(session, &picture).await?;
     let row = picture.host(text)?;
     let name = row.host.name.clone();
-    check_silent(&picture, row, args.is_off)?;
+    check_silent(&picture, row)?;
     check_arbiters(&authority.trust, row)?;
+    let seen = match (args.is_off, args.cut_power) {
+        (true, _) => Seen::ByPerson,
+        (false, true) => Seen::ByDevices(turn_off(session, &picture, row).await?),
+        (false, false) => return Err(not_surely_off(session, &picture, row).await),
+    };
     let fate = Fate::of(row);
     let next = with_fence(&authority, row, &args.reason);
     let (version, host) = (next.version, row.host.id.clone());
     if !session.is_json {
-        show::note(&format!("keep {name} off until this command has ended"));
+        show::note(&match &seen {
+            Seen::ByPerson => format!("keep {name} off until this command has ended"),
+            Seen::ByDevices(switch) => {
+                format!("{name} is off, say {}", switch.power.devices.join(" and "))
+            }
+        });
     }
     let silent = authority.decree(session, &picture, next).await.inspect_err(|_| {
         show::note(&format!(
             "keep {name} off: what it held is not surely taken from it yet; say it again"
         ));
     })?;
+    if let Seen::ByDevices(switch) = &seen {
+        check_off(session, &name, switch).await?;
+    }
+    let is_on = args.turn_on && turn_on(session, row, seen).await?;
     if session.is_json {
         let Fate { elsewhere, waiting, over } = &fate;
         show::json_pretty(&json!({ "host": host, "trust_version": version,
-            "elsewhere": elsewhere, "waiting": waiting, "over": over, "not_told": silent }));
+            "elsewhere": elsewhere, "waiting": waiting, "over": over, "not_told": silent,
+            "turned_on": is_on }));
         return Ok(Code::Ok);
     }
     show::note(&format!(
         "{name} is off by trust version {version}; it may be turned on again, and starts nothing that it \
          held before it has heard of this"
     ));
+    if is_on {
+        show::note(&format!("{name} is turned on again"));
+    }
     fate.tell(&name);
     Ok(Code::Ok)
+}
+
+/// How it is known that the host is off.
+enum Seen {
+    ByPerson,
+    ByDevices(Switch),
+}
+
+/// Nobody has said what would make it certain.
+async fn not_surely_off(session: &Session, picture: &Picture, row: &HostRow) -> Failure {
+    let what = format!("{} {}", row.host.name, silence(picture, row));
+    let ways =
+        "see that it is off, keep it off until the command has ended, and say so with --is-off";
+    Failure::new(Code::Refused, what).next(match Switch::of(session, row).await {
+        Ok(switch) => format!(
+            "whatever it still runs could run twice: --cut-power turns it off by {}; or {ways}",
+            switch.power.devices.join(" and ")
+        ),
+        Err(_) => format!("whatever it still runs could run twice: {ways}"),
+    })
+}
+
+/// Has a controller cut its power, and its devices say so.
+async fn turn_off(session: &Session, picture: &Picture, row: &HostRow) -> Result<Switch, Failure> {
+    let name = &row.host.name;
+    let mut switch = Switch::of(session, row).await?;
+    if !session.is_json {
+        show::note(&format!("{name} {}; its power is cut now", silence(picture, row)));
+    }
+    switch.power = switch.turn(session, PowerAction::Off, false).await?;
+    match switch.power.state {
+        Some(PowerState::Off) => Ok(switch),
+        _ => Err(Failure::new(Code::Failed, format!("{name} is not surely off"))),
+    }
+}
+
+/// It must not have been turned on before the arbiters had heard.
+async fn check_off(session: &Session, name: &str, switch: &Switch) -> Result<(), Failure> {
+    match switch.state(session).await {
+        Ok(Some(PowerState::Off)) => Ok(()),
+        Ok(Some(PowerState::On | PowerState::Partly)) => Err(Failure::new(
+            Code::Failed,
+            format!("somebody has turned {name} on before the arbiters had heard that it is off"),
+        )
+        .next(format!(
+            "a VM of it may run twice until it hears of the trust document: look with `ostler ps`, and \
+             turn it off with `ostler power {name} off`"
+        ))),
+        Ok(None) => {
+            show::note(&format!("warning: whether {name} is still off, its devices do not say"));
+            Ok(())
+        }
+        Err(failure) => {
+            show::note(&format!(
+                "warning: whether {name} is still off is not known: {}",
+                failure.cause()
+            ));
+            Ok(())
+        }
+    }
+}
+
+async fn turn_on(session: &Session, row: &HostRow, seen: Seen) -> Result<bool, Failure> {
+    let switch = match seen {
+        Seen::ByDevices(switch) => switch,
+        Seen::ByPerson => Switch::of(session, row).await?,
+    };
+    switch.turn(session, PowerAction::On, false).await?;
+    Ok(true)
 }
 
 /// What becomes of the VMs that were alive on the host.
@@ -111,33 +200,33 @@ fn with_fence(authority: &Authority, row: &HostRow, reason: &str) -> Trust {
     next
 }
 
-/// Who is heard is on; and only a person knows of anybody else.
-fn check_silent(picture: &Picture, row: &HostRow, is_off: bool) -> Result<(), Failure> {
-    let known = picture.rows.iter().find(|known| known.host == row.host.id);
-    let (freshness, age_ms) =
-        known.map_or((Freshness::Lost, 0), |known| (known.freshness, known.age_ms));
-    let name = &row.host.name;
-    match freshness {
+/// Who is heard is on.
+fn check_silent(picture: &Picture, row: &HostRow) -> Result<(), Failure> {
+    match freshness(picture, row).0 {
         Freshness::Fresh => {
+            let name = &row.host.name;
             let what = format!("{name} is heard, so it is on");
             Err(Failure::new(Code::Refused, what)
                 .next(format!("ostler drain {name}, if its VMs are to leave it")))
         }
-        Freshness::Stale | Freshness::Lost if is_off => Ok(()),
-        Freshness::Stale | Freshness::Lost => {
-            let alive = super::retire::guests(row);
-            let alive = names(alive.iter().filter(|guest| guest.is_alive()));
-            let ran = match alive.as_str() {
-                "" => String::new(),
-                some => format!("; alive there then: {some}"),
-            };
-            let what = format!("{name} has not been heard for {}{ran}", show::age(age_ms));
-            Err(Failure::new(Code::Refused, what).next(
-                "whatever it still runs could run twice: see that it is off, keep it off until the \
-                 command has ended, and say so with --is-off",
-            ))
-        }
+        Freshness::Stale | Freshness::Lost => Ok(()),
     }
+}
+
+fn freshness(picture: &Picture, row: &HostRow) -> (Freshness, u64) {
+    let known = picture.rows.iter().find(|known| known.host == row.host.id);
+    known.map_or((Freshness::Lost, 0), |known| (known.freshness, known.age_ms))
+}
+
+/// For how long it is silent, and what ran there.
+fn silence(picture: &Picture, row: &HostRow) -> String {
+    let alive = super::retire::guests(row);
+    let alive = names(alive.iter().filter(|guest| guest.is_alive()));
+    let ran = match alive.as_str() {
+        "" => String::new(),
+        some => format!("; alive there then: {some}"),
+    };
+    format!("has not been heard for {}{ran}", show::age(freshness(picture, row).1))
 }
 
 /// What was ever said, and whether the host has heard of it.

@@ -2,7 +2,7 @@
 
 use transport::{CancellationToken, Clock, Endpoint, shutdown};
 
-use crate::cli::{KeeperArgs, MonitorArgs, RoleArgs};
+use crate::cli::{ControllerArgs, KeeperArgs, MonitorArgs, RoleArgs};
 use crate::exit::{Code, Failure};
 
 /// Log lines go to standard error; `OSTLER_LOG` says which, such as `debug` or `transport=debug`.
@@ -46,10 +46,12 @@ pub(crate) async fn monitor(args: MonitorArgs) -> Result<Code, Failure> {
     ended("monitor", monitor::serve(options, Clock::real(), stop).await)
 }
 
-pub(crate) async fn controller(args: RoleArgs) -> Result<Code, Failure> {
+pub(crate) async fn controller(args: ControllerArgs) -> Result<Code, Failure> {
     let stop = start()?;
-    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args;
-    let options = controller::Options { data_dir, listen, trust_file, ready_file, discovery };
+    let ControllerArgs { role, power_file } = args;
+    let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = role;
+    let options =
+        controller::Options { data_dir, listen, trust_file, ready_file, discovery, power_file };
     ended("controller", controller::serve(options, Clock::real(), stop).await)
 }
 
