@@ -9,7 +9,7 @@ use planner::Fetch;
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::image::{FetchImage, FetchState, ImageSource, SourceHost};
-use protocol::job::{Job, JobState, RunKey};
+use protocol::job::{Job, JobState, Reason, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
@@ -381,11 +381,19 @@ impl<R: Reach> Executor<R> {
     async fn hand_over(&self, to: &HostId, id: &JobId, handoff: Option<Signed<Handoff>>) -> Answer {
         // Without holds there is nothing to hand over: the target runs it when it has it all.
         let Some(handoff) = handoff else { return Answer::Done(TaskResult::Done) };
+        let hold = handoff.open().ok().map(|handoff| handoff.to_hold);
         let Err(trouble) = self.ask(to, id, JobAsk::HandOver(handoff)).await else {
             return Answer::Done(TaskResult::Done);
         };
         match (self.read(to, id).await, trouble) {
             (Ok(Some(job)), _) if job.state == JobState::Running => Answer::Done(TaskResult::Done),
+            (Ok(Some(job)), Trouble::Refused(_)) if is_taken(&job, hold) => {
+                Answer::Refused(No::Failed(format!(
+                    "an operator said that {} was off while {id} was on its way there, so it ended when it \
+                     came; `ostler start {id}`, unless a controller has started it already",
+                    to.short()
+                )))
+            }
             // The guest is nowhere else: a no is not the end of asking.
             (_, Trouble::Refused(no)) => unclear(no.to_string()),
             (_, Trouble::Unclear { what, is_ambiguous }) => Answer::Unclear { what, is_ambiguous },
@@ -485,6 +493,11 @@ impl<R: Reach> Executor<R> {
             }
         }
     }
+}
+
+/// Whether the job has lost that hold by an operator's word: what was to run under it never will.
+fn is_taken(job: &Job, hold: Option<OfferId>) -> bool {
+    matches!(&job.reason, Some(Reason::Fenced { lost, .. }) if Some(*lost) == hold)
 }
 
 fn unclear(what: String) -> Answer {

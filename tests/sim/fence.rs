@@ -1,10 +1,13 @@
 //! Hosts that operators say to be off: what was kept there runs elsewhere once, the host comes back as a
 //! member, and each rule of that is broken on purpose.
 
+use host_agent::core::Request;
 use protocol::id::{JobId, OfferId};
 use protocol::job::{JobSpec, JobState, Reason};
+use protocol::refusal::Refusal;
 use protocol::ticket::Action;
 use tests::sim::message::NodeId;
+use tests::sim::verdict::rest;
 use tests::sim::workload::{job_id, spec};
 use tests::sim::{Mutant, Profile, World};
 
@@ -112,6 +115,39 @@ fn what_runs_on_a_host_that_was_wrongly_said_to_be_off_is_ended_when_it_hears() 
     assert!(world.run_until(20_000, |world| is_fenced(world, true)), "and it is said");
     assert!(world.runs(1, &job()) && !world.runs(2, &job()));
     assert_eq!(world.violation, None);
+}
+
+/// It has been on its way since before host 2 heard, and host 0 has let go of it.
+#[test]
+fn a_guest_that_comes_to_a_host_that_was_said_to_be_off_is_ended_and_its_job_starts_again() {
+    let mut world = World::new(profile(11), None);
+    world.run_ms(15_000);
+    assert!(world.start(0, &job(), 1, &bare()), "granted");
+    world.await_state(0, &job(), JobState::Running);
+    world.run_ms(2_000);
+    world.send_by_hand(0, 2, &job(), 2, &bare());
+    world.fence(2);
+    let document = world.trust_signed.clone();
+    world.ask_host(2, Request::Trust(document));
+    assert!(world.run_until(1_000, |world| is_fenced(world, false)));
+    assert!(world.handoff_of(0, &job()).is_none(), "it is on its way still");
+    world.await_state(0, &job(), JobState::Stopped);
+    assert!(is_here(&world), "nobody may run it, and nobody else has it");
+    assert!(world.run_until(5_000, |world| !is_here(world) && is_fenced(world, false)));
+    let handoff = world.handoff_of(0, &job()).expect("the source has let go");
+    let late = world.ask_host(2, Request::Handoff { job: job(), handoff });
+    assert!(matches!(late, Some(Err(Refusal::WrongState { .. }))), "{late:?}");
+    world.run_ms(3_000);
+    assert!(world.start(2, &job(), 3, &bare()), "nobody's any more");
+    world.await_state(2, &job(), JobState::Running);
+    assert!(world.runs(2, &job()) && !world.runs(0, &job()));
+    rest(&mut world);
+    assert_eq!(world.violation, None);
+}
+
+/// Whether host 2 has a process of the job's guest, running or not.
+fn is_here(world: &World) -> bool {
+    world.hosts[2].hv.is_active(job().domain_uuid())
 }
 
 #[test]

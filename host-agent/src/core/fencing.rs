@@ -4,6 +4,8 @@
 //! ```text
 //!   document names this host as off ──▶ same write: offers ended, and of each job with a hold
 //!       alive or on its way ──▶ stopping (fenced) ──▶ stopped (fenced): a controller starts it where it can
+//!                                     ▲                 │
+//!                                     └─ its guest comes all the same, by a migration that was under way
 //!       being stopped       ──▶ stopping, at once, and ends as it would have
 //!       ended               ──▶ as it was, without the hold
 //! ```

@@ -2,13 +2,16 @@
 //!
 //! libvirt is the reality. Its events are hints that make the core look; a look that contradicts
 //! the ledger is repeated once, because it may have begun before our own last change.
+//!
+//! A guest that stands still where its job has ended is nobody's business here, and is left alone: it may be
+//! a person's. One sort is not: what arrives after an operator's word took the right to receive it (below).
 
 use std::collections::BTreeMap;
 
 use hypervisor::{DomainEvent, DomainInfo, DomainState, Lifecycle, StopReason};
 use protocol::event::Fact;
 use protocol::id::JobId;
-use protocol::job::{JobState, ObservedDomain, Reason};
+use protocol::job::{Job, JobState, ObservedDomain, Reason};
 use transport::clock::Now;
 
 use super::agent::Agent;
@@ -68,14 +71,25 @@ impl Agent {
         if record.intent == Intent::Release {
             return;
         }
-        let Some((state, reason)) = seen_instead(record.job.state, look.hint, domain) else {
+        let instead = seen_instead(record.job.state, look.hint, domain);
+        let is_late = has_come_too_late(&record.job, domain);
+        if instead.is_none() && !is_late {
             return self.see_size(now, record, domain, out);
-        };
-        if look.is_second {
-            self.become_seen(now, record, state, reason, out);
-        } else {
-            out.push(Effect::Look(Look { is_second: true, ..look }));
         }
+        match instead {
+            _ if !look.is_second => out.push(Effect::Look(Look { is_second: true, ..look })),
+            Some((state, reason)) => self.become_seen(now, record, state, reason, out),
+            None => self.end_late_guest(now, record, out),
+        }
+    }
+
+    /// Ends a guest that came after its right was taken, as if it had come before: the row is `stopping` until
+    /// libvirt says that it is gone, which is tried for as long as it takes, and says the same of why.
+    fn end_late_guest(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
+        let (id, why) = (record.job.id.clone(), record.job.reason.clone());
+        record.intent = Intent::Stop { grace_ms: 0 };
+        self.become_state(now, record, JobState::Stopping, why, out);
+        self.go_on(now, &id, out);
     }
 
     /// Believes what libvirt shows.
@@ -203,6 +217,22 @@ pub(super) fn seen_instead(
         | JobState::MigratingIn
         | JobState::MigratingOut => None,
     }
+}
+
+/// Whether a guest stands still here that came when what the host had taken was over (see `fencing`): its
+/// source was sending it to a hold of ours that an operator's word had ended, before the source knew of it.
+///
+/// Nobody may run it. The hold can't be handed over any more, and its job may be somebody else's by now, with
+/// the disks; so its memory must not meet them again in a later start here, which would find it and take it
+/// for its own. That is why it is ended, though it may be the last of this run of the guest: that is what the
+/// word has cost, and the row says so. Where the source has not let go, it goes on there.
+///
+/// It is no source of a sending: a guest is that only under a row that is `migrating_out`, and what such a row
+/// lost by the word was ended when it was heard, paused or not.
+fn has_come_too_late(job: &Job, domain: Option<&DomainInfo>) -> bool {
+    let was_taken = matches!(job.reason, Some(Reason::Fenced { .. }));
+    let stands_still = domain.is_some_and(|d| matches!(d.state, DomainState::Paused(_)));
+    job.state == JobState::Stopped && job.hold.is_none() && was_taken && stands_still
 }
 
 /// How a guest ended that nobody asked to end.

@@ -108,8 +108,10 @@ impl Agent {
     fn drafted(&self, record: &JobRecord) -> Option<Drafted> {
         let job = &record.job;
         let vm = job.spec.as_vm()?;
-        // A VM that is alive without a hold was started before there was trust.
-        let id = job.hold.or((!job.state.is_ended()).then(OfferId::default))?;
+        // A VM that is alive without a hold was started before there was trust. One whose hold was taken and
+        // whose guest came all the same is ended where it stands still: it never runs (R13).
+        let has_none = job.state.is_ended() || matches!(job.reason, Some(Reason::Fenced { .. }));
+        let id = job.hold.or((!has_none).then(OfferId::default))?;
         let standing = match &record.intent {
             Intent::Receive { from, hold, is_handed } => Standing::Arriving {
                 from: HoldAt { host: from.clone(), hold: *hold },

@@ -133,3 +133,84 @@ fn that_another_host_was_off_changes_nothing_here() {
     assert_eq!(row(&bench), held);
     assert!(bench.works.is_empty());
 }
+
+/// What a host that awaits a guest hears, and what it was to receive it under.
+fn target_of_a_migration_that_is_fenced() -> (Bench, Bench, MigrateJob, OfferId) {
+    let (source, mut target, migrate) = migration();
+    let lost = row(&target).hold.unwrap();
+    let (host, by) = (key(OTHER).public(), key(OPERATOR).public());
+    let fenced = vec![Fence { host, since: 2, by, at_ms: 0, reason: String::new() }];
+    let trust = Trust { version: 2, fenced, ..trust().open().unwrap() };
+    hears(&mut target, Signed::seal(&trust, &key(OPERATOR)));
+    assert_eq!(target.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    assert_eq!(row(&target).reason, Some(Reason::Fenced { lost, ran: false }));
+    assert_eq!(row(&target).state, JobState::Stopped);
+    (source, target, migrate, lost)
+}
+
+#[test]
+fn a_guest_that_comes_after_the_right_to_receive_it_was_taken_is_ended() {
+    let (mut source, mut target, migrate, lost) = target_of_a_migration_that_is_fenced();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
+    source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
+    let handoff = handoff_of(&source);
+    assert_eq!(
+        refusal(target.ask(Request::Handoff { job: job_id("web-1"), handoff })),
+        "wrong-state",
+        "its hold is over, and the job may be somebody else's"
+    );
+    let uuid = job_id("web-1").domain_uuid();
+    let here = domain("web-1", DomainState::Paused(PauseReason::Requested));
+    target.looks.clear();
+    let first = target.look(uuid, false);
+    target.tell(Input::Looked { look: first, domain: Some(here.clone()) });
+    assert_eq!(row(&target).state, JobState::Stopped, "one look may be of before");
+    let second = target.looks.pop().expect("a second look");
+    target.tell(Input::Looked { look: second, domain: Some(here) });
+    assert_eq!(row(&target).state, JobState::Stopping);
+    let listed = |bench: &Bench| bench.agent.draft().unwrap().items.len();
+    assert_eq!(listed(&target), 0, "it never runs here");
+    // As often as it takes, in this life of the agent or another.
+    let unclear = WorkOutcome::Unclear("libvirt is away".into());
+    assert_eq!(target.end_work(unclear), Work::StopVm { grace_ms: 0 });
+    target.die(false);
+    target.tell(Input::Domains(vec![]));
+    assert_eq!(target.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    let ended = row(&target);
+    assert_eq!((ended.state, ended.hold), (JobState::Stopped, None));
+    assert_eq!(
+        ended.reason,
+        Some(Reason::Fenced { lost, ran: false }),
+        "a controller starts it again"
+    );
+}
+
+#[test]
+fn a_guest_that_came_while_no_agent_was_looking_is_ended_in_its_next_life() {
+    let (_, mut target, _, _) = target_of_a_migration_that_is_fenced();
+    target.die(false);
+    let here = domain("web-1", DomainState::Paused(PauseReason::Requested));
+    target.tell(Input::Domains(vec![here]));
+    assert_eq!(target.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    assert_eq!(row(&target).state, JobState::Stopped);
+}
+
+#[test]
+fn what_stands_still_where_a_job_ended_otherwise_is_left_alone() {
+    let (mut source, _, migrate) = migration();
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
+    source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
+    assert_eq!(row(&source).state, JobState::Stopped, "moved");
+    let mut stopped = running();
+    let stop = StopJob { grace_ms: 0, run: None };
+    stopped.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
+    stopped.end_work(WorkOutcome::Done);
+    for mut bench in [source, stopped] {
+        let before = row(&bench);
+        let still = domain("web-1", DomainState::Paused(PauseReason::Migration));
+        let look = bench.look(job_id("web-1").domain_uuid(), true);
+        bench.tell(Input::Looked { look, domain: Some(still) });
+        assert_eq!(row(&bench), before);
+        assert!(bench.works.is_empty(), "{:?}", bench.works);
+    }
+}
