@@ -275,6 +275,14 @@ fn a_change_is_taken_back_until_a_host_has_agreed() {
     let signed = world.trust_signed.clone();
     let answer = world.ask_host(0, Request::Trust(signed));
     assert!(matches!(answer, Some(Err(Refusal::UnlawfulTrust { .. }))), "{answer:?}");
+    // Begun anew from there, it is another change, which no host follows; the first goes on.
+    recover(&mut world, &[2], &[3]);
+    assert!(!complete(&mut world, CHANGE_MS), "hosts are bound to the first");
+    let first = world.bound_to(&world.trust).expect("a change that hosts are bound to");
+    world.decree(world.above_all(first));
+    assert!(complete(&mut world, CHANGE_MS));
+    assert!(world.trust.committee().has(3) && !world.trust.committee().has(2));
+    ends_well(world);
 }
 
 fn begin_with(world: &mut World, leaves: &[u32], joins: &[u32]) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bootstrap::committee::{Change, begun, check_lost, completed, gone_on, recovered, taken_back};
 use host_agent::core::Request;
-use protocol::signed::Signed;
+use protocol::signed::{Digest, Signed};
 use protocol::trust::{MEMBERS_MAX, Ready, Slot, Trust};
 
 use super::message::{Ask, Told};
@@ -91,6 +91,11 @@ impl World {
     /// those who are down when they are too many.
     fn choose(&mut self) {
         let trust = Arc::clone(&self.trust);
+        // What every command of `ostler arbiters` looks for first: that host follows nothing else.
+        if let Some(bound) = self.bound_to(&trust) {
+            self.coverage.hit("operator.gone-on");
+            return self.decree(self.above_all(bound));
+        }
         if let Some(next) = self.recovery(&trust) {
             self.coverage.hit("operator.recovered");
             return self.decree(self.above_all(next));
@@ -108,17 +113,10 @@ impl World {
             }
             return;
         }
-        if let Some(bound) = self.bound_to(&trust) {
-            self.coverage.hit("operator.gone-on");
-            return self.decree(self.above_all(bound));
-        }
-        // `ostler arbiters` begins nothing while a host is silent: it may have agreed to the change that was
-        // taken back last, and two changes that hosts are bound to can never be completed.
-        let obeys = |n: usize| self.trust_of_host(n).version == trust.version;
         if !self.is_noisy || self.now_us < self.operators.next_us {
             return;
         }
-        if !(0..self.hosts.len()).all(obeys) {
+        if !self.is_obeyed(&trust) {
             self.coverage.hit("operator.waits-for-hosts");
             return;
         }
@@ -134,11 +132,21 @@ impl World {
         }
     }
 
+    /// Whether every host obeys the newest document. `ostler arbiters` begins no change before: a host that is
+    /// silent may have agreed, or may agree yet, to the change that was taken back last, and two changes that
+    /// hosts are bound to can never be completed.
+    fn is_obeyed(&self, trust: &Trust) -> bool {
+        (0..self.hosts.len()).all(|n| self.trust_of_host(n).version == trust.version)
+    }
+
     /// What an operator signs who takes those that are down now for lost: others come in their place, or
     /// the change under way is completed without them.
     fn recovery(&self, trust: &Trust) -> Option<Trust> {
         let next = trust.succession.next.as_ref();
         if !self.is_noisy || next.is_some_and(|next| next.recovers) {
+            return None;
+        }
+        if next.is_none() && !self.is_obeyed(trust) {
             return None;
         }
         let is_up = |slot: u32| {
@@ -161,21 +169,30 @@ impl World {
     }
 
     /// A version above every one that was ever signed.
-    pub(super) fn above_all(&self, trust: Trust) -> Trust {
+    #[must_use]
+    pub fn above_all(&self, trust: Trust) -> Trust {
         let versions = self.operators.signed.iter().filter_map(|signed| signed.open().ok());
         let most = versions.map(|trust| trust.version).max().unwrap_or(0);
         Trust { version: trust.version.max(most + 1), ..trust }
     }
 
-    /// The document that goes on with a change to which a host is bound, though it was taken back.
-    fn bound_to(&self, trust: &Trust) -> Option<Trust> {
-        let bound = self.hosts.iter().enumerate().map(|(n, host)| {
-            let theirs = self.trust_of_host(n);
-            (host.disk.ledger.agreed, theirs)
-        });
-        let mut held =
-            bound.filter(|(agreed, theirs)| agreed.is_some() && *agreed == theirs.change());
-        held.find_map(|(_, theirs)| gone_on(trust, &theirs))
+    /// The document that goes on with a change to which a host is bound, though it was taken back, or put aside
+    /// for another. `None` also where hosts are bound to both: one of them would have to be retired.
+    #[must_use]
+    pub fn bound_to(&self, trust: &Trust) -> Option<Trust> {
+        let all = self.hosts.iter().enumerate();
+        let all = all.map(|(n, host)| (host.disk.ledger.agreed, self.trust_of_host(n)));
+        let is_bound = |agreed: &Option<Digest>, theirs: &Trust| {
+            agreed.is_some() && *agreed == theirs.change()
+        };
+        let bound: Vec<Arc<Trust>> = all
+            .filter(|(agreed, theirs)| is_bound(agreed, theirs))
+            .map(|(_, theirs)| theirs)
+            .collect();
+        if bound.iter().any(|theirs| theirs.change() == trust.change()) {
+            return None;
+        }
+        bound.iter().find_map(|theirs| gone_on(trust, theirs))
     }
 
     /// One more, one less, one in the place of another, or all of them.

@@ -91,7 +91,7 @@ pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<C
         if how.dry_run {
             return Ok(Code::Ok);
         }
-        work.check_obeyed().await?;
+        work.check_obeyed(&[]).await?;
         let joins = work.start_all(&places).await?;
         let next = begun(&work.authority.trust, &Change { leaves, joins }).map_err(refused)?;
         check_quorums(&next, &work.answering(&next).await).map_err(refused)?;
@@ -164,19 +164,32 @@ impl<'a> Work<'a> {
         row.map_or_else(|| host.short().to_owned(), |row| row.host.name.clone())
     }
 
-    /// A change that was taken back goes on when a host had agreed to it all the same: that host follows
-    /// nothing else, and others may have counted on it.
+    /// A change that was taken back, or put aside for another, goes on when a host had agreed to it all the
+    /// same.
     async fn go_on_with_bound(&mut self, is_dry_run: bool) -> Result<(), Failure> {
-        let Some((name, theirs)) = self.bound().await else { return Ok(()) };
-        let Some(next) = gone_on(&self.authority.trust, &theirs) else { return Ok(()) };
+        match self.bound_change().await? {
+            Some(next) if !is_dry_run => self.decree(next).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The document that goes on with a change which was taken back or put aside, and of which the person is
+    /// told: a host that had agreed to it follows nothing else, and others may have counted on it.
+    pub(super) async fn bound_change(&self) -> Result<Option<Trust>, Failure> {
+        let Some((name, theirs)) = self.bound().await else { return Ok(None) };
+        let Some(next) = gone_on(&self.authority.trust, &theirs) else { return Ok(None) };
         if let Some(other) = self.any_agreed().await {
             let what =
                 format!("{name} has agreed to one change of arbiters, and {other} to another");
             return Err(Failure::new(Code::Refused, what)
                 .next(format!("neither can be completed: retire {name} or {other}")));
         }
-        show::note(&format!("{name} has agreed to a change that was taken back: it goes on"));
-        if is_dry_run { Ok(()) } else { self.decree(next).await }
+        let was = match self.authority.trust.succession.next {
+            Some(_) => "put aside for another",
+            None => "taken back",
+        };
+        show::note(&format!("{name} has agreed to a change that was {was}: it goes on"));
+        Ok(Some(next))
     }
 
     /// A host that has agreed to a change other than the one under way, with its document.
@@ -259,10 +272,12 @@ impl<'a> Work<'a> {
     }
 
     /// Nothing begins while a host obeys an older document: if that names a change which was taken back,
-    /// the host may agree to it yet, and two changes that hosts are bound to can't be completed.
-    async fn check_obeyed(&self) -> Result<(), Failure> {
+    /// the host may agree to it yet, and two changes that hosts are bound to can't be completed. `off` are the
+    /// names of hosts that are retired with the change.
+    pub(super) async fn check_obeyed(&self, off: &[&str]) -> Result<(), Failure> {
         let untold = self.authority.give_again(self.session, &self.picture).await?;
-        let Some(Untold { host, why, .. }) = untold.into_iter().next() else { return Ok(()) };
+        let mut untold = untold.into_iter().filter(|untold| !off.contains(&untold.host.as_str()));
+        let Some(Untold { host, why, .. }) = untold.next() else { return Ok(()) };
         let version = self.authority.trust.version;
         let what = format!("{host} does not take trust version {version}: {why}");
         Err(Failure::new(Code::Refused, what).next(format!(

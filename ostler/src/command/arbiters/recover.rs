@@ -1,7 +1,7 @@
 //! `ostler arbiters recover`: when too many arbiters are lost for good to ever grant anything again.
 //!
 //! ```text
-//!   too few answer ─▶ every host of the roster is heard, or off by the person's word
+//!   too few answer ─▶ every host of the roster is heard and obeys, or is off by the person's word
 //!          ─▶ start new ones ─▶ sign: these, then those, without asking these ─▶ as any change goes on
 //! ```
 //!
@@ -44,6 +44,10 @@ pub(super) async fn run(
     how: &ChangeArgs,
 ) -> Result<Code, Failure> {
     let mut work = Work::begin(session, how).await?;
+    // Signed with what makes it a recovery, or not at all.
+    if let Some(bound) = work.bound_change().await? {
+        work.authority.trust = bound;
+    }
     let answer = work.answering(&work.authority.trust).await;
     check_lost(&work.authority.trust, &answer).map_err(refused)?;
     let off = off.iter().map(|text| find_off(&work, text)).collect::<Result<Vec<_>, _>>()?;
@@ -58,6 +62,10 @@ pub(super) async fn run(
     check_heard(&work, &off)?;
     if how.dry_run {
         return Ok(Code::Ok);
+    }
+    if !goes_on {
+        let names: Vec<&str> = off.iter().map(|gone| gone.name.as_str()).collect();
+        work.check_obeyed(&names).await?;
     }
     let mut joins = Vec::new();
     for place in &places {
