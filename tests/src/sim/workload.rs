@@ -183,11 +183,13 @@ impl World {
                     + u32::try_from(number % 3).unwrap_or(0)
                     + u32::from(self.chance.happens(200_000));
                 let mut spec = spec(vcpus, number.is_multiple_of(2), number % 3 < 2);
-                if let JobKind::Vm(vm) = &mut spec.kind
-                    && self.profile.lapses(&job)
-                {
-                    vm.disks.clear();
-                    vm.on_loss = OnLoss::Stop;
+                if let JobKind::Vm(vm) = &mut spec.kind {
+                    if self.profile.lapses(&job) {
+                        vm.disks.clear();
+                        vm.on_loss = OnLoss::Stop;
+                    }
+                    // What a host that was said to be off must not start when it is back.
+                    vm.autostart = self.profile.has_fences && number % 4 != 3;
                 }
                 let on = self.chance.happens(300_000).then(|| self.chance.pick(&hosts).cloned());
                 Want::Run { job, spec, on: on.flatten() }
