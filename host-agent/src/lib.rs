@@ -13,8 +13,10 @@ pub mod keeper;
 pub mod store;
 
 mod api;
+
 mod channel;
 mod console;
+mod traced;
 
 mod feed;
 mod fetch;
@@ -328,6 +330,7 @@ pub async fn run(
         client: client.clone(),
         clock,
         is_kept: false,
+        traced: traced::Traced::default(),
     };
 
     let pools = storage.pools().clone();

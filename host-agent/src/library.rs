@@ -20,6 +20,7 @@ use protocol::refusal::Refusal;
 use protocol::signed::Digest;
 use tokio::sync::{Mutex as Turn, Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 use transport::Client;
 
 use crate::core::Input;
@@ -238,7 +239,16 @@ impl Library {
         let coming = Coming { wanted: wanted.clone(), state: Arc::clone(&state), off: off.clone() };
         fetches.insert(name.clone(), coming);
         drop(fetches);
-        tokio::spawn(self.clone().bring(name.clone(), sources, wanted, state, off));
+        let span = match transport::traces::here() {
+            None => Span::none(),
+            Some(place) => {
+                let span = tracing::debug_span!(parent: None, "fetch", image = %name);
+                place.takes(&span);
+                span
+            }
+        };
+        let bring = self.clone().bring(name.clone(), sources, wanted, state, off);
+        tokio::spawn(bring.instrument(span));
         Ok(Asked::Coming)
     }
 

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use transport::traces;
 
 use crate::core::ServiceNews;
 use crate::place::Place;
@@ -236,6 +237,9 @@ impl Services {
             .stderr(log)
             // A group of its own: Ctrl-C at the agent's terminal is not for its services.
             .process_group(0);
+        if let Some(collector) = traces::collector() {
+            command.env(traces::COLLECTOR_VAR, collector);
+        }
         for source in &spec.discovery {
             command.arg("--discovery").arg(source);
         }

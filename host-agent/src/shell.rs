@@ -18,6 +18,8 @@ use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use transport::traces::Place;
 use transport::{Client, Clock};
 use uuid::Uuid;
 
@@ -27,6 +29,7 @@ use crate::core::{
 };
 use crate::feed::Feed;
 use crate::store::{Store, StoreError};
+use crate::traced::Traced;
 use crate::works::Works;
 
 /// Inputs waiting for the core. Each is handled in microseconds; a queue this long means that the
@@ -50,8 +53,8 @@ pub(crate) enum Post {
     Input(Input),
     /// An input, and who waits until what comes of it can be read.
     Awaited(Input, oneshot::Sender<()>),
-    /// A request and where its answer goes.
-    Request(Box<Request>, oneshot::Sender<Result<Reply, Refusal>>),
+    /// A request, where its answer goes, and the place in a trace where it belongs.
+    Request(Box<Request>, oneshot::Sender<Result<Reply, Refusal>>, Option<Place>),
     /// What arbiters rebuild their books from, beside the inventory.
     OpenOffers(oneshot::Sender<Curious>),
 }
@@ -103,6 +106,8 @@ pub(crate) struct Shell {
     pub clock: Clock,
     /// True while the last draft had something that needs cover.
     pub is_kept: bool,
+    /// Jobs that somebody follows.
+    pub traced: Traced,
 }
 
 impl Shell {
@@ -140,7 +145,10 @@ impl Shell {
                     self.agent.handle(now, input, &mut effects);
                     waiting.push(tell);
                 }
-                Post::Request(request, answer) => {
+                Post::Request(request, answer, place) => {
+                    if let Some(place) = place {
+                        self.traced.note(now.mono_ms, &request, place);
+                    }
                     let reply = ReplyId(callers.len() as u64);
                     callers.insert(reply, answer);
                     let input = Input::Request { reply, request };
@@ -250,10 +258,12 @@ impl Shell {
 
     fn begin(&self, job: JobId, id: WorkId, uuid: Uuid, work: Work, turn: Option<Box<Turn>>) {
         let (works, posts) = (Arc::clone(&self.works), self.posts.clone());
+        let span = self.traced.work(self.clock.now().mono_ms, &job, &work);
         tokio::spawn(async move {
             let performed = {
                 let job = job.clone();
-                tokio::spawn(async move { works.perform(&job, uuid, work, turn.as_deref()).await })
+                let perform = async move { works.perform(&job, uuid, work, turn.as_deref()).await };
+                tokio::spawn(perform.instrument(span))
             };
             let outcome = performed.await.unwrap_or_else(|error| {
                 WorkOutcome::Unclear(format!("a fault of the agent: {error}"))

@@ -19,6 +19,7 @@ use protocol::vm::{OnLoss, SizeChange, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use transport::Endpoint;
 use uuid::Uuid;
 
@@ -251,7 +252,8 @@ impl Works {
             return if is_guarded { self.free(job, uuid).await } else { Ok(()) };
         }
         self.networks.await_ready(&vm).await.map_err(Trouble::No)?;
-        let volumes = self.storage.make_volumes(job, &vm, turn).await?;
+        let made = self.storage.make_volumes(job, &vm, turn);
+        let volumes = made.instrument(tracing::debug_span!("make volumes")).await?;
         // What an earlier start has left is no exit code of this one.
         self.storage.forget_exit(job)?;
         self.define(job, vm, volumes, exit_file).await?;

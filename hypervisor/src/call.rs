@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::field;
 
 use crate::error::{ErrorKind, HypervisorError};
 use crate::hypervisor::Hypervisor;
@@ -58,9 +59,21 @@ pub async fn call<T: Send + 'static>(
     let watched = Arc::new(Watched { phase: Mutex::new(Phase::Waited), hung });
     let (sender, receiver) = oneshot::channel();
     let (hv, at_thread) = (Arc::clone(hv), Arc::clone(&watched));
+    let span = tracing::debug_span!(
+        "libvirt",
+        otel.name = %format_args!("libvirt: {what}"),
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty,
+    );
     let body = move || {
         let ends = EndsWithThread(at_thread);
-        let answer = f(hv.as_ref());
+        let answer = span.in_scope(|| f(hv.as_ref()));
+        if let Err(error) = &answer {
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", field::display(error));
+        }
+        // It is over before whoever waits goes on.
+        drop(span);
         // Before the answer is out: who has it must not find the call counted as hung.
         drop(ends);
         // Nobody may be waiting any more: then the answer goes nowhere.

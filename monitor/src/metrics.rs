@@ -138,7 +138,7 @@ impl Metrics {
         self.is_complete.set(i64::from(status.is_complete));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
-        text
+        text + &transport::metrics::text("ostler_monitor", Vec::new())
     }
 }
 

@@ -27,6 +27,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 use transport::discovery::Source;
+use transport::traces::COLLECTOR_VAR;
 
 use crate::exit::EXIT_CODES;
 
@@ -58,6 +59,9 @@ pub(crate) struct Global {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Send traces of what is done to this collector of OpenTelemetry's, such as http://127.0.0.1:4318
+    #[arg(long, global = true, env = COLLECTOR_VAR, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -103,25 +103,31 @@ pub(crate) use snapshots::SnapshotsArgs;
 pub(crate) use volumes::VolumesArgs;
 pub(crate) use why::WhyArgs;
 
+use std::pin::Pin;
+
+use tracing::Instrument as _;
+
 use self::act::Act;
 use crate::cli::{Cli, Command, OperatorsArgs, OperatorsCommand};
 use crate::exit::{Code, Failure};
 use crate::session::Session;
+use crate::traces::Traces;
 use crate::{block_on, dev};
 
-/// Runs what the person asked for.
-pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
+/// Runs what the person asked for, with the command's name as it is on the command line.
+pub(crate) fn run(cli: Cli, name: &str) -> Result<Code, Failure> {
     let Cli { global, command } = cli;
+    let followed = |work| block_on(followed(global.otlp.as_deref(), name, work));
     match command {
         Command::Dev(args) => dev::run(&global, args),
-        Command::Bootstrap(args) => block_on(bootstrap::run(&global, args)),
+        Command::Bootstrap(args) => followed(Box::pin(bootstrap::run(&global, args))),
         Command::Discovery(command) => block_on(discovery::run(&global, command)),
         Command::Completion(args) => completion::run(args),
-        Command::Agent(args) => agent::run(args),
-        Command::Arbiter(args) => block_on(roles::arbiter(args)),
+        Command::Agent(args) => agent::run(args, &global),
+        Command::Arbiter(args) => block_on(roles::arbiter(args, &global)),
         Command::Keeper(args) => roles::keeper(args),
-        Command::Monitor(args) => block_on(roles::monitor(args)),
-        Command::Controller(args) => block_on(roles::controller(args)),
+        Command::Monitor(args) => block_on(roles::monitor(args, &global)),
+        Command::Controller(args) => block_on(roles::controller(args, &global)),
         Command::Ui(args) => block_on(crate::ui::run(&global, args)),
         Command::Trust(command) => block_on(trust::run(&global, command)),
         Command::Operators(OperatorsArgs { command: Some(OperatorsCommand::Key) }) => {
@@ -133,8 +139,25 @@ pub(crate) fn run(cli: Cli) -> Result<Code, Failure> {
         Command::Why(ref args) if args.view.is_some() => why::offline(&global, args),
         Command::Replay(args) => replay::run(&global, args),
         Command::Simulate(args) => simulate::run(&global, &args),
-        command => block_on(async { user_command(&Session::open(&global)?, command).await }),
+        command => {
+            followed(Box::pin(async { user_command(&Session::open(&global)?, command).await }))
+        }
     }
+}
+
+type Work<'a> = Pin<Box<dyn Future<Output = Result<Code, Failure>> + 'a>>;
+
+/// Does it as the beginning of a trace, if somebody collects those.
+async fn followed(collector: Option<&str>, name: &str, work: Work<'_>) -> Result<Code, Failure> {
+    let Some(_sent_at_the_end) = Traces::of_command(collector) else { return work.await };
+    let span = Traces::root(name);
+    let result = work.instrument(span.clone()).await;
+    if let Err(failure) = &result {
+        // Its words may have a discovery URL in them.
+        span.record("otel.status_code", "ERROR");
+        span.record("otel.status_description", format!("{:?}", failure.code));
+    }
+    result
 }
 
 async fn user_command(session: &Session, command: Command) -> Result<Code, Failure> {

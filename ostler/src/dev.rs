@@ -66,7 +66,7 @@ fn up_and_wait(global: &Global, up: &DevUpArgs, data: &std::path::Path) -> Resul
             .map_err(|error| Failure::new(Code::Failed, "watch for signals").because(error))?;
         let chosen = hypervisor_of(up.hypervisor, data);
         let mut place = Place::open(data, chosen.kind, up.agents)?;
-        let mut agents = Agents::new(Arc::clone(&reaper), &place);
+        let mut agents = Agents::new(Arc::clone(&reaper), &place, global.otlp.as_deref());
         let result = tokio::select! {
             result = come_up(global, up, &mut place, &mut agents, &chosen) => result,
             () = stop.cancelled() => Err(interrupted()),
@@ -112,7 +112,7 @@ async fn come_up(
         agents.end().await;
         *place = Place::open(&place.data, DevHypervisor::Test, up.agents)?;
         discovery(place).await?;
-        *agents = Agents::new(agents.reaper(), place);
+        *agents = Agents::new(agents.reaper(), place, global.otlp.as_deref());
         agents.start(place, Ports::Own)?;
         agents.first_answers(place).await?;
     }
@@ -168,7 +168,7 @@ async fn bootstrap_here(global: &Global, place: &Place) -> Result<(), Failure> {
 
 fn session(global: &Global, place: &Place) -> Result<Session, Failure> {
     let context = Some(place.context());
-    Session::open(&Global { context, hosts: Vec::new(), json: global.json })
+    Session::open(&Global { context, hosts: Vec::new(), ..global.clone() })
 }
 
 async fn tell_how_to_go_on(global: &Global, session: &Session, place: &Place) {
@@ -262,7 +262,7 @@ fn stop(global: &Global, data: Option<std::path::PathBuf>) -> Result<Code, Failu
             let reaper = Reaper::start()
                 .map_err(|error| Failure::new(Code::Failed, "adopt orphans").because(error))?;
             let code = block_on(async {
-                let agents = Agents::new(reaper, &place);
+                let agents = Agents::new(reaper, &place, None);
                 agents.end_leftovers().await;
                 agents.start(&place, Ports::Any)?;
                 agents.first_answers(&place).await?;

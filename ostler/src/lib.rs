@@ -20,11 +20,13 @@ mod exit;
 
 mod reaper;
 
+mod traces;
+
 mod dev;
 
 mod ui;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::Cli;
 use crate::exit::Code;
@@ -32,9 +34,10 @@ use crate::exit::Code;
 /// Does what the command line says, and returns how that ended.
 #[must_use]
 pub fn run() -> std::process::ExitCode {
-    let cli = Cli::parse();
+    let words = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&words).unwrap_or_else(|error| error.exit());
     let is_json = cli.global.json;
-    let code = match command::run(cli) {
+    let code = match command::run(cli, words.subcommand_name().unwrap_or_default()) {
         Ok(code) => code,
         Err(failure) => {
             failure.tell(is_json);

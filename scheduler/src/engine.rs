@@ -18,7 +18,8 @@ use protocol::trust::Trust;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use transport::{CancellationToken, Client, Clock};
+use tracing::{Instrument as _, Span};
+use transport::{CancellationToken, Client, Clock, traces};
 use uuid::Uuid;
 
 use crate::conductor::{Acceptance, Conductor, StoreError};
@@ -31,7 +32,7 @@ use crate::network::Network;
 use crate::record::RunRecord;
 use crate::run::{Answer, Effect, Input, PastReturn, Run};
 use crate::tally::{Figures, Tally};
-use crate::task::{Circumstances, Dispatch};
+use crate::task::{Circumstances, Direction, Dispatch};
 
 /// Runs that have not ended; more are refused until some have. Each costs a few kilobytes.
 pub const RUNS_OPEN_MAX: usize = 4096;
@@ -454,8 +455,9 @@ impl Scheduler {
             flight: None,
             wake_at_ms: None,
         };
+        let span = span_of(driver.run.record());
         let scheduler = self.clone();
-        tokio::spawn(async move {
+        let drive = async move {
             let shutdown = scheduler.0.shutdown.clone();
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -463,7 +465,8 @@ impl Scheduler {
             }
             scheduler.knowledge().release(id);
             scheduler.open().remove(&id);
-        });
+        };
+        tokio::spawn(drive.instrument(span));
         RunHandle { status }
     }
 
@@ -610,8 +613,9 @@ impl Driver {
     }
 
     async fn plan_unless_cancelled(&mut self) -> Input {
+        let plan = self.inner.plan(self.run.record()).instrument(tracing::debug_span!("plan"));
         tokio::select! {
-            planned = self.inner.plan(self.run.record()) => planned,
+            planned = plan => planned,
             Some(cancel) = self.cancelled.recv() => {
                 self.cancels.push(cancel);
                 Input::Cancel
@@ -641,13 +645,25 @@ impl Driver {
 
     fn dispatch(&self, dispatch: Dispatch) -> Flight {
         let scheduler = Scheduler(Arc::clone(&self.inner));
-        Box::pin(async move {
+        let span = self.span_of(&dispatch);
+        let perform = async move {
             let answer = match scheduler.run_errand(&dispatch).await {
                 Some(answer) => answer,
                 None => scheduler.0.executor.perform(dispatch.clone()).await,
             };
             (dispatch, answer)
-        })
+        };
+        Box::pin(perform.instrument(span))
+    }
+
+    fn span_of(&self, dispatch: &Dispatch) -> Span {
+        let task = &self.run.record().tasks[dispatch.key.task as usize];
+        let undo = match dispatch.direction {
+            Direction::Do => "",
+            Direction::Undo => "undo: ",
+        };
+        let title = || task.kind.title(&dispatch.job);
+        tracing::debug_span!("task", otel.name = format!("{undo}{}", title()), job = %dispatch.job)
     }
 
     fn announce(&self) {
@@ -663,6 +679,20 @@ async fn sleep_until(inner: &Inner, at_ms: Option<u64>) {
     let now_ms = inner.options.clock.now().mono_ms;
     let pause = at_ms.unwrap_or(0).saturating_sub(now_ms);
     tokio::time::sleep(Duration::from_millis(pause)).await;
+}
+
+/// From a run's beginning to its end. Whoever asked for it has long been answered: it goes on in the
+/// trace of that request, and begins one of its own when it is nobody's.
+fn span_of(run: &RunRecord) -> Span {
+    let (want, job) = (run.want.as_str(), run.want.job());
+    let name = format_args!("run: {want}");
+    let span = tracing::debug_span!(
+        parent: None, "run", otel.name = %name, id = %run.id, want, %job, begins_trace = true,
+    );
+    if let Some(place) = traces::here() {
+        place.takes(&span);
+    }
+    span
 }
 
 /// A key as a number that is the same for everybody.

@@ -18,6 +18,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 use transport::client::Patience;
 use transport::{CallError, Client, Clock, Endpoint, Method, Reply};
 
@@ -148,10 +149,11 @@ impl Reach for Network {
             let client = self.client.with_patience(ROOM_PATIENCE);
             let query = if is_fresh { "?fresh=true" } else { "" };
             let path = format!("/v1/tenants/{tenant}/jobs/{job}{query}");
-            asked.spawn(async move {
+            let ask = async move {
                 let room = client.get::<TenantRoom>(&Endpoint::of_key(url, key), &path).await;
                 (slot, room.map_err(|error| no_room(&error)))
-            });
+            };
+            asked.spawn(ask.in_current_span());
         }
         asked.join_all().await
     }

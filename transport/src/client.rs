@@ -29,6 +29,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::ReaderStream;
+use tracing::{Span, field};
 
 use crate::call_error::{Call, CallError, NotSent, with_causes};
 use crate::download::{self, Download, DownloadError, Had};
@@ -36,6 +37,7 @@ use crate::endpoint::{Endpoint, Target};
 use crate::identity::Identity;
 use crate::pool::{Body, Pool, Wire};
 use crate::stream::Keepalive;
+use crate::traces;
 
 /// Largest answer that is read: a view of ten thousand jobs takes about 20 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -91,6 +93,8 @@ pub(crate) struct Answer {
 /// A request's parts, from which it can be built again for another connection.
 struct Ask<'a> {
     call: Call,
+    /// From its making to its end, for who follows what it is asked for.
+    span: Span,
     to: &'a Endpoint,
     headers: Vec<(HeaderName, HeaderValue)>,
     path: PathAndQuery,
@@ -264,6 +268,19 @@ impl Client {
     }
 
     async fn ask(&self, ask: Ask<'_>, bytes_max: usize) -> Result<Answer, CallError> {
+        let answer = self.ask_once_or_again(&ask, bytes_max).await;
+        match &answer {
+            Ok(answer) => drop(ask.span.record("http.response.status_code", answer.status)),
+            Err(error) => traces::failed(&ask.span, error),
+        }
+        answer
+    }
+
+    async fn ask_once_or_again(
+        &self,
+        ask: &Ask<'_>,
+        bytes_max: usize,
+    ) -> Result<Answer, CallError> {
         let deadline = self.deadline();
         let mut pooled = self.pool.take(ask.to).await;
         loop {
@@ -272,10 +289,10 @@ impl Client {
                 Some(wire) => wire,
                 None => self.connect(&ask.call, ask.to).await?,
             };
-            let answer = timeout_at(deadline, exchange(&mut wire, &ask, ask.body())).await;
+            let answer = timeout_at(deadline, exchange(&mut wire, ask, ask.body())).await;
             match answer.map_err(|_| ask.late(self.patience))? {
                 Ok(response) => {
-                    return self.finish(&ask, wire, response, bytes_max, deadline).await;
+                    return self.finish(ask, wire, response, bytes_max, deadline).await;
                 }
                 // The server closed an idle connection while we took it up. Asking once more, on
                 // a new one, is safe if the request did not leave or only reads.
@@ -361,12 +378,14 @@ impl<'a> Ask<'a> {
         match host.and_then(|host| Ok((host, path?))) {
             Err(why) => Err(CallError::NotSent { call, source: NotSent::Unusable(why) }),
             Ok((host, path)) => {
-                let headers = vec![
+                let span = span_of(&call.method, to, path.path());
+                let mut headers = vec![
                     (HOST, host),
                     (ACCEPT, HeaderValue::from_static("application/json")),
                     (USER_AGENT, HeaderValue::from_static(agent)),
                 ];
-                Ok(Self { call, to, headers, path, body })
+                headers.extend(traces::headers(&span));
+                Ok(Self { call, span, to, headers, path, body })
             }
         }
     }
@@ -463,6 +482,23 @@ fn json_of<B: Serialize + ?Sized>(
             Err(CallError::NotSent { call: call_of(method.clone(), to, path), source })
         }
     }
+}
+
+/// The span of a request; none where nobody follows what it is asked for. A discovery URL is a password:
+/// what is asked there is in no trace.
+fn span_of(method: &Method, to: &Endpoint, path: &str) -> Span {
+    if traces::here().is_none() || path.contains("/clusters/") {
+        return Span::none();
+    }
+    tracing::debug_span!(
+        "ask",
+        otel.kind = "client",
+        otel.name = %format_args!("{method} {path}"),
+        to = %to.url,
+        http.response.status_code = field::Empty,
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty,
+    )
 }
 
 fn call_of(method: Method, to: &Endpoint, path: &str) -> Call {

@@ -106,7 +106,11 @@ impl WebUrl {
         Ok(Self { path, ..self.clone() })
     }
 
-    fn authority(&self) -> String {
+    pub(crate) fn path(&self) -> &PathAndQuery {
+        &self.path
+    }
+
+    pub(crate) fn authority(&self) -> String {
         let usual = if self.is_tls { 443 } else { 80 };
         if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
     }
@@ -311,7 +315,8 @@ impl Web {
         sender.send_request(request).await.map_err(|e| cannot("ask", &e))
     }
 
-    async fn connect(&self, url: &WebUrl) -> Result<BoxIo, DownloadError> {
+    /// A connection to the server of this URL, which over TLS has proved that it is that one.
+    pub(crate) async fn connect(&self, url: &WebUrl) -> Result<BoxIo, DownloadError> {
         let to = url.authority();
         let failed = |error: io::Error| broken(format!("connect to {to}: {}", with_causes(&error)));
         let host = url.host.trim_start_matches('[').trim_end_matches(']');

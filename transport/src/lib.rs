@@ -15,6 +15,8 @@ pub mod openapi;
 
 pub mod metrics;
 
+pub mod traces;
+
 pub mod server;
 
 pub mod client;

@@ -20,6 +20,8 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::traces;
+
 /// The format that every Prometheus takes, and `promtool check metrics`.
 pub const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -180,9 +182,10 @@ impl Collector for Scrape {
     }
 }
 
-/// As [`reply`] takes it; every name begins with `prefix`.
+/// As [`reply`] takes it; every name begins with `prefix`. What became of traces is told beside.
 #[must_use]
-pub fn text(prefix: &'static str, families: Vec<Family>) -> String {
+pub fn text(prefix: &'static str, mut families: Vec<Family>) -> String {
+    families.push(traces::figures());
     let mut registry = Registry::with_prefix(prefix);
     registry.register_collector(Box::new(Scrape(families)));
     let mut text = String::new();

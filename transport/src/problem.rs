@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, MatchedPath, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
@@ -17,10 +17,11 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use protocol::refusal::{Problem, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span, field};
 
 use crate::clock::Clock;
 use crate::server::Peer;
+use crate::traces;
 
 /// The content type of a problem document.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -124,15 +125,37 @@ async fn guard(mut request: Request, next: Next) -> Response {
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         path = request.uri().path(),
-        peer = request.extensions().get::<Peer>().map(tracing::field::display),
+        peer = request.extensions().get::<Peer>().map(field::display),
+        otel.kind = field::Empty,
+        otel.name = field::Empty,
+        http.response.status_code = field::Empty,
+        otel.status_code = field::Empty,
     );
+    let is_followed = follow(&span, &request);
     let clock = Clock::real();
     let started = clock.now();
     let mut response = answer(request, next).instrument(span.clone()).await;
     response.headers_mut().insert(REQUEST_ID, id);
     let took_ms = clock.now().mono_ms.saturating_sub(started.mono_ms);
-    span.in_scope(|| tracing::debug!(status = response.status().as_u16(), took_ms, "answered"));
+    let status = response.status();
+    span.in_scope(|| tracing::debug!(status = status.as_u16(), took_ms, "answered"));
+    if is_followed {
+        span.record("http.response.status_code", status.as_u16());
+        if status.is_server_error() {
+            span.record("otel.status_code", "ERROR");
+        }
+    }
     response
+}
+
+/// Has the span of a request belong to the trace that the request names; false if it names none.
+fn follow(span: &Span, request: &Request) -> bool {
+    let Some(place) = traces::asked_for(request.headers()) else { return false };
+    place.takes(span);
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    span.record("otel.kind", "server");
+    span.record("otel.name", format!("{} {route}", request.method()).trim_end());
+    true
 }
 
 async fn answer(request: Request, next: Next) -> Response {

@@ -197,7 +197,7 @@ impl Api {
     async fn ask(&self, request: Request) -> Result<Reply, ProblemReply> {
         let (sender, receiver) = oneshot::channel();
         let stopping = || ProblemReply::new(503, "stopping", "this agent is stopping; ask again");
-        let post = Post::Request(Box::new(request), sender);
+        let post = Post::Request(Box::new(request), sender, transport::traces::here());
         self.posts.send(post).await.map_err(|_| stopping())?;
         let answer: Result<Reply, Refusal> = receiver.await.map_err(|_| stopping())?;
         answer.map_err(ProblemReply::from)

@@ -269,6 +269,38 @@ pub enum Request {
     ShowNetwork(String),
 }
 
+impl Request {
+    /// The job whose work it may begin; `None` when it begins none.
+    #[must_use]
+    pub fn job(&self) -> Option<&JobId> {
+        match self {
+            Request::Put { job, .. }
+            | Request::Stop { job, .. }
+            | Request::Act { job, .. }
+            | Request::Resize { job, .. }
+            | Request::UndoResize { job, .. }
+            | Request::TakeSnapshot { job, .. }
+            | Request::Revert { job, .. }
+            | Request::DeleteSnapshot { job, .. }
+            | Request::Migrate { job, .. }
+            | Request::CancelMigration { job, .. }
+            | Request::Handoff { job, .. }
+            | Request::Delete { job, .. }
+            | Request::Release(job) => Some(job),
+            Request::Offer(_)
+            | Request::VoidOffer(_)
+            | Request::Trust(_)
+            | Request::Intend(_)
+            | Request::Pools(_)
+            | Request::History(_)
+            | Request::ShowHistory
+            | Request::PutNetwork { .. }
+            | Request::DeleteNetwork(_)
+            | Request::ShowNetwork(_) => None,
+        }
+    }
+}
+
 /// A good answer. Refusals are the other kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -423,6 +455,36 @@ pub enum Work {
     StartService(ServiceSpec),
     /// End a service process.
     StopService,
+}
+
+impl Work {
+    /// Its name, for those who look on.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Work::StartVm(_) => "start_vm",
+            Work::StartOneOff(_) => "start_one_off",
+            Work::ReadExit => "read_exit",
+            Work::StopVm { .. } => "stop_vm",
+            Work::PauseVm => "pause_vm",
+            Work::ResumeVm => "resume_vm",
+            Work::SaveVm => "save_vm",
+            Work::ResetVm => "reset_vm",
+            Work::RebootVm { .. } => "reboot_vm",
+            Work::ResizeVm { .. } => "resize_vm",
+            Work::SnapshotVm { .. } => "snapshot_vm",
+            Work::AdoptVm => "adopt_vm",
+            Work::ReleaseVm => "release_vm",
+            Work::Delete => "delete",
+            Work::PrepareIncoming(_) => "prepare_incoming",
+            Work::TakeOver => "take_over",
+            Work::SendVm(_) => "send_vm",
+            Work::SettleSend => "settle_send",
+            Work::CancelSend => "cancel_send",
+            Work::StartService(_) => "start_service",
+            Work::StopService => "stop_service",
+        }
+    }
 }
 
 /// What the files of a job's disks take.

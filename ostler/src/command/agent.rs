@@ -7,12 +7,11 @@ use transport::{Clock, shutdown};
 
 use super::roles::start_log;
 use crate::block_on;
-use crate::cli::{AgentArgs, ArgAccel};
+use crate::cli::{AgentArgs, ArgAccel, Global};
 use crate::exit::{Code, Failure};
 use crate::reaper::{Half, split};
 
-pub(crate) fn run(args: AgentArgs) -> Result<Code, Failure> {
-    start_log();
+pub(crate) fn run(args: AgentArgs, global: &Global) -> Result<Code, Failure> {
     let failed = |what: &str, error| Failure::new(Code::Failed, what).because(error);
     let needs_reaper = args.hypervisor.contains(":///embed");
     match split(needs_reaper).map_err(|error| failed("start the agent's process", error))? {
@@ -23,6 +22,7 @@ pub(crate) fn run(args: AgentArgs) -> Result<Code, Failure> {
             std::process::exit(code.unwrap_or(1));
         }
     }
+    let _traces = start_log("agent", global.otlp.as_deref());
     let options = options_of(args)?;
     block_on(async {
         let stop = shutdown::on_signals().map_err(|error| failed("watch for signals", error))?;

@@ -1,25 +1,34 @@
 //! `ostler arbiter`, `ostler monitor`, `ostler controller`: what agents start as services.
 
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use transport::{CancellationToken, Clock, Endpoint, shutdown};
 
-use crate::cli::{ControllerArgs, KeeperArgs, MonitorArgs, RoleArgs};
+use crate::cli::{ControllerArgs, Global, KeeperArgs, MonitorArgs, RoleArgs};
 use crate::exit::{Code, Failure};
+use crate::traces::Traces;
 
-/// Log lines go to standard error; `OSTLER_LOG` says which, such as `debug` or `transport=debug`.
-pub(crate) fn start_log() {
+/// Log lines go to standard error; `OSTLER_LOG` says which, such as `debug` or `transport=debug`. Traces go
+/// to the collector, if there is one, until what is returned is dropped.
+#[must_use]
+pub(crate) fn start_log(role: &str, collector: Option<&str>) -> Option<Traces> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("OSTLER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second start (tests) changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(is_terminal)
-        .try_init();
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
+    let subscriber = tracing_subscriber::registry().with(log.with_filter(filter));
+    let traces = Traces::start(&format!("ostler-{role}"), collector);
+    let _ = match &traces {
+        None => subscriber.try_init(),
+        Some(traces) => subscriber.with(traces.layer()).try_init(),
+    };
+    traces
 }
 
-pub(crate) async fn arbiter(args: RoleArgs) -> Result<Code, Failure> {
-    let stop = start()?;
+pub(crate) async fn arbiter(args: RoleArgs, global: &Global) -> Result<Code, Failure> {
+    let (stop, _traces) = start("arbiter", global.otlp.as_deref())?;
     let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args;
     let options = arbiter::Options { data_dir, listen, trust_file, ready_file, discovery };
     ended("arbiter", arbiter::serve(options, Clock::real(), stop).await)
@@ -31,23 +40,23 @@ pub(crate) fn keeper(args: KeeperArgs) -> Result<Code, Failure> {
     let runtime =
         runtime.map_err(|error| Failure::new(Code::Failed, "start the keeper").because(error))?;
     runtime.block_on(async {
-        let stop = start()?;
+        let (stop, _) = start("keeper", None)?;
         let KeeperArgs { data_dir, partition } = args;
         let options = host_agent::keeper::KeeperOptions { data_dir, partition };
         ended("keeper", host_agent::keeper::keep(options, Clock::real(), stop).await)
     })
 }
 
-pub(crate) async fn monitor(args: MonitorArgs) -> Result<Code, Failure> {
-    let stop = start()?;
+pub(crate) async fn monitor(args: MonitorArgs, global: &Global) -> Result<Code, Failure> {
+    let (stop, _traces) = start("monitor", global.otlp.as_deref())?;
     let follow = args.follow.into_iter().map(Endpoint::anyone).collect();
     let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args.role;
     let options = monitor::Options { data_dir, listen, trust_file, ready_file, discovery, follow };
     ended("monitor", monitor::serve(options, Clock::real(), stop).await)
 }
 
-pub(crate) async fn controller(args: ControllerArgs) -> Result<Code, Failure> {
-    let stop = start()?;
+pub(crate) async fn controller(args: ControllerArgs, global: &Global) -> Result<Code, Failure> {
+    let (stop, _traces) = start("controller", global.otlp.as_deref())?;
     let ControllerArgs { role, power_file } = args;
     let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = role;
     let options =
@@ -55,10 +64,15 @@ pub(crate) async fn controller(args: ControllerArgs) -> Result<Code, Failure> {
     ended("controller", controller::serve(options, Clock::real(), stop).await)
 }
 
-fn start() -> Result<CancellationToken, Failure> {
-    start_log();
-    shutdown::on_signals()
-        .map_err(|error| Failure::new(Code::Failed, "watch for signals").because(error))
+fn start(
+    role: &str,
+    collector: Option<&str>,
+) -> Result<(CancellationToken, Option<Traces>), Failure> {
+    let traces = start_log(role, collector);
+    let stop = shutdown::on_signals();
+    let stop =
+        stop.map_err(|error| Failure::new(Code::Failed, "watch for signals").because(error))?;
+    Ok((stop, traces))
 }
 
 fn ended<E: std::error::Error + Send + Sync + 'static>(

@@ -19,6 +19,7 @@ use protocol::api::Health;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use transport::traces::COLLECTOR_VAR;
 use transport::{Client, Endpoint, Identity};
 
 use super::place::Place;
@@ -62,14 +63,17 @@ pub(super) struct Agents {
     folder: PathBuf,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Where they send traces.
+    collector: Option<String>,
     /// Set by the first agent that can't run at all.
     dead: Arc<Mutex<Option<String>>>,
 }
 
 impl Agents {
-    pub(super) fn new(reaper: Arc<Reaper>, place: &Place) -> Self {
+    pub(super) fn new(reaper: Arc<Reaper>, place: &Place, collector: Option<&str>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        Self { reaper, folder: place.folder.clone(), stop, tasks, dead: Arc::default() }
+        let (folder, collector) = (place.folder.clone(), collector.map(str::to_owned));
+        Self { reaper, folder, stop, tasks, collector, dead: Arc::default() }
     }
 
     pub(super) fn reaper(&self) -> Arc<Reaper> {
@@ -85,6 +89,7 @@ impl Agents {
                 name: format!("h{number}"),
                 program: program.clone(),
                 arguments: arguments(place, number, ports),
+                collector: self.collector.clone(),
                 log: place.folder.join(format!("h{number}.log")),
                 reaper: Arc::clone(&self.reaper),
                 stop: self.stop.clone(),
@@ -176,6 +181,7 @@ struct Child {
     program: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
+    collector: Option<String>,
     reaper: Arc<Reaper>,
     stop: CancellationToken,
     dead: Arc<Mutex<Option<String>>>,
@@ -216,6 +222,9 @@ impl Child {
             .stderr(log)
             // Ctrl-C is for us; we end agents when it is time.
             .process_group(0);
+        if let Some(collector) = &self.collector {
+            command.env(COLLECTOR_VAR, collector);
+        }
         let (pid, mut ended) = self.reaper.spawn(&mut command)?;
         tokio::select! {
             status = &mut ended => {

@@ -5,6 +5,7 @@ mod downloads;
 mod pipes;
 mod requests;
 mod streams;
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
