@@ -42,6 +42,8 @@ mod survive;
 
 mod tickets;
 
+mod traces;
+
 mod upgrade;
 
 mod walk;

@@ -2,6 +2,8 @@
 
 pub mod browser;
 
+pub mod collector;
+
 pub mod disk;
 
 pub mod journal;
