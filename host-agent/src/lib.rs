@@ -25,6 +25,7 @@ mod library;
 mod meter;
 mod metrics;
 mod networks;
+mod outage;
 mod part;
 mod place;
 mod pool;
@@ -68,6 +69,7 @@ use crate::keeper::{Warden, Wards};
 use crate::library::{Library, Means};
 use crate::meter::Meter;
 use crate::networks::Networks;
+use crate::outage::Outage;
 use crate::place::Place;
 use crate::recorder::Recorders;
 pub use crate::sensors::Share;
@@ -302,6 +304,7 @@ pub async fn run(
         measure: Arc::clone(&measure),
         shutdown: shutdown.clone(),
     });
+    let outage = Arc::new(Outage::default());
     let api = Api {
         posts: posts.clone(),
         feed: Arc::clone(&feed),
@@ -317,8 +320,10 @@ pub async fn run(
         key: identity.public(),
         life,
         damage: damage.into(),
+        outage: Arc::clone(&outage),
         clock: clock.clone(),
     };
+    let watched = shell::watch_domains(hv, posts.clone(), outage, clock.clone());
     let shell = Shell {
         agent,
         store: Arc::new(store),
@@ -338,7 +343,7 @@ pub async fn run(
         Announcer::start(&options.discovery, &adverts, &client, Pace::default(), &shutdown);
     let helpers = [
         tokio::spawn(place::follow(place, tell_advert, posts.clone())),
-        tokio::spawn(shell::watch_domains(hv, posts.clone())),
+        tokio::spawn(watched),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(tell_manager(posts.clone())),
         tokio::spawn(pools.keep_looking(posts.clone())),

@@ -28,6 +28,7 @@ use crate::core::{
     WorkOutcome, Write,
 };
 use crate::feed::Feed;
+use crate::outage::Outage;
 use crate::store::{Store, StoreError};
 use crate::traced::Traced;
 use crate::works::Works;
@@ -340,15 +341,21 @@ pub(crate) fn publish_trust(trust: &TrustInForce, file: &std::path::Path, signed
 }
 
 /// Passes on what libvirt says, and lists everything at first and after every gap.
-pub(crate) async fn watch_domains(hv: Arc<dyn Hypervisor>, posts: mpsc::Sender<Post>) {
+pub(crate) async fn watch_domains(
+    hv: Arc<dyn Hypervisor>,
+    posts: mpsc::Sender<Post>,
+    outage: Arc<Outage>,
+    clock: Clock,
+) {
+    let list = || list(&hv, &posts, &outage, &clock);
     let mut events = hv.watch();
-    list(&hv, &posts).await;
+    list().await;
     let mut lists = tokio::time::interval(LIST_INTERVAL);
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
             _ = lists.tick() => {
-                list(&hv, &posts).await;
+                list().await;
                 continue;
             }
         };
@@ -359,24 +366,32 @@ pub(crate) async fn watch_domains(hv: Arc<dyn Hypervisor>, posts: mpsc::Sender<P
             }
             // The keeper of networks listens for itself.
             WatchEvent::NetworksChanged => {}
-            WatchEvent::Reconnected | WatchEvent::Overflowed => list(&hv, &posts).await,
+            WatchEvent::Reconnected | WatchEvent::Overflowed => list().await,
             WatchEvent::Disconnected { message } => {
                 tracing::warn!("the hypervisor can't be reached: {message}; guests run on");
+                outage.goes_on(clock.now().mono_ms, message);
             }
         }
     }
 }
 
 /// Lists until it works: without a list, nothing may be started.
-async fn list(hv: &Arc<dyn Hypervisor>, posts: &mpsc::Sender<Post>) {
+async fn list(
+    hv: &Arc<dyn Hypervisor>,
+    posts: &mpsc::Sender<Post>,
+    outage: &Outage,
+    clock: &Clock,
+) {
     loop {
         match call(hv, "list", LIST_DEADLINE, |hv| hv.list()).await {
             Ok(domains) => {
+                outage.is_over();
                 let _ = posts.send(Post::Input(Input::Domains(domains))).await;
                 return;
             }
             Err(error) => {
                 tracing::warn!("{error}; tried again");
+                outage.goes_on(clock.now().mono_ms, error.to_string());
                 tokio::time::sleep(TICK).await;
             }
         }

@@ -32,7 +32,7 @@ use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use transport::problem::finish;
-use transport::{Clock, Json, Peer, ProblemReply, Via};
+use transport::{Clock, Json, Now, Peer, ProblemReply, Via};
 
 pub use self::openapi::openapi;
 use crate::channel::Channels;
@@ -41,6 +41,7 @@ use crate::feed::Feed;
 use crate::library::Library;
 use crate::meter::Meter;
 use crate::networks::Networks;
+use crate::outage::Outage;
 use crate::recorder::Recorders;
 use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
@@ -86,6 +87,8 @@ pub(crate) struct Api {
     pub life: String,
     /// Files of the ledger that were damaged and mended.
     pub damage: Arc<[Damage]>,
+    /// Whether libvirt answers.
+    pub outage: Arc<Outage>,
     /// For people who compare clocks.
     pub clock: Clock,
 }
@@ -232,8 +235,9 @@ async fn health(State(api): State<Api>) -> Json<AgentHealth> {
         trust_version: api.trust().map(|trust| trust.version),
         waiting_for: Vec::new(),
     };
-    let wall_ms = api.clock.now().wall_ms;
-    let ailments = api.damage.iter().map(ToString::to_string).collect();
+    let Now { mono_ms, wall_ms } = api.clock.now();
+    let damage = api.damage.iter().map(ToString::to_string);
+    let ailments = damage.chain(api.outage.ailment(mono_ms)).collect();
     Json(AgentHealth { health, life: api.life.clone(), wall_ms, ailments })
 }
 

@@ -48,6 +48,10 @@ pub(super) async fn make(
     Json(ask): Json<OfferRequest>,
 ) -> Result<Response, ProblemReply> {
     api.permit(peer, Right::Run)?;
+    // The core can't know: nothing but time passes while libvirt says nothing.
+    if let Some(no) = api.outage.refusal(api.clock.now().mono_ms) {
+        return Err(no.into());
+    }
     match api.ask(Request::Offer(ask)).await? {
         Reply::Offered(offer) => Ok((StatusCode::CREATED, Json(offer)).into_response()),
         _ => Ok(StatusCode::NO_CONTENT.into_response()),

@@ -10,6 +10,8 @@ mod networks;
 
 mod openapi;
 
+mod outage;
+
 mod pools;
 
 mod resizing;
