@@ -159,6 +159,8 @@ impl Difference {
             _ => key(self) == key(earlier),
         };
         let has_moved_on = match (self.at, earlier.at) {
+            // Who shows something else at the same event is wrong, not late.
+            (Some((monitor, host)), _) if monitor == host => false,
             (Some((monitor, _)), Some((_, host))) => monitor >= host,
             _ => false,
         };
@@ -341,7 +343,13 @@ fn compare(name: &str, row: &HostRow, says: &Inventory) -> Vec<Difference> {
             );
             (Some(Kind::Ahead), words)
         }
-        std::cmp::Ordering::Equal => (None, format!("both are at event {}", row.cursor)),
+        std::cmp::Ordering::Equal => {
+            let words = format!(
+                "both are at event {}: was its ledger replaced by an older copy? Restart its agent",
+                row.cursor
+            );
+            (None, words)
+        }
     };
     let mut all: Vec<Difference> = jobs(row, says)
         .into_iter()
@@ -387,9 +395,11 @@ fn jobs(row: &HostRow, says: &Inventory) -> Vec<(JobId, Option<JobState>, Option
 #[cfg(test)]
 mod tests {
     use protocol::id::Epoch;
+    use protocol::job::Role;
     use protocol::view::View;
 
     use super::*;
+    use crate::layout::tests::service;
     use crate::verdict::tests::host;
 
     fn inventory(seed: u8, seq: u64) -> Inventory {
@@ -506,5 +516,17 @@ mod tests {
         assert_eq!(lasting(&at(4, 5), at(8, 9)), [], "it moves on with the host");
         assert_eq!(lasting(&at(4, 5), at(4, 9)).len(), 1, "it stands still");
         assert_eq!(lasting(&at(5, 5), at(4, 5)), [], "it was not so before");
+    }
+    #[test]
+    fn a_monitor_that_shows_something_else_at_the_same_event_is_wrong_and_not_late() {
+        let at = |shown, is| {
+            let mut host = answering(1, is);
+            host.machines[0].inventory.jobs = vec![service(Role::Monitor, 0, JobState::Running, 7)];
+            differences(&look(vec![monitor(&[(1, shown, FRESH, None)])], vec![host]))
+        };
+        for (first, second) in [(at(5, 5), at(5, 5)), (at(5, 5), at(9, 9)), (at(4, 5), at(9, 9))] {
+            let lasting = lasting(&first, second);
+            assert_eq!(lasting.iter().map(|one| one.kind).collect::<Vec<_>>(), [Kind::Job]);
+        }
     }
 }
