@@ -339,16 +339,19 @@ fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
 
 /// What stands in the way of each step, nearest to possible first.
 fn judge(state: &State<'_>, steps: Vec<(HostId, Step)>, level: Level) -> Vec<HostVerdict> {
-    let verdicts = steps
+    let mut verdicts: Vec<_> = steps
         .into_iter()
         .filter_map(|(host, step)| {
             let why = step.check(state).err().or_else(|| broken_by(state, &step, level))?;
+            let host = step.source_in_the_way(state).cloned().unwrap_or(host);
             let name = state.host(&host).map_or_else(String::new, |row| row.host.name.clone());
             let age_ms = state.heard(&host).age_ms;
             let verdict = HostVerdict { host, name, why, age_ms, alike: 0 };
             Some((distance(&verdict.why), verdict))
         })
         .collect();
+    // What is in the way where it runs is so for every target, and said once.
+    verdicts.dedup_by(|(_, a), (_, b)| a.host == b.host && a.why == b.why);
     classes(verdicts)
 }
 

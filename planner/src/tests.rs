@@ -334,6 +334,19 @@ fn a_job_with_snapshots_stays_where_it_is_and_says_why() {
     assert_eq!(steps(&outcome), [""; 0]);
     let why = outcome.report.to_string();
     assert!(why.contains("ostler snapshots rm"), "{why}");
+    assert_eq!(outcome.report.unmet[0].hosts[0].host, at(1), "there it runs and has them");
+}
+
+#[test]
+fn a_lost_host_that_is_to_be_emptied_is_said_to_be_lost_and_no_other() {
+    let there = with(host(1, 4), "web", vm(2), JobState::Running);
+    let mut lost = input([there, host(2, 8), host(3, 8)], vec![]);
+    lost.heard.insert(at(1), heard(Freshness::Lost, 20_000));
+    lost.intents.insert(at(1), Intent::Drain);
+    lost.limits = Limits { tends_hosts: true, ..lost.limits };
+    let hosts = &plan(&lost).report.unmet[0].hosts;
+    let said: Vec<_> = hosts.iter().map(|verdict| (&verdict.host, &verdict.why)).collect();
+    assert_eq!(said, [(&at(1), &Blocker::Lost { age_ms: 20_000 })]);
 }
 
 fn sized(name: &str, gib: u64) -> Expectation {

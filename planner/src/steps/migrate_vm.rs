@@ -31,8 +31,25 @@ pub struct MigrateVm {
 
 impl MigrateVm {
     pub(super) fn check(&self, state: &State<'_>) -> Result<(), Blocker> {
-        usable(state, &self.from)?;
+        let running = self.check_source(state)?;
         let row = welcoming(state, &self.to)?;
+        let left = state.placed(&self.job, &self.to);
+        // What is left of a job whose disks are shared holds nothing that could be lost.
+        let from_row = state.host(&self.from);
+        let is_nothing = |left: &Placed| !left.is_saved && is_on_shared(from_row, &left.spec);
+        if let Some(left) = left.filter(|left| !left.has_moved_away && !is_nothing(left)) {
+            let needed = "an older row of the job is there; delete it first".to_owned();
+            return Err(Blocker::WrongState { state: Some(left.state), needed });
+        }
+        check_reach(state, &running.spec, &self.from, row, true)?;
+        let pools = state.pools(row);
+        let room = Room { pools: &pools, ..state.room_for(row, &self.job) };
+        admit(room, &running.spec, Arrival::Migrate).map_err(|no| Blocker::Admission { no })
+    }
+
+    /// What must be so where it runs, whatever its target; the job as it is there.
+    pub(crate) fn check_source(&self, state: &State<'_>) -> Result<Placed, Blocker> {
+        usable(state, &self.from)?;
         let running = state.placed(&self.job, &self.from);
         let Some(running) = running.filter(|placed| placed.state == JobState::Running) else {
             let found = state.placed(&self.job, &self.from).map(|placed| placed.state);
@@ -57,18 +74,7 @@ impl MigrateVm {
                 format!("it is alive on {} as well; one of the two must end", host.short());
             return Err(Blocker::WrongState { state: Some(placed.state), needed });
         }
-        let left = state.placed(&self.job, &self.to);
-        // What is left of a job whose disks are shared holds nothing that could be lost.
-        let from_row = state.host(&self.from);
-        let is_nothing = |left: &Placed| !left.is_saved && is_on_shared(from_row, &left.spec);
-        if let Some(left) = left.filter(|left| !left.has_moved_away && !is_nothing(left)) {
-            let needed = "an older row of the job is there; delete it first".to_owned();
-            return Err(Blocker::WrongState { state: Some(left.state), needed });
-        }
-        check_reach(state, &running.spec, &self.from, row, true)?;
-        let pools = state.pools(row);
-        let room = Room { pools: &pools, ..state.room_for(row, &self.job) };
-        admit(room, &running.spec, Arrival::Migrate).map_err(|no| Blocker::Admission { no })
+        Ok(running)
     }
 
     pub(super) fn apply(&self, state: &mut State<'_>) {

@@ -147,6 +147,14 @@ impl Step {
         }
     }
 
+    /// The host that a job can't leave now, wherever it would go.
+    pub(crate) fn source_in_the_way(&self, state: &State<'_>) -> Option<&HostId> {
+        match self {
+            Step::MigrateVm(step) => step.check_source(state).is_err().then_some(&step.from),
+            Step::StartVm(_) | Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) => None,
+        }
+    }
+
     /// The state after it. Only for a step that [`Step::check`] allows.
     #[must_use]
     pub fn apply<'a>(&self, state: &State<'a>) -> State<'a> {
