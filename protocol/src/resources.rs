@@ -75,15 +75,24 @@ impl Resources {
     }
 }
 
+/// More than any cluster has: where a limit says so, none was set.
+const VCPUS_ENDLESS: u32 = 1 << 30;
+/// As [`VCPUS_ENDLESS`].
+const BYTES_ENDLESS: u64 = 1 << 60;
+
 impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} vcpus, {} memory, {} disk",
-            self.vcpus,
-            Bytes(self.memory_bytes),
-            Bytes(self.disk_bytes)
-        )
+        match self.vcpus {
+            VCPUS_ENDLESS.. => f.write_str("any vcpus")?,
+            vcpus => write!(f, "{vcpus} vcpus")?,
+        }
+        for (what, bytes) in [("memory", self.memory_bytes), ("disk", self.disk_bytes)] {
+            match bytes {
+                BYTES_ENDLESS.. => write!(f, ", any {what}")?,
+                bytes => write!(f, ", {} {what}", Bytes(bytes))?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -137,6 +146,14 @@ mod tests {
             assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
         }
         assert_eq!("64mib".parse(), Ok(Bytes(64 << 20)));
+    }
+
+    #[test]
+    fn what_is_not_limited_is_not_told_in_numbers() {
+        let all = Resources { vcpus: 8, memory_bytes: u64::MAX, disk_bytes: u64::MAX / 3 * 2 };
+        assert_eq!(all.to_string(), "8 vcpus, any memory, any disk");
+        let some = Resources { vcpus: u32::MAX, memory_bytes: 1 << 30, disk_bytes: 0 };
+        assert_eq!(some.to_string(), "any vcpus, 1GiB memory, 0B disk");
     }
 
     #[test]
