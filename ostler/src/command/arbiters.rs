@@ -132,9 +132,11 @@ async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Foun
         (slot, health)
     });
     let next = trust.next_committee();
+    // Of one that is silent it matters most which host is to be seen to.
+    let once = arbiters_on(picture, |_| true);
     let rows = join_all(asked).await.into_iter().map(|(member, health)| {
         let slot = member.slot;
-        let host = there.iter().find(|found| is_member(found, &member));
+        let host = there.iter().chain(&once).find(|found| is_member(found, &member));
         let host = host.and_then(|found| picture.view.host(&found.host));
         let (health, trouble) = match health {
             Ok(health) => (Some(health), None),
@@ -194,7 +196,15 @@ fn endpoint(slot: &Slot) -> Endpoint {
 
 /// The arbiters that hosts say they have, of those that are heard.
 fn everywhere(picture: &Picture) -> Vec<Found> {
-    let heard = picture.rows.iter().filter(|row| row.freshness == Freshness::Fresh);
+    arbiters_on(picture, |freshness| freshness == Freshness::Fresh)
+}
+
+/// The arbiters of the hosts that are so fresh, as they said last.
+pub(crate) fn arbiters_on(
+    picture: &Picture,
+    is_fresh_enough: impl Fn(Freshness) -> bool,
+) -> Vec<Found> {
+    let heard = picture.rows.iter().filter(|row| is_fresh_enough(row.freshness));
     let rows = heard.filter_map(|row| picture.view.host(&row.host));
     rows.flat_map(|row| found(&row.host.id, row.jobs.values().map(AsRef::as_ref))).collect()
 }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use bootstrap::committee::{Found, is_member};
 use planner::{Loss, Rehearsal};
 use protocol::api::HostRowReply;
 use protocol::host::{Accel, Host, HostIntent};
 use protocol::id::HostId;
 use protocol::resources::Bytes;
+use protocol::trust::Trust;
 use protocol::view::Freshness;
 use serde_json::json;
 
+use super::arbiters::arbiters_on;
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 use crate::session::Session;
@@ -19,14 +22,19 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let hosts = picture.hosts();
     let rehearsal = rehearsed(&picture);
+    // Of hosts that were named alone, nothing is known of the others' arbiters.
+    let trust = session.trust.as_ref().filter(|_| !session.is_direct);
+    let cover = trust.map(|trust| Cover::of(&picture, trust)).unwrap_or_default();
     if session.is_json {
         let losses: Vec<_> = rehearsal.losses().collect();
-        let can_lose_any = rehearsal.stranding().next().is_none();
+        let can_lose_any = rehearsal.stranding().next().is_none() && cover == Cover::default();
         show::json_pretty(&json!({
             "hosts": hosts,
             "warnings": picture.warnings,
             "can_lose_any": can_lose_any,
             "losses": losses,
+            "arbiters_are_few": cover.is_few,
+            "arbiters_need": cover.pillars,
         }));
         return Ok(Code::Ok);
     }
@@ -44,13 +52,58 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
     let cells =
         |row: &HostRowReply| cells(row, is_fenced(&row.host), losses.get(&row.host.id).copied());
     show::table(header, hosts.iter().map(cells).collect());
-    show::line(&match rehearsal.stranding().next() {
-        None => "can lose any one host: yes".to_owned(),
-        Some(_) => {
-            format!("can lose any one host: no, {}", with_names(&picture, rehearsal.to_string()))
-        }
+    let stranding = rehearsal.stranding().next();
+    let stranding = stranding.map(|_| with_names(&picture, rehearsal.to_string()));
+    let why: Vec<String> = stranding.into_iter().chain(cover.words()).collect();
+    show::line(&match why.is_empty() {
+        true => "can lose any one host: yes".to_owned(),
+        false => format!("can lose any one host: no, {}", why.join("; ")),
     });
     Ok(Code::Ok)
+}
+
+/// What the loss of a host would mean for the arbiters.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Cover {
+    /// Fewer are heard already than a ticket needs.
+    is_few: bool,
+    /// The hosts without whose arbiters too few would be left, by name.
+    pillars: Vec<String>,
+}
+
+impl Cover {
+    fn of(picture: &Picture, trust: &Trust) -> Self {
+        let found = arbiters_on(picture, |freshness| freshness == Freshness::Fresh);
+        let is_in_force = |found: &&Found| trust.arbiters.iter().any(|slot| is_member(found, slot));
+        let mut at: BTreeMap<&HostId, usize> = BTreeMap::new();
+        for arbiter in found.iter().filter(|found| found.is_alive).filter(is_in_force) {
+            *at.entry(&arbiter.host).or_default() += 1;
+        }
+        let k = trust.k as usize;
+        let hosts = needed(&at, k).into_iter();
+        let name = |host: &HostId| Some(picture.view.host(host)?.host.name.clone());
+        Self { is_few: at.values().sum::<usize>() < k, pillars: hosts.filter_map(name).collect() }
+    }
+
+    fn words(&self) -> Option<String> {
+        if self.is_few {
+            return Some("too few arbiters are heard now (ostler arbiters)".to_owned());
+        }
+        let hosts = self.pillars.join(" or ");
+        (!self.pillars.is_empty()).then(|| {
+            format!(
+                "without {hosts} too few arbiters would be left: nothing starts then, and VMs with \
+                 --on-loss stop end (ostler arbiters)"
+            )
+        })
+    }
+}
+
+/// The hosts whose loss would leave fewer than `k` of what is on them.
+fn needed<'a>(at: &BTreeMap<&'a HostId, usize>, k: usize) -> Vec<&'a HostId> {
+    let all: usize = at.values().sum();
+    let (hosts, is_needed) = (at.iter(), |count: usize| all - count < k);
+    hosts.filter(|(_, count)| is_needed(**count)).map(|(host, _)| *host).collect()
 }
 
 /// What the loss of each host would need, as the picture has them.
@@ -121,4 +174,19 @@ fn pools_of(host: &Host) -> String {
     });
     let pools: Vec<String> = pools.collect();
     if pools.is_empty() { "-".to_owned() } else { pools.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_needed_when_too_few_arbiters_would_be_left_without_it() {
+        let ids = ["h1", "h2", "h3"].map(|id| HostId::new(id).unwrap());
+        let [one, two, three] = &ids;
+        assert_eq!(needed(&[(one, 1)].into(), 1), [one], "the only one");
+        assert_eq!(needed(&[(one, 1), (two, 1), (three, 1)].into(), 2), [one; 0]);
+        assert_eq!(needed(&[(one, 1), (two, 1)].into(), 2), [one, two], "the third is away");
+        assert_eq!(needed(&[(one, 2), (two, 1)].into(), 2), [one], "two are on one host");
+    }
 }
