@@ -159,8 +159,7 @@ pub(crate) enum Command {
     /// Replay a trace of VMs on hosts with the planner's placement
     Simulate(crate::command::SimulateArgs),
     /// What is wrong with the cluster, and why
-    #[command(subcommand)]
-    Doctor(DoctorCommand),
+    Doctor(DoctorArgs),
     /// Write what every part says of itself into a folder, without secrets, to be looked at or passed on
     Bundle(BundleArgs),
     /// Who is believed in the cluster

@@ -115,6 +115,13 @@ pub(crate) struct BundleArgs {
     pub(crate) folder: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// What is looked at [default: all of it]
+    #[command(subcommand)]
+    pub(crate) command: Option<DoctorCommand>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DoctorCommand {
     /// Compare what every monitor shows with what the hosts themselves say. Exit code 1 when a

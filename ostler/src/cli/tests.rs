@@ -86,6 +86,7 @@ fn what_people_write_is_understood() {
         "ostler arbiter --data-dir /d --listen 127.0.0.1:0 --trust-file /t --ready-file /r",
         "ostler monitor --data-dir /d --listen 127.0.0.1:0 --discovery mdns --discovery a:1",
         "ostler controller --data-dir /d --listen [::1]:0",
+        "ostler doctor",
         "ostler doctor hosts",
         "ostler history --jobs 100 --age 60m --bytes 1MiB --on h1",
         "ostler doctor views --json --monitor https://10.0.0.1:7471",

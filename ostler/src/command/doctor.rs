@@ -7,23 +7,33 @@ use bootstrap::views::{Difference, Kind};
 use bootstrap::{ViewsOptions, ViewsReport, compare_views};
 use futures_util::future::join_all;
 use protocol::job::{Reason, Role};
+use protocol::resources::{Bytes, Resources};
 use protocol::trust::Fence;
 use protocol::view::HostRow;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use transport::Endpoint;
 
-use crate::cli::DoctorCommand;
+use crate::cli::{DoctorArgs, DoctorCommand};
 use crate::exit::{Code, Failure};
 use crate::picture::{Row, chain};
 use crate::session::Session;
 use crate::show;
 
-pub(crate) async fn run(session: &Session, command: DoctorCommand) -> Result<Code, Failure> {
-    match command {
-        DoctorCommand::Views { monitor } => views(session, monitor).await,
-        DoctorCommand::Hosts => hosts(session).await,
+pub(crate) async fn run(session: &Session, args: DoctorArgs) -> Result<Code, Failure> {
+    let (is_well, findings) = match args.command {
+        Some(DoctorCommand::Views { monitor }) => views(session, monitor).await,
+        Some(DoctorCommand::Hosts) => hosts(session).await?,
+        None => {
+            let (hosts_are_well, hosts) = hosts(session).await?;
+            let (views_are_clean, views) = views(session, vec![]).await;
+            (hosts_are_well && views_are_clean, json!({ "hosts": hosts, "views": views }))
+        }
+    };
+    if session.is_json {
+        show::json_pretty(&findings);
     }
+    Ok(if is_well { Code::Ok } else { Code::Failed })
 }
 
 /// What a host's agent says of its own health, as far as it is asked here.
@@ -40,23 +50,23 @@ struct Patient {
     ailments: Vec<String>,
 }
 
-async fn hosts(session: &Session) -> Result<Code, Failure> {
+/// Whether all is well, and the findings as JSON; people are told.
+async fn hosts(session: &Session) -> Result<(bool, Value), Failure> {
     let picture = session.picture().await?;
     let examined = picture.rows.iter().map(|row| async {
         let known = picture.view.host(&row.host);
         let host = known.map_or_else(|| row.host.to_string(), |known| known.host.name.clone());
         let mut ailments = examine(session, row).await;
         ailments.extend(known.into_iter().flat_map(|known| fenced(session, known)));
+        ailments
+            .extend(known.and_then(|known| overdrawn(known.host.allocation, known.host.capacity)));
         Patient { host, ailments }
     });
     let mut patients = join_all(examined).await;
     let count = patients.len();
     patients.retain(|patient| !patient.ailments.is_empty());
     let is_well = patients.is_empty() && picture.warnings.is_empty();
-    if session.is_json {
-        let warnings = &picture.warnings;
-        show::json_pretty(&json!({ "is_well": is_well, "hosts": patients, "warnings": warnings }));
-    } else {
+    if !session.is_json {
         picture.warn();
         for Patient { host, ailments } in &patients {
             ailments.iter().for_each(|ailment| show::line(&format!("{host}: {ailment}")));
@@ -65,7 +75,8 @@ async fn hosts(session: &Session) -> Result<Code, Failure> {
             show::line(&format!("{count} hosts: none has anything to be looked after"));
         }
     }
-    Ok(if is_well { Code::Ok } else { Code::Failed })
+    let warnings = &picture.warnings;
+    Ok((is_well, json!({ "is_well": is_well, "hosts": patients, "warnings": warnings })))
 }
 
 async fn examine(session: &Session, row: &Row) -> Vec<String> {
@@ -73,6 +84,19 @@ async fn examine(session: &Session, row: &Row) -> Vec<String> {
         Ok(told) => told.ailments,
         Err(error) => vec![format!("does not answer: {}", chain(&error))],
     }
+}
+
+/// What guests were promised and is not there any more: of a disk that others have filled, most of all.
+fn overdrawn(promised: Resources, has: Resources) -> Option<String> {
+    let lacking = promised.minus(has);
+    let words = |what: &str, promised: u64, has: u64| {
+        format!("guests were promised {} of {what}, and it has {}", Bytes(promised), Bytes(has))
+    };
+    let memory = (lacking.memory_bytes > 0)
+        .then(|| words("memory", promised.memory_bytes, has.memory_bytes));
+    let disk = (lacking.disk_bytes > 0).then(|| words("disk", promised.disk_bytes, has.disk_bytes));
+    let all: Vec<String> = memory.into_iter().chain(disk).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// What an operator's word has done to a host, where somebody has to look at it.
@@ -99,17 +123,17 @@ fn fenced(session: &Session, row: &HostRow) -> Vec<String> {
     away.into_iter().chain(ran).collect()
 }
 
-async fn views(session: &Session, more: Vec<String>) -> Result<Code, Failure> {
+/// As [`hosts`].
+async fn views(session: &Session, more: Vec<String>) -> (bool, Value) {
     let mut monitors = session.peers(Role::Monitor);
     monitors.extend(more.into_iter().map(Endpoint::anyone));
     let options =
         ViewsOptions { trust: session.trust.clone(), sources: session.sources.clone(), monitors };
     let report = compare_views(&session.client, &options).await;
-    match session.is_json {
-        true => show::json_pretty(&report),
-        false => tell(&report),
+    if !session.is_json {
+        tell(&report);
     }
-    Ok(if report.is_clean { Code::Ok } else { Code::Failed })
+    (report.is_clean, json!(report))
 }
 
 fn tell(report: &ViewsReport) {
@@ -140,4 +164,23 @@ fn line_of(difference: &Difference) -> String {
 fn word_of(kind: Kind) -> String {
     let word = serde_json::to_value(kind).ok();
     word.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_has_less_than_it_has_promised_is_ailing() {
+        let promised = Resources { vcpus: 9, memory_bytes: 1 << 30, disk_bytes: 128 << 20 };
+        assert_eq!(
+            overdrawn(promised, Resources { vcpus: 8, ..promised }),
+            None,
+            "they share CPUs"
+        );
+        assert_eq!(
+            overdrawn(promised, Resources { disk_bytes: 0, ..promised }).unwrap(),
+            "guests were promised 128MiB of disk, and it has 0B"
+        );
+    }
 }
