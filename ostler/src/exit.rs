@@ -144,6 +144,7 @@ pub(crate) fn code_of(error: &CallError) -> Code {
         ) => Code::NotFound,
         (Some(_), _) => Code::Refused,
         (None, CallError::Problem { problem, .. }) if problem.status == 404 => Code::NotFound,
+        (None, CallError::Problem { problem, .. }) if problem.status == 409 => Code::Refused,
         (None, CallError::NotSent { .. } | CallError::Ambiguous { .. }) => Code::Unreachable,
         (None, CallError::Problem { .. } | CallError::BadAnswer { .. }) => Code::Failed,
     }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::command::is_resized;
 use crate::exit::{Code, Failure, code_of};
-use crate::picture::chain;
+use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
 
@@ -56,7 +56,9 @@ impl Session {
     async fn want_run(&self, new: NewRun, is_waiting: bool) -> Result<Code, Failure> {
         let clock = Clock::real();
         let started_ms = clock.now().mono_ms;
-        self.learn_names().await;
+        if let Some(picture) = self.learn_names().await {
+            check_target(&picture, &new.want)?;
+        }
         let (controller, status) = self.submit(&new).await?;
         if !is_waiting {
             self.show_status(&status);
@@ -83,7 +85,7 @@ impl Session {
                 match self.client.send(Method::POST, controller, "/v1/runs", new).await {
                     Ok(reply) => return Ok((controller.clone(), reply.body)),
                     Err(error) if error.is_retriable() => last = Some(error),
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(refused(error)),
                 }
             }
         }
@@ -131,7 +133,7 @@ impl Session {
         let mut is_news = told.is_empty();
         for task in &status.tasks {
             let key = (status.rounds, task.number);
-            if told.get(&key) == Some(task) {
+            if last_told(told, key) == Some(task) {
                 continue;
             }
             // What is begun is told when there is something to tell, as of a long copy.
@@ -215,6 +217,52 @@ impl Session {
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
+    }
+}
+
+/// Somebody's no, with where to see a run that is in the way.
+fn refused(error: CallError) -> Failure {
+    let is_busy = match &error {
+        CallError::Problem { problem, .. } => problem.kind.ends_with(":run-in-progress"),
+        _ => false,
+    };
+    match is_busy {
+        true => Failure::from(error).next("ostler runs; ostler runs cancel RUN turns one back"),
+        false => error.into(),
+    }
+}
+
+/// What was last told of a task. While another plan is made, the tasks of the last one are shown on.
+fn last_told(
+    told: &BTreeMap<(u32, u32), TaskStatus>,
+    (round, number): (u32, u32),
+) -> Option<&TaskStatus> {
+    let before = || told.get(&(round.checked_sub(1)?, number));
+    told.get(&(round, number)).or_else(before)
+}
+
+/// Refuses what no controller could do, before it is asked: for a name that no host has, and for
+/// Ostler's own services.
+fn check_target(picture: &Picture, want: &Want) -> Result<(), Failure> {
+    let id = match want {
+        Want::Run { .. } | Want::FailOver { .. } => return Ok(()),
+        Want::Stop { job, .. }
+        | Want::Migrate { job, .. }
+        | Want::Resize { job, .. }
+        | Want::Delete { job } => job,
+    };
+    match picture.job(id) {
+        // It may be where nobody answers; a controller knows more.
+        Err(_) if !picture.warnings.is_empty() => Ok(()),
+        Err(none) => Err(none),
+        Ok(row) if row.job.spec.as_vm().is_none() => {
+            let what = format!("{id} is one of Ostler's own services, and no VM");
+            let agent = picture.agent(&row.host).url;
+            Err(Failure::new(Code::Refused, what).next(format!(
+                "ostler arbiters changes arbiters; others are changed at their host, with --hosts {agent}"
+            )))
+        }
+        Ok(_) => Ok(()),
     }
 }
 

@@ -20,6 +20,7 @@ use transport::{Client, Endpoint, Identity};
 
 use crate::cli::Global;
 use crate::exit::{Code, Failure};
+use crate::picture::Picture;
 
 /// How long sources may take to say who is there.
 const FIND_MS_MAX: u64 = 2_000;
@@ -40,8 +41,8 @@ pub(crate) struct Session {
     /// True when the person named agents: nobody else is asked.
     pub(crate) is_direct: bool,
     pub(crate) is_json: bool,
-    /// Beginnings of host ids, as they are in titles, and the names people know.
-    names: OnceLock<Vec<(String, String)>>,
+    /// Ids of hosts, and the names people know.
+    names: OnceLock<Vec<(HostId, String)>>,
 }
 
 impl Session {
@@ -90,22 +91,20 @@ impl Session {
         is_there.then(|| Endpoint::anyone(format!("unix:{LOCAL_SOCKET}")))
     }
 
-    /// Asks once what the hosts are called. Without an answer, ids are shown.
-    pub(crate) async fn learn_names(&self) {
+    /// Asks once what the hosts are called, and returns what it saw. Without an answer, ids are shown.
+    pub(crate) async fn learn_names(&self) -> Option<Picture> {
         if self.names.get().is_some() {
-            return;
+            return None;
         }
-        let Ok(picture) = self.picture().await else { return };
-        let name = |(id, row): (&HostId, &HostRow)| (id.short().to_owned(), row.host.name.clone());
+        let picture = self.picture().await.ok()?;
+        let name = |(id, row): (&HostId, &HostRow)| (id.clone(), row.host.name.clone());
         let _ = self.names.set(picture.view.hosts().map(name).collect());
+        Some(picture)
     }
 
     /// A controller's sentence as a person would say it: with names in place of ids.
     pub(crate) fn with_names(&self, text: &str) -> String {
-        let names = self.names.get().map_or(&[][..], Vec::as_slice);
-        names.iter().fold(text.to_owned(), |text, (id, name)| {
-            text.replace(&format!("{name} ({id})"), name).replace(id, name)
-        })
+        with_names(self.names.get().map_or(&[][..], Vec::as_slice), text)
     }
 
     /// Where the processes of a role answer, by the trust document.
@@ -143,6 +142,15 @@ impl Session {
     }
 }
 
+/// Whole ids go before their beginnings, or what follows these would be left.
+fn with_names(names: &[(HostId, String)], text: &str) -> String {
+    names.iter().fold(text.to_owned(), |text, (id, name)| {
+        let short = id.short();
+        let text = text.replace(id.as_str(), name);
+        text.replace(&format!("{name} ({short})"), name).replace(short, name)
+    })
+}
+
 /// The context folder: as given, else by the usual rules.
 pub(crate) fn context_of(global: &Global) -> Context {
     Context::at(global.context.clone().unwrap_or_else(|| config_home().join("ostler")))
@@ -153,4 +161,17 @@ fn config_home() -> PathBuf {
     set("XDG_CONFIG_HOME")
         .or_else(|| set("HOME").map(|home| home.join(".config")))
         .unwrap_or_else(|| PathBuf::from("/root/.config"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_by_name_whether_their_ids_were_whole_or_not() {
+        let id = HostId::new("hujo3hhj6vhljepfcnovk3wss").unwrap();
+        let names = [(id, "h1".to_owned())];
+        let text = "offer 1.7 of host hujo3hhj6vhljepfcnovk3wss, h1 (hujo3hhj6), move to hujo3hhj6";
+        assert_eq!(with_names(&names, text), "offer 1.7 of host h1, h1, move to h1");
+    }
 }

@@ -63,6 +63,7 @@ pub(crate) async fn expect(session: &Session, args: ExpectArgs) -> Result<Code, 
         Some(name) => name,
         None => name_of(&args.file)?,
     };
+    let strange = strange(&wanted.expectations);
     let expectations = with_host_ids(session, wanted.expectations).await?;
     let known = known(session).await?.remove(&name);
     let is_so = |known: &SetStatus| !known.is_deleted && values(known) == expectations;
@@ -74,6 +75,10 @@ pub(crate) async fn expect(session: &Session, args: ExpectArgs) -> Result<Code, 
     let put = PutExpectations { revision, expectations };
     let path = format!("/v1/expectations/{name}");
     let status: SetStatus = tell_all(session, Method::PUT, &path, &put).await?;
+    if !strange.is_empty() {
+        let kinds = strange.join(", ");
+        show::note(&format!("warning: not understood here, so nothing is done for it: {kinds}"));
+    }
     if let Some(wait) = args.wait {
         return await_met(session, &name, wait.0).await;
     }
@@ -110,7 +115,7 @@ pub(crate) async fn unexpect(session: &Session, args: UnexpectArgs) -> Result<Co
 
 /// Tells how what is kept stands.
 pub(crate) async fn list(session: &Session, args: ExpectationsArgs) -> Result<Code, Failure> {
-    session.learn_names().await;
+    let _ = session.learn_names().await;
     let (sets, waiting_for) = merged(ask_all(session, false).await?);
     if let Some(waiting_for) = &waiting_for {
         show::note(&format!("as it was last seen; the controllers wait for {waiting_for}"));
@@ -164,12 +169,24 @@ pub(crate) async fn rules(session: &Session) -> Vec<Clause> {
 fn check(wanted: &Wanted) -> Result<(), Failure> {
     let bare: Wanted = serde_json::from_value(json!({})).expect("nothing need be given");
     let expectations = wanted.expectations.clone();
+    if expectations.is_empty() {
+        let what = "the file expects nothing, and what is kept under its name would be lost";
+        return Err(Failure::new(Code::Refused, what)
+            .next("ostler unexpect NAME, if that is meant; see docs/schema/expectations.json"));
+    }
     if *wanted == (Wanted { expectations, ..bare }) {
         return Ok(());
     }
     let what = "only `expectations` are kept; this file says more, which is for one plan alone";
     Err(Failure::new(Code::Refused, what)
         .next("leave out intents, placement, reservations, seed and limits; a host is emptied by `ostler drain`"))
+}
+
+/// Kinds that nobody knows here. A newer controller may, so they are kept.
+fn strange(expectations: &[Value]) -> Vec<String> {
+    let each = expectations.iter().cloned().enumerate();
+    let unknown = each.filter_map(|(index, value)| understand(index, value).err());
+    unknown.filter(|no| !no.is_malformed).map(|no| format!("{:?}", no.kind)).collect()
 }
 
 fn name_of(file: &std::path::Path) -> Result<SetName, Failure> {
@@ -306,7 +323,7 @@ where
 }
 
 async fn await_met(session: &Session, name: &SetName, wait_ms: u64) -> Result<Code, Failure> {
-    session.learn_names().await;
+    let _ = session.learn_names().await;
     let clock = Clock::real();
     let deadline_ms = clock.now().mono_ms + wait_ms;
     loop {
@@ -393,6 +410,21 @@ mod tests {
         assert_eq!(name("/a/web.json").unwrap(), "web");
         assert_eq!(name("web.expectations.json").unwrap(), "web");
         assert!(name("Web.json").is_err());
+    }
+
+    #[test]
+    fn a_file_that_expects_nothing_replaces_nothing() {
+        let read = |value: Value| serde_json::from_value::<Wanted>(value).unwrap();
+        for empty in [json!([]), json!({}), json!({ "expectations": [] })] {
+            check(&read(empty)).unwrap_err();
+        }
+        check(&read(json!({ "expectations": [{ "expect": "lose_any_host" }] }))).unwrap();
+    }
+
+    #[test]
+    fn kinds_that_nobody_knows_are_named() {
+        let known = json!({ "expect": "lose_any_host", "level": "should" });
+        assert_eq!(strange(&[known, json!({ "expect": "nonsense" })]), ["\"nonsense\""]);
     }
 
     #[test]

@@ -135,6 +135,7 @@ async fn send_everywhere(
 }
 
 async fn digest_of(file: PathBuf) -> Result<String, Failure> {
+    let shown = file.display().to_string();
     let read = move || {
         let mut reader = std::fs::File::open(&file)?;
         let (mut hash, mut chunk) = (Sha256::new(), vec![0; CHUNK_BYTES]);
@@ -148,7 +149,8 @@ async fn digest_of(file: PathBuf) -> Result<String, Failure> {
     };
     let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(e.into()));
     read.map_err(|error| {
-        Failure::new(Code::Failed, "read the image file").because(error).next("check the path")
+        let what = format!("read the image file {shown}");
+        Failure::new(Code::Failed, what).because(error).next("check the path")
     })
 }
 

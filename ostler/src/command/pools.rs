@@ -20,6 +20,11 @@ use crate::show;
 
 const PATH: &str = "/v1/config/pools";
 
+const NEXT_OF_ADD: &str =
+    "mount it there, or name the hosts that have it with --on; --create makes a new pool";
+
+const NEXT_OF_RM: &str = "ostler volumes shows what is in it; hosts that have let go of it get it back with `ostler pools add`";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct PoolsArgs {
     #[command(subcommand)]
@@ -148,7 +153,7 @@ async fn add(session: &Session, picture: &Picture, args: AddArgs) -> Result<Code
         let mut pools = config.pools;
         pools.insert(name.clone(), spec);
         let put = PoolsConfig { version: config.version + 1, pools };
-        let now = write(session, &place, &put).await?;
+        let now = write(session, &place, &put, NEXT_OF_ADD).await?;
         let found = now.pools.get(&name).and_then(|spec| spec.id);
         id = found.filter(|_| shared).or(id);
         tell(session, &place, &name, found, "has it");
@@ -181,7 +186,7 @@ async fn rm(session: &Session, targets: Vec<Place>, name: &PoolName) -> Result<C
         }
         is_found = true;
         config.version += 1;
-        write(session, &place, &config).await?;
+        write(session, &place, &config, NEXT_OF_RM).await?;
         show::line(&format!("{}: {name} is no pool of it any more", place.name));
     }
     match is_found {
@@ -206,11 +211,12 @@ async fn write(
     session: &Session,
     place: &Place,
     config: &PoolsConfig,
+    next: &str,
 ) -> Result<PoolsConfig, Failure> {
     let asked = session.client.send(Method::PUT, &place.agent, PATH, config).await;
     asked.map(|reply| reply.body).map_err(|error| {
         Failure::new(code_of(&error), format!("{} has the pools that it had", place.name))
             .because(error)
-            .next("mount it there, or name the hosts that have it with --on; --create makes a new pool")
+            .next(next)
     })
 }

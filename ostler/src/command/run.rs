@@ -20,6 +20,9 @@ use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
+/// How the names of Ostler's own services begin: one that is taken would be in the way of the next.
+const SERVICES: &str = "ostler-";
+
 /// How long a lone host may take to start a guest.
 const START_MS_MAX: u64 = 60_000;
 
@@ -40,6 +43,11 @@ pub(crate) fn described(
     args: &RunArgs,
     picture: &Picture,
 ) -> Result<(JobSpec, Option<HostId>), Failure> {
+    if args.name.as_str().starts_with(SERVICES) {
+        let what =
+            format!("{}: names that begin with {SERVICES} are Ostler's services'", args.name);
+        return Err(Failure::usage(what).next("another --name"));
+    }
     let spec = spec_of(args, picture)?;
     spec.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
@@ -83,7 +91,7 @@ fn warn_of_few_arbiters(session: &Session, on_loss: OnLoss) {
     if on_loss == OnLoss::Stop && (1..3).contains(&arbiters) {
         show::note(&format!(
             "this cluster has {arbiters} arbiters: when a majority of them is away for some seconds, the VM \
-             is killed; three outlive the loss of one (ostler bootstrap --arbiters 3)"
+             is killed; three outlive the loss of one (ostler arbiters add HOST…)"
         ));
     }
 }

@@ -16,7 +16,7 @@ use crate::show;
 type Known = (Endpoint, RunStatus);
 
 pub(crate) async fn run(session: &Session, args: RunsArgs) -> Result<Code, Failure> {
-    session.learn_names().await;
+    let _ = session.learn_names().await;
     let runs = list(session).await?;
     match args.command {
         None => tell_all(session, &runs.into_iter().map(|(_, run)| run).collect::<Vec<_>>()),

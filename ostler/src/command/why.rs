@@ -90,12 +90,16 @@ fn explain(
     let Some(job) = job.filter(|job| is_job(job) || has_wish || !runs.is_empty()) else {
         return explain_host(is_json, args, view, heard);
     };
+    let is_there = is_job(&job);
     let (lines, record) = explain_job(&job, &view, heard, runs, wanted);
     if is_json {
         show::json_pretty(&json!({ "job": job, "facts": lines, "plan": plan::report(&record) }));
     } else {
         lines.iter().for_each(|line| show::line(line));
-        plan::tell(false, &record);
+        // Of what nobody has and nobody wants, nothing is planned.
+        if is_there || has_wish {
+            plan::tell(false, &record);
+        }
     }
     Ok(Code::Ok)
 }
@@ -121,6 +125,9 @@ fn explain_job(
             format!("{job} is {} on {at}{reason}, as of {} ago", known.state, show::age(age))
         })
         .collect();
+    if lines.is_empty() {
+        lines.push(format!("{job} is on no host that was heard"));
+    }
     lines.extend(runs);
     let (input, not_understood) = case(view.clone(), heard, wanted);
     (lines, Record::make(input, not_understood))
