@@ -225,7 +225,7 @@ pub(crate) fn explain(state: &State<'_>, expectation: &Expectation) -> Unmet {
 
 /// Says why a job stays on a host that is to be emptied.
 pub(crate) fn explain_stay(state: &State<'_>, job: &JobId, from: &HostId) -> Unmet {
-    let at = state.placed(job, from).map(|placed| placed.state);
+    let rows = state.placements(job);
     let is_between = |state: &JobState| {
         matches!(
             state,
@@ -236,9 +236,11 @@ pub(crate) fn explain_stay(state: &State<'_>, job: &JobId, from: &HostId) -> Unm
                 | JobState::MigratingOut
         )
     };
+    // On its way to another host, it is leaving already.
+    let between = rows.iter().find(|(_, placed)| is_between(&placed.state));
     let (job, host) = (job.clone(), from.clone());
-    if let Some(state) = at.filter(is_between) {
-        let reason = UnmetReason::InTransition { host, state };
+    if let Some((host, Placed { state, .. })) = between {
+        let reason = UnmetReason::InTransition { host: host.clone(), state: *state };
         return Unmet { job, reason, hosts: vec![], hosts_unlisted: 0, cheapest: None };
     }
     let others = state.hosts().filter(|(to, _)| *to != from);

@@ -349,6 +349,17 @@ fn a_lost_host_that_is_to_be_emptied_is_said_to_be_lost_and_no_other() {
     assert_eq!(said, [(&at(1), &Blocker::Lost { age_ms: 20_000 })]);
 }
 
+#[test]
+fn what_is_on_its_way_to_another_host_is_not_said_to_be_unable_to_leave() {
+    let there = with(host(1, 4), "web", vm(2), JobState::Running);
+    let coming = with(host(2, 8), "web", vm(2), JobState::MigratingIn);
+    let mut draining = input([there, coming, host(3, 8)], vec![]);
+    draining.intents.insert(at(1), Intent::Drain);
+    draining.limits = Limits { tends_hosts: true, ..draining.limits };
+    let reason = &plan(&draining).report.unmet[0].reason;
+    assert!(matches!(reason, UnmetReason::InTransition { .. }), "{reason}");
+}
+
 fn sized(name: &str, gib: u64) -> Expectation {
     let size = SizeChange { memory_bytes: Some(gib * GIB), ..SizeChange::default() };
     Expectation::HasSize { job: id(name), size }

@@ -65,6 +65,7 @@ pub(crate) async fn drain(session: &Session, args: DrainArgs) -> Result<Code, Fa
     if args.no_wait {
         return Ok(Code::Ok);
     }
+    let _ = session.learn_names().await;
     tokio::select! {
         ended = watch(session, &id, &name, args.timeout.0) => ended,
         _ = tokio::signal::ctrl_c() => {
