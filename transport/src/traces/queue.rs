@@ -174,7 +174,7 @@ impl<E: SpanExporter> Sending<E> {
         };
         match (sent, was_away) {
             (Err(error), false) => {
-                tracing::warn!("send traces: {error}; spans are lost until it works")
+                tracing::warn!("send traces: {error}; spans are lost until it works");
             }
             (Ok(()), true) => tracing::info!("traces are sent again"),
             _ => {}
