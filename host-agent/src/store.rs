@@ -46,6 +46,12 @@ pub enum StoreError {
         /// What came back.
         source: Box<redb::Error>,
     },
+    /// Another process has it.
+    #[error("{what} the ledger: another agent works in this folder")]
+    InUse {
+        /// What was tried.
+        what: &'static str,
+    },
     /// A file of the ledger can't be moved or made.
     #[error("{what} {twin} of the ledger: {source}")]
     Shelf {
@@ -96,7 +102,10 @@ impl std::fmt::Display for Damage {
 }
 
 fn because<E: Into<redb::Error>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
-    move |error| StoreError::Failed { what, source: Box::new(error.into()) }
+    move |error| match error.into() {
+        redb::Error::DatabaseAlreadyOpen => StoreError::InUse { what },
+        error => StoreError::Failed { what, source: Box::new(error) },
+    }
 }
 
 /// How far a file is. Epochs are begun by older agents, too, which know nothing of twins.

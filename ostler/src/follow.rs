@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
 use protocol::id::{JobId, RunId};
-use protocol::job::{Job, JobState, Role};
+use protocol::job::{Job, JobState};
 use protocol::resources::Bytes;
 use protocol::vm::SizeChange;
 use transport::{CallError, Client, Clock, Endpoint, Method};
@@ -78,9 +78,8 @@ impl Session {
     /// Stores the run at the first controller that answers. The same id goes to each: whichever
     /// takes it, it is one run.
     pub(crate) async fn submit(&self, new: &NewRun) -> Result<(Endpoint, RunStatus), Failure> {
-        let controllers = self.peers(Role::Controller);
         let mut last = None;
-        for controller in &controllers {
+        for controller in &self.controllers().await {
             for _ in 0..2 {
                 match self.client.send(Method::POST, controller, "/v1/runs", new).await {
                     Ok(reply) => return Ok((controller.clone(), reply.body)),

@@ -11,6 +11,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bootstrap::Context;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use protocol::api::Health;
 use protocol::id::HostId;
 use protocol::job::Role;
 use protocol::trust::Trust;
@@ -24,6 +27,9 @@ use crate::picture::Picture;
 
 /// How long sources may take to say who is there.
 const FIND_MS_MAX: u64 = 2_000;
+
+/// How long after the one before the next controller is asked whether it is there.
+const TURN: Duration = Duration::from_millis(300);
 
 /// Where a local agent listens for root.
 const LOCAL_SOCKET: &str = "/var/lib/ostler/agent.sock";
@@ -114,6 +120,31 @@ impl Session {
             .filter(|peer| peer.role == role)
             .map(|peer| Endpoint::of_key(peer.url.clone(), peer.key))
             .collect()
+    }
+
+    /// The controllers, the one that answers first before the others: one whose host is gone costs a command a
+    /// moment, and not the time-out of its connection.
+    pub(crate) async fn controllers(&self) -> Vec<Endpoint> {
+        let mut all = self.peers(Role::Controller);
+        if all.len() < 2 {
+            return all;
+        }
+        let asked = all.iter().zip(0_u32..).map(|(controller, turn)| async move {
+            tokio::time::sleep(TURN * turn).await;
+            let health = self.client.get::<Health>(controller, "/v1/health").await;
+            health.ok().map(|_| turn as usize)
+        });
+        let mut answers: FuturesUnordered<_> = asked.collect();
+        while let Some(answer) = answers.next().await {
+            if let Some(first) = answer {
+                drop(answers);
+                let first = all.remove(first);
+                all.insert(0, first);
+                return all;
+            }
+        }
+        drop(answers);
+        all
     }
 
     /// True when changes go to agents themselves, for want of a controller or by the person's word.

@@ -25,6 +25,15 @@ fn every_opening_is_a_new_epoch_and_a_reboot_is_noticed() {
 }
 
 #[test]
+fn a_second_agent_in_one_folder_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = open(folder.path(), "boot");
+    let shelf = FileShelf::new(folder.path());
+    let refused = Store::open(&shelf, "boot").err().expect("one is enough").to_string();
+    assert!(refused.contains("another agent works in this folder"), "{refused}");
+}
+
+#[test]
 fn what_was_committed_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let good = crate::core::tests::record("good");

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
 use planner::case::{Understood, Wanted, understand};
 use planner::{Clause, Expectation, Level};
 use protocol::expectations::{
@@ -242,8 +243,10 @@ fn no_answer(last: Option<CallError>) -> Failure {
 async fn ask_all(session: &Session, with_deleted: bool) -> Result<Vec<SetList>, Failure> {
     let path = format!("/v1/expectations?deleted={with_deleted}");
     let (mut lists, mut last) = (Vec::new(), None);
-    for controller in controllers(session)? {
-        match session.client.get::<SetList>(&controller, &path).await {
+    let controllers = controllers(session)?;
+    let asked = controllers.iter().map(|one| session.client.get::<SetList>(one, &path));
+    for answer in join_all(asked).await {
+        match answer {
             Ok(list) => lists.push(list),
             Err(error) => last = Some(error),
         }
@@ -308,8 +311,11 @@ where
     T: serde::de::DeserializeOwned,
 {
     let (mut told, mut last) = (None, None);
-    for controller in controllers(session)? {
-        match session.client.send::<_, T>(method.clone(), &controller, path, body).await {
+    let controllers = controllers(session)?;
+    let asked =
+        controllers.iter().map(|one| session.client.send::<_, T>(method.clone(), one, path, body));
+    for answer in join_all(asked).await {
+        match answer {
             Ok(reply) => told = told.or(Some(reply.body)),
             Err(error) if error.is_retriable() => last = Some(error),
             // One that has not heard of a set yet need not be told that it is gone.
@@ -344,7 +350,7 @@ async fn await_met(session: &Session, name: &SetName, wait_ms: u64) -> Result<Co
         }
         let left_ms = deadline_ms.saturating_sub(clock.now().mono_ms);
         let path = format!("/v1/expectations/{name}?wait_ms={}", left_ms.min(WAIT_MS));
-        for controller in controllers(session)? {
+        for controller in session.controllers().await {
             if session.client.get::<SetStatus>(&controller, &path).await.is_ok() {
                 break;
             }

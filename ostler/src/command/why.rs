@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
 use planner::case::{Record, Wanted, case};
 use planner::{Heard, Intent, Limits, Rehearsal, State};
 use protocol::api::RunList;
@@ -58,11 +59,10 @@ pub(crate) async fn of_job(session: &Session, picture: &Picture, name: &JobId) -
 
 /// What controllers last did about a VM.
 async fn last_runs(session: &Session, name: &str) -> Vec<String> {
+    let controllers = session.peers(Role::Controller);
+    let asked = controllers.iter().map(|one| session.client.get::<RunList>(one, "/v1/runs"));
     let mut runs = Vec::new();
-    for controller in session.peers(Role::Controller) {
-        let Ok(list) = session.client.get::<RunList>(&controller, "/v1/runs").await else {
-            continue;
-        };
+    for list in join_all(asked).await.into_iter().flatten() {
         let about = list.runs.into_iter().filter(|run| run.want.job().as_str() == name);
         // Newest first; the last one is what the state of the VM is due to.
         runs.extend(about.take(1));
