@@ -94,7 +94,7 @@ async fn call(device: &Device, action: &'static str) -> Result<Ended, AgentError
 fn last_words(printed: &[u8], device: &Device) -> String {
     let text = String::from_utf8_lossy(printed);
     let is_help = |line: &&str| line.contains("Please use '-h' for usage");
-    let line = text.lines().map(str::trim).filter(|l| !l.is_empty() && !is_help(l)).next_back();
+    let line = text.lines().map(str::trim).rfind(|l| !l.is_empty() && !is_help(l));
     let mut words: String =
         line.unwrap_or("it said nothing").chars().take(WORDS_CHARS_MAX).collect();
     for (key, value) in &device.options {

@@ -30,6 +30,7 @@ fn options(cluster: &Cluster) -> Options {
         trust_file: Some(cluster.trust_file()),
         ready_file: Some(data_dir.join("ready.json")),
         discovery: vec![],
+        power_file: data_dir.join("power.json"),
     }
 }
 
@@ -310,6 +311,7 @@ async fn victim_process() {
         trust_file: Some(trust_file.into()),
         ready_file: Some(data_dir.join("ready.json")),
         discovery: vec![],
+        power_file: data_dir.join("power.json"),
     };
     serve(options, Clock::real(), CancellationToken::new()).await.unwrap();
 }
