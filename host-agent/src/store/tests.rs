@@ -29,7 +29,8 @@ fn a_second_agent_in_one_folder_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let _first = open(folder.path(), "boot");
     let shelf = FileShelf::new(folder.path());
-    let refused = Store::open(&shelf, "boot").err().expect("one is enough").to_string();
+    let Err(refused) = Store::open(&shelf, "boot") else { panic!("one is enough") };
+    let refused = refused.to_string();
     assert!(refused.contains("another agent works in this folder"), "{refused}");
 }
 

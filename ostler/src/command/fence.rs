@@ -32,18 +32,19 @@ pub(crate) async fn run(session: &Session, args: FenceArgs) -> Result<Code, Fail
     let name = row.host.name.clone();
     check_silent(&picture, row)?;
     check_arbiters(&authority.trust, row)?;
-    let seen = match (args.is_off, args.cut_power) {
-        (true, _) => Seen::ByPerson,
-        (false, true) => Seen::ByDevices(turn_off(session, &picture, row).await?),
+    // The devices that say so; without them, a person does.
+    let devices = match (args.is_off, args.cut_power) {
+        (true, _) => None,
+        (false, true) => Some(turn_off(session, &picture, row).await?),
         (false, false) => return Err(not_surely_off(session, &picture, row).await),
     };
     let fate = Fate::of(row);
     let next = with_fence(&authority, row, &args.reason);
     let (version, host) = (next.version, row.host.id.clone());
     if !session.is_json {
-        show::note(&match &seen {
-            Seen::ByPerson => format!("keep {name} off until this command has ended"),
-            Seen::ByDevices(switch) => {
+        show::note(&match &devices {
+            None => format!("keep {name} off until this command has ended"),
+            Some(switch) => {
                 format!("{name} is off, say {}", switch.power.devices.join(" and "))
             }
         });
@@ -53,10 +54,10 @@ pub(crate) async fn run(session: &Session, args: FenceArgs) -> Result<Code, Fail
             "keep {name} off: what it held is not surely taken from it yet; say it again"
         ));
     })?;
-    if let Seen::ByDevices(switch) = &seen {
+    if let Some(switch) = &devices {
         check_off(session, &name, switch).await?;
     }
-    let is_on = args.turn_on && turn_on(session, row, seen).await?;
+    let is_on = args.turn_on && turn_on(session, row, devices).await?;
     if session.is_json {
         let Fate { elsewhere, waiting, over } = &fate;
         show::json_pretty(&json!({ "host": host, "trust_version": version,
@@ -73,12 +74,6 @@ pub(crate) async fn run(session: &Session, args: FenceArgs) -> Result<Code, Fail
     }
     fate.tell(&name);
     Ok(Code::Ok)
-}
-
-/// How it is known that the host is off.
-enum Seen {
-    ByPerson,
-    ByDevices(Switch),
 }
 
 /// Nobody has said what would make it certain.
@@ -135,10 +130,14 @@ async fn check_off(session: &Session, name: &str, switch: &Switch) -> Result<(),
     }
 }
 
-async fn turn_on(session: &Session, row: &HostRow, seen: Seen) -> Result<bool, Failure> {
-    let switch = match seen {
-        Seen::ByDevices(switch) => switch,
-        Seen::ByPerson => Switch::of(session, row).await?,
+async fn turn_on(
+    session: &Session,
+    row: &HostRow,
+    devices: Option<Switch>,
+) -> Result<bool, Failure> {
+    let switch = match devices {
+        Some(switch) => switch,
+        None => Switch::of(session, row).await?,
     };
     switch.turn(session, PowerAction::On, false).await?;
     Ok(true)
