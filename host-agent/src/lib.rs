@@ -212,7 +212,7 @@ pub async fn run(
     if key_file.exists() && !shelf.has_any() {
         return Err(AgentError::LedgerLost { ledger: shelf.place(Twin::Main), key: key_file });
     }
-    let (store, ledger, damage) = Store::open(&shelf, &boot_id())?;
+    let (store, ledger, damage) = Store::open(&shelf, &boot_id(), clock.now().wall_ms / 1_000)?;
     damage.iter().for_each(|damage| tracing::error!("{damage}"));
     let identity = Arc::new(Identity::load_or_create(&key_file)?);
     let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;

@@ -137,10 +137,13 @@ impl Found {
 
 impl Store {
     /// Opens or creates the ledger and begins a new epoch, durably, before anything is offered in
-    /// it (rule R16). `boot` is the machine's boot id. Also tells which files were damaged.
+    /// it (rule R16). `boot` is the machine's boot id, `at_s` the seconds since 1970 by its wall clock: an epoch
+    /// is that number at least, so that a ledger which was put back from a backup counts on where it had
+    /// not been yet. A clock that is wrong makes it larger, or no difference. Also tells which files were damaged.
     pub fn open<S: Shelf>(
         shelf: &S,
         boot: &str,
+        at_s: u64,
     ) -> Result<(Self, LedgerState, Vec<Damage>), StoreError> {
         let found = [find(shelf, Twin::Main)?, find(shelf, Twin::Second)?];
         let stands = [found[0].stand(), found[1].stand()];
@@ -159,7 +162,8 @@ impl Store {
         let (main, main_damage) = settle(shelf, Twin::Main, main, &rows, newest)?;
         let (second, second_damage) = settle(shelf, Twin::Second, second, &rows, newest)?;
         let files = [main, second];
-        let (epoch, is_rebooted) = (Epoch(state.epoch.0 + 1), is_rebooted(&state, boot));
+        let epoch = Epoch(at_s.max(state.epoch.0.saturating_add(1)));
+        let is_rebooted = is_rebooted(&state, boot);
         let store = Self { files, commits: AtomicU64::new(0), has_failed: AtomicBool::new(false) };
         store.write(&Change::of_epoch(epoch, boot))?;
         let damage = [(Twin::Main, main_damage), (Twin::Second, second_damage)];

@@ -99,9 +99,23 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     browser.click("dialog button", "Run it");
     shows(&mut browser, "web-1", "running", "h1");
     assert_eq!(lab.virsh_state("h1", "web-1"), "running");
-    operator.must(&["run", "--name", "web-2", "--memory", "64MiB", "--on", "h2"]);
+    operator.must(&["run", "--name", "web-2", "--memory", "64MiB", "--on", "h2", "--vnc"]);
     shows(&mut browser, "web-2", "running", "h2");
     picture(&mut browser, "vms-light.png");
+
+    // Its screen, as QEMU draws it; one without a screen has no such button.
+    browser.click("main a", "web-2");
+    browser.click(".pane button", "Screen");
+    let is_drawn = "(document.querySelector('.pane img.shot')?.naturalWidth ?? 0) >= 640";
+    browser.until("the guest's screen", LIMIT, is_drawn);
+    picture(&mut browser, "screen-light.png");
+    browser.click(".pane button", "Hide the screen");
+    browser.until("no screen", LIMIT, "document.querySelector('.pane img.shot') === null");
+    browser.click("main a", "web-1");
+    let has_button =
+        "[...document.querySelectorAll('.pane button')].some((one) => one.innerText === 'Screen')";
+    browser.until("the other VM", LIMIT, "document.querySelector('.pane h2')?.innerText === 'web-1'");
+    assert_eq!(browser.eval(has_button), json!(false));
 
     // Names from hosts are text.
     browser.click("nav a", "Others1");

@@ -125,7 +125,7 @@ impl Said {
 
 /// Opens the ledger, and says what it says and what was damaged.
 pub(crate) fn open(disk: &Disk) -> Result<(Store, Said, Vec<Damage>), StoreError> {
-    let (store, state, damage) = Store::open(disk, BOOT)?;
+    let (store, state, damage) = Store::open(disk, BOOT, 0)?;
     Ok((store, Said::by(state), damage))
 }
 

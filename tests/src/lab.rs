@@ -18,6 +18,9 @@ pub struct Lab {
 /// Where hosts mount [`Lab::shared`]: in a folder that each of them has for itself.
 pub const SHARED_AT: &str = "/var/lib/libvirt/shared";
 
+/// The agent's folder on a host's disk.
+const DATA: &str = "var/lib/ostler";
+
 /// The root of the repository.
 #[must_use]
 pub fn repository() -> PathBuf {
@@ -61,11 +64,13 @@ impl Lab {
     /// What the script says of a host.
     #[must_use]
     pub fn host(&self, name: &str) -> Value {
-        let status = self.must(&["status", "--json"]);
-        let status: Value = serde_json::from_str(&status).expect("status --json is JSON");
-        let hosts = status.get("hosts").unwrap_or(&status);
-        let hosts = hosts.as_array().expect("a list of hosts");
-        hosts.iter().find(|host| host["name"] == name).expect("a host of this lab").clone()
+        self.host_if_known(name).unwrap_or_else(|| panic!("the lab says nothing of {name}"))
+    }
+
+    fn host_if_known(&self, name: &str) -> Option<Value> {
+        let status = run_lab(&["status", "--json"]);
+        let hosts: Vec<Value> = serde_json::from_slice(&status.stdout).ok()?;
+        hosts.into_iter().find(|host| host["name"] == name)
     }
 
     /// The host's address.
@@ -86,7 +91,7 @@ impl Lab {
     #[must_use]
     pub fn data(&self, name: &str) -> PathBuf {
         let disk = self.host(name)["disk"].as_str().expect("a host has a disk").to_owned();
-        Path::new(&disk).join("var/lib/ostler")
+        Path::new(&disk).join(DATA)
     }
 
     /// A directory of this machine that hosts can mount, as they would one of a file server. It goes with
@@ -176,7 +181,11 @@ impl Drop for Lab {
                 let tail: Vec<String> = text(&log.stdout).lines().map(str::to_owned).collect();
                 let tail = &tail[tail.len().saturating_sub(30)..];
                 eprintln!("== agent of {host}\n{}", tail.join("\n"));
-                print_service_logs(&self.data(&host));
+                // A second panic would hide what the first has said.
+                let known = self.host_if_known(&host);
+                if let Some(disk) = known.as_ref().and_then(|host| host["disk"].as_str()) {
+                    print_service_logs(&Path::new(disk).join(DATA));
+                }
             }
         }
         run_lab(&["down"]);

@@ -10,7 +10,7 @@ use super::rows::Table;
 use super::*;
 
 fn open(folder: &Path, boot: &str) -> (Store, LedgerState, Vec<Damage>) {
-    Store::open(&FileShelf::new(folder), boot).expect("it can be opened")
+    Store::open(&FileShelf::new(folder), boot, 0).expect("it can be opened")
 }
 
 #[test]
@@ -25,11 +25,28 @@ fn every_opening_is_a_new_epoch_and_a_reboot_is_noticed() {
 }
 
 #[test]
+fn a_ledger_that_was_put_back_counts_on_where_it_had_not_been() {
+    let folder = tempfile::tempdir().unwrap();
+    let shelf = FileShelf::new(folder.path());
+    let open_at = |at_s: u64| Store::open(&shelf, "a", at_s).expect("it can be opened").1.epoch;
+    let files = [Twin::Main, Twin::Second].map(|twin| shelf.place(twin));
+    assert_eq!(open_at(1_000), Epoch(1_000));
+    let backup = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    assert_eq!(open_at(1_000), Epoch(1_001), "twice in a second");
+    assert_eq!(open_at(7), Epoch(1_002), "by a clock that was set back");
+    let last = open_at(2_000);
+    for (file, bytes) in files.iter().zip(backup) {
+        std::fs::write(file, bytes).unwrap();
+    }
+    assert!(open_at(2_001) > last, "what was offered in between is not offered again");
+}
+
+#[test]
 fn a_second_agent_in_one_folder_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let _first = open(folder.path(), "boot");
     let shelf = FileShelf::new(folder.path());
-    let Err(refused) = Store::open(&shelf, "boot") else { panic!("one is enough") };
+    let Err(refused) = Store::open(&shelf, "boot", 0) else { panic!("one is enough") };
     let refused = refused.to_string();
     assert!(refused.contains("another agent works in this folder"), "{refused}");
 }
@@ -82,7 +99,7 @@ fn a_row_that_nobody_can_read_stops_the_agent_and_is_named() {
         let (store, ..) = open(folder.path(), "a");
         tear(&store, 0..2, row);
         drop(store);
-        let refused = Store::open(&FileShelf::new(folder.path()), "a").expect_err("two are torn");
+        let refused = Store::open(&FileShelf::new(folder.path()), "a", 0).expect_err("two are torn");
         let StoreError::Unreadable { main_why, twin_why } = refused else { panic!("{refused}") };
         assert!(main_why.contains(row.1) && twin_why.contains(row.1), "{main_why} {twin_why}");
     }

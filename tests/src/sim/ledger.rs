@@ -35,7 +35,7 @@ impl RealLedger {
     #[must_use]
     pub fn new(seed: u64, first: &[Write]) -> Self {
         let disk = Disk::default();
-        let (store, ..) = Store::open(&disk, "").expect("a new disk is well");
+        let (store, ..) = Store::open(&disk, "", 0).expect("a new disk is well");
         store.commit(first).expect("a new disk is well");
         drop(store);
         Self { disk, store: None, chance: Chance::new(seed) }
@@ -48,7 +48,7 @@ impl RealLedger {
     pub fn open(&mut self, boot: &str) -> Result<LedgerState, String> {
         let damaged = self.chance.happens(DAMAGE_PPM).then(|| self.damage());
         let (store, state, damage) =
-            Store::open(&self.disk, boot).map_err(|error| error.to_string())?;
+            Store::open(&self.disk, boot, 0).map_err(|error| error.to_string())?;
         self.store = Some(store);
         for Damage { twin, why, .. } in damage {
             if damaged != Some(twin) || why.is_none() {

@@ -88,7 +88,7 @@ fn domain(id: &JobId, state: DomainState) -> DomainInfo {
 
 impl Bench {
     fn open(folder: &Path) -> Self {
-        let (store, ledger, _) = Store::open(&FileShelf::new(folder), "boot").expect("a ledger");
+        let (store, ledger, _) = Store::open(&FileShelf::new(folder), "boot", 0).expect("a ledger");
         let key = SecretKey::from_seed([7; 32]);
         let host = host(&key);
         let agent = Agent::new(Birth { key, host, ledger });
