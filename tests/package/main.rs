@@ -168,8 +168,11 @@ fn settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_read
         examples.map(|(name, _)| name).filter(|name| !name.contains(' ')).collect();
     let unit = package.text("usr/lib/systemd/system/ostler-agent.service");
     let help = must(Command::new(package.root().join("usr/bin/ostler")).args(["agent", "--help"]));
-    assert!(unit.contains("$OSTLER_AGENT_OPTIONS") && help.contains("[env: OSTLER_DISCOVERY"));
-    assert_eq!(names, BTreeSet::from(["OSTLER_AGENT_OPTIONS", "OSTLER_DISCOVERY", "OSTLER_LOG"]));
+    assert!(unit.contains("$OSTLER_AGENT_OPTIONS"));
+    let read = ["OSTLER_DISCOVERY", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    assert!(read.iter().all(|name| help.contains(&format!("[env: {name}"))), "{help}");
+    let known = read.into_iter().chain(["OSTLER_AGENT_OPTIONS", "OSTLER_LOG"]).collect();
+    assert_eq!(names, known);
     let options = text.lines().find_map(|line| line.strip_prefix("#OSTLER_AGENT_OPTIONS="));
     let options: Vec<&str> = options.unwrap_or_default().split(' ').collect();
     must(Command::new(ostler()).arg("agent").args(options).arg("--help"));
