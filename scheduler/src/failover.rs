@@ -52,20 +52,32 @@ struct Rest {
 }
 
 /// How an attempt has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// It runs.
     Started,
     /// It is tried again later.
     Failed,
+    /// The same, but a host has held it meanwhile, and could not start it. Arbiters that have covered this
+    /// hold know it as the last one.
+    Held(HoldAt),
     /// The arbiters know of a later hold: what was seen is left over.
     Superseded,
+}
+
+/// What a try of our own has left of a job.
+#[derive(Debug, Clone)]
+struct Try {
+    lost: HoldAt,
+    held: HoldAt,
 }
 
 /// The jobs that are started elsewhere.
 #[derive(Debug, Default)]
 pub struct FailOver {
     resting: BTreeMap<JobId, Rest>,
+    /// Holds that tries of our own had, which failed at their hosts.
+    tried: BTreeMap<JobId, Try>,
     lapsing: Lapsing,
     /// Jobs that were seen alive under a hold and then lost, and nowhere else since.
     seen: BTreeMap<JobId, HoldAt>,
@@ -105,10 +117,12 @@ impl FailOver {
         let by = self.trust.as_ref().filter(|trust| !trust.fenced.is_empty());
         let taken = by.map_or_else(Taken::new, |trust| taken(view, trust, &freshness));
         let lost = self.lapsing.lost(&freshness);
-        self.resting.retain(|job, rest| {
+        let is_lost = |job: &JobId, known: &HoldAt| {
             let at = lost.get(job).map(|(_, at)| at).or(taken.get(job).map(|(_, at)| at));
-            at == Some(&rest.lost)
-        });
+            at == Some(known)
+        };
+        self.resting.retain(|job, rest| is_lost(job, &rest.lost));
+        self.tried.retain(|job, tried| is_lost(job, &tried.lost));
         let is_resting =
             |job: &JobId| self.resting.get(job).is_some_and(|rest| now_ms < rest.until_ms);
         let is_due = |job: &JobId| !open.contains(job) && !is_resting(job);
@@ -119,7 +133,8 @@ impl FailOver {
             let want = if self.forgotten.get(&job) == Some(&lost) {
                 Want::Run { job, spec, on: Some(lost.host.clone()) }
             } else {
-                Want::FailOver { job, spec, revision: row.revision, lost: lost.clone() }
+                let last = self.tried.get(&job).map_or(&lost, |tried| &tried.held).clone();
+                Want::FailOver { job, spec, revision: row.revision, lost: last }
             };
             (want, lost)
         };
@@ -174,13 +189,22 @@ impl FailOver {
                 self.forgotten.insert(job.clone(), lost.clone());
                 Ended::Failed
             }
+            // No arbiter has covered what the try had.
+            Ended::Superseded if self.tried.remove(&job).is_some() => Ended::Failed,
+            Ended::Held(held) => {
+                self.tried.insert(job.clone(), Try { lost: lost.clone(), held });
+                Ended::Failed
+            }
             how => how,
         };
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
         let rest_ms = (REST_MS_MIN << failures.min(16)).min(REST_MS_MAX);
         let until_ms = match how {
-            Ended::Started => return drop(self.resting.remove(&job)),
-            Ended::Failed => now_ms + rest_ms,
+            Ended::Started => {
+                self.tried.remove(&job);
+                return drop(self.resting.remove(&job));
+            }
+            Ended::Failed | Ended::Held(_) => now_ms + rest_ms,
             Ended::Superseded => now_ms + SUPERSEDED_MS,
         };
         let failures = failures.saturating_add(1);
@@ -484,6 +508,32 @@ mod tests {
         failover.ended(3_000, "web".parse().unwrap(), at(9), Ended::Superseded);
         let later = 3_000 + SUPERSEDED_MS;
         assert_eq!(lost_hold(&due(&mut failover, later - 1, &other, 1)), None, "left over");
+    }
+
+    #[test]
+    fn what_a_try_of_our_own_has_held_is_named_as_the_last_until_arbiters_know_better() {
+        let mut failover = FailOver::default();
+        let one = view(&[(1, job(1, 7, OnLoss::Stop, JobState::Running))]);
+        let id: JobId = "web".parse().unwrap();
+        let at = |n: u8, num| HoldAt { host: host(n).id, hold: OfferId { epoch: Epoch(1), num } };
+        let lost = at(1, 7);
+        failover.ended(0, id.clone(), lost.clone(), Ended::Held(at(3, 5)));
+        assert!(due(&mut failover, REST_MS_MIN - 1, &one, 1).is_empty());
+        let names = |failover: &mut FailOver, now_ms| match &due(failover, now_ms, &one, 1)[..] {
+            [Want::FailOver { lost, .. }] => Some(lost.clone()),
+            _ => None,
+        };
+        assert_eq!(names(&mut failover, REST_MS_MIN), Some(at(3, 5)));
+        failover.ended(2_000, id.clone(), lost.clone(), Ended::Held(at(2, 9)));
+        assert_eq!(names(&mut failover, 10_000), Some(at(2, 9)), "the last of several");
+        failover.ended(10_000, id.clone(), lost.clone(), Ended::Superseded);
+        assert_eq!(names(&mut failover, 30_000), Some(lost.clone()), "it was not covered");
+        failover.ended(30_000, id.clone(), lost.clone(), Ended::Superseded);
+        assert_eq!(names(&mut failover, 30_000 + SUPERSEDED_MS - 1), None, "left over");
+        // It runs somewhere, and is lost there: what was tried before says nothing of that.
+        failover.ended(0, id, lost, Ended::Held(at(2, 9)));
+        let later = view(&[(1, job(3, 8, OnLoss::Stop, JobState::Running))]);
+        assert_eq!(lost_hold(&due(&mut failover, 0, &later, 1)), Some(8));
     }
 
     fn is_started_anew(wants: &[Want]) -> bool {

@@ -9,7 +9,7 @@ use planner::{Report, Setback};
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
 use protocol::id::{JobId, RunId};
 use protocol::refusal::Refusal;
-use protocol::ticket::DenialReason;
+use protocol::ticket::{DenialReason, HoldAt};
 use serde::{Deserialize, Serialize};
 
 use crate::task::{TaskKind, TaskResult};
@@ -153,6 +153,27 @@ impl RunRecord {
     #[must_use]
     pub fn job(&self) -> &JobId {
         self.want.job()
+    }
+
+    /// The last hold by which a host had the job, without it having come to run.
+    #[must_use]
+    pub fn held_in_vain(&self) -> Option<HoldAt> {
+        if self.state == RunState::Succeeded {
+            return None;
+        }
+        self.tasks.iter().rev().find_map(|task| {
+            let TaskKind::Put { host, ticket: Some((offer, _)), .. } = &task.kind else {
+                return None;
+            };
+            // It was put there, whatever came after.
+            task.result.as_ref()?;
+            match &self.tasks.get(*offer)?.result {
+                Some(TaskResult::Offer { offer }) => {
+                    Some(HoldAt { host: host.clone(), hold: offer.open().ok()?.id })
+                }
+                _ => None,
+            }
+        })
     }
 
     /// As people see it.

@@ -22,7 +22,7 @@ use crate::drain::{Drain, Effect, Input, Open};
 use crate::engine::{Scheduler, SubmitError};
 use crate::failover::{Ended, FailOver, freshness_of};
 use crate::follow::Picture;
-use crate::record::Cause;
+use crate::record::{Cause, RunRecord};
 
 /// Two looks are at least this far apart: a view of many hosts changes all the time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -88,7 +88,11 @@ impl Scheduler {
         let why = status.reason.as_deref().unwrap_or("no reason was given");
         tracing::warn!("{job} was not started elsewhere: {why}");
         let record = self.options().conductor.load(status.id).await;
-        let cause = record.ok().flatten().and_then(|record| record.cause);
+        let record = record.ok().flatten();
+        if let Some(held) = record.as_ref().and_then(RunRecord::held_in_vain) {
+            return Ended::Held(held);
+        }
+        let cause = record.and_then(|record| record.cause);
         let is_not_the_last =
             |(_, why): &(u32, DenialReason)| matches!(why, DenialReason::NotTheLast { .. });
         match cause {

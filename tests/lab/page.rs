@@ -114,7 +114,11 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     browser.click("main a", "web-1");
     let has_button =
         "[...document.querySelectorAll('.pane button')].some((one) => one.innerText === 'Screen')";
-    browser.until("the other VM", LIMIT, "document.querySelector('.pane h2')?.innerText === 'web-1'");
+    browser.until(
+        "the other VM",
+        LIMIT,
+        "document.querySelector('.pane h2')?.innerText === 'web-1'",
+    );
     assert_eq!(browser.eval(has_button), json!(false));
 
     // Names from hosts are text.

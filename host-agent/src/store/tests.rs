@@ -99,7 +99,8 @@ fn a_row_that_nobody_can_read_stops_the_agent_and_is_named() {
         let (store, ..) = open(folder.path(), "a");
         tear(&store, 0..2, row);
         drop(store);
-        let refused = Store::open(&FileShelf::new(folder.path()), "a", 0).expect_err("two are torn");
+        let refused =
+            Store::open(&FileShelf::new(folder.path()), "a", 0).expect_err("two are torn");
         let StoreError::Unreadable { main_why, twin_why } = refused else { panic!("{refused}") };
         assert!(main_why.contains(row.1) && twin_why.contains(row.1), "{main_why} {twin_why}");
     }
