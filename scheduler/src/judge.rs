@@ -52,7 +52,12 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
         }
         JobState::Stopped | JobState::Failed | JobState::Crashed => {
             let why = job.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-            Some(failed(&format!("the job is {}{why}", job.state)))
+            let words = format!("the job is {}{why}", job.state);
+            let never_ran = job.state == JobState::Failed && job.revision == revision;
+            Some(Answer::Refused(match never_ran {
+                true => No::NotStarted(words),
+                false => No::Failed(words),
+            }))
         }
         JobState::Accepted
         | JobState::Starting
@@ -234,4 +239,25 @@ pub(crate) fn refused(no: Refusal) -> Answer {
 
 fn failed(why: &str) -> Answer {
     Answer::Refused(No::Failed(why.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::job::JobSpec;
+    use protocol::vm::VmSpec;
+
+    use super::*;
+
+    /// What may have run is somebody's to stop or to delete, and no try of ours brings it back.
+    #[test]
+    fn only_what_its_host_could_not_start_has_been_held_in_vain() {
+        let job = |state| Job::of("web".parse().unwrap(), JobSpec::vm(VmSpec::default()), state);
+        let says = |job: Option<&Job>| running(job, job.map_or(Revision(1), |job| job.revision));
+        let failed = job(JobState::Failed);
+        assert!(matches!(says(Some(&failed)), Some(Answer::Refused(No::NotStarted(_)))));
+        for state in [JobState::Stopped, JobState::Crashed] {
+            assert!(matches!(says(Some(&job(state))), Some(Answer::Refused(No::Failed(_)))));
+        }
+        assert!(matches!(says(None), Some(Answer::Refused(No::Failed(_)))), "deleted since");
+    }
 }

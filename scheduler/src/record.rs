@@ -69,6 +69,9 @@ pub struct TaskRecord {
     pub is_ambiguous: bool,
     /// What came of it or what it waits for, for people.
     pub note: Option<String>,
+    /// True when the host has said that it could not start the guest.
+    #[serde(default)]
+    pub never_ran: bool,
 }
 
 /// Why a run turned back or ended short of what was wanted.
@@ -155,18 +158,22 @@ impl RunRecord {
         self.want.job()
     }
 
-    /// The last hold by which a host had the job, without it having come to run.
+    /// The last hold under which a host could not start the job. One under which it may have run is not meant:
+    /// somebody may have stopped or deleted it since, and that stays so.
     #[must_use]
     pub fn held_in_vain(&self) -> Option<HoldAt> {
         if self.state == RunState::Succeeded {
             return None;
         }
-        self.tasks.iter().rev().find_map(|task| {
+        let failed_at = self.tasks.iter().rposition(|task| task.never_ran)?;
+        let failed_on = self.tasks[failed_at].kind.host()?;
+        self.tasks[..failed_at].iter().rev().find_map(|task| {
             let TaskKind::Put { host, ticket: Some((offer, _)), .. } = &task.kind else {
                 return None;
             };
-            // It was put there, whatever came after.
-            task.result.as_ref()?;
+            if host != failed_on {
+                return None;
+            }
             match &self.tasks.get(*offer)?.result {
                 Some(TaskResult::Offer { offer }) => {
                     Some(HoldAt { host: host.clone(), hold: offer.open().ok()?.id })
@@ -211,7 +218,14 @@ impl TaskRecord {
     /// A task that has not begun.
     #[must_use]
     pub fn new(kind: TaskKind) -> Self {
-        Self { kind, state: TaskState::Pending, result: None, is_ambiguous: false, note: None }
+        Self {
+            kind,
+            state: TaskState::Pending,
+            result: None,
+            is_ambiguous: false,
+            note: None,
+            never_ran: false,
+        }
     }
 }
 

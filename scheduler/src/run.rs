@@ -135,6 +135,8 @@ pub enum No {
     Arbiters(Vec<(u32, DenialReason)>),
     /// A host said yes and could not do it.
     Failed(String),
+    /// The same: the guest never ran there.
+    NotStarted(String),
 }
 
 /// What to do, in this order.
@@ -536,6 +538,7 @@ impl Run {
         let task = &mut self.record.tasks[i];
         let kind = task.kind.clone();
         let setback = setback_of(&kind, &no);
+        let never_ran = matches!(no, No::NotStarted(_));
         let cause = cause_of(no);
         task.note = Some(cause.to_string());
         if self.is_past_return() {
@@ -545,6 +548,7 @@ impl Run {
             return self.become_stuck(i, cause.to_string(), out);
         }
         self.record.tasks[i].state = TaskState::Failed;
+        self.record.tasks[i].never_ran = never_ran;
         self.record.setbacks.extend(setback);
         self.become_unwinding(now_ms, cause, out);
     }
@@ -787,7 +791,7 @@ fn cause_of(no: No) -> Cause {
     match no {
         No::Host(no, _) => Cause::Refused { no },
         No::Arbiters(denials) => Cause::Denied { denials },
-        No::Failed(message) => Cause::Failed { message },
+        No::Failed(message) | No::NotStarted(message) => Cause::Failed { message },
     }
 }
 
@@ -813,7 +817,7 @@ fn setback_of(kind: &TaskKind, no: &No) -> Option<Setback> {
             let reason = SetbackReason::Refused { no: no.clone() };
             Some(Setback { host, reason, allocation: *allocation })
         }
-        No::Failed(message) => {
+        No::Failed(message) | No::NotStarted(message) => {
             let reason = SetbackReason::Failed { message: message.clone() };
             Some(Setback { host, reason, allocation: Resources::ZERO })
         }

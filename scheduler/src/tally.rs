@@ -123,7 +123,7 @@ impl Tally {
         let mut no = |by, why| *counts.refusals.entry((by, why)).or_default() += 1;
         match answer {
             Answer::Refused(No::Host(refusal, _)) => no("host", refusal.name()),
-            Answer::Refused(No::Failed(_)) => no("host", "failed"),
+            Answer::Refused(No::Failed(_) | No::NotStarted(_)) => no("host", "failed"),
             Answer::Refused(No::Arbiters(denials)) => {
                 denials.iter().for_each(|(_, why)| no("arbiter", why.as_str()));
             }
