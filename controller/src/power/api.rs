@@ -10,6 +10,7 @@ use protocol::power::{HostPower, PowerAction, PowerChange, PowerList};
 use protocol::trust::Right;
 use protocol::view::Freshness;
 use scheduler::Picture;
+use scheduler::cores::freshness_of;
 use transport::{Json, Peer, ProblemReply};
 
 use crate::api::{Shared, permit};
@@ -75,15 +76,16 @@ fn machine(shared: &Shared, id: &HostId) -> Result<super::Machine, ProblemReply>
 
 /// Nobody cuts the power of guests by mistake.
 fn check_dead(picture: &Picture, id: &HostId) -> Result<(), ProblemReply> {
-    let is_fresh = picture.heard.get(id).is_some_and(|heard| heard.freshness == Freshness::Fresh);
+    // Of whom nothing is known now may be well.
+    let is_well = !picture.is_current || freshness_of(picture.heard.get(id)) == Freshness::Fresh;
     let jobs = picture.view.host(id).into_iter().flat_map(|row| row.jobs.values());
     let alive = jobs.filter(|job| job.spec.as_vm().is_some() && !job.state.is_ended());
     let alive: Vec<&str> = alive.map(|job| JobId::as_str(&job.id)).collect();
-    if !is_fresh || alive.is_empty() {
+    if !is_well || alive.is_empty() {
         return Ok(());
     }
     let detail = format!(
-        "it is heard, and {} VMs are alive there: {}; `ostler drain` moves them away, or say force",
+        "it is heard, as far as this controller sees, and {} VMs are alive there: {}; `ostler drain` moves them away, or say force",
         alive.len(),
         alive.join(", ")
     );
