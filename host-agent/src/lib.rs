@@ -83,6 +83,8 @@ use crate::works::{STARTS_MAX, Works};
 const HYPERVISOR_DEADLINE: Duration = Duration::from_secs(30);
 /// After this long, what only starting needed is let go.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// How long calls of libvirt may take to end when the agent stops.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// News of services and migrations waiting to be taken in.
 const NEWS_MAX: usize = 256;
 
@@ -163,18 +165,20 @@ pub async fn serve(
 ) -> Result<(), AgentError> {
     let address = advertised(&options)?;
     let libvirt = LibvirtOptions { uri: options.hypervisor.clone(), accel: options.accel };
-    let hv = connect(libvirt, &shutdown).await?;
-    match hv {
-        Some(hv) => run(options, address, hv, clock, shutdown).await,
-        None => Ok(()),
+    let Some(libvirt) = connect(libvirt, &shutdown).await? else { return Ok(()) };
+    let ended = run(options, address, Arc::clone(&libvirt) as _, clock, shutdown).await;
+    let left = tokio::task::spawn_blocking(move || libvirt.leave(LEAVE_WITHIN)).await;
+    if !left.unwrap_or(false) {
+        tracing::warn!("libvirt has not answered all that was asked before the agent stopped");
     }
+    ended
 }
 
 /// Connects to libvirt, waiting for a daemon that is not there yet. `None`: told to stop.
 async fn connect(
     options: LibvirtOptions,
     shutdown: &CancellationToken,
-) -> Result<Option<Arc<dyn Hypervisor>>, AgentError> {
+) -> Result<Option<Arc<Libvirt>>, AgentError> {
     loop {
         let attempt = options.clone();
         let opening = tokio::task::spawn_blocking(move || Libvirt::open(attempt));

@@ -33,6 +33,7 @@ mod ffi;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
@@ -99,6 +100,12 @@ impl Libvirt {
     #[must_use]
     pub fn driver(&self) -> DriverKind {
         self.link.driver()
+    }
+
+    /// Takes leave of libvirt before the process ends: nothing new is asked, what was asked may be answered
+    /// within this time, and the connection is closed. False when an answer is still due. Guests go on.
+    pub fn leave(&self, within: Duration) -> bool {
+        self.link.leave(within)
     }
 
     /// Does something with one domain. When it fails, the domain is looked at again, because

@@ -1,8 +1,10 @@
 //! The lab itself: it leaves nothing behind, however it ended.
 
 use std::process::Command;
+use std::time::Duration;
 
 use tests::lab::Lab;
+use tests::wait::until;
 
 /// Where a lab shows on this machine: its folder's name and its bridge's.
 struct Marks {
@@ -46,6 +48,13 @@ fn lab_leaves_nothing_behind_after_a_crash_and_a_second_up() {
     let Some(lab) = Lab::up(name, 2) else { return };
     let marks = Marks::of(&lab);
     assert!(marks.seen().len() >= 3, "the test must be able to see a lab: {:?}", marks.seen());
+    // A crashed one is started again, as its unit would; a killed one is not.
+    lab.must(&["signal", "h1", "libvirtd", "SEGV"]);
+    until("libvirtd to answer again", Duration::from_secs(60), || {
+        let log = lab.must(&["log", "h1", "libvirtd"]);
+        let answers = lab.exec("h1", &["virsh", "version"]).status.success();
+        if answers && log.contains("started again") { Ok(()) } else { Err(log) }
+    });
     lab.must(&["signal", "h1", "libvirtd", "KILL"]);
     lab.must(&["kill", "h2"]);
     lab.must(&["up", "2"]);

@@ -10,9 +10,11 @@ mod network;
 pub(super) use network::Network;
 mod screen;
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -157,6 +159,8 @@ pub(super) struct Connection {
     /// Each registration keeps the connection alive inside libvirt, so they must go first.
     event_callbacks: Mutex<Vec<c_int>>,
     network_callbacks: Mutex<Vec<c_int>>,
+    /// Goes last: who holds its other end learns that the connection has been closed.
+    _open: Sender<Infallible>,
 }
 
 // SAFETY: libvirt's connections may be used from any thread, and by several at once.
@@ -165,14 +169,17 @@ unsafe impl Send for Connection {}
 unsafe impl Sync for Connection {}
 
 impl Connection {
-    /// Opens a connection. Blocks without limit when the daemon hangs.
-    pub(super) fn open(uri: &str) -> Result<Self, RawError> {
+    /// Opens a connection. Blocks without limit when the daemon hangs. The receiver is disconnected
+    /// when it has been closed, which its last user does.
+    pub(super) fn open(uri: &str) -> Result<(Self, Receiver<Infallible>), RawError> {
         start_event_loop();
         let uri = c_text(uri)?;
         // SAFETY: a C string that outlives the call.
         let ptr = NonNull::new(unsafe { sys::virConnectOpen(uri.as_ptr()) });
         let ptr = ptr.ok_or_else(RawError::last)?;
-        Ok(Self { ptr, event_callbacks: Mutex::default(), network_callbacks: Mutex::default() })
+        let (open, closed) = channel();
+        let (event_callbacks, network_callbacks) = Default::default();
+        Ok((Self { ptr, event_callbacks, network_callbacks, _open: open }, closed))
     }
 
     /// False only when libvirt knows that the connection is gone.

@@ -5,11 +5,13 @@
 //!   Libvirt ──────▶ Connected(n) ──────────────────────────────────────────▶ Lost
 //!                        ▲                                                     │
 //!                        └──── re-opened by the supervisor, with back-off ─────┘  n + 1
+//!   either ── leave ──▶ Left
 //! ```
 //!
 //! Callbacks come on libvirt's only event thread, so they do no more than hand over what they were
 //! told; a supervisor thread does the re-opening, which may block without limit.
 
+use std::convert::Infallible;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -52,10 +54,15 @@ struct Shared {
 /// Which connection calls use.
 enum State {
     /// The `generation`th one. Entered by opening.
-    Connected { generation: u64, connection: Arc<Connection> },
+    Connected { generation: u64, connection: Arc<Connection>, closed: Closed },
     /// None. Entered when the supervisor hears that the last one is lost.
     Lost { why: String },
+    /// None any more. Entered by [`Link::leave`].
+    Left,
 }
+
+/// Disconnected once the last user of a connection has closed it.
+type Closed = Receiver<Infallible>;
 
 /// What the supervisor is told.
 enum Notice {
@@ -79,12 +86,12 @@ impl Link {
         let hub = Arc::new(Hub::default());
         let opened = connect(&options.uri, driver, 1, &hub, &sender);
         let error = |raw: RawError| HypervisorError::new(&what, open_kind(&raw), raw.message);
-        let connection = opened.map_err(error)?;
+        let (connection, closed) = opened.map_err(error)?;
         let facts = facts(&options, driver, &connection).map_err(error)?;
         let shared = Arc::new(Shared {
             options,
             driver,
-            state: Mutex::new(State::Connected { generation: 1, connection: Arc::new(connection) }),
+            state: Mutex::new(State::connected(1, connection, closed)),
             facts: Mutex::new(facts),
             hub,
             notices: Mutex::new(sender),
@@ -113,12 +120,22 @@ impl Link {
     pub(super) fn connection(&self, what: &str) -> Result<Arc<Connection>, HypervisorError> {
         match &*lock(&self.shared.state) {
             State::Connected { connection, .. } => Ok(Arc::clone(connection)),
-            State::Lost { why } => Err(HypervisorError::new(
-                what,
-                ErrorKind::Disconnected,
-                format!("not tried: {why}"),
-            )),
+            State::Lost { why } => Err(not_tried(what, why)),
+            State::Left => Err(not_tried(what, "the agent is stopping")),
         }
+    }
+
+    /// Takes leave of the daemon: nothing new is asked, what was asked may be answered within this time,
+    /// and then the connection is closed. False when an answer is still due.
+    ///
+    /// A daemon that finds a client gone amid its calls may crash: libvirtd 9.0 did so once in about a
+    /// thousand such ends, and not once in eight thousand leaves.
+    pub(super) fn leave(&self, within: Duration) -> bool {
+        let before = std::mem::replace(&mut *lock(&self.shared.state), State::Left);
+        notify(&lock(&self.shared.notices), Notice::Stop);
+        let State::Connected { connection, closed, .. } = before else { return true };
+        drop(connection);
+        matches!(closed.recv_timeout(within), Err(RecvTimeoutError::Disconnected))
     }
 
     /// Gives an error its kind. libvirt reports a dead connection in many ways, and a daemon's own
@@ -132,13 +149,19 @@ impl Link {
         if connection.is_alive() {
             return HypervisorError::new(what, words::kind(&raw), raw.message);
         }
-        if let State::Connected { generation, connection: current } = &*lock(&self.shared.state)
+        if let State::Connected { generation, connection: current, .. } = &*lock(&self.shared.state)
             && Arc::ptr_eq(current, connection)
         {
             let lost = Notice::Lost { generation: *generation, why: raw.message.clone() };
             notify(&lock(&self.shared.notices), lost);
         }
         HypervisorError::new(what, ErrorKind::Disconnected, raw.message)
+    }
+}
+
+impl State {
+    fn connected(generation: u64, connection: Connection, closed: Closed) -> Self {
+        Self::Connected { generation, connection: Arc::new(connection), closed }
     }
 }
 
@@ -155,6 +178,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn notify(notices: &Sender<Notice>, notice: Notice) {
     // A supervisor that has stopped needs no notices.
     drop(notices.send(notice));
+}
+
+fn not_tried(what: &str, why: &str) -> HypervisorError {
+    HypervisorError::new(what, ErrorKind::Disconnected, format!("not tried: {why}"))
 }
 
 fn driver_kind(uri: &str) -> Option<DriverKind> {
@@ -180,8 +207,8 @@ fn connect(
     generation: u64,
     hub: &Arc<Hub>,
     notices: &Sender<Notice>,
-) -> Result<Connection, RawError> {
-    let connection = Connection::open(uri)?;
+) -> Result<(Connection, Closed), RawError> {
+    let (connection, closed) = Connection::open(uri)?;
     if driver == DriverKind::Qemu {
         connection.set_keep_alive(KEEP_ALIVE_S, KEEP_ALIVE_COUNT)?;
         let notices = notices.clone();
@@ -206,7 +233,7 @@ fn connect(
         let hub = Arc::clone(hub);
         connection.on_network(Box::new(move || hub.publish(&WatchEvent::NetworksChanged)))?;
     }
-    Ok(connection)
+    Ok((connection, closed))
 }
 
 fn close_reason(reason: u32) -> &'static str {
@@ -276,19 +303,18 @@ fn reopen_until_connected(shared: &Shared, lost: u64, notices: &Receiver<Notice>
     // Each attempt has a number of its own: late news of a failed one must not end its successor.
     for generation in lost + 1.. {
         let opened = connect(&shared.options.uri, shared.driver, generation, &shared.hub, &sender)
-            .and_then(|connection| {
+            .and_then(|(connection, closed)| {
                 let facts = facts(&shared.options, shared.driver, &connection)?;
-                Ok((connection, facts))
+                Ok((State::connected(generation, connection, closed), facts))
             });
         match opened {
-            Ok((connection, facts)) => {
-                become_connected(shared, generation, connection, facts);
-                return true;
-            }
+            Ok((state, facts)) => return become_connected(shared, state, facts),
             Err(raw) => {
                 let why = format!("open {}: {}", shared.options.uri, raw.message);
                 tracing::debug!(why, "libvirt is still away");
-                *lock(&shared.state) = State::Lost { why };
+                if !become_if_not_left(shared, State::Lost { why }) {
+                    return false;
+                }
             }
         }
         match notices.recv_timeout(pause) {
@@ -301,14 +327,22 @@ fn reopen_until_connected(shared: &Shared, lost: u64, notices: &Receiver<Notice>
     unreachable!("generations do not run out")
 }
 
-fn become_connected(
-    shared: &Shared,
-    generation: u64,
-    connection: Connection,
-    facts: HypervisorFacts,
-) {
-    tracing::info!(uri = shared.options.uri, "libvirt is back");
+/// False when the agent has left meanwhile.
+fn become_connected(shared: &Shared, state: State, facts: HypervisorFacts) -> bool {
     *lock(&shared.facts) = facts;
-    *lock(&shared.state) = State::Connected { generation, connection: Arc::new(connection) };
+    if !become_if_not_left(shared, state) {
+        return false;
+    }
+    tracing::info!(uri = shared.options.uri, "libvirt is back");
     shared.hub.publish(&WatchEvent::Reconnected);
+    true
+}
+
+fn become_if_not_left(shared: &Shared, next: State) -> bool {
+    let mut state = lock(&shared.state);
+    let has_left = matches!(*state, State::Left);
+    if !has_left {
+        *state = next;
+    }
+    !has_left
 }

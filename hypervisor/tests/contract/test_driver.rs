@@ -3,6 +3,7 @@
 //! All connections to it share one state per process, and nextest gives each test a process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hypervisor::{
     ErrorKind, Hypervisor, Libvirt, LibvirtOptions, MigrateTo, NetworkConfig, NetworkForm,
@@ -50,6 +51,16 @@ fn it_says_that_it_only_pretends() {
     assert!(facts.accel_reason.is_some());
     assert!(!facts.can_receive);
     assert_ne!(facts.libvirt_version, "0.0.0");
+}
+
+#[test]
+fn who_has_left_asks_nothing_more() {
+    let libvirt = Libvirt::open(options("test:///default")).unwrap();
+    assert!(libvirt.leave(Duration::from_secs(60)), "nothing was asked, so nothing is due");
+    let error = libvirt.node().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Disconnected);
+    assert!(error.message.contains("stopping"), "{error}");
+    assert!(libvirt.leave(Duration::ZERO), "a second leave is none");
 }
 
 #[test]
