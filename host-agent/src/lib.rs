@@ -106,6 +106,8 @@ pub struct Options {
     pub accel: Option<Accel>,
     /// Where the sockets of guests on their way are. The same on all hosts of a cluster.
     pub channels: PathBuf,
+    /// At most so many bytes a second of a guest that is sent to another host, when nobody says.
+    pub migrate_bandwidth: Option<u64>,
     /// Where to announce the host.
     pub discovery: Vec<Source>,
     /// How much of the machine is for guests.
@@ -294,6 +296,7 @@ pub async fn run(
         inputs,
         place: place.clone(),
         channels: channels.clone(),
+        bandwidth_bytes_s: options.migrate_bandwidth,
         warden,
         networks: networks.clone(),
     });

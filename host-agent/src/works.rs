@@ -3,6 +3,9 @@
 //! Each piece of work may be asked for again after a crash and then finds what is there already.
 //! An answer that may or may not have had its effect is never taken for a no: we look.
 
+mod downtime;
+mod sending;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -11,20 +14,18 @@ use std::time::Duration;
 
 use hypervisor::{
     DomainConfig, DomainInfo, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
-    MigrateOutcome, MigrateTo, Resized, StopReason, Volume, WatchEvent, call, disk_device,
+    Resized, StopReason, Volume, WatchEvent, call, disk_device,
 };
-use protocol::api::MigrateJob;
 use protocol::id::{JobId, SnapshotName};
 use protocol::vm::{OnLoss, SizeChange, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-use transport::Endpoint;
 use uuid::Uuid;
 
-use crate::channel::{Channels, Departure, Lane};
-use crate::core::{Input, MigrationOutcome, SnapshotAct, Turn, Work, WorkOutcome};
+use crate::channel::Channels;
+use crate::core::{Input, SnapshotAct, Turn, Work, WorkOutcome};
 use crate::keeper::Warden;
 use crate::networks::Networks;
 use crate::place::Place;
@@ -49,10 +50,6 @@ const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(300);
 const SAVE_DEADLINE: Duration = Duration::from_secs(600);
 /// How often a guest's power button is pressed: a guest that is still booting misses the first.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
-/// A whole migration. Beyond this it is not one any more; the source goes on.
-const MIGRATE_DEADLINE: Duration = Duration::from_secs(6 * 3600);
-/// How often a migration's progress is asked for.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// How often an ambiguous answer is looked into.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -77,6 +74,8 @@ pub(crate) struct Works {
     pub place: watch::Receiver<Place>,
     /// How guests come and go.
     pub channels: Channels,
+    /// At most so many bytes a second of a guest that is sent, when nobody says.
+    pub bandwidth_bytes_s: Option<u64>,
     /// Who lets those run that need cover.
     pub warden: Arc<Warden>,
     /// Who keeps networks.
@@ -679,117 +678,6 @@ impl Works {
                 Err(Trouble::NotThere(message))
             }
         }
-    }
-
-    async fn send(
-        &self,
-        job: &JobId,
-        migrate: MigrateJob,
-        turn: Option<&Turn>,
-    ) -> MigrationOutcome {
-        let uuid = job.domain_uuid();
-        let disks = match turn.map(|turn| self.storage.copied_disks(&turn.vm)).transpose() {
-            Ok(disks) => disks.flatten(),
-            Err(error) => return MigrationOutcome::StillHere { message: error.to_string() },
-        };
-        let departure = match self.depart(job, &migrate).await {
-            Ok(departure) => departure,
-            Err(message) => return MigrationOutcome::StillHere { message },
-        };
-        let to = MigrateTo {
-            libvirt_uri: departure.libvirt_uri(),
-            migrate_uri: departure.uri(Lane::Memory),
-            disks_uri: departure.uri(Lane::Disks),
-            disks,
-            bandwidth_mib_s: None,
-            start_paused: true,
-        };
-        let sending = call(&self.hv, "migrate", MIGRATE_DEADLINE, move |hv| hv.migrate(uuid, &to));
-        let ended = tokio::select! {
-            ended = sending => ended,
-            never = self.tell_progress(job, uuid) => match never {},
-        };
-        match ended {
-            Ok(MigrateOutcome::Moved) => MigrationOutcome::Gone,
-            Ok(MigrateOutcome::StillHere { error, .. }) => {
-                self.go_on_here(uuid, error.to_string()).await
-            }
-            Ok(MigrateOutcome::Unknown { error, .. }) => {
-                MigrationOutcome::Unknown { message: error.to_string() }
-            }
-            Err(error) if error.kind.is_ambiguous() => {
-                MigrationOutcome::Unknown { message: error.to_string() }
-            }
-            Err(error) => self.go_on_here(uuid, error.to_string()).await,
-        }
-    }
-
-    /// Opens the channel to the target. Before it is open nothing has happened to the guest.
-    async fn depart(&self, job: &JobId, migrate: &MigrateJob) -> Result<Departure, String> {
-        let owner = call(&self.hv, "guest owner", CALL_DEADLINE, |hv| hv.guest_owner()).await;
-        let owner = owner.map_err(|error| error.to_string())?;
-        let to = Endpoint::of_host(&migrate.url, migrate.to.clone());
-        let departure = self.channels.depart(job, job.domain_uuid(), owner, &to);
-        departure.map_err(|error| format!("open the guest's channel: {error}"))
-    }
-
-    /// Tells how far a migration is, for as long as it is asked to. One question at a time, and
-    /// none any more after one without an answer: a migration towards a host that has gone silent
-    /// makes libvirt hang there, and every question would cost a thread.
-    async fn tell_progress(&self, job: &JobId, uuid: Uuid) -> Infallible {
-        loop {
-            sleep(PROGRESS_INTERVAL).await;
-            let asked =
-                call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| hv.job_progress(uuid));
-            match asked.await {
-                Ok(Some(progress)) => {
-                    let (moved_bytes, total_bytes) = (progress.moved_bytes, progress.total_bytes);
-                    let job = job.clone();
-                    let told = Input::Progress { job, moved_bytes, total_bytes };
-                    let _ = self.inputs.try_send(told);
-                }
-                Err(error) if error.kind.is_ambiguous() => std::future::pending().await,
-                Ok(None) | Err(_) => {}
-            }
-        }
-    }
-
-    /// The guest has stayed. It was promised to nobody yet, so it may run on.
-    async fn go_on_here(&self, uuid: Uuid, message: String) -> MigrationOutcome {
-        match self.domain(uuid).await {
-            Ok(Some(DomainState::Paused(_))) => {
-                match self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await {
-                    Ok(()) => MigrationOutcome::StillHere { message },
-                    Err(_) => MigrationOutcome::Unknown { message },
-                }
-            }
-            Ok(None | Some(DomainState::ShutOff(StopReason::Migrated))) => MigrationOutcome::Gone,
-            Ok(Some(DomainState::ShutOff(_) | DomainState::Crashed)) => MigrationOutcome::Ended,
-            Ok(Some(DomainState::Running | DomainState::ShuttingDown)) => {
-                MigrationOutcome::StillHere { message }
-            }
-            Err(_) => MigrationOutcome::Unknown { message },
-        }
-    }
-
-    /// Ends a sending that an earlier life began, and says where that left the guest.
-    async fn settle_send(&self, uuid: Uuid) -> MigrationOutcome {
-        let under_way =
-            call(&self.hv, "ask progress", CALL_DEADLINE, move |hv| hv.job_progress(uuid)).await;
-        match under_way {
-            Ok(None) => {}
-            Ok(Some(_)) => {
-                // A refusal means that it has just ended.
-                let abort =
-                    self.call("abort migration", CALL_DEADLINE, move |hv| hv.abort_job(uuid));
-                let _ = abort.await;
-                return MigrationOutcome::Unknown { message: "being cancelled".to_owned() };
-            }
-            Err(error) if matches!(error.kind, ErrorKind::NoSuchDomain | ErrorKind::NotRunning) => {
-            }
-            Err(error) => return MigrationOutcome::Unknown { message: error.to_string() },
-        }
-        self.go_on_here(uuid, "the agent was restarted in the middle of it".to_owned()).await
     }
 
     async fn domain(&self, uuid: Uuid) -> Result<Option<DomainState>, Trouble> {

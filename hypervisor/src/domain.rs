@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use protocol::host::Accel;
 use protocol::id::JobId;
+use protocol::job::Passes;
 use protocol::resources::Resources;
 use protocol::usage::GuestUsage;
 use protocol::vm::VmSpec;
@@ -201,8 +202,10 @@ pub struct MigrateTo {
     /// Guest devices, such as `vda`, of the disks that are sent; the others are on both hosts. Without
     /// a list all of them are sent. See [`crate::disk_device`].
     pub disks: Option<Vec<String>>,
-    /// Limit in MiB a second.
+    /// Limit in MiB a second, of memory and of each disk.
     pub bandwidth_mib_s: Option<u64>,
+    /// Slows the guest's CPUs as long as it writes faster than can be sent.
+    pub auto_converge: bool,
     /// Leaves the guest paused on the target until somebody resumes it there.
     ///
     /// Without it, libvirt resumes the source when it can't tell whether the target has started
@@ -238,4 +241,6 @@ pub struct Progress {
     pub moved_bytes: u64,
     /// Bytes to send in all, as far as known; it grows while the guest writes.
     pub total_bytes: u64,
+    /// How its memory goes, once that is being sent.
+    pub memory: Option<Passes>,
 }

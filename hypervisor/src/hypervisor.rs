@@ -151,6 +151,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// How far the migration of a domain is; `None` when none is under way.
     fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError>;
 
+    /// For how long, in ms, the guest may stand still at the end of the migration that is under way.
+    fn allow_downtime(&self, uuid: Uuid, downtime_ms: u32) -> Result<(), HypervisorError>;
+
     /// Makes a migration under way give up; its `migrate` returns some time later, because disk
     /// copies end at their own pace. Also fine when there is none.
     fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError>;

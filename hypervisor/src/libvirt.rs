@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use protocol::host::{Accel, HypervisorFacts};
 use protocol::id::JobId;
-use protocol::job::Card;
+use protocol::job::{Card, Passes};
 use protocol::resources::Resources;
 use protocol::vm::{SizeChange, VmSpec};
 use tokio::sync::mpsc;
@@ -525,20 +525,24 @@ impl Hypervisor for Libvirt {
     }
 
     fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError> {
-        let stats =
-            self.with_domain("read progress of domain", uuid, Needs::Process, Domain::job_stats);
-        match stats {
-            Ok((sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED, stats)) => {
-                let number = |name| stats.number(name).unwrap_or(0);
-                Ok(Some(Progress {
-                    moved_bytes: number(sys::VIR_DOMAIN_JOB_DATA_PROCESSED),
-                    total_bytes: number(sys::VIR_DOMAIN_JOB_DATA_TOTAL),
-                }))
-            }
-            Ok(_) => Ok(None),
+        let read = self.with_domain("read progress of domain", uuid, Needs::Process, |domain| {
+            let (kind, stats) = domain.job_stats()?;
+            let is_some =
+                matches!(kind, sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED);
+            // It may end between the two questions.
+            Ok(is_some.then(|| progress(&stats, domain.max_downtime_ms().unwrap_or(0))))
+        });
+        match read {
+            Ok(progress) => Ok(progress),
             Err(error) if error.kind == ErrorKind::NotRunning => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn allow_downtime(&self, uuid: Uuid, downtime_ms: u32) -> Result<(), HypervisorError> {
+        self.with_domain("allow a downtime of domain", uuid, Needs::Process, |domain| {
+            domain.set_max_downtime_ms(downtime_ms)
+        })
     }
 
     fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError> {
@@ -671,6 +675,28 @@ fn migrate_params(to: &MigrateTo) -> Result<TypedParams, RawError> {
     Ok(params)
 }
 
+/// Names by libvirt's `virDomainGetJobStats`.
+fn progress(stats: &TypedParams, downtime_ms: u64) -> Progress {
+    let number = |name| stats.number(name).unwrap_or(0);
+    let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let page_bytes = number(sys::VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE);
+    let pass = narrow(number(sys::VIR_DOMAIN_JOB_MEMORY_ITERATION));
+    let throttle = stats.signed(sys::VIR_DOMAIN_JOB_AUTO_CONVERGE_THROTTLE).unwrap_or(0);
+    let memory = (pass > 0).then(|| Passes {
+        pass,
+        left_bytes: number(sys::VIR_DOMAIN_JOB_MEMORY_REMAINING),
+        written_bytes_s: number(sys::VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE).saturating_mul(page_bytes),
+        sent_bytes_s: number(sys::VIR_DOMAIN_JOB_MEMORY_BPS),
+        downtime_ms: narrow(downtime_ms),
+        throttle_percent: u8::try_from(throttle).unwrap_or(0),
+    });
+    Progress {
+        moved_bytes: number(sys::VIR_DOMAIN_JOB_DATA_PROCESSED),
+        total_bytes: number(sys::VIR_DOMAIN_JOB_DATA_TOTAL),
+        memory,
+    }
+}
+
 fn copies_disks(to: &MigrateTo) -> bool {
     to.disks.as_ref().is_none_or(|disks| !disks.is_empty())
 }
@@ -688,7 +714,9 @@ fn migrate_flags(to: &MigrateTo) -> u32 {
         | sys::VIR_MIGRATE_UNDEFINE_SOURCE
         // A disk that fails on the way must not arrive as a disk with holes.
         | sys::VIR_MIGRATE_ABORT_ON_ERROR;
-    if to.start_paused { flags | sys::VIR_MIGRATE_PAUSED } else { flags }
+    let paused = if to.start_paused { sys::VIR_MIGRATE_PAUSED } else { 0 };
+    let slowed = if to.auto_converge { sys::VIR_MIGRATE_AUTO_CONVERGE } else { 0 };
+    flags | paused | slowed
 }
 
 #[cfg(test)]

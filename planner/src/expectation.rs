@@ -56,7 +56,7 @@ impl From<&Want> for Expectation {
     fn from(want: &Want) -> Self {
         match want.clone() {
             Want::Run { job, spec, on } => Expectation::Runs { job, spec, on },
-            Want::Migrate { job, to } => Expectation::RunsOn { job, on: to },
+            Want::Migrate { job, to, .. } => Expectation::RunsOn { job, on: to },
             Want::Resize { job, size } => Expectation::HasSize { job, size },
             Want::Stop { job, .. } => Expectation::IsStopped { job },
             Want::Delete { job } => Expectation::Absent { job },

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::host::{Host, HostIntent};
 use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
-use crate::job::{Job, JobRow, JobSpec, ObservedDomain, RunKey};
+use crate::job::{Job, JobRow, JobSpec, ObservedDomain, Pace, RunKey};
 use crate::resources::Resources;
 use crate::signed::{PublicKey, Signed};
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
@@ -148,6 +148,9 @@ pub struct MigrateJob {
     /// Who asks, when a run does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,
+    /// How it is sent.
+    #[serde(default, skip_serializing_if = "Pace::is_default")]
+    pub pace: Pace,
 }
 
 /// `POST /v1/jobs/{id}/handoff` on the target: the source has let go (rule M4).
@@ -271,6 +274,9 @@ pub enum Want {
         job: JobId,
         /// Where to.
         to: HostId,
+        /// How it is sent.
+        #[serde(default, skip_serializing_if = "Pace::is_default")]
+        pace: Pace,
     },
     /// The job has this size, where it is.
     Resize {
@@ -299,6 +305,12 @@ pub enum Want {
 }
 
 impl Want {
+    /// That the job runs on that host, sent there as its host thinks best.
+    #[must_use]
+    pub fn migrate(job: JobId, to: HostId) -> Self {
+        Want::Migrate { job, to, pace: Pace::default() }
+    }
+
     /// The job it is about.
     #[must_use]
     pub fn job(&self) -> &JobId {

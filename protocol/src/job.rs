@@ -29,6 +29,9 @@ pub use cards::{
     ADDRESSES_MAX, Address, AddressSource, CARDS_MAX, Card, Unknown, address_in_short,
 };
 
+mod pace;
+pub use pace::{Pace, Passes};
+
 mod one_off;
 pub use one_off::{LIMIT_MS_MAX, LIMIT_MS_MIN, OneOff};
 
@@ -473,6 +476,9 @@ pub enum Migration {
         moved_bytes: u64,
         /// Bytes to move in all, as far as known.
         total_bytes: u64,
+        /// How its memory goes, once that is being sent; disks go first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<Passes>,
         /// The source's signed word that it has let go (rule M3); relay it to the target.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         handoff: Option<Signed<Handoff>>,

@@ -317,6 +317,9 @@ impl Scheduler {
             let message = "nothing is to change: name vcpus, memory_bytes or disks";
             return Err(SubmitError::Invalid(message.to_owned()));
         }
+        if let Want::Migrate { pace, .. } = &asked.want {
+            pace.check().map_err(SubmitError::Invalid)?;
+        }
         if let Some(why) = self.objection(&asked.want) {
             return Err(SubmitError::Expected(why));
         }

@@ -60,7 +60,7 @@ impl Scheduler {
             return Answer::NotYet { note };
         }
         let Errand { job, to, because } = errand;
-        let want = Want::Migrate { job: job.clone(), to };
+        let want = Want::migrate(job.clone(), to);
         let asked = NewRun { because: Some(because), ..NewRun::new(id, want) };
         match self.submit(asked).await {
             Ok(run) => watch(run).await,

@@ -161,8 +161,13 @@ pub fn progress_words(job: Option<&Job>) -> String {
     match job {
         None => "the host does not have it yet".to_owned(),
         Some(job) => match job.migration.as_deref() {
-            Some(Migration::Outgoing { moved_bytes, total_bytes, .. }) if *total_bytes > 0 => {
-                format!("{}: {moved_bytes} of {total_bytes} bytes moved", job.state)
+            // MiB, because what moves at all has then another note after a second.
+            Some(Migration::Outgoing { moved_bytes, total_bytes, memory, .. })
+                if *total_bytes > 0 =>
+            {
+                let (moved, total) = (moved_bytes >> 20, total_bytes.div_ceil(1 << 20));
+                let memory = memory.map(|passes| format!("; {passes}")).unwrap_or_default();
+                format!("{}: {moved} of {total} MiB moved{memory}", job.state)
             }
             Some(Migration::Outgoing { .. } | Migration::Incoming { .. }) | None => {
                 let resize = job.resize_words().map(|words| format!(": {words}"));

@@ -640,7 +640,7 @@ impl Run {
         let task = u32::try_from(i).expect("a run has few tasks");
         let key = RunKey { run: self.record.id, task, claim: self.record.claim };
         let ask = match direction {
-            Direction::Do => ask_to_do(&self.record.tasks, i, &job, key),
+            Direction::Do => ask_to_do(&self.record.tasks, i, &self.record.want, key),
             Direction::Undo => ask_to_undo(&self.record.tasks[i]),
         };
         match ask {

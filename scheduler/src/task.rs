@@ -7,7 +7,7 @@ use std::time::Duration;
 use planner::{Fetch, Step};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
-use protocol::job::{JobSpec, RunKey};
+use protocol::job::{JobSpec, Pace, RunKey};
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Grant, Handoff, HoldAt, Offer, Ticket};
 use protocol::vm::SizeChange;
@@ -400,7 +400,8 @@ impl TaskKind {
 /// What to ask to do task `i`. `None` when a task before it has not left what this one needs,
 /// which only a damaged record can cause.
 #[must_use]
-pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Option<Ask> {
+pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Option<Ask> {
+    let job = want.job();
     let result = |i: usize| tasks.get(i)?.result.as_ref();
     Some(match &tasks.get(i)?.kind {
         TaskKind::MakeRoom { job: other, to, .. } => {
@@ -439,7 +440,11 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, job: &JobId, key: RunKey) -> Op
         TaskKind::Send { from, to, incoming, revision } => match result(*incoming)?.clone() {
             TaskResult::Incoming { hold: to_hold, url } => {
                 let (to, run) = (to.clone(), Some(key));
-                Ask::Send(from.clone(), MigrateJob { to, to_hold, url, run }, *revision)
+                let pace = match want {
+                    Want::Migrate { pace, .. } => *pace,
+                    _ => Pace::default(),
+                };
+                Ask::Send(from.clone(), MigrateJob { to, to_hold, url, run, pace }, *revision)
             }
             _ => return None,
         },

@@ -163,7 +163,7 @@ impl Scheduler {
         let mut out = Vec::new();
         drain.handle(now_ms, Input::Looked { moves: planned, open }, &mut out);
         for Effect::Move { job, to } in out {
-            match self.ensure(Want::Migrate { job: job.clone(), to: to.clone() }).await {
+            match self.ensure(Want::migrate(job.clone(), to.clone())).await {
                 Ok(mut run) => {
                     moves.spawn(async move { (job, to, run.ended().await) });
                 }

@@ -30,6 +30,8 @@ mod metrics;
 
 mod drain;
 
+mod migrate;
+
 mod expect;
 
 mod failover;

@@ -126,7 +126,7 @@ fn a_job_at_full_quota_moves_and_is_not_counted_twice() {
     for n in 0..5 {
         let at = (0..3).find(|host| world.runs(*host, &job_id(n))).expect("it runs somewhere");
         let to = world.hosts[(at + 1) % 3].id.clone();
-        let moving = run(&mut world, 0, Want::Migrate { job: job_id(n), to });
+        let moving = run(&mut world, 0, Want::migrate(job_id(n), to));
         assert_eq!(await_end(&mut world, 0, moving), RunState::Succeeded);
     }
     ends_well(world);
@@ -203,7 +203,7 @@ fn a_vm_is_run_moved_stopped_and_deleted() {
     assert_eq!(await_end(&mut world, 0, started), RunState::Succeeded);
     let at = (0..3).find(|n| world.runs(*n, &job)).expect("it runs somewhere");
     let to = world.hosts[(at + 1) % 3].id.clone();
-    let moved = run(&mut world, 0, Want::Migrate { job: job.clone(), to });
+    let moved = run(&mut world, 0, Want::migrate(job.clone(), to));
     assert_eq!(await_end(&mut world, 0, moved), RunState::Succeeded);
     assert!(world.runs((at + 1) % 3, &job));
     let stopped = run(&mut world, 0, Want::Stop { job: job.clone(), grace_ms: 0 });
@@ -423,7 +423,7 @@ fn migration_source_dies_before_and_after_handoff() {
         await_end(&mut world, 0, started);
         let at = (0..3).find(|n| world.runs(*n, &job_id(0))).expect("it runs somewhere");
         let to = world.hosts[(at + 1) % 3].id.clone();
-        run(&mut world, 0, Want::Migrate { job: job_id(0), to });
+        run(&mut world, 0, Want::migrate(job_id(0), to));
         world.run_ms(step * 200);
         world.lose_power(at, 20_000);
         world.run_ms(60_000);
@@ -441,7 +441,7 @@ fn handoff_lost_then_relayed() {
     await_end(&mut world, 0, started);
     let at = (0..3).find(|n| world.runs(*n, &job_id(0))).expect("it runs somewhere");
     let to = (at + 1) % 3;
-    let want = Want::Migrate { job: job_id(0), to: world.hosts[to].id.clone() };
+    let want = Want::migrate(job_id(0), world.hosts[to].id.clone());
     let moving = run(&mut world, 0, want);
     world.await_state(at, &job_id(0), JobState::Stopped);
     world.kill_process(world.engines[0].node);

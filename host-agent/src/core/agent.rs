@@ -187,9 +187,7 @@ impl Agent {
         match input {
             Input::Request { reply, request } => self.handle_request(now, reply, *request, out),
             Input::Done { job, work, outcome } => self.handle_done(now, job, work, outcome, out),
-            Input::Progress { job, moved_bytes, total_bytes } => {
-                self.handle_progress(now, &job, moved_bytes, total_bytes, out);
-            }
+            Input::Progress { job, progress } => self.handle_progress(now, &job, progress, out),
             Input::Domain(event) => {
                 self.expect_addresses(event.uuid);
                 if event.what != Lifecycle::AgentChanged {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hypervisor::{DomainEvent, DomainInfo, Lifecycle};
+use hypervisor::{DomainEvent, DomainInfo, Lifecycle, Progress};
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, RevertJob, StopJob};
 use protocol::event::Event;
 use protocol::history::HistoryConfig;
@@ -54,10 +54,8 @@ pub enum Input {
     Progress {
         /// The job.
         job: JobId,
-        /// Bytes moved.
-        moved_bytes: u64,
-        /// Bytes to move, as far as known.
-        total_bytes: u64,
+        /// How far.
+        progress: Progress,
     },
     /// libvirt says that something happened to a domain. Only a hint: the core asks to look.
     Domain(DomainEvent),

@@ -1,5 +1,6 @@
 //! A job on its way to another host, or from one: who may send it where, and when the source lets go.
 
+use hypervisor::Progress;
 use protocol::api::MigrateJob;
 use protocol::event::Fact;
 use protocol::id::{JobId, Revision};
@@ -72,6 +73,7 @@ impl Agent {
         {
             return Err(Refusal::RevisionConflict { job: id.clone(), current });
         }
+        migrate.pace.check().map_err(|message| Refusal::Invalid { message })?;
         check_settled(&record.job, "sent away")?;
         record.job.refuse_with_snapshots(STAY)?;
         self.check_route(id, &migrate)?;
@@ -79,6 +81,7 @@ impl Agent {
             to: migrate.to.clone(),
             moved_bytes: 0,
             total_bytes: 0,
+            memory: None,
             handoff: None,
         }));
         self.remember_done(migrate.run, Deed::Send, out);
@@ -235,6 +238,7 @@ impl Agent {
             to: sent.to.clone(),
             moved_bytes: moved,
             total_bytes: moved,
+            memory: None,
             handoff,
         }));
         record.intent = Intent::Stop { grace_ms: 0 };
@@ -247,19 +251,22 @@ impl Agent {
         &mut self,
         now: Now,
         id: &JobId,
-        moved: u64,
-        total: u64,
+        progress: Progress,
         out: &mut Vec<Effect>,
     ) {
         let changed = self.jobs.change(id, |entry| {
             let job = &mut entry.record.job;
-            let Some(Migration::Outgoing { moved_bytes, total_bytes, handoff: None, .. }) =
-                job.migration.as_deref_mut()
+            let Some(Migration::Outgoing {
+                moved_bytes, total_bytes, memory, handoff: None, ..
+            }) = job.migration.as_deref_mut()
             else {
                 return None;
             };
-            let is_news = (*moved_bytes, *total_bytes) != (moved, total);
-            (*moved_bytes, *total_bytes) = (moved, total);
+            let told =
+                Progress { moved_bytes: *moved_bytes, total_bytes: *total_bytes, memory: *memory };
+            let is_news = told != progress;
+            (*moved_bytes, *total_bytes) = (progress.moved_bytes, progress.total_bytes);
+            *memory = progress.memory;
             is_news.then(|| job.clone())
         });
         if let Some(job) = changed.flatten() {

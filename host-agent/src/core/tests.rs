@@ -7,7 +7,7 @@ use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
 use protocol::event::{Event, Fact};
 use protocol::host::{Host, HostIntent, HypervisorFacts};
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
-use protocol::job::{Job, JobSpec, JobState, Migration, Reason, RunKey};
+use protocol::job::{Job, JobSpec, JobState, Migration, Pace, Reason, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
@@ -627,7 +627,8 @@ fn migration() -> (Bench, Bench, MigrateJob) {
     let Some(Migration::Incoming { url, .. }) = job.migration.as_deref().cloned() else {
         panic!("the target is not listening");
     };
-    let migrate = MigrateJob { to: id_of(OTHER), to_hold: job.hold, url, run: None };
+    let migrate =
+        MigrateJob { to: id_of(OTHER), to_hold: job.hold, url, run: None, pace: Pace::default() };
     (source, target, migrate)
 }
 
@@ -767,6 +768,7 @@ fn a_guest_is_sent_only_to_a_member_with_a_hold_by_plain_addresses() {
     assert_eq!(refused(&mut source, |m| m.to = id_of(77)), "invalid");
     let evil = |m: &mut MigrateJob| m.url = "https://10.0.0.2:7460/v1/jobs?x".into();
     assert_eq!(refused(&mut source, evil), "invalid");
+    assert_eq!(refused(&mut source, |m| m.pace.downtime_ms = Some(0)), "invalid");
     assert_eq!(source.state("web-1"), JobState::Running);
 }
 

@@ -93,6 +93,7 @@ impl Bench {
             hypervisor: "fake".into(),
             accel: None,
             channels: self.folder.path().join("channels"),
+            migrate_bandwidth: None,
             discovery: vec![],
             share: self.share,
             fetching: self.fetching.clone(),

@@ -447,8 +447,14 @@ impl Hypervisor for Fake {
         self.perform(Method::JobProgress, &what, |state| {
             let guest = find(state, &what, uuid)?;
             let total_bytes = guest.info.resources.memory_bytes;
-            Ok(guest.job.map(|_| Progress { moved_bytes: total_bytes / 2, total_bytes }))
+            let (moved_bytes, memory) = (total_bytes / 2, None);
+            Ok(guest.job.map(|_| Progress { moved_bytes, total_bytes, memory }))
         })
+    }
+
+    fn allow_downtime(&self, uuid: Uuid, _downtime_ms: u32) -> Result<(), HypervisorError> {
+        let what = format!("allow a downtime of domain {uuid}");
+        self.perform(Method::AllowDowntime, &what, |state| find(state, &what, uuid).map(drop))
     }
 
     fn abort_job(&self, uuid: Uuid) -> Result<(), HypervisorError> {

@@ -63,6 +63,7 @@ pub enum Method {
     Migrate,
     GuestOwner,
     JobProgress,
+    AllowDowntime,
     AbortJob,
     OpenConsole,
     RecordConsole,

@@ -47,6 +47,7 @@ fn pair() -> (Fake, Fake, MigrateTo) {
         disks_uri: "tcp://b:1".into(),
         disks: None,
         bandwidth_mib_s: None,
+        auto_converge: false,
         start_paused: true,
     };
     (fake("fake://a"), fake("fake://b"), to)

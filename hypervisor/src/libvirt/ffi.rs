@@ -767,6 +767,20 @@ impl Domain {
         Ok((kind.unsigned_abs(), stats))
     }
 
+    /// For how long the guest may stand still at the end of the migration that is under way.
+    pub(super) fn max_downtime_ms(&self) -> Result<u64, RawError> {
+        let mut downtime_ms = 0;
+        // SAFETY: the domain is valid, and the number outlives the call.
+        check(unsafe { sys::virDomainMigrateGetMaxDowntime(self.ptr(), &raw mut downtime_ms, 0) })?;
+        Ok(downtime_ms)
+    }
+
+    pub(super) fn set_max_downtime_ms(&self, downtime_ms: u32) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainMigrateSetMaxDowntime(self.ptr(), downtime_ms.into(), 0) })
+            .map(drop)
+    }
+
     /// Opens the first console of a running guest, and hands over what it prints.
     pub(super) fn open_console(&self, heard: HeardFn) -> Result<Console, RawError> {
         // SAFETY: the domain is valid; its connection is borrowed from it and lives as long.
@@ -885,6 +899,16 @@ impl TypedParams {
         // SAFETY: the array has `count` entries; `value` is ours.
         let found = unsafe {
             sys::virTypedParamsGetULLong(self.ptr, self.count, name.as_ptr(), &raw mut value)
+        };
+        (found == 1).then_some(value)
+    }
+
+    /// The signed number of this name, if there is one.
+    pub(super) fn signed(&self, name: &CStr) -> Option<c_int> {
+        let mut value = 0;
+        // SAFETY: as above.
+        let found = unsafe {
+            sys::virTypedParamsGetInt(self.ptr, self.count, name.as_ptr(), &raw mut value)
         };
         (found == 1).then_some(value)
     }

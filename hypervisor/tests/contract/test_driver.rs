@@ -113,6 +113,7 @@ fn migration_is_unsupported() {
             disks_uri: "tcp://127.0.0.1:49200".into(),
             disks: None,
             bandwidth_mib_s: None,
+            auto_converge: false,
             start_paused: true,
         };
         let refused = subject.hv.migrate(config.uuid, &to).map(drop);

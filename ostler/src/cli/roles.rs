@@ -97,6 +97,9 @@ pub(crate) struct AgentArgs {
     /// How fast each image may come that it fetches, a second [default: as fast as it goes]
     #[arg(long, value_name = "SIZE")]
     pub(crate) image_limit: Option<Bytes>,
+    /// How fast guests are sent to other hosts, a second, of memory and of each disk, unless `ostler migrate` says [default: as fast as it goes]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) migrate_bandwidth: Option<Bytes>,
     /// Disk space kept free [default: 2GiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk_reserve: Option<Bytes>,

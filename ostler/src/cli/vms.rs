@@ -188,6 +188,15 @@ pub(crate) struct MigrateArgs {
     pub(crate) name: JobId,
     /// Where to: a host's name, id or the beginning of its id
     pub(crate) host: String,
+    /// At most so much a second, of memory and of each disk [default: what its host allows]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) bandwidth: Option<Bytes>,
+    /// For how long it may stand still at the end; it is for as short as will do [default: 1s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) downtime: Option<Ms>,
+    /// Slow it down while it writes to its memory faster than that can be sent
+    #[arg(long)]
+    pub(crate) auto_converge: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }

@@ -45,6 +45,7 @@ fn options_of(args: AgentArgs) -> Result<Options, Failure> {
         hypervisor: args.hypervisor,
         accel: args.accel.map(ArgAccel::into),
         channels: host_agent::CHANNELS_DIR.into(),
+        migrate_bandwidth: args.migrate_bandwidth.map(|size| size.0),
         discovery: args.discovery,
         share: Share {
             vcpu_overcommit: args.vcpu_overcommit.unwrap_or(usual.vcpu_overcommit),

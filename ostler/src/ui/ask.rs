@@ -235,7 +235,7 @@ impl Asking<'_> {
             Some(to) => to,
             None => look::best_target(self.picture, &job).await?,
         };
-        self.want(Want::Migrate { job, to }).await
+        self.want(Want::migrate(job, to)).await
     }
 
     async fn cancel_run(&self, id: RunId) -> Result<Answer, Failure> {

@@ -308,7 +308,7 @@ fn bench(scenario: Scenario) -> Bench {
     let [h0, h1, _] = <[HostId; 3]>::try_from(world.by_preference()).unwrap();
     let job = job_id();
     let start = Want::Run { job: job.clone(), spec: spec(), on: None };
-    let migrate = Want::Migrate { job: job.clone(), to: h1.clone() };
+    let migrate = Want::migrate(job.clone(), h1.clone());
     let want = match scenario {
         Scenario::Start => start,
         Scenario::StartRefusedOnce => {

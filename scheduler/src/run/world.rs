@@ -249,7 +249,8 @@ impl World {
         job.state = JobState::Stopped;
         job.reason = Some(Reason::Migrated { to: to.clone() });
         let handoff = Some(Signed::seal(&handoff, &fake.key));
-        let outgoing = Migration::Outgoing { to, moved_bytes: 1, total_bytes: 1, handoff };
+        let outgoing =
+            Migration::Outgoing { to, moved_bytes: 1, total_bytes: 1, memory: None, handoff };
         job.migration = Some(outgoing.into());
     }
 
@@ -399,6 +400,7 @@ impl World {
                     job.run = Some(*key);
                     job.migration = Some(Box::new(Migration::Outgoing {
                         to: body.to.clone(),
+                        memory: None,
                         moved_bytes: 0,
                         total_bytes: 0,
                         handoff: None,

@@ -209,7 +209,7 @@ fn running() -> Option<Value> {
 
 fn moves(wants: &[Want]) -> Vec<(JobId, HostId)> {
     let of = |want: &Want| match want {
-        Want::Migrate { job, to } => (job.clone(), to.clone()),
+        Want::Migrate { job, to, .. } => (job.clone(), to.clone()),
         other => panic!("{other:?}"),
     };
     wants.iter().map(of).collect()
@@ -569,7 +569,7 @@ fn what_would_not_last_is_objected_to() {
         ])),
     );
     let upkeep = &world.upkeep;
-    let migrate = |to| Want::Migrate { job: id(1), to: host(to) };
+    let migrate = |to| Want::migrate(id(1), host(to));
     assert_eq!(upkeep.objection(&migrate(1)), None);
     assert!(upkeep.objection(&migrate(2)).unwrap().contains("expectations web"));
     let resize = |vcpus| {
@@ -795,7 +795,9 @@ fn crowded(level: &str) -> World {
 fn others_move_so_that_what_must_run_fits_and_then_it_starts() {
     let mut world = crowded("must");
     let begun = world.begun(SETTLE_MS);
-    let [(Want::Migrate { job, to }, at, Some(because))] = &begun[..] else { panic!("{begun:?}") };
+    let [(Want::Migrate { job, to, .. }, at, Some(because))] = &begun[..] else {
+        panic!("{begun:?}")
+    };
     assert_eq!((job, to, at), (&id(2), &host(2), &host(2)), "the smaller one");
     assert!(because.contains("so that vm-1 fits on"), "{because}");
     let run = RunId(Uuid::from_u128(1));

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use host_agent::core::{Reply, Request};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::id::{JobId, OfferId, Revision};
-use protocol::job::{JobSpec, JobState, Migration, RunKey};
+use protocol::job::{JobSpec, JobState, Migration, Pace, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Signed;
@@ -284,7 +284,7 @@ impl World {
         let to_hold = self.hold(to, job);
         let to = self.hosts[to].id.clone();
         let run = None;
-        let migrate = MigrateJob { to, to_hold, url, run };
+        let migrate = MigrateJob { to, to_hold, url, run, pace: Pace::default() };
         let (job, revision) = (job.clone(), None);
         self.ask_host(from, Request::Migrate { job, migrate, revision });
     }

@@ -200,7 +200,7 @@ impl World {
             }
             6..=8 => {
                 let to = self.chance.pick(&hosts).cloned();
-                to.map_or(Want::Delete { job: job.clone() }, |to| Want::Migrate { job, to })
+                to.map_or(Want::Delete { job: job.clone() }, |to| Want::migrate(job, to))
             }
             _ => Want::Delete { job },
         }

@@ -271,7 +271,8 @@ fn nothing_that_something_hangs_on_is_ever_forgotten() {
             row(|r| {
                 let (moved_bytes, total_bytes, handoff) = (1, 1, None);
                 let to = to.clone();
-                let sent = Migration::Outgoing { to, moved_bytes, total_bytes, handoff };
+                let memory = None;
+                let sent = Migration::Outgoing { to, moved_bytes, total_bytes, memory, handoff };
                 r.job.migration = Some(Box::new(sent));
             }),
         ),

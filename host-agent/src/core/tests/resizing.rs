@@ -2,7 +2,7 @@
 //! numbers, what is seen, and a death of the agent between any two effects.
 
 use protocol::api::ResizeJob;
-use protocol::job::ResizeStage;
+use protocol::job::{Pace, ResizeStage};
 use protocol::vm::{DiskSpec, SizeChange};
 
 use super::*;
@@ -391,6 +391,7 @@ fn a_guest_that_has_more_than_its_spec_is_neither_sent_nor_saved() {
         to_hold: Some(OfferId { epoch: Epoch(1), num: 1 }),
         url: "https://192.0.2.1:1".into(),
         run: None,
+        pace: Pace::default(),
     };
     let send =
         |revision| Request::Migrate { job: job_id("web-1"), migrate: migrate.clone(), revision };

@@ -4,7 +4,7 @@ use hypervisor::StopReason;
 use proptest::prelude::*;
 use protocol::api::{ResizeJob, RevertJob};
 use protocol::id::SnapshotName;
-use protocol::job::{JobKind, OneOff, ResizeStage};
+use protocol::job::{JobKind, OneOff, Pace, ResizeStage};
 use protocol::vm::{DiskSpec, NicSpec, OnLoss, Plug, SizeChange};
 
 use super::*;
@@ -152,7 +152,8 @@ impl Bench {
             9 => {
                 let to_hold = Some(OfferId { epoch: Epoch(1), num: 9 });
                 let url = "https://10.0.0.2:7460".to_owned();
-                let migrate = MigrateJob { to: id_of(OTHER), to_hold, url, run: None };
+                let migrate =
+                    MigrateJob { to: id_of(OTHER), to_hold, url, run: None, pace: Pace::default() };
                 Request::Migrate { job, migrate, revision: None }
             }
             10..=12 => {

@@ -54,6 +54,7 @@ pub(crate) async fn serve(folder: &str, hypervisor: &str) {
         hypervisor: hypervisor.into(),
         accel: None,
         channels: folder.join("channels"),
+        migrate_bandwidth: None,
         discovery: vec![],
         // Of the test driver's machine there is 3 GiB.
         share: Share { memory_bytes: Some(1 << 50), vcpu_overcommit: 10_000, ..Share::default() },
