@@ -17,6 +17,7 @@ use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
 use crate::intent::{Intent, Problem, problems};
 use crate::level::{Level, Score};
+use crate::order::awaited;
 use crate::report::{Report, explain, explain_stay, violations};
 use crate::rules::Clause;
 use crate::search::{Aim, Node, Search};
@@ -175,8 +176,12 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
-        // What has moved since may have made room.
-        if !self.node.steps.is_empty() {
+        // What has moved since may have made room, and what others wait for may have been started.
+        let mut steps_before = 0;
+        while self.node.steps.len() > steps_before && !self.unmet.is_empty() {
+            // Room is looked for once more; who waits for one that waits itself needs as many rounds.
+            steps_before =
+                if self.input.orders.is_empty() { usize::MAX } else { self.node.steps.len() };
             for (level, goal) in std::mem::take(&mut self.unmet) {
                 self.meet(level, goal);
             }
@@ -189,12 +194,18 @@ impl<'a> Attempt<'a> {
             Standing::Met => {}
             Standing::Coming { host } => self.coming.push((goal.job().clone(), host)),
             Standing::Violated => {
-                if !self.pursue(&Aim::Goal(goal, level)) {
+                if self.waits(level, goal) || !self.pursue(&Aim::Goal(goal, level)) {
                     self.unmet.push((level, goal));
                 }
             }
         }
         self.earlier.push(goal);
+    }
+
+    /// True while a start would be too early.
+    fn waits(&self, level: Level, goal: &Expectation) -> bool {
+        matches!(goal, Expectation::Runs { .. })
+            && awaited(&self.node.state, goal.job(), level).is_some()
     }
 
     /// Moves what runs on hosts that are to be emptied: the largest first, as the last place for a

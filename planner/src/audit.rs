@@ -55,6 +55,13 @@ pub enum Fault {
         /// The image.
         image: ImageName,
     },
+    /// A job would start before one that it starts after.
+    StartsTooEarly {
+        /// The job.
+        job: JobId,
+        /// Who does not run.
+        after: JobId,
+    },
     /// The report claims other violations than there are.
     MiscountedRules {
         /// Claimed.
@@ -75,6 +82,9 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut ledger = Ledger::of(input);
     for step in &outcome.plan.steps {
+        if let Step::StartVm(step) = step {
+            faults.extend(ledger.too_early(&step.job));
+        }
         ledger.take(step, &mut faults);
         if let Some(host) = step_target(step).filter(|host| input.intents.contains_key(*host)) {
             faults.push(Fault::AgainstIntent { host: host.clone() });
@@ -146,6 +156,22 @@ impl<'a> Ledger<'a> {
             }
         }
         Self { input, promised, jobs, copied: BTreeMap::new() }
+    }
+
+    /// Whoever is to run before this job is started and does not.
+    fn too_early(&self, job: &JobId) -> Option<Fault> {
+        let level = self.input.levels.get(job).copied().unwrap_or_default();
+        let orders = self.input.orders.iter().filter(|order| order.binds(job, level));
+        let is_alive = |other: &JobId| {
+            let mut rows = self.jobs.get(other).into_iter().flatten();
+            let is_lost = |host: &HostId| {
+                self.input.heard.get(host).is_some_and(|heard| heard.freshness == Freshness::Lost)
+            };
+            rows.any(|(host, (is_alive, _))| *is_alive && !is_lost(host))
+        };
+        let missing = orders.flat_map(|order| &order.order.after).find(|other| !is_alive(other));
+        let after = missing.filter(|_| !is_alive(job))?.clone();
+        Some(Fault::StartsTooEarly { job: job.clone(), after })
     }
 
     fn take(&mut self, step: &Step, faults: &mut Vec<Fault>) {

@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::expectation::Expectation;
+use crate::group::Group;
 use crate::input::{Heard, Limits, PlanInput, Reservation};
 use crate::intent::Intent;
 use crate::level::Level;
+use crate::order::{Order, StartsAfter};
 use crate::policy::Placement;
 use crate::rules::Clause;
 
@@ -33,6 +35,9 @@ pub const RULES: [&str; 8] = [
     "no_migration",
     "lose_any_host",
 ];
+
+/// Kinds of expectation that are told in terms of others: VMs by the number, and who starts after whom.
+pub const OTHERS: [&str; 2] = ["group", "starts_after"];
 
 /// An expectations file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -92,10 +97,11 @@ pub fn case(
     wanted: Wanted,
 ) -> (PlanInput, Vec<NotUnderstood>) {
     let Wanted { expectations, intents, placement, reservations, seed, limits } = wanted;
-    let mut input = PlanInput { placement, reservations, seed, limits, ..PlanInput::default() };
+    let input = PlanInput { placement, reservations, seed, limits, ..PlanInput::default() };
+    let mut input = PlanInput { view, heard, ..input };
     let mut not_understood = Vec::new();
     for (text, intent) in intents {
-        match view.find_host(&text) {
+        match input.view.find_host(&text) {
             Ok(row) => {
                 input.intents.insert(row.host.id.clone(), intent);
             }
@@ -108,12 +114,12 @@ pub fn case(
         }
     }
     for (index, value) in expectations.into_iter().enumerate() {
-        let value = with_spec_of(&view, value);
+        let value = with_spec_of(&input.view, value);
         if let Err(no) = take(&mut input, index, value) {
             not_understood.push(no);
         }
     }
-    (PlanInput { view, heard, ..input }.with_host_intents(), not_understood)
+    (input.with_host_intents(), not_understood)
 }
 
 /// A job that hosts know needs no spec in the file.
@@ -134,7 +140,17 @@ fn take(input: &mut PlanInput, index: usize, value: Value) -> Result<(), NotUnde
             input.levels.insert(goal.job().clone(), level);
             input.expectations.push(goal);
         }
+        Understood::Group(level, group) => {
+            for job in group.members() {
+                let known = input.view.job_best(job).map(|(_, known)| JobSpec::clone(&known.spec));
+                let spec = known.unwrap_or_else(|| group.spec().clone());
+                input.levels.insert(job.clone(), level);
+                input.expectations.push(Expectation::Runs { job: job.clone(), spec, on: None });
+            }
+            input.clauses.extend(group.clause(level));
+        }
         Understood::Rule(clause) => input.clauses.push(clause),
+        Understood::Order(order) => input.orders.push(order),
     }
     Ok(())
 }
@@ -144,8 +160,12 @@ fn take(input: &mut PlanInput, index: usize, value: Value) -> Result<(), NotUnde
 pub enum Understood {
     /// It is met by steps of a job.
     Goal(Level, Expectation),
+    /// So many VMs of one kind.
+    Group(Level, Group),
     /// It is about where jobs are.
     Rule(Clause),
+    /// It is about who is started first.
+    Order(Order),
 }
 
 /// Reads one entry of an expectations file, which is its `index`th.
@@ -169,6 +189,16 @@ pub fn understand(index: usize, value: Value) -> Result<Understood, NotUnderstoo
     } else if RULES.contains(&kind.as_str()) {
         let clause = serde_json::from_value::<Clause>(value);
         clause.map(Understood::Rule).map_err(|error| no(true, error.to_string()))
+    } else if kind == "group" {
+        let group = serde_json::from_value::<Group>(value);
+        group
+            .map(|group| Understood::Group(level, group))
+            .map_err(|error| no(true, error.to_string()))
+    } else if kind == "starts_after" {
+        let order = serde_json::from_value::<StartsAfter>(value);
+        order
+            .map(|order| Understood::Order(Order { level, order }))
+            .map_err(|error| no(true, error.to_string()))
     } else {
         let why = "no such kind of expectation is known here; it blocks nothing";
         Err(no(false, why.to_owned()))

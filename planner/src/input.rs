@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::expectation::Expectation;
 use crate::intent::Intent;
 use crate::level::Level;
+use crate::order::Order;
 use crate::policy::Placement;
 use crate::register::{Prepared, intent_of};
 use crate::rules::Clause;
@@ -39,6 +40,9 @@ pub struct PlanInput {
     /// Rules that no step may break for less than they matter. They are neither mended nor reported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub heeded: Vec<Clause>,
+    /// Who is started only while which others run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orders: Vec<Order>,
     /// What operators intend with hosts, as [`PlanInput::with_host_intents`] finds it in the view or
     /// as somebody says.
     #[serde(default)]

@@ -25,6 +25,10 @@ mod expectation;
 
 pub mod rules;
 
+mod group;
+
+mod order;
+
 mod intent;
 
 mod policy;
@@ -73,10 +77,12 @@ pub use aims::{Favour, Outcome, Plan, plan};
 pub use audit::{Fault, audit};
 pub use cost::Cost;
 pub use expectation::{Expectation, Standing, whereabouts};
+pub use group::{GROUP_MAX, Group, GroupError, Spread, numbered};
 pub use images::Fetch;
 pub use input::{Heard, Limits, PlanInput, Reservation, Setback, SetbackReason};
 pub use intent::{Intent, Problem, problems};
 pub use level::{Level, Score};
+pub use order::{ORDER_MAX, Order, StartsAfter, circle, circle_words, runs};
 pub use policy::Placement;
 pub use register::{Prepared, Register};
 pub use rehearsal::{Loss, Rehearsal, Stranded};

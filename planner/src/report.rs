@@ -16,6 +16,7 @@ use crate::aims::room_making;
 use crate::expectation::{Expectation, whereabouts};
 use crate::intent::{Intent, Problem};
 use crate::level::{Level, Score};
+use crate::order::awaited;
 use crate::pools::is_on_shared;
 use crate::rules::{Clause, Violation, home};
 use crate::search::{added_by, considered, move_to, resize_on, shortfall, start_on};
@@ -108,6 +109,17 @@ pub enum UnmetReason {
     CannotLeave {
         /// Where it is.
         host: HostId,
+    },
+    /// It starts after another one, which does not run.
+    WaitsFor {
+        /// The other one.
+        job: JobId,
+        /// Where that is, if anybody has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<HostId>,
+        /// How it is there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<JobState>,
     },
     /// The one step that would help is not possible.
     Blocked,
@@ -209,6 +221,14 @@ fn nearest_move(state: &State<'_>, job: &JobId) -> Option<String> {
 /// Says why nothing helps an expectation.
 pub(crate) fn explain(state: &State<'_>, expectation: &Expectation) -> Unmet {
     let job = expectation.job();
+    let level = state.input().levels.get(job).copied().unwrap_or_default();
+    let is_start = matches!(expectation, Expectation::Runs { .. });
+    if let Some((other, at)) = awaited(state, job, level).filter(|_| is_start) {
+        let (host, state) = at.unzip();
+        let reason = UnmetReason::WaitsFor { job: other, host, state };
+        let job = job.clone();
+        return Unmet { job, reason, hosts: vec![], hosts_unlisted: 0, cheapest: None };
+    }
     let mut hosts = verdicts(state, expectation);
     let hosts_unlisted = hosts.len().saturating_sub(VERDICTS_MAX);
     hosts.truncate(VERDICTS_MAX);
@@ -429,6 +449,7 @@ fn cheapest(
         | UnmetReason::AliveOnLostHost { .. }
         | UnmetReason::InTransition { .. }
         | UnmetReason::CannotLeave { .. }
+        | UnmetReason::WaitsFor { .. }
         | UnmetReason::Blocked => return None,
     }
     if let Some(steps) = room_making(state, expectation) {
@@ -535,6 +556,10 @@ impl fmt::Display for UnmetReason {
             UnmetReason::CannotLeave { host } => {
                 write!(f, "cannot leave {}, which is to be emptied", host.short())
             }
+            UnmetReason::WaitsFor { job, host: Some(host), state: Some(state) } => {
+                write!(f, "waits for {job}, which is {state} on {}", host.short())
+            }
+            UnmetReason::WaitsFor { job, .. } => write!(f, "waits for {job}, which no host has"),
             UnmetReason::Blocked => f.write_str("cannot be done now"),
         }
     }

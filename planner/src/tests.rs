@@ -503,7 +503,9 @@ fn a_step_taken_back_leaves_the_world_as_it_was() {
 fn any_input() -> impl Strategy<Value = PlanInput> {
     let hosts = prop::collection::vec((0..17_u64, any_job(), 0..4_u8), 0..6);
     let wants = prop::collection::vec((0..5_u8, 0..4_u8, 1..16_u64, 0..6_u8), 0..4);
-    (hosts, wants, any::<u64>(), any::<bool>()).prop_map(|(hosts, wants, seed, may_make_room)| {
+    let orders = prop::collection::vec((0..4_u8, 0..4_u8), 0..3);
+    let all = (hosts, wants, orders, any::<u64>(), any::<bool>());
+    all.prop_map(|(hosts, wants, orders, seed, may_make_room)| {
         let mut all = Vec::new();
         let mut heard_at = BTreeMap::new();
         for (n, (free, job, freshness)) in hosts.into_iter().enumerate() {
@@ -538,6 +540,13 @@ fn any_input() -> impl Strategy<Value = PlanInput> {
             })
             .collect();
         let mut input = input(all, wants.into_values().collect());
+        // Also in circles, which only those who put expectations can refuse.
+        let order = |(job, after)| StartsAfter {
+            jobs: vec![id(&format!("job{job}"))],
+            after: vec![id(&format!("job{after}"))],
+        };
+        let orders = orders.into_iter().map(order);
+        input.orders = orders.map(|order| Order { level: Level::Must, order }).collect();
         input.heard = heard_at;
         input.seed = seed;
         input.limits.may_make_room = may_make_room;

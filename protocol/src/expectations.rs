@@ -64,6 +64,23 @@ pub struct ExpectationStatus {
     /// How it stands.
     #[serde(flatten)]
     pub standing: KeptStanding,
+    /// Of a group, how it stands that each of its VMs runs, by their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
+    /// Of a group, VMs that hosts have under its name with a number above its count. Nothing is expected of
+    /// them, and nobody ends them for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub surplus: Vec<JobId>,
+}
+
+/// A VM of a group, and how it stands that it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MemberStatus {
+    /// The VM.
+    pub job: JobId,
+    /// How it stands.
+    #[serde(flatten)]
+    pub standing: KeptStanding,
 }
 
 /// How a kept expectation stands.

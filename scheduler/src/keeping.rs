@@ -25,7 +25,9 @@ use uuid::Uuid;
 
 use crate::conductor::StoreError;
 use crate::engine::{Scheduler, SubmitError};
-use crate::upkeep::{Aims, Effect, Input, Look, Open, SETS_MAX, SetRecord, Turns, Upkeep, read};
+use crate::upkeep::{
+    Aims, Clash, Effect, Input, Look, Open, SETS_MAX, SetError, SetRecord, Turns, Upkeep, read,
+};
 
 /// Two looks are at least this far apart, so that a burst of events is one look; and this many times
 /// as far as a look takes, so that looking takes a small part of a core.
@@ -80,8 +82,11 @@ pub struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     /// It cannot be kept, whatever the world is like.
-    #[error("{0}")]
-    Invalid(String),
+    #[error(transparent)]
+    Invalid(#[from] SetError),
+    /// It cannot be kept beside what is kept already.
+    #[error(transparent)]
+    Clash(#[from] Clash),
     /// It was changed by somebody else meanwhile.
     #[error(
         "expectations {name} are at revision {current}, and say something else; a change needs a revision \
@@ -108,7 +113,8 @@ impl From<KeepError> for Problem {
     fn from(error: KeepError) -> Self {
         let detail = error.to_string();
         match error {
-            KeepError::Invalid(message) => Refusal::Invalid { message }.into(),
+            KeepError::Invalid(_) => Refusal::Invalid { message: detail }.into(),
+            KeepError::Clash(_) => Problem::new(409, "expectations-clash", detail),
             KeepError::RevisionConflict { .. } => Problem::new(409, "expectations-changed", detail),
             KeepError::NoSuchSet(_) => Problem::new(404, "no-such-expectations", detail),
             KeepError::TooMany => Problem::new(409, "too-many-expectations", detail),
@@ -156,7 +162,7 @@ impl Scheduler {
         revision: Revision,
         expectations: Vec<Value>,
     ) -> Result<Kept, KeepError> {
-        read(&expectations).map_err(KeepError::Invalid)?;
+        read(&expectations)?;
         let now_ms = self.options().clock.now().wall_ms;
         let record = SetRecord::new(name, revision, Some(expectations), now_ms);
         self.change(record).await
@@ -271,6 +277,13 @@ impl Scheduler {
             if known.revision >= record.revision {
                 let current = known.revision;
                 return Err(KeepError::RevisionConflict { name, current });
+            }
+        }
+        // Those who keep it elsewhere have checked it against what they kept then: a set that is learnt is kept.
+        if let Some(expectations) = &record.expectations {
+            let kept = read(expectations)?;
+            if let Some(clash) = self.keeping().upkeep().clash(&name, &kept) {
+                return Err(clash.into());
             }
         }
         let is_more = known.is_none_or(|known| known.expectations.is_none());

@@ -143,4 +143,4 @@ pub use tally::{Counts, Durations, Figures, Kept as KeptFigures, TOOK_S};
 pub use task::{
     Ask, Circumstances, Direction, Dispatch, TaskKind, TaskResult, ask_to_do, ask_to_undo, tasks_of,
 };
-pub use upkeep::{ITEMS_MAX, SET_VERSION, SETS_MAX, SetRecord};
+pub use upkeep::{Clash, ITEMS_MAX, SET_VERSION, SETS_MAX, SetError, SetRecord};

@@ -4,21 +4,27 @@
 //! Decides from the view, fact by fact, how each expectation stands (`upkeep/index.rs` knows who reads
 //! what), and when a broken one is mended: after it has stood broken for a moment, in the order that
 //! schedulers have among themselves, no more at a time than hosts bear, and not again and again. What
-//! would mend it is the planner's, and each mend is an ordinary run.
+//! would mend it is the planner's, and each mend is an ordinary run. A group is judged and mended VM by VM,
+//! and told of as one (`upkeep/told.rs`).
 //!
 //! ```text
 //!              facts change              for a moment, and it is our turn
 //!   met ◀───────────────────▶ broken ─────────────────────▶ due ──▶ planned ──▶ mending ──▶ met
 //!    ▲                           │ ▲                                   │ no step      │ did not succeed
 //!    └── coming: a host is at it ┘ └── unmet, and why ◀────────────────┴──────────────┘
-//!   held: not to be mended by us (ended by command, on a host that is not heard, deleted)
+//!   held: not to be mended by us (ended by command, on a host that is not heard, deleted), or not yet: another
+//!         one is to run before it
 //! ```
+
+mod clash;
 
 mod index;
 
 mod mends;
 
 mod set;
+
+mod told;
 
 mod turns;
 
@@ -29,9 +35,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use planner::rules::NoMigration;
-use planner::{Clause, Expectation, Favour, Level, Rehearsal, Report, Rule, Step};
+use planner::{Clause, Expectation, Favour, Group, Level, Rehearsal, Report, Rule, Step};
 use protocol::api::Want;
-use protocol::expectations::{ExpectationStatus, KeptStanding, SetStatus};
+use protocol::expectations::{KeptStanding, SetStatus};
 use protocol::id::{HostId, JobId, Revision, SetName};
 use protocol::job::{Job, JobState};
 use protocol::resources::Resources;
@@ -39,15 +45,16 @@ use protocol::view::{Freshness, View};
 use serde_json::{Value, json};
 
 use self::index::{Index, Key};
-use self::set::Item;
+use self::set::{Entry, Item};
 use self::verdict::{Facts, Verdict, is_between, is_rehearsed, is_told_only, judge};
 use crate::follow::HeardAt;
 use crate::tally::Kept;
 
+pub use clash::Clash;
 pub(crate) use mends::Mends;
 pub use mends::Open;
-pub(crate) use set::read;
-pub use set::{ITEMS_MAX, SET_VERSION, SETS_MAX, SetRecord};
+pub use set::{ITEMS_MAX, SET_VERSION, SETS_MAX, SetError, SetRecord};
+pub(crate) use set::{List, read};
 pub use turns::Turns;
 pub(crate) use verdict::spec_of;
 
@@ -166,6 +173,33 @@ pub struct Aims {
 struct Set {
     record: SetRecord,
     items: Vec<Item>,
+    /// What of them each expectation is.
+    entries: Vec<Entry>,
+}
+
+impl Set {
+    /// What an expectation of it is, each with its key.
+    fn parts<'s>(
+        &'s self,
+        name: &'s SetName,
+        entry: &'s Entry,
+    ) -> impl Iterator<Item = (Key, &'s Item)> + Clone {
+        let places = entry.places.clone();
+        places.filter_map(move |place| Some(((name.clone(), place), self.items.get(place)?)))
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.entries.iter().filter_map(|entry| entry.group.as_ref())
+    }
+
+    /// Who waits for others by it.
+    fn ordered(&self) -> BTreeSet<JobId> {
+        let orders = self.items.iter().filter_map(|item| match item {
+            Item::Order(order) => Some(&order.order.jobs),
+            _ => None,
+        });
+        orders.flatten().cloned().collect()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -299,10 +333,6 @@ impl Upkeep {
     pub(crate) fn status(&self, now_ms: u64, name: &SetName) -> Option<SetStatus> {
         let set = self.sets.get(name)?;
         let SetRecord { revision, expectations, begun, stopped, put_ms, .. } = &set.record;
-        let one = |(place, expectation): (usize, &Value)| ExpectationStatus {
-            expectation: expectation.clone(),
-            standing: self.standing(now_ms, &(name.clone(), place)),
-        };
         Some(SetStatus {
             name: name.clone(),
             revision: *revision,
@@ -310,7 +340,7 @@ impl Upkeep {
             put_ms: *put_ms,
             begun: begun.clone(),
             stopped: stopped.clone(),
-            expectations: expectations.iter().flatten().enumerate().map(one).collect(),
+            expectations: self.entries_told(now_ms, name, set),
         })
     }
 
@@ -319,10 +349,15 @@ impl Upkeep {
         let mut kept = Kept { sets: self.count() as u64, ..Kept::default() };
         (kept.resting, kept.calm) = self.mends.resting(now_ms);
         let being_changed: BTreeSet<&JobId> = self.open.iter().map(|run| &run.job).collect();
-        for (key, item) in self.items() {
-            let level = item.level().map_or("none", Level::as_str);
-            let word = self.standing_word(&key, item, &being_changed);
-            *kept.standings.entry((level, word)).or_default() += 1;
+        for (name, set) in &self.sets {
+            for entry in &set.entries {
+                let parts = set.parts(name, entry);
+                let level = parts.clone().find_map(|(_, item)| item.level());
+                let words = parts.map(|(key, item)| self.standing_word(&key, item, &being_changed));
+                let word = words.max_by_key(|word| told::weight(word)).unwrap_or("unknown");
+                *kept.standings.entry((level.map_or("none", Level::as_str), word)).or_default() +=
+                    1;
+            }
         }
         kept
     }
@@ -366,31 +401,43 @@ impl Upkeep {
 
     fn put(&mut self, now_ms: u64, record: SetRecord, out: &mut Vec<Effect>) {
         let name = record.name.clone();
+        let mut ordered = BTreeSet::new();
         if let Some(before) = self.sets.remove(&name) {
+            ordered.extend(before.ordered());
             for (place, item) in before.items.iter().enumerate() {
                 let key = (name.clone(), place);
                 self.index.remove(&key, item);
                 self.judged.remove(&key);
                 self.broken.remove(&key);
             }
+            for group in before.groups() {
+                self.index.remove_group(group.name());
+            }
         }
         // What was put was read once already; a store may hold what a newer program has put.
-        let items = read(record.expectations.as_deref().unwrap_or_default());
-        let items = items.unwrap_or_else(|why| {
+        let kept = read(record.expectations.as_deref().unwrap_or_default());
+        let List { items, entries } = kept.unwrap_or_else(|why| {
             let count = record.expectations.as_ref().map_or(0, Vec::len);
-            vec![Item::Unknown { why }; count]
+            List::unknown(count, &why.to_string())
         });
         for (place, item) in items.iter().enumerate() {
             self.index.insert(&(name.clone(), place), item);
         }
-        self.sets.insert(name.clone(), Set { record, items });
+        let set = Set { record, items, entries };
+        for group in set.groups() {
+            self.index.insert_group(group.name());
+        }
+        ordered.extend(set.ordered());
+        self.sets.insert(name.clone(), set);
         let expected: BTreeSet<JobId> =
             self.items().flat_map(|(_, item)| item.jobs()).cloned().collect();
         self.mends.retain(now_ms, |job| expected.contains(job));
         self.planning.is_stale = true;
         if self.has_looked {
             let places = 0..self.sets[&name].items.len();
-            self.judge(now_ms, places.map(|place| (name.clone(), place)).collect(), out);
+            let mut keys: BTreeSet<Key> = places.map(|place| (name.clone(), place)).collect();
+            keys.extend(ordered.iter().flat_map(|job| self.index.readers_of(job)).cloned());
+            self.judge(now_ms, keys, out);
         }
         out.push(Effect::Heed(self.clauses().cloned().collect()));
     }
@@ -412,6 +459,16 @@ impl Upkeep {
         })
     }
 
+    /// Jobs without which a start that matters so much waits.
+    fn after(&self, job: &JobId, level: Level) -> BTreeSet<&JobId> {
+        let items = self.index.readers_of(job).filter_map(|key| self.item(key));
+        let binding = items.filter_map(|item| match item {
+            Item::Order(order) if order.binds(job, level) => Some(&order.order.after),
+            _ => None,
+        });
+        binding.flatten().collect()
+    }
+
     // Verdicts.
 
     fn look(&mut self, now_ms: u64, look: Look, out: &mut Vec<Effect>) {
@@ -420,6 +477,7 @@ impl Upkeep {
         if !self.has_looked {
             changed = self.items().map(|(key, _)| key).collect();
         }
+        changed.extend(self.waiting(&changed));
         (self.has_looked, self.open, self.turns) = (true, open, turns);
         self.planning.is_stale |= is_change;
         let reads_all = |key: &Key| self.item(key).is_some_and(Item::reads_all);
@@ -434,6 +492,16 @@ impl Upkeep {
         self.judge(now_ms, part, out);
         self.note_held(now_ms);
         self.ask_for_plan(now_ms, out);
+    }
+
+    /// Who waits by orders that read what has changed.
+    fn waiting(&self, changed: &BTreeSet<Key>) -> BTreeSet<Key> {
+        let orders = changed.iter().filter_map(|key| match self.item(key)? {
+            Item::Order(order) => Some(&order.order.jobs),
+            _ => None,
+        });
+        let jobs: BTreeSet<&JobId> = orders.flatten().collect();
+        jobs.into_iter().flat_map(|job| self.index.readers_of(job)).cloned().collect()
     }
 
     fn judge(&mut self, now_ms: u64, keys: BTreeSet<Key>, out: &mut Vec<Effect>) {
@@ -472,8 +540,16 @@ impl Upkeep {
         if is_rehearsed(item) {
             return verdict::rehearsed(&self.rehearsal);
         }
+        let after = match item {
+            Item::Runs { job, level, .. } => self.after(job, *level),
+            _ => BTreeSet::new(),
+        };
+        let others = after.iter().flat_map(|other| self.index.homes_of(other));
         let hosts = self.index.hosts_of(item);
-        let part = hosts.map(|hosts| self.index.view().part(&hosts));
+        let part = hosts.map(|mut hosts| {
+            hosts.extend(others.cloned());
+            self.index.view().part(&hosts)
+        });
         let (none, nothing) = (BTreeSet::new(), BTreeMap::new());
         let record = self.sets.get(&key.0).map(|set| &set.record);
         judge(
@@ -484,6 +560,7 @@ impl Upkeep {
                 missing: self.index.missing(),
                 begun: record.map_or(&none, |record| &record.begun),
                 stopped: record.map_or(&nothing, |record| &record.stopped),
+                after: &after,
             },
         )
     }
@@ -638,7 +715,7 @@ impl Upkeep {
             Item::HasSize { job, size, level } => {
                 Some((*level, Expectation::HasSize { job: job.clone(), size: size.clone() }))
             }
-            Item::Rule(_) | Item::Unknown { .. } => None,
+            Item::Rule(_) | Item::Order(_) | Item::Unknown { .. } => None,
         };
         let mut goals: Vec<_> = items.iter().filter_map(goal).collect();
         // Two sets may say the same of a job.
@@ -887,7 +964,7 @@ fn said_of(report: &Report, item: &Item) -> Option<(String, Value)> {
             let violation = report.violations.iter().find(is_it)?;
             Some((violation.to_string(), json!(violation)))
         }
-        Item::Unknown { .. } => None,
+        Item::Order(_) | Item::Unknown { .. } => None,
     }
 }
 

@@ -383,3 +383,145 @@ fn lab_others_move_so_that_a_large_vm_fits_when_asked_and_when_it_must_run() {
         is(why.contains("would strand 1 VMs: large-2 (needs 480MiB of memory"), sets)
     });
 }
+
+/// Runs that start this VM and are not of before.
+fn starts_of(operator: &Operator, name: &str, known: &[Value]) -> Vec<Value> {
+    let is_it = |run: &Value| run["want"]["want"] == "run" && run["want"]["job"] == name;
+    let is_new = |run: &Value| known.iter().all(|before| before["id"] != run["id"]);
+    runs(operator).into_iter().filter(|run| is_it(run) && is_new(run)).collect()
+}
+
+/// When libvirt's QEMU of a VM began, in clock ticks since this machine did.
+fn began(lab: &Lab, host: &str, name: &str) -> u64 {
+    let pid = format!("$(cat /run/libvirt/qemu/{name}.pid)");
+    // After the name, which may have blanks in it, the 20th field.
+    let script = format!("sed 's/.*) //' /proc/{pid}/stat | cut -d' ' -f20");
+    let found = lab.exec(host, &["sh", "-c", &script]);
+    let text = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+    text.parse().unwrap_or_else(|_| panic!("{name} on {host} has no QEMU: {found:?}"))
+}
+
+#[test]
+fn lab_a_group_is_kept_apart_and_starts_after_what_it_needs() {
+    let Some(lab) = Lab::up("lab_a_group_is_kept_apart", 3) else { return };
+    let (mut operator, files) = (Operator::new(), Files::new());
+    operator.make_cluster_with(&lab, &["--controllers", "2"]);
+    let spec = json!({ "vm": { "vcpus": 1, "memory_bytes": 64 << 20 } });
+    let wanted = |count: u32| {
+        json!([
+            { "expect": "group", "name": "web", "count": count, "spec": spec, "spread": {} },
+            { "expect": "runs", "job": "db-1", "spec": spec },
+            { "expect": "starts_after", "jobs": ["web-1", "web-2", "web-3"], "after": ["db-1"] },
+        ])
+    };
+    let asked = Instant::now();
+    operator.must(&["expect", &files.file("shop", &wanted(3)), "--wait", "60s"]);
+    println!("four VMs, three of which wait for the other, run after {:?}", asked.elapsed());
+    let webs = ["web-1", "web-2", "web-3"];
+    let where_is = |name: &str| {
+        let all: Vec<String> =
+            lab.hosts().into_iter().filter(|host| is_running(&lab, name, host)).collect();
+        assert_eq!(all.len(), 1, "{name} runs on {all:?}");
+        all[0].clone()
+    };
+    let homes_apart = || {
+        let homes = webs.map(where_is);
+        let apart: std::collections::BTreeSet<&String> = homes.iter().collect();
+        assert_eq!(apart.len(), 3, "{homes:?}");
+        homes
+    };
+    let homes = homes_apart();
+    let order_is_kept = |known: &[Value]| {
+        let db = starts_of(&operator, "db-1", known);
+        let db_ms =
+            db.iter().filter_map(|run| run["accepted_ms"].as_u64()).min().expect("it was started");
+        let db_began = began(&lab, &where_is("db-1"), "db-1");
+        for web in webs {
+            for run in starts_of(&operator, web, known) {
+                assert!(
+                    run["accepted_ms"].as_u64() > Some(db_ms),
+                    "{web} was begun first: {run:#}"
+                );
+            }
+            assert!(began(&lab, &where_is(web), web) > db_began, "{web} ran first");
+        }
+    };
+    order_is_kept(&[]);
+    let group = standing(&operator, "shop");
+    assert_eq!(
+        (&group["standing"], group["members"].as_array().map(Vec::len)),
+        (&json!("met"), Some(3))
+    );
+
+    // One of them behind our back: it runs again, where it was.
+    let destroy = |name: &str, host: &str| {
+        let destroyed = lab.exec(host, &["virsh", "destroy", name]);
+        assert!(destroyed.status.success(), "{destroyed:?}");
+    };
+    destroy("web-2", &homes[1]);
+    let (_, took) = until("web-2 to run again", LIMIT, || {
+        is(is_running(&lab, "web-2", &homes[1]), lab.virsh_state(&homes[1], "web-2"))
+    });
+    println!("web-2 runs again {took:?} after it was destroyed");
+    await_standing(&operator, "shop", "met");
+
+    // All of them at once, and a controller with them: the order is the same again.
+    let known = runs(&operator);
+    let (at, pid) = operator.service(&lab, "controller");
+    let db_home = where_is("db-1");
+    destroy("db-1", &db_home);
+    for (web, home) in webs.iter().zip(&homes) {
+        destroy(web, home);
+    }
+    let killed = lab.exec(&at, &["kill", "-9", &pid]);
+    assert!(killed.status.success(), "{killed:?}");
+    let (_, took) = until("all of them to run again", LIMIT, || {
+        let runs_once = |name: &&str| {
+            lab.hosts().iter().filter(|host| is_running(&lab, name, host)).count() == 1
+        };
+        let left: Vec<&str> = webs.into_iter().chain(["db-1"]).filter(|n| !runs_once(n)).collect();
+        is(left.is_empty(), left)
+    });
+    println!("all four run again {took:?} after they were destroyed with a controller");
+    await_standing(&operator, "shop", "met");
+    order_is_kept(&known);
+    let homes = homes_apart();
+
+    // What it needs is stopped by command: it goes on, but once it has ended it waits, and says for whom.
+    operator.must(&["stop", "db-1", "--force"]);
+    assert!(webs.iter().zip(&homes).all(|(web, home)| is_running(&lab, web, home)));
+    destroy("web-3", &homes[2]);
+    let (why, _) = until("web-3 to wait for db-1", LIMIT, || {
+        let why = standing(&operator, "shop")["why"].as_str().unwrap_or_default().to_owned();
+        if why.contains("web-3 waits for db-1, which is stopped on") { Ok(why) } else { Err(why) }
+    });
+    assert!(why.starts_with("2 of 3 run; "), "{why}");
+    let looked = Instant::now();
+    until("some time to have passed", 2 * STILL, || {
+        assert!(!is_running(&lab, "web-3", &homes[2]));
+        assert!(is_running(&lab, "web-1", &homes[0]) && is_running(&lab, "web-2", &homes[1]));
+        is(looked.elapsed() > STILL, looked.elapsed())
+    });
+    operator.must(&["start", "db-1"]);
+    until("web-3 to run again", LIMIT, || {
+        is(is_running(&lab, "web-3", &homes[2]), lab.virsh_state(&homes[2], "web-3"))
+    });
+
+    // A smaller group ends nobody, and is told with who is left over.
+    operator.must(&["expect", &files.file("shop", &wanted(2)), "--wait", "60s"]);
+    let table = operator.must(&["expectations", "shop"]);
+    assert!(table.contains("web-1 to web-2 run, at most 1 in one host"), "{table}");
+    assert!(table.contains("web-3 is beyond the count, and nobody ends that"), "{table}");
+    let looked = Instant::now();
+    until("some time to have passed", 2 * STILL, || {
+        assert!(is_running(&lab, "web-3", &homes[2]));
+        is(looked.elapsed() > STILL, looked.elapsed())
+    });
+
+    // Who would wait for itself is refused, by whatever way.
+    let back = json!([{ "expect": "starts_after", "jobs": ["db-1"], "after": ["web-1"] }]);
+    let refused = operator.run(&["expect", &files.file("back", &back)]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("starts after"), "{said}");
+    assert!(said.contains("none of them would ever start"), "{said}");
+}

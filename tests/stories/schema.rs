@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use planner::case::{GOALS, RULES, Record, Verdict, case, view_of};
+use planner::case::{GOALS, OTHERS, RULES, Record, Verdict, case, view_of};
 use serde_json::Value;
 
 fn read(name: &str) -> Value {
@@ -19,7 +19,7 @@ fn the_schema_has_every_kind_of_expectation_and_no_other() {
     let kinds = schema["properties"]["expectations"]["items"]["anyOf"].as_array().expect("a list");
     let named: BTreeSet<&str> =
         kinds.iter().filter_map(|kind| kind["properties"]["expect"]["const"].as_str()).collect();
-    let known: BTreeSet<&str> = GOALS.into_iter().chain(RULES).collect();
+    let known: BTreeSet<&str> = GOALS.into_iter().chain(RULES).chain(OTHERS).collect();
     assert_eq!(named, known);
 }
 
@@ -42,6 +42,8 @@ fn the_examples_give_the_plans_that_the_documents_promise() {
     assert_eq!(room.verdict, Verdict::Changes);
     let drain = record("examples/drain.expectations.json");
     assert_eq!(steps(&drain), ["move small from h1 to h2"]);
+    let group = record("examples/group.expectations.json");
+    assert_eq!(steps(&group), ["start db-1 on h1", "start web-1 on h2", "start web-2 on h1"]);
 }
 
 #[test]

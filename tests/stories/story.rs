@@ -224,6 +224,27 @@ impl Story {
                 let jobs = list(jobs);
                 json!({ "expect": "spread_over", "jobs": jobs, "domain": domain, "per_domain_max": max })
             }
+            ["group", name, count, rest @ ..] => {
+                let count: u32 = count.parse().map_err(|_| format!("unknown word {count}"))?;
+                self.vms.extend((1..=count).map(|n| format!("{name}-{n}")));
+                let (spread, rest) = match rest {
+                    [rest @ .., "apart"] => (json!({}), rest),
+                    [rest @ .., "apart", level @ ("should" | "wish")] => {
+                        (json!({ "level": level }), rest)
+                    }
+                    [rest @ .., "per", domain] => (json!({ "domain": domain }), rest),
+                    rest => (Value::Null, rest),
+                };
+                let spec = world::spec(rest)?;
+                json!({ "expect": "group", "name": name, "count": count, "spec": spec, "spread": spread })
+            }
+            ["starts_after", job, others @ ..] => {
+                for other in others {
+                    self.known_vm(other)?;
+                }
+                let jobs = [self.known_vm(job)?];
+                json!({ "expect": "starts_after", "jobs": jobs, "after": list(others) })
+            }
             ["lose_any_host"] => json!({ "expect": "lose_any_host" }),
             ["unknown", kind] => json!({ "expect": kind }),
             [word, ..] => return Err(format!("unknown word {word}")),
@@ -309,6 +330,15 @@ impl Told<'_> {
             ["then", "no", "favour"] => self.outcome.plan.favours.is_empty(),
             ["then", "steps", count] => self.outcome.plan.steps.len().to_string() == *count,
             ["then", "step", step @ ..] => self.steps().contains(&step.join(" ")),
+            ["then", job, "starts", "before", other] => {
+                self.story.known_vm(job)?;
+                self.story.known_vm(other)?;
+                let place = |job: &str| {
+                    let start = format!("start {job} on ");
+                    self.steps().iter().position(|step| step.starts_with(&start))
+                };
+                place(job).zip(place(other)).is_some_and(|(job, other)| job < other)
+            }
             ["then", job, "on", hosts @ ..] => {
                 self.story.known_vm(job)?;
                 for host in hosts {

@@ -176,3 +176,42 @@ async fn what_is_expected_to_run_is_started_and_what_was_stopped_by_command_is_n
     assert_eq!(cluster.rows("web-1"), Vec::<(usize, JobState)>::new());
     controller.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_starts_after_another_vm_and_what_contradicts_it_is_refused() {
+    let cluster = Cluster::start(2).await;
+    let controller = Controller::start(&cluster).await;
+    let ask = &controller.ask;
+    let group = |count: u32| json!({ "expect": "group", "name": "web", "count": count, "spec": spec(), "spread": {} });
+    let after = json!({ "expect": "starts_after", "jobs": ["web-1", "web-2"], "after": ["db-1"] });
+    assert_eq!(ask.put("web", 1, json!([group(2), after])).await.unwrap(), 201);
+    let waits = |standing: &KeptStanding| matches!(standing, KeptStanding::Unmet { why, .. } if why.contains("waits for db-1, which no host has"));
+    ask.standing_is("web", waits).await;
+    let refused = |set: &'static str, list: Value| async move {
+        status_of(&ask.put(set, 1, list).await.unwrap_err())
+    };
+    let clash = (409, "expectations-clash".to_owned());
+    assert_eq!(refused("x", json!([{ "expect": "runs", "job": "web-2" }])).await, clash);
+    let back = json!([{ "expect": "starts_after", "jobs": ["db-1"], "after": ["web-2"] }]);
+    assert_eq!(refused("x", back).await, clash);
+    let invalid = (400, "invalid".to_owned());
+    assert_eq!(refused("x", json!([group(0)])).await, invalid);
+    let alone = json!([{ "expect": "starts_after", "jobs": ["a"], "after": ["a"] }]);
+    assert_eq!(refused("x", alone).await, invalid);
+
+    let db = json!([{ "expect": "runs", "job": "db-1", "spec": spec() }]);
+    assert_eq!(ask.put("db", 1, db).await.unwrap(), 201);
+    ask.standing_is("web", |standing| *standing == KeptStanding::Met).await;
+    assert_ne!(cluster.running("web-1"), cluster.running("web-2"));
+    let told = ask.set("web", 0).await.unwrap().expectations.swap_remove(0);
+    let names: Vec<&str> = told.members.iter().map(|member| member.job.as_str()).collect();
+    assert_eq!((names, told.surplus), (vec!["web-1", "web-2"], vec![]));
+
+    // Smaller it ends nobody, and tells of who is left over.
+    assert_eq!(ask.put("web", 2, json!([group(1)])).await.unwrap(), 201);
+    ask.standing_is("web", |standing| *standing == KeptStanding::Met).await;
+    let told = ask.set("web", 0).await.unwrap().expectations.swap_remove(0);
+    assert_eq!(told.surplus, [JobId::new("web-2").unwrap()]);
+    assert_eq!(cluster.running("web-2").len(), 1);
+    controller.kill().await;
+}

@@ -144,7 +144,8 @@ pub(crate) async fn note_if_expected(session: &Session, job: &JobId, what_then: 
     let expects = |set: &&SetStatus| {
         set.expectations.iter().any(|one| {
             let value = &one.expectation;
-            value["expect"] == "runs" && value["job"] == job.as_str()
+            let is_member = one.members.iter().any(|member| member.job == *job);
+            is_member || value["expect"] == "runs" && value["job"] == job.as_str()
         })
     };
     if let Some(set) = sets.values().find(expects) {
@@ -162,7 +163,8 @@ pub(crate) async fn rules(session: &Session) -> Vec<Clause> {
     let sets = merged(lists).0.into_values().flat_map(|set| values(&set));
     let read = sets.filter_map(|value| match understand(0, value) {
         Ok(Understood::Rule(clause)) => Some(clause),
-        Ok(Understood::Goal(..)) | Err(_) => None,
+        Ok(Understood::Group(level, group)) => group.clause(level),
+        Ok(Understood::Goal(..) | Understood::Order(_)) | Err(_) => None,
     });
     read.collect()
 }
@@ -366,11 +368,31 @@ fn tell(session: &Session, sets: &[SetStatus]) {
                 level_of(&one.expectation).as_str().to_owned(),
                 session.with_names(&words_of(&one.expectation)),
                 one.standing.as_str().to_owned(),
-                session.with_names(&why(&one.standing)),
+                session.with_names(&told(one)),
             ]
         })
     });
     show::table(["SET", "LEVEL", "EXPECTED", "STANDS", ""], rows.collect());
+}
+
+/// Why it stands so; of a group also how many run, and what has its name beyond its count.
+fn told(one: &ExpectationStatus) -> String {
+    let mut words = Vec::new();
+    let run = one.members.iter().filter(|member| member.standing == KeptStanding::Met).count();
+    // What lacks of a group is told with it.
+    let is_told = matches!(one.standing, KeptStanding::Met | KeptStanding::Unmet { .. });
+    if !one.members.is_empty() && !is_told {
+        words.push(format!("{run} of {} run", one.members.len()));
+    }
+    words.extend(Some(why(&one.standing)).filter(|why| !why.is_empty()));
+    let surplus: Vec<&str> = one.surplus.iter().map(JobId::as_str).collect();
+    if let Some(first) = surplus.first() {
+        let (all, is) = (surplus.join(", "), if surplus.len() == 1 { "is" } else { "are" });
+        words.push(format!(
+            "{all} {is} beyond the count, and nobody ends that: `ostler stop {first}` and `ostler rm {first}` do"
+        ));
+    }
+    words.join("; ")
 }
 
 fn why(standing: &KeptStanding) -> String {
@@ -398,6 +420,8 @@ fn words_of(value: &Value) -> String {
     }
     match understand(0, value.clone()) {
         Ok(Understood::Rule(clause)) => clause.rule.to_string(),
+        Ok(Understood::Group(_, group)) => group.to_string(),
+        Ok(Understood::Order(order)) => order.order.to_string(),
         Ok(Understood::Goal(_, Expectation::RunsOn { job, on })) => {
             format!("{job}, while it runs, is on {}", on.short())
         }
@@ -408,6 +432,8 @@ fn words_of(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use protocol::expectations::MemberStatus;
+
     use super::*;
 
     #[test]
@@ -444,7 +470,12 @@ mod tests {
                 put_ms: 0,
                 begun: std::collections::BTreeSet::new(),
                 stopped: BTreeMap::new(),
-                expectations: vec![ExpectationStatus { expectation: json!({}), standing }],
+                expectations: vec![ExpectationStatus {
+                    expectation: json!({}),
+                    standing,
+                    members: vec![],
+                    surplus: vec![],
+                }],
             }],
         };
         let unmet = || KeptStanding::Unmet { why: "no".to_owned(), report: None };
@@ -479,5 +510,31 @@ mod tests {
         assert_eq!(words_of(&rule), "a on a host with disk=ssd");
         assert_eq!(words_of(&json!({ "expect": "runs", "job": "a" })), "a runs");
         assert_eq!(words_of(&json!({ "expect": "shines" })), "shines");
+        let spec = json!({ "vm": { "vcpus": 1, "memory_bytes": 1 << 30 } });
+        let group = json!({ "expect": "group", "name": "web", "count": 3, "spec": spec });
+        assert_eq!(words_of(&group), "web-1 to web-3 run");
+        let order = json!({ "expect": "starts_after", "jobs": ["a"], "after": ["b", "c"] });
+        assert_eq!(words_of(&order), "a starts after b, c");
+    }
+
+    #[test]
+    fn a_group_is_told_with_how_many_run_and_who_is_left_over() {
+        let member = |job: &str, standing| MemberStatus { job: job.parse().unwrap(), standing };
+        let coming = || KeptStanding::Coming { host: "h1".parse().unwrap() };
+        let one = |standing, second, surplus: &[&str]| ExpectationStatus {
+            expectation: json!({ "expect": "group" }),
+            standing,
+            members: vec![member("web-1", KeptStanding::Met), member("web-2", second)],
+            surplus: surplus.iter().map(|job| job.parse().unwrap()).collect(),
+        };
+        assert_eq!(told(&one(KeptStanding::Met, KeptStanding::Met, &[])), "");
+        assert_eq!(told(&one(coming(), coming(), &[])), "1 of 2 run; h1 is at it");
+        let unmet = || KeptStanding::Unmet { why: "1 of 2 run; no".to_owned(), report: None };
+        assert_eq!(told(&one(unmet(), unmet(), &[])), "1 of 2 run; no");
+        let words = told(&one(KeptStanding::Met, KeptStanding::Met, &["web-3", "web-4"]));
+        assert!(
+            words.starts_with("web-3, web-4 are beyond the count, and nobody ends that"),
+            "{words}"
+        );
     }
 }

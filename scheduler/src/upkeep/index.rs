@@ -8,6 +8,10 @@
 //!   anything ──────────────────────────────▶ those of the whole cluster
 //! ```
 //!
+//! That a job runs is read with the jobs that it starts after: an order that names both reads a change of one,
+//! and whoever waits by it is judged with it ([`super::Upkeep`]). Of a group, all numbers are counted, as
+//! those above its count are told of.
+//!
 //! A view is compared with the one before, of which only what they do not share is opened: so it costs what has
 //! changed and not what there is, and it makes no difference how many events came at once.
 
@@ -39,13 +43,55 @@ pub(crate) struct Index {
     read_on: BTreeMap<HostId, BTreeSet<JobId>>,
     /// Jobs that somebody reads of and that have a row nowhere.
     homeless: BTreeSet<JobId>,
+    /// Groups by name, and where VMs of that name with a number have rows.
+    groups: BTreeMap<String, Numbered>,
     heard: OrdMap<HostId, HeardAt>,
     view: View,
     members: Arc<BTreeSet<HostId>>,
     missing: BTreeSet<HostId>,
 }
 
+/// VMs that could be of one group, by their numbers.
+#[derive(Debug, Clone, Default)]
+struct Numbered {
+    /// How many groups have the name; several sets may each have one.
+    count: u32,
+    homes: BTreeMap<u32, BTreeSet<HostId>>,
+}
+
 impl Index {
+    /// Takes a group in, of which all numbers are looked up in the view of before.
+    pub(crate) fn insert_group(&mut self, name: &str) {
+        if let Some(known) = self.groups.get_mut(name) {
+            known.count += 1;
+            return;
+        }
+        let mut numbered = Numbered { count: 1, ..Numbered::default() };
+        for (host, row) in self.view.hosts() {
+            for job in row.jobs.keys() {
+                if let Some((_, number)) = planner::numbered(job).filter(|(stem, _)| *stem == name)
+                {
+                    numbered.homes.entry(number).or_default().insert(host.clone());
+                }
+            }
+        }
+        self.groups.insert(name.to_owned(), numbered);
+    }
+
+    /// Takes a group out.
+    pub(crate) fn remove_group(&mut self, name: &str) {
+        let Some(known) = self.groups.get_mut(name) else { return };
+        known.count -= 1;
+        if known.count == 0 {
+            self.groups.remove(name);
+        }
+    }
+
+    /// Numbers of VMs of this name that hosts have.
+    pub(crate) fn numbers(&self, name: &str) -> impl Iterator<Item = u32> {
+        self.groups.get(name).into_iter().flat_map(|known| known.homes.keys().copied())
+    }
+
     /// Takes an expectation in; what it reads is looked up in the view of before.
     pub(crate) fn insert(&mut self, key: &Key, item: &Item) {
         if item.reads_all() {
@@ -108,6 +154,11 @@ impl Index {
         let hosts = self.homes.get(job).into_iter().flatten();
         let heard = hosts.filter(|host| self.freshness(host) != Freshness::Lost);
         heard.filter_map(|host| Some(self.view.host(host)?.jobs.get(job)?.as_ref()))
+    }
+
+    /// The hosts that have a row of a job that somebody reads of.
+    pub(crate) fn homes_of(&self, job: &JobId) -> impl Iterator<Item = &HostId> {
+        self.homes.get(job).into_iter().flatten()
     }
 
     /// The hosts that an expectation reads; `None` for all.
@@ -176,6 +227,7 @@ impl Index {
         let (was, is) = (jobs_of(before), jobs_of(after));
         for (old, new) in is.changed_since(&was) {
             let Some(job) = new.or(old) else { continue };
+            self.count_in(host, &job.id, new.is_some());
             let Some(homes) = self.homes.get_mut(&job.id) else { continue };
             let is_here = homes.contains(host);
             match new {
@@ -197,6 +249,23 @@ impl Index {
         }
         if is_all {
             jobs.extend(self.read_on.get(host).into_iter().flatten().cloned());
+        }
+    }
+
+    /// A host has, or has no more, what may be a VM of a group.
+    fn count_in(&mut self, host: &HostId, job: &JobId, is_here: bool) {
+        if self.groups.is_empty() {
+            return;
+        }
+        let Some((name, number)) = planner::numbered(job) else { return };
+        let Some(known) = self.groups.get_mut(name) else { return };
+        let homes = known.homes.entry(number).or_default();
+        match is_here {
+            true => homes.insert(host.clone()),
+            false => homes.remove(host),
+        };
+        if homes.is_empty() {
+            known.homes.remove(&number);
         }
     }
 

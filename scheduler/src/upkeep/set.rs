@@ -1,13 +1,14 @@
 //! A set of expectations as it is stored, and what of it can be kept true over time.
 //!
-//! Decides what is refused when it is put (what is badly written, and what would end or delete
-//! something again and again), and which of two records of one set is the later. A kind that nobody
-//! here knows is kept, told of, and blocks nothing.
+//! Decides what is refused when it is put (what is badly written, what contradicts itself, and what would
+//! end or delete something again and again), and which of two records of one set is the later. A kind that
+//! nobody here knows is kept, told of, and blocks nothing. A group is kept as what it is short for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use planner::case::{Understood, understand};
-use planner::{Clause, Expectation, Level};
+use planner::{Clause, Expectation, Group, Level, Order, StartsAfter, circle, circle_words};
 use protocol::id::{HostId, JobId, Revision, SetName};
 use protocol::job::{JobKind, JobSpec};
 use protocol::vm::SizeChange;
@@ -20,7 +21,7 @@ pub const SET_VERSION: u32 = 1;
 /// Sets that a scheduler keeps. Each is judged in memory, and listed in one answer.
 pub const SETS_MAX: usize = 1024;
 
-/// Expectations of one set: a file that a person can still read.
+/// Expectations of one set, where each VM of a group counts: a file that a person can still read.
 pub const ITEMS_MAX: usize = 1024;
 
 /// A set of expectations as it is stored.
@@ -106,6 +107,8 @@ pub(crate) enum Item {
     HasSize { job: JobId, size: SizeChange, level: Level },
     /// Where jobs are.
     Rule(Clause),
+    /// Who is started first.
+    Order(Order),
     /// Not understood.
     Unknown { why: String },
 }
@@ -118,6 +121,7 @@ impl Item {
                 vec![job]
             }
             Item::Rule(clause) => clause.rule.jobs(),
+            Item::Order(Order { order, .. }) => order.jobs.iter().chain(&order.after).collect(),
             Item::Unknown { .. } => vec![],
         }
     }
@@ -129,6 +133,7 @@ impl Item {
                 Some(*level)
             }
             Item::Rule(clause) => Some(clause.level),
+            Item::Order(order) => Some(order.level),
             Item::Unknown { .. } => None,
         }
     }
@@ -139,21 +144,129 @@ impl Item {
     }
 }
 
-/// Reads what is put. The error says which is wrong, and what would be right.
-pub(crate) fn read(expectations: &[Value]) -> Result<Vec<Item>, String> {
-    if expectations.len() > ITEMS_MAX {
-        return Err(format!(
-            "{} expectations are more than {ITEMS_MAX}; make several sets of them",
-            expectations.len()
-        ));
-    }
-    let read = expectations.iter().enumerate().map(|(index, value)| {
-        item(index, value.clone()).map_err(|why| format!("expectation {}: {why}", index + 1))
-    });
-    read.collect()
+/// What was read of a list of expectations.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct List {
+    /// All that is kept.
+    pub(crate) items: Vec<Item>,
+    /// What of it each expectation is, in their order.
+    pub(crate) entries: Vec<Entry>,
 }
 
-fn item(index: usize, mut value: Value) -> Result<Item, String> {
+/// One expectation of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    /// Its places among what is kept: one, but for a group, which has one for each VM first.
+    pub(crate) places: Range<usize>,
+    /// The group that it is.
+    pub(crate) group: Option<Group>,
+}
+
+/// Why a list cannot be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// It is too long.
+    #[error(
+        "{count} expectations, each VM of a group counted, are more than {ITEMS_MAX}; make several sets of them"
+    )]
+    TooMany {
+        /// How many there are.
+        count: usize,
+    },
+    /// One of them is badly written, or must not be kept.
+    #[error("expectation {number}: {why}")]
+    Entry {
+        /// Which one, from 1.
+        number: usize,
+        /// Why.
+        why: String,
+    },
+    /// A VM of a group is expected to run by another one as well.
+    #[error(
+        "expectations {first} and {second} both say that {job} runs, one of them as a group: a VM is of one group, \
+         or of none; name the group otherwise"
+    )]
+    SameVm {
+        /// The VM.
+        job: JobId,
+        /// Which one, from 1.
+        first: usize,
+        /// Which other one.
+        second: usize,
+    },
+    /// VMs wait for each other.
+    #[error("{}", circle_words(.jobs))]
+    Circle {
+        /// Each waits for the next, and the last for the first.
+        jobs: Vec<JobId>,
+    },
+}
+
+impl List {
+    /// A list of which nobody knows what it means.
+    pub(crate) fn unknown(count: usize, why: &str) -> Self {
+        let items = vec![Item::Unknown { why: why.to_owned() }; count];
+        let entries = (0..count).map(|n| Entry { places: n..n + 1, group: None }).collect();
+        Self { items, entries }
+    }
+
+    /// Jobs that are to run, with the number of the expectation that says so, from 1, and whether it is a group.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (&JobId, usize, bool)> {
+        self.entries.iter().zip(1..).flat_map(|(entry, number)| {
+            let items = self.items.get(entry.places.clone()).unwrap_or_default();
+            items.iter().filter_map(move |item| match item {
+                Item::Runs { job, .. } => Some((job, number, entry.group.is_some())),
+                _ => None,
+            })
+        })
+    }
+
+    /// Who is started after whom.
+    pub(crate) fn orders(&self) -> impl Iterator<Item = &StartsAfter> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Order(order) => Some(&order.order),
+            _ => None,
+        })
+    }
+
+    fn check(self) -> Result<Self, SetError> {
+        if self.items.len() > ITEMS_MAX {
+            return Err(SetError::TooMany { count: self.items.len() });
+        }
+        let mut known: BTreeMap<&JobId, (usize, bool)> = BTreeMap::new();
+        for (job, second, is_group) in self.running() {
+            match known.insert(job, (second, is_group)) {
+                Some((first, was_group)) if is_group || was_group => {
+                    return Err(SetError::SameVm { job: job.clone(), first, second });
+                }
+                _ => {}
+            }
+        }
+        match circle(self.orders()) {
+            Some(jobs) => Err(SetError::Circle { jobs }),
+            None => Ok(self),
+        }
+    }
+}
+
+/// Reads what is put. The error says which is wrong, and what would be right.
+pub(crate) fn read(expectations: &[Value]) -> Result<List, SetError> {
+    if expectations.len() > ITEMS_MAX {
+        return Err(SetError::TooMany { count: expectations.len() });
+    }
+    let mut kept = List::default();
+    for (index, value) in expectations.iter().enumerate() {
+        let (items, group) = entry(index, value.clone())
+            .map_err(|why| SetError::Entry { number: index + 1, why })?;
+        let places = kept.items.len()..kept.items.len() + items.len();
+        kept.items.extend(items);
+        kept.entries.push(Entry { places, group });
+    }
+    kept.check()
+}
+
+/// What an expectation is short for.
+fn entry(index: usize, mut value: Value) -> Result<(Vec<Item>, Option<Group>), String> {
     let has_spec = value.get("spec").is_some_and(|spec| !spec.is_null());
     if value["expect"] == "runs" && !has_spec {
         value["spec"] = json!(JobSpec::vm(protocol::vm::VmSpec::default()));
@@ -161,9 +274,11 @@ fn item(index: usize, mut value: Value) -> Result<Item, String> {
     let understood = match understand(index, value) {
         Ok(understood) => understood,
         Err(no) if no.is_malformed => return Err(no.why),
-        Err(no) => return Ok(Item::Unknown { why: no.why }),
+        Err(no) => return Ok((vec![Item::Unknown { why: no.why }], None)),
     };
-    Ok(match understood {
+    let item = match understood {
+        Understood::Group(level, group) => return Ok((items_of(level, &group), Some(group))),
+
         Understood::Goal(level, Expectation::Runs { job, spec, on }) => {
             let spec = has_spec.then_some(spec);
             if let Some(spec) = &spec {
@@ -193,5 +308,15 @@ fn item(index: usize, mut value: Value) -> Result<Item, String> {
             );
         }
         Understood::Rule(clause) => Item::Rule(clause),
-    })
+        Understood::Order(order) => Item::Order(order),
+    };
+    Ok((vec![item], None))
+}
+
+fn items_of(level: Level, group: &Group) -> Vec<Item> {
+    let runs = group.members().iter().map(|job| {
+        let spec = Some(group.spec().clone());
+        Item::Runs { job: job.clone(), spec, on: None, level }
+    });
+    runs.chain(group.clause(level).map(Item::Rule)).collect()
 }

@@ -39,6 +39,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) begun: &'a BTreeSet<JobId>,
     /// Jobs that somebody has had stopped since, each with its change then.
     pub(crate) stopped: &'a BTreeMap<JobId, Revision>,
+    /// Jobs without which this one is not started.
+    pub(crate) after: &'a BTreeSet<&'a JobId>,
 }
 
 impl Facts<'_> {
@@ -54,7 +56,10 @@ impl Facts<'_> {
 /// How the world stands to an expectation.
 pub(crate) fn judge(item: &Item, facts: &Facts<'_>) -> Verdict {
     match item {
-        Item::Runs { job, spec, on, .. } => runs(facts, job, spec.as_ref(), on.as_ref()),
+        Item::Runs { job, spec, on, .. } => match alive(facts, job) {
+            Some(at) => place(facts, job, at, on.as_ref()),
+            None => in_order(facts, job, runs_not(facts, job, spec.as_ref())),
+        },
         Item::RunsOn { job, on, .. } => match alive(facts, job) {
             Some(at) => place(facts, job, at, Some(on)),
             None => Verdict::Met,
@@ -66,6 +71,8 @@ pub(crate) fn judge(item: &Item, facts: &Facts<'_>) -> Verdict {
             rehearsed(&rehearsal)
         }
         Item::Rule(clause) => rule(facts, clause),
+        // Nothing is started against it. Who waits is told where that one is expected to run.
+        Item::Order(_) => Verdict::Met,
         Item::Unknown { why } => Verdict::Held { why: why.clone() },
     }
 }
@@ -84,10 +91,42 @@ fn alive<'a>(facts: &'a Facts<'_>, job: &'a JobId) -> Option<(&'a HostRow, &'a J
         .filter(|(_, j)| !j.state.is_ended())
 }
 
-fn runs(facts: &Facts<'_>, id: &JobId, put: Option<&JobSpec>, on: Option<&HostId>) -> Verdict {
-    if let Some(at) = alive(facts, id) {
-        return place(facts, id, at, on);
+/// What would be started, if those run that are to run before.
+fn in_order(facts: &Facts<'_>, id: &JobId, verdict: Verdict) -> Verdict {
+    let Verdict::Broken { .. } = verdict else { return verdict };
+    let mut awaited = facts.after.iter().filter_map(|other| {
+        let how = not_up(facts, other)?;
+        Some(format!("{other}, which {how}"))
+    });
+    let Some(first) = awaited.next() else { return verdict };
+    let more = match awaited.count() {
+        0 => String::new(),
+        more => format!(", and for {more} more"),
+    };
+    Verdict::Held { why: format!("{id} waits for {first}{more}") }
+}
+
+/// How a job is that does not run, as far as anybody hears now; `None` of one that runs.
+fn not_up(facts: &Facts<'_>, id: &JobId) -> Option<String> {
+    let rows = facts.rows(id);
+    let is_up = |(row, job): &(&HostRow, &Job)| {
+        planner::runs(job.state) && (facts.freshness)(&row.host.id) == Freshness::Fresh
+    };
+    if rows.iter().any(is_up) {
+        return None;
     }
+    let Some((row, job)) = facts.view.job_best(id) else { return Some("no host has".to_owned()) };
+    let (host, state) = (row.host.id.short(), job.state);
+    let is_heard = (facts.freshness)(&row.host.id) == Freshness::Fresh;
+    Some(match &job.reason {
+        _ if !is_heard => format!("was {state} on {host}, which is not heard"),
+        Some(reason) if state.is_ended() => format!("is {state} on {host}: {reason}"),
+        _ => format!("is {state} on {host}"),
+    })
+}
+
+/// What is alive nowhere.
+fn runs_not(facts: &Facts<'_>, id: &JobId, put: Option<&JobSpec>) -> Verdict {
     let held = |why: String| Verdict::Held { why };
     let rows = facts.rows(id);
     if let Some((row, _)) = rows.iter().find(|(row, _)| facts.is_lost(row)) {
