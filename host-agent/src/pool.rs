@@ -65,7 +65,7 @@ pub(crate) struct Measured {
 
 /// Held while a tag is looked at and something is done because of it.
 struct Lock {
-    _file: File,
+    file: File,
 }
 
 fn io_words<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> String + 'a {
@@ -191,8 +191,13 @@ impl Pool {
         self.check()?;
         let _lock = self.lock(job.as_str())?;
         let tag = self.tag(job)?;
-        if tag.as_ref().is_some_and(|tag| is_mine(tag, turn) && tag.arriving.is_none()) {
-            return Ok(tag.is_some_and(|tag| !tag.is_made));
+        if let Some(tag) = tag.as_ref().filter(|tag| is_mine(tag, turn) && tag.arriving.is_none()) {
+            // What was promised by the ledger is promised, also if its host died before it wrote that here.
+            let grown = tag.grown_to(disks);
+            if grown != *tag {
+                self.write_tag(&grown)?;
+            }
+            return Ok(!tag.is_made);
         }
         self.may_take(job, tag.as_ref(), turn)?;
         let is_made = tag.as_ref().is_some_and(|tag| tag.is_made);
@@ -203,39 +208,50 @@ impl Pool {
             revision: turn.revision,
             is_made,
             arriving: None,
-            disks: disks.clone(),
+            disks: tag.as_ref().map_or(disks.clone(), |tag| tag.grown_to(disks).disks),
         };
         if tag.is_some() {
             self.write_tag(&new)?;
             return Ok(!is_made);
         }
-        // Two hosts may make volumes at once: what is promised is counted by one of them at a time.
         let _all = self.lock("pool")?;
-        let promised_bytes = promised(&self.content()?);
-        let (bytes, capacity_bytes) = (new.bytes(), self.capacity_bytes()?);
-        if promised_bytes.saturating_add(bytes) > capacity_bytes {
-            return Err(format!(
-                "pool {} has {} to promise, and {job} needs {}",
-                self.name,
-                Bytes(capacity_bytes.saturating_sub(promised_bytes)),
-                Bytes(bytes)
-            ));
-        }
+        self.check_room(job, new.bytes())??;
         let folder = self.job_folder(job);
         fs::create_dir_all(&folder).map_err(io_words("make folder", &folder))?;
         self.write_tag(&new)?;
         Ok(true)
     }
 
+    /// Whether so many bytes more can be promised, which the inner answer says. Two hosts may promise at
+    /// once: whoever asks holds the pool's lock until its tag says so.
+    fn check_room(&self, job: &JobId, bytes: u64) -> Result<Result<(), String>, String> {
+        let promised_bytes = promised(&self.content()?);
+        let capacity_bytes = self.capacity_bytes()?;
+        if promised_bytes.saturating_add(bytes) <= capacity_bytes {
+            return Ok(Ok(()));
+        }
+        Ok(Err(format!(
+            "pool {} has {} to promise, and {job} needs {}",
+            self.name,
+            Bytes(capacity_bytes.saturating_sub(promised_bytes)),
+            Bytes(bytes)
+        )))
+    }
+
+    /// Why a tag that is not this stay's leaves it nothing to do here.
+    fn used_since(&self, tag: &Tag) -> String {
+        format!(
+            "the volumes of {} in pool {} were used since by host {} (revision {})",
+            tag.job,
+            self.name,
+            tag.host.short(),
+            tag.revision
+        )
+    }
+
     fn may_take(&self, job: &JobId, tag: Option<&Tag>, turn: &Turn) -> Result<(), String> {
         let pool = &self.name;
-        let since = |tag: &Tag| {
-            format!(
-                "the volumes of {job} in pool {pool} were used since by host {} (revision {})",
-                tag.host.short(),
-                tag.revision
-            )
-        };
+        let since = |tag: &Tag| self.used_since(tag);
         match (&turn.stay.coming, tag) {
             (_, Some(tag)) if is_mine(tag, turn) => Ok(()),
             (Coming::Makes, None) => Ok(()),
@@ -430,7 +446,7 @@ impl Pool {
         let file = file.map_err(io_words("open", &path))?;
         for _ in 0..LOCK_TRIES {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Lock { _file: file }),
+                Ok(()) => return Ok(Lock { file }),
                 Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
                 Err(error) => return Err(io_words("lock", &path)(error.into())),
             }
@@ -526,6 +542,9 @@ fn write_new(path: &Path) -> io::Result<()> {
 fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
+
+mod growth;
+pub(crate) use growth::Promise;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 //! DATA/adopted/UUID.xml: the definition that a domain had before it was adopted; UUID.log: its console
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ use uuid::Uuid;
 
 use crate::core::Turn;
 use crate::images::Images;
-use crate::pools::Pools;
+use crate::pool::{Pool, Promise};
+use crate::pools::{Pools, off};
 use crate::qcow2;
 
 /// How long one `qemu-img` may take. Making a volume writes metadata only.
@@ -42,6 +44,15 @@ pub(crate) enum Maker {
     QemuImg,
     /// Sparse files without content, for a hypervisor that only pretends.
     Sparse,
+}
+
+/// Which disks are looked at when some are to grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growing {
+    /// Those in the host's own folder: what pools are like is not asked.
+    Own,
+    /// Those in pools as well, which were promised the room for it.
+    InPoolsToo,
 }
 
 /// The agent's folder.
@@ -255,41 +266,93 @@ impl Storage {
         }
         self.set_made(job, turn, to_make).await?;
         // The agent may have died between writing down that one is to grow, and that.
-        self.grow_volumes(job, vm).await?;
+        self.grow_volumes(job, vm, turn, Growing::InPoolsToo).await?;
         self.make_seed(job, vm).await?;
         self.made_volumes(job, vm)
     }
 
-    /// Disks whose files are smaller than the disks are to be: which, and how large they are to be. Those in
-    /// pools do not grow, and a file of an adopted VM is not ours.
-    pub(crate) fn outgrown(
+    /// Disks whose files are smaller than the disks are to be: which, and how large they are to be. A file of
+    /// an adopted VM is not ours.
+    pub(crate) async fn outgrown(
         &self,
         job: &JobId,
         vm: &VmSpec,
+        which: Growing,
     ) -> Result<Vec<(usize, u64)>, StorageError> {
-        let mut outgrown = Vec::new();
         if vm.adopted.is_some() {
-            return Ok(outgrown);
+            return Ok(vec![]);
         }
-        let volumes = self.sized_volumes(job, vm)?.into_iter().enumerate();
-        for (at, (volume, bytes)) in volumes.filter(|(at, _)| vm.disks[*at].named_pool().is_none())
-        {
-            match qcow2::disk_bytes(&volume.path) {
-                Ok(now) if now < bytes => outgrown.push((at, bytes)),
-                Ok(_) => {}
-                // It is made at the next start.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error("read", &volume.path)(error)),
-            }
+        let is_asked = |at: &usize| which == Growing::InPoolsToo || !is_pooled(vm, *at);
+        let sized = self.sized_volumes(job, vm)?.into_iter().enumerate();
+        let asked: Vec<_> = sized.filter(|(at, _)| is_asked(at)).collect();
+        if asked.iter().any(|(at, _)| is_pooled(vm, *at)) {
+            let found = off(QEMU_IMG_DEADLINE, move || find_outgrown(asked).map_err(words_of));
+            return found.await.map_err(StorageError::Pool);
         }
-        Ok(outgrown)
+        find_outgrown(asked)
     }
 
     /// Makes the volumes of a guest that does not run as large as its disks are to be.
-    pub(crate) async fn grow_volumes(&self, job: &JobId, vm: &VmSpec) -> Result<(), StorageError> {
+    pub(crate) async fn grow_volumes(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        turn: Option<&Turn>,
+        which: Growing,
+    ) -> Result<(), StorageError> {
         let volumes = self.volumes(job, vm)?;
-        for (at, bytes) in self.outgrown(job, vm)? {
-            grow(&volumes[at], bytes).await?;
+        let mut pooled: BTreeMap<PoolName, Vec<(Volume, u64)>> = BTreeMap::new();
+        for (at, bytes) in self.outgrown(job, vm, which).await? {
+            match vm.disks[at].named_pool() {
+                None => grow(&volumes[at], bytes).await?,
+                Some(pool) => {
+                    pooled.entry(pool.clone()).or_default().push((volumes[at].clone(), bytes));
+                }
+            }
+        }
+        for (pool, sized) in pooled {
+            let (job, turn) = (job.clone(), needed(turn)?);
+            let grown = self.pools.within(&pool, move |pool| pool.grow(&job, &turn, &sized)).await;
+            grown.map_err(StorageError::Pool)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the pools for the room that a job's disks are to have in them. If one refuses, none has promised
+    /// more than it had.
+    pub(crate) async fn promise_growth(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        turn: Option<&Turn>,
+    ) -> Result<Promise, StorageError> {
+        for pool in vm.bytes_by_pool().into_keys() {
+            let (job_of, turn_of) = (job.clone(), needed(turn)?);
+            let disks = sizes_in(vm, pool);
+            let ask = move |pool: &Pool| pool.promise(&job_of, &turn_of, &disks);
+            let promise = self.pools.within(pool, ask).await.map_err(StorageError::Pool)?;
+            if promise != Promise::Given {
+                self.take_back_growth(job, vm, turn).await?;
+                return Ok(promise);
+            }
+        }
+        Ok(Promise::Given)
+    }
+
+    async fn take_back_growth(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        turn: Option<&Turn>,
+    ) -> Result<(), StorageError> {
+        let volumes = self.volumes(job, vm)?;
+        for pool in vm.bytes_by_pool().into_keys() {
+            let (job, turn) = (job.clone(), needed(turn)?);
+            let its = volumes.iter().zip(&vm.disks);
+            let its = its.filter(|(_, disk)| disk.named_pool() == Some(pool));
+            let its: Vec<Volume> = its.map(|(volume, _)| volume.clone()).collect();
+            let back = self.pools.within(pool, move |pool| pool.take_back(&job, &turn, &its)).await;
+            back.map_err(StorageError::Pool)?;
         }
         Ok(())
     }
@@ -381,8 +444,7 @@ impl Storage {
         turn: Option<&Turn>,
     ) -> Result<bool, StorageError> {
         let (job, turn) = (job.clone(), needed(turn)?);
-        let in_pool = vm.disks.iter().filter(|disk| disk.named_pool() == Some(pool));
-        let disks = in_pool.map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
+        let disks = sizes_in(vm, pool);
         let taken = self.pools.within(pool, move |pool| pool.take(&job, &turn, &disks)).await;
         taken.map_err(StorageError::Pool)
     }
@@ -580,6 +642,34 @@ fn needed(turn: Option<&Turn>) -> Result<Turn, StorageError> {
     turn.cloned().ok_or_else(|| StorageError::Pool("the job has no turn in its pools".to_owned()))
 }
 
+/// The sizes that disks in a pool are to have, by name.
+fn sizes_in(vm: &VmSpec, pool: &PoolName) -> BTreeMap<String, u64> {
+    let in_pool = vm.disks.iter().filter(|disk| disk.named_pool() == Some(pool));
+    in_pool.map(|disk| (disk.name.clone(), disk.size_bytes)).collect()
+}
+
+fn is_pooled(vm: &VmSpec, at: usize) -> bool {
+    vm.disks.get(at).is_some_and(|disk| disk.named_pool().is_some())
+}
+
+fn find_outgrown(sized: Vec<(usize, (Volume, u64))>) -> Result<Vec<(usize, u64)>, StorageError> {
+    let mut outgrown = Vec::new();
+    for (at, (volume, bytes)) in sized {
+        match qcow2::disk_bytes(&volume.path) {
+            Ok(now) if now < bytes => outgrown.push((at, bytes)),
+            Ok(_) => {}
+            // It is made at the next start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("read", &volume.path)(error)),
+        }
+    }
+    Ok(outgrown)
+}
+
+fn words_of(error: StorageError) -> String {
+    error.to_string()
+}
+
 fn gone(job: &JobId, disk: &DiskSpec, pool: &PoolName) -> StorageError {
     let disk = &disk.name;
     StorageError::Pool(format!("disk {disk:?} of {job} is not in pool {pool}, where it once was"))
@@ -667,7 +757,7 @@ mod tests {
         assert_eq!(&fs::read(&volumes[0].path).unwrap()[..8], b"precious");
         let mut larger = vm.clone();
         larger.disks[0].size_bytes = 2 << 20;
-        assert_eq!(storage.outgrown(&job, &larger).unwrap(), [(0, 2 << 20)]);
+        assert_eq!(storage.outgrown(&job, &larger, Growing::Own).await.unwrap(), [(0, 2 << 20)]);
         storage.make_volumes(&job, &larger, None).await.unwrap();
         // Never smaller, whatever is asked for.
         storage.make_volumes(&job, &vm, None).await.unwrap();

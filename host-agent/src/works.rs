@@ -17,7 +17,7 @@ use hypervisor::{
     Resized, StopReason, Volume, WatchEvent, call, disk_device,
 };
 use protocol::id::{JobId, SnapshotName};
-use protocol::vm::{OnLoss, SizeChange, VmSpec};
+use protocol::vm::{DiskSpec, OnLoss, SizeChange, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -29,9 +29,10 @@ use crate::core::{Input, SnapshotAct, Turn, Work, WorkOutcome};
 use crate::keeper::Warden;
 use crate::networks::Networks;
 use crate::place::Place;
+use crate::pool::Promise;
 use crate::services::Services;
 use crate::snapshots::{self, Found};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Growing, Storage, StorageError};
 
 /// Guests being started at a time. More only makes each slower: a start is CPU-bound in QEMU.
 pub(crate) const STARTS_MAX: usize = 4;
@@ -106,6 +107,15 @@ impl Disks {
     }
 }
 
+/// Who uses a VM's disks.
+#[derive(Clone, Copy)]
+enum User<'t> {
+    /// Its guest, so that QEMU does what is done with them.
+    Guest,
+    /// Nobody: we do it, those in pools by this right.
+    Nobody(Option<&'t Turn>),
+}
+
 /// Why a piece of work was not done.
 enum Trouble {
     /// It was surely not done.
@@ -155,10 +165,12 @@ impl Works {
             Work::StartOneOff(vm) => {
                 self.start_vm(job, vm, turn, Some(self.storage.exit_file(job))).await
             }
-            Work::ResizeVm { vm, change } => match self.resize_vm(job, uuid, vm, change).await {
-                Ok(outcome) => return outcome,
-                Err(trouble) => Err(trouble),
-            },
+            Work::ResizeVm { vm, change } => {
+                match self.resize_vm(job, uuid, vm, change, turn).await {
+                    Ok(outcome) => return outcome,
+                    Err(trouble) => Err(trouble),
+                }
+            }
             Work::SnapshotVm { vm, name, act, is_again } => {
                 let disks = match self.disks(job, uuid, &vm, &name) {
                     Ok(disks) => disks,
@@ -290,12 +302,26 @@ impl Works {
         uuid: Uuid,
         vm: VmSpec,
         change: SizeChange,
+        turn: Option<&Turn>,
     ) -> Result<WorkOutcome, Trouble> {
         self.await_late_start(job).await?;
         let gone = || Trouble::NotThere(format!("domain {uuid} is gone"));
         let before = self.info(uuid).await?;
         let is_active = before.as_ref().is_some_and(|domain| domain.state.is_active());
-        self.grow_disks(job, uuid, &vm, is_active).await?;
+        let is_in_pool =
+            |disk: &DiskSpec| disk.named_pool().is_some() && change.disks.contains_key(&disk.name);
+        let mut which = Growing::Own;
+        if vm.disks.iter().any(is_in_pool) {
+            let unclear = |error: StorageError| Trouble::Unclear(error.to_string());
+            let promised = self.storage.promise_growth(job, &vm, turn).await.map_err(unclear)?;
+            if let Promise::Refused(why) = promised {
+                tracing::warn!(%job, "its disks can't grow: {why}");
+                return Ok(WorkOutcome::Ungrown(why));
+            }
+            which = Growing::InPoolsToo;
+        }
+        let user = if is_active { User::Guest } else { User::Nobody(turn) };
+        self.grow_disks(job, uuid, &vm, user, which).await?;
         let before = before.ok_or_else(gone)?;
         if vm.adopted.is_some() {
             let (what, change) = ("resize the definition", change.clone());
@@ -329,13 +355,14 @@ impl Works {
         job: &JobId,
         uuid: Uuid,
         vm: &VmSpec,
-        is_active: bool,
+        user: User<'_>,
+        which: Growing,
     ) -> Result<(), Trouble> {
         let unclear = |error: StorageError| Trouble::Unclear(error.to_string());
-        if !is_active {
-            return self.storage.grow_volumes(job, vm).await.map_err(unclear);
+        if let User::Nobody(turn) = user {
+            return self.storage.grow_volumes(job, vm, turn, which).await.map_err(unclear);
         }
-        for (index, bytes) in self.storage.outgrown(job, vm).map_err(unclear)? {
+        for (index, bytes) in self.storage.outgrown(job, vm, which).await.map_err(unclear)? {
             let Some(device) = disk_device(index, &vm.disks[index]) else { continue };
             let grow = move |hv: &dyn Hypervisor| hv.grow_disk(uuid, &device, bytes);
             let grown = call(&self.hv, "grow disk", CALL_DEADLINE, grow).await;

@@ -400,11 +400,16 @@ impl<'a> State<'a> {
         pools_of(row, &self.booked)
     }
 
-    /// Makes volumes in a host's pools, and accounts for their room with everybody who has the pools.
-    pub(crate) fn book(&mut self, host: &HostId, spec: &JobSpec) {
-        let Some((vm, row)) = spec.as_vm().zip(self.host(host)) else { return };
-        for (pool, bytes) in vm.bytes_by_pool() {
-            let Some(facts) = row.host.pools.get(pool) else { continue };
+    /// Makes volumes in a host's pools, or makes them larger, and accounts for their room with everybody who
+    /// has the pools.
+    pub(crate) fn book(
+        &mut self,
+        host: &HostId,
+        bytes_by_pool: impl IntoIterator<Item = (PoolName, u64)>,
+    ) {
+        let Some(row) = self.host(host) else { return };
+        for (pool, bytes) in bytes_by_pool {
+            let Some(facts) = row.host.pools.get(&pool) else { continue };
             let before = self.booked.get(&facts.id).copied().unwrap_or(0);
             self.booked.insert(facts.id, before.saturating_add(bytes));
         }

@@ -115,15 +115,7 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
 fn admit_pools(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Refusal> {
     let Some(vm) = spec.as_vm() else { return Ok(()) };
     for (pool, asked_bytes) in vm.bytes_by_pool() {
-        let Some(facts) = room.pools.get(pool) else {
-            return Err(Refusal::NoPool {
-                pool: pool.clone(),
-                has: room.pools.keys().cloned().collect(),
-            });
-        };
-        if let Some(why) = &facts.unavailable {
-            return Err(Refusal::PoolUnavailable { pool: pool.clone(), why: why.clone() });
-        }
+        let facts = available(room, pool)?;
         let is_kept = |disk: &&DiskSpec| disk.named_pool() == Some(pool) && !disk.ephemeral;
         let needs_shared = vm.on_loss == OnLoss::Stop || arrival == Arrival::StartOnShared;
         if needs_shared
@@ -143,12 +135,7 @@ fn admit_pools(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), R
             Arrival::StartOnShared | Arrival::Migrate => !facts.is_shared,
         };
         if is_made && asked_bytes > facts.room_bytes() {
-            return Err(Refusal::PoolFull {
-                pool: pool.clone(),
-                asked_bytes,
-                free_bytes: facts.room_bytes(),
-                capacity_bytes: facts.capacity_bytes,
-            });
+            return Err(pool_full(pool, asked_bytes, facts));
         }
     }
     Ok(())
@@ -191,11 +178,12 @@ pub fn admit_resize(
         return Err(Refusal::Invalid { message });
     }
     admit_disks(job, from, to)?;
-    // What has ended keeps its disks, and nothing else.
+    admit_growth_in_pools(room, from, to)?;
+    // What has ended keeps its disks, and nothing else. What is in pools takes nothing of the host.
     let disks =
-        |spec: &JobSpec| Resources { disk_bytes: spec.resources().disk_bytes, ..Resources::ZERO };
+        |spec: &JobSpec| Resources { disk_bytes: spec.takes().disk_bytes, ..Resources::ZERO };
     let (promised, asked) = match promised {
-        Some(promised) => (promised, to.resources()),
+        Some(promised) => (promised.minus(from.in_pools()), to.takes()),
         None => (disks(from), disks(to)),
     };
     let free = room.free();
@@ -214,7 +202,7 @@ fn with_sizes_of(job: &JobSpec, other: &JobSpec) -> Option<JobSpec> {
     job.with_size(|_| vm.size())?.changed(&SizeChange { disks, ..SizeChange::default() })
 }
 
-/// A disk grows if it is its host's own to make larger, and never becomes smaller.
+/// A disk grows if it is ours to make larger, and never becomes smaller.
 fn admit_disks(job: &JobId, from: &JobSpec, to: &JobSpec) -> Result<(), Refusal> {
     let (Some(from), Some(to)) = (from.as_vm(), to.as_vm()) else { return Ok(()) };
     for (has, asked) in from.disks.iter().zip(&to.disks) {
@@ -228,14 +216,40 @@ fn admit_disks(job: &JobId, from: &JobSpec, to: &JobSpec) -> Result<(), Refusal>
             let why = "it is the adopted VM's own: `virsh blockresize` does it".to_owned();
             return Err(Refusal::Unsupported { what, why });
         }
-        if let Some(pool) = has.named_pool().filter(|_| asked_bytes > has_bytes) {
-            let why = format!(
-                "it is in pool {pool}, and only disks in their host's own folder grow: give the VM another disk"
-            );
-            return Err(Refusal::Unsupported { what, why });
+    }
+    Ok(())
+}
+
+/// Every pool in which disks are to grow is here, can be used, and has room for how much more they get.
+fn admit_growth_in_pools(room: Room<'_>, from: &JobSpec, to: &JobSpec) -> Result<(), Refusal> {
+    for (pool, asked_bytes) in from.growth_by_pool(to) {
+        let facts = available(room, &pool)?;
+        if asked_bytes > facts.room_bytes() {
+            return Err(pool_full(&pool, asked_bytes, facts));
         }
     }
     Ok(())
+}
+
+/// A pool that the host has, and finds where it should be.
+fn available<'r>(room: Room<'r>, pool: &PoolName) -> Result<&'r PoolFacts, Refusal> {
+    let Some(facts) = room.pools.get(pool) else {
+        let has = room.pools.keys().cloned().collect();
+        return Err(Refusal::NoPool { pool: pool.clone(), has });
+    };
+    match &facts.unavailable {
+        Some(why) => Err(Refusal::PoolUnavailable { pool: pool.clone(), why: why.clone() }),
+        None => Ok(facts),
+    }
+}
+
+fn pool_full(pool: &PoolName, asked_bytes: u64, facts: &PoolFacts) -> Refusal {
+    Refusal::PoolFull {
+        pool: pool.clone(),
+        asked_bytes,
+        free_bytes: facts.room_bytes(),
+        capacity_bytes: facts.capacity_bytes,
+    }
 }
 
 /// An adopted VM is on its networks already, whatever they are.
@@ -420,8 +434,33 @@ mod tests {
             assert!(matches!(shrunk, Some(Err(Refusal::DiskShrinks { .. }))), "{shrunk:?}");
         }
         assert_eq!(grow(None, &from, "data", GIB), None, "there is no such disk");
-        let pooled = grow(None, &in_pool(GIB, OnLoss::Keep), "root", 2 * GIB);
-        assert!(matches!(pooled, Some(Err(Refusal::Unsupported { .. }))), "{pooled:?}");
+    }
+
+    #[test]
+    fn a_disk_in_a_pool_grows_into_what_the_pool_has_left_and_takes_nothing_of_its_host() {
+        let (none, from) = (BTreeMap::new(), in_pool(GIB, OnLoss::Keep));
+        let job = JobId::new("web-1").unwrap();
+        let full = Resources { disk_bytes: 8 * GIB, ..Resources::ZERO };
+        let grow = |pools: &BTreeMap<_, _>, promised, size_bytes| {
+            let room = Room { pools, allocation: full, ..room(&none) };
+            let disks = BTreeMap::from([("root".to_owned(), size_bytes)]);
+            let to = from.changed(&SizeChange { disks, ..SizeChange::default() }).unwrap();
+            admit_resize(room, &job, &from, promised, &to)
+        };
+        // The pool can promise 1 GiB more.
+        for promised in [Some(from.resources()), None] {
+            assert_eq!(grow(&pool(true, None), promised, 2 * GIB), Ok(()));
+            let no = grow(&pool(true, None), promised, 3 * GIB);
+            let Err(Refusal::PoolFull { asked_bytes, free_bytes, .. }) = no else {
+                panic!("2 of 1 GiB were admitted: {no:?}");
+            };
+            assert_eq!((asked_bytes, free_bytes), (2 * GIB, GIB));
+            let no = grow(&pool(true, Some("it is not mounted")), promised, 2 * GIB);
+            assert!(matches!(no, Err(Refusal::PoolUnavailable { .. })), "{no:?}");
+            let no = grow(&BTreeMap::new(), promised, 2 * GIB);
+            assert!(matches!(no, Err(Refusal::NoPool { .. })), "{no:?}");
+            assert_eq!(grow(&BTreeMap::new(), promised, GIB), Ok(()), "nothing grows there");
+        }
     }
 
     fn pool(is_shared: bool, unavailable: Option<&str>) -> BTreeMap<PoolName, PoolFacts> {

@@ -44,7 +44,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
-use crate::id::{Cursor, HostId, JobId, OfferId, Revision, RunId, TenantId};
+use crate::id::{Cursor, HostId, JobId, OfferId, PoolName, Revision, RunId, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey, Signed};
 use crate::ticket::Handoff;
@@ -247,6 +247,13 @@ impl JobSpec {
     pub fn in_pools(&self) -> Resources {
         let disk_bytes = self.as_vm().map_or(0, VmSpec::bytes_in_pools);
         Resources { disk_bytes, ..Resources::ZERO }
+    }
+
+    /// How many bytes more its disks have as another job, by named pool.
+    #[must_use]
+    pub fn growth_by_pool(&self, to: &Self) -> BTreeMap<PoolName, u64> {
+        let vms = self.as_vm().zip(to.as_vm());
+        vms.map(|(from, to)| from.growth_by_pool(to)).unwrap_or_default()
     }
 
     /// What a host must promise of its own: everything but what is in named pools.

@@ -120,6 +120,18 @@ impl Tag {
     pub fn bytes(&self) -> u64 {
         self.disks.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
+
+    /// The same, with volumes that are at least this large. None becomes smaller: its file may have grown
+    /// by the word of a host that nobody has heard of since.
+    #[must_use]
+    pub fn grown_to(&self, disks: &BTreeMap<String, u64>) -> Self {
+        let mut grown = self.clone();
+        for (disk, bytes) in disks {
+            let now = grown.disks.entry(disk.clone()).or_default();
+            *now = (*now).max(*bytes);
+        }
+        grown
+    }
 }
 
 /// `GET /v1/pools/{pool}/volumes` on a host: what is in a pool, whichever host made it.

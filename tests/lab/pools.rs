@@ -96,6 +96,30 @@ impl Shared {
         host
     }
 
+    /// The size of one of its disks in MiB, as `qemu-img` finds it in the pool, whoever uses it.
+    fn disk_mib(&self, disk: &str) -> u64 {
+        let file = self.folder().join(format!("{disk}.qcow2"));
+        let mut ask = std::process::Command::new("qemu-img");
+        let said = ask.args(["info", "-U", "--output=json"]).arg(file).output();
+        let said = said.expect("qemu-img can be run").stdout;
+        let said: serde_json::Value = serde_json::from_slice(&said).expect("it says JSON");
+        said["virtual-size"].as_u64().expect("a size") >> 20
+    }
+
+    /// The same as libvirt says of the guest on this host.
+    fn device_mib(&self, host: &str, device: &str) -> u64 {
+        let said = self.lab.exec(host, &["virsh", "domblkinfo", "web-1", device]).stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let size = said.lines().find_map(|line| line.strip_prefix("Capacity:"));
+        let size = size.unwrap_or_else(|| panic!("{host} says nothing of {device}: {said}"));
+        size.trim().parse::<u64>().expect("a number") >> 20
+    }
+
+    /// What its tag promises to a disk, in MiB.
+    fn promised_mib(&self, disk: &str) -> u64 {
+        self.tag()["disks"][disk].as_u64().expect("it is in the tag") >> 20
+    }
+
     fn tag(&self) -> serde_json::Value {
         let text = std::fs::read(self.folder().join("tag.json")).expect("the volumes have a tag");
         serde_json::from_slice(&text).expect("a tag is JSON")
@@ -381,4 +405,74 @@ fn lab_what_a_returned_host_has_left_of_a_vm_can_be_deleted_without_its_disks() 
     shared.await_going_on();
     operator.must(&["rm", "web-1", "--force"]);
     assert!(!shared.folder().exists(), "it is deleted");
+}
+
+#[test]
+fn lab_a_disk_in_a_shared_pool_grows_and_is_as_large_wherever_the_vm_goes() {
+    let Some(shared) = Shared::up("lab_a_disk_in_a_shared_pool_grows") else { return };
+    let (lab, operator) = (&shared.lab, &shared.operator);
+    shared.run("keep");
+    let boot = shared.await_going_on().boot;
+    let host = shared.await_running();
+    let console = operator.follow(&["console", "web-1", "--no-input"]);
+    console.line_with("count=", LIMIT);
+
+    let begin = Instant::now();
+    operator.must(&["resize", "web-1", "--disk", "journal=4MiB"]);
+    println!("a running guest's disk is larger after {:?}", begin.elapsed());
+    console.line_with("now disks=vda:64MiB,vdb:4MiB", LIMIT);
+    let sizes = (shared.disk_mib("journal"), shared.device_mib(&host, "vdb"));
+    assert_eq!((sizes, shared.promised_mib("journal")), ((4, 4), 4));
+    let refused = |size: &str| {
+        let output = operator.run(&["resize", "web-1", "--disk", size]);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{size}: {said}");
+        said
+    };
+    let said = refused("journal=1024TiB");
+    println!("{}", said.trim());
+    assert!(said.contains("pool nfs"), "{said}");
+    assert!(refused("journal=2MiB").contains("only grows"));
+    assert_eq!((shared.disk_mib("journal"), shared.promised_mib("journal")), (4, 4));
+
+    // A stopped libvirtd holds the growth between the ledger and the disk; then it and the agent die.
+    lab.must(&["signal", &host, "libvirtd", "STOP"]);
+    let resize = operator.begin(&["resize", "web-1", "--disk", "journal=6MiB"]);
+    until("the change to be written down", LIMIT, || {
+        let row = operator.row_on("web-1", &host);
+        is(row["job"]["resize"]["stage"] == "changing", row)
+    });
+    lab.must(&["signal", &host, "agent", "KILL"]);
+    assert_eq!(shared.disk_mib("journal"), 4, "it was done already");
+    lab.must(&["signal", &host, "libvirtd", "KILL"]);
+    lab.must(&["exec", "-d", "libvirtd", &host, "libvirtd"]);
+    lab.start_agent(&host, &shared.url);
+    let output = resize.wait_with_output().expect("the command ends");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((shared.disk_mib("journal"), shared.promised_mib("journal")), (6, 6));
+    assert_eq!(shared.await_going_on().boot, boot, "it was started anew");
+
+    let to = lab.hosts().into_iter().find(|other| *other != host).expect("another host");
+    operator.must(&["migrate", "web-1", &to]);
+    assert_eq!(shared.await_going_on().boot, boot, "it was started anew");
+    assert_eq!((shared.device_mib(&to, "vdb"), shared.promised_mib("journal")), (6, 6));
+    operator.must(&["resize", "web-1", "--disk", "journal=8MiB"]);
+    assert_eq!((shared.disk_mib("journal"), shared.device_mib(&to, "vdb")), (8, 8));
+
+    // Stopped, by `qemu-img`; and where it starts next it is as large.
+    operator.must(&["stop", "web-1", "--force"]);
+    operator.must(&["resize", "web-1", "--disk", "root=80MiB"]);
+    assert_eq!((shared.disk_mib("root"), shared.promised_mib("root")), (80, 80));
+    operator.must(&["drain", &to]);
+    let before = shared.writers();
+    operator.must(&["start", "web-1"]);
+    let now = shared.await_running();
+    assert_ne!(now, to);
+    shared.await_writer_after(&before);
+    assert_eq!((shared.device_mib(&now, "vda"), shared.device_mib(&now, "vdb")), (80, 8));
+    until("the pool to be told as promised so far", LIMIT, || {
+        let pools = operator.json(&["pools"]);
+        is(pools["pools"][0]["pool"]["promised_bytes"] == 88 << 20, pools)
+    });
 }

@@ -526,6 +526,9 @@ pub enum WorkOutcome {
         /// True when the guest takes its time to give memory up.
         is_giving: bool,
     },
+    /// A pool has no room, or is not this job's to grow in: no disk has grown, and nothing else has
+    /// changed.
+    Ungrown(String),
     /// All disks have the snapshot.
     Snapshotted {
         /// Of which moment it is, in milliseconds since 1970 by the host's clock.

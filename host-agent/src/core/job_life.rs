@@ -71,7 +71,10 @@ impl Agent {
         });
         let Some((ended, record, unseen)) = ended.flatten() else { return };
         let uuid = self.domain_of(&id);
-        let has_failed = matches!(outcome, WorkOutcome::Failed(_) | WorkOutcome::Unclear(_));
+        let has_failed = matches!(
+            outcome,
+            WorkOutcome::Failed(_) | WorkOutcome::Unclear(_) | WorkOutcome::Ungrown(_)
+        );
         self.conclude(now, record, ended, outcome, out);
         self.look_again(&id, uuid, unseen, out);
         // What failed and is still wanted is tried again at the next tick, not at once.
@@ -312,8 +315,9 @@ fn next_work(entry: &Entry) -> Option<Work> {
 
 fn next_of_vm(entry: &Entry, vm: &VmSpec) -> Option<Work> {
     let (record, job) = (&entry.record, &entry.record.job);
-    let change =
-        || work_of_resize(job, vm).or_else(|| work_of_snapshot(job, vm, entry.is_snapshot_tried));
+    let change = || {
+        work_of_resize(record, vm).or_else(|| work_of_snapshot(job, vm, entry.is_snapshot_tried))
+    };
     match (job.state, &record.intent) {
         (JobState::Accepted | JobState::Starting, Intent::Run) => {
             Some(match job.spec.as_one_off() {

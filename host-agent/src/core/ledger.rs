@@ -98,8 +98,12 @@ pub struct JobRecord {
 /// asked for it turns back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastResize {
-    /// What the spec said before. Its disks are no part of that: they only grow.
+    /// What the spec said before of CPUs and memory.
     pub before: Size,
+    /// What it said of its disks, in bytes by name: gone back to only when none of them has grown. Rows of
+    /// older agents, whose disks never stayed what they were, do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disks: BTreeMap<String, u64>,
     /// Who asked, when a run did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,

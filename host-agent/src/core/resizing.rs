@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Disks only grow, at once whether the guest runs or not. What a disk has been given stays: neither a
-//! change that fails for its other parts nor a run that turns back makes it smaller.
+//! change that fails for its other parts nor a run that turns back makes it smaller. Those in pools grow
+//! when the pool says so in the end, which other hosts count on too: if it has no room any more, no disk
+//! has grown, and the job is all that it was.
 //!
 //! The row is written first, so that more is promised before it is given, and less only when it is
 //! seen to be given up: between the two the larger counts ([`Job::promised`]). After a crash the row
@@ -54,8 +56,9 @@ impl Agent {
         let resources = ask.spec.resources().max(had(job));
         // What it has been promised is counted with the job already.
         let promised = promised(job).unwrap_or(resources);
-        let in_pools = BTreeMap::new();
-        Ok(Reserved { resources, more: resources.minus(promised), domain: None, in_pools })
+        let in_pools = job.spec.growth_by_pool(&ask.spec);
+        let more = resources.minus(ask.spec.in_pools()).minus(promised.minus(job.spec.in_pools()));
+        Ok(Reserved { resources, more, domain: None, in_pools })
     }
 
     pub(super) fn resize(
@@ -152,8 +155,11 @@ impl Agent {
         let id = record.job.id.clone();
         self.offers.end_of_job(&id);
         let has = had(&record.job);
-        let before = record.job.spec.as_vm().map(VmSpec::size);
-        record.last_resize = before.map(|before| Box::new(LastResize { before, run }));
+        let before = record.job.spec.as_vm();
+        record.last_resize = before.map(|vm| {
+            let disks = vm.disks.iter().map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
+            Box::new(LastResize { before: vm.size(), disks, run })
+        });
         record.job.resize = Some(Box::new(Resize {
             vcpus: has.vcpus,
             memory_bytes: has.memory_bytes,
@@ -196,7 +202,8 @@ impl Agent {
             return Err(Refusal::Busy { what, limit: 1, retry_after_ms: RETRY_MS });
         }
         let allocation = self.allocation_without(Some(id), redeemed, None);
-        let room = Room { allocation, ..self.room() };
+        let pools = self.pools_without(redeemed);
+        let room = Room { allocation, pools: &pools, ..self.room() };
         admit_resize(room, id, &job.spec, promised(job), to)
     }
 
@@ -261,6 +268,15 @@ impl Agent {
                 self.note(now, record, Reason::Unclear { message }, out);
             }
             WorkOutcome::Failed(message) => self.become_unresized(now, record, message, out),
+            WorkOutcome::Ungrown(message) => {
+                let before = record.last_resize.as_ref().map(|last| last.disks.clone());
+                let disks =
+                    SizeChange { disks: before.unwrap_or_default(), ..SizeChange::default() };
+                if let Some(spec) = record.job.spec.changed(&disks) {
+                    record.job.spec = spec.into();
+                }
+                self.become_unresized(now, record, message, out);
+            }
             _ => {}
         }
     }
@@ -291,8 +307,8 @@ impl Agent {
 
     /// libvirt can't have it: the job has the CPUs and memory that it had before. Its guest may have more:
     /// what it has not given up of an earlier change, and what this one has given it in a try that nobody
-    /// heard the end of. All that counts until the guest is seen. Its disks have grown, or it would not
-    /// have come to this.
+    /// heard the end of. All that counts until the guest is seen. Its disks are what its spec says: they have
+    /// grown, or whoever calls this has put them back.
     fn become_unresized(
         &mut self,
         now: Now,
@@ -381,17 +397,26 @@ pub(super) fn is_changing(job: &Job) -> bool {
 }
 
 /// What is to be done for a change of size that is under way.
-pub(super) fn work_of_resize(job: &Job, vm: &VmSpec) -> Option<Work> {
+pub(super) fn work_of_resize(record: &JobRecord, vm: &VmSpec) -> Option<Work> {
+    let job = &record.job;
     let has = job.resize.as_ref().filter(|resize| resize.stage == ResizeStage::Changing)?;
     let change = SizeChange {
         vcpus: Some(vm.vcpus).filter(|vcpus| *vcpus != has.vcpus),
         memory_bytes: Some(vm.memory_bytes).filter(|bytes| *bytes != has.memory_bytes),
         max_vcpus: vm.max_vcpus,
         max_memory_bytes: vm.max_memory_bytes,
-        // Each is to have what the spec says, whatever it was before.
-        disks: BTreeMap::new(),
+        disks: grown_disks(record, vm),
     };
     Some(Work::ResizeVm { vm: vm.clone(), change })
+}
+
+/// Disks that this change makes larger, and how large. All are to have what the spec says; but in pools only
+/// these are looked at.
+fn grown_disks(record: &JobRecord, vm: &VmSpec) -> BTreeMap<String, u64> {
+    let Some(last) = &record.last_resize else { return BTreeMap::new() };
+    let is_grown = |name: &str, bytes: u64| last.disks.get(name).is_some_and(|had| *had < bytes);
+    let disks = vm.disks.iter().filter(|disk| is_grown(&disk.name, disk.size_bytes));
+    disks.map(|disk| (disk.name.clone(), disk.size_bytes)).collect()
 }
 
 /// A guest that leaves, or is written to disk, must be what its spec says or less: who takes it in

@@ -214,3 +214,73 @@ fn what_others_have_written_there_is_read_with_care() {
         assert_eq!(bench.pool.content().unwrap().volumes, []);
     }
 }
+
+fn sized(bytes: u64) -> BTreeMap<String, u64> {
+    BTreeMap::from([("root".to_owned(), bytes)])
+}
+
+#[test]
+fn volumes_grow_in_their_turn_and_only_there_and_only_into_what_is_left() {
+    let bench = Bench::new();
+    let first = turn(1, 1, 1, Coming::Makes);
+    assert_eq!(bench.pool.promise(&job(), &first, &sized(2 << 20)), Ok(Promise::Given));
+    assert_eq!(bench.pool.measure().unwrap().promised_bytes, 0, "there is nothing of it yet");
+    bench.made(&first);
+    assert_eq!(bench.pool.promise(&job(), &first, &sized(2 << 20)), Ok(Promise::Given));
+    assert_eq!(bench.pool.promise(&job(), &first, &sized(1 << 20)), Ok(Promise::Given));
+    assert_eq!(bench.pool.measure().unwrap().promised_bytes, 2 << 20, "none becomes smaller");
+    let much = bench.pool.promise(&job(), &first, &sized(1 << 60)).unwrap();
+    let Promise::Refused(why) = much else { panic!("an EiB was promised") };
+    assert!(why.contains("to promise") && why.contains("web-1 needs"), "{why}");
+    assert_eq!(bench.pool.measure().unwrap().promised_bytes, 2 << 20);
+
+    // Its next host knows an older size; what was promised stays so. The first has nothing to say any more.
+    let next = turn(2, 1, 2, finds(1));
+    assert_eq!(bench.take(&next), Ok(false));
+    assert_eq!(bench.pool.measure().unwrap().promised_bytes, 2 << 20);
+    let late = bench.pool.promise(&job(), &first, &sized(4 << 20)).unwrap();
+    let Promise::Refused(why) = late else { panic!("it is another's") };
+    assert!(why.contains("used since"), "{why}");
+    let raw = |bytes| (volume(&bench), bytes);
+    assert!(bench.pool.grow(&job(), &first, &[raw(4 << 20)]).unwrap_err().contains("used since"));
+    assert!(bench.is_precious());
+    // What a ledger has promised is promised, whoever died before it was written here.
+    let larger = bench.pool.take(&job(), &next, &sized(3 << 20));
+    assert_eq!((larger, bench.pool.measure().unwrap().promised_bytes), (Ok(false), 3 << 20));
+    bench.pool.grow(&job(), &next, &[raw(3 << 20)]).unwrap();
+    bench.pool.grow(&job(), &next, &[raw(1 << 20)]).unwrap();
+    assert_eq!(fs::metadata(bench.file()).unwrap().len(), 3 << 20);
+}
+
+fn volume(bench: &Bench) -> hypervisor::Volume {
+    let format = hypervisor::VolumeFormat::Raw;
+    hypervisor::Volume { name: "root".into(), path: bench.file(), format, is_shared: true }
+}
+
+#[test]
+fn what_another_pool_refuses_is_promised_nowhere() {
+    let bench = Bench::new();
+    let first = turn(1, 1, 1, Coming::Makes);
+    bench.made(&first);
+    fs::OpenOptions::new().write(true).open(bench.file()).unwrap().set_len(1 << 20).unwrap();
+    assert_eq!(bench.pool.promise(&job(), &first, &sized(2 << 20)), Ok(Promise::Given));
+    bench.pool.take_back(&job(), &turn(2, 1, 2, finds(1)), &[volume(&bench)]).unwrap();
+    assert_eq!(bench.pool.measure().unwrap().promised_bytes, 2 << 20, "that is not its to say");
+    bench.pool.take_back(&job(), &first, &[volume(&bench)]).unwrap();
+    assert_eq!(bench.pool.measure().unwrap().promised_bytes, 1 << 20);
+}
+
+#[test]
+fn whoever_makes_a_volume_larger_holds_the_lock_until_it_has_ended() {
+    let bench = Bench::new();
+    bench.made(&turn(1, 1, 1, Coming::Makes));
+    let lock = bench.pool.lock("web-1").unwrap();
+    let held = lock.file.try_clone().unwrap();
+    let mut child = std::process::Command::new("sleep").arg("60").stdin(held).spawn().unwrap();
+    // The agent dies; the one that it has started does not.
+    drop(lock);
+    assert!(bench.pool.lock("web-1").is_err_and(|why| why.contains("does not let go")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(bench.pool.lock("web-1").unwrap());
+}

@@ -55,13 +55,15 @@ impl ResizeVm {
             let needed = format!("it is alive on {} as well", host.short());
             return Err(Blocker::WrongState { state: Some(other.state), needed });
         }
-        let room: Room<'_> = state.room_for(row, &self.job);
+        let pools = state.pools(row);
+        let room = Room { pools: &pools, ..state.room_for(row, &self.job) };
         admit_resize(room, &self.job, &placed.spec, placed.promised(), &self.spec)
             .map_err(|no| Blocker::Admission { no })
     }
 
     pub(super) fn apply(&self, state: &mut State<'_>) {
         let Some(placed) = state.placed(&self.job, &self.host) else { return };
+        state.book(&self.host, placed.spec.growth_by_pool(&self.spec));
         // What its guest has not given up yet still counts; whoever plans next sees that.
         let (revision, spec) = (self.revision, self.spec.clone());
         state.place(&self.job, &self.host, Some(Placed { revision, spec, has: None, ..placed }));

@@ -10,6 +10,7 @@ use protocol::id::{HostId, ImageName, JobId, Revision};
 use protocol::job::{JobSpec, JobState};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
+use protocol::vm::VmSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
@@ -101,7 +102,8 @@ impl StartVm {
         state.bring(&self.host, &self.fetches);
         let keeps = state.placed(&self.job, &self.host).is_some_and(|own| own.keeps_disks());
         if !keeps && !self.finds_disks {
-            state.book(&self.host, &self.spec);
+            let made = self.spec.as_vm().map(VmSpec::bytes_by_pool).unwrap_or_default();
+            state.book(&self.host, made.into_iter().map(|(pool, bytes)| (pool.clone(), bytes)));
         }
         let has_snapshots =
             state.placed(&self.job, &self.host).is_some_and(|own| own.has_snapshots);

@@ -153,3 +153,27 @@ fn a_job_that_runs_is_deleted_with_every_row_that_is_left_of_it() {
     let outcome = plan(&input(hosts, vec![Expectation::Absent { job: id("web") }]));
     assert_eq!(outcome.plan.steps.len(), 4, "a stop and three deletes: {}", outcome.report);
 }
+
+#[test]
+fn a_disk_grows_in_a_pool_into_what_the_pool_has_left_for_everybody() {
+    let runs = |n, name: &str| {
+        let pooled = with(has_pool(host(n, 4), 1, true), name, pooled(1), JobState::Running);
+        change(pooled, |pool| (pool.capacity_bytes, pool.promised_bytes) = (8 * GIB, 4 * GIB))
+    };
+    let disk = |gib: u64| {
+        let disks = std::collections::BTreeMap::from([("root".to_owned(), gib * GIB)]);
+        SizeChange { disks, ..SizeChange::default() }
+    };
+    let grown = |name: &str, gib| Expectation::HasSize { job: id(name), size: disk(gib) };
+    let both = || [runs(1, "web"), runs(2, "db")];
+    let outcome = plan(&input(both(), vec![grown("web", 5)]));
+    assert_eq!(steps(&outcome), ["resize web on h1"]);
+    assert!(audit(&input(both(), vec![grown("web", 5)]), &outcome).is_empty());
+    let said = plan(&input(both(), vec![grown("web", 7)])).report.to_string();
+    assert!(said.contains("pool nfs"), "{said}");
+    // The room is one room, whichever host asks for it.
+    let outcome = plan(&input(both(), vec![grown("web", 4), grown("db", 4)]));
+    assert_eq!(steps(&outcome).len(), 2, "{}", outcome.report);
+    let outcome = plan(&input(both(), vec![grown("web", 5), grown("db", 4)]));
+    assert_eq!(steps(&outcome).len(), 1, "{}", outcome.report);
+}

@@ -32,7 +32,18 @@ impl VmSpec {
         pools
     }
 
-    /// The same, all pools together.
+    /// How many bytes more its disks have as another, by named pool; only pools in which one is larger.
+    #[must_use]
+    pub fn growth_by_pool(&self, to: &Self) -> BTreeMap<PoolName, u64> {
+        let before = self.bytes_by_pool();
+        let more = to.bytes_by_pool().into_iter().filter_map(|(pool, bytes)| {
+            let more = bytes.saturating_sub(before.get(pool).copied().unwrap_or(0));
+            (more > 0).then(|| (pool.clone(), more))
+        });
+        more.collect()
+    }
+
+    /// Virtual bytes of its disks in all named pools together.
     #[must_use]
     pub fn bytes_in_pools(&self) -> u64 {
         let disks = self.disks.iter().filter(|_| self.adopted.is_none());

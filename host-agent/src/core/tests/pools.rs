@@ -1,7 +1,7 @@
 //! Pools: what may be declared, what a job's stay remembers, and with which rows volumes go.
 
 use protocol::pool::{PoolFacts, PoolSpec, PoolsConfig};
-use protocol::vm::{DiskSpec, OnLoss};
+use protocol::vm::{DiskSpec, OnLoss, SizeChange};
 
 use super::*;
 use crate::core::{Coming, Turn};
@@ -162,4 +162,58 @@ fn what_fails_over_finds_its_disks_where_they_were_used_last() {
     let turn = turn_of(&bench);
     assert_eq!(turn.stay.coming, Coming::Finds { from: Some(from) });
     assert!(!turn.stay.made && turn.revision == Revision(5));
+}
+
+/// Asks for a disk of so many GiB.
+fn grow(bench: &mut Bench, revision: u64, gib: u64) -> Result<Reply, Refusal> {
+    let disks = BTreeMap::from([("root".to_owned(), gib << 30)]);
+    let size = SizeChange { disks, ..SizeChange::default() };
+    let revision = Revision(revision);
+    let resize = protocol::api::ResizeJob { revision, size, ticket: None, run: None };
+    bench.ask(Request::Resize { job: job_id("web-1"), resize })
+}
+
+#[test]
+fn a_disk_grows_into_what_its_pool_has_left_and_is_what_it_was_if_the_pool_says_no_in_the_end() {
+    let mut bench = with_pool(Bench::lone());
+    bench.put("web-1", put(1, pooled(OnLoss::Keep), None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let taken = PoolFacts { promised_bytes: 5 << 30, ..facts(1, true) };
+    bench.tell(Input::Pools(BTreeMap::from([("nfs".parse().unwrap(), taken)])));
+    assert_eq!(refusal(grow(&mut bench, 2, 5)), "pool-full");
+    grow(&mut bench, 2, 4).unwrap();
+    let host_disk = |bench: &Bench| bench.agent.inventory().host.allocation.disk_bytes;
+    assert_eq!(host_disk(&bench), 0, "it takes nothing of its host");
+    // Others were faster: no disk has grown.
+    let no = WorkOutcome::Ungrown("pool nfs has 1GiB to promise".into());
+    let Work::ResizeVm { vm, change } = bench.end_work(no) else { panic!("no resize") };
+    assert_eq!((vm.disks[0].size_bytes, change.disks["root"]), (4 << 30, 4 << 30));
+    let after = bench.agent.job(&job_id("web-1")).unwrap().job.clone();
+    assert_eq!((after.resize, &*after.spec), (None, &pooled(OnLoss::Keep)));
+    assert!(matches!(after.reason, Some(Reason::ActionFailed { .. })));
+    bench.tell(Input::Tick);
+    assert!(bench.works.is_empty(), "it is not tried again by itself");
+    // A definition that libvirt refuses leaves what a disk was given.
+    grow(&mut bench, 3, 2).unwrap();
+    bench.end_work(WorkOutcome::Failed("define: no".into()));
+    let after = bench.agent.job(&job_id("web-1")).unwrap().job.clone();
+    assert_eq!(after.spec.resources().disk_bytes, 2 << 30);
+}
+
+#[test]
+fn an_offer_to_grow_takes_room_in_the_pool_for_what_is_more() {
+    let mut bench = with_pool(Bench::trusted(HOST));
+    let start = ticket(&mut bench, 1, Action::Start);
+    bench.put("web-1", put(1, pooled(OnLoss::Stop), Some(start))).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let disks = BTreeMap::from([("root".to_owned(), 3 << 30)]);
+    let size = SizeChange { disks, ..SizeChange::default() };
+    let (job, spec) = (job_id("web-1"), pooled(OnLoss::Stop).changed(&size).unwrap());
+    let (revision, action) = (Revision(2), Action::Resize);
+    let ask = OfferRequest { job, revision, spec, action, finds_disks: false };
+    let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else { panic!("no offer") };
+    assert_eq!(offered.offer.open().unwrap().resources.disk_bytes, 3 << 30, "for the books");
+    let host = bench.agent.inventory().host;
+    assert_eq!(host.pools[&"nfs".parse().unwrap()].promised_bytes, 2 << 30);
+    assert_eq!((host.allocation.vcpus, host.allocation.disk_bytes), (1, 0));
 }
