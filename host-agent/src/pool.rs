@@ -209,6 +209,7 @@ impl Pool {
             is_made,
             arriving: None,
             disks: tag.as_ref().map_or(disks.clone(), |tag| tag.grown_to(disks).disks),
+            snapshots: tag.as_ref().map_or_else(Vec::new, |tag| tag.snapshots.clone()),
         };
         if tag.is_some() {
             self.write_tag(&new)?;
@@ -545,6 +546,9 @@ fn sync(folder: &Path) -> io::Result<()> {
 
 mod growth;
 pub(crate) use growth::Promise;
+
+mod snapshots;
+pub(crate) use snapshots::{Deed, Noted};
 
 #[cfg(test)]
 mod tests;

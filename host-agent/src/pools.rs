@@ -78,9 +78,19 @@ impl Pools {
         name: &PoolName,
         f: impl FnOnce(&Pool) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
+        self.within_for(DEED_DEADLINE, name, f).await
+    }
+
+    /// Does something in a pool that may take this long.
+    pub(crate) async fn within_for<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        name: &PoolName,
+        f: impl FnOnce(&Pool) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
         let pool = self.get(name)?;
         let what = name.clone();
-        let done = off(DEED_DEADLINE, move || f(&pool)).await;
+        let done = off(deadline, move || f(&pool)).await;
         self.changed.notify_one();
         done.map_err(|why| format!("pool {what}: {why}"))
     }

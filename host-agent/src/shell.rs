@@ -263,12 +263,22 @@ impl Shell {
         tokio::spawn(async move {
             let performed = {
                 let job = job.clone();
-                let perform = async move { works.perform(&job, uuid, work, turn.as_deref()).await };
+                let perform = async move {
+                    let takes = work.takes_volumes();
+                    let outcome = works.perform(&job, uuid, work, turn.as_deref()).await;
+                    let turn = turn.as_deref().filter(|_| takes);
+                    works.with_list(&job, turn, outcome).await
+                };
                 tokio::spawn(perform.instrument(span))
             };
-            let outcome = performed.await.unwrap_or_else(|error| {
-                WorkOutcome::Unclear(format!("a fault of the agent: {error}"))
+            let (snapshots, outcome) = performed.await.unwrap_or_else(|error| {
+                (None, WorkOutcome::Unclear(format!("a fault of the agent: {error}")))
             });
+            // First, so that no end of such work is written down without it.
+            if let Some(snapshots) = snapshots {
+                let told = Input::Snapshots { job: job.clone(), snapshots };
+                let _ = posts.send(Post::Input(told)).await;
+            }
             let _ = posts.send(Post::Input(Input::Done { job, work: id, outcome })).await;
         });
     }

@@ -22,12 +22,20 @@ use crate::storage::{StorageError, grow, io_error, run_command};
 
 /// How long `qemu-img` may take with one disk: it goes through the tables of a disk, some MiB for each
 /// 100 GiB of it, and gives the space back piece by piece.
-const DEADLINE: Duration = Duration::from_secs(300);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
+
+/// What the tags of those that Ostler has made begin with.
+const PREFIX: &str = "ostler-";
 
 /// What a snapshot is called inside a file. `qemu-img` takes a name that is a number for the number of
 /// another snapshot; and what Ostler did not make is not to be mistaken for it.
 pub(crate) fn tag(name: &SnapshotName) -> String {
-    format!("ostler-{name}")
+    format!("{PREFIX}{name}")
+}
+
+/// The name of what is called so inside a file, if Ostler has made it.
+pub(crate) fn name_of(tag: &str) -> Option<SnapshotName> {
+    SnapshotName::new(tag.strip_prefix(PREFIX)?).ok()
 }
 
 /// Which of a job's disks have a snapshot.

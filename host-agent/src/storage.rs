@@ -18,15 +18,17 @@ use std::time::Duration;
 
 use hypervisor::{Volume, VolumeFormat};
 use protocol::id::{ImageName, JobId, PoolName};
+use protocol::job::Snapshot;
 use protocol::vm::{DiskSpec, VmSpec};
 use tokio::process::Command;
 use uuid::Uuid;
 
-use crate::core::Turn;
+use crate::core::{Measured, Turn};
 use crate::images::Images;
 use crate::pool::{Pool, Promise};
 use crate::pools::{Pools, off};
 use crate::qcow2;
+use crate::snapshots;
 
 /// How long one `qemu-img` may take. Making a volume writes metadata only.
 const QEMU_IMG_DEADLINE: Duration = Duration::from_secs(30);
@@ -265,6 +267,7 @@ impl Storage {
             }
         }
         self.set_made(job, turn, to_make).await?;
+        self.settle_snapshots(job, vm, turn).await?;
         // The agent may have died between writing down that one is to grow, and that.
         self.grow_volumes(job, vm, turn, Growing::InPoolsToo).await?;
         self.make_seed(job, vm).await?;
@@ -461,6 +464,47 @@ impl Storage {
             set.map_err(StorageError::Pool)?;
         }
         Ok(())
+    }
+
+    /// What a job's disks hold and take. Those that can't be looked at count in full.
+    pub(crate) async fn measured(&self, job: &JobId, vm: &VmSpec) -> Measured {
+        let Ok(sized) = self.sized_volumes(job, vm) else { return Measured::default() };
+        if vm.bytes_by_pool().is_empty() {
+            return snapshots::measure(&sized);
+        }
+        let bytes = vm.disks.iter().fold(0, |sum: u64, disk| sum.saturating_add(disk.size_bytes));
+        let look = move || Ok(snapshots::measure(&sized));
+        let full = Measured { held_bytes: bytes, took_bytes: bytes };
+        off(QEMU_IMG_DEADLINE, look).await.unwrap_or(full)
+    }
+
+    /// Comes to an end with what was begun with snapshots of volumes in a pool, wherever that was.
+    async fn settle_snapshots(
+        &self,
+        job: &JobId,
+        vm: &VmSpec,
+        turn: Option<&Turn>,
+    ) -> Result<(), StorageError> {
+        let Some(pool) = vm.sole_pool() else { return Ok(()) };
+        let (sized, job, turn) = (self.sized_volumes(job, vm)?, job.clone(), needed(turn)?);
+        let settle = move |pool: &Pool| pool.settle(&job, &turn, &sized);
+        let settled = self.pools.within_for(snapshots::DEADLINE, pool, settle).await;
+        settled.map_err(StorageError::Pool)
+    }
+
+    /// What is written beside a job's volumes of what they were; `None` when they are in no pool, or are
+    /// not this turn's.
+    pub(crate) async fn listed_snapshots(
+        &self,
+        job: &JobId,
+        turn: Option<&Turn>,
+    ) -> Result<Option<Vec<Snapshot>>, StorageError> {
+        let Some((turn, pool)) = turn.and_then(|turn| Some((turn, turn.vm.sole_pool()?))) else {
+            return Ok(None);
+        };
+        let (job, turn) = (job.clone(), turn.clone());
+        let listed = self.pools.within(pool, move |pool| pool.snapshots(&job, &turn)).await;
+        listed.map_err(StorageError::Pool)
     }
 
     fn shared_pools(&self, vm: &VmSpec) -> Result<Vec<PoolName>, StorageError> {

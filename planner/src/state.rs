@@ -49,7 +49,7 @@ pub struct Placed {
     pub has_moved_away: bool,
     /// True when its memory was saved here: it goes on only here.
     pub is_saved: bool,
-    /// True when its disks have snapshots, which do not move with them.
+    /// True when its disks have snapshots, which do not move with disks that are copied.
     pub has_snapshots: bool,
 }
 

@@ -222,13 +222,17 @@ fn admit_disks(job: &JobId, from: &JobSpec, to: &JobSpec) -> Result<(), Refusal>
 
 /// Every pool in which disks are to grow is here, can be used, and has room for how much more they get.
 fn admit_growth_in_pools(room: Room<'_>, from: &JobSpec, to: &JobSpec) -> Result<(), Refusal> {
-    for (pool, asked_bytes) in from.growth_by_pool(to) {
-        let facts = available(room, &pool)?;
-        if asked_bytes > facts.room_bytes() {
-            return Err(pool_full(&pool, asked_bytes, facts));
-        }
+    let growth = from.growth_by_pool(to);
+    growth.iter().try_for_each(|(pool, more_bytes)| admit_in_pool(room, pool, *more_bytes))
+}
+
+/// Says whether so many bytes more can be promised in a pool.
+pub fn admit_in_pool(room: Room<'_>, pool: &PoolName, more_bytes: u64) -> Result<(), Refusal> {
+    let facts = available(room, pool)?;
+    match more_bytes > facts.room_bytes() {
+        true => Err(pool_full(pool, more_bytes, facts)),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// A pool that the host has, and finds where it should be.

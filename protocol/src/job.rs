@@ -22,7 +22,7 @@ mod resize;
 pub use resize::{Resize, ResizeStage};
 
 mod snapshot;
-pub use snapshot::{SNAPSHOTS_MAX, Snapshot, SnapshotStage};
+pub use snapshot::{SNAPSHOTS_MAX, Snapshot, SnapshotStage, promise};
 
 mod cards;
 pub use cards::{
@@ -443,7 +443,7 @@ impl Job {
     /// pools is booked there.
     #[must_use]
     pub fn allocation(&self) -> Resources {
-        let kept = Resources { disk_bytes: self.snapshot_bytes(), ..Resources::ZERO };
+        let kept = Resources { disk_bytes: self.own_snapshot_bytes(), ..Resources::ZERO };
         let promised = self.promised().minus(self.spec.in_pools()).plus(kept);
         if self.state.is_ended() {
             Resources { disk_bytes: promised.disk_bytes, ..Resources::ZERO }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::id::{Cursor, HostId, JobId, PoolName, Revision};
+use crate::job::Snapshot;
 use crate::refusal::Refusal;
 
 /// What tells a pool from every other.
@@ -112,13 +113,18 @@ pub struct Tag {
     pub arriving: Option<HostId>,
     /// Their virtual sizes, in bytes, by disk.
     pub disks: BTreeMap<String, u64>,
+    /// What they were at some moments, the oldest first: it goes where the volumes go. Hosts of before this
+    /// leave it out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
 }
 
 impl Tag {
-    /// Bytes that are promised.
+    /// Bytes that are promised, to the volumes and to what their snapshots keep.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.disks.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+        let kept = self.snapshots.iter().map(|snapshot| snapshot.promised_bytes);
+        self.disks.values().copied().chain(kept).fold(0, u64::saturating_add)
     }
 
     /// The same, with volumes that are at least this large. None becomes smaller: its file may have grown

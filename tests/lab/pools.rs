@@ -96,14 +96,50 @@ impl Shared {
         host
     }
 
-    /// The size of one of its disks in MiB, as `qemu-img` finds it in the pool, whoever uses it.
-    fn disk_mib(&self, disk: &str) -> u64 {
+    /// What `qemu-img` says of one of its disks in the pool, whoever uses it.
+    fn disk_info(&self, disk: &str) -> serde_json::Value {
         let file = self.folder().join(format!("{disk}.qcow2"));
         let mut ask = std::process::Command::new("qemu-img");
         let said = ask.args(["info", "-U", "--output=json"]).arg(file).output();
         let said = said.expect("qemu-img can be run").stdout;
-        let said: serde_json::Value = serde_json::from_slice(&said).expect("it says JSON");
-        said["virtual-size"].as_u64().expect("a size") >> 20
+        serde_json::from_slice(&said).expect("it says JSON")
+    }
+
+    /// The size of one of its disks in MiB.
+    fn disk_mib(&self, disk: &str) -> u64 {
+        self.disk_info(disk)["virtual-size"].as_u64().expect("a size") >> 20
+    }
+
+    /// Fails unless both of its disks have these snapshots, and their tag the same.
+    fn assert_snapshots(&self, expected: &[&str]) {
+        for disk in ["root", "journal"] {
+            let found = self.disk_info(disk)["snapshots"].clone();
+            let name = |one: &serde_json::Value| one["name"].as_str().expect("a name").to_owned();
+            let names: Vec<_> = found.as_array().into_iter().flatten().map(name).collect();
+            let expected = expected.iter().map(|name| format!("ostler-{name}"));
+            assert_eq!(names, expected.collect::<Vec<_>>(), "{disk}");
+        }
+        assert_eq!(stages(&self.tag()), named(expected));
+    }
+
+    /// Which snapshots `ostler` shows, and of which host.
+    fn shown_snapshots(&self) -> Vec<(String, String)> {
+        let shown = self.operator.json(&["snapshots"])["snapshots"].clone();
+        let text = |one: &serde_json::Value, key: &str| one[key].as_str().expect("text").to_owned();
+        let shown = shown.as_array().expect("a list").iter();
+        shown.map(|one| (text(one, "name"), text(one, "host"))).collect()
+    }
+
+    /// Waits until the row on a host has these snapshots, all of them ready.
+    fn await_snapshots(&self, host: &str, expected: &[&str]) {
+        until(&format!("{host} to have {expected:?}"), LIMIT, || {
+            let job = self.operator.row_on("web-1", host)["job"].clone();
+            is(stages(&job) == named(expected), job)
+        });
+    }
+
+    fn blocks(&self) -> usize {
+        self.writers().iter().map(|writer| writer.blocks).sum()
     }
 
     /// The same as libvirt says of the guest on this host.
@@ -140,6 +176,17 @@ impl Shared {
             assert!(self.lab.exec(host, &["kill", signal, pid]).status.success(), "{host} {pid}");
         }
     }
+}
+
+/// Names and stages of the snapshots in a row or a tag.
+fn stages(of: &serde_json::Value) -> Vec<(String, String)> {
+    let text = |one: &serde_json::Value, key: &str| one[key].as_str().expect("text").to_owned();
+    let all = of["snapshots"].as_array().cloned().unwrap_or_default();
+    all.iter().map(|one| (text(one, "name"), text(one, "stage"))).collect()
+}
+
+fn named(ready: &[&str]) -> Vec<(String, String)> {
+    ready.iter().map(|name| ((*name).to_owned(), "ready".to_owned())).collect()
 }
 
 /// What a host that is not to touch anything leaves as it is: every file but the journal itself, which
@@ -475,4 +522,94 @@ fn lab_a_disk_in_a_shared_pool_grows_and_is_as_large_wherever_the_vm_goes() {
         let pools = operator.json(&["pools"]);
         is(pools["pools"][0]["pool"]["promised_bytes"] == 88 << 20, pools)
     });
+}
+
+#[test]
+fn lab_snapshots_in_a_shared_pool_go_where_the_vm_goes_and_a_late_host_changes_none() {
+    let Some(shared) = Shared::up("lab_snapshots_in_a_shared_pool_go") else { return };
+    let (lab, operator) = (&shared.lab, &shared.operator);
+    shared.run("stop");
+    let boot = shared.await_going_on().boot;
+    let first = shared.await_running();
+
+    let least = shared.blocks();
+    operator.must(&["snapshots", "take", "web-1", "before"]);
+    let most = shared.blocks() + 1;
+    println!("taken while it runs, with {least} to {most} blocks written");
+    shared.assert_snapshots(&["before"]);
+    let second = lab.hosts().into_iter().find(|host| *host != first).expect("another host");
+    let begin = Instant::now();
+    operator.must(&["migrate", "web-1", &second]);
+    println!("moved with its snapshot in {:?}", begin.elapsed());
+    assert_eq!(shared.await_going_on().boot, boot, "it was started anew");
+    shared.await_snapshots(&second, &["before"]);
+    assert_eq!(shared.shown_snapshots(), [("before".to_owned(), second.clone())]);
+    shared.assert_snapshots(&["before"]);
+
+    // A stopped libvirtd holds it between the ledger and the disks; then it and the agent die.
+    lab.must(&["signal", &second, "libvirtd", "STOP"]);
+    operator.must(&["snapshots", "take", "web-1", "moved", "--no-wait"]);
+    until("the pool to be told what is to be", LIMIT, || {
+        let tag = shared.tag();
+        is(stages(&tag).contains(&("moved".to_owned(), "taking".to_owned())), tag)
+    });
+    lab.must(&["signal", &second, "agent", "KILL"]);
+    lab.must(&["signal", &second, "libvirtd", "KILL"]);
+    lab.must(&["exec", "-d", "libvirtd", &second, "libvirtd"]);
+    lab.start_agent(&second, &shared.url);
+    shared.await_snapshots(&second, &["before", "moved"]);
+    shared.assert_snapshots(&["before", "moved"]);
+    assert_eq!(shared.await_going_on().boot, boot, "it was started anew");
+
+    let before = shared.writers();
+    lab.must(&["kill", &second]);
+    shared.await_writer_after(&before);
+    let host = shared.await_running();
+    shared.await_snapshots(&host, &["before", "moved"]);
+    operator.must(&["stop", "web-1", "--force"]);
+    let late = shared.blocks();
+    operator.must(&["snapshots", "revert", "web-1", "before"]);
+    let back = shared.blocks();
+    println!("failed over, stopped with {late} blocks, back at {back}");
+    assert!((least..=most).contains(&back), "{back} of {least} to {most}");
+    let before = shared.writers();
+    operator.must(&["start", "web-1"]);
+    let third = shared.await_running();
+    shared.await_writer_after(&before);
+
+    // The host that was off still has a row with them, and its word is worth nothing any more.
+    lab.must(&["boot", &second]);
+    lab.mount_shared(&second);
+    lab.start_agent(&second, &shared.url);
+    until("the returned host to have let go of it", LIMIT, || {
+        let row = operator.row_on("web-1", &second);
+        is(row["job"]["reason"] == "tenure_lost" && row["job"]["hold"].is_null(), row)
+    });
+    assert!(shared.shown_snapshots().iter().all(|(_, host)| *host == third));
+    let blocks = shared.blocks();
+    let socket = "/var/lib/ostler/agent.sock";
+    let revert = "http://agent/v1/jobs/web-1/snapshots/moved/revert";
+    let body = ["-H", "content-type: application/json", "-d", r#"{"revision": 999}"#];
+    let post = ["curl", "-sf", "-X", "POST", "--unix-socket", socket];
+    let asked = lab.exec(&second, &[&post[..], &body, &[revert]].concat());
+    assert!(asked.status.success(), "{asked:?}");
+    shared.await_snapshots(&second, &[]);
+    shared.assert_snapshots(&["before", "moved"]);
+    shared.await_going_on();
+    assert!(shared.blocks() > blocks, "a late host has changed the disk");
+
+    operator.must(&["snapshots", "rm", "web-1", "moved"]);
+    shared.assert_snapshots(&["before"]);
+    operator.must(&["migrate", "web-1", &second]);
+    shared.await_snapshots(&second, &["before"]);
+    operator.must(&["snapshots", "rm", "web-1", "before"]);
+    shared.assert_snapshots(&[]);
+    shared.await_going_on();
+    operator.must(&["stop", "web-1", "--force"]);
+    for disk in ["root", "journal"] {
+        let file = format!("{SHARED_AT}/volumes/web-1/{disk}.qcow2");
+        let said = lab.exec(&second, &["qemu-img", "check", &file]);
+        let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        assert!(said.status.success(), "{disk}: {text}");
+    }
 }

@@ -17,8 +17,7 @@ use serde::Deserialize;
 use transport::{Json, Peer, ProblemReply};
 
 use super::{Api, console};
-use crate::core::{Act, Reply, Request};
-use crate::snapshots;
+use crate::core::{Act, Measured, Reply, Request};
 
 /// Most of a service's log shown at a time.
 const LOG_BYTES_MAX: u64 = 1 << 20;
@@ -147,9 +146,10 @@ pub(super) async fn take_snapshot(
     permit_over(&api, peer, &job)?;
     // What it may keep is known to the files alone.
     let spec = published(&api, &job)?.spec;
-    let vm = spec.as_vm().filter(|vm| vm.bytes_by_pool().is_empty());
-    let volumes = vm.and_then(|vm| api.storage.sized_volumes(&job, vm).ok());
-    let measured = volumes.map(|volumes| snapshots::measure(&volumes)).unwrap_or_default();
+    let measured = match spec.as_vm() {
+        Some(vm) => api.storage.measured(&job, vm).await,
+        None => Measured::default(),
+    };
     let request = Request::TakeSnapshot { job, name, measured };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }

@@ -209,6 +209,9 @@ impl Agent {
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
             Input::Pools(found) => self.found = found,
+            Input::Snapshots { job, snapshots } => {
+                self.handle_snapshots(now, &job, snapshots, out);
+            }
             Input::Placed { name, url } => {
                 self.host.name = name;
                 self.host.urls = vec![url];

@@ -8,7 +8,7 @@ use protocol::event::Event;
 use protocol::history::HistoryConfig;
 use protocol::host::{HostIntent, ImageFacts};
 use protocol::id::{ImageName, JobId, OfferId, PoolName, Revision, SnapshotName};
-use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec};
+use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec, Snapshot};
 use protocol::network::{NetworkName, NetworkStatus, PutNetwork};
 use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
@@ -108,6 +108,14 @@ pub enum Input {
     Images(BTreeMap<ImageName, ImageFacts>),
     /// What the host has was measured.
     Capacity(Resources),
+    /// What the volumes of a job in a pool were at some moments, as it is written beside them. Comes before
+    /// the end of the work that has taken them.
+    Snapshots {
+        /// The job.
+        job: JobId,
+        /// All that there are.
+        snapshots: Vec<Snapshot>,
+    },
     /// The pools were looked at.
     Pools(BTreeMap<PoolName, PoolFacts>),
     /// The host is called otherwise, or reached elsewhere, than before.
@@ -456,6 +464,12 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether it takes a job's volumes in pools for this host.
+    #[must_use]
+    pub fn takes_volumes(&self) -> bool {
+        matches!(self, Work::StartVm(_) | Work::StartOneOff(_) | Work::TakeOver)
+    }
+
     /// Its name, for those who look on.
     #[must_use]
     pub fn as_str(&self) -> &'static str {

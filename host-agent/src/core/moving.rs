@@ -16,8 +16,10 @@ use super::input::{Effect, MigrationOutcome, Reply, Work, WorkId};
 use super::ledger::{Intent, JobRecord};
 use super::resizing::check_settled;
 use super::route;
+use super::snapshots::check_quiet;
 
-/// What to do about snapshots: a disk is copied as it is now, without what it was.
+/// What to do about snapshots of disks that are not in a shared pool: a disk is copied as it is now, without
+/// what it was.
 const STAY: &str =
     "they stay behind when its disks are copied: delete them with `ostler snapshots rm` first";
 
@@ -75,7 +77,10 @@ impl Agent {
         }
         migrate.pace.check().map_err(|message| Refusal::Invalid { message })?;
         check_settled(&record.job, "sent away")?;
-        record.job.refuse_with_snapshots(STAY)?;
+        check_quiet(&record.job)?;
+        if !self.is_on_shared(&record.job.spec) {
+            record.job.refuse_with_snapshots(STAY)?;
+        }
         self.check_route(id, &migrate)?;
         record.job.migration = Some(Box::new(Migration::Outgoing {
             to: migrate.to.clone(),
@@ -241,6 +246,10 @@ impl Agent {
             memory: None,
             handoff,
         }));
+        // They are beside the disks that it has there.
+        if self.is_on_shared(&record.job.spec) {
+            record.job.snapshots = Box::default();
+        }
         record.intent = Intent::Stop { grace_ms: 0 };
         let reason = Some(Reason::Migrated { to: sent.to });
         self.become_state(now, record, JobState::Stopped, reason, out);

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use protocol::id::{Cursor, HostId, JobId, OfferId, PoolName, Revision};
-use protocol::job::{JobSpec, Reason};
+use protocol::job::{JobSpec, Reason, Snapshot};
 use protocol::pool::{PoolFacts, PoolSpec, PoolsConfig};
 use protocol::refusal::Refusal;
 use protocol::vm::VmSpec;
@@ -59,6 +59,8 @@ pub struct Turn {
     pub vm: VmSpec,
     /// Whether volumes in shared pools go with the row, when it is deleted.
     pub deletes_shared: bool,
+    /// What the volumes were at some moments, as the row says.
+    pub snapshots: Vec<Snapshot>,
 }
 
 impl Agent {
@@ -145,7 +147,14 @@ impl Agent {
             revision: record.job.revision,
             vm: record.job.spec.as_vm()?.clone(),
             deletes_shared: record.deletes_shared,
+            snapshots: record.job.kept_snapshots().cloned().collect(),
         }))
+    }
+
+    /// Whether all of its disks are in one pool that other hosts share, as far as this one was told.
+    pub(super) fn is_on_shared(&self, spec: &JobSpec) -> bool {
+        let pool = spec.as_vm().and_then(VmSpec::sole_pool);
+        pool.and_then(|pool| self.declared.pools.get(pool)).is_some_and(|pool| pool.shared)
     }
 }
 

@@ -9,9 +9,13 @@
 //! The row is written first, and the room promised with it. What a life of the agent left under way is
 //! done again by the next: taking finds what all disks have, reverting goes on until all disks are what
 //! they were, and the job does not start before. One thing is under way for a job at a time.
+//!
+//! Of disks in a pool the list is beside them, and they may be somebody else's by now: the row is what
+//! this host was told when it took them, and has none any more when it is told that they are another's.
 
+use protocol::admission::{Room, admit_in_pool};
 use protocol::api::RevertJob;
-use protocol::id::{JobId, Revision, SnapshotName};
+use protocol::id::{JobId, PoolName, Revision, SnapshotName};
 use protocol::job::{Job, JobState, Reason, SNAPSHOTS_MAX, Snapshot, SnapshotStage};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -72,14 +76,52 @@ impl Agent {
         let others = record.job.snapshots.iter().filter(|snapshot| snapshot.name != name);
         record.job.snapshots = others.cloned().chain([taking]).collect();
         record.job.promise_snapshots(measured.took_bytes);
-        let disk_bytes = record.job.snapshot_bytes().saturating_sub(before);
-        let asked = Resources { disk_bytes, ..Resources::ZERO };
-        let room = self.room();
-        let free = room.capacity.minus(self.allocation());
-        if !asked.fits_in(free) {
-            return Err(Refusal::NoCapacity { asked, free, capacity: room.capacity });
-        }
+        let more_bytes = record.job.snapshot_bytes().saturating_sub(before);
+        self.check_room_to_keep(&record.job, more_bytes)?;
         self.begin_snapshot(now, record, out)
+    }
+
+    /// Whether there is room for what a snapshot more can keep, where the disks are.
+    fn check_room_to_keep(&self, job: &Job, more_bytes: u64) -> Result<(), Refusal> {
+        let pools = self.pools_without(None);
+        let room = Room { pools: &pools, ..self.room() };
+        if let Some(pool) = job.spec.as_vm().and_then(VmSpec::sole_pool) {
+            return admit_in_pool(room, pool, more_bytes);
+        }
+        let asked = Resources { disk_bytes: more_bytes, ..Resources::ZERO };
+        let free = room.capacity.minus(self.allocation());
+        match asked.fits_in(free) {
+            true => Ok(()),
+            false => Err(Refusal::NoCapacity { asked, free, capacity: room.capacity }),
+        }
+    }
+
+    /// What is written beside a job's volumes in a pool, when they were just taken. What nobody wrote there
+    /// yet of what was asked of this host is still to be done.
+    pub(super) fn handle_snapshots(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        mut told: Vec<Snapshot>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Ok(record) = self.record(id) else { return };
+        let mut record = record.clone();
+        for asked in &record.job.snapshots {
+            let at = told.iter().position(|snapshot| snapshot.name == asked.name);
+            match (asked.stage, at) {
+                (SnapshotStage::Taking | SnapshotStage::Failed, None) => told.push(asked.clone()),
+                (SnapshotStage::Deleting, Some(at)) => told[at].stage = SnapshotStage::Deleting,
+                _ => {}
+            }
+        }
+        if record.stay.is_none() || told[..] == record.job.snapshots[..] {
+            return;
+        }
+        record.job.snapshots = told.into();
+        // What is under way was begun, by whoever wrote it there.
+        self.jobs.change(id, |entry| entry.is_snapshot_tried = true);
+        self.insert(now, record, out);
     }
 
     /// Makes a job's disks what they were. A second request while the first fails may name another
@@ -181,6 +223,11 @@ impl Agent {
         out: &mut Vec<Effect>,
     ) {
         let before = record.job.snapshots.clone();
+        if outcome == WorkOutcome::NotThere {
+            // They are another host's by now, and so is what they were.
+            record.job.snapshots = Box::default();
+            return self.insert(now, record, out);
+        }
         let Some(at) = record.job.snapshots.iter().position(Snapshot::is_under_way) else { return };
         // Of what all of them can keep, those that are left can keep no more.
         let mut at_most_bytes = record.job.snapshot_bytes();
@@ -266,10 +313,12 @@ fn check_kind(job: &Job) -> Result<(), Refusal> {
     if vm.disks.is_empty() {
         return invalid(format!("job {} has no disks", job.id));
     }
-    if let Some(disk) = vm.disks.iter().find(|disk| disk.named_pool().is_some()) {
+    let pools: Vec<&str> = vm.bytes_by_pool().into_keys().map(PoolName::as_str).collect();
+    if !pools.is_empty() && vm.sole_pool().is_none() {
+        let own = if vm.is_in_pools() { "" } else { ", others in their host's own folder" };
         let why = format!(
-            "disk {:?} is in a pool, and only disks in their host's own folder have snapshots",
-            disk.name
+            "some are in {}{own}, and a snapshot is of all of a VM's disks, which are to be in one place",
+            pools.join(", ")
         );
         return Err(Refusal::Unsupported { what, why });
     }
@@ -315,7 +364,7 @@ fn unfit_to_revert(job: &Job) -> Option<&'static str> {
 }
 
 /// Nothing else of this kind is under way.
-fn check_quiet(job: &Job) -> Result<(), Refusal> {
+pub(super) fn check_quiet(job: &Job) -> Result<(), Refusal> {
     if job.snapshot_under_way().is_some() {
         return Err(busy(job));
     }

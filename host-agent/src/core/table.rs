@@ -118,7 +118,7 @@ impl Table {
     /// The same, of one job only what its snapshots keep: that is there whatever becomes of the job.
     pub(super) fn promised_without(&self, id: &JobId) -> Resources {
         let Some(Row { entry, share }) = self.rows.get(id) else { return self.promised() };
-        let disk_bytes = entry.record.job.snapshot_bytes();
+        let disk_bytes = entry.record.job.own_snapshot_bytes();
         let kept = Resources { disk_bytes, ..Resources::ZERO };
         self.account.promised.minus(share.promised).plus(kept).capped()
     }

@@ -156,9 +156,14 @@ impl Agent {
         }
         self.offers.end_of_job(&id);
         let coming = coming(arrival, ticket.as_ref());
+        let is_found = matches!(coming, Coming::Finds { .. });
         let stay = self.stay(&id, &put.spec, coming);
         let record = self.new_record(now, id.clone(), put, ticket.as_ref(), domain);
-        let record = JobRecord { issued, stay, ..record };
+        let mut record = JobRecord { issued, stay, ..record };
+        if is_found {
+            // What its disks were elsewhere is written beside them.
+            record.job.snapshots = Box::default();
+        }
         let job = record.job.clone();
         self.insert(now, record, out);
         if let Some(uuid) = domain {
@@ -236,7 +241,7 @@ impl Agent {
             _ => {}
         }
         check_not_reverting(job)?;
-        if arrival == Arrival::Migrate {
+        if arrival == Arrival::Migrate && !self.is_on_shared(&job.spec) {
             job.refuse_with_snapshots(
                 "its disks here are older, and have them: delete it here first",
             )?;

@@ -91,7 +91,7 @@ impl Pool {
 }
 
 impl Lock {
-    fn grow(&self, volume: &Volume, bytes: u64) -> Result<(), String> {
+    pub(super) fn grow(&self, volume: &Volume, bytes: u64) -> Result<(), String> {
         let path = &volume.path;
         match qcow2::disk_bytes(path) {
             Ok(now) if now >= bytes => return Ok(()),
@@ -113,7 +113,7 @@ impl Lock {
 
     /// Runs a command that holds this lock itself, until it has ended: as its input, of which it reads
     /// nothing.
-    fn run(&self, mut command: Command) -> Result<(), String> {
+    pub(super) fn run(&self, mut command: Command) -> Result<(), String> {
         let held = self.file.try_clone().map_err(|error| error.to_string())?;
         let output = command.stdin(held).output().map_err(|error| error.to_string())?;
         match output.status.success() {

@@ -1,6 +1,7 @@
 //! Two hosts, one directory: whose turn it is, and what nobody may touch.
 
 use protocol::id::{Cursor, Epoch, Revision};
+use protocol::job::{Snapshot, SnapshotStage};
 use protocol::signed::SecretKey;
 use protocol::vm::{DiskSpec, VmSpec};
 
@@ -37,6 +38,7 @@ fn turn(n: u8, seq: u64, revision: u64, coming: Coming) -> Turn {
         revision: Revision(revision),
         vm: VmSpec { disks: vec![disk], ..VmSpec::default() },
         deletes_shared: true,
+        snapshots: vec![],
     }
 }
 
@@ -283,4 +285,101 @@ fn whoever_makes_a_volume_larger_holds_the_lock_until_it_has_ended() {
     child.kill().unwrap();
     child.wait().unwrap();
     drop(bench.pool.lock("web-1").unwrap());
+}
+
+/// A volume of 1 MiB that qemu knows, in the first turn.
+fn with_disk(bench: &Bench, first: &Turn) -> Vec<(hypervisor::Volume, u64)> {
+    assert_eq!(bench.take(first), Ok(true));
+    qemu("qemu-img", &["create", "-q", "-f", "qcow2", bench.file().to_str().unwrap(), "1M"]);
+    bench.pool.set_made(&job(), first).unwrap();
+    let volume = hypervisor::Volume { format: hypervisor::VolumeFormat::Qcow2, ..volume(bench) };
+    vec![(volume, 1 << 20)]
+}
+
+fn qemu(program: &str, words: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(words).output().unwrap();
+    assert!(output.status.success(), "{program} {words:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn write(bench: &Bench, pattern: u8) {
+    let words = format!("write -q -P {pattern} 0 64k");
+    qemu("qemu-io", &["-f", "qcow2", "-c", &words, bench.file().to_str().unwrap()]);
+}
+
+fn holds(bench: &Bench, pattern: u8) -> bool {
+    let words = format!("read -P {pattern} 0 64k");
+    !qemu("qemu-io", &["-f", "qcow2", "-c", &words, bench.file().to_str().unwrap()])
+        .contains("failed")
+}
+
+fn snapshot(name: &str, stage: SnapshotStage) -> Snapshot {
+    let name = name.parse().unwrap();
+    let (size_bytes, promised_bytes) = (1 << 19, 1 << 19);
+    Snapshot { name, stage, why: None, taken_ms: None, size_bytes, promised_bytes }
+}
+
+fn listed(bench: &Bench, turn: &Turn) -> Vec<(String, SnapshotStage)> {
+    let listed = bench.pool.snapshots(&job(), turn).unwrap().expect("they are its");
+    listed.into_iter().map(|one| (one.name.to_string(), one.stage)).collect()
+}
+
+#[test]
+fn what_volumes_were_goes_with_them_and_is_its_turns_to_change() {
+    let bench = Bench::new();
+    let (first, next) = (turn(1, 1, 1, Coming::Makes), turn(2, 1, 2, finds(1)));
+    let sized = with_disk(&bench, &first);
+    let name = "a".parse().unwrap();
+    let noted = |turn, stage| bench.pool.note(&job(), turn, &[snapshot("a", stage)]).unwrap();
+    let act = |turn, deed| bench.pool.with_snapshot(&job(), turn, &sized, &name, deed);
+    write(&bench, 1);
+    assert_eq!(noted(&first, SnapshotStage::Taking), Noted::Done);
+    assert_eq!(bench.pool.measure().unwrap().promised_bytes, 3 << 19, "what it can keep counts");
+    assert_eq!(act(&first, Deed::Take), Ok(Ok(())));
+    assert_eq!(act(&first, Deed::Take), Ok(Ok(())), "the second time it is there");
+    assert_eq!(noted(&first, SnapshotStage::Ready), Noted::Done);
+    write(&bench, 2);
+    let much = Snapshot { promised_bytes: 1 << 60, ..snapshot("b", SnapshotStage::Taking) };
+    assert!(matches!(bench.pool.note(&job(), &first, &[much]), Ok(Noted::Full(_))));
+
+    assert_eq!(bench.take(&next), Ok(false));
+    assert_eq!(listed(&bench, &next), [("a".to_owned(), SnapshotStage::Ready)]);
+    assert_eq!(bench.pool.snapshots(&job(), &first), Ok(None));
+    assert!(matches!(noted(&first, SnapshotStage::Reverting), Noted::NotOurs(_)));
+    assert!(act(&first, Deed::Revert).unwrap_err().contains("used since"));
+    assert!(holds(&bench, 2), "one that is late has changed nothing");
+    assert_eq!(act(&next, Deed::Revert), Ok(Ok(())));
+    assert!(holds(&bench, 1));
+    assert_eq!(act(&next, Deed::Delete), Ok(Ok(())));
+    assert!(act(&next, Deed::Revert).unwrap().is_err(), "there is none");
+}
+
+#[test]
+fn whoever_takes_volumes_ends_what_was_begun_with_them() {
+    use SnapshotStage::{Deleting, Ready, Reverting, Taking};
+    let bench = Bench::new();
+    let (first, next) = (turn(1, 1, 1, Coming::Makes), turn(2, 1, 2, finds(1)));
+    let sized = with_disk(&bench, &first);
+    write(&bench, 1);
+    for name in ["back", "whole", "gone", "left-out"] {
+        let name = name.parse().unwrap();
+        bench.pool.with_snapshot(&job(), &first, &sized, &name, Deed::Take).unwrap().unwrap();
+    }
+    write(&bench, 2);
+    // All at once, as no host would leave it.
+    let stages = [("back", Reverting), ("whole", Taking), ("none", Taking), ("gone", Deleting)];
+    let list: Vec<Snapshot> = stages.map(|(name, stage)| snapshot(name, stage)).into();
+    assert_eq!(bench.pool.note(&job(), &first, &list), Ok(Noted::Done));
+    assert_eq!(bench.take(&next), Ok(false));
+    for _ in 0..2 {
+        bench.pool.settle(&job(), &next, &sized).unwrap();
+        let all = [("back", Ready), ("whole", Ready), ("left-out", Ready)];
+        assert_eq!(listed(&bench, &next), all.map(|(name, stage)| (name.to_owned(), stage)));
+        assert!(holds(&bench, 1));
+    }
+    let said = qemu("qemu-img", &["snapshot", "-l", bench.file().to_str().unwrap()]);
+    assert!(!said.contains("ostler-gone"), "{said}");
+    // A host that is late ends nothing.
+    bench.pool.settle(&job(), &first, &sized).unwrap();
+    assert_eq!(listed(&bench, &next).len(), 3);
 }

@@ -4,6 +4,7 @@
 use protocol::api::RevertJob;
 use protocol::id::{JobId, Revision, SnapshotName};
 use protocol::job::{Job, JobRow, Snapshot, SnapshotStage};
+use protocol::vm::VmSpec;
 use serde::Serialize;
 use serde_json::{Value, json};
 use transport::{Clock, Method};
@@ -74,6 +75,14 @@ fn ls(session: &Session, picture: &Picture, vm: Option<&JobId>) -> Result<Code, 
         picture.job(vm)?;
     }
     let rows = picture.jobs().into_iter().filter(|row| !has_left(&row.job));
+    let rows: Vec<JobRow> = rows.collect();
+    // In a pool they are beside the disks, and who had those before knows no more of them.
+    let newest = |job: &Job| {
+        let rows = rows.iter().map(|row| &row.job).filter(|row| row.id == job.id);
+        rows.map(|row| row.revision).max() == Some(job.revision)
+    };
+    let is_in_pools = |job: &Job| job.spec.as_vm().is_some_and(VmSpec::is_in_pools);
+    let rows = rows.iter().filter(|row| !is_in_pools(&row.job) || newest(&row.job)).cloned();
     let rows = rows.filter(|row| vm.is_none_or(|vm| row.job.id == *vm));
     let shown = rows.flat_map(|JobRow { job, host_name, .. }| {
         let of = |snapshot| Shown { vm: job.id.clone(), host: host_name.clone(), snapshot };

@@ -61,7 +61,8 @@ impl MigrateVm {
                 "it has more than its spec says: stop and start it, or resize it".to_owned();
             return Err(Blocker::WrongState { state: Some(running.state), needed });
         }
-        if running.has_snapshots {
+        let stay_behind = !is_on_shared(state.host(&self.from), &running.spec);
+        if running.has_snapshots && stay_behind {
             let needed = "its snapshots would be lost when its disks are copied: delete them with \
                           `ostler snapshots rm`, or leave it where it is"
                 .to_owned();

@@ -1,5 +1,6 @@
 //! Jobs with disks in pools: where they may be, by what hosts have found there.
 
+use protocol::job::{Snapshot, SnapshotStage};
 use protocol::pool::{PoolFacts, PoolId};
 use protocol::vm::OnLoss;
 
@@ -176,4 +177,27 @@ fn a_disk_grows_in_a_pool_into_what_the_pool_has_left_for_everybody() {
     assert_eq!(steps(&outcome).len(), 2, "{}", outcome.report);
     let outcome = plan(&input(both(), vec![grown("web", 5), grown("db", 4)]));
     assert_eq!(steps(&outcome).len(), 1, "{}", outcome.report);
+}
+
+#[test]
+fn what_disks_were_goes_with_them_where_they_stay_in_place() {
+    let runs = |is_shared| {
+        let mut running =
+            with(has_pool(host(1, 4), 1, is_shared), "web", pooled(1), JobState::Running);
+        running.jobs[0].snapshots = vec![Snapshot {
+            name: "a".parse().unwrap(),
+            stage: SnapshotStage::Ready,
+            why: None,
+            taken_ms: None,
+            size_bytes: GIB,
+            promised_bytes: GIB,
+        }]
+        .into();
+        running
+    };
+    let there = || vec![Expectation::Runs { job: id("web"), spec: pooled(1), on: Some(at(2)) }];
+    let moved = plan(&input([runs(true), has_pool(host(2, 4), 1, true)], there()));
+    assert_eq!(steps(&moved), ["move web from h1 to h2"], "{}", moved.report);
+    let kept = plan(&input([runs(false), has_pool(host(2, 4), 1, false)], there()));
+    assert!(kept.report.to_string().contains("ostler snapshots rm"), "{}", kept.report);
 }

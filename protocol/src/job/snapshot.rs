@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Only disks are in one, all of them and of one moment; memory is not. It is kept inside the disks' own
-//! files, so it lives and dies with them, and goes where the files go.
+//! files, so it lives and dies with them, and goes where the files go. In a pool the list of them is beside
+//! the files ([`crate::pool::Tag`]), and a job's row says what it said when its host took them.
 
 use std::fmt;
 
@@ -19,6 +20,7 @@ use super::Job;
 use crate::id::SnapshotName;
 use crate::refusal::Refusal;
 use crate::resources::Bytes;
+use crate::vm::VmSpec;
 
 /// Snapshots of one job: each is in the job's row, which every event about the job carries, and each
 /// costs a disk a table of its own.
@@ -81,23 +83,22 @@ impl Job {
         self.snapshots.iter().filter(|snapshot| snapshot.stage != SnapshotStage::Failed)
     }
 
-    /// What its host has promised for them.
+    /// What is promised for them, by its host or by the pool of its disks.
     #[must_use]
     pub fn snapshot_bytes(&self) -> u64 {
         self.kept_snapshots().fold(0, |sum, snapshot| sum.saturating_add(snapshot.promised_bytes))
     }
 
+    /// What its host has promised for them of its own.
+    #[must_use]
+    pub fn own_snapshot_bytes(&self) -> u64 {
+        let is_in_pools = self.spec.as_vm().is_some_and(VmSpec::is_in_pools);
+        if is_in_pools { 0 } else { self.snapshot_bytes() }
+    }
+
     /// Promises each what it can keep, and all of them together no more than this.
     pub fn promise_snapshots(&mut self, at_most_bytes: u64) {
-        let mut left = at_most_bytes;
-        for snapshot in &mut self.snapshots {
-            let can_keep = match snapshot.stage {
-                SnapshotStage::Failed => 0,
-                _ => snapshot.size_bytes,
-            };
-            snapshot.promised_bytes = can_keep.min(left);
-            left -= snapshot.promised_bytes;
-        }
+        promise(&mut self.snapshots, at_most_bytes);
     }
 
     /// Refuses what would leave the snapshots behind; `needed` says what would have worked.
@@ -118,6 +119,19 @@ impl Job {
             stage => format!("{stage} snapshot {name}"),
         };
         Some(why.as_ref().map_or(doing.clone(), |why| format!("{doing}: {why}")))
+    }
+}
+
+/// Promises each what it can keep, and all of them together no more than this.
+pub fn promise(snapshots: &mut [Snapshot], at_most_bytes: u64) {
+    let mut left = at_most_bytes;
+    for snapshot in snapshots {
+        let can_keep = match snapshot.stage {
+            SnapshotStage::Failed => 0,
+            _ => snapshot.size_bytes,
+        };
+        snapshot.promised_bytes = can_keep.min(left);
+        left -= snapshot.promised_bytes;
     }
 }
 

@@ -59,6 +59,13 @@ impl VmSpec {
         self.adopted.is_none() && !self.disks.is_empty() && self.disks.iter().all(is_named)
     }
 
+    /// The named pool that all of its disks are in; none when they are in several places.
+    #[must_use]
+    pub fn sole_pool(&self) -> Option<&PoolName> {
+        let pools = self.bytes_by_pool();
+        pools.into_keys().next().filter(|_| self.is_in_pools() && self.bytes_by_pool().len() == 1)
+    }
+
     /// Whether anything of it that has to last is on this host and nowhere else.
     #[must_use]
     pub fn is_bound_to(&self, host: &Host) -> bool {

@@ -1,10 +1,11 @@
 //! Pools: what may be declared, what a job's stay remembers, and with which rows volumes go.
 
+use protocol::job::{JobKind, Snapshot, SnapshotStage};
 use protocol::pool::{PoolFacts, PoolSpec, PoolsConfig};
 use protocol::vm::{DiskSpec, OnLoss, SizeChange};
 
 use super::*;
-use crate::core::{Coming, Turn};
+use crate::core::{Coming, Measured, Turn};
 
 fn config(version: u64, pools: &[(&str, u128)]) -> PoolsConfig {
     let spec = |(name, id): &(&str, u128)| {
@@ -216,4 +217,84 @@ fn an_offer_to_grow_takes_room_in_the_pool_for_what_is_more() {
     let host = bench.agent.inventory().host;
     assert_eq!(host.pools[&"nfs".parse().unwrap()].promised_bytes, 2 << 30);
     assert_eq!((host.allocation.vcpus, host.allocation.disk_bytes), (1, 0));
+}
+
+fn take(bench: &mut Bench, name: &str, bytes: u64) -> Result<Reply, Refusal> {
+    let (job, name) = (job_id("web-1"), name.parse().unwrap());
+    let measured = Measured { held_bytes: bytes, took_bytes: bytes };
+    bench.ask(Request::TakeSnapshot { job, name, measured })
+}
+
+fn snapshot(name: &str, stage: SnapshotStage) -> Snapshot {
+    let name = name.parse().unwrap();
+    Snapshot {
+        name,
+        stage,
+        why: None,
+        taken_ms: None,
+        size_bytes: 1 << 20,
+        promised_bytes: 1 << 20,
+    }
+}
+
+fn tell(bench: &mut Bench, snapshots: &[(&str, SnapshotStage)]) {
+    let snapshots = snapshots.iter().map(|(name, stage)| snapshot(name, *stage)).collect();
+    bench.tell(Input::Snapshots { job: job_id("web-1"), snapshots });
+}
+
+fn stages(bench: &Bench) -> Vec<(String, SnapshotStage)> {
+    let job = &bench.agent.job(&job_id("web-1")).unwrap().job;
+    job.snapshots.iter().map(|one| (one.name.to_string(), one.stage)).collect()
+}
+
+fn named(list: &[(&str, SnapshotStage)]) -> Vec<(String, SnapshotStage)> {
+    list.iter().map(|(name, stage)| ((*name).to_owned(), *stage)).collect()
+}
+
+#[test]
+fn what_a_snapshot_keeps_is_the_pools_to_promise_and_none_of_the_hosts() {
+    let mut bench = with_pool(Bench::lone());
+    bench.put("web-1", put(1, pooled(OnLoss::Keep), None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(take(&mut bench, "a", 9 << 30)), "pool-full");
+    take(&mut bench, "a", 1 << 30).unwrap();
+    assert_eq!(bench.agent.inventory().host.allocation.disk_bytes, 0);
+    assert_eq!(turn_of(&bench).snapshots.len(), 1, "the shell writes it beside the volumes");
+    // Its volumes are another's by now, and so is what they were.
+    bench.end_work(WorkOutcome::NotThere);
+    assert_eq!(stages(&bench), []);
+    assert!(bench.works.is_empty());
+    let mut mixed = pooled(OnLoss::Keep);
+    if let JobKind::Vm(vm) = &mut mixed.kind {
+        vm.disks.push(DiskSpec { name: "own".into(), size_bytes: 1 << 20, ..DiskSpec::default() });
+    }
+    let mut bench = with_pool(Bench::lone());
+    bench.put("web-1", put(1, mixed, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(take(&mut bench, "a", 0)), "unsupported", "they are in two places");
+}
+
+#[test]
+fn the_list_beside_the_volumes_becomes_the_rows_and_what_was_asked_here_goes_on() {
+    use SnapshotStage::{Deleting, Ready, Taking};
+    let mut bench = with_pool(Bench::lone());
+    let finds = PutJob { finds_disks: true, ..put(7, pooled(OnLoss::Keep), None) };
+    bench.put("web-1", finds).unwrap();
+    tell(&mut bench, &[("a", Ready), ("b", Ready)]);
+    assert_eq!(stages(&bench), named(&[("a", Ready), ("b", Ready)]));
+    bench.end_work(WorkOutcome::Done);
+    take(&mut bench, "c", 0).unwrap();
+    // It was not begun when the guest and the agent died.
+    bench.die(false);
+    bench.tell(Input::Domains(vec![]));
+    tell(&mut bench, &[("a", Ready), ("b", Ready)]);
+    assert_eq!(stages(&bench), named(&[("a", Ready), ("b", Ready), ("c", Taking)]));
+    let job = job_id("web-1");
+    let mut bench = with_pool(Bench::lone());
+    bench.put("web-1", put(1, pooled(OnLoss::Keep), None)).unwrap();
+    tell(&mut bench, &[("a", Ready)]);
+    bench.end_work(WorkOutcome::Done);
+    bench.ask(Request::DeleteSnapshot { job, name: "a".parse().unwrap() }).unwrap();
+    tell(&mut bench, &[("a", Ready)]);
+    assert_eq!(stages(&bench), named(&[("a", Deleting)]));
 }
