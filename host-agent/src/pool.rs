@@ -405,9 +405,25 @@ impl Pool {
         let volumes = tags(&self.volumes())?;
         let deleted = tags(&self.trash())?;
         let volumes = volumes.into_iter().map(|(_, tag)| tag).collect();
-        let deleted =
-            deleted.into_iter().map(|(entry, tag)| DeletedVolumes { entry, tag }).collect();
-        Ok(PoolContent { volumes, deleted })
+        let deleted = deleted.into_iter().map(|(entry, tag)| DeletedVolumes {
+            entry,
+            tag,
+            used: BTreeMap::new(),
+        });
+        Ok(PoolContent { volumes, deleted: deleted.collect(), used: BTreeMap::new() })
+    }
+
+    /// The same, with what the files take.
+    pub(crate) fn measured_content(&self) -> Result<PoolContent, String> {
+        self.check()?;
+        let mut content = self.content()?;
+        for tag in &content.volumes {
+            content.used.insert(tag.job.clone(), used_by_disk(&self.job_folder(&tag.job), tag));
+        }
+        for gone in &mut content.deleted {
+            gone.used = used_by_disk(&self.trash().join(&gone.entry), &gone.tag);
+        }
+        Ok(content)
     }
 
     /// Removes what has been in the trash for long enough.
@@ -470,6 +486,18 @@ impl Pool {
     fn job_folder(&self, job: &JobId) -> PathBuf {
         self.volumes().join(job.as_str())
     }
+}
+
+/// What the files of volumes in a folder take, by disk. Those that are not there, or can't be looked at, are
+/// left out.
+pub(crate) fn used_by_disk(folder: &Path, tag: &Tag) -> BTreeMap<String, u64> {
+    let used = tag.disks.keys().filter_map(|disk| {
+        let mut files =
+            ["qcow2", "raw"].map(|suffix| folder.join(format!("{disk}.{suffix}"))).into_iter();
+        let found = files.find_map(|file| fs::metadata(file).ok())?;
+        Some((disk.clone(), found.blocks() * 512))
+    });
+    used.collect()
 }
 
 fn promised(content: &PoolContent) -> u64 {

@@ -19,13 +19,14 @@ use std::time::Duration;
 use hypervisor::{Volume, VolumeFormat};
 use protocol::id::{ImageName, JobId, PoolName};
 use protocol::job::Snapshot;
+use protocol::pool::Tag;
 use protocol::vm::{DiskSpec, VmSpec};
 use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::core::{Measured, Turn};
 use crate::images::Images;
-use crate::pool::{Pool, Promise};
+use crate::pool::{Pool, Promise, used_by_disk};
 use crate::pools::{Pools, off};
 use crate::qcow2;
 use crate::snapshots;
@@ -464,6 +465,11 @@ impl Storage {
             set.map_err(StorageError::Pool)?;
         }
         Ok(())
+    }
+
+    /// What the files of a job's volumes in the own folder take, by disk.
+    pub(crate) fn used_by_disk(&self, tag: &Tag) -> BTreeMap<String, u64> {
+        used_by_disk(&self.job_folder(&tag.job), tag)
     }
 
     /// What a job's disks hold and take. Those that can't be looked at count in full.

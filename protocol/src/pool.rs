@@ -140,13 +140,18 @@ impl Tag {
     }
 }
 
-/// `GET /v1/pools/{pool}/volumes` on a host: what is in a pool, whichever host made it.
+/// `GET /v1/pools/{pool}/volumes` on a host: what is in a pool, whichever host made it. Of the pool
+/// [`DEFAULT`] it is what is in that host's own folder, with tags that are nowhere but in this answer:
+/// `taken` says nothing in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolContent {
     /// Volumes of jobs.
     pub volumes: Vec<Tag>,
     /// Volumes that were deleted and are kept for a while.
     pub deleted: Vec<DeletedVolumes>,
+    /// What the files of each job's volumes take, in bytes, by disk; hosts of before this do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub used: BTreeMap<JobId, BTreeMap<String, u64>>,
 }
 
 /// A job's volumes after they were deleted.
@@ -156,6 +161,9 @@ pub struct DeletedVolumes {
     pub entry: String,
     /// Who used them last.
     pub tag: Tag,
+    /// What their files take, in bytes, by disk; hosts of before this do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub used: BTreeMap<String, u64>,
 }
 
 impl PoolsConfig {

@@ -545,6 +545,14 @@ fn lab_snapshots_in_a_shared_pool_go_where_the_vm_goes_and_a_late_host_changes_n
     shared.await_snapshots(&second, &["before"]);
     assert_eq!(shared.shown_snapshots(), [("before".to_owned(), second.clone())]);
     shared.assert_snapshots(&["before"]);
+    let volumes = operator.json(&["volumes"])["volumes"].clone();
+    for (volume, (disk, mib)) in
+        volumes.as_array().expect("a list").iter().zip([("journal", 2), ("root", 64)])
+    {
+        let shown = (&volume["disk"], &volume["bytes"], &volume["snapshots"][0]);
+        assert_eq!(shown, (&disk.into(), &(mib << 20_u64).into(), &"before".into()), "{volume}");
+        assert!(volume["used_bytes"].as_u64().is_some_and(|used| used > 0), "{volume}");
+    }
 
     // A stopped libvirtd holds it between the ledger and the disks; then it and the agent die.
     lab.must(&["signal", &second, "libvirtd", "STOP"]);

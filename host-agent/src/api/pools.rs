@@ -3,10 +3,12 @@
 //! What is in a shared pool is the same whichever host is asked. Volumes of jobs that are here are the
 //! job's, and go with it; here go only those that no row tells of any more.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, Query, State};
 use http::StatusCode;
-use protocol::id::{HostId, JobId, PoolName};
-use protocol::pool::{PoolContent, PoolsConfig, Tag};
+use protocol::id::{Cursor, Epoch, HostId, JobId, PoolName};
+use protocol::pool::{DEFAULT, PoolContent, PoolsConfig, Tag};
 use protocol::refusal::Refusal;
 use protocol::trust::Right;
 use schemars::JsonSchema;
@@ -57,12 +59,40 @@ pub(super) async fn content(
     Path(name): Path<PoolName>,
 ) -> Result<Json<PoolContent>, ProblemReply> {
     api.permit(peer, Right::Read)?;
+    if name.as_str() == DEFAULT {
+        return Ok(Json(own_content(&api)));
+    }
     known(&api, &name)?;
-    let content = api.storage.pools().within(&name, |pool| {
-        pool.check()?;
-        pool.content()
-    });
-    content.await.map(Json).map_err(|why| unavailable(name, why))
+    let content = api.storage.pools().within(&name, Pool::measured_content).await;
+    content.map(Json).map_err(|why| unavailable(name, why))
+}
+
+/// What is in the host's own folder, by its rows: no other host has anything there.
+fn own_content(api: &Api) -> PoolContent {
+    let host = api.feed.host().id.clone();
+    let mut content = PoolContent::default();
+    for job in api.feed.jobs() {
+        let Some(vm) = job.spec.as_vm().filter(|vm| vm.adopted.is_none()) else { continue };
+        let own = vm.disks.iter().filter(|disk| disk.named_pool().is_none());
+        let disks: BTreeMap<String, u64> =
+            own.map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
+        if disks.is_empty() {
+            continue;
+        }
+        let tag = Tag {
+            host: host.clone(),
+            taken: Cursor { epoch: Epoch(0), seq: 0 },
+            revision: job.revision,
+            is_made: !job.state.is_ended() || job.keeps_disks(),
+            arriving: None,
+            disks,
+            snapshots: job.kept_snapshots().cloned().collect(),
+            job: job.id,
+        };
+        content.used.insert(tag.job.clone(), api.storage.used_by_disk(&tag));
+        content.volumes.push(tag);
+    }
+    content
 }
 
 /// Whoever used the volumes last, as the caller has seen it.

@@ -94,7 +94,24 @@ async fn volumes_are_made_in_their_pool_and_go_into_its_trash() {
     bench.put("web-1", pooled(1 << 20)).await.unwrap();
     bench.await_state("web-1", JobState::Running).await;
     assert!(pool.path().join("volumes/web-1").read_dir().unwrap().count() >= 2);
-    assert_eq!(bench.content().await.volumes.len(), 1);
+    let content = bench.content().await;
+    assert_eq!(content.volumes.len(), 1);
+    assert_eq!(content.used.len(), 1, "what its file takes: {content:?}");
+    let own = |content: &PoolContent| {
+        let tag = content.volumes.first().map(|tag| (tag.job.to_string(), tag.disks.clone()));
+        (tag, content.used.values().map(BTreeMap::len).sum::<usize>())
+    };
+    let default = || async { bench.client.get(&bench.local(), "/v1/pools/default/volumes").await };
+    assert_eq!(own(&default().await.unwrap()), (None, 0), "it is in no folder of the host's");
+    let mut in_own_folder = pooled(1 << 20);
+    if let JobKind::Vm(vm) = &mut in_own_folder.kind {
+        vm.disks[0].pool = None;
+    }
+    bench.put("web-2", in_own_folder).await.unwrap();
+    bench.await_state("web-2", JobState::Running).await;
+    let root = BTreeMap::from([("root".to_owned(), 1 << 20)]);
+    let expected = (Some(("web-2".to_owned(), root)), 1);
+    assert_eq!(own(&default().await.unwrap()), expected);
     let in_use = PoolsConfig { version: 2, pools: BTreeMap::new() };
     assert_eq!(bench.declare(&in_use).await.unwrap_err().name(), "pool-in-use");
     bench.stop_and_delete("web-1").await;
