@@ -597,7 +597,9 @@ fn lab_snapshots_in_a_shared_pool_go_where_the_vm_goes_and_a_late_host_changes_n
     let blocks = shared.blocks();
     let socket = "/var/lib/ostler/agent.sock";
     let revert = "http://agent/v1/jobs/web-1/snapshots/moved/revert";
-    let body = ["-H", "content-type: application/json", "-d", r#"{"revision": 999}"#];
+    let known = operator.row_on("web-1", &second)["job"]["revision"].as_u64().expect("a number");
+    let body = format!(r#"{{"revision": {}}}"#, known + 1);
+    let body = ["-H", "content-type: application/json", "-d", &body];
     let post = ["curl", "-sf", "-X", "POST", "--unix-socket", socket];
     let asked = lab.exec(&second, &[&post[..], &body, &[revert]].concat());
     assert!(asked.status.success(), "{asked:?}");
@@ -618,6 +620,7 @@ fn lab_snapshots_in_a_shared_pool_go_where_the_vm_goes_and_a_late_host_changes_n
         let file = format!("{SHARED_AT}/volumes/web-1/{disk}.qcow2");
         let said = lab.exec(&second, &["qemu-img", "check", &file]);
         let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
-        assert!(said.status.success(), "{disk}: {text}");
+        // QEMU was killed with its host in the middle: clusters that nobody uses may be left, and no more.
+        assert!(matches!(said.status.code(), Some(0 | 3)), "{disk}: {text}");
     }
 }
