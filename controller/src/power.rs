@@ -44,6 +44,9 @@ pub(crate) enum PowerError {
     /// Two hosts are called so.
     #[error("{path} says {name}, and {count} hosts are called that: use ids", path = .path.display())]
     Ambiguous { path: PathBuf, name: String, count: usize },
+    /// One host is called both, and what is switched would be a matter of the alphabet.
+    #[error("{path} says {one} and {other}, which are one host: keep one of them, with all its devices", path = .path.display())]
+    Twice { path: PathBuf, one: String, other: String },
     /// A device did not do or say what was asked.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -59,7 +62,7 @@ impl From<PowerError> for ProblemReply {
             PowerError::File(PowerFileError::None { .. }) | PowerError::NoDevice { .. } => {
                 ProblemReply::new(404, "no-power-device", text)
             }
-            PowerError::File(_) | PowerError::Ambiguous { .. } => {
+            PowerError::File(_) | PowerError::Ambiguous { .. } | PowerError::Twice { .. } => {
                 ProblemReply::new(503, "power-file", text)
             }
             PowerError::Agent(_) | PowerError::NotSo { .. } => {
@@ -89,11 +92,15 @@ impl Power {
             Err(PowerFileError::None { .. }) => return Ok((vec![], vec![])),
             file => file?,
         };
-        let mut machines = Vec::new();
+        let mut machines: Vec<Machine> = Vec::new();
         let mut unknown = Vec::new();
         for (name, devices) in file.hosts {
             let named: Vec<&Host> = hosts.iter().filter(|host| is_called(host, &name)).collect();
             match named[..] {
+                [host] if machines.iter().any(|machine| machine.host == host.id) => {
+                    let (path, one) = (self.file.clone(), host.id.to_string());
+                    return Err(PowerError::Twice { path, one, other: host.name.clone() });
+                }
                 [host] => machines.push(Machine { host: host.id.clone(), devices }),
                 _ => unknown.push(name),
             }
@@ -109,6 +116,9 @@ impl Power {
         let Some((name, devices)) = named.next() else {
             return Err(PowerError::NoDevice { path, host: id });
         };
+        if let Some((other, _)) = named.next() {
+            return Err(PowerError::Twice { path, one: name, other });
+        }
         let count = hosts.iter().filter(|host| is_called(host, &name)).count();
         if count > 1 {
             return Err(PowerError::Ambiguous { path, name, count });
@@ -196,5 +206,31 @@ impl Machine {
             }
             tokio::time::sleep(SETTLE_POLL).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use protocol::signed::SecretKey;
+
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_named_twice_is_not_switched_by_either() {
+        let mut host = Host::of_key(SecretKey::from_seed([2; 32]).public());
+        host.name = "h2".to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("power.json");
+        let device = r#"[ { "agent": "fence_ipmilan" } ]"#;
+        let text = format!(r#"{{ "hosts": {{ "h2": {device}, "{}": {device} }} }}"#, host.id);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let (power, hosts) = (Power::new(file), [host.clone()]);
+        let error = power.machine(&host, &hosts).unwrap_err();
+        assert!(matches!(error, PowerError::Twice { .. }), "{error}");
+        assert!(error.to_string().contains("h2") && error.to_string().contains(host.id.as_str()));
+        assert!(matches!(power.known(&hosts), Err(PowerError::Twice { .. })));
     }
 }

@@ -8,7 +8,7 @@ use protocol::id::TenantId;
 use protocol::resources::Bytes;
 use transport::discovery::Source;
 
-use super::values::Ms;
+use super::values::{Ms, parse_server};
 
 #[derive(Debug, Args)]
 pub(crate) struct BootstrapArgs {
@@ -156,7 +156,7 @@ pub(crate) enum DiscoveryCommand {
     /// Open a cluster at a server, and print its URL
     New {
         /// http://SERVER:PORT
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = parse_server)]
         server: String,
     },
     /// Who is written down in a cluster

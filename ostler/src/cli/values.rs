@@ -69,6 +69,17 @@ pub(super) fn parse_nic(text: &str) -> Result<NicSpec, String> {
     Ok(nic)
 }
 
+/// Where a discovery server is, without what would follow for one of its clusters.
+pub(super) fn parse_server(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is no server: write http://SERVER:PORT or https://…");
+    let uri: http::Uri = text.parse().map_err(|_| wrong())?;
+    let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
+    if !is_web || uri.host().is_none_or(str::is_empty) {
+        return Err(wrong());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
 pub(super) fn parse_restart(text: &str) -> Result<Restart, String> {
     match text {
         "never" => Ok(Restart::Never),
@@ -95,4 +106,23 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
 /// The beginning of a run's id is enough for a person.
 pub(crate) fn run_id_matches(id: RunId, text: &str) -> bool {
     text.len() >= 4 && id.to_string().starts_with(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_said_with_its_scheme() {
+        let is = |text: &str| parse_server(text).ok();
+        assert_eq!(is("http://10.0.0.1:7400/").as_deref(), Some("http://10.0.0.1:7400"));
+        assert_eq!(
+            is("https://find.example/ostler").as_deref(),
+            Some("https://find.example/ostler")
+        );
+        for text in ["nonsense", "10.0.0.1:7400", "ftp://10.0.0.1", "http://", ""] {
+            let said = parse_server(text).unwrap_err();
+            assert!(said.contains("write http://SERVER:PORT"), "{text}: {said}");
+        }
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(global: &Global, command: DiscoveryCommand) -> Result<Co
             Ok(Code::Ok)
         }
         DiscoveryCommand::New { server } => {
-            let url = create_cluster(&nobody(), server.trim_end_matches('/')).await?;
+            let url = create_cluster(&nobody(), &server).await?;
             match global.json {
                 true => show::json(&serde_json::json!({ "url": url.full() })),
                 false => show::line(&url.full()),
