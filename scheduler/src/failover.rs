@@ -200,9 +200,10 @@ impl FailOver {
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
         let rest_ms = (REST_MS_MIN << failures.min(16)).min(REST_MS_MAX);
         let until_ms = match how {
+            // What is still told as lost after that is left over, and a run for it ends at once each time.
             Ended::Started => {
                 self.tried.remove(&job);
-                return drop(self.resting.remove(&job));
+                now_ms + rest_ms
             }
             Ended::Failed | Ended::Held(_) => now_ms + rest_ms,
             Ended::Superseded => now_ms + SUPERSEDED_MS,
@@ -470,6 +471,29 @@ mod tests {
         assert_eq!(lost_hold(&due(&mut failover, 0, &keep, 1)), None);
         let stopping = view(&[(1, job(1, 7, OnLoss::Stop, JobState::Stopping))]);
         assert_eq!(lost_hold(&due(&mut failover, 0, &stopping, 1)), None, "nobody wants it");
+    }
+
+    #[test]
+    fn what_is_told_as_lost_though_it_was_started_is_not_asked_for_without_rest() {
+        let mut failover = FailOver::default();
+        let mut left_over = job(999, 7, OnLoss::Stop, JobState::Stopped);
+        left_over.reason = left_over.hold.map(|lost| Reason::TenureLost { lost });
+        let runs = (2, job(2, 3, OnLoss::Stop, JobState::Running));
+        let view_of = |row: Job| view(&[(1, row), runs.clone()]);
+        let (odd, lost) = (
+            view_of(left_over.clone()),
+            HoldAt { host: host(1).id, hold: left_over.hold.unwrap() },
+        );
+        assert_eq!(lost_hold(&due(&mut failover, 0, &odd, 3)), Some(7));
+        for (at, rest) in [(0, REST_MS_MIN), (10_000, 2 * REST_MS_MIN)] {
+            failover.ended(at, left_over.id.clone(), lost.clone(), Ended::Started);
+            assert_eq!(lost_hold(&due(&mut failover, at + rest - 1, &odd, 3)), None);
+            assert_eq!(lost_hold(&due(&mut failover, at + rest, &odd, 3)), Some(7));
+        }
+        // Another loss is none of that.
+        let mut next = job(1000, 8, OnLoss::Stop, JobState::Stopped);
+        next.reason = next.hold.map(|lost| Reason::TenureLost { lost });
+        assert_eq!(lost_hold(&due(&mut failover, 10_001, &view_of(next), 3)), Some(8));
     }
 
     #[test]
