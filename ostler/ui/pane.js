@@ -97,7 +97,7 @@ export class Pane {
     const reason =
       stateOf(job) === "lost"
         ? "Its host is not heard, which says nothing of the guest: it may well run on."
-        : [job.why, job.resize].filter(Boolean).join("; ");
+        : [job.why, job.resize, job.moving?.passes].filter(Boolean).join("; ");
     put(this.why, reason);
     show(this.why, Boolean(reason));
     this.drawFacts(job);

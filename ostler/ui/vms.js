@@ -146,7 +146,8 @@ function makeRow(id) {
     put(vcpus, job.vcpus);
     put(memory, bytes(job.memory_bytes));
     put(address, job.address ?? "");
-    put(why, [job.why ?? (job.is_adopted ? "adopted" : null), job.resize].filter(Boolean).join("; "));
+    const is = [job.why ?? (job.is_adopted ? "adopted" : null), job.resize, job.moving?.passes];
+    put(why, is.filter(Boolean).join("; "));
   };
   return { node, set, age: ages };
 }

@@ -104,6 +104,8 @@ struct Moving {
     to: HostId,
     moved_bytes: u64,
     total_bytes: u64,
+    /// How the passes over its memory go, in words.
+    passes: Option<String>,
 }
 
 impl JobCells {
@@ -116,11 +118,12 @@ impl JobCells {
         let asked = job.spec.resources();
         let disks = job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
         let moving = match job.migration.as_deref() {
-            Some(Migration::Outgoing { to, moved_bytes, total_bytes, .. })
+            Some(Migration::Outgoing { to, moved_bytes, total_bytes, memory, .. })
                 if job.state == JobState::MigratingOut =>
             {
                 let (moved_bytes, total_bytes) = (*moved_bytes, *total_bytes);
-                Some(Moving { to: to.clone(), moved_bytes, total_bytes })
+                let passes = memory.map(|passes| passes.to_string());
+                Some(Moving { to: to.clone(), moved_bytes, total_bytes, passes })
             }
             _ => None,
         };
