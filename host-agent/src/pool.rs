@@ -239,6 +239,18 @@ impl Pool {
         )))
     }
 
+    /// The lock of a job's volumes that are this stay's; `None` when there are none, an error when they are
+    /// another's.
+    fn lock_of(&self, job: &JobId, turn: &Turn) -> Result<Option<Lock>, String> {
+        self.check()?;
+        let lock = self.lock(job.as_str())?;
+        match self.tag(job)? {
+            Some(tag) if is_mine(&tag, turn) => Ok(Some(lock)),
+            Some(tag) => Err(self.used_since(&tag)),
+            None => Ok(None),
+        }
+    }
+
     /// Why a tag that is not this stay's leaves it nothing to do here.
     fn used_since(&self, tag: &Tag) -> String {
         format!(

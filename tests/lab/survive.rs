@@ -89,6 +89,16 @@ fn lab_agent_death_never_touches_guests_and_the_next_life_shows_them_within_5_s(
     assert_eq!(qemu_pid(&lab), pid, "it is the same guest");
     let console = operator.follow(&["console", "web-1", "--no-input", "--tail", "0"]);
     console.line_with("count=", Duration::from_secs(10));
+
+    // Its leave of libvirt is not waited for without end, and the guest is none the wiser.
+    lab.must(&["signal", "h1", "libvirtd", "STOP"]);
+    lab.must(&["signal", "h1", "agent", "TERM"]);
+    let (_, took) = until("the agent to have stopped", Duration::from_secs(10), || {
+        let status = lab.exec("h1", &["pgrep", "-f", "ostler agent"]).status;
+        is(!status.success(), status)
+    });
+    println!("beside a libvirtd that hangs the agent stops within {took:?}");
+    assert_eq!(qemu_pid(&lab), pid);
 }
 
 #[test]

@@ -79,13 +79,7 @@ impl Pool {
         turn: &Turn,
         sized: &[(Volume, u64)],
     ) -> Result<(), String> {
-        self.check()?;
-        let lock = self.lock(job.as_str())?;
-        match self.tag(job)? {
-            Some(tag) if is_mine(&tag, turn) => {}
-            Some(tag) => return Err(self.used_since(&tag)),
-            None => return Ok(()),
-        }
+        let Some(lock) = self.lock_of(job, turn)? else { return Ok(()) };
         sized.iter().try_for_each(|(volume, bytes)| lock.grow(volume, *bytes))
     }
 }

@@ -100,13 +100,9 @@ impl Pool {
         name: &SnapshotName,
         deed: Deed,
     ) -> Result<Result<(), String>, String> {
-        self.check()?;
-        let lock = self.lock(job.as_str())?;
-        match self.tag(job)? {
-            Some(tag) if is_mine(&tag, turn) => Ok(lock.with_snapshot(sized, name, deed)),
-            Some(tag) => Err(self.used_since(&tag)),
-            None => Err(format!("the volumes of {job} are not in pool {}", self.name)),
-        }
+        let lock = self.lock_of(job, turn)?;
+        let missing = || format!("the volumes of {job} are not in pool {}", self.name);
+        Ok(lock.ok_or_else(missing)?.with_snapshot(sized, name, deed))
     }
 
     /// Comes to an end with what the last host of a job's volumes has begun, before a guest uses them. What

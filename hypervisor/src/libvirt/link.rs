@@ -134,8 +134,10 @@ impl Link {
         let before = std::mem::replace(&mut *lock(&self.shared.state), State::Left);
         notify(&lock(&self.shared.notices), Notice::Stop);
         let State::Connected { connection, closed, .. } = before else { return true };
-        drop(connection);
-        matches!(closed.recv_timeout(within), Err(RecvTimeoutError::Disconnected))
+        // Closing calls libvirt, and a daemon that hangs answers that as little as anything else.
+        let closing = thread::Builder::new().name("libvirt-leave".to_owned());
+        let is_closing = closing.spawn(move || drop(connection)).is_ok();
+        is_closing && matches!(closed.recv_timeout(within), Err(RecvTimeoutError::Disconnected))
     }
 
     /// Gives an error its kind. libvirt reports a dead connection in many ways, and a daemon's own
