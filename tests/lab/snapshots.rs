@@ -2,6 +2,7 @@
 //! and by `qemu-img`. Taken while a guest writes and while it is off, gone back to, deleted; with the agent
 //! and libvirtd killed between the ledger and the disk.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -136,14 +137,18 @@ impl Story {
 struct Holder(Child);
 
 impl Holder {
+    /// It answers once it has the disk. Nobody else looks whether it has: that would take the lock from it.
     fn of(disk: &std::path::Path) -> Self {
-        let mut hold = Command::new("qemu-io");
-        hold.args(["-f", "qcow2"]).arg(disk).stdin(Stdio::piped()).stdout(Stdio::null());
-        let holder = Self(hold.spawn().expect("qemu-io can be run"));
-        until("the disk to be locked", LIMIT, || {
-            let mut check = Command::new("qemu-img");
-            let said = check.arg("info").arg(disk).output().expect("qemu-img can be run");
-            is(!said.status.success(), ())
+        let (holder, _) = until("somebody to hold the disk", LIMIT, || {
+            let mut hold = Command::new("qemu-io");
+            hold.args(["-f", "qcow2"]).arg(disk).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut holder = Self(hold.spawn().expect("qemu-io can be run"));
+            let ask = holder.0.stdin.as_mut().expect("its input is piped").write_all(b"length\n");
+            let mut said = String::new();
+            let output = holder.0.stdout.as_mut().expect("its output is piped");
+            let read = BufReader::new(output).read_line(&mut said);
+            let is_held = ask.is_ok() && read.is_ok() && said.contains("MiB");
+            if is_held { Ok(holder) } else { Err(said) }
         });
         holder
     }
