@@ -20,7 +20,7 @@ use protocol::signed::Signed;
 use protocol::ticket::{
     Action, Answer, DenialReason, Expected, Offer, OfferStanding, Purpose, Ticket, verify,
 };
-use protocol::trust::{KILL_MS, Slot, Trust};
+use protocol::trust::{Slot, Trust};
 use protocol::vm::OnLoss;
 use protocol::vm::VmSpec;
 use tokio::task::JoinHandle;
@@ -225,21 +225,13 @@ impl Cluster {
 
     fn sign_trust_with(&mut self, version: u64, quota: BTreeMap<TenantId, Resources>) {
         let trust = Trust {
-            cluster: ClusterId::new("c1").unwrap(),
             version,
             operators: vec![self.operator.public()],
             arbiters: vec![Slot { slot: 0, key: self.to().key.unwrap(), url: String::new() }],
-            k: 1,
-            f: 0,
             roster: self.agents.iter().map(|agent| agent.identity.public()).collect(),
-            peers: vec![],
-            term_ms: TERM_MS,
-            kill_ms: KILL_MS,
-            clock_ppm: 2_000,
             quota,
-            retired: vec![],
-            fenced: vec![],
-            succession: Default::default(),
+            term_ms: TERM_MS,
+            ..Trust::of_nobody(ClusterId::new("c1").unwrap())
         };
         let signed = Signed::seal(&trust, self.operator.secret());
         let new = self.dir.path().join("trust.new");

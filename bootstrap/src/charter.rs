@@ -3,12 +3,12 @@
 //! Pure. The version grows only when the content differs, so that running bootstrap again signs
 //! nothing. A host that does not answer today stays on the roster: absence removes nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use protocol::id::ClusterId;
 use protocol::job::{Role, ServiceEndpoint};
 use protocol::signed::PublicKey;
-use protocol::trust::{CLOCK_PPM, KILL_MS, Peer, Slot, TERM_MS, Trust};
+use protocol::trust::{Peer, Slot, Trust};
 
 /// A service that runs, as the trust document will name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn next_trust(
     members: &[Member],
     hosts: &[PublicKey],
 ) -> Next {
-    let first = || empty(cluster.clone());
+    let first = || Trust::of_nobody(cluster.clone());
     let mut next = in_force.cloned().unwrap_or_else(first);
     if !next.operators.contains(&operator) {
         next.operators.push(operator);
@@ -81,26 +81,6 @@ pub fn next_trust(
     }
     next.version += 1;
     Next::New(Box::new(next))
-}
-
-fn empty(cluster: ClusterId) -> Trust {
-    Trust {
-        cluster,
-        version: 0,
-        operators: Vec::new(),
-        arbiters: Vec::new(),
-        k: 1,
-        f: 0,
-        roster: Vec::new(),
-        peers: Vec::new(),
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
-    }
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ fn start_order(role: Role) -> u16 {
         Role::Arbiter => 0,
         Role::Monitor => 1,
         Role::Controller => 2,
-        Role::Operator | Role::Host => 3,
+        Role::Operator | Role::Host | Role::Reader | Role::Scraper => 3,
     }
 }
 

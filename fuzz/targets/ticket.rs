@@ -12,7 +12,7 @@ use protocol::id::{ClusterId, Epoch, HostId, OfferId, Revision, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::ticket::{Action, Expected, Grant, Offer, OfferStanding, Purpose, Ticket, verify};
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::trust::{Slot, Trust};
 use protocol::vm::OnLoss;
 
 /// Who signs as what: the host is key 0, the arbiters of slots 0 to 2 are keys 1 to 3.
@@ -90,21 +90,12 @@ fuzz_target!(|sketch: Sketch| {
 fn trust(k: u8) -> Trust {
     let slot = |n| Slot { slot: u32::from(n), key: key(ARBITER + n).public(), url: String::new() };
     Trust {
-        cluster: ClusterId::new("c").expect("a letter is a name"),
         version: 1,
         operators: vec![key(6).public()],
         arbiters: (0..ARBITERS).map(slot).collect(),
         k: u32::from(k),
-        f: 0,
         roster: vec![key(HOST).public()],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c").expect("a letter is a name"))
     }
 }
 

@@ -1,7 +1,6 @@
 //! A monitor as a process sees the world: real TLS, real WebSockets, and agents that speak frames
 //! and sometimes lie.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -19,7 +18,7 @@ use protocol::id::{ClusterId, Cursor, Epoch, HostId};
 use protocol::job::{ObservedDomain, Role, ServiceEndpoint};
 use protocol::resources::Resources;
 use protocol::signed::Signed;
-use protocol::trust::{CLOCK_PPM, KILL_MS, Peer, Slot, TERM_MS, Trust};
+use protocol::trust::{Peer, Slot, Trust};
 use protocol::view::{Freshness, View};
 use serde::Deserialize;
 use tokio::sync::broadcast;
@@ -418,21 +417,12 @@ async fn with_trust_only_members_read_and_only_the_roster_is_followed() {
     let path = dir.path().join("trust.json");
     let arbiter = Slot { slot: 0, key: operator.public(), url: String::new() };
     let trust = Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![operator.public()],
         arbiters: vec![arbiter],
-        k: 1,
-        f: 0,
         roster: vec![member.identity.public()],
         peers: vec![Peer { key: reader.public(), role: Role::Controller, url: String::new() }],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     };
     let signed = Signed::seal(&trust, operator.secret());
     std::fs::write(&path, serde_json::to_vec(&signed).unwrap()).unwrap();

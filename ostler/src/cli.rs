@@ -169,6 +169,10 @@ pub(crate) enum Command {
     Arbiters(ArbitersArgs),
     /// The keys of those who may do everything
     Operators(OperatorsArgs),
+    /// The keys of those who look and do nothing
+    Readers(ReadersArgs),
+    /// Write what a Prometheus needs to scrape every part of the cluster, a key of its own included
+    Prometheus(PrometheusArgs),
     /// What each tenant may have, and what it has
     Quota(QuotaArgs),
     /// A discovery server, and its clusters

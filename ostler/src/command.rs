@@ -33,6 +33,10 @@ mod arbiters;
 
 mod operators;
 
+mod readers;
+
+mod prometheus;
+
 mod quota;
 
 pub(crate) mod expect;
@@ -108,7 +112,7 @@ use std::pin::Pin;
 use tracing::Instrument as _;
 
 use self::act::Act;
-use crate::cli::{Cli, Command, OperatorsArgs, OperatorsCommand};
+use crate::cli::{Cli, Command, OperatorsArgs, OperatorsCommand, ReadersArgs, ReadersCommand};
 use crate::exit::{Code, Failure};
 use crate::session::Session;
 use crate::traces::Traces;
@@ -130,7 +134,8 @@ pub(crate) fn run(cli: Cli, name: &str) -> Result<Code, Failure> {
         Command::Controller(args) => block_on(roles::controller(args, &global)),
         Command::Ui(args) => block_on(crate::ui::run(&global, args)),
         Command::Trust(command) => block_on(trust::run(&global, command)),
-        Command::Operators(OperatorsArgs { command: Some(OperatorsCommand::Key) }) => {
+        Command::Operators(OperatorsArgs { command: Some(OperatorsCommand::Key) })
+        | Command::Readers(ReadersArgs { command: Some(ReadersCommand::Key) }) => {
             operators::key(&global)
         }
         Command::Plan(ref args) if args.view.is_some() => {
@@ -187,6 +192,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Expectations(args) => expect::list(session, args).await,
         Command::Arbiters(args) => arbiters::run(session, args).await,
         Command::Operators(args) => operators::run(session, args).await,
+        Command::Readers(args) => readers::run(session, args).await,
+        Command::Prometheus(args) => prometheus::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,
         Command::Top(args) => top::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,

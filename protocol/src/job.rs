@@ -107,6 +107,10 @@ pub enum Role {
     Operator,
     /// Another agent.
     Host,
+    /// A person or tool that looks at everything and does nothing.
+    Reader,
+    /// A tool that reads `/metrics` and nothing else.
+    Scraper,
 }
 
 /// Why no host can run a job.
@@ -145,6 +149,8 @@ impl fmt::Display for Role {
             Role::Controller => "controller",
             Role::Operator => "operator",
             Role::Host => "host",
+            Role::Reader => "reader",
+            Role::Scraper => "scraper",
         })
     }
 }
@@ -269,7 +275,9 @@ impl JobSpec {
             JobKind::OneOff(one_off) => one_off.validate(),
             JobKind::Service(service) => match service.role {
                 Role::Arbiter | Role::Monitor | Role::Controller => Ok(()),
-                role @ (Role::Operator | Role::Host) => Err(InvalidSpec::NoService(role)),
+                role @ (Role::Operator | Role::Host | Role::Reader | Role::Scraper) => {
+                    Err(InvalidSpec::NoService(role))
+                }
             },
         }
     }
@@ -560,7 +568,7 @@ mod tests {
             JobSpec { kind, tenant: TenantId::default_tenant(), labels: BTreeMap::new() }
         };
         assert_eq!(service(Role::Monitor).validate(), Ok(()));
-        for role in [Role::Operator, Role::Host] {
+        for role in [Role::Operator, Role::Host, Role::Reader, Role::Scraper] {
             assert_eq!(service(role).validate(), Err(InvalidSpec::NoService(role)));
         }
     }

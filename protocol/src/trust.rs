@@ -16,8 +16,10 @@ use crate::resources::Resources;
 use crate::signed::{Message, PublicKey, Signed, SignedError};
 
 mod fence;
+mod readers;
 mod succession;
 pub use fence::{Fence, REASON_CHARS_MAX};
+pub use readers::{NAME_CHARS_MAX, READERS_MAX, Reader, Sight};
 pub(crate) use succession::times;
 pub use succession::{Committee, Handover, Next, Ready, Succession, check_agreed};
 
@@ -43,6 +45,9 @@ pub struct Trust {
     /// Monitors and controllers.
     #[serde(default)]
     pub peers: Vec<Peer>,
+    /// Keys that look and do nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<Reader>,
     /// D: how long an offer, and a member's promise seen from the host, lasts. Host clock.
     pub term_ms: u64,
     /// K: how long killing a guest may take.
@@ -92,7 +97,9 @@ pub struct Peer {
 /// What somebody wants to do, as far as permission goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// Look.
+    /// Read what is measured: counts, times and names, at `/metrics`.
+    Scrape,
+    /// Look at everything, specs with what they tell a guest at its first start included.
     Read,
     /// Start, stop, move and delete jobs; use a console; bring images.
     Run,
@@ -105,7 +112,8 @@ impl Role {
     #[must_use]
     pub fn may(self, right: Right) -> bool {
         match right {
-            Right::Read => true,
+            Right::Scrape => true,
+            Right::Read => self != Role::Scraper,
             Right::Run => matches!(self, Role::Operator | Role::Controller),
             Right::Govern => self == Role::Operator,
         }
@@ -176,6 +184,30 @@ pub enum TrustError {
 }
 
 impl Trust {
+    /// A cluster in which nobody is anything yet, with the protocol's default times: version 0, which
+    /// no host takes. Documents are this with somebody in it.
+    #[must_use]
+    pub fn of_nobody(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            version: 0,
+            operators: vec![],
+            arbiters: vec![],
+            k: 1,
+            f: 0,
+            roster: vec![],
+            peers: vec![],
+            readers: vec![],
+            term_ms: TERM_MS,
+            kill_ms: KILL_MS,
+            clock_ppm: CLOCK_PPM,
+            quota: BTreeMap::new(),
+            retired: vec![],
+            fenced: vec![],
+            succession: Succession::default(),
+        }
+    }
+
     /// T of protocol §2: how long a member keeps a promise, on its own clock, so that it outlives
     /// what the host makes of it: ⌈D·(1+ρ)/(1−ρ)⌉.
     #[must_use]
@@ -206,6 +238,7 @@ impl Trust {
         check_quorum(self.k, self.arbiters.len(), self.f).map_err(TrustError::Invalid)?;
         succession::validate(self).map_err(TrustError::Invalid)?;
         fence::validate(self).map_err(TrustError::Invalid)?;
+        readers::validate(self).map_err(TrustError::Invalid)?;
         if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
             return invalid(format!("host {} is on the roster and retired", HostId::of(key)));
         }
@@ -278,7 +311,10 @@ impl Trust {
         if let Some(peer) = self.peers.iter().find(|p| p.key == *key) {
             return Some(peer.role);
         }
-        self.roster.contains(key).then_some(Role::Host)
+        if self.roster.contains(key) {
+            return Some(Role::Host);
+        }
+        self.readers.iter().find(|reader| reader.key == *key).map(Reader::role)
     }
 
     /// Whether whoever proved this key has the right; the refusal says who they are taken for.
@@ -295,6 +331,7 @@ impl Trust {
             (None, None) => "a caller without a key".to_owned(),
         };
         let what = match right {
+            Right::Scrape => "read metrics here",
             Right::Read => "read here",
             Right::Run => "run, stop or move jobs",
             Right::Govern => "change trust or services",
@@ -352,21 +389,11 @@ mod tests {
 
     fn trust(version: u64) -> Trust {
         Trust {
-            cluster: ClusterId::new("c1").unwrap(),
             version,
             operators: vec![key(1).public()],
             arbiters: vec![Slot { slot: 0, key: key(2).public(), url: String::new() }],
-            k: 1,
-            f: 0,
             roster: vec![key(3).public()],
-            peers: vec![],
-            term_ms: TERM_MS,
-            kill_ms: KILL_MS,
-            clock_ppm: CLOCK_PPM,
-            quota: BTreeMap::new(),
-            retired: vec![],
-            fenced: vec![],
-            succession: Succession::default(),
+            ..Trust::of_nobody(ClusterId::new("c1").unwrap())
         }
     }
 

@@ -15,7 +15,7 @@ use protocol::ticket::{
     Action, Denial, DenialReason, Expected, Grant, Handoff, Offer, OfferStanding, Purpose, Ticket,
     verify,
 };
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::trust::{Slot, Trust};
 use protocol::vm::OnLoss;
 use protocol::vm::VmSpec;
 use serde::{Deserialize, Serialize};
@@ -106,21 +106,13 @@ fn trust() -> Trust {
         url: format!("https://192.0.2.{}:7000", ARBITER + n),
     };
     Trust {
-        cluster: ClusterId::new("example").unwrap(),
         version: 4,
         operators: vec![key(OPERATOR).public()],
         arbiters: (0..3).map(slot).collect(),
         k: 2,
-        f: 0,
         roster: vec![key(HOST).public(), key(OTHER_HOST).public()],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
         quota: BTreeMap::from([(TenantId::default_tenant(), size())]),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("example").unwrap())
     }
 }
 

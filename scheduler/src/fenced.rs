@@ -86,7 +86,7 @@ mod tests {
     use protocol::id::{ClusterId, Cursor, Epoch, Revision};
     use protocol::job::JobSpec;
     use protocol::signed::SecretKey;
-    use protocol::trust::{Fence, Succession};
+    use protocol::trust::Fence;
     use protocol::vm::{DiskSpec, VmSpec};
 
     use super::*;
@@ -99,21 +99,11 @@ mod tests {
     fn trust() -> Trust {
         let (host, by) = (key(1).public(), key(9).public());
         Trust {
-            cluster: ClusterId::new("c1").unwrap(),
             version: 3,
             operators: vec![by],
-            arbiters: vec![],
-            k: 1,
-            f: 0,
             roster: vec![key(1).public(), key(2).public()],
-            peers: vec![],
-            term_ms: 9_000,
-            kill_ms: 2_000,
-            clock_ppm: 0,
-            quota: BTreeMap::new(),
-            retired: vec![],
             fenced: vec![Fence { host, since: 2, by, at_ms: 0, reason: String::new() }],
-            succession: Succession::default(),
+            ..Trust::of_nobody(ClusterId::new("c1").unwrap())
         }
     }
 

@@ -18,6 +18,8 @@ mod pools;
 
 mod power;
 
+mod readers;
+
 mod resize;
 
 mod snapshots;

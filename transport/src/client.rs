@@ -32,6 +32,7 @@ use tokio_util::io::ReaderStream;
 use tracing::{Span, field};
 
 use crate::call_error::{Call, CallError, NotSent, with_causes};
+use crate::certificate::Certificate;
 use crate::download::{self, Download, DownloadError, Had};
 use crate::endpoint::{Endpoint, Target};
 use crate::identity::Identity;
@@ -198,6 +199,15 @@ impl Client {
         download::judge(to, response, had, silence)
     }
 
+    /// The certificate that a peer shows, which is the one that was meant.
+    pub async fn certificate(&self, to: &Endpoint) -> Result<Certificate, CallError> {
+        let limit = self.patience.connect.min(self.patience.call);
+        let shown = timeout(limit, self.pool.certificate(to)).await;
+        shown
+            .unwrap_or_else(|_| Err(late(limit)))
+            .map_err(|source| CallError::NotSent { call: call_of(Method::GET, to, ""), source })
+    }
+
     /// Streams a file as the body of a PUT, however long it takes while it makes progress.
     pub async fn put_file<T: DeserializeOwned>(
         &self,
@@ -330,9 +340,8 @@ impl Client {
     async fn connect(&self, call: &Call, to: &Endpoint) -> Result<Wire, CallError> {
         let limit = self.patience.connect.min(self.patience.call);
         let connected = timeout(limit, self.pool.connect(to)).await;
-        let late = || NotSent::TimedOut(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         connected
-            .unwrap_or_else(|_| Err(late()))
+            .unwrap_or_else(|_| Err(late(limit)))
             .map_err(|source| CallError::NotSent { call: call.clone(), source })
     }
 
@@ -499,6 +508,10 @@ fn span_of(method: &Method, to: &Endpoint, path: &str) -> Span {
         otel.status_code = field::Empty,
         otel.status_description = field::Empty,
     )
+}
+
+fn late(limit: Duration) -> NotSent {
+    NotSent::TimedOut(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn call_of(method: Method, to: &Endpoint, path: &str) -> Call {

@@ -9,6 +9,8 @@ pub mod identity;
 
 pub mod tls;
 
+pub mod certificate;
+
 pub mod problem;
 
 pub mod openapi;

@@ -17,8 +17,10 @@ use protocol::signed::PublicKey;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::call_error::NotSent;
+use crate::certificate::Certificate;
 use crate::clock::Clock;
 use crate::endpoint::{Endpoint, Target, check_pin};
 use crate::identity::Identity;
@@ -93,13 +95,27 @@ impl Pool {
                 Ok((Box::new(stream), None))
             }
             Target::Tls(authority) => {
-                let stream = connect_tcp(&authority).await.map_err(NotSent::Connect)?;
-                let tls = self.tls.connect(tls::server_name(), stream).await;
-                let stream = tls.map_err(NotSent::Tls)?;
+                let stream = self.prove(&authority).await?;
                 let peer = tls::peer_key(stream.get_ref().1.peer_certificates());
                 Ok((Box::new(stream), peer))
             }
         }
+    }
+
+    /// What the peer shows in a handshake, by a connection of its own.
+    pub(crate) async fn certificate(&self, to: &Endpoint) -> Result<Certificate, NotSent> {
+        let Target::Tls(authority) = Target::of(&to.url).map_err(NotSent::Unusable)? else {
+            return Err(NotSent::Unusable(format!("there is no TLS at {to}")));
+        };
+        let stream = self.prove(&authority).await?;
+        let shown = Certificate::shown(stream.get_ref().1.peer_certificates());
+        check_pin(to, shown.as_ref().map(Certificate::key))?;
+        shown.ok_or_else(|| NotSent::Tls(io::Error::other("no certificate was shown")))
+    }
+
+    async fn prove(&self, authority: &str) -> Result<TlsStream<TcpStream>, NotSent> {
+        let stream = connect_tcp(authority).await.map_err(NotSent::Connect)?;
+        self.tls.connect(tls::server_name(), stream).await.map_err(NotSent::Tls)
     }
 
     /// An idle connection that still works, as far as can be told without using it.

@@ -20,10 +20,11 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 
+use crate::certificate;
 use crate::identity::Identity;
 
 /// What precedes the 32 secret bytes in an Ed25519 PKCS#8 document (RFC 8410).
-const PKCS8_PREFIX: [u8; 16] =
+pub(crate) const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// The configuration a client proves `identity` with. Any server key is let through: compare
@@ -72,7 +73,7 @@ pub fn peer_key(certificates: Option<&[CertificateDer<'_>]>) -> Option<PublicKey
 /// The name a client sends: it means nothing, the key does.
 #[must_use]
 pub fn server_name() -> ServerName<'static> {
-    ServerName::try_from("ostler").expect("a valid name")
+    ServerName::try_from(certificate::NAME).expect("a valid name")
 }
 
 /// A verifier that asks one thing only: does the peer hold the key in its certificate?
@@ -175,11 +176,17 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-fn envelope(identity: &Identity) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-    let pkcs8 = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], &identity.secret().seed()].concat());
+/// The secret key as PKCS#8 has it.
+pub(crate) fn pkcs8(identity: &Identity) -> Vec<u8> {
+    [&PKCS8_PREFIX[..], &identity.secret().seed()].concat()
+}
+
+/// The certificate that carries the key, which is the same each time, and the secret key.
+pub(crate) fn envelope(identity: &Identity) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8(identity));
     let key = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ED25519)
         .expect("32 secret bytes are an Ed25519 key");
-    let certificate = rcgen::CertificateParams::new(vec!["ostler".to_owned()])
+    let certificate = rcgen::CertificateParams::new(vec![certificate::NAME.to_owned()])
         .and_then(|params| params.self_signed(&key))
         .expect("our own certificate is valid");
     (certificate.der().clone(), pkcs8.into())

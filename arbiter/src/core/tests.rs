@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use protocol::id::{ClusterId, Epoch, JobId, Revision, TenantId};
 use protocol::signed::SecretKey;
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS};
+use protocol::trust::{KILL_MS, Slot, TERM_MS};
 
 use super::*;
 use crate::statement::{Debits, HoldItem};
@@ -30,21 +30,12 @@ fn trust(n: u8, k: u32, hosts: u8) -> Trust {
     let slot =
         |i: u8| Slot { slot: u32::from(i), key: key(ARBITER + i).public(), url: String::new() };
     Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![key(1).public()],
         arbiters: (0..n).map(slot).collect(),
         k,
-        f: 0,
         roster: (0..hosts).map(|n| key(HOST + n).public()).collect(),
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     }
 }
 

@@ -22,7 +22,7 @@ use protocol::signed::Signed;
 use protocol::ticket::{
     Answer, Denial, DenialReason, Expected, Grant, Offer, OfferStanding, Purpose, verify,
 };
-use protocol::trust::{CLOCK_PPM, KILL_MS, Peer as TrustPeer, Right, Slot, TERM_MS, Trust};
+use protocol::trust::{Peer as TrustPeer, Right, Slot, Trust};
 use protocol::vm::{OnLoss, VmSpec};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -118,21 +118,12 @@ impl Cluster {
             peer(controller.public(), Role::Controller, String::new()),
         ];
         let trust = Trust {
-            cluster: ClusterId::new("c1").unwrap(),
             version: 1,
             operators: vec![operator.public()],
             arbiters: vec![Slot { slot: 0, key: arbiter.public(), url: url(&arbiter_server) }],
-            k: 1,
-            f: 0,
             roster: world.hosts.iter().map(|h| lock(h).host.key).collect(),
             peers,
-            term_ms: TERM_MS,
-            kill_ms: KILL_MS,
-            clock_ppm: CLOCK_PPM,
-            quota: BTreeMap::new(),
-            retired: vec![],
-            fenced: vec![],
-            succession: Default::default(),
+            ..Trust::of_nobody(ClusterId::new("c1").unwrap())
         };
         let signed = Signed::seal(&trust, operator.secret());
         let json = serde_json::to_vec(&signed).unwrap();

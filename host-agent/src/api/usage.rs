@@ -20,7 +20,7 @@ pub(super) async fn show(State(api): State<Api>, peer: Peer) -> Result<Json<Usag
 
 /// Everything but the guests' part is there also while the hypervisor is not.
 pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Response, ProblemReply> {
-    api.permit(peer, Right::Read)?;
+    api.permit(peer, Right::Scrape)?;
     let usage = api.meter.read().await.ok();
     let scrape = Scrape {
         host: api.feed.host(),

@@ -12,7 +12,7 @@ use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
 use protocol::ticket::{Action, Grant, Handoff, Offer, Ticket, TicketError};
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::trust::{KILL_MS, Slot, TERM_MS, Trust};
 use protocol::vm::VmSpec;
 use transport::Now;
 
@@ -111,21 +111,11 @@ fn host(n: u8) -> Host {
 
 fn trust() -> Signed<Trust> {
     let trust = Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![key(OPERATOR).public()],
         arbiters: vec![Slot { slot: 0, key: key(ARBITER).public(), url: String::new() }],
-        k: 1,
-        f: 0,
         roster: vec![key(HOST).public(), key(OTHER).public()],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     };
     Signed::seal(&trust, &key(OPERATOR))
 }

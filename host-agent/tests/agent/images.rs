@@ -446,21 +446,11 @@ async fn with_trust_hosts_may_copy_and_those_who_only_look_may_not() {
         (Identity::ephemeral(), Identity::ephemeral(), Identity::ephemeral());
     let inventory: Inventory = bench.client.get(&bench.local(), "/v1/inventory").await.unwrap();
     let trust = Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![operator.public()],
         arbiters: vec![Slot { slot: 0, key: arbiter.public(), url: String::new() }],
-        k: 1,
-        f: 0,
         roster: vec![inventory.host.key, host.public()],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     };
     let agent = bench.tls().await;
     let signed = Signed::seal(&trust, operator.secret());

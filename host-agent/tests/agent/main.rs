@@ -39,7 +39,7 @@ use protocol::id::{ClusterId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, OneOff, Reason, Role, ServiceSpec};
 use protocol::refusal::Refusal;
 use protocol::signed::{Digest, Signed};
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::trust::{Slot, Trust};
 use protocol::vm::{Restart, VmSpec};
 use transport::download::Web;
 use transport::{
@@ -252,21 +252,11 @@ async fn with_trust_a_stranger_may_nothing_and_local_root_still_everything() {
     let (operator, stranger) = (Identity::ephemeral(), Identity::ephemeral());
     let inventory: Inventory = bench.client.get(&bench.local(), "/v1/inventory").await.unwrap();
     let trust = Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![operator.public()],
         arbiters: vec![Slot { slot: 0, key: stranger.public(), url: String::new() }],
-        k: 1,
-        f: 0,
         roster: vec![inventory.host.key],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     };
     let signed = Signed::seal(&trust, operator.secret());
     let path = "/v1/config/trust";

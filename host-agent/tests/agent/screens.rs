@@ -4,7 +4,7 @@ use hypervisor::Hypervisor as _;
 use protocol::id::{ClusterId, JobId};
 use protocol::job::{JobSpec, JobState};
 use protocol::signed::Signed;
-use protocol::trust::{CLOCK_PPM, KILL_MS, TERM_MS, Trust};
+use protocol::trust::Trust;
 use protocol::vm::Hardware;
 use transport::stream::Frame as Sent;
 use transport::{CallError, Client, Frames, Identity, Method, connect_stream};
@@ -77,21 +77,11 @@ async fn who_may_not_run_jobs_sees_no_screen_and_a_view_ends_with_the_right_to_i
     let inventory: Inventory = bench.client.get(&bench.local(), "/v1/inventory").await.unwrap();
     let (first, second) = (Identity::ephemeral(), Arc::new(Identity::ephemeral()));
     let trust = Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![first.public(), second.public()],
         arbiters: vec![Slot { slot: 0, key: bench.client.identity().public(), url: String::new() }],
-        k: 1,
-        f: 0,
         roster: vec![inventory.host.key],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: Default::default(),
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     };
     let bring = async |trust: &Trust| {
         let signed = Signed::seal(trust, first.secret());

@@ -140,6 +140,13 @@ pub(crate) enum DoctorCommand {
 pub(crate) enum TrustCommand {
     /// The document in force
     Show,
+    /// Fetch it from the cluster's hosts into this context, which may be nobody's yet: what a reader does first
+    /// (`ostler readers add`), and again when monitors or controllers have changed places
+    Fetch {
+        /// Where its hosts are found, as for `bootstrap --discovery`; by default where they were the last time
+        #[arg(value_name = "SOURCE")]
+        from: Vec<Source>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,4 +1,6 @@
-//! Flags of the commands that change who is trusted: arbiters and operators.
+//! Flags of the commands that change who is trusted: arbiters, operators and readers.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use protocol::signed::PublicKey;
@@ -92,4 +94,42 @@ pub(crate) enum OperatorsCommand {
         /// The key
         key: PublicKey,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadersArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ReadersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReadersCommand {
+    /// Print the key of this context (`--context`), which need not belong to any cluster yet
+    Key,
+    /// Let a key look, such as `ostler readers key` prints in another context. Its owner then runs
+    /// `ostler trust fetch` there
+    Add {
+        /// The key
+        key: PublicKey,
+        /// What to call it
+        #[arg(long)]
+        name: String,
+        /// Let it read `/metrics` and nothing else
+        #[arg(long)]
+        metrics_only: bool,
+    },
+    /// Let a key look no more
+    Remove {
+        /// Its name, or the key
+        reader: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrometheusArgs {
+    /// The folder to write, which Prometheus may read: files get the owner and group that it has
+    pub(crate) folder: PathBuf,
+    /// What its key is called in the cluster
+    #[arg(long, default_value = "prometheus")]
+    pub(crate) name: String,
 }

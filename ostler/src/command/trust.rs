@@ -1,16 +1,26 @@
-//! `ostler trust`: who is believed, by the context, or by an agent that is asked.
+//! `ostler trust`: who is believed, by the context, or by an agent that is asked; and bringing the document of
+//! a cluster into a context that has none.
 
 use protocol::id::HostId;
 use protocol::signed::Signed;
-use protocol::trust::Trust;
+use protocol::trust::{Trust, TrustError};
+use serde_json::json;
+use transport::discovery::Source;
 
 use crate::cli::{Global, TrustCommand};
 use crate::exit::{Code, Failure};
+use crate::picture::chain;
 use crate::session::{Session, context_of};
 use crate::show;
 
 pub(crate) async fn run(global: &Global, command: TrustCommand) -> Result<Code, Failure> {
-    let TrustCommand::Show = command;
+    match command {
+        TrustCommand::Show => show(global).await,
+        TrustCommand::Fetch { from } => fetch(global, from).await,
+    }
+}
+
+async fn show(global: &Global) -> Result<Code, Failure> {
     let trust = if global.hosts.is_empty() {
         let context = context_of(global);
         context.trust()?.map(|(_, trust)| trust).ok_or_else(|| {
@@ -24,6 +34,63 @@ pub(crate) async fn run(global: &Global, command: TrustCommand) -> Result<Code, 
         show::json_pretty(&trust);
     } else {
         tell(&trust);
+    }
+    Ok(Code::Ok)
+}
+
+/// A context without a document believes the first that it is given, as a bare host does; from then on only
+/// what one of its operators has signed.
+async fn fetch(global: &Global, from: Vec<Source>) -> Result<Code, Failure> {
+    let context = context_of(global);
+    let own = context.operator()?.public();
+    let kept = context.sources()?.into_iter().filter_map(|source| source.parse().ok()).collect();
+    let hosts: Vec<Source> = if from.is_empty() { kept } else { from };
+    if hosts.is_empty() {
+        let what = format!(
+            "nobody has said where hosts are found, and {} does not know",
+            context.folder().display()
+        );
+        return Err(Failure::usage(what).next("ostler trust fetch URL, or addresses of agents"));
+    }
+    let session = Session::open(&Global { hosts: hosts.clone(), ..global.clone() })?;
+    let (found, mut silent) = session.find().await;
+    let mut trust = context.trust()?.map(|(_, trust)| trust);
+    for found in found {
+        let agent = found.endpoint();
+        match session.client.get::<Option<Signed<Trust>>>(&agent, "/v1/config/trust").await {
+            Ok(Some(signed)) => match Trust::follow(trust.as_ref(), &signed) {
+                Ok(Some(newer)) => {
+                    context.save_trust(&signed)?;
+                    trust = Some(newer);
+                }
+                Ok(None) | Err(TrustError::NotNewer { .. }) => {}
+                Err(error) => silent.push(format!("{agent}: {error}")),
+            },
+            Ok(None) => silent.push(format!("{agent} is a lone host without trust")),
+            Err(error) => silent.push(format!("{agent}: {}", chain(&error))),
+        }
+    }
+    for who in &silent {
+        show::note(&format!("warning: {who}"));
+    }
+    let trust = trust.ok_or_else(|| {
+        Failure::new(Code::NotFound, "no host has told its trust document").next(format!(
+            "if they do not know the key of this context, an operator's `ostler readers add {own} --name NAME`"
+        ))
+    })?;
+    context.save_sources(&hosts.iter().map(Source::full).collect::<Vec<_>>())?;
+    let role = trust.role_of(&own);
+    if global.json {
+        show::json_pretty(&json!({ "cluster": trust.cluster, "version": trust.version, "own": own,
+            "role": role, "operators": trust.operators }));
+        return Ok(Code::Ok);
+    }
+    show::line(&format!("cluster {}, version {}, of operator", trust.cluster, trust.version));
+    for key in &trust.operators {
+        show::line(&format!("  {key}"));
+    }
+    if let Some(role) = role {
+        show::note(&format!("the key of this context is known there as {role}"));
     }
     Ok(Code::Ok)
 }
@@ -52,6 +119,8 @@ fn tell(trust: &Trust) {
     rows.extend(peers.map(|p| row(&p.role.to_string(), &p.url, p.key.to_string())));
     let hosts = trust.roster.iter();
     rows.extend(hosts.map(|key| row("host", HostId::of(key).as_str(), key.to_string())));
+    let readers = trust.readers.iter();
+    rows.extend(readers.map(|r| row(&r.role().to_string(), &r.name, r.key.to_string())));
     show::table(["ROLE", "WHERE", "KEY"], rows);
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::id::{ClusterId, Epoch};
 use crate::signed::SecretKey;
-use crate::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS};
+use crate::trust::Slot;
 
 fn key(n: u8) -> SecretKey {
     SecretKey::from_seed([n; 32])
@@ -14,7 +14,6 @@ const ARBITER: u8 = 10;
 
 fn trust(n: u8, k: u32) -> Trust {
     Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![key(99).public()],
         arbiters: (0..n)
@@ -25,16 +24,8 @@ fn trust(n: u8, k: u32) -> Trust {
             })
             .collect(),
         k,
-        f: 0,
         roster: vec![key(HOST).public()],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     }
 }
 

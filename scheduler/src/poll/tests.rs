@@ -3,7 +3,6 @@
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId};
 use protocol::signed::SecretKey;
 use protocol::ticket::{Action, Denial};
-use protocol::trust::{CLOCK_PPM, KILL_MS, TERM_MS};
 use protocol::vm::OnLoss;
 
 use super::*;
@@ -20,21 +19,13 @@ fn key(n: u32) -> SecretKey {
 fn trust(quota: Option<u32>) -> Trust {
     let slot = |slot: u32| Slot { slot, key: key(slot + 1).public(), url: String::new() };
     Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![key(9).public()],
         arbiters: (0..3).map(slot).collect(),
         k: 2,
-        f: 0,
         roster: vec![key(8).public()],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
         quota: quota.map(|q| (TenantId::default_tenant(), vcpus(q))).into_iter().collect(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use protocol::id::{ClusterId, JobId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::trust::{CLOCK_PPM, Slot, Trust};
 
 use super::chance::Chance;
 
@@ -232,21 +232,13 @@ impl Profile {
         let limit =
             Resources { vcpus: self.quota_vcpus, memory_bytes: 1 << 50, disk_bytes: 1 << 50 };
         Trust {
-            cluster: ClusterId::new("sim").expect("a valid name"),
             version: 1,
             operators: vec![operator.public()],
             arbiters: (0..self.arbiters).map(slot).collect(),
             k: self.k,
-            f: 0,
             roster: (0..self.hosts).map(|n| host_key(n).public()).collect(),
-            peers: vec![],
-            term_ms: TERM_MS,
-            kill_ms: KILL_MS,
-            clock_ppm: CLOCK_PPM,
             quota: BTreeMap::from([(tenant, limit)]),
-            retired: vec![],
-            fenced: vec![],
-            succession: Default::default(),
+            ..Trust::of_nobody(ClusterId::new("sim").expect("a valid name"))
         }
     }
 }

@@ -4,7 +4,7 @@ use protocol::id::{ClusterId, Epoch, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::tenure::{Item, Standing};
-use protocol::trust::{CLOCK_PPM, KILL_MS, TERM_MS};
+use protocol::trust::{KILL_MS, TERM_MS};
 
 use super::*;
 
@@ -25,21 +25,14 @@ fn trust(n: u32, k: u32) -> Arc<Trust> {
         protocol::trust::Slot { slot, key, url: String::new() }
     };
     Arc::new(Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version: 1,
         operators: vec![key(9).public()],
         arbiters: (0..n).map(slot).collect(),
         k,
-        f: 0,
         roster: vec![key(1).public()],
-        peers: vec![],
         term_ms: D,
         kill_ms: K,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     })
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{CLOCK_PPM, KILL_MS, TERM_MS};
+use super::super::{CLOCK_PPM, TERM_MS};
 use super::*;
 use crate::signed::SecretKey;
 
@@ -29,21 +29,12 @@ fn majority(slots: &[u32]) -> u32 {
 
 fn trust(version: u64, slots: &[u32]) -> Trust {
     Trust {
-        cluster: ClusterId::new("c1").unwrap(),
         version,
         operators: vec![key(OPERATOR).public()],
         arbiters: arbiters(slots),
         k: majority(slots),
-        f: 0,
         roster: vec![key(HOST).public(), key(HOST + 1).public()],
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
-        quota: BTreeMap::new(),
-        retired: vec![],
-        fenced: vec![],
-        succession: Succession::default(),
+        ..Trust::of_nobody(ClusterId::new("c1").unwrap())
     }
 }
 

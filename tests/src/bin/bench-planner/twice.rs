@@ -14,7 +14,7 @@ use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
 use protocol::ticket::{Action, Grant, Offer, Ticket};
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::trust::{Slot, Trust};
 use protocol::vm::OnLoss;
 use serde_json::{Value, json};
 use transport::Now;
@@ -93,21 +93,11 @@ pub(crate) fn run() -> Vec<Value> {
 impl Hosts {
     fn new() -> Self {
         let trust = Trust {
-            cluster: ClusterId::new("c1").expect("a name"),
             version: 1,
             operators: vec![key(OPERATOR).public()],
             arbiters: vec![Slot { slot: 0, key: key(ARBITER).public(), url: String::new() }],
-            k: 1,
-            f: 0,
             roster: (0..HOSTS).map(|n| key(n).public()).collect(),
-            peers: vec![],
-            term_ms: TERM_MS,
-            kill_ms: KILL_MS,
-            clock_ppm: CLOCK_PPM,
-            quota: BTreeMap::new(),
-            retired: vec![],
-            fenced: vec![],
-            succession: Default::default(),
+            ..Trust::of_nobody(ClusterId::new("c1").expect("a name"))
         };
         let trust = Signed::seal(&trust, &key(OPERATOR));
         let mut hosts = Self {

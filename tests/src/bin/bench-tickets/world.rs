@@ -9,7 +9,7 @@ use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId}
 use protocol::resources::Resources;
 use protocol::signed::{Digest, SecretKey, Signed};
 use protocol::ticket::{Action, Offer};
-use protocol::trust::{CLOCK_PPM, KILL_MS, Slot, TERM_MS, Trust};
+use protocol::trust::{Slot, Trust};
 use protocol::vm::OnLoss;
 
 /// Offers of a host with a number up to this one have become its jobs.
@@ -44,21 +44,13 @@ pub(crate) fn trust(arbiters: usize, k: u32, hosts: &[SecretKey]) -> Trust {
     // Far more than there is, and counted all the same.
     let limit = Resources { vcpus: 1 << 30, memory_bytes: 1 << 60, disk_bytes: 1 << 60 };
     Trust {
-        cluster: ClusterId::new("bench").expect("a name"),
         version: 1,
         operators: vec![key(9, 0).public()],
         arbiters: (0..arbiters).map(slot).collect(),
         k,
-        f: 0,
         roster: hosts.iter().map(SecretKey::public).collect(),
-        peers: vec![],
-        term_ms: TERM_MS,
-        kill_ms: KILL_MS,
-        clock_ppm: CLOCK_PPM,
         quota: BTreeMap::from([(TenantId::default_tenant(), limit)]),
-        retired: vec![],
-        fenced: vec![],
-        succession: Default::default(),
+        ..Trust::of_nobody(ClusterId::new("bench").expect("a name"))
     }
 }
 
