@@ -16,6 +16,7 @@ use protocol::resources::Resources;
 use protocol::signed::Digest;
 use protocol::trust::{Committee, Trust};
 use protocol::vm::OnLoss;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::statement::{Debits, HoldItem, Statement};
@@ -29,7 +30,7 @@ pub const ENTRIES_PER_HOST_MAX: usize = 8192;
 const HOSTS_ASKED_MAX: usize = 64;
 
 /// One promise, of this arbiter or of others as far as a host's statement told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Entry {
     /// Who holds or may redeem it.
     pub host: HostId,

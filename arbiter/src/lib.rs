@@ -14,6 +14,9 @@ pub mod statement;
 
 mod serve;
 
+mod openapi;
+pub use openapi::openapi;
+
 mod reader;
 
 mod metrics;

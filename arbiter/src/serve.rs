@@ -28,6 +28,7 @@ use protocol::signed::Signed;
 use protocol::tenure::{self, Term};
 use protocol::ticket::{Answer, HoldAt, Offer};
 use protocol::trust::{Right, Trust};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use transport::discovery::{Source, follow_addresses};
@@ -42,6 +43,7 @@ use transport::{
 use crate::books::{Entry, share};
 use crate::core::{Core, Effect, Input, NotMember, NotStated, Verdict, Waiting};
 use crate::metrics::{self, Counts};
+use crate::openapi;
 use crate::reader::{Reader, Readers};
 
 /// How long an answer waits for hosts that may have news. They answer in milliseconds, or they
@@ -100,7 +102,7 @@ pub enum ArbiterError {
 }
 
 /// `GET /v1/books`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct BooksReply {
     /// The slot it signs for, if any.
     pub slot: Option<u32>,
@@ -117,7 +119,7 @@ pub struct BooksReply {
 }
 
 /// A job that may lapse.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct LeaseRow {
     /// The job.
     pub job: JobId,
@@ -129,7 +131,7 @@ pub struct LeaseRow {
 }
 
 /// A tenant in the books.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct TenantUse {
     /// The tenant.
     pub tenant: TenantId,
@@ -364,6 +366,7 @@ fn router(shared: Arc<Shared>) -> Router {
     finish(
         Router::new()
             .route("/v1/health", get(health))
+            .route("/v1/openapi.json", get(openapi::show))
             .route("/v1/books", get(books))
             .route("/v1/handover", get(handover))
             .route("/v1/grants", post(grant))
@@ -430,7 +433,7 @@ async fn show_metrics(
     State(shared): State<Arc<Shared>>,
     peer: Peer,
 ) -> Result<Response, ProblemReply> {
-    permit(&shared, peer, Right::Read)?;
+    permit(&shared, peer, Right::Scrape)?;
     let now_ms = shared.clock.now().mono_ms;
     let core = lock(&shared.core);
     let text = metrics::of(now_ms, &core, &shared.count(), &tenants(&core));
@@ -454,10 +457,13 @@ async fn handover(
 
 /// How much it is asked to book; nothing said: what the offer's plan says, else the job's whole size.
 /// Booking less than before for an offer is not possible, and more is asked for by asking again.
-#[derive(Debug, Deserialize)]
-struct Wish {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct Wish {
+    /// Virtual CPUs.
     vcpus: Option<u32>,
+    /// Memory in bytes.
     memory_bytes: Option<u64>,
+    /// Disk space in bytes.
     disk_bytes: Option<u64>,
 }
 
@@ -495,8 +501,8 @@ async fn grant(
 }
 
 /// What may be asked of a tenant's room.
-#[derive(Debug, Default, Deserialize)]
-struct Freshness {
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(crate) struct Freshness {
     /// Whether hosts are read first.
     #[serde(default)]
     fresh: bool,

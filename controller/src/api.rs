@@ -15,13 +15,14 @@ use protocol::refusal::Problem;
 use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
 use scheduler::{CancelError, Picture, Scheduler, StoreError};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
 use transport::problem::finish;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
 use crate::power::{self, Power};
-use crate::{expectations, metrics};
+use crate::{expectations, metrics, openapi};
 
 /// Runs in one answer of `GET /v1/runs`; about a megabyte.
 const LIST_MAX: usize = 500;
@@ -40,6 +41,7 @@ pub(crate) fn router(shared: Shared) -> Router {
     finish(
         Router::new()
             .route("/v1/health", get(health))
+            .route("/v1/openapi.json", get(openapi::show))
             .route("/v1/runs", get(list).post(submit))
             .route("/v1/runs/{id}", get(find))
             .route("/v1/runs/{id}/cancel", post(cancel))
@@ -80,9 +82,11 @@ async fn submit(
     Ok((StatusCode::ACCEPTED, Json(RunStatus::clone(&run.status()))).into_response())
 }
 
-#[derive(Debug, Deserialize)]
+/// How many runs to tell.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub(crate) struct ListQuery {
+    /// At most so many, and never more than 500.
     #[serde(default = "list_max")]
     max: usize,
 }
@@ -102,9 +106,10 @@ async fn list(
 }
 
 /// How long to wait for news.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WaitQuery {
+    /// Milliseconds; at most a minute.
     #[serde(default)]
     pub(crate) wait_ms: u64,
 }
@@ -140,7 +145,7 @@ async fn cancel(
 }
 
 async fn metrics(State(shared): State<Shared>, peer: Peer) -> Result<Response, ProblemReply> {
-    permit(&shared, peer, Right::Read)?;
+    permit(&shared, peer, Right::Scrape)?;
     let trust_version = shared.trust.borrow().as_ref().map(|trust| trust.version);
     let text = metrics::of(&shared.scheduler.figures(), trust_version);
     Ok(transport::metrics::reply(&text))

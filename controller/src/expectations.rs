@@ -13,6 +13,7 @@ use protocol::id::{Revision, SetName};
 use protocol::refusal::Problem;
 use protocol::trust::Right;
 use scheduler::{KeepError, Kept, WAIT_MS_MAX};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
@@ -24,9 +25,11 @@ pub(crate) fn router() -> Router<Shared> {
         .route("/v1/expectations/{name}", get(find).put(put).delete(delete))
 }
 
-#[derive(Debug, Deserialize)]
+/// Which sets to tell.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub(crate) struct SetsQuery {
+    /// Those that were deleted as well.
     #[serde(default)]
     deleted: bool,
 }
@@ -34,7 +37,7 @@ struct ListQuery {
 async fn list(
     State(shared): State<Shared>,
     peer: Peer,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<SetsQuery>,
 ) -> Result<Json<SetList>, ProblemReply> {
     permit(&shared, peer, Right::Read)?;
     Ok(Json(shared.scheduler.expectations(query.deleted)))
@@ -84,9 +87,11 @@ async fn changed(mut kept: Kept, wait_ms: u64) -> Option<SetStatus> {
     tokio::time::timeout(wait, change).await.unwrap_or(before)
 }
 
-#[derive(Debug, Deserialize)]
+/// Which change is the last.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct DeleteQuery {
+pub(crate) struct DeleteQuery {
+    /// A revision above the present one; the next one if it is left out.
     revision: Option<Revision>,
 }
 

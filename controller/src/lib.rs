@@ -8,6 +8,9 @@ mod serve;
 
 mod api;
 
+mod openapi;
+pub use openapi::openapi;
+
 mod expectations;
 
 mod peers;

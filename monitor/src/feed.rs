@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use protocol::event::Frame;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use transport::FrameSender;
@@ -30,7 +31,7 @@ const CHUNK_DELTAS: usize = 256;
 const FRESHNESS_START: &str = r#"{"frame":"freshness""#;
 
 /// What a subscriber may ask for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct FeedQuery {
     /// Tell each row's age every two seconds, as a monitor that follows this one needs.
     #[serde(default)]

@@ -16,6 +16,9 @@ pub mod packed;
 
 mod serve;
 
+mod openapi;
+pub use openapi::openapi;
+
 mod page;
 
 mod feed;

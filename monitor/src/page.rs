@@ -16,6 +16,7 @@ use protocol::id::{HostId, JobId};
 use protocol::job::Job;
 use protocol::signed::PublicKey;
 use protocol::view::Freshness;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use transport::ProblemReply;
 
@@ -36,7 +37,7 @@ const ASKED_AT_ONCE: usize = 16;
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What somebody wants to see.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PageQuery {
     /// A host's id, the beginning of it, or its name.
@@ -57,9 +58,11 @@ pub(crate) struct PageQuery {
     confirm: Option<Confirm>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// Who confirms a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Confirm {
+    /// Its host.
     Host,
 }
 

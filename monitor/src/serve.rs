@@ -30,6 +30,7 @@ use transport::{
 use crate::core::Core;
 use crate::feed::{self, FeedQuery};
 use crate::follower::TURNS_MAX;
+use crate::openapi;
 use crate::page::{self, Page, PageQuery};
 use crate::sources::Sources;
 use crate::writer::{self, Connections, ORDERS_MAX, Order, Published, Shown, Writer};
@@ -161,6 +162,7 @@ fn router(shared: Arc<Shared>) -> Router {
     finish(
         Router::new()
             .route("/v1/health", get(health))
+            .route("/v1/openapi.json", get(openapi::show))
             .route("/v1/view", get(view))
             .route("/v1/events", get(events))
             .route("/metrics", get(metrics))
@@ -186,7 +188,7 @@ async fn view(
     peer: Peer,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page>, ProblemReply> {
-    permit(&shared, peer)?;
+    permit(&shared, peer, Right::Read)?;
     Ok(Json(page::read(&shared, query).await?))
 }
 
@@ -196,23 +198,23 @@ async fn events(
     Query(query): Query<FeedQuery>,
     upgrade: Upgrade,
 ) -> Result<Response, ProblemReply> {
-    permit(&shared, peer)?;
+    permit(&shared, peer, Right::Read)?;
     let upgrade = upgrade.read_directly().until(forbidden(&shared, peer));
     Ok(upgrade.frames(move |frames| feed::run(shared, frames, query)))
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>, peer: Peer) -> Result<Response, ProblemReply> {
-    permit(&shared, peer)?;
+    permit(&shared, peer, Right::Scrape)?;
     let shown = shared.view().await;
     let now_ms = shared.clock.now().mono_ms;
     let text = shared.published.metrics.text(now_ms, &shown.view, &shown.status);
     Ok(transport::metrics::reply(&text))
 }
 
-fn permit(shared: &Shared, peer: Peer) -> Result<(), ProblemReply> {
+fn permit(shared: &Shared, peer: Peer, right: Right) -> Result<(), ProblemReply> {
     let trust = shared.trust.borrow().clone();
     match trust {
-        Some(trust) => Ok(trust.permit(peer.key.as_ref(), Right::Read)?),
+        Some(trust) => Ok(trust.permit(peer.key.as_ref(), right)?),
         None => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ use protocol::resources::Resources;
 use protocol::ticket::{DenialReason, HoldAt};
 
 use crate::assert_none;
+use crate::openapi::documents;
 use crate::repository::{self, TextFile};
 use crate::source;
 
@@ -256,10 +257,10 @@ fn every_path_is_documented() {
 #[test]
 fn openapi_documents_agree_with_the_tables() {
     let document = repository::read(API).text;
-    let openapi = repository::read("docs/openapi/agent.json").text;
-    let openapi = serde_json::from_str(&openapi).expect("the committed document is JSON");
-    let violations = check_openapi(&document, "Agent", &openapi);
-    assert_none("OpenAPI documents agree with the tables", &violations);
+    for (_, heading, openapi) in documents() {
+        let violations = check_openapi(&document, heading, &openapi);
+        assert_none("OpenAPI documents agree with the tables", &violations);
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod scripts;
 
 mod interface;
 
+mod openapi;
+
 mod documents;
 
 /// Fails with every violation at once, each on a line of its own.

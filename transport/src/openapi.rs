@@ -2,12 +2,14 @@
 //! that travel.
 //!
 //! A role lists its [`Operation`]s; this adds what all our servers have in common (the problems of
-//! [`crate::problem`], each with its status) and writes the document. Which operations there are,
-//! and that the router has just these, is the role's affair and its tests'.
+//! [`crate::problem`], each with its status) and writes the document. Which operations there are
+//! is the role's affair; that its router has just these is a house rule (`tests/openapi`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::response::{IntoResponse as _, Response};
 use http::Method;
+use http::header::CONTENT_TYPE;
 use protocol::refusal::{Problem, examples};
 use protocol::trust::Right;
 use schemars::generate::SchemaSettings;
@@ -18,7 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::problem::PROBLEM_JSON;
 
 /// Problems that are no refusals, with every status they travel with; docs/api.md explains each.
-const PROBLEMS: [(&str, &[u16]); 16] = [
+const PROBLEMS: [(&str, &[u16]); 36] = [
     ("no-such-file", &[404]),
     ("no-such-range", &[416]),
     ("no-such-path", &[404]),
@@ -35,7 +37,57 @@ const PROBLEMS: [(&str, &[u16]); 16] = [
     ("no-hypervisor", &[503]),
     ("not-listening", &[503]),
     ("storage", &[507]),
+    ("bad-query", &[400]),
+    ("too-many-hosts", &[400]),
+    ("no-such-host", &[404]),
+    ("not-confirmed", &[504]),
+    ("no-arbiter", &[503]),
+    ("no-such-run", &[404]),
+    ("run-id-in-use", &[422]),
+    ("run-in-progress", &[409]),
+    ("run-past-return", &[409]),
+    ("run-damaged", &[503]),
+    ("storage-broken", &[503]),
+    ("expected-otherwise", &[409]),
+    ("no-such-expectations", &[404]),
+    ("expectations-changed", &[409]),
+    ("expectations-clash", &[409]),
+    ("too-many-expectations", &[409]),
+    ("no-power-device", &[404]),
+    ("power-file", &[503]),
+    ("power-device", &[502]),
+    ("host-alive", &[409]),
 ];
+
+/// Answers with a document as it is committed.
+#[must_use]
+pub fn reply(text: &'static str) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Reads something.
+#[must_use]
+pub fn get(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::GET, path, summary)
+}
+
+/// Has something so, however often it is sent.
+#[must_use]
+pub fn put(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::PUT, path, summary)
+}
+
+/// Has something done.
+#[must_use]
+pub fn post(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::POST, path, summary)
+}
+
+/// Has something gone.
+#[must_use]
+pub fn delete(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new(Method::DELETE, path, summary)
+}
 
 /// What a type looks like, once somebody collects the types it is made of.
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;

@@ -156,16 +156,18 @@ pub(crate) fn router(api: Api) -> Router {
     finish(router)
 }
 
-/// With trust, nobody reads the body of a stranger's request. Health is everybody's, and a trust
-/// document is believed for its signature.
+/// With trust, nobody reads the body of a stranger's request. Health and what there is to ask are everybody's,
+/// and a trust document is believed for its signature.
 async fn refuse_strangers(
     State(api): State<Api>,
     peer: Peer,
     request: HttpRequest,
     next: Next,
 ) -> Result<Response, ProblemReply> {
-    if !matches!(request.uri().path(), "/v1/health" | "/v1/config/trust") {
-        api.permit(peer, Right::Read)?;
+    match request.uri().path() {
+        "/v1/health" | "/v1/openapi.json" | "/v1/config/trust" => {}
+        "/metrics" => api.permit(peer, Right::Scrape)?,
+        _ => api.permit(peer, Right::Read)?,
     }
     Ok(next.run(request).await)
 }

@@ -3,7 +3,7 @@
 //! The document is made of the operations below and the types they name, and committed; the agent
 //! serves the committed text. A test keeps the two equal, and both equal to the router.
 
-use http::header::CONTENT_TYPE;
+use axum::response::Response;
 use protocol::api::{
     DomainReply, ImageReply, JobList, MigrateJob, OfferReply, OfferRequest, PutHandoff, PutIntent,
     PutJob, RebootJob, ResizeJob, RevertJob, SHA256_HEADER, StopJob,
@@ -18,8 +18,7 @@ use protocol::pool::{PoolContent, PoolsConfig, Tag};
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{Right, Trust};
 use protocol::usage::Usage;
-use transport::Method;
-use transport::openapi::Operation;
+use transport::openapi::{Operation, delete, get, post, put};
 
 use super::AgentHealth;
 use super::{console, events, jobs, offers, pools};
@@ -74,8 +73,8 @@ const TICKETS: &[&str] = &[
     "ticket-of-other-trust",
 ];
 
-pub(super) async fn show() -> ([(http::HeaderName, &'static str); 1], &'static str) {
-    ([(CONTENT_TYPE, "application/json")], TEXT)
+pub(super) async fn show() -> Response {
+    transport::openapi::reply(TEXT)
 }
 
 /// The document, made anew.
@@ -97,28 +96,10 @@ fn operations() -> Vec<Operation> {
     all
 }
 
-fn get(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new(Method::GET, path, summary)
-}
-
-fn put(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new(Method::PUT, path, summary)
-}
-
-fn post(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new(Method::POST, path, summary)
-}
-
-fn delete(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new(Method::DELETE, path, summary)
-}
-
 fn of_host() -> Vec<Operation> {
     vec![
         get("/v1/health", "Who it is, and whether it can work").answers::<AgentHealth>(200),
-        get("/v1/openapi.json", "This document")
-            .right(Right::Read)
-            .answers::<serde_json::Value>(200),
+        get("/v1/openapi.json", "This document").answers::<serde_json::Value>(200),
         get("/v1/host", "The host: facts, capacity, and what it has promised")
             .right(Right::Read)
             .answers::<Host>(200),
@@ -139,7 +120,7 @@ fn of_host() -> Vec<Operation> {
             .answers::<Usage>(200)
             .refuses(&["no-hypervisor"]),
         get("/metrics", "The host, its jobs and what guests use, for Prometheus")
-            .right(Right::Read)
+            .right(Right::Scrape)
             .answers_text(200),
         get("/v1/config/trust", "The trust document in force, or null")
             .right(Right::Read)

@@ -1,6 +1,5 @@
-//! The committed OpenAPI document against the types it is made of and the router it describes.
-//!
-//! `OSTLER_BLESS=1 cargo test -p host-agent --test agent openapi` writes it anew after a change.
+//! What the agent serves as its OpenAPI document against the router that it describes. That the committed one is
+//! what the types say is a house rule (`tests/tidy/openapi.rs`).
 
 use std::collections::BTreeSet;
 
@@ -9,42 +8,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use crate::Bench;
-
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi/agent.json");
-
-#[test]
-fn committed_document_is_what_the_types_say() {
-    let text = serde_json::to_string_pretty(&host_agent::openapi()).unwrap() + "\n";
-    if std::env::var_os("OSTLER_BLESS").is_some() {
-        std::fs::write(FILE, &text).unwrap();
-    }
-    let committed = std::fs::read_to_string(FILE).unwrap();
-    assert!(
-        committed == text,
-        "docs/openapi/agent.json is not what the types say; run\n  OSTLER_BLESS=1 cargo test -p host-agent --test agent openapi"
-    );
-}
-
-#[test]
-fn every_reference_of_the_document_leads_somewhere() {
-    let document = host_agent::openapi();
-    let mut references = BTreeSet::new();
-    collect_references(&document, &mut references);
-    assert!(references.len() > 20, "{references:?}");
-    let lost = references.iter().filter(|to| document.pointer(&to[1..]).is_none());
-    assert_eq!(lost.collect::<Vec<_>>(), Vec::<&String>::new());
-}
-
-fn collect_references(value: &Value, out: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(fields) => {
-            out.extend(fields.get("$ref").and_then(Value::as_str).map(str::to_owned));
-            fields.values().for_each(|inner| collect_references(inner, out));
-        }
-        Value::Array(items) => items.iter().for_each(|inner| collect_references(inner, out)),
-        _ => {}
-    }
-}
 
 #[tokio::test]
 async fn the_router_has_just_the_methods_of_the_document() {
