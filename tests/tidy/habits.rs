@@ -9,10 +9,14 @@ use crate::source;
 const CLOCK: &str = "transport/src/clock.rs";
 
 /// The files that call C, or tell the kernel about memory by address.
-const UNSAFE: [&str; 4] = [
+const UNSAFE: [&str; 8] = [
     "hypervisor/src/libvirt/ffi.rs",
+    "hypervisor/src/libvirt/ffi/console.rs",
+    "hypervisor/src/libvirt/ffi/domain.rs",
+    "hypervisor/src/libvirt/ffi/events.rs",
     "hypervisor/src/libvirt/ffi/network.rs",
     "hypervisor/src/libvirt/ffi/screen.rs",
+    "hypervisor/src/libvirt/ffi/stats.rs",
     "hypervisor/src/footprint.rs",
 ];
 
