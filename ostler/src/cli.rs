@@ -121,7 +121,7 @@ pub(crate) enum Command {
     /// Everything about one VM or host
     Inspect(InspectArgs),
     /// The hosts
-    Hosts,
+    Hosts(HostsArgs),
     /// What happens on the hosts
     Events(EventsArgs),
     /// The page for a browser on this machine

@@ -197,7 +197,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Ps(args) => ps::run(session, args).await,
         Command::Top(args) => top::run(session, args).await,
         Command::Inspect(args) => inspect::run(session, args).await,
-        Command::Hosts => hosts::run(session).await,
+        Command::Hosts(args) => hosts::run(session, args).await,
         Command::Events(args) => events::run(session, args).await,
         Command::Console(args) => console::run(session, args).await,
         Command::Vnc(args) => screen::vnc(session, args).await,

@@ -25,7 +25,7 @@ use crate::rules::Clause;
 /// Kinds of expectation that are met by steps of a job.
 pub const GOALS: [&str; 5] = ["runs", "runs_on", "has_size", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
-pub const RULES: [&str; 8] = [
+pub const RULES: [&str; 9] = [
     "host_label",
     "host_arch",
     "cpu_features",
@@ -34,6 +34,7 @@ pub const RULES: [&str; 8] = [
     "spread_over",
     "no_migration",
     "lose_any_host",
+    "lose_any_domain",
 ];
 
 /// Kinds of expectation that are told in terms of others: VMs by the number, and who starts after whom.

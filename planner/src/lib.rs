@@ -85,7 +85,7 @@ pub use level::{Level, Score};
 pub use order::{ORDER_MAX, Order, StartsAfter, circle, circle_words, runs};
 pub use policy::Placement;
 pub use register::{Prepared, Register};
-pub use rehearsal::{Loss, Rehearsal, Stranded};
+pub use rehearsal::{Loss, Lost, Rehearsal, Stranded};
 pub use report::{HostVerdict, Report, Unmet, UnmetReason};
 pub use rules::{Clause, Rule, Violation};
 pub use shards::Shards;

@@ -121,7 +121,8 @@ impl Marks {
             | Rule::NotSameHost(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
-            | Rule::LoseAnyHost(_) => Self::NONE,
+            | Rule::LoseAnyHost(_)
+            | Rule::LoseAnyDomain(_) => Self::NONE,
         }
     }
 

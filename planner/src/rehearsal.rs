@@ -1,43 +1,51 @@
-//! What the loss of each host would need, kept up to date while hosts change.
+//! What the loss of each host, or of each rack or site, would need, kept up to date while hosts change.
 //!
-//! Decides for each host whether its VMs, largest first, each find room on another, by admission's own
-//! arithmetic: first on the hosts that come after it in the order of ids, the last being followed by the first;
+//! Decides for each whether its VMs, largest first, each find room on another host, by admission's own
+//! arithmetic: first on the hosts that come after it in a ring, the last being followed by the first;
 //! and if that leaves some without a place, once more with each where it fits most tightly. It asks whether there is
 //! *room*, not whether data would survive, and heeds no rules of the jobs.
 //!
 //! ```text
 //!    h1   h2   h3   h4   h5 …        h2's VMs are looked for a place on h3, h4, …
 //!         └─ lost ─▶ │    │          a change of h4 is nothing to h1 if h1's all fit on h2 and h3
+//!
+//!    [h1  h4] [h2  h3] [h5 …         racks are arcs of the ring: the first one's VMs are looked for a place
+//!    └─ lost ────▶ │    │            on h2, h3, h5, …
 //! ```
 //!
-//! So each host's rehearsal has read only so many neighbours, and is made anew only when one of these has changed:
-//! where there is room that is a handful, whatever the size of the cluster. Hosts that cannot be lost have
+//! So each rehearsal has read only so many neighbours, and is made anew only when one of these has changed:
+//! where there is room that is a handful, whatever the size of the cluster. What cannot be lost has
 //! read all others.
+
+mod loss;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
+
+pub use loss::{Loss, Lost, Stranded};
 
 use protocol::id::{HostId, JobId};
 use protocol::job::JobState;
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow, View};
-use serde::{Deserialize, Serialize};
 
 use crate::intent::Intent;
 use crate::register::intent_of;
-use crate::report::room_words;
 use crate::state::State;
 
 /// Hosts that are passed over together when none of them has room enough.
 const BLOCK: usize = 32;
 
-/// Hosts and VMs that are named in one sentence; the others are counted.
+/// Losses and VMs that are named in one sentence; the others are counted.
 const NAMED_MAX: usize = 5;
 
 /// What counts of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Part {
+    /// Which domain it is in; `None` where each is its own, and where it does not say.
+    domain: Option<String>,
     /// False when it is lost or off already.
     is_there: bool,
     /// Room that VMs of others could have; none where nothing new may come.
@@ -46,39 +54,19 @@ struct Part {
     vms: Vec<(Resources, JobId)>,
 }
 
-/// What the loss of one host would need.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loss {
-    /// The host.
-    pub host: HostId,
-    /// VMs that would need another place.
-    pub vms: u32,
-    /// What they need together.
-    pub needs: Resources,
-    /// Those that would find none, largest first.
-    pub stranded: Vec<Stranded>,
-}
-
-/// A VM that would find no place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stranded {
-    /// The VM.
-    pub job: JobId,
-    /// What it needs.
-    pub needs: Resources,
-    /// What is left then on the host that comes nearest.
-    pub nearest_free: Resources,
-}
-
-/// Every host's loss, as far as it is known.
+/// Every host's or every domain's loss, as far as it is known.
 #[derive(Debug, Clone, Default)]
 pub struct Rehearsal {
-    /// Hosts in the order of ids.
+    /// The label whose values are domains; `None`: each host is lost by itself.
+    label: Option<String>,
+    /// Hosts in the order of ids, those of a domain side by side.
     hosts: Vec<HostId>,
     parts: Vec<Part>,
     /// The most of everything that is free in each block.
     blocks: Vec<Resources>,
-    /// With how many hosts after it each has read.
+    /// What is lost at once.
+    arcs: Vec<Range<usize>>,
+    /// For each arc, with how far after its first host it has read.
     losses: Vec<Option<(Loss, usize)>>,
     /// Hosts that have changed since.
     changed: BTreeSet<usize>,
@@ -89,28 +77,48 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// The rehearsal of a state of a plan.
+    /// Of no cluster yet: each host by itself.
     #[must_use]
-    pub fn of(state: &State<'_>) -> Self {
-        let part = |(host, row): (&HostId, &HostRow)| (host.clone(), part_in(state, row));
-        let mut rehearsal = Self::default();
-        rehearsal.begin(state.hosts().map(part).collect());
-        rehearsal.go();
-        rehearsal
+    pub fn of_hosts() -> Self {
+        Self::default()
+    }
+
+    /// Of no cluster yet: all hosts with one value of this label together.
+    #[must_use]
+    pub fn of_domains(label: impl Into<String>) -> Self {
+        Self { label: Some(label.into()), ..Self::default() }
+    }
+
+    /// The same of a state of a plan.
+    #[must_use]
+    pub fn in_state(mut self, state: &State<'_>) -> Self {
+        let label = self.label.clone();
+        let part = |(host, row): (&HostId, &HostRow)| {
+            let domain = domain_of(row, label.as_deref());
+            (host.clone(), Part { domain, ..part_in(state, row) })
+        };
+        self.begin(state.hosts().map(part).collect());
+        self.go();
+        self
     }
 
     /// Brings it up to a view, at the cost of what has changed.
     pub fn follow(&mut self, view: &View, freshness: impl Fn(&HostId) -> Freshness) {
         let before = std::mem::replace(&mut self.view, view.clone());
         let changed: BTreeSet<&HostId> = view.changed_since(&before).collect();
-        let is_other_set =
-            changed.iter().any(|host| view.host(host).is_some() != before.host(host).is_some());
-        if is_other_set || self.hosts.is_empty() {
-            let rows = view.hosts();
-            let heard: Vec<Freshness> = rows.map(|(host, _)| freshness(host)).collect();
-            let rows = view.hosts().zip(&heard);
-            self.begin(rows.map(|((host, row), is)| (host.clone(), part_of(row, *is))).collect());
-            self.heard = heard;
+        let label = self.label.clone();
+        let domain = |row: Option<&HostRow>| domain_of(row?, label.as_deref());
+        let is_elsewhere = |host: &HostId| {
+            let (now, then) = (view.host(host), before.host(host));
+            now.is_some() != then.is_some() || domain(now) != domain(then)
+        };
+        if changed.iter().any(|host| is_elsewhere(host)) || self.hosts.is_empty() {
+            let rows = view.hosts().map(|(host, row)| {
+                let part = part_of(row, freshness(host));
+                (host.clone(), Part { domain: domain(Some(row)), ..part })
+            });
+            self.begin(rows.collect());
+            self.heard = self.hosts.iter().map(freshness).collect();
         } else {
             for at in 0..self.hosts.len() {
                 let host = &self.hosts[at];
@@ -120,31 +128,37 @@ impl Rehearsal {
                 }
                 self.heard[at] = is;
                 let part = view.host(host).map(|row| part_of(row, is)).unwrap_or_default();
-                self.put(at, part);
+                self.put(at, Part { domain: self.parts[at].domain.clone(), ..part });
             }
         }
         self.go();
     }
 
-    /// What each host's loss would need, in the order of ids; nothing of those that are lost or off.
+    /// What each loss would need, in the order of ids or of domains; nothing of what is lost or off.
     pub fn losses(&self) -> impl Iterator<Item = &Loss> {
         self.losses.iter().flatten().map(|(loss, _)| loss)
     }
 
-    /// The hosts that cannot be lost.
+    /// What cannot be lost.
     pub fn stranding(&self) -> impl Iterator<Item = &Loss> {
         self.losses().filter(|loss| !loss.stranded.is_empty())
     }
 
-    /// How often the loss of a host was rehearsed so far.
+    /// How often a loss was rehearsed so far.
     #[must_use]
     pub fn rehearsed_count(&self) -> u64 {
         self.rehearsed_count
     }
 
-    fn begin(&mut self, parts: Vec<(HostId, Part)>) {
+    fn begin(&mut self, mut parts: Vec<(HostId, Part)>) {
+        // Hosts come in the order of ids, and stay so within each domain.
+        parts.sort_by(|(_, a), (_, b)| a.domain.cmp(&b.domain));
         (self.hosts, self.parts) = parts.into_iter().unzip();
-        self.losses = vec![None; self.hosts.len()];
+        self.arcs = match self.label {
+            None => (0..self.hosts.len()).map(|at| at..at + 1).collect(),
+            Some(_) => arcs(&self.parts),
+        };
+        self.losses = vec![None; self.arcs.len()];
         self.changed = (0..self.hosts.len()).collect();
         self.blocks = self.parts.chunks(BLOCK).map(most_free).collect();
     }
@@ -168,35 +182,38 @@ impl Rehearsal {
         }
         let count = self.parts.len();
         let mut taken = vec![Resources::ZERO; count];
-        for at in 0..count {
-            let reach = self.losses[at].as_ref().map_or(0, |(_, reach)| *reach);
-            // The next host after it that has changed, itself included, round the ring.
-            let next = changed.range(at..).next().or_else(|| changed.iter().next());
-            let is_touched = next.is_some_and(|next| (next + count - at) % count <= reach);
+        for n in 0..self.arcs.len() {
+            let arc = self.arcs[n].clone();
+            let reach = self.losses[n].as_ref().map_or(arc.len() - 1, |(_, reach)| *reach);
+            // The next host after its first that has changed, itself included, round the ring.
+            let next = changed.range(arc.start..).next().or_else(|| changed.iter().next());
+            let is_touched = next.is_some_and(|next| (next + count - arc.start) % count <= reach);
             if is_touched {
-                self.losses[at] = self.rehearse(at, &mut taken);
+                self.losses[n] = self.rehearse(&arc, &mut taken);
             }
         }
     }
 
-    fn rehearse(&mut self, at: usize, taken: &mut [Resources]) -> Option<(Loss, usize)> {
-        if !self.parts[at].is_there {
+    fn rehearse(&mut self, arc: &Range<usize>, taken: &mut [Resources]) -> Option<(Loss, usize)> {
+        let parts = &self.parts[arc.clone()];
+        if parts.iter().all(|part| !part.is_there) {
             return None;
         }
         self.rehearsed_count += 1;
-        let part = &self.parts[at];
-        let (vms, host) =
-            (u32::try_from(part.vms.len()).unwrap_or(u32::MAX), self.hosts[at].clone());
-        let needs = part.vms.iter().fold(Resources::ZERO, |sum, (size, _)| sum.plus(*size));
+        let mut vms: Vec<&(Resources, JobId)> = parts.iter().flat_map(|part| &part.vms).collect();
+        if arc.len() > 1 {
+            vms.sort_by_key(|(size, job)| largest_first(*size, job));
+        }
+        let needs = vms.iter().fold(Resources::ZERO, |sum, (size, _)| sum.plus(*size));
         let mut places = Vec::new();
-        let mut reach = 0;
+        let mut reach = arc.len() - 1;
         let mut fits_all = true;
-        for (size, _) in &part.vms {
-            let Some(steps) = self.first_fit(at, *size, taken) else {
+        for (size, _) in &vms {
+            let Some(steps) = self.first_fit(arc, *size, taken) else {
                 fits_all = false;
                 break;
             };
-            let place = (at + steps) % self.parts.len();
+            let place = (arc.start + steps) % self.parts.len();
             reach = reach.max(steps);
             taken[place] = taken[place].plus(*size);
             places.push(place);
@@ -205,8 +222,8 @@ impl Rehearsal {
         let mut stranded = Vec::new();
         if !fits_all {
             reach = self.parts.len() - 1;
-            for (size, job) in &part.vms {
-                match self.tightest_fit(at, *size, taken) {
+            for (size, job) in &vms {
+                match self.tightest_fit(arc, *size, taken) {
                     Ok(place) => {
                         taken[place] = taken[place].plus(*size);
                         places.push(place);
@@ -218,15 +235,25 @@ impl Rehearsal {
             }
             places.drain(..).for_each(|place| taken[place] = Resources::ZERO);
         }
-        Some((Loss { host, vms, needs, stranded }, reach))
+        let vms = u32::try_from(vms.len()).unwrap_or(u32::MAX);
+        Some((Loss { lost: self.lost(arc), vms, needs, stranded }, reach))
     }
 
-    /// How many hosts on the first one is that has room.
-    fn first_fit(&self, at: usize, size: Resources, taken: &[Resources]) -> Option<usize> {
+    fn lost(&self, arc: &Range<usize>) -> Lost {
+        match &self.label {
+            None => Lost::Host { host: self.hosts[arc.start].clone() },
+            Some(label) => {
+                Lost::Domain { domain: label.clone(), value: self.parts[arc.start].domain.clone() }
+            }
+        }
+    }
+
+    /// How many hosts on from its first the first one is that has room and is not lost with it.
+    fn first_fit(&self, arc: &Range<usize>, size: Resources, taken: &[Resources]) -> Option<usize> {
         let count = self.parts.len();
-        let mut steps = 1;
+        let mut steps = arc.len();
         while steps < count {
-            let place = (at + steps) % count;
+            let place = (arc.start + steps) % count;
             if place.is_multiple_of(BLOCK) && !size.fits_in(self.blocks[place / BLOCK]) {
                 steps += BLOCK.min(count - place);
                 continue;
@@ -242,13 +269,13 @@ impl Rehearsal {
     /// The host on which the least is left; the error is what the nearest one has.
     fn tightest_fit(
         &self,
-        at: usize,
+        arc: &Range<usize>,
         size: Resources,
         taken: &[Resources],
     ) -> Result<usize, Resources> {
         let key = |r: Resources| (r.memory_bytes, r.vcpus, r.disk_bytes);
         let free = |place: usize| self.parts[place].free.minus(taken[place]);
-        let others = (0..self.parts.len()).filter(|place| *place != at);
+        let others = (0..self.parts.len()).filter(|place| !arc.contains(place));
         let fitting = others.clone().filter(|place| size.fits_in(free(*place)));
         let tightest = fitting.min_by_key(|place| key(free(*place).minus(size)));
         tightest.ok_or_else(|| {
@@ -261,30 +288,35 @@ impl Rehearsal {
 impl fmt::Display for Rehearsal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut stranding: Vec<&Loss> = self.stranding().collect();
-        stranding.sort_by_key(|loss| (Reverse(loss.stranded.len()), &loss.host));
+        stranding.sort_by_key(|loss| (Reverse(loss.stranded.len()), &loss.lost));
         for (i, loss) in stranding.iter().take(NAMED_MAX).enumerate() {
             write!(f, "{}{loss}", if i > 0 { "; " } else { "" })?;
         }
         match stranding.len().saturating_sub(NAMED_MAX) {
             0 => Ok(()),
-            more => write!(f, "; and {more} hosts more"),
+            more => write!(f, "; and {more} more"),
         }
     }
 }
 
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.stranded.iter().take(NAMED_MAX).map(|stranded| stranded.job.as_str());
-        let names = names.collect::<Vec<_>>().join(", ");
-        write!(f, "{} would strand {} VMs: {names}", self.host.short(), self.stranded.len())?;
-        match self.stranded.len().saturating_sub(NAMED_MAX) {
-            0 => {}
-            more => write!(f, " and {more} more")?,
+/// Hosts side by side that are lost together.
+fn arcs(parts: &[Part]) -> Vec<Range<usize>> {
+    let mut arcs: Vec<Range<usize>> = Vec::new();
+    for (at, part) in parts.iter().enumerate() {
+        match arcs.last_mut() {
+            Some(arc) if parts[arc.start].domain == part.domain => arc.end = at + 1,
+            _ => arcs.push(at..at + 1),
         }
-        let Some(first) = self.stranded.first() else { return Ok(()) };
-        let of = if self.stranded.len() > 1 { format!("{} ", first.job) } else { String::new() };
-        write!(f, " ({of}{})", room_words(first.needs, first.nearest_free))
     }
+    arcs
+}
+
+fn domain_of(row: &HostRow, label: Option<&str>) -> Option<String> {
+    row.host.labels.get(label?).cloned()
+}
+
+fn largest_first(size: Resources, job: &JobId) -> (Reverse<(u64, u32)>, JobId) {
+    (Reverse((size.memory_bytes, size.vcpus)), job.clone())
 }
 
 fn most_free(parts: &[Part]) -> Resources {
@@ -327,8 +359,8 @@ fn part(
     let free = leaving.iter().fold(free, |sum, (_, size, _)| sum.plus(*size));
     let free = if intent.is_none() { free } else { Resources::ZERO };
     let mut vms: Vec<_> = staying.into_iter().map(|(_, size, job)| (size, job)).collect();
-    vms.sort_by_key(|(size, job)| (Reverse((size.memory_bytes, size.vcpus)), job.clone()));
-    Part { is_there, free, vms }
+    vms.sort_by_key(|(size, job)| largest_first(*size, job));
+    Part { domain: None, is_there, free, vms }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ use serde_json::{Value, json};
 
 use self::index::{Index, Key};
 use self::set::{Entry, Item};
-use self::verdict::{Facts, Verdict, is_between, is_rehearsed, is_told_only, judge};
+use self::verdict::{Facts, Verdict, domain_of, is_between, is_rehearsed, is_told_only, judge};
 use crate::follow::HeardAt;
 use crate::tally::Kept;
 
@@ -239,8 +239,8 @@ pub struct Upkeep {
     mending: BTreeSet<JobId>,
     /// Those of them that are moved so that another fits.
     clearing: BTreeMap<JobId, Favour>,
-    /// What the loss of each host would need, if anybody expects that none does harm.
-    rehearsal: Rehearsal,
+    /// What the loss of each host, or of each value of a label, would need, if anybody expects that none does harm.
+    rehearsals: BTreeMap<Option<String>, Rehearsal>,
     open: Vec<Open>,
     turns: Turns,
     has_looked: bool,
@@ -514,10 +514,7 @@ impl Upkeep {
             _ => None,
         });
         self.note_begun(&seen.collect(), out);
-        if keys.iter().any(|key| self.item(key).is_some_and(is_rehearsed)) {
-            let index = &self.index;
-            self.rehearsal.follow(index.view(), |host| index.freshness(host));
-        }
+        self.rehearse(&keys);
         for key in keys {
             let Some(item) = self.item(&key) else { continue };
             let verdict = self.verdict(&key, item);
@@ -536,9 +533,30 @@ impl Upkeep {
         }
     }
 
+    /// Brings up to date what these are judged by, and lets go what nobody is judged by any more.
+    fn rehearse(&mut self, keys: &BTreeSet<Key>) {
+        let domains = |keys: &mut dyn Iterator<Item = &Key>| -> BTreeSet<Option<String>> {
+            let items = keys.filter_map(|key| self.item(key)).filter(|item| is_rehearsed(item));
+            items.map(|item| domain_of(item).map(str::to_owned)).collect()
+        };
+        let expected = domains(&mut self.index.whole());
+        let domains = domains(&mut keys.iter());
+        self.rehearsals.retain(|domain, _| expected.contains(domain));
+        let index = &self.index;
+        for domain in domains {
+            let rehearsal = self.rehearsals.entry(domain).or_insert_with_key(|domain| {
+                domain.as_ref().map_or_else(Rehearsal::of_hosts, Rehearsal::of_domains)
+            });
+            rehearsal.follow(index.view(), |host| index.freshness(host));
+        }
+    }
+
     fn verdict(&self, key: &Key, item: &Item) -> Verdict {
         if is_rehearsed(item) {
-            return verdict::rehearsed(&self.rehearsal);
+            let domain = domain_of(item).map(str::to_owned);
+            let rehearsal =
+                self.rehearsals.get(&domain).expect("it was rehearsed before it is judged");
+            return verdict::rehearsed(rehearsal);
         }
         let after = match item {
             Item::Runs { job, level, .. } => self.after(job, *level),

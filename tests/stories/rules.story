@@ -240,3 +240,37 @@ vm a on h1 5GiB
 vm b on h1 4GiB
 expect lose_any_host
 then kept lose_any_host
+
+story any rack can be lost
+host h1 8GiB rack=a
+host h2 8GiB rack=a
+host h3 8GiB rack=b
+vm a on h1 4GiB
+vm b on h2 4GiB
+expect lose_any_domain rack
+expect lose_any_host
+then kept lose_any_domain
+then nothing
+
+story a rack that cannot be lost is named though each of its hosts can be
+host h1 8GiB rack=a
+host h2 8GiB rack=a
+host h3 4GiB rack=b
+vm a on h1 4GiB
+vm b on h2 4GiB
+expect should lose_any_domain rack
+expect lose_any_host
+then violated lose_any_domain
+then kept lose_any_host
+then says rack=a would strand 1 VMs: b
+then nothing
+
+story hosts that do not say their rack are lost together
+host h1 8GiB rack=a
+host h2 4GiB
+host h3 8GiB
+vm a on h2 4GiB
+vm b on h3 8GiB
+expect should lose_any_domain rack
+then violated lose_any_domain
+then says hosts without rack would strand 1 VMs: a

@@ -246,6 +246,9 @@ impl Story {
                 json!({ "expect": "starts_after", "jobs": jobs, "after": list(others) })
             }
             ["lose_any_host"] => json!({ "expect": "lose_any_host" }),
+            ["lose_any_domain", domain] => {
+                json!({ "expect": "lose_any_domain", "domain": domain })
+            }
             ["unknown", kind] => json!({ "expect": kind }),
             [word, ..] => return Err(format!("unknown word {word}")),
             [] => return Err("expect what?".to_owned()),

@@ -9,6 +9,13 @@ use protocol::signed::Digest;
 use super::values::Ms;
 
 #[derive(Debug, Args)]
+pub(crate) struct HostsArgs {
+    /// Say too whether all hosts with one value of this label, such as a rack, may be lost together
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) domain: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
     /// The host: its name, id or the beginning of its id
     pub(crate) host: String,

@@ -13,26 +13,34 @@ use protocol::view::Freshness;
 use serde_json::json;
 
 use super::arbiters::arbiters_on;
+use crate::cli::HostsArgs;
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
-pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
+pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let hosts = picture.hosts();
-    let rehearsal = rehearsed(&picture);
+    let rehearsal = rehearsed(&picture, Rehearsal::of_hosts());
+    let domains = args.domain.map(|label| {
+        let rehearsal = rehearsed(&picture, Rehearsal::of_domains(label.clone()));
+        (label, rehearsal)
+    });
     // Of hosts that were named alone, nothing is known of the others' arbiters.
     let trust = session.trust.as_ref().filter(|_| !session.is_direct);
     let cover = trust.map(|trust| Cover::of(&picture, trust)).unwrap_or_default();
     if session.is_json {
         let losses: Vec<_> = rehearsal.losses().collect();
+        let of_domains =
+            domains.as_ref().map(|(_, rehearsal)| rehearsal.losses().collect::<Vec<_>>());
         let can_lose_any = rehearsal.stranding().next().is_none() && cover == Cover::default();
         show::json_pretty(&json!({
             "hosts": hosts,
             "warnings": picture.warnings,
             "can_lose_any": can_lose_any,
             "losses": losses,
+            "losses_of_domains": of_domains,
             "arbiters_are_few": cover.is_few,
             "arbiters_need": cover.pillars,
         }));
@@ -43,12 +51,12 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
         "HOST", "ID", "STATE", "VCPUS", "MEMORY", "DISK", "POOLS", "JOBS", "GUESTS", "VERSION",
         "IF LOST", "AGE",
     ];
-    let losses: BTreeMap<&HostId, &Loss> =
-        rehearsal.losses().map(|loss| (&loss.host, loss)).collect();
     let is_fenced = |host: &Host| {
         let trust = session.trust.as_ref();
         trust.is_some_and(|trust| trust.is_over(&host.key, host.trust_version))
     };
+    let losses: BTreeMap<&HostId, &Loss> =
+        rehearsal.losses().filter_map(|loss| Some((loss.host()?, loss))).collect();
     let cells =
         |row: &HostRowReply| cells(row, is_fenced(&row.host), losses.get(&row.host.id).copied());
     show::table(header, hosts.iter().map(cells).collect());
@@ -59,6 +67,12 @@ pub(crate) async fn run(session: &Session) -> Result<Code, Failure> {
         true => "can lose any one host: yes".to_owned(),
         false => format!("can lose any one host: no, {}", why.join("; ")),
     });
+    if let Some((label, rehearsal)) = domains {
+        show::line(&match rehearsal.stranding().next() {
+            None => format!("can lose any one {label}: yes"),
+            Some(_) => format!("can lose any one {label}: no, {rehearsal}"),
+        });
+    }
     Ok(Code::Ok)
 }
 
@@ -106,11 +120,10 @@ fn needed<'a>(at: &BTreeMap<&'a HostId, usize>, k: usize) -> Vec<&'a HostId> {
     hosts.filter(|(_, count)| is_needed(**count)).map(|(host, _)| *host).collect()
 }
 
-/// What the loss of each host would need, as the picture has them.
-fn rehearsed(picture: &Picture) -> Rehearsal {
+/// What each loss would need, as the picture has the hosts.
+fn rehearsed(picture: &Picture, mut rehearsal: Rehearsal) -> Rehearsal {
     let heard: BTreeMap<&HostId, Freshness> =
         picture.rows.iter().map(|row| (&row.host, row.freshness)).collect();
-    let mut rehearsal = Rehearsal::default();
     rehearsal.follow(&picture.view, |host| heard.get(host).copied().unwrap_or(Freshness::Stale));
     rehearsal
 }

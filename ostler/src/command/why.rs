@@ -146,8 +146,8 @@ fn explain_host(
     })?;
     let wanted = plan::read_wanted(args.expectations.as_deref())?;
     let (mut input, not_understood) = case(view, heard, wanted);
-    let rehearsal = Rehearsal::of(&State::new(&input));
-    let stranded = rehearsal.stranding().find(|loss| loss.host == host);
+    let rehearsal = Rehearsal::of_hosts().in_state(&State::new(&input));
+    let stranded = rehearsal.stranding().find(|loss| loss.host() == Some(&host));
     let names: Vec<&str> =
         stranded.iter().flat_map(|loss| &loss.stranded).map(|one| one.job.as_str()).collect();
     let loss = match &stranded {

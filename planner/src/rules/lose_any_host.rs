@@ -15,11 +15,11 @@ pub struct LoseAnyHost {}
 impl LoseAnyHost {
     #[expect(clippy::unused_self, reason = "one shape for every rule")]
     pub(super) fn violations(&self, state: &State<'_>) -> u32 {
-        count(Rehearsal::of(state).stranding().count())
+        count(Rehearsal::of_hosts().in_state(state).stranding().count())
     }
 
     #[expect(clippy::unused_self, reason = "one shape for every rule")]
     pub(super) fn evidence(&self, state: &State<'_>) -> String {
-        Rehearsal::of(state).to_string()
+        Rehearsal::of_hosts().in_state(state).to_string()
     }
 }

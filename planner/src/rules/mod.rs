@@ -11,6 +11,8 @@ mod host_arch;
 
 mod host_label;
 
+mod lose_any_domain;
+
 mod lose_any_host;
 
 mod no_migration;
@@ -37,6 +39,7 @@ pub(crate) use cpu_features::words as cpu_words;
 pub use host_arch::HostArch;
 pub(crate) use host_arch::LABEL as ARCH_LABEL;
 pub use host_label::HostLabel;
+pub use lose_any_domain::LoseAnyDomain;
 pub use lose_any_host::LoseAnyHost;
 pub use no_migration::NoMigration;
 pub use not_same_host::NotSameHost;
@@ -74,6 +77,8 @@ pub enum Rule {
     NoMigration(NoMigration),
     /// The loss of any one host leaves room for what ran on it.
     LoseAnyHost(LoseAnyHost),
+    /// The loss of any one domain of hosts leaves room for what ran there.
+    LoseAnyDomain(LoseAnyDomain),
 }
 
 /// A rule that is not met, with evidence.
@@ -108,7 +113,7 @@ impl Rule {
             Rule::NotSameHost(rule) => rule.jobs.iter().collect(),
             Rule::SpreadOver(rule) => rule.jobs.iter().collect(),
             Rule::NoMigration(rule) => vec![&rule.job],
-            Rule::LoseAnyHost(_) => vec![],
+            Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) => vec![],
         }
     }
 
@@ -120,6 +125,7 @@ impl Rule {
             Rule::HostArch(_) => vec![host_arch::LABEL],
             Rule::CpuFeatures(_) => vec![cpu_features::LABEL],
             Rule::SpreadOver(rule) => rule.domain.as_deref().into_iter().collect(),
+            Rule::LoseAnyDomain(rule) => vec![&rule.domain],
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NoMigration(_)
@@ -139,6 +145,7 @@ impl Rule {
             Rule::SpreadOver(rule) => rule.violations(state),
             Rule::NoMigration(rule) => rule.violations(state),
             Rule::LoseAnyHost(rule) => rule.violations(state),
+            Rule::LoseAnyDomain(rule) => rule.violations(state),
         }
     }
 
@@ -153,7 +160,8 @@ impl Rule {
             | Rule::NotSameHost(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
-            | Rule::LoseAnyHost(_) => true,
+            | Rule::LoseAnyHost(_)
+            | Rule::LoseAnyDomain(_) => true,
         }
     }
 
@@ -161,7 +169,7 @@ impl Rule {
     #[must_use]
     pub fn movable(&self) -> Vec<&JobId> {
         match self {
-            Rule::NoMigration(_) | Rule::LoseAnyHost(_) => vec![],
+            Rule::NoMigration(_) | Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) => vec![],
             Rule::HostLabel(_)
             | Rule::HostArch(_)
             | Rule::CpuFeatures(_)
@@ -185,6 +193,7 @@ impl Rule {
             Rule::SpreadOver(rule) => rule.evidence(state),
             Rule::NoMigration(rule) => format!("{} would be moved", rule.job),
             Rule::LoseAnyHost(rule) => rule.evidence(state),
+            Rule::LoseAnyDomain(rule) => rule.evidence(state),
         }
     }
 }
@@ -207,6 +216,7 @@ impl fmt::Display for Rule {
             ),
             Rule::NoMigration(r) => write!(f, "{} is not moved", r.job),
             Rule::LoseAnyHost(_) => f.write_str("any one host can be lost"),
+            Rule::LoseAnyDomain(r) => write!(f, "any one {} can be lost", r.domain),
         }
     }
 }

@@ -129,6 +129,11 @@ impl Index {
         }
     }
 
+    /// The expectations that read everything.
+    pub(crate) fn whole(&self) -> impl Iterator<Item = &Key> {
+        self.whole.iter()
+    }
+
     /// What was compared with last.
     pub(crate) fn view(&self) -> &View {
         &self.view

@@ -66,7 +66,7 @@ pub(crate) fn judge(item: &Item, facts: &Facts<'_>) -> Verdict {
         },
         Item::HasSize { job, size, .. } => has_size(facts, job, size),
         item if is_rehearsed(item) => {
-            let mut rehearsal = Rehearsal::default();
+            let mut rehearsal = rehearsal_for(item);
             rehearsal.follow(facts.view, facts.freshness);
             rehearsed(&rehearsal)
         }
@@ -293,7 +293,7 @@ fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
     }
 }
 
-/// How the world stands to it that any one host can be lost.
+/// How the world stands to it that any one host or domain can be lost.
 pub(crate) fn rehearsed(rehearsal: &Rehearsal) -> Verdict {
     match rehearsal.stranding().next() {
         None => Verdict::Met,
@@ -301,12 +301,31 @@ pub(crate) fn rehearsed(rehearsal: &Rehearsal) -> Verdict {
     }
 }
 
-/// True for what is judged by a rehearsal of each host's loss.
+/// True for what is judged by a rehearsal of losses.
 pub(crate) fn is_rehearsed(item: &Item) -> bool {
-    matches!(item, Item::Rule(Clause { rule: Rule::LoseAnyHost(_), .. }))
+    matches!(item, Item::Rule(Clause { rule: Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_), .. }))
+}
+
+/// The label whose values are lost together; `None`: each host by itself.
+pub(crate) fn domain_of(item: &Item) -> Option<&str> {
+    match item {
+        Item::Rule(Clause { rule: Rule::LoseAnyDomain(rule), .. }) => Some(&rule.domain),
+        _ => None,
+    }
+}
+
+/// The rehearsal that it is judged by, of no cluster yet.
+pub(crate) fn rehearsal_for(item: &Item) -> Rehearsal {
+    domain_of(item).map_or_else(Rehearsal::of_hosts, Rehearsal::of_domains)
 }
 
 /// True for what no step can mend: it is told, and that is all.
 pub(crate) fn is_told_only(item: &Item) -> bool {
-    matches!(item, Item::Rule(Clause { rule: Rule::LoseAnyHost(_) | Rule::NoMigration(_), .. }))
+    matches!(
+        item,
+        Item::Rule(Clause {
+            rule: Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) | Rule::NoMigration(_),
+            ..
+        })
+    )
 }
