@@ -13,6 +13,7 @@ use crate::network::Networks;
 use crate::pool::PoolFacts;
 use crate::refusal::Refusal;
 use crate::resources::Resources;
+use crate::trust::{Breach, Policy};
 use crate::vm::{DiskSpec, OnLoss, Plug, SizeChange};
 
 /// What admission needs to know of a host.
@@ -28,6 +29,10 @@ pub struct Room<'a> {
     pub pools: &'a BTreeMap<PoolName, PoolFacts>,
     /// Networks that are here, as far as the host says.
     pub networks: Option<&'a Networks>,
+    /// What its labels are.
+    pub labels: &'a BTreeMap<String, String>,
+    /// What tenants' VMs may be like, if anybody says.
+    pub policy: Option<&'a Policy>,
     /// Whether the host can receive running guests.
     pub can_receive: bool,
     /// Whether the host can kill a guest by itself when the right to run it is over.
@@ -35,7 +40,7 @@ pub struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    /// The room that a host's own report leaves.
+    /// The room that a host's own report leaves, with no policy.
     #[must_use]
     pub fn of(host: &'a Host) -> Self {
         Self {
@@ -44,6 +49,8 @@ impl<'a> Room<'a> {
             images: &host.images,
             pools: &host.pools,
             networks: host.networks.as_ref(),
+            labels: &host.labels,
+            policy: None,
             can_receive: host.hypervisor.can_receive,
             can_guard: host.hypervisor.can_guard,
         }
@@ -72,6 +79,7 @@ pub enum Arrival {
 /// Says yes, or which rule says no with its numbers.
 pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Refusal> {
     spec.validate().map_err(|e| Refusal::Invalid { message: e.to_string() })?;
+    admit_by_policy(room, spec, arrival)?;
     if arrival == Arrival::Migrate && !room.can_receive {
         return Err(Refusal::Unsupported {
             what: "receive a running guest".to_owned(),
@@ -108,6 +116,20 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
     }
     admit_pools(room, spec, arrival)?;
     admit_images(room, spec, arrival)
+}
+
+/// Every start is asked all rules. What runs already and moves was let in once: only the host is new to it.
+fn admit_by_policy(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Refusal> {
+    let Some(policy) = room.policy else { return Ok(()) };
+    let of_job = match arrival {
+        Arrival::Start | Arrival::StartAgain | Arrival::StartOnShared => policy.breaches(spec),
+        Arrival::Migrate => vec![],
+    };
+    obeyed(policy, spec, of_job.into_iter().next().or_else(|| policy.breach_on(spec, room.labels)))
+}
+
+fn obeyed(policy: &Policy, spec: &JobSpec, breach: Option<Breach>) -> Result<(), Refusal> {
+    breach.map_or(Ok(()), |breach| Err(policy.refusal(&spec.tenant, breach)))
 }
 
 /// Every named pool is here and can be used, is shared if that is what the job counts on, and has room
@@ -176,6 +198,9 @@ pub fn admit_resize(
             "job {job} can change its CPUs, its memory and the sizes of its disks, and nothing else: stop it, and start it again as it is to be"
         );
         return Err(Refusal::Invalid { message });
+    }
+    if let Some(policy) = room.policy {
+        obeyed(policy, to, policy.breach_of_growth(from, to))?;
     }
     admit_disks(job, from, to)?;
     admit_growth_in_pools(room, from, to)?;
@@ -302,6 +327,7 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
     static NO_POOLS: BTreeMap<PoolName, PoolFacts> = BTreeMap::new();
+    static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 
     fn spec(vcpus: u32, image: Option<&str>) -> JobSpec {
         let image = image.map(|i| ImageName::new(i).unwrap());
@@ -326,6 +352,8 @@ mod tests {
             images,
             pools: &NO_POOLS,
             networks: None,
+            labels: &NO_LABELS,
+            policy: None,
             can_receive: false,
             can_guard: false,
         }

@@ -7,12 +7,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision, SnapshotName};
+use crate::id::{
+    Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision, SnapshotName, TenantId,
+};
 use crate::job::JobState;
 use crate::network::{NetworkName, Subnet};
 use crate::resources::{Bytes, Resources};
 use crate::ticket::TicketError;
-use crate::trust::TrustError;
+use crate::trust::{Breach, TrustError, breach_examples};
 
 /// Why something was not done. Nothing was changed when one of these comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
@@ -353,6 +355,16 @@ pub enum Refusal {
         /// What was asked.
         what: String,
     },
+    /// The cluster's policy for the tenant says no.
+    #[error("policy of tenant {tenant}{}: {breach}", if *.is_default { ", which is the default one" } else { "" })]
+    AgainstPolicy {
+        /// Whose job it is.
+        tenant: TenantId,
+        /// True when the tenant has no rules of its own.
+        is_default: bool,
+        /// Which rule, what was asked, and what would do.
+        breach: Breach,
+    },
 }
 
 fn pool_words(has: &[PoolName]) -> String {
@@ -407,6 +419,7 @@ impl Refusal {
             Refusal::UnlawfulTrust { .. } => "unlawful-trust",
             Refusal::LedgerReadOnly { .. } => "ledger-read-only",
             Refusal::Forbidden { .. } => "forbidden",
+            Refusal::AgainstPolicy { .. } => "against-policy",
         }
     }
 
@@ -415,7 +428,9 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::Invalid { .. } => 400,
-            Refusal::Forbidden { .. } | Refusal::Ticket { .. } => 403,
+            Refusal::Forbidden { .. } | Refusal::Ticket { .. } | Refusal::AgainstPolicy { .. } => {
+                403
+            }
             Refusal::NoSuchJob { .. }
             | Refusal::NoSuchSnapshot { .. }
             | Refusal::NoSuchDomain { .. }
@@ -456,6 +471,9 @@ impl Refusal {
     /// True when another host may well say yes to the same request.
     #[must_use]
     pub fn is_about_this_host(&self) -> bool {
+        if let Refusal::AgainstPolicy { breach, .. } = self {
+            return breach.is_about_host();
+        }
         matches!(
             self,
             Refusal::NoCapacity { .. }
@@ -542,7 +560,8 @@ impl From<TrustError> for Refusal {
             | TrustError::NotOperator { .. }
             | TrustError::OtherCluster { .. }
             | TrustError::NotNewer { .. }
-            | TrustError::Invalid(_) => Refusal::Invalid { message: error.to_string() },
+            | TrustError::Invalid(_)
+            | TrustError::Policy(_) => Refusal::Invalid { message: error.to_string() },
         }
     }
 }
@@ -622,6 +641,11 @@ pub fn examples() -> Vec<Refusal> {
         Refusal::LedgerReadOnly { message: "no space left on device".into() },
         Refusal::Forbidden { who: "monitor m1".into(), what: "stop jobs".into() },
     ];
+    all.extend(breach_examples().into_iter().take(1).map(|breach| Refusal::AgainstPolicy {
+        tenant: TenantId::default_tenant(),
+        is_default: true,
+        breach,
+    }));
     all.extend(of_networks(&job));
     let offer = OfferId { epoch: Epoch(2), num: 1 };
     let host = HostId::new("h1").expect("a valid name");

@@ -5,6 +5,7 @@
 //! also the list of who may talk to whom; there is no certificate authority to lose.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,14 @@ use crate::resources::Resources;
 use crate::signed::{Message, PublicKey, Signed, SignedError};
 
 mod fence;
+mod policy;
 mod readers;
 mod succession;
 pub use fence::{Fence, REASON_CHARS_MAX};
+pub use policy::{
+    Breach, Fault, HostHardware, InvalidPolicy, Pattern, Policy, TenantPolicy, VmMax,
+    breach_examples,
+};
 pub use readers::{NAME_CHARS_MAX, READERS_MAX, Reader, Sight};
 pub(crate) use succession::times;
 pub use succession::{Committee, Handover, Next, Ready, Succession, check_agreed};
@@ -57,6 +63,9 @@ pub struct Trust {
     /// What each tenant may have promised in the cluster; a tenant without entry has no limit.
     #[serde(default)]
     pub quota: BTreeMap<TenantId, Resources>,
+    /// What each tenant's VMs may be like, and where.
+    #[serde(default, skip_serializing_if = "is_no_policy")]
+    pub policy: Arc<Policy>,
     /// Hosts that were members and never come back: the operator's word that nothing of theirs runs
     /// (evidence `retired` of protocol §3). What was promised to them is free; a machine that is to
     /// come back comes with a new key.
@@ -169,6 +178,9 @@ pub enum TrustError {
     /// Its numbers contradict each other.
     #[error("trust makes no sense: {0}")]
     Invalid(String),
+    /// Its policy makes no sense.
+    #[error("trust makes no sense: {0}")]
+    Policy(#[from] InvalidPolicy),
     /// It may not follow the one in force: two quorums could miss each other, or a promise be forgotten.
     #[error(
         "trust version {version} may not follow the one in force: {why}; lawful would be {lawful}"
@@ -202,6 +214,7 @@ impl Trust {
             kill_ms: KILL_MS,
             clock_ppm: CLOCK_PPM,
             quota: BTreeMap::new(),
+            policy: Arc::default(),
             retired: vec![],
             fenced: vec![],
             succession: Succession::default(),
@@ -239,6 +252,7 @@ impl Trust {
         succession::validate(self).map_err(TrustError::Invalid)?;
         fence::validate(self).map_err(TrustError::Invalid)?;
         readers::validate(self).map_err(TrustError::Invalid)?;
+        self.policy.validate()?;
         if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
             return invalid(format!("host {} is on the roster and retired", HostId::of(key)));
         }
@@ -364,6 +378,10 @@ impl Trust {
         let next = self.succession.next.iter().flat_map(|next| &next.arbiters);
         self.arbiters.iter().chain(next).find(|a| a.key == *key)
     }
+}
+
+fn is_no_policy(policy: &Arc<Policy>) -> bool {
+    policy.is_empty()
 }
 
 /// Whether any two sets of k of n arbiters meet in an honest one (protocol §2).

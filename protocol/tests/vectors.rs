@@ -342,3 +342,23 @@ fn committed_tickets_have_the_verdict_they_say() {
         assert_eq!((&said, &debits), (&vector.verdict, &vector.debits), "{}", vector.name);
     }
 }
+
+/// docs/schema/policy.json against the types; `OSTLER_BLESS=1 cargo test -p protocol --test vectors` writes it anew.
+#[test]
+fn committed_schema_of_policies_is_what_the_types_say() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/policy.json");
+    let mut schema = schemars::schema_for!(protocol::trust::Policy).to_value();
+    schema["$id"] = "policy.json".into();
+    schema["title"] = "What tenants' VMs may be like, and on which hosts".into();
+    let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    if std::env::var_os("OSTLER_BLESS").is_some() {
+        std::fs::write(file, &text).unwrap();
+    }
+    let committed = std::fs::read_to_string(file).unwrap();
+    assert!(committed == text, "docs/schema/policy.json is not what the types say");
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/examples/policy.json");
+    let example = std::fs::read_to_string(example).unwrap();
+    let policy: protocol::trust::Policy = serde_json::from_str(&example).unwrap();
+    assert_eq!(policy.validate(), Ok(()));
+    assert!(policy.default.is_some() && !policy.tenants.is_empty());
+}

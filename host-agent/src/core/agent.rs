@@ -502,10 +502,11 @@ impl Agent {
         }
     }
 
-    /// The host as admission sees it; what is promised to others than the one who asks is put in by
-    /// whoever asks.
+    /// The host as admission sees it, under the policy of the document that it obeys; what is promised
+    /// to others than the one who asks is put in by whoever asks.
     pub(super) fn room(&self) -> Room<'_> {
-        Room::of(&self.host)
+        let policy = self.trust.as_ref().map(|trust| trust.policy.as_ref());
+        Room { policy, ..Room::of(&self.host) }
     }
 
     /// What is promised to jobs, to open offers and to domains of others.

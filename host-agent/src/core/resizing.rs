@@ -25,6 +25,7 @@ use protocol::job::{Job, JobSpec, JobState, Reason, Resize, ResizeStage, RunKey}
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::ticket::{Expected, OfferStanding, Purpose, Ticket, VerifiedTicket, verify};
+use protocol::trust::Policy;
 use protocol::vm::{SizeChange, VmSpec};
 use transport::clock::Now;
 
@@ -52,7 +53,7 @@ impl Agent {
     /// What an offer to resize reserves.
     pub(super) fn check_growth(&self, ask: &OfferRequest) -> Result<Reserved, Refusal> {
         let job = &self.record(&ask.job)?.job;
-        self.check_resize(&ask.job, ask.revision, &ask.spec, None)?;
+        self.check_resize(&ask.job, ask.revision, &ask.spec, None, self.room().policy)?;
         let resources = ask.spec.resources().max(had(job));
         // What it has been promised is counted with the job already.
         let promised = promised(job).unwrap_or(resources);
@@ -79,7 +80,7 @@ impl Agent {
         }
         let ticket = self.verify_growth(now, id, resize.revision, &to, resize.ticket.as_ref())?;
         let redeemed = ticket.as_ref().map(|t| t.offer().id);
-        self.check_resize(id, resize.revision, &to, redeemed)?;
+        self.check_resize(id, resize.revision, &to, redeemed, self.room().policy)?;
         let mut record = self.record(id)?.clone();
         if let Some(ticket) = &ticket {
             let offer = ticket.offer().id;
@@ -123,7 +124,8 @@ impl Agent {
         let to = record.job.spec.with_size(|_| last.before).ok_or_else(|| no_vm(id))?;
         let revision = Revision(record.job.revision.0 + 1);
         self.verify_growth(now, id, revision, &to, None)?;
-        self.check_resize(id, revision, &to, None)?;
+        // It had this before: a rule that came since is no reason to stay half way.
+        self.check_resize(id, revision, &to, None, None)?;
         self.begin_resize(now, record, to, revision, None, out)
     }
 
@@ -182,6 +184,7 @@ impl Agent {
         revision: Revision,
         to: &JobSpec,
         redeemed: Option<OfferId>,
+        policy: Option<&Policy>,
     ) -> Result<(), Refusal> {
         let record = self.record(id)?;
         let job = &record.job;
@@ -203,7 +206,7 @@ impl Agent {
         }
         let allocation = self.allocation_without(Some(id), redeemed, None);
         let pools = self.pools_without(redeemed);
-        let room = Room { allocation, pools: &pools, ..self.room() };
+        let room = Room { allocation, pools: &pools, policy, ..self.room() };
         admit_resize(room, id, &job.spec, promised(job), to)
     }
 

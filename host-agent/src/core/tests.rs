@@ -46,6 +46,8 @@ mod pools;
 
 mod table;
 
+mod policy;
+
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
 const HOST: u8 = 10;
