@@ -133,6 +133,9 @@ impl<'l, 'a> Look<'l, 'a> {
             is_only_near |=
                 matches!(&clause.rule, Rule::SameHost(rule) if rule.jobs.iter().any(is_alive));
         }
+        for (key, value) in state.input().policy.host_labels(&wish.spec) {
+            marks = marks.and(Marks::label(key, value));
+        }
         if let Some(vm) = wish.spec.as_vm() {
             let pools = vm.bytes_by_pool();
             marks = pools.keys().fold(marks, |marks, pool| marks.and(Marks::pool(pool)));

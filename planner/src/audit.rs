@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::id::{HostId, ImageName, JobId};
-use protocol::job::JobState;
+use protocol::job::{JobSpec, JobState};
 use protocol::resources::Resources;
 use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,13 @@ pub enum Fault {
         /// The image.
         image: ImageName,
     },
+    /// A job would come where the policy for its tenant does not let it.
+    AgainstPolicy {
+        /// The job.
+        job: JobId,
+        /// The host.
+        host: HostId,
+    },
     /// A job would start before one that it starts after.
     StartsTooEarly {
         /// The job.
@@ -86,6 +93,7 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
             faults.extend(ledger.too_early(&step.job));
         }
         ledger.take(step, &mut faults);
+        faults.extend(against_policy(input, step));
         if let Some(host) = step_target(step).filter(|host| input.intents.contains_key(*host)) {
             faults.push(Fault::AgainstIntent { host: host.clone() });
         }
@@ -114,6 +122,22 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
         }
     }
     faults
+}
+
+fn against_policy(input: &PlanInput, step: &Step) -> Option<Fault> {
+    let (spec, host) = match step {
+        Step::StartVm(step) if !input.policy.breaches(&step.spec).is_empty() => {
+            return Some(Fault::AgainstPolicy { job: step.job.clone(), host: step.host.clone() });
+        }
+        Step::StartVm(step) => (&step.spec, &step.host),
+        Step::MigrateVm(step) => {
+            (&input.view.host(&step.from)?.jobs.get(&step.job)?.spec as &JobSpec, &step.to)
+        }
+        Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) => return None,
+    };
+    let labels = &input.view.host(host)?.host.labels;
+    input.policy.breach_on(spec, labels)?;
+    Some(Fault::AgainstPolicy { job: step.job().clone(), host: host.clone() })
 }
 
 fn is_met(expectation: &Expectation, state: &State<'_>) -> bool {

@@ -4,11 +4,13 @@
 //! and blocks nothing; one that is known and badly written is told apart from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use protocol::id::{HostId, JobId};
 use protocol::job::{Job, JobSpec};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
+use protocol::trust::Policy;
 use protocol::view::{Freshness, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,6 +55,9 @@ pub struct Wanted {
     /// Which of the hosts that would do is taken.
     #[serde(default)]
     pub placement: Placement,
+    /// What tenants' VMs may be like, and where, as in the trust document.
+    #[serde(default)]
+    pub policy: Arc<Policy>,
     /// What others are about to take.
     #[serde(default)]
     pub reservations: Vec<Reservation>,
@@ -97,9 +102,9 @@ pub fn case(
     heard: BTreeMap<HostId, Heard>,
     wanted: Wanted,
 ) -> (PlanInput, Vec<NotUnderstood>) {
-    let Wanted { expectations, intents, placement, reservations, seed, limits } = wanted;
+    let Wanted { expectations, intents, placement, policy, reservations, seed, limits } = wanted;
     let input = PlanInput { placement, reservations, seed, limits, ..PlanInput::default() };
-    let mut input = PlanInput { view, heard, ..input };
+    let mut input = PlanInput { view, heard, policy, ..input };
     let mut not_understood = Vec::new();
     for (text, intent) in intents {
         match input.view.find_host(&text) {

@@ -4,11 +4,13 @@
 //! numbers the host has contradicted. Forgetting refusals by age is the caller's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use protocol::host::Host;
 use protocol::id::{HostId, JobId};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
+use protocol::trust::Policy;
 use protocol::view::{Freshness, View};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +56,9 @@ pub struct PlanInput {
     /// disks are is not.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost: BTreeMap<JobId, HostId>,
+    /// What tenants' VMs may be like, and where: hosts that obey it say no to others.
+    #[serde(default, skip_serializing_if = "is_no_policy")]
+    pub policy: Arc<Policy>,
     /// What hosts have said no to, or failed at.
     #[serde(default)]
     pub setbacks: Vec<Setback>,
@@ -93,6 +98,10 @@ impl PlanInput {
         }
         self
     }
+}
+
+fn is_no_policy(policy: &Arc<Policy>) -> bool {
+    policy.is_empty()
 }
 
 /// When a host was last heard.

@@ -103,7 +103,9 @@ impl Marks {
         Self::word(&["pool", name.as_str()])
     }
 
-    fn label(key: &str, value: &str) -> Self {
+    /// It has this label.
+    #[must_use]
+    pub fn label(key: &str, value: &str) -> Self {
         Self::word(&["label", key, value])
     }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use protocol::id::{HostId, JobId};
-use protocol::job::JobState;
+use protocol::job::{JobSpec, JobState};
 use protocol::refusal::Refusal;
 use protocol::resources::{Bytes, Resources};
 use protocol::view::Freshness;
@@ -120,6 +120,11 @@ pub enum UnmetReason {
         /// How it is there.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         state: Option<JobState>,
+    },
+    /// The policy for its tenant lets no host start it.
+    AgainstPolicy {
+        /// In these words and numbers.
+        no: Refusal,
     },
     /// The one step that would help is not possible.
     Blocked,
@@ -299,6 +304,11 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
             return UnmetReason::OtherSpec { host: host.clone() };
         }
     }
+    if let Expectation::Runs { spec, .. } = expectation
+        && let Some(no) = denied(state, spec)
+    {
+        return UnmetReason::AgainstPolicy { no };
+    }
     match expectation {
         _ if state.hosts().next().is_none() => UnmetReason::NoHosts,
         Expectation::Runs { on, .. } => {
@@ -320,6 +330,13 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
             false => UnmetReason::Blocked,
         },
     }
+}
+
+/// The first rule that the start of such a job breaks wherever it is.
+fn denied(state: &State<'_>, spec: &JobSpec) -> Option<Refusal> {
+    let policy = &state.input().policy;
+    let breach = policy.breaches(spec).into_iter().next()?;
+    Some(policy.refusal(&spec.tenant, breach))
 }
 
 fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
@@ -450,6 +467,7 @@ fn cheapest(
         | UnmetReason::InTransition { .. }
         | UnmetReason::CannotLeave { .. }
         | UnmetReason::WaitsFor { .. }
+        | UnmetReason::AgainstPolicy { .. }
         | UnmetReason::Blocked => return None,
     }
     if let Some(steps) = room_making(state, expectation) {
@@ -560,6 +578,7 @@ impl fmt::Display for UnmetReason {
                 write!(f, "waits for {job}, which is {state} on {}", host.short())
             }
             UnmetReason::WaitsFor { job, .. } => write!(f, "waits for {job}, which no host has"),
+            UnmetReason::AgainstPolicy { no } => no.fmt(f),
             UnmetReason::Blocked => f.write_str("cannot be done now"),
         }
     }

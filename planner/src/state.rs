@@ -334,12 +334,12 @@ impl<'a> State<'a> {
         told.plus(reserved)
     }
 
-    /// The room that the host has for this job: what it promised to others is taken.
+    /// The room that the host has for this job: what it promised to others is taken, and the policy holds.
     #[must_use]
     pub fn room_for(&self, row: &'a HostRow, job: &JobId) -> Room<'a> {
         let own = self.placed(job, &row.host.id).map(|p| p.allocation()).unwrap_or_default();
         let allocation = self.allocation(row).minus(own);
-        Room { allocation, ..Room::of(&row.host) }
+        Room { allocation, policy: Some(&self.input.policy), ..Room::of(&row.host) }
     }
 
     /// The room for a job that is this: a domain that it adopts is counted already.

@@ -14,7 +14,7 @@ use protocol::id::{JobId, RunId};
 use protocol::job::{JobState, Role};
 use protocol::refusal::{Problem, Refusal};
 use protocol::signed::PublicKey;
-use protocol::trust::Trust;
+use protocol::trust::{Policy, Trust};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -110,6 +110,12 @@ impl Inner {
         Shards::new(number(&self.options.client.identity().public()), all)
     }
 
+    /// What hosts let in, by the document in force.
+    fn policy(&self) -> Arc<Policy> {
+        let trust = self.options.trust.borrow();
+        trust.as_ref().map(|trust| Arc::clone(&trust.policy)).unwrap_or_default()
+    }
+
     /// Plans on a thread of its own: a search may take long, and this one answers requests.
     async fn plan(&self, record: &RunRecord) -> Input {
         match timeout(PLAN_WAIT, self.plan_in_turn(record)).await {
@@ -134,7 +140,7 @@ impl Inner {
         let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());
         let (now_ms, seed) = (options.clock.now().mono_ms, options.seed);
         let has_trust = options.trust.borrow().is_some();
-        let shards = self.shards();
+        let (shards, policy) = (self.shards(), self.policy());
         let room = record.make_room.then(|| self.keeping.heeded(now_ms, want.job()));
         let knowledge = Arc::clone(&self.knowledge);
         // Gone as soon as nobody waits for this plan any more.
@@ -146,6 +152,7 @@ impl Inner {
             let lock = || knowledge.lock().expect("no holder of this lock panics");
             let mut knowledge = lock();
             knowledge.share_with(shards);
+            knowledge.obey(policy);
             let mut input = knowledge.plan_input(now_ms, &picture, run, &want, setbacks, seed);
             drop(knowledge);
             if let Some(heeded) = room {
@@ -414,6 +421,10 @@ impl Scheduler {
     /// See [`Inner::shards`].
     pub(crate) fn shards(&self) -> Shards {
         self.0.shards()
+    }
+
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.0.policy()
     }
 
     /// What it has done, and how things stand.

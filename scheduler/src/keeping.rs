@@ -455,10 +455,11 @@ impl Scheduler {
         let setbacks = aims.shunned.into_iter().map(failed).collect();
         let (now_ms, seed) = (self.now_ms(), self.options().seed);
         let (goals, clauses, heeded) = (aims.goals, aims.clauses, aims.heeded);
-        let (scheduler, shards) = (self.clone(), self.shards());
+        let (scheduler, shards, policy) = (self.clone(), self.shards(), self.policy());
         let planned = spawn_blocking(move || {
             let mut knowledge = scheduler.knowledge();
             knowledge.share_with(shards);
+            knowledge.obey(policy);
             let input =
                 knowledge.mend_input(now_ms, &picture, goals, clauses, heeded, setbacks, seed);
             drop(knowledge);

@@ -19,6 +19,7 @@ use protocol::id::{HostId, JobId, RunId};
 use protocol::job::Job;
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
+use protocol::trust::Policy;
 use protocol::view::{Freshness, HostRow, View};
 
 use crate::failover::superseded_on;
@@ -48,6 +49,8 @@ pub struct Knowledge {
     /// How hosts were heard then.
     heard: OrdMap<HostId, HeardAt>,
     shards: Shards,
+    /// What hosts let in, by the document that this engine obeys.
+    policy: Arc<Policy>,
 }
 
 #[derive(Debug)]
@@ -98,6 +101,11 @@ impl Knowledge {
     /// Several schedulers place on these hosts; each takes some of them first.
     pub fn share_with(&mut self, shards: Shards) {
         self.shards = shards;
+    }
+
+    /// Hosts obey this policy, or will within moments.
+    pub fn obey(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
     }
 
     /// Brings what plans look up in up to a picture, at the cost of what has changed since the last.
@@ -280,8 +288,9 @@ impl Knowledge {
             forget_lost(&mut view, &job, &host);
         }
         let (heard, shards) = (heard.collect(), self.shards.clone());
+        let policy = Arc::clone(&self.policy);
         let prepared = register.into();
-        PlanInput { view, heard, setbacks, seed, shards, prepared, ..PlanInput::default() }
+        PlanInput { view, heard, setbacks, seed, shards, prepared, policy, ..PlanInput::default() }
             .with_host_intents()
     }
 }

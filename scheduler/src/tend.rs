@@ -190,10 +190,11 @@ impl Scheduler {
         };
         let setbacks = drain.shunned(now_ms).into_iter().map(failed).collect();
         let seed = self.options().seed;
-        let (scheduler, shards) = (self.clone(), self.shards());
+        let (scheduler, shards, policy) = (self.clone(), self.shards(), self.policy());
         let planned = spawn_blocking(move || {
             let mut knowledge = scheduler.knowledge();
             knowledge.share_with(shards);
+            knowledge.obey(policy);
             let input = knowledge.tend_input(now_ms, &picture, setbacks, seed);
             drop(knowledge);
             let outcome = planner::plan(&input);

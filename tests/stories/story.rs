@@ -1,12 +1,14 @@
 //! A story: its lines read, planned and judged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use planner::case::{Verdict, Wanted, case, verdict};
 use planner::{Heard, Intent, Outcome, PlanInput, State, Step, audit, plan};
 use protocol::host::Inventory;
-use protocol::id::{HostId, JobId};
+use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::JobState;
+use protocol::trust::{Pattern, VmMax};
 use protocol::view::{Freshness, View};
 use serde_json::{Value, json};
 
@@ -98,6 +100,7 @@ impl Story {
                 inventory.host.capacity.memory_bytes = world::bytes(size)?;
                 Ok(())
             }
+            ["policy", tenant, rule, rest @ ..] => self.policy(tenant, rule, rest),
             ["place", policy] => {
                 let policy = serde_json::from_value(json!(policy)).map_err(|e| e.to_string())?;
                 self.wanted.placement = policy;
@@ -119,6 +122,42 @@ impl Story {
             [word, ..] => Err(format!("unknown word {word}")),
             [] => Ok(()),
         }
+    }
+
+    /// A rule of a tenant's, or of `default`.
+    fn policy(&mut self, tenant: &str, rule: &str, words: &[&str]) -> Result<(), String> {
+        let policy = Arc::make_mut(&mut self.wanted.policy);
+        let rules = match tenant {
+            "default" => policy.default.get_or_insert_default(),
+            tenant => {
+                let tenant = TenantId::new(tenant).map_err(|e| e.to_string())?;
+                policy.tenants.entry(tenant).or_default()
+            }
+        };
+        let patterns = || Some(words.iter().map(|&word| Pattern(word.to_owned())).collect());
+        match rule {
+            "vm_max" => {
+                let mut vm_max = VmMax::default();
+                for word in words {
+                    match word.strip_suffix("cpus").map(str::parse) {
+                        Some(Ok(count)) => vm_max.vcpus = Some(count),
+                        Some(Err(_)) => return Err(format!("unknown word {word}")),
+                        None => vm_max.memory_bytes = Some(world::bytes(word)?),
+                    }
+                }
+                rules.vm_max = Some(vm_max);
+            }
+            "images" => rules.images = patterns(),
+            "networks" => rules.networks = patterns(),
+            "host_labels" => {
+                for word in words {
+                    let (key, value) = word.split_once('=').ok_or("write KEY=VALUE")?;
+                    rules.host_labels.insert(key.to_owned(), value.to_owned());
+                }
+            }
+            _ => return Err(format!("unknown word {rule}")),
+        }
+        policy.validate().map_err(|error| error.to_string())
     }
 
     fn host(&mut self, name: &str, words: &[&str]) -> Result<(), String> {

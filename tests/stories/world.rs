@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId};
+use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, TenantId};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::{Bytes, Resources};
 use protocol::signed::{Digest, SecretKey};
-use protocol::vm::{DiskSpec, VmSpec};
+use protocol::vm::{DiskSpec, Plug, VmSpec};
 
 /// Disk space of a host whose story does not say.
 const DISK_BYTES: u64 = 100 << 30;
@@ -46,11 +46,11 @@ pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
     Ok((ImageName::new(name).map_err(|e| e.to_string())?, facts))
 }
 
-/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `image=debian`.
+/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `image=debian`, `tenant=acme`, `bridge=br0`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     let mut vm =
         VmSpec { vcpus: 1, memory_bytes: 0, disks: vec![], nics: vec![], ..VmSpec::default() };
-    let mut image = None;
+    let (mut image, mut tenant) = (None, TenantId::default_tenant());
     for word in words {
         if let Some(count) = word.strip_suffix("cpus") {
             vm.vcpus = count.parse().map_err(|_| format!("unknown word {word}"))?;
@@ -60,6 +60,10 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
             vm.disks.push(DiskSpec { name, size_bytes, image: None, ..DiskSpec::default() });
         } else if let Some(name) = word.strip_prefix("image=") {
             image = Some(ImageName::new(name).map_err(|e| e.to_string())?);
+        } else if let Some(name) = word.strip_prefix("tenant=") {
+            tenant = TenantId::new(name).map_err(|e| e.to_string())?;
+        } else if let Some(bridge) = word.strip_prefix("bridge=") {
+            vm.nics.push(Plug::Bridge { bridge: bridge.to_owned() }.into());
         } else {
             vm.memory_bytes = bytes(word)?;
         }
@@ -67,7 +71,7 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     if let Some(disk) = vm.disks.first_mut() {
         disk.image = image;
     }
-    Ok(JobSpec::vm(vm))
+    Ok(JobSpec { tenant, ..JobSpec::vm(vm) })
 }
 
 pub(crate) fn bytes(word: &str) -> Result<u64, String> {

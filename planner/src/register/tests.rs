@@ -9,6 +9,7 @@ use protocol::job::{JobSpec, JobState};
 use protocol::pool::{PoolFacts, PoolId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, SecretKey};
+use protocol::trust::{Policy, TenantPolicy, VmMax};
 use protocol::vm::{DiskSpec, NicModel, NicSpec, OnLoss, Plug, VmSpec};
 
 use super::*;
@@ -247,6 +248,7 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
         0..4_u64,
         any::<(bool, bool, bool)>(),
         prop::option::of((0..JOBS, 0..26_u8)),
+        policy(),
     );
     (
         heard,
@@ -257,7 +259,7 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
         others,
     )
         .prop_map(|(kinds, expectations, clauses, setbacks, reservations, others)| {
-            let (placement, seed, me, (rooms, tends, mends), lost) = others;
+            let (placement, seed, me, (rooms, tends, mends), lost, policy) = others;
             let freshness = [Freshness::Fresh, Freshness::Stale, Freshness::Lost];
             let heard = |(host, kind): (u8, u8)| {
                 let freshness = freshness[usize::from(kind)];
@@ -280,9 +282,26 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
                 shards: Shards::new(me, (0..me).chain([me])),
                 lost: lost.map(|(job, host)| (job_id(job), id(host))).into_iter().collect(),
                 limits,
+                policy: policy.into(),
                 ..PlanInput::default()
             }
         })
+}
+
+/// Rules about hosts or about the job itself, for everybody, now and then.
+fn policy() -> impl Strategy<Value = Policy> {
+    let zone = prop::option::weighted(0.2, 0..4_u8);
+    let vm_max = prop::option::weighted(0.1, prop::sample::select(vec![GIB, 4 * GIB]));
+    (zone, vm_max).prop_map(|(zone, bytes)| {
+        let label = |zone: u8| ("zone".to_owned(), zone.to_string());
+        let vm_max = |bytes| VmMax { memory_bytes: Some(bytes), ..VmMax::default() };
+        let rules = TenantPolicy {
+            vm_max: bytes.map(vm_max),
+            host_labels: zone.map(label).into_iter().collect(),
+            ..TenantPolicy::default()
+        };
+        Policy { default: Some(rules), ..Policy::default() }
+    })
 }
 
 fn registered(input: &PlanInput, views: &[&View]) -> Register {
