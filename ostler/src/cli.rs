@@ -175,6 +175,8 @@ pub(crate) enum Command {
     Prometheus(PrometheusArgs),
     /// What each tenant may have, and what it has
     Quota(QuotaArgs),
+    /// What each tenant's VMs may be like, and on which hosts
+    Policy(PolicyArgs),
     /// A discovery server, and its clusters
     #[command(subcommand)]
     Discovery(DiscoveryCommand),

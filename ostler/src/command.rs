@@ -39,6 +39,8 @@ mod prometheus;
 
 mod quota;
 
+mod policy;
+
 pub(crate) mod expect;
 
 mod ps;
@@ -184,6 +186,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,
+        Command::Policy(args) => policy::run(session, args).await,
         Command::Power(args) => power::run(session, args).await,
         Command::Fence(args) => fence::run(session, args).await,
         Command::Retire(args) => retire::run(session, args).await,

@@ -16,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use protocol::api::Health;
 use protocol::id::HostId;
 use protocol::job::Role;
-use protocol::trust::Trust;
+use protocol::trust::{Policy, Trust};
 use protocol::view::HostRow;
 use transport::discovery::{Finder, Found, Pace, Source};
 use transport::{Client, Endpoint, Identity};
@@ -111,6 +111,12 @@ impl Session {
     /// A controller's sentence as a person would say it: with names in place of ids.
     pub(crate) fn with_names(&self, text: &str) -> String {
         with_names(self.names.get().map_or(&[][..], Vec::as_slice), text)
+    }
+
+    /// What hosts let in, by the trust document. Agents that a person named have their own.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        let trust = self.trust.as_ref().filter(|_| !self.is_direct);
+        trust.map(|trust| Arc::clone(&trust.policy)).unwrap_or_default()
     }
 
     /// Where the processes of a role answer, by the trust document.

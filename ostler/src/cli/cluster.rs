@@ -71,6 +71,30 @@ pub(crate) struct QuotaSetArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<PolicyCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// The rules in force, and the hosts that do not obey them yet
+    Show,
+    /// Which VMs could not be started again, and by which rules: exits with 1 if there are any
+    Check {
+        /// Rules, as docs/schema/policy.json describes them [default: those in force]
+        file: Option<PathBuf>,
+    },
+    /// Have these rules obeyed in place of those in force; what runs goes on
+    Set {
+        /// Rules, as docs/schema/policy.json describes them
+        file: PathBuf,
+    },
+    /// Have no rules obeyed any more
+    Clear,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// A VM, a service or a host
     pub(crate) name: String,

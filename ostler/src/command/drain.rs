@@ -12,6 +12,7 @@ use protocol::api::PutIntent;
 use protocol::host::HostIntent;
 use protocol::id::{HostId, JobId};
 use protocol::job::{Job, JobState, Role};
+use protocol::trust::Policy;
 use protocol::view::Freshness;
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -117,20 +118,26 @@ fn check_heard(picture: &Picture, id: &HostId) -> Result<(), Failure> {
 
 /// What would be done, and what cannot; exits with 1 when something cannot leave.
 fn rehearse(session: &Session, picture: &Picture, id: &HostId, rules: &[Clause]) -> Code {
-    let record = planned(picture, id, rules);
+    let record = planned(picture, id, rules, session.policy());
     plan::tell(session.is_json, &record);
     let is_stuck = !record.outcome.report.unmet.is_empty();
     if is_stuck { Code::Failed } else { Code::Ok }
 }
 
 /// What emptying the host takes, and what cannot leave it.
-pub(crate) fn planned(picture: &Picture, id: &HostId, rules: &[Clause]) -> Record {
+pub(crate) fn planned(
+    picture: &Picture,
+    id: &HostId,
+    rules: &[Clause],
+    policy: Arc<Policy>,
+) -> Record {
     let heard = plan::heard_of(picture);
     let (mut input, _) = case(picture.view.clone(), heard, Wanted::default());
     input.intents.insert(id.clone(), Intent::Drain);
     // As a controller does: it moves the guests of this host, and no others to make room for them.
     input.limits = Limits { tends_hosts: true, mends_rules: false, ..Limits::default() };
     input.clauses = rules.to_vec();
+    input.policy = policy;
     Record::make(input, vec![])
 }
 
@@ -149,7 +156,7 @@ async fn watch(
     loop {
         let picture = session.picture().await?;
         let now_ms = clock.now().mono_ms;
-        let guests = guests(&picture, id, &rules)?;
+        let guests = guests(session, &picture, id, &rules)?;
         if guests != shown {
             tell_change(session, &picture, &shown, &guests);
             (shown, moved_ms) = (guests, now_ms);
@@ -181,7 +188,12 @@ async fn watch(
 }
 
 /// The guests alive on the host; each with why it cannot leave, unless it is leaving.
-fn guests(picture: &Picture, id: &HostId, rules: &[Clause]) -> Result<Vec<Guest>, Failure> {
+fn guests(
+    session: &Session,
+    picture: &Picture,
+    id: &HostId,
+    rules: &[Clause],
+) -> Result<Vec<Guest>, Failure> {
     let gone = || Failure::new(Code::NotFound, format!("host {id} is in the view no more"));
     let row = picture.view.host(id).ok_or_else(gone)?;
     let alive =
@@ -190,7 +202,7 @@ fn guests(picture: &Picture, id: &HostId, rules: &[Clause]) -> Result<Vec<Guest>
     if alive.is_empty() {
         return Ok(vec![]);
     }
-    let record = planned(picture, id, rules);
+    let record = planned(picture, id, rules, session.policy());
     let why = |job: &JobId| {
         let unmet = record.outcome.report.unmet.iter();
         let mut its = unmet.filter(|unmet| unmet.job == *job);

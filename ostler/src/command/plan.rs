@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use planner::case::{Record, Verdict, Wanted, case, change, view_of};
 use planner::{Clause, Heard, PlanInput, State};
 use protocol::id::HostId;
+use protocol::trust::Policy;
 use protocol::view::View;
 use serde_json::{Value, json};
 
@@ -39,7 +41,7 @@ pub(crate) struct PlanArgs {
 /// A plan of files.
 pub(crate) fn offline(global: &Global, view: &Path, args: &PlanArgs) -> Result<Code, Failure> {
     let (view, heard) = read_view(view)?;
-    finish(global.json, args, view, heard, vec![])
+    finish(global.json, args, view, heard, vec![], Arc::default())
 }
 
 /// A plan of the cluster as it is, with the rules that are kept there.
@@ -48,7 +50,7 @@ pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failu
     picture.warn();
     let heard = heard_of(&picture);
     let kept = rules(session).await;
-    finish(session.is_json, &args, picture.view, heard, kept)
+    finish(session.is_json, &args, picture.view, heard, kept, session.policy())
 }
 
 pub(crate) fn heard_of(picture: &Picture) -> BTreeMap<HostId, Heard> {
@@ -81,6 +83,11 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T
     serde_json::from_slice(&bytes).map_err(|error| bad_file(file, "JSON document", error))
 }
 
+/// What is wanted, under the policy in force unless it names another.
+pub(crate) fn under(policy: Arc<Policy>, wanted: Wanted) -> Wanted {
+    if wanted.policy.is_empty() { Wanted { policy, ..wanted } } else { wanted }
+}
+
 fn bad_file(file: &Path, what: &str, error: serde_json::Error) -> Failure {
     Failure::new(Code::Refused, format!("{} is no {what}", file.display()))
         .because(error)
@@ -93,8 +100,9 @@ fn finish(
     view: View,
     heard: BTreeMap<HostId, Heard>,
     kept: Vec<Clause>,
+    policy: Arc<Policy>,
 ) -> Result<Code, Failure> {
-    let wanted = read_wanted(args.expectations.as_deref())?;
+    let wanted = under(policy, read_wanted(args.expectations.as_deref())?);
     let (mut input, not_understood) = case(view, heard, wanted);
     with(&mut input, &args.with)?;
     let is_new = |clause: &Clause| !input.clauses.contains(clause);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use planner::case::{Record, Wanted, case};
@@ -10,6 +11,7 @@ use planner::{Heard, Intent, Limits, Rehearsal, State};
 use protocol::api::RunList;
 use protocol::id::{HostId, JobId};
 use protocol::job::Role;
+use protocol::trust::Policy;
 use protocol::view::View;
 use serde_json::json;
 
@@ -36,7 +38,7 @@ pub(crate) struct WhyArgs {
 pub(crate) fn offline(global: &Global, args: &WhyArgs) -> Result<Code, Failure> {
     let file = args.view.as_deref().unwrap_or(std::path::Path::new("-"));
     let (view, heard) = plan::read_view(file)?;
-    explain(global.json, args, view, heard, Vec::new())
+    explain(global.json, args, view, heard, Vec::new(), Arc::default())
 }
 
 pub(crate) async fn run(session: &Session, args: WhyArgs) -> Result<Code, Failure> {
@@ -44,7 +46,7 @@ pub(crate) async fn run(session: &Session, args: WhyArgs) -> Result<Code, Failur
     picture.warn();
     let heard = plan::heard_of(&picture);
     let runs = last_runs(session, &args.name).await;
-    explain(session.is_json, &args, picture.view, heard, runs)
+    explain(session.is_json, &args, picture.view, heard, runs, session.policy())
 }
 
 /// Why a VM is where it is or is not, in lines.
@@ -52,7 +54,8 @@ pub(crate) async fn of_job(session: &Session, picture: &Picture, name: &JobId) -
     let args = WhyArgs { name: name.to_string(), view: None, expectations: None };
     let runs = last_runs(session, &args.name).await;
     let (view, heard) = (picture.view.clone(), plan::heard_of(picture));
-    let (mut lines, record) = explain_job(name, &view, heard, runs, Wanted::default());
+    let wanted = plan::under(session.policy(), Wanted::default());
+    let (mut lines, record) = explain_job(name, &view, heard, runs, wanted);
     lines.extend(plan::lines(&record));
     lines
 }
@@ -82,13 +85,14 @@ fn explain(
     view: View,
     heard: BTreeMap<HostId, Heard>,
     runs: Vec<String>,
+    policy: Arc<Policy>,
 ) -> Result<Code, Failure> {
-    let wanted = plan::read_wanted(args.expectations.as_deref())?;
+    let wanted = plan::under(policy, plan::read_wanted(args.expectations.as_deref())?);
     let job: Option<JobId> = args.name.parse().ok();
     let is_job = |job: &JobId| view.job(job).next().is_some();
     let has_wish = wanted.expectations.iter().any(|value| value["job"] == json!(args.name));
     let Some(job) = job.filter(|job| is_job(job) || has_wish || !runs.is_empty()) else {
-        return explain_host(is_json, args, view, heard);
+        return explain_host(is_json, args, view, heard, wanted);
     };
     let is_there = is_job(&job);
     let (lines, record) = explain_job(&job, &view, heard, runs, wanted);
@@ -139,12 +143,12 @@ fn explain_host(
     args: &WhyArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
+    wanted: Wanted,
 ) -> Result<Code, Failure> {
     let host = view.find_host(&args.name).map(|row| row.host.id.clone()).map_err(|_| {
         let what = format!("no VM or host {:?} among those that answer", args.name);
         Failure::new(Code::NotFound, what).next("ostler ps --all; ostler hosts")
     })?;
-    let wanted = plan::read_wanted(args.expectations.as_deref())?;
     let (mut input, not_understood) = case(view, heard, wanted);
     let rehearsal = Rehearsal::of_hosts().in_state(&State::new(&input));
     let stranded = rehearsal.stranding().find(|loss| loss.host() == Some(&host));

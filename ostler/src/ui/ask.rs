@@ -233,7 +233,7 @@ impl Asking<'_> {
         }
         let to = match to {
             Some(to) => to,
-            None => look::best_target(self.picture, &job).await?,
+            None => look::best_target(self.session, self.picture, &job).await?,
         };
         self.want(Want::migrate(job, to)).await
     }

@@ -20,6 +20,7 @@ use super::serve::Shared;
 use crate::command::{drain, events, expect, plan, screen, why};
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
+use crate::session::Session;
 
 /// What is told of what has happened to one VM, the newest.
 const EVENTS_MAX: usize = 200;
@@ -88,7 +89,8 @@ pub(super) async fn rehearse_drain(
     picture.host(id.as_str())?;
     let rules = expect::rules(&session).await;
     let stay = drain::staying(&picture, &id);
-    let record = off_thread(move || drain::planned(&picture, &id, &rules)).await?;
+    let policy = session.policy();
+    let record = off_thread(move || drain::planned(&picture, &id, &rules, policy)).await?;
     let can_all_leave = record.outcome.report.unmet.is_empty();
     let mut lines = plan::lines(&record);
     if !stay.is_empty() {
@@ -98,13 +100,18 @@ pub(super) async fn rehearse_drain(
 }
 
 /// The host that the planner would move this VM to, if its own had to be emptied.
-pub(super) async fn best_target(picture: &Picture, job: &JobId) -> Result<HostId, Failure> {
+pub(super) async fn best_target(
+    session: &Session,
+    picture: &Picture,
+    job: &JobId,
+) -> Result<HostId, Failure> {
     let row = picture.job(job)?;
     let (view, heard) = (alone(&picture.view, &row.host, job), plan::heard_of(picture));
-    let from = row.host.clone();
+    let (from, policy) = (row.host.clone(), session.policy());
     let record = off_thread(move || {
         let (mut input, _) = case(view, heard, Wanted::default());
         input.intents.insert(from, Intent::Drain);
+        input.policy = policy;
         input.limits = Limits { tends_hosts: true, ..Limits::default() };
         Record::make(input, vec![])
     });
