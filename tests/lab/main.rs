@@ -14,6 +14,8 @@ mod networks;
 
 mod page;
 
+mod policy;
+
 mod pools;
 
 mod power;

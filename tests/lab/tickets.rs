@@ -18,14 +18,14 @@ use tests::wait::until;
 use transport::{CallError, Client, Endpoint, Identity, Method};
 
 /// An operator's own client, for what no command does.
-struct Caller {
+pub(crate) struct Caller {
     runtime: tokio::runtime::Runtime,
     client: Client,
     trust: Trust,
 }
 
 impl Caller {
-    fn new(operator: &Operator) -> Self {
+    pub(crate) fn new(operator: &Operator) -> Self {
         let key = operator.context().join("operator.key");
         let identity = Identity::load(&key).expect("the operator has a key");
         let trust = std::fs::read(operator.context().join("trust.json")).expect("and trust");
@@ -37,13 +37,19 @@ impl Caller {
         }
     }
 
-    fn host(&self, lab: &Lab, name: &str) -> Endpoint {
+    pub(crate) fn host(&self, lab: &Lab, name: &str) -> Endpoint {
         let url = format!("https://{}:7460", lab.address(name));
         let key = self.trust.roster.iter().find(|key| {
             let pinned = Endpoint::of_host(&url, HostId::of(key));
             self.runtime.block_on(self.client.get::<serde_json::Value>(&pinned, "/v1/host")).is_ok()
         });
         Endpoint::of_key(url, *key.expect("the host is on the roster"))
+    }
+
+    /// The host's answer to one question.
+    pub(crate) fn ask(&self, host: &Endpoint, ask: &OfferRequest) -> Result<OfferReply, CallError> {
+        let offered = self.client.send(Method::POST, host, "/v1/offers", ask);
+        self.runtime.block_on(offered).map(|reply| reply.body)
     }
 
     fn offer(&self, host: &Endpoint, job: &str, spec: &JobSpec) -> OfferReply {
@@ -54,8 +60,7 @@ impl Caller {
             action: Action::Start,
             finds_disks: false,
         };
-        let offered = self.client.send(Method::POST, host, "/v1/offers", &ask);
-        self.runtime.block_on(offered).expect("an offer").body
+        self.ask(host, &ask).expect("an offer")
     }
 
     fn ticket(&self, offer: Signed<Offer>) -> Ticket {
