@@ -489,6 +489,22 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_is_checked_with_its_document_and_written_only_where_there_is_one() {
+        let with = |policy: Policy| Trust { policy: Arc::new(policy), ..trust(2) };
+        let of_default = |vcpus| {
+            let vm_max = Some(VmMax { vcpus: Some(vcpus), ..VmMax::default() });
+            let default = Some(TenantPolicy { vm_max, ..TenantPolicy::default() });
+            with(Policy { default, ..Policy::default() })
+        };
+        let accept = |new: &Trust| Trust::accept(Some(&trust(1)), &Signed::seal(new, &key(1)));
+        assert_eq!(accept(&of_default(4)), Ok(Some(of_default(4))), "as it was signed");
+        let wrong = InvalidPolicy::OfDefault(Fault::Vcpus(0));
+        assert_eq!(accept(&of_default(0)), Err(TrustError::Policy(wrong)));
+        let text = serde_json::to_string(&with(Policy::default())).unwrap();
+        assert!(!text.contains("policy"), "{text}");
+    }
+
+    #[test]
     fn strangers_may_nothing_and_members_only_what_their_role_needs() {
         let trust = trust(1);
         let may = |n: u8, right| trust.permit(Some(&key(n).public()), right).is_ok();

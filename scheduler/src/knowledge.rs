@@ -404,6 +404,39 @@ mod tests {
     }
 
     #[test]
+    fn every_plan_is_made_under_the_policy_that_the_engine_obeys() {
+        use protocol::trust::{TenantPolicy, VmMax};
+
+        let capacity = Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 0 };
+        let host = Host { capacity, ..Host::of_key(SecretKey::from_seed([1; 32]).public()) };
+        let cursor = Cursor { epoch: Epoch(1), seq: 1 };
+        let mut view = View::default();
+        view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });
+        let picture = Picture { view, is_current: true, ..Picture::default() };
+        let spec = JobSpec::vm(VmSpec { vcpus: 2, memory_bytes: 1 << 30, ..VmSpec::default() });
+        let job: JobId = "web".parse().unwrap();
+        let want = Want::Run { job, spec: spec.clone(), on: None };
+        let steps = |knowledge: &mut Knowledge| {
+            let run = RunId(uuid::Uuid::from_u128(1));
+            let input = knowledge.plan_input(0, &picture, run, &want, vec![], 1);
+            planner::plan(&input).plan.steps.len()
+        };
+        let mut knowledge = Knowledge::default();
+        assert_eq!(steps(&mut knowledge), 1);
+        let vm_max = Some(VmMax { vcpus: Some(1), ..VmMax::default() });
+        let rules = TenantPolicy { vm_max, ..TenantPolicy::default() };
+        knowledge.obey(Policy { default: Some(rules), ..Policy::default() }.into());
+        assert_eq!(steps(&mut knowledge), 0);
+        let tended = knowledge.tend_input(0, &picture, vec![], 1);
+        let mended = knowledge.mend_input(0, &picture, vec![], vec![], vec![], vec![], 1);
+        for policy in [tended.policy, mended.policy] {
+            assert!(!policy.breaches(&spec).is_empty());
+        }
+        knowledge.obey(Arc::default());
+        assert_eq!(steps(&mut knowledge), 1);
+    }
+
+    #[test]
     fn a_host_that_has_said_no_counts_as_full_as_it_said_until_the_view_shows_as_much() {
         let of = |vcpus| Resources { vcpus, ..Resources::ZERO };
         let facts =
