@@ -304,7 +304,8 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
             return UnmetReason::OtherSpec { host: host.clone() };
         }
     }
-    if let Expectation::Runs { spec, .. } = expectation
+    let is_alive = rows.values().any(|placed| !placed.state.is_ended());
+    if let (Expectation::Runs { spec, .. }, false) = (expectation, is_alive)
         && let Some(no) = denied(state, spec)
     {
         return UnmetReason::AgainstPolicy { no };
