@@ -12,6 +12,7 @@ use protocol::id::{HostId, JobId};
 use protocol::view::HostRow;
 use serde::{Deserialize, Serialize};
 
+use crate::balance::{Shift, next_shift};
 use crate::cost::Cost;
 use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
@@ -19,7 +20,7 @@ use crate::intent::{Intent, Problem, problems};
 use crate::level::{Level, Score};
 use crate::order::awaited;
 use crate::report::{Report, explain, explain_stay, violations};
-use crate::rules::Clause;
+use crate::rules::{Balanced, Clause, Rule};
 use crate::search::{Aim, Node, Search};
 use crate::state::State;
 use crate::steps::Step;
@@ -42,6 +43,9 @@ pub struct Plan {
     /// Which of them are moves that nobody asked for, and for whose sake they are made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub favours: Vec<Favour>,
+    /// Which of them make hosts more alike, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shifts: Vec<Shift>,
 }
 
 /// A move of one job so that another fits.
@@ -96,6 +100,7 @@ pub fn plan(input: &PlanInput) -> Outcome {
             best = other;
         }
     }
+    best.balance();
     let outcome = best.outcome();
     debug_assert_eq!(crate::audit(input, &outcome), vec![], "a plan that breaks its own rules");
     outcome
@@ -145,14 +150,15 @@ struct Attempt<'a> {
     /// What could not be moved away from hosts that are to be emptied.
     staying: Vec<(JobId, HostId)>,
     favours: BTreeSet<Favour>,
+    shifts: Vec<Shift>,
 }
 
 impl<'a> Attempt<'a> {
     fn begin(start: &State<'a>, goals: Vec<(Level, &'a Expectation)>) -> Self {
         let (input, node) = (start.input(), Node::root(start));
         let (earlier, unmet, coming, staying) = (vec![], vec![], vec![], vec![]);
-        let (start, favours) = (start.clone(), BTreeSet::new());
-        Self { input, start, node, goals, earlier, unmet, coming, staying, favours }
+        let (start, favours, shifts) = (start.clone(), BTreeSet::new(), vec![]);
+        Self { input, start, node, goals, earlier, unmet, coming, staying, favours, shifts }
     }
 
     fn go(&mut self) {
@@ -167,7 +173,9 @@ impl<'a> Attempt<'a> {
                 self.relieve_hosts();
             }
             let mends_rules = self.input.limits.mends_rules;
-            let tended = |clause: &&Clause| clause.level == level && mends_rules;
+            let tended = |clause: &&Clause| {
+                clause.level == level && mends_rules && balanced(clause).is_none()
+            };
             for clause in self.input.clauses.iter().filter(tended) {
                 while clause.rule.violations(&self.node.state) > 0 {
                     if !self.pursue(&Aim::Keep(clause)) {
@@ -273,6 +281,23 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Moves VMs from fuller hosts to emptier ones, when all else has had its turn.
+    fn balance(&mut self) {
+        let (clauses, limits) = (&self.input.clauses, self.input.limits);
+        let mut balanced: Vec<(Level, &Balanced)> = clauses.iter().filter_map(balanced).collect();
+        balanced.sort_by_key(|(level, _)| *level);
+        for (_, rule) in balanced {
+            let mut was_begun = limits.shifts_begun;
+            while self.shifts.len() < limits.shifts_max as usize {
+                let next = next_shift(&self.node.state, rule, was_begun);
+                let Some((shift, step)) = next else { break };
+                self.node = self.node.clone().step(step);
+                self.shifts.push(shift);
+                was_begun = true;
+            }
+        }
+    }
+
     fn has_unmet_goals(&self) -> bool {
         !self.unmet.is_empty()
     }
@@ -328,8 +353,16 @@ impl<'a> Attempt<'a> {
             })
         };
         let favours = self.favours.into_iter().filter(is_left).collect();
-        let plan = Plan { steps: self.node.steps, cost: self.node.cost, favours };
+        let (Node { steps, cost, .. }, shifts) = (self.node, self.shifts);
+        let plan = Plan { steps, cost, favours, shifts };
         Outcome { plan, coming: self.coming, report }
+    }
+}
+
+fn balanced(clause: &Clause) -> Option<(Level, &Balanced)> {
+    match &clause.rule {
+        Rule::Balanced(rule) => Some((clause.level, rule)),
+        _ => None,
     }
 }
 

@@ -27,7 +27,7 @@ use crate::rules::Clause;
 /// Kinds of expectation that are met by steps of a job.
 pub const GOALS: [&str; 5] = ["runs", "runs_on", "has_size", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
-pub const RULES: [&str; 9] = [
+pub const RULES: [&str; 10] = [
     "host_label",
     "host_arch",
     "cpu_features",
@@ -37,6 +37,7 @@ pub const RULES: [&str; 9] = [
     "no_migration",
     "lose_any_host",
     "lose_any_domain",
+    "balanced",
 ];
 
 /// Kinds of expectation that are told in terms of others: VMs by the number, and who starts after whom.
@@ -78,6 +79,8 @@ fn far() -> Limits {
         room_level: Level::Wish,
         tends_hosts: true,
         mends_rules: true,
+        shifts_max: 64,
+        shifts_begun: false,
     }
 }
 
@@ -175,7 +178,7 @@ pub enum Understood {
 }
 
 /// Reads one entry of an expectations file, which is its `index`th.
-pub fn understand(index: usize, value: Value) -> Result<Understood, NotUnderstood> {
+pub fn understand(index: usize, mut value: Value) -> Result<Understood, NotUnderstood> {
     let kind = value["expect"].as_str().unwrap_or_default().to_owned();
     let no = |is_malformed: bool, why: String| NotUnderstood {
         index: Some(index),
@@ -183,6 +186,10 @@ pub fn understand(index: usize, value: Value) -> Result<Understood, NotUnderstoo
         why,
         is_malformed,
     };
+    // How full hosts are harms nobody by itself: unless it is said, all else comes first.
+    if kind == "balanced" && value.get("level").is_none() {
+        value["level"] = json!(Level::Wish);
+    }
     let level = match value.get("level") {
         None => Level::Must,
         Some(level) => {

@@ -196,6 +196,12 @@ pub struct Limits {
     pub tends_hosts: bool,
     /// Whether rules that are broken already are mended, or only no further one is broken.
     pub mends_rules: bool,
+    /// Moves from fuller hosts to emptier ones that a plan may have for the sake of balance; with none it is only told
+    /// which would be the first.
+    pub shifts_max: u32,
+    /// Whether hosts are made more alike although they are near enough to each other, because that was begun when
+    /// they were not.
+    pub shifts_begun: bool,
 }
 
 impl Default for Limits {
@@ -208,6 +214,8 @@ impl Default for Limits {
             room_level: Level::Wish,
             tends_hosts: false,
             mends_rules: true,
+            shifts_max: 0,
+            shifts_begun: false,
         }
     }
 }

@@ -59,6 +59,8 @@ mod search;
 
 mod evictions;
 
+mod balance;
+
 mod rehearsal;
 
 mod arrival;
@@ -75,6 +77,7 @@ pub mod simulate;
 
 pub use aims::{Favour, Outcome, Plan, plan};
 pub use audit::{Fault, audit};
+pub use balance::Shift;
 pub use cost::Cost;
 pub use expectation::{Expectation, Standing, whereabouts};
 pub use group::{GROUP_MAX, Group, GroupError, Spread, numbered};

@@ -124,7 +124,8 @@ impl Marks {
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)
-            | Rule::LoseAnyDomain(_) => Self::NONE,
+            | Rule::LoseAnyDomain(_)
+            | Rule::Balanced(_) => Self::NONE,
         }
     }
 

@@ -13,12 +13,13 @@ use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 
 use crate::aims::room_making;
+use crate::balance::{next_shift, why_none};
 use crate::expectation::{Expectation, whereabouts};
 use crate::intent::{Intent, Problem};
 use crate::level::{Level, Score};
 use crate::order::awaited;
 use crate::pools::is_on_shared;
-use crate::rules::{Clause, Violation, home};
+use crate::rules::{Clause, Rule, Violation, home};
 use crate::search::{added_by, considered, move_to, resize_on, shortfall, start_on};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
@@ -153,16 +154,25 @@ pub(crate) fn violations(state: &State<'_>) -> Vec<Violation> {
     let clauses = state.input().clauses.iter();
     let broken = clauses.filter_map(|clause| {
         let count = clause.rule.violations(state);
-        (count > 0).then(|| Violation {
-            level: clause.level,
-            rule: clause.rule.clone(),
-            count,
-            evidence: clause.rule.evidence(state),
-            hosts: why_no_move(state, clause),
-            cheapest: clause.rule.movable().iter().find_map(|job| nearest_move(state, job)),
-        })
+        (count > 0).then(|| violation(state, clause, count))
     });
     broken.collect()
+}
+
+fn violation(state: &State<'_>, clause: &Clause, count: u32) -> Violation {
+    let Clause { level, rule } = clause.clone();
+    let mut evidence = rule.evidence(state);
+    let cheapest = match &rule {
+        Rule::Balanced(rule) => match next_shift(state, rule, state.input().limits.shifts_begun) {
+            Some((shift, _)) => Some(shift.to_string()),
+            None => {
+                evidence = format!("{evidence}; {}", why_none(state, rule));
+                None
+            }
+        },
+        rule => rule.movable().iter().find_map(|job| nearest_move(state, job)),
+    };
+    Violation { level, rule, count, evidence, hosts: why_no_move(state, clause), cheapest }
 }
 
 /// What stands in the way of a move that would end a violation: on every host, for the first of the jobs
@@ -413,7 +423,7 @@ fn classes(mut verdicts: Vec<(u64, HostVerdict)>) -> Vec<HostVerdict> {
 
 /// The rule that would be broken by a step which its host would admit: one that matters at least as
 /// much as what is wanted.
-fn broken_by(state: &State<'_>, step: &Step, level: Level) -> Option<Blocker> {
+pub(crate) fn broken_by(state: &State<'_>, step: &Step, level: Level) -> Option<Blocker> {
     let after = step.apply(state);
     let mut clauses = state.clauses_of(step.job()).iter();
     let clause = clauses.find(|clause| {

@@ -69,7 +69,7 @@ impl<'a> Node<'a> {
         Self { steps: vec![], cost, added, state: state.clone() }
     }
 
-    fn step(mut self, step: Step) -> Self {
+    pub(crate) fn step(mut self, step: Step) -> Self {
         self.cost = self.cost.plus(step.cost(&self.state));
         let before = self.state.score_of(step.job());
         self.state = step.apply(&self.state);

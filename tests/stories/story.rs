@@ -115,6 +115,14 @@ impl Story {
                 self.wanted.limits.room_level = level;
                 Ok(())
             }
+            ["balance", "is", "only", "told"] => {
+                self.wanted.limits.shifts_max = 0;
+                Ok(())
+            }
+            ["balancing", "was", "begun"] => {
+                self.wanted.limits.shifts_begun = true;
+                Ok(())
+            }
             ["then" | "never", _, ..] => {
                 self.asserts.push(words.iter().map(|word| (*word).to_owned()).collect());
                 Ok(())
@@ -288,6 +296,17 @@ impl Story {
             ["lose_any_domain", domain] => {
                 json!({ "expect": "lose_any_domain", "domain": domain })
             }
+            ["balanced", within, labels @ ..] => {
+                let percent = within.strip_suffix('%').ok_or("write PERCENT%")?;
+                let percent: u32 = percent.parse().map_err(|_| format!("unknown word {within}"))?;
+                let pair = |label: &str| {
+                    let (key, value) = label.split_once('=').ok_or("write KEY=VALUE")?;
+                    Ok::<_, String>((key.to_owned(), value.to_owned()))
+                };
+                let labels: Result<BTreeMap<_, _>, _> = labels.iter().map(|l| pair(l)).collect();
+                let labels = labels?;
+                json!({ "expect": "balanced", "within_percent": percent, "labels": labels })
+            }
             ["unknown", kind] => json!({ "expect": kind }),
             [word, ..] => return Err(format!("unknown word {word}")),
             [] => return Err("expect what?".to_owned()),
@@ -370,6 +389,10 @@ impl Told<'_> {
                 favours.collect::<Vec<_>>().contains(&words.join(" "))
             }
             ["then", "no", "favour"] => self.outcome.plan.favours.is_empty(),
+            ["then", "shift", words @ ..] => {
+                let mut shifts = self.outcome.plan.shifts.iter();
+                shifts.any(|shift| format!("{shift} {}", shift.reason()) == words.join(" "))
+            }
             ["then", "steps", count] => self.outcome.plan.steps.len().to_string() == *count,
             ["then", "step", step @ ..] => self.steps().contains(&step.join(" ")),
             ["then", job, "starts", "before", other] => {
@@ -457,7 +480,7 @@ impl Told<'_> {
 
     fn words(&self) -> String {
         let report = &self.outcome.report;
-        let evidence = report.violations.iter().map(|v| format!("{}: {}", v.rule, v.evidence));
+        let evidence = report.violations.iter().map(|v| format!("{}: {v}", v.rule));
         let problems = report.problems.iter().map(ToString::to_string);
         let all = evidence.chain(problems).collect::<Vec<_>>().join("\n");
         format!("{report}\n{all}")

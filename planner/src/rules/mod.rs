@@ -5,6 +5,8 @@
 //! and the evidence in words. Unknown is unknown: a host that does not say its architecture does
 //! not have the one asked for. A job that runs nowhere violates no rule.
 
+mod balanced;
+
 mod cpu_features;
 
 mod host_arch;
@@ -34,6 +36,8 @@ use crate::level::Level;
 use crate::report::HostVerdict;
 use crate::state::State;
 
+pub use balanced::{Balanced, Gap};
+pub(crate) use balanced::{Scale, percent, share};
 pub use cpu_features::CpuFeatures;
 pub(crate) use cpu_features::words as cpu_words;
 pub use host_arch::HostArch;
@@ -79,6 +83,8 @@ pub enum Rule {
     LoseAnyHost(LoseAnyHost),
     /// The loss of any one domain of hosts leaves room for what ran there.
     LoseAnyDomain(LoseAnyDomain),
+    /// Hosts are about as full as each other.
+    Balanced(Balanced),
 }
 
 /// A rule that is not met, with evidence.
@@ -113,7 +119,7 @@ impl Rule {
             Rule::NotSameHost(rule) => rule.jobs.iter().collect(),
             Rule::SpreadOver(rule) => rule.jobs.iter().collect(),
             Rule::NoMigration(rule) => vec![&rule.job],
-            Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) => vec![],
+            Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) | Rule::Balanced(_) => vec![],
         }
     }
 
@@ -126,6 +132,7 @@ impl Rule {
             Rule::CpuFeatures(_) => vec![cpu_features::LABEL],
             Rule::SpreadOver(rule) => rule.domain.as_deref().into_iter().collect(),
             Rule::LoseAnyDomain(rule) => vec![&rule.domain],
+            Rule::Balanced(rule) => rule.labels().collect(),
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NoMigration(_)
@@ -146,6 +153,7 @@ impl Rule {
             Rule::NoMigration(rule) => rule.violations(state),
             Rule::LoseAnyHost(rule) => rule.violations(state),
             Rule::LoseAnyDomain(rule) => rule.violations(state),
+            Rule::Balanced(rule) => rule.violations(state),
         }
     }
 
@@ -161,7 +169,8 @@ impl Rule {
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)
-            | Rule::LoseAnyDomain(_) => true,
+            | Rule::LoseAnyDomain(_)
+            | Rule::Balanced(_) => true,
         }
     }
 
@@ -169,7 +178,10 @@ impl Rule {
     #[must_use]
     pub fn movable(&self) -> Vec<&JobId> {
         match self {
-            Rule::NoMigration(_) | Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) => vec![],
+            Rule::NoMigration(_)
+            | Rule::LoseAnyHost(_)
+            | Rule::LoseAnyDomain(_)
+            | Rule::Balanced(_) => vec![],
             Rule::HostLabel(_)
             | Rule::HostArch(_)
             | Rule::CpuFeatures(_)
@@ -194,6 +206,7 @@ impl Rule {
             Rule::NoMigration(rule) => format!("{} would be moved", rule.job),
             Rule::LoseAnyHost(rule) => rule.evidence(state),
             Rule::LoseAnyDomain(rule) => rule.evidence(state),
+            Rule::Balanced(rule) => rule.evidence(state),
         }
     }
 }
@@ -217,6 +230,7 @@ impl fmt::Display for Rule {
             Rule::NoMigration(r) => write!(f, "{} is not moved", r.job),
             Rule::LoseAnyHost(_) => f.write_str("any one host can be lost"),
             Rule::LoseAnyDomain(r) => write!(f, "any one {} can be lost", r.domain),
+            Rule::Balanced(rule) => rule.fmt(f),
         }
     }
 }
