@@ -64,6 +64,9 @@ pub struct ExpectationStatus {
     /// How it stands.
     #[serde(flatten)]
     pub standing: KeptStanding,
+    /// What is told beside that: how far hosts are apart that are to be balanced, or what their next move waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Of a group, how it stands that each of its VMs runs, by their numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberStatus>,

@@ -228,7 +228,7 @@ impl Scheduler {
     pub(crate) async fn recover_sets(&self) -> Result<Vec<(String, String)>, StoreError> {
         let stored = self.options().conductor.sets().await?;
         for record in stored.sets {
-            self.obey(record);
+            self.obey(Input::Recovered(record));
         }
         Ok(stored.damaged)
     }
@@ -298,7 +298,7 @@ impl Scheduler {
     async fn store(&self, record: SetRecord) -> Result<(), StoreError> {
         let conductor = &self.options().conductor;
         conductor.save_set(record.clone()).await?;
-        self.obey(record);
+        self.obey(Input::Put(record));
         let deleted: Vec<SetName> =
             self.keeping().upkeep().deleted().iter().map(|record| record.name.clone()).collect();
         for name in deleted.iter().take(deleted.len().saturating_sub(DELETED_MAX)) {
@@ -308,9 +308,9 @@ impl Scheduler {
         Ok(())
     }
 
-    fn obey(&self, record: SetRecord) {
+    fn obey(&self, set: Input) {
         let mut out = Vec::new();
-        self.keeping().upkeep().handle(self.now_ms(), Input::Put(record), &mut out);
+        self.keeping().upkeep().handle(self.now_ms(), set, &mut out);
         for effect in out {
             // What more is known of it is stored after the next look.
             if let Effect::Heed(rules) = effect {
@@ -443,7 +443,10 @@ impl Scheduler {
 
     async fn plan_mends(&self, aims: Aims) -> Input {
         let report = planner::Report::default();
-        let nothing = |open| Input::Planned { steps: vec![], favours: vec![], report, open };
+        let nothing = |open| {
+            let (steps, favours, shifts) = (vec![], vec![], vec![]);
+            Input::Planned { steps, favours, shifts, report, open }
+        };
         let Some(_turn) = self.planning_turn().await else { return nothing(vec![]) };
         let picture = self.picture();
         let open = self.open_mends(&picture.view);
@@ -454,25 +457,26 @@ impl Scheduler {
         };
         let setbacks = aims.shunned.into_iter().map(failed).collect();
         let (now_ms, seed) = (self.now_ms(), self.options().seed);
-        let (goals, clauses, heeded) = (aims.goals, aims.clauses, aims.heeded);
+        let (goals, clauses, heeded, shifts) = (aims.goals, aims.clauses, aims.heeded, aims.shifts);
         let (scheduler, shards, policy) = (self.clone(), self.shards(), self.policy());
         let planned = spawn_blocking(move || {
             let mut knowledge = scheduler.knowledge();
             knowledge.share_with(shards);
             knowledge.obey(policy);
-            let input =
+            let mut input =
                 knowledge.mend_input(now_ms, &picture, goals, clauses, heeded, setbacks, seed);
             drop(knowledge);
+            (input.limits.shifts_max, input.limits.shifts_begun) = (shifts.max, shifts.were_begun);
             let outcome = planner::plan(&input);
             let state = State::new(&input);
             // A later step may need an earlier one; it is found again once that is done.
             let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
-            (steps.collect(), outcome.plan.favours, outcome.report)
+            (steps.collect(), outcome.plan.favours, outcome.plan.shifts, outcome.report)
         });
         match planned.await {
-            Ok((steps, favours, report)) => {
+            Ok((steps, favours, shifts, report)) => {
                 self.tally().planned_upkeep(report.is_empty() && report.violations.is_empty());
-                Input::Planned { steps, favours, report, open }
+                Input::Planned { steps, favours, shifts, report, open }
             }
             Err(error) => {
                 tracing::error!("plan what is expected: {error}");

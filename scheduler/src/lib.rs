@@ -122,7 +122,7 @@ pub mod judge;
 /// The cores that judge and begin, for who drives them over a world of their own: a simulation, or a benchmark.
 pub mod cores {
     pub use crate::failover::{Ended, FailOver, freshness_of};
-    pub use crate::upkeep::{Aims, Effect, Input, Look, Open, Turns, Upkeep};
+    pub use crate::upkeep::{Aims, Effect, Input, Look, Open, Shifts, Turns, Upkeep};
 }
 
 pub use conductor::{Acceptance, Claimed, Conductor, InMemory, Sets, StoreError, Storing};

@@ -16,6 +16,8 @@
 //!         one is to run before it
 //! ```
 
+mod balance;
+
 mod clash;
 
 mod index;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use planner::rules::NoMigration;
-use planner::{Clause, Expectation, Favour, Group, Level, Rehearsal, Report, Rule, Step};
+use planner::{Clause, Expectation, Favour, Group, Level, Rehearsal, Report, Rule, Shift, Step};
 use protocol::api::Want;
 use protocol::expectations::{KeptStanding, SetStatus};
 use protocol::id::{HostId, JobId, Revision, SetName};
@@ -44,12 +46,14 @@ use protocol::resources::Resources;
 use protocol::view::{Freshness, View};
 use serde_json::{Value, json};
 
+use self::balance::Balancing;
 use self::index::{Index, Key};
 use self::set::{Entry, Item};
 use self::verdict::{Facts, Verdict, domain_of, is_between, is_rehearsed, is_told_only, judge};
 use crate::follow::HeardAt;
 use crate::tally::Kept;
 
+pub use balance::Shifts;
 pub use clash::Clash;
 pub(crate) use mends::Mends;
 pub use mends::Open;
@@ -80,6 +84,8 @@ const PLAN_AGAIN_MS: u64 = 10_000;
 pub enum Input {
     /// A set was put or deleted, and is stored.
     Put(SetRecord),
+    /// A set was kept already when this began.
+    Recovered(SetRecord),
     /// The view is this, and it is current.
     Looked(Box<Look>),
     /// A plan was made of [`Effect::Plan`].
@@ -88,6 +94,8 @@ pub enum Input {
         steps: Vec<Step>,
         /// Which of them move others so that something fits.
         favours: Vec<Favour>,
+        /// Which of them make hosts more alike.
+        shifts: Vec<Shift>,
         /// What stays as it is, and why.
         report: Report,
         /// Runs that have not ended.
@@ -167,6 +175,8 @@ pub struct Aims {
     pub heeded: Vec<Clause>,
     /// Hosts that failed of late, with what was said.
     pub shunned: BTreeMap<HostId, String>,
+    /// Moves that make hosts more alike.
+    pub shifts: Shifts,
 }
 
 #[derive(Debug, Clone)]
@@ -239,6 +249,8 @@ pub struct Upkeep {
     mending: BTreeSet<JobId>,
     /// Those of them that are moved so that another fits.
     clearing: BTreeMap<JobId, Favour>,
+    /// What is done so that hosts are about as full as each other.
+    balancing: Balancing,
     /// What the loss of each host, or of each value of a label, would need, if anybody expects that none does harm.
     rehearsals: BTreeMap<Option<String>, Rehearsal>,
     open: Vec<Open>,
@@ -255,9 +267,17 @@ impl Upkeep {
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Put(record) => self.put(now_ms, record, out),
+            Input::Recovered(record) => {
+                self.balancing.begin_at_rest(now_ms);
+                self.put(now_ms, record, out);
+            }
             Input::Looked(look) => self.look(now_ms, *look, out),
-            Input::Planned { steps, favours, report, open } => {
-                self.planned(now_ms, steps, &favours, &report, open, out);
+            Input::Planned { steps, favours, shifts, report, open } => {
+                let (of_shifts, of_others): (Vec<Step>, _) = steps
+                    .into_iter()
+                    .partition(|step| shifts.iter().any(|shift| balance::is_of(shift, step)));
+                self.planned(now_ms, of_others, &favours, &report, open, out);
+                self.begin_shift(now_ms, &of_shifts, &shifts, out);
             }
             Input::Ended { job, to, failure } => {
                 // What was started once is not made again when it is deleted, whether or not it was seen.
@@ -268,13 +288,15 @@ impl Upkeep {
                 }
                 self.mending.remove(&job);
                 let is_favour = self.clearing.remove(&job).is_some();
-                self.mends.ended(now_ms, job, to, failure, is_favour);
+                let is_shift = self.balancing.ended(now_ms, &job);
+                self.mends.ended(now_ms, job, to, failure, is_favour || is_shift);
                 self.planning.is_stale = true;
             }
             Input::Stopped { job, revision } => self.note_stop(now_ms, &job, revision, out),
             Input::Busy { job } => {
                 self.mending.remove(&job);
                 self.clearing.remove(&job);
+                self.balancing.ended(now_ms, &job);
                 self.mends.busy(now_ms, job);
             }
             Input::Moved { job } => self.mends.moved(now_ms, job, true),
@@ -319,7 +341,7 @@ impl Upkeep {
 
     /// True when something is broken, so that looking again soon is of use.
     pub(crate) fn is_restless(&self) -> bool {
-        !self.postponed.is_empty() || !self.broken.is_empty()
+        !self.postponed.is_empty() || !self.broken.is_empty() || self.balancing.is_restless()
     }
 
     /// Every set and how it stands now, by name.
@@ -409,6 +431,7 @@ impl Upkeep {
                 self.index.remove(&key, item);
                 self.judged.remove(&key);
                 self.broken.remove(&key);
+                self.balancing.forget(&key);
             }
             for group in before.groups() {
                 self.index.remove_group(group.name());
@@ -491,6 +514,7 @@ impl Upkeep {
         }
         self.judge(now_ms, part, out);
         self.note_held(now_ms);
+        self.note_busy(now_ms);
         self.ask_for_plan(now_ms, out);
     }
 
@@ -696,11 +720,15 @@ impl Upkeep {
     }
 
     fn ask_for_plan(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        let due = self.due(now_ms);
+        let mut due = self.due(now_ms);
+        let (uneven, shifts) = self.shifts_due(now_ms);
+        due.extend(uneven.iter().cloned());
         let planning = &self.planning;
         let since_ms = planning.asked_ms.map(|asked_ms| now_ms.saturating_sub(asked_ms));
         let is_news = planning.is_stale || !due.is_subset(&planning.due);
         let pause_ms = match (is_news, planning.was_idle) {
+            // These have a pace of their own.
+            _ if shifts.max > 0 => 0,
             (true, false) => 0,
             (true, true) => PLAN_IDLE_MS,
             (false, _) => PLAN_AGAIN_MS,
@@ -708,7 +736,8 @@ impl Upkeep {
         if due.is_empty() || planning.is_open || since_ms.is_some_and(|since| since < pause_ms) {
             return;
         }
-        let aims = self.aims(now_ms, &due);
+        let aims = Aims { shifts, ..self.aims(now_ms, &due) };
+        self.shifts_asked(now_ms, &uneven, shifts);
         self.planning = Planning {
             asked_ms: Some(now_ms),
             due,
@@ -750,7 +779,8 @@ impl Upkeep {
         }
         let mut heeded = self.heeded(now_ms, &jobs);
         heeded.retain(|clause| !clauses.contains(clause));
-        Aims { goals, clauses, heeded, shunned: self.mends.shunned(now_ms) }
+        let shunned = self.mends.shunned(now_ms);
+        Aims { goals, clauses, heeded, shunned, shifts: Shifts::default() }
     }
 
     /// Rules that moves of others for the sake of these jobs must not break: all that are kept, and that
@@ -912,6 +942,9 @@ impl Upkeep {
             return KeptStanding::NotUnderstood { why: why.clone() };
         }
         let Some(judged) = self.judged.get(key) else { return KeptStanding::Unknown };
+        if let Some(shifting) = self.shifting(key) {
+            return shifting;
+        }
         let evidence = match &judged.verdict {
             Verdict::Met => return KeptStanding::Met,
             Verdict::Coming { host } => return KeptStanding::Coming { host: host.clone() },

@@ -17,6 +17,8 @@ use uuid::Uuid;
 use super::*;
 use crate::failover::freshness_of;
 
+mod balance;
+
 const GIB: u64 = 1 << 30;
 
 fn key(n: u8) -> protocol::signed::PublicKey {
@@ -148,12 +150,15 @@ impl World {
                 ..planner::PlanInput::default()
             };
             crate::knowledge::make_room(&mut input, aims.heeded);
+            let Shifts { max, were_begun } = aims.shifts;
+            (input.limits.shifts_max, input.limits.shifts_begun) = (max, were_begun);
             let outcome = planner::plan(&input);
             let state = planner::State::new(&input);
             let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
             let (steps, favours) = (steps.collect(), outcome.plan.favours);
-            let (report, open) = (outcome.report, self.open.clone());
-            for effect in self.handle(now_ms, Input::Planned { steps, favours, report, open }) {
+            let (shifts, report, open) = (outcome.plan.shifts, outcome.report, self.open.clone());
+            let planned = Input::Planned { steps, favours, shifts, report, open };
+            for effect in self.handle(now_ms, planned) {
                 if let Effect::Mend { want, to, because } = effect {
                     wants.push((*want, to, because));
                 }
@@ -914,7 +919,7 @@ proptest! {
         });
         for now_ms in (0..400_000).step_by(500) {
             for (who, _) in kills.iter().filter(|(_, at_ms)| at_ms / 500 == now_ms / 500) {
-                several.kill(who % usize::from(count));
+                several.kill(who % usize::from(count), now_ms);
             }
             for (job, _) in cuts.iter().filter(|(_, at_ms)| at_ms / 500 == now_ms / 500) {
                 let Some((at, JobState::Running)) = several.home(&id(*job)) else { continue };
@@ -973,7 +978,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// How many sets [`any_set`] knows. Several of them may contradict each other: who has learnt them keeps them.
-const SETS: usize = 13;
+const SETS: usize = 15;
 
 fn any_set(what: usize) -> Value {
     let spread =
@@ -995,6 +1000,8 @@ fn any_set(what: usize) -> Value {
             order["level"] = json!("wish");
             return json!([running().unwrap()[0], runs(2, 1, "should"), order]);
         }
+        12 => json!({ "expect": "balanced", "within_percent": 20, "labels": { "disk": "ssd" } }),
+        13 => json!({ "expect": "balanced", "within_percent": 30, "moves_per_hour": 720 }),
         _ => json!({ "expect": "shines", "job": "vm-1" }),
     };
     json!([one])
@@ -1323,13 +1330,13 @@ impl Several {
     }
 
     /// One is killed and begins anew with what it has stored; what it has begun goes on.
-    fn kill(&mut self, who: usize) {
+    fn kill(&mut self, who: usize, now_ms: u64) {
         let world = &mut self.worlds[who];
         let stored: Vec<SetRecord> =
             world.upkeep.sets.values().map(|set| set.record.clone()).collect();
         world.upkeep = Upkeep::default();
         for record in stored {
-            world.handle(0, Input::Put(record));
+            world.handle(now_ms, Input::Recovered(record));
         }
     }
 

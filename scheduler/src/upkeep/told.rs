@@ -38,10 +38,12 @@ impl Upkeep {
         let expectation = value.clone();
         let standings =
             set.parts(name, entry).map(|(key, item)| (item, self.standing(now_ms, &key)));
+        let note = set.parts(name, entry).find_map(|(key, _)| self.balance_note(now_ms, &key));
         let Some(group) = &entry.group else {
             let standing = standings.map(|(_, standing)| standing).next();
             let standing = standing.unwrap_or(KeptStanding::Unknown);
-            return ExpectationStatus { expectation, standing, members: vec![], surplus: vec![] };
+            let (members, surplus) = (vec![], vec![]);
+            return ExpectationStatus { expectation, standing, note, members, surplus };
         };
         let (mut members, mut rules) = (Vec::new(), Vec::new());
         for (item, standing) in standings {
@@ -51,7 +53,7 @@ impl Upkeep {
             }
         }
         let (standing, surplus) = (together(&members, &rules), self.surplus(group));
-        ExpectationStatus { expectation, standing, members, surplus }
+        ExpectationStatus { expectation, standing, note, members, surplus }
     }
 
     /// VMs of the group's name with higher numbers. Two groups of one name never are in the same cluster.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use planner::rules::{Balanced, Gap};
 use planner::{Clause, Heard, PlanInput, Rehearsal, Rule, State};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
@@ -262,19 +263,36 @@ pub(crate) fn is_between(state: JobState) -> bool {
     }
 }
 
-fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
-    let heard: BTreeMap<HostId, Heard> = facts
-        .view
+/// The view as rules read it.
+fn rule_input(
+    view: &View,
+    freshness: &dyn Fn(&HostId) -> Freshness,
+    clauses: Vec<Clause>,
+) -> PlanInput {
+    let heard: BTreeMap<HostId, Heard> = view
         .hosts()
-        .map(|(host, _)| (host.clone(), Heard { freshness: (facts.freshness)(host), age_ms: 0 }))
+        .map(|(host, _)| (host.clone(), Heard { freshness: freshness(host), age_ms: 0 }))
         .collect();
-    let (mut view, clauses) = (facts.view.clone(), vec![clause.clone()]);
+    let mut view = view.clone();
     // What runs elsewhere by now is no more where a silent host had it.
-    let is_heard = |host: &HostId| (facts.freshness)(host) == Freshness::Fresh;
+    let is_heard = |host: &HostId| freshness(host) == Freshness::Fresh;
     for (host, job) in superseded(&view, is_heard) {
         forget_lost(&mut view, &job, &host);
     }
-    let input = PlanInput { view, heard, clauses, ..PlanInput::default() }.with_host_intents();
+    PlanInput { view, heard, clauses, ..PlanInput::default() }.with_host_intents()
+}
+
+/// How far hosts are apart.
+pub(crate) fn gap(
+    view: &View,
+    freshness: &dyn Fn(&HostId) -> Freshness,
+    rule: &Balanced,
+) -> Option<Gap> {
+    rule.gap(&State::new(&rule_input(view, freshness, vec![])))
+}
+
+fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
+    let input = rule_input(facts.view, facts.freshness, vec![clause.clone()]);
     let state = State::new(&input);
     if clause.rule.violations(&state) == 0 {
         return Verdict::Met;
