@@ -102,6 +102,8 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Take a drained host into use again
     Undrain(UndrainArgs),
+    /// Move VMs from fuller hosts to emptier ones
+    Rebalance(RebalanceArgs),
     /// Whether hosts have power, and switching them from outside
     Power(PowerArgs),
     /// Say that a silent host is off, so that its VMs run elsewhere; it may come back

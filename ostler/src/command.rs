@@ -22,6 +22,7 @@ mod migrate;
 pub(crate) mod resize;
 
 pub(crate) mod drain;
+mod rebalance;
 
 mod retire;
 
@@ -185,6 +186,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Resize(args) => resize::run(session, args).await,
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
+        Command::Rebalance(args) => rebalance::run(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,
         Command::Policy(args) => policy::run(session, args).await,
         Command::Power(args) => power::run(session, args).await,

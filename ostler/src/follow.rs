@@ -53,6 +53,12 @@ impl Session {
         self.want_run(new, is_waiting).await
     }
 
+    /// The same, with the reason why it is asked for.
+    pub(crate) async fn want_because(&self, want: Want, because: String) -> Result<Code, Failure> {
+        let because = Some(because);
+        self.want_run(NewRun { because, ..NewRun::new(RunId(Uuid::now_v7()), want) }, true).await
+    }
+
     async fn want_run(&self, new: NewRun, is_waiting: bool) -> Result<Code, Failure> {
         let clock = Clock::real();
         let started_ms = clock.now().mono_ms;

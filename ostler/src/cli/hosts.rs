@@ -37,6 +37,25 @@ pub(crate) struct UndrainArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RebalanceArgs {
+    /// Tell what would move where, and do nothing; exits with 1 if hosts are too far apart and no move helps
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// At most so many VMs are moved
+    #[arg(long, default_value = "64", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) moves: u32,
+    /// How far the fullest host may be above the emptiest, in points of a hundred of what each has. Where it is more, VMs
+    /// are moved until it is half of that
+    #[arg(
+        long,
+        default_value = "20",
+        value_name = "PERCENT",
+        value_parser = clap::value_parser!(u32).range(1..=100)
+    )]
+    pub(crate) within: u32,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct RetireArgs {
     /// The host: its name, id or the beginning of its id
     pub(crate) host: String,

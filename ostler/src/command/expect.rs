@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use planner::case::{Understood, Wanted, understand};
-use planner::{Clause, Expectation, Level};
+use planner::rules::NoMigration;
+use planner::{Clause, Expectation, Level, Rule};
 use protocol::expectations::{
     ExpectationStatus, KeptStanding, PutExpectations, SetList, SetStatus,
 };
@@ -156,17 +157,35 @@ pub(crate) async fn note_if_expected(session: &Session, job: &JobId, what_then: 
 
 /// The rules that are kept, as far as a controller answers: what is planned here heeds them too.
 pub(crate) async fn rules(session: &Session) -> Vec<Clause> {
+    let read = understood(session).await.into_iter().filter_map(|understood| match understood {
+        Understood::Rule(clause) => Some(clause),
+        Understood::Group(level, group) => group.clause(level),
+        Understood::Goal(..) | Understood::Order(_) => None,
+    });
+    read.collect()
+}
+
+/// The rules that are kept, and that nobody is moved who is expected where it is.
+pub(crate) async fn rules_for_moves(session: &Session) -> Vec<Clause> {
+    let read = understood(session).await.into_iter().filter_map(|understood| match understood {
+        Understood::Rule(clause) => Some(clause),
+        Understood::Group(level, group) => group.clause(level),
+        Understood::Goal(
+            _,
+            Expectation::RunsOn { job, .. } | Expectation::Runs { job, on: Some(_), .. },
+        ) => Some(Clause { level: Level::Must, rule: Rule::NoMigration(NoMigration { job }) }),
+        Understood::Goal(..) | Understood::Order(_) => None,
+    });
+    read.collect()
+}
+
+async fn understood(session: &Session) -> Vec<Understood> {
     if session.is_without_controller() {
         return Vec::new();
     }
     let lists = ask_all(session, false).await.unwrap_or_default();
     let sets = merged(lists).0.into_values().flat_map(|set| values(&set));
-    let read = sets.filter_map(|value| match understand(0, value) {
-        Ok(Understood::Rule(clause)) => Some(clause),
-        Ok(Understood::Group(level, group)) => group.clause(level),
-        Ok(Understood::Goal(..) | Understood::Order(_)) | Err(_) => None,
-    });
-    read.collect()
+    sets.filter_map(|value| understand(0, value).ok()).collect()
 }
 
 fn check(wanted: &Wanted) -> Result<(), Failure> {
@@ -385,6 +404,7 @@ fn told(one: &ExpectationStatus) -> String {
         words.push(format!("{run} of {} run", one.members.len()));
     }
     words.extend(Some(why(&one.standing)).filter(|why| !why.is_empty()));
+    words.extend(one.note.clone());
     let surplus: Vec<&str> = one.surplus.iter().map(JobId::as_str).collect();
     if let Some(first) = surplus.first() {
         let (all, is) = (surplus.join(", "), if surplus.len() == 1 { "is" } else { "are" });
@@ -406,7 +426,8 @@ fn why(standing: &KeptStanding) -> String {
 }
 
 fn level_of(value: &Value) -> Level {
-    serde_json::from_value(value["level"].clone()).unwrap_or_default()
+    let unsaid = if value["expect"] == "balanced" { Level::Wish } else { Level::default() };
+    serde_json::from_value(value["level"].clone()).unwrap_or(unsaid)
 }
 
 /// An expectation in words.
@@ -473,6 +494,7 @@ mod tests {
                 expectations: vec![ExpectationStatus {
                     expectation: json!({}),
                     standing,
+                    note: None,
                     members: vec![],
                     surplus: vec![],
                 }],
@@ -524,6 +546,7 @@ mod tests {
         let one = |standing, second, surplus: &[&str]| ExpectationStatus {
             expectation: json!({ "expect": "group" }),
             standing,
+            note: None,
             members: vec![member("web-1", KeptStanding::Met), member("web-2", second)],
             surplus: surplus.iter().map(|job| job.parse().unwrap()).collect(),
         };

@@ -161,6 +161,9 @@ pub(crate) fn lines(record: &Record) -> Vec<String> {
         if let Some(favour) = favour_of(record, step) {
             words += &format!("; {}", favour.reason());
         }
+        if let Some(shift) = shift_of(record, step) {
+            words += &format!("; {}", shift.reason());
+        }
         let after = waits_for(record, i);
         if !after.is_empty() {
             let list: Vec<String> = after.iter().map(|n| (n + 1).to_string()).collect();
@@ -215,6 +218,7 @@ pub(crate) fn report(record: &Record) -> Value {
         "steps": steps,
         "cost": record.outcome.plan.cost,
         "favours": record.outcome.plan.favours,
+        "shifts": record.outcome.plan.shifts,
         "coming": record.outcome.coming,
         "report": record.outcome.report,
         "not_understood": record.not_understood,
@@ -226,6 +230,13 @@ fn favour_of<'r>(record: &'r Record, step: &planner::Step) -> Option<&'r planner
     let planner::Step::MigrateVm(step) = step else { return None };
     let mut favours = record.outcome.plan.favours.iter();
     favours.find(|favour| favour.job == step.job && favour.to == step.to)
+}
+
+/// Why a step moves somebody, if it is to make hosts more alike.
+fn shift_of<'r>(record: &'r Record, step: &planner::Step) -> Option<&'r planner::Shift> {
+    let planner::Step::MigrateVm(step) = step else { return None };
+    let mut shifts = record.outcome.plan.shifts.iter();
+    shifts.find(|shift| shift.job == step.job && shift.to == step.to && shift.from == step.from)
 }
 
 /// Steps that must be done before this one: those of the same job, and those that leave its target.
