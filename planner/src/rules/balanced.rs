@@ -205,3 +205,71 @@ fn points(share: u64) -> String {
         tenth => format!("{}.{tenth}", tenths / 10),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::case::{Understood, understand};
+    use crate::{Clause, Level, Rule};
+
+    fn read(value: Value) -> Result<(Level, Balanced), String> {
+        match understand(0, value).map_err(|no| no.why)? {
+            Understood::Rule(Clause { level, rule: Rule::Balanced(rule) }) => Ok((level, rule)),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn it_is_a_wish_that_moves_nobody_unless_it_says_more() {
+        let (level, rule) = read(json!({ "expect": "balanced", "within_percent": 20 })).unwrap();
+        assert_eq!((level, rule.moves_per_hour()), (Level::Wish, 0));
+        assert_eq!(rule.to_string(), "hosts are within 20 points of each other");
+        let (level, rule) = read(json!({
+            "expect": "balanced", "level": "should", "within_percent": 1, "moves_per_hour": 12,
+            "labels": { "rack": "a", "disk": "ssd" },
+        }))
+        .unwrap();
+        assert_eq!((level, rule.moves_per_hour()), (Level::Should, 12));
+        let words = "hosts with disk=ssd, rack=a are within 1 points of each other";
+        assert_eq!(rule.to_string(), words);
+        let clause = Clause { level, rule: Rule::Balanced(rule) };
+        let written = serde_json::to_value(&clause).unwrap();
+        assert_eq!(serde_json::from_value::<Clause>(written).unwrap(), clause);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_what_would() {
+        let refused = |key: &str, what: Value, says: &str| {
+            let mut value = json!({ "expect": "balanced", "within_percent": 20 });
+            value[key] = what;
+            let why = read(value).unwrap_err();
+            assert!(why.contains(says), "{why}");
+        };
+        refused("within_percent", json!(0), "1 to 100 points");
+        refused("within_percent", json!(101), "1 to 100 points");
+        refused("moves_per_hour", json!(3_601), "at most 3600");
+        refused("moves_per_day", json!(1), "moves_per_day");
+        let many: BTreeMap<String, String> =
+            (0..17).map(|n| (format!("label-{n}"), String::new())).collect();
+        refused("labels", json!(many), "17 labels are more than 16");
+        assert!(read(json!({ "expect": "balanced" })).unwrap_err().contains("within_percent"));
+    }
+
+    #[test]
+    fn a_gap_that_is_too_much_does_not_read_as_what_is_tolerated() {
+        assert_eq!(percent(750_000), "75%");
+        assert_eq!(percent(175_000), "17.5%");
+        assert_eq!(percent(200_001), "20.1%");
+        assert_eq!(percent(0), "0%");
+    }
+
+    #[test]
+    fn a_share_is_the_larger_of_memory_and_vcpus() {
+        let of = |vcpus, memory_bytes| Resources { vcpus, memory_bytes, disk_bytes: 7 };
+        assert_eq!(share(of(1, 3), of(4, 4)), 750_000);
+        assert_eq!(share(of(2, 1), of(4, 4)), 500_000);
+        assert_eq!(share(of(5, 0), of(4, 4)), 1_250_000, "more than there is");
+    }
+}

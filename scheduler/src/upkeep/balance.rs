@@ -43,10 +43,10 @@ pub(crate) struct Balancing {
     moving: BTreeMap<JobId, (Key, String)>,
     /// The expectation for which a plan with a shift was asked for.
     asked: Option<Key>,
-    /// When a plan was asked for last, with or without a shift.
-    asked_ms: Option<u64>,
-    /// True when no shift came of it.
-    was_idle: bool,
+    /// When no shift came of that for an expectation.
+    idle_ms: BTreeMap<Key, u64>,
+    /// When it was told last what would be moved.
+    told_ms: Option<u64>,
     /// When anything was last seen on its way.
     busy_ms: Option<u64>,
 }
@@ -60,6 +60,7 @@ impl Balancing {
     /// A set has changed: what was begun for it was begun for what it said.
     pub(super) fn forget(&mut self, key: &Key) {
         self.begun.remove(key);
+        self.idle_ms.remove(key);
     }
 
     /// What was moved before is not known: as if that had been now.
@@ -157,17 +158,17 @@ impl Upkeep {
 
     /// The expectation for which a VM may be moved now, or else those of which it is told again what would be.
     pub(super) fn shifts_due(&self, now_ms: u64) -> (BTreeSet<Key>, Shifts) {
-        let asked_ms = self.balancing.asked_ms;
-        let is_news = asked_ms.is_none_or(|asked_ms| asked_ms + AGAIN_MS <= now_ms);
+        let is_again = |last_ms: Option<u64>| last_ms.is_none_or(|last| last + AGAIN_MS <= now_ms);
         let due = self.balanced().find(|(key, level, rule)| {
             self.is_wanted(key)
-                && (is_news || !self.balancing.was_idle)
+                && is_again(self.balancing.idle_ms.get(*key).copied())
                 && self.waits(now_ms, key, *level, rule).is_none()
         });
         if let Some((key, ..)) = due {
             let were_begun = self.balancing.begun.contains(key);
             return (BTreeSet::from([key.clone()]), Shifts { max: 1, were_begun });
         }
+        let is_news = is_again(self.balancing.told_ms);
         let told = self.balanced().map(|(key, ..)| key);
         let told = told.filter(|key| is_news && self.broken.contains(*key));
         (told.cloned().collect(), Shifts::default())
@@ -175,12 +176,10 @@ impl Upkeep {
 
     /// A plan with these is being asked for.
     pub(super) fn shifts_asked(&mut self, now_ms: u64, keys: &BTreeSet<Key>, shifts: Shifts) {
-        if keys.is_empty() {
-            return;
+        self.balancing.asked = keys.first().filter(|_| shifts.max > 0).cloned();
+        if !keys.is_empty() && shifts.max == 0 {
+            self.balancing.told_ms = Some(now_ms);
         }
-        let balancing = &mut self.balancing;
-        balancing.asked_ms = Some(now_ms);
-        balancing.asked = keys.first().filter(|_| shifts.max > 0).cloned();
     }
 
     /// Begins what a plan says, if nothing else was begun.
@@ -193,8 +192,8 @@ impl Upkeep {
     ) {
         let Some(key) = self.balancing.asked.take() else { return };
         let Some(shift) = shifts.first() else {
-            self.balancing.was_idle = true;
             self.balancing.begun.remove(&key);
+            self.balancing.idle_ms.insert(key, now_ms);
             return;
         };
         let step = steps.iter().find(|step| is_of(shift, step));
@@ -205,8 +204,8 @@ impl Upkeep {
                 && ends.all(|host| self.index.freshness(host) == Freshness::Fresh)
                 && self.mends.admit(now_ms, step, &mut vec![], &self.open)
         };
-        self.balancing.was_idle = !step.is_some_and(is_free);
-        if self.balancing.was_idle {
+        if !step.is_some_and(is_free) {
+            self.balancing.idle_ms.insert(key, now_ms);
             return;
         }
         let (job, to) = (shift.job.clone(), shift.to.clone());

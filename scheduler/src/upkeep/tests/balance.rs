@@ -100,6 +100,27 @@ fn what_no_move_helps_says_why() {
 }
 
 #[test]
+fn one_that_no_move_helps_does_not_hold_up_another() {
+    let mut world = crowded(4, 0);
+    for (n, label) in [(1, "ssd"), (2, "ssd"), (3, "tape"), (4, "tape")] {
+        world.label(n, Some(label));
+    }
+    world.put_job(1, sized(1, 30));
+    world.put_job(3, sized(2, 15));
+    world.put_job(3, sized(3, 15));
+    for label in ["ssd", "tape"] {
+        let rule = json!({
+            "expect": "balanced", "within_percent": 20, "moves_per_hour": 60,
+            "labels": { "disk": label },
+        });
+        world.put(label, 1, Some(json!([rule])));
+    }
+    let begun: Vec<_> = (0..20_000).step_by(500).flat_map(|ms| world.live(ms)).collect();
+    assert_eq!(moves(&begun), [(id(2), host(4))]);
+    assert!(world.why(20_000, "ssd").contains("vm-1 would make any other host as full"));
+}
+
+#[test]
 fn what_matters_as_much_comes_first_and_what_cannot_be_mended_as_well() {
     let mut world = crowded(2, 10);
     world.put("even", 1, even(20, 3_600));
