@@ -38,6 +38,8 @@ mod migrate;
 
 mod expect;
 
+mod balance;
+
 mod failover;
 
 mod members;
