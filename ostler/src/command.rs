@@ -22,6 +22,7 @@ mod migrate;
 pub(crate) mod resize;
 
 pub(crate) mod drain;
+
 mod rebalance;
 
 mod retire;

@@ -62,9 +62,9 @@ async fn carry_out(
         return Ok(Code::Ok);
     }
     match left(&record) {
-        Some(left) => show::note(&session.with_names(&format!("{left}"))),
+        Some(left) => show::note(&session.with_names(&left.to_string())),
         None if moved > 0 => {
-            show::note(&format!("hosts are balanced; VMs that have moved: {moved}"))
+            show::note(&format!("hosts are balanced; VMs that have moved: {moved}"));
         }
         None => {}
     }
