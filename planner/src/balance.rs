@@ -241,7 +241,8 @@ fn hindrance(state: &State<'_>, from: Filled<'_>, to: Filled<'_>, step: &Step) -
     }
     // Looked at last, as it costs most.
     let clauses = state.input().clauses.iter().chain(&state.input().heeded);
-    let mut whole = clauses.filter(|clause| matches!(clause.rule, Rule::LoseAnyHost(_)));
+    let mut whole = clauses
+        .filter(|clause| matches!(clause.rule, Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_)));
     let is_worse =
         |clause: &&Clause| clause.rule.violations(&after) > clause.rule.violations(state);
     whole.find(is_worse).map(|clause| clause.rule.evidence(&after))

@@ -28,7 +28,8 @@ pub(crate) async fn run(session: &Session, args: RebalanceArgs) -> Result<Code, 
     let _ = session.learn_names().await;
     let picture = session.picture().await?;
     picture.warn();
-    let record = planned(&picture, &rule, rules_for_moves(session).await, args.moves, false);
+    let record =
+        planned(session, &picture, &rule, rules_for_moves(session).await, (args.moves, false));
     if args.dry_run || !session.is_json {
         plan::tell(session.is_json, &record);
     }
@@ -56,7 +57,7 @@ async fn carry_out(
         }
         moved += 1;
         let picture = session.picture().await?;
-        record = planned(&picture, rule, rules_for_moves(session).await, 1, true);
+        record = planned(session, &picture, rule, rules_for_moves(session).await, (1, true));
     }
     if session.is_json {
         return Ok(Code::Ok);
@@ -79,14 +80,15 @@ async fn begin(session: &Session, shift: Shift) -> Result<Code, Failure> {
 
 /// What would be moved, and what is left then.
 fn planned(
+    session: &Session,
     picture: &Picture,
     rule: &Balanced,
     rules: Vec<Clause>,
-    moves: u32,
-    was_begun: bool,
+    (moves, was_begun): (u32, bool),
 ) -> Record {
     let heard = plan::heard_of(picture);
     let (mut input, _) = case(picture.view.clone(), heard, Wanted::default());
+    input.policy = session.policy();
     // What else is kept binds these moves, and is not mended by them.
     input.heeded = rules.into_iter().filter(|clause| !is_balanced(&clause.rule)).collect();
     input.clauses = vec![Clause { level: Level::Should, rule: Rule::Balanced(rule.clone()) }];
