@@ -22,7 +22,7 @@ use transport::Now;
 use uuid::Uuid;
 
 use super::engine::{run_state_name, task_state_name};
-use super::host::capacity;
+use super::host::{Host, capacity};
 use super::hypervisor::HvOp;
 use super::message::{NodeId, Told};
 use super::world::{Role, World};
@@ -262,7 +262,7 @@ impl World {
         let mut held: BTreeMap<(&TenantId, &JobId), Resources> = BTreeMap::new();
         for (n, host) in self.hosts.iter().enumerate() {
             for record in &host.disk.ledger.jobs {
-                if record.job.hold.is_some() && !self.is_taken(n, record) {
+                if is_held(host, record) && !self.is_taken(n, record) {
                     let place = held.entry((&record.job.spec.tenant, &record.job.id)).or_default();
                     *place = place.max(record.job.promised());
                 }
@@ -301,14 +301,8 @@ impl World {
             if !roster.contains_key(&host.id) {
                 continue;
             }
-            // R14: a reboot has closed what may be lost, whether that is written yet or not.
-            let boot = host.boot.to_string();
-            let is_held = |record: &&JobRecord| {
-                let lapses = record.job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
-                let is_of_now = record.issued.as_ref().is_some_and(|issued| issued.boot == boot);
-                let is_held = record.job.hold.is_some() && (is_of_now || !lapses);
-                is_held && !self.is_taken_by(&trust, n, record)
-            };
+            let is_held =
+                |record: &&JobRecord| is_held(host, record) && !self.is_taken_by(&trust, n, record);
             for record in host.disk.ledger.jobs.iter().filter(is_held) {
                 let (job, size) = (&record.job.id, record.job.promised());
                 let counted = |slot: u32| match books.get(&slot) {
@@ -779,4 +773,12 @@ impl Asked {
         };
         Self { name: super::message::request_name(request), run }
     }
+}
+
+/// Whether a record holds its job. R14: a reboot has closed what may be lost, whether that is written yet or not.
+fn is_held(host: &Host, record: &JobRecord) -> bool {
+    let lapses = record.job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
+    let boot = host.boot.to_string();
+    let is_of_now = record.issued.as_ref().is_some_and(|issued| issued.boot == boot);
+    record.job.hold.is_some() && (is_of_now || !lapses)
 }
