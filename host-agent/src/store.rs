@@ -163,15 +163,14 @@ impl Store {
         let (second, second_damage) = settle(shelf, Twin::Second, second, &rows, newest)?;
         let files = [main, second];
         let epoch = Epoch(at_s.max(state.epoch.0.saturating_add(1)));
-        let is_rebooted = is_rebooted(&state, boot);
         let store = Self { files, commits: AtomicU64::new(0), has_failed: AtomicBool::new(false) };
-        store.write(&Change::of_epoch(epoch, boot))?;
+        store.write(&Change::of_epoch(epoch))?;
         let damage = [(Twin::Main, main_damage), (Twin::Second, second_damage)];
         let damage = damage
             .into_iter()
             .filter_map(|(twin, why)| shelf.aside(twin).map(|kept| Damage { twin, why, kept }));
         let damage = damage.collect();
-        let state = LedgerState { epoch, is_rebooted, boot: boot.to_owned(), ..*state };
+        let state = LedgerState { epoch, boot: boot.to_owned(), ..*state };
         Ok((store, state, damage))
     }
 
@@ -204,10 +203,6 @@ impl Store {
             self.has_failed.store(true, Ordering::SeqCst);
         })
     }
-}
-
-fn is_rebooted(state: &LedgerState, boot: &str) -> bool {
-    !state.boot.is_empty() && state.boot != boot
 }
 
 fn find<S: Shelf>(shelf: &S, twin: Twin) -> Result<Found, StoreError> {

@@ -44,10 +44,14 @@ fn running(mutant: Option<Mutant>) -> (World, OfferId) {
 
 /// Asks for the job on a host in the place of what host 2 had; true when that has taken it.
 fn fail_over(world: &mut World, to: usize, revision: u64, hold: OfferId) -> bool {
+    fail_over_of(&job(), world, to, revision, hold)
+}
+
+fn fail_over_of(job: &JobId, world: &mut World, to: usize, revision: u64, hold: OfferId) -> bool {
     let action = Action::FailOver { from: world.hosts[2].id.clone(), hold };
-    let Some(offer) = world.offer(to, &job(), revision, &bare(), action) else { return false };
+    let Some(offer) = world.offer(to, job, revision, &bare(), action) else { return false };
     let Some(ticket) = world.ticket(offer) else { return false };
-    matches!(world.put(to, &job(), &bare(), ticket, None), Some(Ok(_)))
+    matches!(world.put(to, job, &bare(), ticket, None), Some(Ok(_)))
 }
 
 /// The power of host 2 comes back.
@@ -194,6 +198,26 @@ fn right_not_asked_after_a_reboot() {
         world.run_ms(3_000);
         part(world, 2);
         turn_on(world);
+        world.run_ms(10_000);
+    });
+}
+
+/// Its agent dies between its ledger and libvirt's first answer, with a start that the power loss has cut.
+#[test]
+fn reboot_forgotten() {
+    found(Mutant::RebootForgotten, |world, _| {
+        let other = job_id(2);
+        assert!(world.start(2, &other, 1, &bare()), "granted");
+        let hold = world.hold(2, &other).expect("a hold");
+        world.lose_power(2, FOR_LONG_US);
+        world.fence(2);
+        world.run_ms(3_000);
+        assert!(fail_over_of(&other, world, 1, 3, hold), "it starts elsewhere");
+        world.run_ms(3_000);
+        part(world, 2);
+        turn_on(world);
+        assert!(world.run_until(5_000, |world| world.hosts[2].process.is_some()));
+        world.restart(world.hosts[2].node, 50);
         world.run_ms(10_000);
     });
 }

@@ -1,6 +1,6 @@
 //! What is expected, over the wire: stored, kept over restarts, heeded by new placements, and mended.
 
-use protocol::api::Want;
+use protocol::api::{RunList, Want};
 use protocol::expectations::{KeptStanding, PutExpectations, SetList, SetStatus};
 use protocol::id::{JobId, Revision};
 use protocol::job::JobState;
@@ -35,6 +35,20 @@ impl Asker {
             }
         };
         tokio::time::timeout(DEADLINE, wait).await.expect("it comes to that")
+    }
+
+    /// The view may show what a run is for before the run has ended.
+    async fn no_run_is_open(&self) {
+        let wait = async {
+            loop {
+                let list: RunList = self.client.get(&self.endpoint, "/v1/runs").await.unwrap();
+                match list.runs.iter().find(|run| !run.state.is_ended()) {
+                    Some(open) => self.ended(open.id).await,
+                    None => return,
+                };
+            }
+        };
+        tokio::time::timeout(DEADLINE, wait).await.expect("they end");
     }
 }
 
@@ -154,6 +168,7 @@ async fn what_is_expected_to_run_is_started_and_what_was_stopped_by_command_is_n
     assert_eq!(cluster.running("web-1").len(), 1);
     let begun = ask.set("web", 0).await.unwrap().begun;
     assert_eq!(begun.iter().map(JobId::as_str).collect::<Vec<_>>(), ["web-1"]);
+    ask.no_run_is_open().await;
 
     let job = JobId::new("web-1").unwrap();
     ask.submit(id(9), Want::Stop { job: job.clone(), grace_ms: 0 }).await.unwrap();

@@ -110,6 +110,8 @@ pub struct Agent {
     told: Host,
     /// The machine's boot id.
     pub(super) boot: String,
+    /// The ledger's rows tell of it.
+    pub(super) is_boot_written: bool,
     pub(super) cursor: Cursor,
     pub(super) trust: Option<Trust>,
     /// The last change of arbiters that the host has agreed to; durable.
@@ -146,6 +148,7 @@ impl Agent {
     #[must_use]
     pub fn new(birth: Birth) -> Self {
         let Birth { key, mut host, ledger } = birth;
+        let is_rebooted = ledger.is_rebooted();
         let trust = ledger.trust.as_ref().and_then(|signed| signed.open().ok());
         host.trust_version = trust.as_ref().map(|t| t.version);
         host.intent = ledger.host_intent;
@@ -156,6 +159,7 @@ impl Agent {
             declared: ledger.pools,
             found: host.pools.clone(),
             host,
+            is_boot_written: ledger.boot_of_rows == ledger.boot,
             boot: ledger.boot,
             cursor: Cursor { epoch: ledger.epoch, seq: 0 },
             trust,
@@ -174,7 +178,7 @@ impl Agent {
             is_right_asked: false,
             unwritten: Vec::new(),
         };
-        agent.restore(ledger.jobs, ledger.is_rebooted);
+        agent.restore(ledger.jobs, is_rebooted);
         agent.restore_networks(ledger.networks);
         agent.host.allocation = agent.allocation();
         agent.told = agent.host.clone();

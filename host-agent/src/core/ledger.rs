@@ -153,6 +153,8 @@ pub enum Write {
     Job(Box<JobRecord>),
     /// A job's row is gone, as somebody asked or as history.
     JobGone(JobId),
+    /// Every row tells of this boot of the machine.
+    Boot(String),
     /// Obey this document.
     Trust(Box<Signed<Trust>>),
     /// The host has agreed to this change of arbiters.
@@ -178,10 +180,12 @@ pub enum Write {
 pub struct LedgerState {
     /// The agent's new life; already durable.
     pub epoch: Epoch,
-    /// True when the machine was booted since the ledger was last opened.
-    pub is_rebooted: bool,
     /// The machine's present boot id.
     pub boot: String,
+    /// The boot of which the rows tell; empty in a new ledger. It becomes the present one together with
+    /// what the reboot makes of the rows, so whoever comes after an agent that died before finds the
+    /// reboot again.
+    pub boot_of_rows: String,
     /// The trust document in force.
     pub trust: Option<Signed<Trust>>,
     /// The last change of arbiters that the host has agreed to.
@@ -198,4 +202,12 @@ pub struct LedgerState {
     pub claims: Vec<(RunId, Claim)>,
     /// Every network asked for.
     pub networks: Vec<NetworkRecord>,
+}
+
+impl LedgerState {
+    /// True when the rows tell of an earlier boot of the machine.
+    #[must_use]
+    pub fn is_rebooted(&self) -> bool {
+        !self.boot_of_rows.is_empty() && self.boot_of_rows != self.boot
+    }
 }

@@ -10,7 +10,7 @@ use transport::clock::Now;
 
 use super::agent::Agent;
 use super::input::Effect;
-use super::ledger::{JobRecord, Tally};
+use super::ledger::{JobRecord, Tally, Write};
 
 impl Agent {
     pub(super) fn restore(&mut self, jobs: Vec<JobRecord>, is_rebooted: bool) {
@@ -34,8 +34,13 @@ impl Agent {
         }
     }
 
-    /// Writes and tells what the reboot alone has changed.
+    /// Writes and tells what the reboot alone has changed, and with it that nothing tells of an earlier
+    /// boot any more: whoever dies before must find out about the reboot again, or would start by a
+    /// right that it has not shown.
     pub(super) fn write_restored(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.is_boot_written, true) {
+            out.push(Effect::Persist(Write::Boot(self.boot.clone())));
+        }
         for id in std::mem::take(&mut self.unwritten) {
             if let Ok(record) = self.record(&id).cloned() {
                 self.insert(now, record, out);

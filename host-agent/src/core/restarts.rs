@@ -88,16 +88,15 @@ impl Agent {
     }
 
     /// What a reboot of the machine makes of a VM that was alive or on its way. A start that was not
-    /// over yet was asked for, and is gone on with; both wait for the right to it.
+    /// over yet was asked for, and is gone on with; both wait for the right to it. True when the row was
+    /// changed; doing it twice changes nothing more.
     pub(super) fn rebooted(&self, record: &mut JobRecord) -> bool {
         let Some(vm) = record.job.spec.as_vm() else { return false };
         let has_right = self.trust.is_none() || record.job.hold.is_some();
         record.tally.needs_right = self.trust.is_some();
         // Whatever its guest had is gone; what is written down and not in its definition yet is not.
-        if !is_changing(&record.job) {
-            record.job.resize = None;
-        }
-        match record.job.state {
+        let was_larger = !is_changing(&record.job) && record.job.resize.take().is_some();
+        let is_changed = match record.job.state {
             JobState::Accepted | JobState::Starting if has_right => {
                 let needs_right = record.tally.needs_right;
                 record.job.resize = None;
@@ -122,7 +121,8 @@ impl Agent {
                 true
             }
             _ => false,
-        }
+        };
+        is_changed || was_larger
     }
 }
 

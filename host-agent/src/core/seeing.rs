@@ -143,7 +143,9 @@ impl Agent {
         out: &mut Vec<Effect>,
     ) {
         let is_first = !std::mem::replace(&mut self.has_listed, true);
-        self.write_restored(now, out);
+        if is_first {
+            self.write_restored(now, out);
+        }
         let listed: BTreeMap<uuid::Uuid, &DomainInfo> =
             domains.iter().map(|domain| (domain.uuid, domain)).collect();
         let gone: Vec<uuid::Uuid> = self.observed.keys().copied().collect();

@@ -139,7 +139,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(which: u8, disk: LedgerState) -> Self {
+    fn new(which: u8, mut disk: LedgerState) -> Self {
+        if disk.boot.is_empty() {
+            disk.boot = "a".to_owned();
+        }
         let birth = Birth { key: key(which), host: host(which), ledger: disk.clone() };
         Self {
             agent: Agent::new(birth),
@@ -254,7 +257,9 @@ impl Bench {
     fn die(&mut self, is_rebooted: bool) {
         let mut disk = self.disk.clone();
         disk.epoch = Epoch(disk.epoch.0 + 1);
-        disk.is_rebooted = is_rebooted;
+        if is_rebooted {
+            disk.boot.push('b');
+        }
         *self = Self::new(self.which, disk);
     }
 }
@@ -266,6 +271,7 @@ fn write_to(disk: &mut LedgerState, write: Write) {
             disk.jobs.push(*record);
         }
         Write::JobGone(id) => disk.jobs.retain(|r| r.job.id != id),
+        Write::Boot(boot) => disk.boot_of_rows = boot,
         Write::Trust(trust) => disk.trust = Some(*trust),
         Write::HostIntent(intent) => disk.host_intent = intent,
         Write::Pools(pools) => disk.pools = *pools,

@@ -54,6 +54,7 @@ impl Change {
         match write {
             Write::Job(record) => Self::set(Jobs, record.job.id.as_str(), record),
             Write::JobGone(id) => Self::unset(Jobs, id.as_str()),
+            Write::Boot(boot) => Self::set(Meta, BOOT, boot),
             Write::Trust(trust) => Self::set(Meta, TRUST, trust),
             Write::Agreed(change) => Self::set(Meta, AGREED, change),
             Write::HostIntent(Some(intent)) => Self::set(Meta, HOST_INTENT, intent),
@@ -67,10 +68,9 @@ impl Change {
         }
     }
 
-    /// A new life begins.
-    pub(super) fn of_epoch(epoch: Epoch, boot: &str) -> [Self; 3] {
-        use Table::Meta;
-        [Self::set(Meta, EPOCH, &epoch), Self::set(Meta, BOOT, boot), Self::of_commit(0)]
+    /// A new life begins. Of which boot the rows tell is another matter ([`Write::Boot`]).
+    pub(super) fn of_epoch(epoch: Epoch) -> [Self; 2] {
+        [Self::set(Table::Meta, EPOCH, &epoch), Self::of_commit(0)]
     }
 
     /// So many batches have been written in this life.
@@ -112,8 +112,8 @@ impl Rows {
     pub(super) fn read(&self) -> Result<(LedgerState, u64), String> {
         let state = LedgerState {
             epoch: self.meta(EPOCH)?.unwrap_or_default(),
-            is_rebooted: false,
-            boot: self.meta(BOOT)?.unwrap_or_default(),
+            boot: String::new(),
+            boot_of_rows: self.meta(BOOT)?.unwrap_or_default(),
             trust: self.meta(TRUST)?,
             agreed: self.meta(AGREED)?,
             host_intent: self.meta(HOST_INTENT)?,

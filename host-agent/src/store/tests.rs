@@ -16,12 +16,20 @@ fn open(folder: &Path, boot: &str) -> (Store, LedgerState, Vec<Damage>) {
 #[test]
 fn every_opening_is_a_new_epoch_and_a_reboot_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
-    let state = |boot: &str| open(folder.path(), boot).1;
-    let first = state("a");
-    assert!(!first.is_rebooted, "the first start is no reboot");
-    let second = state("a");
-    assert!(second.epoch > first.epoch && !second.is_rebooted);
-    assert!(state("b").is_rebooted);
+    let life = |boot: &str, is_written: bool| {
+        let (store, state, _) = open(folder.path(), boot);
+        if is_written {
+            store.commit(&[Write::Boot(boot.to_owned())]).unwrap();
+        }
+        state
+    };
+    let first = life("a", true);
+    assert!(!first.is_rebooted(), "the first start is no reboot");
+    let second = life("a", false);
+    assert!(second.epoch > first.epoch && !second.is_rebooted());
+    assert!(life("b", false).is_rebooted());
+    assert!(life("b", true).is_rebooted(), "nothing was written of it");
+    assert!(!life("b", false).is_rebooted());
 }
 
 #[test]
@@ -141,7 +149,7 @@ fn a_ledger_of_one_file_gets_its_twin_and_an_agent_that_knows_one_is_believed() 
     let (store, state, damage) = open(folder.path(), "a");
     assert_eq!((&state.jobs[..], &damage[..]), (&[job][..], &[][..]));
     // An older agent begins an epoch, counts no commits, and writes to the main file alone.
-    let mut epoch = Change::of_epoch(Epoch(first.epoch.0 + 2), "a").to_vec();
+    let mut epoch = Change::of_epoch(Epoch(first.epoch.0 + 2)).to_vec();
     epoch.truncate(2);
     epoch.push(Change::of(&Write::JobGone(JobId::new("web-1").unwrap())));
     store.files[0].commit(&epoch).unwrap();

@@ -38,10 +38,8 @@ const BATCH_MAX: usize = 128;
 /// What is on a machine's disk.
 #[derive(Debug)]
 pub struct Disk {
-    /// The ledger's rows.
+    /// The ledger's rows, and the boot of which they tell.
     pub ledger: LedgerState,
-    /// The boot in which the ledger was last opened.
-    pub boot: u32,
     /// Nothing can be written before this time.
     pub full_until_us: u64,
     /// Jobs with volumes.
@@ -156,10 +154,13 @@ impl Host {
             intent: None,
             pools: BTreeMap::new(),
         };
-        let ledger = LedgerState { trust: Some(trust.clone()), ..LedgerState::default() };
+        let ledger = LedgerState {
+            trust: Some(trust.clone()),
+            boot_of_rows: 0.to_string(),
+            ..LedgerState::default()
+        };
         let disk = Disk {
             ledger,
-            boot: 0,
             full_until_us: 0,
             volumes: BTreeSet::new(),
             kept: BTreeMap::new(),
@@ -182,6 +183,7 @@ pub fn apply(ledger: &mut LedgerState, writes: Vec<Write>) {
             Write::Trust(trust) => ledger.trust = Some(*trust),
             Write::Agreed(change) => ledger.agreed = Some(change),
             Write::HostIntent(intent) => ledger.host_intent = intent,
+            Write::Boot(boot) => ledger.boot_of_rows = boot,
             Write::Pools(pools) => ledger.pools = *pools,
             Write::History(history) => ledger.history = history,
             Write::Claim(run, claim) => {
@@ -198,20 +200,22 @@ pub fn apply(ledger: &mut LedgerState, writes: Vec<Write>) {
 impl World {
     /// The agent opens its ledger, which begins a new epoch durably, and lists libvirt's domains.
     pub(super) fn start_agent(&mut self, n: usize) {
-        let boot = self.hosts[n].boot;
+        let boot = self.hosts[n].boot.to_string();
         let keeps_epoch = self.mutant == Some(Mutant::OfferNumbersRestart);
+        let forgets = self.mutant == Some(Mutant::RebootForgotten);
         let host = &mut self.hosts[n];
         let ledger = &mut host.disk.ledger;
         let is_first = ledger.epoch == Epoch(0);
         if is_first || !keeps_epoch {
             ledger.epoch = Epoch(ledger.epoch.0 + 1);
         }
-        ledger.is_rebooted = !is_first && host.disk.boot != boot;
-        ledger.boot = boot.to_string();
-        host.disk.boot = boot;
-        self.open_real_ledger(n, boot);
+        ledger.boot = boot;
+        self.open_real_ledger(n);
         let host = &mut self.hosts[n];
         let ledger = host.disk.ledger.clone();
+        if forgets {
+            host.disk.ledger.boot_of_rows.clone_from(&ledger.boot);
+        }
         let birth = Birth { key: host.key.clone(), host: host.facts.clone(), ledger };
         let agent = Agent::new(birth);
         let mut view = View::default();
@@ -244,28 +248,23 @@ impl World {
     /// Gives every host the agents' real ledger, before any agent has begun.
     pub fn use_real_ledgers(&mut self) {
         for (n, host) in self.hosts.iter_mut().enumerate() {
-            let first: Vec<Write> = host
-                .disk
-                .ledger
-                .trust
-                .clone()
-                .map(|trust| Write::Trust(Box::new(trust)))
-                .into_iter()
-                .collect();
+            let ledger = &host.disk.ledger;
+            let trust = ledger.trust.clone().map(|trust| Write::Trust(Box::new(trust)));
+            let first: Vec<Write> =
+                trust.into_iter().chain([Write::Boot(ledger.boot_of_rows.clone())]).collect();
             let seed = self.profile.seed.wrapping_mul(31).wrapping_add(n as u64);
             host.disk.real = Some(RealLedger::new(seed, &first));
         }
     }
 
     /// What the real ledger says is what the simulated disk holds.
-    fn open_real_ledger(&mut self, n: usize, boot: u32) {
+    fn open_real_ledger(&mut self, n: usize) {
         let disk = &mut self.hosts[n].disk;
         let Some(real) = &mut disk.real else { return };
-        let wrong = match real.open(&boot.to_string()) {
+        let wrong = match real.open(&disk.ledger.boot) {
             Ok(state) if is_same(&state, &disk.ledger) => {
                 // Its epochs and its order count from here on.
-                let (is_rebooted, boot) = (disk.ledger.is_rebooted, disk.ledger.boot.clone());
-                disk.ledger = LedgerState { is_rebooted, boot, ..state };
+                disk.ledger = state;
                 return;
             }
             Ok(state) => format!("h{n} was answered {:?}; its ledger says {state:?}", disk.ledger),

@@ -264,7 +264,7 @@ impl World {
             for record in &host.disk.ledger.jobs {
                 if is_held(host, record) && !self.is_taken(n, record) {
                     let place = held.entry((&record.job.spec.tenant, &record.job.id)).or_default();
-                    *place = place.max(record.job.promised());
+                    *place = place.max(size_held(host, record));
                 }
             }
         }
@@ -304,7 +304,7 @@ impl World {
             let is_held =
                 |record: &&JobRecord| is_held(host, record) && !self.is_taken_by(&trust, n, record);
             for record in host.disk.ledger.jobs.iter().filter(is_held) {
-                let (job, size) = (&record.job.id, record.job.promised());
+                let (job, size) = (&record.job.id, size_held(host, record));
                 let counted = |slot: u32| match books.get(&slot) {
                     Some(life) => {
                         let core = life.core.borrow();
@@ -617,7 +617,8 @@ impl World {
                 }
                 Write::Agreed(_) => self.coverage.hit("trust.agreed"),
                 Write::Trust(_) => self.coverage.hit("trust.taken"),
-                Write::HostIntent(_)
+                Write::Boot(_)
+                | Write::HostIntent(_)
                 | Write::Pools(_)
                 | Write::History(_)
                 | Write::Claim(..)
@@ -781,4 +782,16 @@ fn is_held(host: &Host, record: &JobRecord) -> bool {
     let boot = host.boot.to_string();
     let is_of_now = record.issued.as_ref().is_some_and(|issued| issued.boot == boot);
     record.job.hold.is_some() && (is_of_now || !lapses)
+}
+
+/// What a record that holds its job holds of it. A reboot has taken from its guest what had not been
+/// given up yet, whether that is written yet or not; what is to be written into its definition, it has not.
+fn size_held(host: &Host, record: &JobRecord) -> Resources {
+    let is_changing =
+        record.job.resize.as_ref().is_some_and(|resize| resize.stage == ResizeStage::Changing);
+    if host.disk.ledger.boot_of_rows == host.boot.to_string() || is_changing {
+        record.job.promised()
+    } else {
+        record.job.spec.resources()
+    }
 }

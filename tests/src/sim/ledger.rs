@@ -119,6 +119,7 @@ pub fn is_same(real: &LedgerState, simulated: &LedgerState) -> bool {
     };
     let rest = |state: &LedgerState| {
         (
+            state.boot_of_rows.clone(),
             state.trust.clone(),
             state.agreed,
             state.host_intent,

@@ -102,6 +102,8 @@ pub enum Mutant {
     QuotaIgnored,
     /// A host that returns starts what it held before the arbiters have said that this is still its (§8).
     RightNotAsked,
+    /// An agent that dies before it has written what a reboot makes of its jobs knows nothing of the reboot (§8).
+    RebootForgotten,
     /// A host goes on with what was taken from it (§8).
     FencedHoldsKept,
     /// An arbiter that starts with the word that a host was off takes its books of that host for complete (R2).
@@ -112,7 +114,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 40] = [
+    pub const ALL: [Mutant; 41] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -150,6 +152,7 @@ impl Mutant {
         Mutant::NewestDebitAloneCounts,
         Mutant::QuotaIgnored,
         Mutant::RightNotAsked,
+        Mutant::RebootForgotten,
         Mutant::FencedHoldsKept,
         Mutant::FenceCompletesForgottenBooks,
         Mutant::FencedHostTurnedOnEarly,

@@ -207,6 +207,24 @@ fn a_start_that_a_reboot_cut_short_needs_the_right_too() {
 }
 
 #[test]
+fn a_reboot_is_found_again_by_who_comes_after_an_agent_that_died_before_it_had_written_it() {
+    let mut bench = Bench::trusted(HOST);
+    let offer = bench.offer("web-1", 1, Action::Start);
+    bench.put("web-1", body(1, 1, Some(granted(offer)))).unwrap();
+    bench.die(true);
+    assert_eq!(reason(&bench), Some(Reason::AwaitingRight), "libvirt has not said a word yet");
+    next_life(&mut bench, false);
+    assert_eq!(reason(&bench), Some(Reason::AwaitingRight));
+    pass(&mut bench, 1_000);
+    assert!(bench.works.is_empty(), "nobody has shown the right");
+
+    let mut bench = started(Bench::lone(), restarting(Restart::Never, true));
+    bench.die(true);
+    next_life(&mut bench, false);
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)), "autostart");
+}
+
+#[test]
 fn starts_beyond_the_limit_are_told_when_to_come_back() {
     let mut bench = Bench::lone();
     bench.tell(Input::Capacity(Resources { vcpus: 100, memory_bytes: 100 << 30, disk_bytes: 0 }));
