@@ -224,14 +224,11 @@ impl Storage {
 
     /// The files of a VM's disks, whether they exist or not.
     pub(crate) fn volumes(&self, job: &JobId, vm: &VmSpec) -> Result<Vec<Volume>, StorageError> {
-        let (folder, format) = (self.job_folder(job), self.format());
-        let suffix = match format {
-            VolumeFormat::Qcow2 => "qcow2",
-            VolumeFormat::Raw | VolumeFormat::Iso => "raw",
-        };
+        let format = self.format();
+        let suffix = suffix_of(format);
         let volume = |disk: &DiskSpec| {
             let (path, is_shared) = match disk.named_pool() {
-                None => (folder.join(format!("{}.{suffix}", disk.name)), false),
+                None => (self.own_volume(job, &disk.name), false),
                 Some(pool) => {
                     let pool = self.pools.get(pool).map_err(StorageError::Pool)?;
                     (pool.volume(job, &disk.name, suffix), pool.is_shared())
@@ -273,6 +270,45 @@ impl Storage {
         self.grow_volumes(job, vm, turn, Growing::InPoolsToo).await?;
         self.make_seed(job, vm).await?;
         self.made_volumes(job, vm)
+    }
+
+    /// Makes disks of the host's own for a VM that is here; those that are there stay as they are.
+    pub(crate) async fn add_own(
+        &self,
+        job: &JobId,
+        disks: &[DiskSpec],
+    ) -> Result<(), StorageError> {
+        let folder = self.job_folder(job);
+        fs::create_dir_all(&folder).map_err(io_error("make folder", &folder))?;
+        for disk in disks {
+            let path = self.own_volume(job, &disk.name);
+            if !path.exists() {
+                self.make_volume(&path, disk.size_bytes, disk.image.as_ref()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes disks of the host's own, as far as they are there.
+    pub(crate) fn remove_own<'a>(
+        &self,
+        job: &JobId,
+        disks: impl Iterator<Item = &'a str>,
+    ) -> Result<(), StorageError> {
+        for disk in disks {
+            let path = self.own_volume(job, disk);
+            ignore_missing(fs::remove_file(&path)).map_err(io_error("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Where a disk of the host's own is, as libvirt shows it.
+    pub(crate) fn own_path(&self, job: &JobId, disk: &str) -> String {
+        self.own_volume(job, disk).to_string_lossy().into_owned()
+    }
+
+    fn own_volume(&self, job: &JobId, disk: &str) -> PathBuf {
+        self.job_folder(job).join(format!("{disk}.{}", suffix_of(self.format())))
     }
 
     /// Disks whose files are smaller than the disks are to be: which, and how large they are to be. A file of
@@ -770,6 +806,13 @@ pub(crate) fn used_bytes(folder: &Path) -> u64 {
         Err(_) => 0,
     };
     entries.flatten().map(bytes).sum()
+}
+
+fn suffix_of(format: VolumeFormat) -> &'static str {
+    match format {
+        VolumeFormat::Qcow2 => "qcow2",
+        VolumeFormat::Raw | VolumeFormat::Iso => "raw",
+    }
 }
 
 pub(crate) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

@@ -256,9 +256,20 @@ impl Works {
         volumes: Vec<Volume>,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
+        let config = self.config(job, vm, volumes, exit_file);
+        self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await
+    }
+
+    fn config(
+        &self,
+        job: &JobId,
+        vm: VmSpec,
+        volumes: Vec<Volume>,
+        exit_file: Option<PathBuf>,
+    ) -> DomainConfig {
         let uuid = job.domain_uuid();
         let partition = self.warden.partition(&vm, uuid);
-        let config = DomainConfig {
+        DomainConfig {
             job: job.clone(),
             uuid,
             vm,
@@ -267,12 +278,11 @@ impl Works {
             exit_file,
             accel: self.hv.facts().accel,
             partition,
-        };
-        self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await
+        }
     }
 
     /// Disks first, which nothing takes back; then the definition: if libvirt can't have it, nothing else has
-    /// happened to the guest.
+    /// happened to the guest, and disks that have come go again.
     async fn resize_vm(
         &self,
         job: &JobId,
@@ -297,18 +307,39 @@ impl Works {
             }
             which = Growing::InPoolsToo;
         }
+        let added = || change.add_disks.iter().map(|disk| disk.name.as_str());
+        if let Err(error) = self.storage.add_own(job, &change.add_disks).await {
+            return Err(self.without_added(job, added(), Trouble::No(error.to_string())));
+        }
         let user = if is_active { User::Guest } else { User::Nobody(turn) };
         self.grow_disks(job, uuid, &vm, user, which).await?;
         let before = before.ok_or_else(gone)?;
+        let mut config = None;
         if vm.adopted.is_some() {
             let (what, change) = ("resize the definition", change.clone());
             self.call(what, CALL_DEADLINE, move |hv| hv.resize_definition(uuid, change)).await?;
         } else {
             let volumes = self.storage.made_volumes(job, &vm)?;
-            self.define(job, vm, volumes, None).await?;
+            if let Err(trouble) = self.define(job, vm.clone(), volumes.clone(), None).await {
+                let has = match is_active {
+                    true => self.call("xml", CALL_DEADLINE, move |hv| hv.xml(uuid)).await?,
+                    false => String::new(),
+                };
+                let is_unused = |name: &&str| !has.contains(&*self.storage.own_path(job, name));
+                return Err(self.without_added(job, added().filter(is_unused), trouble));
+            }
+            config = Some(self.config(job, vm, volumes, None));
         }
+        let removed = change.remove_disks.iter().map(String::as_str);
+        self.storage.remove_own(job, removed).map_err(|e| Trouble::Unclear(e.to_string()))?;
         if !before.state.is_active() {
             return Ok(WorkOutcome::Done);
+        }
+        let mut devices = Vec::new();
+        if let Some(config) = config.filter(|_| change.has_devices()) {
+            let attach = move |hv: &dyn Hypervisor| hv.attach(&config);
+            let attached = call(&self.hv, "attach devices", RESIZE_DEADLINE, attach).await;
+            devices = attached.map_err(|error| Trouble::Unclear(error.to_string()))?;
         }
         let resized = call(&self.hv, "resize", RESIZE_DEADLINE, move |hv| hv.resize(uuid, change));
         let resized = match resized.await {
@@ -322,7 +353,21 @@ impl Works {
             return Ok(WorkOutcome::Done);
         }
         let Resized { left, is_giving } = resized;
-        Ok(WorkOutcome::Resized { domain: Box::new(domain), left, is_giving })
+        Ok(WorkOutcome::Resized { domain: Box::new(domain), devices, left, is_giving })
+    }
+
+    /// A definite no leaves no disk behind that nobody has; after any other answer they are needed.
+    fn without_added<'a>(
+        &self,
+        job: &JobId,
+        added: impl Iterator<Item = &'a str>,
+        trouble: Trouble,
+    ) -> Trouble {
+        match (trouble, self.storage.remove_own(job, added)) {
+            (Trouble::No(why), Ok(())) => Trouble::No(why),
+            (Trouble::No(why), Err(error)) => Trouble::Unclear(format!("{why}; {error}")),
+            (trouble, _) => trouble,
+        }
     }
 
     /// Gives each disk the room that its spec says, by whoever uses it. One that can't have it now is

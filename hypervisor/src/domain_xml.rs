@@ -10,8 +10,7 @@ use std::path::Path;
 use protocol::host::Accel;
 use protocol::id::JobId;
 use protocol::vm::{
-    CpuMode, CpuSpec, DiskBus, DiskCache, DiskSpec, Firmware, NicSpec, Plug, Watchdog, mac_of,
-    pci_parts,
+    CpuMode, CpuSpec, DiskBus, DiskCache, DiskSpec, Firmware, NicSpec, Plug, Watchdog, pci_parts,
 };
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer, XmlVersion};
@@ -35,6 +34,14 @@ pub enum DriverKind {
     Test,
 }
 
+/// Devices that nearly every guest has at ports of PCI Express: the controllers of its channel and of disks,
+/// its balloon, its source of randomness, USB.
+const PORTS_USUAL: usize = 5;
+/// Ports for what comes while it runs.
+const PORTS_SPARE: usize = 4;
+/// Each takes a part of the little room for I/O ports that a PC has.
+const PORTS_MAX: usize = 24;
+
 /// The domain's definition.
 #[must_use]
 pub fn domain_xml(config: &DomainConfig, driver: DriverKind) -> String {
@@ -48,6 +55,47 @@ pub fn domain_xml(config: &DomainConfig, driver: DriverKind) -> String {
     devices(&mut xml, config, driver);
     xml.close("domain");
     xml.into_string()
+}
+
+/// A disk or card by itself.
+pub(crate) struct Device {
+    /// What it is, in words.
+    pub(crate) what: String,
+    /// By what a running domain shows that it has it.
+    pub(crate) mark: Mark,
+    /// Its element.
+    pub(crate) xml: String,
+}
+
+/// By what a device is known among others.
+pub(crate) enum Mark {
+    /// A disk's target, such as `vdb`.
+    Target(String),
+    /// A card's address.
+    Mac(String),
+}
+
+/// The disks and cards of a configuration that could be plugged in while its guest runs.
+pub(crate) fn pluggable(config: &DomainConfig) -> Vec<Device> {
+    let mut devices = Vec::new();
+    let disks = config.vm.disks.iter().zip(&config.volumes).zip('a'..='z');
+    for (index, ((spec, volume), letter)) in disks.enumerate() {
+        let mut xml = Xml::new();
+        disk(&mut xml, volume, spec, letter);
+        let what = format!("disk {:?}", spec.name);
+        let mark = Mark::Target(disk_device(index, spec).unwrap_or_default());
+        devices.push(Device { what, mark, xml: xml.into_string() });
+    }
+    for (nic, mac) in config.vm.nics.iter().zip(config.vm.macs(config.uuid)) {
+        let mut xml = Xml::new();
+        interface(&mut xml, nic, &mac);
+        devices.push(Device {
+            what: format!("card {mac}"),
+            mark: Mark::Mac(mac),
+            xml: xml.into_string(),
+        });
+    }
+    devices
 }
 
 /// Our metadata element as libvirt wants it when set alone: it adds prefix and namespace itself.
@@ -315,8 +363,11 @@ fn devices(xml: &mut Xml, config: &DomainConfig, driver: DriverKind) {
     if config.vm.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
         xml.empty("controller", &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")]);
     }
-    for (index, nic) in config.vm.nics.iter().enumerate() {
-        interface(xml, nic, &mac_of(config.uuid, index));
+    for (nic, mac) in config.vm.nics.iter().zip(config.vm.macs(config.uuid)) {
+        interface(xml, nic, &mac);
+    }
+    if driver != DriverKind::Test {
+        spare_ports(xml, config);
     }
     let log = path_text(&config.console_log);
     xml.open("serial", &[("type", "pty")]);
@@ -402,6 +453,23 @@ fn disk(xml: &mut Xml, volume: &Volume, spec: &DiskSpec, letter: char) {
         xml.empty("boot", &[("order", &place.to_string())]);
     }
     xml.close("disk");
+}
+
+/// A machine of PCI Express takes a device at run time only into a port that nobody uses, and libvirt makes
+/// no more of them than the definition needs. So all are asked for, and some more.
+fn spare_ports(xml: &mut Xml, config: &DomainConfig) {
+    let hardware = &config.vm.hardware;
+    if hardware.machine.as_ref().is_some_and(|machine| !machine.contains("q35")) {
+        return;
+    }
+    let is_virtio = |disk: &&DiskSpec| disk.bus == DiskBus::Virtio;
+    let own = config.vm.disks.iter().filter(is_virtio).count() + config.vm.nics.len();
+    let used = own + hardware.pci.len() + usize::from(hardware.watchdog.is_some()) + PORTS_USUAL;
+    xml.empty("controller", &[("type", "pci"), ("index", "0"), ("model", "pcie-root")]);
+    for index in 1..=(used + PORTS_SPARE).min(PORTS_MAX) {
+        let index = index.to_string();
+        xml.empty("controller", &[("type", "pci"), ("index", &index), ("model", "pcie-root-port")]);
+    }
 }
 
 /// Devices that only some guests have.

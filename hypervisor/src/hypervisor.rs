@@ -74,6 +74,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// start. Repeating it is harmless.
     fn resize(&self, uuid: Uuid, to: SizeChange) -> Result<Resized, HypervisorError>;
 
+    /// Gives a domain that runs the disks and cards of this configuration that it does not have yet. Doing it
+    /// twice is doing it once. Comes back with those that it can't have while it runs, and why.
+    fn attach(&self, config: &DomainConfig) -> Result<Vec<String>, HypervisorError>;
+
     /// Takes a snapshot of these disks of a running guest, named by their guest devices such as `vda` (see
     /// [`crate::disk_device`]): of one moment, and all of them have it then, or none. The guest's memory is
     /// not in it. `AlreadyExists` when a disk has one of that tag; `NotRunning` when there is no process,

@@ -355,6 +355,20 @@ impl Hypervisor for Libvirt {
         })
     }
 
+    fn attach(&self, config: &DomainConfig) -> Result<Vec<String>, HypervisorError> {
+        let (driver, uuid) = (self.driver(), config.uuid);
+        let left = self.with_domain("attach devices to domain", uuid, Needs::Process, |domain| {
+            match words::state(domain.state()?).is_active() {
+                true => resize::attach(domain, driver, config).map(Some),
+                false => Ok(None),
+            }
+        });
+        left?.ok_or_else(|| {
+            let what = format!("attach devices to domain {uuid}");
+            HypervisorError::new(what, ErrorKind::NotRunning, "it has no process")
+        })
+    }
+
     fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError> {
         self.must_have_qemu("take a snapshot")?;
         self.with_domain("take a snapshot of domain", uuid, Needs::Process, |domain| {

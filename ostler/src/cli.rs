@@ -98,6 +98,11 @@ pub(crate) enum Command {
     Migrate(MigrateArgs),
     /// Give a VM other CPUs or memory, at once where that goes, else at its next start; or larger disks
     Resize(ResizeArgs),
+    /// Give a VM disks or network cards, at once where its machine has a place for them, else at its next
+    /// start
+    Attach(AttachArgs),
+    /// Take disks, with all that is in them, or network cards from a stopped VM
+    Detach(DetachArgs),
     /// Empty a host for maintenance: it takes nothing new, and its running VMs move away
     Drain(DrainArgs),
     /// Take a drained host into use again

@@ -21,6 +21,8 @@ mod migrate;
 
 pub(crate) mod resize;
 
+mod attach;
+
 pub(crate) mod drain;
 
 mod rebalance;
@@ -185,6 +187,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Release(args) => release::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Resize(args) => resize::run(session, args).await,
+        Command::Attach(args) => attach::attach(session, args).await,
+        Command::Detach(args) => attach::detach(session, args).await,
         Command::Drain(args) => drain::drain(session, args).await,
         Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Rebalance(args) => rebalance::run(session, args).await,

@@ -287,7 +287,7 @@ fn is_as_wanted(want: &Want, job: &Job) -> bool {
         Want::Run { .. } | Want::Migrate { .. } | Want::FailOver { .. } => {
             job.state == JobState::Running
         }
-        Want::Resize { size, .. } => job.spec.is_sized(size) && is_resized(job),
+        Want::Resize { size, .. } => job.spec.is_sized(&job.id, size) && is_resized(job),
         Want::Stop { .. } => job.state.is_ended(),
         Want::Delete { .. } => false,
     }
@@ -321,7 +321,24 @@ fn size_words(size: &SizeChange) -> String {
     ];
     let disks = size.disks.iter();
     let disks = disks.map(|(name, bytes)| format!("{} of disk {name}", Bytes(*bytes)));
-    words.into_iter().flatten().chain(disks).collect::<Vec<_>>().join(", ")
+    words
+        .into_iter()
+        .flatten()
+        .chain(disks)
+        .chain(device_words(size))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Disks and cards that come and go, in words.
+fn device_words(size: &SizeChange) -> Vec<String> {
+    let macs = size.add_nics.iter().filter_map(|nic| nic.mac.as_deref());
+    let added = size.add_disks.iter().map(|disk| format!("disk {}", disk.name));
+    let added = added.chain(macs.map(|mac| format!("card {mac}")));
+    let removed = size.remove_disks.iter().map(|name| format!("disk {name}"));
+    let removed = removed.chain(size.remove_nics.iter().map(|mac| format!("card {mac}")));
+    let with = added.map(|what| format!("one with {what}"));
+    with.chain(removed.map(|what| format!("one without {what}"))).collect()
 }
 
 /// A task as a line.

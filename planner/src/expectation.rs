@@ -109,9 +109,9 @@ impl Expectation {
             Expectation::RunsOn { on, .. } => {
                 runs(rows.iter().filter(|(host, _)| *host == on && seen(host)))
             }
-            Expectation::HasSize { size, .. } => {
+            Expectation::HasSize { job, size } => {
                 let at = whereabouts(&rows).filter(|(host, placed)| {
-                    placed.is_sized(size) && (placed.state.is_ended() || seen(host))
+                    placed.is_sized(job, size) && (placed.state.is_ended() || seen(host))
                 });
                 at.map_or(Standing::Violated, |_| Standing::Met)
             }

@@ -639,7 +639,7 @@ pub(crate) fn resize_on(
     placed: &Placed,
     size: &SizeChange,
 ) -> Option<Step> {
-    let spec = placed.spec.changed(size)?;
+    let spec = placed.spec.changed(job, size).ok()??;
     let is_more = !spec.resources().fits_in(placed.spec.resources());
     Some(Step::ResizeVm(ResizeVm {
         job: job.clone(),

@@ -77,8 +77,8 @@ impl Placed {
 
     /// True when it is asked for in this size and nothing else is to come of it.
     #[must_use]
-    pub fn is_sized(&self, change: &SizeChange) -> bool {
-        self.spec.is_sized(change) && self.has.is_none()
+    pub fn is_sized(&self, job: &JobId, change: &SizeChange) -> bool {
+        self.spec.is_sized(job, change) && self.has.is_none()
     }
 
     /// True when disks that somebody may have written to are here.

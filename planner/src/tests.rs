@@ -398,8 +398,10 @@ fn a_job_that_has_no_room_to_grow_stays_as_it_is_and_the_report_says_how_far_it_
 #[test]
 fn what_a_guest_has_beyond_its_spec_counts_and_keeps_it_where_it_is() {
     let mut there = with(host(1, 4), "web", vm(2), JobState::Running);
-    let has =
-        Resize { vcpus: 1, memory_bytes: 5 * GIB, stage: ResizeStage::NextStart, why: vec![] };
+    let has = Resize::of(
+        Resources { vcpus: 1, memory_bytes: 5 * GIB, disk_bytes: 0 },
+        ResizeStage::NextStart,
+    );
     there.jobs[0].resize = Some(Box::new(has));
     there.host.allocation = there.host.allocation.plus(vm(3).resources());
     let moved = Expectation::RunsOn { job: id("web"), on: at(2) };

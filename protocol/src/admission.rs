@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use crate::host::{Host, ImageFacts};
 use crate::id::{ImageName, JobId, PoolName};
-use crate::job::JobSpec;
+use crate::job::{JobSpec, JobState};
 use crate::network::Networks;
 use crate::pool::PoolFacts;
 use crate::refusal::Refusal;
 use crate::resources::Resources;
 use crate::trust::{Breach, Policy};
-use crate::vm::{DiskSpec, OnLoss, Plug, SizeChange};
+use crate::vm::{DiskSpec, NicSpec, OnLoss, Plug, Size, VmSpec};
 
 /// What admission needs to know of a host.
 #[derive(Debug, Clone, Copy)]
@@ -176,14 +176,14 @@ fn is_made(room: Room<'_>, disk: &DiskSpec, arrival: Arrival) -> bool {
     }
 }
 
-/// Says whether a job that is here may have another size, `from` which it goes `to`. The room is
-/// without what the job itself has been promised, which is `promised`.
+/// Says whether a job that is here, in this state, may have another size, `from` which it goes `to`. The
+/// room is without what the job itself has been promised, which is `promised`.
 ///
 /// Only what becomes more has to fit: giving up is welcome on a host that has promised too much. A
 /// job that has ended is promised nothing yet; its next start is admitted as such.
 pub fn admit_resize(
     room: Room<'_>,
-    job: &JobId,
+    (job, state): (&JobId, JobState),
     from: &JobSpec,
     promised: Option<Resources>,
     to: &JobSpec,
@@ -193,16 +193,16 @@ pub fn admit_resize(
         let message = format!("one-off job {job} ends by itself: run another one in that size");
         return Err(Refusal::Invalid { message });
     }
-    if with_sizes_of(from, to).as_ref() != Some(to) {
+    if bare(from) != bare(to) {
         let message = format!(
-            "job {job} can change its CPUs, its memory and the sizes of its disks, and nothing else: stop it, and start it again as it is to be"
+            "job {job} can change its CPUs, its memory, its disks and its cards, and nothing else: stop it, and start it again as it is to be"
         );
         return Err(Refusal::Invalid { message });
     }
     if let Some(policy) = room.policy {
         obeyed(policy, to, policy.breach_of_growth(from, to))?;
     }
-    admit_disks(job, from, to)?;
+    admit_devices(room, (job, state), from, to)?;
     admit_growth_in_pools(room, from, to)?;
     // What has ended keeps its disks, and nothing else. What is in pools takes nothing of the host.
     let disks =
@@ -220,29 +220,115 @@ pub fn admit_resize(
     Err(Refusal::NoRoomToGrow { job: job.clone(), asked, at_most, capacity: room.capacity })
 }
 
-/// The job, in the sizes of another.
-fn with_sizes_of(job: &JobSpec, other: &JobSpec) -> Option<JobSpec> {
-    let vm = other.as_vm()?;
-    let disks = vm.disks.iter().map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
-    job.with_size(|_| vm.size())?.changed(&SizeChange { disks, ..SizeChange::default() })
+/// The job, but for what a change of size may change.
+fn bare(job: &JobSpec) -> JobSpec {
+    let mut bare = job.clone();
+    let none = Size { vcpus: 0, memory_bytes: 0, max_vcpus: None, max_memory_bytes: None };
+    if let Some(vm) = bare.as_vm_mut() {
+        *vm = VmSpec { disks: vec![], nics: vec![], ..vm.with_size(none) };
+    }
+    bare
 }
 
-/// A disk grows if it is ours to make larger, and never becomes smaller.
-fn admit_disks(job: &JobId, from: &JobSpec, to: &JobSpec) -> Result<(), Refusal> {
-    let (Some(from), Some(to)) = (from.as_vm(), to.as_vm()) else { return Ok(()) };
-    for (has, asked) in from.disks.iter().zip(&to.disks) {
-        let (has_bytes, asked_bytes) = (has.size_bytes, asked.size_bytes);
+/// Disks and cards come at any time, and go while no guest uses them. A disk that stays grows if it is ours to
+/// make larger, and never becomes smaller.
+fn admit_devices(
+    room: Room<'_>,
+    (job, state): (&JobId, JobState),
+    from: &JobSpec,
+    to: &JobSpec,
+) -> Result<(), Refusal> {
+    let (Some(had), Some(asked)) = (from.as_vm(), to.as_vm()) else { return Ok(()) };
+    let Devices { added, removed } = devices(job, had, asked)?;
+    if let Some(what) = added.first().or(removed.first())
+        && had.adopted.is_some()
+    {
+        let why =
+            "the definition of an adopted VM is its own: use virsh attach-device and detach-device";
+        return Err(Refusal::Unsupported {
+            what: format!("change {what} of it"),
+            why: why.to_owned(),
+        });
+    }
+    if let Some(what) = removed.first().filter(|_| !state.is_ended()) {
+        let needed = format!("its guest may be using {what}: stop it before you take that away");
+        return Err(Refusal::WrongState { job: job.clone(), state, needed });
+    }
+    let is_new = |disk: &&DiskSpec| had.disks.iter().all(|has| has.name != disk.name);
+    let is_gone = |disk: &&DiskSpec| asked.disks.iter().all(|has| has.name != disk.name);
+    let changed = asked.disks.iter().filter(is_new).chain(had.disks.iter().filter(is_gone));
+    if let Some((disk, pool)) = changed.filter_map(|disk| Some((disk, disk.named_pool()?))).next() {
+        let why = "what a VM has in a pool is settled when it is first started; give it a disk of its host's own";
+        let what = format!("add or remove disk {:?} in pool {pool}", disk.name);
+        return Err(Refusal::Unsupported { what, why: why.to_owned() });
+    }
+    let nics = asked.nics.iter().filter(|nic| had.nics.iter().all(|has| has.plug != nic.plug));
+    let new = VmSpec {
+        disks: asked.disks.iter().filter(is_new).cloned().collect(),
+        nics: nics.cloned().collect(),
+        ..VmSpec::default()
+    };
+    let mut probe = to.clone();
+    probe.as_vm_mut().map(|place| *place = new);
+    admit_networks(room, &probe)?;
+    admit_images(room, &probe, Arrival::Start)
+}
+
+/// What comes and what goes, in words.
+struct Devices {
+    added: Vec<String>,
+    removed: Vec<String>,
+}
+
+fn devices(job: &JobId, had: &VmSpec, asked: &VmSpec) -> Result<Devices, Refusal> {
+    let mut removed = Vec::new();
+    let mut disks = asked.disks.iter();
+    for has in &had.disks {
+        let Some(stays) = asked.disks.iter().find(|disk| disk.name == has.name) else {
+            removed.push(format!("disk {:?}", has.name));
+            continue;
+        };
+        let (has_bytes, asked_bytes) = (has.size_bytes, stays.size_bytes);
+        let is_in_place = disks.next() == Some(stays);
+        let as_before = DiskSpec { size_bytes: has_bytes, ..stays.clone() };
+        if !is_in_place || as_before != *has {
+            let message = format!(
+                "disk {:?} of job {job} can change its size, and nothing else: neither its place among the disks",
+                has.name
+            );
+            return Err(Refusal::Invalid { message });
+        }
         if asked_bytes < has_bytes {
             let (job, disk) = (job.clone(), has.name.clone());
             return Err(Refusal::DiskShrinks { job, disk, asked_bytes, has_bytes });
         }
-        let what = format!("make disk {:?} larger", has.name);
-        if asked_bytes > has_bytes && from.adopted.is_some() {
+        if asked_bytes > has_bytes && had.adopted.is_some() {
+            let what = format!("make disk {:?} larger", has.name);
             let why = "it is the adopted VM's own: `virsh blockresize` does it".to_owned();
             return Err(Refusal::Unsupported { what, why });
         }
     }
-    Ok(())
+    let mut added: Vec<String> = disks.map(|disk| format!("disk {:?}", disk.name)).collect();
+    let domain = job.domain_uuid();
+    let (had_macs, asked_macs) = (had.macs(domain), asked.macs(domain));
+    let mut at = 0;
+    for (has, mac) in had.nics.iter().zip(&had_macs) {
+        if !asked_macs.contains(mac) {
+            removed.push(format!("card {mac}"));
+            continue;
+        }
+        let stays = asked.nics.get(at).filter(|_| asked_macs.get(at) == Some(mac));
+        let of_has = NicSpec { mac: None, ..has.clone() };
+        if stays.is_none_or(|stays| NicSpec { mac: None, ..stays.clone() } != of_has) {
+            let message = format!(
+                "card {mac} of job {job} can't change, nor its place: take it away, and add another"
+            );
+            return Err(Refusal::Invalid { message });
+        }
+        at += 1;
+    }
+    added.extend(asked_macs[at..].iter().map(|mac| format!("card {mac}")));
+    Ok(Devices { added, removed })
 }
 
 /// Every pool in which disks are to grow is here, can be used, and has room for how much more they get.
@@ -323,7 +409,7 @@ fn admit_images(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), 
 mod tests {
     use super::*;
     use crate::signed::Digest;
-    use crate::vm::{DiskSpec, Size, VmSpec};
+    use crate::vm::SizeChange;
 
     const GIB: u64 = 1 << 30;
     static NO_POOLS: BTreeMap<PoolName, PoolFacts> = BTreeMap::new();
@@ -395,6 +481,10 @@ mod tests {
         assert!(matches!(answer, Err(Refusal::Unsupported { .. })));
     }
 
+    fn alive_if(promised: Option<Resources>) -> JobState {
+        if promised.is_some() { JobState::Running } else { JobState::Stopped }
+    }
+
     /// A job of 2 CPUs and 1 GiB in [`room`], without the job itself: 2 CPUs and 2 GiB are others'.
     fn resize(promised: Option<Resources>, vcpus: u32, memory_bytes: u64) -> Result<(), Refusal> {
         let none = BTreeMap::new();
@@ -402,7 +492,7 @@ mod tests {
         let room = Room { allocation: others, ..room(&none) };
         let (job, from) = (JobId::new("web-1").unwrap(), spec(2, None));
         let to = from.with_size(|size| Size { vcpus, memory_bytes, ..size }).unwrap();
-        admit_resize(room, &job, &from, promised, &to)
+        admit_resize(room, (&job, alive_if(promised)), &from, promised, &to)
     }
 
     #[test]
@@ -437,7 +527,7 @@ mod tests {
         let (job, from) = (JobId::new("web-1").unwrap(), spec(2, None));
         let mut other = from.clone();
         other.labels.insert("tier".into(), "web".into());
-        let answer = admit_resize(room(&none), &job, &from, None, &other);
+        let answer = admit_resize(room(&none), (&job, JobState::Stopped), &from, None, &other);
         assert!(matches!(answer, Err(Refusal::Invalid { .. })));
     }
 
@@ -450,8 +540,8 @@ mod tests {
         let room = Room { allocation: others, ..room(&none) };
         let grow = |promised, from: &JobSpec, disk: &str, size_bytes| {
             let disks = BTreeMap::from([(disk.to_owned(), size_bytes)]);
-            let to = from.changed(&SizeChange { disks, ..SizeChange::default() })?;
-            Some(admit_resize(room, &job, from, promised, &to))
+            let to = from.changed(&job, &SizeChange { disks, ..SizeChange::default() }).ok()??;
+            Some(admit_resize(room, (&job, alive_if(promised)), from, promised, &to))
         };
         // Whether it is alive or has ended: its disk stays.
         for promised in [Some(from.resources()), None] {
@@ -476,8 +566,11 @@ mod tests {
         let grow = |pools: &BTreeMap<_, _>, promised, size_bytes| {
             let room = Room { pools, allocation: full, ..room(&none) };
             let disks = BTreeMap::from([("root".to_owned(), size_bytes)]);
-            let to = from.changed(&SizeChange { disks, ..SizeChange::default() }).unwrap();
-            admit_resize(room, &job, &from, promised, &to)
+            let to = from
+                .changed(&job, &SizeChange { disks, ..SizeChange::default() })
+                .unwrap()
+                .unwrap();
+            admit_resize(room, (&job, alive_if(promised)), &from, promised, &to)
         };
         // The pool can promise 1 GiB more.
         for promised in [Some(from.resources()), None] {
@@ -559,5 +652,50 @@ mod tests {
             assert_eq!(admit(room, &spec, how), Ok(()), "{how:?}");
         }
         assert!(matches!(admit(room, &spec, Arrival::Start), Err(Refusal::PoolFull { .. })));
+    }
+
+    #[test]
+    fn disks_and_cards_come_at_any_time_and_go_while_nobody_uses_them() {
+        let none = BTreeMap::new();
+        let (job, from) = (JobId::new("web-1").unwrap(), spec(2, None));
+        let ask = |state, from: &JobSpec, change: SizeChange| {
+            let to = from.changed(&job, &change).unwrap().unwrap();
+            admit_resize(room(&none), (&job, state), from, Some(from.resources()), &to).map(|()| to)
+        };
+        let data = DiskSpec { name: "data".into(), size_bytes: GIB, ..DiskSpec::default() };
+        let mac = Some("52:54:00:00:00:01".to_owned());
+        let add = |disk: DiskSpec| SizeChange { add_disks: vec![disk], ..SizeChange::default() };
+        let nic = NicSpec { mac, ..Plug::User.into() };
+        let more = SizeChange { add_nics: vec![nic], ..add(data.clone()) };
+        let with = ask(JobState::Running, &from, more).unwrap();
+        assert_eq!(with.resources().disk_bytes, from.resources().disk_bytes + GIB);
+        let huge = DiskSpec { size_bytes: 64 * GIB, ..data.clone() };
+        let no = ask(JobState::Running, &from, add(huge));
+        assert!(matches!(no, Err(Refusal::NoRoomToGrow { .. })), "{no:?}");
+        let image = Some("debian-13".parse().unwrap());
+        let no = ask(JobState::Running, &from, add(DiskSpec { image, ..data.clone() }));
+        assert!(matches!(no, Err(Refusal::NoImage { .. })), "{no:?}");
+        let pool = Some("fast".parse().unwrap());
+        let no = ask(JobState::Running, &from, add(DiskSpec { pool, ..data }));
+        assert!(matches!(no, Err(Refusal::Unsupported { .. })), "{no:?}");
+
+        let less = |disk: &str| SizeChange {
+            remove_disks: vec![disk.to_owned()],
+            ..SizeChange::default()
+        };
+        let no = ask(JobState::Running, &with, less("data"));
+        assert!(matches!(no, Err(Refusal::WrongState { .. })), "{no:?}");
+        assert!(ask(JobState::Stopped, &with, less("data")).is_ok());
+        let nics = SizeChange {
+            remove_nics: with.as_vm().unwrap().macs(job.domain_uuid()),
+            ..SizeChange::default()
+        };
+        assert!(ask(JobState::Paused, &with, nics.clone()).is_err());
+        assert!(ask(JobState::Crashed, &with, nics).is_ok());
+        // A disk that stays is what it was, where it was.
+        let mut to = with.clone();
+        to.as_vm_mut().unwrap().disks.swap(0, 1);
+        let no = admit_resize(room(&none), (&job, JobState::Stopped), &with, None, &to);
+        assert!(matches!(no, Err(Refusal::Invalid { .. })), "{no:?}");
     }
 }

@@ -206,7 +206,7 @@ impl JobSpec {
         }
     }
 
-    fn as_vm_mut(&mut self) -> Option<&mut VmSpec> {
+    pub(crate) fn as_vm_mut(&mut self) -> Option<&mut VmSpec> {
         match &mut self.kind {
             JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => Some(vm),
             JobKind::Service(_) => None,

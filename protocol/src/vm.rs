@@ -7,7 +7,7 @@ mod hardware;
 pub use hardware::{CpuMode, CpuSpec, Firmware, Hardware, Pin, Topology, Watchdog, pci_parts};
 
 mod size;
-pub use size::{MEMORY_BYTES_MAX, Size, SizeChange};
+pub use size::{MEMORY_BYTES_MAX, NoChange, Size, SizeChange};
 
 mod restart;
 pub use restart::{OnLoss, Restart};

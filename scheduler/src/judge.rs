@@ -80,7 +80,7 @@ pub fn resized(job: Option<&Job>, revision: Revision, size: &SizeChange) -> Opti
     if job.resize.as_ref().is_some_and(|resize| resize.stage == ResizeStage::Changing) {
         return None;
     }
-    let is_asked = job.spec.is_sized(size);
+    let is_asked = job.spec.is_sized(&job.id, size);
     if is_asked || job.revision > revision {
         return Some(Answer::Done(TaskResult::Done));
     }

@@ -4,6 +4,8 @@
 
 mod adopt;
 
+mod attach;
+
 mod house;
 
 mod images;

@@ -535,6 +535,8 @@ pub enum WorkOutcome {
     Resized {
         /// What is there.
         domain: Box<DomainInfo>,
+        /// Disks and cards that it gets at its next start.
+        devices: Vec<String>,
         /// What kept the rest.
         left: Vec<String>,
         /// True when the guest takes its time to give memory up.

@@ -15,7 +15,7 @@ use protocol::pool::PoolsConfig;
 use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
-use protocol::vm::Size;
+use protocol::vm::{DiskSpec, NicSpec, Size};
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claim;
@@ -104,9 +104,21 @@ pub struct LastResize {
     /// older agents, whose disks never stayed what they were, do not say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disks: BTreeMap<String, u64>,
+    /// Its disks and cards before, when some of them came or went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Box<Devices>>,
     /// Who asked, when a run did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,
+}
+
+/// What a VM has of what can come and go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Devices {
+    /// Its disks.
+    pub disks: Vec<DiskSpec>,
+    /// Its cards.
+    pub nics: Vec<NicSpec>,
 }
 
 /// A moment of one boot of the machine; of no other is it any use.

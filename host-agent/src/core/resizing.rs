@@ -6,6 +6,10 @@
 //!   stopped, failed, crashed ──resize──▶ changing (its definition) ──▶ as the spec says
 //! ```
 //!
+//! Disks and cards come at once too, or at its next start where the machine has no place for them; they go
+//! only while nobody uses them, a disk with all that is in it. If libvirt can't have them, what came goes
+//! again, and nothing that was to go has gone.
+//!
 //! Disks only grow, at once whether the guest runs or not. What a disk has been given stays: neither a
 //! change that fails for its other parts nor a run that turns back makes it smaller. Those in pools grow
 //! when the pool says so in the end, which other hosts count on too: if it has no room any more, no disk
@@ -26,12 +30,12 @@ use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::ticket::{Expected, OfferStanding, Purpose, Ticket, VerifiedTicket, verify};
 use protocol::trust::Policy;
-use protocol::vm::{SizeChange, VmSpec};
+use protocol::vm::{DiskSpec, SizeChange, VmSpec};
 use transport::clock::Now;
 
 use super::agent::{Agent, Entry};
 use super::input::{Effect, Look, Reply, Work, WorkOutcome};
-use super::ledger::{Intent, Issued, JobRecord, LastResize};
+use super::ledger::{Devices, Intent, Issued, JobRecord, LastResize};
 use super::taking::Reserved;
 
 /// How long a change takes as a rule, for whoever asks for the next one meanwhile.
@@ -74,7 +78,9 @@ impl Agent {
         out.extend(writes.into_iter().map(Effect::Persist));
         claimed?;
         let job = &self.record(id)?.job;
-        let to = job.spec.changed(&resize.size).ok_or_else(|| no_such(job, &resize.size))?;
+        let to = job.spec.changed(id, &resize.size);
+        let to = to.map_err(|no| Refusal::Invalid { message: format!("job {id}: {no}") })?;
+        let to = to.ok_or_else(|| no_vm(id))?;
         if job.revision == resize.revision && *job.spec == to {
             return Ok(Reply::AlreadySo(Box::new(job.clone())));
         }
@@ -160,14 +166,19 @@ impl Agent {
         let before = record.job.spec.as_vm();
         record.last_resize = before.map(|vm| {
             let disks = vm.disks.iter().map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
-            Box::new(LastResize { before: vm.size(), disks, run })
+            let devices = to
+                .as_vm()
+                .is_some_and(|to| !has_devices_of(vm, to))
+                .then(|| Box::new(Devices { disks: vm.disks.clone(), nics: vm.nics.clone() }));
+            Box::new(LastResize { before: vm.size(), disks, devices, run })
         });
-        record.job.resize = Some(Box::new(Resize {
-            vcpus: has.vcpus,
-            memory_bytes: has.memory_bytes,
-            stage: ResizeStage::Changing,
-            why: vec![],
-        }));
+        // A disk that goes is promised until it is gone.
+        let disk_bytes = match record.job.spec.resources().disk_bytes {
+            bytes if bytes > to.resources().disk_bytes => bytes,
+            _ => 0,
+        };
+        let has = Resources { disk_bytes, ..has };
+        record.job.resize = Some(Box::new(Resize::of(has, ResizeStage::Changing)));
         record.job.spec = to.into();
         record.job.revision = revision;
         record.job.run = run.or(record.job.run);
@@ -204,10 +215,12 @@ impl Agent {
             let what = format!("{} snapshot {} of job {id}", snapshot.stage, snapshot.name);
             return Err(Refusal::Busy { what, limit: 1, retry_after_ms: RETRY_MS });
         }
+        self.check_macs(id, to)?;
+        check_snapshots_stay_whole(job, to)?;
         let allocation = self.allocation_without(Some(id), redeemed, None);
         let pools = self.pools_without(redeemed);
         let room = Room { allocation, pools: &pools, policy, ..self.room() };
-        admit_resize(room, id, &job.spec, promised(job), to)
+        admit_resize(room, (id, job.state), &job.spec, promised(job), to)
     }
 
     /// R9 for a job that grows, and for one that keeps its size under another ticket. What is not
@@ -252,8 +265,8 @@ impl Agent {
     ) {
         let is_alive = is_alive(record.job.state);
         match outcome {
-            WorkOutcome::Resized { domain, left, is_giving } if is_alive => {
-                self.take_in(now, record, &domain, left, is_giving, out);
+            WorkOutcome::Resized { domain, devices, left, is_giving } if is_alive => {
+                self.take_in(now, record, &domain, (devices, left), is_giving, out);
             }
             WorkOutcome::Done | WorkOutcome::NotThere | WorkOutcome::Resized { .. } => {
                 // A guest that has ended meanwhile is looked for next.
@@ -262,6 +275,7 @@ impl Agent {
                 }
                 if let Some(resize) = record.job.resize.as_mut().filter(|_| is_alive) {
                     resize.stage = ResizeStage::NextStart;
+                    resize.disk_bytes = 0;
                 } else {
                     record.job.resize = None;
                 }
@@ -273,11 +287,8 @@ impl Agent {
             WorkOutcome::Failed(message) => self.become_unresized(now, record, message, out),
             WorkOutcome::Ungrown(message) => {
                 let before = record.last_resize.as_ref().map(|last| last.disks.clone());
-                let disks =
-                    SizeChange { disks: before.unwrap_or_default(), ..SizeChange::default() };
-                if let Some(spec) = record.job.spec.changed(&disks) {
-                    record.job.spec = spec.into();
-                }
+                let disks = before.unwrap_or_default();
+                record.job.spec = record.job.spec.with_disk_sizes(&disks).into();
                 self.become_unresized(now, record, message, out);
             }
             _ => {}
@@ -290,14 +301,14 @@ impl Agent {
         now: Now,
         mut record: JobRecord,
         domain: &DomainInfo,
-        left: Vec<String>,
+        (devices, left): (Vec<String>, Vec<String>),
         is_giving: bool,
         out: &mut Vec<Effect>,
     ) {
         let id = record.job.id.clone();
         let seen = seen_instead(&record.job, domain);
         let stage = if is_giving { ResizeStage::Changing } else { ResizeStage::NextStart };
-        let next = seen.map(|has| Box::new(as_resize(has, stage, left)));
+        let next = as_resize(&record.job, seen, stage, (devices, left));
         if matches!(record.job.reason, Some(Reason::Unclear { .. })) {
             record.job.reason = None;
         }
@@ -321,14 +332,18 @@ impl Agent {
     ) {
         let id = record.job.id.clone();
         let most = Resources { disk_bytes: 0, ..record.job.promised() };
-        let before = record.last_resize.take().map(|last| last.before);
-        let spec = before.and_then(|before| record.job.spec.with_size(|_| before));
-        if let Some(spec) = spec {
-            record.job.spec = spec.into();
+        if let Some(last) = record.last_resize.take() {
+            let sized = record.job.spec.with_size(|_| last.before);
+            let spec = sized.unwrap_or_else(|| JobSpec::clone(&record.job.spec));
+            record.job.spec = match last.devices.map(|devices| *devices) {
+                Some(Devices { disks, nics }) => spec.with_devices(disks, nics),
+                None => spec,
+            }
+            .into();
         }
         let size = record.job.spec.as_vm().map(|vm| vm.size().resources());
         let may_have_more = is_alive(record.job.state) && size != Some(most);
-        let next = || Box::new(as_resize(most, ResizeStage::NextStart, vec![]));
+        let next = || Box::new(Resize::of(most, ResizeStage::NextStart));
         record.job.resize = may_have_more.then(next);
         record.job.reason = Some(Reason::ActionFailed { message });
         self.insert(now, record, out);
@@ -368,7 +383,8 @@ impl Agent {
             (None, _) => (None, ResizeStage::NextStart),
         };
         self.jobs.change(&record.job.id, |entry| entry.giving = giving);
-        let next = seen.map(|has| Box::new(as_resize(has, stage, why)));
+        let devices = record.job.resize.as_ref().map(|r| r.devices.clone()).unwrap_or_default();
+        let next = as_resize(&record.job, seen, stage, (devices, why));
         if next != record.job.resize {
             record.job.resize = next;
             self.insert(now, record, out);
@@ -409,6 +425,7 @@ pub(super) fn work_of_resize(record: &JobRecord, vm: &VmSpec) -> Option<Work> {
         max_vcpus: vm.max_vcpus,
         max_memory_bytes: vm.max_memory_bytes,
         disks: grown_disks(record, vm),
+        ..changed_devices(record, vm)
     };
     Some(Work::ResizeVm { vm: vm.clone(), change })
 }
@@ -420,6 +437,37 @@ fn grown_disks(record: &JobRecord, vm: &VmSpec) -> BTreeMap<String, u64> {
     let is_grown = |name: &str, bytes: u64| last.disks.get(name).is_some_and(|had| *had < bytes);
     let disks = vm.disks.iter().filter(|disk| is_grown(&disk.name, disk.size_bytes));
     disks.map(|disk| (disk.name.clone(), disk.size_bytes)).collect()
+}
+
+/// Disks and cards that this change brings, and disks that it takes away.
+fn changed_devices(record: &JobRecord, vm: &VmSpec) -> SizeChange {
+    let before = record.last_resize.as_ref().and_then(|last| last.devices.as_ref());
+    let Some(before) = before else { return SizeChange::default() };
+    let is_in = |disks: &[DiskSpec], name: &str| disks.iter().any(|disk| disk.name == name);
+    let added = vm.disks.iter().filter(|disk| !is_in(&before.disks, &disk.name));
+    let gone = before.disks.iter().filter(|disk| !is_in(&vm.disks, &disk.name));
+    SizeChange {
+        add_disks: added.cloned().collect(),
+        remove_disks: gone.map(|disk| disk.name.clone()).collect(),
+        add_nics: vm.nics.iter().filter(|nic| !before.nics.contains(nic)).cloned().collect(),
+        ..SizeChange::default()
+    }
+}
+
+fn has_devices_of(vm: &VmSpec, other: &VmSpec) -> bool {
+    let names = |vm: &VmSpec| vm.disks.iter().map(|disk| disk.name.clone()).collect::<Vec<_>>();
+    names(vm) == names(other) && vm.nics == other.nics
+}
+
+/// A snapshot is of all disks.
+fn check_snapshots_stay_whole(job: &Job, to: &JobSpec) -> Result<(), Refusal> {
+    let (Some(vm), Some(to)) = (job.spec.as_vm(), to.as_vm()) else { return Ok(()) };
+    let is_same = vm.disks.len() == to.disks.len()
+        && vm.disks.iter().zip(&to.disks).all(|(disk, to)| disk.name == to.name);
+    if is_same {
+        return Ok(());
+    }
+    job.refuse_with_snapshots("they are of the disks that it has: remove them first")
 }
 
 /// A guest that leaves, or is written to disk, must be what its spec says or less: who takes it in
@@ -480,23 +528,21 @@ fn no_vm(id: &JobId) -> Refusal {
     Refusal::Invalid { message }
 }
 
-/// Why there is no such change of a job.
-fn no_such(job: &Job, change: &SizeChange) -> Refusal {
-    let Some(vm) = job.spec.as_vm() else { return no_vm(&job.id) };
-    let has: Vec<&str> = vm.disks.iter().map(|disk| disk.name.as_str()).collect();
-    let unknown = change.disks.keys().find(|name| !has.contains(&name.as_str()));
-    let (id, unknown) = (&job.id, unknown.map_or("", String::as_str));
-    let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
-    Refusal::Invalid { message: format!("job {id} has no disk {unknown:?}; it has {has}") }
-}
-
 fn busy(job: &Job) -> Refusal {
     let what = format!("the last change of size of job {} is under way", job.id);
     Refusal::Busy { what, limit: 1, retry_after_ms: RETRY_MS }
 }
 
-fn as_resize(has: Resources, stage: ResizeStage, why: Vec<String>) -> Resize {
-    Resize { vcpus: has.vcpus, memory_bytes: has.memory_bytes, stage, why }
+/// What is to be said of a guest that has something else than its spec says, if anything is.
+fn as_resize(
+    job: &Job,
+    seen: Option<Resources>,
+    stage: ResizeStage,
+    (devices, why): (Vec<String>, Vec<String>),
+) -> Option<Box<Resize>> {
+    let size = || job.spec.as_vm().map(|vm| vm.size().resources());
+    let has = seen.or_else(|| size().filter(|_| !devices.is_empty()))?;
+    Some(Box::new(Resize { devices, why, ..Resize::of(has, stage) }))
 }
 
 /// What a guest has, when that is not what its spec says. Memory that its machine has is the guest's to

@@ -202,3 +202,71 @@ async fn a_disk_grows_with_its_guest_and_without_whatever_dies() {
     assert_eq!(await_settled(&bench, "web-1").await.resize, None);
     assert_eq!((disk_bytes(&bench, "root"), disk_bytes(&bench, "data")), (24 * MIB, 32 * MIB));
 }
+
+fn with_root() -> JobSpec {
+    let root = DiskSpec { name: "root".into(), size_bytes: MIB, ..DiskSpec::default() };
+    JobSpec::vm(VmSpec {
+        vcpus: 1,
+        memory_bytes: 256 * MIB,
+        disks: vec![root],
+        ..VmSpec::default()
+    })
+}
+
+fn adds(name: &str) -> SizeChange {
+    let disk = DiskSpec { name: name.into(), size_bytes: 2 * MIB, ..DiskSpec::default() };
+    SizeChange { add_disks: vec![disk], ..SizeChange::default() }
+}
+
+/// Disks with a file, in the order of the alphabet.
+fn files(bench: &Bench) -> Vec<String> {
+    let folder = std::fs::read_dir(bench.data().join("volumes/web-1")).unwrap();
+    let stem = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()
+    };
+    let mut files: Vec<String> = folder.map(stem).collect();
+    files.sort();
+    files
+}
+
+/// Disks that the guest would start with.
+fn defined(bench: &Bench) -> usize {
+    let uuid = bench.fake.domains()[0].uuid;
+    Definition::read(&bench.fake.definition(uuid).unwrap()).unwrap().disks.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_come_with_their_files_and_go_with_them() {
+    let mut bench = Bench::new().await;
+    bench.put("web-1", with_root()).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    resize(&bench, "web-1", 2, adds("data")).await;
+    assert_eq!(await_settled(&bench, "web-1").await.resize, None);
+    assert_eq!((files(&bench), defined(&bench)), (vec!["data".into(), "root".into()], 2));
+    // No place for another, and the agent dies: it comes with the next start.
+    bench.fake.inject(Fault::NoPort);
+    resize(&bench, "web-1", 3, adds("more")).await;
+    let words = "without disk \"more\": no port is free until its next start";
+    let job = await_settled(&bench, "web-1").await;
+    assert_eq!(job.resize_words().as_deref(), Some(words));
+    bench.end().await;
+    bench.start().await;
+    let job = bench.await_state("web-1", JobState::Running).await;
+    assert_eq!(job.resize_words().as_deref(), Some(words));
+    // What libvirt can't have leaves no file.
+    bench.fake.inject(Fault::Fail(Call::Define, ErrorKind::Refused));
+    resize(&bench, "web-1", 4, adds("no")).await;
+    let job = await_settled(&bench, "web-1").await;
+    assert_eq!(job.spec.as_vm().unwrap().disks.len(), 3);
+    assert_eq!((files(&bench).len(), defined(&bench)), (3, 3));
+
+    let stop = StopJob { grace_ms: 0, run: None };
+    let path = "/v1/jobs/web-1/stop";
+    bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
+    bench.await_state("web-1", JobState::Stopped).await;
+    let gone = SizeChange { remove_disks: vec!["data".into()], ..SizeChange::default() };
+    resize(&bench, "web-1", job.revision.0 + 1, gone).await;
+    let job = await_settled(&bench, "web-1").await;
+    assert_eq!((job.state, job.resize), (JobState::Stopped, None));
+    assert_eq!((files(&bench), defined(&bench)), (vec!["more".into(), "root".into()], 2));
+}

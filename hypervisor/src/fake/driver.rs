@@ -206,6 +206,20 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn attach(&self, config: &DomainConfig) -> Result<Vec<String>, HypervisorError> {
+        let what = format!("attach devices to domain {}", config.uuid);
+        let is_full = self.take_fault(|fault| *fault == Fault::NoPort).is_some();
+        self.perform(Method::Attach, &what, |state| {
+            let guest = find_active(state, &what, config.uuid)?;
+            // A definition is what a guest here has at once; but for what there is no port for.
+            let last = guest.config.as_ref().and_then(|config| config.vm.disks.last());
+            let left = last
+                .filter(|_| is_full)
+                .map(|disk| format!("disk {:?}: no port is free", disk.name));
+            Ok(left.into_iter().collect())
+        })
+    }
+
     fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError> {
         let what = format!("take a snapshot of domain {uuid}");
         self.perform(Method::Snapshot, &what, |state| {

@@ -19,6 +19,8 @@ pub enum Fault {
     GuestIgnoresShutdown,
     /// The guest is asked to give CPUs or memory up, and keeps them.
     GuestKeepsSize,
+    /// The machine has no place for another device while it runs.
+    NoPort,
     /// A migration ends without anybody here knowing where the guest is.
     MigrateUnknown {
         /// Whether it is in fact on the target.
@@ -44,6 +46,7 @@ pub enum Method {
     Save,
     Undefine,
     Resize,
+    Attach,
     Snapshot,
     DeleteSnapshot,
     GrowDisk,

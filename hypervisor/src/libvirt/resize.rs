@@ -10,9 +10,9 @@ use virt_sys as sys;
 
 use super::ffi::{Domain, RawError};
 use super::words;
-use crate::domain::Resized;
+use crate::domain::{DomainConfig, Resized};
 use crate::domain_read::Definition;
-use crate::domain_xml::{DriverKind, memory_piece_xml};
+use crate::domain_xml::{DriverKind, Mark, memory_piece_xml, pluggable};
 use crate::error::ErrorKind;
 use crate::resize::Live;
 
@@ -60,6 +60,33 @@ pub(super) fn resize_live(
         note(plugged, "memory to plug in", &mut left, None)?;
     }
     Ok(Resized { left, is_giving })
+}
+
+/// Plugs in what a running domain does not have; what it can't have comes back in words.
+pub(super) fn attach(
+    domain: &Domain,
+    driver: DriverKind,
+    config: &DomainConfig,
+) -> Result<Vec<String>, RawError> {
+    let has = Definition::read(&domain.xml(0)?).unwrap_or_default();
+    let mut left = Vec::new();
+    for device in pluggable(config) {
+        let is_there = match &device.mark {
+            Mark::Target(name) => has.disks.iter().any(|(target, _)| target == name),
+            Mark::Mac(mac) => has.nics.iter().any(|nic| nic.mac.as_ref() == Some(mac)),
+        };
+        if is_there {
+            continue;
+        }
+        // libvirt's driver for tests shows what it was defined with, and plugs nothing.
+        if driver == DriverKind::Test {
+            left.push(device.what);
+            continue;
+        }
+        let plugged = domain.attach(&device.xml, sys::VIR_DOMAIN_AFFECT_LIVE);
+        note(plugged, &device.what, &mut left, None)?;
+    }
+    Ok(left)
 }
 
 /// Writes the size into the definition.

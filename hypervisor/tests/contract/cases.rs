@@ -11,7 +11,7 @@ use hypervisor::{
 use protocol::id::JobId;
 use protocol::job::Unknown;
 use protocol::network::{NetworkKind, NetworkName};
-use protocol::vm::{NicSpec, Plug, Size, SizeChange};
+use protocol::vm::{DiskBus, NicSpec, Plug, Size, SizeChange};
 use uuid::Uuid;
 
 use crate::subject::{DISK_BYTES, Disks, Subject, eventually, expect_event, kind};
@@ -41,6 +41,7 @@ macro_rules! for_each_case {
         $run!(a_definition_that_is_not_ours_takes_another_size);
         $run!(a_snapshot_is_in_all_disks_or_in_none);
         $run!(a_disk_of_a_running_guest_grows_and_is_never_cut_off);
+        $run!(disks_and_cards_are_plugged_in_once_while_the_guest_runs);
         $run!(what_a_running_guest_uses_is_counted);
         $run!(undefining_a_running_domain_lets_it_run);
         $run!(what_is_unknown_is_said_to_be);
@@ -617,5 +618,42 @@ pub(crate) fn a_disk_of_a_running_guest_grows_and_is_never_cut_off(subject: &Sub
     }
     hv.destroy(uuid).unwrap();
     assert_eq!(kind(hv.grow_disk(uuid, "vda", 4 * DISK_BYTES)), Some(ErrorKind::NotRunning));
+    subject.remove(uuid);
+}
+
+pub(crate) fn disks_and_cards_are_plugged_in_once_while_the_guest_runs(subject: &Subject) {
+    let hv = &subject.hv;
+    let mut config = subject.running("plugged");
+    let uuid = config.uuid;
+    assert_eq!(hv.attach(&config).unwrap(), Vec::<String>::new(), "it has all that it should");
+    for n in 0..3 {
+        subject.add_disk(&mut config, &format!("data{n}"), DiskBus::Virtio);
+    }
+    let mac = Some("52:54:00:00:00:77".to_owned());
+    config.vm.nics.push(NicSpec { mac, ..Plug::User.into() });
+    hv.define(&config).unwrap();
+    let left = hv.attach(&config).unwrap();
+    if subject.disks == Disks::Stiff {
+        assert_eq!(left.len(), 4, "{left:?}");
+        return subject.remove(uuid);
+    }
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(hv.attach(&config).unwrap(), left, "twice is once");
+    if subject.disks == Disks::Real {
+        let shown = hv.xml(uuid).unwrap();
+        let has = Definition::read(&shown).unwrap();
+        let targets: Vec<&str> = has.disks.iter().map(|(target, _)| target.as_str()).collect();
+        assert_eq!((targets, has.nics.len()), (vec!["vda", "vdb", "vdc"], 1));
+    }
+    // What QEMU can't open waits for the next start; the guest runs on.
+    if subject.disks == Disks::Real {
+        subject.add_disk(&mut config, "gone", DiskBus::Virtio);
+        std::fs::remove_file(&config.volumes[3].path).unwrap();
+        let left = hv.attach(&config).unwrap();
+        assert!(matches!(&left[..], [why] if why.starts_with("disk \"gone\": ")), "{left:?}");
+    }
+    assert_eq!(subject.state(uuid), Some(DomainState::Running));
+    hv.destroy(uuid).unwrap();
+    assert_eq!(hv.attach(&config).unwrap_err().kind, ErrorKind::NotRunning);
     subject.remove(uuid);
 }

@@ -85,20 +85,24 @@ impl Subject {
     pub(crate) fn running_with_disks(&self, job: &str) -> DomainConfig {
         let mut config = self.config(job);
         for (name, bus) in [("root", DiskBus::Virtio), ("data", DiskBus::Scsi)] {
-            let path = self.dir.join(format!("{job}-{name}.qcow2"));
-            if self.disks == Disks::Real {
-                let mut make = Command::new("qemu-img");
-                make.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg(DISK_BYTES.to_string());
-                assert!(make.status().unwrap().success());
-            }
-            let (name, size_bytes) = (name.to_owned(), DISK_BYTES);
-            let format = VolumeFormat::Qcow2;
-            config.volumes.push(Volume { name: name.clone(), path, format, is_shared: false });
-            config.vm.disks.push(DiskSpec { name, size_bytes, bus, ..DiskSpec::default() });
+            self.add_disk(&mut config, name, bus);
         }
         self.hv.define(&config).unwrap();
         self.hv.start(config.uuid).unwrap();
         config
+    }
+
+    pub(crate) fn add_disk(&self, config: &mut DomainConfig, name: &str, bus: DiskBus) {
+        let path = self.dir.join(format!("{}-{name}.qcow2", config.job));
+        if self.disks == Disks::Real {
+            let mut make = Command::new("qemu-img");
+            make.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg(DISK_BYTES.to_string());
+            assert!(make.status().unwrap().success());
+        }
+        let (name, size_bytes) = (name.to_owned(), DISK_BYTES);
+        let format = VolumeFormat::Qcow2;
+        config.volumes.push(Volume { name: name.clone(), path, format, is_shared: false });
+        config.vm.disks.push(DiskSpec { name, size_bytes, bus, ..DiskSpec::default() });
     }
 
     pub(crate) fn state(&self, uuid: Uuid) -> Option<DomainState> {

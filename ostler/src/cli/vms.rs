@@ -229,6 +229,42 @@ pub(crate) struct ResizeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("device").required(true).multiple(true))]
+pub(crate) struct AttachArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// A disk of its host's own, empty unless --image says otherwise; without a name it is disk1, disk2 …
+    #[arg(long, value_name = "[NAME=]SIZE", group = "device")]
+    pub(crate) disk: Vec<DiskArg>,
+    /// What the disk begins as a copy of; with one --disk
+    #[arg(long, value_name = "IMAGE", requires = "disk")]
+    pub(crate) image: Option<ImageName>,
+    /// A network card: user, bridge=NAME or network=NAME, and after it ,mac=ADDRESS or ,model=MODEL
+    #[arg(long, value_parser = parse_nic, value_name = "CARD", group = "device")]
+    pub(crate) nic: Vec<NicSpec>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("device").required(true).multiple(true))]
+pub(crate) struct DetachArgs {
+    /// The VM, which must be stopped
+    pub(crate) name: JobId,
+    /// A disk, by name; all that is in it is deleted
+    #[arg(long, value_name = "NAME", group = "device", requires = "delete_data")]
+    pub(crate) disk: Vec<String>,
+    /// A network card, by its address; `ostler inspect` shows it
+    #[arg(long, value_name = "MAC", group = "device")]
+    pub(crate) nic: Vec<String>,
+    /// Yes, what is in the disks is deleted
+    #[arg(long)]
+    pub(crate) delete_data: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PsArgs {
     /// Ostler's own services too
     #[arg(short, long)]

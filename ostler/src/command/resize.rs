@@ -13,7 +13,7 @@ use protocol::vm::SizeChange;
 use transport::Method;
 
 use super::run::tell;
-use crate::cli::{DiskArg, ResizeArgs};
+use crate::cli::{DiskArg, ResizeArgs, WaitArgs};
 use crate::exit::{Code, Failure};
 use crate::follow::await_job;
 use crate::picture::Picture;
@@ -27,17 +27,28 @@ pub(crate) async fn run(session: &Session, args: ResizeArgs) -> Result<Code, Fai
     if !args.disk.is_empty() {
         size.disks = named(&args.disk, &session.picture().await?.job(&args.name)?.job)?;
     }
+    change(session, args.name, size, args.make_room, args.wait).await
+}
+
+/// Has a VM changed, by the controller or by its host.
+pub(super) async fn change(
+    session: &Session,
+    name: JobId,
+    size: SizeChange,
+    makes_room: bool,
+    wait: WaitArgs,
+) -> Result<Code, Failure> {
     if !session.is_without_controller() {
-        let want = Want::Resize { job: args.name, size };
-        return session.want_with_room(want, args.make_room, !args.wait.no_wait).await;
+        let want = Want::Resize { job: name, size };
+        return session.want_with_room(want, makes_room, !wait.no_wait).await;
     }
     let picture = session.picture().await?;
     picture.warn();
-    let row = at_host(session, &picture, &args.name, size).await?;
+    let row = at_host(session, &picture, &name, size).await?;
     let agent = picture.agent(&row.host);
-    let job = match args.wait.no_wait {
+    let job = match wait.no_wait {
         true => row.job,
-        false => await_job(&session.client, &agent, &args.name, RESIZE_MS_MAX, is_settled).await?,
+        false => await_job(&session.client, &agent, &name, RESIZE_MS_MAX, is_settled).await?,
     };
     tell(session, &job, &row.host_name);
     let has_failed = matches!(job.reason, Some(Reason::ActionFailed { .. }));
@@ -51,7 +62,7 @@ pub(crate) fn asked(args: &ResizeArgs) -> SizeChange {
         memory_bytes: args.memory.map(|bytes| bytes.0),
         max_vcpus: args.max_vcpus,
         max_memory_bytes: args.max_memory.map(|bytes| bytes.0),
-        disks: BTreeMap::new(),
+        ..SizeChange::default()
     }
 }
 

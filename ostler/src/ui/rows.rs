@@ -261,10 +261,9 @@ pub(crate) mod tests {
             None,
             "what everybody expects says nothing"
         );
-        let (vcpus, memory_bytes) = (2, 64 << 20);
-        let (stage, why) = (ResizeStage::NextStart, vec![]);
+        let has = Resources { vcpus: 2, memory_bytes: 64 << 20, disk_bytes: 0 };
         job.state = JobState::Running;
-        job.resize = Some(Box::new(Resize { vcpus, memory_bytes, stage, why }));
+        job.resize = Some(Box::new(Resize::of(has, ResizeStage::NextStart)));
         let words = JobCells::of(&host(1).id, &job).resize.unwrap();
         assert!(words.starts_with("vcpus 1, now 2"), "{words}");
     }

@@ -1,8 +1,6 @@
 //! Give a job another size where it is. What it can have at once it has at once, and the rest at its
 //! next start; either way it is promised.
 
-use std::collections::BTreeMap;
-
 use protocol::admission::{Room, admit_resize};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{JobSpec, JobState};
@@ -57,7 +55,8 @@ impl ResizeVm {
         }
         let pools = state.pools(row);
         let room = Room { pools: &pools, ..state.room_for(row, &self.job) };
-        admit_resize(room, &self.job, &placed.spec, placed.promised(), &self.spec)
+        let job = (&self.job, placed.state);
+        admit_resize(room, job, &placed.spec, placed.promised(), &self.spec)
             .map_err(|no| Blocker::Admission { no })
     }
 
@@ -77,8 +76,8 @@ impl ResizeVm {
             memory_bytes: Some(size.memory_bytes),
             max_vcpus: size.max_vcpus,
             max_memory_bytes: size.max_memory_bytes,
-            // What was given to a disk stays on it.
-            disks: BTreeMap::new(),
+            // What was given to a disk stays on it, and disks and cards that came stay.
+            ..SizeChange::default()
         };
         let spec = self.spec.with_size(|_| size)?;
         Some(Step::ResizeVm(Self {

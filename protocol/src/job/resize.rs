@@ -7,14 +7,16 @@
 //!
 //! Entered also without a request when libvirt shows a guest that is not what its spec says.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Job, JobSpec};
+use crate::id::JobId;
 use crate::resources::{Bytes, Resources};
-use crate::vm::{Size, SizeChange, VmSpec};
+use crate::vm::{DiskSpec, NicSpec, NoChange, Size, SizeChange, VmSpec};
 
 /// What a guest has, while that is not what its spec says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,8 +25,14 @@ pub struct Resize {
     pub vcpus: u32,
     /// Memory that it has now, in bytes.
     pub memory_bytes: u64,
+    /// What its disks had before, while some of them are being removed; 0 otherwise.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub disk_bytes: u64,
     /// How long that lasts.
     pub stage: ResizeStage,
+    /// Disks and cards that it gets at its next start, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
     /// What kept the rest from changing at once, as far as known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<String>,
@@ -41,11 +49,27 @@ pub enum ResizeStage {
     NextStart,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
 impl Resize {
+    /// A guest that has so much, with no more to be said.
+    #[must_use]
+    pub fn of(has: Resources, stage: ResizeStage) -> Self {
+        let Resources { vcpus, memory_bytes, disk_bytes } = has;
+        Self { vcpus, memory_bytes, disk_bytes, stage, devices: vec![], why: vec![] }
+    }
+
     /// What the guest has.
     #[must_use]
     pub fn resources(&self) -> Resources {
-        Resources { vcpus: self.vcpus, memory_bytes: self.memory_bytes, disk_bytes: 0 }
+        Resources {
+            vcpus: self.vcpus,
+            memory_bytes: self.memory_bytes,
+            disk_bytes: self.disk_bytes,
+        }
     }
 }
 
@@ -82,6 +106,9 @@ impl Job {
             let (asked, now) = (Bytes(vm.memory_bytes), Bytes(resize.memory_bytes));
             words.push(format!("memory {asked}, now {now}"));
         }
+        if !resize.devices.is_empty() {
+            words.push(format!("without {}", resize.devices.join(", ")));
+        }
         if words.is_empty() {
             words.push("size".to_owned());
         }
@@ -102,19 +129,43 @@ impl JobSpec {
 }
 
 impl JobSpec {
-    /// The same job after a change of its size; `None` when it is no VM, or has no such disk.
+    /// The same job with disks of these sizes, by name; the others stay.
     #[must_use]
-    pub fn changed(&self, change: &SizeChange) -> Option<Self> {
-        let vm = self.as_vm()?.changed(change)?;
-        let mut changed = self.clone();
-        *changed.as_vm_mut()? = vm;
-        Some(changed)
+    pub fn with_disk_sizes(&self, bytes: &BTreeMap<String, u64>) -> Self {
+        let mut sized = self.clone();
+        for disk in sized.as_vm_mut().map_or(&mut [][..], |vm| &mut vm.disks) {
+            disk.size_bytes = bytes.get(&disk.name).copied().unwrap_or(disk.size_bytes);
+        }
+        sized
     }
 
-    /// True when it is so already.
+    /// The same job with these disks and cards. A disk that it has is as large as it is.
     #[must_use]
-    pub fn is_sized(&self, change: &SizeChange) -> bool {
-        self.as_vm().is_some_and(|vm| vm.changed(change).as_ref() == Some(vm))
+    pub fn with_devices(&self, disks: Vec<DiskSpec>, nics: Vec<NicSpec>) -> Self {
+        let mut changed = self.clone();
+        let Some(vm) = changed.as_vm_mut() else { return changed };
+        let has: BTreeMap<String, u64> =
+            vm.disks.drain(..).map(|disk| (disk.name, disk.size_bytes)).collect();
+        (vm.disks, vm.nics) = (disks, nics);
+        changed.with_disk_sizes(&has)
+    }
+
+    /// The spec after a change of its size, as the given job's; nothing when it is no VM.
+    ///
+    /// # Errors
+    /// When there is nothing that could change so.
+    pub fn changed(&self, job: &JobId, change: &SizeChange) -> Result<Option<Self>, NoChange> {
+        let Some(vm) = self.as_vm() else { return Ok(None) };
+        let mut changed = self.clone();
+        let vm = vm.changed(job.domain_uuid(), change)?;
+        changed.as_vm_mut().map(|place| *place = vm);
+        Ok(Some(changed))
+    }
+
+    /// True when the given job's spec is so already.
+    #[must_use]
+    pub fn is_sized(&self, job: &JobId, change: &SizeChange) -> bool {
+        self.changed(job, change).is_ok_and(|changed| changed.as_ref() == Some(self))
     }
 }
 
@@ -143,7 +194,7 @@ mod tests {
     }
 
     fn has(vcpus: u32, memory_bytes: u64) -> Option<Resize> {
-        Some(Resize { vcpus, memory_bytes, stage: ResizeStage::NextStart, why: vec![] })
+        Some(Resize { vcpus, memory_bytes, ..Resize::of(Resources::ZERO, ResizeStage::NextStart) })
     }
 
     #[test]

@@ -20,7 +20,9 @@ use crate::id::{ImageName, TenantId};
 use crate::job::JobSpec;
 use crate::refusal::Refusal;
 use crate::resources::{Bytes, Resources};
-use crate::vm::{DISK_BYTES_MIN, Hardware, MEMORY_BYTES_MIN, Plug, VCPUS_MAX, VmSpec};
+use crate::vm::{
+    DISK_BYTES_MIN, DiskSpec, Hardware, MEMORY_BYTES_MIN, NicSpec, Plug, VCPUS_MAX, VmSpec,
+};
 
 /// Tenants with an entry of their own. Every host and every role keeps the document and reads it at each change.
 const TENANTS_MAX: usize = 4096;
@@ -254,7 +256,11 @@ impl Policy {
     pub fn breach_of_growth(&self, from: &JobSpec, to: &JobSpec) -> Option<Breach> {
         let (from, vm) = from.as_vm().zip(to.as_vm())?;
         let (had, asked) = (size(from), size(vm));
-        let at_most = self.of(&to.tenant)?.vm_max?;
+        let rules = self.of(&to.tenant)?;
+        if let Some(breach) = Self::breach_of_new(rules, from, vm) {
+            return Some(breach);
+        }
+        let at_most = rules.vm_max?;
         let grown = Resources {
             vcpus: if asked.vcpus > had.vcpus { asked.vcpus } else { 0 },
             memory_bytes: if asked.memory_bytes > had.memory_bytes {
@@ -265,6 +271,19 @@ impl Policy {
             disk_bytes: if asked.disk_bytes > had.disk_bytes { asked.disk_bytes } else { 0 },
         };
         (!at_most.allows(grown)).then_some(Breach::VmMax { asked, at_most })
+    }
+
+    /// The rule that what is new among its disks and cards breaks.
+    fn breach_of_new(rules: &TenantPolicy, from: &VmSpec, to: &VmSpec) -> Option<Breach> {
+        let is_new = |disk: &&DiskSpec| from.disks.iter().all(|had| had.name != disk.name);
+        let is_plugged_anew = |nic: &&NicSpec| from.nics.iter().all(|had| had.plug != nic.plug);
+        let new = VmSpec {
+            disks: to.disks.iter().filter(is_new).cloned().collect(),
+            nics: to.nics.iter().filter(is_plugged_anew).cloned().collect(),
+            ..VmSpec::default()
+        };
+        let is_of_new = |breach: &Breach| !matches!(breach, Breach::VmMax { .. });
+        rules.breaches(&new).into_iter().find(is_of_new)
     }
 
     /// Labels that hosts of the job must have.

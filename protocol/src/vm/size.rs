@@ -1,5 +1,8 @@
 //! How much of the countable a VM has, and how far that can change while it runs.
 //!
+//! A disk or card more is a change of size too: it takes the same offer, ticket and promise as a larger
+//! disk does.
+//!
 //! Without head-room (`max_vcpus`, `max_memory_bytes`) a running guest grows at its next start. With
 //! it, QEMU is started so that more can be plugged in. What is plugged is counted, head-room is not:
 //! a guest can't take what QEMU has not given it.
@@ -9,7 +12,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidVm, MEMORY_BYTES_MIN, VCPUS_MAX, VmSpec};
+use uuid::Uuid;
+
+use super::{DiskSpec, InvalidVm, MEMORY_BYTES_MIN, NicSpec, VCPUS_MAX, VmSpec, mac_of};
 use crate::resources::Resources;
 
 /// Most head-room for memory. How much of it a CPU model can address is said by its start.
@@ -50,6 +55,44 @@ pub struct SizeChange {
     /// Disks by name, and how many bytes each is to have. They only grow.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disks: BTreeMap<String, u64>,
+    /// Disks that it gets; of another name than those it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_disks: Vec<DiskSpec>,
+    /// Disks that it loses with all that is in them, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_disks: Vec<String>,
+    /// Cards that it gets; each with an address of its own, by which it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_nics: Vec<NicSpec>,
+    /// Cards that it loses, by address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_nics: Vec<String>,
+}
+
+/// Why there is no such change of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoChange {
+    /// A disk that it does not have is to grow.
+    #[error("it has no disk {name:?}; it has {}", listed(has))]
+    NoDisk {
+        /// The name that was given.
+        name: String,
+        /// What it has.
+        has: Vec<String>,
+    },
+    /// It has another disk of that name.
+    #[error("it has another disk {0:?} already: give the new one a name of its own")]
+    DiskTaken(String),
+    /// It has another card with that address.
+    #[error("it has another card with the address {0} already")]
+    NicTaken(String),
+    /// A card without an address could not be told from the next one.
+    #[error("a card that is added needs an address (mac), such as 52:54:00:12:34:56")]
+    NicUnnamed,
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 impl SizeChange {
@@ -57,6 +100,16 @@ impl SizeChange {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// True when disks or cards come or go.
+    #[must_use]
+    pub fn has_devices(&self) -> bool {
+        let Self { add_disks, remove_disks, add_nics, remove_nics, .. } = self;
+        !(add_disks.is_empty()
+            && remove_disks.is_empty()
+            && add_nics.is_empty()
+            && remove_nics.is_empty())
     }
 }
 
@@ -116,14 +169,56 @@ impl VmSpec {
         Self { vcpus, memory_bytes, max_vcpus, max_memory_bytes, ..self.clone() }
     }
 
-    /// The same VM after a change of its size; `None` when it has no disk of a name.
-    #[must_use]
-    pub fn changed(&self, change: &SizeChange) -> Option<Self> {
+    /// The same VM after a change of its size, as the given domain.
+    ///
+    /// # Errors
+    /// When there is nothing that could change so.
+    pub fn changed(&self, domain: Uuid, change: &SizeChange) -> Result<Self, NoChange> {
         let mut vm = self.with_size(self.size().changed(change));
-        for (name, bytes) in &change.disks {
-            vm.disks.iter_mut().find(|disk| disk.name == *name)?.size_bytes = *bytes;
+        vm.disks.retain(|disk| !change.remove_disks.contains(&disk.name));
+        for disk in &change.add_disks {
+            match vm.disks.iter().find(|has| has.name == disk.name) {
+                None => vm.disks.push(disk.clone()),
+                Some(has) if has == disk => {}
+                Some(_) => return Err(NoChange::DiskTaken(disk.name.clone())),
+            }
         }
-        Some(vm)
+        for (name, bytes) in &change.disks {
+            let Some(disk) = vm.disks.iter_mut().find(|disk| disk.name == *name) else {
+                let has = vm.disks.into_iter().map(|disk| disk.name).collect();
+                return Err(NoChange::NoDisk { name: name.clone(), has });
+            };
+            disk.size_bytes = *bytes;
+        }
+        if !change.remove_nics.is_empty() {
+            vm.remove_nics(domain, &change.remove_nics);
+        }
+        for nic in &change.add_nics {
+            let Some(mac) = &nic.mac else { return Err(NoChange::NicUnnamed) };
+            match vm.macs(domain).iter().position(|has| has == mac) {
+                None => vm.nics.push(nic.clone()),
+                Some(at) if vm.nics[at] == *nic => {}
+                Some(_) => return Err(NoChange::NicTaken(mac.clone())),
+            }
+        }
+        Ok(vm)
+    }
+
+    /// The addresses of its cards, as the given domain.
+    #[must_use]
+    pub fn macs(&self, domain: Uuid) -> Vec<String> {
+        let nics = self.nics.iter().enumerate();
+        nics.map(|(at, nic)| nic.mac.clone().unwrap_or_else(|| mac_of(domain, at))).collect()
+    }
+
+    /// Those that stay keep the addresses that followed from their places.
+    fn remove_nics(&mut self, domain: Uuid, gone: &[String]) {
+        let macs = self.macs(domain);
+        let Some(first) = macs.iter().position(|mac| gone.contains(mac)) else { return };
+        for (nic, mac) in self.nics.iter_mut().zip(&macs).skip(first) {
+            nic.mac.get_or_insert_with(|| mac.clone());
+        }
+        self.nics.retain(|nic| !nic.mac.as_ref().is_some_and(|mac| gone.contains(mac)));
     }
 
     /// Most CPUs that it may have without a start: what its CPUs are numbered and arranged by.
@@ -136,9 +231,10 @@ impl VmSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::DiskSpec;
+    use crate::vm::{DiskSpec, Plug};
 
     const GIB: u64 = 1 << 30;
+    const DOMAIN: Uuid = Uuid::from_u128(7);
 
     fn size(vcpus: u32, max_vcpus: Option<u32>) -> Size {
         Size { vcpus, memory_bytes: GIB, max_vcpus, max_memory_bytes: None }
@@ -175,11 +271,12 @@ mod tests {
         let vm = VmSpec { vcpus: 1, memory_bytes: GIB, disks, ..VmSpec::default() };
         let change = |name: &str| {
             let disks = BTreeMap::from([(name.to_owned(), 2 * GIB)]);
-            vm.changed(&SizeChange { disks, ..SizeChange::default() })
+            vm.changed(DOMAIN, &SizeChange { disks, ..SizeChange::default() })
         };
-        assert_eq!(vm.changed(&SizeChange::default()).as_ref(), Some(&vm));
+        assert_eq!(vm.changed(DOMAIN, &SizeChange::default()).as_ref(), Ok(&vm));
         assert_eq!(change("data").unwrap().resources().disk_bytes, 3 * GIB);
-        assert_eq!(change("no"), None);
+        let has = vec!["root".to_owned(), "data".to_owned()];
+        assert_eq!(change("no"), Err(NoChange::NoDisk { name: "no".to_owned(), has }));
         let old: SizeChange = serde_json::from_str(r#"{"vcpus":2}"#).unwrap();
         assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"vcpus":2}"#);
     }
@@ -190,5 +287,44 @@ mod tests {
         let other = vm.with_size(size(3, Some(8)));
         assert_eq!((other.size(), other.autostart), (size(3, Some(8)), true));
         assert_eq!((vm.vcpus_possible(), other.vcpus_possible()), (1, 8));
+    }
+
+    #[test]
+    fn disks_and_cards_come_and_go_by_name_and_address_and_asking_twice_is_asking_once() {
+        let disk =
+            |name: &str| DiskSpec { name: name.to_owned(), size_bytes: GIB, ..DiskSpec::default() };
+        let nic = |mac: &str| NicSpec { mac: Some(mac.to_owned()), ..Plug::User.into() };
+        let vm = VmSpec {
+            vcpus: 1,
+            memory_bytes: GIB,
+            disks: vec![disk("root")],
+            nics: vec![Plug::User.into(), Plug::User.into()],
+            ..VmSpec::default()
+        };
+        let more = SizeChange {
+            add_disks: vec![disk("data")],
+            add_nics: vec![nic("52:54:00:00:00:99")],
+            ..SizeChange::default()
+        };
+        let with = vm.changed(DOMAIN, &more).unwrap();
+        assert_eq!((with.disks.len(), with.nics.len()), (2, 3));
+        assert_eq!(with.changed(DOMAIN, &more).as_ref(), Ok(&with));
+        let other = DiskSpec { size_bytes: 2 * GIB, ..disk("data") };
+        let other = SizeChange { add_disks: vec![other], ..SizeChange::default() };
+        assert_eq!(with.changed(DOMAIN, &other), Err(NoChange::DiskTaken("data".to_owned())));
+        let unnamed = SizeChange { add_nics: vec![Plug::User.into()], ..SizeChange::default() };
+        assert_eq!(vm.changed(DOMAIN, &unnamed), Err(NoChange::NicUnnamed));
+
+        // The card behind the one that goes keeps the address that it had by its place.
+        let [first, second, _] = &with.macs(DOMAIN)[..] else { panic!("three cards") };
+        let less = SizeChange {
+            remove_disks: vec!["data".to_owned(), "never-was".to_owned()],
+            remove_nics: vec![first.clone()],
+            ..SizeChange::default()
+        };
+        let without = with.changed(DOMAIN, &less).unwrap();
+        assert_eq!(without.disks, vm.disks);
+        assert_eq!(without.macs(DOMAIN), [second.as_str(), "52:54:00:00:00:99"]);
+        assert_eq!(without.changed(DOMAIN, &less).as_ref(), Ok(&without));
     }
 }

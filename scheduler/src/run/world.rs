@@ -531,12 +531,8 @@ impl FakeHost {
         }
         let job = self.jobs.get_mut(id).unwrap();
         job.hold = offer.map(|offer| offer.id).or(job.hold);
-        job.resize = Some(Box::new(Resize {
-            vcpus: before.resources().vcpus,
-            memory_bytes: before.resources().memory_bytes,
-            stage: ResizeStage::Changing,
-            why: vec![],
-        }));
+        let has = Resources { disk_bytes: 0, ..before.resources() };
+        job.resize = Some(Box::new(Resize::of(has, ResizeStage::Changing)));
         (job.spec, job.revision, job.run) = (to.into(), body.revision, Some(key));
         self.befores.insert(id.clone(), (key, before));
         Answer::Done(TaskResult::Done)

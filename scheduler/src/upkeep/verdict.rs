@@ -231,7 +231,7 @@ fn has_size(facts: &Facts<'_>, id: &JobId, size: &SizeChange) -> Verdict {
     if facts.is_lost(row) {
         return Verdict::Held { why: format!("{host}, which has {id}, is not heard") };
     }
-    let is_asked_for = job.spec.is_sized(size);
+    let is_asked_for = job.spec.is_sized(id, size);
     match &job.resize {
         _ if !is_asked_for => match is_between(job.state) {
             true => Verdict::Coming { host: row.host.id.clone() },

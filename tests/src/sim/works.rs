@@ -231,7 +231,7 @@ impl Works {
         if !domain.state.is_active() {
             return Ok(WorkOutcome::Done);
         }
-        Ok(WorkOutcome::Resized { domain: Box::new(domain), left, is_giving })
+        Ok(WorkOutcome::Resized { domain: Box::new(domain), devices: vec![], left, is_giving })
     }
 
     async fn start_defined(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {

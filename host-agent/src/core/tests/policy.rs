@@ -204,7 +204,12 @@ fn another_size_is_asked_as_far_as_it_grows() {
         ..domain("web-1", DomainState::Running)
     };
     let domain = Box::new(given_up);
-    bench.end_work(WorkOutcome::Resized { domain, left: vec![], is_giving: false });
+    bench.end_work(WorkOutcome::Resized {
+        domain,
+        devices: vec![],
+        left: vec![],
+        is_giving: false,
+    });
     let job = bench.agent.job(&job_id("web-1")).unwrap().job.clone();
     assert!(job.resize.is_none_or(|resize| resize.stage != ResizeStage::Changing));
     assert_eq!(rule(bench.ask(ask("web-1", 3, spec(2), Action::Resize))), "vm_max");

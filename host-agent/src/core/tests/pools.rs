@@ -209,7 +209,8 @@ fn an_offer_to_grow_takes_room_in_the_pool_for_what_is_more() {
     bench.end_work(WorkOutcome::Done);
     let disks = BTreeMap::from([("root".to_owned(), 3 << 30)]);
     let size = SizeChange { disks, ..SizeChange::default() };
-    let (job, spec) = (job_id("web-1"), pooled(OnLoss::Stop).changed(&size).unwrap());
+    let (job, spec) =
+        (job_id("web-1"), pooled(OnLoss::Stop).changed(&job_id("web-1"), &size).unwrap().unwrap());
     let (revision, action) = (Revision(2), Action::Resize);
     let ask = OfferRequest { job, revision, spec, action, finds_disks: false };
     let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else { panic!("no offer") };

@@ -46,7 +46,7 @@ fn guest(vcpus: u32, machine: u64, now: u64) -> DomainInfo {
 
 fn got(vcpus: u32, machine: u64, now: u64) -> WorkOutcome {
     let domain = Box::new(guest(vcpus, machine, now));
-    WorkOutcome::Resized { domain, left: vec![], is_giving: false }
+    WorkOutcome::Resized { domain, devices: vec![], left: vec![], is_giving: false }
 }
 
 fn look_at(bench: &mut Bench, domain: DomainInfo) {
@@ -111,6 +111,7 @@ fn what_waits_for_the_next_start_is_said_counted_and_over_with_it() {
     resize(&mut bench, body(2, change(4, GIB), None)).unwrap();
     bench.end_work(WorkOutcome::Resized {
         domain: Box::new(guest(2, GIB, GIB)),
+        devices: vec![],
         left: vec!["its machine was started for at most 2 vcpus".into()],
         is_giving: false,
     });
@@ -214,6 +215,7 @@ fn giving_up_needs_no_ticket_and_frees_what_the_guest_has_really_given() {
     assert_eq!(told(&bench).0, 4, "the larger counts");
     bench.end_work(WorkOutcome::Resized {
         domain: Box::new(guest(2, 4 * GIB, 3 * GIB)),
+        devices: vec![],
         left: vec!["its vcpus stay".into()],
         is_giving: true,
     });
@@ -556,7 +558,10 @@ fn a_disk_that_grows_takes_a_ticket_and_stays_when_its_run_turns_back() {
     let mut bench = Bench::trusted(HOST);
     put_with_disk(&mut bench);
     assert_eq!(refusal(resize(&mut bench, body(2, disk(3), None))), "ticket-missing");
-    let larger = with_disk().changed(&SizeChange { vcpus: Some(2), ..disk(3) }).unwrap();
+    let larger = with_disk()
+        .changed(&job_id("web-1"), &SizeChange { vcpus: Some(2), ..disk(3) })
+        .unwrap()
+        .unwrap();
     let offered = offer(&mut bench, 2, larger).unwrap();
     assert_eq!(offered.open().unwrap().resources.disk_bytes, 3 * GIB);
     assert_eq!(disk_promised(&bench), 3, "the growth is reserved, not the whole again");
@@ -587,4 +592,96 @@ fn what_snapshots_keep_is_not_given_to_the_disk() {
     };
     assert_eq!(at_most.disk_bytes, 7 * GIB);
     resize(&mut bench, body(2, disk(7), None)).unwrap();
+}
+
+fn data(gib: u64) -> DiskSpec {
+    DiskSpec { name: "data".into(), size_bytes: gib * GIB, ..DiskSpec::default() }
+}
+
+fn adds(gib: u64) -> SizeChange {
+    SizeChange { add_disks: vec![data(gib)], ..SizeChange::default() }
+}
+
+fn names(bench: &Bench) -> Vec<String> {
+    let spec = job(bench).spec;
+    spec.as_vm().unwrap().disks.iter().map(|disk| disk.name.clone()).collect()
+}
+
+#[test]
+fn a_disk_that_comes_is_promised_at_once_and_waits_for_a_place_in_the_machine() {
+    let mut bench = Bench::trusted(HOST);
+    put_with_disk(&mut bench);
+    let before = disk_promised(&bench);
+    assert_eq!(refusal(resize(&mut bench, body(2, adds(2), None))), "ticket-missing");
+    let larger = job(&bench).spec.changed(&job_id("web-1"), &adds(2)).unwrap().unwrap();
+    let offered = offer(&mut bench, 2, larger).unwrap();
+    assert_eq!(disk_promised(&bench), before + 2, "reserved");
+    resize(&mut bench, body(2, adds(2), Some(granted(offered)))).unwrap();
+    assert_eq!(
+        (disk_promised(&bench), names(&bench)),
+        (before + 2, vec!["root".into(), "data".into()])
+    );
+    let no_port = WorkOutcome::Resized {
+        domain: Box::new(guest(1, GIB, GIB)),
+        devices: vec!["disk \"data\"".into()],
+        left: vec![],
+        is_giving: false,
+    };
+    let Work::ResizeVm { change, .. } = bench.end_work(no_port) else { panic!("no resize") };
+    assert_eq!(change.add_disks, [data(2)]);
+    let words = "without disk \"data\" until its next start";
+    assert_eq!(told(&bench).2.as_deref(), Some(words));
+    // Looked at, it is said still: libvirt's numbers are what the spec says.
+    look_at(&mut bench, guest(1, GIB, GIB));
+    assert_eq!(told(&bench).2.as_deref(), Some(words));
+    bench.die(false);
+    bench.tell(Input::Domains(vec![guest(1, GIB, GIB)]));
+    assert_eq!(told(&bench).2.as_deref(), Some(words), "and by the next life");
+}
+
+#[test]
+fn what_libvirt_can_not_have_has_neither_come_nor_gone() {
+    let mut bench = Bench::lone();
+    put_with_disk(&mut bench);
+    let before = (disk_promised(&bench), job(&bench).spec);
+    resize(&mut bench, body(2, adds(1), None)).unwrap();
+    bench.end_work(WorkOutcome::Failed("no".into()));
+    assert_eq!((disk_promised(&bench), job(&bench).spec), before);
+    assert!(matches!(job(&bench).reason, Some(Reason::ActionFailed { .. })));
+}
+
+#[test]
+fn a_disk_goes_while_nobody_uses_it_and_is_promised_until_it_is_gone() {
+    let mut bench = Bench::lone();
+    put_with_disk(&mut bench);
+    resize(&mut bench, body(2, adds(2), None)).unwrap();
+    bench.end_work(got(1, GIB, GIB));
+    let with = disk_promised(&bench);
+    let less = SizeChange { remove_disks: vec!["data".into()], ..SizeChange::default() };
+    assert_eq!(refusal(resize(&mut bench, body(3, less.clone(), None))), "wrong-state");
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    resize(&mut bench, body(3, less.clone(), None)).unwrap();
+    assert_eq!((disk_promised(&bench), names(&bench)), (with, vec!["root".into()]));
+    // The agent dies, and the next one goes on.
+    bench.works.clear();
+    bench.die(false);
+    bench.tell(Input::Domains(vec![domain("web-1", DomainState::ShutOff(StopReason::Destroyed))]));
+    assert_eq!(disk_promised(&bench), with);
+    let Work::ResizeVm { change, .. } = bench.end_work(WorkOutcome::Done) else { panic!("no") };
+    assert_eq!(change.remove_disks, ["data"]);
+    assert_eq!((disk_promised(&bench), job(&bench).resize), (with - 2, None));
+    assert!(matches!(resize(&mut bench, body(3, less, None)), Ok(Reply::AlreadySo(_))));
+}
+
+#[test]
+fn a_vm_with_snapshots_keeps_the_disks_that_they_are_of() {
+    let mut bench = Bench::lone();
+    put_with_disk(&mut bench);
+    let snapshot = protocol::id::SnapshotName::new("a").unwrap();
+    let measured = crate::core::Measured { held_bytes: 0, took_bytes: 0 };
+    bench.ask(Request::TakeSnapshot { job: job_id("web-1"), name: snapshot, measured }).unwrap();
+    bench.end_work(WorkOutcome::Snapshotted { taken_ms: 1, measured });
+    assert_eq!(refusal(resize(&mut bench, body(2, adds(1), None))), "has-snapshots");
 }

@@ -77,9 +77,12 @@ fn any_outcome(work: &Work, job: &JobId, how: u8) -> WorkOutcome {
         (_, Work::PrepareIncoming(_)) => {
             WorkOutcome::Listening { url: "https://10.0.0.2:1".into() }
         }
-        (how, Work::ResizeVm { .. }) => {
-            WorkOutcome::Resized { domain: seen(how), left: vec![], is_giving: how & 2 != 0 }
-        }
+        (how, Work::ResizeVm { .. }) => WorkOutcome::Resized {
+            domain: seen(how),
+            devices: vec![],
+            left: vec![],
+            is_giving: how & 2 != 0,
+        },
         _ => WorkOutcome::Done,
     }
 }

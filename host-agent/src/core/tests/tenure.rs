@@ -80,7 +80,12 @@ fn a_growth_is_drafted_with_the_hold_that_the_guest_began_under() {
         let resources = Resources { vcpus, memory_bytes: 1 << 30, disk_bytes: 0 };
         let guest = DomainInfo { resources, ..domain("web-1", DomainState::Running) };
         let domain = Box::new(guest);
-        bench.end_work(WorkOutcome::Resized { domain, left: vec![], is_giving: false });
+        bench.end_work(WorkOutcome::Resized {
+            domain,
+            devices: vec![],
+            left: vec![],
+            is_giving: false,
+        });
     };
     for (revision, vcpus) in [(2, 2), (3, 3)] {
         grow(&mut bench, revision, vcpus);

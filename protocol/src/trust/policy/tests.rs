@@ -6,9 +6,9 @@ use super::*;
 use crate::admission::{Arrival, Room, admit, admit_resize};
 use crate::host::Host;
 use crate::id::JobId;
-use crate::job::{JobKind, Role, ServiceSpec};
+use crate::job::{JobKind, JobState, Role, ServiceSpec};
 use crate::signed::SecretKey;
-use crate::vm::{DiskSpec, NicSpec, Pin, SizeChange};
+use crate::vm::{Pin, SizeChange};
 
 const GIB: u64 = 1 << 30;
 
@@ -173,9 +173,10 @@ fn a_resize_asks_only_what_grows() {
     // It has 2 vcpus already, of 1.
     let (policy, from, host) = (acme(rules), of_acme(vm()), host(BTreeMap::new()));
     let resize = |change: SizeChange| {
-        let to = from.changed(&change).unwrap();
+        let job = JobId::new("a").unwrap();
+        let to = from.changed(&job, &change).unwrap().unwrap();
         let room = Room { policy: Some(&policy), ..Room::of(&host) };
-        admit_resize(room, &JobId::new("a").unwrap(), &from, Some(from.resources()), &to)
+        admit_resize(room, (&job, JobState::Running), &from, Some(from.resources()), &to)
     };
     let is_denied = |change| matches!(resize(change), Err(Refusal::AgainstPolicy { .. }));
     let none = SizeChange::default;
