@@ -217,6 +217,9 @@ impl Agent {
         }
         self.check_macs(id, to)?;
         check_snapshots_stay_whole(job, to)?;
+        if disks_of(&job.spec) != disks_of(to) {
+            check_devices_are_there(job)?;
+        }
         let allocation = self.allocation_without(Some(id), redeemed, None);
         let pools = self.pools_without(redeemed);
         let room = Room { allocation, pools: &pools, policy, ..self.room() };
@@ -454,6 +457,10 @@ fn changed_devices(record: &JobRecord, vm: &VmSpec) -> SizeChange {
     }
 }
 
+fn disks_of(spec: &JobSpec) -> &[DiskSpec] {
+    spec.as_vm().map_or(&[], |vm| &vm.disks)
+}
+
 fn has_devices_of(vm: &VmSpec, other: &VmSpec) -> bool {
     let names = |vm: &VmSpec| vm.disks.iter().map(|disk| disk.name.clone()).collect::<Vec<_>>();
     names(vm) == names(other) && vm.nics == other.nics
@@ -476,6 +483,7 @@ pub(super) fn check_settled(job: &Job, done: &str) -> Result<(), Refusal> {
     if is_changing(job) {
         return Err(busy(job));
     }
+    check_devices_are_there(job)?;
     if !job.has_more_than_asked() {
         return Ok(());
     }
@@ -483,6 +491,13 @@ pub(super) fn check_settled(job: &Job, done: &str) -> Result<(), Refusal> {
         "its guest has more than its spec says ({}) and can't be {done} so: stop and start it, or resize it to what it has",
         job.resize_words().unwrap_or_default()
     );
+    Err(Refusal::WrongState { job: job.id.clone(), state: job.state, needed })
+}
+
+/// A guest without some of its disks is not touched where all of them count.
+pub(super) fn check_devices_are_there(job: &Job) -> Result<(), Refusal> {
+    let Some(devices) = job.awaited_devices() else { return Ok(()) };
+    let needed = format!("it is without {devices} until its next start: stop and start it first");
     Err(Refusal::WrongState { job: job.id.clone(), state: job.state, needed })
 }
 

@@ -26,7 +26,7 @@ use transport::clock::Now;
 use super::agent::Agent;
 use super::input::{Effect, Measured, Reply, SnapshotAct, Work, WorkOutcome};
 use super::ledger::{Intent, JobRecord};
-use super::resizing::is_changing;
+use super::resizing::{check_devices_are_there, is_changing};
 
 /// How long a snapshot takes as a rule, for whoever asks for the next one meanwhile.
 const RETRY_MS: u64 = 500;
@@ -368,6 +368,7 @@ pub(super) fn check_quiet(job: &Job) -> Result<(), Refusal> {
     if job.snapshot_under_way().is_some() {
         return Err(busy(job));
     }
+    check_devices_are_there(job)?;
     check_settled(job)
 }
 

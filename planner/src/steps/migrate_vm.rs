@@ -61,6 +61,14 @@ impl MigrateVm {
                 "it has more than its spec says: stop and start it, or resize it".to_owned();
             return Err(Blocker::WrongState { state: Some(running.state), needed });
         }
+        if running.lacks_devices {
+            let needed =
+                "it is without some of its disks or cards until its next start: stop and start it";
+            return Err(Blocker::WrongState {
+                state: Some(running.state),
+                needed: needed.to_owned(),
+            });
+        }
         let stay_behind = !is_on_shared(state.host(&self.from), &running.spec);
         if running.has_snapshots && stay_behind {
             let needed = "its snapshots would be lost when its disks are copied: delete them with \

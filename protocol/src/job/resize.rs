@@ -94,6 +94,14 @@ impl Job {
         self.promised() != self.spec.resources()
     }
 
+    /// Disks and cards that its guest gets at its next start, in words. Until then it is neither moved nor saved,
+    /// and its disks are left as they are: they are not all there.
+    #[must_use]
+    pub fn awaited_devices(&self) -> Option<String> {
+        let resize = self.resize.as_ref().filter(|_| !self.state.is_ended())?;
+        (!resize.devices.is_empty()).then(|| resize.devices.join(", "))
+    }
+
     /// How its size differs from its spec, in words: `vcpus 4, now 2 until its next start`.
     #[must_use]
     pub fn resize_words(&self) -> Option<String> {

@@ -637,6 +637,11 @@ fn a_disk_that_comes_is_promised_at_once_and_waits_for_a_place_in_the_machine() 
     bench.die(false);
     bench.tell(Input::Domains(vec![guest(1, GIB, GIB)]));
     assert_eq!(told(&bench).2.as_deref(), Some(words), "and by the next life");
+    // Until then nothing is done that all disks count in.
+    let larger = job(&bench).spec.changed(&job_id("web-1"), &disk(3)).unwrap().unwrap();
+    assert!(matches!(offer(&mut bench, 3, larger), Err(Refusal::WrongState { .. })));
+    let save = Request::Act { job: job_id("web-1"), act: Act::Save };
+    assert_eq!(refusal(bench.ask(save)), "wrong-state");
 }
 
 #[test]
