@@ -155,15 +155,17 @@ impl Agent {
     ) {
         let Some(entry) = self.jobs.get(id) else { return };
         let job = &entry.record.job;
-        let is_told = matches!(job.reason, Some(Reason::TenureLost { lost }) if lost == hold);
+        // Told before, or asked for: it ends at once already.
+        let is_ending = job.state == JobState::Stopping
+            && entry.record.intent == (Intent::Stop { grace_ms: 0 });
         let is_deleted = entry.record.intent == Intent::Delete;
-        if job.hold != Some(hold) || on_loss(job) == OnLoss::Keep || is_told || is_deleted {
+        if job.hold != Some(hold) || on_loss(job) == OnLoss::Keep || is_ending || is_deleted {
             return;
         }
         let mut record = entry.record.clone();
         record.intent = Intent::Stop { grace_ms: 0 };
         record.job.migration = None;
-        let why = Some(Reason::TenureLost { lost: hold });
+        let why = why_lost(&record.job, hold);
         if record.job.state.is_ended() {
             // Its room may be somebody else's by now, and there is nothing left to end.
             return self.become_state(now, record, JobState::Stopped, why, out);
@@ -181,8 +183,8 @@ impl Agent {
             return false;
         }
         record.intent = Intent::Stop { grace_ms: 0 };
+        record.job.reason = why_lost(&record.job, hold);
         record.job.state = JobState::Stopped;
-        record.job.reason = Some(Reason::TenureLost { lost: hold });
         record.job.hold = None;
         record.job.migration = None;
         if !is_changing(&record.job) {
@@ -191,6 +193,15 @@ impl Agent {
         record.debits = BTreeMap::<u32, Resources>::new();
         record.issued = None;
         true
+    }
+}
+
+/// Why a job ends whose right is over. Of one that is being stopped somebody wants it to end, and to stay so:
+/// controllers start again what says that its right was lost.
+fn why_lost(job: &Job, lost: OfferId) -> Option<Reason> {
+    match job.state {
+        JobState::Stopping => job.reason.clone(),
+        _ => Some(Reason::TenureLost { lost }),
     }
 }
 

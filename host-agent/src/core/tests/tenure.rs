@@ -134,6 +134,47 @@ fn what_has_crashed_before_takes_no_room_again_when_its_right_is_over() {
     assert!(bench.works.is_empty());
 }
 
+/// What controllers start elsewhere is what says that its right was lost.
+#[test]
+fn a_stop_is_not_undone_by_a_right_that_is_over_before_it_is_done() {
+    let mut bench = running();
+    let lost = hold(&bench);
+    let stop = StopJob { grace_ms: 60_000, run: None };
+    bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: lost });
+    assert_eq!((bench.state("web-1"), hold(&bench)), (JobState::Stopping, lost), "listed still");
+    let told = bench.events.len();
+    bench.tell(Input::Lost { job: job_id("web-1"), hold: lost });
+    assert_eq!(bench.events.len(), told, "told once more, it is so already");
+    assert_eq!(
+        bench.end_work(WorkOutcome::Failed("it stands still".into())),
+        Work::StopVm { grace_ms: 60_000 }
+    );
+    bench.tell(Input::Tick);
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    assert_eq!(
+        (bench.state("web-1"), reason(&bench)),
+        (JobState::Stopped, Some(Reason::Requested))
+    );
+    assert!(bench.agent.draft().unwrap().items.is_empty());
+}
+
+#[test]
+fn a_stop_or_save_is_not_undone_by_a_reboot_before_it_is_done() {
+    let stop =
+        Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 60_000, run: None } };
+    let save = Request::Act { job: job_id("web-1"), act: Act::Save };
+    for request in [stop, save] {
+        let mut bench = running();
+        bench.ask(request).unwrap();
+        bench.die(true);
+        bench.tell(Input::Domains(vec![]));
+        assert_eq!(bench.state("web-1"), JobState::Stopped);
+        assert_eq!(reason(&bench), Some(Reason::Requested), "nobody starts it again");
+        assert!(bench.agent.draft().unwrap().items.is_empty() && bench.works.is_empty());
+    }
+}
+
 #[test]
 fn the_word_of_another_hold_changes_nothing() {
     let mut bench = running();
