@@ -147,7 +147,8 @@ impl Store {
     ) -> Result<(Self, LedgerState, Vec<Damage>), StoreError> {
         let found = [find(shelf, Twin::Main)?, find(shelf, Twin::Second)?];
         let stands = [found[0].stand(), found[1].stand()];
-        let (rows, state) = match &found {
+        let is_new = matches!(found, [Found::Missing, Found::Missing]);
+        let (rows, mut state) = match &found {
             [Found::Missing, Found::Missing] => (Rows::default(), Box::default()),
             [Found::Good(_, rows, state, _), _] if stands[0] >= stands[1] => {
                 (rows.clone(), state.clone())
@@ -164,7 +165,14 @@ impl Store {
         let files = [main, second];
         let epoch = Epoch(at_s.max(state.epoch.0.saturating_add(1)));
         let store = Self { files, commits: AtomicU64::new(0), has_failed: AtomicBool::new(false) };
-        store.write(&Change::of_epoch(epoch))?;
+        let mut changes = Change::of_epoch(epoch).to_vec();
+        // Jobs are taken before libvirt has answered for the first time: whoever finds them after a reboot has
+        // to know of which boot they tell.
+        if is_new {
+            boot.clone_into(&mut state.boot_of_rows);
+            changes.push(Change::of(&Write::Boot(boot.to_owned())));
+        }
+        store.write(&changes)?;
         let damage = [(Twin::Main, main_damage), (Twin::Second, second_damage)];
         let damage = damage
             .into_iter()

@@ -194,9 +194,9 @@ pub struct LedgerState {
     pub epoch: Epoch,
     /// The machine's present boot id.
     pub boot: String,
-    /// The boot of which the rows tell; empty in a new ledger. It becomes the present one together with
-    /// what the reboot makes of the rows, so whoever comes after an agent that died before finds the
-    /// reboot again.
+    /// The boot of which the rows tell; a ledger is made with the present one. It becomes that of another
+    /// boot together with what the reboot makes of the rows, so whoever comes after an agent that died before
+    /// finds the reboot again.
     pub boot_of_rows: String,
     /// The trust document in force.
     pub trust: Option<Signed<Trust>>,

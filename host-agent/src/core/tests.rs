@@ -142,6 +142,7 @@ impl Bench {
     fn new(which: u8, mut disk: LedgerState) -> Self {
         if disk.boot.is_empty() {
             disk.boot = "a".to_owned();
+            disk.boot_of_rows = disk.boot.clone();
         }
         let birth = Birth { key: key(which), host: host(which), ledger: disk.clone() };
         Self {

@@ -32,6 +32,21 @@ fn every_opening_is_a_new_epoch_and_a_reboot_is_noticed() {
     assert!(!life("b", false).is_rebooted());
 }
 
+/// Jobs are taken before the first list of domains, with which a reboot is written down.
+#[test]
+fn a_reboot_right_after_the_first_start_is_noticed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, first, _) = open(folder.path(), "a");
+    assert_eq!((first.boot_of_rows.as_str(), first.is_rebooted()), ("a", false));
+    let job = crate::core::tests::record("web-1");
+    store.commit(&[Write::Job(Box::new(job))]).unwrap();
+    drop(store);
+    let (store, again, _) = open(folder.path(), "a");
+    assert!(!again.is_rebooted());
+    drop(store);
+    assert!(open(folder.path(), "b").1.is_rebooted());
+}
+
 #[test]
 fn a_ledger_that_was_put_back_counts_on_where_it_had_not_been() {
     let folder = tempfile::tempdir().unwrap();
