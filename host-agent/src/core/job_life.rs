@@ -9,7 +9,7 @@ use transport::clock::Now;
 use uuid::Uuid;
 
 use super::agent::{Agent, Entry, UnderWay, WorkKind};
-use super::input::{Effect, Look, ServiceNews, Work, WorkId, WorkOutcome};
+use super::input::{Effect, Look, MigrationOutcome, ServiceNews, Work, WorkId, WorkOutcome};
 use super::ledger::{Intent, JobRecord, Write};
 use super::resizing::work_of_resize;
 use super::snapshots::work_of_snapshot;
@@ -73,7 +73,10 @@ impl Agent {
         let uuid = self.domain_of(&id);
         let has_failed = matches!(
             outcome,
-            WorkOutcome::Failed(_) | WorkOutcome::Unclear(_) | WorkOutcome::Ungrown(_)
+            WorkOutcome::Failed(_)
+                | WorkOutcome::Unclear(_)
+                | WorkOutcome::Ungrown(_)
+                | WorkOutcome::Sent(MigrationOutcome::Unknown { .. })
         );
         self.conclude(now, record, ended, outcome, out);
         self.look_again(&id, uuid, unseen, out);

@@ -209,10 +209,12 @@ impl Agent {
                 record.intent = Intent::Run;
                 record.job.migration = None;
                 self.set_begun(&record.job.id, false);
-                self.become_state(now, record, JobState::Crashed, Some(Reason::Killed), out);
+                self.become_ended(now, record, JobState::Crashed, Reason::Killed, out);
             }
             // Settled at the next tick, as often as it takes.
-            MigrationOutcome::Unknown { .. } => {}
+            MigrationOutcome::Unknown { message } => {
+                self.note(now, record, Reason::Unclear { message }, out);
+            }
         }
     }
 

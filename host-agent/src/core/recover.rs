@@ -15,10 +15,15 @@ use super::ledger::{JobRecord, Tally, Write};
 impl Agent {
     pub(super) fn restore(&mut self, jobs: Vec<JobRecord>, is_rebooted: bool) {
         for mut record in jobs {
+            let needed_right = record.tally.needs_right;
             if is_rebooted {
                 record.tally = Tally::default();
             }
-            if self.lose_at_reboot(&mut record) || is_rebooted && self.rebooted(&mut record) {
+            let is_changed =
+                self.lose_at_reboot(&mut record) || is_rebooted && self.rebooted(&mut record);
+            // That a right has to be shown is remembered also of what is as it was otherwise: the next
+            // life in this boot would start it without.
+            if is_changed || record.tally.needs_right != needed_right {
                 self.unwritten.push(record.job.id.clone());
             }
             // Seen in an earlier life.

@@ -3,7 +3,8 @@
 //! ```text
 //!   running ── ended ──▶ starting (restarting: waits 1, 2, 4, 8, 16 s) ──▶ running
 //!      │                     ▲
-//!      ├── host rebooted ────┘ at once, with autostart and a right that is still shown
+//!      ├── host rebooted ────┘ at once, with autostart and a right that is still shown; also in the middle of
+//!      │                       a migration, unless it was let go, or has not been handed over yet
 //!      └── ended for the sixth time in ten minutes ──▶ crashed (flapping)
 //! ```
 //!
@@ -93,7 +94,8 @@ impl Agent {
     pub(super) fn rebooted(&self, record: &mut JobRecord) -> bool {
         let Some(vm) = record.job.spec.as_vm() else { return false };
         let has_right = self.trust.is_none() || record.job.hold.is_some();
-        record.tally.needs_right = self.trust.is_some();
+        // What has ended comes back by a new ticket only, which shows it.
+        record.tally.needs_right = self.trust.is_some() && !record.job.state.is_ended();
         // Whatever its guest had is gone; what is written down and not in its definition yet is not.
         let was_larger = !is_changing(&record.job) && record.job.resize.take().is_some();
         let is_changed = match record.job.state {
@@ -104,8 +106,9 @@ impl Agent {
                 record.job.reason = needs_right.then_some(Reason::AwaitingRight);
                 true
             }
-            JobState::Running | JobState::Paused if has_right && vm.autostart => {
+            _ if was_alive(record) && has_right && vm.autostart => {
                 record.intent = Intent::Run;
+                record.job.migration = None;
                 record.job.resize = None;
                 record.job.state = JobState::Starting;
                 let after = Box::new(Reason::HostRebooted);
@@ -115,7 +118,11 @@ impl Agent {
                 });
                 true
             }
-            JobState::Running | JobState::Paused => {
+            _ if was_alive(record) => {
+                if matches!(record.intent, Intent::Send(_) | Intent::Receive { .. }) {
+                    record.intent = Intent::Run;
+                    record.job.migration = None;
+                }
                 record.job.state = JobState::Crashed;
                 record.job.reason = Some(Reason::HostRebooted);
                 true
@@ -123,6 +130,17 @@ impl Agent {
             _ => false,
         };
         is_changed || was_larger
+    }
+}
+
+/// Whether the job's only guest was here when the machine went off. One that was being sent away was, until its
+/// source has let go, whatever of it has come to the target, which may not run it (M3); one that was handed
+/// over is here from then on (M4).
+fn was_alive(record: &JobRecord) -> bool {
+    match record.job.state {
+        JobState::Running | JobState::Paused | JobState::MigratingOut => true,
+        JobState::MigratingIn => matches!(record.intent, Intent::Receive { is_handed: true, .. }),
+        _ => false,
     }
 }
 

@@ -696,6 +696,10 @@ fn a_sending_interrupted_by_a_crash_is_settled_and_never_begun_again() {
     source.tell(Input::Domains(vec![domain("web-1", paused)]));
     let unknown = MigrationOutcome::Unknown { message: "libvirt is away".into() };
     assert_eq!(source.end_work(WorkOutcome::Sent(unknown)), Work::SettleSend);
+    let why = Some(Reason::Unclear { message: "libvirt is away".into() });
+    assert_eq!((source.state("web-1"), reason(&source)), (JobState::MigratingOut, why));
+    assert!(source.works.is_empty(), "nothing has changed yet");
+    source.tell(Input::Tick);
     assert_eq!(source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone)), Work::SettleSend);
     assert_eq!(source.state("web-1"), JobState::Stopped);
     handoff_of(&source);

@@ -207,6 +207,84 @@ fn a_start_that_a_reboot_cut_short_needs_the_right_too() {
 }
 
 #[test]
+fn a_job_that_was_taken_before_libvirts_first_answer_needs_the_right_after_a_reboot() {
+    let mut bench = Bench::new(HOST, LedgerState { epoch: Epoch(1), ..LedgerState::default() });
+    bench.ask(Request::Trust(trust())).unwrap();
+    let offer = bench.offer("web-1", 1, Action::Start);
+    bench.put("web-1", body(1, 1, Some(granted(offer)))).unwrap();
+    assert!(bench.works.is_empty(), "no list of domains yet");
+    next_life(&mut bench, true);
+    assert_eq!(reason(&bench), Some(Reason::AwaitingRight));
+    pass(&mut bench, 1_000);
+    assert!(bench.works.is_empty(), "nobody has shown the right");
+}
+
+/// A host of a cluster on which the job runs and is being sent to another.
+fn sending(restart: Restart, autostart: bool) -> Bench {
+    let mut bench = started(Bench::trusted(HOST), restarting(restart, autostart));
+    let to_hold = Some(OfferId { epoch: Epoch(1), num: 7 });
+    let url = "https://10.0.0.2:7460".to_owned();
+    let migrate = MigrateJob { to: id_of(OTHER), to_hold, url, run: None, pace: Pace::default() };
+    bench.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
+    bench
+}
+
+fn job(bench: &Bench) -> Job {
+    bench.agent.job(&job_id("web-1")).unwrap().job.clone()
+}
+
+#[test]
+fn a_guest_that_was_being_sent_away_when_its_host_lost_power_is_started_again_like_any_other() {
+    let mut bench = sending(Restart::Never, true);
+    let hold = job(&bench).hold;
+    next_life(&mut bench, true);
+    assert_eq!(reason(&bench), Some(Reason::AwaitingRight));
+    pass(&mut bench, 1_000);
+    assert!(bench.works.is_empty(), "nobody has shown the right");
+    bench.tell(right(&[0], 1));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)), "not sent again");
+    assert_eq!((job(&bench).state, job(&bench).migration), (JobState::Running, None));
+    assert!(hold.is_some() && job(&bench).hold == hold, "it has not let go");
+
+    let mut bench = sending(Restart::Always, false);
+    next_life(&mut bench, true);
+    assert_eq!((bench.state("web-1"), bench.works.len()), (JobState::Crashed, 0));
+    assert_eq!((reason(&bench), job(&bench).migration), (Some(Reason::HostRebooted), None));
+}
+
+#[test]
+fn a_guest_that_ended_while_it_was_being_sent_is_restarted_as_its_owner_wishes() {
+    for (restart, state) in
+        [(Restart::Never, JobState::Crashed), (Restart::OnCrash, JobState::Starting)]
+    {
+        let mut bench = sending(restart, false);
+        bench.end_work(WorkOutcome::Sent(MigrationOutcome::Ended));
+        assert_eq!((bench.state("web-1"), job(&bench).migration), (state, None));
+        pass(&mut bench, 1_000);
+        assert_eq!(bench.works.len(), usize::from(restart == Restart::OnCrash));
+    }
+}
+
+#[test]
+fn of_a_migration_that_a_reboot_of_the_target_cut_short_only_what_was_handed_over_is_its_own() {
+    let (mut source, mut target, migrate) = migration();
+    let mut early = Bench::new(OTHER, target.disk.clone());
+    source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
+    source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
+    let handoff = handoff_of(&source);
+    target.ask(Request::Handoff { job: job_id("web-1"), handoff }).unwrap();
+    target.works.clear();
+    next_life(&mut target, true);
+    assert_eq!((target.state("web-1"), target.works.len()), (JobState::Crashed, 0));
+    assert_eq!(reason(&target), Some(Reason::HostRebooted));
+    assert!(job(&target).hold.is_some() && job(&target).migration.is_none());
+    next_life(&mut early, true);
+    assert_eq!((early.state("web-1"), early.works.len()), (JobState::MigratingIn, 0), "M1");
+    let needs_right = |record: &JobRecord| record.tally.needs_right;
+    assert!(early.disk.jobs.iter().all(needs_right), "no later life goes on without");
+}
+
+#[test]
 fn a_reboot_is_found_again_by_who_comes_after_an_agent_that_died_before_it_had_written_it() {
     let mut bench = Bench::trusted(HOST);
     let offer = bench.offer("web-1", 1, Action::Start);
