@@ -26,8 +26,8 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::channel::Channels;
-use crate::core::{Input, Turn, Work, WorkOutcome};
-use crate::keeper::Warden;
+use crate::core::{Input, MigrationOutcome, Turn, Work, WorkOutcome};
+use crate::keeper::{Unopened, Warden};
 use crate::networks::Networks;
 use crate::place::Place;
 use crate::pool::Promise;
@@ -61,7 +61,7 @@ pub(crate) struct Works {
     pub services: Arc<Services>,
     /// Limits starts.
     pub starts: Semaphore,
-    /// Reboots and stops that wait for their guests.
+    /// Reboots, stops and sendings that wait for their guests.
     pub waits: Mutex<BTreeMap<JobId, CancellationToken>>,
     /// Starts that gave no answer in time and are still in the hypervisor's hands; each ends with
     /// the call's thread.
@@ -173,11 +173,8 @@ impl Works {
             Work::ReadExit => return self.read_exit(job),
             Work::StopVm { grace_ms } => {
                 self.interrupt(job);
-                self.unless_interrupted(
-                    job,
-                    self.stop_vm(job, uuid, Duration::from_millis(grace_ms)),
-                )
-                .await
+                let stop = self.stop_vm(job, uuid, Duration::from_millis(grace_ms));
+                self.unless_interrupted(job, stop).await.unwrap_or(Ok(()))
             }
             Work::PauseVm => self.call("pause", CALL_DEADLINE, move |hv| hv.pause(uuid)).await,
             Work::ResumeVm => self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await,
@@ -190,7 +187,10 @@ impl Works {
             Work::PrepareIncoming(vm) => return self.prepare_incoming(job, vm, turn).await,
             Work::TakeOver => self.take_over(job, uuid, turn).await,
             Work::SendVm(migrate) => {
-                return WorkOutcome::Sent(self.send(job, *migrate, turn).await);
+                // Interrupted, it must not have a guest go on here that is to end; nobody waits for its word.
+                let sent = self.unless_interrupted(job, self.send(job, *migrate, turn)).await;
+                let message = "a stop has overtaken it".to_owned();
+                return WorkOutcome::Sent(sent.unwrap_or(MigrationOutcome::Unknown { message }));
             }
             Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
             Work::CancelSend => {
@@ -539,27 +539,23 @@ impl Works {
 
     /// Like a stop, by the power button; but it is the reset button that ends the grace.
     async fn reboot_vm(&self, job: &JobId, uuid: Uuid, grace: Duration) -> Result<(), Trouble> {
-        self.unless_interrupted(job, self.await_reboot(uuid, grace)).await
+        self.unless_interrupted(job, self.await_reboot(uuid, grace)).await.unwrap_or(Ok(()))
     }
 
-    /// Work that waits for its guest, until a stop overtakes it. Overtaken, it must not go on: the
+    /// Work that waits for its guest, until a stop overtakes it: `None`. Overtaken, it must not go on: the
     /// next guest of that name would be taken for the one it waits for.
-    async fn unless_interrupted(
-        &self,
-        job: &JobId,
-        work: impl Future<Output = Result<(), Trouble>>,
-    ) -> Result<(), Trouble> {
+    async fn unless_interrupted<T>(&self, job: &JobId, work: impl Future<Output = T>) -> Option<T> {
         let interrupted = CancellationToken::new();
         lock(&self.waits).insert(job.clone(), interrupted.clone());
         let done = tokio::select! {
-            () = interrupted.cancelled() => return Ok(()),
+            () = interrupted.cancelled() => return None,
             done = work => done,
         };
         let mut waits = lock(&self.waits);
         if !interrupted.is_cancelled() {
             waits.remove(job);
         }
-        done
+        Some(done)
     }
 
     async fn await_reboot(&self, uuid: Uuid, grace: Duration) -> Result<(), Trouble> {

@@ -97,6 +97,8 @@ pub(super) enum WorkKind {
     Reboot,
     Resize,
     Snapshot,
+    /// A sending, which may last for hours; only what an operator's word has ended overtakes it.
+    Send,
     /// Everything else.
     Other,
 }

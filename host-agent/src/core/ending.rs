@@ -82,10 +82,15 @@ impl Agent {
         let id = record.job.id.clone();
         record.intent = Intent::Stop { grace_ms };
         self.become_state(now, record, JobState::Stopping, Some(why), out);
-        let is_overtaken = |work: &UnderWay| matches!(work.kind, WorkKind::Stop | WorkKind::Reboot);
-        self.jobs.change(&id, |entry| entry.work = entry.work.filter(|work| !is_overtaken(work)));
+        self.overtake(&id, &[WorkKind::Stop, WorkKind::Reboot]);
         self.offers.end_of_job(&id);
         self.go_on(now, &id, out);
+    }
+
+    /// Waits for such work no more, which a stop interrupts: whatever comes of it means nothing.
+    pub(super) fn overtake(&mut self, id: &JobId, kinds: &[WorkKind]) {
+        let goes_on = |work: &UnderWay| !kinds.contains(&work.kind);
+        self.jobs.change(id, |entry| entry.work = entry.work.filter(goes_on));
     }
 
     pub(super) fn delete(

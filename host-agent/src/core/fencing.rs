@@ -7,6 +7,7 @@
 //!                                     ▲                 │
 //!                                     └─ its guest comes all the same, by a migration that was under way
 //!       being stopped       ──▶ stopping, at once, and ends as it would have
+//!       being sent away     ──▶ stopping (fenced), at once: the sending is cancelled, and not waited for
 //!       ended               ──▶ as it was, without the hold
 //! ```
 //!
@@ -17,7 +18,7 @@
 use protocol::job::{JobState, Reason};
 use transport::clock::Now;
 
-use super::agent::Agent;
+use super::agent::{Agent, WorkKind};
 use super::input::Effect;
 use super::ledger::{Intent, JobRecord};
 
@@ -45,8 +46,8 @@ impl Agent {
             return self.insert(now, record, out);
         }
         let is_handed = matches!(record.intent, Intent::Receive { is_handed: true, .. });
-        let ran = matches!(state, JobState::Running | JobState::Paused | JobState::MigratingOut)
-            || is_handed;
+        let is_sent = state == JobState::MigratingOut;
+        let ran = matches!(state, JobState::Running | JobState::Paused) || is_sent || is_handed;
         record.intent = Intent::Stop { grace_ms: 0 };
         record.job.migration = None;
         if state == JobState::Stopping {
@@ -56,6 +57,10 @@ impl Agent {
             let why = Some(Reason::Fenced { lost, ran });
             self.become_state(now, record, JobState::Stopping, why, out);
         }
+        if is_sent {
+            self.cancel_send(&id, out);
+        }
+        self.overtake(&id, &[WorkKind::Stop, WorkKind::Reboot, WorkKind::Send]);
         self.go_on(now, &id, out);
     }
 }

@@ -295,6 +295,7 @@ fn kind_of(work: &Work) -> WorkKind {
         Work::ResetVm | Work::RebootVm { .. } => WorkKind::Reboot,
         Work::ResizeVm { .. } => WorkKind::Resize,
         Work::SnapshotVm { .. } => WorkKind::Snapshot,
+        Work::SendVm(_) => WorkKind::Send,
         _ => WorkKind::Other,
     }
 }

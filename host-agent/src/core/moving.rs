@@ -134,12 +134,17 @@ impl Agent {
         if job.state != JobState::MigratingOut {
             return Ok(Reply::AlreadySo(Box::new(job)));
         }
+        self.cancel_send(id, out);
+        Ok(Reply::Accepted(Box::new(job)))
+    }
+
+    /// Has libvirt end a sending; what comes of it, the sending says.
+    pub(super) fn cancel_send(&mut self, id: &JobId, out: &mut Vec<Effect>) {
         self.works += 1;
         let cancel = WorkId(self.works);
         let uuid = self.domain_of(id);
         let work = Work::CancelSend;
         out.push(Effect::Work { job: id.clone(), id: cancel, uuid, work, turn: None });
-        Ok(Reply::Accepted(Box::new(job)))
     }
 
     /// M4: the target may run the job once the source has signed that it let go.

@@ -404,7 +404,12 @@ impl Works {
         let Some(to) = node_at(&migrate.url) else {
             return self.go_on_here(uuid, "no such address".to_owned()).await;
         };
-        match self.ctx.hv(HvOp::Migrate(uuid, to), MIGRATE_DEADLINE_MS).await {
+        let turn = self.begin_stop(job);
+        let sent = self.ctx.hv(HvOp::Migrate(uuid, to), MIGRATE_DEADLINE_MS).await;
+        if self.is_overtaken(job, turn) {
+            return MigrationOutcome::Unknown { message: "a stop has overtaken it".to_owned() };
+        }
+        match sent {
             Ok(HvReply::Sent(Sent::Moved)) => MigrationOutcome::Gone,
             Ok(HvReply::Sent(Sent::StillHere)) => {
                 self.go_on_here(uuid, "the other end failed".to_owned()).await

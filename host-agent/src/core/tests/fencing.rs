@@ -101,10 +101,39 @@ fn what_is_being_stopped_ends_at_once_and_as_it_would_have() {
     let before = row(&bench).reason;
     hears(&mut bench, fenced(2, 2));
     assert_eq!((row(&bench).state, row(&bench).reason), (JobState::Stopping, before));
-    bench.end_work(WorkOutcome::Failed("it takes its time".into()));
-    bench.tell(Input::Tick);
-    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+    let (job, late, patient) = bench.works.remove(0);
+    assert_eq!(patient, Work::StopVm { grace_ms: 60_000 });
+    assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 }, "at once");
     assert_eq!(row(&bench).reason, Some(Reason::Requested), "nobody starts it again");
+    let ended = row(&bench);
+    bench.tell(Input::Done { job, work: late, outcome: WorkOutcome::Done });
+    assert_eq!(row(&bench), ended);
+}
+
+/// A sending may last for a day.
+#[test]
+fn a_guest_that_is_being_sent_away_is_ended_without_waiting_for_what_becomes_of_that() {
+    for late in [
+        MigrationOutcome::Gone,
+        MigrationOutcome::StillHere { message: "cancelled".into() },
+        MigrationOutcome::Unknown { message: "overtaken".into() },
+    ] {
+        let (mut source, _, migrate) = migration();
+        let lost = row(&source).hold.unwrap();
+        source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
+        hears(&mut source, fenced(2, 2));
+        let why = Some(Reason::Fenced { lost, ran: true });
+        assert_eq!((row(&source).state, row(&source).reason), (JobState::Stopping, why.clone()));
+        let (job, sending, work) = source.works.remove(0);
+        assert!(matches!(work, Work::SendVm(_)));
+        assert_eq!(source.works.remove(0).2, Work::CancelSend);
+        assert_eq!(source.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
+        let outcome = WorkOutcome::Sent(late);
+        source.tell(Input::Done { job, work: sending, outcome });
+        assert_eq!((row(&source).state, row(&source).reason), (JobState::Stopped, why));
+        assert_eq!(row(&source).hold, None);
+        assert!(source.works.is_empty() && row(&source).migration.is_none(), "no handoff");
+    }
 }
 
 #[test]
