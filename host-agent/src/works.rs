@@ -234,7 +234,9 @@ impl Works {
         self.await_late_start(job).await?;
         let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
         let _permit = self.starts.acquire().await.map_err(closed)?;
-        self.warden.await_open(job, &vm).await.map_err(Trouble::No)?;
+        if let Err(why) = self.warden.await_open(job, &vm).await {
+            return Err(self.end_unopened(uuid, why).await);
+        }
         let is_guarded = vm.on_loss == OnLoss::Stop;
         if self.is_active(uuid).await? {
             return if is_guarded { self.free(job, uuid).await } else { Ok(()) };
@@ -247,6 +249,20 @@ impl Works {
         self.define(job, vm, volumes, exit_file).await?;
         self.start_defined(job, uuid, is_guarded).await?;
         if is_guarded { self.free(job, uuid).await } else { Ok(()) }
+    }
+
+    /// R12: a hold is closed once its guest is surely gone. One that an earlier life has started may still be
+    /// there, or a start of it in libvirt's hands; like a stop, this waits for its turn behind that.
+    async fn end_unopened(&self, uuid: Uuid, why: Unopened) -> Trouble {
+        match why {
+            Unopened::Ending(message) => Trouble::Unclear(message),
+            Unopened::Over(message) => {
+                match self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await {
+                    Ok(()) => Trouble::No(message),
+                    Err(trouble) => trouble.into_unclear(),
+                }
+            }
+        }
     }
 
     async fn define(
@@ -602,7 +618,10 @@ impl Works {
         if !self.hv.facts().can_receive {
             return WorkOutcome::Failed("this host's libvirt can't receive guests".to_owned());
         }
-        if let Err(message) = self.warden.await_open(job, &vm).await {
+        // Nothing can come before it is listened for, so there is nothing to end.
+        if let Err(Unopened::Over(message) | Unopened::Ending(message)) =
+            self.warden.await_open(job, &vm).await
+        {
             return WorkOutcome::Failed(message);
         }
         // The source copies whole disks, so there is nothing to take from images here.

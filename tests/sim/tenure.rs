@@ -175,6 +175,34 @@ fn host_reboots_and_what_it_ran_may_start_elsewhere_at_once() {
     ends_well(world);
 }
 
+/// Its agent was away when its right was over, and its row says that it is starting still.
+#[test]
+fn a_start_that_finds_its_guest_dying_closes_no_hold_before_it_is_dead() {
+    let mut died_late = 0;
+    for seed in 370..390 {
+        let mut world = World::new(profile(seed), None);
+        world.run_ms(15_000);
+        assert!(world.start(0, &job(), 1, &stop_spec()), "granted");
+        let uuid = job().domain_uuid();
+        let is_there = |world: &World| world.hosts[0].hv.is_active(uuid);
+        assert!(world.run_until(20_000, is_there));
+        let node = world.hosts[0].node;
+        world.kill_process(node);
+        cut_off(&mut world, 0);
+        let is_sealed = |world: &World| world.hosts[0].hv.gates.get(&uuid) == Some(&false);
+        assert!(world.run_until(2 * TERM_MS, is_sealed));
+        world.start_after(node, 0);
+        while is_there(&world) {
+            let row = world.hosts[0].disk.ledger.jobs.iter().find(|row| row.job.id == job());
+            assert!(row.is_some_and(|row| row.job.hold.is_some()), "listed until it is dead");
+            died_late += u32::from(world.state(0, &job()) == Some(JobState::Starting));
+            world.run_ms(1);
+        }
+        ends_well(world);
+    }
+    assert!(died_late > 0, "an agent was there before the end");
+}
+
 /// An old view shows it on the lost host still, when it has run elsewhere and was deleted there.
 #[test]
 fn what_was_deleted_elsewhere_does_not_come_back() {

@@ -12,4 +12,4 @@ mod process;
 pub use process::{KeeperError, KeeperOptions, keep};
 
 mod warden;
-pub(crate) use warden::{Warden, Wards};
+pub(crate) use warden::{Unopened, Warden, Wards};

@@ -54,6 +54,15 @@ pub(crate) struct Wards {
     pub partition: String,
 }
 
+/// Why a guest may not be let run.
+#[derive(Debug)]
+pub(crate) enum Unopened {
+    /// Its gate is not open, and nobody sees to what may be behind it.
+    Over(String),
+    /// Somebody else does, or this agent ends: nothing is known of it.
+    Ending(String),
+}
+
 /// The agent's side of the keeper.
 #[derive(Debug)]
 pub(crate) struct Warden {
@@ -112,20 +121,34 @@ impl Warden {
     }
 
     /// Waits until a VM that needs cover may run.
-    pub(crate) async fn await_open(&self, job: &JobId, vm: &VmSpec) -> Result<(), String> {
+    pub(crate) async fn await_open(&self, job: &JobId, vm: &VmSpec) -> Result<(), Unopened> {
+        use Unopened::{Ending, Over};
         if vm.on_loss == OnLoss::Keep {
             return Ok(());
         }
+        if let Err(why) = &self.gates {
+            return Err(Over(format!("no VM with on_loss = stop can run here: {why}")));
+        }
         let drafted = self.drafts.borrow().as_ref().and_then(|draft| hold_of(draft, job));
-        let hold = drafted.ok_or_else(|| format!("no hold of {job} is known that needs cover"))?;
+        let no_hold = || Over(format!("no hold of {job} is known that needs cover"));
+        let hold = drafted.ok_or_else(no_hold)?;
         let gate = |table: &Table| table.of(hold).map(|kept| kept.gate);
         let is_decided = |table: &Table| !matches!(gate(table), None | Some(Gate::Shut));
         let mut table = self.table.clone();
         match timeout(OPEN_DEADLINE, table.wait_for(is_decided)).await {
-            Ok(Ok(table)) if gate(&table) == Some(Gate::Open) => Ok(()),
-            Ok(Ok(_)) => Err(format!("the right to run {job} was over before it started")),
-            Ok(Err(_)) => Err("the agent is stopping".to_owned()),
-            Err(_) => Err(format!("no keeper has opened the gate of {job} in time; see its log")),
+            Ok(Ok(table)) => match gate(&table) {
+                Some(Gate::Open) => Ok(()),
+                Some(Gate::Sealing) => {
+                    Err(Ending(format!("the right to run {job} is over, and its guest is dying")))
+                }
+                Some(Gate::Shut | Gate::Lost) | None => {
+                    Err(Over(format!("the right to run {job} was over before it started")))
+                }
+            },
+            Ok(Err(_)) => Err(Ending("the agent is stopping".to_owned())),
+            Err(_) => {
+                Err(Over(format!("no keeper has opened the gate of {job} in time; see its log")))
+            }
         }
     }
 

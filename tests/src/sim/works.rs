@@ -176,7 +176,9 @@ impl Works {
     async fn start_vm(&self, job: &JobId, vm: &VmSpec) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
         self.await_late_start(job, uuid).await?;
-        self.await_open(job, vm).await?;
+        if let Err(trouble) = self.await_open(job, vm).await {
+            return Err(self.end_unopened(uuid, trouble).await);
+        }
         if self.is_active(uuid).await? {
             return Ok(());
         }
@@ -196,7 +198,10 @@ impl Works {
         loop {
             match self.memory.gate(job) {
                 Some(Gate::Open) => return Ok(()),
-                Some(Gate::Sealing | Gate::Lost) => {
+                Some(Gate::Sealing) => {
+                    return Err(Trouble::Unclear("its guest is dying".to_owned()));
+                }
+                Some(Gate::Lost) => {
                     return Err(Trouble::No("the right to run it was over".to_owned()));
                 }
                 Some(Gate::Shut) | None if self.ctx.now().mono_ms > deadline_ms => {
@@ -204,6 +209,15 @@ impl Works {
                 }
                 Some(Gate::Shut) | None => self.ctx.sleep(GATE_POLL_MS).await,
             }
+        }
+    }
+
+    /// What an earlier life has started may still be there.
+    async fn end_unopened(&self, uuid: Uuid, trouble: Trouble) -> Trouble {
+        let Trouble::No(message) = trouble else { return trouble };
+        match self.ctx.hv(HvOp::Destroy(uuid), DESTROY_DEADLINE_MS).await {
+            Ok(_) => Trouble::No(message),
+            Err(error) => Trouble::Unclear(error.kind.to_string()),
         }
     }
 
@@ -383,7 +397,9 @@ impl Works {
     }
 
     async fn prepare_incoming(&self, job: &JobId, vm: &VmSpec) -> WorkOutcome {
-        if let Err(Trouble::No(message)) = self.await_open(job, vm).await {
+        if let Err(Trouble::No(message) | Trouble::Unclear(message)) =
+            self.await_open(job, vm).await
+        {
             return WorkOutcome::Failed(message);
         }
         if !self.ctx.make_volumes(job).await {
