@@ -18,6 +18,8 @@ mod channel;
 mod console;
 mod traced;
 
+mod trust_file;
+
 mod feed;
 mod fetch;
 mod images;
@@ -77,6 +79,7 @@ use crate::services::{ServiceContext, Services};
 use crate::shell::{MAILBOX_MAX, Post, Shell, publish_trust};
 use crate::storage::{Maker, Storage, StorageError};
 use crate::store::{FileShelf, Store, StoreError, Twin};
+use crate::trust_file::TrustFile;
 use crate::works::{STARTS_MAX, Works};
 
 /// How long to wait for a hypervisor that does not answer before trying again.
@@ -257,7 +260,7 @@ pub async fn run(
     let (tell_advert, adverts) = watch::channel(advert);
     tracing::info!(host = %host.id, name = %host.name, %url, epoch = %ledger.epoch, "agent");
 
-    let trust_file = options.data_dir.join("trust.json");
+    let trust_file = Arc::new(TrustFile::at(options.data_dir.join("trust.json")));
     let trust = Arc::new(watch::Sender::new(None));
     if let Some(signed) = &ledger.trust {
         publish_trust(&trust, &trust_file, signed);
@@ -270,7 +273,7 @@ pub async fn run(
         // Listening everywhere, a service outlives a change of the host's address.
         listen: if is_moving { options.listen.ip() } else { address },
         place: place.clone(),
-        trust_file: trust_file.clone(),
+        trust_file: trust_file.path().to_owned(),
     };
     let wards = Wards {
         data_dir: options.data_dir.clone(),
@@ -328,6 +331,7 @@ pub async fn run(
         life,
         damage: damage.into(),
         outage: Arc::clone(&outage),
+        trust_file: Arc::clone(&trust_file),
         clock: clock.clone(),
     };
     let watched = shell::watch_domains(hv, posts.clone(), outage, clock.clone());

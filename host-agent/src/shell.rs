@@ -6,7 +6,6 @@
 //! must not promise.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ use crate::feed::Feed;
 use crate::outage::Outage;
 use crate::store::{Store, StoreError};
 use crate::traced::Traced;
+use crate::trust_file::TrustFile;
 use crate::works::Works;
 
 /// Inputs waiting for the core. Each is handled in microseconds; a queue this long means that the
@@ -97,8 +97,8 @@ pub(crate) struct Shell {
     pub works: Arc<Works>,
     /// For permissions.
     pub trust: TrustInForce,
-    /// Where services read the trust document.
-    pub trust_file: PathBuf,
+    /// Where the keeper and services read the trust document.
+    pub trust_file: Arc<TrustFile>,
     /// Where inputs of our own go.
     pub posts: mpsc::Sender<Post>,
     /// For questions to arbiters.
@@ -123,7 +123,10 @@ impl Shell {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                _ = ticks.tick() => batch.push(Post::Input(Input::Tick)),
+                _ = ticks.tick() => {
+                    self.trust_file.retry();
+                    batch.push(Post::Input(Input::Tick));
+                }
                 received = mailbox.recv_many(&mut batch, BATCH_MAX) => {
                     if received == 0 {
                         return Ok(());
@@ -336,18 +339,15 @@ impl Shell {
     }
 }
 
-/// Puts a trust document where permissions are checked and where services read it.
-pub(crate) fn publish_trust(trust: &TrustInForce, file: &std::path::Path, signed: &Signed<Trust>) {
+/// Puts a trust document where permissions are checked and where the keeper and services read it.
+pub(crate) fn publish_trust(trust: &TrustInForce, file: &TrustFile, signed: &Signed<Trust>) {
     match signed.open() {
         Ok(new) => {
             trust.send_replace(Some(InForce { signed: signed.clone(), trust: Arc::new(new) }));
         }
         Err(error) => tracing::error!("the ledger's trust is not genuine: {error}"),
     }
-    let text = serde_json::to_vec(signed).expect("our messages are always valid JSON");
-    if let Err(error) = transport::durable::replace(file, &text) {
-        tracing::error!("write {}: {error}", file.display());
-    }
+    file.write(signed);
 }
 
 /// Passes on what libvirt says, and lists everything at first and after every gap.

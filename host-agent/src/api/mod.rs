@@ -46,6 +46,7 @@ use crate::recorder::Recorders;
 use crate::shell::{InForce, Post, TrustInForce};
 use crate::storage::Storage;
 use crate::store::Damage;
+use crate::trust_file::TrustFile;
 
 /// Largest image, however it comes.
 pub(crate) const IMAGE_BYTES_MAX: u64 = 64 << 30;
@@ -89,6 +90,8 @@ pub(crate) struct Api {
     pub damage: Arc<[Damage]>,
     /// Whether libvirt answers.
     pub outage: Arc<Outage>,
+    /// Whether the trust document is where the keeper reads it.
+    pub trust_file: Arc<TrustFile>,
     /// For people who compare clocks.
     pub clock: Clock,
 }
@@ -239,7 +242,8 @@ async fn health(State(api): State<Api>) -> Json<AgentHealth> {
     };
     let Now { mono_ms, wall_ms } = api.clock.now();
     let damage = api.damage.iter().map(ToString::to_string);
-    let ailments = damage.chain(api.outage.ailment(mono_ms)).collect();
+    let ailments = damage.chain(api.outage.ailment(mono_ms)).chain(api.trust_file.ailment());
+    let ailments = ailments.collect();
     Json(AgentHealth { health, life: api.life.clone(), wall_ms, ailments })
 }
 
