@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!   drafted ──▶ shut ──covered──▶ open ──deadline − K, or no longer drafted──▶ sealing ──empty──▶ lost
-//!                 └── not covered in time ───────────────────────────────────────────────────────▲ │
-//!                                                       the agent drafts it no more: forgotten ◀────┘
+//!                 └── not covered in time ─────────────────────────────────────────▲            │
+//!                                                       the agent drafts it no more: forgotten ◀─┘
 //! ```
 //!
 //! Decisions that the protocol leaves open:
@@ -130,6 +130,12 @@ impl Table {
         self.0.iter().find(|kept| kept.hold == hold)
     }
 
+    /// Whether anything may run by it, or has not been seen dead.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.0.iter().any(|kept| kept.gate != Gate::Lost)
+    }
+
     /// The holds that run only by the cover of both committees of a change.
     #[must_use]
     pub fn joint(&self) -> Joint {
@@ -220,6 +226,12 @@ impl Keeper {
         Table(self.holds.iter().filter(|(_, held)| !held.is_omitted).map(row).collect())
     }
 
+    /// Whether it knows how long anything is covered; before that its table says nothing of it.
+    #[must_use]
+    pub fn has_trust(&self) -> bool {
+        self.trust.is_some()
+    }
+
     /// The number of the last statement.
     #[must_use]
     pub fn last_seq(&self) -> u64 {
@@ -247,14 +259,7 @@ impl Keeper {
                 self.trust = Some(trust);
                 if let Some(draft) = self.draft.clone().filter(|_| is_first) {
                     self.adopt(now_ms, draft, out);
-                    for (uuid, gate) in self.gates() {
-                        // An earlier life may have ended between deciding and doing.
-                        match gate {
-                            Gate::Open => out.push(Effect::Open(uuid)),
-                            Gate::Sealing => out.push(Effect::Seal(uuid)),
-                            Gate::Shut | Gate::Lost => {}
-                        }
-                    }
+                    out.extend(self.holds.values().filter_map(|held| self.do_again(now_ms, held)));
                 }
             }
             Input::Term(term) => self.count(term),
@@ -266,8 +271,15 @@ impl Keeper {
         self.state(now_ms, out);
     }
 
-    fn gates(&self) -> Vec<(Uuid, Gate)> {
-        self.holds.values().map(|held| (held.drafted.uuid, held.gate)).collect()
+    /// An earlier life may have ended between deciding and doing. What is over meanwhile may be sealed already,
+    /// by the agent, and is not opened again.
+    fn do_again(&self, now_ms: u64, held: &Held) -> Option<Effect> {
+        let uuid = held.drafted.uuid;
+        match held.gate {
+            Gate::Open => (now_ms < self.closes_ms(held)).then_some(Effect::Open(uuid)),
+            Gate::Sealing => Some(Effect::Seal(uuid)),
+            Gate::Shut | Gate::Lost => None,
+        }
     }
 
     /// Takes a draft as what may be stated; an agent's older life has nothing more to say.
@@ -409,7 +421,14 @@ impl Keeper {
                     out.push(Effect::Open(uuid));
                     Gate::Open
                 }
-                Gate::Shut => Gate::Lost,
+                // The other one's end is its end.
+                Gate::Shut if self.is_in_use(uuid) => Gate::Lost,
+                // Nothing should be behind it. But an earlier life may have opened it, and what that knew
+                // may be gone.
+                Gate::Shut => {
+                    out.push(Effect::Seal(uuid));
+                    Gate::Sealing
+                }
                 Gate::Open if !is_covered => {
                     out.push(Effect::Seal(uuid));
                     Gate::Sealing

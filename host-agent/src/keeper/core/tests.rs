@@ -123,14 +123,28 @@ fn r9_the_grants_cover_a_hold_from_when_its_offer_was_made() {
 fn r11_less_than_a_quorum_opens_no_gate() {
     let mut bench = Bench::new(3, 2);
     let out = bench.tell(1_000, Input::Draft(draft(vec![hold(1, 1_000, &[0])])));
-    assert_eq!((out, bench.gate(1)), (vec![], Some(Gate::Lost)));
+    assert_eq!((out, bench.gate(1)), (vec![Effect::Seal(uuid(1))], Some(Gate::Sealing)));
 }
 
 #[test]
 fn a_start_that_comes_too_late_never_runs() {
     let mut bench = Bench::new(1, 1);
     let out = bench.tell(D - K, Input::Draft(draft(vec![hold(1, 0, &[0])])));
-    assert_eq!((out, bench.gate(1)), (vec![], Some(Gate::Lost)));
+    assert_eq!((out, bench.gate(1)), (vec![Effect::Seal(uuid(1))], Some(Gate::Sealing)));
+    bench.tell(D - K + 1, Input::Empty(uuid(1)));
+    assert_eq!(bench.gate(1), Some(Gate::Lost));
+}
+
+/// What was saved is gone, and with it that the gate is open; the guest is behind it still.
+#[test]
+fn a_keeper_that_has_forgotten_a_guest_ends_it_before_it_says_that_its_hold_is_lost() {
+    let drafted = Input::Draft(draft(vec![hold(1, 0, &[0])]));
+    let mut next = Bench(Keeper::new(here(), D, Saved::default()), None);
+    next.tell(D, Input::Trust(trust(1, 1)));
+    assert_eq!(next.tell(D, drafted), [Effect::Seal(uuid(1))]);
+    assert_eq!(next.gate(1), Some(Gate::Sealing));
+    next.tell(D + 1, Input::Empty(uuid(1)));
+    assert_eq!(next.gate(1), Some(Gate::Lost));
 }
 
 #[test]
@@ -282,7 +296,7 @@ fn a_killed_keeper_goes_on_where_it_was() {
     let saved = bench.0.saved();
     let mut late = Bench(Keeper::new(here(), D + 2_000, saved), None);
     let out = late.tell(D + 2_000, Input::Trust(trust(1, 1)));
-    assert_eq!(out.last(), Some(&Effect::Seal(uuid(1))));
+    assert_eq!(out, [Effect::Seal(uuid(1))], "its agent has sealed it");
 }
 
 #[test]

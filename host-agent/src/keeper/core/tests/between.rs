@@ -65,8 +65,8 @@ fn what_the_agent_has_agreed_to_needs_both_whatever_was_seen_before() {
     bench.tell(0, Input::Trust(between(2)));
     let agreed = between(2).change();
     let by_one = Draft { agreed, trust_version: 2, ..draft(vec![hold(1, 0, &[0, 1])]) };
-    bench.tell(0, Input::Draft(by_one));
-    assert_eq!(bench.gate(1), Some(Gate::Lost));
+    assert_eq!(bench.tell(0, Input::Draft(by_one)), [Effect::Seal(uuid(1))]);
+    assert_eq!(bench.gate(1), Some(Gate::Sealing));
     let mut bench = Bench::new(3, 2);
     bench.tell(0, Input::Trust(between(2)));
     let by_both = Draft { agreed, trust_version: 2, ..draft(vec![hold(1, 0, &[0, 1, 3, 5])]) };
