@@ -54,7 +54,7 @@ use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts
 use protocol::host::{Accel, Host};
 use protocol::resources::Resources;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use transport::discovery::{Advert, Announcer, Pace, Source};
 use transport::notify::Manager;
 use transport::{Client, Clock, Identity, Listen, Server};
@@ -67,7 +67,7 @@ use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
 pub use crate::fetch::FetchLimits;
 use crate::fetch::Room;
-use crate::keeper::{Warden, Wards};
+use crate::keeper::{Left, Warden, Wards};
 use crate::library::{Library, Means};
 use crate::meter::Meter;
 use crate::networks::Networks;
@@ -170,13 +170,34 @@ pub async fn serve(
 ) -> Result<(), AgentError> {
     let address = advertised(&options)?;
     let libvirt = LibvirtOptions { uri: options.hypervisor.clone(), accel: options.accel };
+    let before = watch_before_libvirt(&options, &clock, &shutdown);
     let Some(libvirt) = connect(libvirt, &shutdown).await? else { return Ok(()) };
-    let ended = run(options, address, Arc::clone(&libvirt) as _, clock, shutdown).await;
+    let hv = Arc::clone(&libvirt) as _;
+    let ended = run_after(before, options, address, hv, clock, shutdown).await;
     let left = tokio::task::spawn_blocking(move || libvirt.leave(LEAVE_WITHIN)).await;
     if !left.unwrap_or(false) {
         tracing::warn!("libvirt has not answered all that was asked before the agent stopped");
     }
     ended
+}
+
+/// Who watches over the guests that an earlier life has left until the agent does; it ends when dropped.
+type Before = Option<(Arc<Warden>, DropGuard)>;
+
+/// libvirt may be long in coming, and a guest's right to run goes by the clock (A5, R12).
+fn watch_before_libvirt(options: &Options, clock: &Clock, shutdown: &CancellationToken) -> Before {
+    let identity = Identity::load(&options.data_dir.join("agent.key")).ok()?;
+    let Left { partition, table } = Left::find(&options.data_dir, &identity.host_id());
+    if !table.is_alive() {
+        return None;
+    }
+    let (data_dir, program) = (options.data_dir.clone(), options.program.clone());
+    let wards = Wards { data_dir, program, partition };
+    // Nobody hears its news: the keeper's table says it all again to the agent.
+    let (nobody, _) = mpsc::channel(1);
+    let end = shutdown.child_token();
+    let warden = Warden::start(wards, table, clock.clone(), nobody, &end);
+    Some((warden, end.drop_guard()))
 }
 
 /// Connects to libvirt, waiting for a daemon that is not there yet. `None`: told to stop.
@@ -206,6 +227,17 @@ async fn connect(
 
 /// Runs an agent over any hypervisor until `shutdown`.
 pub async fn run(
+    options: Options,
+    address: IpAddr,
+    hv: Arc<dyn Hypervisor>,
+    clock: Clock,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    run_after(None, options, address, hv, clock, shutdown).await
+}
+
+async fn run_after(
+    before: Before,
     options: Options,
     address: IpAddr,
     hv: Arc<dyn Hypervisor>,
@@ -280,7 +312,11 @@ pub async fn run(
         program: context.program.clone(),
         partition: partition(&host),
     };
-    let warden = Warden::start(wards, clock.clone(), posts.clone(), shutdown.clone());
+    let Left { partition, table } = Left::find(&options.data_dir, &host.id);
+    let left = if partition == wards.partition { table } else { keeper::core::Table::default() };
+    let is_kept = !left.0.is_empty();
+    let warden = Warden::start(wards, left, clock.clone(), posts.clone(), &shutdown);
+    drop(before);
     host.hypervisor.can_guard = warden.can_guard();
     let services = Services::new(context, news);
     let client = Client::new(Arc::clone(&identity));
@@ -345,7 +381,7 @@ pub async fn run(
         posts: posts.clone(),
         client: client.clone(),
         clock,
-        is_kept: false,
+        is_kept,
         traced: traced::Traced::default(),
     };
 

@@ -105,7 +105,7 @@ pub(crate) struct Shell {
     pub client: Client,
     /// The time.
     pub clock: Clock,
-    /// True while the last draft had something that needs cover.
+    /// True while the last draft, or what a keeper has left of an earlier life's, had something that needs cover.
     pub is_kept: bool,
     /// Jobs that somebody follows.
     pub traced: Traced,

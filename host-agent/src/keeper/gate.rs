@@ -36,6 +36,12 @@ impl Gates {
         Self::of_mounts(name, &mounts)
     }
 
+    /// Gates that are plain folders.
+    #[cfg(test)]
+    pub(super) fn of_folder(unified: &Path) -> Self {
+        Self { name: "ostler".to_owned(), unified: unified.to_owned(), others: Vec::new() }
+    }
+
     fn of_mounts(name: &str, mounts: &str) -> Result<Self, String> {
         let mut others: Vec<PathBuf> = Vec::new();
         let mut unified: Option<PathBuf> = None;

@@ -9,6 +9,7 @@ pub mod core;
 mod gate;
 
 mod process;
+pub(crate) use process::Left;
 pub use process::{KeeperError, KeeperOptions, keep};
 
 mod warden;

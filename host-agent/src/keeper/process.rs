@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::id::HostId;
 use protocol::signed::Signed;
 use protocol::tenure::{Statement, Term};
 use protocol::trust::{Slot, Trust};
@@ -86,11 +87,33 @@ pub(super) fn socket(data_dir: &Path) -> PathBuf {
     folder(data_dir).join("sock")
 }
 
-/// What is kept for a next life.
+/// What is kept for a next life, of the keeper and of the agent.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     boot: String,
     saved: Saved,
+    /// For an agent that has not found a keeper yet.
+    #[serde(default)]
+    left: Left,
+}
+
+/// What an agent that begins finds of its host's guests before libvirt has answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Left {
+    /// The partition that all gates are in.
+    pub partition: String,
+    /// Until when each guest may run.
+    pub table: Table,
+}
+
+impl Left {
+    /// What a keeper has left in this boot of the machine.
+    pub(crate) fn find(data_dir: &Path, host: &HostId) -> Self {
+        Memory::open(&folder(data_dir), host.as_str())
+            .load()
+            .map(|kept| kept.left)
+            .unwrap_or_default()
+    }
 }
 
 /// Keeps until `shutdown`, or until there has been nothing to keep for a while.
@@ -113,19 +136,21 @@ pub async fn keep(
     be_the_last_to_go();
     let memory = Memory::open(&path, identity.host_id().as_str());
     let (inputs, received) = mpsc::channel(INPUTS_MAX);
-    let (tell, table) = watch::channel(Table::default());
+    let (tell, table) = watch::channel(None);
     let socket = socket(&options.data_dir);
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(unusable)?;
     tokio::spawn(listen(listener, inputs.clone(), table, shutdown.clone()));
     let trust = trust_file::follow(options.data_dir.join("trust.json"), shutdown.clone());
     let now_ms = clock.now().mono_ms;
+    let saved = memory.load().map(|kept| kept.saved).unwrap_or_default();
     let process = Process {
-        keeper: Keeper::new(identity.host_id(), now_ms, memory.load()),
+        keeper: Keeper::new(identity.host_id(), now_ms, saved),
         stating: BTreeMap::new(),
         client: Client::new(Arc::clone(&identity)).with_deadline(STATE_DEADLINE),
         identity,
         gates,
+        partition: options.partition,
         clock,
         memory,
         inputs,
@@ -177,10 +202,12 @@ struct Process {
     client: Client,
     identity: Arc<Identity>,
     gates: Gates,
+    partition: String,
     clock: Clock,
     memory: Memory,
     inputs: mpsc::Sender<Input>,
-    tell: watch::Sender<Table>,
+    /// `None`: it knows no trust document yet, so it can't say until when anything may run.
+    tell: watch::Sender<Option<Table>>,
 }
 
 impl Process {
@@ -200,11 +227,11 @@ impl Process {
                 self.perform(effect, trust.borrow().clone());
             }
             let now = self.keeper.saved();
-            if now != saved {
-                self.memory.store(&now);
+            let table = self.keeper.has_trust().then(|| self.keeper.table());
+            if let Some(table) = table.clone().filter(|_| now != saved) {
+                self.memory.store(&now, Left { partition: self.partition.clone(), table });
                 saved = now;
             }
-            let table = self.keeper.table();
             self.tell.send_if_modified(|told| {
                 let is_news = *told != table;
                 *told = table;
@@ -250,9 +277,11 @@ impl Process {
         }
     }
 
+    /// First of all: what is told goes to a disk, which may let this wait.
     fn seal(&self, uuid: Uuid) {
+        let sealed = self.gates.seal(uuid);
         tracing::warn!("the right to run {uuid} is over: its gate is sealed");
-        if let Err(error) = self.gates.seal(uuid) {
+        if let Err(error) = sealed {
             tracing::error!("seal the gate of {uuid}: {error}");
         }
     }
@@ -317,7 +346,7 @@ async fn await_empty(gates: Gates, uuid: Uuid, inputs: mpsc::Sender<Input>) {
 async fn listen(
     listener: UnixListener,
     inputs: mpsc::Sender<Input>,
-    table: watch::Receiver<Table>,
+    table: watch::Receiver<Option<Table>>,
     shutdown: CancellationToken,
 ) {
     loop {
@@ -337,7 +366,11 @@ async fn listen(
     }
 }
 
-async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>, mut table: watch::Receiver<Table>) {
+async fn serve(
+    stream: UnixStream,
+    inputs: mpsc::Sender<Input>,
+    mut table: watch::Receiver<Option<Table>>,
+) {
     let (read, mut write) = stream.into_split();
     let hear = async {
         let mut lines = BufReader::new(read);
@@ -356,10 +389,15 @@ async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>, mut table: watch
     };
     let tell = async {
         loop {
-            let mut text = serde_json::to_vec(&*table.borrow_and_update())
-                .expect("our nouns are always valid JSON");
-            text.push(b'\n');
-            if write.write_all(&text).await.is_err() || table.changed().await.is_err() {
+            let line = table.borrow_and_update().as_ref().map(|table| {
+                let mut text = serde_json::to_vec(table).expect("our nouns are always valid JSON");
+                text.push(b'\n');
+                text
+            });
+            if write.write_all(&line.unwrap_or_default()).await.is_err() {
+                return;
+            }
+            if table.changed().await.is_err() {
                 return;
             }
         }
@@ -387,26 +425,57 @@ impl Memory {
         Self { path, boot: crate::boot_id() }
     }
 
-    fn load(&self) -> Saved {
-        let Ok(text) = fs::read(&self.path) else { return Saved::default() };
+    fn load(&self) -> Option<Kept> {
+        let text = fs::read(&self.path).ok()?;
         match serde_json::from_slice::<Kept>(&text) {
-            Ok(kept) if kept.boot == self.boot => kept.saved,
-            Ok(_) => Saved::default(),
+            Ok(kept) => Some(kept).filter(|kept| kept.boot == self.boot),
             // Without it guests are killed when their grants' own cover is over: safe, and loud.
             Err(error) => {
                 tracing::error!("{} can't be read: {error}", self.path.display());
-                Saved::default()
+                None
             }
         }
     }
 
-    fn store(&self, saved: &Saved) {
-        let kept = Kept { boot: self.boot.clone(), saved: saved.clone() };
+    fn store(&self, saved: &Saved, left: Left) {
+        let kept = Kept { boot: self.boot.clone(), saved: saved.clone(), left };
         let text = serde_json::to_vec(&kept).expect("our nouns are always valid JSON");
         let new = self.path.with_extension("new");
         let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.path));
         if let Err(error) = written {
             tracing::error!("write {}: {error}", self.path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::id::{Epoch, OfferId};
+
+    use super::*;
+    use crate::keeper::core::{Gate, Kept as Row};
+
+    #[test]
+    fn what_a_keeper_leaves_is_found_in_this_boot_of_the_machine_and_in_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = |boot: &str| Memory { path: folder.path().join("k"), boot: boot.to_owned() };
+        let row = Row {
+            hold: OfferId { epoch: Epoch(1), num: 1 },
+            job: "web".parse().unwrap(),
+            uuid: Uuid::from_u128(1),
+            gate: Gate::Open,
+            until_ms: 7_000,
+            joint: None,
+            trust_version: 1,
+        };
+        let left = Left { partition: "ostler".to_owned(), table: Table(vec![row]) };
+        assert!(memory("a").load().is_none(), "nothing was left yet");
+        memory("a").store(&Saved::default(), left.clone());
+        assert_eq!(memory("a").load().map(|kept| kept.left), Some(left));
+        assert!(memory("b").load().is_none(), "R14");
+        // A keeper from before there was such a word has said nothing of it.
+        let before = serde_json::json!({ "boot": "a", "saved": Saved::default() });
+        fs::write(folder.path().join("k"), before.to_string()).unwrap();
+        assert_eq!(memory("a").load().map(|kept| kept.left), Some(Left::default()));
     }
 }

@@ -1,8 +1,12 @@
 //! The agent's side of the keeper: sees that one runs while something needs cover, gives it drafts, and
 //! passes on what it says.
 //!
-//! While no keeper answers, this is the one that seals the gates whose time is over (A5: two killers).
+//! It is also the second of two killers (A5): whatever has become of the keeper, which may hang and keep its
+//! connection, a gate whose time is over is sealed from here a little later, on a timer that waits for
+//! nobody. Until a keeper says more it goes by what one has left in this boot of the machine, so an agent
+//! that begins knows its guests' time before libvirt has answered.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -22,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use transport::Clock;
 use uuid::Uuid;
 
-use super::core::{Gate, Table};
+use super::core::{Gate, Kept, Table};
 use super::gate::Gates;
 use super::process::{LINE_BYTES_MAX, folder, socket};
 use crate::core::{Draft, Input};
@@ -38,8 +42,9 @@ const TELL_INTERVAL: Duration = Duration::from_secs(1);
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a keeper may take to go when another takes its place.
 const GO_DEADLINE: Duration = Duration::from_secs(2);
-/// How much later than the keeper this seals a gate.
+/// How much later than the keeper this seals a gate; and how often it looks.
 const SECOND_MS: u64 = 250;
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// A log beyond this size is begun anew at a start.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
@@ -73,30 +78,45 @@ pub(crate) struct Warden {
 }
 
 impl Warden {
-    /// Watches from now on; news goes to `posts`.
+    /// Watches from now on, at first over what an earlier life has `left`; news goes to `posts`.
     pub(crate) fn start(
         wards: Wards,
+        left: Table,
         clock: Clock,
         posts: mpsc::Sender<Post>,
-        shutdown: CancellationToken,
+        shutdown: &CancellationToken,
     ) -> Arc<Self> {
         let gates = Gates::open(&wards.partition);
         if let Err(why) = &gates {
             tracing::info!("no VM with on_loss = stop can run here: {why}");
         }
+        Self::over(gates, wards, left, clock, posts, shutdown)
+    }
+
+    fn over(
+        gates: Result<Gates, String>,
+        wards: Wards,
+        left: Table,
+        clock: Clock,
+        posts: mpsc::Sender<Post>,
+        shutdown: &CancellationToken,
+    ) -> Arc<Self> {
         let (drafts, drafted) = watch::channel(None);
-        let (tell, table) = watch::channel(Table::default());
+        let (tell, table) = watch::channel(left);
         if let Ok(gates) = gates.clone() {
-            let task = Task {
-                wards: wards.clone(),
+            let second = Second {
                 gates,
-                drafts: drafted,
-                tell,
-                posts,
+                table: table.clone(),
+                posts: posts.clone(),
                 clock,
-                started: None,
+                over: BTreeSet::new(),
+                sealed: BTreeSet::new(),
+                told: BTreeSet::new(),
             };
-            tokio::spawn(async move { shutdown.run_until_cancelled(task.run()).await });
+            let task = Task { wards: wards.clone(), drafts: drafted, tell, posts, started: None };
+            let (first, end) = (shutdown.clone(), shutdown.clone());
+            tokio::spawn(async move { first.run_until_cancelled(task.run()).await });
+            tokio::spawn(async move { end.run_until_cancelled(second.run()).await });
         }
         Arc::new(Self { wards, gates, drafts, table })
     }
@@ -175,13 +195,12 @@ fn hold_of(draft: &Draft, job: &JobId) -> Option<OfferId> {
     draft.items.iter().map(|drafted| &drafted.item).find(|item| is_it(item)).map(|item| item.id)
 }
 
+/// The conversation with the keeper.
 struct Task {
     wards: Wards,
-    gates: Gates,
     drafts: watch::Receiver<Option<Draft>>,
     tell: watch::Sender<Table>,
     posts: mpsc::Sender<Post>,
-    clock: Clock,
     started: Option<Instant>,
 }
 
@@ -189,7 +208,8 @@ impl Task {
     async fn run(mut self) {
         loop {
             let needs = |draft: &Option<Draft>| draft.as_ref().is_some_and(Draft::needs_keeper);
-            if self.drafts.wait_for(needs).await.is_err() {
+            let is_alive = self.tell.borrow().is_alive();
+            if !is_alive && self.drafts.wait_for(needs).await.is_err() {
                 return;
             }
             match UnixStream::connect(socket(&self.wards.data_dir)).await {
@@ -200,7 +220,6 @@ impl Task {
                 }
                 Err(_) => self.start_one(),
             }
-            self.seal_in_its_place();
             sleep(RETRY).await;
         }
     }
@@ -251,8 +270,8 @@ impl Task {
                             Err(error) => return format!("its table can't be read: {error}"),
                         }
                         line.clear();
-                        self.tell_lost().await;
-                        self.tell_joint().await;
+                        self.tell_lost();
+                        self.tell_joint();
                     }
                     Ok(_) => {}
                     Err(error) => return error.to_string(),
@@ -270,14 +289,15 @@ impl Task {
                     }
                 }
                 () = sleep(TELL_INTERVAL) => {
-                    self.tell_lost().await;
-                    self.tell_joint().await;
+                    self.tell_lost();
+                    self.tell_joint();
                 }
             }
         }
     }
 
-    async fn tell_lost(&self) {
+    /// What finds no room in the mailbox is told again; whoever waited for room would not hear the keeper.
+    fn tell_lost(&self) {
         let lost: Vec<(OfferId, JobId)> = self
             .tell
             .borrow()
@@ -287,26 +307,14 @@ impl Task {
             .map(|kept| (kept.hold, kept.job.clone()))
             .collect();
         for (hold, job) in lost {
-            let _ = self.posts.send(Post::Input(Input::Lost { job, hold })).await;
+            let _ = self.posts.try_send(Post::Input(Input::Lost { job, hold }));
         }
     }
 
-    async fn tell_joint(&self) {
+    fn tell_joint(&self) {
         let joint = self.tell.borrow().joint();
         if joint.change.is_some() {
-            let _ = self.posts.send(Post::Input(Input::Joint(joint))).await;
-        }
-    }
-
-    fn seal_in_its_place(&self) {
-        let now_ms = self.clock.now().mono_ms;
-        for kept in &self.tell.borrow().0 {
-            if kept.gate != Gate::Lost && kept.until_ms + SECOND_MS <= now_ms {
-                tracing::warn!(job = %kept.job, "its right to run is over, and no keeper answers");
-                if let Err(error) = self.gates.seal(kept.uuid) {
-                    tracing::error!(job = %kept.job, "seal its gate: {error}");
-                }
-            }
+            let _ = self.posts.try_send(Post::Input(Input::Joint(joint)));
         }
     }
 
@@ -340,5 +348,206 @@ impl Task {
         let mut child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
         tokio::spawn(async move { child.wait().await });
         Ok(())
+    }
+}
+
+/// The second killer: it knows the keeper's last table, and waits for nobody.
+struct Second {
+    gates: Gates,
+    table: watch::Receiver<Table>,
+    posts: mpsc::Sender<Post>,
+    clock: Clock,
+    /// Holds whose time was over at the last look.
+    over: BTreeSet<OfferId>,
+    /// Those whose gate was sealed from here.
+    sealed: BTreeSet<OfferId>,
+    /// Those of which the core knows that they are lost.
+    told: BTreeSet<OfferId>,
+}
+
+impl Second {
+    async fn run(mut self) {
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            self.look();
+        }
+    }
+
+    /// Seals what was over at the last look already: when this agent has been stopped itself, what its keeper
+    /// has said meanwhile is read first.
+    fn look(&mut self) {
+        let now_ms = self.clock.now().mono_ms;
+        let is_over = |kept: &&Kept| kept.gate != Gate::Lost && kept.until_ms + SECOND_MS <= now_ms;
+        let over: Vec<Kept> = self.table.borrow().0.iter().filter(is_over).cloned().collect();
+        let last = std::mem::replace(&mut self.over, over.iter().map(|kept| kept.hold).collect());
+        self.sealed.retain(|hold| self.over.contains(hold));
+        self.told.retain(|hold| self.over.contains(hold));
+        over.iter().filter(|kept| last.contains(&kept.hold)).for_each(|kept| self.seal(kept));
+    }
+
+    /// Seals a gate until the keeper says that its hold is lost; and says so itself once nobody is behind it:
+    /// R12, the right does not come back with the keeper.
+    fn seal(&mut self, kept: &Kept) {
+        let sealed = self.gates.seal(kept.uuid);
+        if self.sealed.insert(kept.hold) {
+            tracing::warn!(job = %kept.job, "its right to run is over, and no keeper has ended it: its gate is sealed");
+        }
+        if let Err(error) = sealed {
+            return tracing::error!(job = %kept.job, "seal its gate: {error}");
+        }
+        if self.gates.is_empty(kept.uuid).unwrap_or(false) && !self.told.contains(&kept.hold) {
+            let lost = Input::Lost { job: kept.job.clone(), hold: kept.hold };
+            if self.posts.try_send(Post::Input(lost)).is_ok() {
+                self.told.insert(kept.hold);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use protocol::id::{Epoch, TenantId};
+    use protocol::resources::Resources;
+    use protocol::tenure::{Item, Standing};
+    use tempfile::TempDir;
+    use tokio::net::UnixListener;
+    use tokio::sync::oneshot;
+    use transport::Now;
+
+    use super::*;
+    use crate::core::Drafted;
+
+    fn hold(num: u64) -> OfferId {
+        OfferId { epoch: Epoch(1), num }
+    }
+
+    fn row(num: u64, gate: Gate, until_ms: u64) -> Kept {
+        let (job, uuid) = ("web".parse().unwrap(), Uuid::from_u128(u128::from(num)));
+        Kept { hold: hold(num), job, uuid, gate, until_ms, joint: None, trust_version: 1 }
+    }
+
+    fn draft() -> Draft {
+        let item = Item {
+            id: hold(1),
+            job: "web".parse().unwrap(),
+            resources: Resources::ZERO,
+            tenant: TenantId::default_tenant(),
+            debits: Some(BTreeMap::new()),
+            on_loss: OnLoss::Stop,
+            standing: Standing::Hold,
+        };
+        let drafted = Drafted { item, uuid: Uuid::from_u128(1), issued_ms: None, since: None };
+        let (epoch, watermark) = (Epoch(1), hold(1));
+        Draft { epoch, watermark, items: vec![drafted], trust_version: 1, agreed: None }
+    }
+
+    /// A warden over a folder in place of cgroups, with a guest behind the gate of hold 1.
+    struct Bench {
+        folder: TempDir,
+        clock: Clock,
+        warden: Arc<Warden>,
+        mailbox: mpsc::Receiver<Post>,
+        _end: tokio_util::sync::DropGuard,
+    }
+
+    impl Bench {
+        fn new(folder: TempDir, left: Table) -> Self {
+            let gates = Gates::of_folder(folder.path());
+            let wards = Wards {
+                data_dir: folder.path().to_owned(),
+                program: std::env::current_exe().unwrap(),
+                partition: "ostler".to_owned(),
+            };
+            let clock = Clock::manual(Now::default());
+            let (posts, mailbox) = mpsc::channel(1);
+            // The mailbox is full.
+            posts.try_send(Post::OpenOffers(oneshot::channel().0)).ok().unwrap();
+            let end = CancellationToken::new();
+            let warden = Warden::over(Ok(gates), wards, left, clock.clone(), posts, &end);
+            let bench = Self { folder, clock, warden, mailbox, _end: end.drop_guard() };
+            fs::create_dir_all(bench.gate()).unwrap();
+            fs::write(bench.gate().join("cgroup.events"), "populated 1\n").unwrap();
+            bench
+        }
+
+        fn gate(&self) -> PathBuf {
+            let uuid = Uuid::from_u128(1);
+            self.folder.path().join(format!("ostler.partition/{uuid}.partition"))
+        }
+
+        fn is_sealed(&self) -> bool {
+            self.gate().join("cgroup.kill").exists()
+        }
+
+        async fn is_soon(&self, what: impl Fn(&Self) -> bool) -> bool {
+            let so = async {
+                while !what(self) {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(20), so).await.is_ok()
+        }
+    }
+
+    /// A keeper that says this once, and hangs from then on with its connection open.
+    fn hanging_keeper(folder: &TempDir, table: Table) {
+        fs::create_dir_all(super::folder(folder.path())).unwrap();
+        let listener = UnixListener::bind(socket(folder.path())).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut line = serde_json::to_vec(&table).unwrap();
+            line.push(b'\n');
+            stream.write_all(&line).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_hangs_is_not_waited_for_nor_is_a_full_mailbox() {
+        let folder = tempfile::tempdir().unwrap();
+        // Told of what is lost, so that there is something to tell that finds no room.
+        let told = Table(vec![row(1, Gate::Open, 7_000), row(2, Gate::Lost, 0)]);
+        hanging_keeper(&folder, told.clone());
+        let mut bench = Bench::new(folder, Table::default());
+        bench.warden.draft(draft());
+        assert!(bench.is_soon(|bench| *bench.warden.table.borrow() == told).await);
+        bench.clock.advance_ms(7_000 + SECOND_MS - 1);
+        sleep(3 * LOOK_INTERVAL).await;
+        assert!(!bench.is_sealed(), "it is the keeper's turn");
+        bench.clock.advance_ms(1);
+        assert!(bench.is_soon(Bench::is_sealed).await);
+        // Dead, its hold is closed, whether the keeper comes back or not.
+        fs::write(bench.gate().join("cgroup.events"), "populated 0\n").unwrap();
+        let lost = async {
+            loop {
+                match bench.mailbox.recv().await.expect("the warden lives") {
+                    Post::Input(Input::Lost { hold: lost, .. }) if lost == hold(1) => return,
+                    _ => {}
+                }
+            }
+        };
+        assert!(timeout(Duration::from_secs(20), lost).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_life_has_left_is_sealed_in_time_before_anything_is_drafted() {
+        let left = Table(vec![row(1, Gate::Open, 7_000)]);
+        let bench = Bench::new(tempfile::tempdir().unwrap(), left);
+        bench.clock.advance_ms(7_000 + SECOND_MS);
+        assert!(bench.is_soon(Bench::is_sealed).await);
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_has_covered_more_meanwhile_is_heard_before_anything_is_drafted() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = Table(vec![row(1, Gate::Open, 20_000)]);
+        hanging_keeper(&folder, told.clone());
+        let bench = Bench::new(folder, Table(vec![row(1, Gate::Open, 7_000)]));
+        assert!(bench.is_soon(|bench| *bench.warden.table.borrow() == told).await);
+        bench.clock.advance_ms(10_000);
+        sleep(3 * LOOK_INTERVAL).await;
+        assert!(!bench.is_sealed());
     }
 }
