@@ -97,6 +97,34 @@ fn lab_a_host_that_is_cut_off_ends_its_vm_before_it_runs_elsewhere() {
     assert_eq!(running_on(&lab, "web-1"), [host]);
 }
 
+/// A process that hangs keeps its socket open, so nobody is told.
+#[test]
+fn lab_a_host_that_is_cut_off_while_its_keeper_hangs_ends_its_vm_all_the_same() {
+    let Some(lab) = Lab::up("lab_a_host_that_is_cut_off_while_its_keeper", 3) else { return };
+    let mut operator = Operator::new();
+    cluster(&lab, &mut operator);
+    let cut = operator.await_state("web-1", "running");
+    assert!(lab.exec(&cut, &["pkill", "-STOP", "-f", "ostler keeper"]).status.success());
+    lab.must(&["cut", &cut]);
+    let begin = Instant::now();
+    let (_, ended) = until("its host to have ended it", LIMIT, || {
+        let state = lab.virsh_state(&cut, "web-1");
+        is(state == "shut off", state)
+    });
+    println!("{cut} has ended web-1 {ended:?} after it was cut off, without its keeper");
+    assert!(ended < TERM + TERM / 4, "soon after the end of its last term: {ended:?}");
+    let (host, _) = await_elsewhere(&lab, &cut);
+    println!("web-1 runs on {host} {:?} after the cut", begin.elapsed());
+    // Neither wakes and goes on where it was.
+    assert!(lab.exec(&cut, &["pkill", "-CONT", "-f", "ostler keeper"]).status.success());
+    lab.must(&["heal", &cut]);
+    until("the healed host to say that it has lost it", LIMIT, || {
+        let row = operator.row_on("web-1", &cut);
+        is(row["job"]["reason"] == "tenure_lost", row)
+    });
+    assert_eq!(running_on(&lab, "web-1"), [host]);
+}
+
 #[test]
 fn lab_a_vm_runs_on_without_its_agent_its_keeper_or_one_arbiter_and_moves() {
     let Some(lab) = Lab::up("lab_a_vm_runs_on_without_its_agent", 3) else { return };
