@@ -15,7 +15,7 @@ use protocol::job::{JobState, Role};
 use protocol::refusal::{Problem, Refusal};
 use protocol::signed::PublicKey;
 use protocol::trust::{Policy, Trust};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
@@ -77,6 +77,9 @@ struct Inner {
     executor: Executor<Network>,
     knowledge: Arc<Mutex<Knowledge>>,
     open: Mutex<BTreeMap<RunId, Open>>,
+    /// Held by each run from before it is stored until it is driven: whoever looks for one that may be
+    /// on its way there waits for that.
+    accepting: Arc<RwLock<()>>,
     places: Semaphore,
     errand_places: Semaphore,
     /// One plan at a time: the next one sees what the one before has reserved. Those who wait are
@@ -191,6 +194,7 @@ type Cancel = oneshot::Sender<Result<(), PastReturn>>;
 #[derive(Debug, Clone)]
 pub struct RunHandle {
     status: watch::Receiver<Arc<RunStatus>>,
+    shutdown: CancellationToken,
 }
 
 /// Why a run was not accepted. Nothing of it was kept.
@@ -271,6 +275,7 @@ impl Scheduler {
             knowledge: Arc::clone(&knowledge),
         });
         let open = Mutex::default();
+        let accepting = Arc::default();
         let places = Semaphore::new(RUNS_DRIVEN_MAX);
         let errand_places = Semaphore::new(ERRANDS_DRIVEN_MAX);
         let planning = Arc::new(Semaphore::new(1));
@@ -281,6 +286,7 @@ impl Scheduler {
             executor,
             knowledge,
             open,
+            accepting,
             places,
             errand_places,
             planning,
@@ -330,12 +336,29 @@ impl Scheduler {
         if let Some(why) = self.objection(&asked.want) {
             return Err(SubmitError::Expected(why));
         }
-        let (id, job) = (asked.id, asked.want.job().clone());
-        let is_known = self.open().contains_key(&id);
+        let is_known = self.open().contains_key(&asked.id);
         if !is_known && self.open().len() >= RUNS_OPEN_MAX {
             return Err(SubmitError::TooMany);
         }
         let record = RunRecord::new(asked, self.0.options.clock.now().wall_ms);
+        let accepting = Arc::clone(&self.0.accepting).read_owned().await;
+        let scheduler = self.clone();
+        let accept = async move {
+            let _until_driven = accepting;
+            scheduler.accept(record).await
+        };
+        // Goes on though whoever asked has gone: a run that is stored and not driven never ends, and nobody
+        // else may change its job.
+        let accepted = tokio::spawn(accept.in_current_span()).await;
+        accepted.unwrap_or_else(|error| {
+            let (tried, why) = ("accept a run", error.to_string());
+            Err(StoreError::Broken { tried, why }.into())
+        })
+    }
+
+    /// Stores a run, and drives it.
+    async fn accept(&self, record: RunRecord) -> Result<RunHandle, SubmitError> {
+        let (id, job) = (record.id, record.job().clone());
         match self.0.options.conductor.accept(record.clone()).await? {
             Acceptance::Accepted => {
                 if let Want::Stop { job, .. } = &record.want {
@@ -346,7 +369,7 @@ impl Scheduler {
             Acceptance::AlreadySo(record) => {
                 let known = self.open().get(&id).map(|open| open.status.clone());
                 let status = known.unwrap_or_else(|| fixed(record.status()));
-                Ok(RunHandle { status })
+                Ok(self.handle(status))
             }
             Acceptance::OtherWant => Err(SubmitError::OtherWant(id)),
             Acceptance::JobBusy { run } => Err(SubmitError::JobBusy { job, run }),
@@ -356,15 +379,17 @@ impl Scheduler {
     /// A run by its id, also one that has ended.
     pub async fn find(&self, id: RunId) -> Result<Option<RunHandle>, StoreError> {
         if let Some(Open { status, .. }) = self.open().get(&id).cloned() {
-            return Ok(Some(RunHandle { status }));
+            return Ok(Some(self.handle(status)));
         }
         let record = self.0.options.conductor.load(id).await?;
-        Ok(record.map(|record| RunHandle { status: fixed(record.status()) }))
+        Ok(record.map(|record| self.handle(fixed(record.status()))))
     }
 
     /// Has a run turn back: what it has done is undone, and it ends. That is stored when this returns.
     /// One that has ended stays as it is.
     pub async fn cancel(&self, id: RunId) -> Result<RunHandle, CancelError> {
+        // One that is being accepted is there then.
+        drop(self.0.accepting.write().await);
         let open = self.open().get(&id).cloned();
         if let Some(Open { status, cancels }) = open {
             let (sender, answer) = oneshot::channel();
@@ -373,7 +398,7 @@ impl Scheduler {
                 && let Ok(answer) = answer.await
             {
                 let past_return = |why| CancelError::PastReturn { run: id, why };
-                return answer.map(|()| RunHandle { status }).map_err(past_return);
+                return answer.map(|()| self.handle(status)).map_err(past_return);
             }
         }
         self.find(id).await?.ok_or(CancelError::NoSuchRun(id))
@@ -481,7 +506,11 @@ impl Scheduler {
             scheduler.open().remove(&id);
         };
         tokio::spawn(drive.instrument(span));
-        RunHandle { status }
+        self.handle(status)
+    }
+
+    fn handle(&self, status: watch::Receiver<Arc<RunStatus>>) -> RunHandle {
+        RunHandle { status, shutdown: self.0.shutdown.clone() }
     }
 
     pub(crate) fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
@@ -506,13 +535,18 @@ impl RunHandle {
         self.status()
     }
 
-    /// Waits until something about it has changed, it has ended, or the time is over.
+    /// Waits until something about it has changed, it has ended, the time is over, or its engine stops.
     pub async fn changed(&mut self, wait_ms: u64) -> Arc<RunStatus> {
         let before = self.status();
         if !before.state.is_ended() {
             let wait = Duration::from_millis(wait_ms.min(WAIT_MS_MAX));
-            let changed = self.status.wait_for(|status| *status != before);
-            let _ = tokio::time::timeout(wait, changed).await;
+            let changed = async {
+                if self.status.wait_for(|status| *status != before).await.is_err() {
+                    // Nobody drives it here. Whoever asks again at each answer is not to ask without a pause.
+                    self.shutdown.cancelled().await;
+                }
+            };
+            let _ = timeout(wait, changed).await;
         }
         self.status()
     }
@@ -736,3 +770,6 @@ async fn landed(flight: &mut Option<Flight>) -> (Dispatch, Answer) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
