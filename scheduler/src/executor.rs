@@ -18,8 +18,8 @@ use protocol::trust::{Committee, Slot, Trust};
 use protocol::vm::SizeChange;
 
 use crate::judge::{
-    ended, fetched, has_moved_to, incoming, is_going_to, is_ours, is_over, progress_words, refused,
-    resized, running, sent,
+    ended, fetched, has_moved_to, incoming, is_going_to, is_ours, is_over, is_up, progress_words,
+    refused, resized, running, sent,
 };
 use crate::level::{Move, level};
 use crate::poll::Poll;
@@ -37,6 +37,13 @@ const POLL_MS: u64 = 500;
 
 /// What is said of a fetch that its host knows nothing of, until it is asked for again.
 const WAITING: &str = "the host does not have it yet";
+
+/// What is taken back; see [`Ask::Discard`].
+struct Discarded {
+    revision: Revision,
+    is_new: bool,
+    keeps_running: bool,
+}
 
 /// Carries out tasks over a [`Reach`].
 #[derive(Debug, Clone)]
@@ -56,8 +63,9 @@ impl<R: Reach> Executor<R> {
             Ask::VoidOffer(host, id) => self.void_offer(&host, id).await,
             Ask::Grants(offer) => self.grants(&offer).await,
             Ask::Put(host, body) => self.put(&host, &job, body, key).await,
-            Ask::Discard { host, revision, is_new } => {
-                self.discard(&host, &job, revision, is_new, key).await
+            Ask::Discard { host, revision, is_new, keeps_running } => {
+                let put = Discarded { revision, is_new, keeps_running };
+                self.discard(&host, &job, put, key).await
             }
             Ask::AwaitRunning(host, revision) => {
                 self.watch(&host, &job, |job| running(job, revision)).await
@@ -244,14 +252,8 @@ impl<R: Reach> Executor<R> {
     }
 
     /// Ends and deletes what a put of this task has begun, and nothing else.
-    async fn discard(
-        &self,
-        host: &HostId,
-        id: &JobId,
-        revision: Revision,
-        is_new: bool,
-        key: RunKey,
-    ) -> Answer {
+    async fn discard(&self, host: &HostId, id: &JobId, put: Discarded, key: RunKey) -> Answer {
+        let Discarded { revision, is_new, keeps_running } = put;
         match self.read(host, id).await {
             Err(Trouble::Unclear { what, is_ambiguous }) => {
                 return Answer::Unclear { what, is_ambiguous };
@@ -260,6 +262,8 @@ impl<R: Reach> Executor<R> {
             Ok(Some(job)) if !(is_ours(&job, key) && job.revision == revision) => {
                 return Answer::Done(TaskResult::Done);
             }
+            // It came up while nobody could ask for it.
+            Ok(Some(job)) if keeps_running && is_up(&job, revision) => return Answer::TooLate,
             // A guest that has not arrived is not stopped but refused: deleting does that.
             Ok(Some(job)) if job.state == JobState::MigratingIn => {}
             // What was adopted runs on: deleting only gives it back.

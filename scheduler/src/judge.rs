@@ -69,6 +69,12 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
     }
 }
 
+/// Whether the job has come to run in at least this revision.
+#[must_use]
+pub fn is_up(job: &Job, revision: Revision) -> bool {
+    matches!(running(Some(job), revision), Some(Answer::Done(_)))
+}
+
 /// Whether the host is through with another size for the job. What waits for its next start is not
 /// waited for: it is promised, and so it is done.
 #[must_use]

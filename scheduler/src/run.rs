@@ -8,7 +8,8 @@
 //!              plan            all tasks done
 //! accepted ─▶ running ───────────────────────────────▶ succeeded
 //!               │  ▲  ◀─ refused, and another way is left ─┐
-//!       refused │  │ too late to turn back                 │
+//!       refused │  │ too late to turn back: it has         │
+//!               │  │ switched over, or has come up         │
 //!     for good  ▼  │                                       │
 //!            unwinding ── all undone ──────────────────────┴─▶ rolled_back
 //!               └──────── undo refused, or no answer ────────▶ stuck
@@ -117,7 +118,7 @@ pub enum Answer {
         /// In the host's words.
         why: String,
     },
-    /// Too late to take it back: the guest has switched over.
+    /// Too late to take it back: the guest has switched over, or has come up after all.
     TooLate,
     /// Another engine owns the run now.
     ClaimLost {
@@ -293,6 +294,7 @@ impl Run {
         // What others have moved for serves the next plan as well; it goes back when there is none.
         let is_over = !self.may_go_on();
         let start = if is_over { 0 } else { self.record.round_start };
+        let keeps_running = self.keeps_running();
         for i in (start..self.record.tasks.len()).rev() {
             let task = &mut self.record.tasks[i];
             if !is_over && is_made_room(task) {
@@ -306,7 +308,7 @@ impl Run {
                 | TaskState::Succeeded
                 | TaskState::Failed
                 | TaskState::Undoing => {
-                    if ask_to_undo(task).is_none() {
+                    if ask_to_undo(task, keeps_running).is_none() {
                         task.state = TaskState::Undone;
                         continue;
                     }
@@ -477,6 +479,10 @@ impl Run {
                 task.state = TaskState::Undone;
                 self.advance(now_ms, out);
             }
+            // Somebody has cancelled it since this was asked: now it goes although it runs.
+            (Direction::Undo, Answer::TooLate) if self.is_put(i) && !self.keeps_running() => {
+                self.redispatch(now_ms, i, out);
+            }
             (_, Answer::TooLate) | (Direction::Undo, Answer::OfferOver { .. }) => {
                 self.too_late(now_ms, i, out);
             }
@@ -599,7 +605,7 @@ impl Run {
         self.advance(now_ms, out);
     }
 
-    /// A send could not be taken back: the guest has switched over, so forward it is.
+    /// It can't be taken back: the guest has switched over, or has come up. So forward it is.
     fn too_late(&mut self, now_ms: u64, i: usize, out: &mut Vec<Effect>) {
         for (n, task) in self.record.tasks.iter_mut().enumerate().skip(i) {
             task.state = if n == i { TaskState::Succeeded } else { TaskState::Pending };
@@ -641,7 +647,7 @@ impl Run {
         let key = RunKey { run: self.record.id, task, claim: self.record.claim };
         let ask = match direction {
             Direction::Do => ask_to_do(&self.record.tasks, i, &self.record.want, key),
-            Direction::Undo => ask_to_undo(&self.record.tasks[i]),
+            Direction::Undo => ask_to_undo(&self.record.tasks[i], self.keeps_running()),
         };
         match ask {
             Some(ask) => {
@@ -694,6 +700,18 @@ impl Run {
             true => Some(PastReturn::SwitchedOver),
             false => begun.any(ends).then_some(PastReturn::Ending),
         }
+    }
+
+    /// Whether a guest that this run has started is left alone while it turns back. Where only an answer
+    /// was missing, one that runs is what is wanted. A guest that moves has its own point of no return.
+    fn keeps_running(&self) -> bool {
+        let mut round = self.record.tasks[self.record.round_start..].iter();
+        let moves = round.any(|task| matches!(task.kind, TaskKind::Send { .. }));
+        matches!(self.record.cause, Some(Cause::TimedOut { .. })) && !moves
+    }
+
+    fn is_put(&self, i: usize) -> bool {
+        matches!(self.record.tasks[i].kind, TaskKind::Put { .. })
     }
 
     /// Whether undoing leaves nothing of this task behind.

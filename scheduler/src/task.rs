@@ -244,6 +244,8 @@ pub enum Ask {
         revision: Revision,
         /// See [`TaskKind::Put`].
         is_new: bool,
+        /// Whether a guest that has come up after all is left alone: it is too late to take it back then.
+        keeps_running: bool,
     },
     /// See [`TaskKind::AwaitRunning`].
     AwaitRunning(HostId, Revision),
@@ -472,9 +474,10 @@ fn ticket_of(tasks: &[TaskRecord], at: Option<(usize, usize)>) -> Option<Option<
     }
 }
 
-/// What to ask to take a task back; `None` when there is nothing to take back.
+/// What to ask to take a task back; `None` when there is nothing to take back. `keeps_running`: see
+/// [`Ask::Discard`].
 #[must_use]
-pub fn ask_to_undo(task: &TaskRecord) -> Option<Ask> {
+pub fn ask_to_undo(task: &TaskRecord, keeps_running: bool) -> Option<Ask> {
     match &task.kind {
         TaskKind::MakeRoom { job, from, to } => {
             let because = "as its place is not needed after all".to_owned();
@@ -489,7 +492,8 @@ pub fn ask_to_undo(task: &TaskRecord) -> Option<Ask> {
             _ => None,
         },
         TaskKind::Put { host, revision, is_new, .. } => {
-            Some(Ask::Discard { host: host.clone(), revision: *revision, is_new: *is_new })
+            let (host, revision, is_new) = (host.clone(), *revision, *is_new);
+            Some(Ask::Discard { host, revision, is_new, keeps_running })
         }
         TaskKind::Resize { host, .. } => Some(Ask::UndoResize(host.clone())),
         TaskKind::Send { from, to, .. } => {

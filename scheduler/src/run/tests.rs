@@ -536,13 +536,47 @@ fn past_the_switch_over_nothing_is_undone() {
 #[test]
 fn a_put_that_may_have_arrived_is_taken_back_before_another_host_is_asked() {
     let mut bench = bench(Scenario::Start);
+    let [first, second, _] = <[HostId; 3]>::try_from(bench.world.by_preference()).unwrap();
+    bench.world.hosts.get_mut(&first).unwrap().faults.dawdles = true;
     let offer_and_grants = vec![Net::Good; 2];
     bench.net = [vec![Net::ReplyLost; 30], offer_and_grants].concat();
     let bench = bench.finish();
     assert_eq!((bench.state(), bench.journal.rounds), (RunState::Succeeded, 2));
-    let [first, second, _] = <[HostId; 3]>::try_from(bench.world.by_preference()).unwrap();
-    let starts = vec![(first, Revision(1)), (second, Revision(1))];
-    assert_eq!(bench.world.starts, starts, "one after the other, never both");
+    assert_eq!(bench.world.starts, [(second, Revision(1))]);
+    assert!(bench.world.hosts[&first].jobs.is_empty());
+}
+
+/// A start of which no answer comes within patience: neither to the put, nor to what is asked next.
+fn unheard_start(answered: usize) -> Bench {
+    let mut bench = bench(Scenario::Start);
+    bench.net = [vec![Net::ReplyLost; 30], vec![Net::Good; answered]].concat();
+    bench
+}
+
+#[test]
+fn a_guest_that_came_up_while_its_host_was_not_heard_is_left_running() {
+    for answered in [2, 3] {
+        let bench = unheard_start(answered).finish();
+        assert_eq!((bench.state(), bench.journal.rounds), (RunState::Succeeded, 1));
+        let first = bench.world.by_preference().remove(0);
+        assert_eq!(bench.world.starts, [(first.clone(), Revision(1))]);
+        assert_eq!(bench.world.hosts[&first].jobs[&job_id()].state, JobState::Running);
+    }
+}
+
+#[test]
+fn a_start_that_is_not_heard_of_and_then_cancelled_is_taken_back_although_it_came_up() {
+    let mut cancelled = 0;
+    for at in 1.. {
+        let mut bench = unheard_start(3);
+        bench.cancel_at = Some(at);
+        let bench = bench.finish();
+        let Some(answer) = bench.cancelled else { break };
+        assert_eq!((answer, bench.state()), (Ok(()), RunState::RolledBack), "after {at} effects");
+        assert!(bench.world.hosts.values().all(|host| host.jobs.is_empty()), "after {at} effects");
+        cancelled += 1;
+    }
+    assert!(cancelled > 60, "while it waits and while it turns back: {cancelled}");
 }
 
 #[test]

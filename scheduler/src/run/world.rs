@@ -16,7 +16,7 @@ use protocol::ticket::{Action, Handoff, Offer};
 use protocol::view::View;
 use protocol::vm::{OnLoss, VmSpec};
 
-use crate::judge::{ended, incoming, is_ours, resized, running, sent};
+use crate::judge::{ended, incoming, is_ours, is_up, resized, running, sent};
 use crate::run::{Answer, No};
 use crate::task::{Ask, Dispatch, TaskResult};
 
@@ -25,6 +25,8 @@ use crate::task::{Ask, Dispatch, TaskResult};
 pub(super) struct Faults {
     pub(super) refuses: bool,
     pub(super) fails_starts: bool,
+    /// What is accepted does not come up.
+    pub(super) dawdles: bool,
     pub(super) fails_sends: bool,
     pub(super) fails_fetches: bool,
     pub(super) fails_resizes: bool,
@@ -195,6 +197,7 @@ impl World {
                         job.state = JobState::Failed;
                         job.reason = Some(Reason::StartFailed { message: "no".into() });
                     }
+                    JobState::Accepted if fake.faults.dawdles => {}
                     JobState::Accepted => {
                         job.state = JobState::Running;
                         self.starts.push((fake.host.id.clone(), job.revision));
@@ -361,13 +364,16 @@ impl World {
                 fake.jobs.insert(id.clone(), job);
                 done
             }
-            Ask::Discard { host, revision, is_new } => {
+            Ask::Discard { host, revision, is_new, keeps_running } => {
                 let fake = self.fake(host);
                 let ours = fake.jobs.get(id).map(|j| is_ours(j, *key) && j.revision == *revision);
                 match ours {
                     Some(false) => return done,
                     None if !is_new => return done,
                     Some(true) | None => {}
+                }
+                if *keeps_running && fake.jobs.get(id).is_some_and(|job| is_up(job, *revision)) {
+                    return Answer::TooLate;
                 }
                 if let Some(job) = fake.jobs.get_mut(id)
                     && !job.state.is_ended()
