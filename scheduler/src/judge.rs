@@ -54,9 +54,10 @@ pub fn running(job: Option<&Job>, revision: Revision) -> Option<Answer> {
             let why = job.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
             let words = format!("the job is {}{why}", job.state);
             let never_ran = job.state == JobState::Failed && job.revision == revision;
-            Some(Answer::Refused(match never_ran {
-                true => No::NotStarted(words),
-                false => No::Failed(words),
+            Some(Answer::Refused(match &job.reason {
+                _ if never_ran => No::NotStarted(words),
+                Some(Reason::Requested | Reason::Saved) => No::EndedByCommand(words),
+                _ => No::Failed(words),
             }))
         }
         JobState::Accepted
@@ -264,6 +265,15 @@ mod tests {
     fn only_what_its_host_could_not_start_has_been_held_in_vain() {
         let job = |state| Job::of("web".parse().unwrap(), JobSpec::vm(VmSpec::default()), state);
         let says = |job: Option<&Job>| running(job, job.map_or(Revision(1), |job| job.revision));
+        let by = |reason| Job { reason: Some(reason), ..job(JobState::Stopped) };
+        for command in [Reason::Requested, Reason::Saved] {
+            assert!(matches!(
+                says(Some(&by(command))),
+                Some(Answer::Refused(No::EndedByCommand(_)))
+            ));
+        }
+        let by_itself = by(Reason::GuestShutdown);
+        assert!(matches!(says(Some(&by_itself)), Some(Answer::Refused(No::Failed(_)))));
         let failed = job(JobState::Failed);
         assert!(matches!(says(Some(&failed)), Some(Answer::Refused(No::NotStarted(_)))));
         for state in [JobState::Stopped, JobState::Crashed] {

@@ -103,6 +103,11 @@ pub enum Cause {
         /// What it said.
         message: String,
     },
+    /// Somebody has had the job stopped or saved once this run had put it on a host.
+    EndedByCommand {
+        /// What its host says of it.
+        message: String,
+    },
     /// Nobody answered in time.
     TimedOut {
         /// What was tried, and for how long.
@@ -239,6 +244,7 @@ impl Cause {
             Cause::Denied { .. } => "denied",
             Cause::NoQuorum { .. } => "no-quorum",
             Cause::Failed { .. } => "failed",
+            Cause::EndedByCommand { .. } => "ended-by-command",
             Cause::TimedOut { .. } => "timed-out",
             Cause::GaveUp { .. } => "gave-up",
             Cause::Cancelled => "cancelled",
@@ -262,6 +268,7 @@ impl fmt::Display for Cause {
             }
             Cause::NoQuorum { message }
             | Cause::Failed { message }
+            | Cause::EndedByCommand { message }
             | Cause::TimedOut { message } => f.write_str(message),
             Cause::Cancelled => f.write_str("somebody wanted it no more"),
             Cause::GaveUp { rounds, last } => write!(f, "after {rounds} plans; {last}"),

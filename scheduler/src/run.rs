@@ -138,6 +138,8 @@ pub enum No {
     Failed(String),
     /// The same: the guest never ran there.
     NotStarted(String),
+    /// Somebody has had it stopped or saved there.
+    EndedByCommand(String),
 }
 
 /// What to do, in this order.
@@ -295,9 +297,17 @@ impl Run {
         let is_over = !self.may_go_on();
         let start = if is_over { 0 } else { self.record.round_start };
         let keeps_running = self.keeps_running();
+        let keeps_ended = matches!(self.record.cause, Some(Cause::EndedByCommand { .. }));
         for i in (start..self.record.tasks.len()).rev() {
             let task = &mut self.record.tasks[i];
             if !is_over && is_made_room(task) {
+                continue;
+            }
+            // Who has had it stopped has not asked for its disks to go.
+            let is_put = matches!(task.kind, TaskKind::Put { .. });
+            if keeps_ended && is_put && task.state == TaskState::Succeeded {
+                task.state = TaskState::Undone;
+                task.note = Some("it was ended by command, and is left as it is".to_owned());
                 continue;
             }
             match task.state {
@@ -541,6 +551,11 @@ impl Run {
     }
 
     fn do_refused(&mut self, now_ms: u64, i: usize, no: No, out: &mut Vec<Effect>) {
+        let no = match no {
+            // That was before: the plan was made on an old picture.
+            No::EndedByCommand(words) if !self.has_put() => No::Failed(words),
+            no => no,
+        };
         let task = &mut self.record.tasks[i];
         let kind = task.kind.clone();
         let setback = setback_of(&kind, &no);
@@ -714,6 +729,11 @@ impl Run {
         matches!(self.record.tasks[i].kind, TaskKind::Put { .. })
     }
 
+    /// Whether the job is where it is by this plan.
+    fn has_put(&self) -> bool {
+        (self.record.round_start..self.record.tasks.len()).any(|i| self.is_put(i))
+    }
+
     /// Whether undoing leaves nothing of this task behind.
     fn can_turn_back(&self, i: usize) -> bool {
         let kind = &self.record.tasks[i].kind;
@@ -796,6 +816,8 @@ fn may_replan(cause: &Cause) -> bool {
         Cause::Failed { .. } => true,
         // Another host may answer; only undoing had to be certain first.
         Cause::TimedOut { .. } => true,
+        // It is to be so: whoever wants it to run all the same says so again.
+        Cause::EndedByCommand { .. } => false,
         Cause::Unmet { .. }
         | Cause::Denied { .. }
         | Cause::NoQuorum { .. }
@@ -810,6 +832,7 @@ fn cause_of(no: No) -> Cause {
         No::Host(no, _) => Cause::Refused { no },
         No::Arbiters(denials) => Cause::Denied { denials },
         No::Failed(message) | No::NotStarted(message) => Cause::Failed { message },
+        No::EndedByCommand(message) => Cause::EndedByCommand { message },
     }
 }
 
@@ -830,7 +853,8 @@ fn setback_of(kind: &TaskKind, no: &No) -> Option<Setback> {
             | Refusal::NoSuchJob { .. },
             _,
         )
-        | No::Arbiters(_) => None,
+        | No::Arbiters(_)
+        | No::EndedByCommand(_) => None,
         No::Host(no, allocation) => {
             let reason = SetbackReason::Refused { no: no.clone() };
             Some(Setback { host, reason, allocation: *allocation })

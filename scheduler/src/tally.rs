@@ -124,6 +124,7 @@ impl Tally {
         match answer {
             Answer::Refused(No::Host(refusal, _)) => no("host", refusal.name()),
             Answer::Refused(No::Failed(_) | No::NotStarted(_)) => no("host", "failed"),
+            Answer::Refused(No::EndedByCommand(_)) => no("host", "ended-by-command"),
             Answer::Refused(No::Arbiters(denials)) => {
                 denials.iter().for_each(|(_, why)| no("arbiter", why.as_str()));
             }

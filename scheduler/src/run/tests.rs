@@ -6,7 +6,7 @@ use protocol::api::{NewRun, Want};
 use protocol::host::ImageFacts;
 use protocol::id::{ImageName, RunId};
 use protocol::image::ImageFormat;
-use protocol::job::{JobSpec, JobState};
+use protocol::job::{JobSpec, JobState, Reason};
 use protocol::signed::Digest;
 use protocol::vm::{DiskSpec, SizeChange, VmSpec};
 use uuid::Uuid;
@@ -577,6 +577,41 @@ fn a_start_that_is_not_heard_of_and_then_cancelled_is_taken_back_although_it_cam
         cancelled += 1;
     }
     assert!(cancelled > 60, "while it waits and while it turns back: {cancelled}");
+}
+
+#[test]
+fn what_is_stopped_by_command_while_it_is_started_stays_stopped_and_keeps_its_disks() {
+    for command in [Reason::Requested, Reason::Saved] {
+        let mut bench = bench(Scenario::Start);
+        let first = bench.world.by_preference().remove(0);
+        bench.world.hosts.get_mut(&first).unwrap().faults.is_stopped_by = Some(command.clone());
+        let bench = bench.finish();
+        assert_eq!((bench.state(), bench.journal.rounds), (RunState::RolledBack, 1));
+        assert_eq!(bench.world.starts, [(first.clone(), Revision(1))], "nowhere else");
+        let row = &bench.world.hosts[&first].jobs[&job_id()];
+        assert_eq!((row.state, row.reason.as_ref()), (JobState::Stopped, Some(&command)));
+        let reason = bench.journal.status().reason.unwrap();
+        assert!(reason.starts_with("ended-by-command: the job is stopped"), "{reason}");
+    }
+}
+
+#[test]
+fn what_was_stopped_by_command_before_is_started_by_who_saw_it_run() {
+    let mut bench = bench(Scenario::AlreadyRuns);
+    // The row that the plan is made on is older than the stop.
+    let seen = bench.world.by_preference().remove(1);
+    let mut effects = Vec::new();
+    bench.run.handle(0, Input::Begin, &mut effects);
+    let planned = bench.plan();
+    bench.run.handle(0, planned, &mut effects);
+    let row = bench.world.hosts.get_mut(&seen).unwrap().jobs.get_mut(&job_id()).unwrap();
+    (row.state, row.reason) = (JobState::Stopped, Some(Reason::Requested));
+    let Some(Effect::Dispatch(wait)) = effects.pop() else { panic!("{effects:#?}") };
+    let answer = bench.world.perform(&wait);
+    assert!(matches!(answer, Answer::Refused(No::EndedByCommand(_))), "{answer:?}");
+    let (task, direction) = (wait.key.task, wait.direction);
+    bench.run.handle(0, Input::Answered { task, direction, answer }, &mut effects);
+    assert_eq!(effects.last(), Some(&Effect::Plan), "{effects:#?}");
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(super) struct Faults {
     pub(super) fails_starts: bool,
     /// What is accepted does not come up.
     pub(super) dawdles: bool,
+    /// Somebody there has what comes up stopped at once.
+    pub(super) is_stopped_by: Option<Reason>,
     pub(super) fails_sends: bool,
     pub(super) fails_fetches: bool,
     pub(super) fails_resizes: bool,
@@ -198,6 +200,11 @@ impl World {
                         job.reason = Some(Reason::StartFailed { message: "no".into() });
                     }
                     JobState::Accepted if fake.faults.dawdles => {}
+                    JobState::Accepted if fake.faults.is_stopped_by.is_some() => {
+                        job.state = JobState::Stopped;
+                        job.reason.clone_from(&fake.faults.is_stopped_by);
+                        self.starts.push((fake.host.id.clone(), job.revision));
+                    }
                     JobState::Accepted => {
                         job.state = JobState::Running;
                         self.starts.push((fake.host.id.clone(), job.revision));
