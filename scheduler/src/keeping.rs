@@ -243,7 +243,11 @@ impl Scheduler {
         let Some(revision) = revision else { return };
         let mut out = Vec::new();
         let stopped = Input::Stopped { job: job.clone(), revision };
-        self.keeping().upkeep().handle(self.now_ms(), stopped, &mut out);
+        {
+            // A change of a set that is being stored takes over what was known before it.
+            let _one = self.keeping().changing.lock().await;
+            self.keeping().upkeep().handle(self.now_ms(), stopped, &mut out);
+        }
         for effect in out {
             if let Effect::Save(name) = effect {
                 self.save(&name).await;
@@ -286,10 +290,14 @@ impl Scheduler {
                 return Err(clash.into());
             }
         }
-        let is_more = known.is_none_or(|known| known.expectations.is_none());
+        let is_more = known.as_ref().is_none_or(|known| known.expectations.is_none());
         if is_more && record.expectations.is_some() && count >= SETS_MAX {
             return Err(KeepError::TooMany);
         }
+        let record = match known {
+            Some(known) => record.remembering(known),
+            None => record,
+        };
         self.store(record).await?;
         Ok(self.handle_of(name, true))
     }

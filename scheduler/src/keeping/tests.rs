@@ -42,6 +42,27 @@ async fn what_one_keeps_the_other_keeps_and_what_one_deletes_nobody_brings_back(
 }
 
 #[tokio::test]
+async fn whom_somebody_has_stopped_stays_stopped_when_the_set_is_changed() {
+    let (store, id): (_, JobId) = (InMemory::default(), "web".parse().unwrap());
+    let one = scheduler(&store);
+    let runs = json!({ "expect": "runs", "job": id });
+    let stopped = |scheduler: &Scheduler| scheduler.expectations(false).sets[0].stopped.clone();
+    one.keep(name(1), Revision(1), vec![runs.clone()]).await.unwrap();
+    let stop = Input::Stopped { job: id.clone(), revision: Revision(3) };
+    one.keeping().upkeep().handle(0, stop, &mut Vec::new());
+    let known = stopped(&one);
+    assert_eq!(known.get(&id), Some(&Revision(3)));
+    let more = vec![runs, spare().remove(0)];
+    one.keep(name(1), Revision(2), more).await.unwrap();
+    assert_eq!(stopped(&one), known);
+    let after = scheduler(&store);
+    after.recover().await.unwrap();
+    assert_eq!(stopped(&after), known, "also in the next life");
+    one.keep(name(1), Revision(3), spare()).await.unwrap();
+    assert!(stopped(&one).is_empty(), "nobody expects it to run any more");
+}
+
+#[tokio::test]
 async fn what_is_kept_is_there_in_the_next_life() {
     let store = InMemory::default();
     let before = scheduler(&store);

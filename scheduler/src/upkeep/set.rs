@@ -65,18 +65,31 @@ impl SetRecord {
         *known = revision.max(*known);
     }
 
+    /// What is known of jobs that another record of the set expects to run, and this one still does: who
+    /// was seen, and whom somebody has had stopped. To change a set is not to say that they run again.
+    #[must_use]
+    pub(crate) fn remembering(mut self, other: SetRecord) -> SetRecord {
+        let list = self.expectations.as_deref().map(read).and_then(Result::ok).unwrap_or_default();
+        let expected: BTreeSet<&JobId> = list.running().map(|(job, ..)| job).collect();
+        self.begun.extend(other.begun.into_iter().filter(|job| expected.contains(job)));
+        for (job, revision) in other.stopped {
+            if expected.contains(&job) {
+                self.note_stop(job, revision);
+            }
+        }
+        self
+    }
+
     /// What both say together, as the one that counts: the higher revision. Two of the same revision
     /// that differ come of people who asked two schedulers that did not know of each other; one of the
     /// two counts, and everywhere the same.
     #[must_use]
     pub fn merged(self, other: SetRecord) -> SetRecord {
         let text = |record: &SetRecord| json!(record.expectations).to_string();
-        if self.revision != other.revision {
-            return if self.revision > other.revision { self } else { other };
-        }
-        match text(&self).cmp(&text(&other)) {
-            std::cmp::Ordering::Greater => self,
-            std::cmp::Ordering::Less => other,
+        let order = self.revision.cmp(&other.revision);
+        match order.then_with(|| text(&self).cmp(&text(&other))) {
+            std::cmp::Ordering::Greater => self.remembering(other),
+            std::cmp::Ordering::Less => other.remembering(self),
             std::cmp::Ordering::Equal => {
                 let put_ms = self.put_ms.min(other.put_ms);
                 let mut merged = SetRecord { put_ms, ..other };

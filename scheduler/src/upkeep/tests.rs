@@ -674,6 +674,27 @@ fn of_two_records_the_same_one_counts_everywhere() {
 }
 
 #[test]
+fn a_set_that_is_changed_remembers_of_whom_it_still_expects_to_run_who_was_stopped() {
+    let runs = |n| json!({ "expect": "runs", "job": id(n) });
+    let record = |revision, list: Option<Vec<Value>>| {
+        SetRecord::new(name("web"), Revision(revision), list, revision)
+    };
+    let mut before = record(1, Some(vec![runs(1), runs(2)]));
+    before.begun = BTreeSet::from([id(1), id(2)]);
+    before.stopped = BTreeMap::from([(id(1), Revision(4)), (id(2), Revision(5))]);
+    let after = record(2, Some(vec![runs(2), runs(3)]));
+    let expected = SetRecord {
+        begun: BTreeSet::from([id(2)]),
+        stopped: BTreeMap::from([(id(2), Revision(5))]),
+        ..after.clone()
+    };
+    assert_eq!(after.clone().merged(before.clone()), expected);
+    assert_eq!(before.clone().merged(after), expected);
+    let deleted = record(2, None);
+    assert_eq!(deleted.clone().merged(before), deleted, "put anew, it begins anew");
+}
+
+#[test]
 fn a_report_is_told_of_the_expectation_that_it_is_about() {
     let unmet = Unmet {
         job: id(1),
