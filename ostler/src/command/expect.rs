@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use planner::case::{Understood, Wanted, understand};
@@ -28,6 +29,9 @@ use crate::show;
 
 /// How long one question after a set waits for news at the controller.
 const WAIT_MS: u64 = 5_000;
+
+/// How long to wait before a set that no controller told of is asked after again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -82,7 +86,7 @@ pub(crate) async fn expect(session: &Session, args: ExpectArgs) -> Result<Code, 
         show::note(&format!("warning: not understood here, so nothing is done for it: {kinds}"));
     }
     if let Some(wait) = args.wait {
-        return await_met(session, &name, wait.0).await;
+        return await_met(session, &name, revision, wait.0).await;
     }
     match session.is_json {
         true => show::json(&status),
@@ -120,7 +124,7 @@ pub(crate) async fn list(session: &Session, args: ExpectationsArgs) -> Result<Co
     let _ = session.learn_names().await;
     let (sets, waiting_for) = merged(ask_all(session, false).await?);
     if let Some(waiting_for) = &waiting_for {
-        show::note(&format!("as it was last seen; the controllers wait for {waiting_for}"));
+        note_as_last_seen(waiting_for);
     }
     let sets: Vec<SetStatus> = match &args.name {
         None => sets.into_values().collect(),
@@ -349,34 +353,64 @@ where
     told.ok_or_else(|| no_answer(last))
 }
 
-async fn await_met(session: &Session, name: &SetName, wait_ms: u64) -> Result<Code, Failure> {
+async fn await_met(
+    session: &Session,
+    name: &SetName,
+    revision: Revision,
+    wait_ms: u64,
+) -> Result<Code, Failure> {
     let _ = session.learn_names().await;
     let clock = Clock::real();
     let deadline_ms = clock.now().mono_ms + wait_ms;
     loop {
-        let (mut sets, _) = merged(ask_all(session, false).await?);
-        let set = sets.remove(name);
+        let (mut sets, waiting_for) = merged(ask_all(session, false).await?);
+        let set = sets.remove(name).filter(|set| set.revision >= revision);
         let is_late = clock.now().mono_ms >= deadline_ms;
-        let is_met = |one: &ExpectationStatus| {
-            level_of(&one.expectation) != Level::Must || one.standing == KeptStanding::Met
-        };
-        let is_all_met = set.iter().all(|set| set.expectations.iter().all(is_met));
-        if is_late || is_all_met {
-            let sets: Vec<SetStatus> = set.into_iter().collect();
-            match session.is_json {
-                true => sets.iter().for_each(show::json),
-                false => tell(session, &sets),
+        match set {
+            None if is_late => {
+                let what = format!("nobody keeps {name} any more as it was put here");
+                return Err(Failure::new(Code::NotFound, what).next("ostler expectations"));
             }
-            return Ok(if is_all_met { Code::Ok } else { Code::Unreachable });
+            Some(set) if is_late || is_all_met(&set, waiting_for.as_deref()) => {
+                match session.is_json {
+                    true => show::json(&set),
+                    false => tell(session, std::slice::from_ref(&set)),
+                }
+                if is_all_met(&set, waiting_for.as_deref()) {
+                    return Ok(Code::Ok);
+                }
+                if let Some(waiting_for) = waiting_for {
+                    note_as_last_seen(&waiting_for);
+                }
+                return Ok(Code::Unreachable);
+            }
+            Some(_) | None => {}
         }
         let left_ms = deadline_ms.saturating_sub(clock.now().mono_ms);
         let path = format!("/v1/expectations/{name}?wait_ms={}", left_ms.min(WAIT_MS));
+        let mut has_waited = false;
         for controller in session.controllers().await {
             if session.client.get::<SetStatus>(&controller, &path).await.is_ok() {
+                has_waited = true;
                 break;
             }
         }
+        if !has_waited {
+            tokio::time::sleep(RETRY).await;
+        }
     }
+}
+
+/// Whether all that must be is so. Nobody knows while no controller sees the cluster.
+fn is_all_met(set: &SetStatus, waiting_for: Option<&str>) -> bool {
+    let is_met = |one: &ExpectationStatus| {
+        level_of(&one.expectation) != Level::Must || one.standing == KeptStanding::Met
+    };
+    waiting_for.is_none() && set.expectations.iter().all(is_met)
+}
+
+fn note_as_last_seen(waiting_for: &str) {
+    show::note(&format!("as it was last seen; the controllers wait for {waiting_for}"));
 }
 
 fn tell(session: &Session, sets: &[SetStatus]) {
@@ -480,25 +514,37 @@ mod tests {
         assert_eq!(strange(&[known, json!({ "expect": "nonsense" })]), ["\"nonsense\""]);
     }
 
+    fn set(revision: u64, standing: KeptStanding) -> SetStatus {
+        SetStatus {
+            name: "web".parse().unwrap(),
+            revision: Revision(revision),
+            is_deleted: false,
+            put_ms: 0,
+            begun: std::collections::BTreeSet::new(),
+            stopped: BTreeMap::new(),
+            expectations: vec![ExpectationStatus {
+                expectation: json!({}),
+                standing,
+                note: None,
+                members: vec![],
+                surplus: vec![],
+            }],
+        }
+    }
+
+    #[test]
+    fn what_no_controller_sees_is_not_met() {
+        let met = set(1, KeptStanding::Met);
+        assert!(is_all_met(&met, None));
+        assert!(!is_all_met(&met, Some("a current view")), "it was, when it was last seen");
+        assert!(!is_all_met(&set(1, KeptStanding::Unknown), None));
+    }
+
     #[test]
     fn of_several_controllers_the_one_who_is_at_it_is_told() {
         let list = |revision, standing, waiting_for: Option<&str>| SetList {
             waiting_for: waiting_for.map(str::to_owned),
-            sets: vec![SetStatus {
-                name: "web".parse().unwrap(),
-                revision: Revision(revision),
-                is_deleted: false,
-                put_ms: 0,
-                begun: std::collections::BTreeSet::new(),
-                stopped: BTreeMap::new(),
-                expectations: vec![ExpectationStatus {
-                    expectation: json!({}),
-                    standing,
-                    note: None,
-                    members: vec![],
-                    surplus: vec![],
-                }],
-            }],
+            sets: vec![set(revision, standing)],
         };
         let unmet = || KeptStanding::Unmet { why: "no".to_owned(), report: None };
         let mending =
