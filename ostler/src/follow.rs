@@ -29,6 +29,9 @@ const TRIES_MAX: u32 = 20;
 /// How long to wait between two tries.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How long a controller that may have stored a run is asked whether it has: it may be starting anew.
+const UNSURE_MS_MAX: u64 = 30_000;
+
 /// What the planner says of moves of others that would help.
 const MAKES_ROOM: &str = ": that makes room";
 
@@ -81,28 +84,9 @@ impl Session {
         self.conclude(&status, took_ms).await
     }
 
-    /// Stores the run at the first controller that answers. The same id goes to each: whichever
-    /// takes it, it is one run.
+    /// Stores the run at the first controller that answers.
     pub(crate) async fn submit(&self, new: &NewRun) -> Result<(Endpoint, RunStatus), Failure> {
-        let mut last = None;
-        for controller in &self.controllers().await {
-            for _ in 0..2 {
-                match self.client.send(Method::POST, controller, "/v1/runs", new).await {
-                    Ok(reply) => return Ok((controller.clone(), reply.body)),
-                    Err(error) if error.is_retriable() => last = Some(error),
-                    Err(error) => return Err(refused(error)),
-                }
-            }
-        }
-        let job = new.want.job();
-        let failure = Failure::new(Code::Unreachable, "no controller answers").next(format!(
-            "ostler bootstrap (it is safe to repeat), or ask the host itself: see `ostler inspect \
-             {job}` and add --hosts"
-        ));
-        Err(match last {
-            Some(error) => failure.because(error),
-            None => failure,
-        })
+        submit(&self.client, &self.controllers().await, new, UNSURE_MS_MAX).await
     }
 
     /// Watches a run to its end, telling each change.
@@ -223,6 +207,74 @@ impl Session {
             }
         }
     }
+}
+
+async fn submit(
+    client: &Client,
+    controllers: &[Endpoint],
+    new: &NewRun,
+    unsure_ms_max: u64,
+) -> Result<(Endpoint, RunStatus), Failure> {
+    let mut last = None;
+    for controller in controllers {
+        for _ in 0..2 {
+            match store(client, controller, new).await {
+                Ok(status) => return Ok((controller.clone(), status)),
+                // Nobody else is asked then: each controller would carry out the one that it has stored,
+                // and the later of the two, when what is wanted may be wrong.
+                Err(CallError::Ambiguous { .. }) => {
+                    let status = store_surely(client, controller, new, unsure_ms_max).await?;
+                    return Ok((controller.clone(), status));
+                }
+                Err(error) if error.is_retriable() => last = Some(error),
+                Err(error) => return Err(refused(error)),
+            }
+        }
+    }
+    let job = new.want.job();
+    let failure = Failure::new(Code::Unreachable, "no controller answers").next(format!(
+        "ostler bootstrap (it is safe to repeat), or ask the host itself: see `ostler inspect \
+         {job}` and add --hosts"
+    ));
+    Err(match last {
+        Some(error) => failure.because(error),
+        None => failure,
+    })
+}
+
+/// Asks a controller that may have the run already, until it says so: under the same id it is one run.
+async fn store_surely(
+    client: &Client,
+    controller: &Endpoint,
+    new: &NewRun,
+    unsure_ms_max: u64,
+) -> Result<RunStatus, Failure> {
+    let clock = Clock::real();
+    let deadline_ms = clock.now().mono_ms + unsure_ms_max;
+    loop {
+        tokio::time::sleep(RETRY).await;
+        let error = match store(client, controller, new).await {
+            Ok(status) => return Ok(status),
+            Err(error) if error.is_retriable() => error,
+            Err(error) => return Err(refused(error)),
+        };
+        if clock.now().mono_ms >= deadline_ms {
+            let (id, job) = (new.id, new.want.job());
+            let what = format!("controller {controller} may have stored run {id}, and is silent");
+            return Err(Failure::new(Code::Unreachable, what).because(error).next(format!(
+                "ostler runs show {id}, once it answers: what it has stored it carries out then, so ask for \
+                 nothing else of {job} before"
+            )));
+        }
+    }
+}
+
+async fn store(
+    client: &Client,
+    controller: &Endpoint,
+    new: &NewRun,
+) -> Result<RunStatus, CallError> {
+    client.send(Method::POST, controller, "/v1/runs", new).await.map(|reply| reply.body)
 }
 
 /// Somebody's no, with where to see a run that is in the way.
@@ -402,5 +454,89 @@ pub(crate) async fn await_job(
             return Err(Failure::new(Code::Unreachable, what).next(format!("ostler inspect {id}")));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use transport::Identity;
+
+    use super::*;
+
+    fn new() -> NewRun {
+        NewRun::new(RunId(Uuid::from_u128(7)), Want::Delete { job: "web".parse().unwrap() })
+    }
+
+    fn run(want: Want, state: RunState, tasks: Vec<TaskStatus>) -> RunStatus {
+        let (id, reason, because) = (RunId(Uuid::from_u128(7)), None, None);
+        RunStatus { id, want, because, state, reason, rounds: 1, tasks, accepted_ms: 0 }
+    }
+
+    /// A controller that hears each request, and answers only those from this one on.
+    async fn controller(answers_from: usize) -> (Endpoint, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let heard = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&heard);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let answers = count.fetch_add(1, Ordering::SeqCst) >= answers_from;
+                hear(stream, answers).await;
+            }
+        });
+        (Endpoint::anyone(url), heard)
+    }
+
+    async fn hear(mut stream: TcpStream, answers: bool) {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        if answers {
+            let status = run(new().want, RunState::Accepted, vec![]);
+            let body = serde_json::to_string(&status).unwrap();
+            let head =
+                "HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\nconnection: close";
+            let reply = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(reply.as_bytes()).await.unwrap();
+        }
+    }
+
+    fn client() -> Client {
+        Client::new(Arc::new(Identity::ephemeral())).with_deadline(Duration::from_secs(5))
+    }
+
+    #[tokio::test]
+    async fn who_may_have_stored_a_run_is_asked_again_and_nobody_else() {
+        let ((first, _), (second, asked)) = (controller(2).await, controller(0).await);
+        let both = [first.clone(), second];
+        let (taken, status) = submit(&client(), &both, &new(), UNSURE_MS_MAX).await.unwrap();
+        assert_eq!((taken, status.id), (first, new().id));
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_may_be_stored_where_nobody_answers_is_named() {
+        let ((first, _), (second, asked)) = (controller(usize::MAX).await, controller(0).await);
+        let failure = submit(&client(), &[first.clone(), second], &new(), 0).await.unwrap_err();
+        assert_eq!((failure.code, asked.load(Ordering::SeqCst)), (Code::Unreachable, 0));
+        let told = failure.to_string();
+        assert!(
+            told.contains(&first.to_string()) && told.contains(&new().id.to_string()),
+            "{told}"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_was_not_reached_has_stored_nothing_so_the_next_is_asked() {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let nobody = Endpoint::anyone(format!("http://{nobody}"));
+        let (second, _) = controller(0).await;
+        let both = [nobody, second.clone()];
+        let (taken, _) = submit(&client(), &both, &new(), UNSURE_MS_MAX).await.unwrap();
+        assert_eq!(taken, second);
     }
 }
