@@ -404,7 +404,7 @@ impl Scheduler {
         self.find(id).await?.ok_or(CancelError::NoSuchRun(id))
     }
 
-    /// Runs, newest first; those under way with what they wait for.
+    /// Runs: first those under way, with what they wait for, then the others; of each the newest first.
     pub async fn list(&self, max: usize) -> Result<Vec<RunStatus>, StoreError> {
         let records = self.0.options.conductor.list(max).await?;
         let open = self.open();
@@ -648,10 +648,6 @@ impl Driver {
                         let (run, now) = (self.run.record(), self.inner.options.clock.now());
                         let took_ms = now.wall_ms.saturating_sub(run.accepted_ms);
                         self.inner.tally.ended(&run.want, run.state, took_ms);
-                        return false;
-                    }
-                    Effect::Abandon => {
-                        tracing::warn!("run {} is another engine's now", self.run.record().id);
                         return false;
                     }
                 }

@@ -159,8 +159,6 @@ pub enum Effect {
     AnswerCancel(Result<(), PastReturn>),
     /// The run has ended.
     End,
-    /// The run is another engine's: let go of it without a trace.
-    Abandon,
 }
 
 /// A run being executed.
@@ -452,7 +450,12 @@ impl Run {
         out: &mut Vec<Effect>,
     ) {
         match (direction, answer) {
-            (_, Answer::ClaimLost { .. }) => out.push(Effect::Abandon),
+            // An engine over the same store has stored its claim there first: then this end is not stored.
+            (_, Answer::ClaimLost { seen }) => {
+                let why =
+                    format!("another engine has this run now (claim {seen}), and goes on with it");
+                self.become_stuck(i, why, out);
+            }
             (_, Answer::NotYet { note }) => self.not_yet(now_ms, i, note, out),
             (Direction::Do, Answer::Unclear { what, is_ambiguous }) => {
                 self.record.tasks[i].is_ambiguous |= is_ambiguous;

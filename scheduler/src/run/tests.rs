@@ -130,7 +130,6 @@ impl Bench {
             }
             Effect::Publish => None,
             Effect::End => None,
-            Effect::Abandon => panic!("nobody else claims this run"),
         }
     }
 
@@ -612,6 +611,24 @@ fn what_was_stopped_by_command_before_is_started_by_who_saw_it_run() {
     let (task, direction) = (wait.key.task, wait.direction);
     bench.run.handle(0, Input::Answered { task, direction, answer }, &mut effects);
     assert_eq!(effects.last(), Some(&Effect::Plan), "{effects:#?}");
+}
+
+#[test]
+fn a_run_that_another_engine_has_ends_here_and_says_so() {
+    let mut bench = bench(Scenario::Start);
+    let mut effects = Vec::new();
+    bench.run.handle(0, Input::Begin, &mut effects);
+    let planned = bench.plan();
+    bench.run.handle(0, planned, &mut effects);
+    effects.clear();
+    let (task, direction, answer) = (0, Direction::Do, Answer::ClaimLost { seen: 3 });
+    bench.run.handle(0, Input::Answered { task, direction, answer }, &mut effects);
+    let [Effect::Persist(stored), Effect::Publish, Effect::End] = &effects[..] else {
+        panic!("{effects:#?}")
+    };
+    assert_eq!((stored.state, stored.claim), (RunState::Stuck, 1), "under its own claim");
+    let reason = bench.run.status().reason.unwrap();
+    assert!(reason.contains("another engine has this run now (claim 3)"), "{reason}");
 }
 
 #[test]

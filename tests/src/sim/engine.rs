@@ -248,7 +248,7 @@ impl World {
                 Err(_) => "run.past-return",
             }),
             Effect::Publish => {}
-            Effect::End | Effect::Abandon => {
+            Effect::End => {
                 self.drop_driver(n, id);
                 return false;
             }
