@@ -35,6 +35,9 @@ const UNSURE_MS_MAX: u64 = 30_000;
 /// What the planner says of moves of others that would help.
 const MAKES_ROOM: &str = ": that makes room";
 
+/// How the reason begins of a run whose VM somebody has had stopped or saved meanwhile.
+const ENDED_BY_COMMAND: &str = "ended-by-command: ";
+
 /// How long the view may take to show what a finished run has done.
 const SHOWN_MS_MAX: u64 = 3_000;
 
@@ -157,13 +160,8 @@ impl Session {
                 Ok(Code::Ok)
             }
             RunState::RolledBack => {
-                let reason = self.with_names(reason);
-                let mut tasks = status.tasks.iter();
-                let what = match tasks.any(|task| task.state == TaskState::UndoFailed) {
-                    true => format!("not done, and what was moved for it stays: {reason}"),
-                    false => format!("not done, and nothing of it is left: {reason}"),
-                };
-                let failure = Failure::new(Code::Refused, what);
+                let (code, what) = turned_back(status, reason);
+                let failure = Failure::new(code, self.with_names(&what));
                 let show = format!("ostler runs show {}", status.id);
                 Err(failure.next(match reason.contains(MAKES_ROOM) {
                     true => {
@@ -296,6 +294,26 @@ fn last_told(
 ) -> Option<&TaskStatus> {
     let before = || told.get(&(round.checked_sub(1)?, number));
     told.get(&(round, number)).or_else(before)
+}
+
+/// What is left of a run that has turned back, in a controller's words.
+fn turned_back(status: &RunStatus, reason: &str) -> (Code, String) {
+    let is_end = matches!(status.want, Want::Stop { .. } | Want::Delete { .. });
+    let done = status.tasks.iter().filter(|task| task.state == TaskState::Succeeded);
+    let done: Vec<&str> = done.map(|task| task.title.as_str()).collect();
+    if is_end && !done.is_empty() {
+        let what = "done in part, and nothing takes that back";
+        return (Code::Failed, format!("{what} ({}): {reason}", done.join("; ")));
+    }
+    if reason.starts_with(ENDED_BY_COMMAND) {
+        return (Code::Failed, format!("not done, and it stays where it was put: {reason}"));
+    }
+    let mut tasks = status.tasks.iter();
+    let what = match tasks.any(|task| task.state == TaskState::UndoFailed) {
+        true => "not done, and what was moved for it stays",
+        false => "not done, and nothing of it is left",
+    };
+    (Code::Refused, format!("{what}: {reason}"))
 }
 
 /// Refuses what no controller could do, before it is asked: for a name that no host has, and for
@@ -538,5 +556,28 @@ mod tests {
         let both = [nobody, second.clone()];
         let (taken, _) = submit(&client(), &both, &new(), UNSURE_MS_MAX).await.unwrap();
         assert_eq!(taken, second);
+    }
+
+    #[test]
+    fn what_a_run_that_turned_back_has_ended_is_not_called_nothing() {
+        let job: JobId = "web".parse().unwrap();
+        let task =
+            |title: &str, state| TaskStatus { number: 0, title: title.into(), state, note: None };
+        let tasks = vec![
+            task("stop web on h1", TaskState::Succeeded),
+            task("delete web from h1", TaskState::Failed),
+        ];
+        let back =
+            |want, tasks| turned_back(&run(want, RunState::RolledBack, tasks), "refused: no");
+        let (code, what) = back(Want::Delete { job: job.clone() }, tasks.clone());
+        assert_eq!(code, Code::Failed);
+        assert!(what.contains("(stop web on h1)"), "{what}");
+        let (code, what) = back(Want::Delete { job: job.clone() }, vec![tasks[1].clone()]);
+        assert_eq!(
+            (code, what.as_str()),
+            (Code::Refused, "not done, and nothing of it is left: refused: no")
+        );
+        let (code, _) = back(Want::migrate(job, "h2".parse().unwrap()), tasks);
+        assert_eq!(code, Code::Refused, "what a move waits for leaves nothing");
     }
 }
