@@ -474,7 +474,7 @@ pub struct RunStatus {
     pub accepted_ms: u64,
 }
 
-/// `GET /v1/runs` on a controller, newest first.
+/// `GET /v1/runs` on a controller: those that have not ended, then the others, of each the newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunList {
     /// The runs.

@@ -26,7 +26,7 @@ pub trait Conductor: Send + Sync + 'static {
     fn load(&self, run: RunId) -> Storing<'_, Option<RunRecord>>;
     /// Every run that has not ended, claimed anew: each claim is above any before it.
     fn claim_unfinished(&self) -> Storing<'_, Claimed>;
-    /// Runs, newest first.
+    /// Runs, those that have not ended first, and of each the newest first.
     fn list(&self, max: usize) -> Storing<'_, Vec<RunRecord>>;
     /// Puts a set of expectations in place of the one of that name, durably.
     fn save_set(&self, record: SetRecord) -> Storing<'_, ()>;
@@ -164,7 +164,8 @@ impl Conductor for InMemory {
 
     fn list(&self, max: usize) -> Storing<'_, Vec<RunRecord>> {
         let mut all: Vec<RunRecord> = self.with(|runs| runs.values().cloned().collect());
-        all.sort_by_key(|record| std::cmp::Reverse((record.accepted_ms, record.id)));
+        let newest = |record: &RunRecord| std::cmp::Reverse((record.accepted_ms, record.id));
+        all.sort_by_key(|record| (record.state.is_ended(), newest(record)));
         all.truncate(max);
         Box::pin(async move { Ok(all) })
     }

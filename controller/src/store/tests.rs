@@ -129,6 +129,23 @@ async fn ended_runs_are_kept_up_to_a_bound() {
     assert!(store.load(RunId(Uuid::from_u128(1))).await.unwrap().is_some(), "the newest stays");
 }
 
+#[tokio::test]
+async fn runs_that_have_not_ended_are_listed_first() {
+    let (_folder, path) = file();
+    let store = SqliteConductor::open(&path).unwrap();
+    for n in 1..=4 {
+        store.accept(run(n, &format!("job-{n}"))).await.unwrap();
+    }
+    for n in [2, 3, 4] {
+        let ended = RunRecord { state: RunState::Succeeded, ..run(n, &format!("job-{n}")) };
+        store.save(ended).await.unwrap();
+    }
+    let listed = store.list(3).await.unwrap();
+    let ids: Vec<u128> = listed.iter().map(|record| record.id.0.as_u128()).collect();
+    assert_eq!(ids, [1, 4, 3]);
+    assert_eq!(store.list(1).await.unwrap().len(), 1);
+}
+
 fn set(name: &str, revision: u64) -> SetRecord {
     let expectations = Some(vec![serde_json::json!({ "expect": "lose_any_host" })]);
     SetRecord::new(SetName::new(name).unwrap(), protocol::id::Revision(revision), expectations, 7)

@@ -2,12 +2,13 @@
 
 use futures_util::future::join_all;
 use protocol::api::{RunList, RunState, RunStatus};
+use protocol::id::RunId;
 use protocol::job::Role;
 use transport::{Endpoint, Method};
 
 use crate::cli::{RunsArgs, RunsCommand, run_id_matches};
 use crate::exit::{Code, Failure};
-use crate::follow::{task_line, wanted};
+use crate::follow::{ask, task_line, wanted};
 use crate::picture::chain;
 use crate::session::Session;
 use crate::show;
@@ -17,11 +18,13 @@ type Known = (Endpoint, RunStatus);
 
 pub(crate) async fn run(session: &Session, args: RunsArgs) -> Result<Code, Failure> {
     let _ = session.learn_names().await;
-    let runs = list(session).await?;
     match args.command {
-        None => tell_all(session, &runs.into_iter().map(|(_, run)| run).collect::<Vec<_>>()),
+        None => {
+            let runs = list(session).await?;
+            tell_all(session, &runs.into_iter().map(|(_, run)| run).collect::<Vec<_>>());
+        }
         Some(RunsCommand::Show { id, follow }) => {
-            let (controller, run) = find(runs, &id)?;
+            let (controller, run) = find(session, &id).await?;
             let run = if follow { session.follow(&controller, run).await? } else { run };
             match session.is_json {
                 true => show::json_pretty(&run),
@@ -29,7 +32,7 @@ pub(crate) async fn run(session: &Session, args: RunsArgs) -> Result<Code, Failu
             }
         }
         Some(RunsCommand::Cancel { id, no_wait }) => {
-            let (controller, run) = find(runs, &id)?;
+            let (controller, run) = find(session, &id).await?;
             if run.state.is_ended() {
                 let state = state_word(run.state);
                 return Err(Failure::new(
@@ -63,18 +66,50 @@ pub(crate) async fn cancel(
     answer.map(|reply| reply.body).map_err(Failure::from)
 }
 
-fn find(runs: Vec<Known>, id: &str) -> Result<Known, Failure> {
+/// A run by its id, however old it is, or by the beginning of it, among those that are listed.
+async fn find(session: &Session, id: &str) -> Result<Known, Failure> {
+    if let Ok(id) = id.parse() {
+        return of_id(session, id).await;
+    }
+    let runs = list(session).await?;
     let matching: Vec<Known> =
         runs.into_iter().filter(|(_, run)| run_id_matches(run.id, id)).collect();
     let [found] = <[Known; 1]>::try_from(matching).map_err(|runs| match runs.len() {
-        0 => Failure::new(Code::NotFound, format!("no run {id}")).next("ostler runs"),
+        0 => Failure::new(Code::NotFound, format!("no run {id}"))
+            .next("ostler runs; one that is not listed is found by its whole id"),
         n => Failure::usage(format!("{n} runs begin with {id}")).next("write more of it"),
     })?;
     Ok(found)
 }
 
+/// The run of this id, of whichever controller has it.
+pub(crate) async fn of_id(session: &Session, id: RunId) -> Result<Known, Failure> {
+    let asked = session.peers(Role::Controller).into_iter().map(|controller| async move {
+        let answer = ask(&session.client, &controller, id, 0).await;
+        (controller, answer)
+    });
+    let (mut found, mut silent) = (Vec::new(), None);
+    for (controller, answer) in join_all(asked).await {
+        match answer {
+            Ok(run) => found.push((controller, run)),
+            Err(error) if error.problem().is_some_and(|problem| problem.status == 404) => {}
+            Err(error) => silent = Some(error),
+        }
+    }
+    match (each_once(found).pop(), silent) {
+        (Some(found), _) => Ok(found),
+        (None, None) => {
+            Err(Failure::new(Code::NotFound, format!("no run {id}")).next("ostler runs"))
+        }
+        (None, Some(error)) => {
+            let what = format!("no controller that answers has run {id}");
+            Err(Failure::new(Code::Unreachable, what).because(error))
+        }
+    }
+}
+
 /// The runs of every controller that answers, newest first. Each has its own.
-pub(crate) async fn list(session: &Session) -> Result<Vec<Known>, Failure> {
+async fn list(session: &Session) -> Result<Vec<Known>, Failure> {
     let asked = session.peers(Role::Controller).into_iter().map(|controller| async move {
         let answer = session.client.get::<RunList>(&controller, "/v1/runs").await;
         (controller, answer)
@@ -100,9 +135,21 @@ pub(crate) async fn list(session: &Session) -> Result<Vec<Known>, Failure> {
     for (controller, error) in silent {
         show::note(&format!("warning: controller {controller}: {}", chain(&error)));
     }
+    Ok(each_once(runs))
+}
+
+/// Newest first, each once: one that two controllers have is the one who is at it, or has done it.
+fn each_once(mut runs: Vec<Known>) -> Vec<Known> {
+    let rank = |state: RunState| match state {
+        RunState::Accepted | RunState::Running | RunState::Unwinding => 0,
+        RunState::Succeeded => 1,
+        RunState::RolledBack => 2,
+        RunState::Stuck => 3,
+    };
     // An id grows with time.
-    runs.sort_by_key(|(_, run)| std::cmp::Reverse(run.id));
-    Ok(runs)
+    runs.sort_by_key(|(_, run)| (std::cmp::Reverse(run.id), rank(run.state)));
+    runs.dedup_by_key(|(_, run)| run.id);
+    runs
 }
 
 fn tell_all(session: &Session, runs: &[RunStatus]) {
@@ -152,5 +199,31 @@ fn state_word(state: RunState) -> &'static str {
         RunState::Succeeded => "succeeded",
         RunState::RolledBack => "rolled_back",
         RunState::Stuck => "stuck",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::api::Want;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_two_controllers_have_is_one_run() {
+        let known = |controller: &str, id, state| {
+            let want = Want::Delete { job: "web".parse().unwrap() };
+            let (id, because, reason) = (RunId(Uuid::from_u128(id)), None, None);
+            let (rounds, tasks, accepted_ms) = (0, vec![], 0);
+            let run = RunStatus { id, want, because, state, reason, rounds, tasks, accepted_ms };
+            (Endpoint::anyone(controller), run)
+        };
+        let (a, b) = ("http://10.0.0.1:1", "http://10.0.0.2:1");
+        let runs = each_once(vec![
+            known(a, 1, RunState::Stuck),
+            known(b, 2, RunState::Running),
+            known(b, 1, RunState::Succeeded),
+        ]);
+        assert_eq!(runs, [known(b, 2, RunState::Running), known(b, 1, RunState::Succeeded)]);
     }
 }

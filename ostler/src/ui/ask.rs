@@ -239,10 +239,7 @@ impl Asking<'_> {
     }
 
     async fn cancel_run(&self, id: RunId) -> Result<Answer, Failure> {
-        let known = runs::list(self.session).await?.into_iter().find(|(_, run)| run.id == id);
-        let Some((controller, run)) = known else {
-            return Err(Failure::new(Code::NotFound, format!("no controller has run {id}")));
-        };
+        let (controller, run) = runs::of_id(self.session, id).await?;
         let run = runs::cancel(self.session, &controller, &run).await?;
         let words = super::news::named(&self.picture.view, &crate::follow::wanted(&run.want));
         Ok(Answer { words: format!("turns back: {words}"), run: Some(id) })
