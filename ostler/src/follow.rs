@@ -450,6 +450,31 @@ pub(crate) async fn await_settled(
     await_job(client, agent, id, wait_ms, is_settled).await
 }
 
+/// Waits until an agent has no such job any more. If that takes longer: why it still has it.
+pub(crate) async fn await_gone(
+    client: &Client,
+    agent: &Endpoint,
+    id: &JobId,
+    wait_ms: u64,
+) -> Result<Option<String>, Failure> {
+    let clock = Clock::real();
+    let deadline_ms = clock.now().mono_ms + wait_ms;
+    loop {
+        let why = match client.get::<Job>(agent, &format!("/v1/jobs/{id}")).await {
+            Ok(job) => job.reason.map_or(job.state.to_string(), |reason| reason.to_string()),
+            Err(error) if error.problem().is_some_and(|p| p.name() == "no-such-job") => {
+                return Ok(None);
+            }
+            Err(error) if error.is_retriable() => chain(&error),
+            Err(error) => return Err(error.into()),
+        };
+        if clock.now().mono_ms >= deadline_ms {
+            return Ok(Some(why));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Waits until an agent says this of a job.
 pub(crate) async fn await_job(
     client: &Client,
@@ -480,8 +505,11 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use protocol::job::JobSpec;
+    use protocol::refusal::Problem;
+    use protocol::vm::VmSpec;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
     use transport::Identity;
 
     use super::*;
@@ -495,32 +523,39 @@ mod tests {
         RunStatus { id, want, because, state, reason, rounds: 1, tasks, accepted_ms: 0 }
     }
 
-    /// A controller that hears each request, and answers only those from this one on.
-    async fn controller(answers_from: usize) -> (Endpoint, Arc<AtomicUsize>) {
+    /// Somebody who hears each request and answers it by its number, or hangs up.
+    async fn server(
+        reply: impl Fn(usize) -> Option<(u16, String)> + Send + 'static,
+    ) -> (Endpoint, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let heard = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&heard);
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let answers = count.fetch_add(1, Ordering::SeqCst) >= answers_from;
-                hear(stream, answers).await;
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let Some((status, body)) = reply(count.fetch_add(1, Ordering::SeqCst)) else {
+                    continue;
+                };
+                let head = "content-type: application/json\r\nconnection: close";
+                let length = body.len();
+                let reply = format!(
+                    "HTTP/1.1 {status} so\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}"
+                );
+                stream.write_all(reply.as_bytes()).await.unwrap();
             }
         });
         (Endpoint::anyone(url), heard)
     }
 
-    async fn hear(mut stream: TcpStream, answers: bool) {
-        let mut request = [0; 4096];
-        let _ = stream.read(&mut request).await;
-        if answers {
+    /// A controller that answers only from this request on.
+    async fn controller(first: usize) -> (Endpoint, Arc<AtomicUsize>) {
+        server(move |n| {
             let status = run(new().want, RunState::Accepted, vec![]);
-            let body = serde_json::to_string(&status).unwrap();
-            let head =
-                "HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\nconnection: close";
-            let reply = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-            stream.write_all(reply.as_bytes()).await.unwrap();
-        }
+            (n >= first).then(|| (202, serde_json::to_string(&status).unwrap()))
+        })
+        .await
     }
 
     fn client() -> Client {
@@ -556,6 +591,25 @@ mod tests {
         let both = [nobody, second.clone()];
         let (taken, _) = submit(&client(), &both, &new(), UNSURE_MS_MAX).await.unwrap();
         assert_eq!(taken, second);
+    }
+
+    #[tokio::test]
+    async fn a_job_is_gone_when_its_host_has_none_of_that_name() {
+        let id: JobId = "web".parse().unwrap();
+        let (agent, heard) = server(|n| {
+            let spec = JobSpec::vm(VmSpec::default());
+            let job = Job::of("web".parse().unwrap(), spec, JobState::Stopped);
+            let none = Problem::new(404, "no-such-job", "there is no job web".to_owned());
+            Some(match n {
+                0 | 1 => (200, serde_json::to_string(&job).unwrap()),
+                _ => (404, serde_json::to_string(&none).unwrap()),
+            })
+        })
+        .await;
+        let why = await_gone(&client(), &agent, &id, 0).await.unwrap();
+        assert_eq!(why.as_deref(), Some("stopped"), "its disks are being deleted");
+        assert_eq!(await_gone(&client(), &agent, &id, 60_000).await.unwrap(), None);
+        assert_eq!(heard.load(Ordering::SeqCst), 3);
     }
 
     #[test]

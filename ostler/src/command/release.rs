@@ -2,13 +2,12 @@
 //! it holds and needs nobody else for that.
 
 use protocol::api::DomainReply;
-use protocol::job::Job;
 use serde_json::json;
-use transport::Clock;
 
 use super::act;
 use crate::cli::ReleaseArgs;
 use crate::exit::{Code, Failure};
+use crate::follow::await_gone;
 use crate::session::Session;
 use crate::show;
 
@@ -20,23 +19,8 @@ pub(crate) async fn run(session: &Session, args: ReleaseArgs) -> Result<Code, Fa
     picture.warn();
     let row = act::at_host(session, &picture, &args.name, "release", &json!(null)).await?;
     let agent = picture.agent(&row.host);
-    let path = format!("/v1/jobs/{}", args.name);
     let uuid = row.job.spec.adopted().map(|uuid| uuid.to_string()).unwrap_or_default();
-    let clock = Clock::real();
-    let deadline_ms = clock.now().mono_ms + RELEASE_MS_MAX;
-    let last = loop {
-        match session.client.get::<Job>(&agent, &path).await {
-            Err(error) if error.problem().is_some_and(|p| p.name() == "no-such-job") => break None,
-            Err(error) if !error.is_retriable() => return Err(error.into()),
-            answer if clock.now().mono_ms >= deadline_ms => break Some(answer),
-            _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
-        }
-    };
-    if let Some(last) = last {
-        let why = match last {
-            Ok(job) => job.reason.map_or(job.state.to_string(), |reason| reason.to_string()),
-            Err(error) => error.to_string(),
-        };
+    if let Some(why) = await_gone(&session.client, &agent, &args.name, RELEASE_MS_MAX).await? {
         let what = format!("{} is still being released: {why}", args.name);
         return Err(Failure::new(Code::Unreachable, what)
             .next(format!("ostler inspect {}; the host goes on trying", args.name)));

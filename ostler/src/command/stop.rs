@@ -14,7 +14,7 @@ use crate::picture::Picture;
 use crate::session::Session;
 
 /// How much longer than the grace a stop may take: destroying, and writing it down.
-const STOP_MS_MORE: u64 = 30_000;
+pub(super) const STOP_MS_MORE: u64 = 30_000;
 
 pub(crate) async fn run(session: &Session, args: StopArgs) -> Result<Code, Failure> {
     let grace_ms = if args.force { 0 } else { args.grace.0 };
