@@ -147,7 +147,7 @@ impl Works {
                 self.start_vm(job, vm, turn, Some(self.storage.exit_file(job))).await
             }
             Work::ResizeVm { vm, change } => {
-                match self.resize_vm(job, uuid, vm, change, turn).await {
+                match self.resize_vm(job, uuid, vm, *change, turn).await {
                     Ok(outcome) => return outcome,
                     Err(trouble) => Err(trouble),
                 }

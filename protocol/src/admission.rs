@@ -269,7 +269,9 @@ fn admit_devices(
         ..VmSpec::default()
     };
     let mut probe = to.clone();
-    probe.as_vm_mut().map(|place| *place = new);
+    if let Some(place) = probe.as_vm_mut() {
+        *place = new;
+    }
     admit_networks(room, &probe)?;
     admit_images(room, &probe, Arrival::Start)
 }

@@ -428,7 +428,7 @@ pub enum Work {
         /// What it is.
         vm: VmSpec,
         /// What of its size is other than its guest has.
-        change: SizeChange,
+        change: Box<SizeChange>,
     },
     /// Do something with a snapshot of all disks, whether the guest runs or not.
     SnapshotVm {

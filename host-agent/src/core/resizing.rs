@@ -430,7 +430,7 @@ pub(super) fn work_of_resize(record: &JobRecord, vm: &VmSpec) -> Option<Work> {
         disks: grown_disks(record, vm),
         ..changed_devices(record, vm)
     };
-    Some(Work::ResizeVm { vm: vm.clone(), change })
+    Some(Work::ResizeVm { vm: vm.clone(), change: Box::new(change) })
 }
 
 /// Disks that this change makes larger, and how large. All are to have what the spec says; but in pools only

@@ -166,7 +166,9 @@ impl JobSpec {
         let Some(vm) = self.as_vm() else { return Ok(None) };
         let mut changed = self.clone();
         let vm = vm.changed(job.domain_uuid(), change)?;
-        changed.as_vm_mut().map(|place| *place = vm);
+        if let Some(place) = changed.as_vm_mut() {
+            *place = vm;
+        }
         Ok(Some(changed))
     }
 

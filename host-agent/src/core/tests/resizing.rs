@@ -99,7 +99,7 @@ fn a_lone_host_grows_a_guest_that_runs_and_tells_both_sizes_meanwhile() {
     let work = bench.end_work(got(3, 2 * GIB, 2 * GIB));
     let Work::ResizeVm { vm, change: asked } = work else { panic!("no resize") };
     assert_eq!((vm.vcpus, vm.memory_bytes), (3, 2 * GIB));
-    assert_eq!(asked, change(3, 2 * GIB));
+    assert_eq!(*asked, change(3, 2 * GIB));
     assert_eq!(told(&bench), (3, 2, None));
     assert_eq!(job(&bench).revision, Revision(2));
     assert!(bench.works.is_empty());
