@@ -21,6 +21,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::conductor::StoreError;
@@ -267,7 +268,17 @@ impl Scheduler {
         Kept { scheduler: self.clone(), name, news, is_new }
     }
 
+    /// Goes on though whoever asked has gone: what is stored is obeyed in this life, too.
     async fn change(&self, record: SetRecord) -> Result<Kept, KeepError> {
+        let scheduler = self.clone();
+        let changed = async move { scheduler.change_to_the_end(record).await };
+        tokio::spawn(changed.in_current_span()).await.unwrap_or_else(|error| {
+            let (tried, why) = ("change a set", error.to_string());
+            Err(StoreError::Broken { tried, why }.into())
+        })
+    }
+
+    async fn change_to_the_end(&self, record: SetRecord) -> Result<Kept, KeepError> {
         let _one = self.keeping().changing.lock().await;
         let name = record.name.clone();
         let (known, count) = {

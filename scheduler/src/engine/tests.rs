@@ -1,6 +1,7 @@
 //! A scheduler whose store takes its time, with no cluster at all.
 
 use protocol::api::RunState;
+use protocol::id::{Revision, SetName};
 use tokio::sync::Notify;
 use transport::Identity;
 
@@ -8,7 +9,7 @@ use super::*;
 use crate::conductor::{Claimed, InMemory, Sets, Storing};
 use crate::upkeep::SetRecord;
 
-/// Keeps what it is given; that it has a run it says only once it is let.
+/// Keeps what it is given; that it has a run or a set it says only once it is let.
 #[derive(Clone, Default)]
 struct Slow {
     kept: InMemory,
@@ -43,10 +44,15 @@ impl Conductor for Slow {
     }
 
     fn save_set(&self, record: SetRecord) -> Storing<'_, ()> {
-        self.kept.save_set(record)
+        Box::pin(async move {
+            let saved = self.kept.save_set(record).await;
+            self.is_stored.notify_one();
+            self.may.notified().await;
+            saved
+        })
     }
 
-    fn forget_set(&self, name: protocol::id::SetName) -> Storing<'_, ()> {
+    fn forget_set(&self, name: SetName) -> Storing<'_, ()> {
         self.kept.forget_set(name)
     }
 
@@ -95,6 +101,26 @@ async fn a_run_is_driven_though_whoever_asked_for_it_has_gone() {
     assert!(reason.contains("no current view"), "{reason}");
     scheduler.cancel(asked().id).await.unwrap();
     assert_eq!(run.ended().await.state, RunState::RolledBack);
+}
+
+#[tokio::test]
+async fn a_set_is_obeyed_though_whoever_asked_for_it_has_gone() {
+    let store = Slow::default();
+    let scheduler = scheduler(store.clone());
+    let name: SetName = "spare".parse().unwrap();
+    let spare = vec![serde_json::json!({ "expect": "lose_any_host" })];
+    tokio::select! {
+        _ = scheduler.keep(name.clone(), Revision(1), spare) => panic!("answered without leave"),
+        () = store.is_stored.notified() => {}
+    }
+    assert!(scheduler.kept(&name).is_none());
+    store.may.notify_one();
+    let obeyed = async {
+        while scheduler.kept(&name).is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), obeyed).await.is_ok());
 }
 
 #[tokio::test]
