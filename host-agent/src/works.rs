@@ -325,7 +325,8 @@ impl Works {
         }
         let added = || change.add_disks.iter().map(|disk| disk.name.as_str());
         if let Err(error) = self.storage.add_own(job, &change.add_disks).await {
-            return Err(self.without_added(job, added(), Trouble::No(error.to_string())));
+            let trouble = Trouble::No(error.to_string());
+            return Err(self.without_added(job, uuid, is_active, added(), trouble).await);
         }
         let user = if is_active { User::Guest } else { User::Nobody(turn) };
         self.grow_disks(job, uuid, &vm, user, which).await?;
@@ -337,12 +338,7 @@ impl Works {
         } else {
             let volumes = self.storage.made_volumes(job, &vm)?;
             if let Err(trouble) = self.define(job, vm.clone(), volumes.clone(), None).await {
-                let has = match is_active {
-                    true => self.call("xml", CALL_DEADLINE, move |hv| hv.xml(uuid)).await?,
-                    false => String::new(),
-                };
-                let is_unused = |name: &&str| !has.contains(&*self.storage.own_path(job, name));
-                return Err(self.without_added(job, added().filter(is_unused), trouble));
+                return Err(self.without_added(job, uuid, is_active, added(), trouble).await);
             }
             config = Some(self.config(job, vm, volumes, None));
         }
@@ -372,17 +368,26 @@ impl Works {
         Ok(WorkOutcome::Resized { domain: Box::new(domain), devices, left, is_giving })
     }
 
-    /// A definite no leaves no disk behind that nobody has; after any other answer they are needed.
-    fn without_added<'a>(
+    /// A definite no leaves no disk behind that nobody has; after any other answer they are needed. What an
+    /// earlier try has plugged into the guest is the guest's: it may have written to it.
+    async fn without_added<'a>(
         &self,
         job: &JobId,
+        uuid: Uuid,
+        is_active: bool,
         added: impl Iterator<Item = &'a str>,
         trouble: Trouble,
     ) -> Trouble {
-        match (trouble, self.storage.remove_own(job, added)) {
-            (Trouble::No(why), Ok(())) => Trouble::No(why),
-            (Trouble::No(why), Err(error)) => Trouble::Unclear(format!("{why}; {error}")),
-            (trouble, _) => trouble,
+        let Trouble::No(why) = trouble else { return trouble };
+        let has = match is_active {
+            true => self.call("xml", CALL_DEADLINE, move |hv| hv.xml(uuid)).await,
+            false => Ok(String::new()),
+        };
+        let Ok(has) = has else { return Trouble::Unclear(why) };
+        let is_unused = |name: &&str| !has.contains(&*self.storage.own_path(job, name));
+        match self.storage.remove_own(job, added.filter(is_unused)) {
+            Ok(()) => Trouble::No(why),
+            Err(error) => Trouble::Unclear(format!("{why}; {error}")),
         }
     }
 

@@ -177,6 +177,10 @@ impl VmSpec {
         let mut vm = self.with_size(self.size().changed(change));
         vm.disks.retain(|disk| !change.remove_disks.contains(&disk.name));
         for disk in &change.add_disks {
+            // Whether the old one is meant to go, or has gone in an earlier try, nobody could tell.
+            if change.remove_disks.contains(&disk.name) {
+                return Err(NoChange::DiskTaken(disk.name.clone()));
+            }
             match vm.disks.iter().find(|has| has.name == disk.name) {
                 None => vm.disks.push(disk.clone()),
                 Some(has) if has == disk => {}
@@ -312,6 +316,8 @@ mod tests {
         let other = DiskSpec { size_bytes: 2 * GIB, ..disk("data") };
         let other = SizeChange { add_disks: vec![other], ..SizeChange::default() };
         assert_eq!(with.changed(DOMAIN, &other), Err(NoChange::DiskTaken("data".to_owned())));
+        let anew = SizeChange { remove_disks: vec!["data".to_owned()], ..more.clone() };
+        assert_eq!(with.changed(DOMAIN, &anew), Err(NoChange::DiskTaken("data".to_owned())));
         let unnamed = SizeChange { add_nics: vec![Plug::User.into()], ..SizeChange::default() };
         assert_eq!(vm.changed(DOMAIN, &unnamed), Err(NoChange::NicUnnamed));
 
