@@ -256,6 +256,8 @@ pub struct Upkeep {
     open: Vec<Open>,
     turns: Turns,
     has_looked: bool,
+    /// What was put since.
+    unjudged: BTreeSet<Key>,
     /// What reads the whole cluster and is to be judged again, and when that was done last.
     postponed: BTreeSet<Key>,
     whole_ms: Option<u64>,
@@ -456,12 +458,11 @@ impl Upkeep {
             self.items().flat_map(|(_, item)| item.jobs()).cloned().collect();
         self.mends.retain(now_ms, |job| expected.contains(job));
         self.planning.is_stale = true;
-        if self.has_looked {
-            let places = 0..self.sets[&name].items.len();
-            let mut keys: BTreeSet<Key> = places.map(|place| (name.clone(), place)).collect();
-            keys.extend(ordered.iter().flat_map(|job| self.index.readers_of(job)).cloned());
-            self.judge(now_ms, keys, out);
-        }
+        // By the world as it is when it is looked at next: what is known here may be old, and who has put it
+        // may have seen more.
+        let places = 0..self.sets[&name].items.len();
+        self.unjudged.extend(places.map(|place| (name.clone(), place)));
+        self.unjudged.extend(ordered.iter().flat_map(|job| self.index.readers_of(job)).cloned());
         out.push(Effect::Heed(self.clauses().cloned().collect()));
     }
 
@@ -500,15 +501,17 @@ impl Upkeep {
         if !self.has_looked {
             changed = self.items().map(|(key, _)| key).collect();
         }
+        let unjudged = std::mem::take(&mut self.unjudged);
+        changed.extend(unjudged.iter().cloned());
         changed.extend(self.waiting(&changed));
         (self.has_looked, self.open, self.turns) = (true, open, turns);
         self.planning.is_stale |= is_change;
         let reads_all = |key: &Key| self.item(key).is_some_and(Item::reads_all);
+        let is_put = unjudged.iter().any(reads_all);
         let (whole, mut part): (BTreeSet<Key>, _) = changed.into_iter().partition(reads_all);
         self.postponed.extend(whole);
-        if self.whole_ms.is_none_or(|at_ms| at_ms + WHOLE_MS <= now_ms)
-            && !self.postponed.is_empty()
-        {
+        let is_time = self.whole_ms.is_none_or(|at_ms| at_ms + WHOLE_MS <= now_ms);
+        if is_put || is_time && !self.postponed.is_empty() {
             self.whole_ms = Some(now_ms);
             part.append(&mut self.postponed);
         }

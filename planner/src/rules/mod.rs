@@ -30,6 +30,7 @@ use std::fmt;
 
 use protocol::host::Host;
 use protocol::id::{HostId, JobId};
+use protocol::job::JobState;
 use serde::{Deserialize, Serialize};
 
 use crate::level::Level;
@@ -235,11 +236,25 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Where the job is alive, as far as anybody sees.
+/// Where the job is alive, as far as anybody sees; of one that is on its way, where it comes to.
 pub(crate) fn home(state: &State<'_>, job: &JobId) -> Option<HostId> {
     let rows = state.placements(job);
-    let mut alive = rows.iter().filter(|(_, placed)| !placed.state.is_ended());
-    alive.next().map(|(host, _)| host.clone())
+    let alive = rows.iter().filter(|(_, placed)| !placed.state.is_ended());
+    alive.max_by_key(|(_, placed)| stays(placed.state)).map(|(host, _)| host.clone())
+}
+
+/// How strongly a state says "the job will be here".
+fn stays(state: JobState) -> u8 {
+    match state {
+        JobState::Running | JobState::Paused | JobState::Stopping => 3,
+        JobState::MigratingIn => 2,
+        JobState::MigratingOut => 1,
+        JobState::Accepted
+        | JobState::Starting
+        | JobState::Stopped
+        | JobState::Failed
+        | JobState::Crashed => 0,
+    }
 }
 
 /// Hosts with the jobs of the list that are alive there.

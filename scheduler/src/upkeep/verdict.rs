@@ -295,7 +295,10 @@ fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
     let input = rule_input(facts.view, facts.freshness, vec![clause.clone()]);
     let state = State::new(&input);
     if clause.rule.violations(&state) == 0 {
-        return Verdict::Met;
+        return match mended_by_a_move(facts, clause) {
+            Some(host) => Verdict::Coming { host },
+            None => Verdict::Met,
+        };
     }
     let evidence = clause.rule.evidence(&state);
     let between = clause.rule.jobs().into_iter().find_map(|id| {
@@ -309,6 +312,25 @@ fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
         Some(host) => Verdict::Coming { host },
         None => Verdict::Broken { evidence },
     }
+}
+
+/// Where something comes to without which a rule would be broken: until it has come, it runs where it was.
+fn mended_by_a_move(facts: &Facts<'_>, clause: &Clause) -> Option<HostId> {
+    let mut unmoved = facts.view.clone();
+    let mut to = None;
+    for job in clause.rule.jobs() {
+        let rows = facts.rows(job);
+        let is_leaving = rows.iter().any(|(_, row)| row.state == JobState::MigratingOut);
+        let coming =
+            rows.iter().filter(|(_, row)| is_leaving && row.state == JobState::MigratingIn);
+        for (row, _) in coming {
+            forget_lost(&mut unmoved, job, &row.host.id);
+            to = to.or(Some(row.host.id.clone()));
+        }
+    }
+    let to = to?;
+    let input = rule_input(&unmoved, facts.freshness, vec![clause.clone()]);
+    (clause.rule.violations(&State::new(&input)) > 0).then_some(to)
 }
 
 /// How the world stands to it that any one host or domain can be lost.
