@@ -2,10 +2,10 @@
 //! others. Pure.
 //!
 //! Decides from the view, fact by fact, how each expectation stands (`upkeep/index.rs` knows who reads
-//! what), and when a broken one is mended: after it has stood broken for a moment, in the order that
-//! schedulers have among themselves, no more at a time than hosts bear, and not again and again. What
-//! would mend it is the planner's, and each mend is an ordinary run. A group is judged and mended VM by VM,
-//! and told of as one (`upkeep/told.rs`).
+//! what, `upkeep/judging.rs` when it is asked), and when a broken one is mended (`upkeep/mending.rs`): after it
+//! has stood broken for a moment, in the order that schedulers have among themselves, no more at a time than
+//! hosts bear, and not again and again. What would mend it is the planner's, and each mend is an ordinary run.
+//! A group is judged and mended VM by VM, and told of as one (`upkeep/told.rs`).
 //!
 //! ```text
 //!              facts change              for a moment, and it is our turn
@@ -22,6 +22,10 @@ mod clash;
 
 mod index;
 
+mod judging;
+
+mod mending;
+
 mod mends;
 
 mod set;
@@ -36,22 +40,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use planner::rules::NoMigration;
-use planner::{Clause, Expectation, Favour, Group, Level, Rehearsal, Report, Rule, Shift, Step};
+use planner::{Clause, Expectation, Favour, Group, Level, Rehearsal, Report, Shift, Step};
 use protocol::api::Want;
-use protocol::expectations::{KeptStanding, SetStatus};
+use protocol::expectations::SetStatus;
 use protocol::id::{HostId, JobId, Revision, SetName};
-use protocol::job::{Job, JobState};
-use protocol::resources::Resources;
-use protocol::view::{Freshness, View};
-use serde_json::{Value, json};
+use protocol::view::View;
+use serde_json::Value;
 
 use self::balance::Balancing;
 use self::index::{Index, Key};
 use self::set::{Entry, Item};
-use self::verdict::{Facts, Verdict, domain_of, is_between, is_rehearsed, is_told_only, judge};
+use self::verdict::Verdict;
 use crate::follow::HeardAt;
-use crate::tally::Kept;
 
 pub use balance::Shifts;
 pub use clash::Clash;
@@ -60,7 +60,6 @@ pub use mends::Open;
 pub use set::{ITEMS_MAX, SET_VERSION, SETS_MAX, SetError, SetRecord};
 pub(crate) use set::{List, read};
 pub use turns::Turns;
-pub(crate) use verdict::spec_of;
 
 /// How long an expectation must have been broken before it is mended: what passes by itself, as a move
 /// that an operator makes, needs no help.
@@ -368,46 +367,6 @@ impl Upkeep {
         })
     }
 
-    /// How many expectations stand how, and how many jobs are left alone.
-    pub(crate) fn figures(&self, now_ms: u64) -> Kept {
-        let mut kept = Kept { sets: self.count() as u64, ..Kept::default() };
-        (kept.resting, kept.calm) = self.mends.resting(now_ms);
-        let being_changed: BTreeSet<&JobId> = self.open.iter().map(|run| &run.job).collect();
-        for (name, set) in &self.sets {
-            for entry in &set.entries {
-                let parts = set.parts(name, entry);
-                let level = parts.clone().find_map(|(_, item)| item.level());
-                let words = parts.map(|(key, item)| self.standing_word(&key, item, &being_changed));
-                let word = words.max_by_key(|word| told::weight(word)).unwrap_or("unknown");
-                *kept.standings.entry((level.map_or("none", Level::as_str), word)).or_default() +=
-                    1;
-            }
-        }
-        kept
-    }
-
-    /// As [`Upkeep::standing`], without the reasons, which cost more than the word.
-    fn standing_word(
-        &self,
-        key: &Key,
-        item: &Item,
-        being_changed: &BTreeSet<&JobId>,
-    ) -> &'static str {
-        if matches!(item, Item::Unknown { .. }) {
-            return "not_understood";
-        }
-        match self.judged.get(key).map(|judged| &judged.verdict) {
-            None => "unknown",
-            Some(Verdict::Met) => "met",
-            Some(Verdict::Coming { .. }) => "coming",
-            Some(Verdict::Held { .. }) => "unmet",
-            Some(Verdict::Broken { .. }) => {
-                let is_mending = item.jobs().into_iter().any(|job| being_changed.contains(job));
-                if is_mending { "mending" } else { "unmet" }
-            }
-        }
-    }
-
     /// Why something that is asked for would not last: another set expects otherwise.
     pub(crate) fn objection(&self, want: &Want) -> Option<String> {
         let all = self.sets.iter().flat_map(|(name, set)| set.items.iter().map(move |i| (name, i)));
@@ -420,8 +379,6 @@ impl Upkeep {
         });
         objections.next()
     }
-
-    // Sets.
 
     fn put(&mut self, now_ms: u64, record: SetRecord, out: &mut Vec<Effect>) {
         let name = record.name.clone();
@@ -493,8 +450,6 @@ impl Upkeep {
         binding.flatten().collect()
     }
 
-    // Verdicts.
-
     fn look(&mut self, now_ms: u64, look: Look, out: &mut Vec<Effect>) {
         let Look { view, heard, members, open, turns } = look;
         let (mut changed, is_change) = self.index.update(&view, &heard, &members);
@@ -520,466 +475,6 @@ impl Upkeep {
         self.note_busy(now_ms);
         self.ask_for_plan(now_ms, out);
     }
-
-    /// Who waits by orders that read what has changed.
-    fn waiting(&self, changed: &BTreeSet<Key>) -> BTreeSet<Key> {
-        let orders = changed.iter().filter_map(|key| match self.item(key)? {
-            Item::Order(order) => Some(&order.order.jobs),
-            _ => None,
-        });
-        let jobs: BTreeSet<&JobId> = orders.flatten().collect();
-        jobs.into_iter().flat_map(|job| self.index.readers_of(job)).cloned().collect()
-    }
-
-    fn judge(&mut self, now_ms: u64, keys: BTreeSet<Key>, out: &mut Vec<Effect>) {
-        // First, as what was seen once is judged otherwise when it is gone.
-        let seen = keys.iter().filter_map(|key| match self.item(key)? {
-            item @ Item::Runs { job, .. } => {
-                let hosts = self.index.hosts_of(item)?;
-                (!hosts.is_empty()).then(|| job.clone())
-            }
-            _ => None,
-        });
-        self.note_begun(&seen.collect(), out);
-        self.rehearse(&keys);
-        for key in keys {
-            let Some(item) = self.item(&key) else { continue };
-            let verdict = self.verdict(&key, item);
-            self.judged_count += 1;
-            let before = self.judged.remove(&key);
-            let is_broken = matches!(verdict, Verdict::Broken { .. });
-            let since_ms = before.as_ref().and_then(|judged| judged.broken_since_ms);
-            let held_ms = before.as_ref().and_then(|judged| judged.held_ms);
-            let report = before.and_then(|judged| judged.report).filter(|_| is_broken);
-            let broken_since_ms = is_broken.then(|| since_ms.unwrap_or(now_ms));
-            match is_broken {
-                true => self.broken.insert(key.clone()),
-                false => self.broken.remove(&key),
-            };
-            self.judged.insert(key, Judged { verdict, broken_since_ms, held_ms, report });
-        }
-    }
-
-    /// Brings up to date what these are judged by, and lets go what nobody is judged by any more.
-    fn rehearse(&mut self, keys: &BTreeSet<Key>) {
-        let domains = |keys: &mut dyn Iterator<Item = &Key>| -> BTreeSet<Option<String>> {
-            let items = keys.filter_map(|key| self.item(key)).filter(|item| is_rehearsed(item));
-            items.map(|item| domain_of(item).map(str::to_owned)).collect()
-        };
-        let expected = domains(&mut self.index.whole());
-        let domains = domains(&mut keys.iter());
-        self.rehearsals.retain(|domain, _| expected.contains(domain));
-        let index = &self.index;
-        for domain in domains {
-            let rehearsal = self.rehearsals.entry(domain).or_insert_with_key(|domain| {
-                domain.as_ref().map_or_else(Rehearsal::of_hosts, Rehearsal::of_domains)
-            });
-            rehearsal.follow(index.view(), |host| index.freshness(host));
-        }
-    }
-
-    fn verdict(&self, key: &Key, item: &Item) -> Verdict {
-        if is_rehearsed(item) {
-            let domain = domain_of(item).map(str::to_owned);
-            let rehearsal =
-                self.rehearsals.get(&domain).expect("it was rehearsed before it is judged");
-            return verdict::rehearsed(rehearsal);
-        }
-        let after = match item {
-            Item::Runs { job, level, .. } => self.after(job, *level),
-            _ => BTreeSet::new(),
-        };
-        let others = after.iter().flat_map(|other| self.index.homes_of(other));
-        let hosts = self.index.hosts_of(item);
-        let part = hosts.map(|mut hosts| {
-            hosts.extend(others.cloned());
-            self.index.view().part(&hosts)
-        });
-        let (none, nothing) = (BTreeSet::new(), BTreeMap::new());
-        let record = self.sets.get(&key.0).map(|set| &set.record);
-        judge(
-            item,
-            &Facts {
-                view: part.as_ref().unwrap_or(self.index.view()),
-                freshness: &|host| self.index.freshness(host),
-                missing: self.index.missing(),
-                begun: record.map_or(&none, |record| &record.begun),
-                stopped: record.map_or(&nothing, |record| &record.stopped),
-                after: &after,
-            },
-        )
-    }
-
-    fn note_begun(&mut self, jobs: &BTreeSet<JobId>, out: &mut Vec<Effect>) {
-        let mut changed = BTreeSet::new();
-        for job in jobs {
-            let keys: Vec<Key> = self.index.readers_of(job).cloned().collect();
-            for (name, place) in keys {
-                let Some(set) = self.sets.get_mut(&name) else { continue };
-                let is_run = matches!(set.items.get(place), Some(Item::Runs { .. }));
-                if is_run && set.record.begun.insert(job.clone()) {
-                    changed.insert(name);
-                }
-            }
-        }
-        out.extend(changed.into_iter().map(Effect::Save));
-    }
-
-    fn note_stop(&mut self, now_ms: u64, job: &JobId, revision: Revision, out: &mut Vec<Effect>) {
-        for set in self.sets.values_mut() {
-            let is_it = |item: &Item| matches!(item, Item::Runs { job: id, .. } if id == job);
-            if set.items.iter().any(is_it) {
-                set.record.note_stop(job.clone(), revision);
-                out.push(Effect::Save(set.record.name.clone()));
-            }
-        }
-        self.judge(now_ms, self.keys_of(job), out);
-    }
-
-    fn keys_of(&self, job: &JobId) -> BTreeSet<Key> {
-        self.index.readers_of(job).cloned().collect()
-    }
-
-    // Mending.
-
-    /// Notes what others are to mend first and can't now, or are at work on: their time begins anew.
-    fn note_held(&mut self, now_ms: u64) {
-        let mut at_work = BTreeMap::new();
-        let mut held = Vec::new();
-        for key in self.broken.iter().filter(|key| self.turns.place(&key.0) > 0) {
-            let is_held = self.item(key).is_some_and(|item| self.is_held_up(item))
-                || *at_work.entry(&key.0).or_insert_with(|| self.is_somebody_else_at(&key.0));
-            held.extend(is_held.then(|| key.clone()));
-        }
-        for key in held {
-            if let Some(judged) = self.judged.get_mut(&key) {
-                judged.held_ms = Some(now_ms);
-            }
-        }
-    }
-
-    /// True while nobody would mend it: nothing new is heard of a host that has to do with it, or VMs
-    /// that others move leave that one, and only few may at a time.
-    fn is_held_up(&self, item: &Item) -> bool {
-        let hosts = self.index.hosts_of(item).unwrap_or_default();
-        hosts.iter().any(|host| match self.index.freshness(host) {
-            Freshness::Fresh => {
-                let mut jobs =
-                    self.index.view().host(host).into_iter().flat_map(|h| h.jobs.values());
-                jobs.any(|job| job.state == JobState::MigratingOut && !self.is_ours(&job.id))
-            }
-            Freshness::Stale => true,
-            Freshness::Lost => false,
-        })
-    }
-
-    /// True while somebody else changes a job that the set names.
-    fn is_somebody_else_at(&self, set: &SetName) -> bool {
-        let items = self.sets.get(set).into_iter().flat_map(|set| &set.items);
-        items.flat_map(Item::jobs).any(|job| {
-            !self.is_ours(job) && self.index.rows_of(job).any(|row| is_between(row.state))
-        })
-    }
-
-    fn is_ours(&self, job: &JobId) -> bool {
-        self.mending.contains(job) || self.open.iter().any(|run| run.job == *job)
-    }
-
-    /// What is to be mended now.
-    fn due(&self, now_ms: u64) -> BTreeSet<Key> {
-        let is_due = |key: &&Key| {
-            let (Some(item), Some(judged)) = (self.item(key), self.judged.get(*key)) else {
-                return false;
-            };
-            let Some(broken_ms) = judged.broken_since_ms else { return false };
-            let free_ms = broken_ms.max(judged.held_ms.unwrap_or(0));
-            let turn_ms = TURN_MS * u64::from(self.turns.place(&key.0));
-            let is_settled = free_ms + SETTLE_MS + turn_ms <= now_ms;
-            let jobs = item.jobs();
-            let is_made_room_for = |job: &&JobId| self.clearing.values().any(|f| f.lets == **job);
-            let is_open = jobs.iter().any(|job| self.is_tied_to_a_change(job))
-                || jobs.iter().any(is_made_room_for);
-            let is_resting = jobs.iter().all(|job| self.mends.rest(now_ms, job).is_some());
-            is_settled && !is_open && !is_resting && !is_told_only(item)
-        };
-        self.broken.iter().filter(is_due).cloned().collect()
-    }
-
-    /// True while the job, or one that a rule names together with it, is being changed by anybody: what a
-    /// move of it would be worth is known only when that is over. Two that are to be on one host would
-    /// else change places for ever.
-    fn is_tied_to_a_change(&self, job: &JobId) -> bool {
-        let keys = self.index.readers_of(job);
-        let rules = keys.filter_map(|key| match self.item(key)? {
-            Item::Rule(clause) => Some(clause),
-            _ => None,
-        });
-        let tied = rules.flat_map(|clause| clause.rule.jobs());
-        tied.chain([job]).any(|job| {
-            self.mending.contains(job)
-                || self.open.iter().any(|run| run.job == *job)
-                || self.index.rows_of(job).any(|row| is_between(row.state))
-        })
-    }
-
-    fn ask_for_plan(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        let mut due = self.due(now_ms);
-        let (uneven, shifts) = self.shifts_due(now_ms);
-        due.extend(uneven.iter().cloned());
-        let planning = &self.planning;
-        let since_ms = planning.asked_ms.map(|asked_ms| now_ms.saturating_sub(asked_ms));
-        let is_news = planning.is_stale || !due.is_subset(&planning.due);
-        let pause_ms = match (is_news, planning.was_idle) {
-            // These have a pace of their own.
-            _ if shifts.max > 0 => 0,
-            (true, false) => 0,
-            (true, true) => PLAN_IDLE_MS,
-            (false, _) => PLAN_AGAIN_MS,
-        };
-        if due.is_empty() || planning.is_open || since_ms.is_some_and(|since| since < pause_ms) {
-            return;
-        }
-        let aims = Aims { shifts, ..self.aims(now_ms, &due) };
-        self.shifts_asked(now_ms, &uneven, shifts);
-        self.planning = Planning {
-            asked_ms: Some(now_ms),
-            due,
-            is_open: true,
-            was_idle: false,
-            is_stale: false,
-        };
-        out.push(Effect::Plan(Box::new(aims)));
-    }
-
-    fn aims(&self, now_ms: u64, due: &BTreeSet<Key>) -> Aims {
-        let items: Vec<&Item> = due.iter().filter_map(|key| self.item(key)).collect();
-        let jobs: BTreeSet<&JobId> = items.iter().flat_map(|item| item.jobs()).collect();
-        let goal = |item: &&Item| match *item {
-            Item::Runs { job, spec, on, level } => {
-                let spec = spec_of(self.index.view(), job, spec.as_ref())?;
-                Some((*level, Expectation::Runs { job: job.clone(), spec, on: on.clone() }))
-            }
-            Item::RunsOn { job, on, level } => {
-                Some((*level, Expectation::RunsOn { job: job.clone(), on: on.clone() }))
-            }
-            Item::HasSize { job, size, level } => {
-                Some((*level, Expectation::HasSize { job: job.clone(), size: size.clone() }))
-            }
-            Item::Rule(_) | Item::Order(_) | Item::Unknown { .. } => None,
-        };
-        let mut goals: Vec<_> = items.iter().filter_map(goal).collect();
-        // Two sets may say the same of a job.
-        goals.dedup();
-        let due_clauses = |clause: &&Clause| {
-            let rule = Item::Rule((*clause).clone());
-            items.contains(&&rule) || clause.rule.jobs().iter().any(|job| jobs.contains(job))
-        };
-        let mut clauses: Vec<Clause> = Vec::new();
-        for clause in self.clauses().filter(due_clauses) {
-            if !clauses.contains(clause) {
-                clauses.push(clause.clone());
-            }
-        }
-        let mut heeded = self.heeded(now_ms, &jobs);
-        heeded.retain(|clause| !clauses.contains(clause));
-        let shunned = self.mends.shunned(now_ms);
-        Aims { goals, clauses, heeded, shunned, shifts: Shifts::default() }
-    }
-
-    /// Rules that moves of others for the sake of these jobs must not break: all that are kept, and that
-    /// nobody is moved who is expected where it is, who was moved or could not be moved of late, or whom somebody
-    /// is changing.
-    pub(crate) fn heeded(&self, now_ms: u64, jobs: &BTreeSet<&JobId>) -> Vec<Clause> {
-        let pinned = self.items().filter_map(|(_, item)| match item {
-            Item::Runs { job, on: Some(_), .. } | Item::RunsOn { job, .. } => Some(job),
-            _ => None,
-        });
-        let open = self.open.iter().map(|run| &run.job);
-        let staying: BTreeSet<&JobId> =
-            pinned.chain(open).chain(&self.mending).chain(self.mends.left_alone(now_ms)).collect();
-        let stays = |job: &JobId| Clause {
-            level: Level::Must,
-            rule: Rule::NoMigration(NoMigration { job: job.clone() }),
-        };
-        let staying = staying.difference(jobs).map(|job| stays(job));
-        self.clauses().cloned().chain(staying).collect()
-    }
-
-    fn planned(
-        &mut self,
-        now_ms: u64,
-        steps: Vec<Step>,
-        favours: &[Favour],
-        report: &Report,
-        open: Vec<Open>,
-        out: &mut Vec<Effect>,
-    ) {
-        self.planning.is_open = false;
-        self.open = open;
-        let due = std::mem::take(&mut self.planning.due);
-        for key in &due {
-            let said = self.item(key).and_then(|item| said_of(report, item));
-            if let Some(judged) = self.judged.get_mut(key) {
-                judged.report = said;
-            }
-        }
-        let mended: BTreeSet<JobId> = due
-            .iter()
-            .filter_map(|key| self.item(key))
-            .flat_map(|item| item.jobs())
-            .cloned()
-            .collect();
-        let mut begun = Vec::new();
-        let mut places = mends::MENDS_MAX.saturating_sub(self.mending.len());
-        self.planning.was_idle = true;
-        let favours = self.favours_to_do(now_ms, favours, &mended, &due);
-        let favour_of = |step: &Step| {
-            let Step::MigrateVm(step) = step else { return None };
-            let is_it = |favour: &&Favour| favour.job == step.job && favour.to == step.to;
-            favours.iter().copied().find(is_it)
-        };
-        for step in steps {
-            let favour = favour_of(&step);
-            if favour.is_none() && !mended.contains(step.job()) {
-                continue;
-            }
-            let is_heard =
-                ends_of(&step).iter().all(|host| self.index.freshness(host) == Freshness::Fresh);
-            if places == 0 || !is_heard {
-                continue;
-            }
-            let is_free = !self.is_tied_to_a_change(step.job())
-                && (favour.is_none() || self.is_at_rest(&step));
-            if is_free && self.mends.admit(now_ms, &step, &mut begun, &self.open) {
-                places -= 1;
-                self.planning.was_idle = false;
-                self.mending.insert(step.job().clone());
-                self.clearing.extend(favour.map(|favour| (favour.job.clone(), favour.clone())));
-                out.extend(self.mend(step, favour.map(|favour| favour.reason())));
-            }
-        }
-        self.planning.due = due;
-    }
-
-    /// The moves of others that are worth beginning: not those for something that will fit once moves that go on
-    /// already are over. Somebody else is at that, and has time to finish.
-    fn favours_to_do<'f>(
-        &mut self,
-        now_ms: u64,
-        favours: &'f [Favour],
-        mended: &BTreeSet<JobId>,
-        due: &BTreeSet<Key>,
-    ) -> Vec<&'f Favour> {
-        let mut to_do: Vec<&Favour> = favours.iter().filter(|f| mended.contains(&f.lets)).collect();
-        let lets: BTreeSet<&JobId> = to_do.iter().map(|favour| &favour.lets).collect();
-        let on_its_way = lets.into_iter().filter(|job| self.is_room_on_its_way(job, due));
-        let on_its_way: BTreeSet<JobId> = on_its_way.cloned().collect();
-        to_do.retain(|favour| !on_its_way.contains(&favour.lets));
-        for key in due {
-            let is_it = self
-                .item(key)
-                .is_some_and(|item| item.jobs().into_iter().any(|job| on_its_way.contains(job)));
-            if let Some(judged) = self.judged.get_mut(key).filter(|_| is_it) {
-                judged.broken_since_ms = Some(now_ms);
-            }
-        }
-        to_do
-    }
-
-    fn is_room_on_its_way(&self, job: &JobId, due: &BTreeSet<Key>) -> bool {
-        let view = self.index.view();
-        let mut items = due.iter().filter_map(|key| self.item(key));
-        let spec = items.find_map(|item| match item {
-            Item::Runs { job: id, spec, .. } if id == job => spec.as_ref(),
-            _ => None,
-        });
-        let Some(spec) = spec_of(view, job, spec) else { return false };
-        let size = spec.takes();
-        view.hosts().any(|(host, row)| {
-            let is_leaving = |job: &&Arc<Job>| job.state == JobState::MigratingOut;
-            let leaving = row.jobs.values().filter(is_leaving).map(|job| job.allocation());
-            let leaving = leaving.reduce(Resources::plus);
-            let free = row.host.capacity.minus(row.host.allocation);
-            self.index.freshness(host) == Freshness::Fresh
-                && row.host.intent.is_none()
-                && leaving.is_some_and(|leaving| size.fits_in(free.plus(leaving)))
-        })
-    }
-
-    /// True while nobody changes a job that nothing else is known of.
-    fn is_at_rest(&self, step: &Step) -> bool {
-        let Step::MigrateVm(step) = step else { return false };
-        let row = self.index.view().host(&step.from);
-        let job = row.and_then(|row| row.jobs.get(&step.job));
-        job.is_some_and(|job| job.state == JobState::Running)
-    }
-
-    fn mend(&self, step: Step, because: Option<String>) -> Option<Effect> {
-        match step {
-            Step::StartVm(step) => {
-                let (job, to) = (step.job, step.host);
-                let on = self.items().find_map(|(_, item)| match item {
-                    Item::Runs { job: id, on: Some(on), .. } if *id == job => Some(on.clone()),
-                    _ => None,
-                });
-                let want = Box::new(Want::Run { job, spec: step.spec, on });
-                Some(Effect::Mend { want, to, because })
-            }
-            Step::MigrateVm(step) => {
-                let (job, to) = (step.job, step.to);
-                let want = Box::new(Want::migrate(job, to.clone()));
-                Some(Effect::Mend { want, to, because })
-            }
-            Step::ResizeVm(step) => {
-                let (job, size) = (step.job, step.size);
-                let want = Box::new(Want::Resize { job, size });
-                Some(Effect::Mend { want, to: step.host, because })
-            }
-            Step::StopVm(_) | Step::DeleteVm(_) => None,
-        }
-    }
-
-    fn standing(&self, now_ms: u64, key: &Key) -> KeptStanding {
-        let Some(item) = self.item(key) else { return KeptStanding::Unknown };
-        if let Item::Unknown { why } = item {
-            return KeptStanding::NotUnderstood { why: why.clone() };
-        }
-        let Some(judged) = self.judged.get(key) else { return KeptStanding::Unknown };
-        if let Some(shifting) = self.shifting(key) {
-            return shifting;
-        }
-        let evidence = match &judged.verdict {
-            Verdict::Met => return KeptStanding::Met,
-            Verdict::Coming { host } => return KeptStanding::Coming { host: host.clone() },
-            Verdict::Held { why } => {
-                return KeptStanding::Unmet { why: why.clone(), report: None };
-            }
-            Verdict::Broken { evidence } => evidence.clone(),
-        };
-        let jobs = item.jobs();
-        if let Some(run) = self.open.iter().find(|run| jobs.contains(&&run.job)) {
-            return KeptStanding::Mending { run: run.run, why: None };
-        }
-        let mut clearing = self.clearing.values().filter(|favour| jobs.contains(&&favour.lets));
-        let moving = clearing.find_map(|favour| {
-            let run = self.open.iter().find(|run| run.job == favour.job)?;
-            Some(KeptStanding::Mending { run: run.run, why: Some(favour.to_string()) })
-        });
-        if let Some(moving) = moving {
-            return moving;
-        }
-        let resting = jobs.iter().filter_map(|job| self.mends.rest(now_ms, job)).max();
-        let (why, report) = match (resting, &judged.report) {
-            (Some((until_ms, why)), report) => {
-                let seconds = until_ms.saturating_sub(now_ms).div_ceil(1000);
-                let why = format!("{evidence}; {why}; tried again in {seconds} s");
-                (why, report.as_ref().map(|(_, report)| report.clone()))
-            }
-            (None, Some((why, report))) => (why.clone(), Some(report.clone())),
-            (None, None) => (evidence, None),
-        };
-        KeptStanding::Unmet { why, report }
-    }
 }
 
 /// What an expectation says against something that is wanted.
@@ -1003,33 +498,6 @@ fn objects(item: &Item, want: &Want) -> Option<String> {
             (job == expected && is_other).then(|| format!("{job} has another size"))
         }
         _ => None,
-    }
-}
-
-/// What a plan's report says of an expectation, in words and as it is.
-fn said_of(report: &Report, item: &Item) -> Option<(String, Value)> {
-    match item {
-        Item::Runs { job, .. } | Item::RunsOn { job, .. } | Item::HasSize { job, .. } => {
-            let unmet = report.unmet.iter().find(|unmet| unmet.job == *job)?;
-            Some((unmet.to_string(), json!(unmet)))
-        }
-        Item::Rule(clause) => {
-            let is_it = |v: &&planner::Violation| v.level == clause.level && v.rule == clause.rule;
-            let violation = report.violations.iter().find(is_it)?;
-            Some((violation.to_string(), json!(violation)))
-        }
-        Item::Order(_) | Item::Unknown { .. } => None,
-    }
-}
-
-/// The hosts that a step needs.
-fn ends_of(step: &Step) -> Vec<&HostId> {
-    match step {
-        Step::StartVm(step) => vec![&step.host],
-        Step::MigrateVm(step) => vec![&step.from, &step.to],
-        Step::ResizeVm(step) => vec![&step.host],
-        Step::StopVm(step) => vec![&step.host],
-        Step::DeleteVm(step) => vec![&step.host],
     }
 }
 

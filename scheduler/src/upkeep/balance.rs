@@ -24,9 +24,10 @@ use protocol::job::JobState;
 use protocol::view::Freshness;
 
 use super::index::Key;
+use super::mending::ends_of;
 use super::set::Item;
 use super::verdict::{Verdict, gap, is_between, is_told_only};
-use super::{Effect, SETTLE_MS, TURN_MS, Upkeep, ends_of};
+use super::{Effect, SETTLE_MS, TURN_MS, Upkeep};
 
 /// An hour.
 const HOUR_MS: u64 = 3_600_000;
