@@ -58,7 +58,7 @@ impl Agent {
     pub(super) fn check_growth(&self, ask: &OfferRequest) -> Result<Reserved, Refusal> {
         let job = &self.record(&ask.job)?.job;
         self.check_resize(&ask.job, ask.revision, &ask.spec, None, self.room().policy)?;
-        let resources = ask.spec.resources().max(had(job));
+        let resources = ask.spec.resources().max(keeps(job, &ask.spec));
         // What it has been promised is counted with the job already.
         let promised = promised(job).unwrap_or(resources);
         let in_pools = job.spec.growth_by_pool(&ask.spec);
@@ -162,7 +162,7 @@ impl Agent {
     ) -> Result<Reply, Refusal> {
         let id = record.job.id.clone();
         self.offers.end_of_job(&id);
-        let has = had(&record.job);
+        let has = keeps(&record.job, &to);
         let before = record.job.spec.as_vm();
         record.last_resize = before.map(|vm| {
             let disks = vm.disks.iter().map(|disk| (disk.name.clone(), disk.size_bytes)).collect();
@@ -242,7 +242,7 @@ impl Agent {
         if to.resources().fits_in(promised) && !is_renewal {
             return Ok(None);
         }
-        let takes = to.resources().max(had(job));
+        let takes = to.resources().max(keeps(job, to));
         // The guest may have given something up since we made the offer.
         let offered = ticket.and_then(|t| t.offer.open().ok()).map(|offer| offer.resources);
         let expected = Expected {
@@ -345,12 +345,13 @@ impl Agent {
             .into();
         }
         let size = record.job.spec.as_vm().map(|vm| vm.size().resources());
-        let may_have_more = is_alive(record.job.state) && size != Some(most);
+        let is_alive = is_alive(record.job.state);
+        let may_have_more = is_alive && size != Some(most);
         let next = || Box::new(Resize::of(most, ResizeStage::NextStart));
         record.job.resize = may_have_more.then(next);
         record.job.reason = Some(Reason::ActionFailed { message });
         self.insert(now, record, out);
-        let entry = self.jobs.get(&id).filter(|_| may_have_more);
+        let entry = self.jobs.get(&id).filter(|_| is_alive);
         let look = entry.and_then(|entry| {
             let uuid = entry.record.job.domain_uuid?;
             Some(Look { uuid, hint: None, is_second: false, change: entry.change })
@@ -509,6 +510,15 @@ fn is_alive(state: JobState) -> bool {
 /// hold that it has.
 fn promised(job: &Job) -> Option<Resources> {
     (!job.state.is_ended() || job.hold.is_some()).then(|| job.promised())
+}
+
+/// What stays promised until a change to this size is through: what its guest has, and of what it is to have
+/// less of also what it waits for. Should the change fail, it has that again, and nobody else.
+fn keeps(job: &Job, to: &JobSpec) -> Resources {
+    let (had, asked, to) = (had(job), job.spec.resources(), to.resources());
+    let vcpus = if to.vcpus < asked.vcpus { asked.vcpus } else { 0 };
+    let memory_bytes = if to.memory_bytes < asked.memory_bytes { asked.memory_bytes } else { 0 };
+    had.max(Resources { vcpus, memory_bytes, disk_bytes: 0 })
 }
 
 /// What its guest has; of one that is off what it would have had.

@@ -312,6 +312,31 @@ fn what_a_guest_has_not_given_up_counts_on_when_the_next_change_is_refused() {
     assert!(matches!(job(&bench).reason, Some(Reason::ActionFailed { .. })));
 }
 
+/// Found by the simulator: seed 7013945 of the program of commit 2e59014.
+#[test]
+fn what_waits_for_the_next_start_is_promised_until_it_is_given_up_for_good() {
+    let mut bench = running(Bench::trusted(HOST));
+    let ticket = granted(offer(&mut bench, 2, sized(4, GIB)).unwrap());
+    resize(&mut bench, body(2, change(4, GIB), Some(ticket))).unwrap();
+    // The guest takes none of it.
+    bench.end_work(got(1, GIB, GIB));
+    assert_eq!((told(&bench).0, job(&bench).spec.resources().vcpus), (4, 4));
+    resize(&mut bench, body(3, change(1, GIB), None)).unwrap();
+    assert_eq!(told(&bench).0, 4, "it may fail");
+    bench.end_work(WorkOutcome::Failed("define: no".into()));
+    assert_eq!((told(&bench).0, job(&bench).spec.resources().vcpus), (4, 4));
+    // What it has now is looked at.
+    look_at(&mut bench, guest(1, GIB, GIB));
+    assert_eq!(told(&bench), (4, 1, Some("vcpus 4, now 1 until its next start".to_owned())));
+    // With more of one and less of the other, its ticket is for all that stays promised.
+    let grown = offer(&mut bench, 4, sized(1, 2 * GIB)).unwrap();
+    assert_eq!(grown.open().unwrap().resources.vcpus, 4);
+    resize(&mut bench, body(4, change(1, 2 * GIB), Some(granted(grown)))).unwrap();
+    assert_eq!((told(&bench).0, told(&bench).1), (4, 2));
+    bench.end_work(got(1, 2 * GIB, 2 * GIB));
+    assert_eq!((told(&bench).0, told(&bench).1), (1, 2));
+}
+
 #[test]
 fn what_a_try_without_an_answer_may_have_given_counts_until_the_guest_is_seen() {
     let mut bench = running(Bench::lone());
