@@ -73,6 +73,7 @@ fn lab_crowded_guests_are_spread_while_they_run_on_and_the_next_one_moves_nobody
         let first = first_count(&operator, name);
         assert!(first >= *counted, "{name} counted to {counted} and then {first}: restarted");
     }
+    operator.await_no_run();
     let done = moves(&operator);
     assert_eq!(done.len(), 2, "{done:#?}");
     for run in &done {

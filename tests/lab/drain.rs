@@ -56,7 +56,12 @@ fn lab_a_host_is_drained_while_its_guests_run_on_and_the_controller_is_killed() 
     assert!(!refused.status.success() && said.contains("drained"), "{said}");
 
     operator.must(&["undrain", "h1"]);
-    run_on(&operator, "web-5", "h1");
+    until("every view to show that it is drained no more", LIMIT, || {
+        let words = ["run", "guest", "--memory", "128MiB", "--on", "h1", "--name", "web-5"];
+        let output = operator.run(&words);
+        is(output.status.success(), output)
+    });
+    assert_eq!(operator.await_state("web-5", "running"), "h1");
     assert!(operator.must(&["hosts"]).lines().all(|line| !line.contains("drain")));
 
     // What cannot leave is named with the reason, and leaves by itself once it can.

@@ -45,6 +45,7 @@ fn lab_an_image_on_one_host_starts_vms_on_any_and_goes_when_nobody_needs_it() {
     same_files(&lab, "h1", "h2");
 
     // web-2's disk is made from the image of h2; web-1's came whole, and is made from none.
+    operator.await_no_run();
     let shown = operator.json(&["images"]);
     let users = shown["images"][0]["users"].as_array().cloned().unwrap_or_default();
     let users: Vec<_> = users.iter().map(|user| (&user["job"], &user["host"])).collect();

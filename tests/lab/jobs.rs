@@ -42,6 +42,7 @@ fn lab_pause_resume_save_reset_and_reboot() {
     operator.must(&["pause", "web-1"]);
     lab.must(&["signal", &host, "agent", "KILL"]);
     lab.start_agent(&host, &url);
+    lab.await_agent(&host);
     operator.await_state("web-1", "paused");
     operator.must(&["resume", "web-1"]);
     assert_eq!(lab.virsh_state(&host, "web-1"), "running");
@@ -191,10 +192,17 @@ fn lab_a_guest_that_dies_and_one_whose_host_lost_power_are_started_again() {
     let run = ["run", "--image", "guest", "--name", "web-1", "--memory", "128MiB"];
     operator.must(&[&run[..], &["--restart", "on-crash", "--autostart"]].concat());
     let host = operator.await_state("web-1", "running");
-    let kill = "kill -9 $(cat /run/libvirt/qemu/web-1.pid)";
-    let killed = lab.exec(&host, &["sh", "-c", kill]);
+    let pid = || {
+        let output = lab.exec(&host, &["cat", "/run/libvirt/qemu/web-1.pid"]);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let old = pid();
+    let killed = lab.exec(&host, &["kill", "-9", &old]);
     assert!(killed.status.success(), "{killed:?}");
-    operator.await_state("web-1", "starting");
+    until("another process to run it", Duration::from_secs(60), || {
+        let now = pid();
+        is(!now.is_empty() && now != old, now)
+    });
     assert_eq!(operator.await_state("web-1", "running"), host);
     await_virsh(&lab, &host, "running");
 

@@ -69,6 +69,7 @@ fn lab_a_second_operator_takes_over_from_the_first() {
     assert_eq!(version(&first), 4, "each goes on from what the other has signed");
 
     let follows = first.follow(&["events", "--follow"]);
+    follows.note_with("following", Duration::from_secs(10));
     second.must(&["run", "--name", "seen-1", "--memory", "64MiB"]);
     follows.line_with("seen-1 running", LIMIT);
 

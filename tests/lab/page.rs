@@ -169,6 +169,7 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     });
 
     // It moves and runs on, and its console goes with it.
+    operator.await_no_run();
     browser.click(".pane button", "Migrate…");
     browser.click("dialog button", "Migrate");
     shows(&mut browser, "web-1", "running", "h2");
@@ -186,10 +187,12 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
 
     // Stopped by a click: virsh agrees.
     browser.eval("location.hash = '#vms/web-1'");
+    operator.await_no_run();
     browser.click(".pane button", "Force stop…");
     browser.click("dialog button", "Force stop");
     shows(&mut browser, "web-1", "stopped", "h2");
     await_virsh(&lab, "h2", "web-1", "shut off");
+    operator.await_no_run();
     browser.click(".pane button", "Delete…");
     browser.eval("document.querySelector('dialog input').focus()");
     browser.write("web-1");

@@ -233,14 +233,23 @@ fn lab_an_agent_killed_in_the_middle_of_a_resize_completes_it() {
         is(stage == "changing", stage)
     });
     lab.must(&["signal", "h1", "agent", "KILL"]);
-    lab.must(&["signal", "h1", "libvirtd", "CONT"]);
+    // libvirt 9.0 was seen to crash when a client dies that it was about to answer: so it dies here, too.
+    lab.must(&["signal", "h1", "libvirtd", "KILL"]);
+    lab.must(&["exec", "-d", "libvirtd", "h1", "libvirtd"]);
+    until("libvirtd to answer again", Duration::from_secs(60), || {
+        let answer = lab.exec("h1", &["virsh", "domstate", "web-1"]);
+        is(answer.status.success(), answer)
+    });
     assert_eq!(has(&lab, "web-1"), all(1, 128), "it was done already");
     lab.start_agent("h1", &url);
     let output = resize.wait_with_output().expect("the command ends");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert_eq!(has(&lab, "web-1"), all(3, 384));
-    assert_eq!(job(&operator, "web-1").get("resize"), None);
+    until("the view to show that it is through", Duration::from_secs(30), || {
+        let resize = job(&operator, "web-1").get("resize").cloned();
+        is(resize.is_none(), resize)
+    });
     await_allocation(&operator, (3, 384));
 }
 

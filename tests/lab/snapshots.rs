@@ -130,6 +130,7 @@ impl Story {
 
     fn start_agent(&self) {
         self.lab.start_agent("h1", &self.url);
+        self.lab.await_agent("h1");
     }
 }
 

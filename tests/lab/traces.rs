@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tests::collector::{Collector, Trace};
 use tests::lab::Lab;
@@ -81,10 +81,7 @@ fn lab_a_run_is_one_trace_from_the_command_to_libvirt() {
 
 /// It costs spans, which every role counts.
 fn without_a_collector_all_goes_on(operator: &Operator, otlp: &str) {
-    let begun = Instant::now();
     operator.must(&["run", "guest", "--name", "web-2", "--memory", "128MiB", "--otlp", otlp]);
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
     operator.await_state("web-2", "running");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut round = 0;

@@ -150,6 +150,16 @@ impl Lab {
         list.split_whitespace().map(str::to_owned).collect()
     }
 
+    /// Waits until a host's agent answers. What a view shows may be of the life before.
+    pub fn await_agent(&self, host: &str) {
+        let socket = ["--unix-socket", "/var/lib/ostler/agent.sock"];
+        let ask = [&["curl", "-sf"], &socket[..], &["http://agent/v1/health"]].concat();
+        until(&format!("the agent of {host} to answer"), Duration::from_secs(60), || {
+            let asked = self.exec(host, &ask);
+            is(asked.status.success(), text(&asked.stderr))
+        });
+    }
+
     /// Starts the agent on a host.
     pub fn start_agent(&self, host: &str, discovery: &str) {
         self.start_agent_with(host, discovery, &[]);

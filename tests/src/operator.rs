@@ -111,6 +111,20 @@ impl Operator {
         host
     }
 
+    /// Waits until no run is open. One may end after the VM's state shows what it was for; until then the VM
+    /// is busy.
+    pub fn await_no_run(&self) {
+        until("no run to be open", Duration::from_secs(60), || {
+            let runs = self.json(&["runs"])["runs"].as_array().cloned().unwrap_or_default();
+            let is_open = |run: &Value| {
+                let state = run["state"].as_str().unwrap_or_default();
+                ["accepted", "running", "unwinding"].contains(&state)
+            };
+            let open: Vec<Value> = runs.into_iter().filter(is_open).collect();
+            is(open.is_empty(), open)
+        });
+    }
+
     /// Runs a command and goes on.
     #[must_use]
     pub fn follow(&self, words: &[&str]) -> Following {

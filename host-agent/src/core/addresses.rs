@@ -150,10 +150,16 @@ impl Watch {
 
     fn pause_ms(&self, now_ms: u64, cards: Option<&[Card]>) -> u64 {
         let lacks = |card: &Card| card.unknown == Some(Unknown::NotSeen);
+        // A guest may be seen on the wire before its network has written down what it has leased.
+        let is_seen_only = |card: &Card| {
+            let mut from = card.addresses.iter().map(|address| address.from);
+            card.plug == "network" && from.all(|from| from == AddressSource::Neighbour)
+        };
         let is_booting = self.since_ms.is_some_and(|since| now_ms - since < BOOT_MS_MAX);
+        let may_change = |card: &Card| lacks(card) || is_seen_only(card);
         match cards {
+            Some(cards) if is_booting && cards.iter().any(may_change) => BOOTING_MS,
             Some(cards) if !cards.iter().any(lacks) => SETTLED_MS,
-            Some(_) if is_booting => BOOTING_MS,
             Some(_) | None => WITHOUT_MS,
         }
     }

@@ -78,6 +78,18 @@ fn an_address_is_looked_for_often_while_the_guest_boots_and_told_once() {
 }
 
 #[test]
+fn a_guest_that_was_seen_before_its_lease_is_looked_at_until_that_is_known() {
+    let mut bench = running(&["web-1"]);
+    pass(&mut bench, 1);
+    answer(&mut bench, Some(vec![card(SEEN)]));
+    pass(&mut bench, 2_000);
+    answer(&mut bench, Some(vec![card(LEASE)]));
+    assert_eq!(told(&mut bench), [vec![card(SEEN)], vec![card(LEASE)]]);
+    pass(&mut bench, 15_000);
+    assert_eq!(bench.card_looks, [], "now it is settled");
+}
+
+#[test]
 fn a_guest_that_stays_without_an_address_is_looked_at_less_often() {
     let mut bench = running(&["web-1"]);
     pass(&mut bench, 1);
