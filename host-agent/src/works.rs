@@ -131,6 +131,14 @@ impl From<StorageError> for Trouble {
     }
 }
 
+/// What a guest goes on from. Memory that was saved is of disks as they were then: who was to start anew, and has
+/// been elsewhere since for all that is known here, must not meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    Fresh,
+    Saved,
+}
+
 impl Works {
     /// Does one piece of work to its end.
     pub(crate) async fn perform(
@@ -141,10 +149,17 @@ impl Works {
         turn: Option<&Turn>,
     ) -> WorkOutcome {
         let done = match work {
-            Work::StartVm(vm) if vm.adopted.is_some() => self.start_adopted(job, uuid).await,
-            Work::StartVm(vm) => self.start_vm(job, vm, turn, None).await,
+            Work::StartVm(vm) if vm.adopted.is_some() => {
+                self.start_adopted(job, uuid, Memory::Fresh).await
+            }
+            Work::RestoreVm(vm) if vm.adopted.is_some() => {
+                self.start_adopted(job, uuid, Memory::Saved).await
+            }
+            Work::StartVm(vm) => self.start_vm(job, vm, Memory::Fresh, turn, None).await,
+            Work::RestoreVm(vm) => self.start_vm(job, vm, Memory::Saved, turn, None).await,
             Work::StartOneOff(vm) => {
-                self.start_vm(job, vm, turn, Some(self.storage.exit_file(job))).await
+                let exit_file = Some(self.storage.exit_file(job));
+                self.start_vm(job, vm, Memory::Fresh, turn, exit_file).await
             }
             Work::ResizeVm { vm, change } => {
                 match self.resize_vm(job, uuid, vm, *change, turn).await {
@@ -226,6 +241,7 @@ impl Works {
         &self,
         job: &JobId,
         vm: VmSpec,
+        memory: Memory,
         turn: Option<&Turn>,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
@@ -247,7 +263,7 @@ impl Works {
         // What an earlier start has left is no exit code of this one.
         self.storage.forget_exit(job)?;
         self.define(job, vm, volumes, exit_file).await?;
-        self.start_defined(job, uuid, is_guarded).await?;
+        self.start_defined(job, uuid, memory, is_guarded).await?;
         if is_guarded { self.free(job, uuid).await } else { Ok(()) }
     }
 
@@ -427,7 +443,17 @@ impl Works {
         self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await
     }
 
-    async fn start_defined(&self, job: &JobId, uuid: Uuid, is_paused: bool) -> Result<(), Trouble> {
+    async fn start_defined(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        memory: Memory,
+        is_paused: bool,
+    ) -> Result<(), Trouble> {
+        if memory == Memory::Fresh {
+            self.call("forget saved memory", CALL_DEADLINE, move |hv| hv.forget_saved(uuid))
+                .await?;
+        }
         let (ends, late) = oneshot::channel::<Infallible>();
         let started = call(&self.hv, "start", START_DEADLINE, move |hv| {
             let _ends = ends;
@@ -450,7 +476,7 @@ impl Works {
     }
 
     /// Starts a guest by its own definition, or by the one that it came with if that is gone.
-    async fn start_adopted(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+    async fn start_adopted(&self, job: &JobId, uuid: Uuid, memory: Memory) -> Result<(), Trouble> {
         self.await_late_start(job).await?;
         let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
         let _permit = self.starts.acquire().await.map_err(closed)?;
@@ -463,7 +489,7 @@ impl Works {
         if self.adopt(job, uuid).await?.state.is_active() {
             return Ok(());
         }
-        self.start_defined(job, uuid, false).await
+        self.start_defined(job, uuid, memory, false).await
     }
 
     /// Keeps the definition, and only then writes the job into it.

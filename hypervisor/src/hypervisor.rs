@@ -69,6 +69,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// on from there, with the definition it was saved with. `NotRunning` when it has no process.
     fn save(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
+    /// Forgets what [`Hypervisor::save`] has written, so that the next start begins anew. Harmless when nothing
+    /// was saved.
+    fn forget_saved(&self, uuid: Uuid) -> Result<(), HypervisorError>;
+
     /// Gives a running guest of another size all that can be had at once, and asks it for what is to
     /// be given up. What it has then shows in [`crate::DomainInfo`], and the rest comes with its next
     /// start. Repeating it is harmless.

@@ -306,6 +306,12 @@ impl Hypervisor for Libvirt {
         self.with_domain("save domain", uuid, Needs::Process, Domain::managed_save)
     }
 
+    fn forget_saved(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.with_domain("forget saved memory", uuid, Needs::Nothing, |domain| {
+            if domain.has_managed_save()? { domain.remove_managed_save() } else { Ok(()) }
+        })
+    }
+
     fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         let flags = match self.driver() {
             DriverKind::Qemu | DriverKind::QemuEmbedded => {

@@ -154,6 +154,7 @@ fn is_history(record: &JobRecord) -> bool {
         last_revert: _,
         stay,
         deletes_shared: _,
+        restores: _,
         ended: _,
     } = record;
     let is_at_rest = job.state.is_ended() && matches!(intent, Intent::Run | Intent::Stop { .. });
@@ -162,13 +163,8 @@ fn is_history(record: &JobRecord) -> bool {
         job.migration.is_some() || job.resize.is_some() || tally.restart_at_ms.is_some();
     let lasts = matches!(
         job.reason,
-        Some(
-            Reason::Saved
-                | Reason::Migrated { .. }
-                | Reason::TenureLost { .. }
-                | Reason::Fenced { .. }
-        )
-    );
+        Some(Reason::Migrated { .. } | Reason::TenureLost { .. } | Reason::Fenced { .. })
+    ) || record.has_saved_memory();
     let is_kept = stay.is_some() || !job.snapshots.is_empty();
     is_at_rest && !has_right && !is_on_its_way && !lasts && !is_kept && is_done(job)
 }

@@ -399,8 +399,11 @@ impl Look {
 /// Slow things. Each may be asked for again after a crash and must then come to the same end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
-    /// Make the volumes that are missing, define the domain, start it unless it runs.
+    /// Make the volumes that are missing, define the domain, forget what was saved of its memory, start it
+    /// unless it runs.
     StartVm(VmSpec),
+    /// The same, going on from what was saved of its memory.
+    RestoreVm(VmSpec),
     /// The same, with a port for its exit code.
     StartOneOff(VmSpec),
     /// Read what a guest that is done has left as its exit code.
@@ -467,7 +470,8 @@ impl Work {
     /// Whether it takes a job's volumes in pools for this host.
     #[must_use]
     pub fn takes_volumes(&self) -> bool {
-        matches!(self, Work::StartVm(_) | Work::StartOneOff(_) | Work::TakeOver)
+        use Work::{RestoreVm, StartOneOff, StartVm, TakeOver};
+        matches!(self, StartVm(_) | RestoreVm(_) | StartOneOff(_) | TakeOver)
     }
 
     /// Its name, for those who look on.
@@ -475,6 +479,7 @@ impl Work {
     pub fn as_str(&self) -> &'static str {
         match self {
             Work::StartVm(_) => "start_vm",
+            Work::RestoreVm(_) => "restore_vm",
             Work::StartOneOff(_) => "start_one_off",
             Work::ReadExit => "read_exit",
             Work::StopVm { .. } => "stop_vm",

@@ -128,6 +128,7 @@ impl Agent {
             (JobState::Starting, Intent::Run, WorkOutcome::Done)
                 if record.job.spec.as_vm().is_some() =>
             {
+                record.restores = false;
                 self.become_state(now, record, JobState::Running, None, out);
             }
             // It may run, or run soon: it keeps its hold and its room, and is started again until
@@ -325,6 +326,7 @@ fn next_of_vm(entry: &Entry, vm: &VmSpec) -> Option<Work> {
     match (job.state, &record.intent) {
         (JobState::Accepted | JobState::Starting, Intent::Run) => {
             Some(match job.spec.as_one_off() {
+                None if record.restores => Work::RestoreVm(vm.clone()),
                 None => Work::StartVm(vm.clone()),
                 Some(_) => Work::StartOneOff(vm.clone()),
             })

@@ -9,7 +9,7 @@ use protocol::api::MigrateJob;
 use protocol::history::HistoryConfig;
 use protocol::host::HostIntent;
 use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
-use protocol::job::{Job, RunKey};
+use protocol::job::{Job, JobState, Reason, RunKey};
 use protocol::network::NetworkName;
 use protocol::pool::PoolsConfig;
 use protocol::resources::Resources;
@@ -89,9 +89,22 @@ pub struct JobRecord {
     /// Whether its volumes in shared pools go with it, once it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deletes_shared: bool,
+    /// Whether its start goes on from memory that was saved: set when a saved job is started, and over once it
+    /// runs. What libvirt has saved of any other job is forgotten by its next start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restores: bool,
     /// When it ended, if it has; rows of older agents do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+}
+
+impl JobRecord {
+    /// True while memory of it is saved that its next start goes on from: one that failed has not used it up.
+    #[must_use]
+    pub fn has_saved_memory(&self) -> bool {
+        let is_kept = self.restores && self.job.state == JobState::Failed;
+        is_kept || self.job.reason == Some(Reason::Saved)
+    }
 }
 
 /// What it takes to go back behind a change of size: when libvirt can't have it, or when the run that

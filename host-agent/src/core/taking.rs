@@ -251,7 +251,7 @@ impl Agent {
         }
         let is_start = arrival != Arrival::Migrate;
         let is_found = arrival == Arrival::StartOnShared;
-        if job.reason == Some(Reason::Saved) && is_found {
+        if entry.record.has_saved_memory() && is_found {
             return wrong_state(
                 "its memory was saved here, and its disks have been used elsewhere since: delete it here first"
                     .to_owned(),
@@ -262,7 +262,7 @@ impl Agent {
                 "it has moved to {to} and its disks here are older: start it there, or delete it here"
             ));
         }
-        if job.reason == Some(Reason::Saved) && *job.spec != *spec {
+        if entry.record.has_saved_memory() && *job.spec != *spec {
             return Err(Refusal::WrongState {
                 job: id.clone(),
                 state: job.state,
@@ -348,8 +348,10 @@ impl Agent {
             }
         };
         // Its disks are the same, and what they keep with them.
-        let before = self.jobs.get(&id).map(|entry| &entry.record.job);
-        let snapshots = before.map(|job| job.snapshots.clone()).unwrap_or_default();
+        let before = self.jobs.get(&id).map(|entry| &entry.record);
+        let snapshots = before.map(|record| record.job.snapshots.clone()).unwrap_or_default();
+        let restores =
+            state == JobState::Accepted && before.is_some_and(JobRecord::has_saved_memory);
         let domain_uuid = put.spec.as_vm().map(|vm| vm.adopted.unwrap_or_else(|| id.domain_uuid()));
         JobRecord {
             job: Job {
@@ -375,6 +377,7 @@ impl Agent {
             last_resize: None,
             last_revert: None,
             stay: None,
+            restores,
             deletes_shared: false,
             ended: None,
         }

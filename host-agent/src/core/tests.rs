@@ -90,6 +90,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         last_revert: None,
         stay: None,
         deletes_shared: false,
+        restores: false,
         ended: None,
     }
 }
@@ -1019,6 +1020,38 @@ fn a_saved_job_frees_memory_and_starts_only_with_the_spec_it_was_saved_with() {
     assert!(matches!(act(&mut bench, Act::Save), Ok(Reply::AlreadySo(_))));
     assert_eq!(refusal(bench.put("web-1", body(2, 2, None))), "wrong-state");
     bench.put("web-1", body(2, 1, None)).unwrap();
+    assert!(matches!(bench.end_work(WorkOutcome::Failed("busy".into())), Work::RestoreVm(_)));
+    assert_eq!(bench.state("web-1"), JobState::Failed);
+    // A start that fails has not used it up.
+    assert_eq!(refusal(bench.put("web-1", body(3, 2, None))), "wrong-state");
+    bench.put("web-1", body(3, 1, None)).unwrap();
+    bench.works.clear();
+    bench.die(false);
+    bench.tell(Input::Domains(vec![domain("web-1", saved)]));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::RestoreVm(_)));
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    // Once it runs, it has.
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.put("web-1", body(4, 2, None)).unwrap();
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
+}
+
+/// Found by the simulator: seed 7030850 of the program of commit 2e59014.
+#[test]
+fn who_is_stopped_while_it_is_saved_starts_anew() {
+    let mut bench = running(Bench::lone());
+    act(&mut bench, Act::Save).unwrap();
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.ask(stop).unwrap();
+    bench.works.clear();
+    bench.die(false);
+    let saved = DomainState::ShutOff(StopReason::Saved);
+    bench.tell(Input::Domains(vec![domain("web-1", saved)]));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StopVm { .. }));
+    assert_eq!(reason(&bench), Some(Reason::Requested));
+    bench.put("web-1", body(2, 2, None)).unwrap();
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
 }
 

@@ -172,6 +172,17 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn forget_saved(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        let what = format!("forget the saved memory of domain {uuid}");
+        self.perform(Method::ForgetSaved, &what, |state| {
+            let guest = find(state, &what, uuid)?;
+            if guest.info.state == DomainState::ShutOff(StopReason::Saved) {
+                guest.info.state = DomainState::ShutOff(StopReason::Unknown);
+            }
+            Ok(())
+        })
+    }
+
     fn undefine(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         let what = format!("undefine domain {uuid}");
         self.perform(Method::Undefine, &what, |state| {

@@ -44,6 +44,8 @@ pub enum Method {
     Reset,
     Reboot,
     Save,
+    /// [`crate::Hypervisor::forget_saved`].
+    ForgetSaved,
     Undefine,
     Resize,
     Attach,

@@ -178,6 +178,14 @@ pub(crate) fn a_saved_guest_goes_on_at_the_next_start(subject: &Subject) {
         (subject.state(config.uuid) == Some(DomainState::Running)).then_some(())
     });
     subject.hv.save(config.uuid).unwrap();
+    // It is forgotten, and that again is harmless: the next start begins anew.
+    for _ in 0..2 {
+        subject.hv.forget_saved(config.uuid).unwrap();
+    }
+    let mut events = subject.hv.watch();
+    subject.hv.start(config.uuid).unwrap();
+    let is_anew = |what| what == Lifecycle::Started(StartReason::Booted);
+    expect_event(&mut events, config.uuid, is_anew);
     subject.remove(config.uuid);
 }
 

@@ -35,6 +35,8 @@ pub enum HvOp {
     Resume(Uuid),
     /// Write its memory to disk and end it.
     Save(Uuid),
+    /// Forget what was written.
+    ForgetSaved(Uuid),
     /// Press its reset button.
     Reset(Uuid),
     /// Come back when everything asked for before is over.
@@ -288,6 +290,7 @@ impl HvOp {
             | HvOp::Pause(uuid)
             | HvOp::Resume(uuid)
             | HvOp::Save(uuid)
+            | HvOp::ForgetSaved(uuid)
             | HvOp::Reset(uuid)
             | HvOp::Barrier(uuid)
             | HvOp::Label(uuid, _)
@@ -315,6 +318,7 @@ impl HvOp {
             | HvOp::Pause(_)
             | HvOp::Resume(_)
             | HvOp::Reset(_)
+            | HvOp::ForgetSaved(_)
             | HvOp::Shutdown(_) => (1, 20),
             // A guest has some seconds to let go of a CPU.
             HvOp::Resize(..) => (5, 5_000),
@@ -343,6 +347,7 @@ impl HvOp {
             HvOp::Pause(_) => "pause",
             HvOp::Resume(_) => "resume",
             HvOp::Save(_) => "save",
+            HvOp::ForgetSaved(_) => "forget-saved",
             HvOp::Reset(_) => "reset",
             HvOp::Barrier(_) => "barrier",
             HvOp::Undefine(_) => "undefine",
@@ -422,6 +427,15 @@ impl Hv {
                     return fails(ErrorKind::NotRunning);
                 }
                 self.end(*uuid, StopReason::Saved, happened);
+                Ok(HvReply::Done)
+            }
+            HvOp::ForgetSaved(uuid) => {
+                let Some(domain) = self.domains.get_mut(uuid) else {
+                    return fails(ErrorKind::NoSuchDomain);
+                };
+                if domain.state == DomainState::ShutOff(StopReason::Saved) {
+                    domain.state = DomainState::ShutOff(StopReason::Unknown);
+                }
                 Ok(HvReply::Done)
             }
             HvOp::Reset(uuid) => {

@@ -681,6 +681,7 @@ impl World {
     pub(super) fn watch_work(&mut self, work: &Work) {
         self.coverage.hit(match work {
             Work::StartVm(_) => "work.start-vm",
+            Work::RestoreVm(_) => "work.restore-vm",
             Work::StartOneOff(_) => "work.start-one-off",
             Work::ReadExit => "work.read-exit",
             Work::StopVm { .. } => "work.stop-vm",
@@ -785,11 +786,12 @@ fn is_held(host: &Host, record: &JobRecord) -> bool {
 }
 
 /// What a record that holds its job holds of it. A reboot has taken from its guest what had not been
-/// given up yet, whether that is written yet or not; what is to be written into its definition, it has not.
+/// given up yet, whether that is written yet or not; what is to be written into the definition of one that was
+/// off, it has not.
 fn size_held(host: &Host, record: &JobRecord) -> Resources {
-    let is_changing =
-        record.job.resize.as_ref().is_some_and(|resize| resize.stage == ResizeStage::Changing);
-    if host.disk.ledger.boot_of_rows == host.boot.to_string() || is_changing {
+    let (job, boot) = (&record.job, host.boot.to_string());
+    let is_changing = job.resize.as_ref().is_some_and(|r| r.stage == ResizeStage::Changing);
+    if host.disk.ledger.boot_of_rows == boot || is_changing && job.state.is_ended() {
         record.job.promised()
     } else {
         record.job.spec.resources()

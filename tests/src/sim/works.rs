@@ -133,8 +133,11 @@ impl From<HvError> for Trouble {
 
 impl Works {
     async fn perform(&self, job: &JobId, uuid: Uuid, work: Work) -> WorkOutcome {
+        let is_fresh = !matches!(work, Work::RestoreVm(_));
         let done = match work {
-            Work::StartVm(vm) if vm.adopted.is_some() => self.start_adopted(job, uuid).await,
+            Work::StartVm(vm) | Work::RestoreVm(vm) if vm.adopted.is_some() => {
+                self.start_adopted(job, uuid, is_fresh).await
+            }
             Work::ResizeVm { vm, .. } => match self.resize_vm(job, uuid, &vm).await {
                 Ok(outcome) => return outcome,
                 Err(trouble) => Err(trouble),
@@ -147,7 +150,9 @@ impl Works {
                 Ok(domain) => return WorkOutcome::Released(domain.map(Box::new)),
                 Err(trouble) => Err(trouble),
             },
-            Work::StartVm(vm) | Work::StartOneOff(vm) => self.start_vm(job, &vm).await,
+            Work::StartVm(vm) | Work::RestoreVm(vm) | Work::StartOneOff(vm) => {
+                self.start_vm(job, &vm, is_fresh).await
+            }
             Work::ReadExit => return WorkOutcome::Exited(Some(0)),
             Work::StopVm { grace_ms } => self.stop_vm(job, uuid, grace_ms).await,
             Work::PauseVm => self.call(HvOp::Pause(uuid)).await.map(drop),
@@ -173,7 +178,7 @@ impl Works {
         }
     }
 
-    async fn start_vm(&self, job: &JobId, vm: &VmSpec) -> Result<(), Trouble> {
+    async fn start_vm(&self, job: &JobId, vm: &VmSpec, is_fresh: bool) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
         self.await_late_start(job, uuid).await?;
         if let Err(trouble) = self.await_open(job, vm).await {
@@ -186,7 +191,7 @@ impl Works {
             return Err(Trouble::No("no space left on device".to_owned()));
         }
         self.call(HvOp::Define(job.clone(), vm.size())).await?;
-        self.start_defined(job, uuid).await
+        self.start_defined(job, uuid, is_fresh).await
     }
 
     /// A guest that needs cover waits for its gate.
@@ -248,7 +253,10 @@ impl Works {
         Ok(WorkOutcome::Resized { domain: Box::new(domain), devices: vec![], left, is_giving })
     }
 
-    async fn start_defined(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+    async fn start_defined(&self, job: &JobId, uuid: Uuid, is_fresh: bool) -> Result<(), Trouble> {
+        if is_fresh {
+            self.call(HvOp::ForgetSaved(uuid)).await?;
+        }
         match self.ctx.hv(HvOp::Start(uuid), START_DEADLINE_MS).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind == ErrorKind::AlreadyRunning => Ok(()),
@@ -265,12 +273,12 @@ impl Works {
     }
 
     /// Here nobody undefines what was adopted.
-    async fn start_adopted(&self, job: &JobId, uuid: Uuid) -> Result<(), Trouble> {
+    async fn start_adopted(&self, job: &JobId, uuid: Uuid, is_fresh: bool) -> Result<(), Trouble> {
         self.await_late_start(job, uuid).await?;
         if self.adopt(job, uuid).await?.state.is_active() {
             return Ok(());
         }
-        self.start_defined(job, uuid).await
+        self.start_defined(job, uuid, is_fresh).await
     }
 
     async fn adopt(&self, job: &JobId, uuid: Uuid) -> Result<DomainInfo, Trouble> {

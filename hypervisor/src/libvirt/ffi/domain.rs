@@ -258,6 +258,16 @@ impl Domain {
         check(unsafe { sys::virDomainManagedSave(self.ptr(), 0) }).map(drop)
     }
 
+    pub(in crate::libvirt) fn has_managed_save(&self) -> Result<bool, RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainHasManagedSaveImage(self.ptr(), 0) }).map(|has| has == 1)
+    }
+
+    pub(in crate::libvirt) fn remove_managed_save(&self) -> Result<(), RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainManagedSaveRemove(self.ptr(), 0) }).map(drop)
+    }
+
     pub(in crate::libvirt) fn undefine(&self, flags: u32) -> Result<(), RawError> {
         // SAFETY: the domain is valid; it stays so, as a handle.
         check(unsafe { sys::virDomainUndefineFlags(self.ptr(), flags) }).map(drop)
