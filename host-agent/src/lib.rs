@@ -67,7 +67,7 @@ use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
 pub use crate::fetch::FetchLimits;
 use crate::fetch::Room;
-use crate::keeper::{Left, Warden, Wards};
+use crate::keeper::{Left, Warden, Wards, WatchdogError};
 use crate::library::{Library, Means};
 use crate::meter::Meter;
 use crate::networks::Networks;
@@ -119,6 +119,8 @@ pub struct Options {
     pub fetching: FetchLimits,
     /// The `ostler` program, for services.
     pub program: PathBuf,
+    /// What resets the machine when neither agent nor keeper acts, fed by the keeper.
+    pub watchdog: Option<PathBuf>,
     /// Free words for selectors.
     pub labels: BTreeMap<String, String>,
 }
@@ -149,6 +151,9 @@ pub enum AgentError {
     /// Its address can't be used.
     #[error(transparent)]
     Bind(#[from] transport::server::BindError),
+    /// Its watchdog can't be used.
+    #[error(transparent)]
+    Watchdog(#[from] WatchdogError),
     /// The hypervisor refuses for good.
     #[error("use hypervisor {uri}: {source}")]
     Hypervisor {
@@ -169,6 +174,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     let address = advertised(&options)?;
+    options.watchdog.as_deref().map_or(Ok(()), keeper::check_watchdog)?;
     let libvirt = LibvirtOptions { uri: options.hypervisor.clone(), accel: options.accel };
     let before = watch_before_libvirt(&options, &clock, &shutdown);
     let Some(libvirt) = connect(libvirt, &shutdown).await? else { return Ok(()) };
@@ -192,7 +198,7 @@ fn watch_before_libvirt(options: &Options, clock: &Clock, shutdown: &Cancellatio
         return None;
     }
     let (data_dir, program) = (options.data_dir.clone(), options.program.clone());
-    let wards = Wards { data_dir, program, partition };
+    let wards = Wards { data_dir, program, partition, watchdog: options.watchdog.clone() };
     // Nobody hears its news: the keeper's table says it all again to the agent.
     let (nobody, _) = mpsc::channel(1);
     let end = shutdown.child_token();
@@ -311,6 +317,7 @@ async fn run_after(
         data_dir: options.data_dir.clone(),
         program: context.program.clone(),
         partition: partition(&host),
+        watchdog: options.watchdog.clone(),
     };
     let Left { partition, table } = Left::find(&options.data_dir, &host.id);
     let left = if partition == wards.partition { table } else { keeper::core::Table::default() };
@@ -336,7 +343,7 @@ async fn run_after(
         place: place.clone(),
         channels: channels.clone(),
         bandwidth_bytes_s: options.migrate_bandwidth,
-        warden,
+        warden: Arc::clone(&warden),
         networks: networks.clone(),
     });
     let measure = Arc::new(Notify::new());
@@ -368,6 +375,7 @@ async fn run_after(
         damage: damage.into(),
         outage: Arc::clone(&outage),
         trust_file: Arc::clone(&trust_file),
+        warden,
         clock: clock.clone(),
     };
     let watched = shell::watch_domains(hv, posts.clone(), outage, clock.clone());

@@ -25,6 +25,8 @@ pub(crate) struct Scrape {
     pub hung_calls: usize,
     /// Files of the ledger that were damaged and mended, until somebody removes them.
     pub damaged_files: usize,
+    /// Keepers that hung and were killed, since the agent began.
+    pub replaced_keepers: usize,
     /// What is used, unless the hypervisor did not say.
     pub usage: Option<Arc<Usage>>,
 }
@@ -64,6 +66,11 @@ impl Scrape {
                 "ledger_damaged_files",
                 "Files of the ledger that were damaged and made anew, and are kept to be looked at",
                 count(self.damaged_files),
+            ),
+            gauge(
+                "keepers_replaced",
+                "Keepers that hung and were killed, since the agent began",
+                count(self.replaced_keepers),
             ),
             gauge(
                 "usage_known",

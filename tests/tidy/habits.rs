@@ -9,7 +9,8 @@ use crate::source;
 const CLOCK: &str = "transport/src/clock.rs";
 
 /// The files that call C, or tell the kernel about memory by address.
-const UNSAFE: [&str; 8] = [
+const UNSAFE: [&str; 9] = [
+    "host-agent/src/keeper/ioctl.rs",
     "hypervisor/src/libvirt/ffi.rs",
     "hypervisor/src/libvirt/ffi/console.rs",
     "hypervisor/src/libvirt/ffi/domain.rs",

@@ -38,6 +38,7 @@ pub use self::openapi::openapi;
 use crate::channel::Channels;
 use crate::core::{Reply, Request};
 use crate::feed::Feed;
+use crate::keeper::Warden;
 use crate::library::Library;
 use crate::meter::Meter;
 use crate::networks::Networks;
@@ -92,6 +93,8 @@ pub(crate) struct Api {
     pub outage: Arc<Outage>,
     /// Whether the trust document is where the keeper reads it.
     pub trust_file: Arc<TrustFile>,
+    /// Whether the keeper is well.
+    pub warden: Arc<Warden>,
     /// For people who compare clocks.
     pub clock: Clock,
 }
@@ -243,7 +246,7 @@ async fn health(State(api): State<Api>) -> Json<AgentHealth> {
     let Now { mono_ms, wall_ms } = api.clock.now();
     let damage = api.damage.iter().map(ToString::to_string);
     let ailments = damage.chain(api.outage.ailment(mono_ms)).chain(api.trust_file.ailment());
-    let ailments = ailments.collect();
+    let ailments = ailments.chain(api.warden.ailments(mono_ms)).collect();
     Json(AgentHealth { health, life: api.life.clone(), wall_ms, ailments })
 }
 

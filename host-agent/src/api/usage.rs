@@ -28,6 +28,7 @@ pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Respon
         subscribers: api.feed.subscribers(),
         hung_calls: api.hv.hung_calls().count(),
         damaged_files: api.damage.len(),
+        replaced_keepers: api.warden.replaced(),
         usage,
     };
     Ok(transport::metrics::reply(&scrape.text()))

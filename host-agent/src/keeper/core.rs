@@ -371,6 +371,10 @@ impl Keeper {
         let until_ms = sent.at_ms + trust.term_ms;
         for id in &sent.listed {
             let Some(held) = self.holds.get_mut(id) else { continue };
+            // R12: what is over does not come back, and until when it has to be dead stays as it was.
+            if matches!(held.gate, Gate::Sealing | Gate::Lost) {
+                continue;
+            }
             let cover = held.covers.entry(term.slot).or_default();
             *cover = if term.covered.contains(id) { (*cover).max(until_ms) } else { 0 };
         }
@@ -514,6 +518,9 @@ fn first_cover(drafted: &Drafted, term_ms: u64) -> impl Iterator<Item = (u32, u6
         .into_iter()
         .flat_map(move |issued_ms| slots.clone().map(move |slot| (*slot, issued_ms + term_ms)))
 }
+
+mod watchdog;
+pub use watchdog::Leash;
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::core::{Effect, Input, Keeper, Saved, Table};
 use super::gate::Gates;
+use super::watchdog::Watchdog;
 use crate::core::Draft;
 
 /// How long an arbiter may take for a term; one that takes longer would hardly cover anything.
@@ -41,6 +42,9 @@ const EMPTY_INTERVAL: Duration = Duration::from_millis(5);
 const SURVIVES_AFTER: Duration = Duration::from_secs(1);
 /// How long a keeper with nothing to keep stays.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How often a keeper does something, and says so, when there is nothing to do: its agent takes one that
+/// is silent for some of these for one that hangs.
+pub(super) const BEAT: Duration = Duration::from_millis(250);
 /// Longest line of the agent: a draft of all that a ledger can hold.
 pub(super) const LINE_BYTES_MAX: u64 = 16 << 20;
 
@@ -51,6 +55,8 @@ pub struct KeeperOptions {
     pub data_dir: PathBuf,
     /// The partition that all gates are in, such as `ostler`.
     pub partition: String,
+    /// What resets the machine when it is not fed: a device such as `/dev/watchdog0`, or a FIFO.
+    pub watchdog: Option<PathBuf>,
 }
 
 /// Why a keeper could not start. No gate was changed.
@@ -85,6 +91,27 @@ pub(super) fn folder(data_dir: &Path) -> PathBuf {
 
 pub(super) fn socket(data_dir: &Path) -> PathBuf {
     folder(data_dir).join("sock")
+}
+
+/// What a keeper says to its agent, a line each. An empty line says that it lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Said {
+    /// Every hold and its gate.
+    Table(Table),
+    /// Whether the watchdog is fed that should be.
+    Watchdog {
+        /// What is wrong with it, if anything.
+        ailment: Option<String>,
+    },
+}
+
+/// What can be said now, anew at every turn of the loop.
+#[derive(Debug, Clone, Default)]
+struct Sayable {
+    /// `None`: it knows no trust document yet, so it can't say until when anything may run.
+    table: Option<Table>,
+    ailment: Option<String>,
 }
 
 /// What is kept for a next life, of the keeper and of the agent.
@@ -136,7 +163,7 @@ pub async fn keep(
     be_the_last_to_go();
     let memory = Memory::open(&path, identity.host_id().as_str());
     let (inputs, received) = mpsc::channel(INPUTS_MAX);
-    let (tell, table) = watch::channel(None);
+    let (tell, table) = watch::channel(Sayable::default());
     let socket = socket(&options.data_dir);
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).map_err(unusable)?;
@@ -155,6 +182,7 @@ pub async fn keep(
         memory,
         inputs,
         tell,
+        watchdog: options.watchdog.map(Watchdog::at),
     };
     tracing::info!(folder = %path.display(), "keeper");
     tokio::select! {
@@ -206,8 +234,8 @@ struct Process {
     clock: Clock,
     memory: Memory,
     inputs: mpsc::Sender<Input>,
-    /// `None`: it knows no trust document yet, so it can't say until when anything may run.
-    tell: watch::Sender<Option<Table>>,
+    tell: watch::Sender<Sayable>,
+    watchdog: Option<Watchdog>,
 }
 
 impl Process {
@@ -223,20 +251,23 @@ impl Process {
         loop {
             let mut effects = Vec::new();
             self.keeper.handle(self.clock.now().mono_ms, next, &mut effects);
+            // Nothing is let run before it is begun.
+            if self.watchdog.as_ref().is_some_and(|watchdog| watchdog.bite_ms().is_none()) {
+                self.mind_watchdog();
+            }
             for effect in effects {
                 self.perform(effect, trust.borrow().clone());
             }
+            self.mind_watchdog();
             let now = self.keeper.saved();
             let table = self.keeper.has_trust().then(|| self.keeper.table());
             if let Some(table) = table.clone().filter(|_| now != saved) {
                 self.memory.store(&now, Left { partition: self.partition.clone(), table });
                 saved = now;
             }
-            self.tell.send_if_modified(|told| {
-                let is_news = *told != table;
-                *told = table;
-                is_news
-            });
+            // Also what is no news: that it is said is the sign of life.
+            let ailment = self.watchdog.as_ref().and_then(Watchdog::ailment).cloned();
+            self.tell.send_replace(Sayable { table, ailment });
             let due_ms = self.keeper.due_ms();
             let is_idle = due_ms == u64::MAX;
             let since = *idle_since.get_or_insert_with(Instant::now);
@@ -245,16 +276,30 @@ impl Process {
             } else if since.elapsed() >= IDLE_MAX {
                 return;
             }
-            let pause = due_ms.saturating_sub(self.clock.now().mono_ms).min(1_000);
+            let pause = Duration::from_millis(due_ms.saturating_sub(self.clock.now().mono_ms));
             next = tokio::select! {
                 Some(input) = received.recv() => input,
                 Ok(()) = trust.changed() => {
                     let changed = trust.borrow_and_update().clone();
                     changed.map_or(Input::Tick, Input::Trust)
                 }
-                () = sleep(Duration::from_millis(pause)) => Input::Tick,
+                () = sleep(pause.min(BEAT)) => Input::Tick,
             };
         }
+    }
+
+    /// By the clock of now, after all that was due: a keeper that hangs before this does not feed.
+    fn mind_watchdog(&mut self) {
+        let Some(watchdog) = &mut self.watchdog else { return };
+        let Some(wanted_ms) = self.keeper.bite_ms() else {
+            if self.keeper.has_trust() {
+                watchdog.ail("the trust document's terms are too short for one (D less 2K, a second at least)");
+            }
+            return;
+        };
+        let bite_ms = watchdog.bite_ms().unwrap_or(wanted_ms);
+        let leash = self.keeper.leash(self.clock.now().mono_ms, bite_ms);
+        watchdog.obey(leash, wanted_ms);
     }
 
     fn perform(&mut self, effect: Effect, trust: Option<Arc<Trust>>) {
@@ -346,7 +391,7 @@ async fn await_empty(gates: Gates, uuid: Uuid, inputs: mpsc::Sender<Input>) {
 async fn listen(
     listener: UnixListener,
     inputs: mpsc::Sender<Input>,
-    table: watch::Receiver<Option<Table>>,
+    sayable: watch::Receiver<Sayable>,
     shutdown: CancellationToken,
 ) {
     loop {
@@ -356,7 +401,7 @@ async fn listen(
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(serve(stream, inputs.clone(), table.clone()));
+                tokio::spawn(serve(stream, inputs.clone(), sayable.clone()));
             }
             Err(error) => {
                 tracing::warn!("accept: {error}");
@@ -369,7 +414,7 @@ async fn listen(
 async fn serve(
     stream: UnixStream,
     inputs: mpsc::Sender<Input>,
-    mut table: watch::Receiver<Option<Table>>,
+    mut sayable: watch::Receiver<Sayable>,
 ) {
     let (read, mut write) = stream.into_split();
     let hear = async {
@@ -388,16 +433,12 @@ async fn serve(
         }
     };
     let tell = async {
+        let mut said = Sayable::default();
         loop {
-            let line = table.borrow_and_update().as_ref().map(|table| {
-                let mut text = serde_json::to_vec(table).expect("our nouns are always valid JSON");
-                text.push(b'\n');
-                text
-            });
-            if write.write_all(&line.unwrap_or_default()).await.is_err() {
-                return;
-            }
-            if table.changed().await.is_err() {
+            let next = sayable.borrow_and_update().clone();
+            let text = lines(&said, &next);
+            said = next;
+            if write.write_all(&text).await.is_err() || sayable.changed().await.is_err() {
                 return;
             }
         }
@@ -406,6 +447,22 @@ async fn serve(
         () = hear => {}
         () = tell => {}
     }
+}
+
+/// What is to be said after that was.
+fn lines(said: &Sayable, next: &Sayable) -> Vec<u8> {
+    let table = next.table.as_ref().filter(|_| next.table != said.table);
+    let ailment = (next.ailment != said.ailment).then(|| next.ailment.clone());
+    let all = [table.cloned().map(Said::Table), ailment.map(|ailment| Said::Watchdog { ailment })];
+    let mut text = Vec::new();
+    for line in all.into_iter().flatten() {
+        serde_json::to_writer(&mut text, &line).expect("our nouns are always valid JSON");
+        text.push(b'\n');
+    }
+    if text.is_empty() {
+        text.push(b'\n');
+    }
+    text
 }
 
 /// Where a next life finds what this one knew: in memory that a reboot clears, where there is such.
@@ -477,5 +534,21 @@ mod tests {
         let before = serde_json::json!({ "boot": "a", "saved": Saved::default() });
         fs::write(folder.path().join("k"), before.to_string()).unwrap();
         assert_eq!(memory("a").load().map(|kept| kept.left), Some(Left::default()));
+    }
+
+    #[test]
+    fn what_is_no_news_is_a_sign_of_life() {
+        let text = |said: &Sayable, next: &Sayable| String::from_utf8(lines(said, next)).unwrap();
+        let unknown = Sayable::default();
+        assert_eq!(text(&unknown, &unknown), "\n", "it knows nothing yet, and lives");
+        let known = Sayable { table: Some(Table::default()), ailment: None };
+        let told: Said = serde_json::from_str(&text(&unknown, &known)).unwrap();
+        assert_eq!(told, Said::Table(Table::default()));
+        assert_eq!(text(&known, &known), "\n");
+        let ailing = Sayable { ailment: Some("it is away".to_owned()), ..known.clone() };
+        let told: Said = serde_json::from_str(&text(&known, &ailing)).unwrap();
+        assert_eq!(told, Said::Watchdog { ailment: ailing.ailment.clone() });
+        let told: Said = serde_json::from_str(&text(&ailing, &known)).unwrap();
+        assert_eq!(told, Said::Watchdog { ailment: None });
     }
 }

@@ -5,30 +5,33 @@
 //! connection, a gate whose time is over is sealed from here a little later, on a timer that waits for
 //! nobody. Until a keeper says more it goes by what one has left in this boot of the machine, so an agent
 //! that begins knows its guests' time before libvirt has answered.
+//!
+//! A keeper that says nothing for a while is killed, and the next goes on where it was (decision 0054).
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::id::{JobId, OfferId};
 use protocol::vm::{OnLoss, VmSpec};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use transport::Clock;
 use uuid::Uuid;
 
 use super::core::{Gate, Kept, Table};
 use super::gate::Gates;
-use super::process::{LINE_BYTES_MAX, folder, socket};
+use super::peer::Peer;
+use super::process::{BEAT, LINE_BYTES_MAX, Said, folder, socket};
+use super::troubles::Troubles;
 use crate::core::{Draft, Input};
 use crate::shell::Post;
 
@@ -36,12 +39,17 @@ use crate::shell::Post;
 const RETRY: Duration = Duration::from_millis(100);
 /// Pause between two starts of a keeper.
 const START_REST: Duration = Duration::from_secs(1);
+/// How long a keeper may take from its start until it answers: on a busy machine that is not at once.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How often what is lost is told to the core, until it has closed the hold.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a gate may take to open: the keeper opens it when it reads the draft.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a keeper may take to go when another takes its place.
-const GO_DEADLINE: Duration = Duration::from_secs(2);
+/// A keeper that has said nothing at so many looks, one a [`BEAT`], hangs: 2 s. One that is renewed in time
+/// has 5.3 s of cover left at its last sign of life (D − K less a renewal), so the next has more than
+/// 3 s to begin and be answered. Looks are counted and not time, because an agent that was stopped
+/// itself has not listened. To be wrong costs a warning: the next keeper goes on where this one was.
+const SILENT_LOOKS_MAX: u32 = 8;
 /// How much later than the keeper this seals a gate; and how often it looks.
 const SECOND_MS: u64 = 250;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -57,6 +65,8 @@ pub(crate) struct Wards {
     pub program: PathBuf,
     /// See [`super::KeeperOptions::partition`].
     pub partition: String,
+    /// See [`super::KeeperOptions::watchdog`].
+    pub watchdog: Option<PathBuf>,
 }
 
 /// Why a guest may not be let run.
@@ -75,6 +85,7 @@ pub(crate) struct Warden {
     gates: Result<Gates, String>,
     drafts: watch::Sender<Option<Draft>>,
     table: watch::Receiver<Table>,
+    troubles: Arc<Troubles>,
 }
 
 impl Warden {
@@ -103,22 +114,43 @@ impl Warden {
     ) -> Arc<Self> {
         let (drafts, drafted) = watch::channel(None);
         let (tell, table) = watch::channel(left);
+        let troubles = Arc::new(Troubles::default());
         if let Ok(gates) = gates.clone() {
             let second = Second {
                 gates,
                 table: table.clone(),
                 posts: posts.clone(),
-                clock,
+                clock: clock.clone(),
                 over: BTreeSet::new(),
                 sealed: BTreeSet::new(),
                 told: BTreeSet::new(),
             };
-            let task = Task { wards: wards.clone(), drafts: drafted, tell, posts, started: None };
+            let task = Task {
+                watchdog: wards.watchdog.clone(),
+                wards: wards.clone(),
+                drafts: drafted,
+                tell,
+                posts,
+                started: None,
+                child: None,
+                troubles: Arc::clone(&troubles),
+                clock,
+            };
             let (first, end) = (shutdown.clone(), shutdown.clone());
             tokio::spawn(async move { first.run_until_cancelled(task.run()).await });
             tokio::spawn(async move { end.run_until_cancelled(second.run()).await });
         }
-        Arc::new(Self { wards, gates, drafts, table })
+        Arc::new(Self { wards, gates, drafts, table, troubles })
+    }
+
+    /// What somebody should look after.
+    pub(crate) fn ailments(&self, now_ms: u64) -> Vec<String> {
+        self.troubles.ailments(now_ms)
+    }
+
+    /// How many keepers were killed because they hung, since this agent began.
+    pub(crate) fn replaced(&self) -> usize {
+        self.troubles.replaced()
     }
 
     /// Whether guests can be held here.
@@ -184,10 +216,6 @@ impl Warden {
     }
 }
 
-fn pid_of(stream: &UnixStream) -> Option<Pid> {
-    stream.peer_cred().ok()?.pid().and_then(Pid::from_raw)
-}
-
 fn hold_of(draft: &Draft, job: &JobId) -> Option<OfferId> {
     let is_it = |item: &protocol::tenure::Item| {
         item.job == *job && item.is_hold() && item.on_loss == OnLoss::Stop
@@ -198,10 +226,25 @@ fn hold_of(draft: &Draft, job: &JobId) -> Option<OfferId> {
 /// The conversation with the keeper.
 struct Task {
     wards: Wards,
+    /// What the next keeper is to feed. One that feeds another watchdog than is wanted now has begun what
+    /// only a successor can go on with, so it is handed on until nothing is kept.
+    watchdog: Option<PathBuf>,
     drafts: watch::Receiver<Option<Draft>>,
     tell: watch::Sender<Table>,
     posts: mpsc::Sender<Post>,
     started: Option<Instant>,
+    /// The one that was started, until it is met.
+    child: Option<Peer>,
+    troubles: Arc<Troubles>,
+    clock: Clock,
+}
+
+/// How a conversation ended.
+enum Parting {
+    /// The keeper has gone, or can't be understood: why.
+    Gone(String),
+    /// It is there and says nothing.
+    Silent,
 }
 
 impl Task {
@@ -209,90 +252,144 @@ impl Task {
         loop {
             let needs = |draft: &Option<Draft>| draft.as_ref().is_some_and(Draft::needs_keeper);
             let is_alive = self.tell.borrow().is_alive();
-            if !is_alive && self.drafts.wait_for(needs).await.is_err() {
-                return;
+            if !is_alive {
+                if self.drafts.wait_for(needs).await.is_err() {
+                    return;
+                }
+                self.watchdog.clone_from(&self.wards.watchdog);
             }
             match UnixStream::connect(socket(&self.wards.data_dir)).await {
-                Ok(stream) if self.is_of_another_program(&stream) => self.replace(stream).await,
-                Ok(stream) => {
-                    let why = self.talk(stream).await;
-                    tracing::info!("the keeper has gone: {why}");
-                }
-                Err(_) => self.start_one(),
+                Ok(stream) => self.meet(stream).await,
+                Err(_) => self.start_one().await,
             }
             sleep(RETRY).await;
         }
     }
 
-    /// Whether that keeper was started from another file than ours, as before an upgrade: it may not know
-    /// what we tell it.
-    fn is_of_another_program(&self, stream: &UnixStream) -> bool {
-        let file = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-        let Some(pid) = pid_of(stream) else { return false };
-        let theirs = file(&PathBuf::from(format!("/proc/{}/exe", pid.as_raw_nonzero())));
-        let ours = file(&self.wards.program);
-        theirs.zip(ours).is_some_and(|(theirs, ours)| theirs != ours)
+    /// Talks with the keeper that is there, or sees that another takes its place.
+    async fn meet(&mut self, stream: UnixStream) {
+        self.child = None;
+        // Before anything is read from it: who answers afterwards is who this handle means.
+        let peer = Peer::of(&stream);
+        let watchdog = peer.as_ref().and_then(Peer::watchdog);
+        let has_none = watchdog.is_none();
+        self.watchdog = watchdog.or_else(|| self.wards.watchdog.clone());
+        let is_other = |peer: &&Peer| peer.is_of_another_program(&self.wards.program);
+        if let Some(peer) = peer.as_ref().filter(is_other) {
+            tracing::info!(
+                "the keeper is of another program than this agent: another one takes its place"
+            );
+            return peer.end().await;
+        }
+        if let Some(peer) = peer.as_ref().filter(|_| has_none && self.wards.watchdog.is_some()) {
+            tracing::info!("the keeper feeds no watchdog: another one takes its place");
+            return peer.end().await;
+        }
+        match self.talk(stream).await {
+            Parting::Gone(why) => tracing::info!("the keeper has gone: {why}"),
+            Parting::Silent => self.replace(peer).await,
+        }
+        self.troubles.keeper_is_gone();
     }
 
-    /// Ends a keeper in favour of ours, which goes on where it was.
-    async fn replace(&mut self, mut stream: UnixStream) {
-        tracing::info!(
-            "the keeper is of another program than this agent: another one takes its place"
+    /// Kills a keeper that hangs. Nothing of it is left when another begins: it is seen dead first, and
+    /// the next needs the lock that it had.
+    async fn replace(&mut self, peer: Option<Peer>) {
+        let now_ms = self.clock.now().mono_ms;
+        let silent = BEAT * SILENT_LOOKS_MAX;
+        let Some(peer) = peer else {
+            self.troubles.keeper_hangs(now_ms);
+            return tracing::error!(
+                "the keeper has said nothing for {silent:?}, and which process it is can't be told; \
+                 this agent ends what is over, and starts of VMs with on_loss = stop fail"
+            );
+        };
+        tracing::warn!(
+            pid = peer.pid(),
+            "the keeper has said nothing for {silent:?}: it is killed, and another takes its place"
         );
-        let Some(pid) = pid_of(&stream) else { return };
-        if let Err(error) = kill_process(pid, Signal::TERM) {
-            tracing::error!("end the keeper: {error}");
-        }
-        let gone =
-            async { while stream.read(&mut [0; 4096]).await.is_ok_and(|bytes| bytes > 0) {} };
-        if timeout(GO_DEADLINE, gone).await.is_err() {
-            tracing::error!("the keeper does not go; it keeps on, and is told nothing");
-        }
+        self.troubles.keeper_hangs(now_ms);
+        peer.kill().await;
+        self.troubles.keeper_is_replaced(self.clock.now().mono_ms);
     }
 
-    /// Exchanges drafts and tables with a keeper until it goes; says why.
-    async fn talk(&mut self, stream: UnixStream) -> String {
+    /// Exchanges drafts and tables with a keeper until it goes, or says nothing any more.
+    async fn talk(&mut self, stream: UnixStream) -> Parting {
         let (read, mut write) = stream.into_split();
         let mut lines = BufReader::new(read);
         let mut line = Vec::new();
         let mut drafts = self.drafts.clone();
         drafts.mark_changed();
+        let mut unsent: Vec<u8> = Vec::new();
+        let mut looks = interval(BEAT);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut silent, mut told) = (0, Instant::now());
         loop {
             // A line that is half read is gone on with: nothing of it is lost when others come first.
             let mut limited = (&mut lines).take(LINE_BYTES_MAX);
             let reading = limited.read_until(b'\n', &mut line);
             tokio::select! {
+                // What lies there is read before it is missed.
+                biased;
                 read = reading => match read {
-                    Ok(0) => return "it closed the connection".to_owned(),
+                    Ok(0) => return Parting::Gone("it closed the connection".to_owned()),
                     Ok(_) if line.last() == Some(&b'\n') => {
-                        match serde_json::from_slice::<Table>(&line) {
-                            Ok(table) => drop(self.tell.send_replace(table)),
-                            Err(error) => return format!("its table can't be read: {error}"),
+                        silent = 0;
+                        if let Err(why) = self.hear(&line) {
+                            return Parting::Gone(why);
                         }
                         line.clear();
+                    }
+                    Ok(_) => silent = 0,
+                    Err(error) => return Parting::Gone(error.to_string()),
+                },
+                // One that hangs reads nothing either, and must not keep us from seeing that.
+                wrote = write.write(&unsent), if !unsent.is_empty() => match wrote {
+                    Ok(bytes) => drop(unsent.drain(..bytes)),
+                    Err(error) => return Parting::Gone(error.to_string()),
+                },
+                changed = drafts.changed(), if unsent.is_empty() => {
+                    if changed.is_err() {
+                        return Parting::Gone("the agent is stopping".to_owned());
+                    }
+                    if let Some(draft) = drafts.borrow_and_update().as_ref() {
+                        unsent = serde_json::to_vec(draft).expect("a draft is valid JSON");
+                        unsent.push(b'\n');
+                    }
+                }
+                _ = looks.tick() => {
+                    silent += 1;
+                    if silent > SILENT_LOOKS_MAX {
+                        return Parting::Silent;
+                    }
+                    if told.elapsed() >= TELL_INTERVAL {
+                        told = Instant::now();
                         self.tell_lost();
                         self.tell_joint();
                     }
-                    Ok(_) => {}
-                    Err(error) => return error.to_string(),
-                },
-                changed = drafts.changed() => {
-                    if changed.is_err() {
-                        return "the agent is stopping".to_owned();
-                    }
-                    let draft = drafts.borrow_and_update().clone();
-                    let Some(draft) = draft else { continue };
-                    let mut text = serde_json::to_vec(&draft).expect("a draft is valid JSON");
-                    text.push(b'\n');
-                    if let Err(error) = write.write_all(&text).await {
-                        return error.to_string();
-                    }
-                }
-                () = sleep(TELL_INTERVAL) => {
-                    self.tell_lost();
-                    self.tell_joint();
                 }
             }
+        }
+    }
+
+    /// One line of the keeper; an empty one says that it lives.
+    fn hear(&self, line: &[u8]) -> Result<(), String> {
+        self.troubles.keeper_speaks();
+        if line == b"\n" {
+            return Ok(());
+        }
+        match serde_json::from_slice::<Said>(line) {
+            Ok(Said::Table(table)) => {
+                self.tell.send_replace(table);
+                self.tell_lost();
+                self.tell_joint();
+                Ok(())
+            }
+            Ok(Said::Watchdog { ailment }) => {
+                self.troubles.watchdog_ails(ailment);
+                Ok(())
+            }
+            Err(error) => Err(format!("what it says can't be read: {error}")),
         }
     }
 
@@ -319,17 +416,33 @@ impl Task {
     }
 
     /// Starts a keeper, which outlives this agent.
-    fn start_one(&mut self) {
-        if self.started.is_some_and(|at| at.elapsed() < START_REST) {
+    async fn start_one(&mut self) {
+        let is_within = |rest| self.started.is_some_and(|at| at.elapsed() < rest);
+        if is_within(START_REST) {
             return;
         }
+        if let Some(child) = &self.child
+            && !child.is_dead().await
+        {
+            if is_within(BEGIN_DEADLINE) {
+                return;
+            }
+            // It may have the lock by now, and no other could begin.
+            tracing::warn!(
+                pid = child.pid(),
+                "the keeper that was started does not answer: it is killed"
+            );
+            child.kill().await;
+            self.troubles.keeper_is_replaced(self.clock.now().mono_ms);
+        }
         self.started = Some(Instant::now());
-        if let Err(error) = self.spawn() {
-            tracing::error!("start a keeper: {error}");
+        match self.spawn() {
+            Ok(child) => self.child = child,
+            Err(error) => tracing::error!("start a keeper: {error}"),
         }
     }
 
-    fn spawn(&self) -> std::io::Result<()> {
+    fn spawn(&self) -> std::io::Result<Option<Peer>> {
         let folder = folder(&self.wards.data_dir);
         fs::create_dir_all(&folder)?;
         let path = folder.join("log");
@@ -341,13 +454,17 @@ impl Task {
         command
             .args(["keeper", "--partition", &self.wards.partition, "--data-dir"])
             .arg(&self.wards.data_dir)
+            .args(
+                self.watchdog.iter().flat_map(|path| [OsStr::new("--watchdog"), path.as_os_str()]),
+            )
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
         let mut child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
+        let peer = Peer::of_child(&child);
         tokio::spawn(async move { child.wait().await });
-        Ok(())
+        Ok(peer)
     }
 }
 
@@ -407,10 +524,13 @@ impl Second {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::path::Path;
 
     use protocol::id::{Epoch, TenantId};
     use protocol::resources::Resources;
     use protocol::tenure::{Item, Standing};
+    use rustix::process::{Pid, Signal, kill_process};
     use tempfile::TempDir;
     use tokio::net::UnixListener;
     use tokio::sync::oneshot;
@@ -459,6 +579,7 @@ mod tests {
                 data_dir: folder.path().to_owned(),
                 program: std::env::current_exe().unwrap(),
                 partition: "ostler".to_owned(),
+                watchdog: None,
             };
             let clock = Clock::manual(Now::default());
             let (posts, mailbox) = mpsc::channel(1);
@@ -492,12 +613,12 @@ mod tests {
     }
 
     /// A keeper that says this once, and hangs from then on with its connection open.
-    fn hanging_keeper(folder: &TempDir, table: Table) {
-        fs::create_dir_all(super::folder(folder.path())).unwrap();
-        let listener = UnixListener::bind(socket(folder.path())).unwrap();
+    fn hanging_keeper(folder: &Path, table: Table) {
+        fs::create_dir_all(super::folder(folder)).unwrap();
+        let listener = UnixListener::bind(socket(folder)).unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut line = serde_json::to_vec(&table).unwrap();
+            let mut line = serde_json::to_vec(&Said::Table(table)).unwrap();
             line.push(b'\n');
             stream.write_all(&line).await.unwrap();
             std::future::pending::<()>().await;
@@ -509,7 +630,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // Told of what is lost, so that there is something to tell that finds no room.
         let told = Table(vec![row(1, Gate::Open, 7_000), row(2, Gate::Lost, 0)]);
-        hanging_keeper(&folder, told.clone());
+        hanging_keeper(folder.path(), told.clone());
         let mut bench = Bench::new(folder, Table::default());
         bench.warden.draft(draft());
         assert!(bench.is_soon(|bench| *bench.warden.table.borrow() == told).await);
@@ -543,11 +664,51 @@ mod tests {
     async fn a_keeper_that_has_covered_more_meanwhile_is_heard_before_anything_is_drafted() {
         let folder = tempfile::tempdir().unwrap();
         let told = Table(vec![row(1, Gate::Open, 20_000)]);
-        hanging_keeper(&folder, told.clone());
+        hanging_keeper(folder.path(), told.clone());
         let bench = Bench::new(folder, Table(vec![row(1, Gate::Open, 7_000)]));
         assert!(bench.is_soon(|bench| *bench.warden.table.borrow() == told).await);
         bench.clock.advance_ms(10_000);
         sleep(3 * LOOK_INTERVAL).await;
         assert!(!bench.is_sealed());
+    }
+
+    /// Names the folder of a keeper that a test starts.
+    const FOLDER: &str = "OSTLER_TEST_HANGING_KEEPER";
+
+    #[tokio::test]
+    #[ignore = "started by a_keeper_that_is_stopped_is_killed_and_the_second_killer_needs_no_next_one"]
+    async fn hanging_keeper_of_its_own() {
+        let Some(folder) = std::env::var_os(FOLDER) else { return };
+        hanging_keeper(Path::new(&folder), Table(vec![row(1, Gate::Open, 7_000)]));
+        std::future::pending::<()>().await;
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_is_stopped_is_killed_and_the_second_killer_needs_no_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "keeper::warden::tests::hanging_keeper_of_its_own";
+        command.args(["--exact", name, "--ignored"]).env(FOLDER, folder.path());
+        let mut keeper = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut bench = Bench::new(folder, Table::default());
+        assert!(bench.is_soon(|bench| socket(bench.folder.path()).exists()).await);
+        bench.warden.draft(draft());
+        assert!(bench.is_soon(|bench| bench.warden.table.borrow().is_alive()).await);
+        kill_process(Pid::from_child(&keeper), Signal::STOP).unwrap();
+
+        assert!(bench.is_soon(|bench| bench.warden.replaced() == 1).await);
+        let ended = keeper.wait().unwrap();
+        assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()));
+        assert_eq!(bench.warden.ailments(0).len(), 1);
+        // What was started in its place is no keeper, and ends at once.
+        let log = |bench: &Bench| super::folder(bench.folder.path()).join("log");
+        assert!(bench.is_soon(|bench| log(bench).exists()).await);
+        assert!(!bench.is_sealed(), "its right goes on");
+        bench.clock.advance_ms(7_000 + SECOND_MS);
+        assert!(bench.is_soon(Bench::is_sealed).await);
+        fs::write(bench.gate().join("cgroup.events"), "populated 0\n").unwrap();
+        let is_lost = |post: &Post| matches!(post, Post::Input(Input::Lost { hold: lost, .. }) if *lost == hold(1));
+        let lost = async { while !bench.mailbox.recv().await.as_ref().is_some_and(is_lost) {} };
+        assert!(timeout(Duration::from_secs(20), lost).await.is_ok());
     }
 }

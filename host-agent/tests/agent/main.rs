@@ -94,6 +94,7 @@ impl Bench {
             accel: None,
             channels: self.folder.path().join("channels"),
             migrate_bandwidth: None,
+            watchdog: None,
             discovery: vec![],
             share: self.share,
             fetching: self.fetching.clone(),

@@ -103,6 +103,9 @@ pub(crate) struct AgentArgs {
     /// Disk space kept free [default: 2GiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk_reserve: Option<Bytes>,
+    /// What resets this machine when neither agent nor keeper can end a VM with on_loss = stop in time: a device such as /dev/watchdog0, or a FIFO whose reader plays one [default: nothing does]
+    #[arg(long, value_name = "PATH", env = "OSTLER_WATCHDOG")]
+    pub(crate) watchdog: Option<PathBuf>,
     /// A word for selectors
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) label: Vec<(String, String)>,
@@ -145,6 +148,9 @@ pub(crate) struct KeeperArgs {
     /// The cgroup partition that guests are in
     #[arg(long, value_name = "NAME")]
     pub(crate) partition: String,
+    /// What resets the machine when it is not fed
+    #[arg(long, value_name = "PATH")]
+    pub(crate) watchdog: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -60,6 +60,7 @@ fn options_of(args: AgentArgs) -> Result<Options, Failure> {
             ..FetchLimits::default()
         },
         program,
+        watchdog: args.watchdog,
         labels: args.label.into_iter().collect(),
     })
 }

@@ -41,8 +41,8 @@ pub(crate) fn keeper(args: KeeperArgs) -> Result<Code, Failure> {
         runtime.map_err(|error| Failure::new(Code::Failed, "start the keeper").because(error))?;
     runtime.block_on(async {
         let (stop, _) = start("keeper", None)?;
-        let KeeperArgs { data_dir, partition } = args;
-        let options = host_agent::keeper::KeeperOptions { data_dir, partition };
+        let KeeperArgs { data_dir, partition, watchdog } = args;
+        let options = host_agent::keeper::KeeperOptions { data_dir, partition, watchdog };
         ended("keeper", host_agent::keeper::keep(options, Clock::real(), stop).await)
     })
 }

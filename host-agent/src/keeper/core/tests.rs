@@ -321,3 +321,71 @@ fn jobs_that_are_kept_are_stated_and_have_no_gate() {
 }
 
 mod between;
+
+/// What the watchdog gets, which bites after so long.
+fn leash(bench: &Bench, now_ms: u64) -> Leash {
+    bench.0.leash(now_ms, bench.0.bite_ms().expect("its terms are long enough"))
+}
+
+#[test]
+fn a5_the_watchdog_is_fed_while_it_would_bite_before_the_cover_ends() {
+    let mut bench = Bench::new(3, 2);
+    assert_eq!(bench.0.bite_ms(), Some(D - 2 * K));
+    assert_eq!(leash(&bench, 0), Leash::Off, "nothing is held");
+    bench.tell(1_500, Input::Draft(draft(vec![hold(1, 1_000, &[0, 2])])));
+    let last_ms = 1_000 + D - (D - 2 * K) - 250;
+    assert_eq!(leash(&bench, last_ms), Leash::Feed);
+    assert_eq!(leash(&bench, last_ms + 1), Leash::Starve, "cut off: no more than that");
+    // Its keeper ends it in time, and there is nothing to bite for.
+    let out = bench.tell(1_000 + D - K, Input::Tick);
+    assert_eq!(out, [Effect::Seal(uuid(1))]);
+    assert_eq!(leash(&bench, 1_000 + D - K), Leash::Starve);
+    bench.tell(1_000 + D - K + 20, Input::Empty(uuid(1)));
+    assert_eq!(leash(&bench, 1_000 + D - K + 20), Leash::Off);
+}
+
+#[test]
+fn a5_the_watchdog_is_fed_always_while_every_other_renewal_is_lost() {
+    let mut bench = Bench::new(3, 2);
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0, 2])])));
+    let (mut last, mut count) = (0, 0);
+    for now_ms in (0..60_000).step_by(50) {
+        let seq = bench.statement(now_ms).seq;
+        if seq != last {
+            (last, count) = (seq, count + 1);
+            if count % 2 == 0 {
+                bench.term(now_ms, 0, seq, &[1]);
+                bench.term(now_ms, 1, seq, &[1]);
+            }
+        }
+        assert_eq!(leash(&bench, now_ms), Leash::Feed, "at {now_ms} ms");
+    }
+}
+
+#[test]
+fn r12_the_watchdog_gets_nothing_once_a_kill_has_hung_for_half_of_k_whatever_covers_it_then() {
+    let mut bench = Bench::new(3, 2);
+    bench.tell(1_500, Input::Draft(draft(vec![hold(1, 1_000, &[0, 2])])));
+    let over_ms = 1_000 + D - K;
+    bench.tell(over_ms, Input::Tick);
+    // One that bites so soon would have been fed until then.
+    assert_eq!(bench.0.leash(over_ms + K / 2 - 250, K / 2), Leash::Feed);
+    // The host is healed meanwhile, and arbiters cover what it still lists.
+    let seq = bench.statement(over_ms + 200).seq;
+    for slot in 0..3 {
+        bench.term(over_ms + 210, slot, seq, &[1]);
+    }
+    assert_eq!(bench.0.leash(over_ms + K / 2, K / 2), Leash::Starve);
+    assert_eq!(leash(&bench, over_ms + K / 2), Leash::Starve);
+    assert_eq!(bench.gate(1), Some(Gate::Sealing));
+}
+
+#[test]
+fn a5_a_next_keeper_feeds_nothing_before_it_knows_how_long_what_it_finds_is_covered() {
+    let mut bench = Bench::new(3, 2);
+    bench.tell(1_500, Input::Draft(draft(vec![hold(1, 1_000, &[0, 2])])));
+    let mut next = Bench(Keeper::new(here(), 2_000, bench.0.saved()), None);
+    assert_eq!((next.0.bite_ms(), next.0.leash(2_000, 5_000)), (None, Leash::Starve));
+    next.tell(2_000, Input::Trust(trust(3, 2)));
+    assert_eq!(leash(&next, 2_000), Leash::Feed);
+}

@@ -55,6 +55,7 @@ pub(crate) async fn serve(folder: &str, hypervisor: &str) {
         accel: None,
         channels: folder.join("channels"),
         migrate_bandwidth: None,
+        watchdog: None,
         discovery: vec![],
         // Of the test driver's machine there is 3 GiB.
         share: Share { memory_bytes: Some(1 << 50), vcpu_overcommit: 10_000, ..Share::default() },
