@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tests::dog::{DOG_AT, Dog};
 use tests::lab::Lab;
 use tests::operator::Operator;
 use tests::wait::{is, until};
@@ -97,14 +98,19 @@ fn lab_a_host_that_is_cut_off_ends_its_vm_before_it_runs_elsewhere() {
     assert_eq!(running_on(&lab, "web-1"), [host]);
 }
 
-/// A process that hangs keeps its socket open, so nobody is told.
+/// Neither the keeper that hangs, which is killed, nor the next, which can't begin: the agent does it. A
+/// process that hangs keeps its socket open, so nobody is told.
 #[test]
 fn lab_a_host_that_is_cut_off_while_its_keeper_hangs_ends_its_vm_all_the_same() {
     let Some(lab) = Lab::up("lab_a_host_that_is_cut_off_while_its_keeper", 3) else { return };
     let mut operator = Operator::new();
     cluster(&lab, &mut operator);
     let cut = operator.await_state("web-1", "running");
-    assert!(lab.exec(&cut, &["pkill", "-STOP", "-f", "ostler keeper"]).status.success());
+    // Has the lock that a keeper needs as soon as the one that hangs is dead.
+    let lock = "/var/lib/ostler/keeper/lock";
+    lab.must(&["exec", "-d", "lock", &cut, "flock", "--close", lock, "sleep", "600"]);
+    let hung = keepers(&lab, &cut);
+    stop_keepers(&lab, &cut);
     lab.must(&["cut", &cut]);
     let begin = Instant::now();
     let (_, ended) = until("its host to have ended it", LIMIT, || {
@@ -115,14 +121,92 @@ fn lab_a_host_that_is_cut_off_while_its_keeper_hangs_ends_its_vm_all_the_same() 
     assert!(ended < TERM + TERM / 4, "soon after the end of its last term: {ended:?}");
     let (host, _) = await_elsewhere(&lab, &cut);
     println!("web-1 runs on {host} {:?} after the cut", begin.elapsed());
-    // Neither wakes and goes on where it was.
-    assert!(lab.exec(&cut, &["pkill", "-CONT", "-f", "ostler keeper"]).status.success());
+    assert!(keepers(&lab, &cut).iter().all(|pid| !hung.contains(pid)), "it was killed");
+    // The next one finds what that one knew, and does not go on with it.
+    lab.must(&["signal", &cut, "lock", "KILL"]);
     lab.must(&["heal", &cut]);
     until("the healed host to say that it has lost it", LIMIT, || {
         let row = operator.row_on("web-1", &cut);
         is(row["job"]["reason"] == "tenure_lost", row)
     });
     assert_eq!(running_on(&lab, "web-1"), [host]);
+}
+
+#[test]
+fn lab_a_keeper_that_hangs_is_replaced_and_its_vm_does_not_notice() {
+    let Some(lab) = Lab::up("lab_a_keeper_that_hangs_is_replaced", 3) else { return };
+    let mut operator = Operator::new();
+    cluster(&lab, &mut operator);
+    let host = operator.await_state("web-1", "running");
+    let (guest, hung) = (guest_pid(&lab, &host), keepers(&lab, &host));
+    stop_keepers(&lab, &host);
+    let (_, took) = until("another keeper to be there, and that one not", LIMIT, || {
+        let now = keepers(&lab, &host);
+        is(!now.is_empty() && now.iter().all(|pid| !hung.contains(pid)), now)
+    });
+    println!("the keeper of {host} was replaced {took:?} after it was stopped");
+    runs_on_for_two_terms(&lab, &host, &guest);
+    let more = ["--on-loss", "stop", "--memory", "64MiB", "--on", &host];
+    operator.must(&[&["run", "--name", "web-2"], &more[..]].concat());
+    assert_eq!(operator.await_state("web-2", "running"), host);
+    assert_eq!(guest_pid(&lab, &host), guest);
+    let told = operator.run(&["doctor", "hosts"]).stdout;
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.contains("a keeper hung and was replaced"), "{told}");
+}
+
+/// Nobody on the host ends its VM, so the host is reset.
+#[test]
+fn lab_a_host_whose_agent_and_keeper_hang_is_reset_by_its_watchdog() {
+    let Some(lab) = Lab::up("lab_a_host_whose_agent_and_keeper_hang", 3) else { return };
+    let mut operator = Operator::new();
+    let url = cluster(&lab, &mut operator);
+    let host = operator.await_state("web-1", "running");
+    let guest = guest_pid(&lab, &host);
+    let dog = Dog::beside(&lab, &host);
+    lab.must(&["signal", &host, "agent", "KILL"]);
+    lab.start_agent_with(&host, &url, &["--watchdog", DOG_AT]);
+    until("a keeper to feed it", LIMIT, || is(dog.known().meals > 0, dog.known()));
+    runs_on_for_two_terms(&lab, &host, &guest);
+    // One of the two is enough, and another keeper is there in time.
+    let hung = keepers(&lab, &host);
+    stop_keepers(&lab, &host);
+    until("another keeper to feed it", LIMIT, || {
+        let now = keepers(&lab, &host);
+        is(now.iter().any(|pid| !hung.contains(pid)), now)
+    });
+    runs_on_for_two_terms(&lab, &host, &guest);
+    assert_eq!(dog.known().bitten, None);
+
+    lab.must(&["signal", &host, "agent", "STOP"]);
+    stop_keepers(&lab, &host);
+    lab.must(&["cut", &host]);
+    let begin = Instant::now();
+    let (there, took) = await_elsewhere(&lab, &host);
+    println!("web-1 runs on {there} {took:?} after its host was cut off and hung");
+    let bitten = dog.known().bitten.expect("nobody else could end it");
+    println!("its host was off {:?} after that", bitten.duration_since(begin));
+    assert!(bitten.duration_since(begin) < TERM, "before its cover ended");
+    assert!(took < FAILOVER, "{took:?}");
+}
+
+/// Its keepers, as a host counts them.
+fn keepers(lab: &Lab, host: &str) -> Vec<String> {
+    let found = lab.exec(host, &["pgrep", "-f", "ostler keeper"]).stdout;
+    String::from_utf8_lossy(&found).split_whitespace().map(str::to_owned).collect()
+}
+
+/// Lets them hang: they are there, and do nothing.
+fn stop_keepers(lab: &Lab, host: &str) {
+    assert!(lab.exec(host, &["pkill", "-STOP", "-f", "ostler keeper"]).status.success());
+}
+
+fn runs_on_for_two_terms(lab: &Lab, host: &str, guest: &str) {
+    let looked = Instant::now();
+    until("two terms to be over", LIMIT, || {
+        assert_eq!(guest_pid(lab, host), guest, "it was not started again");
+        is(looked.elapsed() > 2 * TERM, looked.elapsed())
+    });
 }
 
 #[test]
@@ -142,10 +226,7 @@ fn lab_a_vm_runs_on_without_its_agent_its_keeper_or_one_arbiter_and_moves() {
     lab.start_agent(&host, &url);
     assert_eq!(operator.await_state("web-1", "running"), host);
 
-    let keeper = || -> Vec<String> {
-        let found = lab.exec(&host, &["pgrep", "-f", "ostler keeper"]).stdout;
-        String::from_utf8_lossy(&found).split_whitespace().map(str::to_owned).collect()
-    };
+    let keeper = || keepers(&lab, &host);
     let killed = keeper();
     until("the keeper to keep its memory", LIMIT, || {
         let status = lab.exec(&host, &["cat", &format!("/proc/{}/status", killed[0])]).stdout;

@@ -222,6 +222,12 @@ pub fn say_skipped(test: &str, why: &str) {
     }
 }
 
+/// For who has no [`Lab`] in hand.
+pub(crate) fn cut_power(host: &str) {
+    let cut = run_lab(&["kill", host]);
+    assert!(cut.status.success(), "lab kill {host}: {}", text(&cut.stderr));
+}
+
 fn run_lab(words: &[&str]) -> Output {
     let mut command = Command::new(repository().join("lab"));
     command.args(words).env("OSTLER_BIN", ostler());

@@ -6,6 +6,8 @@ pub mod collector;
 
 pub mod disk;
 
+pub mod dog;
+
 pub mod journal;
 
 pub mod lab;
