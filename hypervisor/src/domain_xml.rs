@@ -16,6 +16,7 @@ use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer, XmlVersion};
 
 use crate::domain::{DomainConfig, Volume, VolumeFormat};
+use crate::parts::{Part, Parts};
 use crate::resize::SLOTS;
 
 /// Namespace of our element in a domain's metadata.
@@ -61,39 +62,36 @@ pub fn domain_xml(config: &DomainConfig, driver: DriverKind) -> String {
 pub(crate) struct Device {
     /// What it is, in words.
     pub(crate) what: String,
-    /// By what a running domain shows that it has it.
-    pub(crate) mark: Mark,
     /// Its element.
     pub(crate) xml: String,
 }
 
-/// By what a device is known among others.
-pub(crate) enum Mark {
-    /// A disk's target, such as `vdb`.
-    Target(String),
-    /// A card's address.
-    Mac(String),
-}
-
-/// The disks and cards of a configuration that could be plugged in while its guest runs.
-pub(crate) fn pluggable(config: &DomainConfig) -> Vec<Device> {
+/// The disks and cards of a configuration that its guest, which has these, could be given while it runs. A disk
+/// whose name is taken, by one that had it before others went, gets one that is free.
+pub(crate) fn missing(config: &DomainConfig, has: &Parts) -> Vec<Device> {
     let mut devices = Vec::new();
+    let mut taken: Vec<String> = has.devices().map(str::to_owned).collect();
     let disks = config.vm.disks.iter().zip(&config.volumes).zip('a'..='z');
-    for (index, ((spec, volume), letter)) in disks.enumerate() {
+    for ((spec, volume), letter) in disks {
+        if has.has(&Part::Disk(volume.path.clone())) {
+            continue;
+        }
+        let (prefix, _) = bus_words(spec.bus);
+        let is_free = |letter: &char| !taken.contains(&format!("{prefix}{letter}"));
+        let free = std::iter::once(letter).chain('a'..='z').find(is_free);
+        let letter = free.unwrap_or(letter);
+        taken.push(format!("{prefix}{letter}"));
         let mut xml = Xml::new();
         disk(&mut xml, volume, spec, letter);
-        let what = format!("disk {:?}", spec.name);
-        let mark = Mark::Target(disk_device(index, spec).unwrap_or_default());
-        devices.push(Device { what, mark, xml: xml.into_string() });
+        devices.push(Device { what: format!("disk {:?}", spec.name), xml: xml.into_string() });
     }
     for (nic, mac) in config.vm.nics.iter().zip(config.vm.macs(config.uuid)) {
+        if has.has(&Part::Card(mac.clone())) {
+            continue;
+        }
         let mut xml = Xml::new();
         interface(&mut xml, nic, &mac);
-        devices.push(Device {
-            what: format!("card {mac}"),
-            mark: Mark::Mac(mac),
-            xml: xml.into_string(),
-        });
+        devices.push(Device { what: format!("card {mac}"), xml: xml.into_string() });
     }
     devices
 }

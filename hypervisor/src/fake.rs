@@ -22,16 +22,19 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 use protocol::job::AddressSource;
-use protocol::vm::{DiskSpec, Size};
+use protocol::vm::{DiskSpec, NicSpec, Size};
 use uuid::Uuid;
 
 use crate::call::HungCalls;
-use crate::domain::{DomainConfig, DomainInfo, DomainState, NodeFacts, PauseReason, StopReason};
+use crate::domain::{
+    DomainConfig, DomainInfo, DomainState, NodeFacts, PauseReason, StopReason, Volume,
+};
 use crate::domain_xml::{DriverKind, disk_device, domain_xml};
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{DomainEvent, Lifecycle, StartReason, WatchEvent};
 use crate::hub::Hub;
 use crate::network::NetworkInfo;
+use crate::parts::Part;
 use crate::resize::Live;
 
 /// What a fake says of itself.
@@ -111,6 +114,8 @@ struct Guest {
     snapshots: BTreeMap<String, BTreeSet<String>>,
     /// Sizes that its disks were given while it ran, by guest device.
     grown: BTreeMap<String, u64>,
+    /// Disks and cards that its definition has no more, and that it has as long as it runs.
+    kept: (Vec<(DiskSpec, Volume)>, Vec<NicSpec>),
 }
 
 impl Guest {
@@ -118,6 +123,7 @@ impl Guest {
         let (console_input, addresses) = (Vec::new(), Vec::new());
         let (started, job, recorded) = (defined, None, None);
         let (snapshots, grown) = (BTreeMap::new(), BTreeMap::new());
+        let kept = (Vec::new(), Vec::new());
         Self {
             info,
             config,
@@ -129,6 +135,7 @@ impl Guest {
             addresses,
             snapshots,
             grown,
+            kept,
         }
     }
 
@@ -174,6 +181,42 @@ impl Guest {
             can_unplug: if keeps_size { Err("as the test wants it") } else { Ok(()) },
             can_balloon: Ok(()),
         }
+    }
+
+    /// What it runs with stays there when its definition becomes this, until it lets go of it.
+    fn keep_what_goes(&mut self, to: &DomainConfig) {
+        let Some(config) = &self.config else { return };
+        let disks = config.vm.disks.iter().cloned().zip(config.volumes.iter().cloned());
+        let goes = |volume: &Volume| to.volumes.iter().all(|stays| stays.path != volume.path);
+        self.kept.0.extend(disks.filter(|(_, volume)| goes(volume)));
+        let stay = to.vm.macs(to.uuid);
+        let nics = config.vm.nics.iter().zip(config.vm.macs(config.uuid));
+        let nics = nics.filter(|(_, mac)| !stay.contains(mac));
+        let named = |(nic, mac): (&NicSpec, String)| NicSpec { mac: Some(mac), ..nic.clone() };
+        self.kept.1.extend(nics.map(named));
+    }
+
+    fn let_go(&mut self, leaving: &[Part]) {
+        let (disks, nics) = &mut self.kept;
+        disks.retain(|(_, volume)| !leaving.contains(&Part::Disk(volume.path.clone())));
+        let is_it =
+            |nic: &NicSpec| nic.mac.clone().is_some_and(|m| leaving.contains(&Part::Card(m)));
+        nics.retain(|nic| !is_it(nic));
+    }
+
+    /// What libvirt shows of it: while it runs with what it has not let go of.
+    fn shown(&self) -> String {
+        let is_kept = !(self.kept.0.is_empty() && self.kept.1.is_empty());
+        let Some(config) = self.config.as_ref().filter(|_| is_kept) else {
+            return self.definition();
+        };
+        let mut config = config.clone();
+        for (disk, volume) in self.kept.0.iter().cloned() {
+            config.vm.disks.push(disk);
+            config.volumes.push(volume);
+        }
+        config.vm.nics.extend(self.kept.1.iter().cloned());
+        domain_xml(&config, DriverKind::Test)
     }
 
     /// Like libvirt's, with the label in it.
@@ -380,6 +423,9 @@ fn forget_if_transient(state: &mut State, uuid: Uuid) {
 fn set_state(state: &mut State, uuid: Uuid, next: DomainState) {
     let guest = state.domains.get_mut(&uuid).expect("callers have found this domain");
     guest.info.state = next;
+    if !next.is_active() {
+        guest.kept = (Vec::new(), Vec::new());
+    }
     if !next.is_active() && next != DomainState::ShutOff(StopReason::Saved) {
         guest.show_defined();
     }

@@ -6,6 +6,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::host::HypervisorFacts;
 use protocol::id::JobId;
@@ -22,6 +23,7 @@ use crate::domain::{
 use crate::error::HypervisorError;
 use crate::event::WatchEvent;
 use crate::network::{NetworkConfig, NetworkInfo};
+use crate::parts::{Kept, Part};
 use crate::screen::Screenshot;
 
 /// What runs domains on this host. All methods block; see [`crate::call`].
@@ -82,8 +84,18 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// twice is doing it once. Comes back with those that it can't have while it runs, and why.
     fn attach(&self, config: &DomainConfig) -> Result<Vec<String>, HypervisorError>;
 
+    /// Asks a running guest to let go of these disks and cards and waits for it, no longer than that. Comes back
+    /// with those that it has still, and why; it may let go of them later. Repeating it is harmless: what it does
+    /// not have is gone.
+    fn detach(
+        &self,
+        uuid: Uuid,
+        leaving: &[Part],
+        patience: Duration,
+    ) -> Result<Vec<Kept>, HypervisorError>;
+
     /// Takes a snapshot of these disks of a running guest, named by their guest devices such as `vda` (see
-    /// [`crate::disk_device`]): of one moment, and all of them have it then, or none. The guest's memory is
+    /// [`crate::Parts::device`]): of one moment, and all of them have it then, or none. The guest's memory is
     /// not in it. `AlreadyExists` when a disk has one of that tag; `NotRunning` when there is no process,
     /// and the files are whoever has them to work on.
     fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError>;

@@ -40,6 +40,9 @@ pub use screen::{SCREENSHOT_BYTES_MAX, Screenshot};
 mod cards;
 pub use cards::Cards;
 
+mod parts;
+pub use parts::{Kept, Part, Parts};
+
 mod network;
 pub use network::{NetworkConfig, NetworkForm, NetworkInfo};
 

@@ -58,6 +58,7 @@ use crate::error::{ErrorKind, HypervisorError};
 use crate::event::WatchEvent;
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use crate::network::{NetworkConfig, NetworkInfo};
+use crate::parts::{Kept, Part};
 use crate::screen::{SCREENSHOT_BYTES_MAX, Screenshot};
 use console::Output;
 use ffi::{Connection, Counted, Domain, RawError, TypedParams};
@@ -371,6 +372,25 @@ impl Hypervisor for Libvirt {
         });
         left?.ok_or_else(|| {
             let what = format!("attach devices to domain {uuid}");
+            HypervisorError::new(what, ErrorKind::NotRunning, "it has no process")
+        })
+    }
+
+    fn detach(
+        &self,
+        uuid: Uuid,
+        leaving: &[Part],
+        patience: Duration,
+    ) -> Result<Vec<Kept>, HypervisorError> {
+        let driver = self.driver();
+        let kept = self.with_domain("detach devices from domain", uuid, Needs::Process, |domain| {
+            match words::state(domain.state()?).is_active() {
+                true => resize::detach(domain, driver, leaving, patience).map(Some),
+                false => Ok(None),
+            }
+        });
+        kept?.ok_or_else(|| {
+            let what = format!("detach devices from domain {uuid}");
             HypervisorError::new(what, ErrorKind::NotRunning, "it has no process")
         })
     }

@@ -29,6 +29,7 @@ use crate::event::{Lifecycle, WatchEvent};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use crate::network::{NetworkConfig, NetworkInfo};
 use crate::network_xml::{NetworkRead, network_xml};
+use crate::parts::{Kept, Part, Parts};
 use crate::screen::Screenshot;
 
 impl Hypervisor for Fake {
@@ -77,6 +78,9 @@ impl Hypervisor for Fake {
             let is_fresh = !before.state.is_active()
                 && before.state != DomainState::ShutOff(StopReason::Saved);
             let (state_now, has, now) = (before.state, before.resources, before.memory_now_bytes);
+            if state_now.is_active() {
+                guest.keep_what_goes(config);
+            }
             guest.info = DomainInfo { state: state_now, ..info };
             (guest.config, guest.defined, guest.recorded) = (Some(config.clone()), size, None);
             if !is_fresh {
@@ -231,6 +235,26 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn detach(
+        &self,
+        uuid: Uuid,
+        leaving: &[Part],
+        _patience: Duration,
+    ) -> Result<Vec<Kept>, HypervisorError> {
+        let what = format!("detach devices from domain {uuid}");
+        let keeps = self.take_fault(|fault| *fault == Fault::GuestKeepsDevices).is_some();
+        self.perform(Method::Detach, &what, |state| {
+            let guest = find_active(state, &what, uuid)?;
+            let has = Parts::read(&guest.shown()).unwrap_or_default();
+            if !keeps {
+                guest.let_go(leaving);
+            }
+            let kept = leaving.iter().filter(|part| keeps && has.has(part)).cloned();
+            let why = "its guest has not let go of it".to_owned();
+            Ok(kept.map(|part| Kept { part, why: why.clone() }).collect())
+        })
+    }
+
     fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError> {
         let what = format!("take a snapshot of domain {uuid}");
         self.perform(Method::Snapshot, &what, |state| {
@@ -347,7 +371,7 @@ impl Hypervisor for Fake {
     fn xml(&self, uuid: Uuid) -> Result<String, HypervisorError> {
         let what = format!("read definition of domain {uuid}");
         self.perform(Method::Xml, &what, |state| {
-            find(state, &what, uuid).map(|guest| guest.definition())
+            find(state, &what, uuid).map(|guest| guest.shown())
         })
     }
 

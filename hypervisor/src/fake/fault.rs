@@ -21,6 +21,8 @@ pub enum Fault {
     GuestKeepsSize,
     /// The machine has no place for another device while it runs.
     NoPort,
+    /// The guest is asked to let go of disks or cards, and keeps them.
+    GuestKeepsDevices,
     /// A migration ends without anybody here knowing where the guest is.
     MigrateUnknown {
         /// Whether it is in fact on the target.
@@ -49,6 +51,7 @@ pub enum Method {
     Undefine,
     Resize,
     Attach,
+    Detach,
     Snapshot,
     DeleteSnapshot,
     GrowDisk,

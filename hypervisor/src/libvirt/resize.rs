@@ -2,7 +2,7 @@
 //! into a definition that is not ours. What can be asked at all is [`crate::resize`]'s.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::resources::Bytes;
 use protocol::vm::SizeChange;
@@ -12,10 +12,13 @@ use super::ffi::{Domain, RawError};
 use super::words;
 use crate::domain::{DomainConfig, Resized};
 use crate::domain_read::Definition;
-use crate::domain_xml::{DriverKind, Mark, memory_piece_xml, pluggable};
+use crate::domain_xml::{DriverKind, memory_piece_xml, missing};
 use crate::error::ErrorKind;
+use crate::parts::{Kept, Part, Parts};
 use crate::resize::Live;
 
+/// How often libvirt is asked whether a guest has let go of what it was asked for.
+const DETACH_POLL: Duration = Duration::from_millis(100);
 /// How often libvirt is asked whether the guest has said how much memory it can spare.
 const STATS_POLL: Duration = Duration::from_millis(250);
 /// And how many times. A guest with a balloon driver says so once a second when asked to.
@@ -68,16 +71,9 @@ pub(super) fn attach(
     driver: DriverKind,
     config: &DomainConfig,
 ) -> Result<Vec<String>, RawError> {
-    let has = Definition::read(&domain.xml(0)?).unwrap_or_default();
+    let has = parts(domain)?;
     let mut left = Vec::new();
-    for device in pluggable(config) {
-        let is_there = match &device.mark {
-            Mark::Target(name) => has.disks.iter().any(|(target, _)| target == name),
-            Mark::Mac(mac) => has.nics.iter().any(|nic| nic.mac.as_ref() == Some(mac)),
-        };
-        if is_there {
-            continue;
-        }
+    for device in missing(config, &has) {
         // libvirt's driver for tests shows what it was defined with, and plugs nothing.
         if driver == DriverKind::Test {
             left.push(device.what);
@@ -87,6 +83,63 @@ pub(super) fn attach(
         note(plugged, &device.what, &mut left, None)?;
     }
     Ok(left)
+}
+
+/// Asks a running domain's guest to let go of these, all at once, and looks until it has or its time is over.
+/// libvirt's other call for it waits by itself, for each device anew.
+pub(super) fn detach(
+    domain: &Domain,
+    driver: DriverKind,
+    leaving: &[Part],
+    patience: Duration,
+) -> Result<Vec<Kept>, RawError> {
+    let until = Instant::now() + patience;
+    let has = parts(domain)?;
+    let (mut asked, mut refused) = (Vec::new(), Vec::new());
+    for part in leaving.iter().filter(|part| has.has(part)) {
+        // The driver for tests has devices without a guest.
+        let alias = has.alias(part).filter(|_| driver != DriverKind::Test);
+        let mut why = Vec::new();
+        let is_asked = match alias {
+            Some(alias) => {
+                // Whoever asks a second time while the guest is at it is told so.
+                let done = domain.detach(alias, sys::VIR_DOMAIN_AFFECT_LIVE);
+                note(done, "libvirt", &mut why, None)? || why.iter().any(|why| is_at_it(why))
+            }
+            None => false,
+        };
+        match is_asked {
+            true => asked.push(part),
+            false => {
+                let why = why.pop().unwrap_or_else(|| "its machine can't".to_owned());
+                refused.push(Kept { part: part.clone(), why });
+            }
+        }
+    }
+    loop {
+        let has = parts(domain)?;
+        refused.retain(|kept| has.has(&kept.part));
+        asked.retain(|part| has.has(part));
+        if asked.is_empty() || Instant::now() >= until {
+            break;
+        }
+        sleep(DETACH_POLL);
+    }
+    let why = "its guest has not let go of it".to_owned();
+    let kept = asked.into_iter().map(|part| Kept { part: part.clone(), why: why.clone() });
+    Ok(kept.chain(refused).collect())
+}
+
+/// QEMU's words for a device that a guest has been asked for already.
+fn is_at_it(why: &str) -> bool {
+    why.contains("already in the process of unplug")
+}
+
+fn parts(domain: &Domain) -> Result<Parts, RawError> {
+    // Read as having nothing, a domain would be given what it has, and what it has would be deleted.
+    Parts::read(&domain.xml(0)?).ok_or_else(|| {
+        RawError::own(sys::VIR_ERR_XML_ERROR, "libvirt gave no domain's XML".to_owned())
+    })
 }
 
 /// Writes the size into the definition.

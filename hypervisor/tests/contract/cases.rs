@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use hypervisor::{
-    Definition, DomainState, ErrorKind, Lifecycle, NetworkConfig, NetworkForm, PauseReason,
-    StartReason, StopReason, WatchEvent,
+    Definition, DomainState, ErrorKind, Lifecycle, NetworkConfig, NetworkForm, Part, Parts,
+    PauseReason, StartReason, StopReason, WatchEvent,
 };
 use protocol::id::JobId;
 use protocol::job::Unknown;
@@ -42,6 +42,7 @@ macro_rules! for_each_case {
         $run!(a_snapshot_is_in_all_disks_or_in_none);
         $run!(a_disk_of_a_running_guest_grows_and_is_never_cut_off);
         $run!(disks_and_cards_are_plugged_in_once_while_the_guest_runs);
+        $run!(a_guest_is_asked_for_disks_and_cards_and_what_it_keeps_is_said);
         $run!(what_a_running_guest_uses_is_counted);
         $run!(undefining_a_running_domain_lets_it_run);
         $run!(what_is_unknown_is_said_to_be);
@@ -663,5 +664,56 @@ pub(crate) fn disks_and_cards_are_plugged_in_once_while_the_guest_runs(subject: 
     assert_eq!(subject.state(uuid), Some(DomainState::Running));
     hv.destroy(uuid).unwrap();
     assert_eq!(hv.attach(&config).unwrap_err().kind, ErrorKind::NotRunning);
+    subject.remove(uuid);
+}
+
+pub(crate) fn a_guest_is_asked_for_disks_and_cards_and_what_it_keeps_is_said(subject: &Subject) {
+    let hv = &subject.hv;
+    let mut config = subject.config("unplugged");
+    let uuid = config.uuid;
+    for name in ["root", "data", "more"] {
+        subject.add_disk(&mut config, name, DiskBus::Virtio);
+    }
+    let mac = "52:54:00:00:00:78".to_owned();
+    config.vm.nics = vec![NicSpec { mac: Some(mac.clone()), ..Plug::User.into() }];
+    hv.define(&config).unwrap();
+    hv.start(uuid).unwrap();
+    let left = config.volumes.remove(1);
+    let leaving = [Part::Disk(left.path.clone()), Part::Card(mac)];
+    (config.vm.disks.remove(1), config.vm.nics.clear());
+    hv.define(&config).unwrap();
+    let has = || Parts::read(&hv.xml(uuid).unwrap()).unwrap();
+    assert!(leaving.iter().all(|part| has().has(part)), "a definition takes nothing away");
+
+    let patience = Duration::from_millis(300);
+    let kept = hv.detach(uuid, &leaving, patience).unwrap();
+    match subject.disks {
+        Disks::Pretended => assert_eq!(kept, []),
+        // A guest without a system hears nothing, and libvirt's driver for tests can't.
+        Disks::Real | Disks::Stiff => {
+            assert_eq!(
+                kept.iter().map(|kept| &kept.part).collect::<Vec<_>>(),
+                [&leaving[0], &leaving[1]]
+            );
+            assert!(kept.iter().all(|kept| !kept.why.is_empty()));
+        }
+    }
+    assert!(leaving.iter().all(|part| has().has(part) != kept.is_empty()));
+    // Asked again at once, and for what nobody has.
+    assert_eq!(hv.detach(uuid, &leaving, patience).unwrap().len(), kept.len());
+    assert_eq!(hv.detach(uuid, &[Part::Disk("/never/was".into())], patience).unwrap(), []);
+    // Others have the names that they had, and what comes gets one that is free.
+    if subject.disks == Disks::Real {
+        let more = config.volumes[1].path.clone();
+        assert_eq!(has().device(&more), Some("vdc"));
+        subject.add_disk(&mut config, "late", DiskBus::Virtio);
+        hv.define(&config).unwrap();
+        assert_eq!(hv.attach(&config).unwrap(), Vec::<String>::new());
+        assert_eq!(has().device(&config.volumes[2].path), Some("vdd"));
+    }
+    assert_eq!(subject.state(uuid), Some(DomainState::Running));
+    hv.destroy(uuid).unwrap();
+    assert!(!has().has(&leaving[0]), "it starts without");
+    assert_eq!(hv.detach(uuid, &leaving, patience).unwrap_err().kind, ErrorKind::NotRunning);
     subject.remove(uuid);
 }

@@ -115,6 +115,14 @@ impl Domain {
             .map(drop)
     }
 
+    /// Asks the guest for a device, and does not wait for it.
+    pub(in crate::libvirt) fn detach(&self, alias: &str, flags: u32) -> Result<(), RawError> {
+        let alias = c_text(alias)?;
+        // SAFETY: the domain is valid; a C string that outlives the call.
+        check(unsafe { sys::virDomainDetachDeviceAlias(self.ptr(), alias.as_ptr(), flags) })
+            .map(drop)
+    }
+
     pub(in crate::libvirt) fn is_persistent(&self) -> Result<bool, RawError> {
         // SAFETY: the domain is valid.
         Ok(check(unsafe { sys::virDomainIsPersistent(self.ptr()) })? == 1)
