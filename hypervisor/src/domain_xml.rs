@@ -16,7 +16,7 @@ use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer, XmlVersion};
 
 use crate::domain::{DomainConfig, Volume, VolumeFormat};
-use crate::parts::{Part, Parts};
+use crate::fittings::{Fitting, Fittings};
 use crate::resize::SLOTS;
 
 /// Namespace of our element in a domain's metadata.
@@ -68,12 +68,12 @@ pub(crate) struct Device {
 
 /// The disks and cards of a configuration that its guest, which has these, could be given while it runs. A disk
 /// whose name is taken, by one that had it before others went, gets one that is free.
-pub(crate) fn missing(config: &DomainConfig, has: &Parts) -> Vec<Device> {
+pub(crate) fn missing(config: &DomainConfig, has: &Fittings) -> Vec<Device> {
     let mut devices = Vec::new();
     let mut taken: Vec<String> = has.devices().map(str::to_owned).collect();
     let disks = config.vm.disks.iter().zip(&config.volumes).zip('a'..='z');
     for ((spec, volume), letter) in disks {
-        if has.has(&Part::Disk(volume.path.clone())) {
+        if has.has(&Fitting::Disk(volume.path.clone())) {
             continue;
         }
         let (prefix, _) = bus_words(spec.bus);
@@ -86,7 +86,7 @@ pub(crate) fn missing(config: &DomainConfig, has: &Parts) -> Vec<Device> {
         devices.push(Device { what: format!("disk {:?}", spec.name), xml: xml.into_string() });
     }
     for (nic, mac) in config.vm.nics.iter().zip(config.vm.macs(config.uuid)) {
-        if has.has(&Part::Card(mac.clone())) {
+        if has.has(&Fitting::Card(mac.clone())) {
             continue;
         }
         let mut xml = Xml::new();

@@ -32,9 +32,9 @@ use crate::domain::{
 use crate::domain_xml::{DriverKind, disk_device, domain_xml};
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{DomainEvent, Lifecycle, StartReason, WatchEvent};
+use crate::fittings::Fitting;
 use crate::hub::Hub;
 use crate::network::NetworkInfo;
-use crate::parts::Part;
 use crate::resize::Live;
 
 /// What a fake says of itself.
@@ -196,11 +196,11 @@ impl Guest {
         self.kept.1.extend(nics.map(named));
     }
 
-    fn let_go(&mut self, leaving: &[Part]) {
+    fn let_go(&mut self, leaving: &[Fitting]) {
         let (disks, nics) = &mut self.kept;
-        disks.retain(|(_, volume)| !leaving.contains(&Part::Disk(volume.path.clone())));
+        disks.retain(|(_, volume)| !leaving.contains(&Fitting::Disk(volume.path.clone())));
         let is_it =
-            |nic: &NicSpec| nic.mac.clone().is_some_and(|m| leaving.contains(&Part::Card(m)));
+            |nic: &NicSpec| nic.mac.clone().is_some_and(|m| leaving.contains(&Fitting::Card(m)));
         nics.retain(|nic| !is_it(nic));
     }
 

@@ -22,8 +22,8 @@ use crate::domain::{
 };
 use crate::error::HypervisorError;
 use crate::event::WatchEvent;
+use crate::fittings::{Fitting, Kept};
 use crate::network::{NetworkConfig, NetworkInfo};
-use crate::parts::{Kept, Part};
 use crate::screen::Screenshot;
 
 /// What runs domains on this host. All methods block; see [`crate::call`].
@@ -90,12 +90,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn detach(
         &self,
         uuid: Uuid,
-        leaving: &[Part],
+        leaving: &[Fitting],
         patience: Duration,
     ) -> Result<Vec<Kept>, HypervisorError>;
 
     /// Takes a snapshot of these disks of a running guest, named by their guest devices such as `vda` (see
-    /// [`crate::Parts::device`]): of one moment, and all of them have it then, or none. The guest's memory is
+    /// [`crate::Fittings::device`]): of one moment, and all of them have it then, or none. The guest's memory is
     /// not in it. `AlreadyExists` when a disk has one of that tag; `NotRunning` when there is no process,
     /// and the files are whoever has them to work on.
     fn snapshot(&self, uuid: Uuid, devices: &[String], tag: &str) -> Result<(), HypervisorError>;

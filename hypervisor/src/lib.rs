@@ -40,8 +40,8 @@ pub use screen::{SCREENSHOT_BYTES_MAX, Screenshot};
 mod cards;
 pub use cards::Cards;
 
-mod parts;
-pub use parts::{Kept, Part, Parts};
+mod fittings;
+pub use fittings::{Fitting, Fittings, Kept};
 
 mod network;
 pub use network::{NetworkConfig, NetworkForm, NetworkInfo};

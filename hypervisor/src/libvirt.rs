@@ -56,9 +56,9 @@ use crate::domain_xml::{
 };
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::WatchEvent;
+use crate::fittings::{Fitting, Kept};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use crate::network::{NetworkConfig, NetworkInfo};
-use crate::parts::{Kept, Part};
 use crate::screen::{SCREENSHOT_BYTES_MAX, Screenshot};
 use console::Output;
 use ffi::{Connection, Counted, Domain, RawError, TypedParams};
@@ -379,7 +379,7 @@ impl Hypervisor for Libvirt {
     fn detach(
         &self,
         uuid: Uuid,
-        leaving: &[Part],
+        leaving: &[Fitting],
         patience: Duration,
     ) -> Result<Vec<Kept>, HypervisorError> {
         let driver = self.driver();

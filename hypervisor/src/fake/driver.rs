@@ -26,10 +26,10 @@ use crate::domain_read::Definition;
 use crate::domain_xml::refused;
 use crate::error::{ErrorKind, HypervisorError};
 use crate::event::{Lifecycle, WatchEvent};
+use crate::fittings::{Fitting, Fittings, Kept};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use crate::network::{NetworkConfig, NetworkInfo};
 use crate::network_xml::{NetworkRead, network_xml};
-use crate::parts::{Kept, Part, Parts};
 use crate::screen::Screenshot;
 
 impl Hypervisor for Fake {
@@ -238,20 +238,20 @@ impl Hypervisor for Fake {
     fn detach(
         &self,
         uuid: Uuid,
-        leaving: &[Part],
+        leaving: &[Fitting],
         _patience: Duration,
     ) -> Result<Vec<Kept>, HypervisorError> {
         let what = format!("detach devices from domain {uuid}");
         let keeps = self.take_fault(|fault| *fault == Fault::GuestKeepsDevices).is_some();
         self.perform(Method::Detach, &what, |state| {
             let guest = find_active(state, &what, uuid)?;
-            let has = Parts::read(&guest.shown()).unwrap_or_default();
+            let has = Fittings::read(&guest.shown()).unwrap_or_default();
             if !keeps {
                 guest.let_go(leaving);
             }
-            let kept = leaving.iter().filter(|part| keeps && has.has(part)).cloned();
+            let kept = leaving.iter().filter(|fitting| keeps && has.has(fitting)).cloned();
             let why = "its guest has not let go of it".to_owned();
-            Ok(kept.map(|part| Kept { part, why: why.clone() }).collect())
+            Ok(kept.map(|fitting| Kept { fitting, why: why.clone() }).collect())
         })
     }
 

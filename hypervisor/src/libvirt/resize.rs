@@ -2,7 +2,7 @@
 //! into a definition that is not ours. What can be asked at all is [`crate::resize`]'s.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use protocol::resources::Bytes;
 use protocol::vm::SizeChange;
@@ -14,7 +14,7 @@ use crate::domain::{DomainConfig, Resized};
 use crate::domain_read::Definition;
 use crate::domain_xml::{DriverKind, memory_piece_xml, missing};
 use crate::error::ErrorKind;
-use crate::parts::{Kept, Part, Parts};
+use crate::fittings::{Fitting, Fittings, Kept};
 use crate::resize::Live;
 
 /// How often libvirt is asked whether a guest has let go of what it was asked for.
@@ -71,7 +71,7 @@ pub(super) fn attach(
     driver: DriverKind,
     config: &DomainConfig,
 ) -> Result<Vec<String>, RawError> {
-    let has = parts(domain)?;
+    let has = fittings(domain)?;
     let mut left = Vec::new();
     for device in missing(config, &has) {
         // libvirt's driver for tests shows what it was defined with, and plugs nothing.
@@ -90,15 +90,14 @@ pub(super) fn attach(
 pub(super) fn detach(
     domain: &Domain,
     driver: DriverKind,
-    leaving: &[Part],
+    leaving: &[Fitting],
     patience: Duration,
 ) -> Result<Vec<Kept>, RawError> {
-    let until = Instant::now() + patience;
-    let has = parts(domain)?;
+    let has = fittings(domain)?;
     let (mut asked, mut refused) = (Vec::new(), Vec::new());
-    for part in leaving.iter().filter(|part| has.has(part)) {
+    for fitting in leaving.iter().filter(|fitting| has.has(fitting)) {
         // The driver for tests has devices without a guest.
-        let alias = has.alias(part).filter(|_| driver != DriverKind::Test);
+        let alias = has.alias(fitting).filter(|_| driver != DriverKind::Test);
         let mut why = Vec::new();
         let is_asked = match alias {
             Some(alias) => {
@@ -109,24 +108,26 @@ pub(super) fn detach(
             None => false,
         };
         match is_asked {
-            true => asked.push(part),
+            true => asked.push(fitting),
             false => {
                 let why = why.pop().unwrap_or_else(|| "its machine can't".to_owned());
-                refused.push(Kept { part: part.clone(), why });
+                refused.push(Kept { fitting: fitting.clone(), why });
             }
         }
     }
+    let mut waited = Duration::ZERO;
     loop {
-        let has = parts(domain)?;
-        refused.retain(|kept| has.has(&kept.part));
-        asked.retain(|part| has.has(part));
-        if asked.is_empty() || Instant::now() >= until {
+        let has = fittings(domain)?;
+        refused.retain(|kept| has.has(&kept.fitting));
+        asked.retain(|fitting| has.has(fitting));
+        if asked.is_empty() || waited >= patience {
             break;
         }
         sleep(DETACH_POLL);
+        waited += DETACH_POLL;
     }
     let why = "its guest has not let go of it".to_owned();
-    let kept = asked.into_iter().map(|part| Kept { part: part.clone(), why: why.clone() });
+    let kept = asked.into_iter().map(|fitting| Kept { fitting: fitting.clone(), why: why.clone() });
     Ok(kept.chain(refused).collect())
 }
 
@@ -135,9 +136,9 @@ fn is_at_it(why: &str) -> bool {
     why.contains("already in the process of unplug")
 }
 
-fn parts(domain: &Domain) -> Result<Parts, RawError> {
+fn fittings(domain: &Domain) -> Result<Fittings, RawError> {
     // Read as having nothing, a domain would be given what it has, and what it has would be deleted.
-    Parts::read(&domain.xml(0)?).ok_or_else(|| {
+    Fittings::read(&domain.xml(0)?).ok_or_else(|| {
         RawError::own(sys::VIR_ERR_XML_ERROR, "libvirt gave no domain's XML".to_owned())
     })
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use hypervisor::{
-    Definition, DomainState, ErrorKind, Lifecycle, NetworkConfig, NetworkForm, Part, Parts,
+    Definition, DomainState, ErrorKind, Fitting, Fittings, Lifecycle, NetworkConfig, NetworkForm,
     PauseReason, StartReason, StopReason, WatchEvent,
 };
 use protocol::id::JobId;
@@ -679,11 +679,11 @@ pub(crate) fn a_guest_is_asked_for_disks_and_cards_and_what_it_keeps_is_said(sub
     hv.define(&config).unwrap();
     hv.start(uuid).unwrap();
     let left = config.volumes.remove(1);
-    let leaving = [Part::Disk(left.path.clone()), Part::Card(mac)];
+    let leaving = [Fitting::Disk(left.path.clone()), Fitting::Card(mac)];
     (config.vm.disks.remove(1), config.vm.nics.clear());
     hv.define(&config).unwrap();
-    let has = || Parts::read(&hv.xml(uuid).unwrap()).unwrap();
-    assert!(leaving.iter().all(|part| has().has(part)), "a definition takes nothing away");
+    let has = || Fittings::read(&hv.xml(uuid).unwrap()).unwrap();
+    assert!(leaving.iter().all(|fitting| has().has(fitting)), "a definition takes nothing away");
 
     let patience = Duration::from_millis(300);
     let kept = hv.detach(uuid, &leaving, patience).unwrap();
@@ -692,16 +692,16 @@ pub(crate) fn a_guest_is_asked_for_disks_and_cards_and_what_it_keeps_is_said(sub
         // A guest without a system hears nothing, and libvirt's driver for tests can't.
         Disks::Real | Disks::Stiff => {
             assert_eq!(
-                kept.iter().map(|kept| &kept.part).collect::<Vec<_>>(),
+                kept.iter().map(|kept| &kept.fitting).collect::<Vec<_>>(),
                 [&leaving[0], &leaving[1]]
             );
             assert!(kept.iter().all(|kept| !kept.why.is_empty()));
         }
     }
-    assert!(leaving.iter().all(|part| has().has(part) != kept.is_empty()));
+    assert!(leaving.iter().all(|fitting| has().has(fitting) != kept.is_empty()));
     // Asked again at once, and for what nobody has.
     assert_eq!(hv.detach(uuid, &leaving, patience).unwrap().len(), kept.len());
-    assert_eq!(hv.detach(uuid, &[Part::Disk("/never/was".into())], patience).unwrap(), []);
+    assert_eq!(hv.detach(uuid, &[Fitting::Disk("/never/was".into())], patience).unwrap(), []);
     // Others have the names that they had, and what comes gets one that is free.
     if subject.disks == Disks::Real {
         let more = config.volumes[1].path.clone();
