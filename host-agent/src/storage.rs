@@ -463,9 +463,9 @@ impl Storage {
         }
     }
 
-    /// Guest devices of the disks that are copied when it moves; `None` for all of them. Those in shared
-    /// pools are at the target already.
-    pub(crate) fn copied_disks(&self, vm: &VmSpec) -> Result<Option<Vec<String>>, StorageError> {
+    /// The places of the disks that are copied when it moves; `None` for all of them. Those in shared pools are
+    /// at the target already.
+    pub(crate) fn copied_disks(&self, vm: &VmSpec) -> Result<Option<Vec<usize>>, StorageError> {
         let shared = self.shared_pools(vm)?;
         if shared.is_empty() {
             return Ok(None);
@@ -473,7 +473,7 @@ impl Storage {
         let is_copied =
             |disk: &DiskSpec| disk.named_pool().is_none_or(|pool| !shared.contains(pool));
         let copied = vm.disks.iter().enumerate().filter(|(_, disk)| is_copied(disk));
-        Ok(Some(copied.filter_map(|(index, disk)| hypervisor::disk_device(index, disk)).collect()))
+        Ok(Some(copied.map(|(index, _)| index).collect()))
     }
 
     async fn take_in(

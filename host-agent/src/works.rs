@@ -4,6 +4,7 @@
 //! An answer that may or may not have had its effect is never taken for a no: we look.
 
 mod downtime;
+mod leaving;
 mod sending;
 mod snapshots;
 
@@ -108,13 +109,17 @@ impl Trouble {
         }
     }
 
-    /// The same of something that was to clear up after other work: that is not over then.
-    fn into_unclear(self) -> Self {
+    fn into_message(self) -> String {
         match self {
             Trouble::No(message) | Trouble::Unclear(message) | Trouble::NotThere(message) => {
-                Trouble::Unclear(message)
+                message
             }
         }
+    }
+
+    /// The same of something that was to clear up after other work: that is not over then.
+    fn into_unclear(self) -> Self {
+        Trouble::Unclear(self.into_message())
     }
 }
 
@@ -137,6 +142,12 @@ impl From<StorageError> for Trouble {
 enum Memory {
     Fresh,
     Saved,
+}
+
+/// The devices of a VM's disks when it starts.
+fn devices_by_place(vm: &VmSpec) -> Vec<String> {
+    let disks = vm.disks.iter().enumerate();
+    disks.filter_map(|(index, disk)| disk_device(index, disk)).collect()
 }
 
 impl Works {
@@ -163,6 +174,13 @@ impl Works {
             }
             Work::ResizeVm { vm, change } => {
                 match self.resize_vm(job, uuid, vm, *change, turn).await {
+                    Ok(outcome) => return outcome,
+                    Err(trouble) => Err(trouble),
+                }
+            }
+            Work::TakeOut { leaving, patience_ms } => {
+                let patience = Duration::from_millis(patience_ms);
+                match self.take_out(job, uuid, &leaving, patience).await {
                     Ok(outcome) => return outcome,
                     Err(trouble) => Err(trouble),
                 }
@@ -358,8 +376,6 @@ impl Works {
             }
             config = Some(self.config(job, vm, volumes, None));
         }
-        let removed = change.remove_disks.iter().map(String::as_str);
-        self.storage.remove_own(job, removed).map_err(|e| Trouble::Unclear(e.to_string()))?;
         if !before.state.is_active() {
             return Ok(WorkOutcome::Done);
         }
@@ -376,7 +392,8 @@ impl Works {
             // The rest comes at its next start, whatever it is that stands in the way.
             Err(error) => Resized { left: vec![error.to_string()], is_giving: false },
         };
-        let domain = self.info(uuid).await?.ok_or_else(gone)?;
+        // It has what it was given, whoever can't be asked for it.
+        let domain = self.info(uuid).await.map_err(Trouble::into_unclear)?.ok_or_else(gone)?;
         if !domain.state.is_active() {
             return Ok(WorkOutcome::Done);
         }
@@ -421,8 +438,15 @@ impl Works {
         if let User::Nobody(turn) = user {
             return self.storage.grow_volumes(job, vm, turn, which).await.map_err(unclear);
         }
-        for (index, bytes) in self.storage.outgrown(job, vm, which).await.map_err(unclear)? {
-            let Some(device) = disk_device(index, &vm.disks[index]) else { continue };
+        let outgrown = self.storage.outgrown(job, vm, which).await.map_err(unclear)?;
+        if outgrown.is_empty() {
+            return Ok(());
+        }
+        let volumes = self.storage.made_volumes(job, vm).map_err(unclear)?;
+        let devices = self.devices_of(uuid, &volumes, &devices_by_place(vm)).await;
+        let devices = devices.map_err(Trouble::into_unclear)?;
+        for (index, bytes) in outgrown {
+            let Some(device) = devices.get(index).cloned() else { continue };
             let grow = move |hv: &dyn Hypervisor| hv.grow_disk(uuid, &device, bytes);
             let grown = call(&self.hv, "grow disk", CALL_DEADLINE, grow).await;
             grown.map_err(|error| Trouble::Unclear(error.to_string()))?;

@@ -101,7 +101,8 @@ pub(crate) enum Command {
     /// Give a VM disks or network cards, at once where its machine has a place for them, else at its next
     /// start
     Attach(AttachArgs),
-    /// Take disks, with all that is in them, or network cards from a stopped VM
+    /// Take disks, with all that is in them, or network cards from a VM: at once where its guest lets go of them,
+    /// else at its next start
     Detach(DetachArgs),
     /// Empty a host for maintenance: it takes nothing new, and its running VMs move away
     Drain(DrainArgs),

@@ -45,8 +45,8 @@ pub struct Placed {
     pub hold: Option<OfferId>,
     /// What its guest has, while that is not what the spec says.
     pub has: Option<Resources>,
-    /// True when its guest is without some of its disks or cards until its next start.
-    pub lacks_devices: bool,
+    /// True when some of its disks or cards come or go at its next start only.
+    pub has_other_devices: bool,
     /// True when it has left for another host and only its row is left here.
     pub has_moved_away: bool,
     /// True when its memory was saved here: it goes on only here.
@@ -100,7 +100,7 @@ impl From<&Job> for Placed {
             state: job.state,
             hold: job.hold,
             has: job.resize.as_ref().filter(|_| !job.state.is_ended()).map(|r| r.resources()),
-            lacks_devices: job.awaited_devices().is_some(),
+            has_other_devices: job.awaited_devices().is_some(),
             has_moved_away: job.state.is_ended()
                 && matches!(job.reason, Some(Reason::Migrated { .. })),
             is_saved: job.state.is_ended() && job.reason == Some(Reason::Saved),
@@ -488,7 +488,7 @@ fn placed_as_seen(input: &PlanInput, host: &HostId, job: &Job) -> Placed {
     let placed = Placed::from(job);
     let is_off = input.intents.get(host) == Some(&Intent::Off);
     if is_off && !placed.state.is_ended() {
-        return Placed { state: JobState::Crashed, has: None, lacks_devices: false, ..placed };
+        return Placed { state: JobState::Crashed, has: None, has_other_devices: false, ..placed };
     }
     placed
 }

@@ -230,7 +230,7 @@ fn bare(job: &JobSpec) -> JobSpec {
     bare
 }
 
-/// Disks and cards come at any time, and go while no guest uses them. A disk that stays grows if it is ours to
+/// Disks and cards come and go at any time, but for the disk that a guest has started from. A disk that stays grows if it is ours to
 /// make larger, and never becomes smaller.
 fn admit_devices(
     room: Room<'_>,
@@ -250,12 +250,23 @@ fn admit_devices(
             why: why.to_owned(),
         });
     }
-    if let Some(what) = removed.first().filter(|_| !state.is_ended()) {
-        let needed = format!("its guest may be using {what}: stop it before you take that away");
-        return Err(Refusal::WrongState { job: job.clone(), state, needed });
-    }
     let is_new = |disk: &&DiskSpec| had.disks.iter().all(|has| has.name != disk.name);
     let is_gone = |disk: &&DiskSpec| asked.disks.iter().all(|has| has.name != disk.name);
+    if !state.is_ended() {
+        let refuse = |needed| Err(Refusal::WrongState { job: job.clone(), state, needed });
+        if let Some(disk) = had.boot_disk().filter(is_gone) {
+            let name = &disk.name;
+            return refuse(format!(
+                "its guest has started from disk {name:?}: stop it before you take that away"
+            ));
+        }
+        // The guest may keep the old one, and both would have to have room.
+        if had.disks.iter().any(|disk| is_gone(&disk)) && asked.disks.iter().any(|d| is_new(&d)) {
+            return refuse(
+                "it runs: take the old disk away first, then add the new one".to_owned(),
+            );
+        }
+    }
     let changed = asked.disks.iter().filter(is_new).chain(had.disks.iter().filter(is_gone));
     if let Some((disk, pool)) = changed.filter_map(|disk| Some((disk, disk.named_pool()?))).next() {
         let why = "what a VM has in a pool is settled when it is first started; give it a disk of its host's own";
@@ -657,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_and_cards_come_at_any_time_and_go_while_nobody_uses_them() {
+    fn disks_and_cards_come_and_go_at_any_time_but_for_the_one_that_a_guest_has_started_from() {
         let none = BTreeMap::new();
         let (job, from) = (JobId::new("web-1").unwrap(), spec(2, None));
         let ask = |state, from: &JobSpec, change: SizeChange| {
@@ -685,14 +696,22 @@ mod tests {
             remove_disks: vec![disk.to_owned()],
             ..SizeChange::default()
         };
-        let no = ask(JobState::Running, &with, less("data"));
-        assert!(matches!(no, Err(Refusal::WrongState { .. })), "{no:?}");
+        assert!(ask(JobState::Running, &with, less("data")).is_ok());
         assert!(ask(JobState::Stopped, &with, less("data")).is_ok());
+        let root = with.as_vm().unwrap().disks[0].name.clone();
+        let no = ask(JobState::Running, &with, less(&root));
+        assert!(matches!(no, Err(Refusal::WrongState { .. })), "{no:?}");
+        assert!(ask(JobState::Stopped, &with, less(&root)).is_ok());
+        let named = DiskSpec { name: "other".into(), size_bytes: GIB, ..DiskSpec::default() };
+        let both = SizeChange { add_disks: vec![named], ..less("data") };
+        let no = ask(JobState::Running, &with, both.clone());
+        assert!(matches!(no, Err(Refusal::WrongState { .. })), "{no:?}");
+        assert!(ask(JobState::Stopped, &with, both).is_ok());
         let nics = SizeChange {
             remove_nics: with.as_vm().unwrap().macs(job.domain_uuid()),
             ..SizeChange::default()
         };
-        assert!(ask(JobState::Paused, &with, nics.clone()).is_err());
+        assert!(ask(JobState::Paused, &with, nics.clone()).is_ok());
         assert!(ask(JobState::Crashed, &with, nics).is_ok());
         // A disk that stays is what it was, where it was.
         let mut to = with.clone();

@@ -27,6 +27,7 @@ use uuid::Uuid;
 use super::addresses::{Watch, runs};
 use super::claims::{Claims, Deed};
 use super::input::{Effect, Input, Joint, Reply, ReplyId, Request, WorkId};
+use super::leaving::tell_leaving;
 use super::ledger::{JobRecord, LedgerState, Write};
 use super::networks::KnownNetworks;
 use super::offers::Offers;
@@ -68,6 +69,8 @@ pub(super) struct Entry {
     pub(super) heard: Option<Heard>,
     /// What is waited for after a change of size.
     pub(super) giving: Option<Giving>,
+    /// True when it is time to ask for what its guest is to let go of.
+    pub(super) asks_leaving: bool,
     /// When its guest was last looked at for its size, in milliseconds since boot.
     pub(super) looked_ms: u64,
     /// How far the looking for its guest's addresses is.
@@ -96,6 +99,7 @@ pub(super) enum WorkKind {
     /// A reset, or a reboot, which any stop overtakes: a guest may take its time.
     Reboot,
     Resize,
+    TakeOut,
     Snapshot,
     /// A sending, which may last for hours; only what an operator's word has ended overtakes it.
     Send,
@@ -432,11 +436,14 @@ impl Agent {
             }
             _ => record.tally.restart_at_ms = None,
         }
+        // A guest that has begun or ended may have let go of what it kept.
+        self.jobs.change(&record.job.id, |entry| entry.asks_leaving = true);
         self.insert(now, record, out);
     }
 
     /// Writes a job's row and tells it.
     pub(super) fn insert(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
+        tell_leaving(&mut record);
         record.ended = self.ended(now, &record);
         out.push(Effect::Persist(Write::Job(Box::new(record.clone()))));
         let job = record.job.clone();
@@ -473,6 +480,7 @@ impl Agent {
                 unseen: None,
                 heard: None,
                 giving: None,
+                asks_leaving: true,
                 looked_ms: 0,
                 addresses: Watch::default(),
                 // Never a number of an earlier job of this name: a late look must not fit.

@@ -151,6 +151,7 @@ fn is_history(record: &JobRecord) -> bool {
         issued,
         tally,
         last_resize: _,
+        leaving: _,
         last_revert: _,
         stay,
         deletes_shared: _,

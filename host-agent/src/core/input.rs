@@ -19,6 +19,7 @@ use protocol::trust::Trust;
 use protocol::vm::{SizeChange, VmSpec};
 
 use super::acts::Act;
+use super::leaving::Leaver;
 use super::ledger::Write;
 use super::networks::SeenNetworks;
 use super::pools::Turn;
@@ -433,6 +434,14 @@ pub enum Work {
         /// What of its size is other than its guest has.
         change: Box<SizeChange>,
     },
+    /// Ask the guest, if it runs, for what its spec has no more, and remove the files of disks that neither it
+    /// nor its definition has.
+    TakeOut {
+        /// What.
+        leaving: Vec<Leaver>,
+        /// How long the guest may take.
+        patience_ms: u64,
+    },
     /// Do something with a snapshot of all disks, whether the guest runs or not.
     SnapshotVm {
         /// What it is.
@@ -489,6 +498,7 @@ impl Work {
             Work::ResetVm => "reset_vm",
             Work::RebootVm { .. } => "reboot_vm",
             Work::ResizeVm { .. } => "resize_vm",
+            Work::TakeOut { .. } => "take_out",
             Work::SnapshotVm { .. } => "snapshot_vm",
             Work::AdoptVm => "adopt_vm",
             Work::ReleaseVm => "release_vm",
@@ -547,6 +557,8 @@ pub enum WorkOutcome {
         /// True when the guest takes its time to give memory up.
         is_giving: bool,
     },
+    /// What is still there of what was to be taken out, and why.
+    TakenOut(Vec<(Leaver, String)>),
     /// A pool has no room, or is not this job's to grow in: no disk has grown, and nothing else has
     /// changed.
     Ungrown(String),

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::agent::{Agent, Entry, UnderWay, WorkKind};
 use super::input::{Effect, Look, MigrationOutcome, ServiceNews, Work, WorkId, WorkOutcome};
+use super::leaving::work_of_leaving;
 use super::ledger::{Intent, JobRecord, Write};
 use super::resizing::work_of_resize;
 use super::snapshots::work_of_snapshot;
@@ -51,6 +52,7 @@ impl Agent {
             entry.work = Some(UnderWay { id: work_id, kind: kind_of(&work) });
             entry.change += 1;
             entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
+            entry.asks_leaving &= !matches!(work, Work::TakeOut { .. });
             entry.is_snapshot_tried |= matches!(work, Work::SnapshotVm { .. });
         });
         let turn = self.turn(id);
@@ -78,10 +80,11 @@ impl Agent {
                 | WorkOutcome::Ungrown(_)
                 | WorkOutcome::Sent(MigrationOutcome::Unknown { .. })
         );
+        let has_kept = matches!(&outcome, WorkOutcome::TakenOut(kept) if !kept.is_empty());
         self.conclude(now, record, ended, outcome, out);
         self.look_again(&id, uuid, unseen, out);
         // What failed and is still wanted is tried again at the next tick, not at once.
-        if !has_failed {
+        if !has_failed && !has_kept {
             self.go_on(now, &id, out);
         }
         // A look finds nothing while the next work is under way: that one's end looks again.
@@ -118,6 +121,9 @@ impl Agent {
         }
         if ended.kind == WorkKind::Resize {
             return self.conclude_resize(now, record, outcome, out);
+        }
+        if ended.kind == WorkKind::TakeOut {
+            return self.conclude_leaving(now, record, outcome, out);
         }
         if ended.kind == WorkKind::Snapshot {
             return self.conclude_snapshot(now, record, outcome, out);
@@ -295,6 +301,7 @@ fn kind_of(work: &Work) -> WorkKind {
         Work::SaveVm => WorkKind::Save,
         Work::ResetVm | Work::RebootVm { .. } => WorkKind::Reboot,
         Work::ResizeVm { .. } => WorkKind::Resize,
+        Work::TakeOut { .. } => WorkKind::TakeOut,
         Work::SnapshotVm { .. } => WorkKind::Snapshot,
         Work::SendVm(_) => WorkKind::Send,
         _ => WorkKind::Other,
@@ -321,7 +328,8 @@ fn next_work(entry: &Entry) -> Option<Work> {
 fn next_of_vm(entry: &Entry, vm: &VmSpec) -> Option<Work> {
     let (record, job) = (&entry.record, &entry.record.job);
     let change = || {
-        work_of_resize(record, vm).or_else(|| work_of_snapshot(job, vm, entry.is_snapshot_tried))
+        let resize = work_of_leaving(entry).or_else(|| work_of_resize(record, vm));
+        resize.or_else(|| work_of_snapshot(job, vm, entry.is_snapshot_tried))
     };
     match (job.state, &record.intent) {
         (JobState::Accepted | JobState::Starting, Intent::Run) => {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::claims::Claim;
 use super::history::Ended;
+use super::leaving::Leaving;
 use super::networks::NetworkRecord;
 use super::pools::Stay;
 use super::snapshots::LastRevert;
@@ -80,6 +81,9 @@ pub struct JobRecord {
     /// The last change of its size since it was put here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_resize: Option<Box<LastResize>>,
+    /// Disks and cards that its spec has no more and its guest may have still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Box<Leaving>>,
     /// The last time that its disks were made what they were, since it was put here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_revert: Option<Box<LastRevert>>,

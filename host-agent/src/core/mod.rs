@@ -36,6 +36,9 @@ pub use networks::{Link, NetworkRecord, SeenNetworks};
 
 mod resizing;
 
+mod leaving;
+pub use leaving::{Leaver, Leaving};
+
 mod snapshots;
 pub use snapshots::LastRevert;
 

@@ -10,6 +10,7 @@ use transport::clock::Now;
 
 use super::agent::Agent;
 use super::input::Effect;
+use super::leaving::tell_leaving;
 use super::ledger::{JobRecord, Tally, Write};
 
 impl Agent {
@@ -26,6 +27,7 @@ impl Agent {
             if is_changed || record.tally.needs_right != needed_right {
                 self.unwritten.push(record.job.id.clone());
             }
+            tell_leaving(&mut record);
             // Seen in an earlier life.
             record.job.cards = Box::default();
             let id = record.job.id.clone();

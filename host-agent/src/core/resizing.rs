@@ -6,8 +6,8 @@
 //!   stopped, failed, crashed ──resize──▶ changing (its definition) ──▶ as the spec says
 //! ```
 //!
-//! Disks and cards come at once too, or at its next start where the machine has no place for them; they go
-//! only while nobody uses them, a disk with all that is in it. If libvirt can't have them, what came goes
+//! Disks and cards come at once too, or at its next start where the machine has no place for them. Those that go
+//! are [`super::leaving`]'s, once the definition is without them. If libvirt can't have that, what came goes
 //! again, and nothing that was to go has gone.
 //!
 //! Disks only grow, at once whether the guest runs or not. What a disk has been given stays: neither a
@@ -35,6 +35,7 @@ use transport::clock::Now;
 
 use super::agent::{Agent, Entry};
 use super::input::{Effect, Look, Reply, Work, WorkOutcome};
+use super::leaving::{Leaving, tell_leaving};
 use super::ledger::{Devices, Intent, Issued, JobRecord, LastResize};
 use super::taking::Reserved;
 
@@ -172,12 +173,8 @@ impl Agent {
                 .then(|| Box::new(Devices { disks: vm.disks.clone(), nics: vm.nics.clone() }));
             Box::new(LastResize { before: vm.size(), disks, devices, run })
         });
-        // A disk that goes is promised until it is gone.
-        let disk_bytes = match record.job.spec.resources().disk_bytes {
-            bytes if bytes > to.resources().disk_bytes => bytes,
-            _ => 0,
-        };
-        let has = Resources { disk_bytes, ..has };
+        record.leaving = Leaving::after(record.leaving.as_deref(), &record.job, &to);
+        let has = Resources { disk_bytes: 0, ..has };
         record.job.resize = Some(Box::new(Resize::of(has, ResizeStage::Changing)));
         record.job.spec = to.into();
         record.job.revision = revision;
@@ -217,7 +214,10 @@ impl Agent {
         }
         self.check_macs(id, to)?;
         check_snapshots_stay_whole(job, to)?;
-        if disks_of(&job.spec) != disks_of(to) {
+        let is_same = |vm: &VmSpec| to.as_vm().is_some_and(|to| has_devices_of(vm, to));
+        let keeps_devices = job.spec.as_vm().is_none_or(is_same);
+        let is_leaving = record.leaving.is_some();
+        if disks_of(&job.spec) != disks_of(to) || (is_leaving && !keeps_devices) {
             check_devices_are_there(job)?;
         }
         let allocation = self.allocation_without(Some(id), redeemed, None);
@@ -276,7 +276,10 @@ impl Agent {
                 if matches!(record.job.reason, Some(Reason::Unclear { .. })) {
                     record.job.reason = None;
                 }
-                if let Some(resize) = record.job.resize.as_mut().filter(|_| is_alive) {
+                self.become_defined(&mut record);
+                if record.leaving.is_some() {
+                    // They are seen to next, whatever has become of the guest.
+                } else if let Some(resize) = record.job.resize.as_mut().filter(|_| is_alive) {
                     resize.stage = ResizeStage::NextStart;
                     resize.disk_bytes = 0;
                 } else {
@@ -310,8 +313,10 @@ impl Agent {
     ) {
         let id = record.job.id.clone();
         let seen = seen_instead(&record.job, domain);
-        let stage = if is_giving { ResizeStage::Changing } else { ResizeStage::NextStart };
-        let next = as_resize(&record.job, seen, stage, (devices, left));
+        self.become_defined(&mut record);
+        let is_under_way = is_giving || record.leaving.is_some();
+        let stage = if is_under_way { ResizeStage::Changing } else { ResizeStage::NextStart };
+        let next = as_resize(&record, seen, stage, (devices, left));
         if matches!(record.job.reason, Some(Reason::Unclear { .. })) {
             record.job.reason = None;
         }
@@ -320,6 +325,14 @@ impl Agent {
         self.jobs.change(&id, |entry| entry.giving = giving);
         record.job.resize = next;
         self.insert(now, record, out);
+    }
+
+    /// The definition is what the spec says, so its guest can be asked for what it has no more.
+    fn become_defined(&mut self, record: &mut JobRecord) {
+        if let Some(leaving) = &mut record.leaving {
+            leaving.is_defined = true;
+            self.jobs.change(&record.job.id, |entry| entry.asks_leaving = true);
+        }
     }
 
     /// libvirt can't have it: the job has the CPUs and memory that it had before. Its guest may have more:
@@ -344,9 +357,13 @@ impl Agent {
             }
             .into();
         }
+        let (leaving, vm) = (record.leaving.take(), record.job.spec.as_vm());
+        let rest = leaving.zip(vm).and_then(|(leaving, vm)| leaving.without(&record.job, vm));
+        record.leaving = rest;
         let size = record.job.spec.as_vm().map(|vm| vm.size().resources());
         let is_alive = is_alive(record.job.state);
-        let may_have_more = is_alive && size != Some(most);
+        let is_leaving = record.leaving.is_some();
+        let may_have_more = is_alive && (size != Some(most) || is_leaving);
         let next = || Box::new(Resize::of(most, ResizeStage::NextStart));
         record.job.resize = may_have_more.then(next);
         record.job.reason = Some(Reason::ActionFailed { message });
@@ -388,9 +405,10 @@ impl Agent {
         };
         self.jobs.change(&record.job.id, |entry| entry.giving = giving);
         let devices = record.job.resize.as_ref().map(|r| r.devices.clone()).unwrap_or_default();
-        let next = as_resize(&record.job, seen, stage, (devices, why));
-        if next != record.job.resize {
-            record.job.resize = next;
+        let next = as_resize(&record, seen, stage, (devices, why));
+        let before = std::mem::replace(&mut record.job.resize, next);
+        tell_leaving(&mut record);
+        if before != record.job.resize {
             self.insert(now, record, out);
         }
     }
@@ -398,6 +416,17 @@ impl Agent {
     /// Has those looked at that are not what their specs say.
     pub(super) fn watch_sizes(&mut self, now: Now, out: &mut Vec<Effect>) {
         let is_due = |since_ms: u64| now.mono_ms.saturating_sub(since_ms) >= LOOK_MS;
+        let asks = |(id, entry): (&JobId, &Entry)| {
+            let is_free = entry.work.is_none() && entry.record.leaving.is_some();
+            (is_free && is_due(entry.looked_ms)).then(|| id.clone())
+        };
+        let asks: Vec<JobId> = self.jobs.iter().filter_map(asks).collect();
+        for id in asks {
+            self.jobs.change(&id, |entry| {
+                (entry.asks_leaving, entry.looked_ms) = (true, now.mono_ms);
+            });
+            self.go_on(now, &id, out);
+        }
         let look = |(id, entry): (&JobId, &Entry)| {
             let job = &entry.record.job;
             let uuid = job.domain_uuid.filter(|_| job.resize.is_some())?;
@@ -443,16 +472,14 @@ fn grown_disks(record: &JobRecord, vm: &VmSpec) -> BTreeMap<String, u64> {
     disks.map(|disk| (disk.name.clone(), disk.size_bytes)).collect()
 }
 
-/// Disks and cards that this change brings, and disks that it takes away.
+/// Disks and cards that this change brings.
 fn changed_devices(record: &JobRecord, vm: &VmSpec) -> SizeChange {
     let before = record.last_resize.as_ref().and_then(|last| last.devices.as_ref());
     let Some(before) = before else { return SizeChange::default() };
     let is_in = |disks: &[DiskSpec], name: &str| disks.iter().any(|disk| disk.name == name);
     let added = vm.disks.iter().filter(|disk| !is_in(&before.disks, &disk.name));
-    let gone = before.disks.iter().filter(|disk| !is_in(&vm.disks, &disk.name));
     SizeChange {
         add_disks: added.cloned().collect(),
-        remove_disks: gone.map(|disk| disk.name.clone()).collect(),
         add_nics: vm.nics.iter().filter(|nic| !before.nics.contains(nic)).cloned().collect(),
         ..SizeChange::default()
     }
@@ -498,7 +525,7 @@ pub(super) fn check_settled(job: &Job, done: &str) -> Result<(), Refusal> {
 /// A guest without some of its disks is not touched where all of them count.
 pub(super) fn check_devices_are_there(job: &Job) -> Result<(), Refusal> {
     let Some(devices) = job.awaited_devices() else { return Ok(()) };
-    let needed = format!("it is without {devices} until its next start: stop and start it first");
+    let needed = format!("it is {devices} until its next start: stop and start it first");
     Err(Refusal::WrongState { job: job.id.clone(), state: job.state, needed })
 }
 
@@ -559,14 +586,15 @@ fn busy(job: &Job) -> Refusal {
 }
 
 /// What is to be said of a guest that has something else than its spec says, if anything is.
-fn as_resize(
-    job: &Job,
+pub(super) fn as_resize(
+    record: &JobRecord,
     seen: Option<Resources>,
     stage: ResizeStage,
     (devices, why): (Vec<String>, Vec<String>),
 ) -> Option<Box<Resize>> {
-    let size = || job.spec.as_vm().map(|vm| vm.size().resources());
-    let has = seen.or_else(|| size().filter(|_| !devices.is_empty()))?;
+    let size = || record.job.spec.as_vm().map(|vm| vm.size().resources());
+    let has_others = !devices.is_empty() || record.leaving.is_some();
+    let has = seen.or_else(|| size().filter(|_| has_others))?;
     Some(Box::new(Resize { devices, why, ..Resize::of(has, stage) }))
 }
 

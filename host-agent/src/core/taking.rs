@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::agent::{Agent, Entry, JOBS_MAX};
 use super::input::{Effect, Reply};
+use super::leaving::Leaving;
 use super::ledger::{Intent, JobRecord, Tally};
 use super::offers::{OPEN_MAX, Open};
 use super::pools::Coming;
@@ -352,6 +353,9 @@ impl Agent {
         let snapshots = before.map(|record| record.job.snapshots.clone()).unwrap_or_default();
         let restores =
             state == JobState::Accepted && before.is_some_and(JobRecord::has_saved_memory);
+        // Files of disks that it has no more; its start defines it without them.
+        let leaving = before.and_then(|record| record.leaving.clone());
+        let leaving = leaving.map(|leaving| Box::new(Leaving { is_defined: true, ..*leaving }));
         let domain_uuid = put.spec.as_vm().map(|vm| vm.adopted.unwrap_or_else(|| id.domain_uuid()));
         JobRecord {
             job: Job {
@@ -375,6 +379,7 @@ impl Agent {
             issued: None,
             tally: Tally::default(),
             last_resize: None,
+            leaving,
             last_revert: None,
             stay: None,
             restores,

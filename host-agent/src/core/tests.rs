@@ -87,6 +87,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         issued,
         tally,
         last_resize: None,
+        leaving: None,
         last_revert: None,
         stay: None,
         deletes_shared: false,

@@ -11,7 +11,7 @@ use transport::Endpoint;
 use uuid::Uuid;
 
 use super::downtime::Downtime;
-use super::{CALL_DEADLINE, Works};
+use super::{CALL_DEADLINE, Trouble, Works, devices_by_place};
 use crate::channel::{Departure, Lane};
 use crate::core::{Input, MigrationOutcome, Turn};
 
@@ -29,9 +29,9 @@ impl Works {
         turn: Option<&Turn>,
     ) -> MigrationOutcome {
         let uuid = job.domain_uuid();
-        let disks = match turn.map(|turn| self.storage.copied_disks(&turn.vm)).transpose() {
-            Ok(disks) => disks.flatten(),
-            Err(error) => return MigrationOutcome::StillHere { message: error.to_string() },
+        let disks = match self.copied_devices(job, turn).await {
+            Ok(disks) => disks,
+            Err(message) => return MigrationOutcome::StillHere { message },
         };
         let departure = match self.depart(job, &migrate).await {
             Ok(departure) => departure,
@@ -66,6 +66,21 @@ impl Works {
             }
             Err(error) => self.go_on_here(uuid, error.to_string()).await,
         }
+    }
+
+    /// The guest's devices of the disks that are copied; `None` for all of them.
+    async fn copied_devices(
+        &self,
+        job: &JobId,
+        turn: Option<&Turn>,
+    ) -> Result<Option<Vec<String>>, String> {
+        let Some(Turn { vm, .. }) = turn else { return Ok(None) };
+        let copied = self.storage.copied_disks(vm).map_err(|error| error.to_string())?;
+        let Some(copied) = copied else { return Ok(None) };
+        let volumes = self.storage.made_volumes(job, vm).map_err(|error| error.to_string())?;
+        let devices = self.devices_of(job.domain_uuid(), &volumes, &devices_by_place(vm)).await;
+        let devices = devices.map_err(Trouble::into_message)?;
+        Ok(Some(copied.into_iter().filter_map(|at| devices.get(at).cloned()).collect()))
     }
 
     /// Opens the channel to the target. Before it is open nothing has happened to the guest.

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use hypervisor::{Hypervisor, Volume, disk_device};
+use hypervisor::{Hypervisor, Volume};
 use protocol::id::{JobId, PoolName, SnapshotName};
 use protocol::job::{Snapshot, SnapshotStage, promise};
 use protocol::vm::VmSpec;
 use uuid::Uuid;
 
-use super::{CALL_DEADLINE, Trouble, Works};
+use super::{CALL_DEADLINE, Trouble, Works, devices_by_place};
 use crate::core::{SnapshotAct, Turn, WorkOutcome};
 use crate::pool::{Deed, Noted, Pool};
 use crate::pools::off;
@@ -28,7 +28,7 @@ pub(super) struct Disks {
     /// With the sizes that they are to have.
     sized: Vec<(Volume, u64)>,
     volumes: Vec<Volume>,
-    /// As the guest has them.
+    /// As a guest that is started now has them.
     devices: Vec<String>,
     name: SnapshotName,
     tag: String,
@@ -105,8 +105,7 @@ impl Works {
         let sized = self.storage.sized_volumes(job, vm);
         let sized = sized.map_err(|error| Trouble::Unclear(error.to_string()))?;
         let volumes = sized.iter().map(|(volume, _)| volume.clone()).collect();
-        let devices = vm.disks.iter().enumerate();
-        let devices = devices.filter_map(|(index, disk)| disk_device(index, disk)).collect();
+        let devices = devices_by_place(vm);
         let (job, tag) = (job.clone(), snapshots::tag(&name));
         let in_pool = vm.sole_pool().cloned().zip(turn.cloned());
         Ok(Disks { job, uuid, sized, volumes, devices, name, tag, in_pool })
@@ -213,7 +212,8 @@ impl Works {
                 None => Ok(snapshots::take(volumes, tag).await?),
             };
         }
-        let (uuid, devices, tag) = (*uuid, devices.clone(), tag.clone());
+        let devices = self.devices_of(*uuid, volumes, devices).await?;
+        let (uuid, tag) = (*uuid, tag.clone());
         let take = move |hv: &dyn Hypervisor| hv.snapshot(uuid, &devices, &tag);
         self.call("take snapshot", SNAPSHOT_DEADLINE, take).await
     }
@@ -253,7 +253,8 @@ impl Works {
             let deleted = snapshots::delete(volumes, tag).await;
             return deleted.map_err(|error| Trouble::Unclear(error.to_string()));
         }
-        let (uuid, devices, tag) = (*uuid, devices.clone(), tag.clone());
+        let devices = self.devices_of(*uuid, volumes, devices).await?;
+        let (uuid, tag) = (*uuid, tag.clone());
         let delete = move |hv: &dyn Hypervisor| hv.delete_snapshot(uuid, &devices, &tag);
         self.call("delete snapshot", SNAPSHOT_DEADLINE, delete).await
     }

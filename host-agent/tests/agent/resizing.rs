@@ -4,7 +4,7 @@ use hypervisor::{Definition, ErrorKind};
 use protocol::api::ResizeJob;
 use protocol::job::ResizeStage;
 use protocol::resources::Resources;
-use protocol::vm::{DiskSpec, SizeChange};
+use protocol::vm::{DiskSpec, NicSpec, SizeChange};
 use uuid::Uuid;
 
 use super::*;
@@ -204,13 +204,14 @@ async fn a_disk_grows_with_its_guest_and_without_whatever_dies() {
 }
 
 fn with_root() -> JobSpec {
-    let root = DiskSpec { name: "root".into(), size_bytes: MIB, ..DiskSpec::default() };
-    JobSpec::vm(VmSpec {
-        vcpus: 1,
-        memory_bytes: 256 * MIB,
-        disks: vec![root],
-        ..VmSpec::default()
-    })
+    with_disks(&["root"], vec![])
+}
+
+fn with_disks(names: &[&str], nics: Vec<NicSpec>) -> JobSpec {
+    let disk =
+        |name: &&str| DiskSpec { name: (*name).to_owned(), size_bytes: MIB, ..DiskSpec::default() };
+    let disks = names.iter().map(disk).collect();
+    JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 256 * MIB, disks, nics, ..VmSpec::default() })
 }
 
 fn adds(name: &str) -> SizeChange {
@@ -269,4 +270,66 @@ async fn disks_come_with_their_files_and_go_with_them() {
     let job = await_settled(&bench, "web-1").await;
     assert_eq!((job.state, job.resize), (JobState::Stopped, None));
     assert_eq!((files(&bench), defined(&bench)), (vec!["more".into(), "root".into()], 2));
+}
+
+async fn row(bench: &Bench) -> Job {
+    bench.client.get(&bench.local(), "/v1/jobs/web-1").await.unwrap()
+}
+
+/// Disks and cards that the guest has.
+fn plugged(bench: &Bench) -> (usize, usize) {
+    let shown = bench.fake.xml(bench.fake.domains()[0].uuid).unwrap();
+    (shown.matches("<disk ").count(), shown.matches("<interface ").count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_guest_loses_its_disk_and_then_its_file_goes() {
+    let mut bench = Bench::new().await;
+    let mac = "52:54:00:00:00:21".to_owned();
+    let nic = NicSpec { mac: Some(mac.clone()), ..protocol::vm::Plug::User.into() };
+    bench.put("web-1", with_disks(&["root", "data", "more"], vec![nic])).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    let gone = |disk: &str| SizeChange { remove_disks: vec![disk.into()], ..SizeChange::default() };
+    let both = SizeChange { remove_nics: vec![mac], ..gone("data") };
+    resize(&bench, "web-1", 2, both).await;
+    assert_eq!(await_settled(&bench, "web-1").await.resize, None);
+    assert_eq!((files(&bench), plugged(&bench)), (vec!["more".into(), "root".into()], (2, 0)));
+
+    // A guest that keeps it has its file, and so has the next life of the agent.
+    bench.fake.inject(Fault::GuestKeepsDevices);
+    resize(&bench, "web-1", 3, gone("more")).await;
+    let job = await_settled(&bench, "web-1").await;
+    let words = "still with disk \"more\" until its next start";
+    assert_eq!(job.resize_words().as_deref(), Some(words));
+    assert_eq!((files(&bench).len(), plugged(&bench).0, defined(&bench)), (2, 2, 1));
+    assert_eq!(job.promised().disk_bytes, 2 * MIB);
+    bench.end().await;
+    bench.fake.inject(Fault::Fail(Call::Detach, ErrorKind::Disconnected));
+    bench.start().await;
+    // Asked again, it lets go of it.
+    let begin = Instant::now();
+    while row(&bench).await.resize.is_some() {
+        assert!(begin.elapsed() < PATIENCE, "it is never asked again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((files(&bench), plugged(&bench)), (vec!["root".into()], (1, 0)));
+    assert_eq!(row(&bench).await.state, JobState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_keeps_goes_when_it_is_stopped() {
+    let bench = Bench::new().await;
+    bench.put("web-1", with_disks(&["root", "data"], vec![])).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    bench.fake.inject(Fault::GuestKeepsDevices);
+    let gone = SizeChange { remove_disks: vec!["data".into()], ..SizeChange::default() };
+    resize(&bench, "web-1", 2, gone).await;
+    await_settled(&bench, "web-1").await;
+    assert_eq!(files(&bench).len(), 2);
+    let stop = StopJob { grace_ms: 0, run: None };
+    let path = "/v1/jobs/web-1/stop";
+    bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
+    bench.await_state("web-1", JobState::Stopped).await;
+    assert_eq!(await_settled(&bench, "web-1").await.resize, None);
+    assert_eq!((files(&bench), defined(&bench)), (vec!["root".into()], 1));
 }

@@ -249,9 +249,9 @@ pub(crate) struct AttachArgs {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("device").required(true).multiple(true))]
 pub(crate) struct DetachArgs {
-    /// The VM, which must be stopped
+    /// The VM
     pub(crate) name: JobId,
-    /// A disk, by name; all that is in it is deleted
+    /// A disk, by name; all that is in it is deleted. Unmount it in the guest first
     #[arg(long, value_name = "NAME", group = "device", requires = "delete_data")]
     pub(crate) disk: Vec<String>,
     /// A network card, by its address; `ostler inspect` shows it

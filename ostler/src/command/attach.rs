@@ -60,14 +60,19 @@ fn removed(args: &DetachArgs, job: &Job) -> Result<SizeChange, Failure> {
     };
     let disks: Vec<&str> = vm.disks.iter().map(|disk| disk.name.as_str()).collect();
     let macs = vm.macs(job.id.domain_uuid());
-    let is_unknown = |disk: &&String| !disks.contains(&disk.as_str());
+    // What its guest has not let go of yet is asked for anew.
+    let is_leaving =
+        |what: String| job.resize.as_ref().is_some_and(|resize| resize.leaving.contains(&what));
+    let is_unknown =
+        |disk: &&String| !disks.contains(&disk.as_str()) && !is_leaving(format!("disk {disk:?}"));
     if let Some(disk) = args.disk.iter().find(is_unknown) {
         let what = format!("{} has no disk {disk:?}", job.id);
         return Err(
             Failure::new(Code::NotFound, what).next(format!("one of: {}", disks.join(", ")))
         );
     }
-    if let Some(mac) = args.nic.iter().find(|mac| !macs.contains(mac)) {
+    let is_unplugged = |mac: &&String| !macs.contains(mac) && !is_leaving(format!("card {mac}"));
+    if let Some(mac) = args.nic.iter().find(is_unplugged) {
         let what = format!("{} has no card with the address {mac}", job.id);
         return Err(Failure::new(Code::NotFound, what).next(format!("one of: {}", macs.join(", "))));
     }

@@ -61,9 +61,9 @@ impl MigrateVm {
                 "it has more than its spec says: stop and start it, or resize it".to_owned();
             return Err(Blocker::WrongState { state: Some(running.state), needed });
         }
-        if running.lacks_devices {
+        if running.has_other_devices {
             let needed =
-                "it is without some of its disks or cards until its next start: stop and start it";
+                "some of its disks or cards come or go at its next start: stop and start it";
             return Err(Blocker::WrongState {
                 state: Some(running.state),
                 needed: needed.to_owned(),

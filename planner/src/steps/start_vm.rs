@@ -113,7 +113,7 @@ impl StartVm {
             state: JobState::Running,
             hold: None,
             has: None,
-            lacks_devices: false,
+            has_other_devices: false,
             has_moved_away: false,
             is_saved: false,
             has_snapshots,

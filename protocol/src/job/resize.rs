@@ -25,7 +25,7 @@ pub struct Resize {
     pub vcpus: u32,
     /// Memory that it has now, in bytes.
     pub memory_bytes: u64,
-    /// What its disks had before, while some of them are being removed; 0 otherwise.
+    /// What its disks take with those that are being removed, as long as there are some; 0 otherwise.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub disk_bytes: u64,
     /// How long that lasts.
@@ -33,6 +33,10 @@ pub struct Resize {
     /// Disks and cards that it gets at its next start, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
+    /// Disks and cards that were taken away and that it has still, in words. It is asked for them again and
+    /// again, and is without them at its next start at the latest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<String>,
     /// What kept the rest from changing at once, as far as known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<String>,
@@ -59,7 +63,15 @@ impl Resize {
     #[must_use]
     pub fn of(has: Resources, stage: ResizeStage) -> Self {
         let Resources { vcpus, memory_bytes, disk_bytes } = has;
-        Self { vcpus, memory_bytes, disk_bytes, stage, devices: vec![], why: vec![] }
+        Self {
+            vcpus,
+            memory_bytes,
+            disk_bytes,
+            stage,
+            devices: vec![],
+            leaving: vec![],
+            why: vec![],
+        }
     }
 
     /// What the guest has.
@@ -70,6 +82,12 @@ impl Resize {
             memory_bytes: self.memory_bytes,
             disk_bytes: self.disk_bytes,
         }
+    }
+
+    fn device_words(&self) -> Vec<String> {
+        let said = [("without", &self.devices), ("still with", &self.leaving)];
+        let said = said.into_iter().filter(|(_, devices)| !devices.is_empty());
+        said.map(|(how, devices)| format!("{how} {}", devices.join(", "))).collect()
     }
 }
 
@@ -94,12 +112,13 @@ impl Job {
         self.promised() != self.spec.resources()
     }
 
-    /// Disks and cards that its guest gets at its next start, in words. Until then it is neither moved nor saved,
-    /// and its disks are left as they are: they are not all there.
+    /// Disks and cards that its guest gets, or loses, at its next start, in words: `without disk "data"`. Until
+    /// then it is neither moved nor saved, and its disks are left as they are: they are not those of its spec.
     #[must_use]
     pub fn awaited_devices(&self) -> Option<String> {
         let resize = self.resize.as_ref().filter(|_| !self.state.is_ended())?;
-        (!resize.devices.is_empty()).then(|| resize.devices.join(", "))
+        let words = resize.device_words();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     /// How its size differs from its spec, in words: `vcpus 4, now 2 until its next start`.
@@ -114,9 +133,7 @@ impl Job {
             let (asked, now) = (Bytes(vm.memory_bytes), Bytes(resize.memory_bytes));
             words.push(format!("memory {asked}, now {now}"));
         }
-        if !resize.devices.is_empty() {
-            words.push(format!("without {}", resize.devices.join(", ")));
-        }
+        words.extend(resize.device_words());
         if words.is_empty() {
             words.push("size".to_owned());
         }
@@ -228,6 +245,14 @@ mod tests {
         assert_eq!(words(has(2, GIB)).as_deref(), Some(vcpus));
         let both = "vcpus 4, now 2; memory 1GiB, now 3GiB until its next start";
         assert_eq!(words(has(2, 3 * GIB)).as_deref(), Some(both));
+        let devices = |devices: &[&str]| devices.iter().map(|what| (*what).to_owned()).collect();
+        let (devices, leaving) = (devices(&["disk \"late\""]), devices(&["card a", "card b"]));
+        let both = Resize { devices, leaving, ..has(4, GIB).unwrap() };
+        let said = "without disk \"late\"; still with card a, card b until its next start";
+        assert_eq!(words(Some(both.clone())).as_deref(), Some(said));
+        let awaited = job(JobState::Running, Some(both.clone())).awaited_devices();
+        assert_eq!(awaited.as_deref(), said.strip_suffix(" until its next start"));
+        assert_eq!(job(JobState::Stopped, Some(both)).awaited_devices(), None);
     }
 
     #[test]

@@ -225,6 +225,13 @@ impl VmSpec {
         self.nics.retain(|nic| !nic.mac.as_ref().is_some_and(|mac| gone.contains(mac)));
     }
 
+    /// The disk that it starts from: the first by the order that was asked for, else by place.
+    #[must_use]
+    pub fn boot_disk(&self) -> Option<&DiskSpec> {
+        let asked = self.disks.iter().filter(|disk| disk.boot.is_some());
+        asked.min_by_key(|disk| disk.boot).or(self.disks.first())
+    }
+
     /// Most CPUs that it may have without a start: what its CPUs are numbered and arranged by.
     #[must_use]
     pub fn vcpus_possible(&self) -> u32 {

@@ -691,6 +691,7 @@ impl World {
             Work::ResetVm => "work.reset-vm",
             Work::RebootVm { .. } => "work.reboot-vm",
             Work::ResizeVm { .. } => "work.resize-vm",
+            Work::TakeOut { .. } => "work.take-out",
             Work::SnapshotVm { .. } => "work.snapshot-vm",
             Work::AdoptVm => "work.adopt-vm",
             Work::ReleaseVm => "work.release-vm",

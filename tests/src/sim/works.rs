@@ -166,6 +166,8 @@ impl Works {
             Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
             Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
             Work::CancelSend => self.call(HvOp::Abort(uuid)).await.map(drop),
+            // Guests have no disks or cards here, and so lose none.
+            Work::TakeOut { .. } => return WorkOutcome::TakenOut(vec![]),
             // Nobody asks for one here.
             Work::SnapshotVm { .. } => return WorkOutcome::Failed("not simulated".to_owned()),
             Work::StartService(_) | Work::StopService => Ok(()),

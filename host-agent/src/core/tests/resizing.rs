@@ -680,29 +680,153 @@ fn what_libvirt_can_not_have_has_neither_come_nor_gone() {
     assert!(matches!(job(&bench).reason, Some(Reason::ActionFailed { .. })));
 }
 
-#[test]
-fn a_disk_goes_while_nobody_uses_it_and_is_promised_until_it_is_gone() {
-    let mut bench = Bench::lone();
-    put_with_disk(&mut bench);
-    resize(&mut bench, body(2, adds(2), None)).unwrap();
+fn loses(disk: &str) -> SizeChange {
+    SizeChange { remove_disks: vec![disk.to_owned()], ..SizeChange::default() }
+}
+
+/// A running VM with disks `root` and `data`, and how much of the host its disks are promised.
+fn with_data(bench: &mut Bench) -> u64 {
+    put_with_disk(bench);
+    resize(bench, body(2, adds(2), None)).unwrap();
     bench.end_work(got(1, GIB, GIB));
-    let with = disk_promised(&bench);
-    let less = SizeChange { remove_disks: vec!["data".into()], ..SizeChange::default() };
-    assert_eq!(refusal(resize(&mut bench, body(3, less.clone(), None))), "wrong-state");
+    disk_promised(bench)
+}
+
+fn stop(bench: &mut Bench) {
     let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    bench.looks.clear();
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
-    resize(&mut bench, body(3, less.clone(), None)).unwrap();
+}
+
+fn asked(work: &Work) -> &[Leaver] {
+    let Work::TakeOut { leaving, .. } = work else { panic!("nothing is taken out: {work:?}") };
+    leaving
+}
+
+#[test]
+fn a_disk_that_nobody_uses_is_promised_until_its_file_is_gone() {
+    let mut bench = Bench::lone();
+    let with = with_data(&mut bench);
+    stop(&mut bench);
+    resize(&mut bench, body(3, loses("data"), None)).unwrap();
     assert_eq!((disk_promised(&bench), names(&bench)), (with, vec!["root".into()]));
-    // The agent dies, and the next one goes on.
+    // The agent dies, and the next one goes on: first the definition, then the file.
     bench.works.clear();
     bench.die(false);
     bench.tell(Input::Domains(vec![domain("web-1", DomainState::ShutOff(StopReason::Destroyed))]));
     assert_eq!(disk_promised(&bench), with);
-    let Work::ResizeVm { change, .. } = bench.end_work(WorkOutcome::Done) else { panic!("no") };
-    assert_eq!(change.remove_disks, ["data"]);
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::ResizeVm { .. }));
+    assert_eq!(disk_promised(&bench), with);
+    let taken = bench.end_work(WorkOutcome::TakenOut(vec![]));
+    assert_eq!(asked(&taken), [Leaver::Disk("data".into())]);
     assert_eq!((disk_promised(&bench), job(&bench).resize), (with - 2, None));
-    assert!(matches!(resize(&mut bench, body(3, less, None)), Ok(Reply::AlreadySo(_))));
+    assert!(matches!(resize(&mut bench, body(3, loses("data"), None)), Ok(Reply::AlreadySo(_))));
+}
+
+#[test]
+fn a_guest_that_lets_go_of_a_disk_has_it_no_more_and_nobody_is_promised_it() {
+    let mut bench = Bench::lone();
+    let with = with_data(&mut bench);
+    assert_eq!(refusal(resize(&mut bench, body(3, loses("root"), None))), "wrong-state");
+    resize(&mut bench, body(3, loses("data"), None)).unwrap();
+    bench.end_work(got(1, GIB, GIB));
+    let stage = |bench: &Bench| job(bench).resize.map(|resize| resize.stage);
+    assert_eq!(stage(&bench), Some(ResizeStage::Changing), "the guest is asked first");
+    // The agent dies meanwhile: the guest is asked again.
+    bench.works.clear();
+    bench.die(false);
+    bench.tell(Input::Domains(vec![guest(1, GIB, GIB)]));
+    assert_eq!(stage(&bench), Some(ResizeStage::Changing));
+    let taken = bench.end_work(WorkOutcome::TakenOut(vec![]));
+    assert_eq!(asked(&taken), [Leaver::Disk("data".into())]);
+    assert_eq!((disk_promised(&bench), job(&bench).resize), (with - 2, None));
+    assert!(bench.works.is_empty());
+    resize(&mut bench, body(4, adds(2), None)).unwrap();
+}
+
+#[test]
+fn what_a_guest_keeps_is_promised_and_asked_for_until_it_lets_go_or_ends() {
+    let mut bench = Bench::lone();
+    let with = with_data(&mut bench);
+    resize(&mut bench, body(3, loses("data"), None)).unwrap();
+    bench.end_work(got(1, GIB, GIB));
+    let kept = || WorkOutcome::TakenOut(vec![(Leaver::Disk("data".into()), "busy".into())]);
+    bench.end_work(kept());
+    let words = "still with disk \"data\" until its next start";
+    assert_eq!(told(&bench).2.as_deref(), Some(words));
+    assert_eq!(job(&bench).resize.unwrap().why, ["disk \"data\": busy"]);
+    assert_eq!(disk_promised(&bench), with);
+    assert!(bench.works.is_empty(), "not at once again");
+    // Nothing is done meanwhile that its disks count in.
+    assert_eq!(refusal(resize(&mut bench, body(4, adds(1), None))), "wrong-state");
+    let save = Request::Act { job: job_id("web-1"), act: Act::Save };
+    assert_eq!(refusal(bench.ask(save)), "wrong-state");
+    // Other CPUs are: they change nothing of it.
+    resize(&mut bench, body(4, change(2, GIB), None)).unwrap();
+    bench.end_work(got(2, GIB, GIB));
+    bench.end_work(kept());
+    assert_eq!(told(&bench).2.as_deref(), Some(words));
+    // Asked again later, nothing else is written as long as it is kept; and a change that begins meanwhile is done.
+    for vcpus in [2, 3] {
+        bench.looks.clear();
+        bench.now.mono_ms += 30_000;
+        bench.tell(Input::Tick);
+        let revision = job(&bench).revision.0 + 1;
+        if vcpus == 3 {
+            resize(&mut bench, body(revision, change(3, GIB), None)).unwrap();
+        }
+        bench.end_work(kept());
+    }
+    assert!(job(&bench).resize.unwrap().stage == ResizeStage::Changing);
+    let tick = |bench: &mut Bench| {
+        bench.now.mono_ms += 1_000;
+        bench.tell(Input::Tick);
+    };
+    tick(&mut bench);
+    assert!(matches!(bench.end_work(got(3, GIB, GIB)), Work::ResizeVm { .. }));
+    bench.end_work(kept());
+    assert_eq!(job(&bench).resize.unwrap().why, ["disk \"data\": busy"]);
+    look_at(&mut bench, guest(3, GIB, GIB));
+    assert_eq!((told(&bench).2.as_deref(), disk_promised(&bench)), (Some(words), with));
+
+    stop(&mut bench);
+    assert_eq!(disk_promised(&bench), with, "its file is there");
+    bench.end_work(WorkOutcome::TakenOut(vec![]));
+    assert_eq!((disk_promised(&bench), job(&bench).resize), (with - 2, None));
+}
+
+#[test]
+fn a_guest_that_ends_by_itself_or_with_its_host_loses_what_it_kept() {
+    for is_reboot in [false, true] {
+        let mut bench = Bench::lone();
+        let with = with_data(&mut bench);
+        resize(&mut bench, body(3, loses("data"), None)).unwrap();
+        bench.end_work(got(1, GIB, GIB));
+        bench.end_work(WorkOutcome::TakenOut(vec![(Leaver::Disk("data".into()), String::new())]));
+        bench.works.clear();
+        bench.looks.clear();
+        bench.die(is_reboot);
+        let off = domain("web-1", DomainState::ShutOff(StopReason::Shutdown));
+        bench.tell(Input::Domains(vec![off]));
+        assert_eq!(disk_promised(&bench), with);
+        while !matches!(bench.works.last(), Some((_, _, Work::TakeOut { .. }))) {
+            assert!(!bench.works.is_empty(), "nobody takes it out");
+            bench.end_work(WorkOutcome::Done);
+        }
+        bench.end_work(WorkOutcome::TakenOut(vec![]));
+        assert_eq!((disk_promised(&bench), job(&bench).resize), (with - 2, None));
+    }
+}
+
+#[test]
+fn a_definition_that_can_not_be_without_it_takes_nothing_out() {
+    let mut bench = Bench::lone();
+    let with = with_data(&mut bench);
+    resize(&mut bench, body(3, loses("data"), None)).unwrap();
+    bench.end_work(WorkOutcome::Failed("no".into()));
+    assert_eq!((disk_promised(&bench), names(&bench)), (with, vec!["root".into(), "data".into()]));
+    assert_eq!((job(&bench).resize, bench.works.len()), (None, 0));
 }
 
 #[test]

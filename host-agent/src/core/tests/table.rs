@@ -83,6 +83,10 @@ fn any_outcome(work: &Work, job: &JobId, how: u8) -> WorkOutcome {
             left: vec![],
             is_giving: how & 2 != 0,
         },
+        (how, Work::TakeOut { leaving, .. }) => {
+            let kept = leaving.iter().filter(|_| how & 2 != 0).cloned();
+            WorkOutcome::TakenOut(kept.map(|leaver| (leaver, "no".into())).collect())
+        }
         _ => WorkOutcome::Done,
     }
 }
