@@ -6,8 +6,11 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::wait::{is, until};
 
 /// Hosts of one test. Dropping it takes them down; a failed test prints their logs first.
 #[derive(Debug)]

@@ -680,7 +680,8 @@ pub(crate) fn a_guest_is_asked_for_disks_and_cards_and_what_it_keeps_is_said(sub
     hv.start(uuid).unwrap();
     let left = config.volumes.remove(1);
     let leaving = [Fitting::Disk(left.path.clone()), Fitting::Card(mac)];
-    (config.vm.disks.remove(1), config.vm.nics.clear());
+    config.vm.disks.remove(1);
+    config.vm.nics.clear();
     hv.define(&config).unwrap();
     let has = || Fittings::read(&hv.xml(uuid).unwrap()).unwrap();
     assert!(leaving.iter().all(|fitting| has().has(fitting)), "a definition takes nothing away");
