@@ -247,7 +247,8 @@ fn an_underbooked_ticket_is_taken() {
 #[test]
 fn the_newest_debit_alone_counts() {
     let mutant = Mutant::NewestDebitAloneCounts;
-    found_in_story(mutant, Profile::calm(14), "every_hold_is_counted_in_full", |world| {
+    // A host that states what it has between the two hides it: with this seed it does not.
+    found_in_story(mutant, Profile::calm(15), "every_hold_is_counted_in_full", |world| {
         let (job, spec) = (job_id(0), spec(3, false, true));
         let offer = world.offer(0, &job, 1, &spec, Action::Start).expect("an offer");
         let ticket = world.ticket_of(offer, &[Some(3), Some(3), None]);
