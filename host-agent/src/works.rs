@@ -263,6 +263,18 @@ impl Works {
         turn: Option<&Turn>,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
+        let started = self.try_start_vm(job, vm, memory, turn, exit_file).await;
+        self.surely_ended(job.domain_uuid(), started).await
+    }
+
+    async fn try_start_vm(
+        &self,
+        job: &JobId,
+        vm: VmSpec,
+        memory: Memory,
+        turn: Option<&Turn>,
+        exit_file: Option<PathBuf>,
+    ) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
         // A start that hangs in libvirt takes nobody's turn.
         self.await_late_start(job).await?;
@@ -285,17 +297,31 @@ impl Works {
         if is_guarded { self.free(job, uuid).await } else { Ok(()) }
     }
 
+    /// A start that has failed closes its hold, so its guest must be off and stay so: a start that an earlier life
+    /// has asked for may still be in libvirt's hands, and is ended behind it. One that runs by now is no failure.
+    async fn surely_ended(&self, uuid: Uuid, started: Result<(), Trouble>) -> Result<(), Trouble> {
+        let Err(Trouble::No(message)) = started else { return started };
+        match self.is_active(uuid).await {
+            Ok(false) => Err(self.end(uuid, message).await),
+            Ok(true) => Err(Trouble::Unclear(message)),
+            Err(trouble) => Err(trouble.into_unclear()),
+        }
+    }
+
+    /// No, once the guest is surely gone.
+    async fn end(&self, uuid: Uuid, message: String) -> Trouble {
+        match self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await {
+            Ok(()) => Trouble::No(message),
+            Err(trouble) => trouble.into_unclear(),
+        }
+    }
+
     /// R12: a hold is closed once its guest is surely gone. One that an earlier life has started may still be
     /// there, or a start of it in libvirt's hands; like a stop, this waits for its turn behind that.
     async fn end_unopened(&self, uuid: Uuid, why: Unopened) -> Trouble {
         match why {
             Unopened::Ending(message) => Trouble::Unclear(message),
-            Unopened::Over(message) => {
-                match self.call("destroy", DESTROY_DEADLINE, move |hv| hv.destroy(uuid)).await {
-                    Ok(()) => Trouble::No(message),
-                    Err(trouble) => trouble.into_unclear(),
-                }
-            }
+            Unopened::Over(message) => self.end(uuid, message).await,
         }
     }
 
@@ -501,6 +527,16 @@ impl Works {
 
     /// Starts a guest by its own definition, or by the one that it came with if that is gone.
     async fn start_adopted(&self, job: &JobId, uuid: Uuid, memory: Memory) -> Result<(), Trouble> {
+        let started = self.try_start_adopted(job, uuid, memory).await;
+        self.surely_ended(uuid, started).await
+    }
+
+    async fn try_start_adopted(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        memory: Memory,
+    ) -> Result<(), Trouble> {
         self.await_late_start(job).await?;
         let closed = |_| Trouble::Unclear("the agent is stopping".to_owned());
         let _permit = self.starts.acquire().await.map_err(closed)?;

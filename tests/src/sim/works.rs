@@ -181,6 +181,21 @@ impl Works {
     }
 
     async fn start_vm(&self, job: &JobId, vm: &VmSpec, is_fresh: bool) -> Result<(), Trouble> {
+        let started = self.try_start_vm(job, vm, is_fresh).await;
+        self.surely_ended(job.domain_uuid(), started).await
+    }
+
+    async fn surely_ended(&self, uuid: Uuid, started: Result<(), Trouble>) -> Result<(), Trouble> {
+        let Err(Trouble::No(message)) = started else { return started };
+        match self.is_active(uuid).await {
+            Ok(false) => Err(self.end_unopened(uuid, Trouble::No(message)).await),
+            Ok(true) => Err(Trouble::Unclear(message)),
+            Err(Trouble::No(message)) => Err(Trouble::Unclear(message)),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    async fn try_start_vm(&self, job: &JobId, vm: &VmSpec, is_fresh: bool) -> Result<(), Trouble> {
         let uuid = job.domain_uuid();
         self.await_late_start(job, uuid).await?;
         if let Err(trouble) = self.await_open(job, vm).await {
@@ -276,6 +291,16 @@ impl Works {
 
     /// Here nobody undefines what was adopted.
     async fn start_adopted(&self, job: &JobId, uuid: Uuid, is_fresh: bool) -> Result<(), Trouble> {
+        let started = self.try_start_adopted(job, uuid, is_fresh).await;
+        self.surely_ended(uuid, started).await
+    }
+
+    async fn try_start_adopted(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        is_fresh: bool,
+    ) -> Result<(), Trouble> {
         self.await_late_start(job, uuid).await?;
         if self.adopt(job, uuid).await?.state.is_active() {
             return Ok(());
