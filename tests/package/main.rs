@@ -169,7 +169,7 @@ fn settings_of_the_operator_survive_an_upgrade_and_are_those_that_the_agent_read
     let unit = package.text("usr/lib/systemd/system/ostler-agent.service");
     let help = must(Command::new(package.root().join("usr/bin/ostler")).args(["agent", "--help"]));
     assert!(unit.contains("$OSTLER_AGENT_OPTIONS"));
-    let read = ["OSTLER_DISCOVERY", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    let read = ["OSTLER_DISCOVERY", "OSTLER_WATCHDOG", "OTEL_EXPORTER_OTLP_ENDPOINT"];
     assert!(read.iter().all(|name| help.contains(&format!("[env: {name}"))), "{help}");
     let known = read.into_iter().chain(["OSTLER_AGENT_OPTIONS", "OSTLER_LOG"]).collect();
     assert_eq!(names, known);
