@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
 use protocol::id::{JobId, RunId};
-use protocol::job::{Job, JobState};
+use protocol::job::{Job, JobRow, JobState};
 use protocol::resources::Bytes;
 use protocol::vm::SizeChange;
 use transport::{CallError, Client, Clock, Endpoint, Method};
@@ -193,7 +193,7 @@ impl Session {
             let is_late = clock.now().mono_ms >= deadline_ms;
             match (want, row) {
                 (Want::Delete { job }, None) => return format!("{job} is gone"),
-                (want, Some(row)) if is_late || is_as_wanted(want, &row.job) => {
+                (want, Some(row)) if is_late || is_as_wanted(want, &row) => {
                     let job = &row.job;
                     let size = job.resize_words().map(|words| format!(": {words}"));
                     let size = size.unwrap_or_default();
@@ -352,11 +352,16 @@ pub(crate) async fn ask(
     client.get(controller, &format!("/v1/runs/{id}?wait_ms={wait_ms}")).await
 }
 
-fn is_as_wanted(want: &Want, job: &Job) -> bool {
+fn is_as_wanted(want: &Want, row: &JobRow) -> bool {
+    let job = &row.job;
     match want {
-        Want::Run { .. } | Want::Migrate { .. } | Want::FailOver { .. } => {
-            job.state == JobState::Running
+        Want::Run { on, .. } => {
+            job.state == JobState::Running && on.as_ref().is_none_or(|on| *on == row.host)
         }
+        Want::Migrate { to, .. } => {
+            matches!(job.state, JobState::Running | JobState::Paused) && *to == row.host
+        }
+        Want::FailOver { .. } => job.state == JobState::Running,
         Want::Resize { size, .. } => job.spec.is_sized(&job.id, size) && is_resized(job),
         Want::Stop { .. } => job.state.is_ended(),
         Want::Delete { .. } => false,
