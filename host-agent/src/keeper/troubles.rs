@@ -68,8 +68,8 @@ impl Troubles {
         let is_told = known.replaced > 0 && ago_ms < TOLD_MS;
         let replaced = is_told.then(|| {
             format!(
-                "a keeper hung and was replaced {} min ago, the {}. since the agent began; nothing was lost by \
-                 it, but look why: in DATA-DIR/keeper/log, and whether this machine is short of CPU time",
+                "a keeper hung and was replaced {} min ago, the {}. since the agent began, and the \
+                 next goes on from what it kept; look why: in DATA-DIR/keeper/log, and whether this machine is short of CPU time",
                 ago_ms / 60_000,
                 known.replaced
             )

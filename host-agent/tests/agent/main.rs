@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use host_agent::{FetchLimits, Options, Share, run};
 use hypervisor::fake::{Fake, FakeOptions, Fault, Method as Call};
-use hypervisor::{Hypervisor, NodeFacts};
+use hypervisor::{ErrorKind, Hypervisor, NodeFacts};
 use protocol::api::{ImageReply, JobList, PutJob, SHA256_HEADER, StopJob};
 use protocol::event::Frame;
 use protocol::host::Inventory;
@@ -156,6 +156,20 @@ fn vm() -> JobSpec {
         nics: vec![],
         ..VmSpec::default()
     })
+}
+
+/// Its hold would be closed, and the start of an earlier life might still be in libvirt's hands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_has_failed_only_once_its_guest_is_surely_off() {
+    let bench = Bench::new().await;
+    bench.fake.inject(Fault::Fail(Call::Define, ErrorKind::Refused));
+    bench.fake.inject(Fault::Fail(Call::Destroy, ErrorKind::Disconnected));
+    bench.put("web-1", vm()).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    // Where that is sure, it has.
+    bench.fake.inject(Fault::Fail(Call::Define, ErrorKind::Refused));
+    bench.put("web-2", vm()).await.unwrap();
+    bench.await_state("web-2", JobState::Failed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
