@@ -306,6 +306,14 @@ fn lab_the_only_arbiter_dies_with_its_host_and_is_recovered_from() {
     operator.must(&["run", "--memory", "64MiB", "--on", &dead, "--name", "gone-1"]);
     let kept = guest_pid(&lab, &home, "kept-1");
     lab.must(&["kill", &dead]);
+    // Nobody is there any more from whom a new arbiter could learn how it is started.
+    until("it to be lost", LIMIT, || {
+        let hosts = operator.json(&["hosts"])["hosts"].clone();
+        let rows = hosts.as_array().cloned().unwrap_or_default();
+        let is_lost =
+            |row: &serde_json::Value| row["host"]["name"] == *dead && row["freshness"] == "lost";
+        is(rows.iter().any(is_lost), hosts)
+    });
     let refused = operator.run(&["retire", &dead, "--is-off"]);
     assert!(!refused.status.success(), "{}", said(&refused));
     let recover = ["arbiters", "recover", "--off", &dead];

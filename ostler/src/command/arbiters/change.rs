@@ -27,9 +27,10 @@ use protocol::trust::{Slot, Trust};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
+use transport::discovery::Source;
 use transport::{Endpoint, Method};
 
-use super::{PATIENCE, endpoint, everywhere, waiting};
+use super::{PATIENCE, arbiters_on, endpoint, everywhere, waiting};
 use crate::cli::{ArbitersCommand, ChangeArgs};
 use crate::exit::{Code, Failure};
 use crate::govern::{Authority, Untold};
@@ -454,15 +455,18 @@ impl<'a> Work<'a> {
         Err(Failure::new(Code::Unreachable, what).next(format!("ostler log {job}")))
     }
 
-    /// As the others were started.
+    /// As the others were started, those of lost hosts among them. Where nobody remembers one, it looks for hosts
+    /// where this person does, and its host chooses the port.
     fn service(&self, index: u32) -> ServiceSpec {
-        let like = self.there.first().map(|found| {
+        let last = arbiters_on(&self.picture, |_| true);
+        let like = self.there.first().or(last.first()).map(|found| {
             let port = found.service.port;
             let number = u16::try_from(found.index).unwrap_or(0);
             let base = if port == 0 { 0 } else { port.saturating_sub(number) };
             (base, found.service.discovery.clone())
         });
-        let (base, discovery) = like.unwrap_or_default();
+        let known = || (0, self.session.sources.iter().map(Source::to_verify).collect());
+        let (base, discovery) = like.unwrap_or_else(known);
         let number = u16::try_from(index).unwrap_or(0);
         // Ten ports a role: beyond them the host chooses.
         let port = if base == 0 || number >= 10 { 0 } else { base.saturating_add(number) };
