@@ -331,13 +331,21 @@ fn lab_what_lapsed_because_all_arbiters_died_runs_again_by_itself() {
     let before = pid("web-1", &home);
     assert!(!before.is_empty());
     let shown = operator.json(&["arbiters"]);
-    for row in shown["arbiters"].as_array().expect("arbiters") {
-        let (slot, host) = (&row["slot"], row["host"].as_str().expect("a host"));
-        let file = lab.data(host).join(format!("services/ostler-arbiter-{slot}/process.json"));
+    let process = |row: &serde_json::Value| {
+        let (slot, host) = (&row["slot"], row["host"].as_str().expect("a host").to_owned());
+        let file = lab.data(&host).join(format!("services/ostler-arbiter-{slot}/process.json"));
         let process = std::fs::read(&file).expect("its process is written down");
         let process: serde_json::Value = serde_json::from_slice(&process).expect("JSON");
-        assert!(lab.exec(host, &["kill", "-9", &process["pid"].to_string()]).status.success());
-    }
+        (host, process["pid"].to_string())
+    };
+    let all: Vec<_> = shown["arbiters"].as_array().expect("arbiters").iter().map(process).collect();
+    // At once, on a busy machine too: the first one must not be back before the last one dies.
+    std::thread::scope(|scope| {
+        for (host, pid) in &all {
+            let lab = &lab;
+            scope.spawn(move || assert!(lab.exec(host, &["kill", "-9", pid]).status.success()));
+        }
+    });
     let died = Instant::now();
     until("web-1 to end", LIMIT, || {
         let found = running_on(&lab, "web-1");

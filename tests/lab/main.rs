@@ -1,6 +1,6 @@
 //! Stories on real hosts: real libvirtd, real QEMU guests, real sockets, and `virsh` as the judge.
 //!
-//! Each test is one story; they run one at a time, because they share the machine.
+//! Each test is one story, with hosts of its own; two run side by side (`.config/nextest.toml`).
 
 mod adopt;
 

@@ -233,11 +233,18 @@ pub(crate) fn cut_power(host: &str) {
 
 fn run_lab(words: &[&str]) -> Output {
     let mut command = Command::new(repository().join("lab"));
-    command.args(words).env("OSTLER_BIN", ostler());
-    if std::env::var_os("OSTLER_LAB").is_none() {
-        command.env("OSTLER_LAB", "tests");
-    }
+    command.args(words).env("OSTLER_BIN", ostler()).env("OSTLER_LAB", name());
     command.output().expect("the lab script can be run")
+}
+
+/// Stories run side by side under nextest, each in the lab of the slot that it was given. No lab's name
+/// is the beginning of another's: their folders are told apart by it.
+fn name() -> String {
+    let name = std::env::var("OSTLER_LAB").unwrap_or_else(|_| "tests".to_owned());
+    match std::env::var("NEXTEST_TEST_GROUP_SLOT") {
+        Ok(slot) if slot.parse::<u32>().is_ok() => format!("{name}-{slot}"),
+        _ => name,
+    }
 }
 
 fn text(bytes: &[u8]) -> String {
