@@ -22,6 +22,7 @@ mod trust_file;
 
 mod feed;
 mod fetch;
+mod hardware;
 mod images;
 mod library;
 mod meter;
@@ -67,6 +68,7 @@ use crate::core::{Agent, Birth, LedgerState};
 use crate::feed::Feed;
 pub use crate::fetch::FetchLimits;
 use crate::fetch::Room;
+use crate::hardware::Machine;
 use crate::keeper::{Left, Warden, Wards, WatchdogError};
 use crate::library::{Library, Means};
 use crate::meter::Meter;
@@ -277,6 +279,13 @@ async fn run_after(
     storage.pools().declare(&ledger.pools);
     let pools = storage.pools().look_once().await;
     let node = sensors::node(&hv).await;
+    let mut labels = options.labels.clone();
+    if facts.driver == "QEMU" {
+        // A machine that is only pretended has none of ours.
+        for (key, value) in Machine::here().labels() {
+            labels.entry(key).or_insert(value);
+        }
+    }
     let mut host = Host {
         id: identity.host_id(),
         key: identity.public(),
@@ -288,7 +297,7 @@ async fn run_after(
         allocation: Resources::ZERO,
         images: storage.images().list()?,
         networks: None,
-        labels: options.labels.clone(),
+        labels,
         trust_version: None,
         intent: None,
         pools,

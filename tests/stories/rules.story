@@ -47,6 +47,34 @@ expect host_arch web aarch64
 then web nowhere
 then says which has arch=x86_64
 
+story a host is fast enough by its own number
+host h1 16GiB cpu-mhz=2400
+host h2 4GiB cpu-mhz=3100
+expect runs db 2GiB
+expect host_at_least db cpu-mhz 3000
+then db on h2
+then kept host_at_least
+
+story a host that says no number does not have enough
+host h1 16GiB
+host h2 16GiB cpu-mhz=fast
+host h3 16GiB cpu-mhz=2999
+expect runs db 2GiB
+expect host_at_least db cpu-mhz 3000
+then db nowhere
+then cannot
+then says which has cpu-mhz=2999
+then says which does not say its cpu-mhz
+
+story a vm moves to where memory is checked when its host turns out to have none of that
+host h1 16GiB memory-ecc=multi-bit
+host h2 16GiB memory-ecc=multi-bit
+vm db on h1 2GiB
+expect host_label db memory-ecc=multi-bit
+event relabel h1 memory-ecc=none
+then db on h2
+then kept host_label
+
 story cpu features are all needed
 host h1 16GiB cpu-features=avx2,aes
 host h2 4GiB cpu-features=avx2,aes,avx512f

@@ -252,6 +252,11 @@ impl Story {
             ["host_arch", job, arch] => {
                 json!({ "expect": "host_arch", "job": self.known_vm(job)?, "arch": arch })
             }
+            ["host_at_least", job, key, number] => {
+                let number: u64 = number.parse().map_err(|_| format!("unknown word {number}"))?;
+                let job = self.known_vm(job)?;
+                json!({ "expect": "host_at_least", "job": job, "key": key, "number": number })
+            }
             ["cpu_features", job, features @ ..] => {
                 let job = self.known_vm(job)?;
                 json!({ "expect": "cpu_features", "job": job, "features": list(features) })

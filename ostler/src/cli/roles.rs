@@ -106,7 +106,7 @@ pub(crate) struct AgentArgs {
     /// What resets this machine when neither agent nor keeper can end a VM with on_loss = stop in time: a device such as /dev/watchdog0, or a FIFO whose reader plays one [default: nothing does]
     #[arg(long, value_name = "PATH", env = "OSTLER_WATCHDOG")]
     pub(crate) watchdog: Option<PathBuf>,
-    /// A word for selectors
+    /// A word for selectors and expectations; goes before what the machine says of itself (arch, cpu-model, …)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) label: Vec<(String, String)>,
 }

@@ -11,6 +11,8 @@ mod cpu_features;
 
 mod host_arch;
 
+mod host_at_least;
+
 mod host_label;
 
 mod lose_any_domain;
@@ -43,6 +45,7 @@ pub use cpu_features::CpuFeatures;
 pub(crate) use cpu_features::words as cpu_words;
 pub use host_arch::HostArch;
 pub(crate) use host_arch::LABEL as ARCH_LABEL;
+pub use host_at_least::HostAtLeast;
 pub use host_label::HostLabel;
 pub use lose_any_domain::LoseAnyDomain;
 pub use lose_any_host::LoseAnyHost;
@@ -70,6 +73,8 @@ pub enum Rule {
     HostLabel(HostLabel),
     /// The job's host has an architecture.
     HostArch(HostArch),
+    /// The job's host has so much of something.
+    HostAtLeast(HostAtLeast),
     /// The job's host has CPU features.
     CpuFeatures(CpuFeatures),
     /// Jobs share a host.
@@ -115,6 +120,7 @@ impl Rule {
         match self {
             Rule::HostLabel(rule) => vec![&rule.job],
             Rule::HostArch(rule) => vec![&rule.job],
+            Rule::HostAtLeast(rule) => vec![&rule.job],
             Rule::CpuFeatures(rule) => vec![&rule.job],
             Rule::SameHost(rule) => rule.jobs.iter().collect(),
             Rule::NotSameHost(rule) => rule.jobs.iter().collect(),
@@ -130,6 +136,7 @@ impl Rule {
         match self {
             Rule::HostLabel(rule) => vec![&rule.key],
             Rule::HostArch(_) => vec![host_arch::LABEL],
+            Rule::HostAtLeast(rule) => vec![&rule.key],
             Rule::CpuFeatures(_) => vec![cpu_features::LABEL],
             Rule::SpreadOver(rule) => rule.domain.as_deref().into_iter().collect(),
             Rule::LoseAnyDomain(rule) => vec![&rule.domain],
@@ -147,6 +154,7 @@ impl Rule {
         match self {
             Rule::HostLabel(rule) => rule.violations(state),
             Rule::HostArch(rule) => rule.violations(state),
+            Rule::HostAtLeast(rule) => rule.violations(state),
             Rule::CpuFeatures(rule) => rule.violations(state),
             Rule::SameHost(rule) => rule.violations(state),
             Rule::NotSameHost(rule) => rule.violations(state),
@@ -164,6 +172,7 @@ impl Rule {
         match self {
             Rule::HostLabel(rule) => rule.is_met_on(host),
             Rule::HostArch(rule) => rule.is_met_on(host),
+            Rule::HostAtLeast(rule) => rule.is_met_on(host),
             Rule::CpuFeatures(rule) => rule.is_met_on(host),
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
@@ -185,6 +194,7 @@ impl Rule {
             | Rule::Balanced(_) => vec![],
             Rule::HostLabel(_)
             | Rule::HostArch(_)
+            | Rule::HostAtLeast(_)
             | Rule::CpuFeatures(_)
             | Rule::SameHost(_)
             | Rule::NotSameHost(_)
@@ -198,6 +208,7 @@ impl Rule {
         match self {
             Rule::HostLabel(rule) => rule.evidence(state),
             Rule::HostArch(rule) => rule.evidence(state),
+            Rule::HostAtLeast(rule) => rule.evidence(state),
             Rule::CpuFeatures(rule) => rule.evidence(state),
             Rule::SameHost(rule) => format!("not on one host: {}", whereabouts(state, &rule.jobs)),
             Rule::NotSameHost(rule) => {
@@ -218,6 +229,9 @@ impl fmt::Display for Rule {
         match self {
             Rule::HostLabel(r) => write!(f, "{} on a host with {}={}", r.job, r.key, r.value),
             Rule::HostArch(r) => write!(f, "{} on {}", r.job, r.arch),
+            Rule::HostAtLeast(r) => {
+                write!(f, "{} on a host with {} of {} or more", r.job, r.key, r.number)
+            }
             Rule::CpuFeatures(r) => write!(f, "{} on a CPU with {}", r.job, r.features.join(", ")),
             Rule::SameHost(r) => write!(f, "{} on the same host", list(&r.jobs)),
             Rule::NotSameHost(r) => write!(f, "{} on different hosts", list(&r.jobs)),
