@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, stream};
 use protocol::api::{HostRowReply, ViewReply};
@@ -92,6 +93,39 @@ impl Session {
             }
         }
         None
+    }
+}
+
+/// How long a change that a host has taken may take to show at every monitor.
+const SHOWN_MS_MAX: u64 = 2_000;
+
+/// How often a monitor is asked for it.
+const SHOWN_INTERVAL: Duration = Duration::from_millis(50);
+
+impl Session {
+    /// Waits until each monitor that answers shows a host so: the next command may ask any of them, and
+    /// must find what this one has done. What does not show in time is told, and harms nothing: hosts
+    /// decide, and not what is known of them.
+    pub(crate) async fn await_shown(&self, host: &HostId, is_so: impl Fn(&Host) -> bool) {
+        if self.is_direct {
+            return;
+        }
+        let shown = self.peers(Role::Monitor).into_iter().map(|monitor| {
+            let is_so = &is_so;
+            async move {
+                while let Ok(reply) = self.client.get::<ViewReply>(&monitor, "/v1/view").await {
+                    if reply.view.host(host).is_none_or(|row| is_so(&row.host)) {
+                        break;
+                    }
+                    tokio::time::sleep(SHOWN_INTERVAL).await;
+                }
+            }
+        });
+        let limit = Duration::from_millis(SHOWN_MS_MAX);
+        if tokio::time::timeout(limit, join_all(shown)).await.is_err() {
+            let what = "the host has taken it; not every monitor shows it yet";
+            crate::show::note(&format!("warning: {what}"));
+        }
     }
 }
 
