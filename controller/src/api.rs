@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use transport::problem::finish;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
-use crate::power::{self, Power};
+use crate::power::{self, Asleep, Power};
 use crate::{expectations, metrics, openapi};
 
 /// Runs in one answer of `GET /v1/runs`; about a megabyte.
@@ -35,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) picture: watch::Receiver<Arc<Picture>>,
     pub(crate) key: PublicKey,
     pub(crate) power: Power,
+    pub(crate) asleep: Arc<Asleep>,
 }
 
 pub(crate) fn router(shared: Shared) -> Router {

@@ -81,13 +81,13 @@ fn kept(figures: &Figures) -> [Family; 3] {
 }
 
 fn view(figures: &Figures) -> [Family; 3] {
-    let words = ["fresh", "stale", "lost"].into_iter();
+    let words = ["fresh", "stale", "lost", "asleep"].into_iter();
     let hosts = words.zip(figures.hosts).map(|(w, n)| sample([("freshness", w)], number(n)));
     let help = "How long the view has not been current; 0 while a monitor is followed";
     [
         gauge("view_current", "1 while nothing is missing in its view", yes(figures.is_current)),
         gauge("view_stale", help, number(figures.stale_ms) / 1000.0).in_seconds(),
-        gauges("hosts", "Hosts of its view, as the monitor hears them", hosts),
+        gauges("hosts", "Hosts of its view, as the monitor hears them, or asleep", hosts),
     ]
 }
 

@@ -5,7 +5,7 @@ use axum::response::Response;
 use protocol::api::{Health, NewRun, RunList, RunStatus};
 use protocol::expectations::{PutExpectations, SetList, SetStatus};
 use protocol::id::{HostId, RunId, SetName};
-use protocol::power::{HostPower, PowerChange, PowerList};
+use protocol::power::{HostPower, PowerChange, PowerList, SleepList};
 use protocol::trust::Right;
 use transport::openapi::{Operation, delete, get, post, put};
 
@@ -116,12 +116,16 @@ fn of_power() -> Vec<Operation> {
             .answers::<HostPower>(200)
             .refuses(&["no-such-host"])
             .refuses(POWER),
-        post("/v1/power/{host}", "Have a host on, off, or off and on")
+        post("/v1/power/{host}", "Have a host on, off, off and on, or asleep")
             .right(Right::Run)
             .path::<HostId>("host")
             .body::<PowerChange>()
             .answers::<HostPower>(200)
-            .refuses(&["no-such-host", "host-alive"])
+            .refuses(&["no-such-host", "host-alive", "cannot-sleep", "not-drained"])
+            .refuses(&["storage-broken"])
             .refuses(POWER),
+        get("/v1/asleep", "Which hosts are asleep, and which were")
+            .right(Right::Read)
+            .answers::<SleepList>(200),
     ]
 }

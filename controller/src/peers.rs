@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use protocol::expectations::SetList;
 use protocol::job::Role;
+use protocol::power::SleepList;
 use protocol::signed::PublicKey;
 use protocol::trust::Trust;
 use scheduler::Scheduler;
 use tokio::sync::watch;
 use transport::{Client, Endpoint};
+
+use crate::power::Asleep;
 
 /// How often the others are asked. A set that only one controller keeps meanwhile is kept all the same.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
@@ -20,9 +23,15 @@ const ASK_INTERVAL: Duration = Duration::from_secs(3);
 /// How long an answer may take; who is down is asked again soon enough.
 const ASK_MAX: Duration = Duration::from_secs(5);
 
-/// Keeps what the others keep as well, for ever.
+/// What learns.
+pub(crate) struct Learner {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) asleep: Arc<Asleep>,
+}
+
+/// Keeps what the others keep as well, and knows who sleeps, for ever.
 pub(crate) async fn learn(
-    scheduler: Scheduler,
+    Learner { scheduler, asleep }: Learner,
     client: Client,
     me: PublicKey,
     trust: watch::Receiver<Option<Arc<Trust>>>,
@@ -31,6 +40,12 @@ pub(crate) async fn learn(
     loop {
         let all = others(trust.borrow().as_deref(), me);
         for other in all {
+            // One of before does not know of sleep.
+            if let Ok(list) = client.get::<SleepList>(&other, "/v1/asleep").await
+                && let Err(error) = asleep.learn(list.hosts).await
+            {
+                tracing::error!("keep who sleeps, as {other} knows it: {error}");
+            }
             // Who does not answer is missed by whoever needs it, and said there.
             let Ok(list) = client.get::<SetList>(&other, "/v1/expectations?deleted=true").await
             else {
@@ -42,6 +57,7 @@ pub(crate) async fn learn(
                 Err(error) => tracing::error!("keep what {other} keeps: {error}"),
             }
         }
+        asleep.has_learnt();
         tokio::time::sleep(ASK_INTERVAL).await;
     }
 }

@@ -6,6 +6,8 @@
 
 mod agent;
 
+mod asleep;
+
 mod api;
 
 mod file;
@@ -24,6 +26,7 @@ use self::agent::AgentError;
 use self::file::{Device, PowerFile, PowerFileError};
 
 pub(crate) use api::router;
+pub(crate) use asleep::Asleep;
 
 /// How long devices may take until they say what was asked of them. Some machines need half a minute to
 /// admit that they are off.
@@ -140,7 +143,7 @@ impl Power {
         let _turn = turn.lock().await;
         match action {
             PowerAction::On => machine.switch(PowerState::On).await,
-            PowerAction::Off => machine.switch(PowerState::Off).await,
+            PowerAction::Off | PowerAction::Sleep => machine.switch(PowerState::Off).await,
             PowerAction::Cycle => {
                 machine.switch(PowerState::Off).await?;
                 machine.switch(PowerState::On).await

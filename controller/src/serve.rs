@@ -22,7 +22,7 @@ use transport::{
 
 use crate::api::{self, Shared};
 use crate::peers;
-use crate::power::Power;
+use crate::power::{Asleep, Power};
 use crate::store::SqliteConductor;
 
 /// How a controller is set up.
@@ -98,6 +98,7 @@ pub async fn serve(
     let client = Client::new(Arc::clone(&identity));
     let monitors = monitors(trust.clone(), options.discovery, shutdown.clone());
     let picture = follow(client.clone(), clock.clone(), monitors, shutdown.clone());
+    let (sleeps, clock_of_sleeps) = (Arc::clone(&conductor), clock.clone());
     let scheduler = Scheduler::new(
         scheduler::Options {
             client: client.clone(),
@@ -109,6 +110,13 @@ pub async fn serve(
         },
         shutdown.clone(),
     );
+    let power = Power::new(options.power_file);
+    let asleep =
+        Asleep::open(power.clone(), sleeps, &client, clock_of_sleeps, picture.clone()).await?;
+    let asleep = Arc::new(asleep);
+    scheduler.wake_by(asleep.clone());
+    // First, so that no run is planned without who sleeps.
+    scheduler.note_asleep(asleep.sleepers());
     let (resumed, damaged) = scheduler.recover().await?;
     for (what, why) in damaged {
         tracing::error!("{what} cannot be taken up: {why}");
@@ -116,7 +124,10 @@ pub async fn serve(
 
     let tending = scheduler.clone();
     tokio::spawn(async move { tending.tend_hosts().await });
-    let learning = peers::learn(scheduler.clone(), client, identity.public(), trust.clone());
+    let (tending, sleeping, stop) = (scheduler.clone(), asleep.clone(), shutdown.clone());
+    tokio::spawn(async move { stop.run_until_cancelled(sleeping.tend(&tending)).await });
+    let learner = peers::Learner { scheduler: scheduler.clone(), asleep: asleep.clone() };
+    let learning = peers::learn(learner, client, identity.public(), trust.clone());
     let stop = shutdown.clone();
     tokio::spawn(async move { stop.run_until_cancelled(learning).await });
 
@@ -128,8 +139,7 @@ pub async fn serve(
     }
     tracing::info!(%addr, key = %identity.public(), resumed, "controller answers");
     let key = identity.public();
-    let power = Power::new(options.power_file);
-    let router = api::router(Shared { scheduler, trust, picture, key, power });
+    let router = api::router(Shared { scheduler, trust, picture, key, power, asleep });
     server.serve(router, shutdown).await;
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::thread;
 
 use protocol::id::{RunId, SetName};
+use protocol::power::Sleep;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use scheduler::{
     Acceptance, Claimed, Conductor, RECORD_VERSION, RunRecord, SetRecord, Sets, StoreError, Storing,
@@ -42,6 +43,14 @@ PRAGMA user_version = 1;
 const SCHEMA_OF_SETS: &str = "
 CREATE TABLE IF NOT EXISTS expectations (
     name   TEXT PRIMARY KEY,
+    record TEXT NOT NULL
+) STRICT;
+";
+
+/// The same. One row a host, for as long as the file lives: who was away must not take what is over for news.
+const SCHEMA_OF_SLEEPS: &str = "
+CREATE TABLE IF NOT EXISTS sleeps (
+    host   TEXT PRIMARY KEY,
     record TEXT NOT NULL
 ) STRICT;
 ";
@@ -83,6 +92,8 @@ impl SqliteConductor {
         }
         let made = connection.execute_batch(SCHEMA_OF_SETS);
         made.map_err(|error| broken("make the table of expectations", &error))?;
+        let made = connection.execute_batch(SCHEMA_OF_SLEEPS);
+        made.map_err(|error| broken("make the table of sleeping hosts", &error))?;
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         let spawned = thread::Builder::new().name("runs".to_owned());
         let spawned = spawned.spawn(move || write(connection, queued));
@@ -91,6 +102,16 @@ impl SqliteConductor {
             why: error.to_string(),
         })?;
         Ok(Self { queue })
+    }
+
+    /// Stores what is known of a host's sleep, in place of what was.
+    pub(crate) fn save_sleep(&self, sleep: Sleep) -> Storing<'_, ()> {
+        self.ask("save that a host sleeps", move |connection| sleeps::save(connection, &sleep))
+    }
+
+    /// What is known of hosts' sleep, and which records can't be read.
+    pub(crate) fn sleeps(&self) -> Storing<'_, (Vec<Sleep>, Vec<String>)> {
+        self.ask("list the sleeping hosts", sleeps::all)
     }
 
     fn ask<T: Send + 'static>(
@@ -384,6 +405,8 @@ fn again(error: &StoreError) -> StoreError {
 }
 
 mod sets;
+
+mod sleeps;
 
 #[cfg(test)]
 mod tests;

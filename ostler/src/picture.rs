@@ -14,6 +14,7 @@ use protocol::api::{HostRowReply, ViewReply};
 use protocol::host::{Host, Inventory};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobRow, JobState, Reason, Role};
+use protocol::power::{Sleep, SleepList, SleepStage};
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow, View};
 use protocol::vm::OnLoss;
@@ -26,6 +27,12 @@ use crate::session::Session;
 /// this.
 const TURN: Duration = Duration::from_millis(300);
 
+/// How long controllers may take to say who is asleep: without them, a sleeping host is one that is not heard.
+const ASLEEP_MAX: Duration = Duration::from_secs(2);
+
+/// What is said of a monitor that has just begun.
+const INCOMPLETE: &str = "the monitor has not heard of every host yet";
+
 /// How many agents are asked at a time.
 const ASKED_AT_ONCE: usize = 64;
 
@@ -36,6 +43,8 @@ pub(crate) struct Picture {
     pub(crate) rows: Vec<Row>,
     /// Who did not answer, and what is not complete.
     pub(crate) warnings: Vec<String>,
+    /// Hosts that are switched off on purpose, as controllers remember.
+    pub(crate) asleep: BTreeMap<HostId, Sleep>,
 }
 
 /// How one host is known.
@@ -63,7 +72,9 @@ impl Session {
             for host in retired.iter().flatten() {
                 reply.view.forget(host);
             }
-            return Ok(of_view(reply, warnings));
+            let mut picture = of_view(reply, warnings);
+            self.add_asleep(&mut picture).await;
+            return Ok(picture);
         }
         let (found, silent) = self.find().await;
         warnings.extend(silent);
@@ -77,6 +88,48 @@ impl Session {
 }
 
 impl Session {
+    /// Notes who is asleep, and adds those of whom no monitor has heard. Nobody is asked while every host is heard.
+    async fn add_asleep(&self, picture: &mut Picture) {
+        let roster: Vec<HostId> =
+            self.trust.iter().flat_map(|trust| &trust.roster).map(HostId::of).collect();
+        let is_missing = |host: &HostId| picture.view.host(host).is_none();
+        let is_away = |row: &Row| row.freshness != Freshness::Fresh;
+        if !picture.rows.iter().any(is_away) && !roster.iter().any(is_missing) {
+            return;
+        }
+        let client = self.client.with_deadline(ASLEEP_MAX);
+        let asked = self.peers(Role::Controller).into_iter().map(|controller| {
+            let client = client.clone();
+            async move { client.get::<SleepList>(&controller, "/v1/asleep").await }
+        });
+        let mut known: BTreeMap<HostId, Sleep> = BTreeMap::new();
+        // Who does not answer is told by whoever needs a controller.
+        for sleep in join_all(asked).await.into_iter().flatten().flat_map(|list| list.hosts) {
+            if known.get(&sleep.host).is_none_or(|before| sleep.is_after(before)) {
+                known.insert(sleep.host.clone(), sleep);
+            }
+        }
+        known.retain(|host, sleep| {
+            let seen = picture.view.host(host).map(|row| row.cursor.epoch);
+            let is_ours = roster.is_empty() || roster.contains(host);
+            let is_asleep = sleep.stage == SleepStage::Asleep;
+            is_ours && is_asleep && seen.is_none_or(|epoch| epoch <= sleep.epoch)
+        });
+        for (host, sleep) in &known {
+            let Some(said) = sleep.inventory.as_ref() else { continue };
+            if picture.view.host(host).is_none() {
+                picture.view.merge_inventory(Inventory::clone(said));
+                let agent = endpoint_of(&said.host);
+                let (host, freshness, age_ms) = (host.clone(), Freshness::Lost, 0);
+                picture.rows.push(Row { host, freshness, age_ms, agent });
+            }
+        }
+        if roster.iter().all(|host| picture.view.host(host).is_some()) {
+            picture.warnings.retain(|warning| warning != INCOMPLETE);
+        }
+        picture.asleep = known;
+    }
+
     /// The first good answer of a monitor. Each is asked a moment after the one before, so that one
     /// which is gone costs a person that moment and not the time-out of its connection.
     async fn first_view(&self, warnings: &mut Vec<String>) -> Option<ViewReply> {
@@ -132,7 +185,7 @@ impl Session {
 fn of_view(reply: ViewReply, mut warnings: Vec<String>) -> Picture {
     let ViewReply { is_complete, freshness, view, .. } = reply;
     if !is_complete {
-        warnings.push("the monitor has not heard of every host yet".to_owned());
+        warnings.push(INCOMPLETE.to_owned());
     }
     let mut rows = Vec::new();
     for (id, row) in view.hosts() {
@@ -142,7 +195,7 @@ fn of_view(reply: ViewReply, mut warnings: Vec<String>) -> Picture {
         let agent = endpoint_of(&row.host);
         rows.push(Row { host: id.clone(), freshness, age_ms, agent });
     }
-    Picture { view, rows, warnings }
+    Picture { view, rows, warnings, asleep: BTreeMap::new() }
 }
 
 async fn of_agents(

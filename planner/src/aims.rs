@@ -110,7 +110,8 @@ pub fn plan(input: &PlanInput) -> Outcome {
 pub(crate) fn room_making(state: &State<'_>, expectation: &Expectation) -> Option<Vec<Step>> {
     let start = State::new(state.input());
     let aim = Aim::Goal(expectation, level_of(state.input(), expectation));
-    let search = Search { aim: &aim, earlier: &[], may_make_room: true, looks_max: LOOKS_MAX };
+    let (may_make_room, may_wake, looks_max) = (true, false, LOOKS_MAX);
+    let search = Search { aim: &aim, earlier: &[], may_make_room, may_wake, looks_max };
     let found = search.run(&start)?;
     (found.steps.len() > 1).then_some(found.steps)
 }
@@ -254,7 +255,10 @@ impl<'a> Attempt<'a> {
     fn pursue(&mut self, aim: &Aim<'_>) -> bool {
         let limits = self.input.limits;
         let may_make_room = limits.may_make_room && aim.level() <= limits.room_level;
-        let search = Search { aim, earlier: &self.earlier, may_make_room, looks_max: usize::MAX };
+        let is_start = matches!(aim, Aim::Goal(Expectation::Runs { .. }, _));
+        let may_wake = is_start && limits.wakes_for.is_some_and(|least| aim.level() <= least);
+        let (earlier, looks_max) = (&self.earlier, usize::MAX);
+        let search = Search { aim, earlier, may_make_room, may_wake, looks_max };
         let Some(found) = search.run(&self.node.state) else { return false };
         self.favours.extend(favours_of(aim, &found.steps));
         self.node.steps.extend(found.steps);
@@ -316,7 +320,8 @@ impl<'a> Attempt<'a> {
             let count = clause.rule.violations(state);
             total = total.plus(Score::at(clause.level, count.into()));
         }
-        let rows = self.input.intents.iter().filter(|(_, intent)| **intent != Intent::Off);
+        let is_off = |intent: &Intent| matches!(intent, Intent::Off | Intent::Asleep);
+        let rows = self.input.intents.iter().filter(|(_, intent)| !is_off(intent));
         for (host, _) in rows {
             let left = state.host(host).map_or(0, |row| state.jobs_alive(row).len());
             total.must += i64::try_from(left).unwrap_or(i64::MAX);

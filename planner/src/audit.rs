@@ -48,6 +48,16 @@ pub enum Fault {
         /// The host.
         host: HostId,
     },
+    /// A step needs a host that is asleep, and none before it wakes it.
+    UsesSleepingHost {
+        /// The host.
+        host: HostId,
+    },
+    /// A host would be woken that is awake, or that is to be left alone.
+    WakesInVain {
+        /// The host.
+        host: HostId,
+    },
     /// A job would start without an image that it needs, or one would come from who has it not.
     WithoutImage {
         /// The host.
@@ -88,16 +98,29 @@ pub enum Fault {
 pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut ledger = Ledger::of(input);
+    let mut woken: BTreeSet<&HostId> = BTreeSet::new();
     for step in &outcome.plan.steps {
         if let Step::StartVm(step) = step {
             faults.extend(ledger.too_early(&step.job));
         }
         ledger.take(step, &mut faults);
         faults.extend(against_policy(input, step));
-        if let Some(host) = step_target(step).filter(|host| input.intents.contains_key(*host)) {
+        let is_asleep = |host: &HostId| input.intents.get(host) == Some(&Intent::Asleep);
+        if let Step::WakeHost(step) = step {
+            let may_wake = is_asleep(&step.host) && !input.kept_asleep.contains(&step.host);
+            if !woken.insert(&step.host) || !may_wake {
+                faults.push(Fault::WakesInVain { host: step.host.clone() });
+            }
+        }
+        let target = step_target(step).filter(|host| input.intents.contains_key(*host));
+        if let Some(host) = target.filter(|host| !is_asleep(host)) {
             faults.push(Fault::AgainstIntent { host: host.clone() });
         }
-        for host in touched(step) {
+        for host in touched(step).into_iter().filter(|host| !woken.contains(host)) {
+            if is_asleep(host) {
+                faults.push(Fault::UsesSleepingHost { host: host.clone() });
+                continue;
+            }
             let heard = input.heard.get(host);
             if heard.is_some_and(|heard| heard.freshness == Freshness::Lost) {
                 faults.push(Fault::UsesLostHost { host: host.clone() });
@@ -133,7 +156,9 @@ fn against_policy(input: &PlanInput, step: &Step) -> Option<Fault> {
         Step::MigrateVm(step) => {
             (&input.view.host(&step.from)?.jobs.get(&step.job)?.spec as &JobSpec, &step.to)
         }
-        Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) => return None,
+        Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => {
+            return None;
+        }
     };
     let labels = &input.view.host(host)?.host.labels;
     input.policy.breach_on(spec, labels)?;
@@ -150,6 +175,7 @@ fn touched(step: &Step) -> Vec<&HostId> {
         Step::StopVm(step) => vec![&step.host],
         Step::ResizeVm(step) => vec![&step.host],
         Step::DeleteVm(step) => vec![&step.host],
+        Step::WakeHost(step) => vec![&step.host],
         Step::MigrateVm(step) => vec![&step.from, &step.to],
     }
 }
@@ -215,6 +241,7 @@ impl<'a> Ledger<'a> {
                 self.put(&s.job, &s.host, Some((is_alive, s.spec.takes())));
             }
             Step::DeleteVm(s) => self.put(&s.job, &s.host, None),
+            Step::WakeHost(_) => {}
             Step::MigrateVm(s) => {
                 let size = self.size(&s.job, &s.from);
                 self.put(&s.job, &s.from, None);
@@ -307,6 +334,6 @@ fn step_target(step: &Step) -> Option<&HostId> {
         Step::StartVm(step) => Some(&step.host),
         Step::MigrateVm(step) => Some(&step.to),
         Step::ResizeVm(step) => Some(&step.host),
-        Step::StopVm(_) | Step::DeleteVm(_) => None,
+        Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
     }
 }

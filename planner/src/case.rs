@@ -82,6 +82,7 @@ fn far() -> Limits {
         mends_rules: true,
         shifts_max: 64,
         shifts_begun: false,
+        wakes_for: Some(Level::Wish),
     }
 }
 
@@ -358,8 +359,8 @@ impl Record {
     }
 }
 
-/// Changes a fact of an input: `HOST lost`, `HOST stale`, `HOST fresh`, `HOST off`, `HOST drain`,
-/// `HOST retire`. The error says what is wrong with the words.
+/// Changes a fact of an input: `HOST lost`, `HOST stale`, `HOST fresh`, `HOST off`, `HOST asleep`,
+/// `HOST drain`, `HOST retire`. The error says what is wrong with the words.
 pub fn change(input: &mut PlanInput, words: &str) -> Result<(), String> {
     let (host, what) = words
         .rsplit_once(' ')
@@ -377,11 +378,12 @@ pub fn change(input: &mut PlanInput, words: &str) -> Result<(), String> {
         "stale" => hear(Freshness::Stale),
         "fresh" => hear(Freshness::Fresh),
         "off" => drop(input.intents.insert(host, Intent::Off)),
+        "asleep" => drop(input.intents.insert(host, Intent::Asleep)),
         "drain" => drop(input.intents.insert(host, Intent::Drain)),
         "retire" => drop(input.intents.insert(host, Intent::Retire)),
         other => {
             return Err(format!(
-                "{other:?} is nothing that can become of a host: lost, stale, fresh, off, drain or retire"
+                "{other:?} is nothing that can become of a host: lost, stale, fresh, off, asleep, drain or retire"
             ));
         }
     }

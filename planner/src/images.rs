@@ -62,7 +62,8 @@ impl Holders {
             input.setbacks.iter().filter(|s| s.excludes_host()).map(|s| &s.host).collect();
         for (id, row) in input.view.hosts() {
             let freshness = input.heard.get(id).map_or(Freshness::Fresh, |heard| heard.freshness);
-            let is_off = input.intents.get(id) == Some(&Intent::Off);
+            let intent = input.intents.get(id);
+            let is_off = matches!(intent, Some(Intent::Off | Intent::Asleep));
             if is_off || freshness == Freshness::Lost || refused.contains(id) {
                 continue;
             }

@@ -3,7 +3,7 @@
 //! Decides how long a host's refusal outweighs the view: as long as the view still shows the very
 //! numbers the host has contradicted. Forgetting refusals by age is the caller's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::host::Host;
@@ -49,6 +49,10 @@ pub struct PlanInput {
     /// as somebody says.
     #[serde(default)]
     pub intents: BTreeMap<HostId, Intent>,
+    /// Hosts that are asleep and that no step may wake: whoever carries out this plan has nothing that switches
+    /// them, or they are to stay as they are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept_asleep: BTreeSet<HostId>,
     /// Which of the hosts that would do is taken.
     #[serde(default)]
     pub placement: Placement,
@@ -202,6 +206,8 @@ pub struct Limits {
     /// Whether hosts are made more alike although they are near enough to each other, because that was begun when
     /// they were not.
     pub shifts_begun: bool,
+    /// The least that a sleeping host is woken for, once no other host will do; none is without it.
+    pub wakes_for: Option<Level>,
 }
 
 impl Default for Limits {
@@ -216,6 +222,7 @@ impl Default for Limits {
             mends_rules: true,
             shifts_max: 0,
             shifts_begun: false,
+            wakes_for: None,
         }
     }
 }

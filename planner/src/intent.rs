@@ -26,6 +26,8 @@ pub enum Intent {
     Retire,
     /// It is known to be off, by fencing or by somebody who looked: nothing on it is alive.
     Off,
+    /// It was empty and is switched off on purpose: nothing is there to be lost, and a plan may wake it.
+    Asleep,
 }
 
 impl fmt::Display for Intent {
@@ -34,6 +36,7 @@ impl fmt::Display for Intent {
             Intent::Drain => "is being drained",
             Intent::Retire => "is being retired",
             Intent::Off => "is known to be off",
+            Intent::Asleep => "is asleep",
         })
     }
 }
@@ -112,6 +115,10 @@ fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
     let heard = state.heard(&host);
     let intent = state.intent(&host);
     let mut found = Vec::new();
+    // It is as somebody wants it.
+    if intent == Some(Intent::Asleep) {
+        return found;
+    }
     if intent == Some(Intent::Off) {
         let jobs = state.jobs_seen_alive(row);
         if !jobs.is_empty() {

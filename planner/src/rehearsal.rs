@@ -349,7 +349,8 @@ fn part(
     free: Resources,
     vms: Vec<(JobState, Resources, JobId)>,
 ) -> Part {
-    let is_there = freshness != Freshness::Lost && intent != Some(Intent::Off);
+    let is_off = matches!(intent, Some(Intent::Off | Intent::Asleep));
+    let is_there = freshness != Freshness::Lost && !is_off;
     if !is_there {
         return Part::default();
     }

@@ -392,7 +392,7 @@ fn judge(state: &State<'_>, steps: Vec<(HostId, Step)>, level: Level) -> Vec<Hos
     let mut verdicts: Vec<_> = steps
         .into_iter()
         .filter_map(|(host, step)| {
-            let why = step.check(state).err().or_else(|| broken_by(state, &step, level))?;
+            let why = stands_in_the_way(state, &step, level)?;
             let host = step.source_in_the_way(state).cloned().unwrap_or(host);
             let name = state.host(&host).map_or_else(String::new, |row| row.host.name.clone());
             let age_ms = state.heard(&host).age_ms;
@@ -403,6 +403,20 @@ fn judge(state: &State<'_>, steps: Vec<(HostId, Step)>, level: Level) -> Vec<Hos
     // What is in the way where it runs is so for every target, and said once.
     verdicts.dedup_by(|(_, a), (_, b)| a.host == b.host && a.why == b.why);
     classes(verdicts)
+}
+
+/// Why a step may not be taken. Of a host that is asleep that is worth a word only where the step could be taken if
+/// it were awake.
+fn stands_in_the_way(state: &State<'_>, step: &Step, level: Level) -> Option<Blocker> {
+    let why = |state: &State<'_>| step.check(state).err().or_else(|| broken_by(state, step, level));
+    match why(state) {
+        Some(Blocker::Intended { intent: Intent::Asleep }) => {
+            let mut awake = state.clone();
+            step.host_after().into_iter().for_each(|host| awake.wake(host));
+            why(&awake).or(Some(Blocker::Intended { intent: Intent::Asleep }))
+        }
+        why => why,
+    }
 }
 
 /// Nearest first, with equal hosts as one where there are too many to be named.
@@ -445,6 +459,8 @@ fn distance(why: &Blocker) -> u64 {
         }
         Blocker::Admission { no: Refusal::NoImage { .. } | Refusal::DiskTooSmall { .. } } => 0,
         Blocker::Admission { .. } => 20_000_000,
+        // It has room.
+        Blocker::Intended { intent: Intent::Asleep } => 0,
         Blocker::Rule { .. } => 15_000_000,
         Blocker::Intended { intent: Intent::Drain | Intent::Retire } => 25_000_000,
         Blocker::Setback { .. } => 30_000_000,
@@ -510,6 +526,7 @@ fn nearest_help(nearest: &HostVerdict) -> Option<String> {
         Blocker::Intended { intent: Intent::Drain | Intent::Retire } => {
             Some(format!("take {host} back into service"))
         }
+        Blocker::Intended { intent: Intent::Asleep } => Some(format!("power on {host}")),
         Blocker::Rule { .. }
         | Blocker::Intended { .. }
         | Blocker::Admission { .. }

@@ -32,7 +32,7 @@ use crate::pools::finds_disks;
 use crate::rules::Clause;
 use crate::shards::{foreign_rank, lot};
 use crate::state::{Placed, State};
-use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm};
+use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm, WakeHost};
 
 /// Hosts that are looked at for making room, nearest to fitting first: more are no better.
 const ROOM_HOSTS_MAX: usize = 8;
@@ -126,6 +126,8 @@ pub(crate) struct Search<'e> {
     /// Goals that were met on the way here and must stay so.
     pub(crate) earlier: &'e [&'e Expectation],
     pub(crate) may_make_room: bool,
+    /// Whether a sleeping host is woken when no other will do.
+    pub(crate) may_wake: bool,
     /// Hosts that may be looked at, all states together; a state looks at all of them.
     pub(crate) looks_max: usize,
 }
@@ -145,7 +147,30 @@ impl Search<'_> {
         let cheapest = self.explore(&ground, Order::Cheapest);
         // Where there are many cheap states, the one that leads on is found by its nearness alone.
         let again = || self.may_make_room.then(|| self.explore(&ground, Order::Nearest)).flatten();
-        cheapest.or_else(again)
+        cheapest.or_else(again).or_else(|| self.wake(start))
+    }
+
+    /// The best way that begins with a host that is woken: what costs minutes is looked for when nothing else is
+    /// left.
+    fn wake<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
+        let Aim::Goal(Expectation::Runs { job, spec, on }, _) = self.aim else { return None };
+        let is_alive = start.placements(job).values().any(|placed| !placed.state.is_ended());
+        if !self.may_wake || is_alive {
+            return None;
+        }
+        let rows = considered(start, on.as_ref()).into_iter();
+        let ways = rows.filter_map(|(host, _)| {
+            let (host, job) = (host.clone(), job.clone());
+            let wake = Step::WakeHost(WakeHost { host: host.clone(), job: job.clone() });
+            let node = Node::replay(start, &[wake])?;
+            let begin = start_on(&node.state, &job, &host, spec);
+            begin.check(&node.state).ok()?;
+            let candidate = weigh(&node.state, begin, 0);
+            let key = candidate.key();
+            let node = node.step(candidate.step);
+            self.is_reached(start, &node).then_some((key, node))
+        });
+        ways.min_by_key(|(key, _)| *key).map(|(_, node)| node)
     }
 
     fn explore<'a>(&self, ground: &Ground<'a>, order: Order) -> Option<Node<'a>> {
@@ -593,6 +618,7 @@ fn signature<'s>(steps: impl Iterator<Item = &'s Step>) -> Signature {
                 rows.insert((step.job(), host), matches!(step, Step::DeleteVm(_)));
                 None
             }
+            Step::WakeHost(_) => continue,
         };
         ends.insert(step.job(), host);
     }
@@ -721,7 +747,8 @@ mod tests {
             let goal = Expectation::Runs { job, spec: spec(kind), on };
             let aim = Aim::Goal(&goal, Level::Must);
             let looks_max = usize::MAX;
-            let search = Search { aim: &aim, earlier: &[], may_make_room: true, looks_max };
+            let (may_make_room, may_wake) = (true, false);
+            let search = Search { aim: &aim, earlier: &[], may_make_room, may_wake, looks_max };
             let mut state = State::new(&input);
             let ground = Ground::new(&state);
             for step in steps {
@@ -745,8 +772,9 @@ mod tests {
             let goal = Expectation::Runs { job, spec: spec(kind), on };
             let aim = Aim::Goal(&goal, Level::Must);
             let start = State::new(&input);
+            let (may_make_room, may_wake) = (true, false);
             let search =
-                |looks_max| Search { aim: &aim, earlier: &[], may_make_room: true, looks_max };
+                |looks_max| Search { aim: &aim, earlier: &[], may_make_room, may_wake, looks_max };
             let found = |looks_max| search(looks_max).run(&start).map(|node| node.steps);
             prop_assert_eq!(found(LOOKS_MAX), found(usize::MAX));
             if let Some(steps) = found(0) {

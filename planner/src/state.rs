@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use protocol::admission::Room;
 use protocol::host::ImageFacts;
 use protocol::id::{HostId, ImageName, JobId, OfferId, PoolName, Revision};
@@ -127,6 +127,8 @@ pub struct State<'a> {
     booked: Booked,
     macs: Arc<Macs<'a>>,
     clauses: Arc<BTreeMap<&'a JobId, Vec<&'a Clause>>>,
+    /// Hosts that steps have woken.
+    woken: OrdSet<HostId>,
 }
 
 impl<'a> State<'a> {
@@ -176,6 +178,7 @@ impl<'a> State<'a> {
             booked: Booked::new(),
             macs,
             clauses: Arc::new(clauses),
+            woken: OrdSet::new(),
         }
     }
 
@@ -225,7 +228,13 @@ impl<'a> State<'a> {
     #[must_use]
     pub fn heard(&self, host: &HostId) -> Heard {
         let fresh = Heard { freshness: Freshness::Fresh, age_ms: 0 };
-        self.input.heard.get(host).copied().unwrap_or(fresh)
+        if self.woken.contains(host) {
+            return fresh;
+        }
+        let heard = self.input.heard.get(host).copied().unwrap_or(fresh);
+        // Whoever follows it may not have noticed yet.
+        let is_asleep = self.intent(host) == Some(Intent::Asleep);
+        if is_asleep { Heard { freshness: Freshness::Lost, ..heard } } else { heard }
     }
 
     /// Why the host is out of the question, if it has said or shown so.
@@ -258,7 +267,17 @@ impl<'a> State<'a> {
     /// What an operator intends with a host.
     #[must_use]
     pub fn intent(&self, host: &HostId) -> Option<Intent> {
-        self.input.intents.get(host).copied()
+        let intent = self.input.intents.get(host).copied();
+        intent.filter(|intent| *intent != Intent::Asleep || !self.woken.contains(host))
+    }
+
+    /// Switches a sleeping host on: it takes what fits, as of then.
+    pub(crate) fn wake(&mut self, host: &HostId) {
+        if let Some(row) = self.host(host) {
+            // What was said of it at the beginning of a search is so no more.
+            self.allocation.insert(host.clone(), self.allocation(row));
+        }
+        self.woken.insert(host.clone());
     }
 
     /// Rules that are about a job.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use planner::{Outcome, PlanInput, Shards, State};
 use protocol::api::{NewRun, RunStatus, Want};
-use protocol::id::{JobId, RunId};
+use protocol::id::{HostId, JobId, RunId};
 use protocol::job::{JobState, Role};
 use protocol::refusal::{Problem, Refusal};
 use protocol::signed::PublicKey;
@@ -31,6 +31,7 @@ use crate::knowledge::{Knowledge, make_room};
 use crate::network::Network;
 use crate::record::RunRecord;
 use crate::run::{Answer, Effect, Input, PastReturn, Run};
+use crate::sleep::Asleep;
 use crate::tally::{Figures, Tally};
 use crate::task::{Circumstances, Direction, Dispatch};
 
@@ -86,6 +87,7 @@ struct Inner {
     /// bounded by `places`.
     planning: Arc<Semaphore>,
     keeping: Keeping,
+    asleep: Asleep,
     tally: Tally,
     shutdown: CancellationToken,
 }
@@ -95,6 +97,7 @@ impl Inner {
         let picture = self.options.picture.borrow().clone();
         let trust = self.options.trust.borrow();
         let retired = trust.as_ref().map(|trust| trust.retired_hosts()).unwrap_or_default();
+        let picture = self.asleep.complete(self.options.clock.now().mono_ms, picture);
         if retired.iter().all(|host| picture.view.host(host).is_none()) {
             return picture;
         }
@@ -280,6 +283,7 @@ impl Scheduler {
         let errand_places = Semaphore::new(ERRANDS_DRIVEN_MAX);
         let planning = Arc::new(Semaphore::new(1));
         let keeping = Keeping::default();
+        let asleep = Asleep::default();
         let tally = Tally::default();
         Self(Arc::new(Inner {
             options,
@@ -291,6 +295,7 @@ impl Scheduler {
             errand_places,
             planning,
             keeping,
+            asleep,
             tally,
             shutdown,
         }))
@@ -428,8 +433,10 @@ impl Scheduler {
     }
 
     /// The view as it is now, without the hosts that the operator has retired: a monitor may obey an
-    /// older trust document than this engine.
-    pub(crate) fn picture(&self) -> Arc<Picture> {
+    /// older trust document than this engine. Hosts that are asleep are in it, whether or not a monitor has ever heard
+    /// of them.
+    #[must_use]
+    pub fn picture(&self) -> Arc<Picture> {
         self.0.picture()
     }
 
@@ -460,7 +467,10 @@ impl Scheduler {
             *open.entry((run.want.as_str(), run.state.as_str())).or_default() += 1;
         }
         let (counts, kept) = (self.tally().read(), self.kept_figures());
-        Figures { counts, open, kept, ..Figures::default() }.seen(self.now_ms(), &self.picture())
+        let asleep = self.asleep().sleepers();
+        let is_asleep = |host: &HostId| asleep.contains_key(host);
+        let figures = Figures { counts, open, kept, ..Figures::default() };
+        figures.seen(self.now_ms(), &self.picture(), is_asleep)
     }
 
     pub(crate) fn tally(&self) -> &Tally {
@@ -469,6 +479,10 @@ impl Scheduler {
 
     pub(crate) fn keeping(&self) -> &Keeping {
         &self.0.keeping
+    }
+
+    pub(crate) fn asleep(&self) -> &Asleep {
+        &self.0.asleep
     }
 
     /// The turn to plan; `None` when the engine is ending.
@@ -691,7 +705,11 @@ impl Driver {
         let scheduler = Scheduler(Arc::clone(&self.inner));
         let span = self.span_of(&dispatch);
         let perform = async move {
-            let answer = match scheduler.run_errand(&dispatch).await {
+            let own = match scheduler.run_errand(&dispatch).await {
+                Some(answer) => Some(answer),
+                None => scheduler.run_waking(&dispatch).await,
+            };
+            let answer = match own {
                 Some(answer) => answer,
                 None => scheduler.0.executor.perform(dispatch.clone()).await,
             };

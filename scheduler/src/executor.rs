@@ -58,6 +58,10 @@ impl<R: Reach> Executor<R> {
                 let why = format!("only an engine has {job} moved: it takes a run of its own");
                 Answer::Refused(No::Failed(why))
             }
+            Ask::Wake(host) | Ask::AwaitAwake(host) => {
+                let why = format!("only an engine wakes {}", host.short());
+                Answer::Refused(No::Failed(why))
+            }
             Ask::Fetch(host, fetch) => self.fetch(&host, &job, &fetch).await,
             Ask::Offer(host, request) => self.offer(&host, &request).await,
             Ask::VoidOffer(host, id) => self.void_offer(&host, id).await,

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Clause, Setback, SetbackReason, State};
+use planner::{Clause, Setback, SetbackReason, State, Step};
 use protocol::api::{NewRun, RunState, RunStatus, Want};
 use protocol::expectations::{KeptStanding, SetList, SetStatus};
 use protocol::id::{HostId, JobId, Revision, RunId, SetName};
@@ -387,7 +387,7 @@ impl Scheduler {
             Turns { me: Some(self.options().client.identity().public()), all }
         };
         let open = self.open_mends(&picture.view);
-        let (view, heard) = (picture.view.clone(), picture.heard.clone());
+        let (view, heard) = (picture.view.clone(), self.heard_or_asleep(&picture));
         self.give(Input::Looked(Box::new(Look { view, heard, members, open, turns })), mends).await;
     }
 
@@ -487,8 +487,10 @@ impl Scheduler {
             drop(knowledge);
             (input.limits.shifts_max, input.limits.shifts_begun) = (shifts.max, shifts.were_begun);
             let outcome = planner::plan(&input);
-            let state = State::new(&input);
-            // A later step may need an earlier one; it is found again once that is done.
+            // A later step may need an earlier one; it is found again once that is done. But what a host is woken for
+            // wakes it by its own run.
+            let wakes = outcome.plan.steps.iter().filter(|step| matches!(step, Step::WakeHost(_)));
+            let state = wakes.fold(State::new(&input), |state, wake| wake.apply(&state));
             let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
             (steps.collect(), outcome.plan.favours, outcome.plan.shifts, outcome.report)
         });

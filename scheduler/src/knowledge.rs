@@ -10,7 +10,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use planner::{
-    Clause, Expectation, Heard, Level, Limits, PlanInput, Register, Reservation, Setback, Shards,
+    Clause, Expectation, Heard, Intent, Level, Limits, PlanInput, Register, Reservation, Setback,
+    Shards,
 };
 use protocol::api::Want;
 use protocol::event::{Event, Fact};
@@ -51,6 +52,8 @@ pub struct Knowledge {
     shards: Shards,
     /// What hosts let in, by the document that this engine obeys.
     policy: Arc<Policy>,
+    /// Hosts that are asleep, and whether a run may wake them.
+    asleep: BTreeMap<HostId, bool>,
 }
 
 #[derive(Debug)]
@@ -106,6 +109,11 @@ impl Knowledge {
     /// Hosts obey this policy, or will within moments.
     pub fn obey(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+    }
+
+    /// These hosts are asleep, and those may be woken of which it is said.
+    pub fn note_asleep(&mut self, asleep: BTreeMap<HostId, bool>) {
+        self.asleep = asleep;
     }
 
     /// Brings what plans look up in up to a picture, at the cost of what has changed since the last.
@@ -213,7 +221,8 @@ impl Knowledge {
             | Want::FailOver { .. } => Level::Must,
         };
         let levels = BTreeMap::from([(want.job().clone(), level)]);
-        let limits = Limits { mends_rules: false, ..Limits::default() };
+        let wakes_for = Some(Level::Must);
+        let limits = Limits { mends_rules: false, wakes_for, ..Limits::default() };
         let mut input = self.input(now_ms, picture, setbacks, seed);
         if let Want::FailOver { job, lost, .. } = want {
             forget_lost(&mut input.view, job, &lost.host);
@@ -255,6 +264,7 @@ impl Knowledge {
         let expectations = goals.into_iter().map(|(_, goal)| goal).collect();
         let input = self.input(now_ms, picture, setbacks, seed);
         let mut input = PlanInput { expectations, levels, clauses, reservations, ..input };
+        input.limits.wakes_for = Some(Level::Must);
         make_room(&mut input, heeded);
         input
     }
@@ -290,7 +300,11 @@ impl Knowledge {
         let (heard, shards) = (heard.collect(), self.shards.clone());
         let policy = Arc::clone(&self.policy);
         let prepared = register.into();
-        PlanInput { view, heard, setbacks, seed, shards, prepared, policy, ..PlanInput::default() }
+        let asleep = self.asleep.keys().map(|host| (host.clone(), Intent::Asleep));
+        let kept_asleep = self.asleep.iter().filter(|(_, may_wake)| !**may_wake);
+        let kept_asleep = kept_asleep.map(|(host, _)| host.clone()).collect();
+        let input = PlanInput { intents: asleep.collect(), kept_asleep, ..PlanInput::default() };
+        PlanInput { view, heard, setbacks, seed, shards, prepared, policy, ..input }
             .with_host_intents()
     }
 }
@@ -401,6 +415,41 @@ mod tests {
         knowledge.hear(0, host.clone(), id, None);
         assert_eq!(taken(&knowledge, &now), Some(Default::default()), "it has ended since");
         assert_eq!(taken(&knowledge, &late), Some(Default::default()));
+    }
+
+    #[test]
+    fn a_run_wakes_who_may_be_woken_for_what_fits_on_no_other() {
+        let of = |memory_bytes| Resources { vcpus: 8, memory_bytes, disk_bytes: 0 };
+        let mut view = View::default();
+        let mut put = |n: u8, capacity| {
+            let key = SecretKey::from_seed([n; 32]).public();
+            let host = Host { capacity, ..Host::of_key(key) };
+            let (id, cursor) = (host.id.clone(), Cursor { epoch: Epoch(1), seq: 1 });
+            view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });
+            id
+        };
+        let (small, large) = (put(1, of(1 << 30)), put(2, of(8 << 30)));
+        let picture = Picture { view, is_current: true, ..Picture::default() };
+        let vm = |memory_bytes| JobSpec::vm(VmSpec { vcpus: 1, memory_bytes, ..VmSpec::default() });
+        let plan = |knowledge: &mut Knowledge, memory_bytes| {
+            let job: JobId = "web".parse().unwrap();
+            let want = Want::Run { job, spec: vm(memory_bytes), on: None };
+            let run = RunId(uuid::Uuid::from_u128(1));
+            let outcome = planner::plan(&knowledge.plan_input(0, &picture, run, &want, vec![], 1));
+            let steps = outcome.plan.steps.iter().map(ToString::to_string).collect::<Vec<_>>();
+            (steps, outcome.report.to_string())
+        };
+        let mut knowledge = Knowledge::default();
+        knowledge.note_asleep(BTreeMap::from([(large.clone(), true)]));
+        let (small, large) = (small.short(), large.short());
+        assert_eq!(plan(&mut knowledge, 1 << 20).0, [format!("start web on {small}")]);
+        let woken = [format!("wake {large} for web"), format!("start web on {large}")];
+        assert_eq!(plan(&mut knowledge, 4 << 30).0, woken);
+        let id = picture.view.hosts().find(|(id, _)| id.short() == large).unwrap().0.clone();
+        knowledge.note_asleep(BTreeMap::from([(id, false)]));
+        let (steps, report) = plan(&mut knowledge, 4 << 30);
+        assert!(steps.is_empty(), "{steps:?}");
+        assert!(report.contains("is asleep") && report.contains("power on"), "{report}");
     }
 
     #[test]

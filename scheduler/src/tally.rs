@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 use protocol::api::{RunState, Want};
+use protocol::id::HostId;
 use protocol::view::Freshness;
 
 use crate::follow::Picture;
@@ -63,8 +64,8 @@ pub struct Figures {
     pub open: BTreeMap<(&'static str, &'static str), u64>,
     /// What is kept true.
     pub kept: Kept,
-    /// Hosts of the view that are fresh, stale and lost.
-    pub hosts: [u64; 3],
+    /// Hosts of the view that are fresh, stale, lost and asleep.
+    pub hosts: [u64; 4],
     /// Whether the view is followed and whole.
     pub is_current: bool,
     /// How long it has not been, in milliseconds; 0 while it is.
@@ -142,10 +143,16 @@ fn plan_word(is_whole: bool) -> &'static str {
 
 impl Figures {
     /// With what the view says of itself.
-    pub(crate) fn seen(mut self, now_ms: u64, picture: &Picture) -> Self {
+    pub(crate) fn seen(
+        mut self,
+        now_ms: u64,
+        picture: &Picture,
+        is_asleep: impl Fn(&HostId) -> bool,
+    ) -> Self {
         for (host, _) in picture.view.hosts() {
             let freshness = picture.heard.get(host).map(|heard| heard.freshness);
             let place = match freshness.unwrap_or(Freshness::Fresh) {
+                _ if is_asleep(host) => 3,
                 Freshness::Fresh => 0,
                 Freshness::Stale => 1,
                 Freshness::Lost => 2,

@@ -28,6 +28,16 @@ pub enum TaskKind {
         /// Where it goes.
         to: HostId,
     },
+    /// Have a sleeping host switched on. It stays on, whatever becomes of the run.
+    Wake {
+        /// The host.
+        host: HostId,
+    },
+    /// Wait until it is heard, and takes what fits.
+    AwaitAwake {
+        /// The host.
+        host: HostId,
+    },
     /// Have a host copy an image from others. It stays there, whatever becomes of the run.
     Fetch {
         /// The host.
@@ -226,6 +236,10 @@ pub enum Ask {
         /// Why.
         because: String,
     },
+    /// See [`TaskKind::Wake`]. Only an engine can do this.
+    Wake(HostId),
+    /// See [`TaskKind::AwaitAwake`]. Only an engine can do this.
+    AwaitAwake(HostId),
     /// See [`TaskKind::Fetch`].
     Fetch(HostId, Fetch),
     /// See [`TaskKind::Offer`].
@@ -292,6 +306,8 @@ impl TaskKind {
                 let (from, to) = (from.short(), to.short());
                 format!("move {other} from {from} to {to} so that {job} fits")
             }
+            TaskKind::Wake { host } => format!("wake {} for {job}", host.short()),
+            TaskKind::AwaitAwake { host } => format!("wait until {} is awake", host.short()),
             TaskKind::Fetch { host, fetch } => {
                 let from = fetch.from.first().map_or("nobody", HostId::short);
                 format!("fetch image {} from {from} to {}", fetch.image, host.short())
@@ -329,7 +345,9 @@ impl TaskKind {
     pub fn host(&self) -> Option<&HostId> {
         match self {
             TaskKind::Grants { .. } => None,
-            TaskKind::Fetch { host, .. }
+            TaskKind::Wake { host }
+            | TaskKind::AwaitAwake { host }
+            | TaskKind::Fetch { host, .. }
             | TaskKind::Offer { host, .. }
             | TaskKind::Put { host, .. }
             | TaskKind::AwaitRunning { host, .. }
@@ -348,6 +366,11 @@ impl TaskKind {
     #[must_use]
     pub fn patience(&self) -> Duration {
         let seconds = match self {
+            // A device that does not take the order is asked again for so long.
+            TaskKind::Wake { .. } => 120,
+            // Nothing is heard of progress, so that ten times as long is waited in all: firmware that counts a
+            // terabyte of memory takes minutes.
+            TaskKind::AwaitAwake { .. } => 60,
             // Each new byte counts as progress; the host itself gives up on a silent source sooner.
             TaskKind::Fetch { .. } => 120,
             // Nothing is begun yet: another host may answer sooner.
@@ -379,7 +402,9 @@ impl TaskKind {
             | TaskKind::Put { .. }
             | TaskKind::Resize { .. }
             | TaskKind::Send { .. } => true,
-            TaskKind::Fetch { .. }
+            TaskKind::Wake { .. }
+            | TaskKind::AwaitAwake { .. }
+            | TaskKind::Fetch { .. }
             | TaskKind::Grants { .. }
             | TaskKind::AwaitRunning { .. }
             | TaskKind::AwaitResized { .. }
@@ -410,6 +435,8 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
             let because = format!("so that {job} fits where it was");
             Ask::MakeRoom { job: other.clone(), to: to.clone(), because }
         }
+        TaskKind::Wake { host } => Ask::Wake(host.clone()),
+        TaskKind::AwaitAwake { host } => Ask::AwaitAwake(host.clone()),
         TaskKind::Fetch { host, fetch } => Ask::Fetch(host.clone(), fetch.clone()),
         TaskKind::Offer { host, revision, spec, how, finds_disks } => {
             let (job, spec, finds_disks) = (job.clone(), spec.clone(), *finds_disks);
@@ -499,7 +526,9 @@ pub fn ask_to_undo(task: &TaskRecord, keeps_running: bool) -> Option<Ask> {
         TaskKind::Send { from, to, .. } => {
             Some(Ask::CancelSend { from: from.clone(), to: to.clone() })
         }
-        TaskKind::Fetch { .. }
+        TaskKind::Wake { .. }
+        | TaskKind::AwaitAwake { .. }
+        | TaskKind::Fetch { .. }
         | TaskKind::Grants { .. }
         | TaskKind::AwaitRunning { .. }
         | TaskKind::AwaitResized { .. }
@@ -626,6 +655,11 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 let (to, as_asked) = (host.clone(), size.clone());
                 tasks.push(TaskKind::Resize { host: to, revision, size: as_asked, ticket });
                 tasks.push(TaskKind::AwaitResized { host, revision, size });
+            }
+            Step::WakeHost(wake) => {
+                let host = wake.host.clone();
+                tasks.push(TaskKind::Wake { host: host.clone() });
+                tasks.push(TaskKind::AwaitAwake { host });
             }
             Step::DeleteVm(delete) => {
                 let (host, shared) = (delete.host.clone(), matches!(want, Want::Delete { .. }));

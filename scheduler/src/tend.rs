@@ -200,7 +200,11 @@ impl Scheduler {
             let outcome = planner::plan(&input);
             let moves = outcome.plan.steps.into_iter().filter_map(|step| match step {
                 Step::MigrateVm(step) => Some(step),
-                Step::StartVm(_) | Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) => None,
+                Step::StartVm(_)
+                | Step::StopVm(_)
+                | Step::ResizeVm(_)
+                | Step::DeleteVm(_)
+                | Step::WakeHost(_) => None,
             });
             let is_drained = |step: &MigrateVm| State::new(&input).intent(&step.from).is_some();
             (moves.filter(is_drained).collect(), input.view)

@@ -1,5 +1,5 @@
 //! A BMC: a host is switched from outside, by a real fence agent over IPMI, and one that nobody reaches is
-//! off for certain before its VM runs elsewhere.
+//! off for certain before its VM runs elsewhere; one that nobody needs is put to sleep, and woken.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ fn lab_a_host_that_nobody_reaches_is_turned_off_by_its_bmc_and_its_vm_runs_elsew
     let refused = operator.run(&["power", &host]);
     assert_eq!(code(&refused), Some(5), "{}", said(&refused));
     assert!(said(&refused).contains("/etc/ostler/power.json"), "{}", said(&refused));
-    let file = power_file(&lab, &at, &host);
+    let file = power_file(&lab, &at, &[&host]);
     let refused = operator.run(&["power", &host]);
     assert_eq!(code(&refused), Some(1), "{}", said(&refused));
     assert!(said(&refused).contains("chmod 600"), "{}", said(&refused));
@@ -103,16 +103,21 @@ fn lab_a_host_that_nobody_reaches_is_turned_off_by_its_bmc_and_its_vm_runs_elsew
     println!("the story took {:?}", begin.elapsed());
 }
 
-/// Gives the host a BMC, and the controller's host a file that names it, which others may read.
-fn power_file(lab: &Lab, controller: &str, host: &str) -> PathBuf {
-    let bmc = lab.must(&["bmc", host]);
-    let [_, address, port] = bmc.split_whitespace().collect::<Vec<_>>()[..] else {
-        panic!("the lab says {bmc:?}");
+/// Gives hosts a BMC, and the controller's host a file that names it, which others may read.
+fn power_file(lab: &Lab, controller: &str, hosts: &[&str]) -> PathBuf {
+    let devices = |host: &str| {
+        let bmc = lab.must(&["bmc", host]);
+        let [_, address, port] = bmc.split_whitespace().collect::<Vec<_>>()[..] else {
+            panic!("the lab says {bmc:?}");
+        };
+        let options = json!({ "ip": address, "ipport": port, "lanplus": "1", "cipher": "3",
+            "username": "admin", "password": "secret" });
+        json!([{ "agent": "fence_ipmilan", "options": options }])
     };
-    let options = json!({ "ip": address, "ipport": port, "lanplus": "1", "cipher": "3",
-        "username": "admin", "password": "secret" });
-    let devices = json!([{ "agent": "fence_ipmilan", "options": options }]);
-    let file = json!({ "hosts": { host: devices, "h99": devices } });
+    let mut named: serde_json::Map<String, Value> =
+        hosts.iter().map(|host| ((*host).to_owned(), devices(host))).collect();
+    named.extend(named.values().next().cloned().map(|devices| ("h99".to_owned(), devices)));
+    let file = json!({ "hosts": named });
     let disk = lab.host(controller)["disk"].as_str().expect("a host has a disk").to_owned();
     let path = PathBuf::from(disk).join("etc/ostler/power.json");
     std::fs::write(&path, file.to_string()).expect("the lab's disk is ours");
@@ -126,4 +131,124 @@ fn code(output: &Output) -> Option<i32> {
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn lab_a_host_sleeps_until_a_vm_fits_on_no_other_and_is_woken_for_it() {
+    let Some(lab) = Lab::up("lab_a_host_sleeps_until_a_vm_fits", 3) else { return };
+    let mut operator = Operator::new();
+    let begin = Instant::now();
+    let url = operator.discover(&lab.operator_address());
+    let memory = ["--memory", "512MiB"];
+    // Two have the cluster's services, and the third one joins.
+    let bootstrap = ["bootstrap", "--discovery", &url, "--monitors", "1", "-n"];
+    for host in ["h1", "h2"] {
+        lab.start_agent_with(host, &url, &memory);
+    }
+    operator.must(&[&bootstrap[..], &["2"]].concat());
+    lab.start_agent_with("h3", &url, &memory);
+    operator.must(&[&bootstrap[..], &["3"]].concat());
+    let (at, pid) = operator.service(&lab, "controller");
+    let host = without_services(&operator, &lab);
+    let others: Vec<String> = lab.hosts().into_iter().filter(|other| *other != host).collect();
+    let file = power_file(&lab, &at, &[&host, &at]);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+    operator.must(&["run", "--memory", "64MiB", "--on", &host, "--name", "web-1"]);
+    for (n, other) in others.iter().enumerate() {
+        let name = format!("fill-{n}");
+        operator.must(&["run", "--memory", "256MiB", "--on", other, "--name", &name]);
+    }
+
+    // A host that the cluster needs is not put to sleep, and no host at once; and nothing has moved.
+    let refused = operator.run(&["power", &at, "sleep"]);
+    assert_eq!(code(&refused), Some(3), "{}", said(&refused));
+    assert!(said(&refused).contains("controller"), "{}", said(&refused));
+    let refused = operator.run(&["power", &host, "sleep", "--force"]);
+    assert_eq!(code(&refused), Some(3), "{}", said(&refused));
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
+
+    // It is emptied, is off, and is known for that.
+    let slept = operator.run(&["power", &host, "sleep"]);
+    assert_eq!(code(&slept), Some(0), "{}", said(&slept));
+    assert!(said(&slept).contains("asleep"), "{}", said(&slept));
+    assert_eq!(lab.host(&host)["state"], "off");
+    println!("{host} is asleep after {:?}", begin.elapsed());
+    let moved = operator.await_state("web-1", "running");
+    assert!(others.contains(&moved), "{moved}");
+    assert_eq!(lab.virsh_state(&moved, "web-1"), "running");
+    let again = operator.run(&["power", &host, "sleep"]);
+    assert!(code(&again) == Some(0) && said(&again).contains("already"), "{}", said(&again));
+    until("it to be unheard, and asleep", LIMIT, || {
+        let shown = operator.json(&["hosts"]);
+        let rows = shown["hosts"].as_array().cloned().unwrap_or_default();
+        let row = rows.into_iter().find(|row| row["host"]["name"] == host.as_str());
+        let is_lost = row.is_some_and(|row| row["freshness"] == "lost");
+        is(is_lost && shown["asleep"].as_array().is_some_and(|list| list.len() == 1), shown)
+    });
+    let table = operator.must(&["hosts"]);
+    assert!(
+        table.lines().any(|line| line.starts_with(&host) && line.contains("asleep")),
+        "{table}"
+    );
+    let doctor = operator.run(&["doctor", "hosts"]);
+    assert_eq!(code(&doctor), Some(0), "{}", said(&doctor));
+
+    // A monitor that never heard of it changes nothing.
+    let (seat, monitor) = operator.service(&lab, "monitor");
+    assert!(lab.exec(&seat, &["kill", "-KILL", &monitor]).status.success());
+    until("the next monitor to answer", LIMIT, || {
+        let shown = operator.run(&["hosts"]);
+        let line =
+            said(&shown).lines().any(|line| line.starts_with(&host) && line.contains("asleep"));
+        let is_other = operator.service(&lab, "monitor").1 != monitor;
+        is(code(&shown) == Some(0) && line && is_other, said(&shown))
+    });
+
+    // What fits on a host that is awake wakes nobody; what would be done for a large one is told.
+    operator.must(&["run", "--memory", "64MiB", "--name", "small"]);
+    assert_eq!(lab.host(&host)["state"], "off");
+    let wanted = tempfile::NamedTempFile::new().expect("a temporary file");
+    let spec = json!({ "vm": { "vcpus": 1, "memory_bytes": 400 << 20 } });
+    let wish = json!({ "expectations": [{ "expect": "runs", "job": "large", "spec": spec }],
+        "limits": { "may_make_room": false, "wakes_for": "must" } });
+    std::fs::write(wanted.path(), wish.to_string()).expect("the file is ours");
+    let path = wanted.path().to_str().expect("a path in UTF-8");
+    let plan = operator.run(&["plan", "--expectations", path]);
+    assert!(said(&plan).contains(&format!("wake {host} for large")), "{}", said(&plan));
+    assert_eq!(lab.host(&host)["state"], "off");
+
+    // It is run, and whoever does it dies while the host boots.
+    let run = operator.begin(&["run", "--memory", "400MiB", "--name", "large"]);
+    until("the run to wait for the host", LIMIT, || {
+        let runs = operator.json(&["runs"])["runs"].to_string();
+        is(runs.contains("is awake") && lab.host(&host)["state"] != "off", runs)
+    });
+    assert!(lab.exec(&at, &["kill", "-KILL", &pid]).status.success());
+    until("the host to have booted", LIMIT, || {
+        let lives = lab.exec(&host, &["virsh", "list"]);
+        is(lives.status.success(), lives)
+    });
+    let booted = Instant::now();
+    lab.start_agent_with(&host, &url, &memory);
+    assert_eq!(operator.await_state("large", "running"), host);
+    println!("large runs {:?} after the host has booted", booted.elapsed());
+    assert_eq!(lab.virsh_state(&host, "large"), "running");
+    let ended = run.wait_with_output().expect("the command ends");
+    assert_eq!(code(&ended), Some(0), "{}", said(&ended));
+
+    // It takes what fits, as before.
+    let shown = operator.json(&["hosts"]);
+    assert_eq!(shown["asleep"], json!([]), "{shown}");
+    operator.must(&["run", "--memory", "64MiB", "--on", &host, "--name", "web-2"]);
+    println!("the story took {:?}", begin.elapsed());
+}
+
+/// A host on which none of the cluster's services is.
+fn without_services(operator: &Operator, lab: &Lab) -> String {
+    let rows = operator.json(&["ps", "--all"])["jobs"].as_array().cloned().unwrap_or_default();
+    let is_service = |row: &&Value| !row["job"]["spec"]["service"].is_null();
+    let with: Vec<&str> =
+        rows.iter().filter(is_service).filter_map(|row| row["host_name"].as_str()).collect();
+    let free = lab.hosts().into_iter().find(|host| !with.contains(&host.as_str()));
+    free.unwrap_or_else(|| panic!("each host has a service: {rows:?}"))
 }

@@ -70,11 +70,12 @@ impl Story {
             ["host", name, rest @ ..] => self.host(name, rest),
             ["vm", name, "on", host, rest @ ..] => self.vm(name, host, rest),
             ["expect", rest @ ..] => self.expect(rest),
-            [intent @ ("drain" | "retire" | "off"), host] => {
+            [intent @ ("drain" | "retire" | "off" | "asleep"), host] => {
                 self.known_host(host)?;
                 let intent = match *intent {
                     "drain" => Intent::Drain,
                     "retire" => Intent::Retire,
+                    "asleep" => Intent::Asleep,
                     _ => Intent::Off,
                 };
                 self.wanted.intents.insert((*host).to_owned(), intent);
@@ -113,6 +114,15 @@ impl Story {
             ["room", "for", level, "only"] => {
                 let level = serde_json::from_value(json!(level)).map_err(|e| e.to_string())?;
                 self.wanted.limits.room_level = level;
+                Ok(())
+            }
+            ["without", "waking", "hosts"] => {
+                self.wanted.limits.wakes_for = None;
+                Ok(())
+            }
+            ["wake", "for", level, "only"] => {
+                let level = serde_json::from_value(json!(level)).map_err(|e| e.to_string())?;
+                self.wanted.limits.wakes_for = Some(level);
                 Ok(())
             }
             ["balance", "is", "only", "told"] => {
@@ -450,6 +460,10 @@ impl Told<'_> {
             ["never", verb @ ("start" | "stop" | "delete" | "move"), job] => {
                 self.story.known_vm(job)?;
                 !self.steps().iter().any(|step| step.starts_with(&format!("{verb} {job} ")))
+            }
+            ["never", "wake", host] => {
+                self.story.known_host(host)?;
+                !self.steps().iter().any(|step| step.starts_with(&format!("wake {host} ")))
             }
             ["never", "to", host] => {
                 self.story.known_host(host)?;

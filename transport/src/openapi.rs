@@ -57,6 +57,8 @@ const PROBLEMS: [(&str, &[u16]); 36] = [
     ("power-file", &[503]),
     ("power-device", &[502]),
     ("host-alive", &[409]),
+    ("cannot-sleep", &[409]),
+    ("not-drained", &[409]),
 ];
 
 /// Answers with a document as it is committed.

@@ -4,9 +4,8 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
-use protocol::host::Host;
 use protocol::id::{HostId, JobId};
-use protocol::power::{HostPower, PowerAction, PowerChange, PowerList};
+use protocol::power::{HostPower, PowerAction, PowerChange, PowerList, SleepList};
 use protocol::trust::Right;
 use protocol::view::Freshness;
 use scheduler::Picture;
@@ -19,12 +18,15 @@ use crate::api::{Shared, permit};
 const ASKED_AT_ONCE: usize = 16;
 
 pub(crate) fn router() -> Router<Shared> {
-    Router::new().route("/v1/power", get(list)).route("/v1/power/{host}", get(find).post(change))
+    Router::new()
+        .route("/v1/power", get(list))
+        .route("/v1/power/{host}", get(find).post(change))
+        .route("/v1/asleep", get(asleep))
 }
 
 async fn list(State(shared): State<Shared>, peer: Peer) -> Result<Json<PowerList>, ProblemReply> {
     permit(&shared, peer, Right::Run)?;
-    let (machines, unknown) = shared.power.known(&hosts(&shared.picture.borrow()))?;
+    let (machines, unknown) = shared.power.known(&shared.asleep.hosts())?;
     let asked = stream::iter(machines).map(|machine| async move { machine.status().await });
     let hosts = asked.buffered(ASKED_AT_ONCE).collect().await;
     Ok(Json(PowerList { hosts, unknown }))
@@ -36,7 +38,7 @@ async fn find(
     Path(host): Path<HostId>,
 ) -> Result<Json<HostPower>, ProblemReply> {
     permit(&shared, peer, Right::Run)?;
-    let machine = machine(&shared, &host)?;
+    let machine = shared.asleep.machine(&host)?;
     Ok(Json(machine.status().await))
 }
 
@@ -47,10 +49,16 @@ async fn change(
     Json(change): Json<PowerChange>,
 ) -> Result<Json<HostPower>, ProblemReply> {
     permit(&shared, peer, Right::Run)?;
-    let machine = machine(&shared, &host)?;
-    let PowerChange { action, force } = change;
+    let machine = shared.asleep.machine(&host)?;
+    let PowerChange { action, force, undrain } = change;
+    if action == PowerAction::Sleep {
+        return put_to_sleep(shared, host, force, undrain).await;
+    }
     if action != PowerAction::On && !force {
         check_dead(&shared.picture.borrow(), &host)?;
+    }
+    if action == PowerAction::Off {
+        shared.asleep.hold(&host).await?;
     }
     tracing::warn!(%host, ?action, force, "power is switched");
     // Goes on though whoever asked has gone: half a cycle is a host that stays off.
@@ -63,15 +71,31 @@ async fn change(
     Ok(Json(HostPower { host, devices: names, state: Some(state), problem: None }))
 }
 
-fn hosts(picture: &Picture) -> Vec<Host> {
-    picture.view.hosts().map(|(_, row)| Host::clone(&row.host)).collect()
+/// Which hosts sleep, and which did.
+async fn asleep(State(shared): State<Shared>, peer: Peer) -> Result<Json<SleepList>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    Ok(Json(SleepList { hosts: shared.asleep.told() }))
 }
 
-fn machine(shared: &Shared, id: &HostId) -> Result<super::Machine, ProblemReply> {
-    let hosts = hosts(&shared.picture.borrow());
-    let host = hosts.iter().find(|host| host.id == *id);
-    let no_host = || ProblemReply::new(404, "no-such-host", format!("there is no host {id}"));
-    Ok(shared.power.machine(host.ok_or_else(no_host)?, &hosts)?)
+async fn put_to_sleep(
+    shared: Shared,
+    host: HostId,
+    force: bool,
+    undrain: bool,
+) -> Result<Json<HostPower>, ProblemReply> {
+    if force {
+        let why = "a host is put to sleep only when it is empty; `off` with `force` cuts its power";
+        return Err(ProblemReply::new(409, "cannot-sleep", why));
+    }
+    let devices = shared.asleep.machine(&host)?.names();
+    let trust = shared.trust.borrow().clone();
+    let id = host.clone();
+    // Goes on though whoever asked has gone: whether it sleeps is to be known.
+    let put = tokio::spawn(async move { shared.asleep.put(&id, undrain, trust).await });
+    let state = put.await.map_err(|_| {
+        ProblemReply::new(500, "internal", "the order was not carried out to its end")
+    })??;
+    Ok(Json(HostPower { host, devices, state: Some(state), problem: None }))
 }
 
 /// Nobody cuts the power of guests by mistake.

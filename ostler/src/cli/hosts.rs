@@ -89,6 +89,8 @@ pub(crate) enum ArgPower {
     Off,
     /// Turn it off and on again
     Cycle,
+    /// Drain it, and turn it off until somebody needs it: a run wakes it when its VM fits nowhere else
+    Sleep,
 }
 
 impl From<ArgPower> for PowerAction {
@@ -97,6 +99,7 @@ impl From<ArgPower> for PowerAction {
             ArgPower::On => Self::On,
             ArgPower::Off => Self::Off,
             ArgPower::Cycle => Self::Cycle,
+            ArgPower::Sleep => Self::Sleep,
         }
     }
 }

@@ -39,6 +39,7 @@ fn what_people_write_is_understood() {
         "ostler power h2 --json",
         "ostler power h2 off --force",
         "ostler power h2 cycle",
+        "ostler power h2 sleep",
         "ostler fence",
         "ostler fence h2 --cut-power --reason burnt --turn-on",
         "ostler fence h2 --is-off --reason burnt",

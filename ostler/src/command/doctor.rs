@@ -53,7 +53,9 @@ struct Patient {
 /// Whether all is well, and the findings as JSON; people are told.
 async fn hosts(session: &Session) -> Result<(bool, Value), Failure> {
     let picture = session.picture().await?;
-    let examined = picture.rows.iter().map(|row| async {
+    // It does not answer because somebody wants it so.
+    let is_up = |row: &&Row| !picture.asleep.contains_key(&row.host);
+    let examined = picture.rows.iter().filter(is_up).map(|row| async {
         let known = picture.view.host(&row.host);
         let host = known.map_or_else(|| row.host.to_string(), |known| known.host.name.clone());
         let mut ailments = examine(session, row).await;
@@ -129,7 +131,14 @@ async fn views(session: &Session, more: Vec<String>) -> (bool, Value) {
     monitors.extend(more.into_iter().map(Endpoint::anyone));
     let options =
         ViewsOptions { trust: session.trust.clone(), sources: session.sources.clone(), monitors };
-    let report = compare_views(&session.client, &options).await;
+    let mut report = compare_views(&session.client, &options).await;
+    let asleep = session.picture().await.map(|picture| picture.asleep).unwrap_or_default();
+    let is_of_awake =
+        |found: &Difference| found.host.as_ref().is_none_or(|host| !asleep.contains_key(host));
+    let count = report.differences.len();
+    report.differences.retain(is_of_awake);
+    report.passed.retain(is_of_awake);
+    report.is_clean |= count > 0 && report.differences.is_empty();
     if !session.is_json {
         tell(&report);
     }

@@ -34,6 +34,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// than a controller rests after a first failure.
 const STANDSTILL_MS_MAX: u64 = 8_000;
 
+/// How long a host that is to sleep may take to be emptied.
+const EMPTY_MS_MAX: u64 = 24 * 3_600_000;
+
 /// Where a guest of the host is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Guest {
@@ -68,9 +71,28 @@ pub(crate) async fn drain(session: &Session, args: DrainArgs) -> Result<Code, Fa
     }
     let _ = session.learn_names().await;
     tokio::select! {
-        ended = watch(session, &id, &name, args.timeout.0) => ended,
+        ended = watch(session, &id, &name, Watch { timeout_ms: args.timeout.0, is_part: false }) => ended,
         _ = tokio::signal::ctrl_c() => {
             show::note(&format!("{name} is being drained still; see `ostler hosts` and `ostler runs`"));
+            Ok(Code::Interrupted)
+        }
+    }
+}
+
+/// Drains a host, and watches until it is empty or cannot be.
+pub(crate) async fn empty(
+    session: &Session,
+    picture: &Picture,
+    id: &HostId,
+) -> Result<Code, Failure> {
+    let name = picture.view.host(id).map_or(id.short(), |row| &row.host.name).to_owned();
+    intend(session, picture, id, Some(HostIntent::Drain)).await?;
+    show::note(&format!("{name} takes nothing new from now on"));
+    let _ = session.learn_names().await;
+    tokio::select! {
+        ended = watch(session, id, &name, Watch { timeout_ms: EMPTY_MS_MAX, is_part: true }) => ended,
+        _ = tokio::signal::ctrl_c() => {
+            show::note(&format!("{name} is being drained still, and stays awake: `ostler undrain` ends that"));
             Ok(Code::Interrupted)
         }
     }
@@ -112,6 +134,10 @@ fn check_heard(picture: &Picture, id: &HostId) -> Result<(), Failure> {
     let row = picture.rows.iter().find(|row| row.host == *id);
     let Some(row) = row.filter(|row| row.freshness == Freshness::Lost) else { return Ok(()) };
     let name = picture.view.host(id).map_or(id.as_str(), |known| &known.host.name);
+    if picture.asleep.contains_key(id) {
+        let what = format!("{name} is asleep");
+        return Err(Failure::new(Code::Unreachable, what).next(format!("ostler power {name} on")));
+    }
     let what = format!("{name} has not been heard for {}", show::age(row.age_ms));
     Err(Failure::new(Code::Unreachable, what).next("its guests can leave it only when it answers"))
 }
@@ -133,6 +159,7 @@ pub(crate) fn planned(
 ) -> Record {
     let heard = plan::heard_of(picture);
     let (mut input, _) = case(picture.view.clone(), heard, Wanted::default());
+    plan::lay_asleep(&mut input, &picture.asleep);
     input.intents.insert(id.clone(), Intent::Drain);
     // As a controller does: it moves the guests of this host, and no others to make room for them.
     input.limits = Limits { tends_hosts: true, mends_rules: false, ..Limits::default() };
@@ -141,13 +168,26 @@ pub(crate) fn planned(
     Record::make(input, vec![])
 }
 
+/// How to watch.
+#[derive(Clone, Copy)]
+struct Watch {
+    timeout_ms: u64,
+    /// Whether more comes after it, which has the last word.
+    is_part: bool,
+}
+
 /// Watches until the host is empty, until nothing can move, or until the time is over.
 async fn watch(
     session: &Session,
     id: &HostId,
     name: &str,
-    timeout_ms: u64,
+    Watch { timeout_ms, is_part }: Watch,
 ) -> Result<Code, Failure> {
+    let conclude = |session: &Session, id: &HostId, state: &str, guests: &[Guest]| {
+        if !is_part {
+            conclude(session, id, state, guests);
+        }
+    };
     let clock = Clock::real();
     let began_ms = clock.now().mono_ms;
     let rules = rules(session).await;

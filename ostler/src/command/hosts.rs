@@ -7,6 +7,7 @@ use planner::{Loss, Rehearsal};
 use protocol::api::HostRowReply;
 use protocol::host::{Accel, Host, HostIntent};
 use protocol::id::HostId;
+use protocol::power::Sleep;
 use protocol::resources::Bytes;
 use protocol::trust::Trust;
 use protocol::view::Freshness;
@@ -37,6 +38,7 @@ pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Fail
         let can_lose_any = rehearsal.stranding().next().is_none() && cover == Cover::default();
         show::json_pretty(&json!({
             "hosts": hosts,
+            "asleep": picture.asleep.keys().collect::<Vec<_>>(),
             "warnings": picture.warnings,
             "can_lose_any": can_lose_any,
             "losses": losses,
@@ -57,8 +59,11 @@ pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Fail
     };
     let losses: BTreeMap<&HostId, &Loss> =
         rehearsal.losses().filter_map(|loss| Some((loss.host()?, loss))).collect();
-    let cells =
-        |row: &HostRowReply| cells(row, is_fenced(&row.host), losses.get(&row.host.id).copied());
+    let cells = |row: &HostRowReply| {
+        let marks =
+            Marks { is_fenced: is_fenced(&row.host), sleep: picture.asleep.get(&row.host.id) };
+        cells(row, &marks, losses.get(&row.host.id).copied())
+    };
     show::table(header, hosts.iter().map(cells).collect());
     let stranding = rehearsal.stranding().next();
     let stranding = stranding.map(|_| with_names(&picture, rehearsal.to_string()));
@@ -143,7 +148,13 @@ fn loss_words(loss: Option<&Loss>) -> String {
     }
 }
 
-fn cells(row: &HostRowReply, is_fenced: bool, loss: Option<&Loss>) -> [String; 12] {
+/// What others say of a host.
+struct Marks<'a> {
+    is_fenced: bool,
+    sleep: Option<&'a Sleep>,
+}
+
+fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String; 12] {
     let HostRowReply { host, freshness, age_ms, jobs_alive, .. } = row;
     let (used, all) = (host.allocation, host.capacity);
     let heard = match freshness {
@@ -152,12 +163,14 @@ fn cells(row: &HostRowReply, is_fenced: bool, loss: Option<&Loss>) -> [String; 1
         Freshness::Lost => "lost",
     };
     let state = match host.intent {
+        _ if marks.sleep.is_some_and(|sleep| sleep.undrain) => "asleep".to_owned(),
+        _ if marks.sleep.is_some() => "asleep, drained".to_owned(),
         None => heard.to_owned(),
         Some(HostIntent::Drain) if row.vms_alive == 0 => format!("{heard}, drained"),
         Some(HostIntent::Drain) => format!("{heard}, draining"),
         Some(HostIntent::Unknown) => format!("{heard}, intended for what a newer agent knows"),
     };
-    let state = if is_fenced { format!("{state}, fenced") } else { state };
+    let state = if marks.is_fenced { format!("{state}, fenced") } else { state };
     let guests = match host.hypervisor.accel {
         Accel::Kvm => "kvm",
         Accel::Tcg => "translated",

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use planner::case::{Record, Verdict, Wanted, case, change, view_of};
-use planner::{Clause, Heard, PlanInput, State};
+use planner::{Clause, Heard, Intent, PlanInput, State};
 use protocol::id::HostId;
+use protocol::power::Sleep;
 use protocol::trust::Policy;
 use protocol::view::View;
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ pub(crate) struct PlanArgs {
     /// What is expected, as docs/schema/expectations.json describes it
     #[arg(long, value_name = "FILE")]
     pub(crate) expectations: Option<PathBuf>,
-    /// As if this had become of a host: lost, stale, fresh, off, drain or retire
+    /// As if this had become of a host: lost, stale, fresh, off, asleep, drain or retire
     #[arg(long, value_name = "\"HOST WORD\"")]
     pub(crate) with: Vec<String>,
     /// Keep the plan and all it was made of, for `ostler replay`
@@ -41,7 +42,7 @@ pub(crate) struct PlanArgs {
 /// A plan of files.
 pub(crate) fn offline(global: &Global, view: &Path, args: &PlanArgs) -> Result<Code, Failure> {
     let (view, heard) = read_view(view)?;
-    finish(global.json, args, view, heard, vec![], Arc::default())
+    finish(global.json, args, view, heard, Around::default())
 }
 
 /// A plan of the cluster as it is, with the rules that are kept there.
@@ -50,7 +51,32 @@ pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failu
     picture.warn();
     let heard = heard_of(&picture);
     let kept = rules(session).await;
-    finish(session.is_json, &args, picture.view, heard, kept, session.policy())
+    let around = Around { kept, policy: session.policy(), asleep: picture.asleep };
+    finish(session.is_json, &args, picture.view, heard, around)
+}
+
+/// What a plan of the cluster depends on beside the view.
+#[derive(Default)]
+struct Around {
+    /// Rules that are kept there.
+    kept: Vec<Clause>,
+    policy: Arc<Policy>,
+    asleep: BTreeMap<HostId, Sleep>,
+}
+
+/// Tells a plan who is asleep, and whom no run wakes.
+pub(crate) fn lay_asleep(input: &mut PlanInput, asleep: &BTreeMap<HostId, Sleep>) {
+    for (host, sleep) in asleep {
+        // Who says that a host is off, or drained, says more.
+        let says = input.view.host(host).and_then(|row| row.host.intent);
+        let is_of_host = says.is_some() && input.intents.get(host) == Some(&Intent::Drain);
+        if is_of_host || !input.intents.contains_key(host) {
+            input.intents.insert(host.clone(), Intent::Asleep);
+        }
+        if !sleep.undrain {
+            input.kept_asleep.insert(host.clone());
+        }
+    }
 }
 
 pub(crate) fn heard_of(picture: &Picture) -> BTreeMap<HostId, Heard> {
@@ -99,11 +125,11 @@ fn finish(
     args: &PlanArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
-    kept: Vec<Clause>,
-    policy: Arc<Policy>,
+    Around { kept, policy, asleep }: Around,
 ) -> Result<Code, Failure> {
     let wanted = under(policy, read_wanted(args.expectations.as_deref())?);
     let (mut input, not_understood) = case(view, heard, wanted);
+    lay_asleep(&mut input, &asleep);
     with(&mut input, &args.with)?;
     let is_new = |clause: &Clause| !input.clauses.contains(clause);
     let kept: Vec<Clause> = kept.into_iter().filter(is_new).collect();
@@ -239,7 +265,7 @@ fn shift_of<'r>(record: &'r Record, step: &planner::Step) -> Option<&'r planner:
     shifts.find(|shift| shift.job == step.job && shift.to == step.to && shift.from == step.from)
 }
 
-/// Steps that must be done before this one: those of the same job, and those that leave its target.
+/// Steps that must be done before this one: those of the same job, and those that leave its target or wake it.
 fn waits_for(record: &Record, i: usize) -> Vec<usize> {
     use planner::Step;
     let steps = &record.outcome.plan.steps;
@@ -247,12 +273,14 @@ fn waits_for(record: &Record, i: usize) -> Vec<usize> {
         Step::StartVm(step) => Some(&step.host),
         Step::MigrateVm(step) => Some(&step.to),
         Step::ResizeVm(step) => Some(&step.host),
-        Step::StopVm(_) | Step::DeleteVm(_) => None,
+        Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
     };
     let leaves = |step: &Step| match step {
         Step::MigrateVm(step) => Some(step.from.clone()),
         Step::StopVm(step) => Some(step.host.clone()),
         Step::DeleteVm(step) => Some(step.host.clone()),
+        // What starts there waits for it.
+        Step::WakeHost(step) => Some(step.host.clone()),
         Step::StartVm(_) | Step::ResizeVm(_) => None,
     };
     let before = steps[..i].iter().enumerate();

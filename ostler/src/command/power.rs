@@ -1,11 +1,14 @@
 //! `ostler power`: whether hosts have power, by the devices outside of them, and switching them.
 //!
-//! Controllers reach the devices, not this command: whichever of them has one for a host is asked.
+//! Controllers reach the devices, not this command: whichever of them has one for a host is asked. To put a host to
+//! sleep is to drain it, as `ostler drain` does, and then to have a controller see that nothing is there and switch it
+//! off; what this command has drained in vain it takes into use again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use protocol::host::HostIntent;
 use protocol::id::HostId;
 use protocol::job::Role;
 use protocol::power::{HostPower, PowerAction, PowerChange, PowerList, PowerState};
@@ -13,7 +16,8 @@ use protocol::view::HostRow;
 use serde_json::json;
 use transport::{CallError, Endpoint, Method};
 
-use crate::cli::PowerArgs;
+use super::drain;
+use crate::cli::{ArgPower, PowerArgs};
 use crate::exit::{Code, Failure};
 use crate::picture::{Picture, chain};
 use crate::session::Session;
@@ -34,6 +38,7 @@ pub(crate) async fn run(session: &Session, args: PowerArgs) -> Result<Code, Fail
     let switch = Switch::of(session, row).await?;
     let power = match args.action {
         None => switch.power,
+        Some(ArgPower::Sleep) => return sleep(session, &picture, row, &switch, args.force).await,
         Some(action) => switch.turn(session, action.into(), args.force).await?,
     };
     let code = if power.state.is_some() { Code::Ok } else { Code::Failed };
@@ -42,6 +47,83 @@ pub(crate) async fn run(session: &Session, args: PowerArgs) -> Result<Code, Fail
         false => show::line(&format!("{}: {}", row.host.name, words(&power))),
     }
     Ok(code)
+}
+
+/// Empties a host if it has to be, and has it switched off.
+async fn sleep(
+    session: &Session,
+    picture: &Picture,
+    row: &HostRow,
+    switch: &Switch,
+    force: bool,
+) -> Result<Code, Failure> {
+    let (id, name) = (&row.host.id, &row.host.name);
+    if picture.asleep.contains_key(id) {
+        return Ok(tell_asleep(session, name, &switch.power, "asleep already"));
+    }
+    let change = PowerChange { action: PowerAction::Sleep, force, undrain: false };
+    // Whatever stands in the way for good is told before any guest moves.
+    let refused = match switch.order(session, &change).await {
+        Ok(power) => {
+            return Ok(tell_asleep(
+                session,
+                name,
+                &power,
+                "asleep, and drained as it was: no run wakes it",
+            ));
+        }
+        Err(error) => error,
+    };
+    let is_to_be_drained = refused.problem().is_some_and(|p| p.name() == "not-drained");
+    let was_drained = row.host.intent == Some(HostIntent::Drain);
+    if !is_to_be_drained {
+        return Err(why_awake(name, refused));
+    }
+    let emptied = drain::empty(session, picture, id).await;
+    let change = PowerChange { undrain: !was_drained, ..change };
+    let failure = match emptied {
+        Ok(Code::Ok) => match switch.order(session, &change).await {
+            Ok(power) => return Ok(tell_asleep(session, name, &power, "asleep")),
+            Err(error) if is_refused(&error) => why_awake(name, error),
+            // It may be off in a moment: nothing may come there now.
+            Err(error) => {
+                show::note(&format!(
+                    "whether {name} is off is not known yet, and it stays drained"
+                ));
+                return Err(Failure::from(error).next(format!("ostler power {name}; ostler hosts")));
+            }
+        },
+        Ok(code) => return Ok(code),
+        Err(failure) => failure,
+    };
+    if !was_drained {
+        drain::intend(session, picture, id, None).await?;
+        show::note(&format!("{name} stays awake, and takes what fits"));
+    }
+    Err(failure)
+}
+
+/// Whether it was said that nothing was switched.
+fn is_refused(error: &CallError) -> bool {
+    let names = ["cannot-sleep", "not-drained"];
+    error.problem().is_some_and(|problem| names.contains(&problem.name()))
+}
+
+fn why_awake(name: &str, error: CallError) -> Failure {
+    match error.problem() {
+        Some(problem) if is_refused(&error) => {
+            Failure::new(Code::Refused, format!("{name} is not put to sleep: {}", problem.detail))
+        }
+        _ => Failure::from(error),
+    }
+}
+
+fn tell_asleep(session: &Session, name: &str, power: &HostPower, how: &str) -> Code {
+    match session.is_json {
+        true => show::json_pretty(power),
+        false => show::line(&format!("{name}: {how}; {}", words(power))),
+    }
+    Code::Ok
 }
 
 fn words(power: &HostPower) -> String {
@@ -151,16 +233,19 @@ impl Switch {
         action: PowerAction,
         force: bool,
     ) -> Result<HostPower, Failure> {
-        let client = session.client.with_deadline(SWITCH_PATIENCE);
-        let path = format!("/v1/power/{}", self.host);
-        let change = PowerChange { action, force };
-        let sent = client.send(Method::POST, &self.controller, &path, &change).await;
-        sent.map(|reply| reply.body).map_err(|error| match error.problem() {
+        let change = PowerChange { action, force, undrain: false };
+        self.order(session, &change).await.map_err(|error| match error.problem() {
             Some(problem) if problem.name() == "host-alive" => {
                 Failure::new(Code::Refused, problem.detail.replace("say force", "say --force"))
             }
             _ => Failure::from(error),
         })
+    }
+
+    async fn order(&self, session: &Session, change: &PowerChange) -> Result<HostPower, CallError> {
+        let client = session.client.with_deadline(SWITCH_PATIENCE);
+        let path = format!("/v1/power/{}", self.host);
+        client.send(Method::POST, &self.controller, &path, change).await.map(|reply| reply.body)
     }
 
     /// What the devices say now.

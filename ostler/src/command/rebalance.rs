@@ -88,6 +88,7 @@ fn planned(
 ) -> Record {
     let heard = plan::heard_of(picture);
     let (mut input, _) = case(picture.view.clone(), heard, Wanted::default());
+    plan::lay_asleep(&mut input, &picture.asleep);
     input.policy = session.policy();
     // What else is kept binds these moves, and is not mended by them.
     input.heeded = rules.into_iter().filter(|clause| !is_balanced(&clause.rule)).collect();

@@ -11,6 +11,7 @@ use planner::{Heard, Intent, Limits, Rehearsal, State};
 use protocol::api::RunList;
 use protocol::id::{HostId, JobId};
 use protocol::job::Role;
+use protocol::power::Sleep;
 use protocol::trust::Policy;
 use protocol::view::View;
 use serde_json::json;
@@ -38,7 +39,7 @@ pub(crate) struct WhyArgs {
 pub(crate) fn offline(global: &Global, args: &WhyArgs) -> Result<Code, Failure> {
     let file = args.view.as_deref().unwrap_or(std::path::Path::new("-"));
     let (view, heard) = plan::read_view(file)?;
-    explain(global.json, args, view, heard, Vec::new(), Arc::default())
+    explain(global.json, args, Told { view, heard, ..Told::default() })
 }
 
 pub(crate) async fn run(session: &Session, args: WhyArgs) -> Result<Code, Failure> {
@@ -46,7 +47,8 @@ pub(crate) async fn run(session: &Session, args: WhyArgs) -> Result<Code, Failur
     picture.warn();
     let heard = plan::heard_of(&picture);
     let runs = last_runs(session, &args.name).await;
-    explain(session.is_json, &args, picture.view, heard, runs, session.policy())
+    let (view, asleep, policy) = (picture.view, picture.asleep, session.policy());
+    explain(session.is_json, &args, Told { view, heard, runs, policy, asleep })
 }
 
 /// Why a VM is where it is or is not, in lines.
@@ -55,7 +57,8 @@ pub(crate) async fn of_job(session: &Session, picture: &Picture, name: &JobId) -
     let runs = last_runs(session, &args.name).await;
     let (view, heard) = (picture.view.clone(), plan::heard_of(picture));
     let wanted = plan::under(session.policy(), Wanted::default());
-    let (mut lines, record) = explain_job(name, &view, heard, runs, wanted);
+    let told = Told { view, heard, runs, asleep: picture.asleep.clone(), ..Told::default() };
+    let (mut lines, record) = explain_job(name, &told, wanted);
     lines.extend(plan::lines(&record));
     lines
 }
@@ -79,23 +82,28 @@ async fn last_runs(session: &Session, name: &str) -> Vec<String> {
     words.collect()
 }
 
-fn explain(
-    is_json: bool,
-    args: &WhyArgs,
+/// What is known.
+#[derive(Default)]
+struct Told {
     view: View,
     heard: BTreeMap<HostId, Heard>,
+    /// What controllers last did, in words.
     runs: Vec<String>,
     policy: Arc<Policy>,
-) -> Result<Code, Failure> {
-    let wanted = plan::under(policy, plan::read_wanted(args.expectations.as_deref())?);
+    asleep: BTreeMap<HostId, Sleep>,
+}
+
+fn explain(is_json: bool, args: &WhyArgs, told: Told) -> Result<Code, Failure> {
+    let Told { view, runs, policy, .. } = &told;
+    let wanted = plan::under(Arc::clone(policy), plan::read_wanted(args.expectations.as_deref())?);
     let job: Option<JobId> = args.name.parse().ok();
     let is_job = |job: &JobId| view.job(job).next().is_some();
     let has_wish = wanted.expectations.iter().any(|value| value["job"] == json!(args.name));
     let Some(job) = job.filter(|job| is_job(job) || has_wish || !runs.is_empty()) else {
-        return explain_host(is_json, args, view, heard, wanted);
+        return explain_host(is_json, args, told, wanted);
     };
     let is_there = is_job(&job);
-    let (lines, record) = explain_job(&job, &view, heard, runs, wanted);
+    let (lines, record) = explain_job(&job, &told, wanted);
     if is_json {
         show::json_pretty(&json!({ "job": job, "facts": lines, "plan": plan::report(&record) }));
     } else {
@@ -109,13 +117,8 @@ fn explain(
 }
 
 /// The facts about a VM, and what would make it run.
-fn explain_job(
-    job: &JobId,
-    view: &View,
-    heard: BTreeMap<HostId, Heard>,
-    runs: Vec<String>,
-    mut wanted: Wanted,
-) -> (Vec<String>, Record) {
+fn explain_job(job: &JobId, told: &Told, mut wanted: Wanted) -> (Vec<String>, Record) {
+    let Told { view, heard, runs, asleep, .. } = told;
     let has_wish = wanted.expectations.iter().any(|value| value["job"] == json!(job));
     if view.job(job).next().is_some() && !has_wish {
         wanted.expectations.push(json!({ "expect": "runs", "job": job }));
@@ -132,8 +135,9 @@ fn explain_job(
     if lines.is_empty() {
         lines.push(format!("{job} is on no host that was heard"));
     }
-    lines.extend(runs);
-    let (input, not_understood) = case(view.clone(), heard, wanted);
+    lines.extend(runs.iter().cloned());
+    let (mut input, not_understood) = case(view.clone(), heard.clone(), wanted);
+    plan::lay_asleep(&mut input, asleep);
     (lines, Record::make(input, not_understood))
 }
 
@@ -141,15 +145,31 @@ fn explain_job(
 fn explain_host(
     is_json: bool,
     args: &WhyArgs,
-    view: View,
-    heard: BTreeMap<HostId, Heard>,
+    Told { view, heard, asleep, .. }: Told,
     wanted: Wanted,
 ) -> Result<Code, Failure> {
     let host = view.find_host(&args.name).map(|row| row.host.id.clone()).map_err(|_| {
         let what = format!("no VM or host {:?} among those that answer", args.name);
         Failure::new(Code::NotFound, what).next("ostler ps --all; ostler hosts")
     })?;
+    if let Some(sleep) = asleep.get(&host) {
+        let since = show::moment(sleep.since_ms);
+        let who = if sleep.undrain {
+            "a run wakes it when its VM fits nowhere else"
+        } else {
+            "no run wakes it"
+        };
+        match is_json {
+            true => show::json_pretty(&json!({ "host": host, "asleep": sleep.since_ms })),
+            false => show::line(&format!(
+                "it has been asleep since {since}, switched off on purpose and empty; {who}, and `ostler power {} on` does",
+                args.name
+            )),
+        }
+        return Ok(Code::Ok);
+    }
     let (mut input, not_understood) = case(view, heard, wanted);
+    plan::lay_asleep(&mut input, &asleep);
     let rehearsal = Rehearsal::of_hosts().in_state(&State::new(&input));
     let stranded = rehearsal.stranding().find(|loss| loss.host() == Some(&host));
     let names: Vec<&str> =

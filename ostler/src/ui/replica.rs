@@ -167,7 +167,7 @@ impl Replica {
             Row { host: id.clone(), freshness, age_ms, agent }
         };
         let rows = self.view.hosts().map(row).collect();
-        Picture { view: self.view.clone(), rows, warnings: vec![] }
+        Picture { view: self.view.clone(), rows, ..Picture::default() }
     }
 }
 

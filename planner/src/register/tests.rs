@@ -252,6 +252,7 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
         any::<(bool, bool, bool)>(),
         prop::option::of((0..JOBS, 0..26_u8)),
         policy(),
+        (prop::collection::btree_set(0..26_u8, 0..4), any::<bool>()),
     );
     (
         heard,
@@ -262,7 +263,8 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
         others,
     )
         .prop_map(|(kinds, expectations, clauses, setbacks, reservations, others)| {
-            let (placement, seed, me, (rooms, tends, mends), lost, policy) = others;
+            let (placement, seed, me, (rooms, tends, mends), lost, policy, (asleep, wakes)) =
+                others;
             let freshness = [Freshness::Fresh, Freshness::Stale, Freshness::Lost];
             let heard = |(host, kind): (u8, u8)| {
                 let freshness = freshness[usize::from(kind)];
@@ -272,10 +274,12 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
                 may_make_room: rooms,
                 tends_hosts: tends,
                 mends_rules: mends,
+                wakes_for: wakes.then_some(Level::Must),
                 ..Limits::default()
             };
             PlanInput {
                 heard: kinds.into_iter().map(heard).collect(),
+                intents: asleep.into_iter().map(|n| (id(n), Intent::Asleep)).collect(),
                 expectations,
                 clauses,
                 setbacks,

@@ -13,6 +13,8 @@ mod start_vm;
 
 mod stop_vm;
 
+mod wake_host;
+
 use std::fmt;
 
 use protocol::id::{HostId, JobId, PoolName};
@@ -33,6 +35,7 @@ pub use migrate_vm::MigrateVm;
 pub use resize_vm::ResizeVm;
 pub use start_vm::StartVm;
 pub use stop_vm::StopVm;
+pub use wake_host::WakeHost;
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,8 @@ pub enum Step {
     ResizeVm(ResizeVm),
     /// Delete an ended job and its disks from a host.
     DeleteVm(DeleteVm),
+    /// Switch a sleeping host on for a job.
+    WakeHost(WakeHost),
 }
 
 /// Why a step may not be taken.
@@ -113,7 +118,7 @@ pub enum Blocker {
 }
 
 impl Step {
-    /// The job it changes.
+    /// The job it changes, or is taken for.
     #[must_use]
     pub fn job(&self) -> &JobId {
         match self {
@@ -122,6 +127,7 @@ impl Step {
             Step::MigrateVm(step) => &step.job,
             Step::ResizeVm(step) => &step.job,
             Step::DeleteVm(step) => &step.job,
+            Step::WakeHost(step) => &step.job,
         }
     }
 
@@ -132,7 +138,7 @@ impl Step {
             Step::StartVm(step) => Some(&step.host),
             Step::MigrateVm(step) => Some(&step.to),
             Step::ResizeVm(step) => Some(&step.host),
-            Step::StopVm(_) | Step::DeleteVm(_) => None,
+            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
         }
     }
 
@@ -144,6 +150,7 @@ impl Step {
             Step::MigrateVm(step) => step.check(state),
             Step::ResizeVm(step) => step.check(state),
             Step::DeleteVm(step) => step.check(state),
+            Step::WakeHost(step) => step.check(state),
         }
     }
 
@@ -151,7 +158,11 @@ impl Step {
     pub(crate) fn source_in_the_way(&self, state: &State<'_>) -> Option<&HostId> {
         match self {
             Step::MigrateVm(step) => step.check_source(state).is_err().then_some(&step.from),
-            Step::StartVm(_) | Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) => None,
+            Step::StartVm(_)
+            | Step::StopVm(_)
+            | Step::ResizeVm(_)
+            | Step::DeleteVm(_)
+            | Step::WakeHost(_) => None,
         }
     }
 
@@ -165,6 +176,7 @@ impl Step {
             Step::MigrateVm(step) => step.apply(&mut after),
             Step::ResizeVm(step) => step.apply(&mut after),
             Step::DeleteVm(step) => step.apply(&mut after),
+            Step::WakeHost(step) => step.apply(&mut after),
         }
         after
     }
@@ -177,7 +189,7 @@ impl Step {
             Step::StopVm(step) => step.inverse(before),
             Step::MigrateVm(step) => step.inverse(),
             Step::ResizeVm(step) => step.inverse(before),
-            Step::DeleteVm(_) => None,
+            Step::DeleteVm(_) | Step::WakeHost(_) => None,
         }
     }
 
@@ -190,6 +202,8 @@ impl Step {
             Step::MigrateVm(step) => &step.to,
             Step::ResizeVm(step) => &step.host,
             Step::DeleteVm(step) => &step.host,
+            // That it is not heard is what a wake ends.
+            Step::WakeHost(_) => return self.cost_fresh(state),
         };
         self.cost_fresh(state).plus(staleness_risk(state, host))
     }
@@ -202,6 +216,7 @@ impl Step {
             Step::MigrateVm(step) => step.cost(state),
             Step::ResizeVm(_) => ResizeVm::cost(),
             Step::DeleteVm(_) => DeleteVm::cost(),
+            Step::WakeHost(_) => WakeHost::cost(),
         }
     }
 
@@ -215,7 +230,9 @@ impl Step {
                 (&step.to, &step.job, placed.spec.takes())
             }
             // The host keeps room for a growth from its offer on, and the job's row is there already.
-            Step::ResizeVm(_) | Step::StopVm(_) | Step::DeleteVm(_) => return None,
+            Step::ResizeVm(_) | Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => {
+                return None;
+            }
         };
         Some(Reservation { host: host.clone(), job: job.clone(), resources })
     }
@@ -235,8 +252,8 @@ fn staleness_risk(state: &State<'_>, host: &HostId) -> Cost {
 fn usable<'a>(state: &State<'a>, host: &HostId) -> Result<&'a HostRow, Blocker> {
     let row = state.host(host).ok_or(Blocker::UnknownHost)?;
     let heard = state.heard(host);
-    if state.intent(host) == Some(Intent::Off) {
-        return Err(Blocker::Intended { intent: Intent::Off });
+    if let Some(intent @ (Intent::Off | Intent::Asleep)) = state.intent(host) {
+        return Err(Blocker::Intended { intent });
     }
     if heard.freshness == Freshness::Lost {
         return Err(Blocker::Lost { age_ms: heard.age_ms });
@@ -273,6 +290,7 @@ impl fmt::Display for Step {
             }
             Step::ResizeVm(step) => write!(f, "resize {} on {}", step.job, step.host.short()),
             Step::DeleteVm(step) => write!(f, "delete {} from {}", step.job, step.host.short()),
+            Step::WakeHost(step) => write!(f, "wake {} for {}", step.host.short(), step.job),
         }
     }
 }

@@ -296,6 +296,7 @@ impl World {
                     false => done,
                 }
             }
+            Ask::Wake(_) | Ask::AwaitAwake(_) => done,
             Ask::Fetch(host, fetch) => {
                 for from in &fetch.from {
                     let there = self.hosts[from].host.images.get(&fetch.image);

@@ -317,7 +317,7 @@ impl Upkeep {
                 let want = Box::new(Want::Resize { job, size });
                 Some(Effect::Mend { want, to: step.host, because })
             }
-            Step::StopVm(_) | Step::DeleteVm(_) => None,
+            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
         }
     }
 }
@@ -346,5 +346,6 @@ pub(super) fn ends_of(step: &Step) -> Vec<&HostId> {
         Step::ResizeVm(step) => vec![&step.host],
         Step::StopVm(step) => vec![&step.host],
         Step::DeleteVm(step) => vec![&step.host],
+        Step::WakeHost(step) => vec![&step.host],
     }
 }
