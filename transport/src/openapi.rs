@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::problem::PROBLEM_JSON;
 
 /// Problems that are no refusals, with every status they travel with; docs/api.md explains each.
-const PROBLEMS: [(&str, &[u16]); 36] = [
+const PROBLEMS: [(&str, &[u16]); 38] = [
     ("no-such-file", &[404]),
     ("no-such-range", &[416]),
     ("no-such-path", &[404]),
