@@ -442,7 +442,7 @@ mod tests {
         let mut knowledge = Knowledge::default();
         knowledge.note_asleep(BTreeMap::from([(large.clone(), true)]));
         let (small, large) = (small.short(), large.short());
-        assert_eq!(plan(&mut knowledge, 1 << 20).0, [format!("start web on {small}")]);
+        assert_eq!(plan(&mut knowledge, 512 << 20).0, [format!("start web on {small}")]);
         let woken = [format!("wake {large} for web"), format!("start web on {large}")];
         assert_eq!(plan(&mut knowledge, 4 << 30).0, woken);
         let id = picture.view.hosts().find(|(id, _)| id.short() == large).unwrap().0.clone();
