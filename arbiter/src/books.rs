@@ -418,7 +418,7 @@ fn part(quota: Resources, committee: Committee<'_>, f: u32, slot: u32) -> Resour
     let (k, n) = (u128::from(committee.k), u128::from(committee.n()));
     let f = u128::from(f);
     let (part, whole) = (k.saturating_sub(f), n.saturating_sub(f).max(1));
-    let rank = committee.arbiters.iter().filter(|arbiter| arbiter.slot < slot).count() as u128;
+    let rank = committee.members.iter().filter(|arbiter| arbiter.slot < slot).count() as u128;
     let of = |amount: u64| {
         let all = u128::from(amount) * part;
         let its = all / whole + u128::from(rank < all % whole);

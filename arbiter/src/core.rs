@@ -36,6 +36,12 @@
 //! * **What fails over must have been the last.** Whoever fails a job over names the hold that was
 //!   lost. Views are old at times: the job may have run elsewhere since, and have been deleted there.
 //!   An arbiter that remembers a later promise, or none, says no.
+//!
+//! **A witness is this core without books** ([`protocol::trust::Council`]). It promises, covers and releases
+//! leases by the same rules, so every argument about time is the same. It keeps no entries, no quota and no
+//! last holds: what it says is whether it lets anybody else run the job. So it waits for no host (R2): after a
+//! term of silence nothing that it has forgotten covers anything, and leases are all that it has. Of jobs that
+//! are kept it says nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,7 +52,7 @@ use protocol::resources::Resources;
 use protocol::signed::{Digest, PublicKey, Signed, SignedError};
 use protocol::tenure::{self, ITEMS_MAX, Term};
 use protocol::ticket::{Action, Denial, DenialReason, Grant, HoldAt, Offer};
-use protocol::trust::{Ready, Trust};
+use protocol::trust::{Ready, Seat, Trust};
 use protocol::vm::OnLoss;
 
 use crate::books::{Books, Counted, ENTRIES_PER_HOST_MAX, Entry, share};
@@ -137,8 +143,14 @@ pub enum NotMember {
     #[error("this arbiter has no trust document yet; run ostler bootstrap")]
     NoTrust,
     /// The document lists other arbiters.
-    #[error("trust version {version} does not name this key as an arbiter")]
+    #[error("trust version {version} does not name this key as an arbiter or witness")]
     NoSlot {
+        /// The document in force.
+        version: u64,
+    },
+    /// It is a witness, and keeps no books.
+    #[error("this is a witness by trust version {version}: arbiters keep the books")]
+    Witness {
         /// The document in force.
         version: u64,
     },
@@ -210,8 +222,8 @@ pub struct Core {
     leases_from_ms: u64,
     /// The largest T seen, so that a shorter term in a new document can't cut the silence short.
     term_ms: u64,
-    /// The slot it had when it was last a member.
-    last_slot: Option<u32>,
+    /// What it was when it was last a member.
+    last_seat: Option<(Seat, u32)>,
     /// Roster hosts that were not yet read since the start in a way that completes the books (R2).
     missing: BTreeSet<HostId>,
     /// The change of arbiters that each of them had agreed to when it was last read.
@@ -233,7 +245,7 @@ impl Core {
             roster: BTreeMap::new(),
             leases_from_ms: 0,
             term_ms: 0,
-            last_slot: None,
+            last_seat: None,
             missing: BTreeSet::new(),
             agreed: BTreeMap::new(),
             said: BTreeMap::new(),
@@ -269,6 +281,19 @@ impl Core {
     /// The slot it signs for, if it has one.
     pub fn slot(&self) -> Result<u32, NotMember> {
         self.member().map(|(slot, _)| slot)
+    }
+
+    /// What it is by the document in force, and for which slot.
+    pub fn seat(&self) -> Result<(Seat, u32), NotMember> {
+        let trust = self.trust.as_ref().ok_or(NotMember::NoTrust)?;
+        let seat = trust.seat(&self.me).map(|(seat, slot)| (seat, slot.slot));
+        seat.ok_or(NotMember::NoSlot { version: trust.version })
+    }
+
+    /// Whether it is a witness, by the document in force.
+    #[must_use]
+    pub fn is_witness(&self) -> bool {
+        matches!(self.seat(), Ok((Seat::Witness, _)))
     }
 
     /// What it has promised.
@@ -335,13 +360,14 @@ impl Core {
             self.leases.retire(host);
         }
         self.term_ms = self.term_ms.max(trust.member_term_ms());
-        let was_member = self.slot().is_ok();
+        let before = self.seat().ok().map(|(seat, _)| seat);
         let done = |trust: &Trust| trust.succession.handover.as_ref().map(|done| done.change);
-        let before = self.trust.as_deref().and_then(done);
-        let completed = done(&trust).filter(|change| before != Some(*change));
+        let done_before = self.trust.as_deref().and_then(done);
+        let completed = done(&trust).filter(|change| done_before != Some(*change));
         let is_first = trust.version == FIRST_VERSION && !self.may_have_promised;
         self.trust = Some(trust);
-        if !was_member && self.slot().is_ok() {
+        let seat = self.seat().ok().map(|(seat, _)| seat);
+        if seat.is_some() && seat != before {
             // What it read as a member before, others have changed since.
             self.missing = self.roster.keys().cloned().collect();
             self.agreed.clear();
@@ -354,8 +380,12 @@ impl Core {
             self.books.follow((slot, trust));
         }
         self.miss_who_agreed_unheard(completed);
+        let was_member = before.is_some() && (seat.is_none() || seat == before);
         self.take_from_fenced(version_before, was_member);
-        self.last_slot = self.slot().ok().or(self.last_slot);
+        self.last_seat = self.seat().ok().or(self.last_seat);
+        if self.is_or_was_witness() {
+            self.missing.clear();
+        }
         out.extend(self.missing.iter().cloned().map(|host| Effect::ReadHost { host }));
     }
 
@@ -436,10 +466,12 @@ impl Core {
             let is_offered = offered.iter().any(|of| of.as_ref().is_none_or(|of| of == job));
             is_offered || held.contains(job)
         });
-        self.books.correct(at, host, statement);
-        let kept = statement.holds.iter().filter(|hold| hold.on_loss == OnLoss::Keep);
-        for hold in kept.filter(|_| !at.1.fenced.is_empty()) {
-            self.leases.note_held(&hold.job, host, hold.id);
+        if !self.is_or_was_witness() {
+            self.books.correct(at, host, statement);
+            let kept = statement.holds.iter().filter(|hold| hold.on_loss == OnLoss::Keep);
+            for hold in kept.filter(|_| !at.1.fenced.is_empty()) {
+                self.leases.note_held(&hold.job, host, hold.id);
+            }
         }
         let listed = statement.holds.iter().map(|hold| hold.id).chain(statement.offers.clone());
         let said = Said { watermark: statement.watermark, listed: listed.collect() };
@@ -494,8 +526,12 @@ impl Core {
             Err(why) => return Verdict::NotMember(why),
         };
         let digest = offer.digest();
-        let judged = check_policy(offer, &trust, &self.roster, out)
-            .and_then(|offer| self.judge(now_ms, (slot, &trust), digest, offer, wish, out));
+        let is_witness = self.is_witness();
+        let judged =
+            check_policy(offer, &trust, &self.roster, out).and_then(|offer| match is_witness {
+                true => self.judge_as_witness(now_ms, &offer, out),
+                false => self.judge(now_ms, (slot, &trust), digest, offer, wish, out),
+            });
         match judged {
             Ok(debit) => Verdict::Grant(Grant { slot, offer: digest, debit }),
             Err(why) => Verdict::Denial(Denial { slot, offer: digest, why }),
@@ -563,6 +599,37 @@ impl Core {
         Ok(debit)
     }
 
+    /// R1 and R5 for what may be lost, as far as leases go. Who asks again has it promised again, which
+    /// makes no promise shorter; and what its host has struck off is over here as well.
+    fn judge_as_witness(
+        &mut self,
+        now_ms: u64,
+        offer: &Offer,
+        out: &mut Vec<Effect>,
+    ) -> Result<Resources, DenialReason> {
+        if offer.on_loss == OnLoss::Keep {
+            return policy(format!(
+                "job {} is kept when its host is lost: arbiters alone grant it, and this is a witness",
+                offer.job
+            ));
+        }
+        if let Some(for_ms) = self.lease_silent_for(now_ms) {
+            return Err(DenialReason::Silent { for_ms });
+        }
+        self.check_not_ended(offer)?;
+        let source = source_of(offer).map(|(source, _)| source);
+        if source == Some(&offer.host) {
+            return policy(format!(
+                "host {} cannot migrate job {} to itself",
+                offer.host, offer.job
+            ));
+        }
+        self.check_lease(now_ms, offer, source, out)?;
+        let at = HoldAt { host: offer.host.clone(), hold: offer.id };
+        self.leases.promise(now_ms, self.term_ms, &offer.job, &at, source);
+        Ok(Resources::ZERO)
+    }
+
     /// One id is one offer, and an offer that its host has struck off is over (R3, R13). A late
     /// duplicate of it must not enter the books again: if the host died now, nobody could ever
     /// release it.
@@ -581,13 +648,7 @@ impl Core {
                 offer.host, offer.id, entry.job
             ));
         }
-        let said = self.said.get(&offer.host);
-        if said.is_some_and(|s| offer.id <= s.watermark && !s.listed.contains(&offer.id)) {
-            return policy(format!(
-                "offer {} of host {} has ended; ask the host for a new one",
-                offer.id, offer.host
-            ));
-        }
+        self.check_not_ended(offer)?;
         if known.is_none() && self.books.count_of(&offer.host) >= ENTRIES_PER_HOST_MAX {
             return policy(format!(
                 "host {} has {ENTRIES_PER_HOST_MAX} entries in the books; void or redeem offers first",
@@ -595,6 +656,17 @@ impl Core {
             ));
         }
         Ok(known)
+    }
+
+    fn check_not_ended(&self, offer: &Offer) -> Result<(), DenialReason> {
+        let said = self.said.get(&offer.host);
+        if said.is_some_and(|s| offer.id <= s.watermark && !s.listed.contains(&offer.id)) {
+            return policy(format!(
+                "offer {} of host {} has ended; ask the host for a new one",
+                offer.id, offer.host
+            ));
+        }
+        Ok(())
     }
 
     /// R5. For a `keep` job nobody else may have an entry of the job, whatever its age (R7); for a
@@ -631,12 +703,7 @@ impl Core {
             self.leases.check_last(&offer.job, &lost)?;
         }
         if offer.on_loss == OnLoss::Stop {
-            let source = from.map(|(source, _)| source);
-            let taken = self.leases.check_take(now_ms, &offer.job, &offer.host, source);
-            if let Err(DenialReason::Promised { host, .. }) = &taken {
-                out.push(Effect::ReadHost { host: host.clone() });
-            }
-            taken?;
+            self.check_lease(now_ms, offer, from.map(|(source, _)| source), out)?;
         }
         let Some((source, hold)) = from else { return Ok(()) };
         if *source == offer.host {
@@ -651,6 +718,21 @@ impl Core {
             ));
         }
         Ok(())
+    }
+
+    /// R5 for leases: nobody else may run it, but whom it comes from.
+    fn check_lease(
+        &self,
+        now_ms: u64,
+        offer: &Offer,
+        source: Option<&HostId>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DenialReason> {
+        let taken = self.leases.check_take(now_ms, &offer.job, &offer.host, source);
+        if let Err(DenialReason::Promised { host, .. }) = &taken {
+            out.push(Effect::ReadHost { host: host.clone() });
+        }
+        taken
     }
 
     /// Whether an operator has ever said of the host that it was off.
@@ -698,7 +780,7 @@ impl Core {
 
     /// What it could book for a job, for whoever plans whom to ask for how much.
     pub fn tenant_room(&self, tenant: &TenantId, job: &JobId) -> Result<TenantRoom, NotMember> {
-        let (slot, trust) = self.member()?;
+        let (slot, trust) = self.arbiter()?;
         let used = self.books.promised(tenant);
         let had = self.books.had(tenant, job, None);
         let Some(quota) = trust.quota.get(tenant).copied() else {
@@ -713,7 +795,7 @@ impl Core {
 
     /// What it has booked for a tenant's jobs.
     pub fn tenant_book(&self, tenant: &TenantId) -> Result<TenantBook, NotMember> {
-        let (slot, trust) = self.member()?;
+        let (slot, trust) = self.arbiter()?;
         let part = trust.quota.get(tenant).map(|quota| share(*quota, trust, slot));
         let row = |(job, counted): (&JobId, Counted)| {
             let mut hosts: Vec<&HostId> = self.books.of_job(job).map(|entry| &entry.host).collect();
@@ -727,17 +809,32 @@ impl Core {
 
     /// As whom it covers, and by which document.
     fn covers_as(&self) -> Result<(u32, &Arc<Trust>), NotMember> {
-        match (self.member(), self.last_slot, &self.trust) {
+        match (self.member(), self.last_seat, &self.trust) {
             (Ok((slot, trust)), ..) => Ok((slot, trust)),
-            (Err(_), Some(slot), Some(trust)) => Ok((slot, trust)),
+            (Err(_), Some((_, slot)), Some(trust)) => Ok((slot, trust)),
             (Err(why), ..) => Err(why),
         }
     }
 
     fn member(&self) -> Result<(u32, &Arc<Trust>), NotMember> {
         let trust = self.trust.as_ref().ok_or(NotMember::NoTrust)?;
-        let slot = trust.arbiter(&self.me).ok_or(NotMember::NoSlot { version: trust.version })?;
-        Ok((slot.slot, trust))
+        let seat = trust.seat(&self.me).ok_or(NotMember::NoSlot { version: trust.version })?;
+        Ok((seat.1.slot, trust))
+    }
+
+    /// A member that keeps books.
+    fn arbiter(&self) -> Result<(u32, &Arc<Trust>), NotMember> {
+        let member = self.member()?;
+        match self.is_witness() {
+            true => Err(NotMember::Witness { version: member.1.version }),
+            false => Ok(member),
+        }
+    }
+
+    /// One that was a witness goes on covering until hosts have heard that it is none, still without books.
+    fn is_or_was_witness(&self) -> bool {
+        let seat = self.seat().ok().or(self.last_seat);
+        matches!(seat, Some((Seat::Witness, _)))
     }
 
     /// R1.

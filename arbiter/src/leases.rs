@@ -203,6 +203,14 @@ impl Leases {
         self.replace(job, next);
     }
 
+    /// Who has the lease of a job, live or not, and how long still.
+    #[must_use]
+    pub fn of(&self, now_ms: u64, job: &JobId) -> Option<(HoldAt, u64)> {
+        let Promise { host, id, until_ms } = &self.jobs.get(job)?.held;
+        let hold = HoldAt { host: host.clone(), hold: *id };
+        Some((hold, until_ms.saturating_sub(now_ms)))
+    }
+
     /// Jobs with a lease, live or not, for whoever looks: who has it and how long still.
     pub fn iter(&self, now_ms: u64) -> impl Iterator<Item = (&JobId, HoldAt, u64)> {
         self.jobs.iter().map(move |(job, lease)| {

@@ -76,7 +76,8 @@ fn standing(now_ms: u64, core: &Core) -> Vec<Family> {
     let trust_version = core.trust().map_or(0, |trust| trust.version);
     vec![
         gauge("ready", "1 while it grants; 0 while it waits", yes(waiting.is_empty())),
-        gauge("member", "1 while trust names it as an arbiter", yes(is_member)),
+        gauge("member", "1 while trust names it as an arbiter or witness", yes(is_member)),
+        gauge("witness", "1 while trust names it as a witness", yes(core.is_witness())),
         gauge("silence", "How much longer it may promise nothing", number(silent_ms) / 1000.0)
             .in_seconds(),
         gauge("hosts_unread", "Hosts that its books are not complete without", count(hosts)),

@@ -10,12 +10,12 @@ use protocol::ticket::{Answer, Offer};
 use protocol::trust::Right;
 use transport::openapi::{Operation, get, post};
 
-use crate::serve::{BooksReply, Freshness, Wish};
+use crate::serve::{BooksReply, Freshness, LeaseRow, Wish};
 
 /// What everybody is given.
 const TEXT: &str = include_str!("../../docs/openapi/arbiter.json");
 
-const DESCRIPTION: &str = "An arbiter signs permissions: a host starts or resizes nothing without the grants of a quorum of them. What is signed travels as a JSON string; docs/ticket-format.md says what is in it, and docs/api.md what each denial means.";
+const DESCRIPTION: &str = "An arbiter signs permissions: a host starts or resizes nothing without the grants of a quorum of them. A witness answers the same, of VMs with on_loss = stop alone, and keeps no books. What is signed travels as a JSON string; docs/ticket-format.md says what is in it, and docs/api.md what each denial means.";
 
 pub(crate) async fn show() -> Response {
     transport::openapi::reply(TEXT)
@@ -63,6 +63,10 @@ fn operations() -> Vec<Operation> {
             .body::<Signed<Statement>>()
             .answers::<Signed<Term>>(200)
             .refuses(&["no-arbiter"]),
+        get("/v1/leases/{job}", "Whom it lets run a job that is killed when it is not covered")
+            .right(Right::Read)
+            .path::<JobId>("job")
+            .answers::<Option<LeaseRow>>(200),
         get("/metrics", "Grants, denials, books and quotas, for Prometheus")
             .right(Right::Scrape)
             .answers_text(200),

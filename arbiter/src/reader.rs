@@ -140,8 +140,9 @@ impl Task {
     async fn rest(&mut self) {
         // Spread by ±10 %, so that hosts started together are not read together for ever.
         let wait = READ_INTERVAL.mul_f64(0.9 + 0.2 * random_unit());
+        let reads_when_asked = self.shared.reads_when_asked();
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait), if !reads_when_asked => {}
             () = self.wake.notified() => {}
             // A new address may be the first that works. When nobody looks for hosts any more the
             // process is stopping.

@@ -1,4 +1,4 @@
-//! The arbiter as a process: its files, its routes, and the order in which things happen.
+//! The arbiter, or the witness, as a process: its files, its routes, and the order in which things happen.
 //!
 //! Decides what is asked again before a no is final; every other decision is the core's. An answer
 //! is signed after its promise is in the books, never before.
@@ -27,7 +27,7 @@ use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::tenure::{self, Term};
 use protocol::ticket::{Answer, HoldAt, Offer};
-use protocol::trust::{Right, Trust};
+use protocol::trust::{Right, Seat, Trust};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -66,6 +66,8 @@ pub struct Options {
     pub ready_file: Option<PathBuf>,
     /// Where it looks for hosts.
     pub discovery: Vec<Source>,
+    /// What it says that it is while no trust document names it.
+    pub seat: Seat,
 }
 
 /// Why an arbiter could not start. Nothing was promised.
@@ -119,7 +121,7 @@ pub struct BooksReply {
 }
 
 /// A job that may lapse.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseRow {
     /// The job.
     pub job: JobId,
@@ -153,6 +155,7 @@ pub(crate) struct Shared {
     trust: watch::Receiver<Option<Arc<Trust>>>,
     /// Where the document in force is as an operator signed it.
     trust_file: Option<PathBuf>,
+    seat: Seat,
 }
 
 /// Serves until `shutdown`.
@@ -179,6 +182,7 @@ pub async fn serve(
         clock,
         trust,
         trust_file: options.trust_file,
+        seat: options.seat,
     });
     let client = Client::new(Arc::clone(&identity));
     tokio::spawn(follow_trust(Arc::clone(&shared), client, options.discovery, shutdown.clone()));
@@ -189,7 +193,7 @@ pub async fn serve(
         durable::replace(&path, &json)
             .map_err(|source| ArbiterError::ReadyFile { path, source })?;
     }
-    tracing::info!(%addr, key = %identity.public(), is_fresh, "arbiter answers");
+    tracing::info!(%addr, key = %identity.public(), is_fresh, "{} answers", options.seat);
     server.serve(router(shared), shutdown).await;
     Ok(())
 }
@@ -277,6 +281,11 @@ impl Shared {
             }
         }
         is_behind
+    }
+
+    /// A witness keeps no books that would be out of date: it reads a host when a no may be.
+    pub(crate) fn reads_when_asked(&self) -> bool {
+        lock(&self.core).is_witness()
     }
 
     /// The trust document as an operator signed it.
@@ -373,6 +382,7 @@ fn router(shared: Arc<Shared>) -> Router {
             .route("/v1/tenants/{tenant}", get(tenant_book))
             .route("/v1/tenants/{tenant}/jobs/{job}", get(tenant_room))
             .route("/v1/statements", post(state))
+            .route("/v1/leases/{job}", get(lease))
             .route("/metrics", get(show_metrics))
             .with_state(shared),
     )
@@ -380,8 +390,9 @@ fn router(shared: Arc<Shared>) -> Router {
 
 async fn health(State(shared): State<Arc<Shared>>) -> Json<Health> {
     let waiting_for = shared.waiting_for();
+    let seat = lock(&shared.core).seat().map_or(shared.seat, |(seat, _)| seat);
     Json(Health {
-        role: "arbiter".to_owned(),
+        role: seat.to_string(),
         is_ready: waiting_for.is_empty(),
         key: shared.identity.public(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -410,6 +421,17 @@ async fn books(
             .map(|(job, hold, left_ms)| LeaseRow { job: job.clone(), hold, left_ms })
             .collect(),
     }))
+}
+
+async fn lease(
+    State(shared): State<Arc<Shared>>,
+    peer: Peer,
+    AxumPath(job): AxumPath<JobId>,
+) -> Result<Json<Option<LeaseRow>>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    let now_ms = shared.clock.now().mono_ms;
+    let lease = lock(&shared.core).leases().of(now_ms, &job);
+    Ok(Json(lease.map(|(hold, left_ms)| LeaseRow { job, hold, left_ms })))
 }
 
 /// Every tenant that has a quota or an entry, by name.

@@ -20,7 +20,7 @@ use protocol::signed::Signed;
 use protocol::ticket::{
     Action, Answer, DenialReason, Expected, Offer, OfferStanding, Purpose, Ticket, verify,
 };
-use protocol::trust::{Slot, Trust};
+use protocol::trust::{Seat, Slot, Trust};
 use protocol::vm::OnLoss;
 use protocol::vm::VmSpec;
 use tokio::task::JoinHandle;
@@ -190,6 +190,7 @@ impl Cluster {
             trust_file: Some(self.trust_file()),
             ready_file: Some(self.dir.path().join("ready.json")),
             discovery,
+            seat: Seat::Arbiter,
         }
     }
 

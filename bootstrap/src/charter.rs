@@ -44,12 +44,15 @@ pub fn next_trust(
     if !next.operators.contains(&operator) {
         next.operators.push(operator);
     }
-    let arbiters = members.iter().filter(|member| member.role == Role::Arbiter);
-    let arbiters = arbiters.map(|Member { index: slot, endpoint, .. }| Slot {
-        slot: *slot,
-        key: endpoint.key,
-        url: endpoint.url.clone(),
-    });
+    let of_role = |role: Role| {
+        let of_it = members.iter().filter(move |member| member.role == role);
+        of_it.map(|Member { index: slot, endpoint, .. }| Slot {
+            slot: *slot,
+            key: endpoint.key,
+            url: endpoint.url.clone(),
+        })
+    };
+    let arbiters = of_role(Role::Arbiter);
     match in_force {
         None => {
             next.arbiters = arbiters.collect();
@@ -57,17 +60,21 @@ pub fn next_trust(
             let n = u32::try_from(next.arbiters.len()).unwrap_or(u32::MAX);
             next.k = (n + next.f) / 2 + 1;
         }
-        // Who they are changes by `ostler arbiters`; where they answer may change at any time.
-        Some(_) => arbiters.for_each(|now| {
-            let others = next.succession.next.iter_mut().flat_map(|next| &mut next.arbiters);
-            for known in next.arbiters.iter_mut().chain(others).filter(|a| a.key == now.key) {
+        // Who they are changes by `ostler arbiters` and `ostler witnesses`; where they answer may change at
+        // any time.
+        Some(_) => arbiters.chain(of_role(Role::Witness)).for_each(|now| {
+            let others = next.succession.next.iter_mut();
+            let others =
+                others.flat_map(|next| next.arbiters.iter_mut().chain(&mut next.witnesses.members));
+            let present = next.arbiters.iter_mut().chain(&mut next.witnesses.members);
+            for known in present.chain(others).filter(|member| member.key == now.key) {
                 known.url.clone_from(&now.url);
             }
         }),
     }
     next.peers = members
         .iter()
-        .filter(|member| member.role != Role::Arbiter)
+        .filter(|member| !matches!(member.role, Role::Arbiter | Role::Witness))
         .map(|Member { role, endpoint, .. }| Peer {
             key: endpoint.key,
             role: *role,

@@ -14,7 +14,8 @@ use protocol::host::{Host, HostIntent};
 use protocol::id::{HostId, Revision};
 use protocol::job::{Job, JobKind, Role, ServiceEndpoint, ServiceSpec};
 use protocol::signed::{PublicKey, Signed};
-use protocol::trust::{Handover, Next, Ready, Slot, Succession, Trust};
+use protocol::trust::{Handover, Next, Ready, Seat, Slot, Succession, Trust, Witnesses};
+use protocol::vm::OnLoss;
 
 /// What becomes of the arbiters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +44,9 @@ pub enum ChangeError {
         slot: u32,
     },
     /// Too few answer to go over.
-    #[error("{answer} of {of} {which} arbiters answer, and {need} are needed")]
+    #[error("{answer} of {of} {which} answer, and {need} are needed")]
     NoQuorum {
-        /// `present` or `next`.
+        /// Such as `present arbiters` or `next witnesses`.
         which: &'static str,
         /// How many answer.
         answer: u32,
@@ -85,9 +86,29 @@ pub fn begun(trust: &Trust, change: &Change) -> Result<Trust, ChangeError> {
     }
     let version = trust.version + 1;
     let k = (n + trust.f) / 2 + 1;
-    let next = Some(Next { since: version, arbiters, k, recovers: false });
+    let witnesses = trust.witnesses.clone();
+    let next = Some(Next { since: version, arbiters, k, witnesses, recovers: false });
     let succession = Succession { next, ..trust.succession.clone() };
     Ok(Trust { version, succession, ..trust.clone() })
+}
+
+/// The document that begins a change of the witnesses to these, or to none, with the arbiters that there are.
+/// Where too many of those in force are `lost` to be asked, hosts agree without them.
+#[must_use]
+pub fn begun_with_witnesses(trust: &Trust, members: Vec<Slot>, are_lost: bool) -> Trust {
+    let version = trust.version + 1;
+    let (arbiters, k) = (trust.arbiters.clone(), trust.k);
+    let witnesses = Witnesses::of(members, trust.f);
+    let next = Some(Next { since: version, arbiters, k, witnesses, recovers: are_lost });
+    let succession = Succession { next, ..trust.succession.clone() };
+    Trust { version, succession, ..trust.clone() }
+}
+
+/// Whether too few witnesses of those in force answer to ever grant anything again.
+#[must_use]
+pub fn are_witnesses_lost(trust: &Trust, answer: &BTreeSet<u32>) -> bool {
+    let witnesses = trust.council().witnesses;
+    witnesses.is_some_and(|committee| committee.count(answer) < committee.k)
 }
 
 /// The document by which a change comes to its end without those in force, who are lost: the change
@@ -131,8 +152,15 @@ pub fn joins_for_recovery(were: usize, left: usize, places: usize) -> usize {
 /// Whether enough arbiters answer for a change to come to its end: of those in force, so that things
 /// start meanwhile, and of those who take over.
 pub fn check_quorums(trust: &Trust, answer: &BTreeSet<u32>) -> Result<(), ChangeError> {
-    let next = trust.next_committee().map(|committee| ("next", committee));
-    for (which, committee) in [("present", trust.committee())].into_iter().chain(next) {
+    let recovers = trust.succession.next.as_ref().is_some_and(|next| next.recovers);
+    let present = (!recovers || trust.next_committee().is_none()).then_some(trust.council());
+    let present = present.map(|council| (["present arbiters", "present witnesses"], council));
+    let next = trust.next_council().map(|council| (["next arbiters", "next witnesses"], council));
+    let all = present
+        .into_iter()
+        .chain(next)
+        .flat_map(|(words, council)| words.into_iter().zip(council.to_take(OnLoss::Stop)));
+    for (which, committee) in all {
         let count = committee.count(answer);
         if count < committee.k {
             let (of, need) = (committee.n(), committee.k);
@@ -170,6 +198,7 @@ pub fn completed(trust: &Trust, words: &[Signed<Ready>]) -> Result<Trust, u32> {
         version: trust.version + 1,
         arbiters: next.arbiters,
         k: next.k,
+        witnesses: next.witnesses,
         succession: Succession { next: None, handover: Some(handover) },
         ..trust.clone()
     })
@@ -190,7 +219,7 @@ pub fn taken_back(trust: &Trust) -> Option<Trust> {
 pub fn gone_on(trust: &Trust, theirs: &Trust) -> Option<Trust> {
     let next = theirs.succession.next.clone()?;
     let is_same_start =
-        theirs.committee_is(trust) && theirs.succession.handover == trust.succession.handover;
+        theirs.council_is(trust) && theirs.succession.handover == trust.succession.handover;
     if !is_same_start || trust.change() == theirs.change() {
         return None;
     }
@@ -198,11 +227,13 @@ pub fn gone_on(trust: &Trust, theirs: &Trust) -> Option<Trust> {
     Some(Trust { version: trust.version + 1, succession, ..trust.clone() })
 }
 
-/// An arbiter that a host says it runs.
+/// An arbiter or a witness that a host says it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Where.
     pub host: HostId,
+    /// What it was started as.
+    pub seat: Seat,
     /// Its number: its slot, if it is a member.
     pub index: u32,
     /// What it was started with.
@@ -215,18 +246,23 @@ pub struct Found {
     pub is_alive: bool,
 }
 
-/// The arbiters that a host has, running or not.
+/// The arbiters and witnesses that a host has, running or not.
 pub fn found<'a>(host: &'a HostId, jobs: impl Iterator<Item = &'a Job>) -> Vec<Found> {
     let found = jobs.filter_map(|job| {
         let JobKind::Service(service) = &job.spec.kind else { return None };
-        let number = job.id.as_str().strip_prefix("ostler-arbiter-")?;
+        let seat = match service.role {
+            Role::Arbiter => Seat::Arbiter,
+            Role::Witness => Seat::Witness,
+            _ => return None,
+        };
+        let number = job.id.as_str().strip_prefix(&format!("ostler-{seat}-"))?;
         let endpoint = job.endpoint.as_deref().cloned();
         let (host, service) = (host.clone(), service.clone());
         let (revision, is_alive) = (job.revision, !job.state.is_ended());
         let index = number.parse().ok()?;
-        Some(Found { host, index, service, endpoint, revision, is_alive })
+        Some(Found { host, seat, index, service, endpoint, revision, is_alive })
     });
-    found.filter(|found| found.service.role == Role::Arbiter).collect()
+    found.collect()
 }
 
 /// Whether an arbiter that runs is that member.
@@ -245,23 +281,28 @@ pub fn number_above(trust: &Trust, found: &[Found]) -> u32 {
 /// interrupted goes on with it.
 #[must_use]
 pub fn left_over<'a>(trust: &'a Trust, found: &'a [Found]) -> Option<&'a Found> {
-    all_left_over(trust, found).next()
+    all_left_over(trust, found, Seat::Arbiter).next()
 }
 
-/// All of those.
-pub fn all_left_over<'a>(trust: &'a Trust, found: &'a [Found]) -> impl Iterator<Item = &'a Found> {
+/// All of those, or witnesses like them.
+pub fn all_left_over<'a>(
+    trust: &'a Trust,
+    found: &'a [Found],
+    seat: Seat,
+) -> impl Iterator<Item = &'a Found> {
     let highest = highest(trust);
-    let above = found.iter().filter(move |found| found.is_alive && Some(found.index) > highest);
+    let of_it = found.iter().filter(move |found| found.seat == seat);
+    let above = of_it.filter(move |found| found.is_alive && Some(found.index) > highest);
     above.filter(|found| trust.host_key(&found.host).is_some())
 }
 
-/// Arbiters that run and are no members any more: they go on covering until every host has heard that
+/// Arbiters and witnesses that run and are no members any more: they go on covering until every host has heard that
 /// others have taken over, and are of no use after that.
 pub fn former<'a>(trust: &'a Trust, found: &'a [Found]) -> impl Iterator<Item = &'a Found> {
-    let members = trust.members();
+    let members = trust.seats();
     let is_former = move |found: &&Found| {
         let is_known = Some(found.index) <= highest(trust);
-        is_known && !members.iter().any(|member| member.slot == found.index)
+        is_known && !members.iter().any(|(_, member)| member.slot == found.index)
     };
     found.iter().filter(is_former)
 }
@@ -270,7 +311,7 @@ pub fn former<'a>(trust: &'a Trust, found: &'a [Found]) -> impl Iterator<Item = 
 fn highest(trust: &Trust) -> Option<u32> {
     let words = trust.succession.handover.iter().flat_map(|handover| &handover.ready);
     let said = words.filter_map(|word| word.open().ok()).map(|ready| ready.slot);
-    trust.members().iter().map(|member| member.slot).chain(said).max()
+    trust.seats().iter().map(|(_, member)| member.slot).chain(said).max()
 }
 
 /// A host on which a new arbiter may be placed.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobState, Role};
-use protocol::trust::Trust;
+use protocol::trust::{Seat, Trust};
 
 /// How many processes of each role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,21 @@ impl Layout {
             (Role::Controller, self.controllers),
         ]
     }
+
+    /// The same, with the witnesses that a trust document names, whom no layout asks for.
+    #[must_use]
+    pub fn roles_by(&self, trust: Option<&Trust>) -> Vec<(Role, u32)> {
+        let witnesses = trust.map_or(0, |trust| witnesses(trust).len());
+        let witnesses = u32::try_from(witnesses).unwrap_or(u32::MAX);
+        let roles = self.roles().into_iter();
+        roles.chain((witnesses > 0).then_some((Role::Witness, witnesses))).collect()
+    }
+}
+
+/// The slots of all who are witnesses or are to be.
+fn witnesses(trust: &Trust) -> Vec<u32> {
+    let seats = trust.seats().into_iter();
+    seats.filter(|(seat, _)| *seat == Seat::Witness).map(|(_, slot)| slot.slot).collect()
 }
 
 /// One process and where it belongs.
@@ -98,16 +113,22 @@ pub fn place(
     let mut load: BTreeMap<&HostId, u32> = hosts.keys().map(|host| (host, 0)).collect();
     let mut placements = Vec::new();
     let mut homeless = Vec::new();
-    for (role, wanted) in layout.roles() {
-        let indexes = match trust.filter(|_| role == Role::Arbiter) {
-            // Who is an arbiter is a matter of trust, not of the layout.
-            Some(trust) => trust.members().iter().map(|arbiter| arbiter.slot).collect(),
-            None => (0..wanted.max(count_alive(role, hosts))).collect::<Vec<u32>>(),
+    for (role, wanted) in layout.roles_by(trust) {
+        let indexes = match (role, trust) {
+            // Who is an arbiter or a witness is a matter of trust, not of the layout.
+            (Role::Arbiter, Some(trust)) => {
+                trust.members().iter().map(|arbiter| arbiter.slot).collect()
+            }
+            (Role::Witness, Some(trust)) => witnesses(trust),
+            _ => (0..wanted.max(count_alive(role, hosts))).collect::<Vec<u32>>(),
         };
         for index in indexes {
             let job = service_job(role, index);
             let Some((host, present)) = best_present(&job, trust, hosts) else {
-                homeless.push((role, index, job));
+                // Another in the place of a witness that is lost would have another key, and be none.
+                if role != Role::Witness {
+                    homeless.push((role, index, job));
+                }
                 continue;
             };
             *load.entry(host).or_default() += 1;
@@ -135,7 +156,8 @@ fn start_order(role: Role) -> u16 {
         Role::Arbiter => 0,
         Role::Monitor => 1,
         Role::Controller => 2,
-        Role::Operator | Role::Host | Role::Reader | Role::Scraper => 3,
+        Role::Witness => 3,
+        Role::Operator | Role::Host | Role::Reader | Role::Scraper => 4,
     }
 }
 
@@ -182,7 +204,7 @@ fn best_present<'a>(
     };
     // An arbiter that has another key is another arbiter, whatever its name.
     let is_stranger = |job: &Job| {
-        is_service(job, Role::Arbiter)
+        (is_service(job, Role::Arbiter) || is_service(job, Role::Witness))
             && trust.is_some()
             && job.endpoint.is_some()
             && !is_trusted(job)

@@ -1,4 +1,4 @@
-//! Asking arbiters whether the trust document in force here is still theirs, and whether they grant.
+//! Asking arbiters and witnesses whether the trust document in force here is still theirs, and whether they grant.
 //!
 //! An arbiter that obeys a newer one may have given this host's jobs to others; how many must say that
 //! it is not so is the core's to decide.
@@ -15,11 +15,11 @@ use crate::core::Standing;
 /// How long an arbiter may take; it is asked again at the next tick.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Which arbiters, of those in force and those who are to take over, obey this very document.
+/// Which arbiters and witnesses, of those in force and those who are to take over, obey this very document.
 pub(crate) async fn ask(client: &Client, trust: &Trust) -> Standing {
     let client = client.with_deadline(DEADLINE);
     let mut asked = JoinSet::new();
-    for arbiter in trust.members() {
+    for (_, arbiter) in trust.seats() {
         let endpoint = Endpoint::of_key(arbiter.url, arbiter.key);
         let client = client.clone();
         asked.spawn(async move {

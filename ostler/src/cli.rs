@@ -175,6 +175,8 @@ pub(crate) enum Command {
     Trust(TrustCommand),
     /// The arbiters, who grant what starts: how they are, and changing them while everything runs on
     Arbiters(ArbitersArgs),
+    /// The witnesses, who beside the arbiters let VMs with --on-loss stop go on: how they are, and changing them
+    Witnesses(WitnessesArgs),
     /// The keys of those who may do everything
     Operators(OperatorsArgs),
     /// The keys of those who look and do nothing
@@ -194,6 +196,8 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// An arbiter: issues tickets
     Arbiter(RoleArgs),
+    /// A witness: says beside the arbiters where a VM with on_loss = stop runs
+    Witness(RoleArgs),
     /// What ends guests of this host in time when they may not run any more; its agent starts it
     Keeper(KeeperArgs),
     /// A monitor: follows hosts, serves the view

@@ -117,6 +117,8 @@ use std::pin::Pin;
 
 use tracing::Instrument as _;
 
+use protocol::trust::Seat;
+
 use self::act::Act;
 use crate::cli::{Cli, Command, OperatorsArgs, OperatorsCommand, ReadersArgs, ReadersCommand};
 use crate::exit::{Code, Failure};
@@ -134,7 +136,8 @@ pub(crate) fn run(cli: Cli, name: &str) -> Result<Code, Failure> {
         Command::Discovery(command) => block_on(discovery::run(&global, command)),
         Command::Completion(args) => completion::run(args),
         Command::Agent(args) => agent::run(args, &global),
-        Command::Arbiter(args) => block_on(roles::arbiter(args, &global)),
+        Command::Arbiter(args) => block_on(roles::arbiter(args, Seat::Arbiter, &global)),
+        Command::Witness(args) => block_on(roles::arbiter(args, Seat::Witness, &global)),
         Command::Keeper(args) => roles::keeper(args),
         Command::Monitor(args) => block_on(roles::monitor(args, &global)),
         Command::Controller(args) => block_on(roles::controller(args, &global)),
@@ -201,6 +204,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Unexpect(args) => expect::unexpect(session, args).await,
         Command::Expectations(args) => expect::list(session, args).await,
         Command::Arbiters(args) => arbiters::run(session, args).await,
+        Command::Witnesses(args) => arbiters::witnesses::run(session, args).await,
         Command::Operators(args) => operators::run(session, args).await,
         Command::Readers(args) => readers::run(session, args).await,
         Command::Prometheus(args) => prometheus::run(session, args).await,
@@ -234,6 +238,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         | Command::Completion(_)
         | Command::Agent(_)
         | Command::Arbiter(_)
+        | Command::Witness(_)
         | Command::Keeper(_)
         | Command::Monitor(_)
         | Command::Controller(_) => {

@@ -99,6 +99,8 @@ pub struct ServiceSpec {
 pub enum Role {
     /// Issues tickets.
     Arbiter,
+    /// Says beside the arbiters where a job that may be lost runs.
+    Witness,
     /// Follows hosts and serves the view; may read.
     Monitor,
     /// Plans and executes; may do what jobs need.
@@ -145,6 +147,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Role::Arbiter => "arbiter",
+            Role::Witness => "witness",
             Role::Monitor => "monitor",
             Role::Controller => "controller",
             Role::Operator => "operator",
@@ -274,7 +277,7 @@ impl JobSpec {
             JobKind::Vm(vm) => Ok(vm.validate()?),
             JobKind::OneOff(one_off) => one_off.validate(),
             JobKind::Service(service) => match service.role {
-                Role::Arbiter | Role::Monitor | Role::Controller => Ok(()),
+                Role::Arbiter | Role::Witness | Role::Monitor | Role::Controller => Ok(()),
                 role @ (Role::Operator | Role::Host | Role::Reader | Role::Scraper) => {
                     Err(InvalidSpec::NoService(role))
                 }

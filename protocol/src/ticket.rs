@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
-use crate::trust::{Trust, times};
+use crate::trust::{Seat, Trust, times};
 use crate::vm::OnLoss;
 
 /// What a ticket permits.
@@ -397,6 +397,16 @@ pub enum TicketError {
         /// Why other grants did not count.
         ignored: Vec<String>,
     },
+    /// Too few witnesses have said yes to a job that may be lost.
+    #[error("ticket has grants of {have} witnesses, {need} are needed{}", .ignored.iter().map(|w| format!("; ignored: {w}")).collect::<String>())]
+    TicketWithoutWitnesses {
+        /// Different slots with a good grant.
+        have: u32,
+        /// Slots needed.
+        need: u32,
+        /// Why other grants did not count.
+        ignored: Vec<String>,
+    },
     /// The arbiters booked less than k times what the job takes (rule R9).
     #[error("arbiters have booked {booked} in all, {needed} are needed")]
     TicketUnderbooked {
@@ -430,6 +440,7 @@ impl TicketError {
             TicketError::OfferUsed { .. } => "offer-used",
             TicketError::OfferUnknown { .. } => "offer-unknown",
             TicketError::TicketWithoutQuorum { .. } => "ticket-without-quorum",
+            TicketError::TicketWithoutWitnesses { .. } => "ticket-without-witnesses",
             TicketError::TicketUnderbooked { .. } => "ticket-underbooked",
             TicketError::TicketOfOtherTrust { .. } => "ticket-of-other-trust",
         }
@@ -527,7 +538,8 @@ fn check_addressee(offer: &Offer, expected: Expected<'_>) -> Result<(), TicketEr
 }
 
 /// The grants that count, one a slot; of each committee that counts for the host at least k of them,
-/// and Σ debits ≥ k·r.
+/// and of arbiters Σ debits ≥ k·r. What may be lost needs witnesses as well, where there are any; they
+/// book nothing.
 fn count_grants(
     ticket: &Ticket,
     offer: &Offer,
@@ -558,6 +570,13 @@ fn count_grants(
             return Err(TicketError::TicketUnderbooked { booked, needed });
         }
     }
+    let witnesses = trust.councils(agreed).filter_map(|council| council.witnesses);
+    for committee in witnesses.filter(|_| offer.on_loss == OnLoss::Stop) {
+        let (have, need) = (committee.count(&slots), committee.k);
+        if have < need {
+            return Err(TicketError::TicketWithoutWitnesses { have, need, ignored });
+        }
+    }
     Ok(debits)
 }
 
@@ -568,11 +587,10 @@ fn check_grant(
     trust: &Trust,
 ) -> Result<Grant, String> {
     let grant = signed.open().map_err(|e| e.to_string())?;
-    let slot = trust
-        .arbiter(&signed.key())
-        .ok_or_else(|| format!("key {} is no arbiter's", signed.key()))?;
+    let (seat, slot) =
+        trust.seat(&signed.key()).ok_or_else(|| format!("key {} is no arbiter's", signed.key()))?;
     if slot.slot != grant.slot {
-        return Err(format!("arbiter of slot {} signed for slot {}", slot.slot, grant.slot));
+        return Err(format!("{seat} of slot {} signed for slot {}", slot.slot, grant.slot));
     }
     if grant.offer != digest {
         return Err(format!("slot {} granted another offer", grant.slot));
@@ -580,7 +598,14 @@ fn check_grant(
     if !grant.debit.fits_in(offer.resources) {
         return Err(format!("slot {} booked more than the job takes", grant.slot));
     }
-    Ok(grant)
+    match (seat, offer.on_loss) {
+        (Seat::Arbiter, _) => Ok(grant),
+        // Its cover counts from now on, and nothing that it may say of a quota.
+        (Seat::Witness, OnLoss::Stop) => Ok(Grant { debit: Resources::ZERO, ..grant }),
+        (Seat::Witness, OnLoss::Keep) => {
+            Err(format!("slot {} is a witness, of which a kept job needs none", grant.slot))
+        }
+    }
 }
 
 /// One of each ticket error, for [`crate::refusal::examples`].
@@ -603,6 +628,7 @@ pub(crate) fn error_examples(host: &HostId, job: &JobId, offer: OfferId) -> Vec<
         TicketError::OfferUsed { offer },
         TicketError::OfferUnknown { offer },
         TicketError::TicketWithoutQuorum { have: 1, need: 2, ignored: vec![] },
+        TicketError::TicketWithoutWitnesses { have: 1, need: 2, ignored: vec![] },
         TicketError::TicketUnderbooked { booked: one, needed: two },
         TicketError::TicketOfOtherTrust { offered: 1, here: 2 },
     ]

@@ -16,10 +16,12 @@ use crate::refusal::Refusal;
 use crate::resources::Resources;
 use crate::signed::{Message, PublicKey, Signed, SignedError};
 
+mod council;
 mod fence;
 mod policy;
 mod readers;
 mod succession;
+pub use council::{Council, Seat, Witnesses};
 pub use fence::{Fence, REASON_CHARS_MAX};
 pub use policy::{
     Breach, Fault, HostHardware, InvalidPolicy, Pattern, Policy, TenantPolicy, VmMax,
@@ -46,6 +48,9 @@ pub struct Trust {
     /// How many arbiters may lie without harm.
     #[serde(default)]
     pub f: u32,
+    /// Who says beside the arbiters where a job that may be lost runs.
+    #[serde(default, skip_serializing_if = "Witnesses::is_none")]
+    pub witnesses: Witnesses,
     /// The hosts.
     pub roster: Vec<PublicKey>,
     /// Monitors and controllers.
@@ -207,6 +212,7 @@ impl Trust {
             arbiters: vec![],
             k: 1,
             f: 0,
+            witnesses: Witnesses::default(),
             roster: vec![],
             peers: vec![],
             readers: vec![],
@@ -248,7 +254,10 @@ impl Trust {
         if slots.len() != self.arbiters.len() {
             return invalid("two arbiters have one slot".into());
         }
-        check_quorum(self.k, self.arbiters.len(), self.f).map_err(TrustError::Invalid)?;
+        check_quorum("arbiters", self.k, self.arbiters.len(), self.f)
+            .map_err(TrustError::Invalid)?;
+        self.witnesses.validate(self.f).map_err(TrustError::Invalid)?;
+        council::check_apart(self).map_err(TrustError::Invalid)?;
         succession::validate(self).map_err(TrustError::Invalid)?;
         fence::validate(self).map_err(TrustError::Invalid)?;
         readers::validate(self).map_err(TrustError::Invalid)?;
@@ -322,6 +331,9 @@ impl Trust {
         if self.arbiter(key).is_some() {
             return Some(Role::Arbiter);
         }
+        if self.witness(key).is_some() {
+            return Some(Role::Witness);
+        }
         if let Some(peer) = self.peers.iter().find(|p| p.key == *key) {
             return Some(peer.role);
         }
@@ -384,13 +396,13 @@ fn is_no_policy(policy: &Arc<Policy>) -> bool {
     policy.is_empty()
 }
 
-/// Whether any two sets of k of n arbiters meet in an honest one (protocol §2).
-fn check_quorum(k: u32, n: usize, f: u32) -> Result<(), String> {
+/// Whether any two sets of k of n members meet in an honest one (protocol §2).
+fn check_quorum(who: &str, k: u32, n: usize, f: u32) -> Result<(), String> {
     let n = u32::try_from(n).unwrap_or(u32::MAX);
     let least = (n + f) / 2 + 1;
     if k < least || k > n {
         return Err(format!(
-            "k = {k} of n = {n} arbiters with f = {f} liars: k must be from {least} to {n}"
+            "k = {k} of n = {n} {who} with f = {f} liars: k must be from {least} to {n}"
         ));
     }
     Ok(())

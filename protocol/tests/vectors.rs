@@ -15,7 +15,7 @@ use protocol::ticket::{
     Action, Denial, DenialReason, Expected, Grant, Handoff, Offer, OfferStanding, Purpose, Ticket,
     verify,
 };
-use protocol::trust::{Slot, Trust};
+use protocol::trust::{Slot, Trust, Witnesses};
 use protocol::vm::OnLoss;
 use protocol::vm::VmSpec;
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,16 @@ fn trust() -> Trust {
     }
 }
 
+/// The same with as many witnesses.
+fn witnessed() -> Trust {
+    let slot = |n: u8| Slot {
+        slot: u32::from(n),
+        key: key(ARBITER + n).public(),
+        url: format!("https://192.0.2.{}:7000", ARBITER + n),
+    };
+    Trust { version: 5, witnesses: Witnesses::of((3..6).map(slot).collect(), 0), ..trust() }
+}
+
 fn offer(action: Action) -> Offer {
     Offer {
         host: host(HOST),
@@ -131,6 +141,10 @@ fn offer(action: Action) -> Offer {
         trust_version: 4,
         agreed: None,
     }
+}
+
+fn lapsing() -> Offer {
+    Offer { on_loss: OnLoss::Stop, trust_version: 5, ..offer(Action::Start) }
 }
 
 fn grant(offer: &Signed<Offer>, slot: u8, debit: Resources) -> Signed<Grant> {
@@ -176,6 +190,8 @@ fn messages() -> Vec<MessageVector> {
         message("denial", &Denial { slot: 1, offer: sealed.digest(), why }, ARBITER + 1),
         message("handoff", &handoff, OTHER_HOST),
         as_grant,
+        message("trust with witnesses", &witnessed(), OPERATOR),
+        message("offer of what may be lost", &lapsing(), HOST),
     ]
 }
 
@@ -220,13 +236,38 @@ fn tickets() -> Vec<TicketVector> {
         ("to resize, shown to start", "open", take, resize),
         ("to start, shown to resize", "open", Purpose::Resize, ticket(&same, &[0, 1], size())),
     ];
-    taking.chain(resizing).map(|(name, at, why, ticket)| judged(name, at, why, ticket)).collect()
+    let plain = taking.chain(resizing);
+    let plain = plain.map(|(name, at, why, ticket)| judged(name, &trust(), (at, why), ticket));
+    let stop = |slots: &[u8]| {
+        let offer = Signed::seal(&lapsing(), &key(HOST));
+        let debit = |slot: u8| if slot < 3 { size() } else { Resources::ZERO };
+        let grants = slots.iter().map(|slot| grant(&offer, *slot, debit(*slot))).collect();
+        Ticket { offer, grants }
+    };
+    let kept = ticket(&|o| o.trust_version = 5, &[0, 1, 3, 4], size());
+    let with_witnesses = [
+        ("by two of three arbiters and two of three witnesses", stop(&[0, 2, 3, 5])),
+        ("by arbiters alone", stop(&[0, 1, 2])),
+        ("by witnesses alone", stop(&[3, 4, 5])),
+        ("a witness too few", stop(&[0, 1, 2, 4])),
+        ("of a kept job, which needs no witness", kept),
+    ];
+    let with_witnesses = with_witnesses.into_iter();
+    let at = ("open", Purpose::Take);
+    plain
+        .chain(with_witnesses.map(|(name, ticket)| judged(name, &witnessed(), at, ticket)))
+        .collect()
 }
 
-fn judged(name: &str, standing: &str, purpose: Purpose, ticket: Ticket) -> TicketVector {
+fn judged(
+    name: &str,
+    trust: &Trust,
+    (standing, purpose): (&str, Purpose),
+    ticket: Ticket,
+) -> TicketVector {
     let mut vector = TicketVector {
         name: name.into(),
-        trust: Signed::seal(&trust(), &key(OPERATOR)),
+        trust: Signed::seal(trust, &key(OPERATOR)),
         host: key(HOST).public(),
         job: job(),
         revision: Revision(1),
@@ -275,6 +316,9 @@ fn today() -> Vectors {
         ("arbiter of slot 0", ARBITER),
         ("arbiter of slot 1", ARBITER + 1),
         ("arbiter of slot 2", ARBITER + 2),
+        ("witness of slot 3", ARBITER + 3),
+        ("witness of slot 4", ARBITER + 4),
+        ("witness of slot 5", ARBITER + 5),
         ("operator", OPERATOR),
     ];
     let key_of = |(name, n): (&str, u8)| KeyVector {

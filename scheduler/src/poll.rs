@@ -4,7 +4,8 @@
 //! They are asked in slot order, the first reachable one alone first: of two rivals for a job only one
 //! gets past it, so that they do not split the rest between them. While the arbiters are being changed,
 //! a host that has agreed needs a quorum of those in force and one of those who follow; who is in both
-//! counts for both.
+//! counts for both. A job that may be lost needs a quorum of the witnesses beside them, too, where there are
+//! any; they book nothing, so they are asked for a yes alone, in the same order of slots.
 //!
 //! Where the tenant has a limit, each is first asked what it could book, and then for its part of a
 //! plan ([`crate::spread`]). Rivals may be faster: a no says what is left, and the rest is planned anew.
@@ -16,7 +17,8 @@ use protocol::api::TenantRoom;
 use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Grant, Offer};
-use protocol::trust::{Committee, Slot, Trust};
+use protocol::trust::{Committee, Seat, Slot, Trust};
+use protocol::vm::OnLoss;
 
 use crate::judge::{is_firm, is_taken_over};
 use crate::run::{Answer, No};
@@ -36,6 +38,8 @@ pub struct Poll<'a> {
     /// Why these arbiters are no use for this offer, by the document known here.
     unfit: Option<String>,
     arbiters: Vec<Slot>,
+    /// Those, and the witnesses whose yes is needed, in the order of their slots.
+    all: Vec<Slot>,
     how: How,
     grants: BTreeMap<u32, (Signed<Grant>, Resources)>,
     denials: BTreeMap<u32, DenialReason>,
@@ -91,6 +95,11 @@ impl<'a> Poll<'a> {
                 arbiters
             }
         };
+        let witnesses = offer.iter().flat_map(|offer| witness_committees(trust, offer));
+        let mut all = arbiters.clone();
+        all.extend(witnesses.flat_map(|committee| committee.members).cloned());
+        all.sort_by_key(|member| member.slot);
+        all.dedup_by_key(|member| member.slot);
         let is_limited = offer.as_ref().is_some_and(|offer| {
             trust.quota.contains_key(&offer.tenant) && offer.resources != Resources::ZERO
         });
@@ -101,6 +110,7 @@ impl<'a> Poll<'a> {
             offer,
             unfit,
             arbiters,
+            all,
             how,
             grants: BTreeMap::new(),
             denials: BTreeMap::new(),
@@ -178,7 +188,13 @@ impl<'a> Poll<'a> {
         let plan = self.plan()?;
         let granted = self.granted();
         let (trust, agreed) = (self.trust, self.agreed());
+        let witnesses = self.witnesses();
+        let is_wanted_witness = |slot: u32| {
+            let mut short = witnesses.iter().filter(|c| c.count(&granted) < c.k);
+            !granted.contains(&slot) && short.any(|committee| committee.has(slot))
+        };
         let is_of_use = |slot: u32| match self.how {
+            _ if is_wanted_witness(slot) => true,
             // Who is only in a committee that has said yes already need not be asked.
             How::Whole => {
                 let mut short = trust.committees(agreed).filter(|c| c.count(&granted) < c.k);
@@ -198,8 +214,8 @@ impl<'a> Poll<'a> {
             let asks_max = if matches!(self.how, How::Spread(_)) { ASKS_MAX } else { 1 };
             !is_refused && !self.silent.contains_key(&slot) && asks < asks_max
         };
-        let mut open = self.arbiters.iter().filter(|arbiter| is_open(arbiter.slot));
-        let next = open.find(|arbiter| is_of_use(arbiter.slot))?.clone();
+        let mut open = self.all.iter().filter(|member| is_open(member.slot));
+        let next = open.find(|member| is_of_use(member.slot))?.clone();
         let wish = plan.get(&next.slot).copied();
         *self.asks.entry(next.slot).or_default() += 1;
         Some((next, wish))
@@ -257,7 +273,14 @@ impl<'a> Poll<'a> {
                 None => drop(how.ladles.remove(&slot)),
             }
         }
-        self.silent.insert(slot, format!("arbiter {slot}: {why}"));
+        self.silent.insert(slot, format!("{} {slot}: {why}", self.seat_of(slot)));
+    }
+
+    fn seat_of(&self, slot: u32) -> Seat {
+        match self.witnesses().iter().any(|committee| committee.has(slot)) {
+            true => Seat::Witness,
+            false => Seat::Arbiter,
+        }
     }
 
     /// What it comes to.
@@ -273,12 +296,15 @@ impl<'a> Poll<'a> {
         let granted = self.granted();
         let firm = self.firm();
         let slots: BTreeSet<u32> = firm.iter().map(|(slot, _)| *slot).collect();
-        let mut committees = self.trust.committees(self.agreed());
+        let mut committees = self.committees().into_iter().chain(self.witnesses());
         if committees.any(|committee| committee.n() - committee.count(&slots) < committee.k) {
             return Answer::Refused(No::Arbiters(firm));
         }
-        let mut words: Vec<String> =
-            self.denials.iter().map(|(slot, why)| format!("arbiter {slot}: {why}")).collect();
+        let mut words: Vec<String> = self
+            .denials
+            .iter()
+            .map(|(slot, why)| format!("{} {slot}: {why}", self.seat_of(*slot)))
+            .collect();
         words.extend(self.silent.values().cloned());
         if let How::Spread(how) = &self.how
             && self.plan().is_none()
@@ -294,11 +320,16 @@ impl<'a> Poll<'a> {
                 (_, _, no) => words.extend(no.map(|(_, why)| format!("without that, {why}"))),
             }
         }
-        let need: Vec<String> = self
-            .trust
-            .committees(self.agreed())
-            .map(|committee| format!("{} of {} grants", committee.count(&granted), committee.k))
-            .collect();
+        let count = |committee: &Committee<'_>| (committee.count(&granted), committee.k);
+        let of_arbiters = self.committees();
+        let of_arbiters =
+            of_arbiters.iter().map(count).map(|(have, k)| format!("{have} of {k} grants"));
+        let of_witnesses = self.witnesses();
+        let of_witnesses = of_witnesses
+            .iter()
+            .map(count)
+            .map(|(have, k)| format!("{have} of {k} grants of witnesses"));
+        let need: Vec<String> = of_arbiters.chain(of_witnesses).collect();
         let what = format!("{}; {}", need.join(" and "), words.join("; "));
         let is_behind = |why: &DenialReason| matches!(why, DenialReason::OtherTrust { offered, here } if offered < here);
         match self.denials.values().any(is_behind) {
@@ -358,16 +389,23 @@ impl<'a> Poll<'a> {
     /// R9, as the host will see it.
     fn is_granted(&self) -> bool {
         let (granted, size) = (self.granted(), self.size());
-        self.trust.committees(self.agreed()).all(|committee| {
-            let its = self.grants.iter().filter(|(slot, _)| committee.has(**slot));
-            let booked = its.fold(Resources::ZERO, |sum, (_, (_, debit))| sum.plus(*debit));
-            let is_booked = (0..committee.k).fold(Resources::ZERO, |sum, _| sum.plus(size));
-            committee.count(&granted) >= committee.k && is_booked.fits_in(booked)
-        })
+        let is_witnessed = self.witnesses().iter().all(|c| c.count(&granted) >= c.k);
+        is_witnessed
+            && self.trust.committees(self.agreed()).all(|committee| {
+                let its = self.grants.iter().filter(|(slot, _)| committee.has(**slot));
+                let booked = its.fold(Resources::ZERO, |sum, (_, (_, debit))| sum.plus(*debit));
+                let is_booked = (0..committee.k).fold(Resources::ZERO, |sum, _| sum.plus(size));
+                committee.count(&granted) >= committee.k && is_booked.fits_in(booked)
+            })
     }
 
     fn committees(&self) -> Vec<Committee<'a>> {
         self.trust.committees(self.agreed()).collect()
+    }
+
+    /// The committees of witnesses of which a yes is needed.
+    fn witnesses(&self) -> Vec<Committee<'a>> {
+        self.offer.iter().flat_map(|offer| witness_committees(self.trust, offer)).collect()
     }
 
     fn size(&self) -> Resources {
@@ -382,6 +420,15 @@ impl<'a> Poll<'a> {
     fn granted(&self) -> BTreeSet<u32> {
         self.grants.keys().copied().collect()
     }
+}
+
+fn witness_committees<'a>(
+    trust: &'a Trust,
+    offer: &Offer,
+) -> impl Iterator<Item = Committee<'a>> + use<'a> {
+    let may_be_lost = offer.on_loss == OnLoss::Stop;
+    let all = trust.councils(offer.agreed).filter_map(|council| council.witnesses);
+    all.filter(move |_| may_be_lost)
 }
 
 #[cfg(test)]

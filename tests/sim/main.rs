@@ -14,3 +14,5 @@ mod mutants;
 mod scenarios;
 
 mod tenure;
+
+mod witnesses;

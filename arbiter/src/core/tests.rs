@@ -13,6 +13,7 @@ use crate::statement::{Debits, HoldItem};
 mod fence;
 mod members;
 mod stop;
+mod witness;
 
 const HOST: u8 = 100;
 const ARBITER: u8 = 10;

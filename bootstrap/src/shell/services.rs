@@ -23,7 +23,7 @@ pub(crate) struct Services {
 }
 
 impl<P: FnMut(StepEvent) + Send> Work<P> {
-    /// The steps `start-arbiter`, `start-monitor`, `start-controller`.
+    /// The steps `start-arbiter`, `start-monitor`, `start-controller`, and `start-witness` where there are any.
     pub(crate) async fn start_services(
         &mut self,
         hosts: &[Ready],
@@ -35,7 +35,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let trust = in_force.map(|in_force| &in_force.trust);
         let placements = place(layout, trust, &present).map_err(|e| misplaced(step, &e))?;
         let mut services = Services { running: vec![], members: vec![], is_changed: false };
-        for (role, _) in layout.roles() {
+        for (role, _) in layout.roles_by(trust) {
             let of_role: Vec<_> = placements.iter().filter(|p| p.role == role).collect();
             self.start_role(role, &of_role, hosts, &mut services).await?;
         }

@@ -69,6 +69,7 @@ const TICKETS: &[&str] = &[
     "offer-used",
     "offer-unknown",
     "ticket-without-quorum",
+    "ticket-without-witnesses",
     "ticket-underbooked",
     "ticket-of-other-trust",
 ];

@@ -14,7 +14,9 @@
 //!   its guest is gone, so this ends nothing; it makes R13 true whatever an agent does.
 //! * **A lost hold is stated until the agent has closed it.** Only the ledger outlives this machine's
 //!   memory.
-//! * **Between two committees** (protocol §10) a hold runs by the arbiters in force until the next ones
+//! * **Arbiters and witnesses** are two committees, either of which lets a hold go on alone (R11). Who covers
+//!   it is counted by slot, and no slot is in both.
+//! * **Between two councils** (protocol §10) a hold runs by the arbiters in force until the next ones
 //!   cover it as well, and from then on only by both; so does all that the agent says it has agreed to.
 //!   By a document older than one that it has obeyed a keeper lets nothing run, and by one older than
 //!   its agent's it lets nothing begin.
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use protocol::id::{HostId, JobId, OfferId};
 use protocol::signed::Digest;
 use protocol::tenure::{ITEMS_MAX, Statement, Term};
-use protocol::trust::{Committee, Trust};
+use protocol::trust::{Committee, Council, Trust};
 use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -49,7 +51,7 @@ pub enum Input {
     Draft(Draft),
     /// The trust document is there or has changed.
     Trust(Arc<Trust>),
-    /// An arbiter's answer, proven to be that slot's.
+    /// The answer of an arbiter or a witness, proven to be that slot's.
     Term(Term),
     /// A sealed gate has been seen with nobody behind it.
     Empty(Uuid),
@@ -60,7 +62,7 @@ pub enum Input {
 /// What the shell has to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Sign it and send it to each arbiter.
+    /// Sign it and send it to each arbiter and witness.
     State(Statement),
     /// Let what is behind the gate run; make the gate if there is none.
     Open(Uuid),
@@ -388,10 +390,10 @@ impl Keeper {
         for held in self.holds.values_mut().filter(|held| held.joint != change) {
             held.joint = None;
         }
-        let (Some(change), Some(next)) = (change, trust.next_committee()) else { return };
+        let (Some(change), Some(next)) = (change, trust.next_council()) else { return };
         let is_agreed = self.draft.as_ref().is_some_and(|draft| draft.agreed == Some(change));
         for held in self.holds.values_mut() {
-            if is_agreed || now_ms + trust.kill_ms < covered_until(held, next) {
+            if is_agreed || now_ms + trust.kill_ms < runs_until(held, next) {
                 held.joint = Some(change);
             }
         }
@@ -458,12 +460,12 @@ impl Keeper {
         self.trust.as_ref().is_none_or(|trust| trust.version < drafted)
     }
 
-    /// When the gate of a hold has to be shut: K before a quorum no longer covers it, of any committee
-    /// that counts for it.
+    /// When the gate of a hold has to be shut: K before no quorum covers it any more, be it of arbiters or of
+    /// witnesses (R11); between two councils, of either.
     fn closes_ms(&self, held: &Held) -> u64 {
         let in_force = self.trust.as_ref().filter(|trust| trust.version >= self.trust_version);
         let Some(trust) = in_force else { return 0 };
-        let covers = trust.committees(held.joint).map(|committee| covered_until(held, committee));
+        let covers = trust.councils(held.joint).map(|council| runs_until(held, council));
         covers.min().unwrap_or(0).saturating_sub(trust.kill_ms)
     }
 
@@ -499,6 +501,11 @@ impl Keeper {
             trust_version: draft.trust_version,
         }));
     }
+}
+
+/// Until when a council covers a hold: by its arbiters or by its witnesses, never by some of each.
+fn runs_until(held: &Held, council: Council<'_>) -> u64 {
+    council.until(|committee| covered_until(held, committee))
 }
 
 /// Until when a quorum of a committee covers a hold; 0: none does.

@@ -305,7 +305,7 @@ impl Process {
     fn perform(&mut self, effect: Effect, trust: Option<Arc<Trust>>) {
         match effect {
             Effect::State(statement) => {
-                for slot in trust.iter().flat_map(|trust| trust.members()) {
+                for (_, slot) in trust.iter().flat_map(|trust| trust.seats()) {
                     self.state(slot, &statement);
                 }
             }

@@ -63,6 +63,29 @@ pub(crate) enum ArbitersCommand {
     Cancel,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct WitnessesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<WitnessesCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WitnessesCommand {
+    /// One on each of these hosts, and on no others. Best on hosts without arbiters; 1, 3 or 5 of them
+    Set {
+        /// The hosts
+        #[arg(required = true, num_args = 1.., value_name = "HOST")]
+        on: Vec<String>,
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
+    /// Do without any
+    None {
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ChangeArgs {
     /// Tell what would be done, and do nothing

@@ -1,10 +1,11 @@
 //! `ostler arbiters`: how they are, and changing them while everything runs on.
 //!
 //! Decides what is shown and whom a person means; a change itself is `change`'s, one without those
-//! that are lost `recover`'s.
+//! that are lost `recover`'s, one of the witnesses beside them `witnesses`'.
 
 mod change;
 mod recover;
+pub(crate) mod witnesses;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use std::time::Duration;
 use bootstrap::committee::{Found, former, found, is_member};
 use futures_util::future::join_all;
 use protocol::api::{HandoverReply, Health};
-use protocol::trust::{Slot, Trust};
+use protocol::trust::{Council, Seat, Slot, Trust};
 use protocol::view::Freshness;
+use protocol::vm::OnLoss;
 use serde::Serialize;
 use serde_json::json;
 use transport::Endpoint;
@@ -26,7 +28,7 @@ use crate::session::Session;
 use crate::show;
 
 /// Who is well answers in milliseconds; a person waits for the others.
-const PATIENCE: Patience =
+pub(crate) const PATIENCE: Patience =
     Patience { connect: Duration::from_secs(1), call: Duration::from_secs(3) };
 
 /// See the module.
@@ -45,6 +47,7 @@ pub(crate) async fn run(session: &Session, args: ArbitersArgs) -> Result<Code, F
 #[derive(Debug, Serialize)]
 struct Row {
     slot: u32,
+    seat: Seat,
     /// The host's name, if its host has been heard to run it.
     host: Option<String>,
     url: String,
@@ -67,19 +70,24 @@ async fn list(session: &Session) -> Result<Code, Failure> {
     })?;
     let picture = session.picture().await?;
     let there = everywhere(&picture);
-    let rows = rows(session, &trust, &picture, &there).await;
+    let (rows, witnesses): (Vec<Row>, Vec<Row>) = rows(session, &trust, &picture, &there)
+        .await
+        .into_iter()
+        .partition(|row| row.seat == Seat::Arbiter);
     let next = trust.succession.next.as_ref();
     let waiting = match next {
         Some(_) => waiting(session, &trust, &picture).await,
         None => vec![],
     };
-    let left: Vec<u32> = former(&trust, &there).map(|found| found.index).collect();
+    let left: Vec<&Found> = former(&trust, &there).collect();
     if session.is_json {
         let change = next.map(|next| {
             json!({ "since": next.since, "k": next.k, "waiting_for": waiting,
                 "arbiters": next.arbiters.iter().map(|a| a.slot).collect::<Vec<_>>() })
         });
+        let left: Vec<u32> = left.iter().map(|found| found.index).collect();
         show::json_pretty(&json!({ "arbiters": rows, "k": trust.k, "change": change,
+            "witnesses": witnesses, "witnesses_k": trust.witnesses.k,
             "trust_version": trust.version, "left_behind": left, "warnings": picture.warnings }));
         return Ok(Code::Ok);
     }
@@ -96,18 +104,34 @@ async fn list(session: &Session) -> Result<Code, Failure> {
              they are lost for good: ostler arbiters recover --dry-run"
         ),
     });
+    if let Some(committee) = trust.council().witnesses {
+        let (n, k) = (committee.n(), committee.k);
+        let answer = witnesses.iter().filter(|row| row.is_present && row.trouble.is_none()).count();
+        show::note(&format!(
+            "{answer} of {n} witnesses answer, and a VM with --on-loss stop needs {k}: ostler witnesses"
+        ));
+    }
     if let Some(next) = next {
-        let slots: Vec<String> = next.arbiters.iter().map(|a| a.slot.to_string()).collect();
-        let (list, since) = (slots.join(", "), next.since);
+        let list = slots_of(&next.arbiters);
+        let list = match next.witnesses.is_none() {
+            true => list,
+            false => format!("{list} with witnesses {}", slots_of(&next.witnesses.members)),
+        };
+        let since = next.since;
         show::note(&format!("a change is under way since trust version {since}, to {list}"));
         waiting.iter().for_each(|what| show::note(&format!("  waits for {what}")));
         show::note("next: ostler arbiters resume");
-    } else if let [slot, ..] = left.as_slice() {
+    } else if let [found, ..] = left.as_slice() {
+        let (seat, slot) = (found.seat, found.index);
         show::note(&format!(
-            "arbiter {slot} is none any more and runs still: ostler arbiters resume"
+            "{seat} {slot} is none any more and runs still: ostler arbiters resume"
         ));
     }
     Ok(Code::Ok)
+}
+
+fn slots_of(members: &[Slot]) -> String {
+    members.iter().map(|member| member.slot.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn cells(row: &Row) -> [String; 5] {
@@ -127,14 +151,18 @@ fn cells(row: &Row) -> [String; 5] {
 
 async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Found]) -> Vec<Row> {
     let client = &session.client.with_patience(PATIENCE);
-    let asked = trust.members().into_iter().map(|slot| async move {
+    let asked = trust.seats().into_iter().map(|(seat, slot)| async move {
         let health = client.get::<Health>(&endpoint(&slot), "/v1/health").await;
-        (slot, health)
+        (seat, slot, health)
     });
-    let next = trust.next_committee();
+    let council = trust.council();
+    let next = trust.next_council();
+    let has = |council: &Council<'_>, slot: u32| {
+        council.to_take(OnLoss::Stop).any(|committee| committee.has(slot))
+    };
     // Of one that is silent it matters most which host is to be seen to.
     let once = arbiters_on(picture, |_| true);
-    let rows = join_all(asked).await.into_iter().map(|(member, health)| {
+    let rows = join_all(asked).await.into_iter().map(|(seat, member, health)| {
         let slot = member.slot;
         let host = there.iter().chain(&once).find(|found| is_member(found, &member));
         let host = host.and_then(|found| picture.view.host(&found.host));
@@ -146,11 +174,12 @@ async fn rows(session: &Session, trust: &Trust, picture: &Picture, there: &[Foun
         let in_names = |what: String| with_names(picture, &what);
         Row {
             slot,
+            seat,
             host: host.map(|row| row.host.name.clone()),
             url: member.url.clone(),
             key: member.key,
-            is_present: trust.committee().has(slot),
-            is_next: next.is_none_or(|committee| committee.has(slot)),
+            is_present: has(&council, slot),
+            is_next: next.is_none_or(|next| has(&next, slot)),
             trouble,
             is_ready: health.as_ref().is_some_and(|health| health.is_ready),
             trust_version: health.and_then(|health| health.trust_version),
@@ -168,6 +197,19 @@ async fn waiting(session: &Session, trust: &Trust, picture: &Picture) -> Vec<Str
     let asked = next.map(|slot| async move {
         (client.get::<HandoverReply>(&endpoint(&slot), "/v1/handover").await, slot.slot)
     });
+    let witnesses = trust.succession.next.iter().flat_map(|next| next.witnesses.members.clone());
+    let health = witnesses.map(|slot| async move {
+        (client.get::<Health>(&endpoint(&slot), "/v1/health").await, slot.slot)
+    });
+    let health = join_all(health).await;
+    let mut of_witnesses = Vec::new();
+    for (answer, slot) in health {
+        let waits = match answer {
+            Ok(health) => health.waiting_for,
+            Err(error) => vec![format!("an answer: {}", chain(&error))],
+        };
+        of_witnesses.extend(waits.into_iter().map(|what| format!("{what} (says witness {slot})")));
+    }
     for (answer, slot) in join_all(asked).await {
         let waits = match answer {
             Ok(reply) => reply.waiting_for,
@@ -181,7 +223,7 @@ async fn waiting(session: &Session, trust: &Trust, picture: &Picture) -> Vec<Str
         let slots: Vec<String> = slots.iter().map(ToString::to_string).collect();
         format!("{what} (says arbiter {})", slots.join(", "))
     });
-    words.collect()
+    words.chain(of_witnesses).collect()
 }
 
 /// A sentence of an arbiter as a person would say it.
@@ -194,12 +236,12 @@ fn endpoint(slot: &Slot) -> Endpoint {
     Endpoint::of_key(slot.url.clone(), slot.key)
 }
 
-/// The arbiters that hosts say they have, of those that are heard.
+/// The arbiters and witnesses that hosts say they have, of those that are heard.
 fn everywhere(picture: &Picture) -> Vec<Found> {
     arbiters_on(picture, |freshness| freshness == Freshness::Fresh)
 }
 
-/// The arbiters of the hosts that are so fresh, as they said last.
+/// The arbiters and witnesses of the hosts that are so fresh, as they said last.
 pub(crate) fn arbiters_on(
     picture: &Picture,
     is_fresh_enough: impl Fn(Freshness) -> bool,

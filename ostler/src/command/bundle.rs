@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt as _, stream};
 use protocol::job::Role;
-use protocol::trust::Trust;
+use protocol::trust::{Seat, Trust};
 use serde::Serialize;
 use serde_json::Value;
 use transport::{Clock, Endpoint};
@@ -143,9 +143,13 @@ fn questions(
     for (folder, agent) in agents {
         ask(&folder, &agent, AGENT);
     }
-    for slot in session.trust.iter().flat_map(Trust::members) {
+    for (seat, slot) in session.trust.iter().flat_map(Trust::seats) {
         let to = Endpoint::of_key(slot.url.clone(), slot.key);
-        ask(&Path::new("arbiters").join(slot.slot.to_string()), &to, ARBITER);
+        let folder = match seat {
+            Seat::Arbiter => "arbiters",
+            Seat::Witness => "witnesses",
+        };
+        ask(&Path::new(folder).join(slot.slot.to_string()), &to, ARBITER);
     }
     let roles =
         [(Role::Monitor, "monitors", MONITOR), (Role::Controller, "controllers", CONTROLLER)];

@@ -3,20 +3,26 @@
 //! The comparing is `bootstrap`'s, and what ails a host it says itself; here is whom to ask and how it
 //! looks.
 
+use std::collections::BTreeSet;
+
+use bootstrap::committee::is_member;
 use bootstrap::views::{Difference, Kind};
 use bootstrap::{ViewsOptions, ViewsReport, compare_views};
 use futures_util::future::join_all;
-use protocol::job::{Reason, Role};
+use protocol::id::HostId;
+use protocol::job::{JobRow, Reason, Role};
 use protocol::resources::{Bytes, Resources};
-use protocol::trust::Fence;
+use protocol::trust::{Fence, Slot, Trust};
 use protocol::view::HostRow;
+use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transport::Endpoint;
 
 use crate::cli::{DoctorArgs, DoctorCommand};
+use crate::command::arbiters::arbiters_on;
 use crate::exit::{Code, Failure};
-use crate::picture::{Row, chain};
+use crate::picture::{Picture, Row, chain};
 use crate::session::Session;
 use crate::show;
 
@@ -67,18 +73,64 @@ async fn hosts(session: &Session) -> Result<(bool, Value), Failure> {
     let mut patients = join_all(examined).await;
     let count = patients.len();
     patients.retain(|patient| !patient.ailments.is_empty());
-    let is_well = patients.is_empty() && picture.warnings.is_empty();
+    let council = session.trust.as_ref().map(|trust| of_council(trust, &picture));
+    let council = council.unwrap_or_default();
+    let is_well = patients.is_empty() && council.is_empty() && picture.warnings.is_empty();
     if !session.is_json {
         picture.warn();
         for Patient { host, ailments } in &patients {
             ailments.iter().for_each(|ailment| show::line(&format!("{host}: {ailment}")));
         }
+        council.iter().for_each(|ailment| show::line(ailment));
         if is_well {
             show::line(&format!("{count} hosts: none has anything to be looked after"));
         }
     }
     let warnings = &picture.warnings;
-    Ok((is_well, json!({ "is_well": is_well, "hosts": patients, "warnings": warnings })))
+    let findings = json!({ "is_well": is_well, "hosts": patients, "council": council,
+        "warnings": warnings });
+    Ok((is_well, findings))
+}
+
+/// Fewer arbiters than this are gone with one of their hosts.
+const ARBITERS_FEW: usize = 3;
+
+/// What is wrong with how arbiters and witnesses are placed, for the VMs that there are.
+fn of_council(trust: &Trust, picture: &Picture) -> Vec<String> {
+    let lapses = |job: &JobRow| job.job.spec.as_vm().is_some_and(|vm| vm.on_loss == OnLoss::Stop);
+    let lapsing = picture.jobs().into_iter().filter(lapses).count();
+    let found = arbiters_on(picture, |_| true);
+    let at = |members: &[Slot]| -> BTreeSet<HostId> {
+        let on = found.iter().filter(|found| members.iter().any(|slot| is_member(found, slot)));
+        on.map(|found| found.host.clone()).collect()
+    };
+    ill_placed(
+        lapsing,
+        trust.arbiters.len(),
+        &at(&trust.arbiters),
+        trust.council().witnesses.is_some().then(|| at(&trust.witnesses.members)).as_ref(),
+    )
+}
+
+/// The same, of so many VMs that may be lost and of the hosts that arbiters and witnesses are on.
+fn ill_placed(
+    lapsing: usize,
+    arbiters: usize,
+    arbiters_at: &BTreeSet<HostId>,
+    witnesses_at: Option<&BTreeSet<HostId>>,
+) -> Vec<String> {
+    match witnesses_at {
+        None if lapsing > 0 && arbiters < ARBITERS_FEW => vec![format!(
+            "{lapsing} VMs with --on-loss stop end when the host of one of {arbiters} arbiters is lost, and \
+             there are no witnesses: ostler arbiters add HOST…, ostler witnesses set HOST…"
+        )],
+        Some(at) if !at.is_empty() && at.is_subset(arbiters_at) => vec![
+            "all witnesses share their hosts with arbiters: when those are lost, so are these; put them on \
+             others: ostler witnesses set HOST…"
+                .to_owned(),
+        ],
+        None | Some(_) => vec![],
+    }
 }
 
 async fn examine(session: &Session, row: &Row) -> Vec<String> {
@@ -178,6 +230,20 @@ fn word_of(kind: Kind) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn witnesses_are_missed_where_arbiters_are_few_and_of_no_use_on_their_hosts() {
+        let at = |names: &[&str]| -> BTreeSet<HostId> {
+            names.iter().map(|name| HostId::new(*name).unwrap()).collect()
+        };
+        let none = |lapsing, arbiters| ill_placed(lapsing, arbiters, &at(&["ha"]), None);
+        assert_eq!(none(0, 1), Vec::<String>::new(), "nothing needs them");
+        assert!(none(2, 1)[0].starts_with("2 VMs with --on-loss stop end"));
+        assert_eq!(none(2, 3), Vec::<String>::new());
+        let with = |names: &[&str]| ill_placed(2, 3, &at(&["ha", "hb", "hc"]), Some(&at(names)));
+        assert!(with(&["hc"])[0].starts_with("all witnesses share"));
+        assert_eq!(with(&["hc", "hd", "he"]), Vec::<String>::new());
+    }
 
     #[test]
     fn a_host_that_has_less_than_it_has_promised_is_ailing() {

@@ -104,7 +104,7 @@ fn tell(session: &Session, folder: &Folder, targets: usize, silent: &[String]) {
     );
 }
 
-/// Agents, then arbiters, monitors and controllers.
+/// Agents, then arbiters, witnesses, monitors and controllers.
 fn parts(trust: &Trust, picture: &Picture) -> Vec<Part> {
     let roster = trust.roster_by_host();
     let mut parts = Vec::new();
@@ -118,8 +118,10 @@ fn parts(trust: &Trust, picture: &Picture) -> Vec<Part> {
         parts.push(Part { role: Role::Host, host, to: row.agent.clone(), key: *key });
     }
     let arbiters = trust.arbiters.iter().map(|slot| (Role::Arbiter, &slot.url, slot.key));
+    let witnesses = trust.witnesses.members.iter();
+    let witnesses = witnesses.map(|slot| (Role::Witness, &slot.url, slot.key));
     let peers = trust.peers.iter().map(|peer| (peer.role, &peer.url, peer.key));
-    parts.extend(arbiters.chain(peers).map(|(role, url, key)| Part {
+    parts.extend(arbiters.chain(witnesses).chain(peers).map(|(role, url, key)| Part {
         role,
         host: address_of(url).and_then(|address| hosts.get(address).cloned()),
         to: Endpoint::of_key(url.clone(), key),

@@ -227,6 +227,10 @@ pub(super) fn tell_left(trust: &Trust, row: &HostRow, guests: &[Guest], is_resta
             "arbiter {slot} was there, and its place is empty: ostler arbiters replace {slot}"
         ));
     }
+    let witnesses = trust.witnesses.members.iter();
+    for Slot { slot, .. } in witnesses.filter(|witness| there.contains(&witness.key)) {
+        show::note(&format!("witness {slot} was there: ostler witnesses set HOST…, with another"));
+    }
     for guest in guests {
         let job = &guest.job;
         if guest.has_disks() {

@@ -1,5 +1,6 @@
-//! `ostler arbiter`, `ostler monitor`, `ostler controller`: what agents start as services.
+//! `ostler arbiter`, `ostler witness`, `ostler monitor`, `ostler controller`: what agents start as services.
 
+use protocol::trust::Seat;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -27,11 +28,13 @@ pub(crate) fn start_log(role: &str, collector: Option<&str>) -> Option<Traces> {
     traces
 }
 
-pub(crate) async fn arbiter(args: RoleArgs, global: &Global) -> Result<Code, Failure> {
-    let (stop, _traces) = start("arbiter", global.otlp.as_deref())?;
+/// An arbiter, or a witness, which is one without books: the trust document says what it is.
+pub(crate) async fn arbiter(args: RoleArgs, seat: Seat, global: &Global) -> Result<Code, Failure> {
+    let role = seat.to_string();
+    let (stop, _traces) = start(&role, global.otlp.as_deref())?;
     let RoleArgs { data_dir, listen, trust_file, ready_file, discovery } = args;
-    let options = arbiter::Options { data_dir, listen, trust_file, ready_file, discovery };
-    ended("arbiter", arbiter::serve(options, Clock::real(), stop).await)
+    let options = arbiter::Options { data_dir, listen, trust_file, ready_file, discovery, seat };
+    ended(&role, arbiter::serve(options, Clock::real(), stop).await)
 }
 
 /// One thread: nothing it does takes long, and its memory is little.

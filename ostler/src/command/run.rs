@@ -88,10 +88,14 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
 /// What needs cover ends with a majority of the arbiters, and one alone is a majority.
 fn warn_of_few_arbiters(session: &Session, on_loss: OnLoss) {
     let arbiters = session.trust.as_ref().map_or(0, |trust| trust.arbiters.len());
+    if session.trust.as_ref().is_some_and(|trust| trust.council().witnesses.is_some()) {
+        return;
+    }
     if on_loss == OnLoss::Stop && (1..3).contains(&arbiters) {
         show::note(&format!(
             "this cluster has {arbiters} arbiters: when a majority of them is away for some seconds, the VM \
-             is killed; three outlive the loss of one (ostler arbiters add HOST…)"
+             is killed; three outlive the loss of one (ostler arbiters add HOST…), and with witnesses it goes on \
+             without any (ostler witnesses)"
         ));
     }
 }

@@ -111,10 +111,16 @@ fn tell(trust: &Trust) {
     show::line(&format!("cluster {}, version {}", trust.cluster, trust.version));
     let arbiters = trust.arbiters.len();
     show::line(&format!("a ticket needs {} of {arbiters} arbiters", trust.k));
+    if let Some(committee) = trust.council().witnesses {
+        let (n, k) = (committee.n(), committee.k);
+        show::line(&format!("of a VM that may be lost it needs {k} of {n} witnesses as well"));
+    }
     let mut rows: Vec<[String; 3]> = Vec::new();
     rows.extend(trust.operators.iter().map(|key| row("operator", "", key.to_string())));
     let arbiters = trust.arbiters.iter();
     rows.extend(arbiters.map(|a| row(&format!("arbiter {}", a.slot), &a.url, a.key.to_string())));
+    let witnesses = trust.witnesses.members.iter();
+    rows.extend(witnesses.map(|w| row(&format!("witness {}", w.slot), &w.url, w.key.to_string())));
     let peers = trust.peers.iter();
     rows.extend(peers.map(|p| row(&p.role.to_string(), &p.url, p.key.to_string())));
     let hosts = trust.roster.iter();

@@ -46,7 +46,7 @@ const ANSWER_MS_MAX: u64 = 60_000;
 const LOG_LINES_SHOWN: usize = 8;
 
 /// The roles whose processes belong to a cluster.
-const ROLES: [&str; 4] = ["agent", "arbiter", "monitor", "controller"];
+const ROLES: [&str; 5] = ["agent", "arbiter", "witness", "monitor", "controller"];
 
 /// Which ports agents take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

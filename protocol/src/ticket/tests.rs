@@ -156,3 +156,42 @@ fn debits_must_add_up_to_k_times_the_job() {
     let ticket = Ticket { offer, grants: vec![Signed::seal(&grant, &key(ARBITER))] };
     assert_eq!(check(&ticket, &trust(1, 1)).unwrap_err().name(), "ticket-underbooked");
 }
+
+/// Three arbiters of whom two are needed, and as many witnesses.
+fn with_witnesses() -> Trust {
+    let witness = |slot: u32| Slot {
+        slot,
+        key: key(60 + u8::try_from(slot).unwrap()).public(),
+        url: String::new(),
+    };
+    let witnesses = crate::trust::Witnesses::of((3..6).map(witness).collect(), 0);
+    Trust { witnesses, ..trust(3, 2) }
+}
+
+fn witnessed(offer: &Offer, arbiters: &[u8], witnesses: &[u32]) -> Ticket {
+    let mut ticket = ticket_of(offer, arbiters);
+    for slot in witnesses {
+        let grant = Grant { slot: *slot, offer: ticket.offer.digest(), debit: Resources::ZERO };
+        let secret = key(60 + u8::try_from(*slot).unwrap());
+        ticket.grants.push(Signed::seal(&grant, &secret));
+    }
+    ticket
+}
+
+#[test]
+fn what_may_be_lost_needs_witnesses_as_well_and_what_is_kept_does_not() {
+    let trust = with_witnesses();
+    let lapses = Offer { on_loss: OnLoss::Stop, ..offer() };
+    let verified = check(&witnessed(&lapses, &[0, 2], &[3, 5]), &trust).unwrap();
+    assert_eq!(verified.debits().keys().copied().collect::<Vec<_>>(), [0, 2, 3, 5]);
+    assert_eq!(verified.debits()[&5], Resources::ZERO, "a witness books nothing");
+    for witnesses in [&[][..], &[4], &[4, 4]] {
+        let error = check(&witnessed(&lapses, &[0, 1, 2], witnesses), &trust).unwrap_err();
+        assert_eq!(error.name(), "ticket-without-witnesses", "{witnesses:?}");
+    }
+    let few = check(&witnessed(&lapses, &[0], &[3, 4, 5]), &trust).unwrap_err();
+    assert_eq!(few.name(), "ticket-without-quorum", "they are not counted together");
+    assert!(check(&ticket_of(&offer(), &[0, 2]), &trust).is_ok());
+    let kept = check(&witnessed(&offer(), &[0, 2], &[3, 4]), &trust).unwrap();
+    assert_eq!(kept.debits().len(), 2);
+}

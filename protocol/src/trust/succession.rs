@@ -12,6 +12,10 @@
 //! every host has agreed and that what they hold is in its books. So A and A-then-B meet in A, A-then-B
 //! and B meet in B, and A and B are never in force at once.
 //!
+//! Witnesses are part of it: A and B above are *councils*, arbiters with the witnesses beside them. To take
+//! a quorum of each committee of a council is needed, to go on a quorum of either ([`super::Council`]); so
+//! whoever takes by A meets whoever goes on by A, and that is all that was used.
+//!
 //! Where those in force are lost for good, the change *recovers*: hosts agree without asking them. That
 //! is all that differs, so a document that says so when they are not lost does no harm, either.
 //!
@@ -23,7 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Slot, Trust, TrustError};
+use super::council::{Council, Identity};
+use super::{Slot, Trust, TrustError, Witnesses};
 use crate::id::{ClusterId, HostId};
 use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed};
@@ -58,11 +63,22 @@ pub struct Next {
     pub arbiters: Vec<Slot>,
     /// How many of them a ticket will need.
     pub k: u32,
+    /// The witnesses beside them.
+    #[serde(default, skip_serializing_if = "Witnesses::is_none")]
+    pub witnesses: Witnesses,
     /// True when too many of those in force are lost for good to be asked: a host then agrees once a
     /// quorum of these alone grants. Not part of what names the change, so one that is under way can
     /// become one that recovers.
     #[serde(default, skip_serializing_if = "is_false")]
     pub recovers: bool,
+}
+
+impl Next {
+    /// The arbiters and witnesses that are to take over.
+    pub(super) fn council(&self) -> Council<'_> {
+        let arbiters = Committee { members: &self.arbiters, k: self.k };
+        Council { arbiters, witnesses: self.witnesses.committee() }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -98,11 +114,11 @@ impl Message for Ready {
     const DOMAIN: &'static str = "ready";
 }
 
-/// Arbiters of whom k must say yes.
+/// Arbiters, or witnesses, of whom k must say yes.
 #[derive(Debug, Clone, Copy)]
 pub struct Committee<'a> {
     /// Its members.
-    pub arbiters: &'a [Slot],
+    pub members: &'a [Slot],
     /// How many of them a ticket needs.
     pub k: u32,
 }
@@ -111,25 +127,25 @@ impl Committee<'_> {
     /// How many there are.
     #[must_use]
     pub fn n(&self) -> u32 {
-        u32::try_from(self.arbiters.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.members.len()).unwrap_or(u32::MAX)
     }
 
     /// How many of these slots are its members'.
     #[must_use]
     pub fn count(&self, slots: &BTreeSet<u32>) -> u32 {
-        let members = self.arbiters.iter().filter(|arbiter| slots.contains(&arbiter.slot));
+        let members = self.members.iter().filter(|member| slots.contains(&member.slot));
         u32::try_from(members.count()).unwrap_or(u32::MAX)
     }
 
     /// Whether it has a member of that slot.
     #[must_use]
     pub fn has(&self, slot: u32) -> bool {
-        self.arbiters.iter().any(|arbiter| arbiter.slot == slot)
+        self.members.iter().any(|member| member.slot == slot)
     }
 
     /// Who belongs to it, without where they answer.
-    fn identity(&self) -> (BTreeMap<u32, PublicKey>, u32) {
-        (self.arbiters.iter().map(|arbiter| (arbiter.slot, arbiter.key)).collect(), self.k)
+    pub(super) fn identity(&self) -> Identity {
+        (self.members.iter().map(|member| (member.slot, member.key)).collect(), self.k)
     }
 }
 
@@ -137,27 +153,21 @@ impl Trust {
     /// The arbiters in force.
     #[must_use]
     pub fn committee(&self) -> Committee<'_> {
-        Committee { arbiters: &self.arbiters, k: self.k }
+        Committee { members: &self.arbiters, k: self.k }
     }
 
     /// Those who are to take over from them.
     #[must_use]
     pub fn next_committee(&self) -> Option<Committee<'_>> {
         let next = self.succession.next.as_ref()?;
-        Some(Committee { arbiters: &next.arbiters, k: next.k })
+        Some(Committee { members: &next.arbiters, k: next.k })
     }
 
-    /// The committees of which a host that has agreed to this change, or to none, needs a quorum
-    /// each: for every ticket and for all cover.
+    /// The committees of arbiters of which a host that has agreed to this change, or to none, needs a quorum
+    /// each for every ticket. What needs cover asks their councils ([`Trust::councils`]).
     pub fn committees(&self, agreed: Option<Digest>) -> impl Iterator<Item = Committee<'_>> {
         let is_agreed = agreed.is_some() && agreed == self.change();
         std::iter::once(self.committee()).chain(self.next_committee().filter(|_| is_agreed))
-    }
-
-    /// Whether the arbiters in force are the same here and there, wherever they answer.
-    #[must_use]
-    pub fn committee_is(&self, other: &Trust) -> bool {
-        self.committee().identity() == other.committee().identity()
     }
 
     /// Everybody who is an arbiter or is to be one, each once, by slot.
@@ -173,23 +183,29 @@ impl Trust {
     #[must_use]
     pub fn change(&self) -> Option<Digest> {
         let next = self.succession.next.as_ref()?;
-        let (from, to) = (self.committee().identity(), self.next_committee()?.identity());
-        Some(Digest::of_json(&(&self.cluster, next.since, from, to)))
+        let (from, to) = (self.council().identity(), self.next_council()?.identity());
+        Some(match (&from, &to) {
+            // As it was named before there were witnesses: hosts have agreed to that.
+            ((from, None), (to, None)) => Digest::of_json(&(&self.cluster, next.since, from, to)),
+            _ => Digest::of_json(&(&self.cluster, next.since, from, to)),
+        })
     }
 
-    /// Whether these slots are a quorum of each committee that counts for the host.
+    /// Whether these slots are a quorum of each committee of arbiters that counts for the host.
     #[must_use]
     pub fn is_quorum(&self, agreed: Option<Digest>, slots: &BTreeSet<u32>) -> bool {
         self.committees(agreed).all(|committee| committee.count(slots) >= committee.k)
     }
 
     /// Whether these slots are all whom a host has to hear that they grant before it agrees to the change
-    /// under way: a quorum of both committees, or of the next one where it takes over from the lost.
+    /// under way: a quorum of each committee of both councils, or of the next one where it takes over from
+    /// the lost.
     #[must_use]
     pub fn may_agree(&self, slots: &BTreeSet<u32>) -> bool {
-        let is_quorum = |committee: Committee<'_>| committee.count(slots) >= committee.k;
         let recovers = self.succession.next.as_ref().is_some_and(|next| next.recovers);
-        self.next_committee().is_some_and(is_quorum) && (recovers || is_quorum(self.committee()))
+        let next = self.next_council();
+        next.is_some_and(|next| next.has_quorum_of_each(slots))
+            && (recovers || self.council().has_quorum_of_each(slots))
     }
 
     /// What each slot has booked, or is to count as booked, for a job of this size that was granted
@@ -248,7 +264,7 @@ fn completed(
     size: Resources,
 ) -> BTreeMap<u32, Resources> {
     let had = |slot: u32| debits.get(&slot).copied().unwrap_or(Resources::ZERO);
-    let mut slots: Vec<u32> = committee.arbiters.iter().map(|arbiter| arbiter.slot).collect();
+    let mut slots: Vec<u32> = committee.members.iter().map(|arbiter| arbiter.slot).collect();
     // The newest arbiters have the highest slots.
     slots.sort_unstable_by_key(|slot| std::cmp::Reverse(*slot));
     let fill = |amount: fn(Resources) -> u64| {
@@ -306,18 +322,20 @@ pub(super) fn validate(trust: &Trust) -> Result<(), String> {
     if next.arbiters.len() > super::MEMBERS_MAX as usize {
         return Err(format!("more than {} next arbiters", super::MEMBERS_MAX));
     }
-    super::check_quorum(next.k, next.arbiters.len(), trust.f)?;
-    let next_committee = Committee { arbiters: &next.arbiters, k: next.k };
-    let (now, then) = (trust.committee().identity(), next_committee.identity());
-    if now == then {
-        return Err("its next arbiters are those it has".to_owned());
+    super::check_quorum("arbiters", next.k, next.arbiters.len(), trust.f)?;
+    next.witnesses.validate(trust.f)?;
+    let next_council = next.council();
+    if trust.council().identity() == next_council.identity() {
+        return Err("its next arbiters and witnesses are those it has".to_owned());
     }
-    if then.0.len() != next.arbiters.len() {
+    if next_council.arbiters.identity().0.len() != next.arbiters.len() {
         return Err("two of the next arbiters have one slot".to_owned());
     }
-    one_key_a_slot(trust.arbiters.iter().chain(&next.arbiters))
+    one_key_a_slot(trust.arbiters.iter().chain(&next.arbiters))?;
+    one_key_a_slot(trust.witnesses.members.iter().chain(&next.witnesses.members))
 }
 
+/// Of arbiters or of witnesses: nobody is both.
 fn one_key_a_slot<'a>(arbiters: impl Iterator<Item = &'a Slot>) -> Result<(), String> {
     let (mut keys, mut slots) = (BTreeMap::new(), BTreeMap::new());
     for arbiter in arbiters {
@@ -376,15 +394,17 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
             "to have it on the roster, or among the retired: `ostler retire`".to_owned(),
         );
     }
-    if let Err(why) = one_key_a_slot(old.members().iter().chain(&new.members())) {
+    let of_both = old.seats().into_iter().chain(new.seats()).map(|(_, slot)| slot);
+    if let Err(why) = one_key_a_slot(of_both.collect::<Vec<_>>().iter()) {
         return unlawful(why, "a slot above all that were ever used".to_owned());
     }
-    let (now, then) = (old.committee().identity(), new.committee().identity());
+    let (now, then) = (old.council().identity(), new.council().identity());
     if now == then && old.changed_at() == new.changed_at() {
         return Ok(());
     }
+    let are = if now.0 == then.0 { "witnesses" } else { "arbiters" };
     let is_completed = |next: &Next| {
-        let takes_over = Committee { arbiters: &next.arbiters, k: next.k }.identity() == then;
+        let takes_over = next.council().identity() == then;
         let handover = new.succession.handover.as_ref();
         let is_of_this = |h: &Handover| h.since == next.since && Some(h.change) == old.change();
         takes_over && handover.is_some_and(is_of_this)
@@ -392,7 +412,7 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
     match &old.succession.next {
         Some(next) if is_completed(next) => Ok(()),
         Some(_) => unlawful(
-            "its arbiters are others, and it does not show that every host has agreed".to_owned(),
+            format!("its {are} are others, and it does not show that every host has agreed"),
             format!(
                 "the arbiters of version {}, or its next ones with a quorum's word that they are \
                  ready: `ostler arbiters` goes on with the change",
@@ -400,11 +420,17 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
             ),
         ),
         None => unlawful(
-            "its arbiters are others at once, and two quorums could miss each other".to_owned(),
-            format!(
-                "the arbiters of version {} with the others as `next`: `ostler arbiters replace`",
-                old.version
-            ),
+            format!("its {are} are others at once, and two quorums could miss each other"),
+            match are {
+                "witnesses" => format!(
+                    "the witnesses of version {} with the others in `next`: `ostler witnesses set`",
+                    old.version
+                ),
+                _ => format!(
+                    "the arbiters of version {} with the others as `next`: `ostler arbiters replace`",
+                    old.version
+                ),
+            },
         ),
     }
 }
@@ -413,9 +439,8 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
 /// they sign says that this host needs the next arbiters, too.
 pub fn check_agreed(agreed: Option<Digest>, old: &Trust, new: &Trust) -> Result<(), TrustError> {
     let is_bound = agreed.is_some() && agreed == old.change();
-    let goes_back = old.committee().identity() == new.committee().identity()
-        && old.changed_at() == new.changed_at()
-        && new.change() != old.change();
+    let goes_back =
+        old.council_is(new) && old.changed_at() == new.changed_at() && new.change() != old.change();
     if is_bound && goes_back {
         return Err(TrustError::Unlawful {
             version: new.version,

@@ -41,7 +41,7 @@ fn books(parts: [u32; 3], jobs: &[(u32, [u32; 3])]) -> BTreeMap<u32, TenantBook>
 
 fn levelled(books: &BTreeMap<u32, TenantBook>, size: u32) -> Option<Vec<Move>> {
     let arbiters = slots();
-    let committee = Committee { arbiters: &arbiters, k: 2 };
+    let committee = Committee { members: &arbiters, k: 2 };
     level(&[committee], books, (&job(99), vcpus(size)))
 }
 

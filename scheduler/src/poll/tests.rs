@@ -178,3 +178,64 @@ fn an_arbiter_of_before_debits_were_split_books_the_whole_size() {
     }
     assert!(matches!(poll.conclude(), Answer::Done(_)));
 }
+
+/// The same offer, of a job that may be lost.
+fn lapsing(size: u32) -> Signed<Offer> {
+    let offer = offer(size).open().unwrap();
+    Signed::seal(&Offer { on_loss: OnLoss::Stop, ..offer }, &key(8))
+}
+
+fn with_witnesses(quota: Option<u32>) -> Trust {
+    let slot = |slot: u32| Slot { slot, key: key(slot + 1).public(), url: String::new() };
+    let witnesses = protocol::trust::Witnesses::of((3..6).map(slot).collect(), 0);
+    Trust { witnesses, ..trust(quota) }
+}
+
+#[test]
+fn what_may_be_lost_is_shown_to_witnesses_too_and_what_is_kept_is_not() {
+    let trust = with_witnesses(None);
+    let offer = lapsing(3);
+    let mut poll = Poll::of(&trust, &offer);
+    for slot in [0, 1] {
+        assert_eq!(next(&mut poll).map(|next| next.0), Some(slot));
+        poll.take(slot, yes(&offer, slot, 3));
+    }
+    assert_eq!(next(&mut poll), Some((3, None)), "no third arbiter is needed");
+    poll.take(3, Err("silent".to_owned()));
+    for slot in [4, 5] {
+        assert_eq!(next(&mut poll), Some((slot, None)));
+        poll.take(slot, yes(&offer, slot, 0));
+    }
+    assert_eq!(next(&mut poll), None);
+    let Answer::Done(TaskResult::Grants { grants }) = poll.conclude() else { panic!("enough") };
+    assert_eq!(grants.len(), 4);
+
+    let kept = self::offer(3);
+    let mut poll = Poll::of(&trust, &kept);
+    for slot in [0, 1] {
+        assert_eq!(next(&mut poll).map(|next| next.0), Some(slot));
+        poll.take(slot, yes(&kept, slot, 3));
+    }
+    assert_eq!(next(&mut poll), None);
+    assert!(matches!(poll.conclude(), Answer::Done(_)));
+}
+
+#[test]
+fn witnesses_that_do_not_answer_leave_it_unclear_and_say_so() {
+    let trust = with_witnesses(Some(9));
+    let offer = lapsing(3);
+    let mut poll = Poll::of(&trust, &offer);
+    for slot in poll.rooms_to_ask() {
+        assert!(slot.slot < 3, "a witness books nothing");
+        poll.take_room(slot.slot, Ok(room(6)));
+    }
+    while let Some((slot, wish)) = next(&mut poll) {
+        match slot {
+            0..3 => poll.take(slot, yes(&offer, slot, wish.unwrap())),
+            _ => poll.take(slot, Err("away".to_owned())),
+        }
+    }
+    let Answer::Unclear { what, .. } = poll.conclude() else { panic!("not enough") };
+    assert!(what.contains("0 of 2 grants of witnesses"), "{what}");
+    assert!(what.contains("witness 4: away"), "{what}");
+}

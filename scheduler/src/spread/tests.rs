@@ -23,7 +23,7 @@ fn ladles(left: &[u32]) -> BTreeMap<u32, Ladle> {
 /// The debits of k of n arbiters that have so much left each.
 fn of(n: u32, k: u32, size: u32, ladles: &BTreeMap<u32, Ladle>) -> Option<Vec<u32>> {
     let arbiters = slots(n);
-    let committee = Committee { arbiters: &arbiters, k };
+    let committee = Committee { members: &arbiters, k };
     let debits = spread(&[committee], vcpus(size), ladles)?;
     Some(debits.into_values().map(|debit| debit.vcpus).collect())
 }
@@ -52,7 +52,7 @@ fn what_a_job_has_already_costs_nothing_and_what_is_signed_is_not_asked_for_agai
 fn while_arbiters_are_changed_both_committees_have_enough() {
     let all = slots(4);
     let (now, next) = (all[..3].to_vec(), [&all[..2], &all[3..]].concat());
-    let committees = [Committee { arbiters: &now, k: 2 }, Committee { arbiters: &next, k: 2 }];
+    let committees = [Committee { members: &now, k: 2 }, Committee { members: &next, k: 2 }];
     let debits = spread(&committees, vcpus(3), &ladles(&[6, 6, 6, 6])).unwrap();
     let sum = |slots: [u32; 3]| slots.iter().map(|slot| debits[slot].vcpus).sum::<u32>();
     assert_eq!((sum([0, 1, 2]), sum([0, 1, 3])), (6, 6));
@@ -61,7 +61,7 @@ fn while_arbiters_are_changed_both_committees_have_enough() {
 #[test]
 fn a_refusal_says_what_would_have_fitted() {
     let arbiters = slots(3);
-    let two_of_three = [Committee { arbiters: &arbiters, k: 2 }];
+    let two_of_three = [Committee { members: &arbiters, k: 2 }];
     assert_eq!(largest(&two_of_three, &ladles(&[2, 2, 2]), vcpus(9)), vcpus(3));
     assert_eq!(largest(&two_of_three, &ladles(&[0, 0, 6]), vcpus(9)), vcpus(0));
     assert_eq!(largest(&two_of_three, &ladles(&[6, 6, 6]), vcpus(4)), vcpus(4));

@@ -5,7 +5,7 @@
 //! ostler-sim replay SEED --to EVENT --last 200        prints the events that lead there
 //! ```
 //!
-//! `--real-ledgers` gives every host the agents' own ledger, on a disk that fails.
+//! `--witnesses` adds witnesses to every world. `--real-ledgers` gives every host the agents' own ledger, on a disk that fails.
 //! `--mutant NAME` breaks a rule on purpose in either. What a seed means is `tests::sim`'s.
 
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::json;
 use tests::sim::coverage::Coverage;
 use tests::sim::verdict::{Verdict, run};
-use tests::sim::{Mutant, Profile, World, simulate, simulate_on_real_ledgers};
+use tests::sim::{Mutant, Profile, World, simulate, simulate_on_real_ledgers, simulate_witnesses};
 use transport::Clock;
 
 /// Traces are long; this many lines before the end tell what led to it.
@@ -29,9 +29,11 @@ fn main() -> ExitCode {
         Some("replay") => replay(&options),
         _ => {
             eprintln!(
-                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--threads N] [--first] [--mutant NAME | --real-ledgers]"
+                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--threads N] [--first] [--mutant NAME | --real-ledgers] [--witnesses]"
             );
-            eprintln!("       ostler-sim replay SEED [--to EVENT] [--last LINES] [--mutant NAME]");
+            eprintln!(
+                "       ostler-sim replay SEED [--to EVENT] [--last LINES] [--mutant NAME] [--witnesses]"
+            );
             ExitCode::from(2)
         }
     }
@@ -78,9 +80,10 @@ fn run_many(options: &Options<'_>) -> ExitCode {
                 return;
             }
             let seed = from.wrapping_add(i);
-            let verdict = match options.has("--real-ledgers") {
-                true => simulate_on_real_ledgers(seed),
-                false => simulate(seed, options.mutant()),
+            let verdict = match (options.has("--witnesses"), options.has("--real-ledgers")) {
+                (true, _) => simulate_witnesses(seed, options.mutant()),
+                (false, true) => simulate_on_real_ledgers(seed),
+                (false, false) => simulate(seed, options.mutant()),
             };
             let mut total = total.lock().expect("no holder of this lock panics");
             total.0 += 1;
@@ -137,7 +140,11 @@ fn replay(options: &Options<'_>) -> ExitCode {
         eprintln!("ostler-sim replay needs a seed");
         return ExitCode::from(2);
     };
-    let mut world = World::new(Profile::of_seed(seed), options.mutant());
+    let profile = match options.has("--witnesses") {
+        true => Profile::of_witnesses(seed),
+        false => Profile::of_seed(seed),
+    };
+    let mut world = World::new(profile, options.mutant());
     if options.has("--real-ledgers") {
         world.use_real_ledgers();
     }

@@ -104,7 +104,8 @@ impl World {
         let Some(n) = self.arbiters.iter().position(|process| process.node == node) else {
             return;
         };
-        if self.profile.spare_arbiters > 0 || self.profile.has_fences {
+        let may_change = self.profile.spare_arbiters > 0 || self.profile.spare_witnesses > 0;
+        if may_change || self.profile.has_fences {
             let life = self.nodes[node.0].life;
             self.after_local_ms(node, LOOK_INTERVAL_MS, Event::Trust { node, life });
         }

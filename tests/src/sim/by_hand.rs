@@ -102,9 +102,14 @@ impl World {
             }
         }
         let slots = grants.iter().filter_map(|grant| Some(grant.open().ok()?.slot)).collect();
-        let agreed = offer.open().ok()?.agreed;
-        let is_enough =
-            self.trust.is_quorum(agreed, &slots) || self.mutant == Some(Mutant::PresentAloneGrants);
+        let opened = offer.open().ok()?;
+        let mut committees = self.trust.to_take(opened.agreed, opened.on_loss);
+        let is_quorum = committees.all(|committee| committee.count(&slots) >= committee.k);
+        let is_enough = match self.mutant {
+            Some(Mutant::PresentAloneGrants) => true,
+            Some(Mutant::ArbitersAloneGrant) => self.trust.is_quorum(opened.agreed, &slots),
+            _ => is_quorum,
+        };
         is_enough.then_some(Ticket { offer, grants })
     }
 

@@ -64,6 +64,27 @@ impl World {
                 let n = self.chance.index(self.arbiters.len());
                 return self.kill(self.arbiters[n].node, short_us);
             }
+            "kill-arbiters" => {
+                // Now and then for longer than a term.
+                let for_us = long_us + 2 * short_us;
+                let all = 0..self.profile.arbiters_ever();
+                return all.fold(false, |any, n| self.kill(self.arbiters[n].node, for_us) || any);
+            }
+            "kill-witnesses" => {
+                let all = self.profile.witnesses_ever();
+                return all.fold(false, |any, n| self.kill(self.arbiters[n].node, short_us) || any);
+            }
+            "part-committee" => {
+                let at = self.hosts[host].node;
+                let arbiters = self.chance.happens(600_000);
+                let all = match arbiters {
+                    true => 0..self.profile.arbiters_ever(),
+                    false => self.profile.witnesses_ever(),
+                };
+                let all = all.map(|n| self.arbiters[n].node);
+                let both = all.flat_map(|n| [(n, at), (at, n)]).collect();
+                self.cut(both, long_us);
+            }
             "kill-monitor" => {
                 let n = self.chance.index(self.monitors.len());
                 return self.kill(self.monitors[n].node, short_us);

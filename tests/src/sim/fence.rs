@@ -79,7 +79,7 @@ impl World {
         let is_elsewhere = |slot: u32| self.home_of(slot) != n;
         let mut committees = self.trust.committees(self.trust.change());
         committees.all(|committee| {
-            let slots = committee.arbiters.iter().map(|arbiter| arbiter.slot);
+            let slots = committee.members.iter().map(|arbiter| arbiter.slot);
             committee.count(&slots.filter(|slot| is_elsewhere(*slot)).collect()) >= committee.k
         })
     }

@@ -581,9 +581,9 @@ impl World {
         let Some(trust) = process.agent.trust() else { return };
         let version = trust.version;
         let arbiters: Vec<(u32, NodeId)> = trust
-            .members()
+            .seats()
             .iter()
-            .filter_map(|member| Some((member.slot, *self.arbiter_nodes.get(&member.slot)?)))
+            .filter_map(|(_, member)| Some((member.slot, *self.arbiter_nodes.get(&member.slot)?)))
             .collect();
         self.spawn(node, move |ctx| {
             Box::pin(async move {

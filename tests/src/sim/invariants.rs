@@ -220,7 +220,10 @@ impl World {
         let epoch = agent.map(Agent::epoch);
         let signed = self.oracle.grants.get(&ticket.offer.digest()).cloned().unwrap_or_default();
         let is_quorum = agent.and_then(|agent| Some((agent.trust()?, agent.agreed())));
-        let is_quorum = is_quorum.is_some_and(|(trust, agreed)| trust.is_quorum(agreed, &signed));
+        let is_quorum = is_quorum.is_some_and(|(trust, agreed)| {
+            let mut committees = trust.to_take(agreed, offer.on_loss);
+            committees.all(|committee| committee.count(&signed) >= committee.k)
+        });
         let is_booked = agent.and_then(|agent| Some((agent.trust()?, agent.agreed())));
         let is_booked = is_booked.is_some_and(|(trust, agreed)| {
             let debits: BTreeMap<u32, Resources> = ticket
@@ -312,7 +315,7 @@ impl World {
                     }
                     None => size,
                 };
-                let slots = committee.arbiters.iter().map(|arbiter| arbiter.slot);
+                let slots = committee.members.iter().map(|arbiter| arbiter.slot);
                 let counts: BTreeMap<u32, Resources> =
                     slots.map(|slot| (slot, counted(slot))).collect();
                 let sum = counts.values().copied().fold(Resources::ZERO, Resources::plus);

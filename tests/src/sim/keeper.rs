@@ -195,6 +195,7 @@ impl World {
         match self.mutant {
             Some(Mutant::KillAtDeadline) => Arc::new(Trust { kill_ms: 0, ..Trust::clone(&trust) }),
             Some(Mutant::PresentAloneCovers) => present_alone(&trust),
+            Some(Mutant::MixedCommitteeCovers) => mixed(&trust),
             _ => trust,
         }
     }
@@ -311,8 +312,8 @@ impl World {
 
     fn state_holds(&mut self, n: usize, statement: &Statement) {
         let signed = Signed::seal(statement, &self.hosts[n].key);
-        let members = self.trust_of_host(n).members();
-        for a in members.iter().filter_map(|member| usize::try_from(member.slot).ok()) {
+        let seats = self.trust_of_host(n).seats();
+        for a in seats.iter().filter_map(|(_, member)| usize::try_from(member.slot).ok()) {
             self.send_statement(n, a, &signed);
         }
     }
@@ -377,8 +378,16 @@ impl World {
 fn next_alone(trust: &Trust) -> Arc<Trust> {
     let mut trust = trust.clone();
     if let Some(next) = trust.succession.next.take() {
-        (trust.arbiters, trust.k) = (next.arbiters, next.k);
+        (trust.arbiters, trust.k, trust.witnesses) = (next.arbiters, next.k, next.witnesses);
     }
+    Arc::new(trust)
+}
+
+/// A document as if arbiters and witnesses were one committee.
+fn mixed(trust: &Trust) -> Arc<Trust> {
+    let mut trust = trust.clone();
+    let witnesses = std::mem::take(&mut trust.witnesses);
+    trust.arbiters.extend(witnesses.members);
     Arc::new(trust)
 }
 

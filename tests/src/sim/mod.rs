@@ -6,7 +6,7 @@
 //! loops, written as the shells write them. A seed decides everything; the same seed is the same
 //! run, event by event.
 //!
-//! Not modelled yet, because no core has it: witnesses, tables between arbiters (R2(c)), evidence and
+//! Not modelled yet, because no core has it: tables between arbiters (R2(c)), evidence and
 //! override, delegated budgets, members that lie. Not modelled although it exists: services, images, several pages of the HTTP layer
 //! (permissions, bodies that are too large), a libvirt that carries out a start long after it was
 //! given up *and* after later operations on that domain (operations on a domain keep their order),
@@ -68,5 +68,5 @@ pub mod verdict;
 
 pub use mutant::Mutant;
 pub use profile::Profile;
-pub use verdict::{Verdict, simulate, simulate_on_real_ledgers};
+pub use verdict::{Verdict, simulate, simulate_on_real_ledgers, simulate_witnesses};
 pub use world::World;

@@ -110,11 +110,15 @@ pub enum Mutant {
     FenceCompletesForgottenBooks,
     /// A host that is said to be off is turned on before a quorum of arbiters has heard that.
     FencedHostTurnedOnEarly,
+    /// A host takes a job that may be lost by arbiters' grants alone, while witnesses let others run (§2, R9).
+    ArbitersAloneGrant,
+    /// A guest runs by the cover of some arbiters and some witnesses, counted together (R11).
+    MixedCommitteeCovers,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 41] = [
+    pub const ALL: [Mutant; 43] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -156,6 +160,8 @@ impl Mutant {
         Mutant::FencedHoldsKept,
         Mutant::FenceCompletesForgottenBooks,
         Mutant::FencedHostTurnedOnEarly,
+        Mutant::ArbitersAloneGrant,
+        Mutant::MixedCommitteeCovers,
     ];
 }
 
@@ -288,6 +294,10 @@ impl World {
                 let trust = process.and_then(|process| process.agent.trust());
                 trust.is_some_and(|trust| trust.is_quorum(None, &signed))
             }
+            (
+                Some(Mutant::ArbitersAloneGrant),
+                Some(TicketError::TicketWithoutWitnesses { .. }),
+            ) => true,
             _ => false,
         };
         if !is_forged {

@@ -7,10 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bootstrap::committee::{Change, begun, check_lost, completed, gone_on, recovered, taken_back};
+use bootstrap::committee::{
+    Change, are_witnesses_lost, begun, begun_with_witnesses, check_lost, completed, gone_on,
+    recovered, taken_back,
+};
 use host_agent::core::Request;
 use protocol::signed::{Digest, Signed};
-use protocol::trust::{MEMBERS_MAX, Ready, Slot, Trust};
+use protocol::trust::{MEMBERS_MAX, Ready, Slot, Trust, Witnesses};
 
 use super::message::{Ask, Told};
 use super::tasks::Command;
@@ -22,6 +25,8 @@ const EVERY_MS: u64 = 700;
 const TAKE_BACK_PPM: u32 = 12_000;
 /// Of a million looks, so many give some host an old document.
 const OLD_PPM: u32 = 100_000;
+/// Of a million changes, so many are of the witnesses, where those change.
+const WITNESSES_PPM: u32 = 500_000;
 /// Of a million looks, so many have a rival sign something.
 const RIVAL_PPM: u32 = 150_000;
 
@@ -123,6 +128,13 @@ impl World {
         let every_ms = self.profile.change_every_ms;
         self.operators.next_us =
             self.now_us + self.chance.between(every_ms * 300, every_ms * 1_700);
+        if self.profile.spare_witnesses > 0 && self.chance.happens(WITNESSES_PPM) {
+            if let Some(next) = self.some_witnesses(&trust) {
+                self.coverage.hit("operator.witnesses");
+                self.decree(next);
+            }
+            return;
+        }
         if let Some(change) = self.some_change(&trust)
             && let Ok(next) = begun(&trust, &change)
             && next.validate().is_ok()
@@ -149,23 +161,36 @@ impl World {
         if next.is_none() && !self.is_obeyed(trust) {
             return None;
         }
-        let is_up = |slot: u32| {
-            let process = self.arbiters.get(usize::try_from(slot).ok()?)?;
-            process.life.as_ref().map(|_| slot)
-        };
-        let up: BTreeSet<u32> = (0..MEMBERS_MAX).filter_map(is_up).collect();
+        let up = self.up();
         check_lost(trust, &up).ok()?;
         let (left, leaves): (Vec<u32>, Vec<u32>) =
             trust.arbiters.iter().map(|arbiter| arbiter.slot).partition(|slot| up.contains(slot));
-        let is_other = |slot: &&u32| !trust.committee().has(**slot);
+        let ever = u32::try_from(self.profile.arbiters_ever()).unwrap_or(0);
+        let is_other = |slot: &&u32| **slot < ever && !trust.committee().has(**slot);
         let joins: Vec<u32> = up.iter().filter(is_other).take(leaves.len()).copied().collect();
         if left.len() + joins.len() == 0 {
             return None;
         }
         let change = change(&leaves, &joins);
         let change = next.is_none().then_some(&change);
-        let next = recovered(trust, change, &BTreeSet::new()).ok()?;
+        let is_new = change.is_some();
+        let mut next = recovered(trust, change, &BTreeSet::new()).ok()?;
+        if is_new
+            && are_witnesses_lost(trust, &up)
+            && let Some(council) = &mut next.succession.next
+        {
+            council.witnesses = Witnesses::default();
+        }
         next.validate().is_ok().then_some(next)
+    }
+
+    /// The slots of all whose process is there.
+    fn up(&self) -> BTreeSet<u32> {
+        let is_up = |slot: u32| {
+            let process = self.arbiters.get(usize::try_from(slot).ok()?)?;
+            process.life.as_ref().map(|_| slot)
+        };
+        (0..MEMBERS_MAX).filter_map(is_up).collect()
     }
 
     /// A version above every one that was ever signed.
@@ -198,7 +223,7 @@ impl World {
     /// One more, one less, one in the place of another, or all of them.
     pub fn some_change(&mut self, trust: &Trust) -> Option<Change> {
         let has = |slot: u32| trust.committee().has(slot);
-        let count = u32::try_from(self.arbiters.len()).unwrap_or(0);
+        let count = u32::try_from(self.profile.arbiters_ever()).unwrap_or(0);
         let (present, absent): (Vec<u32>, Vec<u32>) = (0..count).partition(|slot| has(*slot));
         let one = *self.chance.pick(&present)?;
         let other = self.chance.pick(&absent).copied();
@@ -213,6 +238,19 @@ impl World {
             (_, None) => return None,
         };
         Some(change(&leaves, &joins))
+    }
+
+    /// Other witnesses, more of them, fewer or none.
+    fn some_witnesses(&mut self, trust: &Trust) -> Option<Trust> {
+        let mut ever: Vec<usize> = self.profile.witnesses_ever().collect();
+        let n = *self.chance.pick(&[0, 1, 3, 3])?;
+        while ever.len() > n {
+            let out = self.chance.index(ever.len());
+            ever.remove(out);
+        }
+        let up = self.up();
+        let next = begun_with_witnesses(trust, members(&ever), are_witnesses_lost(trust, &up));
+        next.validate().is_ok().then_some(next)
     }
 
     // Over the network.
@@ -296,15 +334,27 @@ impl World {
 /// A change of arbiters by their numbers.
 #[must_use]
 pub fn change(leaves: &[u32], joins: &[u32]) -> Change {
-    let slot = |slot: &u32| {
-        let key = arbiter_key(usize::try_from(*slot).unwrap_or(0)).public();
-        Slot { slot: *slot, key, url: String::new() }
+    let joins: Vec<usize> = joins.iter().map(|slot| usize::try_from(*slot).unwrap_or(0)).collect();
+    Change { leaves: leaves.iter().copied().collect(), joins: members(&joins) }
+}
+
+/// Arbiters or witnesses by their numbers.
+#[must_use]
+pub fn members(numbers: &[usize]) -> Vec<Slot> {
+    let slot = |n: &usize| {
+        let (slot, key) = (u32::try_from(*n).unwrap_or(0), arbiter_key(*n).public());
+        Slot { slot, key, url: String::new() }
     };
-    Change { leaves: leaves.iter().copied().collect(), joins: joins.iter().map(slot).collect() }
+    numbers.iter().map(slot).collect()
 }
 
 fn slots_of(trust: &Trust) -> (Vec<u32>, Option<Vec<u32>>) {
-    let slots = |arbiters: &[Slot]| arbiters.iter().map(|arbiter| arbiter.slot).collect();
-    let next = trust.succession.next.as_ref().map(|next| slots(&next.arbiters));
-    (slots(&trust.arbiters), next)
+    let slots = |members: &[Slot]| members.iter().map(|member| member.slot).collect::<Vec<u32>>();
+    let both = |arbiters: &[Slot], witnesses: &Witnesses| {
+        let mut all: Vec<u32> = slots(arbiters);
+        all.extend(slots(&witnesses.members));
+        all
+    };
+    let next = trust.succession.next.as_ref().map(|next| both(&next.arbiters, &next.witnesses));
+    (both(&trust.arbiters, &trust.witnesses), next)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use protocol::id::{ClusterId, JobId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
-use protocol::trust::{CLOCK_PPM, Slot, Trust};
+use protocol::trust::{CLOCK_PPM, Slot, Trust, Witnesses};
 
 use super::chance::Chance;
 
@@ -62,6 +62,10 @@ pub struct Profile {
     pub has_lapsing: bool,
     /// Arbiters that are none at first and may become some.
     pub spare_arbiters: usize,
+    /// Witnesses, numbered after all arbiters.
+    pub witnesses: usize,
+    /// Witnesses that are none at first and may become some.
+    pub spare_witnesses: usize,
     /// How often an operator changes the arbiters, on average; 0 for never.
     pub change_every_ms: u64,
     /// Whether a second operator signs what it thinks best, knowing less.
@@ -96,6 +100,13 @@ pub const FAULTS: [&str; 17] = [
 /// Those that also happen where jobs need cover.
 pub const KEEPER_FAULTS: [&str; 2] = ["kill-keeper", "pause-keeper"];
 
+/// What makes a job lapse has to come often enough.
+const LAPSING_FAULTS: [&str; 4] = ["isolate", "isolate", "part", "power-loss"];
+
+/// Those that happen where there are witnesses.
+pub const WITNESS_FAULTS: [&str; 5] =
+    ["kill-arbiters", "kill-arbiters", "kill-witnesses", "part-committee", "part-committee"];
+
 impl Profile {
     /// A calm world in which nothing happens by itself: for scenarios.
     #[must_use]
@@ -123,6 +134,8 @@ impl Profile {
             late_ppm: 0,
             has_lapsing: false,
             spare_arbiters: 0,
+            witnesses: 0,
+            spare_witnesses: 0,
             change_every_ms: 0,
             has_rival: false,
             has_fences: false,
@@ -144,8 +157,7 @@ impl Profile {
         let has_lapsing = seed.is_multiple_of(2);
         if has_lapsing {
             faults.extend(KEEPER_FAULTS);
-            // What makes a job lapse has to come often enough.
-            faults.extend(["isolate", "isolate", "part", "power-loss"]);
+            faults.extend(LAPSING_FAULTS);
         }
         let sometimes = |chance: &mut Chance, ppm| if chance.happens(500_000) { ppm } else { 0 };
         // A stream of its own: other worlds stay as they are.
@@ -183,6 +195,8 @@ impl Profile {
             late_ppm: sometimes(&mut chance, 10_000),
             has_lapsing,
             spare_arbiters,
+            witnesses: 0,
+            spare_witnesses: 0,
             change_every_ms,
             has_rival: false,
             has_fences,
@@ -206,6 +220,38 @@ impl Profile {
             fence_every_ms,
             ..Self::of_seed(seed)
         }
+    }
+
+    /// The same with witnesses, which operators change as well where they change arbiters.
+    #[must_use]
+    pub fn of_witnesses(seed: u64) -> Self {
+        let base = Self::of_seed(seed);
+        // A stream of its own: other worlds stay as they are.
+        let mut chance = Chance::new(seed ^ 0x7769746e_65737321);
+        let mut faults = base.faults.clone();
+        if !base.has_lapsing {
+            faults.extend(KEEPER_FAULTS);
+            faults.extend(LAPSING_FAULTS);
+        }
+        faults.extend(WITNESS_FAULTS);
+        let (witnesses, spare_witnesses) = match base.spare_arbiters {
+            0 => (*chance.pick(&[1, 3, 3, 3, 5]).unwrap_or(&3), 0),
+            _ => *chance.pick(&[(0, 4), (1, 3), (3, 2), (3, 2)]).unwrap_or(&(3, 2)),
+        };
+        Self { has_lapsing: true, faults, witnesses, spare_witnesses, ..base }
+    }
+
+    /// All who have ever been arbiters or may become some.
+    #[must_use]
+    pub fn arbiters_ever(&self) -> usize {
+        self.arbiters + self.spare_arbiters
+    }
+
+    /// The numbers of all who have ever been witnesses or may become some.
+    #[must_use]
+    pub fn witnesses_ever(&self) -> std::ops::Range<usize> {
+        let first = self.arbiters_ever();
+        first..first + self.witnesses + self.spare_witnesses
     }
 
     /// Whether a job is one that is killed when it is not covered: all but the first.
@@ -236,6 +282,10 @@ impl Profile {
             operators: vec![operator.public()],
             arbiters: (0..self.arbiters).map(slot).collect(),
             k: self.k,
+            witnesses: Witnesses::of(
+                self.witnesses_ever().take(self.witnesses).map(slot).collect(),
+                0,
+            ),
             roster: (0..self.hosts).map(|n| host_key(n).public()).collect(),
             quota: BTreeMap::from([(tenant, limit)]),
             ..Trust::of_nobody(ClusterId::new("sim").expect("a valid name"))

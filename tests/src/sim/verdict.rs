@@ -63,6 +63,14 @@ pub fn simulate_rivals(seed: u64, mutant: Option<Mutant>) -> Verdict {
     conclude(world)
 }
 
+/// Runs a world with witnesses to its end.
+#[must_use]
+pub fn simulate_witnesses(seed: u64, mutant: Option<Mutant>) -> Verdict {
+    let mut world = World::new(Profile::of_witnesses(seed), mutant);
+    run(&mut world);
+    conclude(world)
+}
+
 /// Lets a world have its trouble, heals it, and waits until it rests.
 pub fn run(world: &mut World) {
     world.begin_noise();

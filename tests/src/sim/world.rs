@@ -297,7 +297,7 @@ impl World {
             self.hosts.push(host);
         }
         let mut arbiter_nodes = BTreeMap::new();
-        for n in 0..profile.arbiters + profile.spare_arbiters {
+        for n in 0..profile.witnesses_ever().end {
             let node = self.add_node(Role::Arbiter(n), chance);
             arbiter_nodes.insert(u32::try_from(n).unwrap_or(0), node);
             self.arbiters.push(ArbiterProcess::new(node, n));

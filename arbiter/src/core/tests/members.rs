@@ -1,7 +1,7 @@
 //! An arbiter among those who are changed: when it is ready to take over, and what it does for those
 //! who have not heard that it has left (protocol §10).
 
-use protocol::trust::{Next, Succession};
+use protocol::trust::{Next, Succession, Witnesses};
 
 use super::*;
 
@@ -10,7 +10,13 @@ fn between(version: u64, to: &[u8], hosts: u8) -> Trust {
     let old = trust(3, 2, hosts);
     let slot =
         |i: &u8| Slot { slot: u32::from(*i), key: key(ARBITER + i).public(), url: String::new() };
-    let next = Next { since: 2, arbiters: to.iter().map(slot).collect(), k: 2, recovers: false };
+    let next = Next {
+        since: 2,
+        arbiters: to.iter().map(slot).collect(),
+        k: 2,
+        witnesses: Witnesses::default(),
+        recovers: false,
+    };
     let succession = Succession { next: Some(next), handover: None };
     Trust { version, succession, ..old }
 }

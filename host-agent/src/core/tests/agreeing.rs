@@ -3,7 +3,7 @@
 
 use protocol::job::JobKind;
 use protocol::tenure;
-use protocol::trust::{Handover, Next, Ready, Succession, Trust};
+use protocol::trust::{Handover, Next, Ready, Succession, Trust, Witnesses};
 use protocol::vm::OnLoss;
 
 use super::*;
@@ -24,6 +24,7 @@ fn between(version: u64, seed: u8) -> Trust {
         since: 2,
         arbiters: vec![slot(u32::from(seed - NEXT) + 1, seed)],
         k: 1,
+        witnesses: Witnesses::default(),
         recovers: false,
     };
     let succession = Succession { next: Some(next), handover: None };

@@ -321,6 +321,7 @@ fn jobs_that_are_kept_are_stated_and_have_no_gate() {
 }
 
 mod between;
+mod witnesses;
 
 /// What the watchdog gets, which bites after so long.
 fn leash(bench: &Bench, now_ms: u64) -> Leash {

@@ -23,7 +23,7 @@ use protocol::host::Host;
 use protocol::id::{HostId, Revision, TenantId};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Role, ServiceSpec};
 use protocol::signed::Signed;
-use protocol::trust::{Slot, Trust};
+use protocol::trust::{Seat, Slot, Trust};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
@@ -139,7 +139,7 @@ pub(super) fn refused(error: ChangeError) -> Failure {
         ChangeError::Last { .. } => "ostler arbiters replace, which puts another in its place",
         ChangeError::NoQuorum { .. } => {
             "ostler arbiters tells which are silent and why; those in force that are lost for good: \
-             ostler arbiters recover"
+             ostler arbiters recover; witnesses that are lost: ostler witnesses set, or none"
         }
         ChangeError::NotLost { .. } => {
             "ostler arbiters replace, for each that is lost; ostler arbiters resume, if this was done \
@@ -167,7 +167,7 @@ impl<'a> Work<'a> {
 
     /// A change that was taken back, or put aside for another, goes on when a host had agreed to it all the
     /// same.
-    async fn go_on_with_bound(&mut self, is_dry_run: bool) -> Result<(), Failure> {
+    pub(super) async fn go_on_with_bound(&mut self, is_dry_run: bool) -> Result<(), Failure> {
         match self.bound_change().await? {
             Some(next) if !is_dry_run => self.decree(next).await,
             Some(_) | None => Ok(()),
@@ -254,7 +254,7 @@ impl<'a> Work<'a> {
         }
         let has_one = |host: &HostId| {
             let mut on_it = self.there.iter().filter(|found| found.host == *host);
-            on_it.any(|found| last.arbiters.iter().any(|member| is_member(found, member)))
+            on_it.any(|found| last.members.iter().any(|member| is_member(found, member)))
         };
         for text in wanted.joins.iter().flatten() {
             if !has_one(&self.picture.host(text)?.host.id) {
@@ -264,7 +264,7 @@ impl<'a> Work<'a> {
         Ok(!wanted.leaves.is_empty() || !wanted.joins.is_empty())
     }
 
-    fn check_none_under_way(&self) -> Result<(), Failure> {
+    pub(super) fn check_none_under_way(&self) -> Result<(), Failure> {
         let Some(next) = &self.authority.trust.succession.next else { return Ok(()) };
         let slots: Vec<String> = next.arbiters.iter().map(|a| a.slot.to_string()).collect();
         let what = format!("another change is under way, to arbiters {}", slots.join(", "));
@@ -313,7 +313,7 @@ impl<'a> Work<'a> {
             let index = again.map_or(number, |found| found.index);
             number = number.max(index + 1);
             taken.insert(host.id.clone());
-            places.push(Place { host, index, is_there: again.is_some() });
+            places.push(Place { host, seat: Seat::Arbiter, index, is_there: again.is_some() });
         }
         let joins = places.iter().map(|place| place.stand_in()).collect();
         begun(trust, &Change { leaves: leaves.clone(), joins }).map_err(refused)?;
@@ -375,10 +375,15 @@ impl<'a> Work<'a> {
 
     /// What will be done, and whether it can come to its end.
     fn tell_plan(&self, leaves: &BTreeSet<u32>, places: &[Place]) -> Result<(), Failure> {
-        let trust = &self.authority.trust;
-        let silent = trust.roster_by_host().into_keys().filter(|host| !self.is_heard(host));
-        let silent: Vec<String> = silent.map(|host| self.name(&host)).collect();
         self.tell_members(leaves, places);
+        self.check_all_heard()
+    }
+
+    /// A change is complete when every host has agreed to it.
+    pub(super) fn check_all_heard(&self) -> Result<(), Failure> {
+        let roster = self.authority.trust.roster_by_host();
+        let silent = roster.into_keys().filter(|host| !self.is_heard(host));
+        let silent: Vec<String> = silent.map(|host| self.name(&host)).collect();
         if let [first, ..] = silent.as_slice() {
             let what = format!(
                 "{} not heard: a change of arbiters is complete when every host has agreed to it, \
@@ -422,7 +427,7 @@ impl<'a> Work<'a> {
     /// The members that answer, by slot.
     pub(super) async fn answering(&self, trust: &Trust) -> BTreeSet<u32> {
         let client = &self.session.client.with_patience(PATIENCE);
-        let asked = trust.members().into_iter().map(|slot| async move {
+        let asked = trust.seats().into_iter().map(|(_, slot)| async move {
             let health = client.get::<Health>(&endpoint(&slot), "/v1/health").await;
             health.is_ok().then_some(slot.slot)
         });
@@ -430,12 +435,12 @@ impl<'a> Work<'a> {
     }
 
     pub(super) async fn start(&self, place: &Place) -> Result<Slot, Failure> {
-        let Place { host, index, .. } = place;
-        let job = service_job(Role::Arbiter, *index);
+        let Place { host, seat, index, .. } = place;
+        let job = service_job(Role::from(*seat), *index);
         let agent = self.picture.agent(&host.id);
         let path = format!("/v1/jobs/{job}");
         if !place.is_there {
-            let kind = JobKind::Service(self.service(*index));
+            let kind = JobKind::Service(self.service(*seat, *index));
             let tenant = TenantId::default_tenant();
             let spec = JobSpec { kind, tenant, labels: std::collections::BTreeMap::new() };
             let put =
@@ -457,7 +462,7 @@ impl<'a> Work<'a> {
 
     /// As the others were started, those of lost hosts among them. Where nobody remembers one, it looks for hosts
     /// where this person does, and its host chooses the port.
-    fn service(&self, index: u32) -> ServiceSpec {
+    fn service(&self, seat: Seat, index: u32) -> ServiceSpec {
         let last = arbiters_on(&self.picture, |_| true);
         let like = self.there.first().or(last.first()).map(|found| {
             let port = found.service.port;
@@ -470,7 +475,7 @@ impl<'a> Work<'a> {
         let number = u16::try_from(index).unwrap_or(0);
         // Ten ports a role: beyond them the host chooses.
         let port = if base == 0 || number >= 10 { 0 } else { base.saturating_add(number) };
-        ServiceSpec { role: Role::Arbiter, port, discovery }
+        ServiceSpec { role: Role::from(seat), port, discovery }
     }
 
     pub(super) async fn decree(&mut self, next: Trust) -> Result<(), Failure> {
@@ -589,7 +594,7 @@ impl<'a> Work<'a> {
     }
 
     async fn end(&self, found: &Found) -> Result<(), Failure> {
-        let job = service_job(Role::Arbiter, found.index);
+        let job = service_job(Role::from(found.seat), found.index);
         let agent = self.picture.agent(&found.host);
         let path = format!("/v1/jobs/{job}");
         if found.is_alive {
@@ -643,9 +648,12 @@ async fn heard(session: &Session, picture: &Picture) -> BTreeSet<HostId> {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// Where a new arbiter goes.
+/// Where a new arbiter or witness goes.
 pub(super) struct Place {
     pub(super) host: Host,
+    /// As what.
+    pub(super) seat: Seat,
+    /// Its number, which becomes its slot.
     pub(super) index: u32,
     /// It runs there already, from a change that was interrupted.
     pub(super) is_there: bool,

@@ -11,13 +11,13 @@
 use std::collections::BTreeSet;
 
 use bootstrap::committee::{
-    Change, ChangeError, all_left_over, check_lost, choose_host, is_member, joins_for_recovery,
-    number_above, recovered,
+    Change, all_left_over, are_witnesses_lost, check_lost, check_quorums, choose_host, is_member,
+    joins_for_recovery, number_above, recovered,
 };
 use protocol::host::Host;
 use protocol::id::HostId;
 use protocol::signed::PublicKey;
-use protocol::trust::Trust;
+use protocol::trust::{Seat, Trust, Witnesses};
 use protocol::view::HostRow;
 use protocol::vm::OnLoss;
 
@@ -72,8 +72,16 @@ pub(super) async fn run(
         joins.push(work.start(place).await?);
     }
     let change = Change { leaves, joins };
-    let next = next(&work, (!goes_on).then_some(&change), &off)?;
-    check_next(&next, &work.answering(&next).await)?;
+    let mut next = next(&work, (!goes_on).then_some(&change), &off)?;
+    if !goes_on && are_witnesses_lost(&work.authority.trust, &answer) {
+        show::note(
+            "too few of the witnesses answer either: the change does without any; afterwards: ostler witnesses set",
+        );
+        if let Some(council) = &mut next.succession.next {
+            council.witnesses = Witnesses::default();
+        }
+    }
+    check_quorums(&next, &work.answering(&next).await).map_err(refused)?;
     let before = work.authority.trust.clone();
     work.decree(next).await?;
     for gone in &off {
@@ -175,7 +183,7 @@ fn plan(
         let what = "no host is heard on which an arbiter could be";
         return Err(Failure::new(Code::Refused, what).next("bring a host back, or name it: --with"));
     }
-    let mut unused: Vec<_> = all_left_over(trust, &work.there).collect();
+    let mut unused: Vec<_> = all_left_over(trust, &work.there, Seat::Arbiter).collect();
     let mut number = number_above(trust, &work.there);
     let mut places = Vec::new();
     for host in hosts {
@@ -187,7 +195,7 @@ fn plan(
                 number - 1
             }
         };
-        places.push(Place { host, index, is_there: again.is_some() });
+        places.push(Place { host, seat: Seat::Arbiter, index, is_there: again.is_some() });
     }
     let joins = places.iter().map(Place::stand_in).collect();
     next(work, Some(&Change { leaves: leaves.clone(), joins }), off)?;
@@ -203,16 +211,6 @@ fn fit_hosts(work: &Work<'_>, mut taken: BTreeSet<HostId>) -> Vec<Host> {
         fit.push(host.clone());
     }
     fit
-}
-
-fn check_next(next: &Trust, answer: &BTreeSet<u32>) -> Result<(), Failure> {
-    let Some(committee) = next.next_committee() else { return Ok(()) };
-    let count = committee.count(answer);
-    if count >= committee.k {
-        return Ok(());
-    }
-    let (of, need) = (committee.n(), committee.k);
-    Err(refused(ChangeError::NoQuorum { which: "next", answer: count, of, need }))
 }
 
 /// What is lost, what will be done, and what it is to those who run VMs.
@@ -237,8 +235,8 @@ fn tell(
     let ends = lapsing(work);
     if !ends.is_empty() {
         show::note(&format!(
-            "{} may run only while arbiters cover it: it has ended where they are not heard, and may \
-             start when the others have taken over",
+            "{} may run only while arbiters or witnesses cover it: it has ended where neither are heard, and \
+             may start when the others have taken over",
             ends.join(", ")
         ));
     }

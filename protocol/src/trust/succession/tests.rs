@@ -39,7 +39,13 @@ fn trust(version: u64, slots: &[u32]) -> Trust {
 }
 
 fn joint(version: u64, since: u64, from: &[u32], to: &[u32]) -> Trust {
-    let next = Next { since, arbiters: arbiters(to), k: majority(to), recovers: false };
+    let next = Next {
+        since,
+        arbiters: arbiters(to),
+        k: majority(to),
+        witnesses: Witnesses::default(),
+        recovers: false,
+    };
     let succession = Succession { next: Some(next), handover: None };
     Trust { succession, ..trust(version, from) }
 }
@@ -121,13 +127,25 @@ fn a_completed_change_follows_only_the_change() {
     let done = completed(3, &between, &[3, 4]);
     // The next change may begin before a host has heard that the one before is over.
     let handover = done.succession.handover.clone();
-    let next = Next { since: 4, arbiters: arbiters(&[3, 4, 6]), k: 2, recovers: false };
+    let next = Next {
+        since: 4,
+        arbiters: arbiters(&[3, 4, 6]),
+        k: 2,
+        witnesses: Witnesses::default(),
+        recovers: false,
+    };
     let onward =
         Trust { version: 4, succession: Succession { next: Some(next), handover }, ..done.clone() };
     lawful(&between, &onward);
     lawful(&done, &onward);
     // A finished change can't be begun again under its old number.
-    let again = Next { since: 2, arbiters: arbiters(&[3, 4, 6]), k: 2, recovers: false };
+    let again = Next {
+        since: 2,
+        arbiters: arbiters(&[3, 4, 6]),
+        k: 2,
+        witnesses: Witnesses::default(),
+        recovers: false,
+    };
     let mut again = Trust { version: 5, ..onward.clone() }.with_next(again);
     assert!(matches!(accept(&done, &again), Err(TrustError::Invalid(_))));
     again.succession.next = None;

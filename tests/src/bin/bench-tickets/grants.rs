@@ -16,7 +16,7 @@ use protocol::job::ServiceEndpoint;
 use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
 use protocol::ticket::{Answer, Offer};
-use protocol::trust::{Slot, Trust};
+use protocol::trust::{Seat, Slot, Trust};
 use serde_json::{Value, json};
 use tests::wait::until;
 use transport::problem::finish;
@@ -182,6 +182,7 @@ async fn arbiter(
         trust_file: Some(trust_file.clone()),
         ready_file: Some(ready_file.clone()),
         discovery: hosts.iter().map(|(_, addr)| addr.parse().expect("a source")).collect(),
+        seat: Seat::Arbiter,
     };
     tokio::spawn(arbiter::serve(options, Clock::real(), stop.clone()));
     let ready = tokio::task::spawn_blocking(move || {

@@ -1,6 +1,6 @@
 //! A keeper between two committees of arbiters (protocol §10).
 
-use protocol::trust::{Next, Slot, Succession};
+use protocol::trust::{Next, Slot, Succession, Witnesses};
 
 use super::*;
 
@@ -10,7 +10,13 @@ fn between(version: u64) -> Arc<Trust> {
         let key = key(10 + u8::try_from(slot).unwrap()).public();
         Slot { slot, key, url: String::new() }
     };
-    let next = Next { since: 2, arbiters: (3..6).map(slot).collect(), k: 2, recovers: false };
+    let next = Next {
+        since: 2,
+        arbiters: (3..6).map(slot).collect(),
+        k: 2,
+        witnesses: Witnesses::default(),
+        recovers: false,
+    };
     let succession = Succession { next: Some(next), handover: None };
     Arc::new(Trust { version, succession, ..Trust::clone(&trust(3, 2)) })
 }
