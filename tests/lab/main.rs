@@ -57,3 +57,5 @@ mod traces;
 mod upgrade;
 
 mod walk;
+
+mod witnesses;
