@@ -378,8 +378,14 @@ fn committed_messages_hold_or_not_as_they_say() {
 fn committed_tickets_have_the_verdict_they_say() {
     let good = committed().tickets.into_iter().filter(|vector| vector.verdict == "ok");
     let good: Vec<String> = good.map(|vector| vector.name).collect();
-    let expected =
-        ["two of three arbiters", "all arbiters", "debits split over all arbiters", "to resize"];
+    let expected = [
+        "two of three arbiters",
+        "all arbiters",
+        "debits split over all arbiters",
+        "to resize",
+        "by two of three arbiters and two of three witnesses",
+        "of a kept job, which needs no witness",
+    ];
     assert_eq!(good, expected);
     for vector in committed().tickets {
         let (said, debits) = verdict(&vector);

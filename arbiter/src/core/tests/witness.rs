@@ -49,7 +49,7 @@ fn a_witness_waits_for_no_host_and_is_silent_for_a_term() {
     assert_eq!(covers(&mut witness, T - 1, 0, &[1]), None);
     assert_eq!(witness.0.waiting_for(T - 1), [Waiting::Silence { for_ms: 1 }]);
     assert_eq!(witness.0.waiting_for(T), [], "nobody was read");
-    assert_eq!(witness.ask(T, &stop(0, 2, "web")), Ok(Resources::ZERO), "and books nothing");
+    assert_eq!(witness.ask(T, &stop(0, 12, "web")), Ok(Resources::ZERO), "and books nothing");
     assert_eq!(witness.0.books().entries().count(), 0);
     assert!(witness.0.is_witness());
 }
