@@ -354,7 +354,7 @@ fn mixed_committee_covers() {
 }
 
 /// As many as a debug build does within some seconds.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 30;
 
 #[test]
 fn every_rule_holds_over_worlds_with_witnesses() {
