@@ -23,7 +23,7 @@ use protocol::resources::Resources;
 use protocol::trust::Policy;
 use protocol::view::{Freshness, HostRow, View};
 
-use crate::failover::superseded_on;
+use crate::failover::{freshness_of, superseded_on};
 use crate::follow::{HeardAt, Picture};
 
 /// How long a host's own word beats a view that shows something older. Monitors lag by less than a
@@ -226,6 +226,11 @@ impl Knowledge {
         let mut input = self.input(now_ms, picture, setbacks, seed);
         if let Want::FailOver { job, lost, .. } = want {
             forget_lost(&mut input.view, job, &lost.host);
+            // A start elsewhere that failed is what was lost last, and the host that had it before is silent still:
+            // what it said then is nothing to wait for.
+            for host in silent_with(picture, job) {
+                forget_lost(&mut input.view, job, &host);
+            }
             input.lost.insert(job.clone(), lost.host.clone());
         }
         PlanInput { expectations, levels, clauses, reservations, limits, ..input }
@@ -378,6 +383,13 @@ pub(crate) fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
     view.merge_event(&Event { host, cursor, at_ms: 0, fact });
 }
 
+/// Hosts that are not heard and have said that the job is there.
+fn silent_with(picture: &Picture, job: &JobId) -> Vec<HostId> {
+    let with = picture.view.hosts().filter(|(_, row)| row.jobs.contains_key(job));
+    let is_silent = |host: &HostId| freshness_of(picture.heard.get(host)) != Freshness::Fresh;
+    with.map(|(host, _)| host).filter(|host| is_silent(host)).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::host::Inventory;
@@ -450,6 +462,44 @@ mod tests {
         let (steps, report) = plan(&mut knowledge, 4 << 30);
         assert!(steps.is_empty(), "{steps:?}");
         assert!(report.contains("is asleep") && report.contains("power on"), "{report}");
+    }
+
+    #[test]
+    fn what_a_silent_host_said_is_not_waited_for_when_a_start_elsewhere_has_failed() {
+        use protocol::host::HypervisorFacts;
+        use protocol::id::{OfferId, Revision};
+        use protocol::ticket::HoldAt;
+        use protocol::vm::OnLoss;
+
+        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, ..VmSpec::default() };
+        let spec = JobSpec::vm(VmSpec { on_loss: OnLoss::Stop, ..vm });
+        let job: JobId = "web".parse().unwrap();
+        let capacity = Resources { vcpus: 8, memory_bytes: 8 << 30, disk_bytes: 0 };
+        let mut picture = Picture { is_current: true, ..Picture::default() };
+        let mut put = |n: u8, freshness, state: Option<JobState>| {
+            let host = Host::of_key(SecretKey::from_seed([n; 32]).public());
+            let hypervisor = HypervisorFacts { can_guard: true, ..host.hypervisor.clone() };
+            let host = Host { capacity, hypervisor, ..host };
+            let (id, cursor) = (host.id.clone(), Cursor { epoch: Epoch(1), seq: 1 });
+            let row =
+                |state| Job { revision: Revision(1), ..Job::of(job.clone(), spec.clone(), state) };
+            let jobs = state.map(row).into_iter().collect();
+            picture.view.merge_inventory(Inventory { cursor, host, jobs, observed: vec![] });
+            picture.heard.insert(id.clone(), HeardAt { freshness, heard_ms: 0 });
+            id
+        };
+        let silent = put(1, Freshness::Lost, Some(JobState::Running));
+        let tried = put(2, Freshness::Fresh, Some(JobState::Failed));
+        put(3, Freshness::Fresh, None);
+        let hold = OfferId { epoch: Epoch(1), num: 1 };
+        let lost = HoldAt { host: tried, hold };
+        let want = Want::FailOver { job, spec, revision: Revision(1), lost };
+        let run = RunId(uuid::Uuid::from_u128(1));
+        let input = Knowledge::default().plan_input(0, &picture, run, &want, vec![], 1);
+        assert!(input.view.host(&silent).unwrap().jobs.is_empty());
+        let steps = planner::plan(&input).plan.steps;
+        let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+        assert!(matches!(&steps[..], [step] if step.starts_with("start web on")), "{steps:?}");
     }
 
     #[test]

@@ -315,6 +315,71 @@ fn guest_pid(lab: &Lab, host: &str) -> String {
     found
 }
 
+/// What libvirt asks before it starts a guest: notes that it was asked, and says no while told to.
+const HOOK: &str = "#!/bin/sh
+[ \"$2\" = prepare ] || exit 0
+echo \"$1\" >>/etc/libvirt/hooks/asked
+[ ! -e /etc/libvirt/hooks/refuse ]
+";
+
+/// Puts the hook in place. libvirt looks for one when it begins, so it is made to begin again.
+fn hook(lab: &Lab, host: &str) {
+    let place =
+        format!("mkdir -p /etc/libvirt/hooks && printf %s '{HOOK}' >/etc/libvirt/hooks/qemu");
+    let place = format!("{place} && chmod 755 /etc/libvirt/hooks/qemu");
+    assert!(lab.exec(host, &["sh", "-c", &place]).status.success());
+    lab.must(&["signal", host, "libvirtd", "SEGV"]);
+    until("libvirtd to have begun again", LIMIT, || {
+        let log = lab.must(&["log", host, "libvirtd"]);
+        let answers = lab.exec(host, &["virsh", "version"]).status.success();
+        is(answers && log.contains("started again"), log)
+    });
+}
+
+/// Whoever should take the VM over can't start it at first. It is tried again, and runs in the end, once.
+#[test]
+fn lab_a_vm_that_its_new_host_fails_to_start_is_tried_again_until_it_runs() {
+    let Some(lab) = Lab::up("lab_a_vm_that_its_new_host_fails_to_start", 3) else { return };
+    for host in lab.hosts() {
+        hook(&lab, &host);
+    }
+    let mut operator = Operator::new();
+    cluster(&lab, &mut operator);
+    let dead = operator.await_state("web-1", "running");
+    let others: Vec<String> = lab.hosts().into_iter().filter(|host| *host != dead).collect();
+    for host in &others {
+        let told = lab.exec(host, &["touch", "/etc/libvirt/hooks/refuse"]);
+        assert!(told.status.success(), "{told:?}");
+    }
+    let asked = |host: &String| {
+        let asked = lab.exec(host, &["cat", "/etc/libvirt/hooks/asked"]).stdout;
+        String::from_utf8_lossy(&asked).lines().filter(|name| *name == "web-1").count()
+    };
+    lab.must(&["kill", &dead]);
+    let begin = Instant::now();
+    let (tried, _) = until("two starts to have been refused", LIMIT, || {
+        assert!(running_on(&lab, "web-1").is_empty(), "it can't run anywhere");
+        let tried: Vec<usize> = others.iter().map(asked).collect();
+        let is_so = tried.iter().sum::<usize>() >= 2;
+        let seen = (tried.clone(), operator.json(&["runs"]));
+        is(is_so, seen).map(|()| tried)
+    });
+    println!("{others:?} have tried {tried:?} times {:?} after the loss", begin.elapsed());
+    for host in &others {
+        assert!(lab.exec(host, &["rm", "/etc/libvirt/hooks/refuse"]).status.success());
+    }
+    let (host, took) = await_elsewhere(&lab, &dead);
+    println!("web-1 runs on {host} {took:?} after hosts could start it again");
+    let looked = Instant::now();
+    let pid = guest_pid(&lab, &host);
+    until("a term to be over", LIMIT, || {
+        assert_eq!(running_on(&lab, "web-1"), std::slice::from_ref(&host));
+        assert_eq!(guest_pid(&lab, &host), pid, "nobody starts it once more");
+        is(looked.elapsed() > TERM, looked.elapsed())
+    });
+    assert_eq!(operator.await_state("web-1", "running"), host);
+}
+
 /// All arbiters die at once and forget everything. What lapses ends, and runs again by itself once they grant;
 /// what is deleted stays so.
 #[test]
