@@ -126,7 +126,9 @@ pub(crate) async fn intend(
         }
         None => client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, path, &()).await,
     };
-    Ok(told.map(drop)?)
+    told?;
+    session.await_shown(id, |host| host.intent == intent).await;
+    Ok(())
 }
 
 /// A host that does not answer can't be emptied: guests leave it by its own help.
