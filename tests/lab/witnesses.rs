@@ -34,13 +34,19 @@ fn members(operator: &Operator, who: &str) -> Vec<(u64, String)> {
 
 /// Signals the process of each arbiter, as its host has written it down.
 fn signal_arbiters(lab: &Lab, arbiters: &[(u64, String)], signal: &str) {
-    for (slot, host) in arbiters {
+    let process = |(slot, host): &(u64, String)| {
         let file = lab.data(host).join(format!("services/ostler-arbiter-{slot}/process.json"));
         let process = std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let process: Value = serde_json::from_slice(&process).expect("JSON");
-        let pid = process["pid"].to_string();
-        assert!(lab.exec(host, &["kill", signal, &pid]).status.success());
-    }
+        (host.clone(), process["pid"].to_string())
+    };
+    let all: Vec<_> = arbiters.iter().map(process).collect();
+    // At once: the first one must not be back before the last one is told.
+    std::thread::scope(|scope| {
+        for (host, pid) in &all {
+            scope.spawn(move || assert!(lab.exec(host, &["kill", signal, pid]).status.success()));
+        }
+    });
 }
 
 fn guest_pid(lab: &Lab, host: &str) -> String {
@@ -154,6 +160,14 @@ fn lab_with_witnesses_a_vm_outlives_all_arbiters_and_fails_over_once_when_its_ho
     println!("{}", said(&gone));
     assert!(members(&operator, "witnesses").is_empty());
     runs_on_for_two_terms(&lab, &host, &guest);
-    let jobs = operator.json(&["ps", "--all"]);
-    assert!(!jobs.to_string().contains("ostler-witness"), "their services are ended");
+    let rows = operator.json(&["ps", "--all"])["jobs"].clone();
+    let rows = rows.as_array().cloned().expect("jobs");
+    let of_witness = |row: &&Value| row["job"]["id"].as_str().is_some_and(is_witness);
+    let left: Vec<&Value> = rows.iter().filter(of_witness).collect();
+    assert_eq!(left.len(), 3, "each is shown as what it was: {left:?}");
+    assert!(left.iter().all(|row| row["job"]["state"] == "stopped"), "{left:?}");
+}
+
+fn is_witness(job: &str) -> bool {
+    job.starts_with("ostler-witness-")
 }

@@ -68,11 +68,19 @@ impl World {
                 // Now and then for longer than a term.
                 let for_us = long_us + 2 * short_us;
                 let all = 0..self.profile.arbiters_ever();
-                return all.fold(false, |any, n| self.kill(self.arbiters[n].node, for_us) || any);
+                return all
+                    .map(|n| self.kill(self.arbiters[n].node, for_us))
+                    .filter(|was_up| *was_up)
+                    .count()
+                    > 0;
             }
             "kill-witnesses" => {
                 let all = self.profile.witnesses_ever();
-                return all.fold(false, |any, n| self.kill(self.arbiters[n].node, short_us) || any);
+                return all
+                    .map(|n| self.kill(self.arbiters[n].node, short_us))
+                    .filter(|was_up| *was_up)
+                    .count()
+                    > 0;
             }
             "part-committee" => {
                 let at = self.hosts[host].node;
