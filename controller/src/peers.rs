@@ -13,6 +13,7 @@ use protocol::signed::PublicKey;
 use protocol::trust::Trust;
 use scheduler::Scheduler;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use transport::{Client, Endpoint};
 
 use crate::power::Asleep;
@@ -22,6 +23,9 @@ const ASK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long an answer may take; who is down is asked again soon enough.
 const ASK_MAX: Duration = Duration::from_secs(5);
+
+/// How long it is waited for all others to tell who sleeps, before what is remembered here counts alone.
+const LEARN_MAX: Duration = Duration::from_secs(60);
 
 /// What learns.
 pub(crate) struct Learner {
@@ -37,14 +41,19 @@ pub(crate) async fn learn(
     trust: watch::Receiver<Option<Arc<Trust>>>,
 ) {
     let client = client.with_deadline(ASK_MAX);
+    let begin = Instant::now();
     loop {
         let all = others(trust.borrow().as_deref(), me);
+        let mut have_all_told = true;
         for other in all {
             // One of before does not know of sleep.
-            if let Ok(list) = client.get::<SleepList>(&other, "/v1/asleep").await
-                && let Err(error) = asleep.learn(list.hosts).await
-            {
-                tracing::error!("keep who sleeps, as {other} knows it: {error}");
+            match client.get::<SleepList>(&other, "/v1/asleep").await {
+                Ok(list) => {
+                    if let Err(error) = asleep.learn(list.hosts).await {
+                        tracing::error!("keep who sleeps, as {other} knows it: {error}");
+                    }
+                }
+                Err(_) => have_all_told = false,
             }
             // Who does not answer is missed by whoever needs it, and said there.
             let Ok(list) = client.get::<SetList>(&other, "/v1/expectations?deleted=true").await
@@ -57,7 +66,9 @@ pub(crate) async fn learn(
                 Err(error) => tracing::error!("keep what {other} keeps: {error}"),
             }
         }
-        asleep.has_learnt();
+        if have_all_told || begin.elapsed() >= LEARN_MAX {
+            asleep.has_learnt();
+        }
         tokio::time::sleep(ASK_INTERVAL).await;
     }
 }

@@ -111,8 +111,9 @@ pub async fn serve(
         shutdown.clone(),
     );
     let power = Power::new(options.power_file);
+    let (seen, obeyed) = (picture.clone(), trust.clone());
     let asleep =
-        Asleep::open(power.clone(), sleeps, &client, clock_of_sleeps, picture.clone()).await?;
+        Asleep::open(power.clone(), sleeps, &client, clock_of_sleeps, seen, obeyed).await?;
     let asleep = Arc::new(asleep);
     scheduler.wake_by(asleep.clone());
     // First, so that no run is planned without who sleeps.

@@ -152,8 +152,9 @@ impl Session {
 /// How long a change that a host has taken may take to show at every monitor.
 const SHOWN_MS_MAX: u64 = 2_000;
 
-/// How often a monitor is asked for it.
+/// How soon a monitor is asked for it again, and how soon at last: an answer is a whole view.
 const SHOWN_INTERVAL: Duration = Duration::from_millis(50);
+const SHOWN_INTERVAL_MAX: Duration = Duration::from_millis(400);
 
 impl Session {
     /// Waits until each monitor that answers shows a host so: the next command may ask any of them, and
@@ -166,17 +167,19 @@ impl Session {
         let shown = self.peers(Role::Monitor).into_iter().map(|monitor| {
             let is_so = &is_so;
             async move {
+                let mut wait = SHOWN_INTERVAL;
                 while let Ok(reply) = self.client.get::<ViewReply>(&monitor, "/v1/view").await {
                     if reply.view.host(host).is_none_or(|row| is_so(&row.host)) {
                         break;
                     }
-                    tokio::time::sleep(SHOWN_INTERVAL).await;
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(SHOWN_INTERVAL_MAX);
                 }
             }
         });
         let limit = Duration::from_millis(SHOWN_MS_MAX);
         if tokio::time::timeout(limit, join_all(shown)).await.is_err() {
-            let what = "the host has taken it; not every monitor shows it yet";
+            let what = "the host has taken it; not every monitor has shown it yet";
             crate::show::note(&format!("warning: {what}"));
         }
     }

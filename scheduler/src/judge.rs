@@ -193,6 +193,8 @@ pub fn is_over(error: &TicketError) -> bool {
             | TicketError::OfferUnknown { .. }
             | TicketError::OfferUsed { .. }
             | TicketError::TicketOfOtherTrust { .. }
+            // Whoever asked did not know yet that there are witnesses.
+            | TicketError::TicketWithoutWitnesses { .. }
     )
 }
 

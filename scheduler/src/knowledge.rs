@@ -16,7 +16,7 @@ use planner::{
 use protocol::api::Want;
 use protocol::event::{Event, Fact};
 use protocol::host::Host;
-use protocol::id::{HostId, JobId, RunId};
+use protocol::id::{HostId, JobId, Revision, RunId};
 use protocol::job::Job;
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -224,11 +224,11 @@ impl Knowledge {
         let wakes_for = Some(Level::Must);
         let limits = Limits { mends_rules: false, wakes_for, ..Limits::default() };
         let mut input = self.input(now_ms, picture, setbacks, seed);
-        if let Want::FailOver { job, lost, .. } = want {
+        if let Want::FailOver { job, lost, revision, .. } = want {
             forget_lost(&mut input.view, job, &lost.host);
             // A start elsewhere that failed is what was lost last, and the host that had it before is silent still:
             // what it said then is nothing to wait for.
-            for host in silent_with(picture, job) {
+            for host in silent_with(picture, job, *revision) {
                 forget_lost(&mut input.view, job, &host);
             }
             input.lost.insert(job.clone(), lost.host.clone());
@@ -383,9 +383,10 @@ pub(crate) fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
     view.merge_event(&Event { host, cursor, at_ms: 0, fact });
 }
 
-/// Hosts that are not heard and have said that the job is there.
-fn silent_with(picture: &Picture, job: &JobId) -> Vec<HostId> {
-    let with = picture.view.hosts().filter(|(_, row)| row.jobs.contains_key(job));
+/// Hosts that are not heard and have said that the job is there, by no later change than this one.
+fn silent_with(picture: &Picture, job: &JobId, revision: Revision) -> Vec<HostId> {
+    let is_there = |row: &HostRow| row.jobs.get(job).is_some_and(|row| row.revision <= revision);
+    let with = picture.view.hosts().filter(|(_, row)| is_there(row));
     let is_silent = |host: &HostId| freshness_of(picture.heard.get(host)) != Freshness::Fresh;
     with.map(|(host, _)| host).filter(|host| is_silent(host)).cloned().collect()
 }
@@ -467,7 +468,7 @@ mod tests {
     #[test]
     fn what_a_silent_host_said_is_not_waited_for_when_a_start_elsewhere_has_failed() {
         use protocol::host::HypervisorFacts;
-        use protocol::id::{OfferId, Revision};
+        use protocol::id::OfferId;
         use protocol::ticket::HoldAt;
         use protocol::vm::OnLoss;
 

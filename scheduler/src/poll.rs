@@ -5,7 +5,8 @@
 //! gets past it, so that they do not split the rest between them. While the arbiters are being changed,
 //! a host that has agreed needs a quorum of those in force and one of those who follow; who is in both
 //! counts for both. A job that may be lost needs a quorum of the witnesses beside them, too, where there are
-//! any; they book nothing, so they are asked for a yes alone, in the same order of slots.
+//! any; they book nothing, so they are asked for a yes alone, in the order of slots as well, and once the arbiters
+//! have said yes: of two rivals who split the arbiters neither takes a witness from the other.
 //!
 //! Where the tenant has a limit, each is first asked what it could book, and then for its part of a
 //! plan ([`crate::spread`]). Rivals may be faster: a no says what is left, and the rest is planned anew.
@@ -38,7 +39,7 @@ pub struct Poll<'a> {
     /// Why these arbiters are no use for this offer, by the document known here.
     unfit: Option<String>,
     arbiters: Vec<Slot>,
-    /// Those, and the witnesses whose yes is needed, in the order of their slots.
+    /// Those, and after them the witnesses whose yes is needed, in the order of their slots.
     all: Vec<Slot>,
     how: How,
     grants: BTreeMap<u32, (Signed<Grant>, Resources)>,
@@ -96,10 +97,11 @@ impl<'a> Poll<'a> {
             }
         };
         let witnesses = offer.iter().flat_map(|offer| witness_committees(trust, offer));
-        let mut all = arbiters.clone();
-        all.extend(witnesses.flat_map(|committee| committee.members).cloned());
-        all.sort_by_key(|member| member.slot);
-        all.dedup_by_key(|member| member.slot);
+        let mut witnesses: Vec<Slot> =
+            witnesses.flat_map(|committee| committee.members).cloned().collect();
+        witnesses.sort_by_key(|member| member.slot);
+        witnesses.dedup_by_key(|member| member.slot);
+        let all = arbiters.iter().chain(&witnesses).cloned().collect();
         let is_limited = offer.as_ref().is_some_and(|offer| {
             trust.quota.contains_key(&offer.tenant) && offer.resources != Resources::ZERO
         });
@@ -189,9 +191,11 @@ impl<'a> Poll<'a> {
         let granted = self.granted();
         let (trust, agreed) = (self.trust, self.agreed());
         let witnesses = self.witnesses();
+        let have_arbiters = trust.committees(agreed).all(|c| c.count(&granted) >= c.k);
         let is_wanted_witness = |slot: u32| {
             let mut short = witnesses.iter().filter(|c| c.count(&granted) < c.k);
-            !granted.contains(&slot) && short.any(|committee| committee.has(slot))
+            let is_short = short.any(|committee| committee.has(slot));
+            have_arbiters && !granted.contains(&slot) && is_short
         };
         let is_of_use = |slot: u32| match self.how {
             _ if is_wanted_witness(slot) => true,

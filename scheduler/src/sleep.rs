@@ -26,8 +26,17 @@ const WATCH: Duration = Duration::from_secs(3);
 /// How often it looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A host being switched on; the error says in words why it may not be on.
-pub type Waking<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+/// A host being switched on.
+pub type Waking<'a> = Pin<Box<dyn Future<Output = Result<(), NotWoken>> + Send + 'a>>;
+
+/// Why a host may not be on, in words that whoever reads runs may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotWoken {
+    /// It is not switched on, however often it is asked.
+    No(String),
+    /// It may be on or not; it is asked again.
+    Unclear(String),
+}
 
 /// Switches sleeping hosts on.
 pub trait Waker: Send + Sync {
@@ -122,7 +131,8 @@ impl Scheduler {
         };
         match waker.wake(host).await {
             Ok(()) => Answer::Done(TaskResult::Done),
-            Err(what) => Answer::Unclear { what, is_ambiguous: true },
+            Err(NotWoken::No(why)) => Answer::Refused(No::Failed(why)),
+            Err(NotWoken::Unclear(what)) => Answer::Unclear { what, is_ambiguous: true },
         }
     }
 

@@ -95,14 +95,15 @@ fn last_words(printed: &[u8], device: &Device) -> String {
     let text = String::from_utf8_lossy(printed);
     let is_help = |line: &&str| line.contains("Please use '-h' for usage");
     let line = text.lines().map(str::trim).rfind(|l| !l.is_empty() && !is_help(l));
-    let mut words: String =
-        line.unwrap_or("it said nothing").chars().take(WORDS_CHARS_MAX).collect();
+    let mut words = line.unwrap_or("it said nothing").to_owned();
+    let is_secret =
+        |key: &str| ["pass", "community", "token"].iter().any(|word| key.contains(word));
     for (key, value) in &device.options {
-        if key.contains("pass") && !value.is_empty() {
+        if is_secret(key) && !value.is_empty() {
             words = words.replace(value, "…");
         }
     }
-    words
+    words.chars().take(WORDS_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

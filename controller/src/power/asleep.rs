@@ -20,14 +20,15 @@ use std::time::Duration;
 
 use protocol::host::{Host, HostIntent, Inventory};
 use protocol::id::HostId;
-use protocol::job::{Job, JobKind};
+use protocol::job::{Job, JobKind, Role};
 use protocol::power::{PowerAction, PowerState, Sleep, SleepStage};
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow};
 use scheduler::cores::freshness_of;
-use scheduler::{Picture, Scheduler, Sleeper, Sleepers, StoreError, Waker, Waking};
+use scheduler::{NotWoken, Picture, Scheduler, Sleeper, Sleepers, StoreError, Waker, Waking};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use transport::{Client, Clock, Endpoint, Method, ProblemReply};
 
 use super::{Machine, Power, PowerError};
@@ -39,14 +40,24 @@ const ASK_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody has woken.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// After so long nobody still hears a host that is off.
+const SILENT_MS: u64 = 30_000;
+
+/// How long a host may take from the order until it is heard. One that takes longer does not come up, and no
+/// further run waits for it.
+const BOOT_MAX: Duration = Duration::from_secs(600);
+
+/// How often it is made sure that a host is silent which its devices say is off.
+const SILENCE_TRIES: u32 = 3;
+
 /// The open offers of a host, of which only the number counts.
 #[derive(serde::Deserialize)]
 struct Offers {
     offers: Vec<IgnoredAny>,
 }
 
-/// Of so many looks one asks devices what has become of a host: each asking is a program that is run.
-const FIND_OUT_TURNS: u32 = 20;
+/// How often devices are asked what has become of a host: each asking is a program that is run.
+const FIND_OUT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What this controller knows of hosts' sleep.
 pub(crate) struct Asleep {
@@ -55,7 +66,10 @@ pub(crate) struct Asleep {
     client: Client,
     clock: Clock,
     picture: watch::Receiver<Arc<Picture>>,
+    trust: watch::Receiver<Option<Arc<Trust>>>,
     known: Mutex<BTreeMap<HostId, Sleep>>,
+    /// Since when hosts have power again that are not heard yet.
+    woken: Mutex<BTreeMap<HostId, Instant>>,
     /// Hosts that are being switched off at this moment.
     falling: Mutex<BTreeSet<HostId>>,
     /// Whether the other controllers were asked since this one began.
@@ -70,19 +84,34 @@ impl Asleep {
         client: &Client,
         clock: Clock,
         picture: watch::Receiver<Arc<Picture>>,
+        trust: watch::Receiver<Option<Arc<Trust>>>,
     ) -> Result<Self, StoreError> {
         let (sleeps, damaged) = store.sleeps().await?;
         for what in damaged {
             tracing::error!("{what} cannot be read");
         }
         let known = sleeps.into_iter().map(|sleep| (sleep.host.clone(), sleep)).collect();
-        let (known, falling, has_learnt) = (Mutex::new(known), Mutex::default(), false.into());
         let client = client.with_deadline(ASK_MAX);
-        Ok(Self { power, store, client, clock, picture, known, falling, has_learnt })
+        Ok(Self {
+            power,
+            store,
+            client,
+            clock,
+            picture,
+            trust,
+            known: Mutex::new(known),
+            woken: Mutex::default(),
+            falling: Mutex::default(),
+            has_learnt: false.into(),
+        })
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<HostId, Sleep>> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn woken(&self) -> MutexGuard<'_, BTreeMap<HostId, Instant>> {
+        self.woken.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn falling(&self) -> MutexGuard<'_, BTreeSet<HostId>> {
@@ -100,14 +129,24 @@ impl Asleep {
     pub(crate) async fn learn(&self, told: Vec<Sleep>) -> Result<(), StoreError> {
         for sleep in told {
             let is_news = self.known().get(&sleep.host).is_none_or(|known| sleep.is_after(known));
-            if is_news && sleep.stage != SleepStage::Falling {
+            if is_news && sleep.stage != SleepStage::Falling && !self.is_heard_since(&sleep) {
                 self.keep(sleep).await?;
             }
         }
         Ok(())
     }
 
-    /// Every other controller was asked, or did not answer.
+    /// True of a host that is said to sleep, and is heard in that very life long after: its devices switch
+    /// something else.
+    fn is_heard_since(&self, sleep: &Sleep) -> bool {
+        let is_old = self.clock.now().wall_ms > sleep.since_ms.saturating_add(SILENT_MS);
+        let row = self.heard(&sleep.host);
+        is_old
+            && sleep.stage == SleepStage::Asleep
+            && row.is_ok_and(|row| row.cursor.epoch == sleep.epoch)
+    }
+
+    /// Every other controller has told what it knows, or had the time for it.
     pub(crate) fn has_learnt(&self) {
         self.has_learnt.store(true, Ordering::Relaxed);
     }
@@ -132,7 +171,14 @@ impl Asleep {
         let known = self.known();
         let sleeping = known.values().filter_map(|sleep| sleep.inventory.as_ref());
         let unseen = sleeping.filter(|said| picture.view.host(&said.host.id).is_none());
+        // One that was retired in its sleep is no host any more.
+        let unseen = unseen.filter(|said| self.is_ours(&said.host.id));
         shown.chain(unseen.map(|said| said.host.clone())).collect()
+    }
+
+    fn is_ours(&self, host: &HostId) -> bool {
+        let trust = self.trust.borrow();
+        trust.as_ref().is_none_or(|trust| trust.host_key(host).is_some())
     }
 
     /// What switches a host.
@@ -164,10 +210,15 @@ impl Asleep {
         undrain: bool,
         trust: Option<Arc<Trust>>,
     ) -> Result<PowerState, ProblemReply> {
-        if self.is_asleep(id) {
-            return Ok(PowerState::Off);
-        }
         let machine = self.machine(id)?;
+        if self.is_asleep(id) {
+            return match machine.state().await? {
+                PowerState::Off => Ok(PowerState::Off),
+                state => Err(cannot(&format!(
+                    "it was put to sleep, and its devices say {state}: it may be waking"
+                ))),
+            };
+        }
         let row = self.heard(id)?;
         if !self.falling().insert(id.clone()) {
             return Err(cannot("it is being put to sleep already"));
@@ -189,16 +240,7 @@ impl Asleep {
             PowerState::On => {}
             state => return Err(cannot(&format!("it is heard, and its devices say {state}"))),
         }
-        let unheard =
-            || cannot("it does not answer this controller, so what is on it is not known");
-        let inventory: Inventory = self.ask(row, "/v1/inventory").await.ok_or_else(unheard)?;
-        let offers: Offers = self.ask(row, "/v1/offers").await.ok_or_else(unheard)?;
-        if let Some(why) = stays_on(&inventory, trust.as_deref()) {
-            return Err(cannot(&why));
-        }
-        if let Some(why) = not_empty(&inventory, offers.offers.len()) {
-            return Err(ProblemReply::new(409, "not-drained", why));
-        }
+        let inventory = self.empty(row, trust.as_deref()).await?;
         let sleep = Sleep {
             host: id.clone(),
             epoch: inventory.cursor.epoch,
@@ -209,22 +251,47 @@ impl Asleep {
         };
         // Before the order: whoever finds it off after a crash must know that this was meant.
         self.keep(sleep.clone()).await.map_err(broken)?;
+        // Somebody may have taken back the drain while that was written.
+        if let Err(why) = self.empty(row, trust.as_deref()).await {
+            self.keep_stage(&sleep, SleepStage::Awake).await.map_err(broken)?;
+            return Err(why);
+        }
         tracing::warn!(host = %id, "is put to sleep");
         let state = self.power.change(machine, PowerAction::Off).await?;
-        if self.ask::<IgnoredAny>(row, "/v1/health").await.is_some() {
-            return Err(self.turn_back(machine, &sleep).await);
+        for _ in 0..SILENCE_TRIES {
+            if self.ask::<IgnoredAny>(row, "/v1/health").await.is_some() {
+                return Err(self.turn_back(row, machine, &sleep).await);
+            }
         }
         self.keep_stage(&sleep, SleepStage::Asleep).await.map_err(broken)?;
         tracing::info!(host = %id, "is asleep");
         Ok(state)
     }
 
+    /// What a host says of itself now, if there is nothing on it that could be missed.
+    async fn empty(&self, row: &HostRow, trust: Option<&Trust>) -> Result<Inventory, ProblemReply> {
+        let unheard =
+            || cannot("it does not answer this controller, so what is on it is not known");
+        let inventory: Inventory = self.ask(row, "/v1/inventory").await.ok_or_else(unheard)?;
+        let offers: Offers = self.ask(row, "/v1/offers").await.ok_or_else(unheard)?;
+        if let Some(why) = stays_on(&inventory, trust) {
+            return Err(cannot(&why));
+        }
+        if let Some(why) = not_empty(&inventory, offers.offers.len()) {
+            return Err(ProblemReply::new(409, "not-drained", why));
+        }
+        Ok(inventory)
+    }
+
     /// Its devices say off, and it answers: some other machine is off.
-    async fn turn_back(&self, machine: &Machine, sleep: &Sleep) -> ProblemReply {
+    async fn turn_back(&self, row: &HostRow, machine: &Machine, sleep: &Sleep) -> ProblemReply {
         let on = match self.power.change(machine, PowerAction::On).await {
             Ok(_) => "that one is turned on again".to_owned(),
             Err(error) => format!("that one may be off now: {error}"),
         };
+        if sleep.undrain {
+            self.undrain(row).await;
+        }
         if let Err(error) = self.keep_stage(sleep, SleepStage::Awake).await {
             tracing::error!(host = %sleep.host, "is awake, which could not be stored: {error}");
         }
@@ -261,30 +328,52 @@ impl Asleep {
         None
     }
 
-    /// Looks for ever whether somebody has woken, and tells the scheduler who sleeps.
+    /// Looks for ever whether somebody has woken, and tells the scheduler who sleeps. Devices, which may take long,
+    /// are asked beside that.
     pub(crate) async fn tend(&self, scheduler: &Scheduler) {
-        for turn in 0_u32.. {
-            if let Err(error) = self.look(turn.is_multiple_of(FIND_OUT_TURNS)).await {
-                tracing::error!("keep who sleeps: {error}");
+        let look = async {
+            loop {
+                if let Err(error) = self.look().await {
+                    tracing::error!("keep who sleeps: {error}");
+                }
+                scheduler.note_asleep(self.sleepers());
+                tokio::time::sleep(LOOK_INTERVAL).await;
             }
-            scheduler.note_asleep(self.sleepers());
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
+        };
+        let find_out = async {
+            loop {
+                for host in self.left(SleepStage::Falling) {
+                    if let Err(error) = self.find_out(&host).await {
+                        tracing::error!("keep who sleeps: {error}");
+                    }
+                }
+                tokio::time::sleep(FIND_OUT_INTERVAL).await;
+            }
+        };
+        tokio::join!(look, find_out);
     }
 
-    async fn look(&self, may_ask: bool) -> Result<(), StoreError> {
-        let known: Vec<Sleep> = self.known().values().cloned().collect();
-        for sleep in known {
-            let row = self.heard(&sleep.host).ok();
-            let is_up = row.as_ref().is_some_and(|row| row.cursor.epoch > sleep.epoch);
-            match (sleep.stage, row) {
-                (SleepStage::Asleep | SleepStage::Falling, Some(row)) if is_up => {
-                    self.welcome(&sleep, &row).await?;
-                }
-                (SleepStage::Falling, _) if may_ask && !self.falling().contains(&sleep.host) => {
-                    self.find_out(&sleep).await?;
-                }
-                _ => {}
+    /// Hosts at this stage that nobody here is about to switch off.
+    fn left(&self, stage: SleepStage) -> Vec<HostId> {
+        let (known, falling) = (self.known(), self.falling());
+        let at = known.values().filter(|sleep| sleep.stage == stage);
+        at.map(|sleep| &sleep.host).filter(|host| !falling.contains(*host)).cloned().collect()
+    }
+
+    async fn look(&self) -> Result<(), StoreError> {
+        let mut hosts = self.left(SleepStage::Asleep);
+        hosts.extend(self.left(SleepStage::Falling));
+        for host in hosts {
+            let Ok(row) = self.heard(&host) else { continue };
+            // What was learnt meanwhile counts.
+            let Some(sleep) = self.known().get(&host).cloned() else { continue };
+            if row.cursor.epoch > sleep.epoch {
+                self.welcome(&sleep, &row).await?;
+            } else if self.is_heard_since(&sleep)
+                && self.ask::<IgnoredAny>(&row, "/v1/health").await.is_some()
+            {
+                tracing::error!(%host, "was put to sleep, and answers: its devices switch another machine");
+                self.keep_stage(&sleep, SleepStage::Awake).await?;
             }
         }
         Ok(())
@@ -300,6 +389,7 @@ impl Asleep {
             return Ok(());
         }
         tracing::info!(host = %sleep.host, "is awake");
+        self.woken().remove(&sleep.host);
         let awake = Sleep { epoch: row.cursor.epoch, ..sleep.clone() };
         self.keep_stage(&awake, SleepStage::Awake).await
     }
@@ -321,47 +411,96 @@ impl Asleep {
     }
 
     /// What has become of a host whose going to sleep nobody has seen the end of.
-    async fn find_out(&self, sleep: &Sleep) -> Result<(), StoreError> {
-        let Ok(machine) = self.machine(&sleep.host) else { return Ok(()) };
-        match machine.state().await {
-            Ok(PowerState::Off) => {
-                if self.heard(&sleep.host).is_ok() {
+    async fn find_out(&self, host: &HostId) -> Result<(), StoreError> {
+        let Ok(machine) = self.machine(host) else { return Ok(()) };
+        let state = machine.state().await;
+        let picture = self.picture.borrow().clone();
+        let Some(sleep) = self.known().get(host).cloned().filter(|_| picture.is_current) else {
+            return Ok(());
+        };
+        let heard = self.heard(host).ok();
+        match (state, heard) {
+            (Ok(PowerState::Off), None) => {
+                // It may have been taken into use again since, and then it is lost and not asleep.
+                let row = picture.view.host(host);
+                let is_empty =
+                    row.is_none_or(|row| row.cursor.epoch == sleep.epoch && is_left_empty(row));
+                let stage = if is_empty { SleepStage::Asleep } else { SleepStage::Awake };
+                tracing::info!(%host, "was to be put to sleep, and is off: {stage:?}");
+                self.keep_stage(&sleep, stage).await
+            }
+            (Ok(PowerState::On), Some(row)) => {
+                let is_drained = row.host.intent == Some(HostIntent::Drain);
+                if sleep.undrain && is_drained && !self.undrain(&row).await {
                     return Ok(());
                 }
-                tracing::info!(host = %sleep.host, "is asleep");
-                self.keep_stage(sleep, SleepStage::Asleep).await
-            }
-            Ok(PowerState::On) if self.heard(&sleep.host).is_ok() => {
-                tracing::warn!(host = %sleep.host, "was to be put to sleep, and is on and heard");
-                self.keep_stage(sleep, SleepStage::Awake).await
+                tracing::warn!(%host, "was to be put to sleep, and is on and heard");
+                self.keep_stage(&sleep, SleepStage::Awake).await
             }
             // It is asked again.
-            Ok(PowerState::On | PowerState::Partly) | Err(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
     /// Who sleeps, and whom a run may wake from here.
     pub(crate) fn sleepers(&self) -> Sleepers {
-        let hosts = self.hosts();
-        let known = self.known();
-        let asleep = known.values().filter(|sleep| sleep.stage == SleepStage::Asleep);
+        let asleep: Vec<Sleep> = {
+            let known = self.known();
+            known.values().filter(|sleep| sleep.stage == SleepStage::Asleep).cloned().collect()
+        };
+        if asleep.is_empty() {
+            return Sleepers::new();
+        }
+        let (hosts, picture) = (self.hosts(), self.picture.borrow().clone());
+        // Whatever is remembered: one that said more in that life than that it is empty is lost.
+        let is_empty = |sleep: &&Sleep| {
+            let row = picture.view.host(&sleep.host);
+            row.is_none_or(|row| row.cursor.epoch != sleep.epoch || is_left_empty(row))
+        };
+        let asleep = asleep.iter().filter(|sleep| self.is_ours(&sleep.host)).filter(is_empty);
         let sleeper = |sleep: &Sleep| {
             let inventory = sleep.inventory.clone()?;
             let machine = self.power.machine(&inventory.host, &hosts);
-            let sleeper = Sleeper { inventory, may_wake: sleep.undrain && machine.is_ok() };
-            Some((sleep.host.clone(), sleeper))
+            let may_wake = sleep.undrain && machine.is_ok() && self.comes_up(&sleep.host);
+            Some((sleep.host.clone(), Sleeper { inventory, may_wake }))
         };
         asleep.filter_map(sleeper).collect()
     }
+
+    /// False of a host that has had power for too long and was not heard.
+    fn comes_up(&self, host: &HostId) -> bool {
+        self.woken().get(host).is_none_or(|since| since.elapsed() < BOOT_MAX)
+    }
+}
+
+/// Nothing of a host that could be missed: it takes nothing new, and no VM is there that is alive or would start.
+fn is_left_empty(row: &HostRow) -> bool {
+    let is_drained = row.host.intent == Some(HostIntent::Drain);
+    is_drained && row.jobs.values().all(|job| job.state.is_ended() && job.hold.is_none())
 }
 
 impl Waker for Asleep {
     fn wake<'a>(&'a self, host: &'a HostId) -> Waking<'a> {
         Box::pin(async move {
-            let machine = self.machine(host).map_err(|no| no.0.detail)?;
+            // A run that goes on after hours, or after somebody has turned it off for good, wakes nobody.
+            let may_wake = |sleep: &Sleep| sleep.stage == SleepStage::Asleep && sleep.undrain;
+            if !self.known().get(host).is_some_and(may_wake) {
+                return Err(NotWoken::No(
+                    "it is not asleep, or was turned off for good".to_owned(),
+                ));
+            }
+            let machine = self.machine(host).map_err(|no| NotWoken::No(no.0.detail))?;
             tracing::info!(%host, "is woken");
-            let on = self.power.change(&machine, PowerAction::On).await;
-            on.map(drop).map_err(|error: PowerError| error.to_string())
+            self.woken().entry(host.clone()).or_insert_with(Instant::now);
+            // Everybody who may look reads runs; what devices say is for who may switch them.
+            self.power.change(&machine, PowerAction::On).await.map(drop).map_err(
+                |error: PowerError| {
+                    tracing::warn!(%host, "is not woken yet: {error}");
+                    let what =
+                        "its power devices have not turned it on; the controller's log says more";
+                    NotWoken::Unclear(what.to_owned())
+                },
+            )
         })
     }
 }
@@ -388,9 +527,10 @@ fn stays_on(inventory: &Inventory, trust: Option<&Trust>) -> Option<String> {
     for peer in trust.iter().flat_map(|trust| &trust.peers).filter(|peer| is_here(&peer.url)) {
         roles.insert(peer.role.to_string());
     }
-    if trust.iter().flat_map(|trust| &trust.arbiters).any(|slot| is_here(&slot.url)) {
-        roles.insert("arbiter".to_owned());
-    }
+    let seats = trust.iter().flat_map(|trust| trust.seats());
+    roles.extend(
+        seats.filter(|(_, slot)| is_here(&slot.url)).map(|(seat, _)| Role::from(seat).to_string()),
+    );
     if !roles.is_empty() {
         let roles = roles.into_iter().collect::<Vec<_>>().join(", ");
         return Some(format!(
@@ -446,7 +586,7 @@ fn address_of(url: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use protocol::id::{ClusterId, Cursor, Epoch, OfferId};
-    use protocol::job::{JobSpec, JobState, ObservedDomain, Role, ServiceSpec};
+    use protocol::job::{JobSpec, JobState, ObservedDomain, ServiceSpec};
     use protocol::resources::Resources;
     use protocol::signed::SecretKey;
     use protocol::trust::Slot;
@@ -495,7 +635,7 @@ mod tests {
     #[test]
     fn a_host_that_others_need_or_that_would_start_something_stays_on() {
         assert_eq!(stays_on(&inventory(vec![vm(JobState::Stopped)]), None), None);
-        for role in [Role::Arbiter, Role::Monitor, Role::Controller] {
+        for role in [Role::Arbiter, Role::Witness, Role::Monitor, Role::Controller] {
             let why = stays_on(&inventory(vec![service(role)]), None).unwrap();
             assert!(why.contains(&role.to_string()), "{why}");
         }
