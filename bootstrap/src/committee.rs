@@ -297,11 +297,13 @@ pub fn all_left_over<'a>(
 }
 
 /// Arbiters and witnesses that run and are no members any more: they go on covering until every host has heard that
-/// others have taken over, and are of no use after that.
+/// others have taken over, and are of no use after that. Of witnesses no document that names others remembers the
+/// numbers, so while no change is under way every one that has no seat is former.
 pub fn former<'a>(trust: &'a Trust, found: &'a [Found]) -> impl Iterator<Item = &'a Found> {
     let members = trust.seats();
     let is_former = move |found: &&Found| {
-        let is_known = Some(found.index) <= highest(trust);
+        let is_witness = found.seat == Seat::Witness && trust.succession.next.is_none();
+        let is_known = is_witness || Some(found.index) <= highest(trust);
         is_known && !members.iter().any(|(_, member)| member.slot == found.index)
     };
     found.iter().filter(is_former)

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use protocol::id::{HostId, JobId, OfferId};
 use protocol::signed::Digest;
 use protocol::tenure::{ITEMS_MAX, Statement, Term};
-use protocol::trust::{Committee, Council, Trust};
+use protocol::trust::{Committee, Council, Slot, Trust};
 use protocol::vm::OnLoss;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -257,6 +257,13 @@ impl Keeper {
             Input::Trust(trust) if self.trust.is_some() && trust.version < self.trust_version => {}
             Input::Trust(trust) => {
                 let is_first = self.trust.is_none();
+                if let Some(known) = &self.trust {
+                    let gone = departed(known, &trust);
+                    self.answered.retain(|slot, _| !gone.contains(slot));
+                    for held in self.holds.values_mut() {
+                        held.covers.retain(|slot, _| !gone.contains(slot));
+                    }
+                }
                 self.trust_version = self.trust_version.max(trust.version);
                 self.trust = Some(trust);
                 if let Some(draft) = self.draft.clone().filter(|_| is_first) {
@@ -501,6 +508,15 @@ impl Keeper {
             trust_version: draft.trust_version,
         }));
     }
+}
+
+/// Slots whose owner has no seat any more, or another one in it: what the one before has covered is nobody's word.
+fn departed(known: &Trust, now: &Trust) -> BTreeSet<u32> {
+    let seats = now.seats();
+    let stays =
+        |slot: &Slot| seats.iter().any(|(_, one)| one.slot == slot.slot && one.key == slot.key);
+    let before = known.seats().into_iter().map(|(_, slot)| slot);
+    before.filter(|slot| !stays(slot)).map(|slot| slot.slot).collect()
 }
 
 /// Until when a council covers a hold: by its arbiters or by its witnesses, never by some of each.

@@ -402,7 +402,7 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
     if now == then && old.changed_at() == new.changed_at() {
         return Ok(());
     }
-    let are = if now.0 == then.0 { "witnesses" } else { "arbiters" };
+    let are = if now.0 == then.0 && now.1 != then.1 { "witnesses" } else { "arbiters" };
     let is_completed = |next: &Next| {
         let takes_over = next.council().identity() == then;
         let handover = new.succession.handover.as_ref();

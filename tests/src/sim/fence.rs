@@ -160,8 +160,10 @@ impl World {
         if !trust.is_over(&self.hosts[n].facts.key, Some(self.trust_of_host(n).version)) {
             return vec![];
         }
+        // What it has taken and not written yet ends as well.
+        let taken = self.hosts[n].process.iter().flat_map(|process| process.agent.inventory().jobs);
         let rows = self.hosts[n].disk.ledger.jobs.iter();
-        rows.map(|record| record.job.id.clone()).collect()
+        rows.map(|record| record.job.id.clone()).chain(taken.map(|job| job.id)).collect()
     }
 
     /// A host has no power: whatever was said of it wrongly is so from now on.

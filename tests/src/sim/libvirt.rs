@@ -87,7 +87,13 @@ impl World {
         let mut happened = Vec::new();
         let result = match fate {
             Fate::Good | Fate::DoneUnheard => {
-                self.watch_hv(n, op);
+                // What an earlier life of the agent was asked to end may have hung until now, and meet the
+                // guest that was started since: no agent can call it back.
+                if caller.life == self.nodes[self.hosts[n].node.0].life {
+                    self.watch_hv(n, op);
+                } else {
+                    self.coverage.hit("hv.call-of-an-earlier-life");
+                }
                 if self.is_kept_shut(n, op) {
                     self.coverage.hit("hv.start-behind-a-shut-gate");
                     Err(HvError { kind: ErrorKind::Failed })

@@ -247,8 +247,10 @@ impl<'a> Work<'a> {
         let last = trust.next_committee().unwrap_or(trust.committee());
         for text in &wanted.leaves {
             let slot = self.slot_of(text)?;
+            let mut seats = trust.seats().into_iter();
+            let is_witness = seats.any(|(seat, one)| seat == Seat::Witness && one.slot == slot);
             let was_one = trust.committee().has(slot) || slot < number_above(trust, &self.there);
-            if last.has(slot) || !was_one {
+            if is_witness || last.has(slot) || !was_one {
                 return Ok(false);
             }
         }
