@@ -162,12 +162,13 @@ fn lab_with_witnesses_a_vm_outlives_all_arbiters_and_fails_over_once_when_its_ho
     runs_on_for_two_terms(&lab, &host, &guest);
     let rows = operator.json(&["ps", "--all"])["jobs"].clone();
     let rows = rows.as_array().cloned().expect("jobs");
-    let of_witness = |row: &&Value| row["job"]["id"].as_str().is_some_and(is_witness);
-    let left: Vec<&Value> = rows.iter().filter(of_witness).collect();
-    assert_eq!(left.len(), 3, "each is shown as what it was: {left:?}");
-    assert!(left.iter().all(|row| row["job"]["state"] == "stopped"), "{left:?}");
-}
-
-fn is_witness(job: &str) -> bool {
-    job.starts_with("ostler-witness-")
+    let is_witness = |row: &&Value| {
+        row["job"]["id"].as_str().is_some_and(|id| id.starts_with("ostler-witness-"))
+    };
+    let left: Vec<&Value> = rows.iter().filter(is_witness).collect();
+    assert!(!rows.is_empty() && left.is_empty(), "{left:?}");
+    for host in lab.hosts() {
+        let found = lab.exec(&host, &["pgrep", "-f", "ostler witness"]).stdout;
+        assert!(found.is_empty(), "{host}: {}", String::from_utf8_lossy(&found));
+    }
 }
