@@ -87,13 +87,7 @@ impl World {
         let mut happened = Vec::new();
         let result = match fate {
             Fate::Good | Fate::DoneUnheard => {
-                // What an earlier life of the agent was asked to end may have hung until now, and meet the
-                // guest that was started since: no agent can call it back.
-                if caller.life == self.nodes[self.hosts[n].node.0].life {
-                    self.watch_hv(n, op);
-                } else {
-                    self.coverage.hit("hv.call-of-an-earlier-life");
-                }
+                self.watch_hv(n, op);
                 if self.is_kept_shut(n, op) {
                     self.coverage.hit("hv.start-behind-a-shut-gate");
                     Err(HvError { kind: ErrorKind::Failed })
