@@ -104,3 +104,24 @@ fn witnesses_that_are_to_come_prolong_nothing() {
     }
     assert_eq!(bench.until(1), D - K);
 }
+
+/// Numbers of those who left are used again: whoever has one now has not said what the one before did.
+#[test]
+fn cover_of_a_slot_goes_with_its_owner() {
+    let mut bench = bench(council());
+    bench.tell(0, Input::Draft(draft(vec![hold(1, 0, &[0, 1, 3, 4])])));
+    let said = bench.statement(3_000);
+    for witness in [3, 4] {
+        bench.term(3_010, witness, said.seq, &[1]);
+    }
+    let by_witnesses = bench.until(1);
+    assert!(by_witnesses > D - K + 2_000, "{by_witnesses}");
+    let mut others = Trust { version: 2, ..council() };
+    bench.tell(3_020, Input::Trust(Arc::new(others.clone())));
+    assert_eq!(bench.until(1), by_witnesses, "the same witnesses by a later document");
+    for witness in &mut others.witnesses.members {
+        witness.key = key(50 + u8::try_from(witness.slot).unwrap()).public();
+    }
+    bench.tell(3_030, Input::Trust(Arc::new(Trust { version: 3, ..others })));
+    assert_eq!(bench.until(1), D - K, "what the arbiters' ticket covers is left");
+}
