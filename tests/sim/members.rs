@@ -87,7 +87,7 @@ fn revive(world: &mut World, arbiters: impl Iterator<Item = usize>) {
 }
 
 /// The operator completes it as soon as that can be; false when it can't within that time.
-fn complete(world: &mut World, within_ms: u64) -> bool {
+pub(super) fn complete(world: &mut World, within_ms: u64) -> bool {
     let end_us = world.now_us + within_ms * 1_000;
     while world.now_us < end_us && !world.is_over() {
         if let Ok(next) = completed(&world.trust, &world.operators.words) {

@@ -18,11 +18,11 @@ fn profile(seed: u64) -> Profile {
     Profile { has_lapsing: true, ..Profile::calm(seed) }
 }
 
-fn job() -> JobId {
+pub(super) fn job() -> JobId {
     job_id(1)
 }
 
-fn stop_spec() -> JobSpec {
+pub(super) fn stop_spec() -> JobSpec {
     let mut spec = spec(1, false, false);
     let JobKind::Vm(vm) = &mut spec.kind else { unreachable!("it is a VM") };
     vm.on_loss = OnLoss::Stop;
@@ -31,7 +31,7 @@ fn stop_spec() -> JobSpec {
 
 /// A world in which the job runs on host 0.
 #[track_caller]
-fn running(profile: Profile, mutant: Option<Mutant>) -> (World, OfferId) {
+pub(super) fn running(profile: Profile, mutant: Option<Mutant>) -> (World, OfferId) {
     let mut world = World::new(profile, mutant);
     world.run_ms(15_000);
     assert!(world.start(0, &job(), 1, &stop_spec()), "granted");

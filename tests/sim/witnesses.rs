@@ -1,11 +1,10 @@
 //! Witnesses beside the arbiters: jobs that may be lost go on by either committee, and are taken by both
 //! (tenure protocol §7, the stories of §14 and the rules of §13).
 
-use bootstrap::committee::{begun_with_witnesses, completed};
-use protocol::id::{JobId, OfferId};
-use protocol::job::{JobKind, JobSpec, JobState, Reason};
+use bootstrap::committee::begun_with_witnesses;
+use protocol::id::OfferId;
+use protocol::job::{JobState, Reason};
 use protocol::ticket::{Action, TicketError};
-use protocol::vm::OnLoss;
 use tests::sim::message::NodeId;
 use tests::sim::operator::members;
 use tests::sim::verdict::rest;
@@ -13,6 +12,8 @@ use tests::sim::workload::{job_id, spec};
 use tests::sim::{Mutant, Profile, World, simulate_witnesses};
 
 use crate::fixed::replay;
+use crate::members::complete;
+use crate::tenure::{job, running, stop_spec};
 
 /// D by the default trust document, in milliseconds.
 const TERM_MS: u64 = 9_000;
@@ -24,29 +25,6 @@ fn profile(seed: u64) -> Profile {
 
 const ARBITERS: std::ops::Range<usize> = 0..3;
 const WITNESSES: std::ops::Range<usize> = 3..6;
-
-fn job() -> JobId {
-    job_id(1)
-}
-
-fn stop_spec() -> JobSpec {
-    let mut spec = spec(1, false, false);
-    let JobKind::Vm(vm) = &mut spec.kind else { unreachable!("it is a VM") };
-    vm.on_loss = OnLoss::Stop;
-    spec
-}
-
-/// A world in which the job runs on host 0.
-#[track_caller]
-fn running(profile: Profile, mutant: Option<Mutant>) -> (World, OfferId) {
-    let mut world = World::new(profile, mutant);
-    world.run_ms(15_000);
-    assert!(world.start(0, &job(), 1, &stop_spec()), "granted");
-    world.await_state(0, &job(), JobState::Running);
-    world.run_ms(2_000);
-    let hold = world.hold(0, &job()).expect("a hold");
-    (world, hold)
-}
 
 /// A host and these members hear nothing of each other any more.
 fn part(world: &mut World, host: usize, members: impl IntoIterator<Item = usize>) {
@@ -272,22 +250,6 @@ fn witnesses_are_added_and_taken_out_while_a_host_sleeps() {
     world.run_ms(2 * TERM_MS);
     assert!(world.runs(1, &job()), "as before there were any");
     ends_well(world);
-}
-
-fn complete(world: &mut World, within_ms: u64) -> bool {
-    let end_us = world.now_us + within_ms * 1_000;
-    while world.now_us < end_us && !world.is_over() {
-        if let Ok(next) = completed(&world.trust, &world.operators.words) {
-            world.decree(next);
-            world.give_to_all();
-            world.run_ms(1_500);
-            return true;
-        }
-        world.ask_words();
-        world.give_to_all();
-        world.run_ms(250);
-    }
-    false
 }
 
 #[test]

@@ -102,11 +102,8 @@ pub(super) async fn run(session: &Session, command: ArbitersCommand) -> Result<C
         show::note("nothing would be changed but what is under way");
         return Ok(Code::Ok);
     }
-    if work.authority.trust.succession.next.is_some() {
-        work.complete().await?;
-        is_changed = true;
-    }
-    let ended = work.end_former().await?;
+    let (goes_on, ended) = work.finish().await?;
+    is_changed |= goes_on;
     work.conclude(is_changed, &ended);
     Ok(Code::Ok)
 }
@@ -484,6 +481,16 @@ impl<'a> Work<'a> {
         self.authority.decree(self.session, &self.picture, next.clone()).await?;
         self.authority.trust = next;
         Ok(())
+    }
+
+    /// Completes what is under way, if anything is, and ends who has left: whether there was a change, and who
+    /// was ended.
+    pub(super) async fn finish(&mut self) -> Result<(bool, Vec<u32>), Failure> {
+        let goes_on = self.authority.trust.succession.next.is_some();
+        if goes_on {
+            self.complete().await?;
+        }
+        Ok((goes_on, self.end_former().await?))
     }
 
     /// Waits until every host has agreed and a quorum of those who take over is ready; then they do.

@@ -101,11 +101,8 @@ async fn set(session: &Session, on: &[String], how: &ChangeArgs) -> Result<Code,
         show::note("nothing would be changed but what is under way");
         return Ok(Code::Ok);
     }
-    if work.authority.trust.succession.next.is_some() {
-        work.complete().await?;
-        is_changed = true;
-    }
-    let ended = work.end_former().await?;
+    let (goes_on, ended) = work.finish().await?;
+    is_changed |= goes_on;
     conclude(session, &work.authority.trust, is_changed, &ended);
     Ok(Code::Ok)
 }
