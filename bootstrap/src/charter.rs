@@ -83,11 +83,11 @@ pub fn next_trust(
         .collect();
     let roster: BTreeSet<PublicKey> = next.roster.iter().chain(hosts).copied().collect();
     next.roster = roster.into_iter().collect();
-    if in_force == Some(&next) {
-        return Next::Same;
+    next.drop_fencers_that_left();
+    match in_force {
+        Some(before) if *before == next => Next::Same,
+        _ => Next::New(Box::new(next.next())),
     }
-    next.version += 1;
-    Next::New(Box::new(next))
 }
 
 #[cfg(test)]

@@ -84,24 +84,24 @@ pub fn begun(trust: &Trust, change: &Change) -> Result<Trust, ChangeError> {
     if n == 0 {
         return Err(ChangeError::Last { slot: slots.first().copied().unwrap_or(0) });
     }
-    let version = trust.version + 1;
+    let successor = trust.next();
     let k = (n + trust.f) / 2 + 1;
     let witnesses = trust.witnesses.clone();
-    let next = Some(Next { since: version, arbiters, k, witnesses, recovers: false });
+    let next = Some(Next { since: successor.version, arbiters, k, witnesses, recovers: false });
     let succession = Succession { next, ..trust.succession.clone() };
-    Ok(Trust { version, succession, ..trust.clone() })
+    Ok(Trust { succession, ..successor })
 }
 
 /// The document that begins a change of the witnesses to these, or to none, with the arbiters that there are.
 /// Where too many of those in force are `lost` to be asked, hosts agree without them.
 #[must_use]
 pub fn begun_with_witnesses(trust: &Trust, members: Vec<Slot>, are_lost: bool) -> Trust {
-    let version = trust.version + 1;
+    let successor = trust.next();
     let (arbiters, k) = (trust.arbiters.clone(), trust.k);
     let witnesses = Witnesses::of(members, trust.f);
-    let next = Some(Next { since: version, arbiters, k, witnesses, recovers: are_lost });
+    let next = Some(Next { since: successor.version, arbiters, k, witnesses, recovers: are_lost });
     let succession = Succession { next, ..trust.succession.clone() };
-    Trust { version, succession, ..trust.clone() }
+    Trust { succession, ..successor }
 }
 
 /// Whether too few witnesses of those in force answer to ever grant anything again.
@@ -120,7 +120,7 @@ pub fn recovered(
 ) -> Result<Trust, ChangeError> {
     let mut next = match change {
         Some(change) => begun(trust, change)?,
-        None => Trust { version: trust.version + 1, ..trust.clone() },
+        None => trust.next(),
     };
     if let Some(committee) = &mut next.succession.next {
         committee.recovers = true;
@@ -195,12 +195,11 @@ pub fn completed(trust: &Trust, words: &[Signed<Ready>]) -> Result<Trust, u32> {
     let handover =
         Handover { since: next.since, change, ready: by_key.into_values().cloned().collect() };
     Ok(Trust {
-        version: trust.version + 1,
         arbiters: next.arbiters,
         k: next.k,
         witnesses: next.witnesses,
         succession: Succession { next: None, handover: Some(handover) },
-        ..trust.clone()
+        ..trust.next()
     })
 }
 
@@ -209,7 +208,7 @@ pub fn completed(trust: &Trust, words: &[Signed<Ready>]) -> Result<Trust, u32> {
 pub fn taken_back(trust: &Trust) -> Option<Trust> {
     trust.succession.next.as_ref()?;
     let succession = Succession { next: None, ..trust.succession.clone() };
-    Some(Trust { version: trust.version + 1, succession, ..trust.clone() })
+    Some(Trust { succession, ..trust.next() })
 }
 
 /// The document that goes on with a change which was taken back, or put aside for another, while a host
@@ -224,7 +223,7 @@ pub fn gone_on(trust: &Trust, theirs: &Trust) -> Option<Trust> {
         return None;
     }
     let succession = Succession { next: Some(next), ..trust.succession.clone() };
-    Some(Trust { version: trust.version + 1, succession, ..trust.clone() })
+    Some(Trust { succession, ..trust.next() })
 }
 
 /// An arbiter or a witness that a host says it runs.

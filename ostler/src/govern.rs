@@ -95,8 +95,9 @@ impl Authority {
         &self,
         session: &Session,
         picture: &Picture,
-        next: Trust,
+        mut next: Trust,
     ) -> Result<Vec<String>, Failure> {
+        next.drop_fencers_that_left();
         next.validate().map_err(|error| Failure::new(Code::Refused, error.to_string()))?;
         let signed = Signed::seal(&next, self.operator.secret());
         // Kept before anybody obeys it: should this end now, bootstrap gives this very document.

@@ -18,11 +18,13 @@ use crate::signed::{Message, PublicKey, Signed, SignedError};
 
 mod council;
 mod fence;
+mod fencers;
 mod policy;
 mod readers;
 mod succession;
 pub use council::{Council, Seat, Witnesses};
 pub use fence::{Fence, REASON_CHARS_MAX};
+pub use fencers::{FENCERS_MAX, FENCING_AFTER_MS, Fencer, Fencing};
 pub use policy::{
     Breach, Fault, HostHardware, InvalidPolicy, Pattern, Policy, TenantPolicy, VmMax,
     breach_examples,
@@ -79,6 +81,13 @@ pub struct Trust {
     /// Hosts that were off, and may be back: the operator's word that nothing ran there when it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<Fence>,
+    /// Who may say so without an operator, by the word of devices.
+    #[serde(default, skip_serializing_if = "Fencing::is_nobodys")]
+    pub fencing: Fencing,
+    /// The operator's document that this is but for what fencers have said since. There only in what a fencer
+    /// has signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upon: Option<Arc<Signed<Trust>>>,
     /// How its arbiters came to be, and who follows them.
     #[serde(default, skip_serializing_if = "Succession::is_plain")]
     pub succession: Succession,
@@ -223,6 +232,8 @@ impl Trust {
             policy: Arc::default(),
             retired: vec![],
             fenced: vec![],
+            fencing: Fencing::default(),
+            upon: None,
             succession: Succession::default(),
         }
     }
@@ -260,6 +271,7 @@ impl Trust {
         council::check_apart(self).map_err(TrustError::Invalid)?;
         succession::validate(self).map_err(TrustError::Invalid)?;
         fence::validate(self).map_err(TrustError::Invalid)?;
+        fencers::validate(self).map_err(TrustError::Invalid)?;
         readers::validate(self).map_err(TrustError::Invalid)?;
         self.policy.validate()?;
         if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
@@ -278,15 +290,25 @@ impl Trust {
     /// with the same content again is `Ok(None)`.
     ///
     /// The first document a host sees is believed if it is signed by one of its own operators:
-    /// whoever claims a bare host first, owns it.
+    /// whoever claims a bare host first, owns it. A fencer's is believed for the operator's that it is upon.
     pub fn accept(
         in_force: Option<&Trust>,
         signed: &Signed<Trust>,
     ) -> Result<Option<Trust>, TrustError> {
         let new = signed.open()?;
         let operators = in_force.map_or(&new.operators, |t| &t.operators);
-        if !operators.contains(&signed.key()) {
-            return Err(TrustError::NotOperator { version: new.version, key: signed.key() });
+        match (operators.contains(&signed.key()), &new.upon) {
+            (true, None) => {}
+            (true, Some(_)) => {
+                let why = "an operator's document is upon no other: leave `upon` away";
+                return Err(TrustError::Invalid(why.into()));
+            }
+            (false, _) => {
+                let key = fencers::open(&new, signed.key())?.key();
+                if !operators.contains(&key) {
+                    return Err(TrustError::NotOperator { version: new.operators_version(), key });
+                }
+            }
         }
         new.validate()?;
         match in_force {
@@ -301,6 +323,7 @@ impl Trust {
                 Err(TrustError::Invalid("it brings back a host that was retired for good".into()))
             }
             Some(old) => {
+                fencers::check(old, &new)?;
                 fence::check(old, &new)?;
                 succession::check(old, &new).map(|()| Some(new))
             }

@@ -186,8 +186,7 @@ impl Fate {
 
 /// The next document, with the word of this operator.
 fn with_fence(authority: &Authority, row: &HostRow, reason: &str) -> Trust {
-    let mut next = authority.trust.clone();
-    next.version += 1;
+    let mut next = authority.trust.next();
     next.fenced.retain(|fence| fence.host != row.host.key);
     next.fenced.push(Fence {
         host: row.host.key,

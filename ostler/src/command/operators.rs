@@ -67,7 +67,7 @@ async fn add(session: &Session, key: PublicKey) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
     let authority = Authority::newest(session, &picture).await?;
-    let mut next = authority.trust.clone();
+    let mut next = authority.trust.next();
     if next.operators.contains(&key) {
         // A host that answers and does not take it may not know who has signed it: we may be known there.
         let silent = authority.give_again(session, &picture).await?;
@@ -85,7 +85,7 @@ async fn remove(session: &Session, key: PublicKey) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
     let authority = Authority::newest(session, &picture).await?;
-    let mut next = authority.trust.clone();
+    let mut next = authority.trust.next();
     if !next.operators.contains(&key) {
         show::note("it is so already");
         return Ok(Code::Ok);
@@ -142,9 +142,8 @@ async fn decree(
     session: &Session,
     picture: &Picture,
     authority: Authority,
-    mut next: Trust,
+    next: Trust,
 ) -> Result<Code, Failure> {
-    next.version += 1;
     let (version, count) = (next.version, next.operators.len());
     let silent = authority.decree(session, picture, next).await?;
     if session.is_json {

@@ -134,13 +134,12 @@ async fn check(session: &Session, file: Option<&Path>) -> Result<Code, Failure> 
 async fn change(session: &Session, policy: Policy) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let authority = Authority::newest(session, &picture).await?;
-    let mut next = authority.trust.clone();
+    let mut next = authority.trust.next();
     next.policy = Arc::new(policy);
-    if next == authority.trust {
+    if next.policy == authority.trust.policy {
         show::note("it is so already");
         return Ok(Code::Ok);
     }
-    next.version += 1;
     picture.warn();
     let (version, policy) = (next.version, Arc::clone(&next.policy));
     let silent = authority.decree(session, &picture, next).await?;

@@ -74,7 +74,7 @@ pub(super) fn with(trust: &Trust, reader: Reader) -> Result<Option<Trust>, Failu
         return Err(Failure::new(Code::Refused, what)
             .next(format!("ostler readers remove {:?} first, or another --name", known.name)));
     }
-    let mut next = Trust { version: trust.version + 1, ..trust.clone() };
+    let mut next = trust.next();
     // Another name for a key, or another sight, takes the place of what it had.
     next.readers.retain(|known| known.key != reader.key);
     next.readers.push(reader);
@@ -88,13 +88,12 @@ async fn remove(session: &Session, reader: &str) -> Result<Code, Failure> {
     let authority = Authority::newest(session, &picture).await?;
     let key: Option<PublicKey> = reader.parse().ok();
     let is_meant = |known: &Reader| known.name == reader || Some(known.key) == key;
-    let mut next = authority.trust.clone();
+    let mut next = authority.trust.next();
     next.readers.retain(|known| !is_meant(known));
     if next.readers.len() == authority.trust.readers.len() {
         show::note("it is so already");
         return Ok(Code::Ok);
     }
-    next.version += 1;
     decree(session, &picture, authority, next).await
 }
 

@@ -198,8 +198,7 @@ fn services(row: &HostRow) -> Vec<PublicKey> {
 /// The document without a host, and without what of Ostler's own it had but arbiters.
 pub(super) fn without(trust: &Trust, row: &HostRow, key: PublicKey) -> Trust {
     let there = services(row);
-    let mut next = trust.clone();
-    next.version += 1;
+    let mut next = trust.next();
     next.roster.retain(|member| *member != key);
     next.peers.retain(|peer| !there.contains(&peer.key));
     next.fenced.retain(|fence| fence.host != key);

@@ -1,0 +1,264 @@
+//! Controllers that may say by themselves that a host is off, because they have switched it off and its devices
+//! say so: automatic fencing.
+//!
+//! A fencer can't govern. All that it signs is an operator's document with more hosts said to be off, and that
+//! document is in it as the operator signed it ([`Trust::upon`]), so anybody can see that nothing else was changed,
+//! also who has missed all between.
+//!
+//! **A version is one document.** Hosts and arbiters know documents by their versions, so operator and fencers,
+//! who don't ask each other, must never sign two of one version. Each has numbers of its own:
+//!
+//! ```text
+//!   3000         an operator's document with fencers: a multiple of 1000
+//!   3001 3011 …  what the fencer at place 1 says upon it
+//!   3002 3012 …  what the fencer at place 2 says upon it
+//!   4000         the operator's next
+//! ```
+//!
+//! Without fencers versions are 1, 2, 3 as ever. A fencer never signs a version twice: it keeps what it has
+//! signed. Two operators must still talk to each other.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Peer, Trust, TrustError};
+use crate::id::HostId;
+use crate::job::Role;
+use crate::signed::{PublicKey, Signed};
+
+/// From one operator's document with fencers to the next.
+const STRIDE: u64 = 1_000;
+/// From one of a fencer's documents to its next.
+const TURN: u64 = 10;
+/// Places for fencers. One is enough while its machine runs; each has to reach all hosts' devices.
+pub const FENCERS_MAX: usize = 9;
+
+/// By default a host is switched off after so long a silence: a kernel that hangs for a moment, or a cable that is
+/// plugged into another socket, costs nobody a guest.
+pub const FENCING_AFTER_MS: u64 = 30_000;
+/// Shorter, and a host is switched off for what monitors call stale; longer, and nobody waits for it.
+const AFTER_MS: std::ops::RangeInclusive<u64> = 5_000..=86_400_000;
+
+/// Who switches off hosts that nobody hears, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fencing {
+    /// Controllers that may; none, and operators alone do.
+    pub fencers: Vec<Fencer>,
+    /// After how long a silence, by the fencer's clock.
+    pub after_ms: u64,
+    /// Whether a host that was switched off is to stay so, for somebody to look at it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays_off: bool,
+}
+
+impl Default for Fencing {
+    fn default() -> Self {
+        Self { fencers: vec![], after_ms: FENCING_AFTER_MS, stays_off: false }
+    }
+}
+
+impl Fencing {
+    /// Whether nobody fences by itself.
+    #[must_use]
+    pub fn is_nobodys(&self) -> bool {
+        self.fencers.is_empty()
+    }
+
+    /// The place of a fencer.
+    #[must_use]
+    pub fn place_of(&self, key: &PublicKey) -> Option<u8> {
+        self.fencers.iter().find(|fencer| fencer.key == *key).map(|fencer| fencer.place)
+    }
+}
+
+/// A controller that may say that a host is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fencer {
+    /// Its place, 1 to 9: the last digit of the versions that it signs.
+    pub place: u8,
+    /// Its key, a controller's among the peers.
+    pub key: PublicKey,
+}
+
+impl Trust {
+    /// The document that an operator changes and signs to follow this one.
+    #[must_use]
+    pub fn next(&self) -> Trust {
+        let version = match self.fencing.is_nobodys() && self.upon.is_none() {
+            true => self.version.saturating_add(1),
+            false => multiple_after(self.version),
+        };
+        Trust { version, upon: None, ..self.clone() }
+    }
+
+    /// The same with these fencers and no others. Who had a place keeps it.
+    pub fn next_with_fencers(&self, keys: &[PublicKey]) -> Result<Trust, TrustError> {
+        let known = &self.fencing.fencers;
+        let has_place = |key: &&PublicKey| known.iter().any(|fencer| fencer.key == **key);
+        let stay = known.iter().filter(|fencer| keys.contains(&fencer.key));
+        let mut fencers: Vec<Fencer> = stay.copied().collect();
+        for key in keys.iter().filter(|key| !has_place(key)) {
+            let is_taken = |place: u8| fencers.iter().chain(known).any(|f| f.place == place);
+            let Some(place) = places().find(|place| !is_taken(*place)) else {
+                return Err(TrustError::Invalid(too_many(keys.len())));
+            };
+            fencers.push(Fencer { place, key: *key });
+        }
+        fencers.sort_by_key(|fencer| fencer.place);
+        let version = match fencers.is_empty() {
+            true => self.next().version,
+            false => multiple_after(self.version),
+        };
+        let fencing = Fencing { fencers, ..self.fencing.clone() };
+        Ok(Trust { version, fencing, ..self.next() })
+    }
+
+    /// The document that the fencer signs to say that hosts are off besides what is said in this one; `signed` is
+    /// this one as it was signed, `last` the last version that the fencer has ever signed, or 0. `None`: it is no
+    /// fencer here, or has used up its versions: once an operator has signed anything, it has others.
+    #[must_use]
+    pub fn next_by_fencer(
+        &self,
+        signed: &Signed<Trust>,
+        key: &PublicKey,
+        last: u64,
+    ) -> Option<Trust> {
+        let place = u64::from(self.fencing.place_of(key)?);
+        let after = self.version.max(last).checked_add(1)?;
+        let version = after + (place + TURN - after % TURN) % TURN;
+        let upon = self.upon.clone().unwrap_or_else(|| Arc::new(signed.clone()));
+        (version / STRIDE == self.version / STRIDE).then(|| Trust {
+            version,
+            upon: Some(upon),
+            ..self.clone()
+        })
+    }
+
+    /// Whoever is no controller any more says nothing.
+    pub fn drop_fencers_that_left(&mut self) {
+        let peers = &self.peers;
+        let is_there = |key: &PublicKey| {
+            peers.iter().any(|peer| peer.key == *key && peer.role == Role::Controller)
+        };
+        self.fencing.fencers.retain(|fencer| is_there(&fencer.key));
+    }
+
+    /// The version of the operator's document that this one is, or is upon.
+    #[must_use]
+    pub fn operators_version(&self) -> u64 {
+        match self.upon {
+            Some(_) => self.version - self.version % STRIDE,
+            None => self.version,
+        }
+    }
+
+    /// Whether two documents differ in nothing but in what was said of hosts being off.
+    fn is_but_for_fences(&self, other: &Trust) -> bool {
+        let bare =
+            |trust: &Trust| Trust { version: 0, fenced: vec![], upon: None, ..trust.clone() };
+        self.operators_version() == other.operators_version() && bare(self) == bare(other)
+    }
+}
+
+/// Checks a document's fencers against the rest of it.
+pub(super) fn validate(trust: &Trust) -> Result<(), String> {
+    let Fencing { fencers, after_ms, .. } = &trust.fencing;
+    if fencers.len() > FENCERS_MAX {
+        return Err(too_many(fencers.len()));
+    }
+    if !AFTER_MS.contains(after_ms) {
+        let (least, most) = (AFTER_MS.start(), AFTER_MS.end());
+        return Err(format!("hosts are fenced after {after_ms} ms: use {least} to {most}"));
+    }
+    for (n, Fencer { place, key }) in fencers.iter().enumerate() {
+        if !places().any(|other| other == *place) {
+            return Err(format!("fencer {key} has place {place}: places are 1 to {FENCERS_MAX}"));
+        }
+        if fencers[..n].iter().any(|other| other.place == *place || other.key == *key) {
+            return Err(format!("fencer {key} or its place {place} is there twice"));
+        }
+        let is_its = |peer: &&Peer| peer.key == *key && peer.role == Role::Controller;
+        if !trust.peers.iter().any(|peer| is_its(&peer)) {
+            return Err(format!("fencer {key} is no controller of this document"));
+        }
+    }
+    if !fencers.is_empty() && trust.upon.is_none() && !trust.version.is_multiple_of(STRIDE) {
+        return Err(format!(
+            "version {} has fencers and is an operator's: {} would be right",
+            trust.version,
+            multiple_after(trust.version)
+        ));
+    }
+    Ok(())
+}
+
+/// The operator's document that one is upon which no operator has signed, if its signer may say what it says.
+/// By whom that one is signed is the caller's to check.
+pub(super) fn open(new: &Trust, signer: PublicKey) -> Result<Arc<Signed<Trust>>, TrustError> {
+    let no_operator = || TrustError::NotOperator { version: new.version, key: signer };
+    let upon = new.upon.clone().ok_or_else(no_operator)?;
+    let base = upon.open()?;
+    let place = base.fencing.place_of(&signer).ok_or_else(no_operator)?;
+    let unlawful = |why: &str| {
+        let lawful = format!("version {} with more hosts said to be off", base.version);
+        Err(TrustError::Unlawful { version: new.version, why: why.to_owned(), lawful })
+    };
+    base.validate()?;
+    if base.upon.is_some() {
+        return unlawful("it is upon another fencer's document");
+    }
+    if !new.is_but_for_fences(&base) || new.version <= base.version {
+        return unlawful("a fencer signed it, and it differs in more than that");
+    }
+    if new.version % TURN != u64::from(place) {
+        return unlawful("its number is another signer's");
+    }
+    for fence in new.fenced.iter().filter(|fence| base.fence_of(&fence.host) != Some(fence)) {
+        let by = base.fencing.place_of(&fence.by);
+        let is_a_fencers = by.is_some_and(|place| fence.since % TURN == u64::from(place));
+        if !is_a_fencers || !base.roster.contains(&fence.host) {
+            let host = HostId::of(&fence.host);
+            return unlawful(&format!(
+                "that host {host} is off is not said by a fencer of its own"
+            ));
+        }
+    }
+    super::fence::check(&base, new)?;
+    Ok(upon)
+}
+
+/// Whether a document may follow another, as far as it matters upon which they are.
+pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
+    let (ours, theirs) = (old.operators_version(), new.operators_version());
+    if theirs < ours || (theirs == ours && !old.is_but_for_fences(new)) {
+        return Err(TrustError::Unlawful {
+            version: new.version,
+            why: format!(
+                "it is upon the operator's version {theirs}, and another, {ours}, is in force"
+            ),
+            lawful: format!("one upon version {ours}"),
+        });
+    }
+    Ok(())
+}
+
+fn multiple_after(version: u64) -> u64 {
+    (version / STRIDE).saturating_add(1).saturating_mul(STRIDE)
+}
+
+fn places() -> impl Iterator<Item = u8> {
+    1..=u8::try_from(FENCERS_MAX).expect("there are nine")
+}
+
+fn too_many(count: usize) -> String {
+    format!(
+        "{count} fencers: at most {FENCERS_MAX}, and a place that becomes free can be given by the next document"
+    )
+}
+
+#[cfg(test)]
+mod tests;
