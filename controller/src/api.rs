@@ -10,6 +10,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use protocol::api::{Health, NewRun, RunList, RunStatus};
+use protocol::fencing::FencingList;
 use protocol::id::RunId;
 use protocol::refusal::Problem;
 use protocol::signed::PublicKey;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use transport::problem::finish;
 use transport::{Json, Peer, ProblemReply, StatusCode};
 
+use crate::fencing::Told;
 use crate::power::{self, Asleep, Power};
 use crate::{expectations, metrics, openapi};
 
@@ -36,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) key: PublicKey,
     pub(crate) power: Power,
     pub(crate) asleep: Arc<Asleep>,
+    pub(crate) told: Told,
 }
 
 pub(crate) fn router(shared: Shared) -> Router {
@@ -48,6 +51,7 @@ pub(crate) fn router(shared: Shared) -> Router {
             .route("/v1/runs/{id}/cancel", post(cancel))
             .merge(expectations::router())
             .merge(power::router())
+            .route("/v1/fencing", get(fencing))
             .route("/metrics", get(metrics))
             .with_state(shared),
     )
@@ -143,6 +147,15 @@ async fn cancel(
         CancelError::Store(error) => broken(error),
     })?;
     Ok((StatusCode::ACCEPTED, Json(RunStatus::clone(&run.status()))).into_response())
+}
+
+/// The hosts that nobody hears, and whether it is about to switch them off.
+async fn fencing(
+    State(shared): State<Shared>,
+    peer: Peer,
+) -> Result<Json<FencingList>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    Ok(Json(shared.told.list()))
 }
 
 async fn metrics(State(shared): State<Shared>, peer: Peer) -> Result<Response, ProblemReply> {

@@ -15,6 +15,7 @@ mod expectations;
 
 mod peers;
 
+mod fencing;
 mod power;
 
 mod metrics;

@@ -4,6 +4,7 @@
 use axum::response::Response;
 use protocol::api::{Health, NewRun, RunList, RunStatus};
 use protocol::expectations::{PutExpectations, SetList, SetStatus};
+use protocol::fencing::FencingList;
 use protocol::id::{HostId, RunId, SetName};
 use protocol::power::{HostPower, PowerChange, PowerList, SleepList};
 use protocol::trust::Right;
@@ -124,6 +125,12 @@ fn of_power() -> Vec<Operation> {
             .refuses(&["no-such-host", "host-alive", "cannot-sleep", "not-drained"])
             .refuses(&["storage-broken"])
             .refuses(POWER),
+        get(
+            "/v1/fencing",
+            "The hosts that nobody hears, and whether it is about to switch them off",
+        )
+        .right(Right::Read)
+        .answers::<FencingList>(200),
         get("/v1/asleep", "Which hosts are asleep, and which were")
             .right(Right::Read)
             .answers::<SleepList>(200),

@@ -21,6 +21,7 @@ use transport::{
 };
 
 use crate::api::{self, Shared};
+use crate::fencing::{Fencer, Told};
 use crate::peers;
 use crate::power::{Asleep, Power};
 use crate::store::SqliteConductor;
@@ -91,7 +92,7 @@ pub async fn serve(
     let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
     let addr = server.local_addr().unwrap_or(options.listen);
 
-    let trust = match options.trust_file {
+    let trust = match options.trust_file.clone() {
         Some(path) => trust_file::follow(path, shutdown.clone()),
         None => watch::channel(None).1,
     };
@@ -99,6 +100,7 @@ pub async fn serve(
     let monitors = monitors(trust.clone(), options.discovery, shutdown.clone());
     let picture = follow(client.clone(), clock.clone(), monitors, shutdown.clone());
     let (sleeps, clock_of_sleeps) = (Arc::clone(&conductor), clock.clone());
+    let clock_of_fencer = clock.clone();
     let scheduler = Scheduler::new(
         scheduler::Options {
             client: client.clone(),
@@ -127,6 +129,24 @@ pub async fn serve(
     tokio::spawn(async move { tending.tend_hosts().await });
     let (tending, sleeping, stop) = (scheduler.clone(), asleep.clone(), shutdown.clone());
     tokio::spawn(async move { stop.run_until_cancelled(sleeping.tend(&tending)).await });
+    let told = Told::default();
+    // Who has no document of its own obeys nobody, and fences nobody.
+    if let Some(trust_file) = options.trust_file {
+        let fencer = Fencer {
+            identity: Arc::clone(&identity),
+            client: client.clone(),
+            clock: clock_of_fencer,
+            power: power.clone(),
+            asleep: asleep.clone(),
+            picture: picture.clone(),
+            trust: trust.clone(),
+            trust_file,
+            record: options.data_dir.join("fencing.json"),
+            told: told.clone(),
+        };
+        let stop = shutdown.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(fencer.tend()).await });
+    }
     let learner = peers::Learner { scheduler: scheduler.clone(), asleep: asleep.clone() };
     let learning = peers::learn(learner, client, identity.public(), trust.clone());
     let stop = shutdown.clone();
@@ -140,7 +160,7 @@ pub async fn serve(
     }
     tracing::info!(%addr, key = %identity.public(), resumed, "controller answers");
     let key = identity.public();
-    let router = api::router(Shared { scheduler, trust, picture, key, power, asleep });
+    let router = api::router(Shared { scheduler, trust, picture, key, power, asleep, told });
     server.serve(router, shutdown).await;
     Ok(())
 }

@@ -114,6 +114,8 @@ pub(crate) enum Command {
     Power(PowerArgs),
     /// Say that a silent host is off, so that its VMs run elsewhere; it may come back
     Fence(FenceArgs),
+    /// Which controllers switch off hosts that nobody hears, so that their VMs run elsewhere by themselves
+    Fencing(FencingArgs),
     /// Take a host out of the cluster for good
     Retire(RetireArgs),
     /// Keep expectations true from now on: VMs that run, and where

@@ -30,6 +30,7 @@ mod rebalance;
 mod retire;
 
 mod fence;
+mod fencing;
 
 mod power;
 
@@ -197,6 +198,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Rebalance(args) => rebalance::run(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,
         Command::Policy(args) => policy::run(session, args).await,
+        Command::Fencing(args) => fencing::run(session, args).await,
         Command::Power(args) => power::run(session, args).await,
         Command::Fence(args) => fence::run(session, args).await,
         Command::Retire(args) => retire::run(session, args).await,

@@ -11,7 +11,7 @@ use protocol::api::Health;
 use protocol::job::Role;
 use protocol::refusal::Refusal;
 use protocol::signed::{PublicKey, Signed};
-use protocol::trust::Trust;
+use protocol::trust::{Trust, TrustError};
 use serde::de::IgnoredAny;
 use transport::{CallError, Endpoint, Identity, Method};
 
@@ -68,10 +68,22 @@ impl Authority {
         if is_known_nowhere {
             return Err(no_more());
         }
-        for signed in answers.into_iter().filter_map(|answer| answer.ok().flatten()) {
-            let Ok(Some(newer)) = Trust::follow(Some(&authority.trust), &signed) else { continue };
-            session.context.save_trust(&signed)?;
-            authority.trust = newer;
+        let documents: Vec<_> =
+            answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
+        let mut by_strangers = 0;
+        for signed in &documents {
+            match Trust::catch_up(&authority.trust, signed) {
+                Ok(Some(newer)) => {
+                    session.context.save_trust(signed)?;
+                    authority.trust = newer;
+                }
+                Err(TrustError::NotOperator { .. }) => by_strangers += 1,
+                Ok(None) | Err(_) => {}
+            }
+        }
+        // One host may lie; most of them obey what others have signed since.
+        if by_strangers * 2 > documents.len() {
+            return Err(no_more());
         }
         match authority.trust.operators.contains(&authority.operator.public()) {
             true => Ok(authority),

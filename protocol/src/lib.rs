@@ -24,6 +24,8 @@ pub mod pool;
 
 pub mod power;
 
+pub mod fencing;
+
 pub mod refusal;
 
 pub mod event;

@@ -295,6 +295,27 @@ impl Trust {
         in_force: Option<&Trust>,
         signed: &Signed<Trust>,
     ) -> Result<Option<Trust>, TrustError> {
+        let new = Self::authentic(in_force, signed)?;
+        match in_force {
+            Some(old) if *old == new => Ok(None),
+            Some(old) if old.version >= new.version => {
+                Err(TrustError::NotNewer { ours: old.version, theirs: new.version })
+            }
+            Some(old) if old.retired.iter().any(|key| !new.retired.contains(key)) => {
+                Err(TrustError::Invalid("it brings back a host that was retired for good".into()))
+            }
+            Some(old) => {
+                fencers::check(old, &new)?;
+                fence::check(old, &new)?;
+                succession::check(old, &new).map(|()| Some(new))
+            }
+            None => Ok(Some(new)),
+        }
+    }
+
+    /// The document, if it is signed by an operator of the one in force (of itself, where there is none), or by a
+    /// fencer upon such a one, is of the same cluster and makes sense.
+    fn authentic(in_force: Option<&Trust>, signed: &Signed<Trust>) -> Result<Trust, TrustError> {
         let new = signed.open()?;
         let operators = in_force.map_or(&new.operators, |t| &t.operators);
         match (operators.contains(&signed.key()), &new.upon) {
@@ -315,23 +336,19 @@ impl Trust {
             Some(old) if old.cluster != new.cluster => {
                 Err(TrustError::OtherCluster { ours: old.cluster.clone(), theirs: new.cluster })
             }
-            Some(old) if *old == new => Ok(None),
-            Some(old) if old.version >= new.version => {
-                Err(TrustError::NotNewer { ours: old.version, theirs: new.version })
-            }
-            Some(old) if old.retired.iter().any(|key| !new.retired.contains(key)) => {
-                Err(TrustError::Invalid("it brings back a host that was retired for good".into()))
-            }
-            Some(old) => {
-                fencers::check(old, &new)?;
-                fence::check(old, &new)?;
-                succession::check(old, &new).map(|()| Some(new))
-            }
-            None => Ok(Some(new)),
+            Some(_) | None => Ok(new),
         }
     }
 
-    /// The same for a role that reads the document from the host that it runs on. Where it has missed
+    /// The newer document that somebody else obeys, for who has missed some and obeys none itself. Any one host
+    /// may lie, so it has to be signed by an operator who is known; whether it may follow what was missed is seen by
+    /// whoever obeys it.
+    pub fn catch_up(known: &Trust, signed: &Signed<Trust>) -> Result<Option<Trust>, TrustError> {
+        let new = Self::authentic(Some(known), signed)?;
+        Ok((new.version > known.version).then_some(new))
+    }
+
+    /// [`Trust::accept`] for a role that reads the document from the host that it runs on. Where it has missed
     /// one between, the host has not, and the host's choice counts.
     pub fn follow(
         in_force: Option<&Trust>,
@@ -473,6 +490,25 @@ mod tests {
             Trust::accept(Some(&trust(2)), &again),
             Err(TrustError::NotNewer { ours: 2, theirs: 1 })
         );
+    }
+
+    #[test]
+    fn who_has_missed_documents_believes_only_an_operator_that_it_knows() {
+        let known = trust(3);
+        let catch_up = |new: &Trust, signer: u8| {
+            Trust::catch_up(&known, &Signed::seal(new, &key(signer))).ok().flatten()
+        };
+        let others = Trust {
+            arbiters: vec![Slot { slot: 7, key: key(8).public(), url: String::new() }],
+            ..trust(9)
+        };
+        assert_eq!(catch_up(&others, 1), Some(others.clone()), "a change was missed");
+        assert_eq!(catch_up(&trust(2), 1), None);
+        let mut usurped = trust(9);
+        usurped.operators.push(key(9).public());
+        assert_eq!(catch_up(&usurped, 9), None, "it names us and itself");
+        let foreign = Trust { cluster: ClusterId::new("c2").unwrap(), ..trust(9) };
+        assert_eq!(catch_up(&foreign, 1), None);
     }
 
     #[test]

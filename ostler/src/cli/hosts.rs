@@ -105,6 +105,34 @@ impl From<ArgPower> for PowerAction {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct FencingArgs {
+    /// What to change [default: tell how it is]
+    #[command(subcommand)]
+    pub(crate) command: Option<FencingCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FencingCommand {
+    /// Let controllers do it; they need power files that name hosts' devices
+    Set(FencingSetArgs),
+    /// Let nobody do it: operators say it, with `ostler fence`
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FencingSetArgs {
+    /// The hosts whose controllers do it [default: every controller]
+    #[arg(value_name = "HOST")]
+    pub(crate) on: Vec<String>,
+    /// After how long a silence [default: as it is, at first 30s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) after: Option<Ms>,
+    /// Leave a host off that was switched off, for somebody to look at it
+    #[arg(long)]
+    pub(crate) stays_off: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct FenceArgs {
     /// The host: its name, id or the beginning of its id [default: tell what was ever said]
     pub(crate) host: Option<String>,

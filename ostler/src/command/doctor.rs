@@ -161,7 +161,11 @@ fn fenced(session: &Session, row: &HostRow) -> Vec<String> {
     let away = fence.filter(is_away).map(|fence| {
         let (when, why) = (show::moment(fence.at_ms), &fence.reason);
         let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
-        format!("an operator said {when} that it is off{why}: it starts nothing that it held")
+        let who = match trust.is_some_and(|trust| trust.fencing.place_of(&fence.by).is_some()) {
+            true => "a controller switched it off and said",
+            false => "an operator said",
+        };
+        format!("{who} {when} that it is off{why}: it starts nothing that it held")
     });
     let ran = row
         .jobs
@@ -169,7 +173,7 @@ fn fenced(session: &Session, row: &HostRow) -> Vec<String> {
         .filter(|job| matches!(job.reason, Some(Reason::Fenced { ran: true, .. })));
     let ran = ran.map(|job| {
         format!(
-            "{} ran here though an operator had said that this host was off: it may have run twice, see \
+            "{} ran here though it had been said that this host was off: it may have run twice, see \
              to its disks",
             job.id
         )

@@ -262,7 +262,7 @@ fn is_without_device(error: &CallError) -> bool {
 }
 
 /// What each controller that can be reached answers.
-async fn ask_all<T: serde::de::DeserializeOwned>(
+pub(super) async fn ask_all<T: serde::de::DeserializeOwned>(
     session: &Session,
     path: &str,
 ) -> Result<Vec<(Endpoint, Result<T, CallError>)>, Failure> {

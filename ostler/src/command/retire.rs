@@ -190,7 +190,7 @@ fn check_controller(trust: &Trust, row: &HostRow) -> Result<(), Failure> {
 }
 
 /// Keys of Ostler's own services on the host.
-fn services(row: &HostRow) -> Vec<PublicKey> {
+pub(super) fn services(row: &HostRow) -> Vec<PublicKey> {
     let alive = row.jobs.values().filter(|job| !job.state.is_ended());
     alive.filter_map(|job| job.endpoint.as_ref().map(|endpoint| endpoint.key)).collect()
 }

@@ -1,0 +1,79 @@
+//! What a fencer must not forget: which version it has signed last, and whom it has left without power.
+//!
+//! A file of its own beside the key. With another key it is another fencer with another place, so who loses both
+//! has lost nothing; who loses this one alone may sign a version twice, so a file that can't be read ends fencing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use protocol::id::HostId;
+use serde::{Deserialize, Serialize};
+use transport::durable;
+
+/// What is in the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    /// The highest version of a trust document that this controller has signed.
+    pub(super) last: u64,
+    /// A host that is said to be off, by its word, and is to be turned on again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) turn_on: Option<HostId>,
+}
+
+/// The file is of no use. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// It can't be read or written.
+    #[error("{tried} {path}: {source}", path = .path.display())]
+    Io { tried: &'static str, path: PathBuf, source: io::Error },
+    /// It says something else.
+    #[error(
+        "{path} is damaged ({source}): this controller may have signed versions that it says nothing of. `ostler \
+         fencing none` takes its place from it; then remove the file, and name it again",
+        path = .path.display()
+    )]
+    Damaged { path: PathBuf, source: serde_json::Error },
+}
+
+impl Record {
+    pub(super) fn read(path: &Path) -> Result<Self, RecordError> {
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            text => text.map_err(|source| RecordError::Io {
+                tried: "read",
+                path: path.to_owned(),
+                source,
+            })?,
+        };
+        serde_json::from_slice(&text)
+            .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })
+    }
+
+    /// On disk when it returns.
+    pub(super) fn write(&self, path: &Path) -> Result<(), RecordError> {
+        let json = serde_json::to_vec(self).expect("a record is always valid JSON");
+        durable::replace(path, &json).map_err(|source| RecordError::Io {
+            tried: "write",
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_what_is_damaged_is_not_taken_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fencing.json");
+        assert_eq!(Record::read(&path).unwrap(), Record::default());
+        let record = Record { last: 3_011, turn_on: None };
+        record.write(&path).unwrap();
+        assert_eq!(Record::read(&path).unwrap(), record);
+        std::fs::write(&path, "{\"last\":").unwrap();
+        assert!(matches!(Record::read(&path), Err(RecordError::Damaged { .. })));
+    }
+}
