@@ -52,7 +52,7 @@ use protocol::resources::Resources;
 use protocol::signed::{Digest, PublicKey, Signed, SignedError};
 use protocol::tenure::{self, ITEMS_MAX, Term};
 use protocol::ticket::{Action, Denial, DenialReason, Grant, HoldAt, Offer};
-use protocol::trust::{Ready, Seat, Trust};
+use protocol::trust::{Fence, Ready, Seat, Trust};
 use protocol::vm::OnLoss;
 
 use crate::books::{Books, Counted, ENTRIES_PER_HOST_MAX, Entry, share};
@@ -348,7 +348,7 @@ impl Core {
         if self.trust.as_ref().is_some_and(|old| old.version > trust.version) {
             return;
         }
-        let version_before = self.trust.as_ref().map_or(0, |old| old.version);
+        let trust_before = self.trust.clone();
         let old = std::mem::replace(&mut self.roster, trust.roster_by_host());
         let joined = self.roster.keys().filter(|host| !old.contains_key(*host));
         self.missing.extend(joined.cloned());
@@ -381,7 +381,7 @@ impl Core {
         }
         self.miss_who_agreed_unheard(completed);
         let was_member = before.is_some() && (seat.is_none() || seat == before);
-        self.take_from_fenced(version_before, was_member);
+        self.take_from_fenced(trust_before.as_deref(), was_member);
         self.last_seat = self.seat().ok().or(self.last_seat);
         if self.is_or_was_witness() {
             self.missing.clear();
@@ -401,19 +401,33 @@ impl Core {
     /// What hosts held that were off is nobody's any more, and who has it next is granted it as any other.
     /// What is kept and may now be started elsewhere is remembered with its hold, so that an old view starts
     /// nothing which somebody has had and deleted since.
-    fn take_from_fenced(&mut self, version_before: u64, was_member: bool) {
+    ///
+    /// What is said afterwards, and what is disowned, it obeyed a document without: it reads such a host again.
+    fn take_from_fenced(&mut self, before: Option<&Trust>, was_member: bool) {
         let Some(trust) = self.trust.clone() else { return };
-        for fence in trust.fenced.iter().filter(|fence| fence.since > version_before) {
+        let version_before = before.map_or(0, |before| before.version);
+        let is_disowned =
+            |fence: &&Fence| before.is_some_and(|old| old.says_anew(&trust, &fence.host));
+        let all = before.iter().flat_map(|before| &before.fenced);
+        let disowned: Vec<HostId> =
+            all.filter(is_disowned).map(|fence| HostId::of(&fence.host)).collect();
+        self.missing.extend(disowned.into_iter().filter(|host| self.roster.contains_key(host)));
+        let is_new =
+            |fence: &&Fence| before.is_none_or(|before| trust.says_anew(before, &fence.host));
+        for fence in trust.fenced.iter().filter(is_new) {
             let host = HostId::of(&fence.host);
             if !self.roster.contains_key(&host) {
                 continue;
+            }
+            if fence.since <= version_before {
+                self.missing.insert(host.clone());
             }
             let entries = self.books.of_host(&host);
             for entry in entries.filter(|entry| entry.on_loss == OnLoss::Keep) {
                 self.leases.note_taken(&entry.job, &host, entry.id);
             }
             self.books.take(&host);
-            if was_member && version_before > 0 {
+            if was_member && version_before > 0 && fence.since > version_before {
                 self.missing.remove(&host);
             }
         }

@@ -57,8 +57,8 @@ const OBEDIENCE_MAX: Duration = Duration::from_secs(20);
 /// How often they are asked meanwhile.
 const OBEDIENCE_POLL: Duration = Duration::from_millis(200);
 
-/// How often the word is said anew when another document came between, before it rests.
-const TRIES: u32 = 3;
+/// How often it is tried to say it, where documents are on their way, before it rests.
+const TRIES: u32 = 5;
 
 /// The fencer of one controller.
 pub(crate) struct Fencer {
@@ -188,8 +188,8 @@ impl Fencer {
                     .to_owned(),
             );
         }
-        let newest = self.newest().await?;
-        self.check_quorum(&newest.trust).await?;
+        // Without a quorum nothing could start elsewhere, and the host would be off in vain.
+        self.obeyed().await?;
         let machine = self.asleep.machine(host).map_err(|no| no.0.detail)?;
 
         self.told.is_at(host, FencingStage::Cutting);
@@ -241,32 +241,41 @@ impl Fencer {
         agents.collect()
     }
 
-    /// The newest document that anybody obeys.
-    async fn newest(&self) -> Result<Document, Trouble> {
+    /// The document that a quorum of arbiters obeys. One that is newer and that no quorum obeys yet is waited for:
+    /// what was said upon another could be heard by nobody.
+    async fn obeyed(&self) -> Result<Document, Trouble> {
         let signed = trust_file::read(&self.trust_file).ok_or("there is no trust document here")?;
         let trust = signed.open().map_err(|error| error.to_string())?;
-        let mut newest = Document { signed, trust };
+        let versions = self.versions(&trust).await;
+        let k = trust.k as usize;
+        if versions.len() < k {
+            let have = versions.len();
+            return Err(format!(
+                "{have} arbiters answer and {k} are needed to start anything elsewhere"
+            ));
+        }
+        let is_obeyed =
+            |version: &u64| versions.iter().filter(|other| *other == version).count() >= k;
+        let Some(version) = versions.iter().find(|version| is_obeyed(version)).copied() else {
+            return Err(format!("no quorum of arbiters obeys one trust document: {versions:?}"));
+        };
+        if trust.version == version {
+            return Ok(Document { signed, trust });
+        }
         let client = self.client.with_deadline(ASK_MAX);
         let asked = stream::iter(self.agents()).map(|agent| {
             let client = client.clone();
             async move { client.get::<Option<Signed<Trust>>>(&agent, "/v1/config/trust").await }
         });
         let answers: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
-        for signed in answers.into_iter().filter_map(|answer| answer.ok().flatten()) {
-            if let Ok(Some(trust)) = Trust::catch_up(&newest.trust, &signed) {
-                newest = Document { signed, trust };
-            }
-        }
-        Ok(newest)
-    }
-
-    /// Without a quorum of arbiters nothing could start elsewhere, and the host would be off in vain.
-    async fn check_quorum(&self, trust: &Trust) -> Result<(), Trouble> {
-        let (have, k) = (self.versions(trust).await.len(), trust.k as usize);
-        if have >= k {
-            return Ok(());
-        }
-        Err(format!("{have} arbiters answer and {k} are needed to start anything elsewhere"))
+        let mut signed = answers.into_iter().filter_map(|answer| answer.ok().flatten());
+        let found = signed.find_map(|signed| {
+            let other = Trust::recognise(&trust, &signed).ok()?;
+            (other.version == version).then_some(Document { signed, trust: other })
+        });
+        found.ok_or_else(|| {
+            format!("arbiters obey trust version {version}, which no host here shows")
+        })
     }
 
     /// Which versions the arbiters obey that answer.
@@ -288,13 +297,22 @@ impl Fencer {
     async fn say(&self, row: &HostRow, machine: &Machine) -> Result<u64, Trouble> {
         let mut trouble = "another document came between".to_owned();
         for _ in 0..TRIES {
-            let newest = self.newest().await?;
-            let is_said = newest.trust.is_over(&row.host.key, row.host.trust_version);
-            let document = if is_said { newest } else { self.sign(newest, row, machine)? };
-            self.give(&document.signed).await;
-            match self.await_obedience(row, &document).await {
-                Ok(()) => return Ok(document.trust.version),
-                Err(why) => trouble = why,
+            match self.obeyed().await {
+                Ok(obeyed) if obeyed.trust.is_over(&row.host.key, row.host.trust_version) => {
+                    return Ok(obeyed.trust.version);
+                }
+                Ok(obeyed) => {
+                    let document = self.sign(&obeyed, row, machine)?;
+                    self.give(&document.signed).await;
+                    match self.await_obedience(row, &document).await {
+                        Ok(()) => return Ok(document.trust.version),
+                        Err(why) => trouble = why,
+                    }
+                }
+                Err(why) => {
+                    trouble = why;
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
             }
             match machine.state().await {
                 Ok(PowerState::Off) => {}
@@ -309,25 +327,26 @@ impl Fencer {
     /// Signs that it is off. The version is kept before anybody sees it.
     fn sign(
         &self,
-        newest: Document,
+        obeyed: &Document,
         row: &HostRow,
         machine: &Machine,
     ) -> Result<Document, Trouble> {
         let me = self.identity.public();
         let last = Record::read(&self.record).map_err(|error| error.to_string())?.last;
-        let next = newest.trust.next_by_fencer(&newest.signed, &me, last);
-        let mut next = next.ok_or_else(|| no_version(&newest.trust, &me))?;
+        let next = obeyed.trust.next_by_fencer(&obeyed.signed, &me, last);
+        let mut next = next.ok_or_else(|| no_version(&obeyed.trust, &me))?;
         next.fenced.retain(|fence| fence.host != row.host.key);
         next.fenced.push(Fence {
             host: row.host.key,
             since: next.version,
             by: me,
+            by_fencer: true,
             at_ms: self.clock.now().wall_ms,
             reason: format!("nobody heard it; off, say {}", machine.names().join(" and ")),
         });
         let signed = Signed::seal(&next, self.identity.secret());
         // As everybody else will see it; what would be refused is not given.
-        let next = Trust::accept(Some(&newest.trust), &signed)
+        let next = Trust::accept(Some(&obeyed.trust), &signed)
             .map_err(|error| error.to_string())?
             .ok_or("what it would say is said already")?;
         self.change_record(|record| record.last = next.version)
@@ -356,8 +375,10 @@ impl Fencer {
         let until = Instant::now() + OBEDIENCE_MAX;
         let mut saying = BTreeSet::from([said.trust.version]);
         loop {
+            // What an operator signs upon it says the same.
+            let is_its = |fence: &Fence| said.trust.fence_of(&row.host.key) == Some(fence);
             if let Some(trust) = self.trust.borrow().as_ref()
-                && trust.is_over(&row.host.key, row.host.trust_version)
+                && trust.fence_of(&row.host.key).is_some_and(is_its)
             {
                 saying.insert(trust.version);
             }

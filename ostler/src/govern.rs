@@ -56,7 +56,8 @@ impl Authority {
         self.operator.public()
     }
 
-    /// The same with the newest document that any host obeys: somebody else may have signed it.
+    /// The same with the newest document that any host obeys: somebody else may have signed it. Where fencers may,
+    /// it is the one that a quorum of arbiters obeys, with the words disowned that others have heard and it lacks.
     pub(crate) async fn newest(session: &Session, picture: &Picture) -> Result<Self, Failure> {
         let mut authority = Self::of(session)?;
         let asked = stream::iter(agents(picture, &authority.trust)).map(|(_, agent)| async move {
@@ -71,20 +72,33 @@ impl Authority {
         let documents: Vec<_> =
             answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
         let mut by_strangers = 0;
+        let mut seen: Vec<(Trust, Option<&Signed<Trust>>)> = vec![(authority.trust.clone(), None)];
         for signed in &documents {
-            match Trust::catch_up(&authority.trust, signed) {
-                Ok(Some(newer)) => {
-                    session.context.save_trust(signed)?;
-                    authority.trust = newer;
-                }
+            match Trust::recognise(&authority.trust, signed) {
+                Ok(other) => seen.push((other, Some(signed))),
                 Err(TrustError::NotOperator { .. }) => by_strangers += 1,
-                Ok(None) | Err(_) => {}
+                Err(_) => {}
             }
         }
         // One host may lie; most of them obey what others have signed since.
         if by_strangers * 2 > documents.len() {
             return Err(no_more());
         }
+        seen.sort_by_key(|(trust, _)| std::cmp::Reverse(trust.version));
+        let newest = seen[0].0.version;
+        let at = match seen.iter().any(|(trust, _)| !trust.fencing.is_nobodys()) {
+            true => obeyed(session, &seen).await.unwrap_or(0),
+            false => 0,
+        };
+        let (mut trust, signed) = seen.swap_remove(at);
+        if let Some(signed) = signed.filter(|_| trust.version != authority.trust.version) {
+            session.context.save_trust(signed)?;
+        }
+        let base = trust.clone();
+        seen.iter().for_each(|(other, _)| trust.fencing.disown(&base, other));
+        // What follows is newer than all that were seen.
+        trust.version = newest;
+        authority.trust = trust;
         match authority.trust.operators.contains(&authority.operator.public()) {
             true => Ok(authority),
             false => Err(no_more()),
@@ -138,6 +152,21 @@ pub(crate) struct Untold {
 fn no_more() -> Failure {
     let what = "the key of this context is no operator's of the cluster any more";
     Failure::new(Code::Refused, what).next("use an operator's context")
+}
+
+/// Which of these documents, the newest first, a quorum of its arbiters obeys.
+async fn obeyed(session: &Session, seen: &[(Trust, Option<&Signed<Trust>>)]) -> Option<usize> {
+    let arbiters = seen[0].0.arbiters.iter();
+    let asked = arbiters.map(|slot| async move {
+        let arbiter = Endpoint::of_key(slot.url.clone(), slot.key);
+        let health = session.client.get::<Health>(&arbiter, "/v1/health").await;
+        health.ok()?.trust_version
+    });
+    let versions: Vec<_> = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect().await;
+    seen.iter().position(|(trust, _)| {
+        let obeying = versions.iter().filter(|version| **version == Some(trust.version)).count();
+        obeying >= trust.k as usize
+    })
 }
 
 fn is_forbidden(error: &CallError) -> bool {

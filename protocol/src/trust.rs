@@ -24,7 +24,7 @@ mod readers;
 mod succession;
 pub use council::{Council, Seat, Witnesses};
 pub use fence::{Fence, REASON_CHARS_MAX};
-pub use fencers::{FENCERS_MAX, FENCING_AFTER_MS, Fencer, Fencing};
+pub use fencers::{Disowned, FENCERS_MAX, FENCING_AFTER_MS, Fencer, Fencing};
 pub use policy::{
     Breach, Fault, HostHardware, InvalidPolicy, Pattern, Policy, TenantPolicy, VmMax,
     breach_examples,
@@ -82,7 +82,7 @@ pub struct Trust {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<Fence>,
     /// Who may say so without an operator, by the word of devices.
-    #[serde(default, skip_serializing_if = "Fencing::is_nobodys")]
+    #[serde(default, skip_serializing_if = "Fencing::is_plain")]
     pub fencing: Fencing,
     /// The operator's document that this is but for what fencers have said since. There only in what a fencer
     /// has signed.
@@ -340,12 +340,10 @@ impl Trust {
         }
     }
 
-    /// The newer document that somebody else obeys, for who has missed some and obeys none itself. Any one host
-    /// may lie, so it has to be signed by an operator who is known; whether it may follow what was missed is seen by
-    /// whoever obeys it.
-    pub fn catch_up(known: &Trust, signed: &Signed<Trust>) -> Result<Option<Trust>, TrustError> {
-        let new = Self::authentic(Some(known), signed)?;
-        Ok((new.version > known.version).then_some(new))
+    /// A document that somebody else obeys, newer or older, for who signs the next. Any one host may lie, so it
+    /// has to be signed by an operator who is known; whether it may follow what was missed is seen by whoever obeys it.
+    pub fn recognise(known: &Trust, signed: &Signed<Trust>) -> Result<Trust, TrustError> {
+        Self::authentic(Some(known), signed)
     }
 
     /// [`Trust::accept`] for a role that reads the document from the host that it runs on. Where it has missed
@@ -493,22 +491,22 @@ mod tests {
     }
 
     #[test]
-    fn who_has_missed_documents_believes_only_an_operator_that_it_knows() {
+    fn what_others_obey_is_believed_only_of_an_operator_who_is_known() {
         let known = trust(3);
-        let catch_up = |new: &Trust, signer: u8| {
-            Trust::catch_up(&known, &Signed::seal(new, &key(signer))).ok().flatten()
+        let seen = |new: &Trust, signer: u8| {
+            Trust::recognise(&known, &Signed::seal(new, &key(signer))).ok()
         };
         let others = Trust {
             arbiters: vec![Slot { slot: 7, key: key(8).public(), url: String::new() }],
             ..trust(9)
         };
-        assert_eq!(catch_up(&others, 1), Some(others.clone()), "a change was missed");
-        assert_eq!(catch_up(&trust(2), 1), None);
+        assert_eq!(seen(&others, 1), Some(others.clone()), "a change was missed");
+        assert_eq!(seen(&trust(2), 1), Some(trust(2)));
         let mut usurped = trust(9);
         usurped.operators.push(key(9).public());
-        assert_eq!(catch_up(&usurped, 9), None, "it names us and itself");
+        assert_eq!(seen(&usurped, 9), None, "it names us and itself");
         let foreign = Trust { cluster: ClusterId::new("c2").unwrap(), ..trust(9) };
-        assert_eq!(catch_up(&foreign, 1), None);
+        assert_eq!(seen(&foreign, 1), None);
     }
 
     #[test]
@@ -517,6 +515,7 @@ mod tests {
             host: key(3).public(),
             since,
             by: key(1).public(),
+            by_fencer: false,
             at_ms: 0,
             reason: "its power supply burnt".into(),
         };

@@ -102,7 +102,14 @@ mod tests {
             version: 3,
             operators: vec![by],
             roster: vec![key(1).public(), key(2).public()],
-            fenced: vec![Fence { host, since: 2, by, at_ms: 0, reason: String::new() }],
+            fenced: vec![Fence {
+                host,
+                since: 2,
+                by,
+                by_fencer: false,
+                at_ms: 0,
+                reason: String::new(),
+            }],
             ..Trust::of_nobody(ClusterId::new("c1").unwrap())
         }
     }

@@ -252,3 +252,88 @@ fn without_services(operator: &Operator, lab: &Lab) -> String {
     let free = lab.hosts().into_iter().find(|host| !with.contains(&host.as_str()));
     free.unwrap_or_else(|| panic!("each host has a service: {rows:?}"))
 }
+
+#[test]
+fn lab_a_host_that_nobody_hears_is_switched_off_by_controllers_and_its_vm_runs_elsewhere_once() {
+    let Some(lab) = Lab::up("lab_a_host_that_nobody_hears", 3) else { return };
+    let mut operator = Operator::new();
+    let begin = Instant::now();
+    let url = operator.make_cluster(&lab);
+    let (at, pid) = operator.service(&lab, "controller");
+    let (arbiter, _) = operator.service(&lab, "arbiter");
+    let host = lab.hosts().into_iter().find(|host| *host != at && *host != arbiter);
+    let host = host.expect("a third host");
+    operator.must(&["run", "--memory", "64MiB", "--on", &host, "--name", "web-1"]);
+    assert_eq!(operator.await_state("web-1", "running"), host);
+
+    // Nobody does it until an operator lets them, and then it is said whom they can't switch.
+    let none = operator.must(&["fencing"]);
+    assert!(none.contains("no controller switches off"), "{none}");
+    let file = power_file(&lab, &at, &[&host]);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let refused = operator.run(&["fencing", "set", &host]);
+    assert_eq!(code(&refused), Some(3), "{}", said(&refused));
+    let set = operator.must(&["fencing", "set", "--after", "6s"]);
+    assert!(set.contains("after 6 s of silence"), "{set}");
+    assert!(set.contains(&format!("no controller has a device that switches {at}")), "{set}");
+    until("the controller to watch", LIMIT, || {
+        let shown = operator.must(&["fencing"]);
+        is(shown.contains("watches"), shown)
+    });
+
+    // Its cable is pulled; the guest runs on, which nobody sees.
+    lab.must(&["cut", &host]);
+    let cut = Instant::now();
+    assert_eq!(lab.virsh_state(&host, "web-1"), "running");
+    let boot = lab.exec(&host, &["cat", "/proc/sys/kernel/random/boot_id"]).stdout;
+    let ((), took) = until("its power to be cut", LIMIT, || {
+        is(lab.host(&host)["state"] == "off", said(&operator.run(&["fencing"])))
+    });
+    println!("{host} is off {took:?} after its cable was pulled");
+
+    // The controller dies before or while it says so; its next life goes on.
+    assert!(lab.exec(&at, &["kill", "-KILL", &pid]).status.success());
+    let (new, _) = until("web-1 to run elsewhere", Duration::from_secs(120), || {
+        let rows = operator.ps("web-1");
+        let found = rows.iter().find(|(state, at)| state == "running" && *at != host);
+        found.map(|(_, at)| at.clone()).ok_or(rows)
+    });
+    assert_eq!(lab.virsh_state(&new, "web-1"), "running");
+    println!(
+        "web-1 runs on {new} {:?} after the cable was pulled, a controller killed",
+        cut.elapsed()
+    );
+    let fences = operator.json(&["fence"]);
+    let since = fences["fences"][0]["since"].as_u64().expect("a version");
+    assert!(since > 1_000 && since % 10 == 1, "{fences}");
+    assert!(fences["fences"][0]["reason"].to_string().contains("fence_ipmilan"), "{fences}");
+
+    // It is turned on again without anybody's doing, and is a member that runs nothing of before.
+    until("it to be turned on", LIMIT, || is(lab.host(&host)["state"] != "off", ()));
+    lab.must(&["heal", &host]);
+    until("the host to have booted", LIMIT, || {
+        let now = lab.exec(&host, &["cat", "/proc/sys/kernel/random/boot_id"]);
+        let lives = lab.exec(&host, &["virsh", "list"]).status.success();
+        is(now.status.success() && now.stdout != boot && lives, now)
+    });
+    lab.start_agent(&host, &url);
+    until("the host to be well", LIMIT, || {
+        let shown = operator.json(&["hosts"]);
+        let rows = shown["hosts"].as_array().cloned().unwrap_or_default();
+        let row = rows.into_iter().find(|row| row["host"]["name"] == host.as_str());
+        let row: Value = row.unwrap_or_default();
+        let obeys = row["host"]["trust_version"].as_u64().is_some_and(|version| version >= since);
+        is(row["freshness"] == "fresh" && obeys, row)
+    });
+    assert_ne!(lab.virsh_state(&host, "web-1"), "running");
+    assert_eq!(lab.virsh_state(&new, "web-1"), "running");
+    let states = operator.ps("web-1");
+    assert_eq!(states.iter().filter(|(state, _)| state == "running").count(), 1, "{states:?}");
+
+    // An operator goes on from there, and takes it back.
+    operator.must(&["fencing", "none"]);
+    let trust = operator.json(&["trust", "show"]);
+    println!("the story took {:?}; {trust}", begin.elapsed());
+    assert!(operator.must(&["fencing"]).contains("no controller switches off"));
+    operator.must(&["run", "--memory", "64MiB", "--name", "web-2"]);
+}

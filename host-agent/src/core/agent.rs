@@ -356,8 +356,9 @@ impl Agent {
             });
         }
         self.offers.end_all();
-        let obeyed = self.trust.as_ref().map(|old| old.version);
-        let is_fenced = obeyed.is_some() && trust.is_over(&self.host.key, obeyed);
+        // By what the one before said, not by its version: it may have been one that no quorum ever obeyed.
+        let key = &self.host.key;
+        let is_fenced = self.trust.as_ref().is_some_and(|old| trust.says_anew(old, key));
         self.host.trust_version = Some(trust.version);
         self.trust = Some(trust);
         out.push(Effect::Persist(Write::Trust(Box::new(signed.clone()))));

@@ -192,6 +192,7 @@ fn with_fence(authority: &Authority, row: &HostRow, reason: &str) -> Trust {
         host: row.host.key,
         since: next.version,
         by: authority.key(),
+        by_fencer: false,
         at_ms: Clock::real().now().wall_ms,
         reason: reason.to_owned(),
     });

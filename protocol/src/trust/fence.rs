@@ -29,11 +29,14 @@ pub struct Fence {
     pub host: PublicKey,
     /// The version by which this was said; what the host took by an earlier one is over.
     pub since: u64,
-    /// The operator who said it.
+    /// Who said it: an operator or a fencer.
     pub by: PublicKey,
-    /// When, by that operator's wall clock, in milliseconds since 1970; shown to people.
+    /// Whether a fencer did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_fencer: bool,
+    /// When, by their wall clock, in milliseconds since 1970; shown to people.
     pub at_ms: u64,
-    /// Why, in that operator's words.
+    /// Why, in their words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
@@ -49,6 +52,13 @@ impl Trust {
     #[must_use]
     pub fn fences_by_host(&self) -> BTreeMap<HostId, &Fence> {
         self.fenced.iter().map(|fence| (HostId::of(&fence.host), fence)).collect()
+    }
+
+    /// Whether it says of a host that it was off, and the one before did not say so yet.
+    #[must_use]
+    pub fn says_anew(&self, before: &Trust, host: &PublicKey) -> bool {
+        let since = |trust: &Trust| trust.fence_of(host).map_or(0, |fence| fence.since);
+        since(self) > since(before)
     }
 
     /// Whether what a host took by this document is over. `None`: by none at all.
@@ -80,7 +90,9 @@ pub(super) fn validate(trust: &Trust) -> Result<(), String> {
 
 /// Whether a document may follow another, as far as fences go. What was said once stays said, or those who
 /// have started elsewhere what such a host ran and those who have not heard of it would differ; and nothing
-/// is said of a time that somebody has lived through already without it.
+/// is said of a time that somebody has lived through already without it. But for fencers' words (`fencers`): of
+/// two documents that don't follow one another only one can have had a quorum, and who obeyed the other comes
+/// back: what that one lacked is said afterwards, and what it alone said is disowned.
 pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
     let unlawful = |why: String, lawful: String| {
         Err(TrustError::Unlawful { version: new.version, why, lawful })
@@ -88,7 +100,8 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
     for fence in old.fenced.iter().filter(|fence| new.roster.contains(&fence.host)) {
         let host = HostId::of(&fence.host);
         let kept = new.fence_of(&fence.host);
-        if kept.is_none_or(|kept| kept.since < fence.since) {
+        let is_lost = kept.is_none_or(|kept| kept.since < fence.since);
+        if is_lost && !new.fencing.disowns(fence) {
             return unlawful(
                 format!("it takes back that host {host} was off"),
                 format!("to have it off since version {} or later", fence.since),
@@ -96,7 +109,7 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
         }
     }
     for fence in new.fenced.iter().filter(|fence| old.fence_of(&fence.host) != Some(fence)) {
-        if fence.since <= old.version {
+        if fence.since <= old.version && !fence.by_fencer {
             return unlawful(
                 format!(
                     "it says afterwards that host {} was off in version {}",

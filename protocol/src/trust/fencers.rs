@@ -17,13 +17,18 @@
 //!
 //! Without fencers versions are 1, 2, 3 as ever. A fencer never signs a version twice: it keeps what it has
 //! signed. Two operators must still talk to each other.
+//!
+//! **Of two that speak at once only one is heard.** Their documents don't follow one another, so at most one of
+//! them is ever obeyed by a quorum of arbiters, and nothing was started elsewhere for the other's sake. Whoever signs
+//! next does so upon the one that a quorum obeys. Those who obeyed the other follow as soon as an operator has
+//! disowned what it said, and hear afterwards what it lacked: see `fence`.
 
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Peer, Trust, TrustError};
+use super::{Fence, Peer, Trust, TrustError};
 use crate::id::HostId;
 use crate::job::Role;
 use crate::signed::{PublicKey, Signed};
@@ -32,6 +37,8 @@ use crate::signed::{PublicKey, Signed};
 const STRIDE: u64 = 1_000;
 /// From one of a fencer's documents to its next.
 const TURN: u64 = 10;
+/// Words that are remembered as disowned, the newest: by then whoever obeyed an older one has followed.
+const DISOWNED_MAX: usize = 64;
 /// Places for fencers. One is enough while its machine runs; each has to reach all hosts' devices.
 pub const FENCERS_MAX: usize = 9;
 
@@ -52,11 +59,24 @@ pub struct Fencing {
     /// Whether a host that was switched off is to stay so, for somebody to look at it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stays_off: bool,
+    /// Words of fencers that no quorum of arbiters ever obeyed. Who does may follow a document without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disowned: Vec<Disowned>,
+}
+
+/// A fencer's word that nothing may follow from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Disowned {
+    /// Of which host.
+    pub host: PublicKey,
+    /// By which version.
+    pub since: u64,
 }
 
 impl Default for Fencing {
     fn default() -> Self {
-        Self { fencers: vec![], after_ms: FENCING_AFTER_MS, stays_off: false }
+        Self { fencers: vec![], after_ms: FENCING_AFTER_MS, stays_off: false, disowned: vec![] }
     }
 }
 
@@ -65,6 +85,30 @@ impl Fencing {
     #[must_use]
     pub fn is_nobodys(&self) -> bool {
         self.fencers.is_empty()
+    }
+
+    /// Whether there is nothing to write down.
+    pub(super) fn is_plain(&self) -> bool {
+        self.fencers.is_empty() && self.disowned.is_empty()
+    }
+
+    /// Whether a word is disowned.
+    pub(super) fn disowns(&self, word: &Fence) -> bool {
+        let is_it = |other: &Disowned| (other.host, other.since) == (word.host, word.since);
+        word.by_fencer && self.disowned.iter().any(is_it)
+    }
+
+    /// Disowns what another document says and the one that a quorum obeys does not.
+    pub fn disown(&mut self, obeyed: &Trust, other: &Trust) {
+        for word in other.fenced.iter().filter(|word| word.by_fencer) {
+            if !other.says_anew(obeyed, &word.host) || self.disowns(word) {
+                continue;
+            }
+            if self.disowned.len() == DISOWNED_MAX {
+                self.disowned.remove(0);
+            }
+            self.disowned.push(Disowned { host: word.host, since: word.since });
+        }
     }
 
     /// The place of a fencer.
@@ -166,7 +210,10 @@ impl Trust {
 
 /// Checks a document's fencers against the rest of it.
 pub(super) fn validate(trust: &Trust) -> Result<(), String> {
-    let Fencing { fencers, after_ms, .. } = &trust.fencing;
+    let Fencing { fencers, after_ms, disowned, .. } = &trust.fencing;
+    if disowned.len() > DISOWNED_MAX {
+        return Err(format!("{} words are disowned, at most {DISOWNED_MAX}", disowned.len()));
+    }
     if fencers.len() > FENCERS_MAX {
         return Err(too_many(fencers.len()));
     }
@@ -219,7 +266,9 @@ pub(super) fn open(new: &Trust, signer: PublicKey) -> Result<Arc<Signed<Trust>>,
     }
     for fence in new.fenced.iter().filter(|fence| base.fence_of(&fence.host) != Some(fence)) {
         let by = base.fencing.place_of(&fence.by);
-        let is_a_fencers = by.is_some_and(|place| fence.since % TURN == u64::from(place));
+        let is_a_fencers = by.is_some_and(|place| fence.since % TURN == u64::from(place))
+            && fence.by_fencer
+            && fence.since > base.version;
         if !is_a_fencers || !base.roster.contains(&fence.host) {
             let host = HostId::of(&fence.host);
             return unlawful(&format!(

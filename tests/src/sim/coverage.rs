@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 106] = [
+pub const REQUIRED: [&str; 108] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -45,6 +45,8 @@ pub const REQUIRED: [&str; 106] = [
     "fault.take-over",
     "fault.wall-jump",
     "fence.brought",
+    "fence.by-fencer",
+    "fence.healed",
     "fence.right",
     "fence.taken",
     "fence.wrong",

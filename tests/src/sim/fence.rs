@@ -14,12 +14,16 @@ use protocol::signed::Signed;
 use protocol::trust::{Committee, Fence, Trust};
 use uuid::Uuid;
 
+use super::fencers::Fencer;
 use super::message::Ask;
 use super::mutant::Mutant;
 use super::world::{Event, World, host_key, operator_key};
 
 /// Of a million words, so many are about a host that is not off.
 const WRONG_PPM: u32 = 150_000;
+
+/// Of a million words, so many are a fencer's, where there are fencers.
+const FENCERS_PPM: u32 = 600_000;
 
 /// What operators have said of hosts.
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ pub struct Fencing {
     kept_off: Option<(usize, Arc<Trust>)>,
     /// Hosts of which it was said wrongly, and by which version.
     pub wrong: BTreeMap<usize, u64>,
+    /// Controllers that say it as well.
+    pub(super) fencers: Vec<Fencer>,
 }
 
 impl World {
@@ -40,6 +46,12 @@ impl World {
         let every_ms = self.profile.fence_every_ms;
         let next_us = self.chance.between(every_ms * 300, every_ms * 1_700);
         self.after(next_us, Event::SayOff);
+        if let Some(with) = self.with_fencers() {
+            return self.decree(with);
+        }
+        if self.profile.has_fencers && self.chance.happens(FENCERS_PPM) && self.fencer_says() {
+            return;
+        }
         if self.is_kept_off() {
             return;
         }
@@ -58,9 +70,16 @@ impl World {
     /// An operator says that a host is off, whether it is or not.
     pub fn fence(&mut self, n: usize) {
         let is_wrong = self.nodes[self.hosts[n].node.0].has_power;
-        let mut next = self.above_all(Trust::clone(&self.trust));
+        let mut next = self.above_all(self.base().next());
         let (host, by) = (host_key(n).public(), operator_key().public());
-        let fence = Fence { host, since: next.version, by, at_ms: 0, reason: String::new() };
+        let fence = Fence {
+            host,
+            since: next.version,
+            by,
+            by_fencer: false,
+            at_ms: 0,
+            reason: String::new(),
+        };
         next.fenced.retain(|other| other.host != host);
         next.fenced.push(fence);
         self.note(|| format!("         h{n} is said to be off by version {}", next.version));
@@ -90,12 +109,19 @@ impl World {
 
     /// Whether a host is off until its operators have heard that a quorum obeys.
     pub(super) fn is_kept_off(&mut self) -> bool {
-        let Some((_, said)) = self.fencing.kept_off.clone() else { return false };
+        let Some((host, said)) = self.fencing.kept_off.clone() else { return false };
+        let key = host_key(host).public();
+        let since = said.fence_of(&key).map_or(0, |fence| fence.since);
+        let says_so =
+            |trust: &Trust| trust.fence_of(&key).is_some_and(|fence| fence.since >= since);
         let obeys = |slot: &u32| {
             let process = self.arbiters.get(usize::try_from(*slot).unwrap_or(usize::MAX));
             let life = process.and_then(|process| process.life.as_ref());
             life.is_some_and(|life| {
-                life.core.borrow().trust().is_some_and(|trust| trust.version >= said.version)
+                life.core
+                    .borrow()
+                    .trust()
+                    .is_some_and(|trust| trust.version >= said.version && says_so(trust))
             })
         };
         let slots: BTreeSet<u32> = (0..u32::try_from(self.arbiters.len()).unwrap_or(0)).collect();
@@ -111,6 +137,9 @@ impl World {
     /// Whether this host, which is off, may not be turned on yet.
     pub(super) fn may_not_boot(&mut self, n: usize) -> bool {
         let is_meant = self.fencing.kept_off.as_ref().is_some_and(|(host, _)| *host == n);
+        if self.kept_off_by_fencers().contains(&n) {
+            return true;
+        }
         is_meant && self.mutant != Some(Mutant::FencedHostTurnedOnEarly) && self.is_kept_off()
     }
 
@@ -138,7 +167,11 @@ impl World {
 
     /// Whether a row of a host's disk shows what was taken from it, by the newest document there is.
     pub(super) fn is_taken(&self, n: usize, record: &JobRecord) -> bool {
-        self.is_taken_by(&self.trust, n, record)
+        match self.profile.has_fencers {
+            // Of two that speak at once, it is not known here who is heard.
+            true => self.documents().iter().any(|trust| self.is_taken_by(trust, n, record)),
+            false => self.is_taken_by(&self.trust, n, record),
+        }
     }
 
     /// The same by another document: its offer was made by an older one than says that the host was off.
@@ -157,7 +190,7 @@ impl World {
     /// The jobs of a host that end when it takes a document.
     pub(super) fn ended_by(&self, n: usize, signed: &Signed<Trust>) -> Vec<JobId> {
         let Ok(trust) = signed.open() else { return vec![] };
-        if !trust.is_over(&self.hosts[n].facts.key, Some(self.trust_of_host(n).version)) {
+        if !trust.says_anew(&self.trust_of_host(n), &self.hosts[n].facts.key) {
             return vec![];
         }
         // What it has taken and not written yet ends as well.

@@ -41,6 +41,7 @@ pub mod arbiter;
 pub mod operator;
 
 pub mod fence;
+pub mod fencers;
 
 pub mod monitor;
 

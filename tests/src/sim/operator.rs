@@ -76,9 +76,11 @@ impl World {
         if self.profile.change_every_ms > 0 {
             self.choose();
         }
+        self.bring_together();
         if self.is_giving() {
             self.give_to_all();
         }
+        self.give_said();
         self.ask_words();
         if self.is_noisy && self.chance.happens(OLD_PPM) {
             let n = self.chance.index(self.operators.signed.len());
@@ -198,7 +200,12 @@ impl World {
     pub fn above_all(&self, trust: Trust) -> Trust {
         let versions = self.operators.signed.iter().filter_map(|signed| signed.open().ok());
         let most = versions.map(|trust| trust.version).max().unwrap_or(0);
-        Trust { version: trust.version.max(most + 1), ..trust }
+        match trust.version > most {
+            true => trust,
+            false => {
+                Trust { version: Trust { version: most, ..trust.clone() }.next().version, ..trust }
+            }
+        }
     }
 
     /// The document that goes on with a change to which a host is bound, though it was taken back, or put aside

@@ -72,6 +72,8 @@ pub struct Profile {
     pub has_rival: bool,
     /// Whether operators say at times that a host is off.
     pub has_fences: bool,
+    /// Whether controllers say it as well, and don't ask the operators.
+    pub has_fencers: bool,
     /// How often by themselves, on average; 0 for never.
     pub fence_every_ms: u64,
 }
@@ -139,6 +141,7 @@ impl Profile {
             change_every_ms: 0,
             has_rival: false,
             has_fences: false,
+            has_fencers: false,
             fence_every_ms: 0,
         }
     }
@@ -167,6 +170,7 @@ impl Profile {
         let spare_arbiters = if has_changes { 4 } else { 0 };
         let mut fencing = Chance::new(seed ^ 0x66656e63_65732121);
         let has_fences = seed % 5 == 4;
+        let has_fencers = seed % 10 == 4 && !has_changes;
         let fence_every_ms = if has_fences { fencing.between(2_000, 9_000) } else { 0 };
         if has_fences {
             // Who is said to be off should be, at times.
@@ -200,6 +204,7 @@ impl Profile {
             change_every_ms,
             has_rival: false,
             has_fences,
+            has_fencers,
             fence_every_ms,
         }
     }
@@ -217,6 +222,7 @@ impl Profile {
             change_every_ms,
             has_rival,
             has_fences,
+            has_fencers: false,
             fence_every_ms,
             ..Self::of_seed(seed)
         }

@@ -230,6 +230,7 @@ pub(super) fn key(purpose: u8, n: usize) -> SecretKey {
 const KEY_HOST: u8 = 3;
 const KEY_ARBITER: u8 = 4;
 const KEY_OPERATOR: u8 = 5;
+const KEY_FENCER: u8 = 6;
 
 /// Host `n`'s key.
 pub(super) fn host_key(n: usize) -> SecretKey {
@@ -239,6 +240,11 @@ pub(super) fn host_key(n: usize) -> SecretKey {
 /// The operators' key.
 pub(super) fn operator_key() -> SecretKey {
     key(KEY_OPERATOR, 0)
+}
+
+/// The key of the controller that is fencer `n`.
+pub(super) fn fencer_key(n: usize) -> SecretKey {
+    key(KEY_FENCER, n)
 }
 
 /// Arbiter `n`'s key.

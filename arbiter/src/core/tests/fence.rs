@@ -8,7 +8,7 @@ use super::*;
 /// The document of version `version`, by which host 0 was off since `since`.
 fn fenced(version: u64, since: u64) -> Trust {
     let (host, by) = (key(HOST).public(), key(1).public());
-    let fenced = vec![Fence { host, since, by, at_ms: 0, reason: String::new() }];
+    let fenced = vec![Fence { host, since, by, by_fencer: false, at_ms: 0, reason: String::new() }];
     Trust { version, fenced, ..trust(1, 1, 2) }
 }
 

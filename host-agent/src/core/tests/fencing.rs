@@ -9,7 +9,8 @@ use super::*;
 
 fn fenced(version: u64, since: u64) -> Signed<Trust> {
     let (host, by) = (key(HOST).public(), key(OPERATOR).public());
-    let fenced = vec![Fence { host, since, by, at_ms: 0, reason: "no power".into() }];
+    let fenced =
+        vec![Fence { host, since, by, by_fencer: false, at_ms: 0, reason: "no power".into() }];
     let trust = Trust { version, fenced, ..trust().open().unwrap() };
     Signed::seal(&trust, &key(OPERATOR))
 }
@@ -156,7 +157,8 @@ fn that_another_host_was_off_changes_nothing_here() {
     let mut bench = running();
     let held = row(&bench);
     let (host, by) = (key(OTHER).public(), key(OPERATOR).public());
-    let fenced = vec![Fence { host, since: 2, by, at_ms: 0, reason: String::new() }];
+    let fenced =
+        vec![Fence { host, since: 2, by, by_fencer: false, at_ms: 0, reason: String::new() }];
     let trust = Trust { version: 2, fenced, ..trust().open().unwrap() };
     hears(&mut bench, Signed::seal(&trust, &key(OPERATOR)));
     assert_eq!(row(&bench), held);
@@ -168,7 +170,8 @@ fn target_of_a_migration_that_is_fenced() -> (Bench, Bench, MigrateJob, OfferId)
     let (source, mut target, migrate) = migration();
     let lost = row(&target).hold.unwrap();
     let (host, by) = (key(OTHER).public(), key(OPERATOR).public());
-    let fenced = vec![Fence { host, since: 2, by, at_ms: 0, reason: String::new() }];
+    let fenced =
+        vec![Fence { host, since: 2, by, by_fencer: false, at_ms: 0, reason: String::new() }];
     let trust = Trust { version: 2, fenced, ..trust().open().unwrap() };
     hears(&mut target, Signed::seal(&trust, &key(OPERATOR)));
     assert_eq!(target.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });

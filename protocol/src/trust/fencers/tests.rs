@@ -45,7 +45,14 @@ fn word_after(last: u64, in_force: &Signed<Trust>, fencer: u8, host: u8) -> Sign
     next.fenced.retain(|fence| fence.host != key(host).public());
     let (since, by_key) = (next.version, by.public());
     let of = key(host).public();
-    next.fenced.push(Fence { host: of, since, by: by_key, at_ms: 0, reason: String::new() });
+    next.fenced.push(Fence {
+        host: of,
+        since,
+        by: by_key,
+        by_fencer: true,
+        at_ms: 0,
+        reason: String::new(),
+    });
     Signed::seal(&next, &by)
 }
 
@@ -128,6 +135,7 @@ fn a_fencer_changes_nothing_else() {
     assert!(!says(&|t| t.version = 4_001, &fencer), "beyond what is its own");
     assert!(!says(&|t| t.fenced[0].by = key(OPERATOR).public(), &fencer), "another's word");
     assert!(!says(&|t| t.fenced[0].since = 2_999, &fencer), "afterwards");
+    assert!(!says(&|t| t.fenced[0].by_fencer = false, &fencer), "as if an operator had said it");
     assert!(!says(&|_| {}, &key(13)), "a controller that is no fencer");
     assert!(!says(&|_| {}, &key(12)), "another fencer's number");
     assert!(!says(&|t| t.fenced[0].host = key(77).public(), &fencer), "no host of the cluster");
@@ -152,9 +160,46 @@ fn two_who_speak_at_once_are_brought_together_by_who_says_it_again() {
     let other = word_after(3_002, &one, 12, 4);
     assert_eq!(other.open().unwrap().version, 3_012, "no version twice");
     assert!(follows(&one, &other));
-    assert!(!follows(&two, &other), "version 3002 was lived through there, and host 3 was not off");
+    assert!(
+        follows(&two, &other),
+        "what a quorum has heard is heard afterwards by who obeyed another"
+    );
     let both = word_after(3_012, &word_after(3_001, &other, 11, 3), 12, 4);
     assert!(follows(&one, &both) && follows(&two, &both) && follows(&again, &both));
+}
+
+#[test]
+fn what_no_quorum_has_heard_is_left_behind_once_an_operator_disowns_it() {
+    let base = by_operator(&base());
+    let (one, two) = (word(&base, 11, 3), word(&base, 12, 4));
+    let (heard, unheard) = (two.open().unwrap(), one.open().unwrap());
+    let forgetful = heard.next();
+    assert!(!follows(&one, &by_operator(&forgetful)), "it takes back that host 3 was off");
+    let mut next = forgetful.clone();
+    next.fencing.disown(&heard, &unheard);
+    assert_eq!(next.fencing.disowned, [Disowned { host: key(3).public(), since: 3_001 }]);
+    let next = by_operator(&next);
+    assert!(follows(&one, &next) && follows(&two, &next) && follows(&base, &next));
+    let mut twice = next.open().unwrap();
+    twice.fencing.disown(&heard, &unheard);
+    assert_eq!(twice, next.open().unwrap());
+    let by_fencer = Trust { fencing: twice.fencing, ..word(&two, 12, 5).open().unwrap() };
+    assert!(!follows(&two, &Signed::seal(&by_fencer, &key(12))), "only an operator does");
+}
+
+#[test]
+fn an_operators_own_word_is_never_disowned() {
+    let base = base();
+    let mut next = base.next();
+    let (host, by) = (key(3).public(), key(OPERATOR).public());
+    let since = next.version;
+    let word = Fence { host, since, by, by_fencer: false, at_ms: 0, reason: String::new() };
+    next.fenced.push(word);
+    let mut later = base.next().next();
+    later.fencing.disown(&base, &next);
+    assert!(later.fencing.disowned.is_empty());
+    later.fencing.disowned.push(Disowned { host, since });
+    assert!(!follows(&by_operator(&next), &by_operator(&later)));
 }
 
 #[test]

@@ -1,0 +1,204 @@
+//! Controllers that say by themselves that a host is off, as `ostler fencing` lets them: two of them and an
+//! operator, none of whom asks the others.
+//!
+//! A fencer says nothing wrong, for devices have told it. What it says, it says upon the document that a quorum of
+//! arbiters obeys when it looks; until a quorum has heard, its host stays off and it says it again. Documents that no
+//! quorum hears are what this is about: whoever obeys one has to come back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use protocol::job::Role;
+use protocol::signed::{PublicKey, SecretKey, Signed};
+use protocol::trust::{Fence, Peer, Trust};
+
+use super::world::{World, fencer_key, host_key};
+
+/// How many.
+const FENCERS: usize = 2;
+
+/// How long a fencer waits for a quorum before it says it again.
+const AGAIN_US: u64 = 6_000_000;
+
+/// Of a million chances of an operator to look after documents, so many are taken.
+const HEAL_PPM: u32 = 150_000;
+
+/// A fencer.
+#[derive(Debug, Default, Clone)]
+pub struct Fencer {
+    /// The last version that it has signed: the file that it keeps.
+    last: u64,
+    /// The host that it keeps off, and what it has said, until a quorum has heard.
+    said: Option<Said>,
+}
+
+#[derive(Debug, Clone)]
+struct Said {
+    host: usize,
+    trust: Arc<Trust>,
+    signed: Signed<Trust>,
+    at_us: u64,
+}
+
+impl World {
+    /// The document that an operator signs so that there are fencers.
+    pub(super) fn with_fencers(&self) -> Option<Trust> {
+        if !self.profile.has_fencers || !self.trust.fencing.is_nobodys() {
+            return None;
+        }
+        let keys: Vec<PublicKey> = (0..FENCERS).map(|n| fencer_key(n).public()).collect();
+        let mut with = Trust::clone(&self.trust);
+        let peer = |key: &PublicKey| Peer { key: *key, role: Role::Controller, url: String::new() };
+        with.peers.extend(keys.iter().map(peer));
+        let next = with.next_with_fencers(&keys).ok()?;
+        Some(self.above_all(next))
+    }
+
+    /// A fencer says that a host is off, or says it again. False: none has anything to say.
+    pub(super) fn fencer_says(&mut self) -> bool {
+        let f = self.chance.index(FENCERS);
+        self.fencing.fencers.resize(FENCERS, Fencer::default());
+        self.forget_heard();
+        let kept: BTreeSet<usize> =
+            self.fencing.fencers.iter().flatten_said().map(|said| said.host).collect();
+        let host = match &self.fencing.fencers[f].said {
+            Some(said) if self.now_us < said.at_us + AGAIN_US => return false,
+            Some(said) => Some(said.host),
+            None => {
+                let is_off = |n: &usize| !self.nodes[self.hosts[*n].node.0].has_power;
+                let off: Vec<usize> =
+                    (0..self.hosts.len()).filter(|n| is_off(n) && !kept.contains(n)).collect();
+                self.chance.pick(&off).copied()
+            }
+        };
+        let (Some(host), Some((base, signed))) = (host, self.obeyed()) else { return false };
+        self.says(f, host, &base, &signed);
+        true
+    }
+
+    fn says(&mut self, f: usize, host: usize, base: &Trust, signed: &Signed<Trust>) {
+        let key: SecretKey = fencer_key(f);
+        let last = self.fencing.fencers[f].last;
+        let Some(mut next) = base.next_by_fencer(signed, &key.public(), last) else {
+            return self.coverage.hit("skipped.fencer");
+        };
+        let (of, since) = (host_key(host).public(), next.version);
+        let by = key.public();
+        next.fenced.retain(|other| other.host != of);
+        let reason = String::new();
+        next.fenced.push(Fence { host: of, since, by, by_fencer: true, at_ms: 0, reason });
+        self.note(|| format!("         fencer {f} says by version {since} that h{host} is off"));
+        self.coverage.hit("fence.by-fencer");
+        let signed = Signed::seal(&next, &key);
+        self.operators.signed.push(signed.clone());
+        let trust = Arc::new(next);
+        self.trust_signed = signed.clone();
+        self.trust = Arc::clone(&trust);
+        let at_us = self.now_us;
+        let said = Some(Said { host, trust, signed, at_us });
+        self.fencing.fencers[f] = Fencer { last: since, said };
+    }
+
+    /// Which hosts fencers keep off still: no quorum has heard.
+    pub(super) fn kept_off_by_fencers(&mut self) -> BTreeSet<usize> {
+        self.forget_heard();
+        self.fencing.fencers.iter().flatten_said().map(|said| said.host).collect()
+    }
+
+    fn forget_heard(&mut self) {
+        let heard: Vec<bool> = self
+            .fencing
+            .fencers
+            .iter()
+            .map(|fencer| fencer.said.as_ref().is_some_and(|said| self.have_heard(said)))
+            .collect();
+        for (fencer, _) in self.fencing.fencers.iter_mut().zip(heard).filter(|(_, heard)| *heard) {
+            fencer.said = None;
+        }
+    }
+
+    /// Whether a quorum of arbiters obeys what was said, or what was signed upon it.
+    fn have_heard(&self, said: &Said) -> bool {
+        let key = host_key(said.host).public();
+        let word = said.trust.fence_of(&key);
+        let heard = self.arbiters_that(|trust| trust.fence_of(&key) == word);
+        said.trust.committee().count(&heard) >= said.trust.k
+    }
+
+    /// The arbiters that are there and obey such a document.
+    fn arbiters_that(&self, is_such: impl Fn(&Trust) -> bool) -> BTreeSet<u32> {
+        let all = self.arbiters.iter().enumerate();
+        let such = all.filter(|(_, process)| {
+            let life = process.life.as_ref();
+            life.is_some_and(|life| life.core.borrow().trust().is_some_and(|t| is_such(t)))
+        });
+        such.filter_map(|(n, _)| u32::try_from(n).ok()).collect()
+    }
+
+    /// The document that a quorum of arbiters obeys now.
+    pub(super) fn obeyed(&self) -> Option<(Trust, Signed<Trust>)> {
+        self.operators.signed.iter().rev().find_map(|signed| {
+            let trust: Trust = signed.open().ok()?;
+            let obey = self.arbiters_that(|theirs| theirs.version == trust.version);
+            let is_obeyed = trust.committee().count(&obey) >= trust.k;
+            is_obeyed.then(|| (trust, signed.clone()))
+        })
+    }
+
+    /// What `ostler` signs a document upon: the one that a quorum obeys, with what others have heard disowned.
+    pub(super) fn base(&self) -> Trust {
+        let newest = || Trust::clone(&self.trust);
+        if !self.profile.has_fencers || self.trust.fencing.is_nobodys() {
+            return newest();
+        }
+        let base = self.obeyed().map_or_else(newest, |(trust, _)| trust);
+        let mut next = base.clone();
+        for n in 0..self.hosts.len() {
+            next.fencing.disown(&base, &self.trust_of_host(n));
+        }
+        next
+    }
+
+    /// An operator sees hosts that obey different documents, and signs one that all can follow.
+    pub(super) fn bring_together(&mut self) {
+        if !self.profile.has_fencers || self.trust.fencing.is_nobodys() {
+            return;
+        }
+        let versions: BTreeSet<u64> =
+            (0..self.hosts.len()).map(|n| self.trust_of_host(n).version).collect();
+        let is_one = versions.len() == 1 && versions.contains(&self.trust.version);
+        if is_one || !self.chance.happens(HEAL_PPM) {
+            return;
+        }
+        self.coverage.hit("fence.healed");
+        let next = self.above_all(self.base().next());
+        self.decree(next);
+    }
+
+    /// What fencers give to hosts, beside what operators do.
+    pub(super) fn give_said(&mut self) {
+        let said: Vec<Said> = self.fencing.fencers.iter().flatten_said().cloned().collect();
+        for said in said {
+            for n in 0..self.hosts.len() {
+                self.give(n, said.signed.clone());
+            }
+        }
+    }
+
+    /// Every document that some host obeys, and the newest.
+    pub(super) fn documents(&self) -> Vec<Arc<Trust>> {
+        let theirs = (0..self.hosts.len()).map(|n| self.trust_of_host(n));
+        theirs.chain([Arc::clone(&self.trust)]).collect()
+    }
+}
+
+/// Those who have said something that is not heard yet.
+trait FlattenSaid<'a> {
+    fn flatten_said(self) -> impl Iterator<Item = &'a Said>;
+}
+
+impl<'a, I: Iterator<Item = &'a Fencer>> FlattenSaid<'a> for I {
+    fn flatten_said(self) -> impl Iterator<Item = &'a Said> {
+        self.filter_map(|fencer| fencer.said.as_ref())
+    }
+}
