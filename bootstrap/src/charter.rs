@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use protocol::id::ClusterId;
 use protocol::job::{Role, ServiceEndpoint};
 use protocol::signed::PublicKey;
-use protocol::trust::{Peer, Slot, Trust};
+use protocol::trust::{Peer, Slot, Trust, Witnesses};
 
 /// A service that runs, as the trust document will name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,10 @@ pub fn next_trust(
             next.arbiters.sort_by_key(|arbiter| arbiter.slot);
             let n = u32::try_from(next.arbiters.len()).unwrap_or(u32::MAX);
             next.k = (n + next.f) / 2 + 1;
+            // There was no document before this one by which anybody could have taken anything without them.
+            let mut witnesses: Vec<Slot> = of_role(Role::Witness).collect();
+            witnesses.sort_by_key(|witness| witness.slot);
+            next.witnesses = Witnesses::of(witnesses, next.f);
         }
         // Who they are changes by `ostler arbiters` and `ostler witnesses`; where they answer may change at
         // any time.
@@ -120,6 +124,21 @@ pub(crate) mod tests {
             panic!("the first document is always new")
         };
         *trust
+    }
+
+    #[test]
+    fn the_first_document_has_the_witnesses_that_were_started() {
+        let members = [
+            member(Role::Arbiter, 0, 10),
+            member(Role::Witness, 1, 11),
+            member(Role::Witness, 3, 13),
+            member(Role::Witness, 2, 12),
+        ];
+        let trust = signed_first(&members, &[key(3)]);
+        assert_eq!(trust.validate(), Ok(()));
+        let slots: Vec<u32> = trust.witnesses.members.iter().map(|slot| slot.slot).collect();
+        assert_eq!((slots, trust.witnesses.k), (vec![1, 2, 3], 2));
+        assert!(trust.peers.is_empty());
     }
 
     #[test]

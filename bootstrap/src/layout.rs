@@ -19,13 +19,16 @@ pub struct Layout {
     pub monitors: u32,
     /// Controllers.
     pub controllers: u32,
+    /// Witnesses that a new cluster begins with: none, 1, 3 or 5, each on a host without an arbiter. Later they
+    /// are those of the trust document.
+    pub witnesses: u32,
 }
 
 impl Layout {
     /// What a cluster of this many hosts starts with.
     #[must_use]
     pub fn of_hosts(hosts: usize) -> Self {
-        Self { arbiters: 1, monitors: if hosts > 1 { 2 } else { 1 }, controllers: 1 }
+        Self { arbiters: 1, monitors: if hosts > 1 { 2 } else { 1 }, controllers: 1, witnesses: 0 }
     }
 
     /// The roles in the order in which they are started, with their numbers.
@@ -38,11 +41,11 @@ impl Layout {
         ]
     }
 
-    /// The same, with the witnesses that a trust document names, whom no layout asks for.
+    /// The same with the witnesses, who are a trust document's once there is one.
     #[must_use]
     pub fn roles_by(&self, trust: Option<&Trust>) -> Vec<(Role, u32)> {
-        let witnesses = trust.map_or(0, |trust| witnesses(trust).len());
-        let witnesses = u32::try_from(witnesses).unwrap_or(u32::MAX);
+        let named = trust.map(|trust| u32::try_from(witnesses(trust).len()).unwrap_or(u32::MAX));
+        let witnesses = named.unwrap_or(self.witnesses);
         let roles = self.roles().into_iter();
         roles.chain((witnesses > 0).then_some((Role::Witness, witnesses))).collect()
     }
@@ -93,6 +96,17 @@ pub enum LayoutError {
         /// Where it used to answer.
         url: String,
     },
+    /// Witnesses on hosts of arbiters are lost with these.
+    #[error(
+        "{witnesses} witnesses need hosts without arbiters, and there are {free}: bring more hosts, or ask for fewer \
+         witnesses"
+    )]
+    NoPlaceForWitnesses {
+        /// How many were asked for.
+        witnesses: u32,
+        /// Hosts without an arbiter.
+        free: usize,
+    },
 }
 
 /// The name of a service job.
@@ -120,13 +134,15 @@ pub fn place(
                 trust.members().iter().map(|arbiter| arbiter.slot).collect()
             }
             (Role::Witness, Some(trust)) => witnesses(trust),
+            // No slot is in both committees.
+            (Role::Witness, None) => (layout.arbiters..).take(wanted as usize).collect(),
             _ => (0..wanted.max(count_alive(role, hosts))).collect::<Vec<u32>>(),
         };
         for index in indexes {
             let job = service_job(role, index);
             let Some((host, present)) = best_present(&job, trust, hosts) else {
                 // Another in the place of a witness that is lost would have another key, and be none.
-                if role != Role::Witness {
+                if role != Role::Witness || trust.is_none() {
                     homeless.push((role, index, job));
                 }
                 continue;
@@ -140,14 +156,43 @@ pub fn place(
         if let Some(lost) = lost_arbiter(role, index, trust) {
             return Err(lost);
         }
-        let least = load.iter().min_by_key(|(host, load)| (**load, *host)).map(|(host, _)| *host);
-        let host = least.ok_or(LayoutError::NoHosts)?;
+        let host = match role {
+            Role::Witness => {
+                apart(&placements, &load).ok_or_else(|| no_place(layout, &placements, hosts))?
+            }
+            _ => least(load.iter()).ok_or(LayoutError::NoHosts)?,
+        };
         *load.entry(host).or_default() += 1;
         let (host, act) = (host.clone(), Act::Put(Revision(1)));
         placements.push(Placement { job, role, index, host, act });
     }
     placements.sort_by_key(|placement| (start_order(placement.role), placement.index));
     Ok(placements)
+}
+
+/// The host with the least to do.
+fn least<'a, 'b: 'a>(load: impl Iterator<Item = (&'a &'b HostId, &'a u32)>) -> Option<&'b HostId> {
+    load.min_by_key(|(host, load)| (**load, **host)).map(|(host, _)| *host)
+}
+
+/// The same of those that have neither an arbiter nor a witness.
+fn apart<'b>(placements: &[Placement], load: &BTreeMap<&'b HostId, u32>) -> Option<&'b HostId> {
+    let is_free = |host: &HostId| {
+        let there = placements.iter().filter(|placement| placement.host == *host);
+        !there.into_iter().any(|p| matches!(p.role, Role::Arbiter | Role::Witness))
+    };
+    least(load.iter().filter(|(host, _)| is_free(host)))
+}
+
+fn no_place(
+    layout: Layout,
+    placements: &[Placement],
+    hosts: &BTreeMap<HostId, Vec<Job>>,
+) -> LayoutError {
+    let has_arbiter =
+        |host: &HostId| placements.iter().any(|p| p.role == Role::Arbiter && p.host == *host);
+    let free = hosts.keys().filter(|host| !has_arbiter(host)).count();
+    LayoutError::NoPlaceForWitnesses { witnesses: layout.witnesses, free }
 }
 
 /// Arbiters first, then those who watch, then those who act.
@@ -231,7 +276,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    const LAYOUT: Layout = Layout { arbiters: 1, monitors: 2, controllers: 1 };
+    const LAYOUT: Layout = Layout { arbiters: 1, monitors: 2, controllers: 1, witnesses: 0 };
 
     pub(crate) fn service(role: Role, index: u32, state: JobState, seed: u8) -> Job {
         let service = ServiceSpec { role, port: 0, discovery: vec![] };
@@ -269,6 +314,22 @@ pub(crate) mod tests {
         assert_eq!(rows(&placements), expected);
         let put_first = Act::Put(Revision(1));
         assert!(placements.iter().all(|placement| placement.act == put_first));
+    }
+
+    #[test]
+    fn a_new_cluster_has_its_witnesses_where_no_arbiter_is() {
+        let layout = Layout { arbiters: 3, monitors: 1, controllers: 1, witnesses: 3 };
+        let six = bare(&["ha", "hb", "hc", "hd", "he", "hf"]);
+        let placements = place(layout, None, &six).unwrap();
+        let at = |role: Role| -> Vec<(u32, &str)> {
+            let of_role = placements.iter().filter(|p| p.role == role);
+            of_role.map(|p| (p.index, p.host.as_str())).collect()
+        };
+        assert_eq!(at(Role::Arbiter), [(0, "ha"), (1, "hb"), (2, "hc")]);
+        assert_eq!(at(Role::Witness), [(3, "hf"), (4, "hd"), (5, "he")], "the least to do first");
+        let five = bare(&["ha", "hb", "hc", "hd", "he"]);
+        let none = Err(LayoutError::NoPlaceForWitnesses { witnesses: 3, free: 2 });
+        assert_eq!(place(layout, None, &five), none);
     }
 
     #[test]

@@ -161,7 +161,7 @@ async fn fencing(
 async fn metrics(State(shared): State<Shared>, peer: Peer) -> Result<Response, ProblemReply> {
     permit(&shared, peer, Right::Scrape)?;
     let trust_version = shared.trust.borrow().as_ref().map(|trust| trust.version);
-    let text = metrics::of(&shared.scheduler.figures(), trust_version);
+    let text = metrics::of(&shared.scheduler.figures(), trust_version, shared.told.counts());
     Ok(transport::metrics::reply(&text))
 }
 

@@ -78,11 +78,31 @@ pub(crate) struct Fencer {
 
 /// What it says of itself to whoever asks.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Told(Arc<Mutex<FencingList>>);
+pub(crate) struct Told {
+    list: Arc<Mutex<FencingList>>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+/// What it has done since it began.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// Hosts switched off and said to be.
+    pub(crate) fenced: u64,
+    /// Attempts that did not come to their end.
+    pub(crate) failed: u64,
+}
 
 impl Told {
     fn lock(&self) -> MutexGuard<'_, FencingList> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.list.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
     pub(crate) fn list(&self) -> FencingList {
@@ -113,6 +133,7 @@ impl Fencer {
                 if let Err(trouble) = self.fence(&host).await {
                     tracing::error!(%host, "is not fenced: {trouble}");
                     watch.note_failed(self.clock.now().mono_ms, &host, trouble);
+                    self.told.count(|counts| counts.failed += 1);
                 }
                 self.told.lock().at = None;
             }
@@ -189,7 +210,10 @@ impl Fencer {
             );
         }
         // Without a quorum nothing could start elsewhere, and the host would be off in vain.
-        self.obeyed().await?;
+        let obeyed = self.obeyed().await?;
+        if obeyed.trust.is_over(&row.host.key, row.host.trust_version) {
+            return Ok(());
+        }
         let machine = self.asleep.machine(host).map_err(|no| no.0.detail)?;
 
         self.told.is_at(host, FencingStage::Cutting);
@@ -203,6 +227,7 @@ impl Fencer {
         self.told.is_at(host, FencingStage::Saying);
         let version = self.say(&row, &machine).await?;
         self.check_off(&machine, &name).await?;
+        self.told.count(|counts| counts.fenced += 1);
         tracing::warn!(%host, name, version, "is off, and said to be off: what it ran starts elsewhere");
         let stays_off = self.trust.borrow().as_ref().is_some_and(|trust| trust.fencing.stays_off);
         if !stays_off {

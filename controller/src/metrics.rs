@@ -11,17 +11,27 @@ use transport::metrics::{
     Family, Histogram, Sample, counters, gauge, gauges, histograms, number, sample, text, yes,
 };
 
+use crate::fencing::Counts;
+
 type Pairs = BTreeMap<(&'static str, &'static str), u64>;
 
 /// In Prometheus' text format.
-pub(crate) fn of(figures: &Figures, trust_version: Option<u64>) -> String {
+pub(crate) fn of(figures: &Figures, trust_version: Option<u64>, fencing: Counts) -> String {
     let mut families = Vec::from(runs(figures));
     families.extend(plans(figures));
     families.extend(kept(figures));
     families.extend(view(figures));
+    families.push(fences(fencing));
     let help = "Version of the trust document in force; 0 without one";
     families.push(gauge("trust_version", help, number(trust_version.unwrap_or(0))));
     text("ostler_controller", families)
+}
+
+fn fences(counts: Counts) -> Family {
+    let samples = [("fenced", counts.fenced), ("failed", counts.failed)];
+    let samples = samples.map(|(how, count)| sample([("outcome", how)], number(count)));
+    let help = "Silent hosts that it has switched off by itself, or tried to";
+    counters("fences", help, samples)
 }
 
 fn runs(figures: &Figures) -> [Family; 3] {

@@ -93,7 +93,7 @@ pub enum Standing {
     FewHeard {
         /// Hosts that are heard.
         heard: usize,
-        /// Hosts on the roster.
+        /// Hosts on the roster, those left out that were put to sleep.
         roster: usize,
     },
     /// It did not work, and is tried again later.

@@ -183,6 +183,9 @@ fn misplaced(step: Step, error: &LayoutError) -> BootstrapError {
             "bring its host back and run bootstrap again, or put another in its place: \
              `ostler arbiters replace {slot}`; what runs goes on meanwhile"
         ),
+        LayoutError::NoPlaceForWitnesses { .. } => {
+            "ostler bootstrap with fewer --witnesses, or with a higher -n".to_owned()
+        }
     };
     failure(step, Kind::Failed, error.to_string(), next)
 }

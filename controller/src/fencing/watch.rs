@@ -2,7 +2,8 @@
 //!
 //! Decides from what is seen alone. Silence is counted from the first look without the host, on this controller's
 //! clock, and anew whenever the controller itself did not see: a monitor that was away has heard nobody. While as
-//! many hosts are silent as are heard, none is switched off, for it may be this side that is cut off.
+//! many hosts are silent as are heard, none is switched off, for it may be this side that is cut off; hosts that
+//! were put to sleep are not counted.
 
 use std::collections::BTreeMap;
 
@@ -64,14 +65,16 @@ impl Watch {
             roster.iter().filter(|seen| !seen.is_heard).map(|seen| (&seen.host, seen)).collect();
         self.silent.retain(|host, _| silent.contains_key(host));
         self.failed.retain(|host, _| silent.contains_key(host));
+        let is_asleep = |seen: &&Seen| seen.hindrance == Some(Standing::Asleep);
+        let awake = roster.len() - roster.iter().filter(is_asleep).count();
         let heard = roster.len() - silent.len();
         let mut hosts: Vec<SilentHost> = silent
             .into_values()
             .map(|seen| {
                 let since_ms = *self.silent.entry(seen.host.clone()).or_insert(now_ms);
                 let silent_ms = now_ms.saturating_sub(since_ms);
-                let few = (heard * 2 <= roster.len())
-                    .then_some(Standing::FewHeard { heard, roster: roster.len() });
+                let few =
+                    (heard * 2 <= awake).then_some(Standing::FewHeard { heard, roster: awake });
                 let hindrance = seen.hindrance.clone().or(few);
                 let standing = hindrance
                     .or_else(|| self.resting(now_ms, &seen.host))
@@ -174,6 +177,18 @@ mod tests {
         let trouble = "its BMC is mute".to_owned();
         assert_eq!(looks[0].standing, Standing::Resting { trouble, left_ms: 50_000 });
         assert_eq!(due(&watch.look(91_000, RULE, &seen(&[2]))), [host(2)]);
+    }
+
+    #[test]
+    fn hosts_that_sleep_are_missed_by_nobody() {
+        let mut watch = Watch::default();
+        let mut seen = seen(&[1, 2, 3]);
+        seen[0].hindrance = Some(Standing::Asleep);
+        seen[1].hindrance = Some(Standing::Asleep);
+        watch.look(0, RULE, &seen);
+        let looks = watch.look(30_000, RULE, &seen);
+        assert_eq!(due(&looks), [host(3)], "two of three that are awake are heard");
+        assert_eq!(looks.iter().filter(|look| look.standing == Standing::Asleep).count(), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
 use protocol::id::TenantId;
 use protocol::resources::Bytes;
@@ -30,6 +31,15 @@ pub(crate) struct BootstrapArgs {
     /// How many controllers
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) controllers: u32,
+    /// How many witnesses a new cluster begins with, on hosts without arbiters: 0, 1, 3 or 5; later `ostler witnesses`
+    #[arg(
+        long,
+        default_value = "0",
+        value_name = "N",
+        value_parser = clap::builder::PossibleValuesParser::new(["0", "1", "3", "5"])
+            .map(|n| n.parse::<u32>().unwrap_or(0))
+    )]
+    pub(crate) witnesses: u32,
     /// First of the services' ports; 0 lets each host choose
     #[arg(long, default_value_t = 7470, value_name = "PORT")]
     pub(crate) port_base: u16,

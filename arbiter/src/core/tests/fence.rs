@@ -100,6 +100,31 @@ fn who_sees_it_come_need_not_wait_for_that_host_and_who_starts_with_it_does() {
     assert!(!waits(&forgetful), "it is off still");
 }
 
+/// It obeyed a document without the word, or with one that nobody else has heard: what it was told of that
+/// host meanwhile may be wrong.
+#[test]
+fn a_host_is_read_again_when_it_was_said_afterwards_to_be_off_or_never_was() {
+    let waits = |arbiter: &Arbiter| arbiter.0.waiting_for(T).contains(&Waiting::Host(host(0)));
+    let by_fencer = |trust: Trust| {
+        let fenced = trust.fenced.iter().cloned().map(|fence| Fence { by_fencer: true, ..fence });
+        Trust { fenced: fenced.collect(), ..trust }
+    };
+    let mut arbiter = with_web();
+    obeys(&mut arbiter, 3, Trust { version: 5, ..trust(1, 1, 2) });
+    assert!(!waits(&arbiter));
+    obeys(&mut arbiter, 4, by_fencer(fenced(7, 3)));
+    assert!(waits(&arbiter), "it may have promised something by version 5");
+    assert_eq!(arbiter.0.books().entries().count(), 0);
+    arbiter.hears(T, 0, said(7, 1, vec![]));
+    assert!(!waits(&arbiter));
+    // Disowned: nothing was taken from it.
+    obeys(&mut arbiter, T, Trust { version: 9, ..trust(1, 1, 2) });
+    assert!(waits(&arbiter));
+    arbiter.hears(T + 1, 0, said(9, 1, vec![hold(1, "web", 1)]));
+    assert!(!waits(&arbiter));
+    assert_eq!(arbiter.0.books().entries().count(), 1);
+}
+
 /// The operator may be wrong, and then only what lapses by itself runs once.
 #[test]
 fn a_lease_lapses_by_time_whatever_an_operator_says_and_is_renewed_no_more() {

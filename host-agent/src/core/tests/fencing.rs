@@ -153,6 +153,23 @@ fn what_has_ended_loses_its_hold_and_an_old_offer_starts_nothing() {
 }
 
 #[test]
+fn what_is_said_by_an_older_number_than_it_obeys_is_new_to_who_has_not_heard_it() {
+    let mut bench = running();
+    let lost = row(&bench).hold.unwrap();
+    let without = Trust { version: 5, ..trust().open().unwrap() };
+    hears(&mut bench, Signed::seal(&without, &key(OPERATOR)));
+    assert_eq!(row(&bench).state, JobState::Running);
+    // No quorum ever obeyed version 5; one obeyed version 3, and started the job elsewhere.
+    let (host, by) = (key(HOST).public(), key(OTHER).public());
+    let word = Fence { host, since: 3, by, by_fencer: true, at_ms: 0, reason: String::new() };
+    let with = Trust { version: 7, fenced: vec![word], ..without };
+    hears(&mut bench, Signed::seal(&with, &key(OPERATOR)));
+    let ending = row(&bench);
+    assert_eq!((ending.state, ending.hold), (JobState::Stopping, Some(lost)));
+    assert_eq!(ending.reason, Some(Reason::Fenced { lost, ran: true }));
+}
+
+#[test]
 fn that_another_host_was_off_changes_nothing_here() {
     let mut bench = running();
     let held = row(&bench);
