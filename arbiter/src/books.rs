@@ -11,8 +11,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::amounts::Amounts;
 use protocol::id::{HostId, JobId, OfferId, TenantId};
-use protocol::resources::Resources;
 use protocol::signed::Digest;
 use protocol::trust::{Committee, Trust};
 use protocol::vm::OnLoss;
@@ -40,11 +40,12 @@ pub struct Entry {
     pub job: JobId,
     /// Whose quota.
     pub tenant: TenantId,
-    /// What this arbiter has booked for it.
-    pub debit: Resources,
+    /// What this arbiter has booked for it, as it has signed that or its host has told; of VMs at most
+    /// what it takes.
+    pub debit: Amounts,
     /// What its host says that it takes: less than the ticket permitted, once a job was made smaller
     /// and its guest has given the rest up. More again takes a ticket, and so another entry.
-    pub takes: Resources,
+    pub takes: Amounts,
     /// The offer this arbiter has signed a grant for; `None` when it was learnt from the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed: Option<Digest>,
@@ -55,7 +56,7 @@ pub struct Entry {
     /// What its host says of its ticket's debits, by slot. What counts of it here follows from that and
     /// from the trust document in force.
     #[serde(skip)]
-    pub told: Option<BTreeMap<u32, Resources>>,
+    pub told: Option<BTreeMap<u32, Amounts>>,
 }
 
 impl Entry {
@@ -71,9 +72,9 @@ impl Entry {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Booked here.
-    pub debit: Resources,
+    pub debit: Amounts,
     /// The whole size.
-    pub takes: Resources,
+    pub takes: Amounts,
 }
 
 impl Counted {
@@ -84,32 +85,24 @@ impl Counted {
 
 /// A sum that can be taken apart again, however large.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Sum {
-    vcpus: u128,
-    memory_bytes: u128,
-    disk_bytes: u128,
-}
+struct Sum([u128; 4]);
 
 impl Sum {
-    fn add(&mut self, part: Resources) {
-        self.vcpus += u128::from(part.vcpus);
-        self.memory_bytes += u128::from(part.memory_bytes);
-        self.disk_bytes += u128::from(part.disk_bytes);
+    fn add(&mut self, part: Amounts) {
+        for (sum, of) in self.0.iter_mut().zip(Amounts::EACH) {
+            *sum += u128::from(of(part));
+        }
     }
 
-    fn subtract(&mut self, part: Resources) {
-        self.vcpus -= u128::from(part.vcpus);
-        self.memory_bytes -= u128::from(part.memory_bytes);
-        self.disk_bytes -= u128::from(part.disk_bytes);
+    fn subtract(&mut self, part: Amounts) {
+        for (sum, of) in self.0.iter_mut().zip(Amounts::EACH) {
+            *sum -= u128::from(of(part));
+        }
     }
 
     /// The sum, stopping at the largest number.
-    fn resources(self) -> Resources {
-        Resources {
-            vcpus: u32::try_from(self.vcpus).unwrap_or(u32::MAX),
-            memory_bytes: u64::try_from(self.memory_bytes).unwrap_or(u64::MAX),
-            disk_bytes: u64::try_from(self.disk_bytes).unwrap_or(u64::MAX),
-        }
+    fn amounts(self) -> Amounts {
+        Amounts::of_each(self.0.map(|sum| u64::try_from(sum).unwrap_or(u64::MAX)))
     }
 }
 
@@ -228,7 +221,8 @@ impl Books {
         }
         for hold in &statement.holds {
             let known = self.at(host, hold.id, &hold.job);
-            let debit = debit_of(slot, trust, hold, known);
+            let takes = Amounts::of_vm(hold.resources);
+            let debit = debit_of((slot, trust), hold, takes, known);
             let told = match &hold.debits {
                 Debits::Known(debits) => Some(debits),
                 Debits::NotYet | Debits::Untold => None,
@@ -236,7 +230,7 @@ impl Books {
             // Most statements say what the one before has said.
             let is_so = |entry: &Entry| {
                 entry.is_hold
-                    && (entry.debit, entry.takes) == (debit, hold.resources)
+                    && (entry.debit, entry.takes) == (debit, takes)
                     && (&entry.tenant, entry.on_loss) == (&hold.tenant, hold.on_loss)
                     && entry.told.as_ref() == told
             };
@@ -250,7 +244,7 @@ impl Books {
                 job: hold.job.clone(),
                 tenant: hold.tenant.clone(),
                 debit,
-                takes: hold.resources,
+                takes,
                 signed,
                 is_hold: true,
                 on_loss: hold.on_loss,
@@ -293,14 +287,14 @@ impl Books {
 
     /// R6: what is booked here of a tenant's quota.
     #[must_use]
-    pub fn used(&self, tenant: &TenantId) -> Resources {
-        self.tenants.get(tenant).map_or(Resources::ZERO, |account| account.debit.resources())
+    pub fn used(&self, tenant: &TenantId) -> Amounts {
+        self.tenants.get(tenant).map_or(Amounts::ZERO, |account| account.debit.amounts())
     }
 
     /// What is promised of it in all, as far as this arbiter knows.
     #[must_use]
-    pub fn promised(&self, tenant: &TenantId) -> Resources {
-        self.tenants.get(tenant).map_or(Resources::ZERO, |account| account.takes.resources())
+    pub fn promised(&self, tenant: &TenantId) -> Amounts {
+        self.tenants.get(tenant).map_or(Amounts::ZERO, |account| account.takes.amounts())
     }
 
     /// What the tenant's other jobs take, booked here and in all.
@@ -312,7 +306,7 @@ impl Books {
             debit.subtract(own.debit);
             takes.subtract(own.takes);
         }
-        Counted { debit: debit.resources(), takes: takes.resources() }
+        Counted { debit: debit.amounts(), takes: takes.amounts() }
     }
 
     /// What a job has, apart from one offer for it, for whoever wants that again or more. What was taken from
@@ -392,12 +386,17 @@ impl Books {
 /// What a hold counts here. By its ticket's final word on debits, as far as that is known; a host that
 /// does not say which arbiters have booked how much may have been granted everything by others or by
 /// none of those in force, so the whole size is assumed everywhere.
-fn debit_of(slot: u32, trust: &Trust, hold: &HoldItem, known: Option<&Entry>) -> Resources {
+fn debit_of(
+    (slot, trust): (u32, &Trust),
+    hold: &HoldItem,
+    takes: Amounts,
+    known: Option<&Entry>,
+) -> Amounts {
     match (&hold.debits, known) {
-        (Debits::Known(debits), _) => trust.booked_at(slot, debits, hold.resources),
+        (Debits::Known(debits), _) => trust.booked_at(slot, debits, takes),
         // Redeemed while its host was read: until the next read it counts what it was granted.
         (Debits::NotYet, Some(entry)) if entry.signed.is_some() => entry.debit,
-        (Debits::NotYet | Debits::Untold, _) => hold.resources,
+        (Debits::NotYet | Debits::Untold, _) => takes,
     }
 }
 
@@ -408,13 +407,13 @@ fn debit_of(slot: u32, trust: &Trust, hold: &HoldItem, known: Option<&Entry>) ->
 /// by no more than one, all of Q can be used. Who is in the committee in force and in the next one
 /// keeps to the smaller part.
 #[must_use]
-pub fn share(quota: Resources, trust: &Trust, slot: u32) -> Resources {
+pub fn share(quota: Amounts, trust: &Trust, slot: u32) -> Amounts {
     let its = trust.committees(trust.change()).filter(|committee| committee.has(slot));
     let parts = its.map(|committee| part(quota, committee, trust.f, slot));
-    parts.reduce(Resources::min).unwrap_or(Resources::ZERO)
+    parts.reduce(Amounts::min).unwrap_or(Amounts::ZERO)
 }
 
-fn part(quota: Resources, committee: Committee<'_>, f: u32, slot: u32) -> Resources {
+fn part(quota: Amounts, committee: Committee<'_>, f: u32, slot: u32) -> Amounts {
     let (k, n) = (u128::from(committee.k), u128::from(committee.n()));
     let f = u128::from(f);
     let (part, whole) = (k.saturating_sub(f), n.saturating_sub(f).max(1));
@@ -424,9 +423,5 @@ fn part(quota: Resources, committee: Committee<'_>, f: u32, slot: u32) -> Resour
         let its = all / whole + u128::from(rank < all % whole);
         u64::try_from(its).unwrap_or(u64::MAX)
     };
-    Resources {
-        vcpus: u32::try_from(of(u64::from(quota.vcpus))).unwrap_or(u32::MAX),
-        memory_bytes: of(quota.memory_bytes),
-        disk_bytes: of(quota.disk_bytes),
-    }
+    Amounts::of_each(Amounts::EACH.map(|amount| of(amount(quota)))).told_by(quota)
 }

@@ -46,6 +46,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use protocol::amounts::Amounts;
 use protocol::api::{JobDebit, TenantBook, TenantRoom};
 use protocol::id::{HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
@@ -74,7 +75,7 @@ pub enum Input {
         /// The offer as its host signed it.
         offer: Signed<Offer>,
         /// How much is to be booked; `None`: what the offer's plan says, else its whole size.
-        wish: Option<Resources>,
+        wish: Option<Amounts>,
     },
     /// A host has said what it holds.
     Statement {
@@ -532,7 +533,7 @@ impl Core {
         &mut self,
         now_ms: u64,
         offer: &Signed<Offer>,
-        wish: Option<Resources>,
+        wish: Option<Amounts>,
         out: &mut Vec<Effect>,
     ) -> Verdict {
         let (slot, trust) = match self.member() {
@@ -560,9 +561,9 @@ impl Core {
         (slot, trust): (u32, &Trust),
         digest: Digest,
         offer: Offer,
-        wish: Option<Resources>,
+        wish: Option<Amounts>,
         out: &mut Vec<Effect>,
-    ) -> Result<Resources, DenialReason> {
+    ) -> Result<Amounts, DenialReason> {
         let silent_for = match offer.on_loss {
             OnLoss::Keep => self.silent_for(now_ms),
             OnLoss::Stop => self.lease_silent_for(now_ms),
@@ -575,17 +576,20 @@ impl Core {
             out.extend(self.missing.iter().cloned().map(|host| Effect::ReadHost { host }));
             return Err(DenialReason::Rebuilding { missing: count });
         }
-        let wish = wish.or(offer.plan.get(&slot).copied()).unwrap_or(offer.resources);
-        if !wish.fits_in(offer.resources) {
+        let takes = Amounts::of_vm(offer.resources);
+        let planned = || offer.plan.get(&slot).copied().unwrap_or(offer.resources).into();
+        let wish = wish.unwrap_or_else(planned);
+        if !wish.fits_in(takes.told_by(wish)) {
             return policy(format!(
-                "{wish} are to be booked at slot {slot}, more than the job's {}",
-                offer.resources
+                "{wish} are to be booked at slot {slot}, more than the job's {takes}"
             ));
         }
         let known = self.check_identity(digest, &offer)?;
-        let booked = known.map_or(Resources::ZERO, |entry| entry.debit);
+        let booked = known.map_or(Amounts::ZERO, |entry| entry.debit);
         let is_hold = known.is_some_and(|entry| entry.is_hold);
-        if known.is_some_and(|entry| entry.signed.is_some()) && (is_hold || wish.fits_in(booked)) {
+        if known.is_some_and(|entry| entry.signed.is_some())
+            && (is_hold || wish.min(takes).fits_in(booked))
+        {
             return Ok(booked);
         }
         self.check_exclusive(now_ms, &offer, out)?;
@@ -596,7 +600,7 @@ impl Core {
             let from = source_of(&offer).map(|(source, _)| source);
             self.leases.promise(now_ms, self.term_ms, &offer.job, &at, from);
         }
-        let Offer { host, id, job, tenant, on_loss, resources: takes, .. } = offer;
+        let Offer { host, id, job, tenant, on_loss, .. } = offer;
         let signed = Some(digest);
         self.books.enter(Entry {
             host,
@@ -620,7 +624,7 @@ impl Core {
         now_ms: u64,
         offer: &Offer,
         out: &mut Vec<Effect>,
-    ) -> Result<Resources, DenialReason> {
+    ) -> Result<Amounts, DenialReason> {
         if offer.on_loss == OnLoss::Keep {
             return policy(format!(
                 "job {} is kept when its host is lost: arbiters alone grant it, and this is a witness",
@@ -641,7 +645,7 @@ impl Core {
         self.check_lease(now_ms, offer, source, out)?;
         let at = HoldAt { host: offer.host.clone(), hold: offer.id };
         self.leases.promise(now_ms, self.term_ms, &offer.job, &at, source);
-        Ok(Resources::ZERO)
+        Ok(Resources::ZERO.into())
     }
 
     /// One id is one offer, and an offer that its host has struck off is over (R3, R13). A late
@@ -767,7 +771,7 @@ impl Core {
         &self,
         (slot, trust): (u32, &Trust),
         offer: &Offer,
-        debit: Resources,
+        debit: Amounts,
         out: &mut Vec<Effect>,
     ) -> Result<(), DenialReason> {
         let Some(quota) = trust.quota.get(&offer.tenant) else { return Ok(()) };
@@ -776,7 +780,8 @@ impl Core {
         let had = self.books.had(tenant, job, Some(own));
         let others = self.books.of_others(tenant, job);
         let room = Room { had, others, part: share(*quota, trust, slot), quota: *quota };
-        if room.has_for(debit, offer.resources) {
+        let takes = Amounts::of_vm(offer.resources);
+        if room.has_for(debit.min(takes), takes) {
             return Ok(());
         }
         let hosts = self.books.hosts_of_tenant(tenant);
@@ -785,8 +790,8 @@ impl Core {
         Err(DenialReason::Quota {
             tenant: tenant.clone(),
             limit: *quota,
-            used: self.books.promised(tenant),
-            asked: offer.resources,
+            used: self.books.promised(tenant).told_by(*quota),
+            asked: takes.told_by(*quota),
             at_most: Some(Box::new(at_most)),
             left: Some(Box::new(left)),
         })
@@ -795,28 +800,33 @@ impl Core {
     /// What it could book for a job, for whoever plans whom to ask for how much.
     pub fn tenant_room(&self, tenant: &TenantId, job: &JobId) -> Result<TenantRoom, NotMember> {
         let (slot, trust) = self.arbiter()?;
-        let used = self.books.promised(tenant);
+        let limit = trust.quota.get(tenant).copied();
+        let quota = limit.unwrap_or(Amounts::UNLIMITED);
+        let used = self.books.promised(tenant).told_by(quota);
         let had = self.books.had(tenant, job, None);
-        let Some(quota) = trust.quota.get(tenant).copied() else {
-            let (at_most, left) = (UNLIMITED, UNLIMITED);
-            return Ok(TenantRoom { limit: None, used, at_most, left, has: had.debit });
-        };
+        let has = had.debit.told_by(quota);
+        if limit.is_none() {
+            let (at_most, left) = (quota, quota);
+            return Ok(TenantRoom { limit, used, at_most, left, has });
+        }
         let others = self.books.of_others(tenant, job);
         let room = Room { had, others, part: share(quota, trust, slot), quota };
         let (at_most, left) = (room.at_most(), room.left());
-        Ok(TenantRoom { limit: Some(quota), used, at_most, left, has: had.debit })
+        Ok(TenantRoom { limit, used, at_most, left, has })
     }
 
     /// What it has booked for a tenant's jobs.
     pub fn tenant_book(&self, tenant: &TenantId) -> Result<TenantBook, NotMember> {
         let (slot, trust) = self.arbiter()?;
-        let part = trust.quota.get(tenant).map(|quota| share(*quota, trust, slot));
+        let limit = trust.quota.get(tenant).copied();
+        let part = limit.map(|limit| share(limit, trust, slot));
+        let told = |amounts: Amounts| amounts.told_by(limit.unwrap_or(Amounts::UNLIMITED));
         let row = |(job, counted): (&JobId, Counted)| {
             let mut hosts: Vec<&HostId> = self.books.of_job(job).map(|entry| &entry.host).collect();
             hosts.dedup();
             let host = hosts.first().filter(|_| hosts.len() == 1).map(|host| (*host).clone());
             let Counted { debit, takes } = counted;
-            JobDebit { job: job.clone(), host, takes, debit }
+            JobDebit { job: job.clone(), host, takes: told(takes), debit: told(debit) }
         };
         Ok(TenantBook { part, jobs: self.books.jobs_of(tenant).map(row).collect() })
     }
@@ -867,10 +877,6 @@ impl Core {
     }
 }
 
-/// An amount without limit.
-const UNLIMITED: Resources =
-    Resources { vcpus: u32::MAX, memory_bytes: u64::MAX, disk_bytes: u64::MAX };
-
 /// What a tenant may still have here, for one of its jobs.
 struct Room {
     /// What counts of the job without the offer in question.
@@ -878,32 +884,32 @@ struct Room {
     /// What counts of the tenant's others.
     others: Counted,
     /// This arbiter's part of the quota.
-    part: Resources,
+    part: Amounts,
     /// All of it.
-    quota: Resources,
+    quota: Amounts,
 }
 
 impl Room {
     /// Whether so much may be booked for a job of that size. Each amount for itself: one that does not
     /// grow is not refused because there is too much of it already.
-    fn has_for(&self, debit: Resources, takes: Resources) -> bool {
+    fn has_for(&self, debit: Amounts, takes: Amounts) -> bool {
         let Self { had, others, part, quota } = self;
-        let is_well = |of: fn(Resources) -> u64| {
+        let is_well = |of: &fn(Amounts) -> u64| {
             let adds_nothing = of(debit) <= of(had.debit) && of(takes) <= of(had.takes);
             let booked = of(others.debit).saturating_add(of(debit.max(had.debit)));
             let promised = of(others.takes).saturating_add(of(takes.max(had.takes)));
             adds_nothing || (booked <= of(*part) && promised <= of(*quota))
         };
-        is_well(|r| u64::from(r.vcpus)) && is_well(|r| r.memory_bytes) && is_well(|r| r.disk_bytes)
+        Amounts::EACH.iter().all(is_well)
     }
 
     /// What can be booked for the job in all.
-    fn left(&self) -> Resources {
+    fn left(&self) -> Amounts {
         self.part.minus(self.others.debit).max(self.had.debit)
     }
 
     /// How large the job can be.
-    fn at_most(&self) -> Resources {
+    fn at_most(&self) -> Amounts {
         self.quota.minus(self.others.takes).max(self.had.takes)
     }
 }

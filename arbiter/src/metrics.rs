@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use protocol::amounts::Amounts;
 use protocol::id::TenantId;
-use protocol::resources::Resources;
 use transport::metrics::{
     Family, Sample, count, counters, gauge, gauges, number, sample, text, yes,
 };
@@ -14,7 +14,7 @@ use transport::metrics::{
 use crate::core::{Core, Verdict, Waiting};
 use crate::serve::TenantUse;
 
-/// Tenants that are told by name: twelve numbers each, and those with a quota first.
+/// Tenants that are told by name: sixteen numbers each, and those with a quota first.
 const TENANTS_MAX: usize = 200;
 
 /// Reasons of denials, each told also while it is 0.
@@ -134,38 +134,44 @@ fn quotas(core: &Core, tenants: &[TenantUse]) -> Vec<Family> {
     let quota = |tenant: &TenantId| core.trust().and_then(|trust| trust.quota.get(tenant)).copied();
     let (with, without): (Vec<_>, Vec<_>) = tenants.iter().partition(|one| one.share.is_some());
     let shown: Vec<&TenantUse> = with.into_iter().chain(without).take(TENANTS_MAX).collect();
-    let each = |of: &dyn Fn(&TenantUse) -> Option<Resources>, pick: fn(Resources) -> u64| {
+    let each = |of: &dyn Fn(&TenantUse) -> Option<Amounts>, pick: fn(Amounts) -> Option<u64>| {
         let one = |tenant: &&TenantUse| {
-            let value = pick(of(tenant)?);
+            let value = pick(of(tenant)?)?;
             Some(sample([("tenant", tenant.tenant.as_str())], number(value)))
         };
         shown.iter().filter_map(one).collect::<Vec<Sample<f64>>>()
     };
     let mut families = Vec::new();
-    let mut tell =
-        |names: [&'static str; 3], help, of: &dyn Fn(&TenantUse) -> Option<Resources>| {
-            let [vcpus, memory, disk] = names;
-            families.push(gauges(vcpus, help, each(of, |r| u64::from(r.vcpus))));
-            families.push(gauges(memory, help, each(of, |r| r.memory_bytes)).in_bytes());
-            families.push(gauges(disk, help, each(of, |r| r.disk_bytes)).in_bytes());
-        };
+    // VMs are told where there is a number of them: a limit may say nothing of them.
+    let mut tell = |names: [&'static str; 4], help, of: &dyn Fn(&TenantUse) -> Option<Amounts>| {
+        let [vcpus, memory, disk, vms] = names;
+        families.push(gauges(vcpus, help, each(of, |a| Some(u64::from(a.vcpus)))));
+        families.push(gauges(memory, help, each(of, |a| Some(a.memory_bytes))).in_bytes());
+        families.push(gauges(disk, help, each(of, |a| Some(a.disk_bytes))).in_bytes());
+        families.push(gauges(vms, help, each(of, |a| a.tells_vms().then(|| a.vms.into()))));
+    };
     tell(
-        ["quota_limit_vcpus", "quota_limit_memory", "quota_limit_disk"],
+        ["quota_limit_vcpus", "quota_limit_memory", "quota_limit_disk", "quota_limit_vms"],
         "What a tenant's jobs may take together",
         &|one| quota(&one.tenant),
     );
     tell(
-        ["quota_share_vcpus", "quota_share_memory", "quota_share_disk"],
+        ["quota_share_vcpus", "quota_share_memory", "quota_share_disk", "quota_share_vms"],
         "This arbiter's part of a tenant's limit",
         &|one| one.share,
     );
     tell(
-        ["quota_booked_vcpus", "quota_booked_memory", "quota_booked_disk"],
+        ["quota_booked_vcpus", "quota_booked_memory", "quota_booked_disk", "quota_booked_vms"],
         "What is booked here of a tenant's limit",
         &|one| Some(one.used),
     );
     tell(
-        ["quota_promised_vcpus", "quota_promised_memory", "quota_promised_disk"],
+        [
+            "quota_promised_vcpus",
+            "quota_promised_memory",
+            "quota_promised_disk",
+            "quota_promised_vms",
+        ],
         "What a tenant's jobs take in all, as far as this arbiter knows",
         &|one| Some(one.promised),
     );

@@ -19,11 +19,11 @@ use axum::Router;
 use axum::extract::{Path as AxumPath, Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
+use protocol::amounts::{Amounts, VMS_ANY};
 use protocol::api::{HandoverReply, Health, TenantBook, TenantRoom};
 use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::ServiceEndpoint;
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::tenure::{self, Term};
 use protocol::ticket::{Answer, HoldAt, Offer};
@@ -138,11 +138,11 @@ pub struct TenantUse {
     /// The tenant.
     pub tenant: TenantId,
     /// What is booked here of its jobs.
-    pub used: Resources,
+    pub used: Amounts,
     /// What its jobs take in all, as far as this arbiter knows.
-    pub promised: Resources,
+    pub promised: Amounts,
     /// This arbiter's part of the quota (rule R6); `None` without a quota.
-    pub share: Option<Resources>,
+    pub share: Option<Amounts>,
 }
 
 /// What requests and readers share.
@@ -301,11 +301,7 @@ impl Shared {
     }
 
     /// One decision, and what may be worth waiting for before it is final.
-    fn decide(
-        &self,
-        offer: &Signed<Offer>,
-        wish: Option<Resources>,
-    ) -> (Verdict, Vec<HostId>, bool) {
+    fn decide(&self, offer: &Signed<Offer>, wish: Option<Amounts>) -> (Verdict, Vec<HostId>, bool) {
         let (mut verdict, mut hosts, mut is_trust_old) = (None, Vec::new(), false);
         for effect in self.handle(Input::Ask { request: 0, offer: offer.clone(), wish }) {
             match effect {
@@ -487,15 +483,20 @@ pub(crate) struct Wish {
     memory_bytes: Option<u64>,
     /// Disk space in bytes.
     disk_bytes: Option<u64>,
+    /// VMs: 1 or 0; nothing said: the one.
+    vms: Option<u32>,
 }
 
 impl Wish {
-    fn resources(&self) -> Option<Resources> {
-        let Self { vcpus, memory_bytes, disk_bytes } = *self;
-        (vcpus.is_some() || memory_bytes.is_some() || disk_bytes.is_some()).then_some(Resources {
+    fn amounts(&self) -> Option<Amounts> {
+        let Self { vcpus, memory_bytes, disk_bytes, vms } = *self;
+        let is_said =
+            vcpus.is_some() || memory_bytes.is_some() || disk_bytes.is_some() || vms.is_some();
+        is_said.then_some(Amounts {
             vcpus: vcpus.unwrap_or(0),
             memory_bytes: memory_bytes.unwrap_or(0),
             disk_bytes: disk_bytes.unwrap_or(0),
+            vms: vms.unwrap_or(VMS_ANY),
         })
     }
 }
@@ -507,7 +508,7 @@ async fn grant(
     Json(offer): Json<Signed<Offer>>,
 ) -> Result<Json<Answer>, ProblemReply> {
     permit(&shared, peer, Right::Run)?;
-    let wish = wish.resources();
+    let wish = wish.amounts();
     let (mut verdict, hosts, is_trust_old) = shared.decide(&offer, wish);
     if !hosts.is_empty() || is_trust_old {
         shared.wait_for_news(hosts, is_trust_old).await;

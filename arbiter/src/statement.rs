@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::amounts::Amounts;
 use protocol::api::HoldDebits;
 use protocol::host::Inventory;
 use protocol::id::{Epoch, HostId, JobId, OfferId, TenantId};
@@ -54,15 +55,15 @@ pub struct HoldItem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Debits {
     /// The ticket's final word.
-    Known(BTreeMap<u32, Resources>),
+    Known(BTreeMap<u32, Amounts>),
     /// It was redeemed between the two reads that make a statement.
     NotYet,
     /// Its host does not say, or it has no ticket.
     Untold,
 }
 
-impl From<Option<BTreeMap<u32, Resources>>> for Debits {
-    fn from(debits: Option<BTreeMap<u32, Resources>>) -> Self {
+impl From<Option<BTreeMap<u32, Amounts>>> for Debits {
+    fn from(debits: Option<BTreeMap<u32, Amounts>>) -> Self {
         debits.map_or(Debits::Untold, Debits::Known)
     }
 }
@@ -142,7 +143,7 @@ impl Statement {
         let offers: BTreeSet<OfferId> = offers.into_iter().collect();
         let tells = told.is_some();
         let told = told.into_iter().flatten().map(|of| (of.hold, of.debits));
-        let mut told: BTreeMap<OfferId, BTreeMap<u32, Resources>> = told.collect();
+        let mut told: BTreeMap<OfferId, BTreeMap<u32, Amounts>> = told.collect();
         let holds = inventory.jobs.iter().filter_map(|job| {
             let is_untitled = job.spec.as_vm().is_some() && !job.state.is_ended();
             let id = job.hold.or(is_untitled.then(OfferId::default))?;

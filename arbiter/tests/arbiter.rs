@@ -11,6 +11,7 @@ use arbiter::{ArbiterError, Options, serve};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use protocol::amounts::Amounts;
 use protocol::api::Health;
 use protocol::host::{Host, HypervisorFacts, Inventory};
 use protocol::id::{ClusterId, Cursor, Epoch, JobId, OfferId, Revision, TenantId};
@@ -224,7 +225,7 @@ impl Cluster {
         self.sign_trust_with(version, BTreeMap::new());
     }
 
-    fn sign_trust_with(&mut self, version: u64, quota: BTreeMap<TenantId, Resources>) {
+    fn sign_trust_with(&mut self, version: u64, quota: BTreeMap<TenantId, Amounts>) {
         let trust = Trust {
             version,
             operators: vec![self.operator.public()],
@@ -442,7 +443,7 @@ async fn metrics_tell_what_was_granted_and_denied_and_what_is_waited_for() {
 
     let tenant = TenantId::default_tenant();
     let quota = Resources { vcpus: 8, memory_bytes: 1 << 33, disk_bytes: 1 << 40 };
-    cluster.sign_trust_with(1, BTreeMap::from([(tenant, quota)]));
+    cluster.sign_trust_with(1, BTreeMap::from([(tenant, quota.into())]));
     cluster.until_ready().await;
     let (one, two) = (&cluster.agents[0], &cluster.agents[1]);
     let offer = one.offer("web", 1);

@@ -118,7 +118,7 @@ fn ticket(sketch: &Sketch) -> Ticket {
     let offer = Signed::seal(&offer, key(sketch.signer));
     let grants = sketch.grants.iter().take(8).map(|grant| {
         let this = if grant.is_for_this { offer.digest() } else { Digest::of(b"another") };
-        let debit = Resources { vcpus: 1, memory_bytes: grant.debit, disk_bytes: 0 };
+        let debit = Resources { vcpus: 1, memory_bytes: grant.debit, disk_bytes: 0 }.into();
         let said = Grant { slot: u32::from(grant.slot), offer: this, debit };
         Signed::seal(&said, key(grant.signer))
     });

@@ -29,7 +29,7 @@ export class Quota {
     for (const row of store.quota) this.rows.set(row.tenant, row);
     this.rows.sift();
     const none = "Without a trust document there are no tenants' limits.";
-    const how = "Limits are set with: ostler quota set TENANT --vcpus N --memory SIZE --disk SIZE";
+    const how = "Limits are set with: ostler quota set TENANT --vms N --vcpus N --memory SIZE --disk SIZE";
     const hint = store.usable === null ? how : `${how}. Each arbiter books its part of a VM: ${store.usable}.`;
     put(this.hint, store.cluster.name === null ? none : hint);
   }
@@ -48,7 +48,8 @@ function makeRow(tenant) {
     el("td", { class: "mid" }, bars[2].node),
   );
   const set = ({ used, limit, vms: running }) => {
-    put(vms, running);
+    // A limit that says nothing of VMs has no number of them.
+    put(vms, limit?.vms === undefined ? running : `${running} of ${limit.vms}`);
     const of = (amount, most) => (limit === null || amount >= most ? null : amount);
     bars[0].set(used.vcpus, of(limit?.vcpus, UNLIMITED.vcpus), count);
     bars[1].set(used.memory_bytes, of(limit?.memory_bytes, UNLIMITED.bytes), bytes);

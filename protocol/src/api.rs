@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::amounts::Amounts;
 use crate::event::Event;
 use crate::host::{Host, HostIntent};
 use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
 use crate::job::{Job, JobRow, JobSpec, ObservedDomain, Pace, RunKey};
-use crate::resources::Resources;
 use crate::signed::{PublicKey, Signed};
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
 use crate::trust::Ready;
@@ -173,15 +173,15 @@ pub struct JobList {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantRoom {
     /// The tenant's limit; `None`: it has none, and the rest says nothing.
-    pub limit: Option<Resources>,
+    pub limit: Option<Amounts>,
     /// What is promised of it, as far as this arbiter knows.
-    pub used: Resources,
+    pub used: Amounts,
     /// What the job could have in all by that.
-    pub at_most: Resources,
+    pub at_most: Amounts,
     /// What this arbiter could book for the job in all.
-    pub left: Resources,
+    pub left: Amounts,
     /// What it has booked for it.
-    pub has: Resources,
+    pub has: Amounts,
 }
 
 /// `GET /v1/tenants/{tenant}` on an arbiter: what it has booked for the tenant's jobs, for whoever
@@ -189,7 +189,7 @@ pub struct TenantRoom {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantBook {
     /// Its part of the tenant's limit; `None` without a limit.
-    pub part: Option<Resources>,
+    pub part: Option<Amounts>,
     /// Job by job.
     pub jobs: Vec<JobDebit>,
 }
@@ -203,9 +203,9 @@ pub struct JobDebit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostId>,
     /// What it takes.
-    pub takes: Resources,
+    pub takes: Amounts,
     /// What is booked.
-    pub debit: Resources,
+    pub debit: Amounts,
 }
 
 /// What each arbiter has booked for a hold of a host's, in `GET /v1/offers` there.
@@ -214,7 +214,7 @@ pub struct HoldDebits {
     /// The hold.
     pub hold: OfferId,
     /// By slot.
-    pub debits: BTreeMap<u32, Resources>,
+    pub debits: BTreeMap<u32, Amounts>,
 }
 
 /// `GET /v1/view` on a monitor.

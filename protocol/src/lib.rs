@@ -8,6 +8,8 @@ pub mod id;
 
 pub mod resources;
 
+pub mod amounts;
+
 pub mod vm;
 
 pub mod job;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::amounts::Amounts;
 use crate::id::{Epoch, HostId, JobId, OfferId, TenantId};
 use crate::resources::Resources;
 use crate::signed::Message;
@@ -58,7 +59,7 @@ pub struct Item {
     /// What each slot has booked by the ticket, so the same in every statement of this hold, however late
     /// it comes; `None` when the host does not know, and the whole size is assumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debits: Option<BTreeMap<u32, Resources>>,
+    pub debits: Option<BTreeMap<u32, Amounts>>,
     /// Whether it needs to be covered.
     #[serde(default)]
     pub on_loss: OnLoss,

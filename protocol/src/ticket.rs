@@ -11,6 +11,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::amounts::Amounts;
 use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
@@ -132,7 +133,7 @@ pub struct Grant {
     /// The offer, by the digest of its signed bytes.
     pub offer: Digest,
     /// What it has booked.
-    pub debit: Resources,
+    pub debit: Amounts,
 }
 
 impl Message for Grant {
@@ -194,19 +195,19 @@ pub enum DenialReason {
         /// The tenant.
         tenant: TenantId,
         /// Its limit.
-        limit: Resources,
+        limit: Amounts,
         /// What is promised of it, as far as this arbiter knows.
-        used: Resources,
+        used: Amounts,
         /// What the job takes.
-        asked: Resources,
+        asked: Amounts,
         /// What this job could have in all, next to the tenant's others, if each arbiter still had
         /// its part of that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        at_most: Option<Box<Resources>>,
+        at_most: Option<Box<Amounts>>,
         /// What this arbiter could book for the job in all. None of an arbiter of before debits were
         /// split, which means its own part with all the other numbers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        left: Option<Box<Resources>>,
+        left: Option<Box<Amounts>>,
     },
     /// Host and arbiter obey different trust documents.
     #[error("the offer was made under trust version {offered}, the arbiter obeys version {here}")]
@@ -411,9 +412,9 @@ pub enum TicketError {
     #[error("arbiters have booked {booked} in all, {needed} are needed")]
     TicketUnderbooked {
         /// The sum of the debits.
-        booked: Resources,
-        /// k times the job's size.
-        needed: Resources,
+        booked: Amounts,
+        /// k times the job's size; VMs are told where they are what is missing.
+        needed: Amounts,
     },
     /// It was made under another trust document.
     #[error("ticket was made under trust version {offered}, this host obeys version {here}")]
@@ -457,7 +458,7 @@ impl From<SignedError> for TicketError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedTicket {
     offer: Offer,
-    debits: BTreeMap<u32, Resources>,
+    debits: BTreeMap<u32, Amounts>,
 }
 
 impl VerifiedTicket {
@@ -469,7 +470,7 @@ impl VerifiedTicket {
 
     /// What each arbiter that counted has booked; kept in the hold.
     #[must_use]
-    pub fn debits(&self) -> &BTreeMap<u32, Resources> {
+    pub fn debits(&self) -> &BTreeMap<u32, Amounts> {
         &self.debits
     }
 }
@@ -545,8 +546,9 @@ fn count_grants(
     offer: &Offer,
     trust: &Trust,
     agreed: Option<Digest>,
-) -> Result<BTreeMap<u32, Resources>, TicketError> {
+) -> Result<BTreeMap<u32, Amounts>, TicketError> {
     let digest = ticket.offer.digest();
+    let size = Amounts::of_vm(offer.resources);
     let mut debits = BTreeMap::new();
     let mut ignored = Vec::new();
     for grant in &ticket.grants {
@@ -564,9 +566,15 @@ fn count_grants(
             return Err(TicketError::TicketWithoutQuorum { have, need, ignored });
         }
         let of_it = debits.iter().filter(|(slot, _)| committee.has(**slot));
-        let booked = of_it.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(*debit));
-        let needed = times(need, offer.resources);
+        let booked = of_it.fold(Amounts::ZERO, |sum, (_, debit)| sum.plus(debit.min(size)));
+        let needed = times(need, size);
         if !needed.fits_in(booked) {
+            let is_told = booked.vms < needed.vms;
+            let told = |amounts: Amounts| match is_told {
+                true => amounts,
+                false => amounts.resources().into(),
+            };
+            let (booked, needed) = (told(booked), told(needed));
             return Err(TicketError::TicketUnderbooked { booked, needed });
         }
     }
@@ -595,13 +603,14 @@ fn check_grant(
     if grant.offer != digest {
         return Err(format!("slot {} granted another offer", grant.slot));
     }
-    if !grant.debit.fits_in(offer.resources) {
+    let size = Amounts::of_vm(offer.resources).told_by(grant.debit);
+    if !grant.debit.fits_in(size) {
         return Err(format!("slot {} booked more than the job takes", grant.slot));
     }
     match (seat, offer.on_loss) {
         (Seat::Arbiter, _) => Ok(grant),
         // Its cover counts from now on, and nothing that it may say of a quota.
-        (Seat::Witness, OnLoss::Stop) => Ok(Grant { debit: Resources::ZERO, ..grant }),
+        (Seat::Witness, OnLoss::Stop) => Ok(Grant { debit: Resources::ZERO.into(), ..grant }),
         (Seat::Witness, OnLoss::Keep) => {
             Err(format!("slot {} is a witness, of which a kept job needs none", grant.slot))
         }
@@ -629,7 +638,7 @@ pub(crate) fn error_examples(host: &HostId, job: &JobId, offer: OfferId) -> Vec<
         TicketError::OfferUnknown { offer },
         TicketError::TicketWithoutQuorum { have: 1, need: 2, ignored: vec![] },
         TicketError::TicketWithoutWitnesses { have: 1, need: 2, ignored: vec![] },
-        TicketError::TicketUnderbooked { booked: one, needed: two },
+        TicketError::TicketUnderbooked { booked: one.into(), needed: two.into() },
         TicketError::TicketOfOtherTrust { offered: 1, here: 2 },
     ]
 }

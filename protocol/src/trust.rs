@@ -10,6 +10,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::amounts::Amounts;
 use crate::id::{ClusterId, HostId, TenantId};
 use crate::job::Role;
 use crate::refusal::Refusal;
@@ -69,7 +70,7 @@ pub struct Trust {
     pub clock_ppm: u64,
     /// What each tenant may have promised in the cluster; a tenant without entry has no limit.
     #[serde(default)]
-    pub quota: BTreeMap<TenantId, Resources>,
+    pub quota: BTreeMap<TenantId, Amounts>,
     /// What each tenant's VMs may be like, and where.
     #[serde(default, skip_serializing_if = "is_no_policy")]
     pub policy: Arc<Policy>,
@@ -420,6 +421,13 @@ impl Trust {
     #[must_use]
     pub fn retired_hosts(&self) -> BTreeSet<HostId> {
         self.retired.iter().map(HostId::of).collect()
+    }
+
+    /// What a VM of this size asks of its tenant's quota: a VM, too, where there is a limit of them.
+    #[must_use]
+    pub fn asks(&self, tenant: &TenantId, size: Resources) -> Amounts {
+        let limit = self.quota.get(tenant).copied().unwrap_or(Amounts::UNLIMITED);
+        Amounts::of_vm(size).told_by(limit)
     }
 
     /// The arbiter that signs with this key, or that is to be one.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
+use protocol::amounts::Amounts;
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId};
 use protocol::job::JobSpec;
 use protocol::resources::Resources;
@@ -67,7 +68,7 @@ struct TicketVector {
     purpose: Purpose,
     ticket: Ticket,
     verdict: String,
-    debits: BTreeMap<u32, Resources>,
+    debits: BTreeMap<u32, Amounts>,
 }
 
 const HOST: u8 = 1;
@@ -111,7 +112,7 @@ fn trust() -> Trust {
         arbiters: (0..3).map(slot).collect(),
         k: 2,
         roster: vec![key(HOST).public(), key(OTHER_HOST).public()],
-        quota: BTreeMap::from([(TenantId::default_tenant(), size())]),
+        quota: BTreeMap::from([(TenantId::default_tenant(), size().into())]),
         ..Trust::of_nobody(ClusterId::new("example").unwrap())
     }
 }
@@ -147,8 +148,8 @@ fn lapsing() -> Offer {
     Offer { on_loss: OnLoss::Stop, trust_version: 5, ..offer(Action::Start) }
 }
 
-fn grant(offer: &Signed<Offer>, slot: u8, debit: Resources) -> Signed<Grant> {
-    let grant = Grant { slot: u32::from(slot), offer: offer.digest(), debit };
+fn grant(offer: &Signed<Offer>, slot: u8, debit: impl Into<Amounts>) -> Signed<Grant> {
+    let grant = Grant { slot: u32::from(slot), offer: offer.digest(), debit: debit.into() };
     Signed::seal(&grant, &key(ARBITER + slot))
 }
 
@@ -169,9 +170,9 @@ fn messages() -> Vec<MessageVector> {
     let mut split = offer(Action::MigrateIn { from: host(OTHER_HOST), hold: id(2) });
     split.plan = BTreeMap::from([(0, size()), (2, Resources { vcpus: 1, ..size() })]);
     let sealed = Signed::seal(&start, &key(HOST));
-    let yes = Grant { slot: 1, offer: sealed.digest(), debit: size() };
-    let used = Resources { vcpus: 1, ..Resources::ZERO };
-    let (tenant, limit, asked) = (TenantId::default_tenant(), used, size());
+    let yes = Grant { slot: 1, offer: sealed.digest(), debit: size().into() };
+    let used = Amounts::from(Resources { vcpus: 1, ..Resources::ZERO });
+    let (tenant, limit, asked) = (TenantId::default_tenant(), used, size().into());
     let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None };
     let handoff =
         Handoff { job: job(), from: host(OTHER_HOST), hold: id(2), to: host(HOST), to_hold: id(7) };
@@ -284,7 +285,7 @@ fn judged(
 }
 
 /// What the code says of a vector, from nothing but what is in it.
-fn verdict(vector: &TicketVector) -> (String, BTreeMap<u32, Resources>) {
+fn verdict(vector: &TicketVector) -> (String, BTreeMap<u32, Amounts>) {
     let standing = match vector.standing.as_str() {
         "open" => OfferStanding::Open { left_ms: 7_000 },
         "ended" => OfferStanding::Ended,

@@ -205,7 +205,8 @@ impl<R: Reach> Executor<R> {
             let Ok(book) = self.0.tenant_book(&arbiter, &offer.tenant).await else { return false };
             books.insert(arbiter.slot, book);
         }
-        let moves = level(&committees, &books, (&offer.job, offer.resources));
+        let size = trust.asks(&offer.tenant, offer.resources).or_no_vms();
+        let moves = level(&committees, &books, (&offer.job, size));
         let mut has_moved = false;
         for one in moves.into_iter().flatten() {
             has_moved |= self.spread_anew(trust, one).await;

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use protocol::amounts::Amounts;
 use protocol::api::TenantBook;
 use protocol::id::{HostId, JobId};
-use protocol::resources::Resources;
 use protocol::trust::Committee;
 
 use crate::spread::{Ladle, spread};
@@ -29,14 +29,14 @@ pub struct Move {
     /// The job.
     pub job: JobId,
     /// What each arbiter is to book.
-    pub debits: BTreeMap<u32, Resources>,
+    pub debits: BTreeMap<u32, Amounts>,
 }
 
 #[derive(Debug, Clone)]
 struct Booked {
     host: Option<HostId>,
-    takes: Resources,
-    debits: BTreeMap<u32, Resources>,
+    takes: Amounts,
+    debits: BTreeMap<u32, Amounts>,
 }
 
 /// What to move so that a job of this size can be booked by each committee; `None` when nothing that
@@ -45,14 +45,14 @@ struct Booked {
 pub fn level(
     committees: &[Committee<'_>],
     books: &BTreeMap<u32, TenantBook>,
-    wanted: (&JobId, Resources),
+    wanted: (&JobId, Amounts),
 ) -> Option<Vec<Move>> {
     let (mut jobs, mut left) = taken_apart(books, wanted.0)?;
     let mut order: Vec<JobId> = jobs.keys().cloned().collect();
     // Large ones move most.
     order.sort_by_key(|job| {
         let takes = jobs[job].takes;
-        std::cmp::Reverse((takes.vcpus, takes.memory_bytes, takes.disk_bytes))
+        std::cmp::Reverse((takes.vcpus, takes.memory_bytes, takes.disk_bytes, takes.vms))
     });
     let mut moves: BTreeMap<JobId, Move> = BTreeMap::new();
     for _ in 0..ROUNDS_MAX {
@@ -82,7 +82,7 @@ pub fn level(
     fits(committees, &left, wanted.1).then(|| moves.into_values().collect())
 }
 
-type Left = BTreeMap<u32, Resources>;
+type Left = BTreeMap<u32, Amounts>;
 
 /// The tenant's other jobs, and what each arbiter has left besides.
 fn taken_apart(
@@ -94,25 +94,27 @@ fn taken_apart(
     for (slot, book) in books {
         let mut room = book.part?;
         for row in book.jobs.iter().filter(|row| row.job != *wanted) {
-            room = room.minus(row.debit);
+            // Where VMs are not limited there are none to move.
+            let (takes, debit) = (row.takes.or_no_vms(), row.debit.or_no_vms());
+            room = room.minus(debit);
             let booked = jobs.entry(row.job.clone()).or_insert_with(|| Booked {
                 host: row.host.clone(),
-                takes: row.takes,
+                takes,
                 debits: BTreeMap::new(),
             });
-            booked.takes = booked.takes.max(row.takes);
+            booked.takes = booked.takes.max(takes);
             if booked.host != row.host {
                 booked.host = None;
             }
-            booked.debits.insert(*slot, row.debit);
+            booked.debits.insert(*slot, debit);
         }
         left.insert(*slot, room);
     }
     Some((jobs, left))
 }
 
-fn fits(committees: &[Committee<'_>], left: &Left, size: Resources) -> bool {
-    let ladle = |left: Resources| Ladle { left, ..Ladle::default() };
+fn fits(committees: &[Committee<'_>], left: &Left, size: Amounts) -> bool {
+    let ladle = |left: Amounts| Ladle { left, ..Ladle::default() };
     let ladles = left.iter().map(|(slot, left)| (*slot, ladle(*left))).collect();
     spread(committees, size, &ladles).is_some()
 }
@@ -122,20 +124,20 @@ fn moved(
     committees: &[Committee<'_>],
     left: &Left,
     booked: &Booked,
-) -> Option<(BTreeMap<u32, Resources>, Left)> {
-    let own = |slot: u32| booked.debits.get(&slot).copied().unwrap_or(Resources::ZERO);
+) -> Option<(BTreeMap<u32, Amounts>, Left)> {
+    let own = |slot: u32| booked.debits.get(&slot).copied().unwrap_or(Amounts::ZERO);
     let without: Left = left.iter().map(|(slot, left)| (*slot, left.plus(own(*slot)))).collect();
-    let ladle = |left: Resources| Ladle { left, ..Ladle::default() };
+    let ladle = |left: Amounts| Ladle { left, ..Ladle::default() };
     let ladles = without.iter().map(|(slot, left)| (*slot, ladle(*left))).collect();
     let debits = spread(committees, booked.takes, &ladles)?;
-    let after = |(slot, left): (u32, Resources)| (slot, left.minus(debits[&slot]));
+    let after = |(slot, left): (u32, Amounts)| (slot, left.minus(debits[&slot]));
     let after = without.into_iter().map(after).collect();
     Some((debits, after))
 }
 
 /// Whether more of a job of this size can be booked than before, or what is left is more level.
-fn is_leveller(after: &Left, before: &Left, size: Resources) -> bool {
-    let judge = |of: fn(Resources) -> u64| {
+fn is_leveller(after: &Left, before: &Left, size: Amounts) -> bool {
+    let judge = |of: fn(Amounts) -> u64| {
         let usable = |left: &Left| {
             left.values().map(|left| u128::from(of(*left).min(of(size)))).sum::<u128>()
         };
@@ -147,8 +149,7 @@ fn is_leveller(after: &Left, before: &Left, size: Resources) -> bool {
         let is_better = usable(after) > usable(before) || gap(after) < gap(before);
         (is_better, is_worse)
     };
-    let amounts =
-        [judge(|r| u64::from(r.vcpus)), judge(|r| r.memory_bytes), judge(|r| r.disk_bytes)];
+    let amounts = Amounts::EACH.map(judge);
     amounts.iter().any(|(is_better, _)| *is_better) && amounts.iter().all(|(_, is_worse)| !is_worse)
 }
 

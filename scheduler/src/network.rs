@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use protocol::amounts::Amounts;
 use protocol::api::{OfferReply, OfferRequest, PutHandoff, TenantBook, TenantRoom};
 use protocol::id::{HostId, ImageName, JobId, OfferId, TenantId};
 use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
 use protocol::trust::{Slot, Trust};
@@ -127,7 +127,7 @@ impl Reach for Network {
         &self,
         arbiter: &Slot,
         offer: &Signed<Offer>,
-        debit: Option<Resources>,
+        debit: Option<Amounts>,
     ) -> Result<Answer, String> {
         let client = self.client.with_patience(ARBITER_PATIENCE);
         let endpoint = Endpoint::of_key(arbiter.url.clone(), arbiter.key);
@@ -246,11 +246,15 @@ fn query(RunKey { run, task, claim }: RunKey) -> String {
 }
 
 /// Where an arbiter is asked to book so much.
-fn grants_path(debit: Option<Resources>) -> String {
+fn grants_path(debit: Option<Amounts>) -> String {
     match debit {
         None => "/v1/grants".to_owned(),
-        Some(Resources { vcpus, memory_bytes, disk_bytes }) => {
-            format!("/v1/grants?vcpus={vcpus}&memory_bytes={memory_bytes}&disk_bytes={disk_bytes}")
+        Some(debit) => {
+            let Amounts { vcpus, memory_bytes, disk_bytes, vms } = debit;
+            let of_vms = if debit.tells_vms() { format!("&vms={vms}") } else { String::new() };
+            format!(
+                "/v1/grants?vcpus={vcpus}&memory_bytes={memory_bytes}&disk_bytes={disk_bytes}{of_vms}"
+            )
         }
     }
 }

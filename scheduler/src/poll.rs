@@ -14,8 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::amounts::Amounts;
 use protocol::api::TenantRoom;
-use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Grant, Offer};
 use protocol::trust::{Committee, Seat, Slot, Trust};
@@ -42,7 +42,7 @@ pub struct Poll<'a> {
     /// Those, and after them the witnesses whose yes is needed, in the order of their slots.
     all: Vec<Slot>,
     how: How,
-    grants: BTreeMap<u32, (Signed<Grant>, Resources)>,
+    grants: BTreeMap<u32, (Signed<Grant>, Amounts)>,
     denials: BTreeMap<u32, DenialReason>,
     silent: BTreeMap<u32, String>,
     asks: BTreeMap<u32, u32>,
@@ -56,7 +56,7 @@ enum How {
     /// What each can spare.
     Spread(Spread),
     /// So much.
-    Fixed(BTreeMap<u32, Resources>),
+    Fixed(BTreeMap<u32, Amounts>),
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +103,7 @@ impl<'a> Poll<'a> {
         witnesses.dedup_by_key(|member| member.slot);
         let all = arbiters.iter().chain(&witnesses).cloned().collect();
         let is_limited = offer.as_ref().is_some_and(|offer| {
-            trust.quota.contains_key(&offer.tenant) && offer.resources != Resources::ZERO
+            trust.quota.contains_key(&offer.tenant) && size_of(trust, offer) != Amounts::ZERO
         });
         let how = if is_limited { How::Spread(Spread::default()) } else { How::Whole };
         Self {
@@ -126,7 +126,7 @@ impl<'a> Poll<'a> {
     pub fn with_debits(
         trust: &'a Trust,
         signed: &'a Signed<Offer>,
-        debits: BTreeMap<u32, Resources>,
+        debits: BTreeMap<u32, Amounts>,
     ) -> Self {
         Self { how: How::Fixed(debits), ..Self::of(trust, signed) }
     }
@@ -183,7 +183,7 @@ impl<'a> Poll<'a> {
 
     /// Whom to ask next, and to book how much; `None` when there is nobody left to ask, or enough have
     /// said yes.
-    pub fn next_arbiter(&mut self) -> Option<(Slot, Option<Resources>)> {
+    pub fn next_arbiter(&mut self) -> Option<(Slot, Option<Amounts>)> {
         if self.unfit.is_some() || self.is_granted() {
             return None;
         }
@@ -205,7 +205,7 @@ impl<'a> Poll<'a> {
                 !granted.contains(&slot) && short.any(|committee| committee.has(slot))
             }
             How::Spread(_) | How::Fixed(_) => {
-                let has = self.grants.get(&slot).map_or(Resources::ZERO, |(_, debit)| *debit);
+                let has = self.grants.get(&slot).map_or(Amounts::ZERO, |(_, debit)| *debit);
                 plan.get(&slot).is_some_and(|debit| !debit.fits_in(has))
             }
         };
@@ -220,7 +220,7 @@ impl<'a> Poll<'a> {
         };
         let mut open = self.all.iter().filter(|member| is_open(member.slot));
         let next = open.find(|member| is_of_use(member.slot))?.clone();
-        let wish = plan.get(&next.slot).copied();
+        let wish = plan.get(&next.slot).map(|debit| self.wish(*debit));
         *self.asks.entry(next.slot).or_default() += 1;
         Some((next, wish))
     }
@@ -232,10 +232,11 @@ impl<'a> Poll<'a> {
             Ok(ArbiterAnswer::Grant(signed)) => match signed.open() {
                 Ok(grant) => {
                     self.denials.remove(&slot);
+                    let debit = grant.debit.min(self.size());
                     if let How::Spread(how) = &mut self.how {
-                        how.ladles.entry(slot).or_default().signed = grant.debit;
+                        how.ladles.entry(slot).or_default().signed = debit;
                     }
-                    self.grants.insert(slot, (signed, grant.debit));
+                    self.grants.insert(slot, (signed, debit));
                 }
                 Err(error) => self.give_up_on(slot, error.to_string()),
             },
@@ -251,7 +252,7 @@ impl<'a> Poll<'a> {
     }
 
     /// A no for want of quota says what there is instead.
-    fn take_no(&mut self, slot: u32, wish: Option<Resources>, why: &DenialReason) {
+    fn take_no(&mut self, slot: u32, wish: Option<Amounts>, why: &DenialReason) {
         let How::Spread(how) = &mut self.how else { return };
         let Some(ladle) = how.ladles.get_mut(&slot) else { return };
         let signed = ladle.signed;
@@ -373,16 +374,17 @@ impl<'a> Poll<'a> {
     fn quota_words(&self, how: &Spread) -> Option<(u32, DenialReason)> {
         let tenant = self.offer.as_ref()?.tenant.clone();
         let limit = *self.trust.quota.get(&tenant)?;
-        let most = |r: &Resources| (r.vcpus, r.memory_bytes, r.disk_bytes);
+        let most = |a: &Amounts| (a.vcpus, a.memory_bytes, a.disk_bytes, a.vms);
         let (slot, room) = how.rooms.iter().max_by_key(|(_, room)| most(&room.used))?;
-        let at_most = how.rooms.values().map(|room| room.at_most).reduce(Resources::min)?;
+        let at_most = how.rooms.values().map(|room| room.at_most).reduce(Amounts::min)?;
         let at_most = largest(&self.committees(), &how.ladles, at_most);
-        let (used, asked, at_most) = (room.used, self.size(), Some(Box::new(at_most)));
+        let (used, asked) = (room.used, self.wish(self.size()));
+        let at_most = Some(Box::new(at_most.told_by(limit)));
         Some((*slot, DenialReason::Quota { tenant, limit, used, asked, at_most, left: None }))
     }
 
     /// Whom to ask for how much; `None` when there is no way.
-    fn plan(&self) -> Option<BTreeMap<u32, Resources>> {
+    fn plan(&self) -> Option<BTreeMap<u32, Amounts>> {
         match &self.how {
             How::Whole => Some(BTreeMap::new()),
             How::Fixed(debits) => Some(debits.clone()),
@@ -397,8 +399,8 @@ impl<'a> Poll<'a> {
         is_witnessed
             && self.trust.committees(self.agreed()).all(|committee| {
                 let its = self.grants.iter().filter(|(slot, _)| committee.has(**slot));
-                let booked = its.fold(Resources::ZERO, |sum, (_, (_, debit))| sum.plus(*debit));
-                let is_booked = (0..committee.k).fold(Resources::ZERO, |sum, _| sum.plus(size));
+                let booked = its.fold(Amounts::ZERO, |sum, (_, (_, debit))| sum.plus(*debit));
+                let is_booked = (0..committee.k).fold(Amounts::ZERO, |sum, _| sum.plus(size));
                 committee.count(&granted) >= committee.k && is_booked.fits_in(booked)
             })
     }
@@ -412,8 +414,15 @@ impl<'a> Poll<'a> {
         self.offer.iter().flat_map(|offer| witness_committees(self.trust, offer)).collect()
     }
 
-    fn size(&self) -> Resources {
-        self.offer.as_ref().map_or(Resources::ZERO, |offer| offer.resources)
+    fn size(&self) -> Amounts {
+        self.offer.as_ref().map_or(Amounts::ZERO, |offer| size_of(self.trust, offer))
+    }
+
+    /// As an arbiter is asked for it: nothing is said of VMs where they are not limited.
+    fn wish(&self, debit: Amounts) -> Amounts {
+        let tenant = self.offer.as_ref().map(|offer| &offer.tenant);
+        let limit = tenant.and_then(|tenant| self.trust.quota.get(tenant)).copied();
+        debit.told_by(limit.unwrap_or(Amounts::UNLIMITED))
     }
 
     /// The change of arbiters that the host has agreed to.
@@ -424,6 +433,11 @@ impl<'a> Poll<'a> {
     fn granted(&self) -> BTreeSet<u32> {
         self.grants.keys().copied().collect()
     }
+}
+
+/// What the offer takes of a quota. Where VMs are not limited there are none to spread.
+fn size_of(trust: &Trust, offer: &Offer) -> Amounts {
+    trust.asks(&offer.tenant, offer.resources).or_no_vms()
 }
 
 fn witness_committees<'a>(

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use protocol::amounts::Amounts;
 use protocol::api::{
     MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob, TenantBook, TenantRoom,
 };
@@ -12,7 +13,6 @@ use protocol::id::{HostId, ImageName, JobId, OfferId, Revision, TenantId};
 use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Handoff, Offer};
 use protocol::trust::{Slot, Trust};
@@ -68,7 +68,7 @@ pub trait Reach {
         &self,
         arbiter: &Slot,
         offer: &Signed<Offer>,
-        debit: Option<Resources>,
+        debit: Option<Amounts>,
     ) -> impl Future<Output = Result<Answer, String>>;
 
     /// Asks arbiters, all at once, what they could book for a job; with `is_fresh` they ask hosts before.

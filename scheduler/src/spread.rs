@@ -7,22 +7,22 @@
 //! much as each other, as far as that goes. As long as what they have left differs by no more than
 //! one, whatever fits into the quota fits into their parts.
 //!
-//! Each amount (CPUs, memory, disk) is spread for itself.
+//! Each amount (CPUs, memory, disk, and VMs where they are limited) is spread for itself.
 
 use std::collections::BTreeMap;
 
-use protocol::resources::Resources;
+use protocol::amounts::Amounts;
 use protocol::trust::Committee;
 
 /// What one arbiter can do for one job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Ladle {
     /// What it could book for the job in all.
-    pub(crate) left: Resources,
+    pub(crate) left: Amounts,
     /// What it has booked for the job already: this much costs nothing.
-    pub(crate) has: Resources,
+    pub(crate) has: Amounts,
     /// What it has signed for this very offer: it is not asked for less.
-    pub(crate) signed: Resources,
+    pub(crate) signed: Amounts,
 }
 
 /// The debits with which each of the committees books k times the size, by slot; `None` when there
@@ -30,14 +30,14 @@ pub(crate) struct Ladle {
 #[must_use]
 pub(crate) fn spread(
     committees: &[Committee<'_>],
-    size: Resources,
+    size: Amounts,
     ladles: &BTreeMap<u32, Ladle>,
-) -> Option<BTreeMap<u32, Resources>> {
-    let mut debits: BTreeMap<u32, Resources> =
+) -> Option<BTreeMap<u32, Amounts>> {
+    let mut debits: BTreeMap<u32, Amounts> =
         ladles.iter().map(|(slot, ladle)| (*slot, ladle.signed)).collect();
     for committee in committees {
         let slots: Vec<u32> = ladles.keys().copied().filter(|slot| committee.has(*slot)).collect();
-        let amount = |of: fn(Resources) -> u64| {
+        let amount = |of: &fn(Amounts) -> u64| {
             let cups: Vec<Cup> = slots
                 .iter()
                 .map(|slot| {
@@ -47,12 +47,9 @@ pub(crate) fn spread(
                 .collect();
             pour(&cups, u128::from(of(size)) * u128::from(committee.k))
         };
-        let vcpus = amount(|r| u64::from(r.vcpus))?;
-        let memory = amount(|r| r.memory_bytes)?;
-        let disk = amount(|r| r.disk_bytes)?;
+        let each: Vec<Vec<u64>> = Amounts::EACH.iter().map(amount).collect::<Option<_>>()?;
         for (i, slot) in slots.into_iter().enumerate() {
-            let vcpus = u32::try_from(vcpus[i]).unwrap_or(u32::MAX);
-            let debit = Resources { vcpus, memory_bytes: memory[i], disk_bytes: disk[i] };
+            let debit = Amounts::of_each(std::array::from_fn(|amount| each[amount][i]));
             debits.insert(slot, debit);
         }
     }
@@ -127,9 +124,10 @@ fn total(amounts: impl Iterator<Item = u64>) -> u128 {
 pub(crate) fn largest(
     committees: &[Committee<'_>],
     ladles: &BTreeMap<u32, Ladle>,
-    at_most: Resources,
-) -> Resources {
-    let can_be = |of: fn(Resources) -> u64, most: u64| {
+    at_most: Amounts,
+) -> Amounts {
+    let can_be = |of: fn(Amounts) -> u64| {
+        let most = of(at_most);
         let fits = |size: u64| {
             committees.iter().all(|committee| {
                 let its = ladles.iter().filter(|(slot, _)| committee.has(**slot));
@@ -153,12 +151,7 @@ pub(crate) fn largest(
         }
         fit
     };
-    let vcpus = can_be(|r| u64::from(r.vcpus), u64::from(at_most.vcpus));
-    Resources {
-        vcpus: u32::try_from(vcpus).unwrap_or(u32::MAX),
-        memory_bytes: can_be(|r| r.memory_bytes, at_most.memory_bytes),
-        disk_bytes: can_be(|r| r.disk_bytes, at_most.disk_bytes),
-    }
+    Amounts::of_each(Amounts::EACH.map(can_be))
 }
 
 #[cfg(test)]

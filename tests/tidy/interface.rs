@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::amounts::Amounts;
 use protocol::id::{Epoch, HostId, OfferId, TenantId};
 use protocol::refusal::{Refusal, examples};
-use protocol::resources::Resources;
 use protocol::ticket::{DenialReason, HoldAt};
 
 use crate::assert_none;
@@ -56,7 +56,7 @@ fn check_refusals(document: &str, refusals: &[Refusal]) -> Vec<String> {
 fn denials() -> Vec<DenialReason> {
     let host = HostId::new("h1").expect("a valid name");
     let tenant = TenantId::default_tenant();
-    let (limit, used, asked) = (Resources::ZERO, Resources::ZERO, Resources::ZERO);
+    let (limit, used, asked) = (Amounts::ZERO, Amounts::ZERO, Amounts::ZERO);
     let id = OfferId { epoch: Epoch(1), num: 1 };
     let all = vec![
         DenialReason::Silent { for_ms: 1 },

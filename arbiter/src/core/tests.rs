@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use protocol::amounts::VMS_ANY;
 use protocol::id::{ClusterId, Epoch, JobId, Revision, TenantId};
 use protocol::signed::SecretKey;
 use protocol::trust::{KILL_MS, Slot, TERM_MS};
@@ -40,8 +41,11 @@ fn trust(n: u8, k: u32, hosts: u8) -> Trust {
     }
 }
 
-fn with_quota(mut trust: Trust, vcpus: u32) -> Trust {
-    let quota = Resources { vcpus, memory_bytes: u64::MAX, disk_bytes: u64::MAX };
+fn with_quota(trust: Trust, vcpus: u32) -> Trust {
+    with_limit(trust, Amounts { vcpus, ..Amounts::UNLIMITED })
+}
+
+fn with_limit(mut trust: Trust, quota: Amounts) -> Trust {
     trust.quota.insert(TenantId::default_tenant(), quota);
     trust
 }
@@ -142,7 +146,7 @@ impl Arbiter {
         &mut self,
         now_ms: u64,
         offer: Signed<Offer>,
-        wish: Option<Resources>,
+        wish: Option<Amounts>,
     ) -> (Verdict, Vec<Effect>) {
         let mut out = self.tell(now_ms, Input::Ask { request: 7, offer, wish });
         let answer = out.pop();
@@ -156,8 +160,8 @@ impl Arbiter {
     fn wish(&mut self, now_ms: u64, offer: &Offer, wish: u32) -> Result<Resources, DenialReason> {
         let n = (0..9).find(|n| host(*n) == offer.host).expect("a host of the script");
         let signed = Signed::seal(offer, &key(HOST + n));
-        match self.ask_for(now_ms, signed, Some(vcpus(wish))).0 {
-            Verdict::Grant(grant) => Ok(grant.debit),
+        match self.ask_for(now_ms, signed, Some(vcpus(wish).into())).0 {
+            Verdict::Grant(grant) => Ok(grant.debit.resources()),
             Verdict::Denial(denial) => Err(denial.why),
             Verdict::NotMember(why) => panic!("{why}"),
         }
@@ -167,7 +171,7 @@ impl Arbiter {
         let key = (0..4).map(|n| key(HOST + n)).find(|k| HostId::of(&k.public()) == offer.host);
         let signed = Signed::seal(offer, &key.expect("one of the first hosts"));
         match self.ask_signed(now_ms, signed).0 {
-            Verdict::Grant(grant) => Ok(grant.debit),
+            Verdict::Grant(grant) => Ok(grant.debit.resources()),
             Verdict::Denial(denial) => Err(denial.why),
             Verdict::NotMember(why) => panic!("{why}"),
         }
@@ -373,7 +377,88 @@ fn r6_a_job_that_grows_counts_with_the_larger_size_and_a_no_says_how_far_it_coul
     assert!(matches!(arbiter.ask(1, &offer(0, 5, "api", 1)), Err(DenialReason::Quota { .. })));
     // Redeemed, the new hold stands for both; voided, only the old one.
     arbiter.hears(2, 0, statement(4, vec![hold(4, "web", 5), hold(2, "db", 1)], &[]));
-    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()), vcpus(6));
+    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()).vcpus, 6);
+}
+
+#[test]
+fn r6_the_number_of_vms_is_limited_as_any_amount_is_and_a_no_says_by_how_much() {
+    let limit = Amounts { vms: 2, ..Amounts::UNLIMITED };
+    let mut arbiter = Arbiter::ready(with_limit(trust(1, 1, 2), limit));
+    assert_eq!(arbiter.ask(0, &offer(0, 1, "web", 1)), Ok(vcpus(1)));
+    assert_eq!(arbiter.ask(0, &offer(0, 2, "db", 9)), Ok(vcpus(9)));
+    let Err(DenialReason::Quota { limit, used, asked, at_most, left, .. }) =
+        arbiter.ask(0, &offer(1, 1, "api", 1))
+    else {
+        panic!("a third VM of two was granted");
+    };
+    let vms = [limit.vms, used.vms, asked.vms, at_most.unwrap().vms, left.unwrap().vms];
+    assert_eq!(vms, [2, 2, 1, 0, 0]);
+    // It counts once, whatever is done with it, until its hold is closed.
+    arbiter.hears(1, 0, statement(2, vec![hold(1, "web", 1), hold(2, "db", 9)], &[]));
+    assert_eq!(arbiter.ask(1, &resize(0, 3, "web", 4)), Ok(vcpus(4)));
+    assert_eq!(arbiter.ask(1, &migrate_in(1, 2, "db", 0, id(1, 2))), Ok(vcpus(1)));
+    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()).vms, 2);
+    arbiter.hears(2, 0, statement(3, vec![hold(2, "db", 9)], &[]));
+    assert_eq!(arbiter.ask(2, &offer(1, 3, "api", 1)), Ok(vcpus(1)));
+}
+
+#[test]
+fn r6_a_debit_of_vms_is_one_or_none_and_unsaid_the_one() {
+    let limit = Amounts { vms: 3, ..Amounts::UNLIMITED };
+    let mut arbiter = Arbiter::ready(with_limit(trust(3, 2, 1), limit));
+    let mut asked = |offer: &Offer, vms| {
+        let wish = Amounts { vms, ..vcpus(1).into() };
+        match arbiter.ask_for(0, Signed::seal(offer, &key(HOST)), Some(wish)).0 {
+            Verdict::Grant(grant) => Ok(grant.debit.vms),
+            Verdict::Denial(denial) => Err(denial.why),
+            Verdict::NotMember(why) => panic!("{why}"),
+        }
+    };
+    let (web, db) = (offer(0, 1, "web", 1), offer(0, 2, "db", 1));
+    assert_eq!(asked(&web, 0), Ok(0));
+    assert_eq!(asked(&web, 1), Ok(1), "more for the same offer");
+    assert_eq!(asked(&web, 0), Ok(1), "and never less again");
+    assert_eq!(asked(&db, VMS_ANY), Ok(VMS_ANY), "as before VMs were counted");
+    assert!(is_policy(&asked(&db, 2).map(|_| Resources::ZERO)), "a job is one VM");
+    // Its part is two of three, and both are booked: what books none here may still start.
+    assert!(matches!(asked(&offer(0, 3, "api", 1), 1), Err(DenialReason::Quota { .. })));
+    assert_eq!(asked(&offer(0, 4, "api", 1), 0), Ok(0));
+}
+
+/// A limit that comes later counts what was granted before, by tickets that say nothing of VMs.
+#[test]
+fn r6_vms_that_were_granted_without_a_limit_of_them_count_once_there_is_one() {
+    let mut arbiter = Arbiter::ready(trust(3, 2, 1));
+    assert_eq!(arbiter.ask(0, &offer(0, 1, "web", 1)), Ok(vcpus(1)));
+    let debits = Debits::Known(BTreeMap::from([(0, vcpus(1).into()), (1, vcpus(1).into())]));
+    let web = HoldItem { debits, ..hold(1, "web", 1) };
+    let elsewhere = Debits::Known(BTreeMap::from([(1, vcpus(1).into()), (2, vcpus(1).into())]));
+    let db = HoldItem { debits: elsewhere, ..hold(2, "db", 1) };
+    arbiter.hears(1, 0, statement(2, vec![web, db], &[]));
+    let books = arbiter.0.books();
+    let tenant = TenantId::default_tenant();
+    assert_eq!((books.used(&tenant).vms, books.promised(&tenant).vms), (1, 2));
+    let limit = Amounts { vms: 2, ..Amounts::UNLIMITED };
+    let limited = Trust { version: 2, ..with_limit(trust(3, 2, 1), limit) };
+    arbiter.tell(2, Input::Trust(Arc::new(limited)));
+    let api = Offer { trust_version: 2, ..offer(0, 3, "api", 1) };
+    assert!(matches!(arbiter.ask(3, &api), Err(DenialReason::Quota { .. })));
+    let web = Offer { trust_version: 2, ..resize(0, 4, "web", 3) };
+    assert_eq!(arbiter.ask(3, &web), Ok(vcpus(3)), "what is there may be renewed");
+}
+
+#[test]
+fn where_vms_are_not_limited_nothing_is_said_of_them() {
+    let mut arbiter = Arbiter::ready(with_quota(trust(1, 1, 1), 2));
+    let signed = Signed::seal(&offer(0, 1, "web", 2), &key(HOST));
+    let (Verdict::Grant(grant), _) = arbiter.ask_signed(0, signed) else { panic!("denied") };
+    assert!(!grant.debit.tells_vms());
+    let Err(no) = arbiter.ask(0, &offer(0, 2, "db", 1)) else { panic!("3 of 2 were granted") };
+    assert!(!serde_json::to_string(&no).unwrap().contains("vms"), "{no:?}");
+    let (tenant, web) = (TenantId::default_tenant(), JobId::new("web").unwrap());
+    let room = serde_json::to_string(&arbiter.0.tenant_room(&tenant, &web).unwrap()).unwrap();
+    let book = serde_json::to_string(&arbiter.0.tenant_book(&tenant).unwrap()).unwrap();
+    assert!(!room.contains("vms") && !book.contains("vms"), "{room} {book}");
 }
 
 #[test]
@@ -399,7 +484,7 @@ fn r5_a_job_is_resized_only_where_it_is() {
 
 #[test]
 fn r6_the_share_is_what_k_of_n_debits_may_use_up() {
-    let q = vcpus(10);
+    let q = vcpus(10).into();
     assert_eq!(share(q, &trust(1, 1, 0), 0).vcpus, 10);
     let parts = |trust: &Trust, n: u32| -> Vec<u32> {
         (0..n).map(|slot| share(q, trust, slot).vcpus).collect()
@@ -416,7 +501,7 @@ fn r6_whatever_the_quota_its_parts_are_what_k_debits_can_use_up() {
         for quota in 0..60 {
             let trust = trust(n, k, 0);
             let sum: u32 =
-                (0..u32::from(n)).map(|slot| share(vcpus(quota), &trust, slot).vcpus).sum();
+                (0..u32::from(n)).map(|slot| share(vcpus(quota).into(), &trust, slot).vcpus).sum();
             assert_eq!(sum, quota * k, "{quota} over {k} of {n}");
         }
     }
@@ -444,10 +529,10 @@ fn r6_an_offer_is_booked_with_as_much_as_is_asked_and_never_with_less_again() {
 #[test]
 fn r6_a_quota_that_was_made_smaller_is_kept_to_by_whole_sizes() {
     let mut arbiter = Arbiter::ready(with_quota(trust(3, 2, 1), 6));
-    let elsewhere = Debits::Known(BTreeMap::from([(1, vcpus(4)), (2, vcpus(4))]));
+    let elsewhere = Debits::Known(BTreeMap::from([(1, vcpus(4).into()), (2, vcpus(4).into())]));
     let web = HoldItem { debits: elsewhere, ..hold(1, "web", 4) };
     arbiter.hears(1, 0, statement(1, vec![web], &[]));
-    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()), Resources::ZERO);
+    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()), Amounts::ZERO);
     let less = Trust { version: 2, ..with_quota(trust(3, 2, 1), 4) };
     arbiter.tell(2, Input::Trust(Arc::new(less)));
     let db = Offer { trust_version: 2, ..offer(0, 2, "db", 1) };
@@ -458,14 +543,15 @@ fn r6_a_quota_that_was_made_smaller_is_kept_to_by_whole_sizes() {
 
 #[test]
 fn r6_who_was_no_arbiter_when_a_job_was_granted_counts_what_is_missing_without_it() {
-    let debits = BTreeMap::from([(0, vcpus(1)), (1, vcpus(3)), (2, vcpus(2))]);
+    let debits = [(0, 1), (1, 3), (2, 2)].map(|(slot, debit)| (slot, vcpus(debit).into()));
+    let debits = BTreeMap::from(debits);
     let mut one_for_one = trust(4, 2, 1);
     one_for_one.arbiters.remove(2);
-    let booked = one_for_one.booked(&debits, vcpus(3));
-    assert_eq!(booked[&3], vcpus(2), "what the one before it had booked");
+    let booked = one_for_one.booked(&debits, vcpus(3).into());
+    assert_eq!(booked[&3].vcpus, 2, "what the one before it had booked");
     // Three of five that have booked little must count for two of three.
-    let of_five = (0..5).map(|slot| (slot, vcpus(if slot < 2 { 2 } else { 1 }))).collect();
-    let sum = trust(3, 2, 1).booked(&of_five, vcpus(3));
+    let of_five = (0..5).map(|slot| (slot, vcpus(if slot < 2 { 2 } else { 1 }).into())).collect();
+    let sum = trust(3, 2, 1).booked(&of_five, vcpus(3).into());
     let sum: u32 = (0..3).map(|slot| sum[&slot].vcpus).sum();
     assert_eq!(sum, 6);
 }
@@ -474,15 +560,15 @@ fn r6_who_was_no_arbiter_when_a_job_was_granted_counts_what_is_missing_without_i
 #[test]
 fn r6_what_hosts_have_told_counts_by_the_document_in_force_at_once() {
     let mut arbiter = Arbiter::ready(trust(3, 2, 1));
-    let debits = BTreeMap::from([(1, vcpus(2)), (2, vcpus(2))]);
+    let debits = BTreeMap::from([(1, vcpus(2).into()), (2, vcpus(2).into())]);
     let web = HoldItem { debits: Debits::Known(debits), ..hold(1, "web", 2) };
     arbiter.hears(1, 0, statement(1, vec![web], &[]));
     let used = |arbiter: &Arbiter| arbiter.0.books().used(&TenantId::default_tenant());
-    assert_eq!(used(&arbiter), Resources::ZERO, "two others have booked all of it");
+    assert_eq!(used(&arbiter), Amounts::ZERO, "two others have booked all of it");
     let mut others = Trust { version: 2, ..trust(4, 2, 1) };
     others.arbiters.retain(|slot| slot.slot != 2);
     arbiter.tell(2, Input::Trust(Arc::new(others)));
-    assert_eq!(used(&arbiter), vcpus(1), "half of what slot 2 had, slot 3 the rest");
+    assert_eq!(used(&arbiter).vcpus, 1, "half of what slot 2 had, slot 3 the rest");
 }
 
 #[test]
@@ -571,13 +657,13 @@ struct Issued {
     offer: Offer,
     issued_ms: u64,
     is_open: bool,
-    grants: BTreeMap<u32, Resources>,
+    grants: BTreeMap<u32, Amounts>,
 }
 
 #[derive(Debug, Clone)]
 struct Held {
     offer: Offer,
-    debits: BTreeMap<u32, Resources>,
+    debits: BTreeMap<u32, Amounts>,
     /// What its guest has: less than the offer said, once it has given some up.
     takes: u32,
     /// False for a guest that has not been handed over yet: it does not run.
@@ -599,8 +685,9 @@ const JOBS: u8 = 4;
 const QUOTA: u32 = 6;
 
 impl Cluster {
-    fn new(n: u8, k: u32, hosts: u8, tells_debits: bool) -> Self {
-        let trust = with_quota(trust(n, k, hosts), QUOTA);
+    fn new(n: u8, k: u32, hosts: u8, tells_debits: bool, vms: u32) -> Self {
+        let quota = Amounts { vcpus: QUOTA, vms, ..Amounts::UNLIMITED };
+        let trust = with_limit(trust(n, k, hosts), quota);
         let mut arbiters: Vec<Core> =
             (0..n).map(|i| Core::new(key(ARBITER + i).public(), 0, false)).collect();
         for arbiter in &mut arbiters {
@@ -639,11 +726,12 @@ impl Cluster {
     }
 
     /// Shows any offer ever issued, ended ones too, to an arbiter, and asks it to book so much.
-    fn ask(&mut self, h: usize, pick: usize, a: usize, wish: Option<u32>) {
+    fn ask(&mut self, h: usize, pick: usize, a: usize, wish: Option<(u32, u32)>) {
         let Some(id) = nth(&self.hosts[h].offers, pick) else { return };
         let n = u8::try_from(h).unwrap();
         let issued = self.hosts[h].offers.get_mut(&id).unwrap();
-        let wish = wish.map(|wish| vcpus(wish.min(issued.offer.resources.vcpus)));
+        let size = issued.offer.resources;
+        let wish = wish.map(|(of, vms)| Amounts { vms, ..vcpus(of.min(size.vcpus)).into() });
         let signed = Signed::seal(&issued.offer, &key(HOST + n));
         let mut out = vec![];
         self.arbiters[a].handle(
@@ -663,16 +751,24 @@ impl Cluster {
         let last = self.hosts[h].offers.len().saturating_sub(1);
         let Some(id) = nth(&self.hosts[h].offers, last) else { return };
         let Offer { tenant, job, resources, .. } = self.hosts[h].offers[&id].offer.clone();
-        let room = |core: &Core| core.tenant_room(&tenant, &job).unwrap().left.vcpus;
-        let mut left: Vec<u32> = self.arbiters.iter().map(room).collect();
-        let mut debits = vec![0; arbiters];
-        for _ in 0..self.trust.k * resources.vcpus {
-            let may = |a: &usize| left[*a] > 0 && debits[*a] < resources.vcpus;
-            let Some(a) = (0..arbiters).filter(may).max_by_key(|a| left[*a]) else { break };
-            left[a] -= 1;
-            debits[a] += 1;
-        }
-        for (a, debit) in debits.into_iter().enumerate() {
+        let room = |core: &Core| core.tenant_room(&tenant, &job).unwrap().left;
+        let rooms: Vec<Amounts> = self.arbiters.iter().map(room).collect();
+        let spread = |size: u32, mut left: Vec<u32>| {
+            let mut debits = vec![0; arbiters];
+            for _ in 0..self.trust.k * size {
+                let may = |a: &usize| left[*a] > 0 && debits[*a] < size;
+                let Some(a) = (0..arbiters).filter(may).max_by_key(|a| left[*a]) else { break };
+                left[a] -= 1;
+                debits[a] += 1;
+            }
+            debits
+        };
+        let cpus = spread(resources.vcpus, rooms.iter().map(|room| room.vcpus).collect());
+        let vms = match self.limit().tells_vms() {
+            true => spread(1, rooms.iter().map(|room| room.vms).collect()),
+            false => vec![VMS_ANY; arbiters],
+        };
+        for (a, debit) in cpus.into_iter().zip(vms).enumerate() {
             self.ask(h, last, a, Some(debit));
         }
     }
@@ -688,9 +784,11 @@ impl Cluster {
         let Some(id) = nth(&host.offers, pick) else { return };
         let issued = host.offers.get_mut(&id).unwrap();
         let is_in_time = now_ms + KILL_MS < issued.issued_ms + TERM_MS;
-        let booked: u32 = issued.grants.values().map(|debit| debit.vcpus).sum();
-        let is_enough =
-            issued.grants.len() >= k as usize && booked >= k * issued.offer.resources.vcpus;
+        let size = Amounts::of_vm(issued.offer.resources);
+        let debits = issued.grants.values().map(|debit| debit.min(size));
+        let booked = debits.fold(Amounts::ZERO, Amounts::plus);
+        let needed = (0..k).fold(Amounts::ZERO, |sum, _| sum.plus(size));
+        let is_enough = issued.grants.len() >= k as usize && needed.fits_in(booked);
         if !issued.is_open || !is_in_time || !is_enough {
             return;
         }
@@ -831,8 +929,14 @@ impl Cluster {
 
     fn quota_is_never_exceeded(&self) {
         let running = self.hosts.iter().flat_map(|host| host.holds.values());
-        let used: u32 = running.filter(|held| held.may_run).map(|held| held.takes).sum();
-        assert!(used <= QUOTA, "{used} of {QUOTA} vcpus run");
+        let running = running.filter(|held| held.may_run);
+        let takes = running.map(|held| Amounts::of_vm(vcpus(held.takes)));
+        let (used, limit) = (takes.fold(Amounts::ZERO, Amounts::plus), self.limit());
+        assert!(used.fits_in(limit), "{used} run of {limit}");
+    }
+
+    fn limit(&self) -> Amounts {
+        self.trust.quota[&TenantId::default_tenant()]
     }
 }
 
@@ -843,7 +947,7 @@ fn nth<V>(map: &BTreeMap<OfferId, V>, pick: usize) -> Option<OfferId> {
 #[derive(Debug, Clone)]
 enum Act {
     Issue { h: usize, job: u8, size: u32, from: Option<usize> },
-    Ask { h: usize, pick: usize, a: usize, wish: Option<u32> },
+    Ask { h: usize, pick: usize, a: usize, wish: Option<(u32, u32)> },
     AskAll { h: usize },
     Redeem { h: usize, pick: usize },
     RedeemLast { h: usize },
@@ -859,12 +963,17 @@ enum Act {
     Wait { ms: u64 },
 }
 
+/// None, the one, or nothing said of it, which is the one.
+fn wished_vms() -> impl Strategy<Value = u32> {
+    prop::sample::select(vec![0, 1, VMS_ANY])
+}
+
 fn act() -> impl Strategy<Value = Act> {
     let (h, a, pick) = (0..3usize, 0..5usize, any::<usize>());
     prop_oneof![
         6 => (h.clone(), any::<u8>(), 1..5u32, prop::option::of(0..3usize))
             .prop_map(|(h, job, size, from)| Act::Issue { h, job, size, from }),
-        3 => (h.clone(), pick, a.clone(), prop::option::of(0..5u32))
+        3 => (h.clone(), pick, a.clone(), prop::option::of((0..5u32, wished_vms())))
             .prop_map(|(h, pick, a, wish)| Act::Ask { h, pick, a, wish }),
         6 => h.clone().prop_map(|h| Act::AskAll { h }),
         2 => (h.clone(), pick).prop_map(|(h, pick)| Act::Redeem { h, pick }),
@@ -883,8 +992,8 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn play(n: u8, k: u32, tells_debits: bool, acts: &[Act]) -> Cluster {
-    let mut cluster = Cluster::new(n, k, 3, tells_debits);
+fn play((n, k): (u8, u32), tells_debits: bool, vms: u32, acts: &[Act]) -> Cluster {
+    let mut cluster = Cluster::new(n, k, 3, tells_debits, vms);
     let mut started_ms = vec![0; usize::from(n)];
     for act in acts {
         let n = usize::from(n);
@@ -918,11 +1027,12 @@ fn play(n: u8, k: u32, tells_debits: bool, acts: &[Act]) -> Cluster {
 proptest! {
     #[test]
     fn no_interleaving_exceeds_the_quota_or_runs_a_job_twice(
-        (n, k) in prop::sample::select(vec![(1u8, 1u32), (3, 2), (5, 3)]),
+        members in prop::sample::select(vec![(1u8, 1u32), (3, 2), (5, 3)]),
         tells_debits in any::<bool>(),
+        vms in prop::sample::select(vec![VMS_ANY, 1, 2, 3]),
         acts in prop::collection::vec(act(), 0..160),
     ) {
-        play(n, k, tells_debits, &acts);
+        play(members, tells_debits, vms, &acts);
     }
 }
 
@@ -933,12 +1043,15 @@ fn random_interleavings_do_get_grants() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let acts = prop::collection::vec(act(), 240);
-    let (mut granted, mut resized) = (0, 0);
-    for _ in 0..16 {
-        let cluster = play(3, 2, false, &acts.new_tree(&mut runner).unwrap().current());
-        granted += cluster.granted;
-        resized += cluster.resized;
+    for vms in [VMS_ANY, 3] {
+        let (mut granted, mut resized) = (0, 0);
+        for _ in 0..16 {
+            let acts = acts.new_tree(&mut runner).unwrap().current();
+            let cluster = play((3, 2), false, vms, &acts);
+            granted += cluster.granted;
+            resized += cluster.resized;
+        }
+        assert!(granted > 200, "only {granted} grants in 16 plays");
+        assert!(resized > 5, "only {resized} jobs have grown in 16 plays");
     }
-    assert!(granted > 200, "only {granted} grants in 16 plays");
-    assert!(resized > 5, "only {resized} jobs have grown in 16 plays");
 }

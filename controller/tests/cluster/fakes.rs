@@ -565,8 +565,8 @@ async fn grant(
     };
     let deny = |why| Answer::Denial(Signed::seal(&Denial { slot: 0, offer: digest, why }, secret));
     if world.denies_quota.load(Ordering::Relaxed) {
-        let (tenant, asked) = (asked.tenant, asked.resources);
-        let (limit, used) = (Resources::ZERO, Resources::ZERO);
+        let (tenant, asked) = (asked.tenant, asked.resources.into());
+        let (limit, used) = (Resources::ZERO.into(), Resources::ZERO.into());
         let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None };
         return Ok(Json(deny(why)));
     }
@@ -578,6 +578,6 @@ async fn grant(
             for_ms: None,
         })));
     }
-    let grant = Grant { slot: 0, offer: digest, debit: asked.resources };
+    let grant = Grant { slot: 0, offer: digest, debit: asked.resources.into() };
     Ok(Json(Answer::Grant(Signed::seal(&grant, secret))))
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::amounts::Amounts;
 use protocol::api::MigrateJob;
 use protocol::history::HistoryConfig;
 use protocol::host::HostIntent;
@@ -12,7 +13,6 @@ use protocol::id::{Epoch, HostId, JobId, OfferId, RunId};
 use protocol::job::{Job, JobState, Reason, RunKey};
 use protocol::network::NetworkName;
 use protocol::pool::PoolsConfig;
-use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::trust::Trust;
 use protocol::vm::{DiskSpec, NicSpec, Size};
@@ -71,7 +71,7 @@ pub struct JobRecord {
     pub intent: Intent,
     /// What each arbiter has booked for the hold.
     #[serde(default)]
-    pub debits: BTreeMap<u32, Resources>,
+    pub debits: BTreeMap<u32, Amounts>,
     /// When the offer was made that its hold was redeemed from: what its grants cover it from (R9).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued: Option<Issued>,

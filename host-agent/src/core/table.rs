@@ -33,7 +33,7 @@ struct Row {
 /// The sums over all jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Account {
-    promised: Amounts,
+    promised: Sums,
     starts: usize,
     covered: usize,
     /// How many jobs have each hold.
@@ -54,7 +54,7 @@ struct Share {
 
 /// A sum that can be taken apart again, because it never stops at a largest number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Amounts {
+struct Sums {
     vcpus: u64,
     memory_bytes: u128,
     disk_bytes: u128,
@@ -211,7 +211,7 @@ impl Account {
     }
 }
 
-impl Amounts {
+impl Sums {
     fn plus(self, more: Resources) -> Self {
         Self {
             vcpus: self.vcpus + u64::from(more.vcpus),

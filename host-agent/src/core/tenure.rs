@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use protocol::amounts::Amounts;
 use protocol::id::{Epoch, JobId, OfferId};
 use protocol::job::{Job, JobState, Reason};
-use protocol::resources::Resources;
 use protocol::signed::Digest;
 use protocol::tenure::{Item, Standing};
 use protocol::ticket::HoldAt;
@@ -190,7 +190,7 @@ impl Agent {
         if !is_changing(&record.job) {
             record.job.resize = None;
         }
-        record.debits = BTreeMap::<u32, Resources>::new();
+        record.debits = BTreeMap::<u32, Amounts>::new();
         record.issued = None;
         true
     }

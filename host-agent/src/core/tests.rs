@@ -305,7 +305,7 @@ fn body(revision: u64, vcpus: u32, ticket: Option<Ticket>) -> PutJob {
 
 fn granted(offer: Signed<Offer>) -> Ticket {
     let debit = offer.open().unwrap().resources;
-    let grant = Grant { slot: 0, offer: offer.digest(), debit };
+    let grant = Grant { slot: 0, offer: offer.digest(), debit: debit.into() };
     Ticket { grants: vec![Signed::seal(&grant, &key(ARBITER))], offer }
 }
 

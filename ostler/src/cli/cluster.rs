@@ -78,6 +78,9 @@ pub(crate) struct QuotaSetArgs {
     /// Disks, at their full size
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<Bytes>,
+    /// VMs that run, or may
+    #[arg(long, value_name = "N")]
+    pub(crate) vms: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::amounts::Amounts;
 use protocol::id::TenantId;
 use protocol::resources::{Bytes, Resources};
 use protocol::trust::Trust;
@@ -19,17 +20,13 @@ use crate::govern::Authority;
 use crate::session::Session;
 use crate::show;
 
-/// An amount without limit.
-const UNLIMITED: Resources =
-    Resources { vcpus: u32::MAX, memory_bytes: u64::MAX, disk_bytes: u64::MAX };
-
 /// See the module.
 pub(crate) async fn run(session: &Session, args: QuotaArgs) -> Result<Code, Failure> {
     match args.command {
         None => list(session).await,
         Some(QuotaCommand::Set(args)) => set(session, args).await,
         Some(QuotaCommand::Clear { tenant }) => {
-            let clear = |quota: &mut BTreeMap<TenantId, Resources>| {
+            let clear = |quota: &mut BTreeMap<TenantId, Amounts>| {
                 quota.remove(&tenant);
             };
             change(session, &tenant, clear).await
@@ -38,16 +35,18 @@ pub(crate) async fn run(session: &Session, args: QuotaArgs) -> Result<Code, Fail
 }
 
 async fn set(session: &Session, args: QuotaSetArgs) -> Result<Code, Failure> {
-    let QuotaSetArgs { tenant, vcpus, memory, disk } = args;
-    if vcpus.is_none() && memory.is_none() && disk.is_none() {
+    let QuotaSetArgs { tenant, vcpus, memory, disk, vms } = args;
+    if vcpus.is_none() && memory.is_none() && disk.is_none() && vms.is_none() {
         let what = "nothing to set";
-        return Err(Failure::usage(what).next("--vcpus, --memory or --disk; or `quota clear`"));
+        let next = "--vms, --vcpus, --memory or --disk; or `quota clear`";
+        return Err(Failure::usage(what).next(next));
     }
     let code = change(session, &tenant, |quota| {
-        let limit = quota.entry(tenant.clone()).or_insert(UNLIMITED);
+        let limit = quota.entry(tenant.clone()).or_insert(Amounts::UNLIMITED);
         limit.vcpus = vcpus.unwrap_or(limit.vcpus);
         limit.memory_bytes = memory.map_or(limit.memory_bytes, |bytes| bytes.0);
         limit.disk_bytes = disk.map_or(limit.disk_bytes, |bytes| bytes.0);
+        limit.vms = vms.unwrap_or(limit.vms);
     });
     code.await
 }
@@ -55,7 +54,7 @@ async fn set(session: &Session, args: QuotaSetArgs) -> Result<Code, Failure> {
 async fn change(
     session: &Session,
     tenant: &TenantId,
-    change: impl FnOnce(&mut BTreeMap<TenantId, Resources>),
+    change: impl FnOnce(&mut BTreeMap<TenantId, Amounts>),
 ) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let authority = Authority::newest(session, &picture).await?;
@@ -68,25 +67,27 @@ async fn change(
     picture.warn();
     let (version, limit) = (next.version, next.quota.get(tenant).copied());
     let silent = authority.decree(session, &picture, next).await?;
-    let used = used(&picture.view).remove(tenant).unwrap_or_default();
+    let used = used(&picture.view).remove(tenant).unwrap_or(Amounts::ZERO);
     if session.is_json {
-        let words = json!({ "tenant": tenant, "limit": limit, "used": used.resources,
+        let words = json!({ "tenant": tenant, "limit": limit, "used": used.resources(),
             "vms": used.vms, "trust_version": version, "not_told": silent });
         show::json_pretty(&words);
         return Ok(Code::Ok);
     }
     show::note(&format!("tenant {tenant}: {}, by trust version {version}", words(limit)));
-    if limit.is_some_and(|limit| !used.resources.fits_in(limit)) {
-        let uses = used.resources;
-        show::note(&format!("it uses {uses}: nothing is stopped, and nothing more may start"));
+    if limit.is_some_and(|limit| !used.fits_in(limit)) {
+        show::note(&format!("it uses {used}: nothing is stopped, and nothing more may start"));
     }
     Ok(Code::Ok)
 }
 
 /// A limit as a sentence says it, without what is not limited.
-fn words(limit: Option<Resources>) -> String {
-    let limit = limit.unwrap_or(UNLIMITED);
+fn words(limit: Option<Amounts>) -> String {
+    let limit = limit.unwrap_or(Amounts::UNLIMITED);
     let mut parts = Vec::new();
+    if limit.tells_vms() {
+        parts.push(format!("{} VMs", limit.vms));
+    }
     if limit.vcpus != u32::MAX {
         parts.push(format!("{} vcpus", limit.vcpus));
     }
@@ -98,21 +99,13 @@ fn words(limit: Option<Resources>) -> String {
     if parts.is_empty() { "no limit".to_owned() } else { format!("at most {}", parts.join(", ")) }
 }
 
-/// What a tenant has now.
-#[derive(Debug, Clone, Copy, Default)]
-struct Used {
-    resources: Resources,
-    vms: u32,
-}
-
-/// By tenant, each job once, at its best place.
-fn used(view: &View) -> BTreeMap<TenantId, Used> {
-    let mut used: BTreeMap<TenantId, Used> = BTreeMap::new();
+/// What each tenant has now, each job once, at its best place.
+fn used(view: &View) -> BTreeMap<TenantId, Amounts> {
+    let mut used: BTreeMap<TenantId, Amounts> = BTreeMap::new();
     for (_, job) in view.jobs_best().into_values() {
         if job.spec.as_vm().is_some() && job.hold.is_some() {
-            let its = used.entry(job.spec.tenant.clone()).or_default();
-            its.resources = its.resources.plus(job.promised());
-            its.vms += 1;
+            let its = used.entry(job.spec.tenant.clone()).or_insert(Amounts::ZERO);
+            *its = its.plus(Amounts::of_vm(job.promised()));
         }
     }
     used
@@ -144,7 +137,7 @@ async fn list(session: &Session) -> Result<Code, Failure> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct QuotaRow {
     tenant: TenantId,
-    limit: Option<Resources>,
+    limit: Option<Amounts>,
     used: Resources,
     vms: u32,
 }
@@ -156,16 +149,16 @@ pub(crate) fn rows(trust: &Trust, view: &View) -> Vec<QuotaRow> {
     tenants.sort();
     tenants.dedup();
     let row = |tenant: &TenantId| {
-        let Used { resources, vms } = used.get(tenant).copied().unwrap_or_default();
+        let has = used.get(tenant).copied().unwrap_or(Amounts::ZERO);
         let limit = trust.quota.get(tenant).copied();
-        QuotaRow { tenant: tenant.clone(), limit, used: resources, vms }
+        QuotaRow { tenant: tenant.clone(), limit, used: has.resources(), vms: has.vms }
     };
     tenants.into_iter().map(row).collect()
 }
 
 fn cells(row: &QuotaRow) -> [String; 5] {
     let QuotaRow { tenant, limit, used, vms } = row;
-    let limit = limit.unwrap_or(UNLIMITED);
+    let limit = limit.unwrap_or(Amounts::UNLIMITED);
     let of = |used: String, limit: String, is_limited: bool| match is_limited {
         true => format!("{used}/{limit}"),
         false => used,
@@ -175,7 +168,7 @@ fn cells(row: &QuotaRow) -> [String; 5] {
     };
     [
         tenant.to_string(),
-        vms.to_string(),
+        of(vms.to_string(), limit.vms.to_string(), limit.tells_vms()),
         of(used.vcpus.to_string(), limit.vcpus.to_string(), limit.vcpus != u32::MAX),
         bytes(used.memory_bytes, limit.memory_bytes),
         bytes(used.disk_bytes, limit.disk_bytes),
@@ -208,6 +201,19 @@ pub(crate) fn usable(trust: &Trust) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_of_vms_is_told_where_it_is_limited() {
+        let limit = Amounts { vms: 3, ..Amounts::UNLIMITED };
+        assert_eq!(words(Some(limit)), "at most 3 VMs");
+        assert_eq!(words(Some(Amounts { vcpus: 8, ..limit })), "at most 3 VMs, 8 vcpus");
+        assert_eq!(words(Some(Amounts::UNLIMITED)), "no limit");
+        let tenant = TenantId::default_tenant();
+        let row = |limit| {
+            cells(&QuotaRow { tenant: tenant.clone(), limit, used: Resources::ZERO, vms: 2 })
+        };
+        assert_eq!((row(Some(limit))[1].as_str(), row(None)[1].as_str()), ("2/3", "2"));
+    }
 
     #[test]
     fn it_says_how_much_can_be_used_with_whom() {

@@ -52,7 +52,8 @@ fn offer() -> Offer {
 
 fn ticket_of(offer: &Offer, slots: &[u8]) -> Ticket {
     let offer = Signed::seal(offer, &key(HOST));
-    let grant = |slot: &u8| Grant { slot: u32::from(*slot), offer: offer.digest(), debit: size() };
+    let grant =
+        |slot: &u8| Grant { slot: u32::from(*slot), offer: offer.digest(), debit: size().into() };
     let grants = slots.iter().map(|s| Signed::seal(&grant(s), &key(ARBITER + s))).collect();
     Ticket { offer, grants }
 }
@@ -129,7 +130,7 @@ fn an_offer_works_once_and_only_in_its_time_and_epoch() {
 fn grants_by_strangers_or_for_other_offers_do_not_count() {
     let trust = trust(1, 1);
     let mut by_stranger = ticket_of(&offer(), &[]);
-    let grant = Grant { slot: 0, offer: by_stranger.offer.digest(), debit: size() };
+    let grant = Grant { slot: 0, offer: by_stranger.offer.digest(), debit: size().into() };
     by_stranger.grants = vec![Signed::seal(&grant, &key(55))];
     assert_eq!(check(&by_stranger, &trust).unwrap_err().name(), "ticket-without-quorum");
 
@@ -152,7 +153,7 @@ fn grants_by_strangers_or_for_other_offers_do_not_count() {
 fn debits_must_add_up_to_k_times_the_job() {
     let offer = Signed::seal(&offer(), &key(HOST));
     let half = Resources { vcpus: 0, memory_bytes: 1 << 29, disk_bytes: 1 << 29 };
-    let grant = Grant { slot: 0, offer: offer.digest(), debit: half };
+    let grant = Grant { slot: 0, offer: offer.digest(), debit: half.into() };
     let ticket = Ticket { offer, grants: vec![Signed::seal(&grant, &key(ARBITER))] };
     assert_eq!(check(&ticket, &trust(1, 1)).unwrap_err().name(), "ticket-underbooked");
 }
@@ -171,7 +172,8 @@ fn with_witnesses() -> Trust {
 fn witnessed(offer: &Offer, arbiters: &[u8], witnesses: &[u32]) -> Ticket {
     let mut ticket = ticket_of(offer, arbiters);
     for slot in witnesses {
-        let grant = Grant { slot: *slot, offer: ticket.offer.digest(), debit: Resources::ZERO };
+        let grant =
+            Grant { slot: *slot, offer: ticket.offer.digest(), debit: Resources::ZERO.into() };
         let secret = key(60 + u8::try_from(*slot).unwrap());
         ticket.grants.push(Signed::seal(&grant, &secret));
     }
@@ -184,7 +186,7 @@ fn what_may_be_lost_needs_witnesses_as_well_and_what_is_kept_does_not() {
     let lapses = Offer { on_loss: OnLoss::Stop, ..offer() };
     let verified = check(&witnessed(&lapses, &[0, 2], &[3, 5]), &trust).unwrap();
     assert_eq!(verified.debits().keys().copied().collect::<Vec<_>>(), [0, 2, 3, 5]);
-    assert_eq!(verified.debits()[&5], Resources::ZERO, "a witness books nothing");
+    assert_eq!(verified.debits()[&5], Resources::ZERO.into(), "a witness books nothing");
     for witnesses in [&[][..], &[4], &[4, 4]] {
         let error = check(&witnessed(&lapses, &[0, 1, 2], witnesses), &trust).unwrap_err();
         assert_eq!(error.name(), "ticket-without-witnesses", "{witnesses:?}");

@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use super::council::{Council, Identity};
 use super::{Slot, Trust, TrustError, Witnesses};
+use crate::amounts::Amounts;
 use crate::id::{ClusterId, HostId};
-use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed};
 
 /// How a trust document's arbiters came to be, and who follows them.
@@ -215,15 +215,11 @@ impl Trust {
     /// Everybody with the same document makes the same of the same debits, and one new arbiter in one
     /// old one's place counts exactly what that one did.
     #[must_use]
-    pub fn booked(
-        &self,
-        debits: &BTreeMap<u32, Resources>,
-        size: Resources,
-    ) -> BTreeMap<u32, Resources> {
+    pub fn booked(&self, debits: &BTreeMap<u32, Amounts>, size: Amounts) -> BTreeMap<u32, Amounts> {
         let mut booked = debits.clone();
         for committee in self.committees(self.change()) {
             for (slot, debit) in completed(committee, debits, size) {
-                let known = booked.entry(slot).or_insert(Resources::ZERO);
+                let known = booked.entry(slot).or_insert(Amounts::ZERO);
                 *known = known.max(debit);
             }
         }
@@ -232,22 +228,17 @@ impl Trust {
 
     /// What one slot has booked of that. Most tickets are enough as they are.
     #[must_use]
-    pub fn booked_at(
-        &self,
-        slot: u32,
-        debits: &BTreeMap<u32, Resources>,
-        size: Resources,
-    ) -> Resources {
+    pub fn booked_at(&self, slot: u32, debits: &BTreeMap<u32, Amounts>, size: Amounts) -> Amounts {
         let is_enough = |committee: Committee<'_>| {
             let of_it = debits.iter().filter(|(slot, _)| committee.has(**slot));
-            let booked = of_it.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(debit.min(size)));
+            let booked = of_it.fold(Amounts::ZERO, |sum, (_, debit)| sum.plus(debit.min(size)));
             times(committee.k, size).fits_in(booked)
         };
         let its = match self.committees(self.change()).all(is_enough) {
             true => debits.get(&slot).copied(),
             false => self.booked(debits, size).get(&slot).copied(),
         };
-        its.unwrap_or(Resources::ZERO)
+        its.unwrap_or(Amounts::ZERO)
     }
 
     /// The version by which the last completed change was begun.
@@ -260,24 +251,21 @@ impl Trust {
 /// have booked least.
 fn completed(
     committee: Committee<'_>,
-    debits: &BTreeMap<u32, Resources>,
-    size: Resources,
-) -> BTreeMap<u32, Resources> {
-    let had = |slot: u32| debits.get(&slot).copied().unwrap_or(Resources::ZERO);
+    debits: &BTreeMap<u32, Amounts>,
+    size: Amounts,
+) -> BTreeMap<u32, Amounts> {
+    let had = |slot: u32| debits.get(&slot).copied().unwrap_or(Amounts::ZERO);
     let mut slots: Vec<u32> = committee.members.iter().map(|arbiter| arbiter.slot).collect();
     // The newest arbiters have the highest slots.
     slots.sort_unstable_by_key(|slot| std::cmp::Reverse(*slot));
-    let fill = |amount: fn(Resources) -> u64| {
+    let fill = |amount: fn(Amounts) -> u64| {
         let most = amount(size);
         let before: Vec<u64> = slots.iter().map(|slot| amount(had(*slot)).min(most)).collect();
         filled(before, most, u128::from(most) * u128::from(committee.k))
     };
-    let vcpus = fill(|r| u64::from(r.vcpus));
-    let memory = fill(|r| r.memory_bytes);
-    let disk = fill(|r| r.disk_bytes);
+    let each = Amounts::EACH.map(fill);
     let of_slot = |(i, slot): (usize, u32)| {
-        let vcpus = u32::try_from(vcpus[i]).unwrap_or(u32::MAX);
-        (slot, Resources { vcpus, memory_bytes: memory[i], disk_bytes: disk[i] })
+        (slot, Amounts::of_each(std::array::from_fn(|amount| each[amount][i])))
     };
     slots.iter().copied().enumerate().map(of_slot).collect()
 }
@@ -301,8 +289,8 @@ fn filled(mut amounts: Vec<u64>, most: u64, sum: u128) -> Vec<u64> {
 }
 
 /// So many times an amount.
-pub(crate) fn times(k: u32, size: Resources) -> Resources {
-    (0..k).fold(Resources::ZERO, |sum, _| sum.plus(size))
+pub(crate) fn times(k: u32, size: Amounts) -> Amounts {
+    (0..k).fold(Amounts::ZERO, |sum, _| sum.plus(size))
 }
 
 /// Checks what a document says of its succession against itself.

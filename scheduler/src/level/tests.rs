@@ -6,8 +6,8 @@ use protocol::trust::Slot;
 
 use super::*;
 
-fn vcpus(vcpus: u32) -> Resources {
-    Resources { vcpus, ..Resources::ZERO }
+fn vcpus(vcpus: u32) -> Amounts {
+    Amounts { vcpus, ..Amounts::ZERO }
 }
 
 fn key(n: u8) -> PublicKey {

@@ -1,14 +1,15 @@
 //! What is asked of whom after which answer.
 
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId};
+use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::ticket::{Action, Denial};
 use protocol::vm::OnLoss;
 
 use super::*;
 
-fn vcpus(vcpus: u32) -> Resources {
-    Resources { vcpus, ..Resources::ZERO }
+fn vcpus(vcpus: u32) -> Amounts {
+    Resources { vcpus, ..Resources::ZERO }.into()
 }
 
 fn key(n: u32) -> SecretKey {
@@ -37,7 +38,7 @@ fn offer(size: u32) -> Signed<Offer> {
         revision: Revision(1),
         spec: Digest::of(b"spec"),
         action: Action::Start,
-        resources: vcpus(size),
+        resources: vcpus(size).resources(),
         tenant: TenantId::default_tenant(),
         on_loss: OnLoss::Keep,
         plan: BTreeMap::new(),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use arbiter::books::Entry;
 use arbiter::core::{Core, Effect, Input, Verdict, Waiting};
 use arbiter::statement::{Debits, HoldItem, Statement, StatementError};
+use protocol::amounts::Amounts;
 use protocol::id::{HostId, JobId, TenantId};
-use protocol::resources::Resources;
 use protocol::signed::{SecretKey, Signed};
 use protocol::ticket::{Answer, DenialReason, Offer};
 use protocol::trust::{Ready, Trust};
@@ -263,7 +263,7 @@ impl Shared {
         &self,
         ctx: &Ctx,
         offer: &Signed<Offer>,
-        wish: Option<Resources>,
+        wish: Option<Amounts>,
     ) -> (Verdict, Vec<usize>) {
         let now_ms = ctx.now().mono_ms;
         let (mut verdict, mut hosts) = (None, Vec::new());
@@ -297,7 +297,7 @@ impl Shared {
         let item = |entry: &Entry| HoldItem {
             id: entry.id,
             job: entry.job.clone(),
-            resources: entry.takes,
+            resources: entry.takes.resources(),
             tenant: entry.tenant.clone(),
             debits: Debits::NotYet,
             on_loss: entry.on_loss,
@@ -320,7 +320,7 @@ async fn grant(
     ctx: Ctx,
     shared: Rc<Shared>,
     offer: Signed<Offer>,
-    wish: Option<Resources>,
+    wish: Option<Amounts>,
     back: Back,
 ) {
     shared.mutate_before_ask(&ctx, &offer);

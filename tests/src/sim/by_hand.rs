@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use host_agent::core::{Reply, Request};
+use protocol::amounts::Amounts;
 use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, StopJob};
 use protocol::id::{JobId, OfferId, Revision};
 use protocol::job::{JobSpec, JobState, Migration, Pace, RunKey};
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Action, Answer, Denial, Grant, Handoff, Offer, Ticket};
 use protocol::vm::{Size, SizeChange};
@@ -85,7 +85,7 @@ impl World {
         vcpus: Option<u32>,
     ) -> Option<Result<Signed<Grant>, Denial>> {
         let size = offer.open().ok()?.resources;
-        let wish = vcpus.map(|vcpus| Resources { vcpus, ..size });
+        let wish = vcpus.map(|vcpus| Amounts { vcpus, ..size.into() });
         match self.told(self.arbiters[arbiter].node, Ask::Grants(offer.clone(), wish))? {
             Told::Answer(Answer::Grant(grant)) => Some(Ok(grant)),
             Told::Answer(Answer::Denial(denial)) => denial.open().ok().map(Err),

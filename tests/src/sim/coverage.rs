@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 108] = [
+pub const REQUIRED: [&str; 109] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -20,6 +20,7 @@ pub const REQUIRED: [&str; 108] = [
     "denial.other-trust",
     "denial.promised",
     "denial.quota",
+    "denial.quota_vms",
     "denial.rebuilding",
     "denial.silent",
     "disk.full",

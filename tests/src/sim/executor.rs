@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use host_agent::core::{Reply, Request};
+use protocol::amounts::Amounts;
 use protocol::api::{OfferReply, OfferRequest, TenantBook, TenantRoom};
 use protocol::id::{HostId, ImageName, JobId, OfferId, RunId, TenantId};
 use protocol::image::{FetchImage, ImageStatus};
 use protocol::job::{Job, RunKey};
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
 use protocol::trust::{Slot, Trust};
@@ -111,7 +111,7 @@ impl Reach for Wires {
         &self,
         arbiter: &Slot,
         offer: &Signed<Offer>,
-        debit: Option<Resources>,
+        debit: Option<Amounts>,
     ) -> Result<Answer, String> {
         let node = *self.arbiters.get(&arbiter.slot).ok_or("nobody answers there")?;
         match self.ctx.call(node, Ask::Grants(offer.clone(), debit), ARBITER_PATIENCE_MS).await {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use host_agent::core::{Act, Agent, Effect, JobRecord, Reply, ReplyId, Request, Work, Write};
+use protocol::amounts::Amounts;
 use protocol::api::{RunState, TaskState};
 use protocol::event::{Event as HostEvent, Fact};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
@@ -92,8 +93,8 @@ pub struct Oracle {
     states: BTreeMap<(usize, JobId), JobState>,
 }
 
-fn times(k: u32, size: Resources) -> Resources {
-    (0..k).fold(Resources::ZERO, |sum, _| sum.plus(size))
+fn times(k: u32, size: Amounts) -> Amounts {
+    (0..k).fold(Amounts::ZERO, |sum, _| sum.plus(size))
 }
 
 impl World {
@@ -226,7 +227,8 @@ impl World {
         });
         let is_booked = agent.and_then(|agent| Some((agent.trust()?, agent.agreed())));
         let is_booked = is_booked.is_some_and(|(trust, agreed)| {
-            let debits: BTreeMap<u32, Resources> = ticket
+            let size = Amounts::of_vm(offer.resources);
+            let debits: BTreeMap<u32, Amounts> = ticket
                 .grants
                 .iter()
                 .filter_map(|grant| grant.open().ok())
@@ -234,8 +236,8 @@ impl World {
                 .collect();
             trust.committees(agreed).all(|committee| {
                 let its = debits.iter().filter(|(slot, _)| committee.has(**slot));
-                let sum = its.fold(Resources::ZERO, |sum, (_, debit)| sum.plus(*debit));
-                times(committee.k, offer.resources).fits_in(sum)
+                let sum = its.fold(Amounts::ZERO, |sum, (_, debit)| sum.plus(debit.min(size)));
+                times(committee.k, size).fits_in(sum)
             })
         });
         let Some(fact) = self.oracle.offers.get_mut(&(n, offer.id)) else {
@@ -262,19 +264,19 @@ impl World {
 
     /// What a tenant's jobs hold, by what is on the disks, is within its quota.
     pub(super) fn quota_is_never_exceeded(&mut self) {
-        let mut held: BTreeMap<(&TenantId, &JobId), Resources> = BTreeMap::new();
+        let mut held: BTreeMap<(&TenantId, &JobId), Amounts> = BTreeMap::new();
         for (n, host) in self.hosts.iter().enumerate() {
             for record in &host.disk.ledger.jobs {
                 if is_held(host, record) && !self.is_taken(n, record) {
                     let place = held.entry((&record.job.spec.tenant, &record.job.id)).or_default();
-                    *place = place.max(size_held(host, record));
+                    *place = place.max(Amounts::of_vm(size_held(host, record)));
                 }
             }
         }
         let mut broken = None;
         for (tenant, quota) in &self.trust.quota {
             let of_tenant = held.iter().filter(|((of, _), _)| *of == tenant);
-            let sum = of_tenant.fold(Resources::ZERO, |sum, (_, held)| sum.plus(*held));
+            let sum = of_tenant.fold(Amounts::ZERO, |sum, (_, held)| sum.plus(*held));
             if !sum.fits_in(*quota) {
                 broken = Some(format!("tenant {tenant} holds {sum} of {quota}"));
             }
@@ -307,7 +309,7 @@ impl World {
             let is_held =
                 |record: &&JobRecord| is_held(host, record) && !self.is_taken_by(&trust, n, record);
             for record in host.disk.ledger.jobs.iter().filter(is_held) {
-                let (job, size) = (&record.job.id, size_held(host, record));
+                let (job, size) = (&record.job.id, Amounts::of_vm(size_held(host, record)));
                 let counted = |slot: u32| match books.get(&slot) {
                     Some(life) => {
                         let core = life.core.borrow();
@@ -316,9 +318,9 @@ impl World {
                     None => size,
                 };
                 let slots = committee.members.iter().map(|arbiter| arbiter.slot);
-                let counts: BTreeMap<u32, Resources> =
+                let counts: BTreeMap<u32, Amounts> =
                     slots.map(|slot| (slot, counted(slot))).collect();
-                let sum = counts.values().copied().fold(Resources::ZERO, Resources::plus);
+                let sum = counts.values().copied().fold(Amounts::ZERO, Amounts::plus);
                 if !times(committee.k, size).fits_in(sum) {
                     let (hold, debits) = (record.job.hold, &record.debits);
                     broken = Some(format!(
@@ -738,6 +740,11 @@ impl World {
                         DenialReason::Rebuilding { .. } => "denial.rebuilding",
                         DenialReason::Promised { .. } => "denial.promised",
                         DenialReason::NotTheLast { .. } => "denial.not-the-last",
+                        DenialReason::Quota { limit, used, .. }
+                            if used.vms >= limit.vms && limit.tells_vms() =>
+                        {
+                            "denial.quota_vms"
+                        }
                         DenialReason::Quota { .. } => "denial.quota",
                         DenialReason::OtherTrust { .. } => "denial.other-trust",
                         DenialReason::Policy { .. } => "denial.policy",

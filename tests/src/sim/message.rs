@@ -3,13 +3,13 @@
 
 use arbiter::statement::OpenOffers;
 use host_agent::core::{Reply, Request};
+use protocol::amounts::Amounts;
 use protocol::api::{TenantBook, TenantRoom};
 use protocol::event::Frame;
 use protocol::host::Inventory;
 use protocol::id::{Cursor, JobId, TenantId};
 use protocol::job::Job;
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::signed::Signed;
 use protocol::ticket::{Answer, Offer};
 use protocol::trust::Ready;
@@ -32,7 +32,7 @@ pub enum Ask {
     /// `GET /v1/inventory`.
     Inventory,
     /// `POST /v1/grants`: with how much it is asked to book.
-    Grants(Signed<Offer>, Option<Resources>),
+    Grants(Signed<Offer>, Option<Amounts>),
     /// `GET /v1/tenants/{tenant}/jobs/{job}`: what it could book.
     TenantRoom {
         /// The tenant.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use arbiter::core::Verdict;
 use host_agent::core::{Effect, Input, Reply, ReplyId, Request, Standing, WorkOutcome};
+use protocol::amounts::Amounts;
 use protocol::api::{OfferRequest, PutJob, ResizeJob};
 use protocol::id::JobId;
 use protocol::job::{JobSpec, JobState};
@@ -170,20 +171,20 @@ pub(super) fn mutate_verdict(
     mutant: Option<Mutant>,
     verdict: Verdict,
     offer: &Signed<Offer>,
-    wish: Option<Resources>,
+    wish: Option<Amounts>,
 ) -> Verdict {
     match (mutant, &verdict) {
         (Some(Mutant::QuotaIgnored), Verdict::Denial(denial))
             if matches!(denial.why, DenialReason::Quota { .. }) =>
         {
             let size = offer.open().map(|offer| offer.resources).unwrap_or_default();
-            let debit = wish.unwrap_or(size);
+            let debit = wish.unwrap_or(size.into());
             Verdict::Grant(Grant { slot: denial.slot, offer: denial.offer, debit })
         }
         (Some(Mutant::PromiseIgnored), Verdict::Denial(denial))
             if matches!(denial.why, DenialReason::Promised { .. }) =>
         {
-            let debit = offer.open().map(|offer| offer.resources).unwrap_or_default();
+            let debit = offer.open().map(|offer| offer.resources).unwrap_or_default().into();
             Verdict::Grant(Grant { slot: denial.slot, offer: denial.offer, debit })
         }
         _ => verdict,
@@ -371,7 +372,7 @@ impl World {
             _ => None,
         })?;
         effects.extend(made.into_iter().filter(|e| !matches!(e, Effect::Reply(..))));
-        let debit = offer.open().ok()?.resources;
+        let debit = offer.open().ok()?.resources.into();
         let grants = (0..self.arbiters.len()).map(|slot| {
             let number = u32::try_from(slot).unwrap_or(0);
             let grant = Grant { slot: number, offer: offer.digest(), debit };

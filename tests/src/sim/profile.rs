@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use protocol::amounts::{Amounts, VMS_ANY};
 use protocol::id::{ClusterId, JobId, TenantId};
-use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::trust::{CLOCK_PPM, Slot, Trust, Witnesses};
 
@@ -36,6 +36,8 @@ pub struct Profile {
     pub jobs: u64,
     /// The limit of the tenant with one, in CPUs.
     pub quota_vcpus: u32,
+    /// Its limit in VMs, if it has one of them.
+    pub quota_vms: Option<u32>,
     /// How wrong clocks run, in parts per million.
     pub clock_ppm: u32,
     /// How long things go wrong.
@@ -123,6 +125,7 @@ impl Profile {
             engines_per_group: 1,
             jobs: 0,
             quota_vcpus: 6,
+            quota_vms: None,
             clock_ppm: 0,
             noise_ms: 0,
             wish_every_ms: 0,
@@ -168,6 +171,9 @@ impl Profile {
         let has_changes = seed % 3 == 1;
         let change_every_ms = if has_changes { changing.between(4_000, 25_000) } else { 0 };
         let spare_arbiters = if has_changes { 4 } else { 0 };
+        let mut counting = Chance::new(seed ^ 0x766d735f_6c696d69);
+        let quota_vms = (seed % 4 == 1).then(|| counting.between(1, 3));
+        let quota_vms = quota_vms.and_then(|vms| u32::try_from(vms).ok());
         let mut fencing = Chance::new(seed ^ 0x66656e63_65732121);
         let has_fences = seed % 5 == 4;
         let has_fencers = seed % 10 == 4 && !has_changes;
@@ -186,6 +192,7 @@ impl Profile {
             engines_per_group: usize::try_from(chance.between(1, 2)).unwrap_or(1),
             jobs: chance.between(2, 5),
             quota_vcpus: u32::try_from(chance.between(3, 8)).unwrap_or(4),
+            quota_vms,
             clock_ppm: u32::try_from(CLOCK_PPM).unwrap_or(0),
             noise_ms: chance.between(30_000, 90_000),
             wish_every_ms: chance.between(850, 3_400),
@@ -281,8 +288,12 @@ impl Profile {
             url: String::new(),
         };
         let tenant = TenantId::new(TENANT_WITH_QUOTA).expect("a valid name");
-        let limit =
-            Resources { vcpus: self.quota_vcpus, memory_bytes: 1 << 50, disk_bytes: 1 << 50 };
+        let limit = Amounts {
+            vcpus: self.quota_vcpus,
+            memory_bytes: 1 << 50,
+            disk_bytes: 1 << 50,
+            vms: self.quota_vms.unwrap_or(VMS_ANY),
+        };
         Trust {
             version: 1,
             operators: vec![operator.public()],

@@ -743,7 +743,7 @@ impl World {
 
     /// The quota of a tenant, if there is one.
     #[must_use]
-    pub fn quota_of(&self, tenant: &TenantId) -> Option<protocol::resources::Resources> {
+    pub fn quota_of(&self, tenant: &TenantId) -> Option<protocol::amounts::Amounts> {
         self.trust.quota.get(tenant).copied()
     }
 }

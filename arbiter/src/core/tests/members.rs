@@ -110,7 +110,7 @@ fn who_comes_back_reads_every_host_again() {
 
 #[test]
 fn a_share_is_the_smaller_of_both_committees() {
-    let quota = vcpus(10);
+    let quota = vcpus(10).into();
     let mut trust = between(2, &[0, 1, 3], 1);
     (trust.arbiters, trust.k) = (trust.arbiters[..1].to_vec(), 1);
     assert_eq!(share(quota, &trust, 0).vcpus, 7, "2 of 3 and 1 of 1");

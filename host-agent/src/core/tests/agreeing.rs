@@ -105,7 +105,7 @@ fn from_then_on_it_takes_nothing_without_a_quorum_of_both() {
         "{refused:?}"
     );
     let debit = offer.open().unwrap().resources;
-    let other = Grant { slot: 1, offer: offer.digest(), debit };
+    let other = Grant { slot: 1, offer: offer.digest(), debit: debit.into() };
     let mut by_both = by_one;
     by_both.grants.push(Signed::seal(&other, &key(NEXT)));
     bench.put("web-1", body(1, 1, Some(by_both))).expect("both have granted");
@@ -175,7 +175,7 @@ fn where_those_in_force_are_lost_it_agrees_without_them() {
 
 fn by_next(offer: Signed<protocol::ticket::Offer>) -> Ticket {
     let debit = offer.open().unwrap().resources;
-    let grant = Grant { slot: 1, offer: offer.digest(), debit };
+    let grant = Grant { slot: 1, offer: offer.digest(), debit: debit.into() };
     Ticket { grants: vec![Signed::seal(&grant, &key(NEXT))], offer }
 }
 
@@ -206,7 +206,7 @@ fn who_has_agreed_goes_on_and_never_back() {
     assert_eq!(bench.agent.agreed(), None, "no change is under way");
     let offer = bench.offer("web-1", 1, Action::Start);
     let debit = offer.open().unwrap().resources;
-    let grant = Grant { slot: 1, offer: offer.digest(), debit };
+    let grant = Grant { slot: 1, offer: offer.digest(), debit: debit.into() };
     let ticket = Ticket { grants: vec![Signed::seal(&grant, &key(NEXT))], offer };
     bench.put("web-1", body(1, 1, Some(ticket))).expect("those who took over grant");
 }

@@ -254,7 +254,7 @@ fn nothing_that_something_hangs_on_is_ever_forgotten() {
         (
             "arbiters have booked it",
             row(|r| {
-                r.debits.insert(0, Resources::ZERO);
+                r.debits.insert(0, Resources::ZERO.into());
             }),
         ),
         (

@@ -46,7 +46,7 @@ fn uuid(num: u64) -> Uuid {
 
 /// A hold that the given slots have granted at that time.
 fn hold(num: u64, issued_ms: u64, slots: &[u32]) -> Drafted {
-    let debits = slots.iter().map(|slot| (*slot, Resources::ZERO)).collect();
+    let debits = slots.iter().map(|slot| (*slot, Resources::ZERO.into())).collect();
     Drafted {
         item: Item {
             id: id(num),

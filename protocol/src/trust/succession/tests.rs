@@ -215,7 +215,7 @@ fn a_role_that_missed_a_document_follows_its_host() {
 
 #[test]
 fn what_was_granted_before_a_change_counts_with_those_who_take_over_as_if_they_had() {
-    let one = Resources { vcpus: 1, ..Resources::ZERO };
+    let one = Amounts { vcpus: 1, ..Amounts::ZERO };
     let of = |slots: &[u32]| slots.iter().map(|slot| (*slot, one)).collect();
     let counts = |trust: &Trust, slots: &[u32]| {
         let booked = trust.booked(&of(slots), one).into_iter();
@@ -236,7 +236,7 @@ proptest! {
         size in 0_u32..6,
         next in proptest::collection::btree_set(0_u32..7, 1..6),
     ) {
-        let vcpus = |vcpus: u32| Resources { vcpus, ..Resources::ZERO };
+        let vcpus = |vcpus: u32| Amounts { vcpus, ..Amounts::ZERO };
         let next: Vec<u32> = next.into_iter().collect();
         prop_assume!(next != [0, 1, 2]);
         let trust = joint(2, 2, &[0, 1, 2], &next);

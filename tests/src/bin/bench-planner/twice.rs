@@ -207,7 +207,7 @@ impl Hosts {
     }
 
     fn granted(&self, offer: Signed<Offer>) -> Ticket {
-        let debit = offer.open().expect("signed by the host").resources;
+        let debit = offer.open().expect("signed by the host").resources.into();
         let grant = Grant { slot: 0, offer: offer.digest(), debit };
         Ticket { grants: vec![Signed::seal(&grant, &self.arbiter)], offer }
     }

@@ -229,7 +229,8 @@ async fn bare(stop: &CancellationToken) -> Endpoint {
     let url = format!("https://{}", server.local_addr().expect("an address"));
     let key = crate::world::key(2, 0);
     let any = Signed::seal(&offer(&key, 1, crate::world::job(0, 0), 1), &key);
-    let grant = protocol::ticket::Grant { slot: 0, offer: any.digest(), debit: Resources::ZERO };
+    let grant =
+        protocol::ticket::Grant { slot: 0, offer: any.digest(), debit: Resources::ZERO.into() };
     let answer = Answer::Grant(Signed::seal(&grant, &crate::world::arbiter_key(0)));
     let answer = serde_json::to_value(&answer).expect("JSON");
     let answer = move |_: axum::body::Bytes| {

@@ -25,7 +25,7 @@ pub(crate) fn issue(cluster: &Cluster) -> Value {
     let bytes = offers[0].to_string().len();
     let raw = Raw::new(400);
     let mut out = Vec::new();
-    let third = Resources { vcpus: 1, memory_bytes: 3 << 30, disk_bytes: 14 << 30 };
+    let third = Resources { vcpus: 1, memory_bytes: 3 << 30, disk_bytes: 14 << 30 }.into();
     let mut decided = 0;
     let [ours, core_only, sign, verify_and_sign] = {
         let mut again = cluster.arbiter(OnLoss::Keep);
@@ -79,7 +79,7 @@ fn ticket(k: u32, num: u64) -> Ticket {
     let n = 2 * k - 1;
     let offer = Signed::seal(&offer(&host, num, job(0, 0), n), &host);
     let grants = (0..k).map(|slot| {
-        let grant = Grant { slot, offer: offer.digest(), debit: size() };
+        let grant = Grant { slot, offer: offer.digest(), debit: size().into() };
         Signed::seal(&grant, &arbiter_key(slot as usize))
     });
     Ticket { grants: grants.collect(), offer }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arbiter::core::{Core, Input};
 use arbiter::statement::{Debits, HoldItem, Statement};
+use protocol::amounts::Amounts;
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, SecretKey, Signed};
@@ -42,7 +43,7 @@ pub(crate) fn trust(arbiters: usize, k: u32, hosts: &[SecretKey]) -> Trust {
         url: String::new(),
     };
     // Far more than there is, and counted all the same.
-    let limit = Resources { vcpus: 1 << 30, memory_bytes: 1 << 60, disk_bytes: 1 << 60 };
+    let limit = Resources { vcpus: 1 << 30, memory_bytes: 1 << 60, disk_bytes: 1 << 60 }.into();
     Trust {
         version: 1,
         operators: vec![key(9, 0).public()],
@@ -81,8 +82,8 @@ pub(crate) fn offer(host: &SecretKey, num: u64, job: JobId, slots: u32) -> Offer
 }
 
 /// What two of three thirds of a job are, as whole numbers.
-pub(crate) fn debits() -> BTreeMap<u32, Resources> {
-    let of = |vcpus| Resources { vcpus, memory_bytes: 3 << 30, disk_bytes: 14 << 30 };
+pub(crate) fn debits() -> BTreeMap<u32, Amounts> {
+    let of = |vcpus| Resources { vcpus, memory_bytes: 3 << 30, disk_bytes: 14 << 30 }.into();
     BTreeMap::from([(0, of(1)), (1, of(1)), (2, of(2))])
 }
 

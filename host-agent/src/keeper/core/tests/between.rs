@@ -119,7 +119,7 @@ fn arbiters_are_told_what_the_ticket_says_whatever_document_is_obeyed() {
     let one = Resources { vcpus: 1, ..Resources::ZERO };
     let mut drafted = hold(1, 0, &[0, 1]);
     drafted.item.resources = one;
-    let debits: BTreeMap<u32, Resources> = [(0, one), (1, one)].into();
+    let debits = BTreeMap::from([(0, one.into()), (1, one.into())]);
     drafted.item.debits = Some(debits.clone());
     bench.tell(0, Input::Draft(draft(vec![drafted])));
     assert_eq!(bench.statement(0).items[0].debits, Some(debits.clone()));
