@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
-use protocol::amounts::Amounts;
+use protocol::amounts::{Amounts, VMS_ANY};
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId};
 use protocol::job::JobSpec;
 use protocol::resources::Resources;
@@ -127,6 +127,12 @@ fn witnessed() -> Trust {
     Trust { version: 5, witnesses: Witnesses::of((3..6).map(slot).collect(), 0), ..trust() }
 }
 
+/// The first with a limit of VMs.
+fn counting() -> Trust {
+    let limit = Amounts { vms: 3, ..size().into() };
+    Trust { version: 6, quota: BTreeMap::from([(TenantId::default_tenant(), limit)]), ..trust() }
+}
+
 fn offer(action: Action) -> Offer {
     Offer {
         host: host(HOST),
@@ -171,6 +177,7 @@ fn messages() -> Vec<MessageVector> {
     split.plan = BTreeMap::from([(0, size()), (2, Resources { vcpus: 1, ..size() })]);
     let sealed = Signed::seal(&start, &key(HOST));
     let yes = Grant { slot: 1, offer: sealed.digest(), debit: size().into() };
+    let none = Grant { debit: Amounts { vms: 0, ..yes.debit }, ..yes.clone() };
     let used = Amounts::from(Resources { vcpus: 1, ..Resources::ZERO });
     let (tenant, limit, asked) = (TenantId::default_tenant(), used, size().into());
     let why = DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None };
@@ -193,6 +200,8 @@ fn messages() -> Vec<MessageVector> {
         as_grant,
         message("trust with witnesses", &witnessed(), OPERATOR),
         message("offer of what may be lost", &lapsing(), HOST),
+        message("trust with a limit of VMs", &counting(), OPERATOR),
+        message("grant that books no VM", &none, ARBITER + 1),
     ]
 }
 
@@ -254,9 +263,26 @@ fn tickets() -> Vec<TicketVector> {
         ("of a kept job, which needs no witness", kept),
     ];
     let with_witnesses = with_witnesses.into_iter();
+    let counted = |vms: [u32; 3]| {
+        let offer = Offer { trust_version: 6, ..offer(Action::Start) };
+        let offer = Signed::seal(&offer, &key(HOST));
+        let debit = |vms| Amounts { vms, ..size().into() };
+        let grants = (0..).zip(vms).map(|(slot, vms)| grant(&offer, slot, debit(vms)));
+        Ticket { grants: grants.collect(), offer }
+    };
+    let with_vms = [
+        ("two of three book the VM", counted([1, 0, 1])),
+        (
+            "one books the VM, and one says nothing of it, which is the same",
+            counted([1, 0, VMS_ANY]),
+        ),
+        ("one of three books the VM", counted([0, 1, 0])),
+    ];
+    let with_vms = with_vms.into_iter();
     let at = ("open", Purpose::Take);
     plain
         .chain(with_witnesses.map(|(name, ticket)| judged(name, &witnessed(), at, ticket)))
+        .chain(with_vms.map(|(name, ticket)| judged(name, &counting(), at, ticket)))
         .collect()
 }
 
@@ -386,6 +412,8 @@ fn committed_tickets_have_the_verdict_they_say() {
         "to resize",
         "by two of three arbiters and two of three witnesses",
         "of a kept job, which needs no witness",
+        "two of three book the VM",
+        "one books the VM, and one says nothing of it, which is the same",
     ];
     assert_eq!(good, expected);
     for vector in committed().tickets {

@@ -35,6 +35,10 @@ const WATCH_MS: u64 = 3_000;
 /// How often a waiting task asks the host when the view tells nothing.
 const POLL_MS: u64 = 500;
 
+/// How often debits are spread anew for one offer: each time moves some dozen jobs, and an offer that ends
+/// meanwhile is asked for again and finds less to move.
+const LEVELS_MAX: u32 = 4;
+
 /// What is said of a fetch that its host knows nothing of, until it is asked for again.
 const WAITING: &str = "the host does not have it yet";
 
@@ -162,7 +166,10 @@ impl<R: Reach> Executor<R> {
         if poll.is_short() {
             self.ask_rooms(&mut poll, offer, true).await;
         }
-        if poll.is_fragmented() && self.level(&trust, offer).await {
+        for _ in 0..LEVELS_MAX {
+            if !poll.is_fragmented() || !self.level(&trust, offer).await {
+                break;
+            }
             self.ask_rooms(&mut poll, offer, true).await;
         }
         self.ask_grants(&mut poll, offer).await;

@@ -1,5 +1,7 @@
 //! Spreading the debits of jobs that run anew, when a quota has room for another and the arbiters' parts
-//! of it do not: what arbiters that were away for a while have not booked, others have.
+//! of it do not: what arbiters that were away for a while have not booked, others have. Or more arbiters
+//! have booked a job than need to have: all who granted it count its VM where VMs were not limited yet, and
+//! a limit that comes later may leave every part overdrawn.
 //!
 //! A job whose debits are to be others is offered by its host once more in the same size (tenure
 //! protocol §6). Here is decided which, and with which debits; each is moved for itself, and after
@@ -39,15 +41,16 @@ struct Booked {
     debits: BTreeMap<u32, Amounts>,
 }
 
-/// What to move so that a job of this size can be booked by each committee; `None` when nothing that
-/// can be moved would help.
+/// What to move so that a job of this size can be booked by each committee, or as much of that as is moved
+/// at once; `None` when nothing that can be moved would help.
 #[must_use]
 pub fn level(
     committees: &[Committee<'_>],
     books: &BTreeMap<u32, TenantBook>,
     wanted: (&JobId, Amounts),
 ) -> Option<Vec<Move>> {
-    let (mut jobs, mut left) = taken_apart(books, wanted.0)?;
+    let (mut jobs, mut left, debt) = taken_apart(books, wanted.0)?;
+    let fits = |left: &Left| fits(committees, &without_debt(left, debt), wanted.1);
     let mut order: Vec<JobId> = jobs.keys().cloned().collect();
     // Large ones move most.
     order.sort_by_key(|job| {
@@ -58,7 +61,7 @@ pub fn level(
     for _ in 0..ROUNDS_MAX {
         let mut has_moved = false;
         for id in &order {
-            if fits(committees, &left, wanted.1) {
+            if fits(&left) {
                 return Some(moves.into_values().collect());
             }
             let Some(booked) = jobs.get_mut(id) else { continue };
@@ -67,7 +70,7 @@ pub fn level(
                 continue;
             }
             let Some((debits, after)) = moved(committees, &left, booked) else { continue };
-            if !is_leveller(&after, &left, wanted.1) {
+            if !is_leveller(&after, &left, (debt, wanted.1)) {
                 continue;
             }
             left = after;
@@ -79,24 +82,26 @@ pub fn level(
             break;
         }
     }
-    fits(committees, &left, wanted.1).then(|| moves.into_values().collect())
+    (fits(&left) || moves.len() >= MOVES_MAX).then(|| moves.into_values().collect())
 }
 
+/// What each arbiter has left and the debt besides: so much as the one has booked beyond its part that is
+/// overdrawn most, and so nothing is below zero.
 type Left = BTreeMap<u32, Amounts>;
 
-/// The tenant's other jobs, and what each arbiter has left besides.
+/// The tenant's other jobs, what each arbiter has left besides, and the debt in that.
 fn taken_apart(
     books: &BTreeMap<u32, TenantBook>,
     wanted: &JobId,
-) -> Option<(BTreeMap<JobId, Booked>, Left)> {
+) -> Option<(BTreeMap<JobId, Booked>, Left, Amounts)> {
     let mut jobs: BTreeMap<JobId, Booked> = BTreeMap::new();
-    let mut left = Left::new();
+    let (mut sums, mut debt) = (Left::new(), Amounts::ZERO);
     for (slot, book) in books {
-        let mut room = book.part?;
+        let mut sum = Amounts::ZERO;
         for row in book.jobs.iter().filter(|row| row.job != *wanted) {
             // Where VMs are not limited there are none to move.
             let (takes, debit) = (row.takes.or_no_vms(), row.debit.or_no_vms());
-            room = room.minus(debit);
+            sum = sum.plus(debit);
             let booked = jobs.entry(row.job.clone()).or_insert_with(|| Booked {
                 host: row.host.clone(),
                 takes,
@@ -108,9 +113,18 @@ fn taken_apart(
             }
             booked.debits.insert(*slot, debit);
         }
-        left.insert(*slot, room);
+        debt = debt.max(sum.minus(book.part?));
+        sums.insert(*slot, sum);
     }
-    Some((jobs, left))
+    let mut left = Left::new();
+    for (slot, book) in books {
+        left.insert(*slot, book.part?.plus(debt).minus(sums[slot]));
+    }
+    Some((jobs, left, debt))
+}
+
+fn without_debt(left: &Left, debt: Amounts) -> Left {
+    left.iter().map(|(slot, left)| (*slot, left.minus(debt))).collect()
 }
 
 fn fits(committees: &[Committee<'_>], left: &Left, size: Amounts) -> bool {
@@ -135,18 +149,22 @@ fn moved(
     Some((debits, after))
 }
 
-/// Whether more of a job of this size can be booked than before, or what is left is more level.
-fn is_leveller(after: &Left, before: &Left, size: Amounts) -> bool {
+/// Whether more of a job of this size can be booked than before, less is booked in all, or what is left is
+/// more level.
+fn is_leveller(after: &Left, before: &Left, (debt, size): (Amounts, Amounts)) -> bool {
     let judge = |of: fn(Amounts) -> u64| {
         let usable = |left: &Left| {
-            left.values().map(|left| u128::from(of(*left).min(of(size)))).sum::<u128>()
+            let usable = left.values().map(|left| of(left.minus(debt)).min(of(size)));
+            usable.map(u128::from).sum::<u128>()
         };
+        let all = |left: &Left| left.values().map(|left| u128::from(of(*left))).sum::<u128>();
         let gap = |left: &Left| {
             let amounts = || left.values().map(|left| of(*left));
             amounts().max().unwrap_or(0) - amounts().min().unwrap_or(0)
         };
         let is_worse = usable(after) < usable(before);
-        let is_better = usable(after) > usable(before) || gap(after) < gap(before);
+        let is_better =
+            usable(after) > usable(before) || all(after) > all(before) || gap(after) < gap(before);
         (is_better, is_worse)
     };
     let amounts = Amounts::EACH.map(judge);

@@ -1,6 +1,7 @@
 //! Every way in which a ticket may be the wrong one, and the one in which it is right.
 
 use super::*;
+use crate::amounts::VMS_ANY;
 use crate::id::{ClusterId, Epoch};
 use crate::signed::SecretKey;
 use crate::trust::Slot;
@@ -147,6 +148,28 @@ fn grants_by_strangers_or_for_other_offers_do_not_count() {
         grants: ticket_of(&offer(), &[0]).grants,
     };
     assert_eq!(check(&forged, &trust).unwrap_err().name(), "ticket-forged");
+}
+
+#[test]
+fn debits_must_count_the_vm_k_times_and_what_is_unsaid_counts() {
+    let offer = Signed::seal(&offer(), &key(HOST));
+    let of = |vms: [u32; 3]| {
+        let grant = |(slot, vms): (u32, u32)| {
+            let debit = Amounts { vms, ..size().into() };
+            let grant = Grant { slot, offer: offer.digest(), debit };
+            Signed::seal(&grant, &key(ARBITER + u8::try_from(slot).unwrap()))
+        };
+        let grants = (0..).zip(vms).map(grant).collect();
+        check(&Ticket { offer: offer.clone(), grants }, &trust(3, 2))
+    };
+    for good in [[1, 0, 1], [1, 1, 1], [VMS_ANY, 0, 1], [VMS_ANY; 3]] {
+        let debits = of(good).unwrap().debits().clone();
+        assert_eq!(debits.into_values().map(|debit| debit.vms).collect::<Vec<_>>(), good);
+    }
+    let error = of([0, 1, 0]).unwrap_err();
+    let TicketError::TicketUnderbooked { booked, needed } = error else { panic!("{error}") };
+    assert_eq!((booked.vms, needed.vms), (1, 2));
+    assert!(matches!(of([2, 1, 0]), Err(TicketError::TicketUnderbooked { .. })), "2 count nothing");
 }
 
 #[test]

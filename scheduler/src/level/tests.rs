@@ -62,6 +62,40 @@ fn what_one_arbiter_has_missed_is_moved_to_it() {
     assert_eq!(levelled(&away, 4), None, "nor is there more than there is");
 }
 
+/// Of tenants without a limit of VMs all who grant count the VM; a limit that comes later may find every
+/// part overdrawn, though the quota has room.
+#[test]
+fn what_more_have_booked_than_need_to_is_freed_even_of_parts_that_are_overdrawn() {
+    let vm = Amounts { vms: 1, ..Amounts::ZERO };
+    let arbiters = slots();
+    let committee = Committee { members: &arbiters, k: 2 };
+    // Limits of 42, of which 40 are used, and three of three have booked each where two need to.
+    let (host, parts) = (Some(HostId::of(&key(9))), [28, 28, 28]);
+    let row = |n| JobDebit { job: job(n), host: host.clone(), takes: vm, debit: vm };
+    let book = |vms| TenantBook {
+        part: Some(Amounts { vms, ..Amounts::UNLIMITED }),
+        jobs: (0..40).map(row).collect(),
+    };
+    let books: BTreeMap<u32, TenantBook> = (0..).zip(parts.map(book)).collect();
+    let moves = level(&[committee], &books, (&job(99), vm)).expect("two are left");
+    let mut left = parts.map(|part| i64::from(part) - 40);
+    for Move { debits, .. } in &moves {
+        assert_eq!(debits.values().map(|debit| debit.vms).sum::<u32>(), 2);
+        for slot in 0..3 {
+            left[slot as usize] += 1 - i64::from(debits[&slot].vms);
+        }
+    }
+    assert!(left.iter().filter(|left| **left > 0).count() >= 2, "{left:?} by {moves:?}");
+    // More than can be moved at once is begun with.
+    let many: Vec<_> = (0..200).map(row).collect();
+    let books = books.into_iter().map(|(slot, _)| {
+        let part = Some(Amounts { vms: 140, ..Amounts::UNLIMITED });
+        (slot, TenantBook { part, jobs: many.clone() })
+    });
+    let moves = level(&[committee], &books.collect(), (&job(99), vm)).expect("ten are left");
+    assert_eq!(moves.len(), MOVES_MAX);
+}
+
 #[test]
 fn what_fits_already_moves_nothing() {
     let even = books([6, 6, 6], &[(3, [2, 2, 2])]);

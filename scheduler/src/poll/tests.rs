@@ -116,6 +116,59 @@ fn with_a_limit_each_books_what_leaves_them_level() {
 }
 
 #[test]
+fn where_vms_are_limited_k_arbiters_are_asked_to_book_the_one() {
+    let limit = Amounts { vms: 3, ..vcpus(9) };
+    let quota = BTreeMap::from([(TenantId::default_tenant(), limit)]);
+    let (trust, offer) = (Trust { quota, ..trust(None) }, offer(3));
+    let mut poll = Poll::of(&trust, &offer);
+    for (slot, vms) in [(0, 1), (1, 2), (2, 2)] {
+        let of = |room: Amounts, vms| Amounts { vms, ..room };
+        let TenantRoom { used, at_most, left, has, .. } = room(4);
+        let (used, at_most, left) = (of(used, 1), of(at_most, 1), of(left, vms));
+        let room = TenantRoom { limit: Some(limit), used, at_most, left, has: of(has, 0) };
+        poll.take_room(slot, Ok(room));
+    }
+    for (slot, vms) in [(0, 0), (1, 1), (2, 1)] {
+        let (asked, wish) = poll.next_arbiter().unwrap();
+        assert_eq!((asked.slot, wish), (slot, Some(Amounts { vms, ..vcpus(2) })));
+        let grant = Grant { slot, offer: offer.digest(), debit: wish.unwrap() };
+        poll.take(slot, Ok(ArbiterAnswer::Grant(Signed::seal(&grant, &key(slot + 1)))));
+    }
+    assert_eq!(next(&mut poll), None);
+    assert!(matches!(poll.conclude(), Answer::Done(_)));
+}
+
+#[test]
+fn where_vms_are_not_limited_no_arbiter_is_asked_for_a_number_of_them() {
+    let (trust, offer) = (trust(Some(9)), offer(3));
+    let mut poll = with_rooms(&trust, &offer, [4, 4, 4]);
+    let (_, wish) = poll.next_arbiter().unwrap();
+    assert_eq!(wish.map(Amounts::tells_vms), Some(false));
+}
+
+#[test]
+fn a_no_for_want_of_vms_says_how_many_there_are() {
+    let limit = Amounts { vms: 3, ..vcpus(9) };
+    let quota = BTreeMap::from([(TenantId::default_tenant(), limit)]);
+    let (trust, offer) = (Trust { quota, ..trust(None) }, offer(1));
+    let mut poll = Poll::of(&trust, &offer);
+    for slot in 0..3 {
+        let TenantRoom { used, at_most, left, has, .. } = room(4);
+        let (used, at_most) = (Amounts { vms: 3, ..used }, Amounts { vms: 0, ..at_most });
+        let (left, has) = (Amounts { vms: 0, ..left }, Amounts { vms: 0, ..has });
+        poll.take_room(slot, Ok(TenantRoom { limit: Some(limit), used, at_most, left, has }));
+    }
+    assert!(poll.is_short() && !poll.is_fragmented());
+    assert_eq!(next(&mut poll), None);
+    let Answer::Refused(No::Arbiters(no)) = poll.conclude() else { panic!("not refused") };
+    let DenialReason::Quota { limit, used, asked, at_most, .. } = &no[0].1 else {
+        panic!("not for want of quota: {no:?}");
+    };
+    let vms = [limit.vms, used.vms, asked.vms, at_most.as_ref().unwrap().vms];
+    assert_eq!(vms, [3, 3, 1, 0]);
+}
+
+#[test]
 fn what_a_rival_was_faster_with_is_planned_around() {
     let (trust, offer) = (trust(Some(9)), offer(3));
     let mut poll = with_rooms(&trust, &offer, [4, 4, 4]);

@@ -59,6 +59,20 @@ fn while_arbiters_are_changed_both_committees_have_enough() {
 }
 
 #[test]
+fn vms_are_spread_as_any_amount_is() {
+    let arbiters = slots(3);
+    let two_of_three = [Committee { members: &arbiters, k: 2 }];
+    let job = Amounts { vms: 1, ..vcpus(3) };
+    let ladle = |vms| Ladle { left: Amounts { vms, ..vcpus(9) }, ..Ladle::default() };
+    let debits = |vms: [u32; 3]| spread(&two_of_three, job, &(0..).zip(vms.map(ladle)).collect());
+    let of =
+        |debits: BTreeMap<u32, Amounts>| debits.into_values().map(|debit| (debit.vcpus, debit.vms));
+    let with_most = of(debits([2, 1, 2]).unwrap()).collect::<Vec<_>>();
+    assert_eq!(with_most, [(2, 1), (2, 0), (2, 1)]);
+    assert_eq!(debits([5, 0, 0]), None, "one arbiter counts once");
+}
+
+#[test]
 fn a_refusal_says_what_would_have_fitted() {
     let arbiters = slots(3);
     let two_of_three = [Committee { members: &arbiters, k: 2 }];
