@@ -86,6 +86,10 @@ pub(crate) enum Command {
     Reset(ActArgs),
     /// Ask a VM to reboot, and reset it when it does not
     Reboot(RebootArgs),
+    /// Have a VM's host refuse to stop, save or delete it
+    Protect(ProtectArgs),
+    /// Let a protected VM be stopped, saved and deleted again
+    Unprotect(ProtectArgs),
     /// Wait until a VM has ended; exits with 1 when a one-off job was not a success
     Wait(EndArgs),
     /// Delete a stopped VM and its disks

@@ -48,6 +48,7 @@ mod policy;
 
 pub(crate) mod expect;
 
+mod protect;
 mod ps;
 
 mod top;
@@ -188,6 +189,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Wait(args) => wait::run(session, args).await,
         Command::Rm(args) => rm::run(session, args).await,
         Command::Adopt(args) => adopt::run(session, args).await,
+        Command::Protect(args) => protect::run(session, args, true).await,
+        Command::Unprotect(args) => protect::run(session, args, false).await,
         Command::Release(args) => release::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Resize(args) => resize::run(session, args).await,

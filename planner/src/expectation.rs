@@ -102,7 +102,9 @@ impl Expectation {
         match self {
             Expectation::Runs { spec, on, .. } => {
                 let fits = |host: &HostId, placed: &Placed| {
-                    placed.spec == *spec && on.as_ref().is_none_or(|on| on == host) && seen(host)
+                    placed.spec.is_alike(spec)
+                        && on.as_ref().is_none_or(|on| on == host)
+                        && seen(host)
                 };
                 runs(rows.iter().filter(|(host, placed)| fits(host, placed)))
             }

@@ -310,7 +310,7 @@ fn reason(state: &State<'_>, expectation: &Expectation) -> UnmetReason {
         if is_between {
             return UnmetReason::InTransition { host: host.clone(), state: placed.state };
         }
-        if matches!(expectation, Expectation::Runs { spec, .. } if *spec != placed.spec) {
+        if matches!(expectation, Expectation::Runs { spec, .. } if !spec.is_alike(&placed.spec)) {
             return UnmetReason::OtherSpec { host: host.clone() };
         }
     }

@@ -335,7 +335,7 @@ impl Search<'_> {
     ) -> Vec<Candidate> {
         let rows = state.placements(job);
         if rows.values().any(|placed| !placed.state.is_ended()) {
-            let is_the_same = rows.values().all(|p| p.state.is_ended() || p.spec == *spec);
+            let is_the_same = rows.values().all(|p| p.state.is_ended() || p.spec.is_alike(spec));
             return on
                 .filter(|_| is_the_same)
                 .map_or(vec![], |on| self.moves(state, job, Some(on), ground));

@@ -216,6 +216,29 @@ impl JobSpec {
         }
     }
 
+    /// Whether its host refuses to end it.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        self.as_vm().is_some_and(|vm| vm.protected)
+    }
+
+    /// The same VM, protected or not; `None` of what is no VM.
+    #[must_use]
+    pub fn with_protection(&self, is_protected: bool) -> Option<Self> {
+        let mut spec = self.clone();
+        spec.as_vm_mut()?.protected = is_protected;
+        Some(spec)
+    }
+
+    /// Whether it is the same as another but for its protection, which says nothing of what runs.
+    #[must_use]
+    pub fn is_alike(&self, other: &Self) -> bool {
+        match (self.is_protected(), other.is_protected()) {
+            (here, there) if here == there => self == other,
+            (here, _) => other.with_protection(here).as_ref() == Some(self),
+        }
+    }
+
     /// The domain that it was before it was a job, if it was adopted.
     #[must_use]
     pub fn adopted(&self) -> Option<Uuid> {

@@ -259,6 +259,12 @@ pub enum Refusal {
         /// What would have worked.
         needed: String,
     },
+    /// Somebody has said that the job is not to be ended.
+    #[error("job {job} is protected; `ostler unprotect {job}` takes that off")]
+    Protected {
+        /// The job.
+        job: JobId,
+    },
     /// There is no such domain here that could be adopted.
     #[error(
         "no domain {domain} is on this host that is nobody's job; `ostler hosts` and `virsh list --all` tell where it is"
@@ -407,6 +413,7 @@ impl Refusal {
             Refusal::DiskShrinks { .. } => "disk-shrinks",
             Refusal::NoSuchSnapshot { .. } => "no-such-snapshot",
             Refusal::HasSnapshots { .. } => "has-snapshots",
+            Refusal::Protected { .. } => "protected",
             Refusal::NoSuchDomain { .. } => "no-such-domain",
             Refusal::NameTaken { .. } => "name-taken",
             Refusal::Ticket { error } => error.name(),
@@ -439,6 +446,7 @@ impl Refusal {
             | Refusal::WrongState { .. }
             | Refusal::DiskShrinks { .. }
             | Refusal::HasSnapshots { .. }
+            | Refusal::Protected { .. }
             | Refusal::NameTaken { .. }
             | Refusal::StaleClaim { .. }
             | Refusal::TaskUndone { .. }
@@ -622,6 +630,7 @@ pub fn examples() -> Vec<Refusal> {
             snapshots: vec![snapshot],
             needed: "delete them first".into(),
         },
+        Refusal::Protected { job: job.clone() },
         Refusal::NoSuchDomain { domain: "legacy".into() },
         Refusal::NameTaken { job: job.clone() },
         Refusal::StaleClaim { seen: 4, given: 3 },

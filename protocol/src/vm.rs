@@ -74,6 +74,10 @@ pub struct VmSpec {
     /// What becomes of it when its host is cut off.
     #[serde(default, skip_serializing_if = "hardware::is_default")]
     pub on_loss: OnLoss,
+    /// Whether its host refuses to end it: it is not stopped, saved or deleted by command until somebody
+    /// takes that off. What it does by itself, and what its host must do, goes on.
+    #[serde(default, skip_serializing_if = "restart::is_false")]
+    pub protected: bool,
     /// The libvirt domain that it was before it was a job. Its definition stays its own: what is
     /// said here of disks and cards only tells what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]

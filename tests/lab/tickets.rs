@@ -213,6 +213,16 @@ fn lab_a_tenant_gets_what_its_quota_allows_and_no_more() {
     operator.must(&["quota", "clear", "default"]);
     operator.must(&run("web-2"));
     assert_eq!(lab.virsh_domains("h1").len(), 2);
+
+    // A number of them that comes later counts those that run.
+    operator.must(&["quota", "set", "default", "--vms", "2"]);
+    let denied = operator.run(&run("web-3"));
+    let said = String::from_utf8_lossy(&[denied.stdout, denied.stderr].concat()).into_owned();
+    assert!(!denied.status.success() && said.contains("limit of 2 vms"), "{said}");
+    assert_eq!(operator.json(&["quota"])["quota"][0]["limit"]["vms"], 2);
+    operator.must(&["stop", "web-1", "--force"]);
+    operator.must(&run("web-3"));
+    assert_eq!(lab.virsh_domains("h1").len(), 2, "one in the place of another");
 }
 
 /// Three arbiters of which two grant: each books its part, so that all of the quota can be used, and two
@@ -222,7 +232,7 @@ fn lab_all_of_a_quota_is_used_and_two_thirds_with_one_arbiter_away() {
     let Some(lab) = Lab::up("lab_all_of_a_quota_is_used", 3) else { return };
     let mut operator = Operator::new();
     operator.make_cluster_with(&lab, &["--arbiters", "3"]);
-    operator.must(&["quota", "set", "default", "--vcpus", "3"]);
+    operator.must(&["quota", "set", "default", "--vcpus", "3", "--vms", "3"]);
     let run = |name: &'static str| ["run", "--memory", "64MiB", "--name", name];
     let said = |output: std::process::Output| {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
@@ -234,7 +244,9 @@ fn lab_all_of_a_quota_is_used_and_two_thirds_with_one_arbiter_away() {
     assert!(!denied.status.success());
     let words = said(denied);
     let has = |part: &str| assert!(words.contains(part), "{part} is not in: {words}");
-    ["limit of 3 vcpus", "3 vcpus", "1 vcpus", "at most 0 vcpus"].into_iter().for_each(has);
+    ["limit of 3 vms, 3 vcpus", "1 vms, 1 vcpus", "at most 0 vms, 0 vcpus"]
+        .into_iter()
+        .for_each(has);
     assert_eq!(operator.json(&["quota"])["quota"][0]["used"]["vcpus"], 3);
     let shown = said(operator.run(&["quota"]));
     assert!(shown.contains("all of each limit can be used while all 3 arbiters"), "{shown}");
@@ -251,7 +263,7 @@ fn lab_all_of_a_quota_is_used_and_two_thirds_with_one_arbiter_away() {
     let denied = operator.run(&run("db-3"));
     assert!(!denied.status.success(), "a third with two of three arbiters");
     let words = said(denied);
-    assert!(words.contains("limit of 3 vcpus"), "{words}");
+    assert!(words.contains("limit of 3 vms, 3 vcpus"), "{words}");
     let guests = || {
         let mut all: Vec<String> =
             lab.hosts().iter().flat_map(|host| lab.virsh_domains(host)).collect();

@@ -274,6 +274,18 @@ fn quota_is_ignored() {
 }
 
 #[test]
+fn the_number_of_vms_in_a_quota_is_ignored() {
+    let profile = Profile { quota_vms: Some(1), ..one_arbiter() };
+    found_in_story(Mutant::QuotaIgnored, profile, "quota_is_never_exceeded", |world| {
+        let spec = spec(1, false, true);
+        assert!(world.start(0, &job_id(0), 1, &spec));
+        // Two CPUs of 6, and two VMs of one.
+        world.start(1, &job_id(1), 1, &spec);
+        world.run_ms(5_000);
+    });
+}
+
+#[test]
 fn admission_ignores_open_offers() {
     let mutant = Mutant::AdmissionIgnoresOpenOffers;
     let invariant = "no_host_promises_more_than_it_has";

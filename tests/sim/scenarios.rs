@@ -105,6 +105,27 @@ fn all_of_a_quota_is_used_while_all_arbiters_are_there() {
     ends_well(world);
 }
 
+/// Three VMs, whatever they take: any two of three arbiters grant each, and all of the limit can be used.
+#[test]
+fn as_many_vms_run_as_the_quota_says_and_one_more_when_one_has_ended() {
+    let quota_vms = Some(3);
+    let mut world = world(Profile { quota_vcpus: 8, quota_vms, ..Profile::calm(25) });
+    assert_eq!(fill(&mut world, 0), 3);
+    assert_eq!(world.coverage.count("quota.fragmented"), 0, "nothing was in the way of another");
+    // More CPUs for one of them is no VM more.
+    let grown = run(&mut world, 0, want_size(3));
+    assert_eq!(await_end(&mut world, 0, grown), RunState::Succeeded);
+    let at = (0..3).find(|host| world.runs(*host, &job_id(1))).expect("it runs somewhere");
+    let to = world.hosts[(at + 1) % 3].id.clone();
+    let moving = run(&mut world, 0, Want::migrate(job_id(1), to));
+    assert_eq!(await_end(&mut world, 0, moving), RunState::Succeeded, "nor is a move");
+    assert_eq!(fill(&mut world, 4), 4, "a fourth is refused");
+    let stopped = run(&mut world, 0, Want::Stop { job: job_id(2), grace_ms: 0 });
+    assert_eq!(await_end(&mut world, 0, stopped), RunState::Succeeded);
+    assert_eq!(fill(&mut world, 5), 6, "one in its place");
+    ends_well(world);
+}
+
 /// Two thirds with one away; and when it is back, what the others have booked alone is spread anew.
 #[test]
 fn k_of_n_of_a_quota_is_used_with_one_away_and_all_of_it_when_it_is_back() {

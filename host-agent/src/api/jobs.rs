@@ -105,6 +105,32 @@ async fn act(api: &Api, peer: Peer, job: JobId, act: Act) -> Result<Response, Pr
     answer(api.ask(Request::Act { job, act }).await?, StatusCode::ACCEPTED)
 }
 
+pub(super) async fn protect(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    set_protection(&api, peer, id, true).await
+}
+
+pub(super) async fn unprotect(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+) -> Result<Response, ProblemReply> {
+    set_protection(&api, peer, id, false).await
+}
+
+async fn set_protection(
+    api: &Api,
+    peer: Peer,
+    job: JobId,
+    is_protected: bool,
+) -> Result<Response, ProblemReply> {
+    permit_over(api, peer, &job)?;
+    answer(api.ask(Request::Protect { job, is_protected }).await?, StatusCode::ACCEPTED)
+}
+
 pub(super) async fn resize(
     State(api): State<Api>,
     peer: Peer,

@@ -125,6 +125,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/save", post(jobs::save))
         .route("/v1/jobs/{id}/reset", post(jobs::reset))
         .route("/v1/jobs/{id}/reboot", post(jobs::reboot))
+        .route("/v1/jobs/{id}/protect", post(jobs::protect))
+        .route("/v1/jobs/{id}/unprotect", post(jobs::unprotect))
         .route("/v1/jobs/{id}/release", post(jobs::release))
         .route("/v1/jobs/{id}/resize", post(jobs::resize))
         .route("/v1/jobs/{id}/resize/undo", post(jobs::undo_resize))

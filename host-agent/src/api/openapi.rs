@@ -335,11 +335,15 @@ fn of_actions() -> Vec<Operation> {
     };
     vec![
         act("/v1/jobs/{id}/stop", "Stop it: politely, then after its grace by force")
-            .body::<StopJob>(),
+            .body::<StopJob>()
+            .refuses(&["protected"]),
+        act("/v1/jobs/{id}/protect", "Refuse to end it by command"),
+        act("/v1/jobs/{id}/unprotect", "Refuse that no more"),
         act("/v1/jobs/{id}/pause", "Let its CPUs stand still"),
         act("/v1/jobs/{id}/resume", "Let its CPUs go on"),
         act("/v1/jobs/{id}/release", "Give an adopted job back, running as it is"),
-        act("/v1/jobs/{id}/save", "Put its memory into a file, and stop it"),
+        act("/v1/jobs/{id}/save", "Put its memory into a file, and stop it")
+            .refuses(&["protected"]),
         act("/v1/jobs/{id}/reset", "Press its reset button"),
         act("/v1/jobs/{id}/reboot", "Ask it to reboot, and reset it after its grace")
             .body::<RebootJob>(),

@@ -16,6 +16,7 @@ use transport::clock::Now;
 use super::agent::{Agent, UnderWay, WorkKind};
 use super::input::{Effect, Reply, Work, WorkId, WorkOutcome};
 use super::ledger::{Intent, JobRecord};
+use super::protecting::check_unprotected;
 use super::resizing::check_settled;
 
 /// How long a caller waits before it asks again while other work of the job is under way. Such work
@@ -77,6 +78,7 @@ impl Agent {
                 self.insert(now, record, out);
             }
             (JobState::Running | JobState::Paused, Intent::Run | Intent::Pause, Act::Save) => {
+                check_unprotected(&record.job, None)?;
                 check_settled(&record.job, "saved")?;
                 record.intent = Intent::Save;
                 self.become_state(now, record, JobState::Stopping, Some(Reason::Requested), out);

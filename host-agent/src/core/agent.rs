@@ -308,6 +308,7 @@ impl Agent {
             Request::Put { job, put } => self.put(now, job, put, out),
             Request::Stop { job, stop } => self.stop(now, &job, stop, out),
             Request::Act { job, act } => self.act(now, &job, act, out),
+            Request::Protect { job, is_protected } => self.protect(now, &job, is_protected, out),
             Request::Resize { job, resize } => self.resize(now, &job, resize, out),
             Request::UndoResize { job, run } => self.undo_resize(now, &job, run, out),
             Request::TakeSnapshot { job, name, measured } => {

@@ -11,6 +11,7 @@ use super::claims::Deed;
 use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord};
 use super::pools::deletes_shared;
+use super::protecting::{check_unprotected, is_left_over};
 
 impl Agent {
     pub(super) fn stop(
@@ -28,6 +29,10 @@ impl Agent {
         let job = &record.job;
         if self.claims.is_done(stop.run, Deed::Stop) {
             return Ok(Reply::AlreadySo(Box::new(job.clone())));
+        }
+        let is_over = job.state.is_ended() && job.hold.is_none();
+        if !is_over && !matches!(record.intent, Intent::Stop { .. } | Intent::Delete) {
+            check_unprotected(job, stop.run)?;
         }
         match (job.state, &record.intent) {
             (state, Intent::Release) => {
@@ -117,6 +122,9 @@ impl Agent {
         if was_done {
             // What it was about is gone; this is another job of that name.
             return Err(Refusal::NoSuchJob { job: id.clone() });
+        }
+        if !is_unhanded && !is_left_over(&record.job) {
+            check_unprotected(&record.job, run)?;
         }
         // What Ostler did not make it does not delete.
         if record.job.spec.adopted().is_some() {

@@ -180,6 +180,13 @@ pub enum Request {
         /// What.
         act: Act,
     },
+    /// Refuse to end a VM from now on, or no more.
+    Protect {
+        /// Its id.
+        job: JobId,
+        /// Whether it is to be protected.
+        is_protected: bool,
+    },
     /// Give a job another size.
     Resize {
         /// Its id.
@@ -284,6 +291,7 @@ impl Request {
             Request::Put { job, .. }
             | Request::Stop { job, .. }
             | Request::Act { job, .. }
+            | Request::Protect { job, .. }
             | Request::Resize { job, .. }
             | Request::UndoResize { job, .. }
             | Request::TakeSnapshot { job, .. }

@@ -20,6 +20,7 @@ mod taking;
 mod adopting;
 
 mod ending;
+mod protecting;
 
 mod moving;
 

@@ -137,8 +137,8 @@ impl Agent {
     }
 
     /// The size is what it was: only the hold is another, granted by other arbiters, or booked with
-    /// them otherwise. The guest and libvirt know nothing of it.
-    fn become_renewed(
+    /// them otherwise; or the word that protects it. The guest and libvirt know nothing of it.
+    pub(super) fn become_renewed(
         &mut self,
         now: Now,
         mut record: JobRecord,

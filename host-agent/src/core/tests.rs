@@ -47,6 +47,7 @@ mod pools;
 mod table;
 
 mod policy;
+mod protecting;
 
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;

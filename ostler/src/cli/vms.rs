@@ -69,6 +69,9 @@ pub(crate) struct RunArgs {
     /// on another host)
     #[arg(long, default_value = "keep", value_name = "WHAT", value_parser = parse_on_loss)]
     pub(crate) on_loss: OnLoss,
+    /// Have its host refuse to stop, save or delete it, until `ostler unprotect`
+    #[arg(long)]
+    pub(crate) protected: bool,
     /// Let its disks begin anew from the image on another host
     #[arg(long)]
     pub(crate) ephemeral: bool,
@@ -129,6 +132,12 @@ pub(crate) struct ActArgs {
     pub(crate) name: JobId,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProtectArgs {
+    /// The VM
+    pub(crate) name: JobId,
 }
 
 #[derive(Debug, Args)]

@@ -34,7 +34,9 @@ fn cells(row: &JobRow, now_ms: u64) -> [String; 9] {
     let since = show::age(now_ms.saturating_sub(job.since_ms));
     let endpoint = job.endpoint.as_ref().map(|endpoint| endpoint.url.clone());
     let why = job.reason.as_ref().map(ToString::to_string).or(endpoint);
-    let why = why.into_iter().chain(job.resize_words()).chain(job.snapshot_words());
+    let protected = job.spec.is_protected().then(|| "protected".to_owned());
+    let why = why.into_iter().chain(protected);
+    let why = why.chain(job.resize_words()).chain(job.snapshot_words());
     let why: Vec<String> = why.collect();
     let why = why.join("; ");
     [

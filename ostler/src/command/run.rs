@@ -74,6 +74,7 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         restart: args.restart,
         autostart: args.autostart,
         on_loss: args.on_loss,
+        protected: args.protected,
         adopted: None,
     };
     let labels = args.label.iter().cloned().collect();
@@ -178,7 +179,9 @@ async fn run_here(
 ) -> Result<Code, Failure> {
     let id = &args.name;
     let present = picture.job(id).ok();
-    if let Some(row) = present.filter(|row| *row.job.spec == spec && !row.job.state.is_ended()) {
+    if let Some(row) =
+        present.filter(|row| row.job.spec.is_alike(&spec) && !row.job.state.is_ended())
+    {
         show::line(&format!("{id} is {} on {} already", row.job.state, row.host_name));
         return Ok(Code::Ok);
     }

@@ -2,6 +2,7 @@
 
 use protocol::id::{HostId, JobId};
 use protocol::job::JobState;
+use protocol::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
@@ -28,7 +29,14 @@ impl StopVm {
         usable(state, &self.host)?;
         let wrong =
             |state, needed: &str| Err(Blocker::WrongState { state, needed: needed.to_owned() });
-        match state.placed(&self.job, &self.host).map(|placed| placed.state) {
+        let placed = state.placed(&self.job, &self.host);
+        // Its host would refuse.
+        let is_protected = |placed: &Placed| placed.spec.is_protected() && !placed.state.is_ended();
+        if placed.as_ref().is_some_and(is_protected) {
+            let no = Refusal::Protected { job: self.job.clone() };
+            return Err(Blocker::Admission { no });
+        }
+        match placed.map(|placed| placed.state) {
             Some(
                 JobState::Accepted
                 | JobState::Starting

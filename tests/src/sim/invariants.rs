@@ -473,6 +473,7 @@ impl World {
             }
             Request::Offer(_)
             | Request::Act { .. }
+            | Request::Protect { .. }
             | Request::Resize { .. }
             | Request::UndoResize { .. }
             | Request::TakeSnapshot { .. }

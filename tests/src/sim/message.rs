@@ -146,6 +146,7 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Put { .. } => "put",
         Request::Stop { .. } => "stop",
         Request::Act { .. } => "act",
+        Request::Protect { .. } => "protect",
         Request::Resize { .. } => "resize",
         Request::UndoResize { .. } => "undo-resize",
         Request::TakeSnapshot { .. } | Request::Revert { .. } | Request::DeleteSnapshot { .. } => {
