@@ -318,6 +318,26 @@ fn stopping_deleting_and_moving_take_the_steps_they_need() {
 }
 
 #[test]
+fn no_plan_stops_a_protected_vm_and_it_moves_and_is_met_as_any_other() {
+    let protected = vm(2).with_protection(true).unwrap();
+    let there = with(host(1, 4), "web", protected, JobState::Running);
+    let plan = |expectation| plan(&input([there.clone(), host(2, 8)], vec![expectation]));
+    for ended in [Expectation::IsStopped { job: id("web") }, Expectation::Absent { job: id("web") }]
+    {
+        let outcome = plan(ended);
+        assert_eq!(steps(&outcome), [""; 0]);
+        let why = outcome.report.to_string();
+        assert!(why.contains("ostler unprotect web"), "{why}");
+    }
+    let moved = plan(Expectation::RunsOn { job: id("web"), on: at(2) });
+    assert_eq!(steps(&moved), ["move web from h1 to h2"]);
+    let wanted = plan(run("web", vm(2)));
+    assert!(steps(&wanted).is_empty() && wanted.report.unmet.is_empty(), "{}", wanted.report);
+    let larger = plan(run("web", vm(3)));
+    assert!(!larger.report.unmet.is_empty(), "another spec is another");
+}
+
+#[test]
 fn a_job_with_snapshots_stays_where_it_is_and_says_why() {
     let mut running = with(host(1, 4), "web", vm(2), JobState::Running);
     running.jobs[0].snapshots = vec![Snapshot {

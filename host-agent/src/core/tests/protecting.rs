@@ -50,9 +50,8 @@ fn protection_is_on_disk_before_the_answer() {
 fn a_protected_vm_that_has_ended_by_itself_is_not_deleted_either() {
     let mut bench = running(Bench::lone());
     protect(&mut bench, true).unwrap();
-    say(&mut bench, Lifecycle::Stopped(StopReason::Shutdown));
     let off = domain("web-1", DomainState::ShutOff(StopReason::Shutdown));
-    let look = bench.looks.remove(0);
+    let look = bench.look(off.uuid, true);
     bench.tell(Input::Looked { look, domain: Some(off) });
     assert!(bench.state("web-1").is_ended());
     assert!(is_refused(&delete(&mut bench)));
