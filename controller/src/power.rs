@@ -226,8 +226,9 @@ mod tests {
         host.name = "h2".to_owned();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("power.json");
-        let device = r#"[ { "agent": "fence_ipmilan" } ]"#;
-        let text = format!(r#"{{ "hosts": {{ "h2": {device}, "{}": {device} }} }}"#, host.id);
+        let (one, other) =
+            (r#"[ { "agent": "fence_ipmilan" } ]"#, r#"[ { "agent": "fence_apc" } ]"#);
+        let text = format!(r#"{{ "hosts": {{ "h2": {one}, "{}": {other} }} }}"#, host.id);
         std::fs::write(&file, text).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         let (power, hosts) = (Power::new(file), [host.clone()]);

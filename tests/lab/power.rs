@@ -116,7 +116,9 @@ fn power_file(lab: &Lab, controller: &str, hosts: &[&str]) -> PathBuf {
     };
     let mut named: serde_json::Map<String, Value> =
         hosts.iter().map(|host| ((*host).to_owned(), devices(host))).collect();
-    named.extend(named.values().next().cloned().map(|devices| ("h99".to_owned(), devices)));
+    // An address of nobody: two hosts with one device are refused.
+    let nobody = json!([{ "agent": "fence_ipmilan", "options": { "ip": "192.0.2.99" } }]);
+    named.insert("h99".to_owned(), nobody);
     let file = json!({ "hosts": named });
     let disk = lab.host(controller)["disk"].as_str().expect("a host has a disk").to_owned();
     let path = PathBuf::from(disk).join("etc/ostler/power.json");

@@ -23,6 +23,24 @@ const BYTES_MAX: u64 = 4 << 20;
 /// Devices of one host.
 const DEVICES_MAX: usize = 8;
 
+/// Options that say who asks a device and how, not which it is.
+const MANNERS: [&str; 11] = [
+    "username",
+    "login",
+    "password",
+    "passwd",
+    "password_script",
+    "passwd_script",
+    "cipher",
+    "privlvl",
+    "method",
+    "verbose",
+    "quiet",
+];
+
+/// Older names of options, with those of now.
+const SAME_OPTIONS: [(&str, &str); 2] = [("ipaddr", "ip"), ("port", "plug")];
+
 /// Why nobody can be switched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PowerFileError {
@@ -35,6 +53,12 @@ pub(crate) enum PowerFileError {
     /// Others may read the passwords in it.
     #[error("others may read {path} (mode {mode:o}): chmod 600 {path}", path = .path.display())]
     Open { path: PathBuf, mode: u32 },
+    /// Two hosts have one device, and to switch one of them is to switch the other.
+    #[error(
+        "{path} says that {device} switches {one} and {other}: give each host its own, or keep one line where both \
+         are names of one host", path = .path.display()
+    )]
+    Shared { path: PathBuf, device: String, one: String, other: String },
     /// It says something that is not understood.
     #[error("{path}: {why}", path = .path.display())]
     Invalid { path: PathBuf, why: String },
@@ -106,11 +130,44 @@ impl PowerFile {
                 device.check().map_err(|why| invalid(format!("{host}: {why}")))?;
             }
         }
-        Ok(file)
+        match file.shared() {
+            Some((device, one, other)) => {
+                let (path, device) = (path.to_owned(), device.to_string());
+                let (one, other) = (one.to_owned(), other.to_owned());
+                Err(PowerFileError::Shared { path, device, one, other })
+            }
+            None => Ok(file),
+        }
+    }
+
+    /// A device that two hosts have, and which.
+    fn shared(&self) -> Option<(&Device, &str, &str)> {
+        let mut known: BTreeMap<_, &str> = BTreeMap::new();
+        for (host, devices) in &self.hosts {
+            for device in devices {
+                match known.insert(device.outlet(), host) {
+                    Some(other) if other != host => return Some((device, other, host)),
+                    _ => {}
+                }
+            }
+        }
+        None
     }
 }
 
 impl Device {
+    /// What it switches: all of it but who asks, and how patiently. Two outlets of one strip are two of these.
+    fn outlet(&self) -> (&str, BTreeMap<&str, &str>) {
+        let is_manner = |key: &str| {
+            MANNERS.contains(&key) || ["timeout", "delay", "wait"].iter().any(|w| key.ends_with(w))
+        };
+        let same =
+            |key: &str| SAME_OPTIONS.iter().find(|(old, _)| *old == key).map(|(_, new)| *new);
+        let outlet = self.options.iter().filter(|(key, _)| !is_manner(key));
+        let outlet = outlet.map(|(key, value)| (same(key).unwrap_or(key), value.as_str()));
+        (self.agent.rsplit('/').next().unwrap_or_default(), outlet.collect())
+    }
+
     fn check(&self) -> Result<(), String> {
         let is_word = |text: &str| {
             !text.is_empty()
@@ -181,5 +238,37 @@ mod tests {
         }
         let none = PowerFile::read(Path::new("/nonexistent/power.json")).unwrap_err();
         assert!(matches!(none, PowerFileError::None { .. }), "{none}");
+    }
+
+    #[test]
+    fn a_device_of_two_hosts_is_refused_with_both_and_two_outlets_are_two_devices() {
+        let two = |one: &str, other: &str| {
+            let device = |options: &str| {
+                format!(r#"[ {{ "agent": "fence_x", "options": {{ {options} }} }} ]"#)
+            };
+            read(
+                &format!(r#"{{ "hosts": {{ "h2": {}, "h3": {} }} }}"#, device(one), device(other)),
+                0o600,
+            )
+        };
+        for (one, other) in [
+            (r#""ip": "10.0.9.2""#, r#""ip": "10.0.9.2""#),
+            (r#""ip": "10.0.9.2", "plug": "1""#, r#""ipaddr": "10.0.9.2", "port": "1""#),
+            (r#""ip": "10.0.9.2", "password": "a""#, r#""ip": "10.0.9.2", "login_timeout": "9""#),
+        ] {
+            let error = two(one, other).unwrap_err();
+            assert!(matches!(error, PowerFileError::Shared { .. }), "{error}");
+            let words = error.to_string();
+            assert!(words.contains("switches h2 and h3") && !words.contains("secret"), "{words}");
+        }
+        for (one, other) in [
+            (r#""ip": "10.0.9.2""#, r#""ip": "10.0.9.3""#),
+            (r#""ip": "10.0.9.2", "plug": "1""#, r#""ip": "10.0.9.2", "plug": "2""#),
+            (r#""ip": "10.0.9.2", "ipport": "623""#, r#""ip": "10.0.9.2", "ipport": "624""#),
+        ] {
+            assert!(two(one, other).is_ok(), "{one} {other}");
+        }
+        let both = r#"{ "hosts": { "h2": [ { "agent": "fence_x" }, { "agent": "fence_x" } ] } }"#;
+        assert!(read(both, 0o600).is_ok(), "one host may name its own twice");
     }
 }
