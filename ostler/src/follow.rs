@@ -320,7 +320,9 @@ fn turned_back(status: &RunStatus, reason: &str) -> (Code, String) {
 /// Ostler's own services.
 fn check_target(picture: &Picture, want: &Want) -> Result<(), Failure> {
     let id = match want {
-        Want::Run { .. } | Want::FailOver { .. } => return Ok(()),
+        Want::Run { .. } | Want::FailOver { .. } | Want::Sleep { .. } | Want::Wake { .. } => {
+            return Ok(());
+        }
         Want::Stop { job, .. }
         | Want::Migrate { job, .. }
         | Want::Resize { job, .. }
@@ -364,7 +366,7 @@ fn is_as_wanted(want: &Want, row: &JobRow) -> bool {
         Want::FailOver { .. } => job.state == JobState::Running,
         Want::Resize { size, .. } => job.spec.is_sized(&job.id, size) && is_resized(job),
         Want::Stop { .. } => job.state.is_ended(),
-        Want::Delete { .. } => false,
+        Want::Delete { .. } | Want::Sleep { .. } | Want::Wake { .. } => false,
     }
 }
 
@@ -381,6 +383,8 @@ pub(crate) fn wanted(want: &Want) -> String {
         Want::FailOver { job, lost, .. } => {
             format!("run {job} elsewhere than on {}", lost.host.short())
         }
+        Want::Sleep { host } => format!("put {} to sleep", host.host().short()),
+        Want::Wake { host } => format!("wake {}", host.host().short()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! not answer becomes a warning.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, stream};
 use protocol::api::{HostRowReply, ViewReply};
 use protocol::host::{Host, Inventory};
-use protocol::id::{HostId, JobId, Revision};
+use protocol::id::{Epoch, HostId, JobId, Revision};
 use protocol::job::{Job, JobRow, JobState, Reason, Role};
 use protocol::power::{Sleep, SleepList, SleepStage};
 use protocol::trust::Trust;
@@ -88,6 +88,41 @@ impl Session {
 }
 
 impl Session {
+    /// Hosts that some controller could put to sleep once they are empty.
+    pub(crate) async fn may_sleep(&self) -> BTreeSet<HostId> {
+        let told = self.sleep_lists().await.into_iter().flatten();
+        told.flat_map(|list| list.may_sleep).collect()
+    }
+
+    /// Hosts that are asleep as controllers remember it, and in which life of its agent each was put to sleep.
+    pub(crate) async fn asleep(&self) -> BTreeMap<HostId, Epoch> {
+        let mut known = self.sleeps().await;
+        known.retain(|_, sleep| sleep.stage == SleepStage::Asleep);
+        known.into_iter().map(|(host, sleep)| (host, sleep.epoch)).collect()
+    }
+
+    /// The latest that any controller remembers of each host.
+    async fn sleeps(&self) -> BTreeMap<HostId, Sleep> {
+        let mut known: BTreeMap<HostId, Sleep> = BTreeMap::new();
+        let told = self.sleep_lists().await.into_iter().flatten();
+        for sleep in told.flat_map(|list| list.hosts) {
+            if known.get(&sleep.host).is_none_or(|before| sleep.is_after(before)) {
+                known.insert(sleep.host.clone(), sleep);
+            }
+        }
+        known
+    }
+
+    /// What each controller tells of hosts' sleep. Who does not answer is told by whoever needs one.
+    async fn sleep_lists(&self) -> Vec<Option<SleepList>> {
+        let client = self.client.with_deadline(ASLEEP_MAX);
+        let asked = self.peers(Role::Controller).into_iter().map(|controller| {
+            let client = client.clone();
+            async move { client.get::<SleepList>(&controller, "/v1/asleep").await.ok() }
+        });
+        join_all(asked).await
+    }
+
     /// Notes who is asleep, and adds those of whom no monitor has heard. Nobody is asked while every host is heard.
     async fn add_asleep(&self, picture: &mut Picture) {
         let roster: Vec<HostId> =
@@ -97,18 +132,7 @@ impl Session {
         if !picture.rows.iter().any(is_away) && !roster.iter().any(is_missing) {
             return;
         }
-        let client = self.client.with_deadline(ASLEEP_MAX);
-        let asked = self.peers(Role::Controller).into_iter().map(|controller| {
-            let client = client.clone();
-            async move { client.get::<SleepList>(&controller, "/v1/asleep").await }
-        });
-        let mut known: BTreeMap<HostId, Sleep> = BTreeMap::new();
-        // Who does not answer is told by whoever needs a controller.
-        for sleep in join_all(asked).await.into_iter().flatten().flat_map(|list| list.hosts) {
-            if known.get(&sleep.host).is_none_or(|before| sleep.is_after(before)) {
-                known.insert(sleep.host.clone(), sleep);
-            }
-        }
+        let mut known = self.sleeps().await;
         known.retain(|host, sleep| {
             let seen = picture.view.host(host).map(|row| row.cursor.epoch);
             let is_ours = roster.is_empty() || roster.contains(host);

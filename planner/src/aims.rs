@@ -20,7 +20,8 @@ use crate::intent::{Intent, Problem, problems};
 use crate::level::{Level, Score};
 use crate::order::awaited;
 use crate::report::{Report, explain, explain_stay, violations};
-use crate::rules::{Balanced, Clause, Rule};
+use crate::rules::{Balanced, Clause, PowerSaving, Rule};
+use crate::saving::{Saving, next_saving};
 use crate::search::{Aim, Node, Search};
 use crate::state::State;
 use crate::steps::Step;
@@ -46,6 +47,9 @@ pub struct Plan {
     /// Which of them make hosts more alike, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shifts: Vec<Shift>,
+    /// Which of them save power, or see to it that there is room, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub savings: Vec<Saving>,
 }
 
 /// A move of one job so that another fits.
@@ -101,6 +105,7 @@ pub fn plan(input: &PlanInput) -> Outcome {
         }
     }
     best.balance();
+    best.save();
     let outcome = best.outcome();
     debug_assert_eq!(crate::audit(input, &outcome), vec![], "a plan that breaks its own rules");
     outcome
@@ -152,6 +157,7 @@ struct Attempt<'a> {
     staying: Vec<(JobId, HostId)>,
     favours: BTreeSet<Favour>,
     shifts: Vec<Shift>,
+    savings: Vec<Saving>,
 }
 
 impl<'a> Attempt<'a> {
@@ -159,7 +165,20 @@ impl<'a> Attempt<'a> {
         let (input, node) = (start.input(), Node::root(start));
         let (earlier, unmet, coming, staying) = (vec![], vec![], vec![], vec![]);
         let (start, favours, shifts) = (start.clone(), BTreeSet::new(), vec![]);
-        Self { input, start, node, goals, earlier, unmet, coming, staying, favours, shifts }
+        let savings = vec![];
+        Self {
+            input,
+            start,
+            node,
+            goals,
+            earlier,
+            unmet,
+            coming,
+            staying,
+            favours,
+            shifts,
+            savings,
+        }
     }
 
     fn go(&mut self) {
@@ -175,7 +194,8 @@ impl<'a> Attempt<'a> {
             }
             let mends_rules = self.input.limits.mends_rules;
             let tended = |clause: &&Clause| {
-                clause.level == level && mends_rules && balanced(clause).is_none()
+                let is_last = balanced(clause).is_some() || saved(clause).is_some();
+                clause.level == level && mends_rules && !is_last
             };
             for clause in self.input.clauses.iter().filter(tended) {
                 while clause.rule.violations(&self.node.state) > 0 {
@@ -302,6 +322,26 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Wakes hosts before they are needed, and puts those to sleep that are not: last of all, as what runs is what
+    /// room is judged by. None sleeps while anything is unmet, or one is woken.
+    fn save(&mut self) {
+        let (clauses, limits) = (&self.input.clauses, self.input.limits);
+        let mut saved: Vec<(Level, &PowerSaving)> = clauses.iter().filter_map(saved).collect();
+        saved.sort_by_key(|(level, _)| *level);
+        for (_, rule) in saved {
+            while self.savings.len() < limits.savings_max as usize {
+                let wakes = self.node.steps.iter().any(|step| matches!(step, Step::WakeHost(_)));
+                let may_sleep = !wakes && !self.has_unmet_goals() && self.coming.is_empty();
+                let next = next_saving(&self.node.state, rule, may_sleep);
+                let Some((saving, found)) = next else { break };
+                for step in found.steps {
+                    self.node = self.node.clone().step(step);
+                }
+                self.savings.push(saving);
+            }
+        }
+    }
+
     fn has_unmet_goals(&self) -> bool {
         !self.unmet.is_empty()
     }
@@ -358,8 +398,8 @@ impl<'a> Attempt<'a> {
             })
         };
         let favours = self.favours.into_iter().filter(is_left).collect();
-        let (Node { steps, cost, .. }, shifts) = (self.node, self.shifts);
-        let plan = Plan { steps, cost, favours, shifts };
+        let (Node { steps, cost, .. }, shifts, savings) = (self.node, self.shifts, self.savings);
+        let plan = Plan { steps, cost, favours, shifts, savings };
         Outcome { plan, coming: self.coming, report }
     }
 }
@@ -367,6 +407,13 @@ impl<'a> Attempt<'a> {
 fn balanced(clause: &Clause) -> Option<(Level, &Balanced)> {
     match &clause.rule {
         Rule::Balanced(rule) => Some((clause.level, rule)),
+        _ => None,
+    }
+}
+
+fn saved(clause: &Clause) -> Option<(Level, &PowerSaving)> {
+    match &clause.rule {
+        Rule::PowerSaving(rule) => Some((clause.level, rule)),
         _ => None,
     }
 }

@@ -167,9 +167,11 @@ impl<'l, 'a> Look<'l, 'a> {
         let host = match &candidate.step {
             Step::StartVm(step) => &step.host,
             Step::MigrateVm(step) => &step.to,
-            Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => {
-                return false;
-            }
+            Step::StopVm(_)
+            | Step::ResizeVm(_)
+            | Step::DeleteVm(_)
+            | Step::WakeHost(_)
+            | Step::SleepHost(_) => return false,
         };
         let is_fresh = self.state.heard(host).freshness == Freshness::Fresh;
         is_fresh && self.state.host(host).is_some_and(|row| self.has(tier, row))

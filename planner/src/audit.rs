@@ -16,7 +16,7 @@ use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
 use crate::intent::Intent;
 use crate::report::violations;
-use crate::rules::Violation;
+use crate::rules::{Rule, Violation};
 use crate::state::State;
 use crate::steps::{StartVm, Step};
 
@@ -55,6 +55,16 @@ pub enum Fault {
     },
     /// A host would be woken that is awake, or that is to be left alone.
     WakesInVain {
+        /// The host.
+        host: HostId,
+    },
+    /// A host would be put to sleep on which something is alive, or that is to be left alone.
+    SleepsInUse {
+        /// The host.
+        host: HostId,
+    },
+    /// A host would sleep although too few are awake then, or they could not take what one of them has.
+    SleepsInNeed {
         /// The host.
         host: HostId,
     },
@@ -99,6 +109,7 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut ledger = Ledger::of(input);
     let mut woken: BTreeSet<&HostId> = BTreeSet::new();
+    let mut slept: BTreeSet<&HostId> = BTreeSet::new();
     for step in &outcome.plan.steps {
         if let Step::StartVm(step) = step {
             faults.extend(ledger.too_early(&step.job));
@@ -111,6 +122,18 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
             if !woken.insert(&step.host) || !may_wake {
                 faults.push(Fault::WakesInVain { host: step.host.clone() });
             }
+        }
+        if let Step::SleepHost(step) = step {
+            let host = step.host.host();
+            let is_in_use = ledger.has_alive(host) || !input.may_sleep.contains(host);
+            let is_intended = input.intents.contains_key(host) || woken.contains(host);
+            if is_in_use || is_intended || !slept.insert(host) {
+                faults.push(Fault::SleepsInUse { host: host.clone() });
+            }
+            continue;
+        }
+        if let Some(host) = touched(step).into_iter().find(|host| slept.contains(host)) {
+            faults.push(Fault::UsesSleepingHost { host: host.clone() });
         }
         let target = step_target(step).filter(|host| input.intents.contains_key(*host));
         if let Some(host) = target.filter(|host| !is_asleep(host)) {
@@ -127,6 +150,8 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
             }
         }
     }
+    let in_need = slept.iter().filter(|host| ledger.needs(host, &slept, &woken));
+    faults.extend(in_need.map(|host| Fault::SleepsInNeed { host: HostId::clone(host) }));
     let mut state = State::new(input);
     for step in &outcome.plan.steps {
         state = step.apply(&state);
@@ -156,9 +181,11 @@ fn against_policy(input: &PlanInput, step: &Step) -> Option<Fault> {
         Step::MigrateVm(step) => {
             (&input.view.host(&step.from)?.jobs.get(&step.job)?.spec as &JobSpec, &step.to)
         }
-        Step::StopVm(_) | Step::ResizeVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => {
-            return None;
-        }
+        Step::StopVm(_)
+        | Step::ResizeVm(_)
+        | Step::DeleteVm(_)
+        | Step::WakeHost(_)
+        | Step::SleepHost(_) => return None,
     };
     let labels = &input.view.host(host)?.host.labels;
     input.policy.breach_on(spec, labels)?;
@@ -176,6 +203,7 @@ fn touched(step: &Step) -> Vec<&HostId> {
         Step::ResizeVm(step) => vec![&step.host],
         Step::DeleteVm(step) => vec![&step.host],
         Step::WakeHost(step) => vec![&step.host],
+        Step::SleepHost(step) => vec![step.host.host()],
         Step::MigrateVm(step) => vec![&step.from, &step.to],
     }
 }
@@ -206,6 +234,59 @@ impl<'a> Ledger<'a> {
             }
         }
         Self { input, promised, jobs, copied: BTreeMap::new() }
+    }
+
+    /// Whether any job is alive on a host.
+    fn has_alive(&self, host: &HostId) -> bool {
+        self.jobs.values().any(|rows| rows.get(host).is_some_and(|(is_alive, _)| *is_alive))
+    }
+
+    /// CPUs and memory of VMs that are leaving a host, and of all others there.
+    fn vms_on(&self, host: &HostId) -> (Resources, Resources) {
+        let (mut leaving, mut staying) = (Resources::ZERO, Resources::ZERO);
+        let seen = |job: &JobId| self.input.view.host(host)?.jobs.get(job);
+        for (job, rows) in &self.jobs {
+            let Some((true, size)) = rows.get(host) else { continue };
+            let size = Resources { disk_bytes: 0, ..*size };
+            match seen(job) {
+                Some(seen) if seen.state == JobState::MigratingOut => leaving = leaving.plus(size),
+                Some(seen) if seen.spec.as_vm().is_none() => {}
+                _ => staying = staying.plus(size),
+            }
+        }
+        (leaving, staying)
+    }
+
+    /// Whether a rule that is about a host which was put to sleep would have it awake: too few are, or what one of
+    /// these has promised is more than all others have left, in sum. That much is needed for any rehearsal.
+    fn needs(&self, slept: &HostId, all: &BTreeSet<&HostId>, woken: &BTreeSet<&HostId>) -> bool {
+        let Some(row) = self.input.view.host(slept) else { return true };
+        let clauses = self.input.clauses.iter().chain(&self.input.heeded);
+        let mut rules = clauses.filter_map(|clause| match &clause.rule {
+            Rule::PowerSaving(rule) if rule.counts(&row.host) => Some(rule),
+            _ => None,
+        });
+        rules.any(|rule| {
+            let is_awake = |host: &HostId| {
+                let heard = self.input.heard.get(host);
+                let is_lost = heard.is_some_and(|heard| heard.freshness == Freshness::Lost);
+                let is_there = !self.input.intents.contains_key(host) && !is_lost;
+                !all.contains(host) && (is_there || woken.contains(host))
+            };
+            let rows =
+                self.input.view.hosts().filter(|(id, row)| is_awake(id) && rule.counts(&row.host));
+            let rows: Vec<(Resources, Resources)> = rows
+                .map(|(id, row)| {
+                    let promised = self.promised.get(id).copied().unwrap_or_default();
+                    let (leaving, staying) = self.vms_on(id);
+                    (staying, row.host.capacity.minus(promised.minus(leaving)))
+                })
+                .collect();
+            let free = rows.iter().fold(Resources::ZERO, |sum, (_, free)| sum.plus(*free));
+            let is_stranded =
+                |(promised, own): &(Resources, Resources)| !promised.fits_in(free.minus(*own));
+            rows.len() < rule.awake_min() as usize || rows.iter().any(is_stranded)
+        })
     }
 
     /// Whoever is to run before this job is started and does not.
@@ -241,7 +322,7 @@ impl<'a> Ledger<'a> {
                 self.put(&s.job, &s.host, Some((is_alive, s.spec.takes())));
             }
             Step::DeleteVm(s) => self.put(&s.job, &s.host, None),
-            Step::WakeHost(_) => {}
+            Step::WakeHost(_) | Step::SleepHost(_) => {}
             Step::MigrateVm(s) => {
                 let size = self.size(&s.job, &s.from);
                 self.put(&s.job, &s.from, None);
@@ -334,6 +415,6 @@ fn step_target(step: &Step) -> Option<&HostId> {
         Step::StartVm(step) => Some(&step.host),
         Step::MigrateVm(step) => Some(&step.to),
         Step::ResizeVm(step) => Some(&step.host),
-        Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
+        Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) | Step::SleepHost(_) => None,
     }
 }

@@ -27,7 +27,7 @@ use crate::rules::Clause;
 /// Kinds of expectation that are met by steps of a job.
 pub const GOALS: [&str; 5] = ["runs", "runs_on", "has_size", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
-pub const RULES: [&str; 11] = [
+pub const RULES: [&str; 12] = [
     "host_label",
     "host_arch",
     "host_at_least",
@@ -39,6 +39,7 @@ pub const RULES: [&str; 11] = [
     "lose_any_host",
     "lose_any_domain",
     "balanced",
+    "power_saving",
 ];
 
 /// Kinds of expectation that are told in terms of others: VMs by the number, and who starts after whom.
@@ -54,6 +55,9 @@ pub struct Wanted {
     /// What is intended with hosts, by id, name or the beginning of an id.
     #[serde(default)]
     pub intents: BTreeMap<String, Intent>,
+    /// Hosts that may be put to sleep once they are empty, named as in `intents`.
+    #[serde(default)]
+    pub may_sleep: Vec<String>,
     /// Which of the hosts that would do is taken.
     #[serde(default)]
     pub placement: Placement,
@@ -82,6 +86,7 @@ fn far() -> Limits {
         mends_rules: true,
         shifts_max: 64,
         shifts_begun: false,
+        savings_max: 1,
         wakes_for: Some(Level::Wish),
     }
 }
@@ -107,7 +112,8 @@ pub fn case(
     heard: BTreeMap<HostId, Heard>,
     wanted: Wanted,
 ) -> (PlanInput, Vec<NotUnderstood>) {
-    let Wanted { expectations, intents, placement, policy, reservations, seed, limits } = wanted;
+    let Wanted { expectations, intents, may_sleep, placement, policy, reservations, seed, limits } =
+        wanted;
     let input = PlanInput { placement, reservations, seed, limits, ..PlanInput::default() };
     let mut input = PlanInput { view, heard, policy, ..input };
     let mut not_understood = Vec::new();
@@ -119,6 +125,17 @@ pub fn case(
             Err(found) => not_understood.push(NotUnderstood {
                 index: None,
                 kind: "intent".to_owned(),
+                why: format!("{text:?} names {} hosts of the view", found.len()),
+                is_malformed: true,
+            }),
+        }
+    }
+    for text in may_sleep {
+        match input.view.find_host(&text) {
+            Ok(row) => drop(input.may_sleep.insert(row.host.id.clone())),
+            Err(found) => not_understood.push(NotUnderstood {
+                index: None,
+                kind: "may_sleep".to_owned(),
                 why: format!("{text:?} names {} hosts of the view", found.len()),
                 is_malformed: true,
             }),
@@ -188,8 +205,9 @@ pub fn understand(index: usize, mut value: Value) -> Result<Understood, NotUnder
         why,
         is_malformed,
     };
-    // How full hosts are harms nobody by itself: unless it is said, all else comes first.
-    if kind == "balanced" && value.get("level").is_none() {
+    // How full hosts are, and that they are on, harms nobody by itself: unless it is said, all else comes first.
+    let is_wish = ["balanced", "power_saving"].contains(&kind.as_str());
+    if is_wish && value.get("level").is_none() {
         value["level"] = json!(Level::Wish);
     }
     let level = match value.get("level") {

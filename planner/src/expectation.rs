@@ -52,16 +52,19 @@ pub enum Expectation {
     },
 }
 
-impl From<&Want> for Expectation {
-    fn from(want: &Want) -> Self {
-        match want.clone() {
+impl Expectation {
+    /// What is wanted of a job; none where it is of a host.
+    #[must_use]
+    pub fn of(want: &Want) -> Option<Self> {
+        Some(match want.clone() {
             Want::Run { job, spec, on } => Expectation::Runs { job, spec, on },
             Want::Migrate { job, to, .. } => Expectation::RunsOn { job, on: to },
             Want::Resize { job, size } => Expectation::HasSize { job, size },
             Want::Stop { job, .. } => Expectation::IsStopped { job },
             Want::Delete { job } => Expectation::Absent { job },
             Want::FailOver { job, spec, .. } => Expectation::Runs { job, spec, on: None },
-        }
+            Want::Sleep { .. } | Want::Wake { .. } => return None,
+        })
     }
 }
 

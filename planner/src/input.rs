@@ -53,6 +53,10 @@ pub struct PlanInput {
     /// them, or they are to stay as they are.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kept_asleep: BTreeSet<HostId>,
+    /// Hosts that may be put to sleep once they are empty: whoever carries out this plan has what switches them, and
+    /// nothing of the cluster's own is there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub may_sleep: BTreeSet<HostId>,
     /// Which of the hosts that would do is taken.
     #[serde(default)]
     pub placement: Placement,
@@ -206,6 +210,9 @@ pub struct Limits {
     /// Whether hosts are made more alike although they are near enough to each other, because that was begun when
     /// they were not.
     pub shifts_begun: bool,
+    /// Hosts that a plan may put to sleep or wake for the sake of power and of room; with none it is only told which
+    /// would be the first.
+    pub savings_max: u32,
     /// The least that a sleeping host is woken for, once no other host will do; none is without it.
     pub wakes_for: Option<Level>,
 }
@@ -222,6 +229,7 @@ impl Default for Limits {
             mends_rules: true,
             shifts_max: 0,
             shifts_begun: false,
+            savings_max: 0,
             wakes_for: None,
         }
     }

@@ -61,6 +61,8 @@ mod evictions;
 
 mod balance;
 
+mod saving;
+
 mod rehearsal;
 
 mod arrival;
@@ -91,6 +93,7 @@ pub use register::{Prepared, Register};
 pub use rehearsal::{Loss, Lost, Rehearsal, Stranded};
 pub use report::{HostVerdict, Report, Unmet, UnmetReason};
 pub use rules::{Clause, Rule, Violation};
+pub use saving::{Need, Saving, is_needed, need, put_to_sleep, wake};
 pub use shards::Shards;
 pub use state::{Placed, State};
 pub use steps::{Blocker, Step};

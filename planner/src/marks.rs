@@ -132,7 +132,8 @@ impl Marks {
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
-            | Rule::Balanced(_) => Self::NONE,
+            | Rule::Balanced(_)
+            | Rule::PowerSaving(_) => Self::NONE,
         }
     }
 

@@ -102,6 +102,31 @@ impl Rehearsal {
         self
     }
 
+    /// The same of some hosts, as if there were no others, and with the room of so many of the emptiest left out of
+    /// account.
+    pub(crate) fn among(
+        mut self,
+        state: &State<'_>,
+        counts: impl Fn(&HostRow) -> bool,
+        unused: usize,
+    ) -> Self {
+        let rows = state.hosts().filter(|(_, row)| counts(row));
+        let mut parts: Vec<(HostId, Part)> =
+            rows.map(|(host, row)| (host.clone(), part_in(state, row))).collect();
+        let mut emptiest: Vec<(Reverse<(u64, u32)>, usize)> = parts
+            .iter()
+            .zip(0..)
+            .map(|((_, part), at)| (Reverse((part.free.memory_bytes, part.free.vcpus)), at))
+            .collect();
+        emptiest.sort_unstable();
+        for (_, at) in emptiest.into_iter().take(unused) {
+            parts[at].1.free = Resources::ZERO;
+        }
+        self.begin(parts);
+        self.go();
+        self
+    }
+
     /// Brings it up to a view, at the cost of what has changed.
     pub fn follow(&mut self, view: &View, freshness: impl Fn(&HostId) -> Freshness) {
         let before = std::mem::replace(&mut self.view, view.clone());

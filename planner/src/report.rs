@@ -20,6 +20,7 @@ use crate::level::{Level, Score};
 use crate::order::awaited;
 use crate::pools::is_on_shared;
 use crate::rules::{Clause, Rule, Violation, home};
+use crate::saving::next_saving;
 use crate::search::{added_by, considered, move_to, resize_on, shortfall, start_on};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
@@ -122,6 +123,13 @@ pub enum UnmetReason {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         state: Option<JobState>,
     },
+    /// A host stays awake, or asleep.
+    KeptAsItIs {
+        /// The host.
+        host: HostId,
+        /// Why, in words.
+        why: String,
+    },
     /// The policy for its tenant lets no host start it.
     AgainstPolicy {
         /// In these words and numbers.
@@ -170,6 +178,9 @@ fn violation(state: &State<'_>, clause: &Clause, count: u32) -> Violation {
                 None
             }
         },
+        Rule::PowerSaving(rule) => {
+            next_saving(state, rule, true).map(|(saving, _)| saving.to_string())
+        }
         rule => rule.movable().iter().find_map(|job| nearest_move(state, job)),
     };
     Violation { level, rule, count, evidence, hosts: why_no_move(state, clause), cheapest }
@@ -467,7 +478,8 @@ fn distance(why: &Blocker) -> u64 {
         Blocker::WrongState { .. }
         | Blocker::DisksElsewhere { .. }
         | Blocker::OtherPool { .. }
-        | Blocker::OtherPoolPath { .. } => 40_000_000,
+        | Blocker::OtherPoolPath { .. }
+        | Blocker::StaysOn => 40_000_000,
         Blocker::Lost { .. } | Blocker::UnknownHost | Blocker::Intended { .. } => 50_000_000,
     }
 }
@@ -494,6 +506,7 @@ fn cheapest(
         | UnmetReason::InTransition { .. }
         | UnmetReason::CannotLeave { .. }
         | UnmetReason::WaitsFor { .. }
+        | UnmetReason::KeptAsItIs { .. }
         | UnmetReason::AgainstPolicy { .. }
         | UnmetReason::Blocked => return None,
     }
@@ -532,6 +545,7 @@ fn nearest_help(nearest: &HostVerdict) -> Option<String> {
         | Blocker::Admission { .. }
         | Blocker::Setback { .. }
         | Blocker::Lost { .. }
+        | Blocker::StaysOn
         | Blocker::UnknownHost
         | Blocker::WrongState { .. }
         | Blocker::DisksElsewhere { .. }
@@ -606,6 +620,9 @@ impl fmt::Display for UnmetReason {
                 write!(f, "waits for {job}, which is {state} on {}", host.short())
             }
             UnmetReason::WaitsFor { job, .. } => write!(f, "waits for {job}, which no host has"),
+            UnmetReason::KeptAsItIs { host, why } => {
+                write!(f, "{} stays as it is: {why}", host.short())
+            }
             UnmetReason::AgainstPolicy { no } => no.fmt(f),
             UnmetReason::Blocked => f.write_str("cannot be done now"),
         }

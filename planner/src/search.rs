@@ -618,7 +618,7 @@ fn signature<'s>(steps: impl Iterator<Item = &'s Step>) -> Signature {
                 rows.insert((step.job(), host), matches!(step, Step::DeleteVm(_)));
                 None
             }
-            Step::WakeHost(_) => continue,
+            Step::WakeHost(_) | Step::SleepHost(_) => continue,
         };
         ends.insert(step.job(), host);
     }

@@ -129,6 +129,8 @@ pub struct State<'a> {
     clauses: Arc<BTreeMap<&'a JobId, Vec<&'a Clause>>>,
     /// Hosts that steps have woken.
     woken: OrdSet<HostId>,
+    /// Hosts that steps have put to sleep.
+    slept: OrdSet<HostId>,
 }
 
 impl<'a> State<'a> {
@@ -179,6 +181,7 @@ impl<'a> State<'a> {
             macs,
             clauses: Arc::new(clauses),
             woken: OrdSet::new(),
+            slept: OrdSet::new(),
         }
     }
 
@@ -267,6 +270,9 @@ impl<'a> State<'a> {
     /// What an operator intends with a host.
     #[must_use]
     pub fn intent(&self, host: &HostId) -> Option<Intent> {
+        if self.slept.contains(host) {
+            return Some(Intent::Asleep);
+        }
         let intent = self.input.intents.get(host).copied();
         intent.filter(|intent| *intent != Intent::Asleep || !self.woken.contains(host))
     }
@@ -277,7 +283,17 @@ impl<'a> State<'a> {
             // What was said of it at the beginning of a search is so no more.
             self.allocation.insert(host.clone(), self.allocation(row));
         }
+        self.slept.remove(host);
         self.woken.insert(host.clone());
+    }
+
+    /// Switches an empty host off: it takes nothing, and nothing of it can be lost.
+    pub(crate) fn sleep(&mut self, host: &HostId) {
+        if let Some(row) = self.host(host) {
+            self.allocation.insert(host.clone(), self.allocation(row));
+        }
+        self.woken.remove(host);
+        self.slept.insert(host.clone());
     }
 
     /// Rules that are about a job.

@@ -13,6 +13,7 @@ use crate::host::{Host, HostIntent};
 use crate::id::{HostId, ImageName, JobId, OfferId, Revision, RunId};
 use crate::job::{Job, JobRow, JobSpec, ObservedDomain, Pace, RunKey};
 use crate::signed::{PublicKey, Signed};
+use crate::subject::Subject;
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
 use crate::trust::Ready;
 use crate::view::{Freshness, View};
@@ -302,6 +303,18 @@ pub enum Want {
         /// Under which hold of which host it ran.
         lost: HoldAt,
     },
+    /// The host is emptied and put to sleep, if no one needs it.
+    Sleep {
+        /// The host.
+        #[schemars(with = "HostId")]
+        host: Subject,
+    },
+    /// The host is awake.
+    Wake {
+        /// The host.
+        #[schemars(with = "HostId")]
+        host: Subject,
+    },
 }
 
 impl Want {
@@ -311,7 +324,7 @@ impl Want {
         Want::Migrate { job, to, pace: Pace::default() }
     }
 
-    /// The job it is about.
+    /// The job it is about; of a host, the name of its runs ([`Subject`]).
     #[must_use]
     pub fn job(&self) -> &JobId {
         match self {
@@ -321,11 +334,13 @@ impl Want {
             | Want::Resize { job, .. }
             | Want::Delete { job }
             | Want::FailOver { job, .. } => job,
+            Want::Sleep { host } | Want::Wake { host } => host.job(),
         }
     }
 
     /// Every word of [`Want::as_str`].
-    pub const KINDS: [&str; 6] = ["run", "stop", "migrate", "resize", "delete", "fail_over"];
+    pub const KINDS: [&str; 8] =
+        ["run", "stop", "migrate", "resize", "delete", "fail_over", "sleep", "wake"];
 
     /// The word for what is wanted.
     #[must_use]
@@ -337,6 +352,8 @@ impl Want {
             Want::Resize { .. } => "resize",
             Want::Delete { .. } => "delete",
             Want::FailOver { .. } => "fail_over",
+            Want::Sleep { .. } => "sleep",
+            Want::Wake { .. } => "wake",
         }
     }
 }

@@ -28,6 +28,8 @@ pub mod power;
 
 pub mod fencing;
 
+pub mod subject;
+
 pub mod refusal;
 
 pub mod event;

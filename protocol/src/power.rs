@@ -3,6 +3,7 @@
 //! What a device says is evidence that a host does not run (`off` of the tenure protocol, §3); what the
 //! host itself says never is.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -136,6 +137,10 @@ impl Sleep {
 pub struct SleepList {
     /// Hosts that are asleep, and those that were and are awake.
     pub hosts: Vec<Sleep>,
+    /// Hosts that this controller could put to sleep once they are empty: it has what switches them, and nothing is
+    /// there that the cluster needs.
+    #[serde(default)]
+    pub may_sleep: BTreeSet<HostId>,
 }
 
 #[cfg(test)]

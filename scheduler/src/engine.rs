@@ -147,7 +147,9 @@ impl Inner {
         let (now_ms, seed) = (options.clock.now().mono_ms, options.seed);
         let has_trust = options.trust.borrow().is_some();
         let (shards, policy) = (self.shards(), self.policy());
-        let room = record.make_room.then(|| self.keeping.heeded(now_ms, want.job()));
+        // Who is emptied for its sleep has others moved as who makes room has.
+        let is_heeded = record.make_room || matches!(want, Want::Sleep { .. });
+        let room = is_heeded.then(|| self.keeping.heeded(now_ms, want.job()));
         let knowledge = Arc::clone(&self.knowledge);
         // Gone as soon as nobody waits for this plan any more.
         let asker = Arc::new(());
@@ -164,7 +166,11 @@ impl Inner {
             if let Some(heeded) = room {
                 make_room(&mut input, heeded);
             }
-            let outcome = planner::plan(&input);
+            let outcome = match &want {
+                Want::Sleep { host } => planner::put_to_sleep(&input, host.host()),
+                Want::Wake { host } => planner::wake(&input, host.host()),
+                _ => planner::plan(&input),
+            };
             let state = State::new(&input);
             let steps = outcome.plan.steps.iter();
             let reservations = steps.filter_map(|step| step.reservation(&state)).collect();

@@ -66,6 +66,14 @@ impl<R: Reach> Executor<R> {
                 let why = format!("only an engine wakes {}", host.short());
                 Answer::Refused(No::Failed(why))
             }
+            Ask::Drain(host)
+            | Ask::Undrain(host)
+            | Ask::AwaitEmpty(host)
+            | Ask::Sleep(host)
+            | Ask::WakeAgain(host) => {
+                let why = format!("only an engine puts {} to sleep", host.short());
+                Answer::Refused(No::Failed(why))
+            }
             Ask::Fetch(host, fetch) => self.fetch(&host, &job, &fetch).await,
             Ask::Offer(host, request) => self.offer(&host, &request).await,
             Ask::VoidOffer(host, id) => self.void_offer(&host, id).await,

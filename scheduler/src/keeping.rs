@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Clause, Setback, SetbackReason, State, Step};
+use planner::{Clause, Plan, Setback, SetbackReason, State, Step};
 use protocol::api::{NewRun, RunState, RunStatus, Want};
 use protocol::expectations::{KeptStanding, SetList, SetStatus};
 use protocol::id::{HostId, JobId, Revision, RunId, SetName};
@@ -388,7 +388,9 @@ impl Scheduler {
         };
         let open = self.open_mends(&picture.view);
         let (view, heard) = (picture.view.clone(), self.heard_or_asleep(&picture));
-        self.give(Input::Looked(Box::new(Look { view, heard, members, open, turns })), mends).await;
+        let powers = self.asleep().powers();
+        let look = Look { view, heard, members, powers, open, turns };
+        self.give(Input::Looked(Box::new(look)), mends).await;
     }
 
     /// How what is kept stands.
@@ -463,8 +465,8 @@ impl Scheduler {
     async fn plan_mends(&self, aims: Aims) -> Input {
         let report = planner::Report::default();
         let nothing = |open| {
-            let (steps, favours, shifts) = (vec![], vec![], vec![]);
-            Input::Planned { steps, favours, shifts, report, open }
+            let (steps, favours, shifts, savings) = (vec![], vec![], vec![], vec![]);
+            Input::Planned { steps, favours, shifts, savings, report, open }
         };
         let Some(_turn) = self.planning_turn().await else { return nothing(vec![]) };
         let picture = self.picture();
@@ -477,6 +479,7 @@ impl Scheduler {
         let setbacks = aims.shunned.into_iter().map(failed).collect();
         let (now_ms, seed) = (self.now_ms(), self.options().seed);
         let (goals, clauses, heeded, shifts) = (aims.goals, aims.clauses, aims.heeded, aims.shifts);
+        let savings_max = aims.savings_max;
         let (scheduler, shards, policy) = (self.clone(), self.shards(), self.policy());
         let planned = spawn_blocking(move || {
             let mut knowledge = scheduler.knowledge();
@@ -486,18 +489,22 @@ impl Scheduler {
                 knowledge.mend_input(now_ms, &picture, goals, clauses, heeded, setbacks, seed);
             drop(knowledge);
             (input.limits.shifts_max, input.limits.shifts_begun) = (shifts.max, shifts.were_begun);
+            input.limits.savings_max = savings_max;
             let outcome = planner::plan(&input);
             // A later step may need an earlier one; it is found again once that is done. But what a host is woken for
             // wakes it by its own run.
-            let wakes = outcome.plan.steps.iter().filter(|step| matches!(step, Step::WakeHost(_)));
+            let Plan { steps, favours, shifts, savings, .. } = outcome.plan;
+            let is_saving = |step: &Step| savings.iter().any(|saving| saving.has(step));
+            let steps: Vec<Step> = steps.into_iter().filter(|step| !is_saving(step)).collect();
+            let wakes = steps.iter().filter(|step| matches!(step, Step::WakeHost(_)));
             let state = wakes.fold(State::new(&input), |state, wake| wake.apply(&state));
-            let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
-            (steps.collect(), outcome.plan.favours, outcome.plan.shifts, outcome.report)
+            let steps = steps.into_iter().filter(|step| step.check(&state).is_ok());
+            (steps.collect(), favours, shifts, savings, outcome.report)
         });
         match planned.await {
-            Ok((steps, favours, shifts, report)) => {
+            Ok((steps, favours, shifts, savings, report)) => {
                 self.tally().planned_upkeep(report.is_empty() && report.violations.is_empty());
-                Input::Planned { steps, favours, shifts, report, open }
+                Input::Planned { steps, favours, shifts, savings, report, open }
             }
             Err(error) => {
                 tracing::error!("plan what is expected: {error}");
@@ -542,7 +549,9 @@ impl Scheduler {
                 Want::Stop { .. }
                 | Want::Resize { .. }
                 | Want::Delete { .. }
-                | Want::FailOver { .. } => (None, None),
+                | Want::FailOver { .. }
+                | Want::Sleep { .. }
+                | Want::Wake { .. } => (None, None),
             };
             Open { run: status.id, job, from, to }
         };

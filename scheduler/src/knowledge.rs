@@ -10,7 +10,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use planner::{
-    Clause, Expectation, Heard, Intent, Level, Limits, PlanInput, Register, Reservation, Setback,
+    Clause, Expectation, Heard, Level, Limits, PlanInput, Register, Reservation, Rule, Setback,
     Shards,
 };
 use protocol::api::Want;
@@ -25,6 +25,7 @@ use protocol::view::{Freshness, HostRow, View};
 
 use crate::failover::{freshness_of, superseded_on};
 use crate::follow::{HeardAt, Picture};
+use crate::sleep::Powers;
 
 /// How long a host's own word beats a view that shows something older. Monitors lag by less than a
 /// second; a reconnect takes a few.
@@ -52,8 +53,8 @@ pub struct Knowledge {
     shards: Shards,
     /// What hosts let in, by the document that this engine obeys.
     policy: Arc<Policy>,
-    /// Hosts that are asleep, and whether a run may wake them.
-    asleep: BTreeMap<HostId, bool>,
+    /// Who sleeps, and who may.
+    powers: Arc<Powers>,
 }
 
 #[derive(Debug)]
@@ -111,9 +112,9 @@ impl Knowledge {
         self.policy = policy;
     }
 
-    /// These hosts are asleep, and those may be woken of which it is said.
-    pub fn note_asleep(&mut self, asleep: BTreeMap<HostId, bool>) {
-        self.asleep = asleep;
+    /// Who sleeps, and who may.
+    pub fn note_powers(&mut self, powers: Arc<Powers>) {
+        self.powers = powers;
     }
 
     /// Brings what plans look up in up to a picture, at the cost of what has changed since the last.
@@ -208,7 +209,7 @@ impl Knowledge {
         // What is kept for this very job is kept by the run for whose sake it is moved.
         let held = others.flat_map(|(_, held)| held).filter(|held| held.job != *want.job());
         let reservations = held.cloned().collect();
-        let expectations = vec![Expectation::from(want)];
+        let expectations = Expectation::of(want).into_iter().collect();
         let of_job = |clause: &&Clause| clause.rule.jobs().contains(&want.job());
         let clauses = self.rules.iter().filter(of_job).cloned().collect();
         // A job that must run runs, if need be against what should be; to be moved elsewhere is no need.
@@ -218,7 +219,9 @@ impl Knowledge {
             | Want::Stop { .. }
             | Want::Resize { .. }
             | Want::Delete { .. }
-            | Want::FailOver { .. } => Level::Must,
+            | Want::FailOver { .. }
+            | Want::Sleep { .. }
+            | Want::Wake { .. } => Level::Must,
         };
         let levels = BTreeMap::from([(want.job().clone(), level)]);
         let wakes_for = Some(Level::Must);
@@ -248,7 +251,18 @@ impl Knowledge {
         let reservations = self.reservations.values().flatten().cloned().collect();
         let limits = Limits { tends_hosts: true, mends_rules: false, ..Limits::default() };
         let input = self.input(now_ms, picture, setbacks, seed);
-        PlanInput { reservations, limits, clauses: self.rules.clone(), ..input }
+        // Who sleeps is nothing that is wrong with hosts, and costs a rehearsal of all of them.
+        let is_other = |clause: &&Clause| !matches!(clause.rule, Rule::PowerSaving(_));
+        let clauses = self.rules.iter().filter(is_other).cloned().collect();
+        PlanInput { reservations, limits, clauses, ..input }
+    }
+
+    /// Everything depends on by which a host may sleep: where all is, and what is expected of it.
+    #[must_use]
+    pub fn saving_input(&mut self, now_ms: u64, picture: &Picture, seed: u64) -> PlanInput {
+        let reservations = self.reservations.values().flatten().cloned().collect();
+        let input = self.input(now_ms, picture, vec![], seed);
+        PlanInput { reservations, clauses: self.rules.clone(), ..input }
     }
 
     /// Everything a plan depends on that mends what is expected.
@@ -305,10 +319,7 @@ impl Knowledge {
         let (heard, shards) = (heard.collect(), self.shards.clone());
         let policy = Arc::clone(&self.policy);
         let prepared = register.into();
-        let asleep = self.asleep.keys().map(|host| (host.clone(), Intent::Asleep));
-        let kept_asleep = self.asleep.iter().filter(|(_, may_wake)| !**may_wake);
-        let kept_asleep = kept_asleep.map(|(host, _)| host.clone()).collect();
-        let input = PlanInput { intents: asleep.collect(), kept_asleep, ..PlanInput::default() };
+        let input = self.powers.told(PlanInput::default());
         PlanInput { view, heard, setbacks, seed, shards, prepared, policy, ..input }
             .with_host_intents()
     }
@@ -453,13 +464,17 @@ mod tests {
             (steps, outcome.report.to_string())
         };
         let mut knowledge = Knowledge::default();
-        knowledge.note_asleep(BTreeMap::from([(large.clone(), true)]));
+        let asleep = |host: &HostId, may_wake| {
+            let asleep = BTreeMap::from([(host.clone(), may_wake)]);
+            Arc::new(Powers { asleep, ..Powers::default() })
+        };
+        knowledge.note_powers(asleep(&large, true));
         let (small, large) = (small.short(), large.short());
         assert_eq!(plan(&mut knowledge, 512 << 20).0, [format!("start web on {small}")]);
         let woken = [format!("wake {large} for web"), format!("start web on {large}")];
         assert_eq!(plan(&mut knowledge, 4 << 30).0, woken);
         let id = picture.view.hosts().find(|(id, _)| id.short() == large).unwrap().0.clone();
-        knowledge.note_asleep(BTreeMap::from([(id, false)]));
+        knowledge.note_powers(asleep(&id, false));
         let (steps, report) = plan(&mut knowledge, 4 << 30);
         assert!(steps.is_empty(), "{steps:?}");
         assert!(report.contains("is asleep") && report.contains("power on"), "{report}");

@@ -141,7 +141,7 @@ pub use poll::{NoRoom, Poll};
 pub use reach::{JobAsk, Reach, Trouble};
 pub use record::{Cause, RECORD_VERSION, RunRecord, TaskRecord};
 pub use run::{Answer, Effect, Input, No, ROUNDS_IDLE_MAX, Run};
-pub use sleep::{NotWoken, Sleeper, Sleepers, Waker, Waking};
+pub use sleep::{NotSwitched, Powers, Sleeper, Sleepers, Waker, Waking};
 pub use tally::{Counts, Durations, Figures, Kept as KeptFigures, TOOK_S};
 pub use task::{
     Ask, Circumstances, Direction, Dispatch, TaskKind, TaskResult, ask_to_do, ask_to_undo, tasks_of,

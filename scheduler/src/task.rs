@@ -9,6 +9,7 @@ use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::job::{JobSpec, Pace, RunKey};
 use protocol::signed::Signed;
+use protocol::subject::Subject;
 use protocol::ticket::{Action, Grant, Handoff, HoldAt, Offer, Ticket};
 use protocol::vm::SizeChange;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,21 @@ pub enum TaskKind {
     },
     /// Wait until it is heard, and takes what fits.
     AwaitAwake {
+        /// The host.
+        host: HostId,
+    },
+    /// Have a host take nothing new, so that it can sleep; what is there moves away. Undone, it takes what fits.
+    Drain {
+        /// The host.
+        host: HostId,
+    },
+    /// Wait until nothing is alive there.
+    AwaitEmpty {
+        /// The host.
+        host: HostId,
+    },
+    /// Have it put to sleep. Undone, it is woken.
+    Sleep {
         /// The host.
         host: HostId,
     },
@@ -240,6 +256,16 @@ pub enum Ask {
     Wake(HostId),
     /// See [`TaskKind::AwaitAwake`]. Only an engine can do this.
     AwaitAwake(HostId),
+    /// See [`TaskKind::Drain`]. Only an engine can do this.
+    Drain(HostId),
+    /// Take that back.
+    Undrain(HostId),
+    /// See [`TaskKind::AwaitEmpty`]. Only an engine can do this.
+    AwaitEmpty(HostId),
+    /// See [`TaskKind::Sleep`]. Only an engine can do this.
+    Sleep(HostId),
+    /// Take that back.
+    WakeAgain(HostId),
     /// See [`TaskKind::Fetch`].
     Fetch(HostId, Fetch),
     /// See [`TaskKind::Offer`].
@@ -306,7 +332,13 @@ impl TaskKind {
                 let (from, to) = (from.short(), to.short());
                 format!("move {other} from {from} to {to} so that {job} fits")
             }
+            TaskKind::Wake { host } if Subject::from(host.clone()).job() == job => {
+                format!("wake {}", host.short())
+            }
             TaskKind::Wake { host } => format!("wake {} for {job}", host.short()),
+            TaskKind::Drain { host } => format!("drain {}", host.short()),
+            TaskKind::AwaitEmpty { host } => format!("wait until {} is empty", host.short()),
+            TaskKind::Sleep { host } => format!("put {} to sleep", host.short()),
             TaskKind::AwaitAwake { host } => format!("wait until {} is awake", host.short()),
             TaskKind::Fetch { host, fetch } => {
                 let from = fetch.from.first().map_or("nobody", HostId::short);
@@ -347,6 +379,9 @@ impl TaskKind {
             TaskKind::Grants { .. } => None,
             TaskKind::Wake { host }
             | TaskKind::AwaitAwake { host }
+            | TaskKind::Drain { host }
+            | TaskKind::AwaitEmpty { host }
+            | TaskKind::Sleep { host }
             | TaskKind::Fetch { host, .. }
             | TaskKind::Offer { host, .. }
             | TaskKind::Put { host, .. }
@@ -371,6 +406,11 @@ impl TaskKind {
             // Nothing is heard of progress, so that ten times as long is waited in all: firmware that counts a
             // terabyte of memory takes minutes.
             TaskKind::AwaitAwake { .. } => 60,
+            TaskKind::Drain { .. } => 60,
+            // Each VM that leaves counts as progress, and one may move for ten times as long.
+            TaskKind::AwaitEmpty { .. } => 120,
+            // What has become of an order is found out by asking the devices again.
+            TaskKind::Sleep { .. } => 300,
             // Each new byte counts as progress; the host itself gives up on a silent source sooner.
             TaskKind::Fetch { .. } => 120,
             // Nothing is begun yet: another host may answer sooner.
@@ -398,12 +438,15 @@ impl TaskKind {
     pub fn has_undo(&self) -> bool {
         match self {
             TaskKind::MakeRoom { .. }
+            | TaskKind::Drain { .. }
+            | TaskKind::Sleep { .. }
             | TaskKind::Offer { .. }
             | TaskKind::Put { .. }
             | TaskKind::Resize { .. }
             | TaskKind::Send { .. } => true,
             TaskKind::Wake { .. }
             | TaskKind::AwaitAwake { .. }
+            | TaskKind::AwaitEmpty { .. }
             | TaskKind::Fetch { .. }
             | TaskKind::Grants { .. }
             | TaskKind::AwaitRunning { .. }
@@ -437,6 +480,9 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
         }
         TaskKind::Wake { host } => Ask::Wake(host.clone()),
         TaskKind::AwaitAwake { host } => Ask::AwaitAwake(host.clone()),
+        TaskKind::Drain { host } => Ask::Drain(host.clone()),
+        TaskKind::AwaitEmpty { host } => Ask::AwaitEmpty(host.clone()),
+        TaskKind::Sleep { host } => Ask::Sleep(host.clone()),
         TaskKind::Fetch { host, fetch } => Ask::Fetch(host.clone(), fetch.clone()),
         TaskKind::Offer { host, revision, spec, how, finds_disks } => {
             let (job, spec, finds_disks) = (job.clone(), spec.clone(), *finds_disks);
@@ -526,8 +572,11 @@ pub fn ask_to_undo(task: &TaskRecord, keeps_running: bool) -> Option<Ask> {
         TaskKind::Send { from, to, .. } => {
             Some(Ask::CancelSend { from: from.clone(), to: to.clone() })
         }
+        TaskKind::Drain { host } => Some(Ask::Undrain(host.clone())),
+        TaskKind::Sleep { host } => Some(Ask::WakeAgain(host.clone())),
         TaskKind::Wake { .. }
         | TaskKind::AwaitAwake { .. }
+        | TaskKind::AwaitEmpty { .. }
         | TaskKind::Fetch { .. }
         | TaskKind::Grants { .. }
         | TaskKind::AwaitRunning { .. }
@@ -600,12 +649,16 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     | Want::Migrate { .. }
                     | Want::Resize { .. }
                     | Want::Delete { .. }
-                    | Want::FailOver { .. } => 0,
+                    | Want::FailOver { .. }
+                    | Want::Sleep { .. }
+                    | Want::Wake { .. } => 0,
                 };
                 let host = stop.host.clone();
                 tasks.push(TaskKind::Stop { host: host.clone(), grace_ms });
                 tasks.push(TaskKind::AwaitEnded { host });
             }
+            // Whoever empties drained hosts does this, several at a time.
+            Step::MigrateVm(_) if matches!(want, Want::Sleep { .. }) => {}
             Step::MigrateVm(other) if other.job != *want.job() => {
                 let (job, from, to) = (other.job.clone(), other.from.clone(), other.to.clone());
                 tasks.push(TaskKind::MakeRoom { job, from, to });
@@ -660,6 +713,12 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 let host = wake.host.clone();
                 tasks.push(TaskKind::Wake { host: host.clone() });
                 tasks.push(TaskKind::AwaitAwake { host });
+            }
+            Step::SleepHost(sleep) => {
+                let host = sleep.host.host().clone();
+                tasks.push(TaskKind::Drain { host: host.clone() });
+                tasks.push(TaskKind::AwaitEmpty { host: host.clone() });
+                tasks.push(TaskKind::Sleep { host });
             }
             Step::DeleteVm(delete) => {
                 let (host, shared) = (delete.host.clone(), matches!(want, Want::Delete { .. }));

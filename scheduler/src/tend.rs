@@ -204,7 +204,8 @@ impl Scheduler {
                 | Step::StopVm(_)
                 | Step::ResizeVm(_)
                 | Step::DeleteVm(_)
-                | Step::WakeHost(_) => None,
+                | Step::WakeHost(_)
+                | Step::SleepHost(_) => None,
             });
             let is_drained = |step: &MigrateVm| State::new(&input).intent(&step.from).is_some();
             (moves.filter(is_drained).collect(), input.view)
@@ -235,7 +236,9 @@ impl Scheduler {
                 | Want::Stop { .. }
                 | Want::Resize { .. }
                 | Want::Delete { .. }
-                | Want::FailOver { .. } => None,
+                | Want::FailOver { .. }
+                | Want::Sleep { .. }
+                | Want::Wake { .. } => None,
             },
         };
         self.open_wants().into_iter().map(open).collect()

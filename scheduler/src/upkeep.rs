@@ -28,6 +28,8 @@ mod mending;
 
 mod mends;
 
+mod saving;
+
 mod set;
 
 mod told;
@@ -40,7 +42,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use planner::{Clause, Expectation, Favour, Group, Level, Rehearsal, Report, Shift, Step};
+use planner::{Clause, Expectation, Favour, Group, Level, Need, Rehearsal, Report, Shift, Step};
 use protocol::api::Want;
 use protocol::expectations::SetStatus;
 use protocol::id::{HostId, JobId, Revision, SetName};
@@ -49,9 +51,11 @@ use serde_json::Value;
 
 use self::balance::Balancing;
 use self::index::{Index, Key};
+use self::saving::Saving;
 use self::set::{Entry, Item};
 use self::verdict::Verdict;
 use crate::follow::HeardAt;
+use crate::sleep::Powers;
 
 pub use balance::Shifts;
 pub use clash::Clash;
@@ -95,6 +99,8 @@ pub enum Input {
         favours: Vec<Favour>,
         /// Which of them make hosts more alike.
         shifts: Vec<Shift>,
+        /// Hosts that are put to sleep or woken for the sake of power, by steps that are not among them.
+        savings: Vec<planner::Saving>,
         /// What stays as it is, and why.
         report: Report,
         /// Runs that have not ended.
@@ -137,6 +143,8 @@ pub struct Look {
     pub heard: OrdMap<HostId, HeardAt>,
     /// Hosts of the cluster.
     pub members: Arc<BTreeSet<HostId>>,
+    /// Who of them sleeps, and who may.
+    pub powers: Arc<Powers>,
     /// Runs that have not ended.
     pub open: Vec<Open>,
     /// Who else keeps the same sets.
@@ -176,6 +184,8 @@ pub struct Aims {
     pub shunned: BTreeMap<HostId, String>,
     /// Moves that make hosts more alike.
     pub shifts: Shifts,
+    /// How many hosts may be put to sleep, or woken for the room that they have.
+    pub savings_max: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -219,6 +229,8 @@ struct Judged {
     held_ms: Option<u64>,
     /// What the last plan said of it.
     report: Option<(String, Value)>,
+    /// What it calls for, of hosts that sleep or are awake, and since when.
+    need: Option<(Need, u64)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -250,6 +262,9 @@ pub struct Upkeep {
     clearing: BTreeMap<JobId, Favour>,
     /// What is done so that hosts are about as full as each other.
     balancing: Balancing,
+    /// What is done so that hosts sleep that nobody needs.
+    saving: Saving,
+    powers: Arc<Powers>,
     /// What the loss of each host, or of each value of a label, would need, if anybody expects that none does harm.
     rehearsals: BTreeMap<Option<String>, Rehearsal>,
     open: Vec<Open>,
@@ -270,15 +285,17 @@ impl Upkeep {
             Input::Put(record) => self.put(now_ms, record, out),
             Input::Recovered(record) => {
                 self.balancing.begin_at_rest(now_ms);
+                self.saving.begin_at_rest(now_ms);
                 self.put(now_ms, record, out);
             }
             Input::Looked(look) => self.look(now_ms, *look, out),
-            Input::Planned { steps, favours, shifts, report, open } => {
+            Input::Planned { steps, favours, shifts, savings, report, open } => {
                 let (of_shifts, of_others): (Vec<Step>, _) = steps
                     .into_iter()
                     .partition(|step| shifts.iter().any(|shift| balance::is_of(shift, step)));
                 self.planned(now_ms, of_others, &favours, &report, open, out);
                 self.begin_shift(now_ms, &of_shifts, &shifts, out);
+                self.begin_saving(now_ms, &savings, out);
             }
             Input::Ended { job, to, failure } => {
                 // What was started once is not made again when it is deleted, whether or not it was seen.
@@ -290,7 +307,9 @@ impl Upkeep {
                 self.mending.remove(&job);
                 let is_favour = self.clearing.remove(&job).is_some();
                 let is_shift = self.balancing.ended(now_ms, &job);
-                self.mends.ended(now_ms, job, to, failure, is_favour || is_shift);
+                let is_saving = self.saving.ended(now_ms, &job);
+                let is_for_another = is_favour || is_shift || is_saving;
+                self.mends.ended(now_ms, job, to, failure, is_for_another);
                 self.planning.is_stale = true;
             }
             Input::Stopped { job, revision } => self.note_stop(now_ms, &job, revision, out),
@@ -298,6 +317,7 @@ impl Upkeep {
                 self.mending.remove(&job);
                 self.clearing.remove(&job);
                 self.balancing.ended(now_ms, &job);
+                self.saving.ended(now_ms, &job);
                 self.mends.busy(now_ms, job);
             }
             Input::Moved { job } => self.mends.moved(now_ms, job, true),
@@ -391,6 +411,7 @@ impl Upkeep {
                 self.judged.remove(&key);
                 self.broken.remove(&key);
                 self.balancing.forget(&key);
+                self.saving.forget(&key);
             }
             for group in before.groups() {
                 self.index.remove_group(group.name());
@@ -451,8 +472,14 @@ impl Upkeep {
     }
 
     fn look(&mut self, now_ms: u64, look: Look, out: &mut Vec<Effect>) {
-        let Look { view, heard, members, open, turns } = look;
-        let (mut changed, is_change) = self.index.update(&view, &heard, &members);
+        let Look { view, heard, members, powers, open, turns } = look;
+        let (mut changed, mut is_change) = self.index.update(&view, &heard, &members);
+        let before = std::mem::replace(&mut self.powers, powers);
+        if !Arc::ptr_eq(&before, &self.powers) && before != self.powers {
+            changed.extend(self.index.whole().cloned());
+            is_change = true;
+        }
+        self.note_turned(now_ms, &before);
         if !self.has_looked {
             changed = self.items().map(|(key, _)| key).collect();
         }

@@ -42,6 +42,8 @@ fn the_examples_give_the_plans_that_the_documents_promise() {
     assert_eq!(room.verdict, Verdict::Changes);
     let drain = record("examples/drain.expectations.json");
     assert_eq!(steps(&drain), ["move small from h1 to h2"]);
+    // The only one that is awake could not be lost.
+    assert_eq!(steps(&record("examples/saving.expectations.json")), ["wake h2"]);
     let group = record("examples/group.expectations.json");
     assert_eq!(steps(&group), ["start db-1 on h1", "start web-1 on h2", "start web-2 on h1"]);
 }

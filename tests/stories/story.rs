@@ -81,6 +81,15 @@ impl Story {
                 self.wanted.intents.insert((*host).to_owned(), intent);
                 Ok(())
             }
+            ["device", host] => {
+                self.known_host(host)?;
+                self.wanted.may_sleep.push((*host).to_owned());
+                Ok(())
+            }
+            ["power", "is", "only", "told"] => {
+                self.wanted.limits.savings_max = 0;
+                Ok(())
+            }
             [how @ ("lost" | "stale"), host] => {
                 let id = self.known_host(host)?;
                 let (freshness, age_ms) = match *how {
@@ -322,6 +331,19 @@ impl Story {
                 let labels = labels?;
                 json!({ "expect": "balanced", "within_percent": percent, "labels": labels })
             }
+            ["power_saving", words @ ..] => {
+                let (mut value, mut labels) =
+                    (json!({ "expect": "power_saving" }), BTreeMap::new());
+                for word in words {
+                    let (key, text) = word.split_once('=').ok_or("write KEY=VALUE")?;
+                    match (key, text.parse::<u32>()) {
+                        ("spare" | "awake_min", Ok(number)) => value[key] = json!(number),
+                        _ => drop(labels.insert(key, text)),
+                    }
+                }
+                value["labels"] = json!(labels);
+                value
+            }
             ["unknown", kind] => json!({ "expect": kind }),
             [word, ..] => return Err(format!("unknown word {word}")),
             [] => return Err("expect what?".to_owned()),
@@ -408,6 +430,11 @@ impl Told<'_> {
                 let mut shifts = self.outcome.plan.shifts.iter();
                 shifts.any(|shift| format!("{shift} {}", shift.reason()) == words.join(" "))
             }
+            ["then", "saving", words @ ..] => {
+                let mut savings = self.outcome.plan.savings.iter();
+                savings.any(|saving| format!("{saving} {}", saving.reason()) == words.join(" "))
+            }
+            ["then", "no", "saving"] => self.outcome.plan.savings.is_empty(),
             ["then", "steps", count] => self.outcome.plan.steps.len().to_string() == *count,
             ["then", "step", step @ ..] => self.steps().contains(&step.join(" ")),
             ["then", job, "starts", "before", other] => {
@@ -463,7 +490,14 @@ impl Told<'_> {
             }
             ["never", "wake", host] => {
                 self.story.known_host(host)?;
-                !self.steps().iter().any(|step| step.starts_with(&format!("wake {host} ")))
+                let is_wake = |step: &String| {
+                    *step == format!("wake {host}") || step.starts_with(&format!("wake {host} "))
+                };
+                !self.steps().iter().any(is_wake)
+            }
+            ["never", "sleep", host] => {
+                self.story.known_host(host)?;
+                !self.steps().contains(&format!("put {host} to sleep"))
             }
             ["never", "to", host] => {
                 self.story.known_host(host)?;

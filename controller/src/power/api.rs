@@ -74,7 +74,8 @@ async fn change(
 /// Which hosts sleep, and which did.
 async fn asleep(State(shared): State<Shared>, peer: Peer) -> Result<Json<SleepList>, ProblemReply> {
     permit(&shared, peer, Right::Read)?;
-    Ok(Json(SleepList { hosts: shared.asleep.told() }))
+    let (hosts, may_sleep) = (shared.asleep.told(), shared.scheduler.may_sleep());
+    Ok(Json(SleepList { hosts, may_sleep }))
 }
 
 async fn put_to_sleep(

@@ -13,25 +13,32 @@
 //!
 //! Controllers tell each other: later lives are later, so nobody brings back what is over.
 
+mod falling;
+
+mod waking;
+
+mod empty;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use protocol::host::{Host, HostIntent, Inventory};
+use protocol::host::Host;
 use protocol::id::HostId;
-use protocol::job::{Job, JobKind, Role};
-use protocol::power::{PowerAction, PowerState, Sleep, SleepStage};
+use protocol::power::{Sleep, SleepStage};
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow};
 use scheduler::cores::freshness_of;
-use scheduler::{NotWoken, Picture, Scheduler, Sleeper, Sleepers, StoreError, Waker, Waking};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use scheduler::{Picture, Scheduler, Sleeper, Sleepers, StoreError};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use transport::{Client, Clock, Endpoint, Method, ProblemReply};
+use transport::{Client, Clock, Endpoint, ProblemReply};
 
-use super::{Machine, Power, PowerError};
+use self::empty::{is_left_empty, said_by, stays_on};
+use self::falling::FIND_OUT_INTERVAL;
+use super::{Machine, Power};
 use crate::store::SqliteConductor;
 
 /// How long a host may take to say what is on it, and how long it is listened to whether it is silent.
@@ -43,21 +50,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// After so long nobody still hears a host that is off.
 const SILENT_MS: u64 = 30_000;
 
-/// How long a host may take from the order until it is heard. One that takes longer does not come up, and no
-/// further run waits for it.
-const BOOT_MAX: Duration = Duration::from_secs(600);
-
-/// How often it is made sure that a host is silent which its devices say is off.
-const SILENCE_TRIES: u32 = 3;
-
-/// The open offers of a host, of which only the number counts.
-#[derive(serde::Deserialize)]
-struct Offers {
-    offers: Vec<IgnoredAny>,
-}
-
-/// How often devices are asked what has become of a host: each asking is a program that is run.
-const FIND_OUT_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked who may be put to sleep: the power file is read for it.
+const MAY_SLEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What this controller knows of hosts' sleep.
 pub(crate) struct Asleep {
@@ -203,106 +197,6 @@ impl Asleep {
         self.keep(Sleep { undrain: false, ..sleep }).await.map_err(broken)
     }
 
-    /// Puts a host to sleep, or says what is in the way. It is asked itself what is on it, right before.
-    pub(crate) async fn put(
-        &self,
-        id: &HostId,
-        undrain: bool,
-        trust: Option<Arc<Trust>>,
-    ) -> Result<PowerState, ProblemReply> {
-        let machine = self.machine(id)?;
-        if self.is_asleep(id) {
-            return match machine.state().await? {
-                PowerState::Off => Ok(PowerState::Off),
-                state => Err(cannot(&format!(
-                    "it was put to sleep, and its devices say {state}: it may be waking"
-                ))),
-            };
-        }
-        let row = self.heard(id)?;
-        if !self.falling().insert(id.clone()) {
-            return Err(cannot("it is being put to sleep already"));
-        }
-        let put = self.put_alone(&row, &machine, undrain, trust).await;
-        self.falling().remove(id);
-        put
-    }
-
-    async fn put_alone(
-        &self,
-        row: &HostRow,
-        machine: &Machine,
-        undrain: bool,
-        trust: Option<Arc<Trust>>,
-    ) -> Result<PowerState, ProblemReply> {
-        let id = &row.host.id;
-        match machine.state().await? {
-            PowerState::On => {}
-            state => return Err(cannot(&format!("it is heard, and its devices say {state}"))),
-        }
-        let inventory = self.empty(row, trust.as_deref()).await?;
-        let sleep = Sleep {
-            host: id.clone(),
-            epoch: inventory.cursor.epoch,
-            stage: SleepStage::Falling,
-            since_ms: self.clock.now().wall_ms,
-            undrain,
-            inventory: Some(Arc::new(inventory)),
-        };
-        // Before the order: whoever finds it off after a crash must know that this was meant.
-        self.keep(sleep.clone()).await.map_err(broken)?;
-        // Somebody may have taken back the drain while that was written.
-        if let Err(why) = self.empty(row, trust.as_deref()).await {
-            self.keep_stage(&sleep, SleepStage::Awake).await.map_err(broken)?;
-            return Err(why);
-        }
-        tracing::warn!(host = %id, "is put to sleep");
-        let state = self.power.change(machine, PowerAction::Off).await?;
-        for _ in 0..SILENCE_TRIES {
-            if self.ask::<IgnoredAny>(row, "/v1/health").await.is_some() {
-                return Err(self.turn_back(row, machine, &sleep).await);
-            }
-        }
-        self.keep_stage(&sleep, SleepStage::Asleep).await.map_err(broken)?;
-        tracing::info!(host = %id, "is asleep");
-        Ok(state)
-    }
-
-    /// What a host says of itself now, if there is nothing on it that could be missed.
-    async fn empty(&self, row: &HostRow, trust: Option<&Trust>) -> Result<Inventory, ProblemReply> {
-        let unheard =
-            || cannot("it does not answer this controller, so what is on it is not known");
-        let inventory: Inventory = self.ask(row, "/v1/inventory").await.ok_or_else(unheard)?;
-        let offers: Offers = self.ask(row, "/v1/offers").await.ok_or_else(unheard)?;
-        if let Some(why) = stays_on(&inventory, trust) {
-            return Err(cannot(&why));
-        }
-        if let Some(why) = not_empty(&inventory, offers.offers.len()) {
-            return Err(ProblemReply::new(409, "not-drained", why));
-        }
-        Ok(inventory)
-    }
-
-    /// Its devices say off, and it answers: some other machine is off.
-    async fn turn_back(&self, row: &HostRow, machine: &Machine, sleep: &Sleep) -> ProblemReply {
-        let on = match self.power.change(machine, PowerAction::On).await {
-            Ok(_) => "that one is turned on again".to_owned(),
-            Err(error) => format!("that one may be off now: {error}"),
-        };
-        if sleep.undrain {
-            self.undrain(row).await;
-        }
-        if let Err(error) = self.keep_stage(sleep, SleepStage::Awake).await {
-            tracing::error!(host = %sleep.host, "is awake, which could not be stored: {error}");
-        }
-        let devices = machine.names().join(" and ");
-        let what = format!(
-            "{devices} say that it is off, and its agent answers still: they switch another machine; {on}. \
-             See to the power file"
-        );
-        ProblemReply::new(502, "power-device", what)
-    }
-
     /// The row of a host that is heard now.
     fn heard(&self, id: &HostId) -> Result<HostRow, ProblemReply> {
         let picture = self.picture.borrow().clone();
@@ -350,7 +244,13 @@ impl Asleep {
                 tokio::time::sleep(FIND_OUT_INTERVAL).await;
             }
         };
-        tokio::join!(look, find_out);
+        let tell = async {
+            loop {
+                scheduler.note_may_sleep(self.may_sleep());
+                tokio::time::sleep(MAY_SLEEP_INTERVAL).await;
+            }
+        };
+        tokio::join!(look, find_out, tell);
     }
 
     /// Hosts at this stage that nobody here is about to switch off.
@@ -360,86 +260,20 @@ impl Asleep {
         at.map(|sleep| &sleep.host).filter(|host| !falling.contains(*host)).cloned().collect()
     }
 
-    async fn look(&self) -> Result<(), StoreError> {
-        let mut hosts = self.left(SleepStage::Asleep);
-        hosts.extend(self.left(SleepStage::Falling));
-        for host in hosts {
-            let Ok(row) = self.heard(&host) else { continue };
-            // What was learnt meanwhile counts.
-            let Some(sleep) = self.known().get(&host).cloned() else { continue };
-            if row.cursor.epoch > sleep.epoch {
-                self.welcome(&sleep, &row).await?;
-            } else if self.is_heard_since(&sleep)
-                && self.ask::<IgnoredAny>(&row, "/v1/health").await.is_some()
-            {
-                tracing::error!(%host, "was put to sleep, and answers: its devices switch another machine");
-                self.keep_stage(&sleep, SleepStage::Awake).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A host that slept is heard: it takes new VMs again, unless it was drained before.
-    async fn welcome(&self, sleep: &Sleep, row: &HostRow) -> Result<(), StoreError> {
-        // Others may have seen it wake long ago, and somebody may have drained it since.
-        if !self.has_learnt.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        if sleep.undrain && row.host.intent == Some(HostIntent::Drain) && !self.undrain(row).await {
-            return Ok(());
-        }
-        tracing::info!(host = %sleep.host, "is awake");
-        self.woken().remove(&sleep.host);
-        let awake = Sleep { epoch: row.cursor.epoch, ..sleep.clone() };
-        self.keep_stage(&awake, SleepStage::Awake).await
-    }
-
-    async fn undrain(&self, row: &HostRow) -> bool {
-        for url in &row.host.urls {
-            let agent = Endpoint::of_host(url.clone(), row.host.id.clone());
-            let path = "/v1/config/intent";
-            let asked =
-                self.client.send::<_, Option<IgnoredAny>>(Method::DELETE, &agent, path, &());
-            match asked.await {
-                Ok(_) => return true,
-                Err(error) => {
-                    tracing::warn!(host = %row.host.id, "is awake, and stays drained for now: {error}");
-                }
-            }
-        }
-        false
-    }
-
-    /// What has become of a host whose going to sleep nobody has seen the end of.
-    async fn find_out(&self, host: &HostId) -> Result<(), StoreError> {
-        let Ok(machine) = self.machine(host) else { return Ok(()) };
-        let state = machine.state().await;
+    /// Hosts that could be put to sleep from here once they are empty: by what is seen of them, as each is asked itself
+    /// before it is switched off.
+    pub(crate) fn may_sleep(&self) -> BTreeSet<HostId> {
         let picture = self.picture.borrow().clone();
-        let Some(sleep) = self.known().get(host).cloned().filter(|_| picture.is_current) else {
-            return Ok(());
+        let trust = self.trust.borrow().clone();
+        // A file that is not right is told to whoever asks for it.
+        let Ok((machines, _)) = self.power.known(&self.hosts()) else { return BTreeSet::new() };
+        let hosts = machines.into_iter().map(|machine| machine.host);
+        let could = |host: &HostId| {
+            let row = picture.view.host(host).filter(|_| picture.is_current);
+            let is_heard = freshness_of(picture.heard.get(host)) == Freshness::Fresh;
+            row.is_some_and(|row| is_heard && stays_on(&said_by(row), trust.as_deref()).is_none())
         };
-        let heard = self.heard(host).ok();
-        match (state, heard) {
-            (Ok(PowerState::Off), None) => {
-                // It may have been taken into use again since, and then it is lost and not asleep.
-                let row = picture.view.host(host);
-                let is_empty =
-                    row.is_none_or(|row| row.cursor.epoch == sleep.epoch && is_left_empty(row));
-                let stage = if is_empty { SleepStage::Asleep } else { SleepStage::Awake };
-                tracing::info!(%host, "was to be put to sleep, and is off: {stage:?}");
-                self.keep_stage(&sleep, stage).await
-            }
-            (Ok(PowerState::On), Some(row)) => {
-                let is_drained = row.host.intent == Some(HostIntent::Drain);
-                if sleep.undrain && is_drained && !self.undrain(&row).await {
-                    return Ok(());
-                }
-                tracing::warn!(%host, "was to be put to sleep, and is on and heard");
-                self.keep_stage(&sleep, SleepStage::Awake).await
-            }
-            // It is asked again.
-            _ => Ok(()),
-        }
+        hosts.filter(could).collect()
     }
 
     /// Who sleeps, and whom a run may wake from here.
@@ -466,43 +300,6 @@ impl Asleep {
         };
         asleep.filter_map(sleeper).collect()
     }
-
-    /// False of a host that has had power for too long and was not heard.
-    fn comes_up(&self, host: &HostId) -> bool {
-        self.woken().get(host).is_none_or(|since| since.elapsed() < BOOT_MAX)
-    }
-}
-
-/// Nothing of a host that could be missed: it takes nothing new, and no VM is there that is alive or would start.
-fn is_left_empty(row: &HostRow) -> bool {
-    let is_drained = row.host.intent == Some(HostIntent::Drain);
-    is_drained && row.jobs.values().all(|job| job.state.is_ended() && job.hold.is_none())
-}
-
-impl Waker for Asleep {
-    fn wake<'a>(&'a self, host: &'a HostId) -> Waking<'a> {
-        Box::pin(async move {
-            // A run that goes on after hours, or after somebody has turned it off for good, wakes nobody.
-            let may_wake = |sleep: &Sleep| sleep.stage == SleepStage::Asleep && sleep.undrain;
-            if !self.known().get(host).is_some_and(may_wake) {
-                return Err(NotWoken::No(
-                    "it is not asleep, or was turned off for good".to_owned(),
-                ));
-            }
-            let machine = self.machine(host).map_err(|no| NotWoken::No(no.0.detail))?;
-            tracing::info!(%host, "is woken");
-            self.woken().entry(host.clone()).or_insert_with(Instant::now);
-            // Everybody who may look reads runs; what devices say is for who may switch them.
-            self.power.change(&machine, PowerAction::On).await.map(drop).map_err(
-                |error: PowerError| {
-                    tracing::warn!(%host, "is not woken yet: {error}");
-                    let what =
-                        "its power devices have not turned it on; the controller's log says more";
-                    NotWoken::Unclear(what.to_owned())
-                },
-            )
-        })
-    }
 }
 
 fn cannot(why: &str) -> ProblemReply {
@@ -513,160 +310,5 @@ fn broken(error: StoreError) -> ProblemReply {
     ProblemReply::new(503, "storage-broken", error.to_string())
 }
 
-/// What keeps a host from ever being put to sleep, emptied or not.
-fn stays_on(inventory: &Inventory, trust: Option<&Trust>) -> Option<String> {
-    let mut roles: BTreeSet<String> = BTreeSet::new();
-    for job in inventory.jobs.iter().filter(|job| !job.state.is_ended()) {
-        if let JobKind::Service(service) = &job.spec.kind {
-            roles.insert(service.role.to_string());
-        }
-    }
-    let own: BTreeSet<&str> =
-        inventory.host.urls.iter().filter_map(|url| address_of(url)).collect();
-    let is_here = |url: &str| address_of(url).is_some_and(|address| own.contains(address));
-    for peer in trust.iter().flat_map(|trust| &trust.peers).filter(|peer| is_here(&peer.url)) {
-        roles.insert(peer.role.to_string());
-    }
-    let seats = trust.iter().flat_map(|trust| trust.seats());
-    roles.extend(
-        seats.filter(|(_, slot)| is_here(&slot.url)).map(|(seat, _)| Role::from(seat).to_string()),
-    );
-    if !roles.is_empty() {
-        let roles = roles.into_iter().collect::<Vec<_>>().join(", ");
-        return Some(format!(
-            "the cluster needs what runs there ({roles}): a host with one of its services is not put to sleep"
-        ));
-    }
-    let observed = inventory.observed.iter().filter(|domain| domain.is_active);
-    let observed: Vec<&str> = observed.map(|domain| domain.name.as_str()).collect();
-    if !observed.is_empty() {
-        return Some(format!(
-            "domains run there that nobody asked Ostler for: {}; adopt them, or end them",
-            observed.join(", ")
-        ));
-    }
-    // Nobody moves what does not run, and it would start there by itself with the host.
-    let held = inventory.jobs.iter().filter(|job| job.state.is_ended() && job.hold.is_some());
-    let held: Vec<&str> = held.map(|job| job.id.as_str()).collect();
-    (!held.is_empty()).then(|| {
-        format!(
-            "it may start these again by itself, and holds their places: {}; stop or delete them",
-            held.join(", ")
-        )
-    })
-}
-
-/// Why a host is not empty, or may be so no more in a moment.
-fn not_empty(inventory: &Inventory, offers: usize) -> Option<String> {
-    if inventory.host.intent != Some(HostIntent::Drain) {
-        return Some("it is not drained, so VMs may come at any moment".to_owned());
-    }
-    let is_alive = |job: &&Job| !job.state.is_ended();
-    let alive: Vec<&str> =
-        inventory.jobs.iter().filter(is_alive).map(|job| job.id.as_str()).collect();
-    if !alive.is_empty() {
-        let (count, alive) = (alive.len(), alive.join(", "));
-        return Some(format!("{count} VMs are alive there still: {alive}"));
-    }
-    (offers > 0).then(|| format!("{offers} offers of it are open"))
-}
-
-/// The address or name of `https://ADDRESS:PORT`, unless it is that of every machine.
-fn address_of(url: &str) -> Option<&str> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.split('/').next()?;
-    let address = match rest.rsplit_once(':') {
-        Some((address, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => address,
-        _ => rest,
-    };
-    let is_everywhere = address.starts_with("127.") || ["localhost", "[::1]"].contains(&address);
-    (!is_everywhere).then_some(address)
-}
-
 #[cfg(test)]
-mod tests {
-    use protocol::id::{ClusterId, Cursor, Epoch, OfferId};
-    use protocol::job::{JobSpec, JobState, ObservedDomain, ServiceSpec};
-    use protocol::resources::Resources;
-    use protocol::signed::SecretKey;
-    use protocol::trust::Slot;
-    use protocol::vm::VmSpec;
-
-    use super::*;
-
-    fn vm(state: JobState) -> Job {
-        let spec = VmSpec { vcpus: 1, memory_bytes: 1 << 30, ..VmSpec::default() };
-        Job::of("web".parse().unwrap(), JobSpec::vm(spec), state)
-    }
-
-    /// A drained host with these jobs.
-    fn inventory(jobs: Vec<Job>) -> Inventory {
-        let key = SecretKey::from_seed([1; 32]).public();
-        let urls = vec!["https://10.0.0.1:7460".to_owned()];
-        let host = Host { intent: Some(HostIntent::Drain), urls, ..Host::of_key(key) };
-        let cursor = Cursor { epoch: Epoch(3), seq: 7 };
-        Inventory { cursor, host, jobs, observed: vec![] }
-    }
-
-    fn service(role: Role) -> Job {
-        let service = ServiceSpec { role, port: 0, discovery: vec![] };
-        let spec = JobSpec {
-            kind: JobKind::Service(service),
-            ..vm(JobState::Running).spec.as_ref().clone()
-        };
-        Job::of("service".parse().unwrap(), spec, JobState::Running)
-    }
-
-    #[test]
-    fn only_a_host_that_says_itself_that_it_is_drained_and_empty_is_empty() {
-        assert_eq!(not_empty(&inventory(vec![vm(JobState::Stopped)]), 0), None);
-        let mut undrained = inventory(vec![]);
-        undrained.host.intent = None;
-        assert!(not_empty(&undrained, 0).unwrap().contains("not drained"));
-        for state in
-            [JobState::Running, JobState::Paused, JobState::MigratingIn, JobState::Accepted]
-        {
-            let why = not_empty(&inventory(vec![vm(state)]), 0).unwrap();
-            assert!(why.contains("web"), "{state}: {why}");
-        }
-        assert!(not_empty(&inventory(vec![]), 1).unwrap().contains("offers"));
-    }
-
-    #[test]
-    fn a_host_that_others_need_or_that_would_start_something_stays_on() {
-        assert_eq!(stays_on(&inventory(vec![vm(JobState::Stopped)]), None), None);
-        for role in [Role::Arbiter, Role::Witness, Role::Monitor, Role::Controller] {
-            let why = stays_on(&inventory(vec![service(role)]), None).unwrap();
-            assert!(why.contains(&role.to_string()), "{why}");
-        }
-        let hold = Some(OfferId { epoch: Epoch(1), num: 4 });
-        let held = Job { hold, ..vm(JobState::Crashed) };
-        assert!(stays_on(&inventory(vec![held]), None).unwrap().contains("web"));
-        let mut strange = inventory(vec![]);
-        strange.observed.push(ObservedDomain {
-            uuid: uuid::Uuid::nil(),
-            name: "old-db".to_owned(),
-            is_active: true,
-            resources: Resources::ZERO,
-            is_persistent: true,
-        });
-        assert!(stays_on(&strange, None).unwrap().contains("old-db"));
-        strange.observed[0].is_active = false;
-        assert_eq!(stays_on(&strange, None), None);
-    }
-
-    #[test]
-    fn an_arbiter_that_was_started_by_hand_is_known_by_its_address() {
-        let trust = |url: &str| {
-            let key = SecretKey::from_seed([9; 32]).public();
-            let arbiters = vec![Slot { slot: 0, key, url: url.to_owned() }];
-            Trust { arbiters, ..Trust::of_nobody(ClusterId::new("c1").unwrap()) }
-        };
-        let host = inventory(vec![]);
-        assert!(
-            stays_on(&host, Some(&trust("https://10.0.0.1:7461"))).unwrap().contains("arbiter")
-        );
-        assert_eq!(stays_on(&host, Some(&trust("https://10.0.0.11:7461"))), None);
-        assert_eq!(stays_on(&host, Some(&trust("https://127.0.0.1:7461"))), None);
-    }
-}
+mod tests;

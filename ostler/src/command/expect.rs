@@ -460,7 +460,8 @@ fn why(standing: &KeptStanding) -> String {
 }
 
 fn level_of(value: &Value) -> Level {
-    let unsaid = if value["expect"] == "balanced" { Level::Wish } else { Level::default() };
+    let is_wish = value["expect"] == "balanced" || value["expect"] == "power_saving";
+    let unsaid = if is_wish { Level::Wish } else { Level::default() };
     serde_json::from_value(value["level"].clone()).unwrap_or(unsaid)
 }
 

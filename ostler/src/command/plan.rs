@@ -3,7 +3,7 @@
 //! Exits with 0 when there is nothing to do, 1 when there are changes, 2 when something that must be
 //! cannot. Files that cannot be read are another failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,7 +51,8 @@ pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failu
     picture.warn();
     let heard = heard_of(&picture);
     let kept = rules(session).await;
-    let around = Around { kept, policy: session.policy(), asleep: picture.asleep };
+    let may_sleep = session.may_sleep().await;
+    let around = Around { kept, policy: session.policy(), asleep: picture.asleep, may_sleep };
     finish(session.is_json, &args, picture.view, heard, around)
 }
 
@@ -62,6 +63,7 @@ struct Around {
     kept: Vec<Clause>,
     policy: Arc<Policy>,
     asleep: BTreeMap<HostId, Sleep>,
+    may_sleep: BTreeSet<HostId>,
 }
 
 /// Tells a plan who is asleep, and whom no run wakes.
@@ -125,11 +127,12 @@ fn finish(
     args: &PlanArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
-    Around { kept, policy, asleep }: Around,
+    Around { kept, policy, asleep, may_sleep }: Around,
 ) -> Result<Code, Failure> {
     let wanted = under(policy, read_wanted(args.expectations.as_deref())?);
     let (mut input, not_understood) = case(view, heard, wanted);
     lay_asleep(&mut input, &asleep);
+    input.may_sleep.extend(may_sleep);
     with(&mut input, &args.with)?;
     let is_new = |clause: &Clause| !input.clauses.contains(clause);
     let kept: Vec<Clause> = kept.into_iter().filter(is_new).collect();
@@ -190,6 +193,9 @@ pub(crate) fn lines(record: &Record) -> Vec<String> {
         if let Some(shift) = shift_of(record, step) {
             words += &format!("; {}", shift.reason());
         }
+        if let Some(saving) = record.outcome.plan.savings.iter().find(|saving| saving.has(step)) {
+            words += &format!("; {}", saving.reason());
+        }
         let after = waits_for(record, i);
         if !after.is_empty() {
             let list: Vec<String> = after.iter().map(|n| (n + 1).to_string()).collect();
@@ -245,6 +251,7 @@ pub(crate) fn report(record: &Record) -> Value {
         "cost": record.outcome.plan.cost,
         "favours": record.outcome.plan.favours,
         "shifts": record.outcome.plan.shifts,
+        "savings": record.outcome.plan.savings,
         "coming": record.outcome.coming,
         "report": record.outcome.report,
         "not_understood": record.not_understood,
@@ -273,6 +280,8 @@ fn waits_for(record: &Record, i: usize) -> Vec<usize> {
         Step::StartVm(step) => Some(&step.host),
         Step::MigrateVm(step) => Some(&step.to),
         Step::ResizeVm(step) => Some(&step.host),
+        // What is moved away from it comes first.
+        Step::SleepHost(step) => Some(step.host.host()),
         Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
     };
     let leaves = |step: &Step| match step {
@@ -281,7 +290,7 @@ fn waits_for(record: &Record, i: usize) -> Vec<usize> {
         Step::DeleteVm(step) => Some(step.host.clone()),
         // What starts there waits for it.
         Step::WakeHost(step) => Some(step.host.clone()),
-        Step::StartVm(_) | Step::ResizeVm(_) => None,
+        Step::StartVm(_) | Step::ResizeVm(_) | Step::SleepHost(_) => None,
     };
     let before = steps[..i].iter().enumerate();
     before

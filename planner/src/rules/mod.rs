@@ -23,6 +23,8 @@ mod no_migration;
 
 mod not_same_host;
 
+mod power_saving;
+
 mod same_host;
 
 mod spread_over;
@@ -51,6 +53,7 @@ pub use lose_any_domain::LoseAnyDomain;
 pub use lose_any_host::LoseAnyHost;
 pub use no_migration::NoMigration;
 pub use not_same_host::NotSameHost;
+pub use power_saving::PowerSaving;
 pub use same_host::SameHost;
 pub use spread_over::SpreadOver;
 
@@ -91,6 +94,8 @@ pub enum Rule {
     LoseAnyDomain(LoseAnyDomain),
     /// Hosts are about as full as each other.
     Balanced(Balanced),
+    /// Hosts that nobody needs sleep.
+    PowerSaving(PowerSaving),
 }
 
 /// A rule that is not met, with evidence.
@@ -126,7 +131,10 @@ impl Rule {
             Rule::NotSameHost(rule) => rule.jobs.iter().collect(),
             Rule::SpreadOver(rule) => rule.jobs.iter().collect(),
             Rule::NoMigration(rule) => vec![&rule.job],
-            Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) | Rule::Balanced(_) => vec![],
+            Rule::LoseAnyHost(_)
+            | Rule::LoseAnyDomain(_)
+            | Rule::Balanced(_)
+            | Rule::PowerSaving(_) => vec![],
         }
     }
 
@@ -141,6 +149,7 @@ impl Rule {
             Rule::SpreadOver(rule) => rule.domain.as_deref().into_iter().collect(),
             Rule::LoseAnyDomain(rule) => vec![&rule.domain],
             Rule::Balanced(rule) => rule.labels().collect(),
+            Rule::PowerSaving(rule) => rule.labels().keys().map(String::as_str).collect(),
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NoMigration(_)
@@ -163,6 +172,7 @@ impl Rule {
             Rule::LoseAnyHost(rule) => rule.violations(state),
             Rule::LoseAnyDomain(rule) => rule.violations(state),
             Rule::Balanced(rule) => rule.violations(state),
+            Rule::PowerSaving(rule) => rule.violations(state),
         }
     }
 
@@ -180,7 +190,8 @@ impl Rule {
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
-            | Rule::Balanced(_) => true,
+            | Rule::Balanced(_)
+            | Rule::PowerSaving(_) => true,
         }
     }
 
@@ -191,7 +202,8 @@ impl Rule {
             Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
-            | Rule::Balanced(_) => vec![],
+            | Rule::Balanced(_)
+            | Rule::PowerSaving(_) => vec![],
             Rule::HostLabel(_)
             | Rule::HostArch(_)
             | Rule::HostAtLeast(_)
@@ -219,6 +231,7 @@ impl Rule {
             Rule::LoseAnyHost(rule) => rule.evidence(state),
             Rule::LoseAnyDomain(rule) => rule.evidence(state),
             Rule::Balanced(rule) => rule.evidence(state),
+            Rule::PowerSaving(rule) => rule.evidence(state),
         }
     }
 }
@@ -246,6 +259,7 @@ impl fmt::Display for Rule {
             Rule::LoseAnyHost(_) => f.write_str("any one host can be lost"),
             Rule::LoseAnyDomain(r) => write!(f, "any one {} can be lost", r.domain),
             Rule::Balanced(rule) => rule.fmt(f),
+            Rule::PowerSaving(rule) => rule.fmt(f),
         }
     }
 }

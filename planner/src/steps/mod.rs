@@ -13,6 +13,8 @@ mod start_vm;
 
 mod stop_vm;
 
+mod sleep_host;
+
 mod wake_host;
 
 use std::fmt;
@@ -33,6 +35,7 @@ use crate::state::State;
 pub use delete_vm::DeleteVm;
 pub use migrate_vm::MigrateVm;
 pub use resize_vm::ResizeVm;
+pub use sleep_host::SleepHost;
 pub use start_vm::StartVm;
 pub use stop_vm::StopVm;
 pub use wake_host::WakeHost;
@@ -53,6 +56,8 @@ pub enum Step {
     DeleteVm(DeleteVm),
     /// Switch a sleeping host on for a job.
     WakeHost(WakeHost),
+    /// Have an empty host switched off until it is needed.
+    SleepHost(SleepHost),
 }
 
 /// Why a step may not be taken.
@@ -77,6 +82,8 @@ pub enum Blocker {
     },
     /// No such host is in the view.
     UnknownHost,
+    /// Nothing here could switch the host off, or the cluster needs what is there.
+    StaysOn,
     /// An operator intends something else with the host.
     Intended {
         /// What.
@@ -128,6 +135,7 @@ impl Step {
             Step::ResizeVm(step) => &step.job,
             Step::DeleteVm(step) => &step.job,
             Step::WakeHost(step) => &step.job,
+            Step::SleepHost(step) => step.host.job(),
         }
     }
 
@@ -138,7 +146,7 @@ impl Step {
             Step::StartVm(step) => Some(&step.host),
             Step::MigrateVm(step) => Some(&step.to),
             Step::ResizeVm(step) => Some(&step.host),
-            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
+            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) | Step::SleepHost(_) => None,
         }
     }
 
@@ -151,6 +159,7 @@ impl Step {
             Step::ResizeVm(step) => step.check(state),
             Step::DeleteVm(step) => step.check(state),
             Step::WakeHost(step) => step.check(state),
+            Step::SleepHost(step) => step.check(state),
         }
     }
 
@@ -162,7 +171,8 @@ impl Step {
             | Step::StopVm(_)
             | Step::ResizeVm(_)
             | Step::DeleteVm(_)
-            | Step::WakeHost(_) => None,
+            | Step::WakeHost(_)
+            | Step::SleepHost(_) => None,
         }
     }
 
@@ -177,6 +187,7 @@ impl Step {
             Step::ResizeVm(step) => step.apply(&mut after),
             Step::DeleteVm(step) => step.apply(&mut after),
             Step::WakeHost(step) => step.apply(&mut after),
+            Step::SleepHost(step) => step.apply(&mut after),
         }
         after
     }
@@ -189,6 +200,7 @@ impl Step {
             Step::StopVm(step) => step.inverse(before),
             Step::MigrateVm(step) => step.inverse(),
             Step::ResizeVm(step) => step.inverse(before),
+            Step::SleepHost(step) => Some(step.inverse()),
             Step::DeleteVm(_) | Step::WakeHost(_) => None,
         }
     }
@@ -204,6 +216,7 @@ impl Step {
             Step::DeleteVm(step) => &step.host,
             // That it is not heard is what a wake ends.
             Step::WakeHost(_) => return self.cost_fresh(state),
+            Step::SleepHost(step) => step.host.host(),
         };
         self.cost_fresh(state).plus(staleness_risk(state, host))
     }
@@ -217,6 +230,7 @@ impl Step {
             Step::ResizeVm(_) => ResizeVm::cost(),
             Step::DeleteVm(_) => DeleteVm::cost(),
             Step::WakeHost(_) => WakeHost::cost(),
+            Step::SleepHost(_) => SleepHost::cost(),
         }
     }
 
@@ -230,9 +244,11 @@ impl Step {
                 (&step.to, &step.job, placed.spec.takes())
             }
             // The host keeps room for a growth from its offer on, and the job's row is there already.
-            Step::ResizeVm(_) | Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => {
-                return None;
-            }
+            Step::ResizeVm(_)
+            | Step::StopVm(_)
+            | Step::DeleteVm(_)
+            | Step::WakeHost(_)
+            | Step::SleepHost(_) => return None,
         };
         Some(Reservation { host: host.clone(), job: job.clone(), resources })
     }
@@ -290,7 +306,9 @@ impl fmt::Display for Step {
             }
             Step::ResizeVm(step) => write!(f, "resize {} on {}", step.job, step.host.short()),
             Step::DeleteVm(step) => write!(f, "delete {} from {}", step.job, step.host.short()),
+            Step::WakeHost(step) if step.is_for_room() => write!(f, "wake {}", step.host.short()),
             Step::WakeHost(step) => write!(f, "wake {} for {}", step.host.short(), step.job),
+            Step::SleepHost(step) => write!(f, "put {} to sleep", step.host.host().short()),
         }
     }
 }
@@ -309,6 +327,9 @@ impl fmt::Display for Blocker {
             },
             Blocker::Lost { age_ms } => write!(f, "has not been heard for {}", seconds(*age_ms)),
             Blocker::UnknownHost => f.write_str("is not in the view"),
+            Blocker::StaysOn => f.write_str(
+                "stays on: no controller has a device that switches it, or the cluster needs what is there",
+            ),
             Blocker::Intended { intent } => intent.fmt(f),
             Blocker::Rule { level, evidence } => {
                 write!(f, "has room, but {} not: {evidence}", level.as_str())

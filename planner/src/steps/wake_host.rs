@@ -1,9 +1,10 @@
-//! Wake a sleeping host, so that a job fits there.
+//! Wake a sleeping host, so that a job fits there, or so that there is room before anything needs it.
 //!
 //! Decides that only a host which is known to be asleep is woken, and what that may cost. Nothing takes it back: a
 //! host that is awake harms nobody, and whoever wants it asleep again says so.
 
 use protocol::id::{HostId, JobId};
+use protocol::subject::Subject;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
@@ -22,11 +23,24 @@ const RISK: u64 = 5;
 pub struct WakeHost {
     /// The host.
     pub host: HostId,
-    /// What is to start there.
+    /// What is to start there; the host's own name where it is woken for the room that it has.
     pub job: JobId,
 }
 
 impl WakeHost {
+    /// For the room that it has.
+    #[must_use]
+    pub fn for_room(host: &HostId) -> Self {
+        let subject = Subject::from(host.clone());
+        Self { host: host.clone(), job: subject.job().clone() }
+    }
+
+    /// True when nothing in particular is to start there.
+    #[must_use]
+    pub fn is_for_room(&self) -> bool {
+        self.job == *Subject::from(self.host.clone()).job()
+    }
+
     pub(super) fn check(&self, state: &State<'_>) -> Result<(), Blocker> {
         if state.host(&self.host).is_none() {
             return Err(Blocker::UnknownHost);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planner::{Limits, PlanInput, Setback};
+use planner::{Expectation, Limits, PlanInput, Setback};
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{ResizeJob, Want};
 use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
@@ -181,7 +181,7 @@ impl World {
                 observed: vec![],
             });
         }
-        let expectations = vec![want.into()];
+        let expectations = Expectation::of(want).into_iter().collect();
         PlanInput { view, expectations, setbacks, limits: Limits::default(), ..Default::default() }
     }
 
@@ -297,6 +297,11 @@ impl World {
                 }
             }
             Ask::Wake(_) | Ask::AwaitAwake(_) => done,
+            Ask::Drain(_)
+            | Ask::Undrain(_)
+            | Ask::AwaitEmpty(_)
+            | Ask::Sleep(_)
+            | Ask::WakeAgain(_) => done,
             Ask::Fetch(host, fetch) => {
                 for from in &fetch.from {
                     let there = self.hosts[from].host.images.get(&fetch.image);

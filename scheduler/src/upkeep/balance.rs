@@ -110,7 +110,7 @@ impl Upkeep {
     }
 
     /// A VM that is between two states, on a host that may still say how that ends.
-    fn on_its_way(&self) -> Option<(&JobId, JobState, &HostId)> {
+    pub(super) fn on_its_way(&self) -> Option<(&JobId, JobState, &HostId)> {
         let hosts = self.index.view().hosts();
         let heard = hosts.filter(|(host, _)| self.index.freshness(host) != Freshness::Lost);
         let mut jobs = heard.flat_map(|(host, row)| row.jobs.values().map(move |job| (host, job)));
@@ -120,11 +120,14 @@ impl Upkeep {
     }
 
     /// What is to be mended before: whatever else is broken that matters as much.
-    fn comes_first(&self, level: Level) -> Option<&Key> {
+    pub(super) fn comes_first(&self, level: Level) -> Option<&Key> {
         self.broken.iter().find(|key| {
             let Some(item) = self.item(key) else { return false };
-            let is_balanced = matches!(item, Item::Rule(Clause { rule: Rule::Balanced(_), .. }));
-            !is_balanced && !is_told_only(item) && item.level().is_some_and(|its| its <= level)
+            let is_last = matches!(
+                item,
+                Item::Rule(Clause { rule: Rule::Balanced(_) | Rule::PowerSaving(_), .. })
+            );
+            !is_last && !is_told_only(item) && item.level().is_some_and(|its| its <= level)
         })
     }
 

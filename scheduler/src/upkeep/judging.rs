@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planner::Rehearsal;
-use protocol::id::{JobId, Revision};
+use planner::rules::PowerSaving;
+use planner::{Need, Rehearsal};
+use protocol::id::{HostId, JobId, Revision};
 
 use super::index::Key;
+use super::saving::saving_of;
 use super::set::Item;
 use super::verdict::{self, Facts, Verdict, domain_of, is_rehearsed, judge};
 use super::{Effect, Judged, Upkeep};
@@ -37,19 +39,31 @@ impl Upkeep {
         self.rehearse(&keys);
         for key in keys {
             let Some(item) = self.item(&key) else { continue };
-            let verdict = self.verdict(&key, item);
+            // What is judged by all losses is judged once.
+            let need = saving_of(item).map(|(_, rule)| self.need(rule));
+            let verdict = match &need {
+                Some(need) => verdict::saved(need.as_ref()),
+                None => self.verdict(&key, item),
+            };
+            let need = need.flatten().map(|(need, _)| need);
             self.judged_count += 1;
             let before = self.judged.remove(&key);
             let is_broken = matches!(verdict, Verdict::Broken { .. });
             let since_ms = before.as_ref().and_then(|judged| judged.broken_since_ms);
             let held_ms = before.as_ref().and_then(|judged| judged.held_ms);
+            let need_before = before.as_ref().and_then(|judged| judged.need);
+            let need = need.map(|need| {
+                let since_ms = need_before.filter(|(was, _)| *was == need).map(|(_, since)| since);
+                (need, since_ms.unwrap_or(now_ms))
+            });
             let report = before.and_then(|judged| judged.report).filter(|_| is_broken);
             let broken_since_ms = is_broken.then(|| since_ms.unwrap_or(now_ms));
             match is_broken {
                 true => self.broken.insert(key.clone()),
                 false => self.broken.remove(&key),
             };
-            self.judged.insert(key, Judged { verdict, broken_since_ms, held_ms, report });
+            let judged = Judged { verdict, broken_since_ms, held_ms, report, need };
+            self.judged.insert(key, judged);
         }
     }
 
@@ -69,6 +83,11 @@ impl Upkeep {
             });
             rehearsal.follow(index.view(), |host| index.freshness(host));
         }
+    }
+
+    fn need(&self, rule: &PowerSaving) -> Option<(Need, String)> {
+        let freshness = |host: &HostId| self.index.freshness(host);
+        verdict::need(self.index.view(), &freshness, &self.powers, rule)
     }
 
     pub(super) fn verdict(&self, key: &Key, item: &Item) -> Verdict {
@@ -95,6 +114,7 @@ impl Upkeep {
             &Facts {
                 view: part.as_ref().unwrap_or(self.index.view()),
                 freshness: &|host| self.index.freshness(host),
+                powers: &self.powers,
                 missing: self.index.missing(),
                 begun: record.map_or(&none, |record| &record.begun),
                 stopped: record.map_or(&nothing, |record| &record.stopped),

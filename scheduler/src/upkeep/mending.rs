@@ -19,8 +19,7 @@ use super::index::Key;
 use super::set::Item;
 use super::verdict::{is_between, is_told_only, spec_of};
 use super::{
-    Aims, Effect, Open, PLAN_AGAIN_MS, PLAN_IDLE_MS, Planning, SETTLE_MS, Shifts, TURN_MS, Upkeep,
-    mends,
+    Aims, Effect, Open, PLAN_AGAIN_MS, PLAN_IDLE_MS, Planning, SETTLE_MS, TURN_MS, Upkeep, mends,
 };
 
 impl Upkeep {
@@ -108,12 +107,16 @@ impl Upkeep {
         let mut due = self.due(now_ms);
         let (uneven, shifts) = self.shifts_due(now_ms);
         due.extend(uneven.iter().cloned());
+        // One or the other: each is judged by a world at rest.
+        let saving = self.saving_due(now_ms).filter(|_| shifts.max == 0);
+        let savings_max = u32::from(saving.is_some());
+        due.extend(saving.clone());
         let planning = &self.planning;
         let since_ms = planning.asked_ms.map(|asked_ms| now_ms.saturating_sub(asked_ms));
         let is_news = planning.is_stale || !due.is_subset(&planning.due);
         let pause_ms = match (is_news, planning.was_idle) {
             // These have a pace of their own.
-            _ if shifts.max > 0 => 0,
+            _ if shifts.max > 0 || savings_max > 0 => 0,
             (true, false) => 0,
             (true, true) => PLAN_IDLE_MS,
             (false, _) => PLAN_AGAIN_MS,
@@ -121,8 +124,9 @@ impl Upkeep {
         if due.is_empty() || planning.is_open || since_ms.is_some_and(|since| since < pause_ms) {
             return;
         }
-        let aims = Aims { shifts, ..self.aims(now_ms, &due) };
+        let aims = Aims { shifts, savings_max, ..self.aims(now_ms, &due) };
         self.shifts_asked(now_ms, &uneven, shifts);
+        self.saving_asked(saving.as_ref());
         self.planning = Planning {
             asked_ms: Some(now_ms),
             due,
@@ -165,7 +169,7 @@ impl Upkeep {
         let mut heeded = self.heeded(now_ms, &jobs);
         heeded.retain(|clause| !clauses.contains(clause));
         let shunned = self.mends.shunned(now_ms);
-        Aims { goals, clauses, heeded, shunned, shifts: Shifts::default() }
+        Aims { goals, clauses, heeded, shunned, ..Aims::default() }
     }
 
     /// Rules that moves of others for the sake of these jobs must not break: all that are kept, and that
@@ -317,7 +321,7 @@ impl Upkeep {
                 let want = Box::new(Want::Resize { job, size });
                 Some(Effect::Mend { want, to: step.host, because })
             }
-            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => None,
+            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) | Step::SleepHost(_) => None,
         }
     }
 }
@@ -347,5 +351,6 @@ pub(super) fn ends_of(step: &Step) -> Vec<&HostId> {
         Step::StopVm(step) => vec![&step.host],
         Step::DeleteVm(step) => vec![&step.host],
         Step::WakeHost(step) => vec![&step.host],
+        Step::SleepHost(step) => vec![step.host.host()],
     }
 }

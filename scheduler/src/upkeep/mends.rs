@@ -119,7 +119,9 @@ impl Mends {
             Step::ResizeVm(step) => (None, step.host.clone()),
             // Nothing is ended or deleted to mend something.
             // A host is woken by the run of what starts there.
-            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) => return false,
+            Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) | Step::SleepHost(_) => {
+                return false;
+            }
         };
         let froms = open.iter().map(|run| &run.from).chain(begun.iter().map(|(from, _)| from));
         let leaving = froms.flatten().filter(|host| from.as_ref() == Some(*host)).count();

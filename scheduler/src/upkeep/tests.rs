@@ -30,6 +30,8 @@ mod property;
 
 mod room;
 
+mod saving;
+
 mod sets;
 
 mod several;
@@ -70,6 +72,7 @@ struct World {
     view: View,
     heard: OrdMap<HostId, HeardAt>,
     members: Arc<BTreeSet<HostId>>,
+    powers: Powers,
     open: Vec<Open>,
     turns: Turns,
     seq: u64,
@@ -138,8 +141,9 @@ impl World {
     fn look(&mut self, now_ms: u64) -> Vec<Effect> {
         let (view, heard) = (self.view.clone(), self.heard.clone());
         let (members, open) = (self.members.clone(), self.open.clone());
-        let turns = self.turns.clone();
-        self.handle(now_ms, Input::Looked(Box::new(Look { view, heard, members, open, turns })))
+        let (turns, powers) = (self.turns.clone(), Arc::new(self.powers.clone()));
+        let look = Look { view, heard, members, powers, open, turns };
+        self.handle(now_ms, Input::Looked(Box::new(look)))
     }
 
     /// Looks, plans with the planner if a plan is asked for, and says what is begun.
@@ -164,15 +168,19 @@ impl World {
                 clauses: aims.clauses,
                 ..planner::PlanInput::default()
             };
+            input = self.powers.told(input).with_host_intents();
             crate::knowledge::make_room(&mut input, aims.heeded);
+            input.limits.savings_max = aims.savings_max;
             let Shifts { max, were_begun } = aims.shifts;
             (input.limits.shifts_max, input.limits.shifts_begun) = (max, were_begun);
             let outcome = planner::plan(&input);
             let state = planner::State::new(&input);
-            let steps = outcome.plan.steps.into_iter().filter(|step| step.check(&state).is_ok());
-            let (steps, favours) = (steps.collect(), outcome.plan.favours);
-            let (shifts, report, open) = (outcome.plan.shifts, outcome.report, self.open.clone());
-            let planned = Input::Planned { steps, favours, shifts, report, open };
+            let planner::Plan { steps, favours, shifts, savings, .. } = outcome.plan;
+            let is_saving = |step: &Step| savings.iter().any(|saving| saving.has(step));
+            let steps = steps.into_iter().filter(|step| !is_saving(step));
+            let steps = steps.filter(|step| step.check(&state).is_ok()).collect();
+            let (report, open) = (outcome.report, self.open.clone());
+            let planned = Input::Planned { steps, favours, shifts, savings, report, open };
             for effect in self.handle(now_ms, planned) {
                 if let Effect::Mend { want, to, because } = effect {
                     wants.push((*want, to, because));

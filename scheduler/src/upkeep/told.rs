@@ -45,7 +45,9 @@ impl Upkeep {
         let expectation = value.clone();
         let standings =
             set.parts(name, entry).map(|(key, item)| (item, self.standing(now_ms, &key)));
-        let note = set.parts(name, entry).find_map(|(key, _)| self.balance_note(now_ms, &key));
+        let note = set.parts(name, entry).find_map(|(key, _)| {
+            self.balance_note(now_ms, &key).or_else(|| self.saving_note(now_ms, &key))
+        });
         let Some(group) = &entry.group else {
             let standing = standings.map(|(_, standing)| standing).next();
             let standing = standing.unwrap_or(KeptStanding::Unknown);
@@ -69,8 +71,8 @@ impl Upkeep {
             return KeptStanding::NotUnderstood { why: why.clone() };
         }
         let Some(judged) = self.judged.get(key) else { return KeptStanding::Unknown };
-        if let Some(shifting) = self.shifting(key) {
-            return shifting;
+        if let Some(going) = self.shifting(key).or_else(|| self.saving_going(key)) {
+            return going;
         }
         let evidence = match &judged.verdict {
             Verdict::Met => return KeptStanding::Met,

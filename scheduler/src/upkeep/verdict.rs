@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planner::rules::{Balanced, Gap};
-use planner::{Clause, Heard, PlanInput, Rehearsal, Rule, State};
+use planner::rules::{Balanced, Gap, PowerSaving};
+use planner::{Clause, Heard, Need, PlanInput, Rehearsal, Rule, State};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
 use protocol::view::{Freshness, HostRow, View};
@@ -16,6 +16,7 @@ use protocol::vm::{OnLoss, SizeChange};
 use super::set::Item;
 use crate::failover::superseded;
 use crate::knowledge::forget_lost;
+use crate::sleep::Powers;
 
 /// How an expectation stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Facts<'a> {
     pub(crate) view: &'a View,
     pub(crate) freshness: &'a dyn Fn(&HostId) -> Freshness,
+    /// Who sleeps, and who may.
+    pub(crate) powers: &'a Powers,
     /// Hosts of the cluster that nobody has told of yet.
     pub(crate) missing: &'a BTreeSet<HostId>,
     /// Jobs that were seen since they were expected to run.
@@ -267,6 +270,7 @@ pub(crate) fn is_between(state: JobState) -> bool {
 fn rule_input(
     view: &View,
     freshness: &dyn Fn(&HostId) -> Freshness,
+    powers: &Powers,
     clauses: Vec<Clause>,
 ) -> PlanInput {
     let heard: BTreeMap<HostId, Heard> = view
@@ -279,7 +283,8 @@ fn rule_input(
     for (host, job) in superseded(&view, is_heard) {
         forget_lost(&mut view, &job, &host);
     }
-    PlanInput { view, heard, clauses, ..PlanInput::default() }.with_host_intents()
+    let input = PlanInput { view, heard, clauses, ..PlanInput::default() };
+    powers.told(input).with_host_intents()
 }
 
 /// How far hosts are apart.
@@ -288,11 +293,29 @@ pub(crate) fn gap(
     freshness: &dyn Fn(&HostId) -> Freshness,
     rule: &Balanced,
 ) -> Option<Gap> {
-    rule.gap(&State::new(&rule_input(view, freshness, vec![])))
+    rule.gap(&State::new(&rule_input(view, freshness, &Powers::default(), vec![])))
+}
+
+/// What is called for of hosts that sleep or are awake.
+pub(crate) fn need(
+    view: &View,
+    freshness: &dyn Fn(&HostId) -> Freshness,
+    powers: &Powers,
+    rule: &PowerSaving,
+) -> Option<(Need, String)> {
+    planner::need(&State::new(&rule_input(view, freshness, powers, vec![])), rule)
+}
+
+/// How the world stands to it that hosts sleep which nobody needs.
+pub(crate) fn saved(need: Option<&(Need, String)>) -> Verdict {
+    match need {
+        None => Verdict::Met,
+        Some((_, evidence)) => Verdict::Broken { evidence: evidence.clone() },
+    }
 }
 
 fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
-    let input = rule_input(facts.view, facts.freshness, vec![clause.clone()]);
+    let input = rule_input(facts.view, facts.freshness, facts.powers, vec![clause.clone()]);
     let state = State::new(&input);
     if clause.rule.violations(&state) == 0 {
         return match mended_by_a_move(facts, clause) {
@@ -329,7 +352,7 @@ fn mended_by_a_move(facts: &Facts<'_>, clause: &Clause) -> Option<HostId> {
         }
     }
     let to = to?;
-    let input = rule_input(&unmoved, facts.freshness, vec![clause.clone()]);
+    let input = rule_input(&unmoved, facts.freshness, facts.powers, vec![clause.clone()]);
     (clause.rule.violations(&State::new(&input)) > 0).then_some(to)
 }
 

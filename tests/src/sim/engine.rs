@@ -454,5 +454,7 @@ pub fn want_name(want: &Want) -> &'static str {
         Want::Resize { .. } => "want.resize",
         Want::Delete { .. } => "want.delete",
         Want::FailOver { .. } => "want.fail-over",
+        Want::Sleep { .. } => "want.sleep",
+        Want::Wake { .. } => "want.wake",
     }
 }

@@ -16,6 +16,8 @@ enum Event {
     Put { set: usize, what: usize },
     Deleted { set: usize },
     Stopped { job: usize },
+    Asleep { host: u8, is_so: bool },
+    MaySleep { host: u8, is_so: bool },
     Look,
 }
 
@@ -31,12 +33,14 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..3_usize, 0..SETS).prop_map(|(set, what)| Event::Put { set, what }),
         1 => (0..3_usize).prop_map(|set| Event::Deleted { set }),
         1 => (1..4_usize).prop_map(|job| Event::Stopped { job }),
+        2 => (1..5_u8, any::<bool>()).prop_map(|(host, is_so)| Event::Asleep { host, is_so }),
+        2 => (1..5_u8, any::<bool>()).prop_map(|(host, is_so)| Event::MaySleep { host, is_so }),
         6 => Just(Event::Look),
     ]
 }
 
 /// How many sets [`any_set`] knows. Several of them may contradict each other: who has learnt them keeps them.
-pub(super) const SETS: usize = 15;
+pub(super) const SETS: usize = 17;
 
 pub(super) fn any_set(what: usize) -> Value {
     let spread =
@@ -60,6 +64,8 @@ pub(super) fn any_set(what: usize) -> Value {
         }
         12 => json!({ "expect": "balanced", "within_percent": 20, "labels": { "disk": "ssd" } }),
         13 => json!({ "expect": "balanced", "within_percent": 30, "moves_per_hour": 720 }),
+        14 => json!({ "expect": "power_saving", "awake_min": 1, "after_s": 5 }),
+        15 => json!({ "expect": "power_saving", "spare": 2, "labels": { "disk": "ssd" } }),
         _ => json!({ "expect": "shines", "job": "vm-1" }),
     };
     json!([one])
@@ -75,6 +81,11 @@ fn any_row(job: usize, state: usize) -> Job {
         JobState::MigratingOut,
         JobState::Stopping,
     ];
+    // One whose loss not every host can bear.
+    let row = |job, state| match job {
+        3 => Job { spec: sized(3, 3).spec, ..row(job, state) },
+        _ => row(job, state),
+    };
     match states.get(state) {
         Some(state) => row(job, *state),
         None if state == 7 => ended(job, Reason::Requested),
@@ -99,6 +110,7 @@ fn anew(world: &World) -> BTreeMap<Key, Verdict> {
         let facts = Facts {
             view: &world.view,
             freshness: &|host| freshness_of(world.heard.get(host)),
+            powers: &world.powers,
             missing: &missing,
             begun: &world.upkeep.sets[&key.0].record.begun,
             stopped: &world.upkeep.sets[&key.0].record.stopped,
@@ -153,6 +165,18 @@ proptest! {
                 Event::Stopped { job } => {
                     let stopped = Input::Stopped { job: id(job), revision: Revision(1) };
                     drop(world.handle(0, stopped));
+                }
+                Event::Asleep { host: n, is_so } => {
+                    match is_so {
+                        true => drop(world.powers.asleep.insert(host(n), true)),
+                        false => drop(world.powers.asleep.remove(&host(n))),
+                    }
+                }
+                Event::MaySleep { host: n, is_so } => {
+                    match is_so {
+                        true => drop(world.powers.may_sleep.insert(host(n))),
+                        false => drop(world.powers.may_sleep.remove(&host(n))),
+                    }
                 }
                 Event::Look => {
                     world.look(n as u64 * WHOLE_MS);

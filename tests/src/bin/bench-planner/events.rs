@@ -101,7 +101,8 @@ fn costs(hosts: usize) -> [Cost; 3] {
     let mut look = |world: &World, heard: &OrdMap<HostId, HeardAt>, now_ms: u64| {
         let (view, heard) = (world.view.clone(), heard.clone());
         let (members, open, turns) = (Arc::clone(&members), vec![], Turns::default());
-        let look = Box::new(Look { view, heard, members, open, turns });
+        let powers = Arc::default();
+        let look = Box::new(Look { view, heard, members, powers, open, turns });
         let before = upkeep.judged_count();
         let begin = cpu_ns();
         upkeep.handle(now_ms, Input::Looked(look), &mut out);
