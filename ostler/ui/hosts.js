@@ -55,8 +55,10 @@ export class Hosts {
 
   sum() {
     const { all } = this.rows.sift();
-    const silent = [...store.hosts.keys()].filter((id) => ageOf(id).freshness !== "fresh").length;
-    put(this.summary, silent === 0 ? `${many(all, "host")}, all heard` : `${many(all, "host")}, ${silent} not heard now`);
+    const how = (words) => [...store.hosts.keys()].filter((id) => words.includes(ageOf(id).freshness)).length;
+    const [silent, asleep] = [how(["stale", "lost"]), how(["asleep"])];
+    const heard = silent > 0 ? `${silent} not heard now` : asleep > 0 ? "all others heard" : "all heard";
+    put(this.summary, `${many(all, "host")}, ${asleep > 0 ? `${asleep} asleep, ` : ""}${heard}`);
   }
 }
 
@@ -87,7 +89,7 @@ function makeRow() {
     const { freshness, age_ms } = ageOf(row.id);
     put(state, word(freshness));
     mark(state, "data-mood", mood(freshness));
-    const words = { fresh: "", stale: `not heard for ${age(age_ms)}`, lost: `not heard for ${age(age_ms)}; its guests may run on` };
+    const words = { fresh: "", stale: `not heard for ${age(age_ms)}`, lost: `not heard for ${age(age_ms)}; its guests may run on`, asleep: `switched off while it was empty, ${age(age_ms)} ago` };
     put(old, words[freshness]);
   };
   const set = (host) => {

@@ -333,7 +333,9 @@ function migrateTo(job) {
   const to = el("select", { name: "to" }, el("option", { value: "", text: "the best one, by the planner" }));
   for (const host of hosts) {
     const free = host.capacity.memory_bytes - host.allocation.memory_bytes;
-    const state = host.intent === "drain" ? ", drained" : ageOf(host.id).freshness === "lost" ? ", lost" : "";
+    const { freshness } = ageOf(host.id);
+    const known = ["lost", "asleep"].includes(freshness) ? `, ${freshness}` : "";
+    const state = known === "" && host.intent === "drain" ? ", drained" : known;
     to.append(el("option", { value: host.id, text: `${host.name} (${bytes(Math.max(0, free))} free${state})` }));
   }
   confirm({

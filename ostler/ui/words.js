@@ -66,6 +66,7 @@ export function mood(state) {
       return "bad";
     case "stopped":
     case "rolled_back":
+    case "asleep":
       return "still";
     case "paused":
     case "stale":

@@ -64,11 +64,23 @@ pub(crate) struct Beat {
     /// Age of the oldest fresh row, in milliseconds.
     fresh_age_ms: u64,
     /// Hosts that are not fresh, with how that is called and their age in milliseconds.
-    silent: Vec<(HostId, Freshness, u64)>,
+    silent: Vec<(HostId, Silence, u64)>,
     /// Age of what is said of runs, in milliseconds; none before anything was.
     runs_age_ms: Option<u64>,
     /// Why there is nothing newer of runs.
     runs_trouble: Option<String>,
+}
+
+/// How it is called that a host is not heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Silence {
+    /// For a moment.
+    Stale,
+    /// For long.
+    Lost,
+    /// For long, as it was switched off while nobody needed it.
+    Asleep,
 }
 
 impl Beat {
@@ -78,12 +90,20 @@ impl Beat {
             runs_trouble: runs.trouble.clone(),
             ..Self::default()
         };
-        for (id, _) in replica.view.hosts() {
+        for (id, row) in replica.view.hosts() {
             let age = replica.age(now_ms, id);
-            match age.freshness {
-                Freshness::Fresh => beat.fresh_age_ms = beat.fresh_age_ms.max(age.age_ms),
-                freshness => beat.silent.push((id.clone(), freshness, age.age_ms)),
-            }
+            // A later life than the one that was put to sleep is lost like any other.
+            let is_asleep = runs.asleep.get(id).is_some_and(|epoch| row.cursor.epoch <= *epoch);
+            let silence = match age.freshness {
+                Freshness::Fresh => {
+                    beat.fresh_age_ms = beat.fresh_age_ms.max(age.age_ms);
+                    continue;
+                }
+                Freshness::Stale => Silence::Stale,
+                Freshness::Lost if is_asleep => Silence::Asleep,
+                Freshness::Lost => Silence::Lost,
+            };
+            beat.silent.push((id.clone(), silence, age.age_ms));
         }
         beat
     }
@@ -95,7 +115,7 @@ pub(crate) struct Told {
     view: View,
     source: Option<Source>,
     runs: BTreeMap<RunId, Arc<RunStatus>>,
-    silent: BTreeMap<HostId, Freshness>,
+    silent: BTreeMap<HostId, Silence>,
 }
 
 impl Told {
@@ -139,10 +159,9 @@ impl Told {
         news
     }
 
-    /// Whether a host has become fresh, stale or lost since the last time this was asked.
+    /// Whether a host has become fresh, stale, lost or asleep since the last time this was asked.
     pub(crate) fn is_freshness_news(&mut self, beat: &Beat) -> bool {
-        let silent =
-            beat.silent.iter().map(|(id, freshness, _)| (id.clone(), *freshness)).collect();
+        let silent = beat.silent.iter().map(|(id, silence, _)| (id.clone(), *silence)).collect();
         std::mem::replace(&mut self.silent, silent) != self.silent
     }
 }
@@ -282,8 +301,18 @@ mod tests {
         tell(&mut replica, lost);
         let beat = Beat::of(700, &replica, &Runs::default());
         assert_eq!((beat.fresh_age_ms, beat.runs_age_ms), (700, None));
-        assert_eq!(beat.silent, [(h2.id.clone(), Freshness::Lost, 700)]);
+        assert_eq!(beat.silent, [(h2.id.clone(), Silence::Lost, 700)]);
         assert!(told.is_freshness_news(&beat));
         assert!(!told.is_freshness_news(&Beat::of(900, &replica, &Runs::default())));
+        // Controllers remember that it was put to sleep, and in which life.
+        let epoch = replica.view.host(&h2.id).unwrap().cursor.epoch;
+        let of = |epoch| {
+            let asleep = BTreeMap::from([(h1.id.clone(), epoch), (h2.id.clone(), epoch)]);
+            Beat::of(900, &replica, &Runs { asleep, ..Runs::default() })
+        };
+        assert_eq!(of(epoch).silent, [(h2.id.clone(), Silence::Asleep, 900)]);
+        assert!(told.is_freshness_news(&of(epoch)));
+        let before = protocol::id::Epoch(epoch.0 - 1);
+        assert_eq!(of(before).silent, [(h2.id.clone(), Silence::Lost, 900)], "it has woken since");
     }
 }

@@ -1,12 +1,12 @@
-//! The runs of every controller. Controllers have no stream of them, so they are asked, and only while
-//! somebody looks.
+//! The runs of every controller, and which hosts are asleep by what they remember. Controllers have no stream of
+//! these, so they are asked, and only while somebody looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::api::{RunList, RunState, RunStatus};
-use protocol::id::RunId;
+use protocol::id::{Epoch, HostId, RunId};
 use protocol::job::Role;
 use tokio::sync::watch;
 use transport::Clock;
@@ -23,6 +23,9 @@ const NEWEST: usize = 50;
 /// Every how many times all of them are asked for: an old one may have been resumed, or be stuck.
 const ALL_EVERY: u64 = 30;
 
+/// Every how many times it is asked who sleeps: a host that falls asleep or wakes takes longer than that.
+const ASLEEP_EVERY: u64 = 3;
+
 /// How long a controller may take: the next question follows in a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -33,6 +36,8 @@ const RUNS_MAX: usize = 500;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Runs {
     pub(crate) runs: BTreeMap<RunId, Arc<RunStatus>>,
+    /// Hosts that are asleep, and in which life of its agent each was put to sleep.
+    pub(crate) asleep: BTreeMap<HostId, Epoch>,
     /// When a controller last answered, on this machine's monotonic clock.
     pub(crate) heard_ms: Option<u64>,
     /// Why none did the last time.
@@ -51,6 +56,9 @@ pub(crate) async fn follow(
         if publish.receiver_count() > 0 {
             let session = sessions.borrow().clone();
             let max = if turn % ALL_EVERY == 0 { RUNS_MAX } else { NEWEST };
+            if turn % ASLEEP_EVERY == 0 && !session.is_direct {
+                known.asleep = session.asleep().await;
+            }
             turn += 1;
             known.ask(&session, &clock, max).await;
             publish.send_replace(Arc::new(known.clone()));
