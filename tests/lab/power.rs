@@ -245,6 +245,79 @@ fn lab_a_host_sleeps_until_a_vm_fits_on_no_other_and_is_woken_for_it() {
     println!("the story took {:?}", begin.elapsed());
 }
 
+#[test]
+fn lab_an_empty_host_sleeps_by_itself_and_is_woken_before_it_is_needed() {
+    let Some(lab) = Lab::up("lab_an_empty_host_sleeps_by_itself", 3) else { return };
+    let mut operator = Operator::new();
+    let begin = Instant::now();
+    let url = operator.discover(&lab.operator_address());
+    let memory = ["--memory", "512MiB"];
+    let bootstrap = ["bootstrap", "--discovery", &url, "--monitors", "1", "-n"];
+    for host in ["h1", "h2"] {
+        lab.start_agent_with(host, &url, &memory);
+    }
+    operator.must(&[&bootstrap[..], &["2"]].concat());
+    lab.start_agent_with("h3", &url, &memory);
+    operator.must(&[&bootstrap[..], &["3"]].concat());
+    let (at, _) = operator.service(&lab, "controller");
+    let host = without_services(&operator, &lab);
+    let others: Vec<String> = lab.hosts().into_iter().filter(|other| *other != host).collect();
+    for (n, other) in others.iter().enumerate() {
+        let name = format!("fill-{n}");
+        operator.must(&["run", "--memory", "200MiB", "--on", other, "--name", &name]);
+    }
+    operator.must(&["run", "--memory", "64MiB", "--on", &host, "--name", "web-1"]);
+    let file = power_file(&lab, &at, &[&host, &at]);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+
+    // Only the one without services may sleep; it is emptied for that.
+    let files = tempfile::tempdir().expect("a temporary folder");
+    let path = files.path().join("power.json");
+    let rule = json!({ "expect": "power_saving", "after_s": 5 });
+    std::fs::write(&path, json!({ "expectations": [rule] }).to_string()).expect("it is ours");
+    operator.must(&["expect", &path.display().to_string()]);
+    let sets = || operator.json(&["expectations", "power"]);
+    until("the host to be off, and asleep", 3 * LIMIT, || {
+        let shown = operator.json(&["hosts"]);
+        let is_asleep = shown["asleep"].as_array().is_some_and(|list| list.len() == 1);
+        is(is_asleep && lab.host(&host)["state"] == "off", (shown, sets()))
+    });
+    println!("{host} sleeps {:?} after the beginning", begin.elapsed());
+    let moved = operator.await_state("web-1", "running");
+    assert!(others.contains(&moved), "{moved}");
+    assert_eq!(lab.virsh_state(&moved, "web-1"), "running");
+    for other in &others {
+        assert_ne!(lab.host(other)["state"], "off", "{other}");
+    }
+    until("it to be as expected", LIMIT, || {
+        let told = sets();
+        let standing = &told["sets"][0]["expectations"][0]["standing"];
+        is(standing == "met" || standing == "mending", told.clone())
+    });
+
+    // It fits on a host that is awake, but what that one has fits nowhere else then.
+    operator.must(&["run", "--memory", "220MiB", "--name", "more"]);
+    let at_once = operator.await_state("more", "running");
+    assert!(others.contains(&at_once), "{at_once}");
+    until("the host to be woken", 3 * LIMIT, || {
+        is(lab.host(&host)["state"] != "off", (sets(), operator.json(&["runs"])))
+    });
+    until("the host to have booted", LIMIT, || {
+        let lives = lab.exec(&host, &["virsh", "list"]);
+        is(lives.status.success(), lives)
+    });
+    lab.start_agent_with(&host, &url, &memory);
+    until("it to be awake, and to take what fits", LIMIT, || {
+        let shown = operator.json(&["hosts"]);
+        let rows = shown["hosts"].as_array().cloned().unwrap_or_default();
+        let row = rows.into_iter().find(|row| row["host"]["name"] == host.as_str());
+        let takes = row.is_some_and(|row| row["host"]["intent"].is_null());
+        is(shown["asleep"] == json!([]) && takes, shown)
+    });
+    operator.must(&["run", "--memory", "64MiB", "--on", &host, "--name", "web-2"]);
+    println!("the story took {:?}", begin.elapsed());
+}
+
 /// A host on which none of the cluster's services is.
 fn without_services(operator: &Operator, lab: &Lab) -> String {
     let rows = operator.json(&["ps", "--all"])["jobs"].as_array().cloned().unwrap_or_default();
