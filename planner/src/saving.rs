@@ -400,7 +400,7 @@ fn places<'a>(
     let size = Resources { disk_bytes: 0, ..size };
     let fits = |host: &HostId, row: &HostRow| {
         state.intent(host).is_none()
-            && state.heard(host).freshness == Freshness::Fresh
+            && state.heard(host).freshness != Freshness::Lost
             && size.fits_in(row.host.capacity.minus(state.allocation(row)))
     };
     let rows = state.hosts().filter(|(host, row)| is_place(row) && fits(host, row));

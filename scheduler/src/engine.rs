@@ -172,7 +172,8 @@ impl Inner {
                 _ => planner::plan(&input),
             };
             let state = State::new(&input);
-            let steps = outcome.plan.steps.iter();
+            // Who empties a host for its sleep keeps room for each guest by its own move.
+            let steps = outcome.plan.steps.iter().filter(|_| !matches!(want, Want::Sleep { .. }));
             let reservations = steps.filter_map(|step| step.reservation(&state)).collect();
             // Under the lock, so that a plan that comes too late keeps nothing of a run that is over.
             let mut knowledge = lock();

@@ -5,7 +5,6 @@
 
 use protocol::id::HostId;
 use protocol::subject::Subject;
-use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
@@ -35,11 +34,8 @@ impl SleepHost {
     /// Whether it could sleep, were it empty.
     pub(crate) fn check_emptied(&self, state: &State<'_>) -> Result<(), Blocker> {
         let host = self.host.host();
+        // One that is late for a moment is not needed more for that, and is asked itself before it is switched off.
         welcoming(state, host)?;
-        let heard = state.heard(host);
-        if heard.freshness != Freshness::Fresh {
-            return Err(Blocker::Lost { age_ms: heard.age_ms });
-        }
         match state.input().may_sleep.contains(host) {
             true => Ok(()),
             false => Err(Blocker::StaysOn),

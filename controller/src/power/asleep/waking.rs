@@ -117,6 +117,11 @@ impl Waker for Asleep {
             if stage == Some(SleepStage::Falling) {
                 return Err(NotSwitched::Unclear(IS_FALLING.to_owned()));
             }
+            if stage != Some(SleepStage::Asleep)
+                && let Err(problem) = self.heard(host)
+            {
+                return Err(NotSwitched::Unclear(problem.0.detail));
+            }
             let trust = self.trust.borrow().clone();
             match self.put(host, true, trust).await {
                 Ok(_) => Ok(()),
