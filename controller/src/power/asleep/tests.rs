@@ -122,7 +122,7 @@ async fn who_is_heard_and_answers_in_the_very_life_that_it_sleeps_in_is_awake() 
     assert_eq!(bench.stage(), Some(SleepStage::Awake), "its devices switch another machine");
     assert!(bench.asleep.sleepers().is_empty());
     // Nor is it learnt again from one that remembers it.
-    let told = Sleep { epoch: Epoch(EPOCH.0), ..bench.sleep(SleepStage::Asleep) };
+    let told = bench.sleep(SleepStage::Asleep);
     bench.asleep.learn(vec![told]).await.unwrap();
     assert_eq!(bench.stage(), Some(SleepStage::Awake));
 }
