@@ -270,8 +270,9 @@ impl Asleep {
         let hosts = machines.into_iter().map(|machine| machine.host);
         let could = |host: &HostId| {
             let row = picture.view.host(host).filter(|_| picture.is_current);
-            let is_heard = freshness_of(picture.heard.get(host)) == Freshness::Fresh;
-            row.is_some_and(|row| is_heard && stays_on(&said_by(row), trust.as_deref()).is_none())
+            // One that is late for a moment is as little needed as before.
+            let is_lost = freshness_of(picture.heard.get(host)) == Freshness::Lost;
+            row.is_some_and(|row| !is_lost && stays_on(&said_by(row), trust.as_deref()).is_none())
         };
         hosts.filter(could).collect()
     }
