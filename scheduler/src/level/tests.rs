@@ -88,7 +88,7 @@ fn what_more_have_booked_than_need_to_is_freed_even_of_parts_that_are_overdrawn(
     assert!(left.iter().filter(|left| **left > 0).count() >= 2, "{left:?} by {moves:?}");
     // More than can be moved at once is begun with.
     let many: Vec<_> = (0..200).map(row).collect();
-    let books = books.into_iter().map(|(slot, _)| {
+    let books = books.into_keys().map(|slot| {
         let part = Some(Amounts { vms: 140, ..Amounts::UNLIMITED });
         (slot, TenantBook { part, jobs: many.clone() })
     });
