@@ -3,6 +3,7 @@
 //! Decides who may, that the document is kept before anybody obeys it, and that a host which does not
 //! take it at once is named and stops nothing: bootstrap gives it later.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +57,8 @@ impl Authority {
         self.operator.public()
     }
 
-    /// The same with the newest document that any host obeys: somebody else may have signed it. Where fencers may,
-    /// it is the one that a quorum of arbiters obeys, with the words disowned that others have heard and it lacks.
+    /// The same with the newest document that any host obeys: somebody else may have signed it. Where there are
+    /// fencers, with what was said and heard: [`Trust::brought_together`].
     pub(crate) async fn newest(session: &Session, picture: &Picture) -> Result<Self, Failure> {
         let mut authority = Self::of(session)?;
         let asked = stream::iter(agents(picture, &authority.trust)).map(|(_, agent)| async move {
@@ -84,21 +85,23 @@ impl Authority {
         if by_strangers * 2 > documents.len() {
             return Err(no_more());
         }
-        seen.sort_by_key(|(trust, _)| std::cmp::Reverse(trust.version));
-        let newest = seen[0].0.version;
-        let at = match seen.iter().any(|(trust, _)| !trust.fencing.is_nobodys()) {
-            true => obeyed(session, &seen).await.unwrap_or(0),
-            false => 0,
+        let has_fencers = seen.iter().any(|(trust, _)| !trust.fencing.is_nobodys());
+        let obeyed = match has_fencers {
+            true => obeyed(session, &seen).await,
+            false => None,
         };
-        let (mut trust, signed) = seen.swap_remove(at);
-        if let Some(signed) = signed.filter(|_| trust.version != authority.trust.version) {
+        let newest = seen.iter().max_by_key(|(trust, _)| trust.version);
+        // As it was signed, for what is shown and for bootstrap: the one that a quorum obeys, if that is known.
+        let kept = seen.iter().find(|(trust, _)| Some(trust) == obeyed.as_ref()).or(newest);
+        if let Some((trust, Some(signed))) = kept
+            && trust.version != authority.trust.version
+        {
             session.context.save_trust(signed)?;
         }
-        let base = trust.clone();
-        seen.iter().for_each(|(other, _)| trust.fencing.disown(&base, other));
-        // What follows is newer than all that were seen.
-        trust.version = newest;
-        authority.trust = trust;
+        let all: Vec<Trust> = seen.into_iter().map(|(trust, _)| trust).collect();
+        if let Some(trust) = Trust::brought_together(&all, obeyed.as_ref()) {
+            authority.trust = trust;
+        }
         match authority.trust.operators.contains(&authority.operator.public()) {
             true => Ok(authority),
             false => Err(no_more()),
@@ -138,6 +141,24 @@ impl Authority {
     }
 }
 
+/// The document in force, to look at: a host's, where one obeys a newer document than this context has. Others may
+/// have signed it, fencers among them.
+pub(crate) async fn in_force(session: &Session, picture: &Picture) -> Option<Trust> {
+    let known = session.trust.clone()?;
+    let of_row = |row: &crate::picture::Row| {
+        let host = picture.view.host(&row.host)?;
+        Some((host.host.trust_version?, row.agent.clone()))
+    };
+    let newest = picture.rows.iter().filter_map(of_row).max_by_key(|(version, _)| *version);
+    let Some((_, agent)) = newest.filter(|(version, _)| *version > known.version) else {
+        return Some(known);
+    };
+    // Whoever can't be asked leaves what is known.
+    let signed = session.client.get::<Option<Signed<Trust>>>(&agent, "/v1/config/trust").await;
+    let newer = signed.ok().flatten().and_then(|signed| Trust::recognise(&known, &signed).ok());
+    Some(newer.filter(|newer| newer.version > known.version).unwrap_or(known))
+}
+
 /// A host that did not take a document.
 pub(crate) struct Untold {
     /// Its name.
@@ -154,19 +175,23 @@ fn no_more() -> Failure {
     Failure::new(Code::Refused, what).next("use an operator's context")
 }
 
-/// Which of these documents, the newest first, a quorum of its arbiters obeys.
-async fn obeyed(session: &Session, seen: &[(Trust, Option<&Signed<Trust>>)]) -> Option<usize> {
-    let arbiters = seen[0].0.arbiters.iter();
-    let asked = arbiters.map(|slot| async move {
-        let arbiter = Endpoint::of_key(slot.url.clone(), slot.key);
+/// Which of these documents a quorum of its arbiters obeys.
+async fn obeyed(session: &Session, seen: &[(Trust, Option<&Signed<Trust>>)]) -> Option<Trust> {
+    let members = seen.iter().flat_map(|(trust, _)| &trust.arbiters);
+    let arbiters: BTreeMap<PublicKey, String> =
+        members.map(|slot| (slot.key, slot.url.clone())).collect();
+    let asked = arbiters.into_iter().map(|(key, url)| async move {
+        let arbiter = Endpoint::of_key(url, key);
         let health = session.client.get::<Health>(&arbiter, "/v1/health").await;
-        health.ok()?.trust_version
+        Some((key, health.ok()?.trust_version?))
     });
-    let versions: Vec<_> = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect().await;
-    seen.iter().position(|(trust, _)| {
-        let obeying = versions.iter().filter(|version| **version == Some(trust.version)).count();
-        obeying >= trust.k as usize
-    })
+    let obey: Vec<_> = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect().await;
+    let obey: BTreeMap<PublicKey, u64> = obey.into_iter().flatten().collect();
+    let is_obeyed = |trust: &&Trust| {
+        let by = trust.arbiters.iter().filter(|slot| obey.get(&slot.key) == Some(&trust.version));
+        by.count() >= trust.k as usize
+    };
+    seen.iter().map(|(trust, _)| trust).find(is_obeyed).cloned()
 }
 
 fn is_forbidden(error: &CallError) -> bool {

@@ -342,17 +342,17 @@ fn lab_a_host_that_nobody_hears_is_switched_off_by_controllers_and_its_vm_runs_e
     assert_eq!(operator.await_state("web-1", "running"), host);
 
     // Nobody does it until an operator lets them, and then it is said whom they can't switch.
-    let none = operator.must(&["fencing"]);
+    let none = said(&operator.run(&["fencing"]));
     assert!(none.contains("no controller switches off"), "{none}");
     let file = power_file(&lab, &at, &[&host]);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
     let refused = operator.run(&["fencing", "set", &host]);
     assert_eq!(code(&refused), Some(3), "{}", said(&refused));
-    let set = operator.must(&["fencing", "set", "--after", "6s"]);
+    let set = said(&operator.run(&["fencing", "set", "--after", "6s"]));
     assert!(set.contains("after 6 s of silence"), "{set}");
     assert!(set.contains(&format!("no controller has a device that switches {at}")), "{set}");
     until("the controller to watch", LIMIT, || {
-        let shown = operator.must(&["fencing"]);
+        let shown = said(&operator.run(&["fencing"]));
         is(shown.contains("watches"), shown)
     });
 
@@ -409,6 +409,6 @@ fn lab_a_host_that_nobody_hears_is_switched_off_by_controllers_and_its_vm_runs_e
     operator.must(&["fencing", "none"]);
     let trust = operator.json(&["trust", "show"]);
     println!("the story took {:?}; {trust}", begin.elapsed());
-    assert!(operator.must(&["fencing"]).contains("no controller switches off"));
+    assert!(said(&operator.run(&["fencing"])).contains("no controller switches off"));
     operator.must(&["run", "--memory", "64MiB", "--name", "web-2"]);
 }

@@ -22,6 +22,7 @@ use transport::Endpoint;
 use crate::cli::{DoctorArgs, DoctorCommand};
 use crate::command::arbiters::arbiters_on;
 use crate::exit::{Code, Failure};
+use crate::govern::in_force;
 use crate::picture::{Picture, Row, chain};
 use crate::session::Session;
 use crate::show;
@@ -59,13 +60,14 @@ struct Patient {
 /// Whether all is well, and the findings as JSON; people are told.
 async fn hosts(session: &Session) -> Result<(bool, Value), Failure> {
     let picture = session.picture().await?;
+    let trust = in_force(session, &picture).await;
     // It does not answer because somebody wants it so.
     let is_up = |row: &&Row| !picture.asleep.contains_key(&row.host);
     let examined = picture.rows.iter().filter(is_up).map(|row| async {
         let known = picture.view.host(&row.host);
         let host = known.map_or_else(|| row.host.to_string(), |known| known.host.name.clone());
         let mut ailments = examine(session, row).await;
-        ailments.extend(known.into_iter().flat_map(|known| fenced(session, known)));
+        ailments.extend(known.into_iter().flat_map(|known| fenced(trust.as_ref(), known)));
         ailments
             .extend(known.and_then(|known| overdrawn(known.host.allocation, known.host.capacity)));
         Patient { host, ailments }
@@ -73,7 +75,7 @@ async fn hosts(session: &Session) -> Result<(bool, Value), Failure> {
     let mut patients = join_all(examined).await;
     let count = patients.len();
     patients.retain(|patient| !patient.ailments.is_empty());
-    let council = session.trust.as_ref().map(|trust| of_council(trust, &picture));
+    let council = trust.as_ref().map(|trust| of_council(trust, &picture));
     let council = council.unwrap_or_default();
     let is_well = patients.is_empty() && council.is_empty() && picture.warnings.is_empty();
     if !session.is_json {
@@ -154,8 +156,7 @@ fn overdrawn(promised: Resources, has: Resources) -> Option<String> {
 }
 
 /// What an operator's word has done to a host, where somebody has to look at it.
-fn fenced(session: &Session, row: &HostRow) -> Vec<String> {
-    let trust = session.trust.as_ref();
+fn fenced(trust: Option<&Trust>, row: &HostRow) -> Vec<String> {
     let fence = trust.and_then(|trust| trust.fence_of(&row.host.key));
     let is_away = |fence: &&Fence| row.host.trust_version.unwrap_or(0) < fence.since;
     let away = fence.filter(is_away).map(|fence| {

@@ -17,7 +17,7 @@ use super::power::Switch;
 use super::retire::{check_arbiters, names};
 use crate::cli::FenceArgs;
 use crate::exit::{Code, Failure};
-use crate::govern::Authority;
+use crate::govern::{Authority, in_force};
 use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
@@ -230,8 +230,8 @@ fn silence(picture: &Picture, row: &HostRow) -> String {
 
 /// What was ever said, and whether the host has heard of it.
 async fn list(session: &Session, picture: &Picture) -> Result<Code, Failure> {
-    let trust = session.trust.as_ref();
-    let fences = trust.map(|trust| trust.fenced.as_slice()).unwrap_or_default();
+    let trust = in_force(session, picture).await;
+    let fences = trust.as_ref().map(|trust| trust.fenced.as_slice()).unwrap_or_default();
     if session.is_json {
         show::json_pretty(&json!({ "fences": fences }));
         return Ok(Code::Ok);

@@ -20,7 +20,7 @@ use super::power::ask_all;
 use super::retire::services;
 use crate::cli::{FencingArgs, FencingCommand, FencingSetArgs};
 use crate::exit::{Code, Failure};
-use crate::govern::Authority;
+use crate::govern::{Authority, in_force};
 use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
@@ -47,8 +47,8 @@ struct Row {
 
 async fn list(session: &Session) -> Result<Code, Failure> {
     let picture = session.picture().await?;
-    let trust = session.trust.as_ref().ok_or_else(no_trust)?;
-    let rows = rows(session, &picture, trust).await;
+    let trust = in_force(session, &picture).await.ok_or_else(no_trust)?;
+    let rows = rows(session, &picture, &trust).await;
     let unswitched = match rows.is_empty() {
         true => vec![],
         false => unswitched(session, &picture).await?,

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::arbiters::arbiters_on;
 use crate::cli::HostsArgs;
 use crate::exit::{Code, Failure};
+use crate::govern::in_force;
 use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
@@ -53,8 +54,9 @@ pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Fail
         "HOST", "ID", "STATE", "VCPUS", "MEMORY", "DISK", "POOLS", "JOBS", "GUESTS", "VERSION",
         "IF LOST", "AGE",
     ];
+    let trust = in_force(session, &picture).await;
     let is_fenced = |host: &Host| {
-        let trust = session.trust.as_ref();
+        let trust = trust.as_ref();
         trust.is_some_and(|trust| trust.is_over(&host.key, host.trust_version))
     };
     let losses: BTreeMap<&HostId, &Loss> =

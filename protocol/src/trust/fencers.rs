@@ -19,9 +19,9 @@
 //! signed. Two operators must still talk to each other.
 //!
 //! **Of two that speak at once only one is heard.** Their documents don't follow one another, so at most one of
-//! them is ever obeyed by a quorum of arbiters, and nothing was started elsewhere for the other's sake. Whoever signs
-//! next does so upon the one that a quorum obeys. Those who obeyed the other follow as soon as an operator has
-//! disowned what it said, and hear afterwards what it lacked: see `fence`.
+//! them is ever obeyed by a quorum of arbiters, and nothing was started elsewhere for the other's sake. A fencer signs
+//! upon the one that a quorum obeys, an operator what has its words ([`Trust::brought_together`]). Those who obeyed the
+//! other follow as soon as an operator has disowned what it said, and hear afterwards what it lacked: see `fence`.
 
 use std::sync::Arc;
 
@@ -180,6 +180,31 @@ impl Trust {
             upon: Some(upon),
             ..self.clone()
         })
+    }
+
+    /// What an operator changes and signs next ([`Trust::next`]), given every document that is seen: the newest that an
+    /// operator has signed, with the words that the one has which a quorum of arbiters obeys, if that one is seen, and
+    /// with those disowned that only others have. Where no quorum is seen, nobody knows whose words were heard: then
+    /// the newest of all, as it is. It is numbered as the newest of all, so that what follows is newer still.
+    #[must_use]
+    pub fn brought_together(seen: &[Trust], obeyed: Option<&Trust>) -> Option<Trust> {
+        let newest = seen.iter().max_by_key(|trust| trust.version)?;
+        let has_fencers = seen.iter().any(|trust| !trust.fencing.is_nobodys());
+        let Some(obeyed) = obeyed.filter(|_| has_fencers) else { return Some(newest.clone()) };
+        let signed_by_operators = seen.iter().filter_map(|trust| match &trust.upon {
+            None => Some(trust.clone()),
+            Some(upon) => upon.open().ok(),
+        });
+        let mut next = signed_by_operators.max_by_key(|trust| trust.version)?;
+        for word in obeyed.fenced.iter().filter(|word| next.roster.contains(&word.host)) {
+            if obeyed.says_anew(&next, &word.host) {
+                next.fenced.retain(|known| known.host != word.host);
+                next.fenced.push(word.clone());
+            }
+        }
+        let heard = next.clone();
+        seen.iter().for_each(|other| next.fencing.disown(&heard, other));
+        Some(Trust { version: newest.version, ..next })
     }
 
     /// Whoever is no controller any more says nothing.

@@ -145,7 +145,7 @@ impl World {
 
     /// Whether documents are given by hand now; else hosts that were away hear from arbiters alone.
     pub(super) fn is_giving(&mut self) -> bool {
-        self.profile.spare_arbiters > 0 || self.is_kept_off()
+        self.profile.spare_arbiters > 0 || self.is_divided() || self.is_kept_off()
     }
 
     /// An arbiter gives a host the document that it obeys.

@@ -54,23 +54,33 @@ impl World {
         Some(self.above_all(next))
     }
 
-    /// A fencer says that a host is off, or says it again. False: none has anything to say.
+    /// What no quorum has heard is said again, upon what a quorum obeys by now.
+    pub(super) fn fencers_go_on(&mut self) {
+        self.forget_heard();
+        for f in 0..self.fencing.fencers.len() {
+            let Some(said) = &self.fencing.fencers[f].said else { continue };
+            let (host, is_early) = (said.host, self.now_us < said.at_us + AGAIN_US);
+            if let Some((base, signed)) = self.obeyed().filter(|_| !is_early) {
+                self.coverage.hit("fence.said-again");
+                self.says(f, host, &base, &signed);
+            }
+        }
+    }
+
+    /// A fencer says that a host is off. False: it has nothing to say.
     pub(super) fn fencer_says(&mut self) -> bool {
         let f = self.chance.index(FENCERS);
         self.fencing.fencers.resize(FENCERS, Fencer::default());
         self.forget_heard();
         let kept: BTreeSet<usize> =
             self.fencing.fencers.iter().flatten_said().map(|said| said.host).collect();
-        let host = match &self.fencing.fencers[f].said {
-            Some(said) if self.now_us < said.at_us + AGAIN_US => return false,
-            Some(said) => Some(said.host),
-            None => {
-                let is_off = |n: &usize| !self.nodes[self.hosts[*n].node.0].has_power;
-                let off: Vec<usize> =
-                    (0..self.hosts.len()).filter(|n| is_off(n) && !kept.contains(n)).collect();
-                self.chance.pick(&off).copied()
-            }
-        };
+        if self.fencing.fencers[f].said.is_some() {
+            return false;
+        }
+        let is_off = |n: &usize| !self.nodes[self.hosts[*n].node.0].has_power;
+        let off: Vec<usize> =
+            (0..self.hosts.len()).filter(|n| is_off(n) && !kept.contains(n)).collect();
+        let host = self.chance.pick(&off).copied();
         let (Some(host), Some((base, signed))) = (host, self.obeyed()) else { return false };
         self.says(f, host, &base, &signed);
         true
@@ -145,18 +155,25 @@ impl World {
         })
     }
 
-    /// What `ostler` signs a document upon: the one that a quorum obeys, with what others have heard disowned.
+    /// What `ostler` signs a document upon.
     pub(super) fn base(&self) -> Trust {
         let newest = || Trust::clone(&self.trust);
         if !self.profile.has_fencers || self.trust.fencing.is_nobodys() {
             return newest();
         }
-        let base = self.obeyed().map_or_else(newest, |(trust, _)| trust);
-        let mut next = base.clone();
-        for n in 0..self.hosts.len() {
-            next.fencing.disown(&base, &self.trust_of_host(n));
-        }
-        next
+        // Its own last one is in its context.
+        let own = self.operators.signed.iter().rev().filter_map(|signed| signed.open().ok());
+        let own = own.into_iter().find(|trust: &Trust| trust.upon.is_none());
+        let seen: Vec<Trust> =
+            self.documents().iter().map(|trust| Trust::clone(trust)).chain(own).collect();
+        let obeyed = self.obeyed().map(|(trust, _)| trust);
+        Trust::brought_together(&seen, obeyed.as_ref()).unwrap_or_else(newest)
+    }
+
+    /// Whether hosts obey different documents, where that may be.
+    pub(super) fn is_divided(&self) -> bool {
+        let is_other = |n: usize| self.trust_of_host(n).version != self.trust.version;
+        self.profile.has_fencers && (0..self.hosts.len()).any(is_other)
     }
 
     /// An operator sees hosts that obey different documents, and signs one that all can follow.
@@ -164,10 +181,7 @@ impl World {
         if !self.profile.has_fencers || self.trust.fencing.is_nobodys() {
             return;
         }
-        let versions: BTreeSet<u64> =
-            (0..self.hosts.len()).map(|n| self.trust_of_host(n).version).collect();
-        let is_one = versions.len() == 1 && versions.contains(&self.trust.version);
-        if is_one || !self.chance.happens(HEAL_PPM) {
+        if !self.is_divided() || !self.chance.happens(HEAL_PPM) {
             return;
         }
         self.coverage.hit("fence.healed");

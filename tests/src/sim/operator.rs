@@ -80,6 +80,7 @@ impl World {
         if self.is_giving() {
             self.give_to_all();
         }
+        self.fencers_go_on();
         self.give_said();
         self.ask_words();
         if self.is_noisy && self.chance.happens(OLD_PPM) {

@@ -188,6 +188,29 @@ fn what_no_quorum_has_heard_is_left_behind_once_an_operator_disowns_it() {
 }
 
 #[test]
+fn an_operator_goes_on_from_its_newest_document_with_what_a_quorum_has_heard() {
+    let base = by_operator(&base());
+    let (one, two) = (word(&base, 11, 3), word(&base, 12, 4));
+    // Signed without having heard of either.
+    let mut news = base.open().unwrap().next();
+    news.kill_ms += 1;
+    let news = by_operator(&news);
+    let seen = [&one, &two, &news, &base].map(|signed| signed.open().unwrap());
+    let next = Trust::brought_together(&seen, Some(&seen[0])).unwrap();
+    assert_eq!((next.version, next.kill_ms), (4_000, seen[2].kill_ms));
+    assert_eq!(next.fenced, seen[0].fenced);
+    assert_eq!(next.fencing.disowned, [Disowned { host: key(4).public(), since: 3_002 }]);
+    let next = by_operator(&next.next());
+    assert!([&one, &two, &news, &base].iter().all(|old| follows(old, &next)));
+    // Nobody knows what was heard: nothing is disowned, and whoever has heard anything refuses.
+    let blind = Trust::brought_together(&seen, None).unwrap();
+    assert_eq!(blind, seen[2]);
+    let blind = by_operator(&blind.next());
+    assert!(follows(&news, &blind) && !follows(&one, &blind) && !follows(&two, &blind));
+    assert_eq!(Trust::brought_together(&[], None), None);
+}
+
+#[test]
 fn an_operators_own_word_is_never_disowned() {
     let base = base();
     let mut next = base.next();
