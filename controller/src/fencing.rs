@@ -12,7 +12,8 @@
 //!
 //! The word comes after the devices': a document never says of a host that is on that it is off, unless
 //! somebody turns it on in between, which is looked for once a quorum obeys, and told. Every step can be taken
-//! again, so a crash between any two is a silence that goes on. What must outlive one is in [`record`].
+//! again, so a crash between any two is a silence that goes on. What must outlive one is in [`record`]: the last
+//! version, and a host that is not turned on again yet.
 
 mod record;
 mod watch;
@@ -137,7 +138,7 @@ impl Fencer {
                 }
                 self.told.lock().at = None;
             }
-            self.turn_on_what_was_left().await;
+            self.finish().await;
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
@@ -200,9 +201,6 @@ impl Fencer {
         let row = self.picture.borrow().view.host(host).cloned();
         let row = row.ok_or("nothing is known of it any more")?;
         let name = row.host.name.clone();
-        // Before anything: a record that can't be kept would be found out with the host off.
-        let record = Record::read(&self.record).map_err(|error| error.to_string())?;
-        record.write(&self.record).map_err(|error| error.to_string())?;
         if self.answers(&row).await {
             return Err(
                 "it answers this controller, though no monitor hears it: see to the monitors"
@@ -217,6 +215,9 @@ impl Fencer {
         let machine = self.asleep.machine(host).map_err(|no| no.0.detail)?;
 
         self.told.is_at(host, FencingStage::Cutting);
+        // Whatever becomes of this controller, the host does not stay off for it.
+        self.change_record(|record| record.cut = Some(host.clone()))
+            .map_err(|error| error.to_string())?;
         tracing::warn!(%host, name, "nobody hears it: its power is cut");
         match self.power.change(&machine, PowerAction::Off).await {
             Ok(PowerState::Off) => {}
@@ -229,11 +230,6 @@ impl Fencer {
         self.check_off(&machine, &name).await?;
         self.told.count(|counts| counts.fenced += 1);
         tracing::warn!(%host, name, version, "is off, and said to be off: what it ran starts elsewhere");
-        let stays_off = self.trust.borrow().as_ref().is_some_and(|trust| trust.fencing.stays_off);
-        if !stays_off {
-            self.change_record(|record| record.turn_on = Some(host.clone()))
-                .map_err(|error| error.to_string())?;
-        }
         Ok(())
     }
 
@@ -438,17 +434,39 @@ impl Fencer {
         }
     }
 
-    /// Turns a host on again that was fenced, also by an earlier life of this controller.
-    async fn turn_on_what_was_left(&self) {
+    /// Turns a host on again whose power was cut, also by an earlier life of this controller: once a quorum obeys that
+    /// it was off, or nothing hangs on it any more. Until then it is silent, and due again.
+    async fn finish(&self) {
         let host = match Record::read(&self.record) {
-            Ok(Record { turn_on: Some(host), .. }) => host,
+            Ok(Record { cut: Some(host), .. }) => host,
             // What is wrong with the file is told when a host is to be fenced.
             Ok(_) | Err(_) => return,
         };
-        self.told.is_at(&host, FencingStage::TurningOn);
-        let is_heard = freshness_of(self.picture.borrow().heard.get(&host)) == Freshness::Fresh;
-        let turned = match self.asleep.machine(&host) {
-            _ if is_heard => Ok(()),
+        let picture = self.picture.borrow().clone();
+        if !picture.is_current {
+            return;
+        }
+        let row = picture.view.host(&host);
+        let is_heard = freshness_of(picture.heard.get(&host)) == Freshness::Fresh;
+        if !is_heard && let Some(row) = row.filter(|row| has_stake(row)) {
+            let Ok(obeyed) = self.obeyed().await else { return };
+            if !obeyed.trust.is_over(&row.host.key, row.host.trust_version) {
+                return;
+            }
+        }
+        let stays_off = self.trust.borrow().as_ref().is_some_and(|trust| trust.fencing.stays_off);
+        if !is_heard && !stays_off && row.is_some() {
+            self.told.is_at(&host, FencingStage::TurningOn);
+            self.turn_on(&host).await;
+            self.told.lock().at = None;
+        }
+        if let Err(error) = self.change_record(|record| record.cut = None) {
+            tracing::error!("{error}");
+        }
+    }
+
+    async fn turn_on(&self, host: &HostId) {
+        let turned = match self.asleep.machine(host) {
             Ok(machine) => {
                 let turned = self.power.change(&machine, PowerAction::On).await;
                 turned.map(drop).map_err(|error| error.to_string())
@@ -457,13 +475,9 @@ impl Fencer {
         };
         match turned {
             Ok(()) => tracing::info!(%host, "is turned on again"),
-            // It is off and said to be: nothing hangs on it but its room. An operator sees it lost.
+            // Nothing hangs on it but its room. An operator sees it lost.
             Err(why) => tracing::error!(%host, "is not turned on again: {why}"),
         }
-        if let Err(error) = self.change_record(|record| record.turn_on = None) {
-            tracing::error!("{error}");
-        }
-        self.told.lock().at = None;
     }
 }
 

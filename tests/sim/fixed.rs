@@ -7,8 +7,8 @@ use tests::sim::coverage::Coverage;
 use tests::sim::verdict::Verdict;
 use tests::sim::{Profile, World, simulate, verdict};
 
-/// As many as a debug build does within some seconds.
-const SEEDS: u64 = 400;
+/// As many as a debug build does in a minute or two.
+const SEEDS: u64 = 300;
 
 /// How to see what led to it.
 pub(crate) fn replay(verdict: &Verdict) -> String {

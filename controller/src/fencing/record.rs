@@ -1,4 +1,4 @@
-//! What a fencer must not forget: which version it has signed last, and whom it has left without power.
+//! What a fencer must not forget: which version it has signed last, and whose power it has cut.
 //!
 //! A file of its own beside the key. With another key it is another fencer with another place, so who loses both
 //! has lost nothing; who loses this one alone may sign a version twice, so a file that can't be read ends fencing.
@@ -16,9 +16,9 @@ use transport::durable;
 pub(super) struct Record {
     /// The highest version of a trust document that this controller has signed.
     pub(super) last: u64,
-    /// A host that is said to be off, by its word, and is to be turned on again.
+    /// The host whose power it is about to cut, or has cut, and which is not turned on again yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) turn_on: Option<HostId>,
+    pub(super) cut: Option<HostId>,
 }
 
 /// The file is of no use. Nothing was changed.
@@ -70,7 +70,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fencing.json");
         assert_eq!(Record::read(&path).unwrap(), Record::default());
-        let record = Record { last: 3_011, turn_on: None };
+        let record = Record { last: 3_011, cut: None };
         record.write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), record);
         std::fs::write(&path, "{\"last\":").unwrap();

@@ -94,7 +94,7 @@ impl World {
     }
 
     /// Whether enough arbiters hear of a document without this host.
-    fn can_do_without(&self, n: usize) -> bool {
+    pub(super) fn can_do_without(&self, n: usize) -> bool {
         let is_elsewhere = |slot: u32| self.home_of(slot) != n;
         let mut committees = self.trust.committees(self.trust.change());
         committees.all(|committee| {
@@ -105,6 +105,14 @@ impl World {
 
     fn home_of(&self, slot: u32) -> usize {
         usize::try_from(slot).unwrap_or(0) % self.hosts.len()
+    }
+
+    /// Whether what an operator said is in no document that follows: a fencer spoke at the same time, and was heard.
+    pub(super) fn has_unheard_word(&self) -> bool {
+        let Some((host, said)) = &self.fencing.kept_off else { return false };
+        let key = host_key(*host).public();
+        let since = |trust: &Trust| trust.fence_of(&key).map_or(0, |word| word.since);
+        since(&self.trust) < since(said)
     }
 
     /// Whether a host is off until its operators have heard that a quorum obeys.

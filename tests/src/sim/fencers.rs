@@ -78,8 +78,8 @@ impl World {
             return false;
         }
         let is_off = |n: &usize| !self.nodes[self.hosts[*n].node.0].has_power;
-        let off: Vec<usize> =
-            (0..self.hosts.len()).filter(|n| is_off(n) && !kept.contains(n)).collect();
+        let fits = |n: &usize| is_off(n) && !kept.contains(n) && self.can_do_without(*n);
+        let off: Vec<usize> = (0..self.hosts.len()).filter(fits).collect();
         let host = self.chance.pick(&off).copied();
         let (Some(host), Some((base, signed))) = (host, self.obeyed()) else { return false };
         self.says(f, host, &base, &signed);
@@ -130,8 +130,8 @@ impl World {
     /// Whether a quorum of arbiters obeys what was said, or what was signed upon it.
     fn have_heard(&self, said: &Said) -> bool {
         let key = host_key(said.host).public();
-        let word = said.trust.fence_of(&key);
-        let heard = self.arbiters_that(|trust| trust.fence_of(&key) == word);
+        let since = |trust: &Trust| trust.fence_of(&key).map_or(0, |word| word.since);
+        let heard = self.arbiters_that(|trust| since(trust) >= since(&said.trust));
         said.trust.committee().count(&heard) >= said.trust.k
     }
 
@@ -172,8 +172,9 @@ impl World {
 
     /// Whether hosts obey different documents, where that may be.
     pub(super) fn is_divided(&self) -> bool {
+        let is_up = |n: &usize| self.nodes[self.hosts[*n].node.0].is_up;
         let is_other = |n: usize| self.trust_of_host(n).version != self.trust.version;
-        self.profile.has_fencers && (0..self.hosts.len()).any(is_other)
+        self.profile.has_fencers && (0..self.hosts.len()).filter(is_up).any(is_other)
     }
 
     /// An operator sees hosts that obey different documents, and signs one that all can follow.
@@ -181,7 +182,8 @@ impl World {
         if !self.profile.has_fencers || self.trust.fencing.is_nobodys() {
             return;
         }
-        if !self.is_divided() || !self.chance.happens(HEAL_PPM) {
+        let has_more_to_say = self.has_unheard_word();
+        if !(self.is_divided() || has_more_to_say) || !self.chance.happens(HEAL_PPM) {
             return;
         }
         self.coverage.hit("fence.healed");

@@ -1,3 +1,5 @@
+//! What a fencer can say and what not, the numbers of documents, and two who speak at once.
+
 use super::*;
 use crate::id::ClusterId;
 use crate::signed::SecretKey;
