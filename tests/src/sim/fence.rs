@@ -93,9 +93,12 @@ impl World {
         self.decree(next);
     }
 
-    /// Whether enough arbiters hear of a document without this host.
+    /// Whether enough arbiters hear of a document without this host, and without those that are kept off already.
     pub(super) fn can_do_without(&self, n: usize) -> bool {
-        let is_elsewhere = |slot: u32| self.home_of(slot) != n;
+        let mut off = self.hosts_said_off();
+        off.extend(self.fencing.kept_off.iter().map(|(host, _)| *host));
+        off.insert(n);
+        let is_elsewhere = |slot: u32| !off.contains(&self.home_of(slot));
         let mut committees = self.trust.committees(self.trust.change());
         committees.all(|committee| {
             let slots = committee.members.iter().map(|arbiter| arbiter.slot);

@@ -72,14 +72,18 @@ impl World {
         let f = self.chance.index(FENCERS);
         self.fencing.fencers.resize(FENCERS, Fencer::default());
         self.forget_heard();
-        let kept: BTreeSet<usize> =
-            self.fencing.fencers.iter().flatten_said().map(|said| said.host).collect();
+        let kept = self.hosts_said_off();
         if self.fencing.fencers[f].said.is_some() {
             return false;
         }
         let is_off = |n: &usize| !self.nodes[self.hosts[*n].node.0].has_power;
         let fits = |n: &usize| is_off(n) && !kept.contains(n) && self.can_do_without(*n);
         let off: Vec<usize> = (0..self.hosts.len()).filter(fits).collect();
+        // Else it may be the fencer that is cut off.
+        let heard = (0..self.hosts.len()).filter(|n| !is_off(n)).count();
+        if heard * 2 <= self.hosts.len() {
+            return false;
+        }
         let host = self.chance.pick(&off).copied();
         let (Some(host), Some((base, signed))) = (host, self.obeyed()) else { return false };
         self.says(f, host, &base, &signed);
@@ -112,6 +116,11 @@ impl World {
     /// Which hosts fencers keep off still: no quorum has heard.
     pub(super) fn kept_off_by_fencers(&mut self) -> BTreeSet<usize> {
         self.forget_heard();
+        self.hosts_said_off()
+    }
+
+    /// The same, as of the last look.
+    pub(super) fn hosts_said_off(&self) -> BTreeSet<usize> {
         self.fencing.fencers.iter().flatten_said().map(|said| said.host).collect()
     }
 
