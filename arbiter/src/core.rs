@@ -712,8 +712,8 @@ impl Core {
             let is_kept = offer.on_loss == OnLoss::Keep;
             if is_kept && !self.is_fenced(from) {
                 return policy(format!(
-                    "job {} is kept when its host is lost: only an operator's word starts it elsewhere, \
-                     such as `ostler fence`",
+                    "job {} is kept when its host is lost: only the word that the host is off \
+                     starts it elsewhere, such as `ostler fence`",
                     offer.job
                 ));
             }
@@ -753,7 +753,7 @@ impl Core {
         taken
     }
 
-    /// Whether an operator has ever said of the host that it was off.
+    /// Whether it was ever said of the host that it was off.
     fn is_fenced(&self, host: &HostId) -> bool {
         let key = self.roster.get(host);
         let trust = self.trust.as_ref();

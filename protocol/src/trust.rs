@@ -79,7 +79,7 @@ pub struct Trust {
     /// come back comes with a new key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<PublicKey>,
-    /// Hosts that were off, and may be back: the operator's word that nothing ran there when it was given.
+    /// Hosts that were off, and may be back: the word that nothing ran there when it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<Fence>,
     /// Who may say so without an operator, by the word of devices.

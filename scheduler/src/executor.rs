@@ -413,7 +413,7 @@ impl<R: Reach> Executor<R> {
             (Ok(Some(job)), _) if job.state == JobState::Running => Answer::Done(TaskResult::Done),
             (Ok(Some(job)), Trouble::Refused(_)) if is_taken(&job, hold) => {
                 Answer::Refused(No::Failed(format!(
-                    "an operator said that {} was off while {id} was on its way there, so it ended when it \
+                    "{} was said to be off while {id} was on its way there, so it ended when it \
                      came; `ostler start {id}`, unless a controller has started it already",
                     to.short()
                 )))

@@ -85,7 +85,7 @@ pub struct FailOver {
     forgotten: BTreeMap<JobId, HoldAt>,
     /// Whether every host was heard at the last look.
     was_whole: bool,
-    /// Tells which hosts an operator has said to be off.
+    /// Tells which hosts are said to be off.
     trust: Option<Arc<Trust>>,
 }
 

@@ -1,4 +1,4 @@
-//! What an operator's word has taken from a host ([`protocol::trust::Fence`]), and where it may be started
+//! What the word that it was off has taken from a host ([`protocol::trust::Fence`]), and where it may be started
 //! again.
 //!
 //! Decides from the view and the trust document alone, like [`crate::failover`], which tries it and rests; the

@@ -61,28 +61,20 @@ fn lab_a_host_that_nobody_reaches_is_turned_off_by_its_bmc_and_its_vm_runs_elsew
     });
     assert!(words.contains("--cut-power turns it off by fence_ipmilan"), "{words}");
     assert_eq!(lab.virsh_state(&host, "web-1"), "running");
-    let boot = lab.exec(&host, &["cat", "/proc/sys/kernel/random/boot_id"]).stdout;
+    let boot = boot_id(&lab, &host).stdout;
 
     let fenced = operator.run(&["fence", &host, "--cut-power", "--reason", "nobody reaches it"]);
     assert_eq!(code(&fenced), Some(0), "{}", said(&fenced));
     assert!(said(&fenced).contains("is off, say fence_ipmilan"), "{}", said(&fenced));
     assert_eq!(lab.host(&host)["state"], "off");
-    let (new, took) = until("web-1 to run elsewhere", LIMIT, || {
-        let rows = operator.ps("web-1");
-        let found = rows.iter().find(|(state, at)| state == "running" && *at != host);
-        found.map(|(_, at)| at.clone()).ok_or(rows)
-    });
+    let (new, took) = until("web-1 to run elsewhere", LIMIT, || runs_elsewhere(&operator, &host));
     assert_eq!(lab.virsh_state(&new, "web-1"), "running");
     println!("web-1 runs on {new} {took:?} after the command has ended");
 
     // It is turned on again, from outside, and is a member that runs nothing of before.
     operator.must(&["power", &host, "on"]);
     lab.must(&["heal", &host]);
-    until("the host to have booted", LIMIT, || {
-        let now = lab.exec(&host, &["cat", "/proc/sys/kernel/random/boot_id"]);
-        let lives = lab.exec(&host, &["virsh", "list"]).status.success();
-        is(now.status.success() && now.stdout != boot && lives, now)
-    });
+    await_booted(&lab, &host, &boot);
     lab.start_agent(&host, &url);
     until("the host to be well", LIMIT, || {
         let shown = operator.json(&["hosts"]);
@@ -125,6 +117,26 @@ fn power_file(lab: &Lab, controller: &str, hosts: &[&str]) -> PathBuf {
     std::fs::write(&path, file.to_string()).expect("the lab's disk is ours");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("it is ours");
     path
+}
+
+/// Which boot of its machine a host is in.
+fn boot_id(lab: &Lab, host: &str) -> Output {
+    lab.exec(host, &["cat", "/proc/sys/kernel/random/boot_id"])
+}
+
+fn await_booted(lab: &Lab, host: &str, boot: &[u8]) {
+    until("the host to have booted", LIMIT, || {
+        let now = boot_id(lab, host);
+        let lives = lab.exec(host, &["virsh", "list"]).status.success();
+        is(now.status.success() && now.stdout != boot && lives, now)
+    });
+}
+
+/// Where web-1 runs, if not on this host.
+fn runs_elsewhere(operator: &Operator, host: &str) -> Result<String, Vec<(String, String)>> {
+    let rows = operator.ps("web-1");
+    let found = rows.iter().find(|(state, at)| state == "running" && at != host);
+    found.map(|(_, at)| at.clone()).ok_or(rows)
 }
 
 fn code(output: &Output) -> Option<i32> {
@@ -360,7 +372,7 @@ fn lab_a_host_that_nobody_hears_is_switched_off_by_controllers_and_its_vm_runs_e
     lab.must(&["cut", &host]);
     let cut = Instant::now();
     assert_eq!(lab.virsh_state(&host, "web-1"), "running");
-    let boot = lab.exec(&host, &["cat", "/proc/sys/kernel/random/boot_id"]).stdout;
+    let boot = boot_id(&lab, &host).stdout;
     let ((), took) = until("its power to be cut", LIMIT, || {
         is(lab.host(&host)["state"] == "off", said(&operator.run(&["fencing"])))
     });
@@ -369,9 +381,7 @@ fn lab_a_host_that_nobody_hears_is_switched_off_by_controllers_and_its_vm_runs_e
     // The controller dies before or while it says so; its next life goes on.
     assert!(lab.exec(&at, &["kill", "-KILL", &pid]).status.success());
     let (new, _) = until("web-1 to run elsewhere", Duration::from_secs(120), || {
-        let rows = operator.ps("web-1");
-        let found = rows.iter().find(|(state, at)| state == "running" && *at != host);
-        found.map(|(_, at)| at.clone()).ok_or(rows)
+        runs_elsewhere(&operator, &host)
     });
     assert_eq!(lab.virsh_state(&new, "web-1"), "running");
     println!(
@@ -386,11 +396,7 @@ fn lab_a_host_that_nobody_hears_is_switched_off_by_controllers_and_its_vm_runs_e
     // It is turned on again without anybody's doing, and is a member that runs nothing of before.
     until("it to be turned on", LIMIT, || is(lab.host(&host)["state"] != "off", ()));
     lab.must(&["heal", &host]);
-    until("the host to have booted", LIMIT, || {
-        let now = lab.exec(&host, &["cat", "/proc/sys/kernel/random/boot_id"]);
-        let lives = lab.exec(&host, &["virsh", "list"]).status.success();
-        is(now.status.success() && now.stdout != boot && lives, now)
-    });
+    await_booted(&lab, &host, &boot);
     lab.start_agent(&host, &url);
     until("the host to be well", LIMIT, || {
         let shown = operator.json(&["hosts"]);

@@ -4,7 +4,7 @@ use futures_util::{StreamExt as _, stream};
 use protocol::id::ClusterId;
 use protocol::refusal::Refusal;
 use protocol::signed::{PublicKey, Signed};
-use protocol::trust::Trust;
+use protocol::trust::{Trust, TrustError};
 use transport::discovery::Source;
 use transport::{CallError, Identity};
 
@@ -44,8 +44,10 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         answers.sort_by(|(_, a), (_, b)| a.host.id.cmp(&b.host.id));
         let operator = self.options.operator.public();
         let mut foreign = Vec::new();
+        let known = newest.as_ref().map(|kept| kept.trust.clone());
         for (answer, Ready { host, .. }) in answers {
-            match answer.map_err(|e| agent::chain(&e)).and_then(|signed| open(signed, operator)) {
+            let opened = answer.map_err(|e| agent::chain(&e));
+            match opened.and_then(|signed| open(signed, operator, known.as_ref())) {
                 Err(why) => foreign.push(format!("{}: {why}", host.name)),
                 Ok(theirs) => match &newest {
                     Some(ours) if ours.trust.cluster != theirs.trust.cluster => foreign
@@ -143,8 +145,22 @@ fn is_no(error: &CallError) -> bool {
         || error.problem().is_some_and(|problem| problem.status < 500)
 }
 
-fn open(signed: Signed<Trust>, operator: PublicKey) -> Result<InForce, String> {
-    let trust = signed.open().map_err(|error| error.to_string())?;
+/// A document that a host shows. Where one is known, only an operator whom it names is believed: any one host
+/// may lie, and what it shows would be signed anew with one operator more.
+fn open(
+    signed: Signed<Trust>,
+    operator: PublicKey,
+    known: Option<&Trust>,
+) -> Result<InForce, String> {
+    let trust = match known {
+        Some(known) => match Trust::recognise(known, &signed) {
+            Err(TrustError::OtherCluster { theirs, .. }) => {
+                return Err(format!("obeys cluster {theirs}"));
+            }
+            trust => trust.map_err(|error| error.to_string())?,
+        },
+        None => signed.open().map_err(|error| error.to_string())?,
+    };
     if !trust.operators.contains(&operator) {
         return Err(format!("obeys cluster {}, where our key is no operator's", trust.cluster));
     }

@@ -13,7 +13,7 @@ use protocol::id::{Cursor, Epoch, HostId, JobId};
 use protocol::job::{Job, JobKind, JobState, Reason, Role, ServiceEndpoint};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
-use protocol::signed::{PublicKey, Signed};
+use protocol::signed::{PublicKey, SecretKey, Signed};
 use protocol::trust::{Right, Trust};
 use protocol::view::{Freshness, View};
 use transport::discovery::{Advert, ClusterUrl};
@@ -84,6 +84,12 @@ impl FakeAgent {
 
     pub(crate) fn set_ready(&self, is_ready: bool) {
         self.state.inner.lock().unwrap().is_ready = is_ready;
+    }
+
+    /// Shows this document from now on, whoever has signed it.
+    pub(crate) fn shows(&self, trust: &Trust, signer: &SecretKey) {
+        let signed = Signed::seal(trust, signer);
+        self.state.inner.lock().unwrap().trust = Some((signed, trust.clone()));
     }
 
     pub(crate) fn fail_services(&self, is_failing: bool) {

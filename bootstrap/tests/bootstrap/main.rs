@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bootstrap::{BootstrapError, Context, Kind, Options, Step, StepEvent, StepState, Summary};
 use fake::FakeAgent;
-use protocol::signed::Signed;
+use protocol::signed::{SecretKey, Signed};
 use transport::discovery::{
     BookLimits, ClusterUrl, DiscoveryStore, Source, create_cluster, discovery_router,
 };
@@ -115,6 +115,26 @@ async fn a_host_of_another_cluster_is_named_and_left_alone() {
     assert_eq!(error.kind, Kind::Refused, "{error}");
     assert!(error.reasons.iter().any(|reason| reason.contains(&theirs.url)), "{error}");
     assert_eq!((ours.puts(), theirs.puts()), (0, puts));
+}
+
+/// A host that has fallen into others' hands shows a document that names our operator, and one more.
+#[tokio::test]
+async fn what_one_host_shows_is_not_signed_anew_unless_an_operator_signed_it() {
+    let (well, taken) = (FakeAgent::start(1).await, FakeAgent::start(2).await);
+    let operator = Operator::new();
+    operator.run(&[&well, &taken], 2).await.result.unwrap_or_else(|e| panic!("{e}"));
+    let (_, mut trust) = Context::at(operator.folder.path()).trust().unwrap().unwrap();
+    let usurper = SecretKey::from_seed([99; 32]);
+    trust.version += 7;
+    trust.operators.push(usurper.public());
+    taken.shows(&trust, &usurper);
+    let puts = well.puts();
+    let error = operator.run(&[&well, &taken], 2).await.result.unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    let is_named = |reason: &String| reason.contains("not an operator's key here");
+    assert!(error.reasons.iter().any(is_named), "{error}");
+    let (_, kept) = Context::at(operator.folder.path()).trust().unwrap().unwrap();
+    assert_eq!((kept.version, kept.operators.len(), well.puts()), (1, 1, puts));
 }
 
 #[tokio::test]

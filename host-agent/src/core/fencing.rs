@@ -1,4 +1,4 @@
-//! What becomes of a host's jobs when it hears that an operator has said it was off (protocol §8): whatever
+//! What becomes of a host's jobs when it hears that it was said to be off (protocol §8): whatever
 //! it held is over, and somebody else may run it.
 //!
 //! ```text

@@ -60,12 +60,12 @@ pub enum Reason {
         /// The hold that was lost.
         lost: OfferId,
     },
-    /// An operator has said that its host was off, and so took the right to run it from it. Nothing of it
+    /// Its host was said to be off, which took the right to run it from it. Nothing of it
     /// runs here, and it may be started anywhere.
     Fenced {
         /// The hold that was taken.
         lost: OfferId,
-        /// Whether it ran here all the same when its host heard of that: then the operator was wrong, and
+        /// Whether it ran here all the same when its host heard of that: then what was said was wrong, and
         /// it may have run twice.
         #[serde(default)]
         ran: bool,
@@ -124,12 +124,10 @@ impl fmt::Display for Reason {
             ),
             Reason::HostRebooted => f.write_str("the host was rebooted"),
             Reason::TenureLost { .. } => f.write_str("the right to run it here was over"),
-            Reason::Fenced { ran: false, .. } => {
-                f.write_str("an operator said that this host was off")
+            Reason::Fenced { ran: false, .. } => f.write_str("this host was said to be off"),
+            Reason::Fenced { ran: true, .. } => {
+                f.write_str("this host was said to be off, and it ran here: it may have run twice")
             }
-            Reason::Fenced { ran: true, .. } => f.write_str(
-                "an operator said that this host was off, and it ran here: it may have run twice",
-            ),
             Reason::StartFailed { message } => write!(f, "start failed: {message}"),
             Reason::Unclear { message } => write!(f, "no clear answer yet: {message}"),
             Reason::Migrated { to } => write!(f, "moved to {}", to.short()),

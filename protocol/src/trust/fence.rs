@@ -1,5 +1,5 @@
-//! An operator's word that a host was off: the evidence `override` of the tenure protocol (§3, §6, §8), for
-//! everything that the host held.
+//! The word that a host was off, an operator's or a fencer's: the evidence `override` and `off` of the tenure
+//! protocol (§3, §6, §8), for everything that the host held.
 //!
 //! It is a line of the trust document, so whoever obeys the document has it, on disk, and an arbiter that
 //! has forgotten everything reads it again. It says one thing, for ever: **what the host took by a document
