@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::id::HostId;
-use protocol::image::{FetchState, FetchTrouble, ImageSource};
+use protocol::image::{DiskSource, FetchImage, FetchState, FetchTrouble, ImageSource};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Digest;
@@ -67,6 +67,15 @@ impl Default for FetchLimits {
     }
 }
 
+/// What an image is to be got from.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// From elsewhere, by a [`Fetch`].
+    Elsewhere(Vec<Source>),
+    /// From a disk of this host, as a [`crate::disk_image::DiskImage`].
+    Disk(DiskSource),
+}
+
 /// Where an image may come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
@@ -76,28 +85,37 @@ pub(crate) enum Source {
     Host(HostId, Vec<String>),
 }
 
-impl Source {
-    /// The sources that are named, if they make sense.
-    pub(crate) fn all_of(from: &ImageSource, sha256: Option<Digest>) -> Result<Vec<Self>, Refusal> {
+impl Origin {
+    /// What is named, if it makes sense.
+    pub(crate) fn of(wanted: &FetchImage) -> Result<Self, Refusal> {
         let invalid = |message: String| Err(Refusal::Invalid { message });
-        match from {
+        let sha256 = wanted.sha256;
+        match &wanted.from {
             ImageSource::Url(url) => match WebUrl::parse(url) {
                 Ok(url) if !url.is_tls() && sha256.is_none() => invalid(format!(
                     "{url}: over plain http anybody on the way could change what comes; name its \
                      sha256, or use https"
                 )),
-                Ok(url) => Ok(vec![Source::Url(url)]),
+                Ok(url) => Ok(Origin::Elsewhere(vec![Source::Url(url)])),
                 Err(why) => invalid(why),
             },
             ImageSource::Hosts(hosts) if hosts.is_empty() || sha256.is_none() => {
                 invalid("name hosts to fetch from, and the sha256 that they have".to_owned())
             }
             ImageSource::Hosts(hosts) => {
-                Ok(hosts.iter().map(|h| Source::Host(h.host.clone(), h.urls.clone())).collect())
+                let sources = hosts.iter().map(|h| Source::Host(h.host.clone(), h.urls.clone()));
+                Ok(Origin::Elsewhere(sources.collect()))
             }
+            ImageSource::Disk(_) if sha256.is_some() => invalid(
+                "what an image of a disk has as its sha256 is known once it is made: leave it out"
+                    .to_owned(),
+            ),
+            ImageSource::Disk(disk) => Ok(Origin::Disk(disk.clone())),
         }
     }
+}
 
+impl Source {
     /// In words, without secrets.
     fn words(&self) -> String {
         match self {
@@ -118,7 +136,12 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    async fn take(&self, part: &Part, total_bytes: u64) -> Result<(), FetchTrouble> {
+    /// Takes it for a file that is to have so many bytes.
+    pub(crate) async fn take(
+        &self,
+        part: &Part,
+        total_bytes: u64,
+    ) -> Result<(), FetchTrouble> {
         let _turn = self.turn.lock().await;
         let needed_bytes = part.missing_bytes(total_bytes);
         let capacity = (self.measure)();
@@ -357,11 +380,14 @@ mod tests {
     #[test]
     fn plain_http_needs_a_digest_and_hosts_as_well() {
         let digest = Some(Digest::of(b""));
-        let plain = ImageSource::Url("http://a.org/x".into());
-        assert!(Source::all_of(&plain, None).is_err());
-        assert_eq!(Source::all_of(&plain, digest).unwrap().len(), 1);
-        assert!(Source::all_of(&ImageSource::Url("https://a.org/x".into()), None).is_ok());
-        assert!(Source::all_of(&ImageSource::Url("/etc/passwd".into()), digest).is_err());
-        assert!(Source::all_of(&ImageSource::Hosts(vec![]), digest).is_err());
+        let of = |from: ImageSource, sha256| {
+            Origin::of(&FetchImage { from, sha256, bytes_per_second: None })
+        };
+        let url = |url: &str| ImageSource::Url(url.to_owned());
+        assert!(of(url("http://a.org/x"), None).is_err());
+        assert!(of(url("http://a.org/x"), digest).is_ok());
+        assert!(of(url("https://a.org/x"), None).is_ok());
+        assert!(of(url("/etc/passwd"), digest).is_err());
+        assert!(of(ImageSource::Hosts(vec![]), digest).is_err());
     }
 }

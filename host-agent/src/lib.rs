@@ -16,6 +16,7 @@ mod api;
 
 mod channel;
 mod console;
+mod disk_image;
 mod traced;
 
 mod trust_file;
@@ -357,7 +358,7 @@ async fn run_after(
     });
     let measure = Arc::new(Notify::new());
     let library = Library::new(Means {
-        images: storage.images().clone(),
+        storage: storage.clone(),
         feed: Arc::clone(&feed),
         posts: posts.clone(),
         client: client.clone(),

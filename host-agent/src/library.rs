@@ -2,7 +2,8 @@
 //!
 //! Decides that one content comes once at a time, that asking again for what is on its way is asking
 //! once, and the order of a deletion: nothing new is made from an image before it is looked who
-//! needs it. How bytes come is [`crate::fetch`]'s, where they lie [`crate::images`]'s.
+//! needs it. How bytes come is [`crate::fetch`]'s, or [`crate::disk_image`]'s; where they lie
+//! [`crate::images`]'s.
 //!
 //! ```text
 //! delete: needed? ─ yes ─▶ refused          leave the list ─▶ told and settled ─▶ needed? ─ no ─▶ gone
@@ -15,7 +16,10 @@ use std::time::Duration;
 
 use protocol::host::ImageFacts;
 use protocol::id::{ImageName, JobId};
-use protocol::image::{FetchImage, FetchState, FetchTrouble, ImageList, ImageStatus};
+use protocol::image::{
+    DiskSource, FetchImage, FetchState, FetchTrouble, ImageList, ImageStatus,
+};
+use protocol::job::SnapshotStage;
 use protocol::refusal::Refusal;
 use protocol::signed::Digest;
 use tokio::sync::{Mutex as Turn, Notify, Semaphore, mpsc, oneshot};
@@ -25,11 +29,12 @@ use transport::Client;
 
 use crate::core::Input;
 use crate::feed::Feed;
-use crate::fetch::{Fetch, FetchLimits, Room, Source, of_disk};
+use crate::disk_image::DiskImage;
+use crate::fetch::{Fetch, FetchLimits, Origin, Room, Source, of_disk};
 use crate::images::{Images, name_taken};
 use crate::part::Part;
 use crate::shell::Post;
-use crate::storage::StorageError;
+use crate::storage::{Storage, StorageError};
 
 /// Images fetched at a time: one that is slow does not hold up the next, and two fill a network.
 const FETCHED_AT_ONCE: usize = 2;
@@ -46,8 +51,8 @@ pub(crate) struct Library(Arc<Inner>);
 
 /// What a library works with.
 pub(crate) struct Means {
-    /// The files.
-    pub images: Images,
+    /// The files: images, and the disks that some are made of.
+    pub storage: Storage,
     /// What the host has published.
     pub feed: Arc<Feed>,
     /// To the core.
@@ -65,6 +70,7 @@ pub(crate) struct Means {
 }
 
 struct Inner {
+    storage: Storage,
     images: Images,
     feed: Arc<Feed>,
     posts: mpsc::Sender<Post>,
@@ -122,8 +128,10 @@ impl From<StorageError> for LibraryError {
 impl Library {
     /// A library over what is on disk.
     pub(crate) fn new(means: Means) -> Self {
-        let Means { images, feed, posts, client, limits, room, measure, shutdown } = means;
+        let Means { storage, feed, posts, client, limits, room, measure, shutdown } = means;
+        let images = storage.images().clone();
         Self(Arc::new(Inner {
+            storage,
             images,
             feed,
             posts,
@@ -199,7 +207,10 @@ impl Library {
 
     /// Begins to fetch an image, unless it is here or on its way.
     pub(crate) fn fetch(&self, name: &ImageName, wanted: FetchImage) -> Result<Asked, Refusal> {
-        let sources = Source::all_of(&wanted.from, wanted.sha256)?;
+        let origin = Origin::of(&wanted)?;
+        if let Origin::Disk(source) = &origin {
+            self.check_disk(source)?;
+        }
         if let Some(facts) = self.here(name) {
             return match wanted.sha256 {
                 Some(sha256) if sha256 != facts.sha256 => {
@@ -247,7 +258,7 @@ impl Library {
                 span
             }
         };
-        let bring = self.clone().bring(name.clone(), sources, wanted, state, off);
+        let bring = self.clone().bring(name.clone(), origin, wanted, state, off);
         tokio::spawn(bring.instrument(span));
         Ok(Asked::Coming)
     }
@@ -256,13 +267,13 @@ impl Library {
     async fn bring(
         self,
         name: ImageName,
-        sources: Vec<Source>,
+        origin: Origin,
         wanted: FetchImage,
         state: Arc<Mutex<FetchState>>,
         off: CancellationToken,
     ) {
         let brought = tokio::select! {
-            brought = self.get(&name, sources, &wanted, &state) => brought,
+            brought = self.get(&name, origin, &wanted, &state) => brought,
             () = off.cancelled() => Err(FetchTrouble::CalledOff),
         };
         match brought {
@@ -290,11 +301,11 @@ impl Library {
     async fn get(
         &self,
         name: &ImageName,
-        sources: Vec<Source>,
+        origin: Origin,
         wanted: &FetchImage,
         state: &Mutex<FetchState>,
     ) -> Result<ImageFacts, FetchTrouble> {
-        let Inner { images, limits, client, room, .. } = &*self.0;
+        let images = &self.0.images;
         let content = wanted.sha256.map(|sha256| self.content(sha256));
         let _alone = match &content {
             Some(turn) => Some(turn.lock().await),
@@ -307,8 +318,25 @@ impl Library {
             self.tell().await.map_err(of_disk)?;
             return Ok(facts);
         }
-        let mut part = images.part(wanted.sha256).await.map_err(of_disk)?;
+        let part = images.part(wanted.sha256).await.map_err(of_disk)?;
         let tell = |news: FetchState| *lock(state) = news;
+        let part = match origin {
+            Origin::Elsewhere(sources) => self.pull(part, sources, wanted, &tell).await?,
+            Origin::Disk(source) => self.write(part, &source, wanted, &tell).await?,
+        };
+        tell(FetchState::Checking);
+        self.place(part, name, wanted.sha256).await.map_err(of_disk)
+    }
+
+    /// Brings the bytes from elsewhere.
+    async fn pull(
+        &self,
+        mut part: Part,
+        sources: Vec<Source>,
+        wanted: &FetchImage,
+        tell: &(dyn Fn(FetchState) + Send + Sync),
+    ) -> Result<Part, FetchTrouble> {
+        let Inner { limits, client, room, .. } = &*self.0;
         loop {
             let fetch = Fetch {
                 sources: sources.clone(),
@@ -318,7 +346,7 @@ impl Library {
                 client: client.clone(),
                 room: Arc::clone(room),
             };
-            if let Err(why) = fetch.run(&mut part, &tell).await {
+            if let Err(why) = fetch.run(&mut part, tell).await {
                 // Only what may be gone on from is worth its room.
                 if matches!(why, FetchTrouble::Unreachable { .. }) {
                     part.give_back_room().await.map_err(of_disk)?;
@@ -330,13 +358,51 @@ impl Library {
             // What an earlier life wrote may have been lost with the power.
             let is_wrong = wanted.sha256.is_some_and(|sha256| sha256 != part.digest());
             if !(is_wrong && part.is_resumed()) {
-                break;
+                return Ok(part);
             }
             part.restart().await.map_err(of_disk)?;
         }
-        tell(FetchState::Checking);
-        let facts = self.place(part, name, wanted.sha256).await.map_err(of_disk)?;
-        Ok(facts)
+    }
+
+    /// Writes them from a disk.
+    async fn write(
+        &self,
+        mut part: Part,
+        source: &DiskSource,
+        wanted: &FetchImage,
+        tell: &(dyn Fn(FetchState) + Send + Sync),
+    ) -> Result<Part, FetchTrouble> {
+        let Inner { storage, posts, room, limits, .. } = &*self.0;
+        let image = DiskImage {
+            source,
+            storage,
+            posts,
+            room,
+            bytes_max: limits.bytes_max,
+            bytes_per_second: wanted.bytes_per_second,
+        };
+        image.write(&mut part, tell).await?;
+        Ok(part)
+    }
+
+    /// Refuses at once what can't be made. It is looked again when its turn has come.
+    fn check_disk(&self, source: &DiskSource) -> Result<(), Refusal> {
+        let DiskSource { job: id, disk, snapshot } = source;
+        let job = self.0.feed.job(id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
+        let disks = job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+        if !disks.iter().any(|found| found.name == *disk) {
+            let names: Vec<&str> = disks.iter().map(|found| found.name.as_str()).collect();
+            let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(Refusal::Invalid { message: format!("{id} has no disk {disk}; it has {has}") });
+        }
+        match job.snapshot(snapshot).map(|found| found.stage) {
+            Some(SnapshotStage::Ready | SnapshotStage::Reverting) => Ok(()),
+            _ => Err(Refusal::NoSuchSnapshot {
+                job: id.clone(),
+                snapshot: snapshot.clone(),
+                has: job.kept_snapshots().map(|kept| kept.name.clone()).collect(),
+            }),
+        }
     }
 
     /// Puts what came in place, and tells the core.

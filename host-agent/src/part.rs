@@ -76,6 +76,14 @@ impl Part {
         self.file.write_all(bytes).await.map_err(io_error("write", &self.path))
     }
 
+    /// Takes all that somebody else has written into its file.
+    pub(crate) async fn take_in(&mut self) -> Result<(), StorageError> {
+        let read = hash(self.path.clone()).await;
+        (self.sha256, self.bytes) = read.map_err(io_error("read", &self.path))?;
+        // Room that was taken and is not needed goes back.
+        self.give_back_room().await
+    }
+
     /// Forgets all that came. The file is a new one: a crash may have left the old one as an image.
     pub(crate) async fn restart(&mut self) -> Result<(), StorageError> {
         self.file.flush().await.map_err(io_error("write", &self.path))?;

@@ -779,11 +779,21 @@ pub(crate) async fn grow(volume: &Volume, bytes: u64) -> Result<(), StorageError
     file.sync_all().map_err(io_error("sync", path))
 }
 
+/// Runs a program that does something with a file.
 pub(crate) async fn run_command(
-    mut command: Command,
+    command: Command,
     path: &Path,
     deadline: Duration,
 ) -> Result<(), StorageError> {
+    say_of(command, path, deadline).await.map(drop)
+}
+
+/// The same, for what it says of the file.
+pub(crate) async fn say_of(
+    mut command: Command,
+    path: &Path,
+    deadline: Duration,
+) -> Result<Vec<u8>, StorageError> {
     let failed = |message: String| StorageError::QemuImg { path: path.to_owned(), message };
     command.stdin(Stdio::null()).kill_on_drop(true);
     let ended = tokio::time::timeout(deadline, command.output()).await;
@@ -791,7 +801,7 @@ pub(crate) async fn run_command(
         .map_err(|_| failed(format!("no end after {deadline:?}")))?
         .map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
-        Ok(())
+        Ok(output.stdout)
     } else {
         Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
     }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::host::ImageFacts;
-use crate::id::{HostId, ImageName, JobId};
+use crate::id::{HostId, ImageName, JobId, SnapshotName};
 use crate::resources::{Bytes, Resources};
 use crate::signed::Digest;
 
@@ -65,6 +65,27 @@ pub enum ImageSource {
     Url(String),
     /// Other hosts that have it, tried in this order.
     Hosts(Vec<SourceHost>),
+    /// A disk of a VM on this very host, as a snapshot keeps it. What is made is whole: it needs
+    /// neither the disk nor the image that the disk was made from.
+    Disk(DiskSource),
+}
+
+/// A disk as it was at some moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskSource {
+    /// Whose disk; its guest may run.
+    pub job: JobId,
+    /// Which disk, by its name within the VM.
+    pub disk: String,
+    /// Of which moment. It is not deleted while it is read.
+    pub snapshot: SnapshotName,
+}
+
+impl fmt::Display for DiskSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "disk {} of {}, snapshot {}", self.disk, self.job, self.snapshot)
+    }
 }
 
 /// A host that has an image.
@@ -256,5 +277,8 @@ mod tests {
     fn a_source_is_one_word_and_what_it_says() {
         let url: ImageSource = serde_json::from_str(r#"{"url": "https://x/y"}"#).unwrap();
         assert_eq!(url, ImageSource::Url("https://x/y".into()));
+        let disk = r#"{"disk": {"job": "web-1", "disk": "root", "snapshot": "before"}}"#;
+        let ImageSource::Disk(disk) = serde_json::from_str(disk).unwrap() else { panic!("a disk") };
+        assert_eq!(disk.to_string(), "disk root of web-1, snapshot before");
     }
 }

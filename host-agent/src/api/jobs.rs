@@ -344,8 +344,10 @@ fn answer(reply: Reply, accepted: StatusCode) -> Result<Response, ProblemReply> 
     match reply {
         Reply::Accepted(job) => Ok((accepted, Json(*job)).into_response()),
         Reply::AlreadySo(job) => Ok((StatusCode::OK, Json(*job)).into_response()),
-        Reply::Offered(_) | Reply::Network { .. } | Reply::History(_) | Reply::Done => {
-            Ok(StatusCode::NO_CONTENT.into_response())
-        }
+        Reply::Offered(_)
+        | Reply::Network { .. }
+        | Reply::Reading { .. }
+        | Reply::History(_)
+        | Reply::Done => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }

@@ -3,7 +3,7 @@
 //! Holds what an agent knows, and what every part of it needs: whose turn an input is, the row that
 //! is written before it is told, the numbers of events, the room that is promised. What is decided
 //! is beside it: `taking` and `ending` jobs, `moving` them, `acts` on them, how they go on
-//! (`job_life`), what becomes of them when the host was said to be off (`fencing`), their `snapshots`, what libvirt shows (`seeing`), what `addresses` guests have, which `networks` there are, and how a new life starts (`recover`).
+//! (`job_life`), what becomes of them when the host was said to be off (`fencing`), their `snapshots` and `reading` these, what libvirt shows (`seeing`), what `addresses` guests have, which `networks` there are, and how a new life starts (`recover`).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use protocol::api::HoldDebits;
 use protocol::event::{Event, Fact};
 use protocol::history::HistoryConfig;
 use protocol::host::{Host, HostIntent, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, PoolName};
+use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, PoolName, SnapshotName};
 use protocol::job::{JobState, ObservedDomain, Reason, RunKey};
 use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
@@ -63,6 +63,8 @@ pub(super) struct Entry {
     /// True when the work for the snapshot that is under way was begun, in this or perhaps an earlier life:
     /// what is found of it is its own.
     pub(super) is_snapshot_tried: bool,
+    /// Snapshots that images are being made of, and how many of each.
+    pub(super) readings: BTreeMap<SnapshotName, u32>,
     /// What libvirt has said of it since its work began, and nobody has looked into yet.
     pub(super) unseen: Option<Lifecycle>,
     /// What a one-off job's console was last seen to hold.
@@ -316,6 +318,8 @@ impl Agent {
             }
             Request::Revert { job, name, revert } => self.revert(now, &job, &name, &revert, out),
             Request::DeleteSnapshot { job, name } => self.delete_snapshot(now, &job, &name, out),
+            Request::ReadSnapshot { job, name } => self.read_snapshot(&job, &name),
+            Request::EndReading { job, name } => self.end_reading(&job, &name),
             Request::Migrate { job, migrate, revision } => {
                 self.migrate(now, &job, migrate, revision, out)
             }
@@ -479,6 +483,7 @@ impl Agent {
                 work: None,
                 is_begun: false,
                 is_snapshot_tried: false,
+                readings: BTreeMap::new(),
                 unseen: None,
                 heard: None,
                 giving: None,

@@ -226,6 +226,20 @@ pub enum Request {
         /// Which.
         name: SnapshotName,
     },
+    /// Keep a snapshot from being deleted while an image is made of it.
+    ReadSnapshot {
+        /// Its id.
+        job: JobId,
+        /// Which.
+        name: SnapshotName,
+    },
+    /// Say whether it was there all the time, and that it is read no more.
+    EndReading {
+        /// Its id.
+        job: JobId,
+        /// Which.
+        name: SnapshotName,
+    },
     /// Send a job to another host.
     Migrate {
         /// Its id.
@@ -297,6 +311,8 @@ impl Request {
             | Request::TakeSnapshot { job, .. }
             | Request::Revert { job, .. }
             | Request::DeleteSnapshot { job, .. }
+            | Request::ReadSnapshot { job, .. }
+            | Request::EndReading { job, .. }
             | Request::Migrate { job, .. }
             | Request::CancelMigration { job, .. }
             | Request::Handoff { job, .. }
@@ -327,6 +343,13 @@ pub enum Reply {
     AlreadySo(Box<Job>),
     /// Taken; there is nothing to show.
     Done,
+    /// A snapshot may be read.
+    Reading {
+        /// The VM whose disks have it.
+        vm: Box<VmSpec>,
+        /// By what right, if they are in a pool.
+        turn: Option<Box<Turn>>,
+    },
     /// How much is remembered of what has ended.
     History(HistoryConfig),
     /// A network.

@@ -42,6 +42,7 @@ pub use leaving::{Leaver, Leaving};
 
 mod snapshots;
 pub use snapshots::LastRevert;
+mod reading;
 
 mod one_off;
 

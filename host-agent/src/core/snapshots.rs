@@ -189,6 +189,7 @@ impl Agent {
         }
         check_quiet(&record.job)?;
         check_state(record)?;
+        self.check_unread(&record.job, name)?;
         let mut record = record.clone();
         if stage == SnapshotStage::Failed {
             forget(&mut record.job, name);
@@ -292,7 +293,7 @@ pub(super) fn check_not_reverting(job: &Job) -> Result<(), Refusal> {
 }
 
 /// Whether its disks are of a kind that has snapshots.
-fn check_kind(job: &Job) -> Result<(), Refusal> {
+pub(super) fn check_kind(job: &Job) -> Result<(), Refusal> {
     let invalid = |message: String| Err(Refusal::Invalid { message });
     let Some(vm) = job.spec.as_vm() else {
         return invalid(format!("job {} is one of Ostler's services, which have no disks", job.id));
@@ -376,11 +377,11 @@ fn check_settled(job: &Job) -> Result<(), Refusal> {
     if is_changing(job) { Err(busy(job)) } else { Ok(()) }
 }
 
-fn known<'a>(job: &'a Job, name: &SnapshotName) -> Result<&'a Snapshot, Refusal> {
+pub(super) fn known<'a>(job: &'a Job, name: &SnapshotName) -> Result<&'a Snapshot, Refusal> {
     job.snapshot(name).ok_or_else(|| no_such(job, name))
 }
 
-fn no_such(job: &Job, name: &SnapshotName) -> Refusal {
+pub(super) fn no_such(job: &Job, name: &SnapshotName) -> Refusal {
     let has = job.kept_snapshots().map(|snapshot| snapshot.name.clone()).collect();
     Refusal::NoSuchSnapshot { job: job.id.clone(), snapshot: name.clone(), has }
 }
@@ -389,7 +390,7 @@ fn wrong_state(job: &Job, needed: &str) -> Refusal {
     Refusal::WrongState { job: job.id.clone(), state: job.state, needed: needed.to_owned() }
 }
 
-fn busy(job: &Job) -> Refusal {
+pub(super) fn busy(job: &Job) -> Refusal {
     let doing = job.snapshot_words().unwrap_or_else(|| "changing its size".to_owned());
     let what = format!("{doing} of job {}", job.id);
     Refusal::Busy { what, limit: 1, retry_after_ms: RETRY_MS }

@@ -2,6 +2,8 @@
 
 mod adopting;
 
+mod disk_images;
+
 mod events;
 
 mod images;

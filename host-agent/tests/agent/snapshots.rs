@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn with_disks() -> JobSpec {
+pub(crate) fn with_disks() -> JobSpec {
     let disk =
         |name: &str| DiskSpec { name: name.to_owned(), size_bytes: 1 << 20, ..DiskSpec::default() };
     let disks = vec![disk("root"), disk("data")];
     JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks, ..VmSpec::default() })
 }
 
-async fn ask(bench: &Bench, method: Method, path: &str, body: Value) -> Result<u16, CallError> {
+pub(crate) async fn ask(bench: &Bench, method: Method, path: &str, body: Value) -> Result<u16, CallError> {
     let path = format!("/v1/jobs/web-1/snapshots/{path}");
     let reply = bench.client.send::<_, Job>(method, &bench.local(), &path, &body).await?;
     Ok(reply.status)
@@ -33,7 +33,7 @@ async fn show(bench: &Bench, name: &str) -> Option<Snapshot> {
     }
 }
 
-async fn await_stage(bench: &Bench, name: &str, stage: Option<SnapshotStage>) {
+pub(crate) async fn await_stage(bench: &Bench, name: &str, stage: Option<SnapshotStage>) {
     let begin = Instant::now();
     while show(bench, name).await.map(|snapshot| snapshot.stage) != stage {
         assert!(begin.elapsed() < PATIENCE, "{name} is {:?}", show(bench, name).await);
@@ -53,19 +53,19 @@ async fn stop(bench: &Bench) {
     bench.await_state("web-1", JobState::Stopped).await;
 }
 
-fn qemu(program: &str, words: &[&str]) -> String {
+pub(crate) fn qemu(program: &str, words: &[&str]) -> String {
     let output = std::process::Command::new(program).args(words).output().unwrap();
     assert!(output.status.success(), "{program} {words:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn write(disk: &Path, pattern: u8) {
+pub(crate) fn write(disk: &Path, pattern: u8) {
     let order = format!("write -q -P {pattern} 0 64k");
     qemu("qemu-io", &["-f", "qcow2", "-c", &order, disk.to_str().unwrap()]);
 }
 
 /// Fails unless that was written last.
-fn expect(disk: &Path, pattern: u8) {
+pub(crate) fn expect(disk: &Path, pattern: u8) {
     let order = format!("read -P {pattern} 0 64k");
     let said = qemu("qemu-io", &["-f", "qcow2", "-c", &order, disk.to_str().unwrap()]);
     assert!(!said.contains("failed"), "{said}");

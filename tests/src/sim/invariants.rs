@@ -479,6 +479,8 @@ impl World {
             | Request::TakeSnapshot { .. }
             | Request::Revert { .. }
             | Request::DeleteSnapshot { .. }
+            | Request::ReadSnapshot { .. }
+            | Request::EndReading { .. }
             | Request::Migrate { .. }
             | Request::CancelMigration { .. }
             | Request::Intend(_)

@@ -149,9 +149,11 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Protect { .. } => "protect",
         Request::Resize { .. } => "resize",
         Request::UndoResize { .. } => "undo-resize",
-        Request::TakeSnapshot { .. } | Request::Revert { .. } | Request::DeleteSnapshot { .. } => {
-            "snapshot"
-        }
+        Request::TakeSnapshot { .. }
+        | Request::Revert { .. }
+        | Request::DeleteSnapshot { .. }
+        | Request::ReadSnapshot { .. }
+        | Request::EndReading { .. } => "snapshot",
         Request::Migrate { .. } => "migrate",
         Request::CancelMigration { .. } => "cancel-migration",
         Request::Handoff { .. } => "handoff",

@@ -329,3 +329,46 @@ fn there_are_never_more_snapshots_than_a_row_can_carry() {
     }
     assert_eq!(refusal(take(&mut bench, "more", MIB)), "wrong-state");
 }
+
+#[test]
+fn a_snapshot_that_is_read_is_not_deleted_and_everything_else_goes_on() {
+    let mut bench = with_snapshot();
+    let read = |bench: &mut Bench, snapshot: &str| {
+        bench.ask(Request::ReadSnapshot { job: job_id("web-1"), name: name(snapshot) })
+    };
+    let end = |bench: &mut Bench| {
+        bench.ask(Request::EndReading { job: job_id("web-1"), name: name("a") })
+    };
+    assert!(matches!(read(&mut bench, "b"), Err(Refusal::NoSuchSnapshot { .. })));
+    let Ok(Reply::Reading { vm, turn: None }) = read(&mut bench, "a") else { panic!("it is there") };
+    assert_eq!(vm.disks[0].name, "root");
+    read(&mut bench, "a").unwrap();
+    assert!(matches!(delete(&mut bench, "a"), Err(Refusal::Busy { .. })));
+    take(&mut bench, "b", 10 * MIB).unwrap();
+    bench.end_work(taken(10 * MIB));
+    delete(&mut bench, "b").unwrap();
+    bench.end_work(WorkOutcome::Done);
+    stop(&mut bench);
+    revert(&mut bench, "a", 2).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(end(&mut bench), Ok(Reply::Done));
+    assert!(matches!(delete(&mut bench, "a"), Err(Refusal::Busy { .. })), "another reads it");
+    assert_eq!(end(&mut bench), Ok(Reply::Done));
+    assert!(end(&mut bench).is_err(), "nobody reads it");
+    delete(&mut bench, "a").unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert!(snapshots(&bench).is_empty());
+}
+
+#[test]
+fn what_was_read_of_another_job_of_that_name_is_not_believed() {
+    let mut bench = with_snapshot();
+    bench.ask(Request::ReadSnapshot { job: job_id("web-1"), name: name("a") }).unwrap();
+    stop(&mut bench);
+    bench.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    put(&mut bench, 1, with_disk()).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let ended = bench.ask(Request::EndReading { job: job_id("web-1"), name: name("a") });
+    assert!(matches!(ended, Err(Refusal::NoSuchSnapshot { .. })), "{ended:?}");
+}
