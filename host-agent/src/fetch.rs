@@ -137,11 +137,7 @@ pub(crate) struct Room {
 
 impl Room {
     /// Takes it for a file that is to have so many bytes.
-    pub(crate) async fn take(
-        &self,
-        part: &Part,
-        total_bytes: u64,
-    ) -> Result<(), FetchTrouble> {
+    pub(crate) async fn take(&self, part: &Part, total_bytes: u64) -> Result<(), FetchTrouble> {
         let _turn = self.turn.lock().await;
         let needed_bytes = part.missing_bytes(total_bytes);
         let capacity = (self.measure)();

@@ -16,9 +16,7 @@ use std::time::Duration;
 
 use protocol::host::ImageFacts;
 use protocol::id::{ImageName, JobId};
-use protocol::image::{
-    DiskSource, FetchImage, FetchState, FetchTrouble, ImageList, ImageStatus,
-};
+use protocol::image::{DiskSource, FetchImage, FetchState, FetchTrouble, ImageList, ImageStatus};
 use protocol::job::SnapshotStage;
 use protocol::refusal::Refusal;
 use protocol::signed::Digest;
@@ -28,8 +26,8 @@ use tracing::{Instrument as _, Span};
 use transport::Client;
 
 use crate::core::Input;
-use crate::feed::Feed;
 use crate::disk_image::DiskImage;
+use crate::feed::Feed;
 use crate::fetch::{Fetch, FetchLimits, Origin, Room, Source, of_disk};
 use crate::images::{Images, name_taken};
 use crate::part::Part;
@@ -393,7 +391,9 @@ impl Library {
         if !disks.iter().any(|found| found.name == *disk) {
             let names: Vec<&str> = disks.iter().map(|found| found.name.as_str()).collect();
             let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(Refusal::Invalid { message: format!("{id} has no disk {disk}; it has {has}") });
+            return Err(Refusal::Invalid {
+                message: format!("{id} has no disk {disk}; it has {has}"),
+            });
         }
         match job.snapshot(snapshot).map(|found| found.stage) {
             Some(SnapshotStage::Ready | SnapshotStage::Reverting) => Ok(()),

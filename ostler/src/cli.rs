@@ -159,6 +159,10 @@ pub(crate) enum Command {
     /// What the disks of VMs were: keep it, go back to it
     #[command(visible_alias = "snapshot")]
     Snapshots(crate::command::SnapshotsArgs),
+    /// Another VM that begins with what a VM's disks are now
+    Clone(crate::command::CloneArgs),
+    /// Copies of VMs in a folder of this machine, and VMs made of them again
+    Backup(crate::command::BackupArgs),
     /// Networks of the hosts
     #[command(visible_alias = "network")]
     Networks(NetworksArgs),

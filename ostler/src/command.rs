@@ -68,6 +68,12 @@ mod log;
 mod images;
 mod import;
 
+mod taking;
+
+mod clone;
+
+mod backup;
+
 mod networks;
 
 mod pools;
@@ -100,7 +106,9 @@ mod agent;
 
 mod roles;
 
+pub(crate) use backup::BackupArgs;
 pub(crate) use bootstrap::{failed as bootstrap_failed, tell as tell_step};
+pub(crate) use clone::CloneArgs;
 pub(crate) use discovery::start as serve_discovery;
 pub(crate) use expect::{ExpectArgs, ExpectationsArgs, UnexpectArgs};
 pub(crate) use history::HistoryArgs;
@@ -223,6 +231,8 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Screenshot(args) => screen::screenshot(session, args).await,
         Command::Log(args) => log::run(session, args).await,
         Command::Images(args) => images::run(session, args).await,
+        Command::Clone(args) => clone::run(session, args).await,
+        Command::Backup(args) => backup::run(session, args).await,
         Command::Pools(args) => pools::run(session, args).await,
         Command::History(args) => history::run(session, args).await,
         Command::Volumes(args) => volumes::run(session, args).await,

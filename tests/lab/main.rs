@@ -6,6 +6,8 @@ mod adopt;
 
 mod attach;
 
+mod backup;
+
 mod house;
 
 mod images;

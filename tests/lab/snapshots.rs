@@ -19,14 +19,14 @@ const LIMIT: Duration = Duration::from_secs(90);
 const DISKS: [&str; 2] = ["root", "journal"];
 
 /// A cluster with one VM on `h1` that writes to a disk of its own.
-struct Story {
-    lab: Lab,
-    operator: Operator,
+pub(crate) struct Story {
+    pub(crate) lab: Lab,
+    pub(crate) operator: Operator,
     url: String,
 }
 
 impl Story {
-    fn up(test: &str, hosts: usize) -> Option<Self> {
+    pub(crate) fn up(test: &str, hosts: usize) -> Option<Self> {
         let lab = Lab::up(test, hosts)?;
         let mut operator = Operator::new();
         let url = operator.make_cluster(&lab);
@@ -38,7 +38,7 @@ impl Story {
         Some(story)
     }
 
-    fn disk(&self, disk: &str) -> PathBuf {
+    pub(crate) fn disk(&self, disk: &str) -> PathBuf {
         self.lab.data("h1").join(format!("volumes/web-1/{disk}.qcow2"))
     }
 
@@ -60,7 +60,7 @@ impl Story {
         self.tags(disk).into_iter().map(|(tag, _)| tag).collect()
     }
 
-    fn assert_tags(&self, expected: &[&str]) {
+    pub(crate) fn assert_tags(&self, expected: &[&str]) {
         for disk in DISKS {
             assert_eq!(self.names(disk), expected, "{disk}");
         }
@@ -77,12 +77,12 @@ impl Story {
     }
 
     /// Blocks in its journal.
-    fn blocks(&self) -> usize {
+    pub(crate) fn blocks(&self) -> usize {
         let writers = Journal::of(&self.disk("journal")).writers();
         writers.iter().map(|writer| writer.blocks).sum()
     }
 
-    fn await_blocks_after(&self, before: usize) -> usize {
+    pub(crate) fn await_blocks_after(&self, before: usize) -> usize {
         let mut now = 0;
         until("the guest to write", LIMIT, || {
             now = self.blocks();
@@ -116,7 +116,7 @@ impl Story {
     }
 
     /// The command is refused; what it says.
-    fn refused(&self, words: &[&str]) -> String {
+    pub(crate) fn refused(&self, words: &[&str]) -> String {
         let output = self.operator.run(words);
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
@@ -124,11 +124,11 @@ impl Story {
         said
     }
 
-    fn kill_agent(&self) {
+    pub(crate) fn kill_agent(&self) {
         self.lab.must(&["signal", "h1", "agent", "KILL"]);
     }
 
-    fn start_agent(&self) {
+    pub(crate) fn start_agent(&self) {
         self.lab.start_agent("h1", &self.url);
         self.lab.await_agent("h1");
     }

@@ -8,6 +8,7 @@ use protocol::image::{FetchState, FetchTrouble, ImageStatus};
 use protocol::job::SnapshotStage;
 use serde_json::{Value, json};
 
+use super::pools::{config, folder, pooled};
 use super::snapshots::{ask, await_stage, expect, qemu, with_disks, write};
 use super::*;
 
@@ -32,6 +33,19 @@ async fn end(bench: &Bench) -> Result<ImageStatus, FetchTrouble> {
             Some(FetchState::Failed { why }) => return Err(why.clone()),
             _ => assert!(begin.elapsed() < PATIENCE, "{:?}", status.fetch),
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until it is written, and the snapshot read.
+async fn await_writing(bench: &Bench) {
+    let begin = Instant::now();
+    loop {
+        let status: ImageStatus = bench.client.get(&bench.local(), IMAGE).await.unwrap();
+        if matches!(status.fetch, Some(FetchState::Fetching { .. })) {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{status:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -97,15 +111,7 @@ async fn a_snapshot_stays_while_it_is_read_and_goes_once_that_is_called_off() {
     // One block in more than a minute.
     slow["bytes_per_second"] = json!(1000);
     fetch(&bench, &slow).await.unwrap();
-    let begin = Instant::now();
-    loop {
-        let status: ImageStatus = bench.client.get(&bench.local(), IMAGE).await.unwrap();
-        if matches!(status.fetch, Some(FetchState::Fetching { .. })) {
-            break;
-        }
-        assert!(begin.elapsed() < PATIENCE, "{status:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    await_writing(&bench).await;
     let refused = ask(&bench, Method::DELETE, "a", json!(null)).await.unwrap_err();
     assert_eq!(refused.refusal().map(Refusal::name), Some("busy"), "{refused}");
     bench.client.send::<_, Option<()>>(Method::DELETE, &bench.local(), IMAGE, &()).await.unwrap();
@@ -138,4 +144,25 @@ async fn what_can_not_be_made_is_refused_at_once_and_says_what_there_is() {
     let body = json!({ "from": { "disk": { "job": "web-9", "disk": "root", "snapshot": "a" } } });
     let error = fetch(&bench, &body).await.unwrap_err();
     assert_eq!(error.refusal().map(Refusal::name), Some("no-such-job"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_of_a_disk_that_another_host_has_taken_is_not_believed() {
+    let bench = Bench::new().await;
+    let pool = folder();
+    bench.declare(&config(1, pool.path(), true)).await.unwrap();
+    bench.put("web-1", pooled(1 << 20)).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    let volumes = pool.path().join("volumes/web-1");
+    assert_eq!(ask(&bench, Method::PUT, "a", json!(null)).await.unwrap(), 202);
+    await_stage(&bench, "a", Some(SnapshotStage::Ready)).await;
+    let tag = volumes.join("tag.json");
+    let mut taken: Value = serde_json::from_slice(&fs::read(&tag).unwrap()).unwrap();
+    taken["host"] = json!("hanother");
+    fs::write(&tag, taken.to_string()).unwrap();
+    // The row does not know of it yet.
+    fetch(&bench, &of("root", "a")).await.unwrap();
+    let why = end(&bench).await.unwrap_err();
+    assert!(why.to_string().contains("another host"), "{why}");
+    assert_eq!(fs::read_dir(bench.data().join("images")).unwrap().count(), 0);
 }

@@ -9,13 +9,13 @@ use super::*;
 const PATH: &str = "/v1/config/pools";
 
 /// A pool named `nfs` in this folder.
-fn config(version: u64, folder: &Path, create: bool) -> PoolsConfig {
+pub(crate) fn config(version: u64, folder: &Path, create: bool) -> PoolsConfig {
     let path = folder.to_str().unwrap().to_owned();
     let spec = PoolSpec { path, shared: true, id: None, create };
     PoolsConfig { version, pools: [("nfs".parse().unwrap(), spec)].into() }
 }
 
-fn pooled(size_bytes: u64) -> JobSpec {
+pub(crate) fn pooled(size_bytes: u64) -> JobSpec {
     let pool = Some("nfs".parse().unwrap());
     let disk = DiskSpec { name: "root".into(), size_bytes, pool, ..DiskSpec::default() };
     let disks = vec![disk];
@@ -23,7 +23,7 @@ fn pooled(size_bytes: u64) -> JobSpec {
 }
 
 impl Bench {
-    async fn declare(&self, config: &PoolsConfig) -> Result<PoolsConfig, Refusal> {
+    pub(crate) async fn declare(&self, config: &PoolsConfig) -> Result<PoolsConfig, Refusal> {
         let put = self.client.send(Method::PUT, &self.local(), PATH, config).await;
         put.map(|reply| reply.body).map_err(|error| error.refusal().expect("a refusal").clone())
     }
@@ -48,7 +48,7 @@ impl Bench {
 }
 
 /// O_DIRECT is tried, which a file system in memory may not have.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/var/tmp").unwrap()
 }
 

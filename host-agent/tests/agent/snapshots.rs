@@ -16,7 +16,12 @@ pub(crate) fn with_disks() -> JobSpec {
     JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks, ..VmSpec::default() })
 }
 
-pub(crate) async fn ask(bench: &Bench, method: Method, path: &str, body: Value) -> Result<u16, CallError> {
+pub(crate) async fn ask(
+    bench: &Bench,
+    method: Method,
+    path: &str,
+    body: Value,
+) -> Result<u16, CallError> {
     let path = format!("/v1/jobs/web-1/snapshots/{path}");
     let reply = bench.client.send::<_, Job>(method, &bench.local(), &path, &body).await?;
     Ok(reply.status)

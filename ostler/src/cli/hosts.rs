@@ -1,7 +1,7 @@
 //! Flags of the commands about hosts and what they store.
 
 use clap::{Args, Subcommand};
-use protocol::id::ImageName;
+use protocol::id::{ImageName, JobId, SnapshotName};
 use protocol::power::PowerAction;
 use protocol::resources::Bytes;
 use protocol::signed::Digest;
@@ -169,6 +169,22 @@ pub(crate) enum ImagesCommand {
     Ls,
     /// Bring an image to every host, from a file or from the web
     Import(ImportArgs),
+    /// Make an image of a VM's disk, on the VM's host, while the VM runs on
+    Take {
+        /// The VM
+        vm: JobId,
+        /// What to call the image
+        name: ImageName,
+        /// Which disk [default: the first]
+        #[arg(long)]
+        disk: Option<String>,
+        /// What the disk was in this snapshot [default: what it is now]
+        #[arg(long)]
+        snapshot: Option<SnapshotName>,
+        /// How fast it is read, a second [default: as fast as it goes]
+        #[arg(long, value_name = "SIZE")]
+        limit: Option<Bytes>,
+    },
     /// Have hosts copy an image from those that have it
     Copy {
         /// The image

@@ -1,18 +1,19 @@
-//! `ostler images`: which image is where and who needs it, and taking one away.
+//! `ostler images`: which image is where and who needs it, making one of a VM's disk, and taking one away.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use protocol::host::ImageFacts;
-use protocol::id::{ImageName, JobId};
+use protocol::id::{HostId, ImageName, JobId};
 use protocol::image::{ImageList, ImageStatus};
 use protocol::refusal::Refusal;
 use protocol::resources::Bytes;
 use serde_json::{Value, json};
-use transport::{CallError, Endpoint, Method};
+use transport::{CallError, Clock, Endpoint, Method};
 
 use super::import;
+use super::taking::{Origin, Wanted};
 use crate::cli::{ImagesArgs, ImagesCommand};
 use crate::exit::{Code, Failure, code_of};
 use crate::picture::{Picture, chain};
@@ -23,6 +24,11 @@ use crate::show;
 const ASKED_AT_ONCE: usize = 64;
 /// How long one may take; then the picture has to do.
 const ASK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long monitors may take to show an image that has just come to a host.
+const SEEN_MS_MAX: u64 = 15_000;
+/// Pause between two looks.
+const SEEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A host as the commands about images see it.
 #[derive(Debug, Clone)]
@@ -47,6 +53,16 @@ pub(crate) async fn run(session: &Session, args: ImagesArgs) -> Result<Code, Fai
         ImagesCommand::Copy { name, on, limit } => {
             import::copy(session, &picture, &name, &on, limit.map(|size| size.0)).await
         }
+        ImagesCommand::Take { vm, name, disk, snapshot, limit } => {
+            let origin = Origin::find(session, &picture, &vm).await?;
+            let disk = disk.unwrap_or_else(|| first_disk(&origin));
+            let wanted = [Wanted { disk, image: name }];
+            let taken = origin.take(snapshot, &wanted, limit.map(|size| size.0)).await?;
+            for (Wanted { image, .. }, facts) in &taken.images {
+                import::tell(session, image, &origin.place.name, facts);
+            }
+            Ok(Code::Ok)
+        }
         ImagesCommand::Rm { name, on } => rm(session, places(&picture, &on)?, &name).await,
     }
 }
@@ -65,6 +81,34 @@ pub(super) fn places(picture: &Picture, on: &[String]) -> Result<Vec<Place>, Fai
         host,
     };
     Ok(hosts.map(place).collect())
+}
+
+fn first_disk(origin: &Origin<'_>) -> String {
+    let disks = origin.job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+    disks.first().map_or_else(|| "root".to_owned(), |disk| disk.name.clone())
+}
+
+/// Waits until these are seen on a host: whoever plans next is to know of them.
+pub(super) async fn await_images(
+    session: &Session,
+    host: &HostId,
+    names: impl Iterator<Item = &ImageName> + Clone,
+) -> Result<(), Failure> {
+    let clock = Clock::real();
+    let deadline_ms = clock.now().mono_ms + SEEN_MS_MAX;
+    loop {
+        let picture = session.picture().await?;
+        let seen = picture.view.host(host).map(|row| &row.host.images);
+        let missing = names.clone().find(|name| seen.is_none_or(|seen| !seen.contains_key(*name)));
+        match missing {
+            None => return Ok(()),
+            Some(name) if clock.now().mono_ms >= deadline_ms => {
+                let what = format!("image {name} is made, and the monitors do not show it yet");
+                return Err(Failure::new(Code::Unreachable, what).next("ostler doctor"));
+            }
+            Some(_) => tokio::time::sleep(SEEN_PAUSE).await,
+        }
+    }
 }
 
 // Looking.

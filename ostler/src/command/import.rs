@@ -82,7 +82,7 @@ async fn import_file(
     all_or(failed, &format!("hosts did not take {name}"))
 }
 
-fn tell(session: &Session, name: &ImageName, host: &str, facts: &ImageFacts) {
+pub(super) fn tell(session: &Session, name: &ImageName, host: &str, facts: &ImageFacts) {
     if session.is_json {
         let image = ImageReply { name: name.clone(), facts: facts.clone() };
         show::json(&json!({ "host": host, "image": image }));
@@ -112,7 +112,7 @@ pub(crate) async fn import_everywhere(
     send_everywhere(client, hosts, file, &digest, name).await
 }
 
-async fn send_everywhere(
+pub(super) async fn send_everywhere(
     client: &Client,
     hosts: Vec<(String, Endpoint)>,
     file: &Path,
@@ -134,7 +134,7 @@ async fn send_everywhere(
     Ok(sent.buffered(SENT_AT_ONCE).collect().await)
 }
 
-async fn digest_of(file: PathBuf) -> Result<String, Failure> {
+pub(super) async fn digest_of(file: PathBuf) -> Result<String, Failure> {
     let shown = file.display().to_string();
     let read = move || {
         let mut reader = std::fs::File::open(&file)?;
@@ -259,9 +259,10 @@ async fn copy_to(
 }
 
 /// Why a host did not get an image.
-struct Trouble {
-    code: Code,
-    words: String,
+pub(super) struct Trouble {
+    pub(super) code: Code,
+    /// In words.
+    pub(super) words: String,
     /// True when no other host would fare better.
     is_of_source: bool,
 }
@@ -285,7 +286,7 @@ impl From<FetchTrouble> for Trouble {
 
 /// Has one host fetch an image, and watches until it is there. An agent that is restarted meanwhile is
 /// asked again, and goes on where it was.
-async fn fetch(
+pub(super) async fn fetch(
     session: &Session,
     place: &Place,
     name: &ImageName,

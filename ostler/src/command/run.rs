@@ -31,7 +31,7 @@ pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failur
     picture.warn();
     let (spec, on) = described(&args, &picture)?;
     if session.is_without_controller() {
-        return run_here(session, &picture, &args, spec, on).await;
+        return start(session, &picture, &args.name, spec, on, !args.wait.no_wait).await;
     }
     warn_of_few_arbiters(session, args.on_loss);
     let want = Want::Run { job: args.name, spec, on };
@@ -43,15 +43,20 @@ pub(crate) fn described(
     args: &RunArgs,
     picture: &Picture,
 ) -> Result<(JobSpec, Option<HostId>), Failure> {
-    if args.name.as_str().starts_with(SERVICES) {
-        let what =
-            format!("{}: names that begin with {SERVICES} are Ostler's services'", args.name);
-        return Err(Failure::usage(what).next("another --name"));
-    }
+    check_name(&args.name)?;
     let spec = spec_of(args, picture)?;
     spec.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
     Ok((spec, on.map(|row| row.host.id.clone())))
+}
+
+/// Ostler's own services are to find their names free.
+pub(super) fn check_name(name: &JobId) -> Result<(), Failure> {
+    if !name.as_str().starts_with(SERVICES) {
+        return Ok(());
+    }
+    let what = format!("{name}: names that begin with {SERVICES} are Ostler's services'");
+    Err(Failure::usage(what).next("another name"))
 }
 
 fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
@@ -169,15 +174,15 @@ fn disks_of(
     disks
 }
 
-/// Without a controller.
-async fn run_here(
+/// Starts it without a controller.
+pub(super) async fn start(
     session: &Session,
     picture: &Picture,
-    args: &RunArgs,
+    id: &JobId,
     spec: JobSpec,
     on: Option<HostId>,
+    is_waiting: bool,
 ) -> Result<Code, Failure> {
-    let id = &args.name;
     let present = picture.job(id).ok();
     if let Some(row) =
         present.filter(|row| row.job.spec.is_alike(&spec) && !row.job.state.is_ended())
@@ -186,7 +191,7 @@ async fn run_here(
         return Ok(Code::Ok);
     }
     let (job, host) = at_hosts(session, picture, id, spec, on).await?;
-    if args.wait.no_wait {
+    if !is_waiting {
         tell(session, &job, &host.name);
         return Ok(Code::Ok);
     }

@@ -340,7 +340,9 @@ fn a_snapshot_that_is_read_is_not_deleted_and_everything_else_goes_on() {
         bench.ask(Request::EndReading { job: job_id("web-1"), name: name("a") })
     };
     assert!(matches!(read(&mut bench, "b"), Err(Refusal::NoSuchSnapshot { .. })));
-    let Ok(Reply::Reading { vm, turn: None }) = read(&mut bench, "a") else { panic!("it is there") };
+    let Ok(Reply::Reading { vm, turn: None }) = read(&mut bench, "a") else {
+        panic!("it is there")
+    };
     assert_eq!(vm.disks[0].name, "root");
     read(&mut bench, "a").unwrap();
     assert!(matches!(delete(&mut bench, "a"), Err(Refusal::Busy { .. })));
