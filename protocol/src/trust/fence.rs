@@ -108,7 +108,13 @@ pub(super) fn check(old: &Trust, new: &Trust) -> Result<(), TrustError> {
             );
         }
     }
-    for fence in new.fenced.iter().filter(|fence| old.fence_of(&fence.host) != Some(fence)) {
+    // Under a fencer's word, which may be disowned, there is what the operator had said before.
+    let upon = old.upon.as_ref().and_then(|upon| upon.open().ok());
+    let said_before = |fence: &Fence| {
+        let before = [Some(old), upon.as_ref()].into_iter().flatten();
+        before.into_iter().any(|trust| trust.fence_of(&fence.host) == Some(fence))
+    };
+    for fence in new.fenced.iter().filter(|fence| !said_before(fence)) {
         if fence.since <= old.version && !fence.by_fencer {
             return unlawful(
                 format!(

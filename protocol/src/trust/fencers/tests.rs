@@ -228,6 +228,27 @@ fn an_operators_own_word_is_never_disowned() {
 }
 
 #[test]
+fn an_operators_word_is_what_is_left_under_a_fencers_that_is_disowned() {
+    let mut said = base().next();
+    let (host, by) = (key(3).public(), key(OPERATOR).public());
+    let fence =
+        |since| Fence { host, since, by, by_fencer: false, at_ms: 0, reason: String::new() };
+    said.fenced.push(fence(said.version));
+    let said = by_operator(&said);
+    // It is off again, or still, and no quorum hears who says so.
+    let unheard = word(&said, 11, 3);
+    assert!(follows(&said, &unheard));
+    let seen = [&said, &unheard].map(|signed| signed.open().unwrap());
+    let next = Trust::brought_together(&seen, Some(&seen[0])).unwrap().next();
+    assert_eq!(next.fenced, seen[0].fenced);
+    assert!(follows(&said, &by_operator(&next)) && follows(&unheard, &by_operator(&next)));
+    // What the operator had not said is still said too late.
+    let mut late = next;
+    late.fenced = vec![fence(seen[0].version - 1)];
+    assert!(!follows(&unheard, &by_operator(&late)));
+}
+
+#[test]
 fn fencers_that_make_no_sense_are_refused() {
     let refused = |change: &dyn Fn(&mut Trust)| {
         let mut trust = base();
