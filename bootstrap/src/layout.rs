@@ -202,7 +202,7 @@ fn start_order(role: Role) -> u16 {
         Role::Monitor => 1,
         Role::Controller => 2,
         Role::Witness => 3,
-        Role::Operator | Role::Host | Role::Reader | Role::Scraper => 4,
+        Role::Operator | Role::Host | Role::User | Role::Reader | Role::Scraper => 4,
     }
 }
 

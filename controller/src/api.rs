@@ -24,7 +24,7 @@ use transport::{Json, Peer, ProblemReply, StatusCode};
 
 use crate::fencing::Told;
 use crate::power::{self, Asleep, Power};
-use crate::{expectations, metrics, openapi};
+use crate::{expectations, metrics, openapi, users};
 
 /// Runs in one answer of `GET /v1/runs`; about a megabyte.
 const LIST_MAX: usize = 500;
@@ -82,7 +82,7 @@ async fn submit(
     peer: Peer,
     Json(asked): Json<NewRun>,
 ) -> Result<Response, ProblemReply> {
-    permit(&shared, peer, Right::Run)?;
+    users::permit_run(&shared, peer, &asked)?;
     let run = shared.scheduler.submit(asked).await.map_err(Problem::from)?;
     Ok((StatusCode::ACCEPTED, Json(RunStatus::clone(&run.status()))).into_response())
 }
@@ -138,7 +138,7 @@ async fn cancel(
     peer: Peer,
     Path(id): Path<RunId>,
 ) -> Result<Response, ProblemReply> {
-    permit(&shared, peer, Right::Run)?;
+    users::permit_cancel(&shared, peer, id).await?;
     let run = shared.scheduler.cancel(id).await.map_err(|error| match error {
         CancelError::NoSuchRun(_) => ProblemReply::new(404, "no-such-run", error.to_string()),
         CancelError::PastReturn { .. } => {
@@ -165,7 +165,7 @@ async fn metrics(State(shared): State<Shared>, peer: Peer) -> Result<Response, P
     Ok(transport::metrics::reply(&text))
 }
 
-fn broken(error: StoreError) -> ProblemReply {
+pub(crate) fn broken(error: StoreError) -> ProblemReply {
     let name = match error {
         StoreError::Broken { .. } | StoreError::ClaimLost { .. } => "storage-broken",
         StoreError::Damaged { .. } => "run-damaged",

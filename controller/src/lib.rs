@@ -14,6 +14,7 @@ pub use openapi::openapi;
 mod expectations;
 
 mod peers;
+mod users;
 
 mod fencing;
 mod power;

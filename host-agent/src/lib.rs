@@ -26,6 +26,7 @@ mod fetch;
 mod hardware;
 mod images;
 mod library;
+mod looks;
 mod meter;
 mod metrics;
 mod networks;
@@ -401,6 +402,7 @@ async fn run_after(
         clock,
         is_kept,
         traced: traced::Traced::default(),
+        looks: Arc::default(),
     };
 
     let pools = storage.pools().clone();

@@ -17,7 +17,6 @@ use std::time::Duration;
 use protocol::host::ImageFacts;
 use protocol::id::{ImageName, JobId};
 use protocol::image::{DiskSource, FetchImage, FetchState, FetchTrouble, ImageList, ImageStatus};
-use protocol::job::SnapshotStage;
 use protocol::refusal::Refusal;
 use protocol::signed::Digest;
 use tokio::sync::{Mutex as Turn, Notify, Semaphore, mpsc, oneshot};
@@ -25,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 use transport::Client;
 
-use crate::core::Input;
-use crate::disk_image::DiskImage;
+use crate::core::{Input, readable};
+use crate::disk_image::{DiskImage, Reading};
 use crate::feed::Feed;
 use crate::fetch::{Fetch, FetchLimits, Origin, Room, Source, of_disk};
 use crate::images::{Images, name_taken};
@@ -36,6 +35,8 @@ use crate::storage::{Storage, StorageError};
 
 /// Images fetched at a time: one that is slow does not hold up the next, and two fill a network.
 const FETCHED_AT_ONCE: usize = 2;
+/// Images made of disks at a time: each reads a disk that guests use, for hours perhaps.
+const MADE_AT_ONCE: usize = 2;
 /// Images being fetched or waiting for it, and failures remembered.
 const FETCHES_MAX: usize = 64;
 /// When to ask again while there are that many.
@@ -79,6 +80,8 @@ struct Inner {
     shutdown: CancellationToken,
     fetches: Mutex<BTreeMap<ImageName, Coming>>,
     places: Semaphore,
+    /// For images made of disks: what a start waits for must not wait for these.
+    makers: Semaphore,
     /// Contents on their way, each fetched by one at a time.
     contents: Mutex<BTreeMap<Digest, Arc<Turn<()>>>>,
     /// The core hears of lists in the order in which they were made.
@@ -97,6 +100,12 @@ impl Coming {
     fn has_failed(&self) -> bool {
         matches!(*lock(&self.state), FetchState::Failed { .. })
     }
+}
+
+/// How an image comes, once it is its turn.
+enum Way {
+    Elsewhere(Vec<Source>),
+    Disk(Box<Reading>),
 }
 
 /// What came of asking for an image.
@@ -140,6 +149,7 @@ impl Library {
             shutdown,
             fetches: Mutex::default(),
             places: Semaphore::new(FETCHED_AT_ONCE),
+            makers: Semaphore::new(MADE_AT_ONCE),
             contents: Mutex::default(),
             telling: Turn::default(),
             removing: Turn::default(),
@@ -277,6 +287,8 @@ impl Library {
         match brought {
             Ok(facts) => {
                 tracing::info!(image = %name, sha256 = %facts.sha256, "fetched");
+                // It is told as being here before it is told as not being fetched any more.
+                self.settle().await;
                 lock(&self.0.fetches).remove(&name);
             }
             Err(FetchTrouble::CalledOff) => {
@@ -309,7 +321,16 @@ impl Library {
             Some(turn) => Some(turn.lock().await),
             None => None,
         };
-        let Ok(_place) = self.0.places.acquire().await else { return Err(FetchTrouble::CalledOff) };
+        // A disk is read from now on, before its turn comes: whoever has asked may forget the snapshot once
+        // all of this has ended.
+        let (places, way) = match origin {
+            Origin::Elsewhere(sources) => (&self.0.places, Way::Elsewhere(sources)),
+            Origin::Disk(source) => {
+                let reading = Reading::begin(self.0.posts.clone(), source).await?;
+                (&self.0.makers, Way::Disk(Box::new(reading)))
+            }
+        };
+        let Ok(_place) = places.acquire().await else { return Err(FetchTrouble::CalledOff) };
         if let Some(sha256) = wanted.sha256
             && let Some(facts) = images.link(name, sha256).map_err(of_disk)?
         {
@@ -318,9 +339,9 @@ impl Library {
         }
         let part = images.part(wanted.sha256).await.map_err(of_disk)?;
         let tell = |news: FetchState| *lock(state) = news;
-        let part = match origin {
-            Origin::Elsewhere(sources) => self.pull(part, sources, wanted, &tell).await?,
-            Origin::Disk(source) => self.write(part, &source, wanted, &tell).await?,
+        let part = match way {
+            Way::Elsewhere(sources) => self.pull(part, sources, wanted, &tell).await?,
+            Way::Disk(reading) => self.write(part, *reading, wanted, &tell).await?,
         };
         tell(FetchState::Checking);
         self.place(part, name, wanted.sha256).await.map_err(of_disk)
@@ -366,19 +387,13 @@ impl Library {
     async fn write(
         &self,
         mut part: Part,
-        source: &DiskSource,
+        reading: Reading,
         wanted: &FetchImage,
         tell: &(dyn Fn(FetchState) + Send + Sync),
     ) -> Result<Part, FetchTrouble> {
-        let Inner { storage, posts, room, limits, .. } = &*self.0;
-        let image = DiskImage {
-            source,
-            storage,
-            posts,
-            room,
-            bytes_max: limits.bytes_max,
-            bytes_per_second: wanted.bytes_per_second,
-        };
+        let Inner { storage, room, .. } = &*self.0;
+        let bytes_per_second = wanted.bytes_per_second;
+        let image = DiskImage { reading, storage, room, bytes_per_second };
         image.write(&mut part, tell).await?;
         Ok(part)
     }
@@ -395,14 +410,12 @@ impl Library {
                 message: format!("{id} has no disk {disk}; it has {has}"),
             });
         }
-        match job.snapshot(snapshot).map(|found| found.stage) {
-            Some(SnapshotStage::Ready | SnapshotStage::Reverting) => Ok(()),
-            _ => Err(Refusal::NoSuchSnapshot {
-                job: id.clone(),
-                snapshot: snapshot.clone(),
-                has: job.kept_snapshots().map(|kept| kept.name.clone()).collect(),
-            }),
-        }
+        readable(&job, snapshot).map(drop)
+    }
+
+    /// Takes the room for an image that somebody sends.
+    pub(crate) async fn take_room(&self, part: &Part, bytes: u64) -> Result<(), FetchTrouble> {
+        self.0.room.take(part, bytes).await
     }
 
     /// Puts what came in place, and tells the core.

@@ -27,6 +27,7 @@ use crate::core::{
     WorkOutcome, Write,
 };
 use crate::feed::Feed;
+use crate::looks::Looks;
 use crate::outage::Outage;
 use crate::store::{Store, StoreError};
 use crate::traced::Traced;
@@ -109,6 +110,8 @@ pub(crate) struct Shell {
     pub is_kept: bool,
     /// Jobs that somebody follows.
     pub traced: Traced,
+    /// Looks at domains that have no answer yet.
+    pub looks: Arc<Looks>,
 }
 
 impl Shell {
@@ -320,22 +323,7 @@ impl Shell {
 
     fn look(&self, look: Look) {
         let (hv, posts) = (Arc::clone(&self.works.hv), self.posts.clone());
-        tokio::spawn(async move {
-            let uuid = look.uuid;
-            // Until there is an answer: the connection may never have been lost, and then no complete
-            // list makes good for an event that nobody looked into.
-            while !posts.is_closed() {
-                let found = call(&hv, "look up", LIST_DEADLINE, move |hv| hv.lookup(uuid)).await;
-                match found {
-                    Ok(domain) => {
-                        let _ = posts.send(Post::Input(Input::Looked { look, domain })).await;
-                        return;
-                    }
-                    Err(error) => tracing::info!("{error}; tried again"),
-                }
-                tokio::time::sleep(TICK).await;
-            }
-        });
+        tokio::spawn(Arc::clone(&self.looks).look(hv, posts, look));
     }
 }
 

@@ -189,6 +189,8 @@ pub(crate) enum Command {
     Witnesses(WitnessesArgs),
     /// The keys of those who may do everything
     Operators(OperatorsArgs),
+    /// The keys of those who run the VMs of one tenant
+    Users(UsersArgs),
     /// The keys of those who look and do nothing
     Readers(ReadersArgs),
     /// Write what a Prometheus needs to scrape every part of the cluster, a key of its own included

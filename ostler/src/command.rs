@@ -38,6 +38,8 @@ mod arbiters;
 
 mod operators;
 
+mod users;
+
 mod readers;
 
 mod prometheus;
@@ -130,7 +132,10 @@ use tracing::Instrument as _;
 use protocol::trust::Seat;
 
 use self::act::Act;
-use crate::cli::{Cli, Command, OperatorsArgs, OperatorsCommand, ReadersArgs, ReadersCommand};
+use crate::cli::{
+    Cli, Command, OperatorsArgs, OperatorsCommand, ReadersArgs, ReadersCommand, UsersArgs,
+    UsersCommand,
+};
 use crate::exit::{Code, Failure};
 use crate::session::Session;
 use crate::traces::Traces;
@@ -154,9 +159,11 @@ pub(crate) fn run(cli: Cli, name: &str) -> Result<Code, Failure> {
         Command::Ui(args) => block_on(crate::ui::run(&global, args)),
         Command::Trust(command) => block_on(trust::run(&global, command)),
         Command::Operators(OperatorsArgs { command: Some(OperatorsCommand::Key) })
+        | Command::Users(UsersArgs { command: Some(UsersCommand::Key) })
         | Command::Readers(ReadersArgs { command: Some(ReadersCommand::Key) }) => {
             operators::key(&global)
         }
+        Command::Backup(args) if args.is_here() => block_on(backup::here(&global, args)),
         Command::Plan(ref args) if args.view.is_some() => {
             plan::offline(&global, args.view.as_deref().unwrap_or("-".as_ref()), args)
         }
@@ -219,6 +226,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Arbiters(args) => arbiters::run(session, args).await,
         Command::Witnesses(args) => arbiters::witnesses::run(session, args).await,
         Command::Operators(args) => operators::run(session, args).await,
+        Command::Users(args) => users::run(session, args).await,
         Command::Readers(args) => readers::run(session, args).await,
         Command::Prometheus(args) => prometheus::run(session, args).await,
         Command::Ps(args) => ps::run(session, args).await,

@@ -14,6 +14,7 @@ use protocol::refusal::Refusal;
 use protocol::signed::{PublicKey, Signed};
 use protocol::trust::{Trust, TrustError};
 use serde::de::IgnoredAny;
+use serde_json::json;
 use transport::{CallError, Endpoint, Identity, Method};
 
 use crate::exit::{Code, Failure};
@@ -138,6 +139,26 @@ impl Authority {
         }
         await_obedience(session, &next).await?;
         Ok(silent.into_iter().map(|untold| untold.host).collect())
+    }
+
+    /// The same for a list of keys that the document has, and says how many there are now.
+    pub(crate) async fn decree_count(
+        &self,
+        session: &Session,
+        picture: &Picture,
+        next: Trust,
+        of: &str,
+        count: usize,
+    ) -> Result<Code, Failure> {
+        let version = next.version;
+        let silent = self.decree(session, picture, next).await?;
+        if session.is_json {
+            let told = json!({ of: count, "trust_version": version, "not_told": silent });
+            show::json_pretty(&told);
+        } else {
+            show::note(&format!("{count} {of}, by trust version {version}"));
+        }
+        Ok(Code::Ok)
     }
 }
 

@@ -18,6 +18,8 @@ mod show;
 
 mod exit;
 
+mod interrupt;
+
 mod reaper;
 
 mod traces;

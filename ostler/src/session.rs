@@ -14,7 +14,7 @@ use bootstrap::Context;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use protocol::api::Health;
-use protocol::id::HostId;
+use protocol::id::{HostId, TenantId};
 use protocol::job::Role;
 use protocol::trust::{Policy, Trust};
 use protocol::view::HostRow;
@@ -74,6 +74,13 @@ impl Session {
         };
         session.check_target()?;
         Ok(session)
+    }
+
+    /// Whose VMs the key of this context runs, if it is a user's; else those of nobody in particular.
+    pub(crate) fn tenant(&self) -> TenantId {
+        let own = self.client.identity().public();
+        let user = self.trust.as_ref().and_then(|trust| trust.user(&own));
+        user.map_or_else(TenantId::default_tenant, |user| user.tenant.clone())
     }
 
     fn check_target(&self) -> Result<(), Failure> {

@@ -109,6 +109,8 @@ pub enum Role {
     Operator,
     /// Another agent.
     Host,
+    /// A person or tool that runs the VMs of one tenant, and looks at everything.
+    User,
     /// A person or tool that looks at everything and does nothing.
     Reader,
     /// A tool that reads `/metrics` and nothing else.
@@ -152,6 +154,7 @@ impl fmt::Display for Role {
             Role::Controller => "controller",
             Role::Operator => "operator",
             Role::Host => "host",
+            Role::User => "user",
             Role::Reader => "reader",
             Role::Scraper => "scraper",
         })
@@ -301,7 +304,8 @@ impl JobSpec {
             JobKind::OneOff(one_off) => one_off.validate(),
             JobKind::Service(service) => match service.role {
                 Role::Arbiter | Role::Witness | Role::Monitor | Role::Controller => Ok(()),
-                role @ (Role::Operator | Role::Host | Role::Reader | Role::Scraper) => {
+                role
+                @ (Role::Operator | Role::Host | Role::User | Role::Reader | Role::Scraper) => {
                     Err(InvalidSpec::NoService(role))
                 }
             },
@@ -594,7 +598,7 @@ mod tests {
             JobSpec { kind, tenant: TenantId::default_tenant(), labels: BTreeMap::new() }
         };
         assert_eq!(service(Role::Monitor).validate(), Ok(()));
-        for role in [Role::Operator, Role::Host, Role::Reader, Role::Scraper] {
+        for role in [Role::Operator, Role::Host, Role::User, Role::Reader, Role::Scraper] {
             assert_eq!(service(role).validate(), Err(InvalidSpec::NoService(role)));
         }
     }

@@ -23,6 +23,7 @@ mod fencers;
 mod policy;
 mod readers;
 mod succession;
+mod users;
 pub use council::{Council, Seat, Witnesses};
 pub use fence::{Fence, REASON_CHARS_MAX};
 pub use fencers::{Disowned, FENCERS_MAX, FENCING_AFTER_MS, Fencer, Fencing};
@@ -33,6 +34,7 @@ pub use policy::{
 pub use readers::{NAME_CHARS_MAX, READERS_MAX, Reader, Sight};
 pub(crate) use succession::times;
 pub use succession::{Committee, Handover, Next, Ready, Succession, check_agreed};
+pub use users::{USERS_MAX, User};
 
 /// The trust document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +64,9 @@ pub struct Trust {
     /// Keys that look and do nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub readers: Vec<Reader>,
+    /// Keys that run the VMs of a tenant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<User>,
     /// D: how long an offer, and a member's promise seen from the host, lasts. Host clock.
     pub term_ms: u64,
     /// K: how long killing a guest may take.
@@ -125,7 +130,8 @@ pub enum Right {
     Scrape,
     /// Look at everything, specs with what they tell a guest at its first start included.
     Read,
-    /// Start, stop, move and delete jobs; use a console; bring images.
+    /// Start, stop, move and delete jobs, whose ever they are; use a console; bring images. A user may do some
+    /// of it to the VMs of one tenant: [`Trust::permit_over`].
     Run,
     /// Change who is trusted, start and stop Ostler's own services.
     Govern,
@@ -226,6 +232,7 @@ impl Trust {
             roster: vec![],
             peers: vec![],
             readers: vec![],
+            users: vec![],
             term_ms: TERM_MS,
             kill_ms: KILL_MS,
             clock_ppm: CLOCK_PPM,
@@ -274,6 +281,7 @@ impl Trust {
         fence::validate(self).map_err(TrustError::Invalid)?;
         fencers::validate(self).map_err(TrustError::Invalid)?;
         readers::validate(self).map_err(TrustError::Invalid)?;
+        users::validate(self).map_err(TrustError::Invalid)?;
         self.policy.validate()?;
         if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
             return invalid(format!("host {} is on the roster and retired", HostId::of(key)));
@@ -378,6 +386,9 @@ impl Trust {
         }
         if self.roster.contains(key) {
             return Some(Role::Host);
+        }
+        if self.user(key).is_some() {
+            return Some(Role::User);
         }
         self.readers.iter().find(|reader| reader.key == *key).map(Reader::role)
     }

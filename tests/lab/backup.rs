@@ -28,6 +28,14 @@ fn image_files(story: &Story, host: &str) -> Vec<String> {
     names
 }
 
+/// Names of images that were made for a VM, wherever they are.
+fn made_for(story: &Story, vm: &str) -> Vec<String> {
+    let images = story.operator.json(&["images"])["images"].clone();
+    let names = images.as_array().expect("a list").iter();
+    let names = names.map(|image| image["name"].as_str().expect("a name").to_owned());
+    names.filter(|name| name.starts_with(&format!("for-{vm}-"))).collect()
+}
+
 /// Nothing but the image that the guests began with.
 fn assert_no_image_is_left(story: &Story) {
     until("everything that was made for it to be gone", LIMIT, || {
@@ -57,7 +65,9 @@ fn lab_a_vm_is_cloned_while_it_writes() {
     story.assert_tags(&[]);
 
     // The image is of one moment in between, and the clone goes on from there as a guest of its own.
-    let image = blocks(&story.lab.data("h1").join("images/web-2-journal.img"));
+    let images = made_for(&story, "web-2");
+    let journal = images.iter().find(|name| name.contains("journal")).expect("one of its journal");
+    let image = blocks(&story.lab.data("h1").join(format!("images/{journal}.img")));
     println!("cloned with {least} to {most} blocks written: the image has {image}");
     assert!((least..=most).contains(&image), "{image} of {least} to {most}");
     let at = journal_at(&story, "web-2");
@@ -68,12 +78,23 @@ fn lab_a_vm_is_cloned_while_it_writes() {
     let said = story.refused(&["clone", "web-1", "web-2"]);
     assert!(said.contains("already"), "{said}");
     // What its disks are made from stays as long as it does.
-    let said = story.refused(&["images", "rm", "web-2-root"]);
+    let said = story.refused(&["images", "rm", journal]);
     assert!(said.contains("web-2"), "{said}");
     operator.must(&["stop", "web-2", "--force"]);
     operator.must(&["rm", "web-2"]);
-    operator.must(&["images", "rm", "web-2-root"]);
-    operator.must(&["images", "rm", "web-2-journal"]);
+    // What somebody may be at work on is not pruned.
+    operator.must(&["images", "prune"]);
+    assert_eq!(made_for(&story, "web-2"), images);
+    for image in &images {
+        operator.must(&["images", "rm", image]);
+    }
+    assert_no_image_is_left(&story);
+    // A clone that can't be is none, and leaves nothing.
+    let large = operator.run(&["clone", "web-1", "web-3", "--on", "h9"]);
+    assert_eq!(large.status.code(), Some(5));
+    operator.must(&["drain", "h2"]);
+    let refused = operator.run(&["clone", "web-1", "web-3", "--on", "h2"]);
+    assert!(!refused.status.success());
     assert_no_image_is_left(&story);
 }
 
@@ -187,15 +208,17 @@ fn lab_an_image_of_a_disk_is_whole_or_not_there_whoever_dies() {
     operator.must(&["images", "rm", "golden"]);
     assert_no_image_is_left(&story);
 
-    // A person has had enough: nothing of it is left.
-    let mut taking = operator.begin(&[&["images", "take", "web-1", "never"][..], &slow].concat());
-    is_being_made("never");
-    let said = story.refused(&["snapshots", "rm", "web-1", &snapshot(&story)]);
-    assert!(said.contains("image"), "{said}");
-    let mut interrupt = Command::new("kill");
-    interrupt.args(["-INT", &taking.id().to_string()]).status().expect("kill can be run");
-    assert_eq!(taking.wait().expect("it can be waited for").code(), Some(130));
-    assert_no_image_is_left(&story);
+    // A person has had enough, or what runs it by a timer: nothing of it is left.
+    for (signal, image) in [("-INT", "never"), ("-TERM", "neither")] {
+        let mut taking = operator.begin(&[&["images", "take", "web-1", image][..], &slow].concat());
+        is_being_made(image);
+        let said = story.refused(&["snapshots", "rm", "web-1", &snapshot(&story)]);
+        assert!(said.contains("image"), "{said}");
+        let mut kill = Command::new("kill");
+        kill.args([signal, &taking.id().to_string()]).status().expect("kill can be run");
+        assert_eq!(taking.wait().expect("it can be waited for").code(), Some(130));
+        assert_no_image_is_left(&story);
+    }
 }
 
 /// The one snapshot that the VM has.

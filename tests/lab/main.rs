@@ -26,6 +26,8 @@ mod power;
 
 mod readers;
 
+mod users;
+
 mod resize;
 
 mod snapshots;

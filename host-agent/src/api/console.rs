@@ -10,13 +10,12 @@ use hypervisor::{Definition, Serial, call};
 use protocol::id::JobId;
 use protocol::job::{Job, JobKind};
 use protocol::refusal::Refusal;
-use protocol::trust::Right;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use transport::stream::Upgrade;
 use transport::{Peer, ProblemReply};
 
-use super::Api;
+use super::{Api, right_over};
 use crate::console::{Begin, Outlet, Typing, serve};
 
 /// Scrollback sent when nobody says how much.
@@ -42,7 +41,7 @@ pub(super) async fn open(
     upgrade: Upgrade,
 ) -> Result<Response, ProblemReply> {
     // What a guest prints may hold secrets: looking at it is more than reading states.
-    api.permit(peer, Right::Run)?;
+    api.permit_over(peer, &id)?;
     let job = api.feed.job(&id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
     if matches!(job.spec.kind, JobKind::Service(_)) {
         let message = format!("{id} is a service and has a log, not a console");
@@ -60,7 +59,7 @@ pub(super) async fn open(
         None => Typing::Opens(Arc::clone(&api.hv), uuid),
     });
     let outlet = Outlet { log, recorder };
-    let upgrade = upgrade.until(api.forbidden(peer, Right::Run));
+    let upgrade = upgrade.until(api.forbidden_over(peer, right_over(&job.spec)));
     Ok(upgrade.frames(move |frames| serve(frames, outlet, begin, typing)))
 }
 

@@ -11,16 +11,17 @@ use http_body_util::BodyExt as _;
 use protocol::api::{ImageReply, SHA256_HEADER};
 use protocol::host::ImageFacts;
 use protocol::id::ImageName;
-use protocol::image::{FetchImage, ImageList, ImageStatus};
+use protocol::image::{FetchImage, FetchTrouble, ImageList, ImageStatus};
 use protocol::job::Role;
 use protocol::refusal::Refusal;
+use protocol::resources::{Bytes, Resources};
 use protocol::signed::Digest;
 use protocol::trust::Right;
 use tokio::io::AsyncSeekExt as _;
 use tokio_util::io::ReaderStream;
 use transport::{Json, Peer, ProblemReply};
 
-use super::Api;
+use super::{Api, UNTOLD_BYTES_MAX};
 use crate::images::name_taken;
 use crate::library::{Asked, LibraryError};
 use crate::storage::StorageError;
@@ -67,15 +68,36 @@ pub(super) async fn put_image(
         return Ok(created(name, facts));
     }
     let mut part = images.upload(&name).await.map_err(problem)?;
+    let length: Option<u64> =
+        headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if let Some(bytes) = length {
+        api.library.take_room(&part, bytes).await.map_err(no_room)?;
+    }
     let mut body = body;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| ProblemReply::new(400, "broken-body", e.to_string()))?;
         if let Ok(bytes) = frame.into_data() {
             part.write(&bytes).await.map_err(problem)?;
         }
+        if length.is_none() && part.bytes() > UNTOLD_BYTES_MAX {
+            let limit = Bytes(UNTOLD_BYTES_MAX);
+            let detail = format!("over {limit} without Content-Length: say how large it is");
+            return Err(ProblemReply::new(413, "body-too-large", detail));
+        }
     }
     let facts = api.library.place(part, &name, Some(announced)).await.map_err(problem)?;
     Ok(created(name, facts))
+}
+
+/// Looked for before the first byte is taken.
+fn no_room(why: FetchTrouble) -> ProblemReply {
+    match why {
+        FetchTrouble::NoSpace { needed_bytes: disk_bytes, free, capacity } => {
+            let asked = Resources { disk_bytes, ..Resources::ZERO };
+            Refusal::NoCapacity { asked, free, capacity }.into()
+        }
+        why => ProblemReply::new(507, "storage", why.to_string()),
+    }
 }
 
 fn created(name: ImageName, facts: ImageFacts) -> Response {

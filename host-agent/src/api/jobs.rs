@@ -45,7 +45,7 @@ pub(super) async fn put_job(
     Path(id): Path<JobId>,
     Json(put): Json<PutJob>,
 ) -> Result<Response, ProblemReply> {
-    api.permit(peer, right_over(&put.spec.kind))?;
+    api.permit(peer, right_to_put(&put.spec.kind))?;
     answer(api.ask(Request::Put { job: id, put }).await?, StatusCode::CREATED)
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn stop(
     Path(id): Path<JobId>,
     Json(stop): Json<StopJob>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &id)?;
+    api.permit_over(peer, &id)?;
     answer(api.ask(Request::Stop { job: id, stop }).await?, StatusCode::ACCEPTED)
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn reboot(
 }
 
 async fn act(api: &Api, peer: Peer, job: JobId, act: Act) -> Result<Response, ProblemReply> {
-    permit_over(api, peer, &job)?;
+    api.permit_over(peer, &job)?;
     answer(api.ask(Request::Act { job, act }).await?, StatusCode::ACCEPTED)
 }
 
@@ -127,7 +127,7 @@ async fn set_protection(
     job: JobId,
     is_protected: bool,
 ) -> Result<Response, ProblemReply> {
-    permit_over(api, peer, &job)?;
+    api.permit_over(peer, &job)?;
     answer(api.ask(Request::Protect { job, is_protected }).await?, StatusCode::ACCEPTED)
 }
 
@@ -137,7 +137,7 @@ pub(super) async fn resize(
     Path(id): Path<JobId>,
     Json(resize): Json<ResizeJob>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &id)?;
+    api.permit_over(peer, &id)?;
     answer(api.ask(Request::Resize { job: id, resize }).await?, StatusCode::ACCEPTED)
 }
 
@@ -147,7 +147,7 @@ pub(super) async fn undo_resize(
     Path(id): Path<JobId>,
     Query(undo): Query<Undo>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &id)?;
+    api.permit_over(peer, &id)?;
     let request = Request::UndoResize { job: id, run: undo.key() };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
@@ -169,7 +169,7 @@ pub(super) async fn take_snapshot(
     peer: Peer,
     Path((job, name)): Path<(JobId, SnapshotName)>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &job)?;
+    api.permit_over(peer, &job)?;
     // What it may keep is known to the files alone.
     let spec = published(&api, &job)?.spec;
     let measured = match spec.as_vm() {
@@ -186,7 +186,7 @@ pub(super) async fn revert(
     Path((job, name)): Path<(JobId, SnapshotName)>,
     Json(revert): Json<RevertJob>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &job)?;
+    api.permit_over(peer, &job)?;
     answer(api.ask(Request::Revert { job, name, revert }).await?, StatusCode::ACCEPTED)
 }
 
@@ -195,7 +195,7 @@ pub(super) async fn delete_snapshot(
     peer: Peer,
     Path((job, name)): Path<(JobId, SnapshotName)>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &job)?;
+    api.permit_over(peer, &job)?;
     answer(api.ask(Request::DeleteSnapshot { job, name }).await?, StatusCode::ACCEPTED)
 }
 
@@ -206,7 +206,7 @@ pub(super) async fn migrate(
     Query(planned): Query<Planned>,
     Json(migrate): Json<MigrateJob>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &id)?;
+    api.permit_over(peer, &id)?;
     let request = Request::Migrate { job: id, migrate, revision: planned.revision };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
@@ -224,7 +224,7 @@ pub(super) async fn cancel_migration(
     Path(id): Path<JobId>,
     Query(undo): Query<Undo>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &id)?;
+    api.permit_over(peer, &id)?;
     let request = Request::CancelMigration { job: id, run: undo.key() };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
@@ -273,7 +273,7 @@ pub(super) async fn delete_job(
     Query(undo): Query<Undo>,
     Query(Also { shared }): Query<Also>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &id)?;
+    api.permit_over(peer, &id)?;
     let request = Request::Delete { job: id, run: undo.key(), shared };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
@@ -283,7 +283,7 @@ pub(super) async fn release(
     peer: Peer,
     Path(id): Path<JobId>,
 ) -> Result<Response, ProblemReply> {
-    permit_over(&api, peer, &id)?;
+    api.permit_over(peer, &id)?;
     answer(api.ask(Request::Release(id)).await?, StatusCode::ACCEPTED)
 }
 
@@ -303,7 +303,7 @@ pub(super) async fn service_log(
     let job = published(&api, &id)?;
     if job.spec.as_vm().is_some() {
         // What a guest prints may hold secrets.
-        api.permit(peer, Right::Run)?;
+        api.permit_over(peer, &id)?;
     }
     let file = match job.spec.kind {
         JobKind::Service(_) => api.storage.service_folder(&id).join("log"),
@@ -322,17 +322,12 @@ fn read_tail(file: &std::path::Path, bytes: u64) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&tail).into_owned())
 }
 
-/// Services are Ostler's own: only an operator starts and stops them.
-fn right_over(kind: &JobKind) -> Right {
+/// What is needed to put a job here: users have theirs put by controllers.
+fn right_to_put(kind: &JobKind) -> Right {
     match kind {
         JobKind::Vm(_) | JobKind::OneOff(_) => Right::Run,
         JobKind::Service(_) => Right::Govern,
     }
-}
-
-fn permit_over(api: &Api, peer: Peer, id: &JobId) -> Result<(), ProblemReply> {
-    let right = api.feed.job(id).map_or(Right::Run, |job| right_over(&job.spec.kind));
-    api.permit(peer, right)
 }
 
 fn published(api: &Api, id: &JobId) -> Result<Job, ProblemReply> {

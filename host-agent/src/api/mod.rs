@@ -27,6 +27,8 @@ use axum::routing::{delete, get, post, put};
 use hypervisor::Hypervisor;
 use protocol::api::Health;
 use protocol::host::{Host, Inventory};
+use protocol::id::{JobId, TenantId};
+use protocol::job::{JobKind, JobSpec};
 use protocol::refusal::Refusal;
 use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
@@ -49,8 +51,10 @@ use crate::storage::Storage;
 use crate::store::Damage;
 use crate::trust_file::TrustFile;
 
-/// Largest image, however it comes.
-pub(crate) const IMAGE_BYTES_MAX: u64 = 64 << 30;
+/// Largest image, however it comes: the largest file of ext4. Whether there is room is looked at first.
+pub(crate) const IMAGE_BYTES_MAX: u64 = 16 << 40;
+/// Largest one that somebody sends without saying how large it is.
+pub(crate) const UNTOLD_BYTES_MAX: u64 = 64 << 30;
 
 /// Images given to others at a time: enough to fill a network, and the guests' disks go on.
 pub(crate) const GIVEN_AT_ONCE: usize = 8;
@@ -187,12 +191,31 @@ impl Api {
         permit(self.trust.borrow().as_ref(), peer, right).map_err(ProblemReply::from)
     }
 
+    /// The same for what is done to a job, or shown of it: whoever may run jobs may, and a user of its tenant.
+    /// Services are Ostler's own: only an operator starts and stops them.
+    fn permit_over(&self, peer: Peer, job: &JobId) -> Result<(), ProblemReply> {
+        let right = match self.feed.job(job) {
+            Some(job) => right_over(&job.spec),
+            None => RightOver::Any(Right::Run),
+        };
+        permit_over(self.trust.borrow().as_ref(), peer, &right).map_err(ProblemReply::from)
+    }
+
     /// Ends when the caller loses the right: a stream that is open must not outlive it.
     fn forbidden(&self, peer: Peer, right: Right) -> impl Future<Output = ()> + Send + 'static {
+        self.forbidden_over(peer, RightOver::Any(right))
+    }
+
+    /// The same for what is shown of a job.
+    fn forbidden_over(
+        &self,
+        peer: Peer,
+        right: RightOver,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let mut trust = self.trust.subscribe();
         async move {
             let is_lost =
-                |in_force: &Option<InForce>| permit(in_force.as_ref(), peer, right).is_err();
+                |in_force: &Option<InForce>| permit_over(in_force.as_ref(), peer, &right).is_err();
             // Without a sender there is no agent any more.
             let _ = trust.wait_for(is_lost).await;
         }
@@ -218,8 +241,31 @@ impl Api {
 }
 
 fn permit(in_force: Option<&InForce>, peer: Peer, right: Right) -> Result<(), Refusal> {
+    permit_over(in_force, peer, &RightOver::Any(right))
+}
+
+/// What somebody needs.
+#[derive(Debug, Clone)]
+enum RightOver {
+    /// This right, over everything.
+    Any(Right),
+    /// To run VMs, at least this tenant's.
+    VmsOf(TenantId),
+}
+
+fn right_over(spec: &JobSpec) -> RightOver {
+    match spec.kind {
+        JobKind::Vm(_) | JobKind::OneOff(_) => RightOver::VmsOf(spec.tenant.clone()),
+        JobKind::Service(_) => RightOver::Any(Right::Govern),
+    }
+}
+
+fn permit_over(in_force: Option<&InForce>, peer: Peer, right: &RightOver) -> Result<(), Refusal> {
     match in_force {
-        Some(in_force) if peer.via != Via::Unix => in_force.trust.permit(peer.key.as_ref(), right),
+        Some(InForce { trust, .. }) if peer.via != Via::Unix => match right {
+            RightOver::Any(right) => trust.permit(peer.key.as_ref(), *right),
+            RightOver::VmsOf(tenant) => trust.permit_over(peer.key.as_ref(), tenant),
+        },
         _ => Ok(()),
     }
 }

@@ -9,13 +9,12 @@ use hypervisor::{ErrorKind, HypervisorError, call};
 use protocol::id::JobId;
 use protocol::job::{Job, JobKind};
 use protocol::refusal::Refusal;
-use protocol::trust::Right;
 use tokio::task::spawn_blocking;
 use transport::stream::Upgrade;
 use transport::{Peer, ProblemReply};
 use uuid::Uuid;
 
-use super::Api;
+use super::{Api, right_over};
 use crate::screen::{png_of, serve};
 
 /// libvirt answers within milliseconds, or waits for its own lock for 30 s.
@@ -33,7 +32,7 @@ pub(super) async fn vnc(
     let (job, uuid) = find(&api, peer, &id)?;
     let opened = call(&api.hv, "open graphics", DEADLINE, move |hv| hv.open_graphics(uuid)).await;
     let guest = opened.map_err(|error| no(&job, &error))?;
-    let upgrade = upgrade.until(api.forbidden(peer, Right::Run));
+    let upgrade = upgrade.until(api.forbidden_over(peer, right_over(&job.spec)));
     Ok(upgrade.frames(move |frames| serve(frames, guest)))
 }
 
@@ -55,7 +54,7 @@ pub(super) async fn screenshot(
 /// The job, if the caller may see what it shows and it can show something.
 fn find(api: &Api, peer: Peer, id: &JobId) -> Result<(Job, Uuid), ProblemReply> {
     // What a guest shows may be secret, as on its console.
-    api.permit(peer, Right::Run)?;
+    api.permit_over(peer, id)?;
     let job = api.feed.job(id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
     let has_screen = match &job.spec.kind {
         JobKind::Service(_) => false,

@@ -13,7 +13,7 @@ use protocol::api::HoldDebits;
 use protocol::event::{Event, Fact};
 use protocol::history::HistoryConfig;
 use protocol::host::{Host, HostIntent, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, PoolName, SnapshotName};
+use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, PoolName};
 use protocol::job::{JobState, ObservedDomain, Reason, RunKey};
 use protocol::pool::{PoolFacts, PoolsConfig};
 use protocol::refusal::Refusal;
@@ -32,6 +32,7 @@ use super::ledger::{JobRecord, LedgerState, Write};
 use super::networks::KnownNetworks;
 use super::offers::Offers;
 use super::one_off::Heard;
+use super::reading::Reading;
 use super::resizing::{Giving, is_changing};
 use super::table::Table;
 
@@ -63,8 +64,8 @@ pub(super) struct Entry {
     /// True when the work for the snapshot that is under way was begun, in this or perhaps an earlier life:
     /// what is found of it is its own.
     pub(super) is_snapshot_tried: bool,
-    /// Snapshots that images are being made of, and how many of each.
-    pub(super) readings: BTreeMap<SnapshotName, u32>,
+    /// Who makes an image of one of its disks, by their names.
+    pub(super) readings: BTreeMap<Uuid, Reading>,
     /// What libvirt has said of it since its work began, and nobody has looked into yet.
     pub(super) unseen: Option<Lifecycle>,
     /// What a one-off job's console was last seen to hold.
@@ -318,8 +319,8 @@ impl Agent {
             }
             Request::Revert { job, name, revert } => self.revert(now, &job, &name, &revert, out),
             Request::DeleteSnapshot { job, name } => self.delete_snapshot(now, &job, &name, out),
-            Request::ReadSnapshot { job, name } => self.read_snapshot(&job, &name),
-            Request::EndReading { job, name } => self.end_reading(&job, &name),
+            Request::ReadSnapshot { job, name, reader } => self.read_snapshot(&job, &name, reader),
+            Request::EndReading { job, reader } => self.end_reading(&job, reader),
             Request::Migrate { job, migrate, revision } => {
                 self.migrate(now, &job, migrate, revision, out)
             }

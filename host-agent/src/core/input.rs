@@ -232,13 +232,15 @@ pub enum Request {
         job: JobId,
         /// Which.
         name: SnapshotName,
+        /// Who reads, by a name that nobody else has.
+        reader: uuid::Uuid,
     },
-    /// Say whether it was there all the time, and that it is read no more.
+    /// Say whether it was there all the time, and that it is read no more. Harmless when it never was.
     EndReading {
         /// Its id.
         job: JobId,
-        /// Which.
-        name: SnapshotName,
+        /// Who has read.
+        reader: uuid::Uuid,
     },
     /// Send a job to another host.
     Migrate {
@@ -347,6 +349,8 @@ pub enum Reply {
     Reading {
         /// The VM whose disks have it.
         vm: Box<VmSpec>,
+        /// Of which moment it is, in milliseconds since 1970 by the host's clock.
+        taken_ms: Option<u64>,
         /// By what right, if they are in a pool.
         turn: Option<Box<Turn>>,
     },

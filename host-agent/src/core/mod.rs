@@ -43,6 +43,7 @@ pub use leaving::{Leaver, Leaving};
 mod snapshots;
 pub use snapshots::LastRevert;
 mod reading;
+pub(crate) use reading::readable;
 
 mod one_off;
 

@@ -161,6 +161,7 @@ impl Agent {
             Some(other) if is_at_work || !is_reverting(other) => return Err(busy(&record.job)),
             _ => check_settled(&record.job)?,
         }
+        self.check_nothing_read(&record.job)?;
         let mut record = record.clone();
         record.job.revision = revert.revision;
         record.last_revert = Some(Box::new(last));

@@ -227,6 +227,13 @@ impl Agent {
             return Ok(());
         };
         let job = &entry.record.job;
+        if spec.tenant != job.spec.tenant {
+            let (tenant, other) = (&job.spec.tenant, &spec.tenant);
+            let message = format!(
+                "{id} is tenant {tenant}'s here: delete it first, or choose another name for tenant {other}'s"
+            );
+            return Err(Refusal::Invalid { message });
+        }
         if revision <= job.revision {
             return Err(Refusal::RevisionConflict { job: id.clone(), current: job.revision });
         }

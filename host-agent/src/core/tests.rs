@@ -1126,3 +1126,25 @@ fn a_send_that_was_taken_back_or_done_is_not_done_again() {
     let late = Request::Migrate { job: job_id("web-1"), migrate, revision: None };
     assert_eq!(refusal(source.ask(late)), "task-undone");
 }
+
+#[test]
+fn a_name_stays_its_tenants_until_the_job_is_deleted() {
+    let mut bench = Bench::lone();
+    let of = |tenant: &str| JobSpec {
+        tenant: tenant.parse().unwrap(),
+        ..JobSpec::vm(VmSpec { vcpus: 1, memory_bytes: 64 << 20, ..VmSpec::default() })
+    };
+    let put = |bench: &mut Bench, revision: u64, tenant: &str| {
+        let (revision, spec) = (Revision(revision), of(tenant));
+        bench.put("web-1", PutJob { revision, spec, ticket: None, run: None, finds_disks: false })
+    };
+    put(&mut bench, 1, "a").unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let stop = StopJob { grace_ms: 0, run: None };
+    bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let said = put(&mut bench, 2, "b").unwrap_err().to_string();
+    assert!(said.contains("is tenant a's"), "{said}");
+    put(&mut bench, 2, "a").unwrap();
+    bench.end_work(WorkOutcome::Done);
+}

@@ -181,7 +181,7 @@ pub(crate) enum ImagesCommand {
         /// What the disk was in this snapshot [default: what it is now]
         #[arg(long)]
         snapshot: Option<SnapshotName>,
-        /// How fast it is read, a second [default: as fast as it goes]
+        /// How fast it is written, a second [default: as fast as it goes]
         #[arg(long, value_name = "SIZE")]
         limit: Option<Bytes>,
     },
@@ -196,6 +196,8 @@ pub(crate) enum ImagesCommand {
         #[arg(long, value_name = "SIZE")]
         limit: Option<Bytes>,
     },
+    /// Delete images that `clone`, `restore` and `backup` have made, where no VM needs them any more
+    Prune,
     /// Delete an image from the hosts, if no VM's disks are made from it
     Rm {
         /// The image

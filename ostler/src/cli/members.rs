@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use protocol::id::TenantId;
 use protocol::signed::PublicKey;
 
 use super::values::Ms;
@@ -145,6 +146,35 @@ pub(crate) enum ReadersCommand {
     Remove {
         /// Its name, or the key
         reader: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UsersArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<UsersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UsersCommand {
+    /// Print the key of this context (`--context`), which need not belong to any cluster yet
+    Key,
+    /// Let a key run the VMs of a tenant, such as `ostler users key` prints in another context. Its owner
+    /// then runs `ostler trust fetch` there
+    Add {
+        /// The key
+        key: PublicKey,
+        /// What to call it
+        #[arg(long)]
+        name: String,
+        /// Whose VMs
+        #[arg(long)]
+        tenant: TenantId,
+    },
+    /// Let a key run VMs no more
+    Remove {
+        /// Its name, or the key
+        user: String,
     },
 }
 

@@ -87,9 +87,9 @@ pub(crate) struct RunArgs {
     /// Move other VMs to other hosts first, where that makes it fit
     #[arg(long)]
     pub(crate) make_room: bool,
-    /// Whose quota it counts against
-    #[arg(long, default_value = "default")]
-    pub(crate) tenant: TenantId,
+    /// Whose it is, and whose quota it counts against [default: the tenant of this context's key, or `default`]
+    #[arg(long)]
+    pub(crate) tenant: Option<TenantId>,
     /// A word for people and selectors
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) label: Vec<(String, String)>,

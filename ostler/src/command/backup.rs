@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use transport::Clock;
 
 use self::kept::{Backup, Folder};
+use crate::cli::Global;
 use crate::exit::{Code, Failure};
 use crate::session::Session;
 use crate::show;
@@ -64,7 +65,7 @@ struct TakeArgs {
     /// Once there is a new one, keep so many of each VM, and delete older ones [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
-    /// How fast disks are read, a second [default: as fast as it goes]
+    /// How fast images of disks are written, a second [default: as fast as it goes]
     #[arg(long, value_name = "SIZE")]
     limit: Option<Bytes>,
 }
@@ -87,29 +88,52 @@ struct RestoreArgs {
     no_wait: bool,
 }
 
-pub(crate) async fn run(session: &Session, args: BackupArgs) -> Result<Code, Failure> {
-    match args.command {
-        BackupCommand::Take(args) => take::run(session, args).await,
-        BackupCommand::Ls { folder } => ls(session, &Folder::at(&folder)?),
-        BackupCommand::Check { folder } => check(session, &Folder::at(&folder)?).await,
-        BackupCommand::Restore(args) => restore::run(session, args).await,
+impl BackupArgs {
+    /// Whether it looks at files alone, and needs no cluster.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self.command, BackupCommand::Ls { .. } | BackupCommand::Check { .. })
     }
 }
 
-fn ls(session: &Session, folder: &Folder) -> Result<Code, Failure> {
-    let backups = folder.backups()?;
-    if session.is_json {
+pub(crate) async fn run(session: &Session, args: BackupArgs) -> Result<Code, Failure> {
+    match args.command {
+        BackupCommand::Take(args) => take::run(session, args).await,
+        BackupCommand::Restore(args) => restore::run(session, args).await,
+        here => look(here, session.is_json).await,
+    }
+}
+
+/// What needs no cluster: there may be none any more.
+pub(crate) async fn here(global: &Global, args: BackupArgs) -> Result<Code, Failure> {
+    look(args.command, global.json).await
+}
+
+async fn look(command: BackupCommand, is_json: bool) -> Result<Code, Failure> {
+    match command {
+        BackupCommand::Ls { folder } => ls(is_json, &Folder::at(&folder)?),
+        BackupCommand::Check { folder } => check(is_json, &Folder::at(&folder)?).await,
+        BackupCommand::Take(_) | BackupCommand::Restore(_) => unreachable!("they need a cluster"),
+    }
+}
+
+fn ls(is_json: bool, folder: &Folder) -> Result<Code, Failure> {
+    let (backups, unreadable) = folder.backups()?;
+    for failure in &unreadable {
+        show::note(&format!("warning: {}", failure.cause()));
+    }
+    if is_json {
         let shown: Vec<Value> = backups.iter().map(Backup::json).collect();
         show::json_pretty(&json!({ "backups": shown }));
         return Ok(Code::Ok);
     }
     let now_ms = Clock::real().now().wall_ms;
     let cells = backups.into_iter().map(|backup| {
-        let disks: Vec<&str> = backup.told.disks.iter().map(|disk| disk.name.as_str()).collect();
+        let disks: Vec<&str> =
+            backup.manifest.disks.iter().map(|disk| disk.name.as_str()).collect();
         [
-            backup.told.vm.to_string(),
-            show::moment(backup.told.taken_ms),
-            show::age(now_ms.saturating_sub(backup.told.taken_ms)),
+            backup.manifest.vm.to_string(),
+            show::moment(backup.manifest.taken_ms),
+            show::age(now_ms.saturating_sub(backup.manifest.taken_ms)),
             Bytes(backup.bytes()).to_string(),
             disks.join(","),
             backup.path.display().to_string(),
@@ -120,21 +144,25 @@ fn ls(session: &Session, folder: &Folder) -> Result<Code, Failure> {
 }
 
 /// Reads every byte: a disk that forgets says so only then.
-async fn check(session: &Session, folder: &Folder) -> Result<Code, Failure> {
-    let backups = folder.backups()?;
-    if backups.is_empty() {
+async fn check(is_json: bool, folder: &Folder) -> Result<Code, Failure> {
+    let (backups, unreadable) = folder.backups()?;
+    if backups.is_empty() && unreadable.is_empty() {
         let what = format!("no backup in {}", folder.path().display());
         return Err(Failure::new(Code::NotFound, what).next("ostler backup take VM --to FOLDER"));
     }
     let mut code = Code::Ok;
+    for failure in unreadable {
+        code = Code::Failed;
+        failure.tell(is_json);
+    }
     for backup in backups {
         let path = backup.path.display().to_string();
         let damage = backup.check().await;
         if damage.is_some() {
             code = Code::Failed;
         }
-        if session.is_json {
-            show::json(&json!({ "backup": path, "is_whole": damage.is_none(), "damage": damage }));
+        if is_json {
+            show::json(&json!({ "path": path, "is_whole": damage.is_none(), "damage": damage }));
         } else {
             show::line(&format!("{path}: {}", damage.as_deref().unwrap_or("is what was written")));
         }

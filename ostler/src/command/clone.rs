@@ -4,16 +4,16 @@
 //! host, which copies these first.
 
 use protocol::api::Want;
-use protocol::id::{ImageName, JobId, SnapshotName};
+use protocol::id::{HostId, JobId, SnapshotName};
 use protocol::job::{JobKind, JobSpec};
 use protocol::resources::Bytes;
-use protocol::vm::{DiskSpec, VmSpec};
-use uuid::Uuid;
+use protocol::vm::VmSpec;
 
-use super::images::await_images;
+use super::images::{Place, await_images};
 use super::run::{check_name, start};
-use super::taking::{Origin, Wanted};
+use super::taking::{DiskImage, Original, images_for};
 use crate::exit::{Code, Failure};
+use crate::interrupt::Interrupts;
 use crate::session::Session;
 use crate::show;
 
@@ -32,7 +32,7 @@ pub(crate) struct CloneArgs {
     /// Move others away if that makes room for it
     #[arg(long)]
     make_room: bool,
-    /// How fast its disks are read, a second [default: as fast as it goes]
+    /// How fast the images are written, a second [default: as fast as it goes]
     #[arg(long, value_name = "SIZE")]
     limit: Option<Bytes>,
     /// Return as soon as the controller has taken it
@@ -41,9 +41,10 @@ pub(crate) struct CloneArgs {
 }
 
 pub(crate) async fn run(session: &Session, args: CloneArgs) -> Result<Code, Failure> {
+    let interrupts = Interrupts::listen()?;
     let picture = session.picture().await?;
     picture.warn();
-    let CloneArgs { vm, name, .. } = args;
+    let CloneArgs { vm, name, make_room, no_wait, .. } = args;
     check_name(&name)?;
     if picture.job(&name).is_ok() {
         let what = format!("there is a VM {name} already");
@@ -51,41 +52,73 @@ pub(crate) async fn run(session: &Session, args: CloneArgs) -> Result<Code, Fail
     }
     let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
     let on = on.map(|row| row.host.id.clone());
-    let origin = Origin::find(session, &picture, &vm).await?;
-    let wanted = wanted(origin.vm()?, |disk| format!("{name}-{disk}"));
-    let spec = likened(&origin.job.spec, &wanted)?;
-    let taken = origin.take(args.snapshot, &wanted, args.limit.map(|size| size.0)).await?;
-    let images: Vec<&str> = wanted.iter().map(|wanted| wanted.image.as_str()).collect();
+    let mut original = Original::find(session, &interrupts, &picture, &vm).await?;
+    let images = images_for(name.as_str(), original.vm()?);
+    likened(&original.job.spec, &images)?;
+    let taken = original.take(args.snapshot, &images, args.limit.map(|size| size.0)).await?;
+    let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
     show::note(&format!(
-        "made of {vm} as it was at {}: images {} on {}, which stay as long as {name} needs them",
+        "made of {vm} as it was at {}: images {} on {}; once no VM needs them, `ostler images prune` deletes them",
         show::moment(taken.at_ms),
-        images.join(", "),
-        origin.place.name
+        names.join(", "),
+        original.place.name
     ));
-    let images = taken.images.iter().map(|(wanted, _)| &wanted.image);
-    await_images(session, &origin.place.host.id, images).await?;
-    if session.is_without_controller() {
-        return start(session, &session.picture().await?, &name, spec, on, !args.no_wait).await;
+    let mut spec = likened(&original.job.spec, &images)?;
+    fit(&mut spec, taken.images.iter().map(|(image, facts)| (&image.disk, facts.virtual_bytes)));
+    let start = Start { name, spec, on, make_room, is_waiting: !no_wait };
+    let started = start_from(session, &interrupts, &original.place, &images, start).await;
+    if !matches!(started, Ok(Code::Ok | Code::Interrupted)) {
+        for image in &images {
+            original.forget(&image.name).await;
+        }
     }
-    let want = Want::Run { job: name, spec, on };
-    session.want_with_room(want, args.make_room, !args.no_wait).await
+    started
 }
 
-/// An image of each disk, called so if an image can be; else by this moment, and nobody else's.
-pub(super) fn wanted(vm: &VmSpec, name: impl Fn(&str) -> String) -> Vec<Wanted> {
-    let salt = Uuid::now_v7().simple();
-    let one = |(at, disk): (usize, &DiskSpec)| {
-        let image = ImageName::new(name(&disk.name));
-        let image = image.or_else(|_| ImageName::new(format!("disk-{salt}-{at}")));
-        let image = image.expect("letters, digits and dashes, and not too many");
-        Wanted { disk: disk.name.clone(), image }
-    };
-    vm.disks.iter().enumerate().map(one).collect()
+/// A VM that is to begin with images.
+pub(super) struct Start {
+    pub(super) name: JobId,
+    pub(super) spec: JobSpec,
+    /// Only here, if given.
+    pub(super) on: Option<HostId>,
+    pub(super) make_room: bool,
+    pub(super) is_waiting: bool,
+}
+
+/// Starts it once its images are seen.
+pub(super) async fn start_from(
+    session: &Session,
+    interrupts: &Interrupts,
+    place: &Place,
+    images: &[DiskImage],
+    asked: Start,
+) -> Result<Code, Failure> {
+    let Start { name, spec, on, make_room, is_waiting } = asked;
+    let names = images.iter().map(|image| &image.name);
+    tokio::select! {
+        seen = await_images(session, &place.host.id, names) => seen?,
+        () = interrupts.any() => interrupts.check(&format!("{name} was not started"))?,
+    }
+    if session.is_without_controller() {
+        return start(session, &session.picture().await?, &name, spec, on, is_waiting).await;
+    }
+    let want = Want::Run { job: name, spec, on };
+    session.want_with_room(want, make_room, is_waiting).await
+}
+
+/// Makes disks no smaller than their images: one may have grown since its spec was read.
+pub(super) fn fit<'a>(spec: &mut JobSpec, images: impl Iterator<Item = (&'a String, u64)>) {
+    let JobKind::Vm(vm) = &mut spec.kind else { return };
+    for (name, virtual_bytes) in images {
+        if let Some(disk) = vm.disks.iter_mut().find(|disk| disk.name == *name) {
+            disk.size_bytes = disk.size_bytes.max(virtual_bytes);
+        }
+    }
 }
 
 /// A VM like another one, that begins with these images: what must not be there twice is left out. It is a
 /// VM of its own that nobody has protected yet.
-pub(super) fn likened(spec: &JobSpec, images: &[Wanted]) -> Result<JobSpec, Failure> {
+pub(super) fn likened(spec: &JobSpec, images: &[DiskImage]) -> Result<JobSpec, Failure> {
     let JobKind::Vm(vm) = &spec.kind else {
         return Err(Failure::usage("only a VM that goes on is cloned: a one-off job is run again"));
     };
@@ -97,16 +130,16 @@ pub(super) fn likened(spec: &JobSpec, images: &[Wanted]) -> Result<JobSpec, Fail
 }
 
 /// Has a VM's disks made from images.
-pub(super) fn begin_with(vm: &mut VmSpec, images: &[Wanted]) {
+pub(super) fn begin_with(vm: &mut VmSpec, images: &[DiskImage]) {
     for disk in &mut vm.disks {
-        let image = images.iter().find(|wanted| wanted.disk == disk.name);
-        disk.image = image.map(|wanted| wanted.image.clone());
+        let image = images.iter().find(|image| image.disk == disk.name);
+        disk.image = image.map(|image| image.name.clone());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use protocol::vm::{NicSpec, Plug};
+    use protocol::vm::{DiskSpec, NicSpec, Plug};
 
     use super::*;
 
@@ -126,24 +159,16 @@ mod tests {
     #[test]
     fn a_clone_begins_with_its_images_and_has_nothing_that_there_is_once() {
         let spec = spec();
-        let wanted = wanted(spec.as_vm().unwrap(), |disk| format!("web-2-{disk}"));
-        let clone = likened(&spec, &wanted).unwrap();
+        let images = images_for("web-2", spec.as_vm().unwrap());
+        let clone = likened(&spec, &images).unwrap();
         let vm = clone.as_vm().unwrap();
-        let images: Vec<_> = vm.disks.iter().filter_map(|disk| disk.image.as_ref()).collect();
-        assert_eq!(
-            images,
-            ["web-2-root", "web-2-data"].map(|name| name.parse().unwrap()).each_ref()
-        );
+        let begun = vm.disks.iter().filter_map(|disk| disk.image.as_ref());
+        assert!(begun.eq(images.iter().map(|image| &image.name)));
         assert_eq!((vm.nics[0].mac.as_ref(), vm.protected), (None, false));
+        let mut grown = clone.clone();
+        fit(&mut grown, [(&"data".to_owned(), 2 << 20)].into_iter());
+        let sizes: Vec<_> = grown.as_vm().unwrap().disks.iter().map(|d| d.size_bytes).collect();
+        assert_eq!(sizes, [1 << 20, 2 << 20]);
         assert_eq!(vm.disks[0].size_bytes, 1 << 20);
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_for_an_image_is_in_nobodys_way() {
-        let spec = spec();
-        let of = || wanted(spec.as_vm().unwrap(), |disk| format!("{}-{disk}", "x".repeat(200)));
-        let (some, others) = (of(), of());
-        assert_eq!(some.len(), 2);
-        assert!(some.iter().all(|one| others.iter().all(|other| one.image != other.image)));
     }
 }

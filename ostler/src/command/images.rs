@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use transport::{CallError, Clock, Endpoint, Method};
 
 use super::import;
-use super::taking::{Origin, Wanted};
+use super::taking::{DiskImage, Original, check_names, is_left};
 use crate::cli::{ImagesArgs, ImagesCommand};
 use crate::exit::{Code, Failure, code_of};
+use crate::interrupt::Interrupts;
 use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
@@ -54,15 +55,18 @@ pub(crate) async fn run(session: &Session, args: ImagesArgs) -> Result<Code, Fai
             import::copy(session, &picture, &name, &on, limit.map(|size| size.0)).await
         }
         ImagesCommand::Take { vm, name, disk, snapshot, limit } => {
-            let origin = Origin::find(session, &picture, &vm).await?;
-            let disk = disk.unwrap_or_else(|| first_disk(&origin));
-            let wanted = [Wanted { disk, image: name }];
-            let taken = origin.take(snapshot, &wanted, limit.map(|size| size.0)).await?;
-            for (Wanted { image, .. }, facts) in &taken.images {
-                import::tell(session, image, &origin.place.name, facts);
+            let interrupts = Interrupts::listen()?;
+            let mut original = Original::find(session, &interrupts, &picture, &vm).await?;
+            let disk = disk.unwrap_or_else(|| first_disk(&original));
+            let images = [DiskImage { disk, name }];
+            check_names(&picture, &images)?;
+            let taken = original.take(snapshot, &images, limit.map(|size| size.0)).await?;
+            for (DiskImage { name, .. }, facts) in &taken.images {
+                import::tell(session, name, &original.place.name, facts);
             }
             Ok(Code::Ok)
         }
+        ImagesCommand::Prune => prune(session, places(&picture, &[])?).await,
         ImagesCommand::Rm { name, on } => rm(session, places(&picture, &on)?, &name).await,
     }
 }
@@ -83,8 +87,8 @@ pub(super) fn places(picture: &Picture, on: &[String]) -> Result<Vec<Place>, Fai
     Ok(hosts.map(place).collect())
 }
 
-fn first_disk(origin: &Origin<'_>) -> String {
-    let disks = origin.job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+fn first_disk(original: &Original<'_>) -> String {
+    let disks = original.job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
     disks.first().map_or_else(|| "root".to_owned(), |disk| disk.name.clone())
 }
 
@@ -266,6 +270,44 @@ async fn rm(session: &Session, places: Vec<Place>, name: &ImageName) -> Result<C
         }
     }
     import::all_or(failed, &format!("hosts did not delete {name}"))
+}
+
+/// Deletes what commands have made for VMs that are not there any more; what somebody has named is kept.
+async fn prune(session: &Session, places: Vec<Place>) -> Result<Code, Failure> {
+    let now_ms = Clock::real().now().wall_ms;
+    let (mut failed, mut count) = (Vec::new(), 0_usize);
+    for (place, list) in on_each::<ImageList>(session, places, Method::GET, "/v1/images").await {
+        let list = match list {
+            Ok(list) => list,
+            Err(error) => {
+                failed.push((code_of(&error), format!("{}: {}", place.name, chain(&error))));
+                continue;
+            }
+        };
+        let is_unused = |image: &ImageStatus| image.users.is_empty() && image.fetch.is_none();
+        for ImageStatus { name, .. } in list.images.into_iter().filter(is_unused) {
+            if !is_left(&name, now_ms) {
+                continue;
+            }
+            let path = format!("/v1/images/{name}");
+            let asked =
+                session.client.send::<_, Option<()>>(Method::DELETE, &place.agent, &path, &());
+            match asked.await {
+                Ok(_) if session.is_json => {
+                    show::json(&json!({ "host": place.name, "deleted": name }));
+                }
+                Ok(_) => show::line(&format!("{name} is deleted from {}", place.name)),
+                Err(error) => {
+                    failed.push((code_of(&error), format!("{}: {}", place.name, chain(&error))));
+                }
+            }
+            count += 1;
+        }
+    }
+    if count == 0 && failed.is_empty() {
+        show::note("there is nothing to delete");
+    }
+    import::all_or(failed, "hosts did not delete what nobody needs")
 }
 
 /// Asks each host the same, some at a time.

@@ -145,13 +145,18 @@ pub(super) async fn digest_of(file: PathBuf) -> Result<String, Failure> {
                 n => hash.update(&chunk[..n]),
             }
         }
-        Ok::<_, std::io::Error>(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok::<_, std::io::Error>(hex(hash))
     };
     let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(e.into()));
     read.map_err(|error| {
         let what = format!("read the image file {shown}");
         Failure::new(Code::Failed, what).because(error).next("check the path")
     })
+}
+
+/// A digest as people and headers write it.
+pub(super) fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 // From the web, and from host to host.
@@ -320,6 +325,10 @@ pub(super) async fn fetch(
             Ok(status) => status,
             Err(error) if error.is_retriable() && silent < SILENCE_MAX => {
                 silent += 1;
+                if silent == TOLD_EVERY {
+                    let (host, why) = (&place.name, chain(&error));
+                    show::note(&format!("{host} does not answer ({why}); asked again"));
+                }
                 tokio::time::sleep(POLL).await;
                 let fetch = Some(FetchState::Waiting);
                 ImageStatus { name: name.clone(), facts: None, users: vec![], fetch }

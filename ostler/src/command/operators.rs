@@ -78,7 +78,8 @@ async fn add(session: &Session, key: PublicKey) -> Result<Code, Failure> {
     } else {
         next.operators.push(key);
     }
-    decree(session, &picture, authority, next).await
+    let count = next.operators.len();
+    authority.decree_count(session, &picture, next, "operators", count).await
 }
 
 async fn remove(session: &Session, key: PublicKey) -> Result<Code, Failure> {
@@ -93,7 +94,8 @@ async fn remove(session: &Session, key: PublicKey) -> Result<Code, Failure> {
     check_rest(&authority.trust, session.client.identity().public(), key)?;
     check_known(session, &authority, &picture, key).await?;
     next.operators.retain(|known| *known != key);
-    decree(session, &picture, authority, next).await
+    let count = next.operators.len();
+    authority.decree_count(session, &picture, next, "operators", count).await
 }
 
 /// The one that signs must be able to sign again.
@@ -136,21 +138,4 @@ async fn check_known(
         "bring {first} back, `ostler operators add` once more from the context of {key} if it still \
          refuses; or, if it is off for good, `ostler retire {first} --is-off`"
     )))
-}
-
-async fn decree(
-    session: &Session,
-    picture: &Picture,
-    authority: Authority,
-    next: Trust,
-) -> Result<Code, Failure> {
-    let (version, count) = (next.version, next.operators.len());
-    let silent = authority.decree(session, picture, next).await?;
-    if session.is_json {
-        show::json_pretty(&json!({ "operators": count, "trust_version": version,
-            "not_told": silent }));
-    } else {
-        show::note(&format!("{count} operators, by trust version {version}"));
-    }
-    Ok(Code::Ok)
 }

@@ -11,7 +11,6 @@ use serde_json::json;
 use crate::cli::{ReadersArgs, ReadersCommand};
 use crate::exit::{Code, Failure};
 use crate::govern::Authority;
-use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
@@ -54,7 +53,10 @@ async fn add(session: &Session, reader: Reader) -> Result<Code, Failure> {
     picture.warn();
     let authority = Authority::newest(session, &picture).await?;
     match with(&authority.trust, reader)? {
-        Some(next) => decree(session, &picture, authority, next).await,
+        Some(next) => {
+            let count = next.readers.len();
+            authority.decree_count(session, &picture, next, "readers", count).await
+        }
         None => {
             show::note("it is so already");
             Ok(Code::Ok)
@@ -94,25 +96,8 @@ async fn remove(session: &Session, reader: &str) -> Result<Code, Failure> {
         show::note("it is so already");
         return Ok(Code::Ok);
     }
-    decree(session, &picture, authority, next).await
-}
-
-async fn decree(
-    session: &Session,
-    picture: &Picture,
-    authority: Authority,
-    next: Trust,
-) -> Result<Code, Failure> {
-    let (version, count) = (next.version, next.readers.len());
-    let silent = authority.decree(session, picture, next).await?;
-    if session.is_json {
-        show::json_pretty(
-            &json!({ "readers": count, "trust_version": version, "not_told": silent }),
-        );
-    } else {
-        show::note(&format!("{count} readers, by trust version {version}"));
-    }
-    Ok(Code::Ok)
+    let count = next.readers.len();
+    authority.decree_count(session, &picture, next, "readers", count).await
 }
 
 #[cfg(test)]

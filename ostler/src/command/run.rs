@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocol::api::{PutJob, Want};
 use protocol::host::{Host, ImageFacts};
-use protocol::id::{HostId, ImageName, JobId, Revision};
+use protocol::id::{HostId, ImageName, JobId, Revision, TenantId};
 use protocol::job::{Job, JobKind, JobSpec, OneOff};
 use protocol::refusal::Refusal;
 use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, OnLoss, VmSpec};
@@ -29,7 +29,7 @@ const START_MS_MAX: u64 = 60_000;
 pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
-    let (spec, on) = described(&args, &picture)?;
+    let (spec, on) = described(session, &args, &picture)?;
     if session.is_without_controller() {
         return start(session, &picture, &args.name, spec, on, !args.wait.no_wait).await;
     }
@@ -40,11 +40,13 @@ pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failur
 
 /// What is to run, and where, if that was said.
 pub(crate) fn described(
+    session: &Session,
     args: &RunArgs,
     picture: &Picture,
 ) -> Result<(JobSpec, Option<HostId>), Failure> {
     check_name(&args.name)?;
-    let spec = spec_of(args, picture)?;
+    let mut spec = spec_of(args, picture)?;
+    spec.tenant = args.tenant.clone().unwrap_or_else(|| session.tenant());
     spec.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
     Ok((spec, on.map(|row| row.host.id.clone())))
@@ -88,7 +90,7 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         None => JobKind::Vm(vm),
         Some(Ms(deadline_ms)) => JobKind::OneOff(OneOff { vm, deadline_ms, idle_ms }),
     };
-    Ok(JobSpec { kind, tenant: args.tenant.clone(), labels })
+    Ok(JobSpec { kind, tenant: TenantId::default_tenant(), labels })
 }
 
 /// What needs cover ends with a majority of the arbiters, and one alone is a majority.

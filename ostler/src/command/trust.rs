@@ -3,7 +3,7 @@
 
 use protocol::id::HostId;
 use protocol::signed::Signed;
-use protocol::trust::{Trust, TrustError};
+use protocol::trust::{Trust, TrustError, User};
 use serde_json::json;
 use transport::discovery::Source;
 
@@ -75,7 +75,7 @@ async fn fetch(global: &Global, from: Vec<Source>) -> Result<Code, Failure> {
     }
     let trust = trust.ok_or_else(|| {
         Failure::new(Code::NotFound, "no host has told its trust document").next(format!(
-            "if they do not know the key of this context, an operator's `ostler readers add {own} --name NAME`"
+            "if they do not know the key of this context, an operator's `ostler users add {own} --name NAME --tenant TENANT`, or `ostler readers add {own} --name NAME`"
         ))
     })?;
     context.save_sources(&hosts.iter().map(Source::full).collect::<Vec<_>>())?;
@@ -125,6 +125,9 @@ fn tell(trust: &Trust) {
     rows.extend(peers.map(|p| row(&p.role.to_string(), &p.url, p.key.to_string())));
     let hosts = trust.roster.iter();
     rows.extend(hosts.map(|key| row("host", HostId::of(key).as_str(), key.to_string())));
+    let users = trust.users.iter();
+    let of = |user: &User| format!("{} of {}", user.name, user.tenant);
+    rows.extend(users.map(|user| row("user", &of(user), user.key.to_string())));
     let readers = trust.readers.iter();
     rows.extend(readers.map(|r| row(&r.role().to_string(), &r.name, r.key.to_string())));
     show::table(["ROLE", "WHERE", "KEY"], rows);

@@ -174,7 +174,7 @@ impl Asking<'_> {
     }
 
     async fn run(&self, args: &RunArgs) -> Result<Answer, Failure> {
-        let (spec, on) = run::described(args, self.picture)?;
+        let (spec, on) = run::described(self.session, args, self.picture)?;
         if let Ok(row) = self.picture.job(&args.name) {
             let what = format!("there is a VM {} already, on {}", args.name, row.host_name);
             return Err(Failure::new(Code::Refused, what).next("choose another name"));

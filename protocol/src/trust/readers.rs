@@ -57,23 +57,29 @@ pub(super) fn validate(trust: &Trust) -> Result<(), String> {
     if readers.len() > READERS_MAX {
         return Err(format!("{} readers; at most {READERS_MAX}", readers.len()));
     }
+    let without = Trust { readers: vec![], ..trust.clone() };
     for (n, Reader { key, name, .. }) in readers.iter().enumerate() {
-        let chars = name.chars().count();
-        if chars == 0 || chars > NAME_CHARS_MAX || name.chars().any(char::is_control) {
-            return Err(format!(
-                "a reader's name has 1 to {NAME_CHARS_MAX} printable characters, not {name:?}"
-            ));
-        }
+        check_name("reader", name)?;
         if let Some(other) = readers[..n].iter().find(|other| other.key == *key) {
             return Err(format!("readers {:?} and {name:?} have one key", other.name));
         }
         if readers[..n].iter().any(|other| other.name == *name) {
             return Err(format!("two readers are called {name:?}"));
         }
-        let without = Trust { readers: vec![], ..trust.clone() };
         if let Some(role) = without.role_of(key) {
             return Err(format!("the key of reader {name:?} has a role already: {role}"));
         }
+    }
+    Ok(())
+}
+
+/// What people may call a key, so that it fits a line.
+pub(super) fn check_name(whose: &str, name: &str) -> Result<(), String> {
+    let chars = name.chars().count();
+    if chars == 0 || chars > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        return Err(format!(
+            "a {whose}'s name has 1 to {NAME_CHARS_MAX} printable characters, not {name:?}"
+        ));
     }
     Ok(())
 }

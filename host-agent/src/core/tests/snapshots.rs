@@ -5,6 +5,7 @@ use protocol::api::RevertJob;
 use protocol::id::SnapshotName;
 use protocol::job::{Snapshot, SnapshotStage};
 use protocol::vm::DiskSpec;
+use uuid::Uuid;
 
 use super::*;
 use crate::core::{Measured, SnapshotAct};
@@ -330,47 +331,68 @@ fn there_are_never_more_snapshots_than_a_row_can_carry() {
     assert_eq!(refusal(take(&mut bench, "more", MIB)), "wrong-state");
 }
 
+fn read(bench: &mut Bench, snapshot: &str, reader: u128) -> Result<Reply, Refusal> {
+    let (job, reader) = (job_id("web-1"), Uuid::from_u128(reader));
+    bench.ask(Request::ReadSnapshot { job, name: name(snapshot), reader })
+}
+
+fn end(bench: &mut Bench, reader: u128) -> Result<Reply, Refusal> {
+    bench.ask(Request::EndReading { job: job_id("web-1"), reader: Uuid::from_u128(reader) })
+}
+
 #[test]
-fn a_snapshot_that_is_read_is_not_deleted_and_everything_else_goes_on() {
+fn a_snapshot_that_is_read_is_not_deleted_and_its_guest_goes_on() {
     let mut bench = with_snapshot();
-    let read = |bench: &mut Bench, snapshot: &str| {
-        bench.ask(Request::ReadSnapshot { job: job_id("web-1"), name: name(snapshot) })
-    };
-    let end = |bench: &mut Bench| {
-        bench.ask(Request::EndReading { job: job_id("web-1"), name: name("a") })
-    };
-    assert!(matches!(read(&mut bench, "b"), Err(Refusal::NoSuchSnapshot { .. })));
-    let Ok(Reply::Reading { vm, turn: None }) = read(&mut bench, "a") else {
+    assert_eq!(refusal(read(&mut bench, "b", 1)), "no-such-snapshot");
+    let Ok(Reply::Reading { vm, taken_ms: Some(7), turn: None }) = read(&mut bench, "a", 1) else {
         panic!("it is there")
     };
     assert_eq!(vm.disks[0].name, "root");
-    read(&mut bench, "a").unwrap();
-    assert!(matches!(delete(&mut bench, "a"), Err(Refusal::Busy { .. })));
+    read(&mut bench, "a", 2).unwrap();
+    assert_eq!(refusal(delete(&mut bench, "a")), "busy");
+    // Others come and go meanwhile.
     take(&mut bench, "b", 10 * MIB).unwrap();
+    assert_eq!(refusal(read(&mut bench, "b", 3)), "busy");
     bench.end_work(taken(10 * MIB));
     delete(&mut bench, "b").unwrap();
     bench.end_work(WorkOutcome::Done);
     stop(&mut bench);
-    revert(&mut bench, "a", 2).unwrap();
-    bench.end_work(WorkOutcome::Done);
-    assert_eq!(end(&mut bench), Ok(Reply::Done));
-    assert!(matches!(delete(&mut bench, "a"), Err(Refusal::Busy { .. })), "another reads it");
-    assert_eq!(end(&mut bench), Ok(Reply::Done));
-    assert!(end(&mut bench).is_err(), "nobody reads it");
+    assert_eq!(end(&mut bench, 1), Ok(Reply::Done));
+    assert_eq!(refusal(delete(&mut bench, "a")), "busy", "another reads it");
+    assert_eq!(end(&mut bench, 2), Ok(Reply::Done));
+    assert!(end(&mut bench, 2).is_err() && end(&mut bench, 3).is_err(), "they do not read");
     delete(&mut bench, "a").unwrap();
     bench.end_work(WorkOutcome::Done);
     assert!(snapshots(&bench).is_empty());
 }
 
 #[test]
+fn disks_are_not_made_what_they_were_while_one_is_read_nor_read_meanwhile() {
+    let mut bench = with_snapshot();
+    take(&mut bench, "b", 10 * MIB).unwrap();
+    bench.end_work(taken(10 * MIB));
+    stop(&mut bench);
+    read(&mut bench, "b", 1).unwrap();
+    assert_eq!(refusal(revert(&mut bench, "a", 2)), "busy");
+    end(&mut bench, 1).unwrap();
+    revert(&mut bench, "a", 2).unwrap();
+    assert_eq!(refusal(read(&mut bench, "b", 1)), "busy");
+    bench.end_work(WorkOutcome::Done);
+    read(&mut bench, "b", 1).unwrap();
+}
+
+#[test]
 fn what_was_read_of_another_job_of_that_name_is_not_believed() {
     let mut bench = with_snapshot();
-    bench.ask(Request::ReadSnapshot { job: job_id("web-1"), name: name("a") }).unwrap();
+    read(&mut bench, "a", 1).unwrap();
     stop(&mut bench);
     bench.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
     bench.end_work(WorkOutcome::Done);
     put(&mut bench, 1, with_disk()).unwrap();
     bench.end_work(WorkOutcome::Done);
-    let ended = bench.ask(Request::EndReading { job: job_id("web-1"), name: name("a") });
-    assert!(matches!(ended, Err(Refusal::NoSuchSnapshot { .. })), "{ended:?}");
+    take(&mut bench, "a", MIB).unwrap();
+    bench.end_work(taken(MIB));
+    read(&mut bench, "a", 2).unwrap();
+    assert!(end(&mut bench, 1).is_err(), "that was another's");
+    assert_eq!(end(&mut bench, 2), Ok(Reply::Done));
 }

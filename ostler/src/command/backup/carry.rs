@@ -16,6 +16,7 @@ use transport::backoff::{Backoff, random_unit};
 use transport::download::{DownloadError, Had};
 use transport::{Client, Endpoint};
 
+use crate::command::import::hex;
 use crate::exit::{Code, Failure};
 use crate::show;
 
@@ -26,6 +27,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const IDLE_MAX: u32 = 10;
 /// First and longest pause before it is asked again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Pause before a host is asked again that is busy with others.
+const BUSY_PAUSE: Duration = Duration::from_secs(3);
 /// How often it is told how far it is.
 const TOLD_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -73,7 +76,11 @@ pub(super) async fn bring(
             pauses.reset();
         }
         let Err(why) = pulled else { continue };
-        let pause = pauses.next(random_unit());
+        // Who is busy with others is not gone, and has time for us when they are done.
+        let pause = match why {
+            DownloadError::Busy(_) => BUSY_PAUSE,
+            DownloadError::Broken(_) | DownloadError::Refused(_) => pauses.next(random_unit()),
+        };
         let is_over = matches!(why, DownloadError::Refused(_)) || pauses.failures() > IDLE_MAX;
         if is_over {
             let code = match why {
@@ -86,7 +93,7 @@ pub(super) async fn bring(
     }
     file.flush().await.map_err(failed)?;
     file.sync_all().await.map_err(failed)?;
-    let found: String = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = hex(sha256);
     if found == facts.sha256.to_string() {
         return Ok(());
     }

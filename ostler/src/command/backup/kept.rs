@@ -1,6 +1,6 @@
 //! Backups as they lie in a folder: what tells of one, which there are, and which go.
 //!
-//! A backup is there once it has been told: its folder gets its name when all of it is on disk. What goes
+//! A backup is there once it has its name: its folder gets its name when all of it is on disk. What goes
 //! loses its name first.
 //!
 //! ```text
@@ -15,24 +15,28 @@ use std::path::{Path, PathBuf};
 
 use protocol::host::ImageFacts;
 use protocol::id::JobId;
-use protocol::job::JobSpec;
+use protocol::job::{JobKind, JobSpec};
 use protocol::signed::Digest;
+use protocol::vm::VmSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::command::import::digest_of;
+use crate::command::taking::stamp;
 use crate::exit::{Code, Failure};
 
-/// The form in which backups are told. A later one that says something else has another number.
+/// The form of manifests. A later one that says something else has another number.
 const FORM: u32 = 1;
-/// What tells of a backup.
-const TOLD: &str = "backup.json";
+/// The file with a backup's manifest.
+const MANIFEST: &str = "backup.json";
+/// What is locked by whoever makes a backup of a VM.
+const LOCK: &str = ".lock";
 /// Most bytes of it that are read: 16 disks and 32 KiB of cloud-init are a tenth of it.
-const TOLD_BYTES_MAX: u64 = 1 << 20;
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
 /// What a backup is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct Manifest {
     /// [`FORM`].
     pub(super) form: u32,
     /// The VM.
@@ -68,35 +72,36 @@ pub(super) struct Backup {
     /// Its folder.
     pub(super) path: PathBuf,
     /// What it is of.
-    pub(super) told: Told,
+    pub(super) manifest: Manifest,
 }
 
 impl Backup {
     fn read(path: &Path) -> Result<Self, Failure> {
-        let file = path.join(TOLD);
+        let file = path.join(MANIFEST);
         let failed = |why: String| {
             Failure::new(Code::Failed, format!("read the backup {}", path.display())).because(why)
         };
         let size = fs::metadata(&file).map_err(|e| failed(e.to_string()))?.len();
-        if size > TOLD_BYTES_MAX {
-            return Err(failed(format!("{TOLD} has {size} bytes")));
+        if size > MANIFEST_BYTES_MAX {
+            return Err(failed(format!("{MANIFEST} has {size} bytes")));
         }
         let text = fs::read(&file).map_err(|e| failed(e.to_string()))?;
         let form = serde_json::from_slice::<Value>(&text).map_err(|e| failed(e.to_string()))?;
         match form["form"].as_u64() {
             Some(form) if form == u64::from(FORM) => {}
             Some(form) => {
-                let why = format!("it is told in form {form}, of another version of ostler");
+                let why = format!("its manifest has form {form}, of another version of ostler");
                 return Err(failed(why));
             }
-            None => return Err(failed("it does not say in which form it is told".to_owned())),
+            None => return Err(failed("its manifest does not say in which form it is".to_owned())),
         }
-        let told: Told = serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
         // Files are beside it and nowhere else, whoever wrote this.
-        if let Some(disk) = told.disks.iter().find(|disk| !is_file_name(&disk.file)) {
+        if let Some(disk) = manifest.disks.iter().find(|disk| !is_file_name(&disk.file)) {
             return Err(failed(format!("{:?} is no name of a file in it", disk.file)));
         }
-        Ok(Self { path: path.to_owned(), told })
+        Ok(Self { path: path.to_owned(), manifest })
     }
 
     /// The file of a disk.
@@ -106,12 +111,35 @@ impl Backup {
 
     /// What its files take.
     pub(super) fn bytes(&self) -> u64 {
-        self.told.disks.iter().fold(0, |sum, disk| sum.saturating_add(disk.file_bytes))
+        self.manifest.disks.iter().fold(0, |sum, disk| sum.saturating_add(disk.file_bytes))
+    }
+
+    /// What it is of, if a VM can be made of it: one that goes on, and whose disks are those beside it.
+    pub(super) fn vm(&self) -> Result<&VmSpec, Failure> {
+        let failed = |why: String| {
+            let what = format!("no VM can be made of {}", self.path.display());
+            Failure::new(Code::Failed, what).because(why)
+        };
+        let JobKind::Vm(vm) = &self.manifest.spec.kind else {
+            return Err(failed("it is not of a VM that goes on".to_owned()));
+        };
+        let of_spec = vm.disks.iter().map(|disk| &disk.name);
+        if vm.disks.is_empty() || !self.manifest.disks.iter().map(|disk| &disk.name).eq(of_spec) {
+            return Err(failed("its disks are not those that the VM had".to_owned()));
+        }
+        if vm.adopted.is_some() {
+            return Err(failed("it is of an adopted VM, which is another's definition".to_owned()));
+        }
+        self.manifest.spec.validate().map_err(|error| failed(error.to_string()))?;
+        Ok(vm)
     }
 
     /// What is wrong with it; reads all of it.
     pub(super) async fn check(&self) -> Option<String> {
-        for disk in &self.told.disks {
+        if let Err(failure) = self.vm() {
+            return Some(failure.cause());
+        }
+        for disk in &self.manifest.disks {
             match digest_of(self.file(disk)).await {
                 Ok(found) if found == disk.sha256.to_string() => {}
                 Ok(found) => {
@@ -125,7 +153,7 @@ impl Backup {
     }
 
     pub(super) fn json(&self) -> Value {
-        let Told { vm, taken_ms, host, disks, .. } = &self.told;
+        let Manifest { vm, taken_ms, host, disks, .. } = &self.manifest;
         json!({ "vm": vm, "taken_ms": taken_ms, "host": host, "bytes": self.bytes(),
                 "disks": disks, "path": self.path })
     }
@@ -153,34 +181,42 @@ impl Folder {
         &self.0
     }
 
-    /// All in it, by VM, the oldest first: itself, those of a VM, or those of many.
-    pub(super) fn backups(&self) -> Result<Vec<Backup>, Failure> {
-        let mut backups = Vec::new();
-        find(&self.0, 2, &mut backups)?;
+    /// All in it, by VM, the oldest first: itself, those of a VM, or those of many. And those that can't be read.
+    pub(super) fn backups(&self) -> Result<(Vec<Backup>, Vec<Failure>), Failure> {
+        let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
+        // What lies in a VM's own folder is its backups, and what is deeper was put there for another reason.
+        let deep = if self.0.join(LOCK).exists() { 1 } else { 2 };
+        for path in find(&self.0, deep)? {
+            match Backup::read(&path) {
+                Ok(backup) => backups.push(backup),
+                Err(failure) => unreadable.push(failure),
+            }
+        }
         backups.sort_by(|a: &Backup, b: &Backup| {
-            (&a.told.vm, a.told.taken_ms).cmp(&(&b.told.vm, b.told.taken_ms))
+            (&a.manifest.vm, a.manifest.taken_ms).cmp(&(&b.manifest.vm, b.manifest.taken_ms))
         });
-        Ok(backups)
+        Ok((backups, unreadable))
     }
 }
 
-/// Looks for backups this many folders deep. Hidden ones are not there yet, or no more.
-fn find(path: &Path, deep: u32, backups: &mut Vec<Backup>) -> Result<(), Failure> {
-    if path.join(TOLD).exists() {
-        backups.push(Backup::read(path)?);
-        return Ok(());
+/// Backups at most this many folders deep. Hidden ones are not there yet, or no more; links lead to what is
+/// counted where it is.
+fn find(path: &Path, deep: u32) -> Result<Vec<PathBuf>, Failure> {
+    if path.join(MANIFEST).exists() {
+        return Ok(vec![path.to_owned()]);
     }
+    let mut found = Vec::new();
     if deep == 0 {
-        return Ok(());
+        return Ok(found);
     }
     for entry in fs::read_dir(path).map_err(|e| failed("list", path, &e))? {
-        let entry = entry.map_err(|e| failed("list", path, &e))?.path();
-        let name = entry.file_name().and_then(|name| name.to_str()).unwrap_or(".");
-        if entry.is_dir() && !name.starts_with('.') {
-            find(&entry, deep - 1, backups)?;
+        let entry = entry.map_err(|e| failed("list", path, &e))?;
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && !entry.file_name().to_string_lossy().starts_with('.') {
+            found.extend(find(&entry.path(), deep - 1)?);
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> Failure {
@@ -200,6 +236,8 @@ pub(super) struct Shelf {
 pub(super) struct Draft {
     path: PathBuf,
     name: String,
+    /// True once it is there.
+    is_named: bool,
 }
 
 impl Shelf {
@@ -207,8 +245,9 @@ impl Shelf {
     pub(super) fn of(folder: &Path, vm: &JobId) -> Result<Self, Failure> {
         let path = folder.join(vm.as_str());
         let make = DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        make.map_err(|e| failed("make folder", &path, &e))?;
-        let lock = path.join(".lock");
+        let synced = make.and_then(|()| File::open(folder)?.sync_all());
+        synced.map_err(|e| failed("make folder", &path, &e))?;
+        let lock = path.join(LOCK);
         let mut open = fs::OpenOptions::new();
         open.create(true).truncate(false).write(true).mode(0o600);
         let file = open.open(&lock).map_err(|e| failed("open", &lock, &e))?;
@@ -227,9 +266,12 @@ impl Shelf {
 
     fn sweep(&self) -> Result<(), Failure> {
         for entry in fs::read_dir(&self.path).map_err(|e| failed("list", &self.path, &e))? {
-            let entry = entry.map_err(|e| failed("list", &self.path, &e))?.path();
-            if entry.extension().is_some_and(|end| end == "part") {
-                fs::remove_dir_all(&entry).map_err(|e| failed("remove", &entry, &e))?;
+            let entry = entry.map_err(|e| failed("list", &self.path, &e))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_draft = name.starts_with('.') && name.ends_with(".part");
+            if is_draft && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let path = entry.path();
+                fs::remove_dir_all(&path).map_err(|e| failed("remove", &path, &e))?;
             }
         }
         Ok(())
@@ -245,19 +287,27 @@ impl Shelf {
         }
         let make = DirBuilder::new().mode(0o700).create(&path);
         make.map_err(|e| failed("make folder", &path, &e))?;
-        Ok(Draft { path, name })
+        Ok(Draft { path, name, is_named: false })
+    }
+
+    /// Those of the VM that are right here, the oldest first. Others somebody has put somewhere else on purpose.
+    fn backups(&self, vm: &JobId) -> Result<Vec<Backup>, Failure> {
+        let found = find(&self.path, 1)?.into_iter().filter_map(|path| Backup::read(&path).ok());
+        let mut backups: Vec<Backup> = found.filter(|backup| backup.manifest.vm == *vm).collect();
+        backups.sort_by_key(|backup| backup.manifest.taken_ms);
+        Ok(backups)
     }
 
     /// Gives a file of an earlier backup another name, if one has this content and still is what was written.
     /// A disk that has not changed is kept once, and goes with the last backup that has it.
-    pub(super) async fn link(&self, facts: &ImageFacts, to: &Path) -> bool {
-        let backups = Folder(self.path.clone()).backups().unwrap_or_default();
+    pub(super) async fn link(&self, vm: &JobId, facts: &ImageFacts, to: &Path) -> bool {
+        let backups = self.backups(vm).unwrap_or_default();
         let is_same =
             |disk: &&KeptDisk| (disk.sha256, disk.file_bytes) == (facts.sha256, facts.file_bytes);
         let same = backups
             .iter()
             .rev()
-            .find_map(|backup| Some(backup.file(backup.told.disks.iter().find(is_same)?)));
+            .find_map(|backup| Some(backup.file(backup.manifest.disks.iter().find(is_same)?)));
         let Some(file) = same else { return false };
         let found = digest_of(file.clone()).await;
         found.is_ok_and(|found| found == facts.sha256.to_string())
@@ -265,25 +315,26 @@ impl Shelf {
     }
 
     /// From now on it is there.
-    pub(super) fn finish(&self, draft: Draft, told: Told) -> Result<Backup, Failure> {
-        let file = draft.path.join(TOLD);
-        let text = serde_json::to_vec_pretty(&told).expect("our nouns are always valid JSON");
+    pub(super) fn finish(&self, mut draft: Draft, manifest: Manifest) -> Result<Backup, Failure> {
+        let file = draft.path.join(MANIFEST);
+        let text = serde_json::to_vec_pretty(&manifest).expect("our nouns are always valid JSON");
         transport::durable::replace(&file, &text).map_err(|e| failed("write", &file, &e))?;
         let path = self.path.join(&draft.name);
         let named =
             fs::rename(&draft.path, &path).and_then(|()| File::open(&self.path)?.sync_all());
         named.map_err(|e| failed("name", &path, &e))?;
-        std::mem::forget(draft);
-        Ok(Backup { path, told })
+        draft.is_named = true;
+        Ok(Backup { path, manifest })
     }
 
-    /// Deletes the oldest until so many are left; which were deleted.
-    pub(super) fn keep(&self, vm: &JobId, most: u32) -> Result<Vec<PathBuf>, Failure> {
-        let backups = Folder(self.path.clone()).backups()?;
-        let theirs: Vec<_> = backups.into_iter().filter(|backup| backup.told.vm == *vm).collect();
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
+    /// Deletes the oldest until so many are left, this one among them whatever clocks have said; which were
+    /// deleted.
+    pub(super) fn keep(&self, made: &Backup, most: u32) -> Result<Vec<PathBuf>, Failure> {
+        let mut others = self.backups(&made.manifest.vm)?;
+        others.retain(|backup| backup.path != made.path);
+        let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(1);
         let mut gone = Vec::new();
-        for backup in &theirs[..theirs.len().saturating_sub(most)] {
+        for backup in &others[..others.len().saturating_sub(most)] {
             let name = backup.path.file_name().unwrap_or_default().to_string_lossy();
             let part = self.path.join(format!(".{name}.part"));
             let removed = fs::rename(&backup.path, &part).and_then(|()| fs::remove_dir_all(&part));
@@ -291,6 +342,12 @@ impl Shelf {
             gone.push(backup.path.clone());
         }
         Ok(gone)
+    }
+
+    /// One of this VM that is later than this one, by what hosts' clocks have said.
+    pub(super) fn later_than(&self, made: &Backup) -> Option<Backup> {
+        let newest = self.backups(&made.manifest.vm).ok()?.pop()?;
+        (newest.manifest.taken_ms > made.manifest.taken_ms).then_some(newest)
     }
 }
 
@@ -304,18 +361,13 @@ impl Draft {
 /// What is not finished is nothing.
 impl Drop for Draft {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.is_named {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
-/// A moment as a name, which images may have in theirs: `20261130-012014`, in UTC.
-pub(super) fn stamp(ms: u64) -> String {
-    let ms = i64::try_from(ms).unwrap_or_default();
-    let at = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
-    at.strftime("%Y%m%d-%H%M%S").to_string()
-}
-
-impl Told {
+impl Manifest {
     /// What a backup of this VM says.
     pub(super) fn of(vm: JobId, taken_ms: u64, host: String, spec: JobSpec) -> Self {
         Self { form: FORM, vm, taken_ms, host, spec, disks: Vec::new() }
@@ -324,7 +376,7 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
-    use protocol::vm::VmSpec;
+    use protocol::vm::{DiskSpec, VmSpec};
 
     use super::*;
 
@@ -332,8 +384,11 @@ mod tests {
         JobId::new("web-1").unwrap()
     }
 
-    fn told(taken_ms: u64) -> Told {
-        Told::of(vm(), taken_ms, "h1".to_owned(), JobSpec::vm(VmSpec::default()))
+    fn manifest(taken_ms: u64) -> Manifest {
+        let root = DiskSpec { name: "root".into(), size_bytes: 1 << 20, ..DiskSpec::default() };
+        let spec =
+            VmSpec { vcpus: 1, memory_bytes: 64 << 20, disks: vec![root], ..VmSpec::default() };
+        Manifest::of(vm(), taken_ms, "h1".to_owned(), JobSpec::vm(spec))
     }
 
     fn make(shelf: &Shelf, taken_ms: u64) -> Backup {
@@ -346,7 +401,7 @@ mod tests {
             file_bytes: 4,
             virtual_bytes: 1 << 20,
         };
-        shelf.finish(draft, Told { disks: vec![disk], ..told(taken_ms) }).unwrap()
+        shelf.finish(draft, Manifest { disks: vec![disk], ..manifest(taken_ms) }).unwrap()
     }
 
     #[tokio::test]
@@ -355,19 +410,20 @@ mod tests {
         let shelf = Shelf::of(folder.path(), &vm()).unwrap();
         let unfinished = shelf.begin(1).unwrap();
         let all = Folder::at(folder.path()).unwrap();
-        assert!(all.backups().unwrap().is_empty());
+        assert!(all.backups().unwrap().0.is_empty());
         drop(unfinished);
         for at_ms in [3_000, 1_000, 2_000] {
             make(&shelf, at_ms);
         }
-        let backups = all.backups().unwrap();
-        let moments: Vec<_> = backups.iter().map(|backup| backup.told.taken_ms).collect();
+        let (backups, _) = all.backups().unwrap();
+        let moments: Vec<_> = backups.iter().map(|backup| backup.manifest.taken_ms).collect();
         assert_eq!(moments, [1_000, 2_000, 3_000]);
         assert_eq!(backups[0].check().await, None);
-        let gone = shelf.keep(&vm(), 2).unwrap();
+        assert_eq!(shelf.later_than(&backups[1]), Some(backups[2].clone()));
+        let gone = shelf.keep(&backups[2], 2).unwrap();
         assert_eq!(gone, [backups[0].path.clone()]);
         assert!(shelf.begin(2_500).is_err(), "of the same second");
-        let one = Folder::at(&backups[2].path).unwrap().backups().unwrap();
+        let (one, _) = Folder::at(&backups[2].path).unwrap().backups().unwrap();
         assert_eq!(one, backups[2..]);
         fs::write(backups[2].path.join("root.qcow2"), b"rust").unwrap();
         let damage = backups[2].check().await.unwrap();
@@ -386,11 +442,11 @@ mod tests {
             format: None,
         };
         let draft = shelf.begin(2_000).unwrap();
-        assert!(!shelf.link(&facts(b"rest"), &draft.path().join("a")).await);
-        assert!(shelf.link(&facts(b"root"), &draft.path().join("b")).await);
+        assert!(!shelf.link(&vm(), &facts(b"rest"), &draft.path().join("a")).await);
+        assert!(shelf.link(&vm(), &facts(b"root"), &draft.path().join("b")).await);
         assert_eq!(fs::read(draft.path().join("b")).unwrap(), b"root");
         fs::write(first.path.join("root.qcow2"), b"rust").unwrap();
-        assert!(!shelf.link(&facts(b"root"), &draft.path().join("c")).await);
+        assert!(!shelf.link(&vm(), &facts(b"root"), &draft.path().join("c")).await);
     }
 
     #[test]
@@ -415,18 +471,57 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let shelf = Shelf::of(folder.path(), &vm()).unwrap();
         let backup = make(&shelf, 1_000);
-        let file = backup.path.join(TOLD);
+        let file = backup.path.join(MANIFEST);
         let text = fs::read_to_string(&file).unwrap();
         let cases = [
             (text.replace("\"root.qcow2\"", "\"../../passwd\""), "no name of a file"),
             (text.replace("\"form\": 1", "\"form\": 2"), "another version"),
-            ("[]".to_owned(), "in which form"),
+            ("[]".to_owned(), "in which form it is"),
             ("{".to_owned(), "EOF"),
         ];
         for (text, said) in cases {
             fs::write(&file, text).unwrap();
-            let failure = Folder::at(&backup.path).unwrap().backups().unwrap_err();
-            assert!(failure.cause().contains(said), "{}", failure.cause());
+            let (read, unreadable) = Folder::at(folder.path()).unwrap().backups().unwrap();
+            assert_eq!((read.len(), unreadable.len()), (0, 1));
+            let cause = unreadable[0].cause();
+            assert!(cause.contains(said), "{cause}");
+        }
+    }
+
+    #[test]
+    fn the_one_just_made_is_kept_whatever_clocks_say_and_what_lies_elsewhere_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::of(folder.path(), &vm()).unwrap();
+        let archived = make(&shelf, 500);
+        let archive = folder.path().join("web-1/archive");
+        fs::create_dir(&archive).unwrap();
+        fs::rename(&archived.path, archive.join("old")).unwrap();
+        let of_tomorrow = make(&shelf, 90_000_000);
+        std::os::unix::fs::symlink(&of_tomorrow.path, folder.path().join("web-1/latest")).unwrap();
+        let made = make(&shelf, 2_000);
+        assert_eq!(shelf.keep(&made, 2).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(shelf.keep(&made, 1).unwrap(), [of_tomorrow.path]);
+        assert!(made.path.exists() && archive.join("old").exists());
+    }
+
+    #[test]
+    fn no_vm_is_made_of_what_was_none_or_has_other_disks() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::of(folder.path(), &vm()).unwrap();
+        let whole = make(&shelf, 1_000);
+        whole.vm().unwrap();
+        let mut without = whole.clone();
+        without.manifest.disks.clear();
+        let mut adopted = whole.clone();
+        if let JobKind::Vm(vm) = &mut adopted.manifest.spec.kind {
+            vm.adopted = Some(uuid::Uuid::nil());
+        }
+        let mut no_cpus = whole;
+        if let JobKind::Vm(vm) = &mut no_cpus.manifest.spec.kind {
+            vm.vcpus = 0;
+        }
+        for backup in [without, adopted, no_cpus] {
+            assert!(backup.vm().is_err(), "{:?}", backup.manifest);
         }
     }
 }

@@ -3,28 +3,33 @@
 //! Its disks come to one host as images, and the VM begins with them wherever it starts. Under another name
 //! it is another VM; under its own it has the addresses that it had.
 
-use protocol::api::Want;
+use protocol::api::ImageReply;
 use protocol::id::JobId;
 use protocol::job::{JobKind, JobSpec};
+use protocol::resources::Bytes;
 use protocol::view::Freshness;
+use serde_json::Value;
+use transport::Method;
 
 use super::RestoreArgs;
-use super::kept::{Backup, Folder, stamp};
-use crate::command::clone::{begin_with, likened, wanted};
-use crate::command::images::{Place, await_images, places};
+use super::kept::{Backup, Folder, KeptDisk};
+use crate::command::clone::{Start, begin_with, fit, likened, start_from};
+use crate::command::images::{Place, places};
 use crate::command::import::send_everywhere;
-use crate::command::run::{check_name, start};
-use crate::command::taking::Wanted;
+use crate::command::run::check_name;
+use crate::command::taking::{DiskImage, images_for};
 use crate::exit::{Code, Failure, code_of};
+use crate::interrupt::Interrupts;
 use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
 
 pub(super) async fn run(session: &Session, args: RestoreArgs) -> Result<Code, Failure> {
+    let interrupts = Interrupts::listen()?;
     let backup = newest(&args)?;
     let picture = session.picture().await?;
     picture.warn();
-    let name = args.name.clone().unwrap_or_else(|| backup.told.vm.clone());
+    let name = args.name.clone().unwrap_or_else(|| backup.manifest.vm.clone());
     check_name(&name)?;
     if picture.job(&name).is_ok() {
         let what = format!("there is a VM {name}, which a backup does not replace");
@@ -32,40 +37,90 @@ pub(super) async fn run(session: &Session, args: RestoreArgs) -> Result<Code, Fa
         return Err(Failure::new(Code::Refused, what).next(next));
     }
     let (spec, images) = described(&backup, &name)?;
+    check_files(&backup)?;
     let on = args.on.as_deref().map(|text| picture.host(text)).transpose()?;
     let on = on.map(|row| row.host.id.clone());
     let place = place(&picture, &args, backup.bytes())?;
-    for (disk, Wanted { image, .. }) in backup.told.disks.iter().zip(&images) {
+    let restored = async {
+        send(session, &interrupts, &backup, &place, &images).await?;
+        let start = Start { name, spec, on, make_room: args.make_room, is_waiting: !args.no_wait };
+        start_from(session, &interrupts, &place, &images, start).await
+    };
+    let restored = restored.await;
+    let goes_on = matches!(restored, Ok(Code::Ok | Code::Interrupted));
+    if !goes_on {
+        forget(session, &place, &images).await;
+    }
+    restored
+}
+
+/// Looked at before anything is sent; whether they are what was written is seen by whoever takes them.
+fn check_files(backup: &Backup) -> Result<(), Failure> {
+    for disk in &backup.manifest.disks {
+        let file = backup.file(disk);
+        let found = std::fs::metadata(&file).map(|found| found.len());
+        if !matches!(found, Ok(bytes) if bytes == disk.file_bytes) {
+            let what = format!("{} is not there as it was written", file.display());
+            let next = format!("ostler backup check {}", backup.path.display());
+            return Err(Failure::new(Code::Failed, what).next(next));
+        }
+    }
+    Ok(())
+}
+
+async fn send(
+    session: &Session,
+    interrupts: &Interrupts,
+    backup: &Backup,
+    place: &Place,
+    images: &[DiskImage],
+) -> Result<(), Failure> {
+    for (disk, DiskImage { name, .. }) in backup.manifest.disks.iter().zip(images) {
         let (host, file) = ((place.name.clone(), place.agent.clone()), backup.file(disk));
-        show::note(&format!("{} goes to {} as image {image}", file.display(), place.name));
+        show::note(&format!("{} goes to {} as image {name}", file.display(), place.name));
         // What the host has not got as it was written, it does not take.
         let digest = disk.sha256.to_string();
-        let sent = send_everywhere(&session.client, vec![host], &file, &digest, image).await?;
+        let sending = send_everywhere(&session.client, vec![host], &file, &digest, name);
+        let sent = tokio::select! {
+            sent = sending => sent?,
+            () = interrupts.any() => {
+                return interrupts.check("nothing was restored");
+            }
+        };
         for (host, answer) in sent {
-            answer.map_err(|error| {
+            let _: ImageReply = answer.map_err(|error| {
                 let what = format!("{host} did not take {}", file.display());
                 let next = format!("ostler backup check {}", backup.path.display());
                 Failure::new(code_of(&error), what).because(chain(&error)).next(next)
             })?;
         }
     }
-    let names = images.iter().map(|wanted| &wanted.image);
-    await_images(session, &place.host.id, names).await?;
-    if session.is_without_controller() {
-        return start(session, &session.picture().await?, &name, spec, on, !args.no_wait).await;
+    Ok(())
+}
+
+/// Takes back what was sent for a VM that is not to be. What one has come to need stays.
+async fn forget(session: &Session, place: &Place, images: &[DiskImage]) {
+    for DiskImage { name, .. } in images {
+        let path = format!("/v1/images/{name}");
+        let client = &session.client;
+        let _ = client.send::<_, Option<Value>>(Method::DELETE, &place.agent, &path, &()).await;
     }
-    let want = Want::Run { job: name, spec, on };
-    session.want_with_room(want, args.make_room, !args.no_wait).await
 }
 
 fn newest(args: &RestoreArgs) -> Result<Backup, Failure> {
-    let backups = Folder::at(&args.backup)?.backups()?;
+    let (backups, unreadable) = Folder::at(&args.backup)?.backups()?;
+    for failure in unreadable {
+        if backups.is_empty() {
+            return Err(failure);
+        }
+        show::note(&format!("warning: {}", failure.cause()));
+    }
     let path = args.backup.display();
     let Some(first) = backups.first() else {
         let what = format!("there is no backup in {path}");
         return Err(Failure::new(Code::NotFound, what).next("ostler backup ls FOLDER"));
     };
-    if backups.iter().any(|backup| backup.told.vm != first.told.vm) {
+    if backups.iter().any(|backup| backup.manifest.vm != first.manifest.vm) {
         let what = format!("{path} has backups of several VMs");
         return Err(Failure::usage(what).next(format!("ostler backup ls {path}; name one of them")));
     }
@@ -73,27 +128,19 @@ fn newest(args: &RestoreArgs) -> Result<Backup, Failure> {
 }
 
 /// The VM, and what images its disks are made from.
-fn described(backup: &Backup, name: &JobId) -> Result<(JobSpec, Vec<Wanted>), Failure> {
-    let told = &backup.told;
-    let damaged = || {
-        let what = format!("{} does not tell of a VM with these disks", backup.path.display());
-        Failure::new(Code::Failed, what)
-    };
-    let vm = told.spec.as_vm().ok_or_else(damaged)?;
-    let at = stamp(told.taken_ms);
-    let images = wanted(vm, |disk| format!("{name}-{disk}-{at}"));
-    let is_same = |(disk, wanted): (&super::kept::KeptDisk, &Wanted)| disk.name == wanted.disk;
-    if told.disks.len() != images.len() || !told.disks.iter().zip(&images).all(is_same) {
-        return Err(damaged());
-    }
-    let spec = if *name == told.vm {
+fn described(backup: &Backup, name: &JobId) -> Result<(JobSpec, Vec<DiskImage>), Failure> {
+    let (manifest, vm) = (&backup.manifest, backup.vm()?);
+    let images = images_for(name.as_str(), vm);
+    let mut spec = if *name == manifest.vm {
         let mut vm = vm.clone();
         begin_with(&mut vm, &images);
-        JobSpec { kind: JobKind::Vm(vm), ..told.spec.clone() }
+        JobSpec { kind: JobKind::Vm(vm), ..manifest.spec.clone() }
     } else {
-        likened(&told.spec, &images)?
+        likened(&manifest.spec, &images)?
     };
-    spec.validate().map_err(|error| damaged().because(error.to_string()))?;
+    let sizes =
+        manifest.disks.iter().map(|KeptDisk { name, virtual_bytes, .. }| (name, *virtual_bytes));
+    fit(&mut spec, sizes);
     Ok((spec, images))
 }
 
@@ -111,7 +158,7 @@ fn place(picture: &Picture, args: &RestoreArgs, bytes: u64) -> Result<Place, Fai
     let free_bytes = |place: &Place| place.host.free().disk_bytes;
     let best = places.into_iter().max_by_key(free_bytes);
     best.filter(|place| free_bytes(place) >= bytes).ok_or_else(|| {
-        let size = protocol::resources::Bytes(bytes);
+        let size = Bytes(bytes);
         let what = format!("no host that is heard and not drained has room for {size}");
         Failure::new(Code::Refused, what).next("ostler hosts")
     })

@@ -1,0 +1,129 @@
+//! `ostler users`: keys that run the VMs of one tenant, of people and of tools.
+//!
+//! ```text
+//!   another's `users key` ──▶ add KEY --name NAME --tenant TENANT ──▶ their `trust fetch`
+//! ```
+
+use protocol::signed::PublicKey;
+use protocol::trust::{Trust, User};
+use serde_json::json;
+
+use crate::cli::{UsersArgs, UsersCommand};
+use crate::exit::{Code, Failure};
+use crate::govern::Authority;
+use crate::session::Session;
+use crate::show;
+
+/// See the module.
+pub(crate) async fn run(session: &Session, args: UsersArgs) -> Result<Code, Failure> {
+    match args.command {
+        None => list(session).await,
+        Some(UsersCommand::Key) => unreachable!("it needs no cluster"),
+        Some(UsersCommand::Add { key, name, tenant }) => {
+            add(session, User { key, name, tenant }).await
+        }
+        Some(UsersCommand::Remove { user }) => remove(session, &user).await,
+    }
+}
+
+async fn list(session: &Session) -> Result<Code, Failure> {
+    let users = match Authority::of(session) {
+        Ok(_) => Authority::newest(session, &session.picture().await?).await?.trust.users,
+        // Whoever is no operator knows what this context does.
+        Err(_) => session.trust.iter().flat_map(|trust| trust.users.clone()).collect(),
+    };
+    if session.is_json {
+        show::json_pretty(&json!({ "users": users }));
+        return Ok(Code::Ok);
+    }
+    let row =
+        |User { key, name, tenant }: &User| [name.clone(), tenant.to_string(), key.to_string()];
+    show::table(["NAME", "TENANT", "KEY"], users.iter().map(row).collect());
+    Ok(Code::Ok)
+}
+
+async fn add(session: &Session, user: User) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    picture.warn();
+    let authority = Authority::newest(session, &picture).await?;
+    match with(&authority.trust, user)? {
+        Some(next) => {
+            let count = next.users.len();
+            authority.decree_count(session, &picture, next, "users", count).await
+        }
+        None => {
+            show::note("it is so already");
+            Ok(Code::Ok)
+        }
+    }
+}
+
+/// The document with this user, if there is anything to change.
+fn with(trust: &Trust, user: User) -> Result<Option<Trust>, Failure> {
+    if trust.users.contains(&user) {
+        return Ok(None);
+    }
+    if let Some(known) = trust.users.iter().find(|known| known.name == user.name)
+        && known.key != user.key
+    {
+        let what = format!("user {:?} has another key, {}", known.name, known.key);
+        return Err(Failure::new(Code::Refused, what)
+            .next(format!("ostler users remove {:?} first, or another --name", known.name)));
+    }
+    let mut next = trust.next();
+    // Another name for a key, or another tenant, takes the place of what it had.
+    next.users.retain(|known| known.key != user.key);
+    next.users.push(user);
+    next.validate().map_err(|error| Failure::new(Code::Refused, error.to_string()))?;
+    Ok(Some(next))
+}
+
+async fn remove(session: &Session, user: &str) -> Result<Code, Failure> {
+    let picture = session.picture().await?;
+    picture.warn();
+    let authority = Authority::newest(session, &picture).await?;
+    let key: Option<PublicKey> = user.parse().ok();
+    let is_meant = |known: &User| known.name == user || Some(known.key) == key;
+    let mut next = authority.trust.next();
+    next.users.retain(|known| !is_meant(known));
+    let count = next.users.len();
+    if count == authority.trust.users.len() {
+        show::note("it is so already");
+        return Ok(Code::Ok);
+    }
+    authority.decree_count(session, &picture, next, "users", count).await
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::id::ClusterId;
+    use transport::Identity;
+
+    use super::*;
+
+    #[test]
+    fn a_key_has_one_tenant_and_a_name_one_key() {
+        let (operator, one, two) =
+            (Identity::ephemeral(), Identity::ephemeral(), Identity::ephemeral());
+        let slot = protocol::trust::Slot { slot: 0, key: two.public(), url: String::new() };
+        let trust = Trust {
+            version: 4000,
+            operators: vec![operator.public()],
+            arbiters: vec![slot],
+            ..Trust::of_nobody("c1".parse::<ClusterId>().unwrap())
+        };
+        let user = |key: &Identity, name: &str, tenant: &str| User {
+            key: key.public(),
+            name: name.to_owned(),
+            tenant: tenant.parse().unwrap(),
+        };
+        let first = with(&trust, user(&one, "ann", "a")).unwrap().unwrap();
+        assert!(first.version > trust.version);
+        assert_eq!(with(&first, user(&one, "ann", "a")).unwrap(), None);
+        let moved = with(&first, user(&one, "ann", "b")).unwrap().unwrap();
+        assert_eq!(moved.users, [user(&one, "ann", "b")]);
+        assert!(with(&first, user(&Identity::ephemeral(), "ann", "a")).is_err());
+        assert!(with(&first, user(&two, "an arbiter", "a")).is_err());
+        assert!(with(&first, user(&operator, "the operator", "a")).is_err());
+    }
+}
