@@ -257,7 +257,9 @@ fn best_present<'a>(
     hosts
         .iter()
         .flat_map(|(host, jobs)| jobs.iter().map(move |job| (host, job)))
-        .filter(|(_, present)| present.id == *job && !is_stranger(present))
+        // A VM of that name is nobody's service.
+        .filter(|(_, present)| present.id == *job && present.spec.as_vm().is_none())
+        .filter(|(_, present)| !is_stranger(present))
         .min_by_key(|(host, job)| (!is_trusted(job), job.state.is_ended(), *host))
 }
 

@@ -82,8 +82,11 @@ async fn submit(
     peer: Peer,
     Json(asked): Json<NewRun>,
 ) -> Result<Response, ProblemReply> {
-    users::permit_run(&shared, peer, &asked)?;
-    let run = shared.scheduler.submit(asked).await.map_err(Problem::from)?;
+    let run = match users::permit_run(&shared, peer, &asked)? {
+        Some(tenant) => shared.scheduler.submit_for(tenant, asked).await,
+        None => shared.scheduler.submit(asked).await,
+    };
+    let run = run.map_err(Problem::from)?;
     Ok((StatusCode::ACCEPTED, Json(RunStatus::clone(&run.status()))).into_response())
 }
 

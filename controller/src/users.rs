@@ -1,23 +1,46 @@
 //! What users of a tenant may have done: runs about that tenant's VMs, and no others.
 //!
 //! A run acts with the controller's right, so it is looked before it is stored whose VM it is about: by what
-//! is asked for, and by every row of it that is seen. What is seen may be old; that a name is another tenant's
-//! on a host is refused by that host as well.
+//! is asked for, and by every row of it that is seen, and again each time that it is planned. What is seen may
+//! be old; that a name is another tenant's on a host is refused by that host as well.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use protocol::api::{NewRun, Want};
 use protocol::id::{JobId, RunId, TenantId};
+use protocol::job::{JobKind, JobSpec};
 use protocol::refusal::Refusal;
-use protocol::trust::{Right, User};
+use protocol::trust::{Policy, Right, User};
 use protocol::view::View;
+use protocol::vm::VmSpec;
 use transport::{Peer, ProblemReply};
 
 use crate::api::{Shared, broken, permit};
 
-/// Lets the caller ask for this, or says why not.
-pub(crate) fn permit_run(shared: &Shared, peer: Peer, asked: &NewRun) -> Result<(), ProblemReply> {
-    let Some(user) = user(shared, peer) else { return permit(shared, peer, Right::Run) };
-    let view = &shared.scheduler.picture().view;
-    Ok(check(&user, asked, view)?)
+/// How names begin that are not a user's to give: those of Ostler's own services, and of what is done to hosts.
+const RESERVED: [&str; 2] = ["ostler-", "host-"];
+/// The longest that a user's run may wait for a guest to end by itself: it keeps its place meanwhile.
+const GRACE_MS_MAX: u64 = 600_000;
+
+/// Lets the caller ask for this, or says why not; of which tenant, if it is a user.
+pub(crate) fn permit_run(
+    shared: &Shared,
+    peer: Peer,
+    asked: &NewRun,
+) -> Result<Option<TenantId>, ProblemReply> {
+    let Some(user) = user(shared, peer) else {
+        permit(shared, peer, Right::Run)?;
+        return Ok(None);
+    };
+    let picture = shared.scheduler.picture();
+    if !picture.is_current {
+        let detail = format!("it does not see all hosts yet ({}); ask again", picture.source);
+        return Err(ProblemReply::new(503, "no-current-view", detail));
+    }
+    let policy = shared.trust.borrow().as_ref().map(|trust| Arc::clone(&trust.policy));
+    check(&user, asked, &picture.view, &policy.unwrap_or_default())?;
+    Ok(Some(user.tenant))
 }
 
 /// Lets the caller have a run turn back: one about a VM of its own.
@@ -38,11 +61,45 @@ fn user(shared: &Shared, peer: Peer) -> Option<User> {
     trust.user(peer.key.as_ref()?).cloned()
 }
 
-fn check(user: &User, asked: &NewRun, view: &View) -> Result<(), Refusal> {
+fn check(user: &User, asked: &NewRun, view: &View, policy: &Policy) -> Result<(), Refusal> {
     if asked.make_room {
         return Err(forbidden(user, "have other VMs moved to make room: ask an operator"));
     }
+    if asked.because.is_some() {
+        return Err(forbidden(user, "say for whose sake it is done"));
+    }
+    match &asked.want {
+        Want::Run { job, spec, .. } => {
+            if let Some(prefix) = RESERVED.iter().find(|prefix| job.as_str().starts_with(*prefix)) {
+                return Err(forbidden(
+                    user,
+                    &format!("give a VM a name that begins with {prefix}"),
+                ));
+            }
+            check_reach(policy, spec)?;
+        }
+        Want::Resize { size, .. } => {
+            let nics = size.add_nics.clone();
+            let kind = JobKind::Vm(VmSpec { nics, ..VmSpec::default() });
+            let (tenant, labels) = (user.tenant.clone(), BTreeMap::new());
+            check_reach(policy, &JobSpec { kind, tenant, labels })?;
+        }
+        Want::Stop { grace_ms, .. } if *grace_ms > GRACE_MS_MAX => {
+            return Err(forbidden(
+                user,
+                &format!("have a run wait for more than {GRACE_MS_MAX} ms"),
+            ));
+        }
+        _ => {}
+    }
     check_want(user, &asked.want, view)
+}
+
+/// What reaches into a host is a user's only where a rule says so.
+fn check_reach(policy: &Policy, spec: &JobSpec) -> Result<(), Refusal> {
+    let Some(breach) = policy.breaches_of_user(spec).into_iter().next() else { return Ok(()) };
+    let (tenant, is_default) = (spec.tenant.clone(), !policy.tenants.contains_key(&spec.tenant));
+    Err(Refusal::AgainstPolicy { tenant, is_default, breach })
 }
 
 fn check_want(user: &User, want: &Want, view: &View) -> Result<(), Refusal> {
@@ -106,10 +163,10 @@ fn forbidden(user: &User, what: &str) -> Refusal {
 mod tests {
     use protocol::host::{Host, Inventory};
     use protocol::id::{Cursor, Epoch};
-    use protocol::job::{Job, JobSpec, JobState};
+    use protocol::job::{Job, JobState};
     use protocol::signed::SecretKey;
     use protocol::ticket::HoldAt;
-    use protocol::vm::VmSpec;
+    use protocol::vm::{NicSpec, Plug, SizeChange};
 
     use super::*;
 
@@ -143,7 +200,7 @@ mod tests {
     fn ask(want: Want) -> Result<(), Refusal> {
         let key = SecretKey::from_seed([7; 32]).public();
         let user = User { key, name: "ann".into(), tenant: "a".parse().unwrap() };
-        check(&user, &NewRun::new(RunId(uuid::Uuid::nil()), want), &view())
+        check(&user, &NewRun::new(RunId(uuid::Uuid::nil()), want), &view(), &Policy::default())
     }
 
     fn run(id: &str, tenant: &str) -> Want {
@@ -194,7 +251,45 @@ mod tests {
         let key = SecretKey::from_seed([7; 32]).public();
         let user = User { key, name: "ann".into(), tenant: "a".parse().unwrap() };
         let new = NewRun::new(RunId(uuid::Uuid::nil()), run("mine", "a"));
-        let with_room = NewRun { make_room: true, ..new };
-        assert_eq!(check(&user, &with_room, &view()).unwrap_err().name(), "forbidden");
+        let with_room = NewRun { make_room: true, ..new.clone() };
+        let because = NewRun { because: Some("me".into()), ..new };
+        for new in [with_room, because] {
+            let said = check(&user, &new, &view(), &Policy::default()).unwrap_err();
+            assert_eq!(said.name(), "forbidden");
+        }
+        for name in ["ostler-monitor-0", "host-h1"] {
+            assert_eq!(ask(run(name, "a")).unwrap_err().name(), "forbidden");
+        }
+        let patient = Want::Stop { job: job("mine"), grace_ms: u64::MAX };
+        assert_eq!(ask(patient).unwrap_err().name(), "forbidden");
+    }
+
+    #[test]
+    fn what_reaches_into_a_host_is_a_users_only_by_a_rule() {
+        let with = |change: &dyn Fn(&mut VmSpec)| {
+            let mut spec = of("a");
+            if let JobKind::Vm(vm) = &mut spec.kind {
+                change(vm);
+            }
+            Want::Run { job: job("new"), spec, on: None }
+        };
+        let plugged = |plug: Plug| with(&move |vm| vm.nics = vec![NicSpec::from(plug.clone())]);
+        let bridge = || Plug::Bridge { bridge: "br0".into() };
+        let card = with(&|vm| vm.hardware.pci = vec!["0000:03:00.0".into()]);
+        for want in [card.clone(), plugged(bridge())] {
+            assert_eq!(ask(want).unwrap_err().name(), "against-policy");
+        }
+        assert_eq!(ask(plugged(Plug::User)), Ok(()));
+        assert_eq!(ask(plugged(Plug::Libvirt { name: "blue".into() })), Ok(()));
+        let size = SizeChange { add_nics: vec![NicSpec::from(bridge())], ..SizeChange::default() };
+        let resize = Want::Resize { job: job("mine"), size };
+        assert_eq!(ask(resize).unwrap_err().name(), "against-policy");
+        // With a rule that says so.
+        let rules = serde_json::json!({ "tenants": { "a": { "host_hardware": ["pci"] } } });
+        let policy: Policy = serde_json::from_value(rules).unwrap();
+        let key = SecretKey::from_seed([7; 32]).public();
+        let user = User { key, name: "ann".into(), tenant: "a".parse().unwrap() };
+        let new = NewRun::new(RunId(uuid::Uuid::nil()), card);
+        assert_eq!(check(&user, &new, &view(), &policy), Ok(()));
     }
 }

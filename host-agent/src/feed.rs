@@ -11,6 +11,7 @@ use protocol::host::{Host, Inventory};
 use protocol::id::{Cursor, HostId, JobId};
 use protocol::job::{Job, JobState};
 use protocol::view::{HostRow, Merge, View};
+use tokio::sync::watch;
 use transport::lines::LineSender;
 use transport::stream::{Cut, Encoded, FrameSender};
 use uuid::Uuid;
@@ -18,7 +19,11 @@ use uuid::Uuid;
 use crate::core::{EventRing, Resume};
 
 /// The agent's public face.
-pub(crate) struct Feed(Mutex<Published>);
+pub(crate) struct Feed {
+    published: Mutex<Published>,
+    /// Told of each event; what it was is asked for.
+    changes: watch::Sender<()>,
+}
 
 struct Published {
     /// Of this host alone. Nothing is kept of its rows anywhere else: a change would copy them.
@@ -61,7 +66,8 @@ impl Feed {
         let host = inventory.host.id.clone();
         view.merge_inventory(inventory);
         let ring = EventRing::default();
-        Self(Mutex::new(Published { view, host, ring, subscribers: Vec::new() }))
+        let published = Mutex::new(Published { view, host, ring, subscribers: Vec::new() });
+        Self { published, changes: watch::Sender::new(()) }
     }
 
     /// Applies the next event and tells all subscribers.
@@ -78,6 +84,13 @@ impl Feed {
             published.subscribers.retain(|subscriber| subscriber.push(at, &encoded).is_ok());
         }
         published.ring.push(Arc::new(event));
+        drop(published);
+        self.changes.send_replace(());
+    }
+
+    /// Changes when something has.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Sends a newcomer all it needs to catch up, and from then on every event.
@@ -151,7 +164,7 @@ impl Feed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Published> {
-        self.0.lock().expect("no holder of this lock panics")
+        self.published.lock().expect("no holder of this lock panics")
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use planner::{Outcome, PlanInput, Shards, State};
 use protocol::api::{NewRun, RunStatus, Want};
-use protocol::id::{HostId, JobId, RunId};
+use protocol::id::{HostId, JobId, RunId, TenantId};
 use protocol::job::{JobState, Role};
 use protocol::refusal::{Problem, Refusal};
 use protocol::signed::PublicKey;
@@ -39,6 +39,9 @@ use crate::task::{Circumstances, Direction, Dispatch};
 pub const RUNS_OPEN_MAX: usize = 4096;
 /// Runs that are driven at once; the others wait their turn. Each has at most one request out.
 const RUNS_DRIVEN_MAX: usize = 256;
+/// Runs of one tenant's users that are open at a time: an eighth of those that are driven, so that no tenant keeps
+/// the others, or what is done for lost hosts, from their turn.
+const RUNS_OF_TENANT_MAX: usize = 32;
 /// Runs that are driven at once for the sake of others, beside those: who waits for one has a place
 /// already, and would else wait for ever.
 const ERRANDS_DRIVEN_MAX: usize = 32;
@@ -143,6 +146,9 @@ impl Inner {
         if !picture.is_current {
             return Input::CannotPlan { why: format!("no current view ({})", picture.source) };
         }
+        if let Some(why) = record.objection(&picture.view) {
+            return Input::CannotPlan { why };
+        }
         let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());
         let (now_ms, seed) = (options.clock.now().mono_ms, options.seed);
         let has_trust = options.trust.borrow().is_some();
@@ -193,6 +199,7 @@ impl Inner {
 /// A run that has not ended.
 #[derive(Clone)]
 struct Open {
+    tenant: Option<TenantId>,
     status: watch::Receiver<Arc<RunStatus>>,
     cancels: mpsc::Sender<Cancel>,
 }
@@ -230,6 +237,14 @@ pub enum SubmitError {
     /// Too many runs are open.
     #[error("{RUNS_OPEN_MAX} runs are open; try again when some have ended")]
     TooMany,
+    /// Too many of a tenant's users are open.
+    #[error(
+        "{RUNS_OF_TENANT_MAX} runs of users of tenant {tenant} are open; try again when some have ended"
+    )]
+    TooManyOfTenant {
+        /// The tenant.
+        tenant: TenantId,
+    },
     /// It could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -265,6 +280,11 @@ impl From<SubmitError> for Problem {
             SubmitError::TooMany => {
                 let limit = u32::try_from(RUNS_OPEN_MAX).unwrap_or(u32::MAX);
                 Refusal::Busy { what: "open runs".to_owned(), limit, retry_after_ms: 1000 }.into()
+            }
+            SubmitError::TooManyOfTenant { tenant } => {
+                let limit = u32::try_from(RUNS_OF_TENANT_MAX).unwrap_or(u32::MAX);
+                let what = format!("open runs of users of tenant {tenant}");
+                Refusal::Busy { what, limit, retry_after_ms: 1000 }.into()
             }
             SubmitError::Store(_) => Problem::new(503, "storage-broken", detail),
         }
@@ -330,6 +350,30 @@ impl Scheduler {
     /// Wants something under the caller's id: asking twice is asking once. The run is stored when
     /// this returns.
     pub async fn submit(&self, asked: NewRun) -> Result<RunHandle, SubmitError> {
+        self.submit_by(asked, None).await
+    }
+
+    /// The same for a user of this tenant: it is done to that tenant's jobs alone, whatever becomes of names
+    /// until it is planned. So many of a tenant's may be open that the others' go on.
+    pub async fn submit_for(
+        &self,
+        tenant: TenantId,
+        asked: NewRun,
+    ) -> Result<RunHandle, SubmitError> {
+        let is_known = self.open().contains_key(&asked.id);
+        let is_of = |open: &&Open| open.tenant.as_ref() == Some(&tenant);
+        let count = self.open().values().filter(is_of).count();
+        if !is_known && count >= RUNS_OF_TENANT_MAX {
+            return Err(SubmitError::TooManyOfTenant { tenant });
+        }
+        self.submit_by(asked, Some(tenant)).await
+    }
+
+    async fn submit_by(
+        &self,
+        asked: NewRun,
+        tenant: Option<TenantId>,
+    ) -> Result<RunHandle, SubmitError> {
         if let Want::Run { spec, .. } | Want::FailOver { spec, .. } = &asked.want {
             spec.validate().map_err(|error| SubmitError::Invalid(error.to_string()))?;
         }
@@ -353,6 +397,7 @@ impl Scheduler {
             return Err(SubmitError::TooMany);
         }
         let record = RunRecord::new(asked, self.0.options.clock.now().wall_ms);
+        let record = RunRecord { tenant, ..record };
         let accepting = Arc::clone(&self.0.accepting).read_owned().await;
         let scheduler = self.clone();
         let accept = async move {
@@ -403,7 +448,7 @@ impl Scheduler {
         // One that is being accepted is there then.
         drop(self.0.accepting.write().await);
         let open = self.open().get(&id).cloned();
-        if let Some(Open { status, cancels }) = open {
+        if let Some(Open { status, cancels, .. }) = open {
             let (sender, answer) = oneshot::channel();
             // Both fail only for a run that has ended meanwhile.
             if cancels.send(sender).await.is_ok()
@@ -505,7 +550,8 @@ impl Scheduler {
         let id = record.id;
         let (publish, status) = watch::channel(Arc::new(record.status()));
         let (cancels, cancelled) = mpsc::channel(CANCELS_MAX);
-        self.open().insert(id, Open { status: status.clone(), cancels });
+        let tenant = record.tenant.clone();
+        self.open().insert(id, Open { tenant, status: status.clone(), cancels });
         let driver = Driver {
             inner: Arc::clone(&self.0),
             run: Run::new(record),

@@ -74,7 +74,8 @@ impl Scheduler {
             Err(
                 error @ (SubmitError::Invalid(_)
                 | SubmitError::OtherWant(_)
-                | SubmitError::Expected(_)),
+                | SubmitError::Expected(_)
+                | SubmitError::TooManyOfTenant { .. }),
             ) => Answer::Refused(No::Failed(error.to_string())),
         }
     }

@@ -7,9 +7,10 @@ use std::fmt;
 
 use planner::{Report, Setback};
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
-use protocol::id::{JobId, RunId};
+use protocol::id::{JobId, RunId, TenantId};
 use protocol::refusal::Refusal;
 use protocol::ticket::{DenialReason, HoldAt};
+use protocol::view::View;
 use serde::{Deserialize, Serialize};
 
 use crate::task::{TaskKind, TaskResult};
@@ -32,6 +33,9 @@ pub struct RunRecord {
     /// Why, where it is for another's sake.
     #[serde(default)]
     pub because: Option<String>,
+    /// Whose jobs alone it may be about: a user of this tenant has asked for it.
+    #[serde(default)]
+    pub tenant: Option<TenantId>,
     /// Where it is.
     pub state: RunState,
     /// The engine's claim; grows with each engine that takes the run up.
@@ -143,6 +147,7 @@ impl RunRecord {
             want: asked.want,
             make_room: asked.make_room,
             because: asked.because,
+            tenant: None,
             state: RunState::Accepted,
             claim: 1,
             accepted_ms,
@@ -155,6 +160,18 @@ impl RunRecord {
             setbacks: Vec::new(),
             cause: None,
         }
+    }
+
+    /// Why whoever has asked for it may not have it done to the job as it is seen now, if so: a name may have
+    /// become another tenant's since.
+    #[must_use]
+    pub fn objection(&self, view: &View) -> Option<String> {
+        let tenant = self.tenant.as_ref()?;
+        let (_, other) = view.job(self.job()).find(|(_, row)| row.spec.tenant != *tenant)?;
+        let (job, whose) = (self.job(), &other.spec.tenant);
+        Some(format!(
+            "{job} is tenant {whose}'s by now, and was asked for by one of tenant {tenant}"
+        ))
     }
 
     /// The job it is about; one active run a job.

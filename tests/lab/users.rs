@@ -14,6 +14,24 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
+/// The status that a request with somebody's own key is answered with.
+fn call(who: &Operator, address: &str, path: &str, body: &serde_json::Value) -> u16 {
+    let (key, address, path, body) =
+        (who.context().join("operator.key"), address.to_owned(), path.to_owned(), body.clone());
+    let asked = async move {
+        let identity = transport::Identity::load_or_create(&key).expect("the context has a key");
+        let client = transport::Client::new(std::sync::Arc::new(identity));
+        let to = transport::Endpoint::anyone(format!("https://{address}"));
+        let method = transport::Method::POST;
+        let sent = client.send::<_, serde_json::Value>(method, &to, &path, &body).await;
+        match sent {
+            Ok(reply) => reply.status,
+            Err(error) => error.problem().map_or(0, |problem| problem.status),
+        }
+    };
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(asked)
+}
+
 /// A person has the VMs of a tenant, its quota included, and of no other, whomever they ask; until they are
 /// taken out, and then what they have open ends.
 #[test]
@@ -72,6 +90,20 @@ fn lab_a_user_has_the_vms_of_a_tenant_and_no_others_whomever_it_asks() {
     ] {
         let text = refused(words);
         assert!(!text.is_empty(), "{words:?}");
+    }
+    // What is done in a run's name is done for all of its jobs: not by a user, whose VM ever it is.
+    let runs = ann.json(&["runs"])["runs"].clone();
+    let run = runs[0]["id"].as_str().expect("a run").to_owned();
+    let body = serde_json::json!({ "grace_ms": 0, "run": { "run": run, "task": 0, "claim": 9 } });
+    let forged = call(&ann, &format!("{}:7460", lab.address(&mine)), "/v1/jobs/mine/stop", &body);
+    assert_eq!(forged, 403);
+    assert_eq!(lab.virsh_state(&mine, "mine"), "running");
+    for words in [
+        &["run", "--name", "ostler-monitor-9", "--memory", "64MiB"][..],
+        &["run", "--name", "bridged", "--memory", "64MiB", "--nic", "bridge=br0"],
+    ] {
+        let output = ann.run(words);
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{words:?}: {}", said(&output));
     }
     let host = format!("{}:7460", lab.address(&home));
     let straight = refused(&["stop", "theirs", "--force", "--hosts", &host]);

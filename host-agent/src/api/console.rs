@@ -15,7 +15,7 @@ use serde::Deserialize;
 use transport::stream::Upgrade;
 use transport::{Peer, ProblemReply};
 
-use super::{Api, right_over};
+use super::Api;
 use crate::console::{Begin, Outlet, Typing, serve};
 
 /// Scrollback sent when nobody says how much.
@@ -59,7 +59,7 @@ pub(super) async fn open(
         None => Typing::Opens(Arc::clone(&api.hv), uuid),
     });
     let outlet = Outlet { log, recorder };
-    let upgrade = upgrade.until(api.forbidden_over(peer, right_over(&job.spec)));
+    let upgrade = upgrade.until(api.forbidden_over_job(peer, &job));
     Ok(upgrade.frames(move |frames| serve(frames, outlet, begin, typing)))
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn stop(
     Path(id): Path<JobId>,
     Json(stop): Json<StopJob>,
 ) -> Result<Response, ProblemReply> {
-    api.permit_over(peer, &id)?;
+    permit_for(&api, peer, &id, stop.run)?;
     answer(api.ask(Request::Stop { job: id, stop }).await?, StatusCode::ACCEPTED)
 }
 
@@ -137,7 +137,7 @@ pub(super) async fn resize(
     Path(id): Path<JobId>,
     Json(resize): Json<ResizeJob>,
 ) -> Result<Response, ProblemReply> {
-    api.permit_over(peer, &id)?;
+    permit_for(&api, peer, &id, resize.run)?;
     answer(api.ask(Request::Resize { job: id, resize }).await?, StatusCode::ACCEPTED)
 }
 
@@ -147,8 +147,9 @@ pub(super) async fn undo_resize(
     Path(id): Path<JobId>,
     Query(undo): Query<Undo>,
 ) -> Result<Response, ProblemReply> {
-    api.permit_over(peer, &id)?;
-    let request = Request::UndoResize { job: id, run: undo.key() };
+    let run = undo.key();
+    permit_for(&api, peer, &id, run)?;
+    let request = Request::UndoResize { job: id, run };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
 
@@ -206,7 +207,7 @@ pub(super) async fn migrate(
     Query(planned): Query<Planned>,
     Json(migrate): Json<MigrateJob>,
 ) -> Result<Response, ProblemReply> {
-    api.permit_over(peer, &id)?;
+    permit_for(&api, peer, &id, migrate.run)?;
     let request = Request::Migrate { job: id, migrate, revision: planned.revision };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
@@ -224,8 +225,9 @@ pub(super) async fn cancel_migration(
     Path(id): Path<JobId>,
     Query(undo): Query<Undo>,
 ) -> Result<Response, ProblemReply> {
-    api.permit_over(peer, &id)?;
-    let request = Request::CancelMigration { job: id, run: undo.key() };
+    let run = undo.key();
+    permit_for(&api, peer, &id, run)?;
+    let request = Request::CancelMigration { job: id, run };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
 
@@ -273,8 +275,9 @@ pub(super) async fn delete_job(
     Query(undo): Query<Undo>,
     Query(Also { shared }): Query<Also>,
 ) -> Result<Response, ProblemReply> {
-    api.permit_over(peer, &id)?;
-    let request = Request::Delete { job: id, run: undo.key(), shared };
+    let run = undo.key();
+    permit_for(&api, peer, &id, run)?;
+    let request = Request::Delete { job: id, run, shared };
     answer(api.ask(request).await?, StatusCode::ACCEPTED)
 }
 
@@ -283,7 +286,9 @@ pub(super) async fn release(
     peer: Peer,
     Path(id): Path<JobId>,
 ) -> Result<Response, ProblemReply> {
+    // What was adopted was no tenant's, and no user could adopt it again.
     api.permit_over(peer, &id)?;
+    api.permit(peer, Right::Run)?;
     answer(api.ask(Request::Release(id)).await?, StatusCode::ACCEPTED)
 }
 
@@ -327,6 +332,16 @@ fn right_to_put(kind: &JobKind) -> Right {
     match kind {
         JobKind::Vm(_) | JobKind::OneOff(_) => Right::Run,
         JobKind::Service(_) => Right::Govern,
+    }
+}
+
+/// To do it as a task of a run is for those who execute runs: what is done in a run's name is remembered as
+/// done, or as taken back, for all of its jobs.
+fn permit_for(api: &Api, peer: Peer, id: &JobId, run: Option<RunKey>) -> Result<(), ProblemReply> {
+    api.permit_over(peer, id)?;
+    match run {
+        Some(_) => api.permit(peer, Right::Run),
+        None => Ok(()),
     }
 }
 

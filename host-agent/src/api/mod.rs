@@ -28,7 +28,7 @@ use hypervisor::Hypervisor;
 use protocol::api::Health;
 use protocol::host::{Host, Inventory};
 use protocol::id::{JobId, TenantId};
-use protocol::job::{JobKind, JobSpec};
+use protocol::job::{Job, JobKind, JobSpec};
 use protocol::refusal::Refusal;
 use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
@@ -203,21 +203,38 @@ impl Api {
 
     /// Ends when the caller loses the right: a stream that is open must not outlive it.
     fn forbidden(&self, peer: Peer, right: Right) -> impl Future<Output = ()> + Send + 'static {
-        self.forbidden_over(peer, RightOver::Any(right))
-    }
-
-    /// The same for what is shown of a job.
-    fn forbidden_over(
-        &self,
-        peer: Peer,
-        right: RightOver,
-    ) -> impl Future<Output = ()> + Send + 'static {
         let mut trust = self.trust.subscribe();
         async move {
             let is_lost =
-                |in_force: &Option<InForce>| permit_over(in_force.as_ref(), peer, &right).is_err();
+                |in_force: &Option<InForce>| permit(in_force.as_ref(), peer, right).is_err();
             // Without a sender there is no agent any more.
             let _ = trust.wait_for(is_lost).await;
+        }
+    }
+
+    /// The same for what is shown of a job: also when there is another one of its name, or none.
+    fn forbidden_over_job(
+        &self,
+        peer: Peer,
+        job: &Job,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (mut trust, mut changes) = (self.trust.subscribe(), self.feed.changes());
+        let (feed, id, tenant) = (Arc::clone(&self.feed), job.id.clone(), job.spec.tenant.clone());
+        let right = right_over(&job.spec);
+        async move {
+            let is_there = || feed.job(&id).is_some_and(|job| job.spec.tenant == tenant);
+            while is_there()
+                && permit_over(trust.borrow_and_update().as_ref(), peer, &right).is_ok()
+            {
+                let is_over = tokio::select! {
+                    changed = trust.changed() => changed.is_err(),
+                    changed = changes.changed() => changed.is_err(),
+                };
+                // Without a sender there is no agent any more.
+                if is_over {
+                    return;
+                }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use transport::stream::Upgrade;
 use transport::{Peer, ProblemReply};
 use uuid::Uuid;
 
-use super::{Api, right_over};
+use super::Api;
 use crate::screen::{png_of, serve};
 
 /// libvirt answers within milliseconds, or waits for its own lock for 30 s.
@@ -32,7 +32,7 @@ pub(super) async fn vnc(
     let (job, uuid) = find(&api, peer, &id)?;
     let opened = call(&api.hv, "open graphics", DEADLINE, move |hv| hv.open_graphics(uuid)).await;
     let guest = opened.map_err(|error| no(&job, &error))?;
-    let upgrade = upgrade.until(api.forbidden_over(peer, right_over(&job.spec)));
+    let upgrade = upgrade.until(api.forbidden_over_job(peer, &job));
     Ok(upgrade.frames(move |frames| serve(frames, guest)))
 }
 

@@ -4,6 +4,7 @@
 //!   another's `users key` ──▶ add KEY --name NAME --tenant TENANT ──▶ their `trust fetch`
 //! ```
 
+use protocol::id::TenantId;
 use protocol::signed::PublicKey;
 use protocol::trust::{Trust, User};
 use serde_json::json;
@@ -46,8 +47,10 @@ async fn add(session: &Session, user: User) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
     let authority = Authority::newest(session, &picture).await?;
+    let tenant = user.tenant.clone();
     match with(&authority.trust, user)? {
         Some(next) => {
+            warn(&next, &tenant);
             let count = next.users.len();
             authority.decree_count(session, &picture, next, "users", count).await
         }
@@ -55,6 +58,23 @@ async fn add(session: &Session, user: User) -> Result<Code, Failure> {
             show::note("it is so already");
             Ok(Code::Ok)
         }
+    }
+}
+
+/// What is not limited is as much as there is.
+fn warn(trust: &Trust, tenant: &TenantId) {
+    if !trust.quota.contains_key(tenant) {
+        show::note(&format!(
+            "warning: tenant {tenant} has no quota; next: ostler quota set {tenant} --vcpus N --memory SIZE --vms N"
+        ));
+    }
+    let rules = trust.policy.of(tenant);
+    let has_bounds = rules.is_some_and(|rules| rules.vm_max.is_some() && rules.images.is_some());
+    if !has_bounds {
+        show::note(&format!(
+            "warning: no policy says how large a disk of tenant {tenant} may be (`vm_max`), and from which images (`images`; \
+             those made of others' disks are among them); next: ostler policy set FILE"
+        ));
     }
 }
 

@@ -45,6 +45,12 @@ impl StartVm {
     pub(super) fn check(&self, state: &State<'_>) -> Result<(), Blocker> {
         let row = welcoming(state, &self.host)?;
         for (host, placed) in &state.placements(&self.job) {
+            // Its name is that of its disks, wherever they are.
+            if placed.spec.tenant != self.spec.tenant {
+                let (tenant, host) = (&placed.spec.tenant, host.short());
+                let needed = format!("it is tenant {tenant}'s on {host}: delete it there first");
+                return Err(Blocker::WrongState { state: Some(placed.state), needed });
+            }
             if !placed.state.is_ended() {
                 let needed = format!("it must have ended on {}", host.short());
                 return Err(Blocker::WrongState { state: Some(placed.state), needed });

@@ -238,6 +238,18 @@ impl Policy {
         rules.map(|(vm, rules)| rules.breaches(vm)).unwrap_or_default()
     }
 
+    /// The same for who may not change these rules: what they leave out of what reaches into a host is not
+    /// allowed. That is its hardware, and its bridges; networks that somebody has made for guests are.
+    #[must_use]
+    pub fn breaches_of_user(&self, spec: &JobSpec) -> Vec<Breach> {
+        let Some(vm) = spec.as_vm() else { return Vec::new() };
+        let mut rules = self.of(&spec.tenant).cloned().unwrap_or_default();
+        rules.host_hardware.get_or_insert_default();
+        let for_guests = || ["user", "network=*"].map(|name| Pattern(name.to_owned())).to_vec();
+        rules.networks.get_or_insert_with(for_guests);
+        rules.breaches(vm)
+    }
+
     /// The rule about hosts that the job breaks on a host with these labels.
     #[must_use]
     pub fn breach_on(&self, spec: &JobSpec, labels: &BTreeMap<String, String>) -> Option<Breach> {
