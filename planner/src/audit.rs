@@ -306,7 +306,8 @@ impl<'a> Ledger<'a> {
     }
 
     fn take(&mut self, step: &Step, faults: &mut Vec<Fault>) {
-        let before = step_target(step).map(|host| self.size(step.job(), host));
+        let had = step_target(step).and_then(|host| self.promised.get(host).copied());
+        let had = had.unwrap_or_default();
         match step {
             Step::StartVm(s) => {
                 self.fetch(s, faults);
@@ -334,11 +335,7 @@ impl<'a> Ledger<'a> {
         let row = self.input.view.host(reserved_for);
         let capacity = row.map(|row| row.host.capacity).unwrap_or_default();
         // A host that has promised too much may be asked for less, or for more of something else.
-        let grown = match step {
-            Step::ResizeVm(step) => step.spec.takes().minus(before.unwrap_or_default()),
-            _ => promised,
-        };
-        if lacks(grown, promised.minus(capacity)) {
+        if lacks(promised.minus(had), promised.minus(capacity)) {
             faults.push(Fault::Overcommitted { host: reserved_for.clone(), promised, capacity });
         }
         let alive = self
