@@ -402,7 +402,7 @@ fn what_the_page_asks_is_what_the_commands_ask() {
         match stopped.status {
             200 => break,
             409 if begin.elapsed() < Duration::from_secs(20) => {
-                std::thread::sleep(Duration::from_millis(50))
+                std::thread::sleep(Duration::from_millis(50));
             }
             other => panic!("{other}: {}", stopped.body),
         }
