@@ -2,7 +2,7 @@
 //! again. What lies there needs no cluster: qcow2 files that `qemu-img` reads, and what the VM was as JSON.
 //!
 //! ```text
-//! take: [taking] images of all disks, of one moment ─▶ [carry] here, by their digest ─▶ [kept] told as there
+//! take: [taking] images of all disks, of one moment ─▶ [carry] here, by their digest ─▶ [kept] there once named
 //! restore: [kept] what it was ─▶ images on a host, by their digest ─▶ a VM that begins with them
 //! ```
 

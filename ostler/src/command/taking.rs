@@ -36,9 +36,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 const SNAPSHOTS: &str = "for-images-";
 /// How the names of images begin that commands have made, and chosen the name of.
 const IMAGES: &str = "for-";
-/// How old such a snapshot or image is when nobody is at work on it any more: whoever reads a snapshot keeps it
-/// from being deleted, and what is just beginning takes seconds.
+/// How old such a snapshot is when nobody is at work on it any more: whoever reads a snapshot keeps it from being
+/// deleted, and what is just beginning takes seconds.
 const LEFT_MS: u64 = 600_000;
+/// The same of an image. Nothing keeps one while it waits for those of larger disks, or is carried away, which may take
+/// hours.
+const IMAGE_LEFT_MS: u64 = 24 * 3_600_000;
 /// How long somebody who has had enough waits for a host to forget a snapshot.
 const LEAVING_MS_MAX: u64 = 30_000;
 /// After how long it is said what is waited for.
@@ -385,7 +388,7 @@ pub(super) fn images_for(whom: &str, vm: &VmSpec) -> Vec<DiskImage> {
 /// Whether a command has made this image, and nobody is at work on it any more if no VM needs it.
 pub(super) fn is_left(name: &ImageName, now_ms: u64) -> bool {
     let Some(rest) = name.as_str().strip_prefix(IMAGES) else { return false };
-    let latest = stamp(now_ms.saturating_sub(LEFT_MS));
+    let latest = stamp(now_ms.saturating_sub(IMAGE_LEFT_MS));
     let mut words = rest.rsplit('-').skip(1);
     let (Some(time), Some(day)) = (words.next(), words.next()) else { return false };
     let is_number = |text: &str, digits: usize| {
@@ -430,7 +433,8 @@ mod tests {
             let (one, other) = (images_for(whom, &vm(disk)), images_for(whom, &vm(disk)));
             assert_ne!(one, other);
             assert!(!is_left(&one[0].name, now_ms), "somebody may be at it: {}", one[0].name);
-            assert!(is_left(&one[0].name, now_ms + 2 * LEFT_MS), "{}", one[0].name);
+            assert!(!is_left(&one[0].name, now_ms + IMAGE_LEFT_MS / 2), "{}", one[0].name);
+            assert!(is_left(&one[0].name, now_ms + 2 * IMAGE_LEFT_MS), "{}", one[0].name);
         }
         for kept in ["guest", "for-web-2-root", "for-20200101-000000", "debian-20200101-000000-aa"]
         {

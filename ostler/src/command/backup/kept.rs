@@ -1,4 +1,4 @@
-//! Backups as they lie in a folder: what tells of one, which there are, and which go.
+//! Backups as they lie in a folder: the manifest of each, which there are, and which go.
 //!
 //! A backup is there once it has its name: its folder gets its name when all of it is on disk. What goes
 //! loses its name first.

@@ -145,8 +145,8 @@ async fn carry(
         let name = disk.clone();
         manifest.disks.push(KeptDisk { name, file, sha256, file_bytes, virtual_bytes });
     }
-    let backup = shelf.finish(draft, manifest)?;
-    // A disk that came while the images were made is in no backup, and its VM none that could be restored.
+    // A disk that came while the images were made is in none of them: of that no VM could be made.
+    let backup = Backup { path: draft.path().to_owned(), manifest };
     backup.vm()?;
-    Ok(backup)
+    shelf.finish(draft, backup.manifest)
 }
