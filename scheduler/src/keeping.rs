@@ -64,6 +64,11 @@ impl Keeping {
         self.upkeep().heeded(now_ms, &BTreeSet::from([job]))
     }
 
+    /// Something has changed that is not in the picture, and by which what is expected is judged.
+    pub(crate) fn look_again(&self) {
+        self.tell();
+    }
+
     fn tell(&self) {
         self.news.send_modify(|news| *news += 1);
     }
@@ -345,6 +350,9 @@ impl Scheduler {
         let mut mends: JoinSet<(JobId, HostId, Arc<RunStatus>)> = JoinSet::new();
         let mut picture = self.options().picture.clone();
         let mut news = self.keeping().news.subscribe();
+        // Who belongs to the cluster is judged by as well. Who tells of it may be gone before this ends.
+        let mut trust = self.options().trust.clone();
+        let mut is_told = true;
         let work = async {
             loop {
                 let looked = Instant::now();
@@ -366,6 +374,7 @@ impl Scheduler {
                     }
                     changed = picture.changed() => if changed.is_err() { return },
                     _ = news.changed() => {}
+                    changed = trust.changed(), if is_told => is_told = changed.is_ok(),
                     () = sleep_until(looked + LOOK_AGAIN), if is_restless => {}
                 }
                 let (least, times) = LOOK_INTERVAL;

@@ -115,14 +115,15 @@ impl Asleep {
         Arc::clone(&self.powers.lock().expect("no holder of this lock panics"))
     }
 
-    fn note(&self, change: impl FnOnce(&mut Powers)) -> Arc<Powers> {
+    /// What is known now, if that is something else than before.
+    fn note(&self, change: impl FnOnce(&mut Powers)) -> Option<Arc<Powers>> {
         let mut powers = self.powers.lock().expect("no holder of this lock panics");
         let mut next = Powers::clone(&powers);
         change(&mut next);
-        if next != **powers {
+        (next != **powers).then(|| {
             *powers = Arc::new(next);
-        }
-        Arc::clone(&powers)
+            Arc::clone(&powers)
+        })
     }
 
     /// The picture with those of which no monitor has told.
@@ -152,14 +153,22 @@ impl Scheduler {
         let may_wake = sleepers.iter().map(|(host, sleeper)| (host.clone(), sleeper.may_wake));
         let asleep: BTreeMap<HostId, bool> = may_wake.collect();
         let powers = self.asleep().note(|powers| powers.asleep = asleep);
-        self.knowledge().note_powers(powers);
         *self.asleep().lock() = Arc::new(sleepers);
+        self.obey_powers(powers);
     }
 
     /// These hosts may be put to sleep now, and no others.
     pub fn note_may_sleep(&self, hosts: BTreeSet<HostId>) {
         let powers = self.asleep().note(|powers| powers.may_sleep = hosts);
+        self.obey_powers(powers);
+    }
+
+    /// Plans go by these from now on, and what is expected is judged by them: on a quiet cluster nothing else
+    /// happens for hours.
+    fn obey_powers(&self, changed: Option<Arc<Powers>>) {
+        let Some(powers) = changed else { return };
         self.knowledge().note_powers(powers);
+        self.keeping().look_again();
     }
 
     /// The hosts that may be put to sleep, as it was told last.

@@ -1,5 +1,9 @@
 //! Two schedulers that keep the same, with no cluster at all.
 
+use protocol::host::{Host, Inventory};
+use protocol::id::{Cursor, Epoch};
+use protocol::resources::Resources;
+use protocol::signed::SecretKey;
 use serde_json::json;
 use transport::{CancellationToken, Client, Clock, Identity};
 
@@ -92,4 +96,61 @@ async fn sets_and_what_is_remembered_of_deleted_ones_are_bounded() {
     scheduler.keep(name(SETS_MAX), Revision(1), spare()).await.unwrap();
     scheduler.keep_no_longer(name(SETS_MAX), None).await.unwrap();
     assert_eq!(scheduler.expectations(true).sets.len(), DELETED_MAX);
+}
+
+#[tokio::test]
+async fn a_host_that_may_sleep_from_now_on_is_news_on_a_quiet_cluster() {
+    let hosts = [1, 2, 3].map(|n| {
+        let host = Host::of_key(SecretKey::from_seed([n; 32]).public());
+        let capacity = Resources { vcpus: 4, memory_bytes: 8 << 30, disk_bytes: 0 };
+        Host { capacity, ..host }
+    });
+    let mut view = View::default();
+    for host in hosts.clone() {
+        let cursor = Cursor { epoch: Epoch(1), seq: 1 };
+        view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });
+    }
+    let picture = Picture { view, is_current: true, ..Picture::default() };
+    let (_picture, picture) = watch::channel(Arc::new(picture));
+    let clock = Clock::manual(transport::Now::default());
+    let stop = CancellationToken::new();
+    let one = Scheduler::new(
+        Options {
+            client: Client::new(Arc::new(Identity::ephemeral())),
+            clock: clock.clone(),
+            conductor: Arc::new(InMemory::default()),
+            picture,
+            trust: watch::channel(None).1,
+            seed: 1,
+        },
+        stop.clone(),
+    );
+    let story = async {
+        let saving = vec![json!({ "expect": "power_saving", "after_s": 3_600 })];
+        let mut kept = one.keep(name(1), Revision(1), saving).await.unwrap();
+        let standing = |kept: &Kept| kept.status().unwrap().expectations.remove(0).standing;
+        while standing(&kept) != KeptStanding::Met {
+            kept.changed().await;
+        }
+        // Nothing of the beginning is still to be looked at.
+        tokio::time::sleep(3 * LOOK_INTERVAL.0).await;
+        one.note_may_sleep(BTreeSet::from([hosts[0].id.clone()]));
+        while standing(&kept) == KeptStanding::Met {
+            kept.changed().await;
+        }
+        stop.cancel();
+    };
+    let passing = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            clock.advance_ms(1_000);
+        }
+    };
+    let told = async { tokio::join!(one.tend_hosts(), story) };
+    tokio::select! {
+        told = tokio::time::timeout(Duration::from_secs(20), told) => {
+            told.expect("it is told of, though nothing else happens");
+        }
+        () = passing => {}
+    }
 }
