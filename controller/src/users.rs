@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn run(id: &str, tenant: &str) -> Want {
-        Want::Run { job: job(id), spec: of(tenant), on: None }
+        Want::Run { job: job(id), spec: of(tenant), on: None, again: false }
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         let adopted = {
             let vm = VmSpec { adopted: Some(uuid::Uuid::nil()), ..VmSpec::default() };
             let spec = JobSpec { tenant: "a".parse().unwrap(), ..JobSpec::vm(vm) };
-            Want::Run { job: job("new"), spec, on: None }
+            Want::Run { job: job("new"), spec, on: None, again: false }
         };
         let fail_over = Want::FailOver {
             job: job("mine"),
@@ -271,7 +271,7 @@ mod tests {
             if let JobKind::Vm(vm) = &mut spec.kind {
                 change(vm);
             }
-            Want::Run { job: job("new"), spec, on: None }
+            Want::Run { job: job("new"), spec, on: None, again: false }
         };
         let plugged = |plug: Plug| with(&move |vm| vm.nics = vec![NicSpec::from(plug.clone())]);
         let bridge = || Plug::Bridge { bridge: "br0".into() };

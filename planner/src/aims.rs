@@ -19,7 +19,7 @@ use crate::input::PlanInput;
 use crate::intent::{Intent, Problem, problems};
 use crate::level::{Level, Score};
 use crate::order::awaited;
-use crate::report::{Report, explain, explain_stay, violations};
+use crate::report::{Report, Unmet, UnmetReason, explain, explain_stay, violations};
 use crate::rules::{Balanced, Clause, PowerSaving, Rule};
 use crate::saving::{Saving, next_saving};
 use crate::search::{Aim, Node, Search};
@@ -88,6 +88,17 @@ pub struct Outcome {
     pub coming: Vec<(JobId, HostId)>,
     /// What stays unmet, and why.
     pub report: Report,
+}
+
+/// The same as [`plan`] for a job that is to run again: one that nobody has any more is not made anew.
+#[must_use]
+pub fn plan_again(input: &PlanInput, job: &JobId) -> Outcome {
+    if !State::new(input).placements(job).is_empty() {
+        return plan(input);
+    }
+    let (job, reason) = (job.clone(), UnmetReason::NoSuchJob);
+    let unmet = vec![Unmet { job, reason, hosts: vec![], hosts_unlisted: 0, cheapest: None }];
+    Outcome { report: Report { unmet, ..Report::default() }, ..Outcome::default() }
 }
 
 /// Finds the cheapest steps that make the expectations true, as many of them as can be.

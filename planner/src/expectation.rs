@@ -57,7 +57,7 @@ impl Expectation {
     #[must_use]
     pub fn of(want: &Want) -> Option<Self> {
         Some(match want.clone() {
-            Want::Run { job, spec, on } => Expectation::Runs { job, spec, on },
+            Want::Run { job, spec, on, .. } => Expectation::Runs { job, spec, on },
             Want::Migrate { job, to, .. } => Expectation::RunsOn { job, on: to },
             Want::Resize { job, size } => Expectation::HasSize { job, size },
             Want::Stop { job, .. } => Expectation::IsStopped { job },

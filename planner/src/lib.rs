@@ -77,7 +77,7 @@ pub mod fleet;
 
 pub mod simulate;
 
-pub use aims::{Favour, Outcome, Plan, plan};
+pub use aims::{Favour, Outcome, Plan, plan, plan_again};
 pub use audit::{Fault, audit};
 pub use balance::Shift;
 pub use cost::Cost;

@@ -69,6 +69,10 @@ pub struct PutJob {
     /// without them it does not start.
     #[serde(default, skip_serializing_if = "is_false")]
     pub finds_disks: bool,
+    /// True when the job is on this host already, and starts again or changes: when somebody has deleted it
+    /// meanwhile, it is refused (`no-such-job`), and nothing is made anew.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub must_exist: bool,
 }
 
 /// `GET /v1/domains/{domain}` on a host: a domain that is nobody's job. `PUT /v1/jobs/{id}` with the
@@ -260,6 +264,10 @@ pub enum Want {
         /// Only here, if given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         on: Option<HostId>,
+        /// Only if it is somewhere already, running or not: a job that somebody has deleted meanwhile is not
+        /// made anew.
+        #[serde(default, skip_serializing_if = "is_false")]
+        again: bool,
     },
     /// The job is stopped; its disks stay.
     Stop {

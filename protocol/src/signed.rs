@@ -10,11 +10,15 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 use data_encoding::BASE64URL_NOPAD as B64;
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer as _, SigningKey};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+mod memo;
+
+pub use memo::remember_signatures;
 
 /// A message that may be signed.
 pub trait Message: Serialize + DeserializeOwned {
@@ -113,7 +117,7 @@ pub struct PublicKey(#[schemars(with = "String", regex(pattern = "^[A-Za-z0-9_-]
 impl PublicKey {
     /// Takes 32 raw bytes as a key, if they are a point on the curve.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, String> {
-        VerifyingKey::from_bytes(&bytes).map_err(|e| format!("not an Ed25519 key: {e}"))?;
+        memo::key_of(&bytes).ok_or("not an Ed25519 key: it is no point on the curve")?;
         Ok(Self(bytes))
     }
 
@@ -214,11 +218,9 @@ impl<T: Message> Signed<T> {
     /// Checks the signature and then parses. Whether [`Signed::key`] may say this is the
     /// caller's question.
     pub fn open(&self) -> Result<T, SignedError> {
-        let bad = || SignedError::BadSignature { domain: T::DOMAIN, key: self.key };
-        let key = VerifyingKey::from_bytes(&self.key.0).map_err(|_| bad())?;
-        let signature = ed25519_dalek::Signature::from_bytes(&self.signature);
-        key.verify_strict(&signed_bytes(T::DOMAIN, &self.payload), &signature)
-            .map_err(|_| bad())?;
+        if !memo::holds(&self.key.0, &signed_bytes(T::DOMAIN, &self.payload), &self.signature) {
+            return Err(SignedError::BadSignature { domain: T::DOMAIN, key: self.key });
+        }
         serde_json::from_slice(&self.payload)
             .map_err(|e| SignedError::Malformed { domain: T::DOMAIN, why: e.to_string() })
     }

@@ -175,6 +175,7 @@ impl Inner {
             let outcome = match &want {
                 Want::Sleep { host } => planner::put_to_sleep(&input, host.host()),
                 Want::Wake { host } => planner::wake(&input, host.host()),
+                Want::Run { job, again: true, .. } => planner::plan_again(&input, job),
                 _ => planner::plan(&input),
             };
             let state = State::new(&input);

@@ -131,7 +131,7 @@ impl FailOver {
         let want = |(job, (row, lost)): (JobId, (&Job, HoldAt))| {
             let spec = row.spec.as_ref().clone();
             let want = if self.forgotten.get(&job) == Some(&lost) {
-                Want::Run { job, spec, on: Some(lost.host.clone()) }
+                Want::Run { job, spec, on: Some(lost.host.clone()), again: true }
             } else {
                 let last = self.tried.get(&job).map_or(&lost, |tried| &tried.held).clone();
                 Want::FailOver { job, spec, revision: row.revision, lost: last }

@@ -75,7 +75,7 @@ fn want(row: &HostRow, job: &Job, lost: HoldAt, has_heard: bool) -> Option<Want>
     let stays = job.spec.as_vm().is_some_and(|vm| vm.is_bound_to(&row.host));
     match (stays, has_heard) {
         (true, false) => None,
-        (true, true) => Some(Want::Run { job: id, spec, on: Some(lost.host) }),
+        (true, true) => Some(Want::Run { job: id, spec, on: Some(lost.host), again: true }),
         (false, _) => Some(Want::FailOver { job: id, spec, revision: job.revision, lost }),
     }
 }

@@ -457,7 +457,7 @@ mod tests {
         let vm = |memory_bytes| JobSpec::vm(VmSpec { vcpus: 1, memory_bytes, ..VmSpec::default() });
         let plan = |knowledge: &mut Knowledge, memory_bytes| {
             let job: JobId = "web".parse().unwrap();
-            let want = Want::Run { job, spec: vm(memory_bytes), on: None };
+            let want = Want::Run { job, spec: vm(memory_bytes), on: None, again: false };
             let run = RunId(uuid::Uuid::from_u128(1));
             let outcome = planner::plan(&knowledge.plan_input(0, &picture, run, &want, vec![], 1));
             let steps = outcome.plan.steps.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -530,7 +530,7 @@ mod tests {
         let picture = Picture { view, is_current: true, ..Picture::default() };
         let spec = JobSpec::vm(VmSpec { vcpus: 2, memory_bytes: 1 << 30, ..VmSpec::default() });
         let job: JobId = "web".parse().unwrap();
-        let want = Want::Run { job, spec: spec.clone(), on: None };
+        let want = Want::Run { job, spec: spec.clone(), on: None, again: false };
         let steps = |knowledge: &mut Knowledge| {
             let run = RunId(uuid::Uuid::from_u128(1));
             let input = knowledge.plan_input(0, &picture, run, &want, vec![], 1);

@@ -20,7 +20,7 @@
 //! let conductor = Arc::new(InMemory::default());
 //! let scheduler =
 //!     Scheduler::new(Options { client, clock, conductor, picture, trust, seed: 1 }, stop);
-//! let want = Want::Run { job: "web-1".parse()?, spec, on: None };
+//! let want = Want::Run { job: "web-1".parse()?, spec, on: None, again: false };
 //! let ended = scheduler.ensure(want).await?.ended().await;
 //! println!("{:?}: {:?}", ended.state, ended.reason);
 //! # Ok(()) }

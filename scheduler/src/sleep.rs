@@ -503,7 +503,7 @@ mod tests {
                 finds_disks: false,
             }),
         ];
-        let want = Want::Run { job, spec, on: None };
+        let want = Want::Run { job, spec, on: None, again: false };
         let at = Circumstances { has_trust: true, ..Circumstances::default() };
         let tasks = tasks_of(&steps, &want, &at, 3);
         assert!(matches!(&tasks[0], TaskKind::Wake { host: woken } if *woken == host));

@@ -95,6 +95,9 @@ pub enum TaskKind {
         /// Whether its disks are there already: see [`PutJob::finds_disks`].
         #[serde(default)]
         finds_disks: bool,
+        /// Whether it is there already: see [`PutJob::must_exist`].
+        #[serde(default)]
+        must_exist: bool,
     },
     /// Wait until the job runs there.
     AwaitRunning {
@@ -494,12 +497,19 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
             TaskResult::Offer { offer } => Ask::Grants(offer.clone()),
             _ => return None,
         },
-        TaskKind::Put { host, revision, spec, ticket, finds_disks, .. } => {
+        TaskKind::Put { host, revision, spec, ticket, finds_disks, must_exist, .. } => {
             let (ticket, spec) = (ticket_of(tasks, *ticket)?, spec.clone());
-            let finds_disks = *finds_disks;
+            let (finds_disks, must_exist) = (*finds_disks, *must_exist);
             Ask::Put(
                 host.clone(),
-                PutJob { revision: *revision, spec, ticket, run: Some(key), finds_disks },
+                PutJob {
+                    revision: *revision,
+                    spec,
+                    ticket,
+                    run: Some(key),
+                    finds_disks,
+                    must_exist,
+                },
             )
         }
         TaskKind::Resize { host, revision, size, ticket } => {
@@ -609,7 +619,7 @@ pub struct Circumstances {
 #[must_use]
 pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -> Vec<TaskKind> {
     let mut tasks = Vec::new();
-    for step in steps {
+    for (n, step) in steps.iter().enumerate() {
         let number = first + tasks.len();
         match step {
             Step::StartVm(start) => {
@@ -628,6 +638,10 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 });
                 tasks.extend(copies);
                 let number = first + tasks.len();
+                let is_deleted = steps[..n].iter().any(
+                    |step| matches!(step, Step::DeleteVm(delete) if delete.host == start.host && delete.job == start.job),
+                );
+                let has_row = at.hosts_with_rows.contains(&start.host);
                 let put = Putting {
                     host: &start.host,
                     revision,
@@ -635,8 +649,9 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     how,
                     // Services are Ostler's own and need none.
                     needs_ticket: at.has_trust && start.spec.as_vm().is_some(),
-                    is_new: !at.hosts_with_rows.contains(&start.host),
+                    is_new: !has_row,
                     finds_disks: start.finds_disks,
+                    must_exist: has_row && !is_deleted,
                 };
                 tasks.extend(put.tasks(number));
                 let host = start.host.clone();
@@ -676,6 +691,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     needs_ticket: true,
                     is_new: true,
                     finds_disks: false,
+                    must_exist: false,
                 };
                 tasks.extend(put.tasks(number));
                 let incoming = first + tasks.len();
@@ -737,11 +753,13 @@ struct Putting<'a> {
     needs_ticket: bool,
     is_new: bool,
     finds_disks: bool,
+    must_exist: bool,
 }
 
 impl Putting<'_> {
     fn tasks(self, number: usize) -> Vec<TaskKind> {
-        let Putting { host, revision, spec, how, needs_ticket, is_new, finds_disks } = self;
+        let Putting { host, revision, spec, how, needs_ticket, is_new, finds_disks, must_exist } =
+            self;
         let (host, spec) = (host.clone(), spec.clone());
         let ticket = needs_ticket.then_some((number, number + 1));
         let mut tasks = Vec::new();
@@ -750,7 +768,7 @@ impl Putting<'_> {
             tasks.push(TaskKind::Offer { host, revision, spec, how, finds_disks });
             tasks.push(TaskKind::Grants { offer: number });
         }
-        tasks.push(TaskKind::Put { host, revision, spec, ticket, is_new, finds_disks });
+        tasks.push(TaskKind::Put { host, revision, spec, ticket, is_new, finds_disks, must_exist });
         tasks
     }
 }

@@ -86,6 +86,7 @@ impl Caller {
             ticket,
             run: None,
             finds_disks: false,
+            must_exist: false,
         };
         let path = format!("/v1/jobs/{job}");
         let asked = self.client.send::<_, Job>(Method::PUT, host, &path, &put);

@@ -46,7 +46,7 @@ fn await_end(world: &mut World, group: usize, id: protocol::id::RunId) -> RunSta
 }
 
 fn want_run() -> Want {
-    Want::Run { job: job_id(0), spec: spec(1, false, false), on: None }
+    Want::Run { job: job_id(0), spec: spec(1, false, false), on: None, again: false }
 }
 
 fn want_size(vcpus: u32) -> Want {
@@ -62,7 +62,7 @@ fn vcpus_of(world: &World, host: usize) -> u32 {
 #[test]
 fn a_vm_grows_while_it_runs_within_its_quota_and_not_beyond() {
     let mut world = world(Profile { arbiters: 1, k: 1, ..Profile::calm(20) });
-    let want = Want::Run { job: job_id(0), spec: spec(1, true, true), on: None };
+    let want = Want::Run { job: job_id(0), spec: spec(1, true, true), on: None, again: false };
     let started = run(&mut world, 0, want);
     assert_eq!(await_end(&mut world, 0, started), RunState::Succeeded);
     let at = (0..3).find(|n| world.runs(*n, &job_id(0))).expect("it runs somewhere");
@@ -72,17 +72,17 @@ fn a_vm_grows_while_it_runs_within_its_quota_and_not_beyond() {
     let too_much = run(&mut world, 0, want_size(5));
     assert_eq!(await_end(&mut world, 0, too_much), RunState::Succeeded, "5 of 6 and of 5");
     // Another of the tenant's is in the way now.
-    let other = Want::Run { job: job_id(1), spec: spec(1, false, true), on: None };
+    let other = Want::Run { job: job_id(1), spec: spec(1, false, true), on: None, again: false };
     let other = run(&mut world, 0, other);
     assert_eq!(await_end(&mut world, 0, other), RunState::Succeeded);
-    let third = Want::Run { job: job_id(2), spec: spec(1, false, true), on: None };
+    let third = Want::Run { job: job_id(2), spec: spec(1, false, true), on: None, again: false };
     let third = run(&mut world, 0, third);
     assert_eq!(await_end(&mut world, 0, third), RunState::RolledBack, "6 of 6 are promised");
     ends_well(world);
 }
 
 fn want_limited(n: u64) -> Want {
-    Want::Run { job: job_id(n), spec: spec(1, false, true), on: None }
+    Want::Run { job: job_id(n), spec: spec(1, false, true), on: None, again: false }
 }
 
 /// Starts jobs one after the other until one is refused; how many run.
@@ -159,10 +159,11 @@ fn rivals_for_the_last_of_a_quota_do_not_both_lose() {
     for seed in 0..12 {
         let mut world = world(Profile { quota_vcpus: 4, ..Profile::calm(80 + seed) });
         assert!(world.profile.groups == 2);
-        let big = Want::Run { job: job_id(0), spec: spec(2, false, true), on: None };
+        let big = Want::Run { job: job_id(0), spec: spec(2, false, true), on: None, again: false };
         let first = run(&mut world, 0, big);
         assert_eq!(await_end(&mut world, 0, first), RunState::Succeeded);
-        let want = |n| Want::Run { job: job_id(n), spec: spec(2, false, true), on: None };
+        let want =
+            |n| Want::Run { job: job_id(n), spec: spec(2, false, true), on: None, again: false };
         let (one, other) = (run(&mut world, 0, want(1)), run(&mut world, 1, want(2)));
         let ends = [await_end(&mut world, 0, one), await_end(&mut world, 1, other)];
         let won = ends.iter().filter(|end| **end == RunState::Succeeded).count();

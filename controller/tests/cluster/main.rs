@@ -119,7 +119,7 @@ fn id(n: u128) -> RunId {
 }
 
 fn start(job: &str) -> Want {
-    Want::Run { job: JobId::new(job).unwrap(), spec: spec(), on: None }
+    Want::Run { job: JobId::new(job).unwrap(), spec: spec(), on: None, again: false }
 }
 
 async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
@@ -217,7 +217,7 @@ async fn no_room_anywhere_ends_with_numbers_per_host() {
     if let protocol::job::JobKind::Vm(vm) = &mut huge.kind {
         vm.memory_bytes = 64 << 30;
     }
-    let want = Want::Run { job: JobId::new("huge").unwrap(), spec: huge, on: None };
+    let want = Want::Run { job: JobId::new("huge").unwrap(), spec: huge, on: None, again: false };
     controller.ask.submit(id(1), want).await.unwrap();
     let ended = controller.ask.ended(id(1)).await;
     let reason = ended.reason.unwrap();

@@ -132,6 +132,9 @@ impl Agent {
         {
             return Ok(Reply::AlreadySo(Box::new(known.clone())));
         }
+        if put.must_exist && !self.jobs.contains_key(&id) {
+            return Err(Refusal::NoSuchJob { job: id });
+        }
         let ticket = self.verify_ticket(now, &id, &put)?;
         let action = ticket.as_ref().map(|t| &t.offer().action);
         let finds = put.finds_disks || matches!(action, Some(Action::FailOver { .. }));

@@ -301,6 +301,7 @@ fn body(revision: u64, vcpus: u32, ticket: Option<Ticket>) -> PutJob {
         ticket,
         run: None,
         finds_disks: false,
+        must_exist: false,
     }
 }
 
@@ -416,6 +417,29 @@ fn the_same_put_twice_is_one_job_and_another_body_is_a_conflict() {
     assert_eq!(bench.works.len(), 1, "one start");
     assert_eq!(refusal(bench.put("web-1", body(1, 2, None))), "revision-conflict");
     assert_eq!(refusal(bench.put("web-1", body(2, 2, None))), "wrong-state");
+}
+
+#[test]
+fn what_was_deleted_is_not_made_anew_by_who_starts_it_again() {
+    let mut bench = Bench::lone();
+    bench.put("web-1", body(1, 1, None)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    let again = |revision| PutJob { must_exist: true, ..body(revision, 1, None) };
+    bench
+        .ask(Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } })
+        .unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.put("web-1", again(2)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(bench.state("web-1"), JobState::Running);
+    bench
+        .ask(Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } })
+        .unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(bench.put("web-1", again(3))), "no-such-job");
+    assert!(bench.agent.job(&job_id("web-1")).is_none() && bench.works.is_empty());
 }
 
 #[test]
@@ -1136,7 +1160,17 @@ fn a_name_stays_its_tenants_until_the_job_is_deleted() {
     };
     let put = |bench: &mut Bench, revision: u64, tenant: &str| {
         let (revision, spec) = (Revision(revision), of(tenant));
-        bench.put("web-1", PutJob { revision, spec, ticket: None, run: None, finds_disks: false })
+        bench.put(
+            "web-1",
+            PutJob {
+                revision,
+                spec,
+                ticket: None,
+                run: None,
+                finds_disks: false,
+                must_exist: false,
+            },
+        )
     };
     put(&mut bench, 1, "a").unwrap();
     bench.end_work(WorkOutcome::Done);

@@ -27,7 +27,7 @@ pub(crate) async fn run(session: &Session, args: AdoptArgs) -> Result<Code, Fail
     }
     let (job, spec) = described(session, &picture, row, &args).await?;
     if !session.is_without_controller() {
-        let want = Want::Run { job, spec, on: Some(row.host.id.clone()) };
+        let want = Want::Run { job, spec, on: Some(row.host.id.clone()), again: false };
         return session.want(want, !args.wait.no_wait).await;
     }
     let mut job = at_host(session, &picture, row, &job, spec).await?;
@@ -71,7 +71,14 @@ pub(crate) async fn at_host(
     job: &JobId,
     spec: JobSpec,
 ) -> Result<Job, Failure> {
-    let put = PutJob { revision: Revision(1), spec, ticket: None, run: None, finds_disks: false };
+    let put = PutJob {
+        revision: Revision(1),
+        spec,
+        ticket: None,
+        run: None,
+        finds_disks: false,
+        must_exist: false,
+    };
     let (agent, path) = (picture.agent(&row.host.id), format!("/v1/jobs/{job}"));
     Ok(session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body)
 }

@@ -102,7 +102,7 @@ pub(super) async fn start_from(
     if session.is_without_controller() {
         return start(session, &session.picture().await?, &name, spec, on, is_waiting).await;
     }
-    let want = Want::Run { job: name, spec, on };
+    let want = Want::Run { job: name, spec, on, again: false };
     session.want_with_room(want, make_room, is_waiting).await
 }
 

@@ -245,7 +245,7 @@ async fn restart(session: &Session, guests: Vec<Guest>) -> Result<Code, Failure>
     let mut worst = Code::Ok;
     for guest in guests.into_iter().filter(|guest| guest.is_alive && !guest.has_disks()) {
         let Guest { job, spec, .. } = guest;
-        match session.want(Want::Run { job, spec, on: None }, true).await? {
+        match session.want(Want::Run { job, spec, on: None, again: false }, true).await? {
             Code::Ok => {}
             code => worst = code,
         }

@@ -34,7 +34,7 @@ pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failur
         return start(session, &picture, &args.name, spec, on, !args.wait.no_wait).await;
     }
     warn_of_few_arbiters(session, args.on_loss);
-    let want = Want::Run { job: args.name, spec, on };
+    let want = Want::Run { job: args.name, spec, on, again: false };
     session.want_with_room(want, args.make_room, !args.wait.no_wait).await
 }
 
@@ -220,8 +220,14 @@ pub(crate) async fn at_hosts(
     hosts.retain(|host| on.as_ref().is_none_or(|on| host.id == *on));
     hosts.sort_by_key(|host| (std::cmp::Reverse(host.free().memory_bytes), host.id.clone()));
     let revision = picture.job(id).map_or(1, |row| row.job.revision.0 + 1);
-    let put =
-        PutJob { revision: Revision(revision), spec, ticket: None, run: None, finds_disks: false };
+    let put = PutJob {
+        revision: Revision(revision),
+        spec,
+        ticket: None,
+        run: None,
+        finds_disks: false,
+        must_exist: false,
+    };
     let mut refused = None;
     for host in hosts {
         let agent = picture.agent(&host.id);

@@ -43,7 +43,12 @@ pub(crate) fn want(row: JobRow) -> Result<Want, Failure> {
     check_kind(&row)?;
     let spec = JobSpec::clone(&row.job.spec);
     let may_be_elsewhere = spec.as_vm().is_some_and(VmSpec::is_in_pools);
-    Ok(Want::Run { job: row.job.id, spec, on: (!may_be_elsewhere).then_some(row.host) })
+    Ok(Want::Run {
+        job: row.job.id,
+        spec,
+        on: (!may_be_elsewhere).then_some(row.host),
+        again: true,
+    })
 }
 
 /// Asks the host itself, and does not wait.
@@ -55,7 +60,8 @@ pub(crate) async fn at_host(
     check_kind(&row)?;
     let revision = Revision(row.job.revision.0 + 1);
     let spec = JobSpec::clone(&row.job.spec);
-    let put = PutJob { revision, spec, ticket: None, run: None, finds_disks: false };
+    let put =
+        PutJob { revision, spec, ticket: None, run: None, finds_disks: false, must_exist: true };
     let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{}", row.job.id));
     let job = session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body;
     Ok(JobRow { job, ..row })

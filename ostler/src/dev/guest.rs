@@ -52,11 +52,18 @@ pub(super) async fn first(
     };
     let picture = session.picture().await?;
     let want = match picture.job(&hello()) {
-        Err(_) => Want::Run { job: hello(), spec: spec(image.as_ref(), &picture), on: None },
+        Err(_) => {
+            Want::Run { job: hello(), spec: spec(image.as_ref(), &picture), on: None, again: false }
+        }
         Ok(row) if is_to_start_again(&row.job) => {
             let why = row.job.reason.as_ref().map_or(String::new(), ToString::to_string);
             say(is_json, &format!("{HELLO} on {} ended: {why}; starting it again", row.host_name));
-            Want::Run { job: hello(), spec: Arc::unwrap_or_clone(row.job.spec), on: Some(row.host) }
+            Want::Run {
+                job: hello(),
+                spec: Arc::unwrap_or_clone(row.job.spec),
+                on: Some(row.host),
+                again: true,
+            }
         }
         Ok(row) => {
             let state = row.job.state;

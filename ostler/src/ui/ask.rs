@@ -180,7 +180,7 @@ impl Asking<'_> {
             return Err(Failure::new(Code::Refused, what).next("choose another name"));
         }
         if !self.session.is_without_controller() {
-            return self.want(Want::Run { job: args.name.clone(), spec, on }).await;
+            return self.want(Want::Run { job: args.name.clone(), spec, on, again: false }).await;
         }
         let (job, host) = run::at_hosts(self.session, self.picture, &args.name, spec, on).await?;
         Ok(told(&job, &host.name))
@@ -278,7 +278,7 @@ impl Asking<'_> {
         let row = self.picture.host(host.as_str())?;
         let (job, spec) = adopt::described(self.session, self.picture, row, args).await?;
         if !self.session.is_without_controller() {
-            return self.want(Want::Run { job, spec, on: Some(host.clone()) }).await;
+            return self.want(Want::Run { job, spec, on: Some(host.clone()), again: false }).await;
         }
         let job = adopt::at_host(self.session, self.picture, row, &job, spec).await?;
         Ok(told(&job, &row.host.name))

@@ -41,6 +41,8 @@ struct Bench {
     cancel_at: Option<usize>,
     /// What came of that.
     cancelled: Option<Result<(), PastReturn>>,
+    /// Somebody deletes the job in the moment before it is put.
+    is_deleted_at_put: bool,
 }
 
 /// More than any run of these tests needs; a run that takes longer never ends.
@@ -64,6 +66,7 @@ impl Bench {
             leaves_a_row: false,
             cancel_at: None,
             cancelled: None,
+            is_deleted_at_put: false,
         }
     }
 
@@ -135,6 +138,10 @@ impl Bench {
 
     fn answer(&mut self, dispatch: &Dispatch) -> Answer {
         let lost = |is_ambiguous| Answer::Unclear { what: "lost".to_owned(), is_ambiguous };
+        if let (Ask::Put(host, _), true) = (&dispatch.ask, self.is_deleted_at_put) {
+            self.world.hosts.get_mut(host).unwrap().jobs.remove(&job_id());
+            self.is_deleted_at_put = false;
+        }
         match self.net.pop().unwrap_or(Net::Good) {
             // An offer that cannot be taken back ends by itself.
             _ if matches!(dispatch.ask, Ask::VoidOffer(..)) => self.world.perform(dispatch),
@@ -168,7 +175,10 @@ impl Bench {
         let record = self.run.record();
         let mut input = self.world.plan_input(&record.want, record.setbacks.clone());
         input.limits.may_make_room = record.make_room;
-        let outcome = planner::plan(&input);
+        let outcome = match &record.want {
+            Want::Run { job, again: true, .. } => planner::plan_again(&input, job),
+            _ => planner::plan(&input),
+        };
         let rows = State::new(&input).placements(record.job());
         let running = rows.iter().find(|(_, placed)| placed.state == JobState::Running);
         let at = Circumstances {
@@ -306,7 +316,7 @@ fn bench(scenario: Scenario) -> Bench {
     let mut world = World::new(3);
     let [h0, h1, _] = <[HostId; 3]>::try_from(world.by_preference()).unwrap();
     let job = job_id();
-    let start = Want::Run { job: job.clone(), spec: spec(), on: None };
+    let start = Want::Run { job: job.clone(), spec: spec(), on: None, again: false };
     let migrate = Want::migrate(job.clone(), h1.clone());
     let want = match scenario {
         Scenario::Start => start,
@@ -328,7 +338,7 @@ fn bench(scenario: Scenario) -> Bench {
         }
         Scenario::StartAgain => {
             world.place(&h1, JobState::Stopped);
-            Want::Run { job, spec: spec(), on: Some(h1) }
+            Want::Run { job, spec: spec(), on: Some(h1), again: true }
         }
         Scenario::AlreadyRuns => {
             world.place(&h1, JobState::Running);
@@ -505,6 +515,27 @@ fn a_job_started_again_keeps_its_row_when_the_start_is_undone() {
     assert_eq!(bench.state(), RunState::RolledBack);
     let row = &bench.world.hosts[&host].jobs[&job_id()];
     assert_eq!((row.state, row.revision), (JobState::Failed, Revision(2)), "its disks are there");
+}
+
+#[test]
+fn what_is_deleted_while_it_is_started_again_is_not_made_anew() {
+    let mut again = bench(Scenario::StartAgain);
+    again.is_deleted_at_put = true;
+    let again = again.finish();
+    assert_eq!(again.state(), RunState::RolledBack);
+    assert!(again.world.hosts.values().all(|fake| fake.jobs.is_empty()));
+    assert_eq!(again.world.starts, []);
+    let why = again.run.status().reason.unwrap();
+    assert!(why.contains("no host has such a job"), "{why}");
+
+    // Who asks for it to run, there before or not, has it.
+    let world = bench(Scenario::StartAgain).world;
+    let host = world.by_preference()[1].clone();
+    let want = Want::Run { job: job_id(), spec: spec(), on: Some(host), again: false };
+    let mut anew = Bench::new(world, want);
+    anew.is_deleted_at_put = true;
+    let anew = anew.finish();
+    assert_eq!((anew.state(), anew.world.starts.len()), (RunState::Succeeded, 1));
 }
 
 #[test]
@@ -732,7 +763,7 @@ fn world_with_an_image() -> (World, Want) {
         ..DiskSpec::default()
     };
     let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, disks: vec![disk], ..VmSpec::default() };
-    (world, Want::Run { job: job_id(), spec: JobSpec::vm(vm), on: None })
+    (world, Want::Run { job: job_id(), spec: JobSpec::vm(vm), on: None, again: false })
 }
 
 fn titles(record: &RunRecord) -> Vec<String> {
@@ -790,7 +821,7 @@ fn crowded_with(gib: &[u64]) -> Bench {
         world.occupy(&host, n, gib * GIB);
     }
     let vm = VmSpec { vcpus: 1, memory_bytes: 62 * GIB, ..VmSpec::default() };
-    let want = Want::Run { job: job_id(), spec: JobSpec::vm(vm), on: None };
+    let want = Want::Run { job: job_id(), spec: JobSpec::vm(vm), on: None, again: false };
     let mut bench = Bench::new(world, want);
     bench.journal.make_room = true;
     bench.run = Run::new(bench.journal.clone());

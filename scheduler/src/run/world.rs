@@ -353,6 +353,9 @@ impl World {
                 if known.is_some_and(|j| j.revision == body.revision && *j.spec == body.spec) {
                     return done;
                 }
+                if body.must_exist && known.is_none() {
+                    return refused(Refusal::NoSuchJob { job: id.clone() });
+                }
                 if let Err(no) = fake.check(id, body.revision, &body.spec) {
                     return refused(no);
                 }

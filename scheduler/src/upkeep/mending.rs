@@ -308,7 +308,9 @@ impl Upkeep {
                     Item::Runs { job: id, on: Some(on), .. } if *id == job => Some(on.clone()),
                     _ => None,
                 });
-                let want = Box::new(Want::Run { job, spec: step.spec, on });
+                // What was there and is deleted is not made again.
+                let again = self.sets.values().any(|set| set.record.begun.contains(&job));
+                let want = Box::new(Want::Run { job, spec: step.spec, on, again });
                 Some(Effect::Mend { want, to, because })
             }
             Step::MigrateVm(step) => {

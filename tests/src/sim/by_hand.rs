@@ -136,8 +136,14 @@ impl World {
         run: Option<RunKey>,
     ) -> HandAnswer {
         let revision = ticket.offer.open().ok()?.revision;
-        let put =
-            PutJob { revision, spec: spec.clone(), ticket: Some(ticket), run, finds_disks: false };
+        let put = PutJob {
+            revision,
+            spec: spec.clone(),
+            ticket: Some(ticket),
+            run,
+            finds_disks: false,
+            must_exist: false,
+        };
         self.ask_host(host, Request::Put { job: job.clone(), put })
     }
 

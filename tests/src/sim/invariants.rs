@@ -24,8 +24,9 @@ use uuid::Uuid;
 
 use super::engine::{run_state_name, task_state_name};
 use super::host::{Host, capacity};
-use super::hypervisor::HvOp;
+use super::hypervisor::{Caller, HvOp};
 use super::message::{NodeId, Told};
+use super::tasks::CallId;
 use super::world::{Role, World};
 
 /// A broken rule.
@@ -73,6 +74,9 @@ pub struct Oracle {
     accepted: BTreeMap<(usize, JobId), Revision>,
     /// Jobs that somebody wants ended on a host, since they were last taken.
     asked_to_end: BTreeSet<(usize, JobId)>,
+    /// Calls to libvirt that end a guest which somebody wanted ended when they were made: host, life of the agent,
+    /// call.
+    ends: BTreeSet<(usize, u32, CallId)>,
     /// Tasks that a host has said are undone.
     undone: BTreeSet<(usize, RunId, u32)>,
     /// What tasks are about to have done, once the host's next batch is on disk.
@@ -713,18 +717,37 @@ impl World {
         });
     }
 
+    /// An agent calls libvirt.
+    pub(super) fn watch_hv_call(&mut self, n: usize, op: &HvOp, caller: Caller) {
+        let Some(job) = self.ended_by_call(n, op) else { return };
+        if self.oracle.asked_to_end.contains(&(n, job)) {
+            self.oracle.ends.insert((n, caller.life, caller.call));
+        }
+    }
+
     /// libvirt is about to do something to a guest.
-    pub(super) fn watch_hv(&mut self, n: usize, op: &HvOp) {
+    pub(super) fn watch_hv(&mut self, n: usize, op: &HvOp, caller: Caller) {
+        let was_asked = self.oracle.ends.remove(&(n, caller.life, caller.call));
+        let Some(job) = self.ended_by_call(n, op) else { return };
+        let is_asked = self.oracle.asked_to_end.contains(&(n, job.clone()));
+        // A call that hangs in libvirt while its agent dies, and meets what was started since, cannot be called back.
+        let outlived = caller.life != self.nodes[self.hosts[n].node.0].life;
+        if was_asked && outlived && !is_asked {
+            return self.coverage.hit("hv.outlives-its-agent");
+        }
+        self.absence_destroys_nothing(n, &job, op.name());
+    }
+
+    /// Whose guest or definition is ended by a call, as it is now.
+    fn ended_by_call(&self, n: usize, op: &HvOp) -> Option<JobId> {
         let (HvOp::Destroy(uuid) | HvOp::Shutdown(uuid) | HvOp::Save(uuid) | HvOp::Undefine(uuid)) =
             op
         else {
-            return;
+            return None;
         };
-        let domain = self.hosts[n].hv.domains.get(uuid);
-        let ends = domain.filter(|d| d.state.is_active() || matches!(op, HvOp::Undefine(_)));
-        if let Some(job) = ends.map(|domain| domain.job.clone()) {
-            self.absence_destroys_nothing(n, &job, op.name());
-        }
+        let domain = self.hosts[n].hv.domains.get(uuid)?;
+        let ends = domain.state.is_active() || matches!(op, HvOp::Undefine(_));
+        ends.then(|| domain.job.clone())
     }
 
     /// Somebody answers over the network.

@@ -34,6 +34,7 @@ impl World {
             domain.busy_until_us = at_us;
         }
         self.coverage.hit(op.name());
+        self.watch_hv_call(n, &op, caller);
         let op = Box::new(op);
         self.after(at_us - now_us, Event::HvEffect { host: n, boot, op, fate, caller });
         let reply = answer(ErrorKind::TimedOut);
@@ -87,7 +88,7 @@ impl World {
         let mut happened = Vec::new();
         let result = match fate {
             Fate::Good | Fate::DoneUnheard => {
-                self.watch_hv(n, op);
+                self.watch_hv(n, op, caller);
                 if self.is_kept_shut(n, op) {
                     self.coverage.hit("hv.start-behind-a-shut-gate");
                     Err(HvError { kind: ErrorKind::Failed })

@@ -192,7 +192,9 @@ impl World {
                     vm.autostart = self.profile.has_fences && number % 4 != 3;
                 }
                 let on = self.chance.happens(300_000).then(|| self.chance.pick(&hosts).cloned());
-                Want::Run { job, spec, on: on.flatten() }
+                let on = on.flatten();
+                let again = on.is_some() && number.is_multiple_of(2);
+                Want::Run { job, spec, on, again }
             }
             4 | 5 => {
                 let grace_ms = if self.chance.happens(500_000) { 0 } else { 5_000 };

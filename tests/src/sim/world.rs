@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use host_agent::core::Input;
 use protocol::id::{HostId, JobId, RunId, TenantId};
-use protocol::signed::{SecretKey, Signed};
+use protocol::signed::{SecretKey, Signed, remember_signatures};
 use protocol::tenure::{Statement, Term};
 use protocol::trust::Trust;
 use transport::Now;
@@ -256,6 +256,8 @@ impl World {
     /// A world of this profile in which everything is about to start.
     #[must_use]
     pub fn new(profile: Profile, mutant: Option<Mutant>) -> Self {
+        // What one of its nodes has verified, the others are told as well.
+        remember_signatures();
         let mut chance = Chance::new(profile.seed);
         let trust = profile.trust(host_key, arbiter_key, &key(KEY_OPERATOR, 0));
         let trust_signed = Signed::seal(&trust, &key(KEY_OPERATOR, 0));

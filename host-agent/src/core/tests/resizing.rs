@@ -162,6 +162,7 @@ fn a_ticket_to_resize_starts_nothing_and_one_to_start_resizes_nothing() {
         ticket: Some(to_resize),
         run: None,
         finds_disks: false,
+        must_exist: false,
     };
     assert_eq!(refusal(bench.put("web-1", put)), "ticket-for-other-action");
 
@@ -539,7 +540,14 @@ fn put_with_disk(bench: &mut Bench) {
         };
         granted(offered.offer)
     });
-    let put = PutJob { revision: Revision(1), spec, ticket, run: None, finds_disks: false };
+    let put = PutJob {
+        revision: Revision(1),
+        spec,
+        ticket,
+        run: None,
+        finds_disks: false,
+        must_exist: false,
+    };
     bench.put("web-1", put).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.looks.clear();

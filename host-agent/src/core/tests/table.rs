@@ -130,7 +130,14 @@ impl Bench {
                 } else {
                     None
                 };
-                let put = PutJob { revision, spec, ticket, run: None, finds_disks: false };
+                let put = PutJob {
+                    revision,
+                    spec,
+                    ticket,
+                    run: None,
+                    finds_disks: false,
+                    must_exist: false,
+                };
                 Request::Put { job, put }
             }
             3 => Request::Stop { job, stop: StopJob { grace_ms: how.into(), run: None } },

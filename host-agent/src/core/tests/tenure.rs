@@ -31,7 +31,17 @@ fn running() -> Bench {
     bench.now.mono_ms += 1_000;
     let ticket = Some(granted(offered.offer));
     bench
-        .put("web-1", PutJob { revision: Revision(1), spec, ticket, run: None, finds_disks: false })
+        .put(
+            "web-1",
+            PutJob {
+                revision: Revision(1),
+                spec,
+                ticket,
+                run: None,
+                finds_disks: false,
+                must_exist: false,
+            },
+        )
         .unwrap();
     bench.end_work(WorkOutcome::Done);
     bench
@@ -209,6 +219,7 @@ fn a_host_without_trust_or_gates_takes_no_such_vm() {
         ticket: None,
         run: None,
         finds_disks: false,
+        must_exist: false,
     };
     assert_eq!(refusal(Bench::lone().put("web-1", put())), "unsupported");
     let mut bench = Bench::trusted(HOST);

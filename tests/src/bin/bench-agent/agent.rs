@@ -115,7 +115,14 @@ pub(crate) fn spec() -> JobSpec {
 
 /// What puts a new job.
 pub(crate) fn body() -> PutJob {
-    PutJob { revision: Revision(1), spec: spec(), ticket: None, run: None, finds_disks: false }
+    PutJob {
+        revision: Revision(1),
+        spec: spec(),
+        ticket: None,
+        run: None,
+        finds_disks: false,
+        must_exist: false,
+    }
 }
 
 /// Puts a new job; `None`: too many starts are under way, ask again.

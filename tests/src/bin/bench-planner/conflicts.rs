@@ -143,7 +143,8 @@ fn churn(percent: u32, how: How) -> Count {
                 How::Planned { placement, .. } => {
                     let picture =
                         Picture { view: one.view.clone(), is_current: true, ..Picture::default() };
-                    let want = Want::Run { job: job.clone(), spec: spec.clone(), on: None };
+                    let want =
+                        Want::Run { job: job.clone(), spec: spec.clone(), on: None, again: false };
                     let (known, told) = (&mut one.knowledge, setbacks.clone());
                     let mut input = known.plan_input(now_ms, &picture, run, &want, told, n as u64);
                     input.placement = placement;
