@@ -1,6 +1,6 @@
 //! Stories on real hosts: real libvirtd, real QEMU guests, real sockets, and `virsh` as the judge.
 //!
-//! Each test is one story, with hosts of its own; two run side by side (`.config/nextest.toml`).
+//! Each test is one story, with hosts of its own; three run side by side (`.config/nextest.toml`).
 
 mod adopt;
 
@@ -23,6 +23,8 @@ mod policy;
 mod pools;
 
 mod power;
+
+mod protect;
 
 mod readers;
 

@@ -71,9 +71,9 @@ impl Lab {
     }
 
     fn host_if_known(&self, name: &str) -> Option<Value> {
-        let status = run_lab(&["status", "--json"]);
+        let status = run_lab(&["status", "--json", name]);
         let hosts: Vec<Value> = serde_json::from_slice(&status.stdout).ok()?;
-        hosts.into_iter().find(|host| host["name"] == name)
+        hosts.into_iter().next()
     }
 
     /// The host's address.

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at. Looking mostly means starting a program.
+/// How often a condition is looked at, at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Looking mostly means starting programs: who waits leaves twice as much time to those whom it waits for.
+const REST_FACTOR: u32 = 2;
 
 /// Waits until `look` finds something, and returns it with the time that took.
 ///
@@ -16,12 +19,13 @@ pub fn until<T, S: std::fmt::Debug>(
 ) -> (T, Duration) {
     let begin = Instant::now();
     loop {
+        let looked = Instant::now();
         match look() {
             Ok(found) => return (found, begin.elapsed()),
             Err(seen) if begin.elapsed() > limit => {
                 panic!("waited {limit:?} for {what}; last seen: {seen:?}")
             }
-            Err(_) => std::thread::sleep(LOOK_INTERVAL),
+            Err(_) => std::thread::sleep(LOOK_INTERVAL.max(looked.elapsed() * REST_FACTOR)),
         }
     }
 }
