@@ -207,10 +207,15 @@ impl Fencer {
                     .to_owned(),
             );
         }
-        // Without a quorum nothing could start elsewhere, and the host would be off in vain.
-        let obeyed = self.obeyed().await?;
-        if obeyed.trust.is_over(&row.host.key, row.host.trust_version) {
-            return Ok(());
+        // Without a quorum nothing could start elsewhere, and the host would be off in vain. One that is off for it
+        // already has to be said to be off: that may be what a quorum is divided by.
+        let record = Record::read(&self.record).map_err(|error| error.to_string())?;
+        match self.obeyed().await {
+            Ok(obeyed) if obeyed.trust.is_over(&row.host.key, row.host.trust_version) => {
+                return Ok(());
+            }
+            Err(why) if record.cut.as_ref() != Some(host) => return Err(why),
+            Ok(_) | Err(_) => {}
         }
         let machine = self.asleep.machine(host).map_err(|no| no.0.detail)?;
 
@@ -267,14 +272,8 @@ impl Fencer {
     async fn obeyed(&self) -> Result<Document, Trouble> {
         let signed = trust_file::read(&self.trust_file).ok_or("there is no trust document here")?;
         let trust = signed.open().map_err(|error| error.to_string())?;
-        let versions = self.versions(&trust).await;
+        let versions = self.quorum(&trust).await?;
         let k = trust.k as usize;
-        if versions.len() < k {
-            let have = versions.len();
-            return Err(format!(
-                "{have} arbiters answer and {k} are needed to start anything elsewhere"
-            ));
-        }
         let is_obeyed =
             |version: &u64| versions.iter().filter(|other| *other == version).count() >= k;
         let Some(version) = versions.iter().find(|version| is_obeyed(version)).copied() else {
@@ -283,20 +282,58 @@ impl Fencer {
         if trust.version == version {
             return Ok(Document { signed, trust });
         }
+        let mut shown = self.shown(&trust).await.into_iter();
+        shown.find(|document| document.trust.version == version).ok_or_else(|| {
+            format!("arbiters obey trust version {version}, which no host here shows")
+        })
+    }
+
+    /// The newest document that an operator has signed, as far as any host shows it, itself or what it is upon. Where
+    /// arbiters obey different documents, one upon that is what those can follow who have heard this fencer, and those
+    /// who have heard an operator instead.
+    async fn newest_by_operators(&self) -> Result<Document, Trouble> {
+        let signed = trust_file::read(&self.trust_file).ok_or("there is no trust document here")?;
+        let trust: Trust = signed.open().map_err(|error| error.to_string())?;
+        self.quorum(&trust).await?;
+        let shown = self.shown(&trust).await;
+        let all = shown.into_iter().chain([Document { signed, trust }]);
+        let by_operators = all.filter_map(|document| match document.trust.upon.clone() {
+            None => Some(document),
+            Some(upon) => {
+                let trust = upon.open().ok()?;
+                Some(Document { signed: Arc::unwrap_or_clone(upon), trust })
+            }
+        });
+        let newest = by_operators.max_by_key(|document| document.trust.version);
+        newest.ok_or_else(|| "no document of an operator is shown".to_owned())
+    }
+
+    /// The documents that hosts obey which are heard, as far as they are known for an operator's or a fencer's.
+    async fn shown(&self, trust: &Trust) -> Vec<Document> {
         let client = self.client.with_deadline(ASK_MAX);
         let asked = stream::iter(self.agents()).map(|agent| {
             let client = client.clone();
             async move { client.get::<Option<Signed<Trust>>>(&agent, "/v1/config/trust").await }
         });
         let answers: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
-        let mut signed = answers.into_iter().filter_map(|answer| answer.ok().flatten());
-        let found = signed.find_map(|signed| {
-            let other = Trust::recognise(&trust, &signed).ok()?;
-            (other.version == version).then_some(Document { signed, trust: other })
+        let signed = answers.into_iter().filter_map(|answer| answer.ok().flatten());
+        let known = signed.filter_map(|signed| {
+            let trust = Trust::recognise(trust, &signed).ok()?;
+            Some(Document { signed, trust })
         });
-        found.ok_or_else(|| {
-            format!("arbiters obey trust version {version}, which no host here shows")
-        })
+        known.collect()
+    }
+
+    /// Which versions the arbiters obey that answer, if they are enough for anything to be started.
+    async fn quorum(&self, trust: &Trust) -> Result<Vec<u64>, Trouble> {
+        let versions = self.versions(trust).await;
+        let (have, k) = (versions.len(), trust.k as usize);
+        if have < k {
+            return Err(format!(
+                "{have} arbiters answer and {k} are needed to start anything elsewhere"
+            ));
+        }
+        Ok(versions)
     }
 
     /// Which versions the arbiters obey that answer.
@@ -317,18 +354,29 @@ impl Fencer {
     /// Says that it is off, until a quorum of arbiters obeys a document that says so; its version.
     async fn say(&self, row: &HostRow, machine: &Machine) -> Result<u64, Trouble> {
         let mut trouble = "another document came between".to_owned();
+        let mut said: Option<(u64, Document)> = None;
         for _ in 0..TRIES {
-            match self.obeyed().await {
+            let base = match self.obeyed().await {
                 Ok(obeyed) if obeyed.trust.is_over(&row.host.key, row.host.trust_version) => {
                     return Ok(obeyed.trust.version);
                 }
-                Ok(obeyed) => {
-                    let document = self.sign(&obeyed, row, machine)?;
+                Ok(obeyed) => Ok(obeyed),
+                Err(_) => self.newest_by_operators().await,
+            };
+            match base {
+                Ok(base) => {
+                    let version = base.trust.version;
+                    // Its numbers are few: upon the same document it is given again as it was.
+                    let document = match said.take() {
+                        Some((upon, said)) if upon == version => said,
+                        _ => self.sign(&base, row, machine)?,
+                    };
                     self.give(&document.signed).await;
                     match self.await_obedience(row, &document).await {
                         Ok(()) => return Ok(document.trust.version),
                         Err(why) => trouble = why,
                     }
+                    said = Some((version, document));
                 }
                 Err(why) => {
                     trouble = why;

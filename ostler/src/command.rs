@@ -38,6 +38,8 @@ mod arbiters;
 
 mod operators;
 
+mod named_keys;
+
 mod users;
 
 mod readers;

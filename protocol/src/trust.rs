@@ -20,6 +20,7 @@ use crate::signed::{Message, PublicKey, Signed, SignedError};
 mod council;
 mod fence;
 mod fencers;
+mod named_key;
 mod policy;
 mod readers;
 mod succession;
@@ -27,11 +28,12 @@ mod users;
 pub use council::{Council, Seat, Witnesses};
 pub use fence::{Fence, REASON_CHARS_MAX};
 pub use fencers::{Disowned, FENCERS_MAX, FENCING_AFTER_MS, Fencer, Fencing};
+pub use named_key::{NAME_CHARS_MAX, NamedKey};
 pub use policy::{
     Breach, Fault, HostHardware, InvalidPolicy, Pattern, Policy, TenantPolicy, VmMax,
     breach_examples,
 };
-pub use readers::{NAME_CHARS_MAX, READERS_MAX, Reader, Sight};
+pub use readers::{READERS_MAX, Reader, Sight};
 pub(crate) use succession::times;
 pub use succession::{Committee, Handover, Next, Ready, Succession, check_agreed};
 pub use users::{USERS_MAX, User};
@@ -280,8 +282,8 @@ impl Trust {
         succession::validate(self).map_err(TrustError::Invalid)?;
         fence::validate(self).map_err(TrustError::Invalid)?;
         fencers::validate(self).map_err(TrustError::Invalid)?;
-        readers::validate(self).map_err(TrustError::Invalid)?;
-        users::validate(self).map_err(TrustError::Invalid)?;
+        named_key::validate::<Reader>(self).map_err(TrustError::Invalid)?;
+        named_key::validate::<User>(self).map_err(TrustError::Invalid)?;
         self.policy.validate()?;
         if let Some(key) = self.roster.iter().find(|key| self.retired.contains(key)) {
             return invalid(format!("host {} is on the roster and retired", HostId::of(key)));

@@ -130,6 +130,8 @@ fn a_guest_that_comes_to_a_host_that_was_said_to_be_off_is_ended_and_its_job_sta
     world.await_state(0, &job(), JobState::Running);
     world.run_ms(2_000);
     world.send_by_hand(0, 2, &job(), 2, &bare());
+    let is_sent = |world: &World| world.hosts[0].hv.is_sending(job().domain_uuid());
+    assert!(world.run_until(1_000, is_sent), "it is on its way");
     world.fence(2);
     let document = world.trust_signed.clone();
     world.ask_host(2, Request::Trust(document));

@@ -66,7 +66,7 @@ fn collect(folder: &Path, prefix: &str, out: &mut Vec<String>) {
         let path = format!("{prefix}{name}");
         let kind = entry.file_type().expect("the repository is readable");
         if kind.is_dir() {
-            let is_ours = !name.starts_with('.') || name == ".ci" || name == ".config";
+            let is_ours = !name.starts_with('.') || [".cargo", ".ci", ".config"].contains(&&*name);
             if is_ours && name != "target" {
                 collect(&entry.path(), &format!("{path}/"), out);
             }

@@ -25,7 +25,7 @@ use transport::certificate::{self, Certificate};
 use transport::{Endpoint, Identity};
 
 use self::folder::Folder;
-use super::readers;
+use super::named_keys;
 use crate::cli::PrometheusArgs;
 use crate::exit::{Code, Failure};
 use crate::govern::Authority;
@@ -69,7 +69,7 @@ pub(crate) async fn run(session: &Session, args: PrometheusArgs) -> Result<Code,
     let reader = Reader { key: identity.public(), name: args.name, sees: Sight::Metrics };
     // Kept before anybody knows it: a key that is known and lost would be in the way of the next.
     folder.write("key.pem", &certificate::secret_to_pem(&identity))?;
-    let next = readers::with(&authority.trust, reader)?;
+    let next = named_keys::with(&authority.trust, reader)?;
     let trust = next.clone().unwrap_or_else(|| authority.trust.clone());
     if let Some(next) = next {
         authority.decree(session, &picture, next).await?;

@@ -5,13 +5,12 @@
 //! ```
 
 use protocol::id::TenantId;
-use protocol::signed::PublicKey;
 use protocol::trust::{Trust, User};
 use serde_json::json;
 
+use super::named_keys;
 use crate::cli::{UsersArgs, UsersCommand};
 use crate::exit::{Code, Failure};
-use crate::govern::Authority;
 use crate::session::Session;
 use crate::show;
 
@@ -21,18 +20,15 @@ pub(crate) async fn run(session: &Session, args: UsersArgs) -> Result<Code, Fail
         None => list(session).await,
         Some(UsersCommand::Key) => unreachable!("it needs no cluster"),
         Some(UsersCommand::Add { key, name, tenant }) => {
-            add(session, User { key, name, tenant }).await
+            let user = User { key, name, tenant: tenant.clone() };
+            named_keys::add(session, user, |next| warn(next, &tenant)).await
         }
-        Some(UsersCommand::Remove { user }) => remove(session, &user).await,
+        Some(UsersCommand::Remove { user }) => named_keys::remove::<User>(session, &user).await,
     }
 }
 
 async fn list(session: &Session) -> Result<Code, Failure> {
-    let users = match Authority::of(session) {
-        Ok(_) => Authority::newest(session, &session.picture().await?).await?.trust.users,
-        // Whoever is no operator knows what this context does.
-        Err(_) => session.trust.iter().flat_map(|trust| trust.users.clone()).collect(),
-    };
+    let users: Vec<User> = named_keys::newest(session).await?;
     if session.is_json {
         show::json_pretty(&json!({ "users": users }));
         return Ok(Code::Ok);
@@ -41,24 +37,6 @@ async fn list(session: &Session) -> Result<Code, Failure> {
         |User { key, name, tenant }: &User| [name.clone(), tenant.to_string(), key.to_string()];
     show::table(["NAME", "TENANT", "KEY"], users.iter().map(row).collect());
     Ok(Code::Ok)
-}
-
-async fn add(session: &Session, user: User) -> Result<Code, Failure> {
-    let picture = session.picture().await?;
-    picture.warn();
-    let authority = Authority::newest(session, &picture).await?;
-    let tenant = user.tenant.clone();
-    match with(&authority.trust, user)? {
-        Some(next) => {
-            warn(&next, &tenant);
-            let count = next.users.len();
-            authority.decree_count(session, &picture, next, "users", count).await
-        }
-        None => {
-            show::note("it is so already");
-            Ok(Code::Ok)
-        }
-    }
 }
 
 /// What is not limited is as much as there is.
@@ -78,47 +56,12 @@ fn warn(trust: &Trust, tenant: &TenantId) {
     }
 }
 
-/// The document with this user, if there is anything to change.
-fn with(trust: &Trust, user: User) -> Result<Option<Trust>, Failure> {
-    if trust.users.contains(&user) {
-        return Ok(None);
-    }
-    if let Some(known) = trust.users.iter().find(|known| known.name == user.name)
-        && known.key != user.key
-    {
-        let what = format!("user {:?} has another key, {}", known.name, known.key);
-        return Err(Failure::new(Code::Refused, what)
-            .next(format!("ostler users remove {:?} first, or another --name", known.name)));
-    }
-    let mut next = trust.next();
-    // Another name for a key, or another tenant, takes the place of what it had.
-    next.users.retain(|known| known.key != user.key);
-    next.users.push(user);
-    next.validate().map_err(|error| Failure::new(Code::Refused, error.to_string()))?;
-    Ok(Some(next))
-}
-
-async fn remove(session: &Session, user: &str) -> Result<Code, Failure> {
-    let picture = session.picture().await?;
-    picture.warn();
-    let authority = Authority::newest(session, &picture).await?;
-    let key: Option<PublicKey> = user.parse().ok();
-    let is_meant = |known: &User| known.name == user || Some(known.key) == key;
-    let mut next = authority.trust.next();
-    next.users.retain(|known| !is_meant(known));
-    let count = next.users.len();
-    if count == authority.trust.users.len() {
-        show::note("it is so already");
-        return Ok(Code::Ok);
-    }
-    authority.decree_count(session, &picture, next, "users", count).await
-}
-
 #[cfg(test)]
 mod tests {
     use protocol::id::ClusterId;
     use transport::Identity;
 
+    use super::named_keys::with;
     use super::*;
 
     #[test]

@@ -1,21 +1,17 @@
 //! Keys that look and do nothing: of people who are to see and not to touch, and of what collects metrics.
 //!
-//! A key of its own for each, so that taking one away takes nothing from anybody else, and none of them is
-//! worth stealing. A *scraper* sees less than everything on purpose: the key of a collector lies on a machine with many
+//! None of them is worth stealing. A *scraper* sees less than everything on purpose: the key of a collector lies on a machine with many
 //! other secrets and users, and specs may hold what a guest is told at its first start.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Trust;
+use super::{NamedKey, Trust};
 use crate::job::Role;
 use crate::signed::PublicKey;
 
 /// Most of them: each is a line in a document that every host keeps.
 pub const READERS_MAX: usize = 64;
-
-/// Longest name, in characters.
-pub const NAME_CHARS_MAX: usize = 63;
 
 /// A key that looks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -50,38 +46,25 @@ impl Reader {
     }
 }
 
-/// Checks a document's readers against the rest of it. A key that is something else as well would have two
-/// roles, and its owner would not know which.
-pub(super) fn validate(trust: &Trust) -> Result<(), String> {
-    let readers = &trust.readers;
-    if readers.len() > READERS_MAX {
-        return Err(format!("{} readers; at most {READERS_MAX}", readers.len()));
-    }
-    let without = Trust { readers: vec![], ..trust.clone() };
-    for (n, Reader { key, name, .. }) in readers.iter().enumerate() {
-        check_name("reader", name)?;
-        if let Some(other) = readers[..n].iter().find(|other| other.key == *key) {
-            return Err(format!("readers {:?} and {name:?} have one key", other.name));
-        }
-        if readers[..n].iter().any(|other| other.name == *name) {
-            return Err(format!("two readers are called {name:?}"));
-        }
-        if let Some(role) = without.role_of(key) {
-            return Err(format!("the key of reader {name:?} has a role already: {role}"));
-        }
-    }
-    Ok(())
-}
+impl NamedKey for Reader {
+    const WHAT: &'static str = "reader";
+    const MAX: usize = READERS_MAX;
 
-/// What people may call a key, so that it fits a line.
-pub(super) fn check_name(whose: &str, name: &str) -> Result<(), String> {
-    let chars = name.chars().count();
-    if chars == 0 || chars > NAME_CHARS_MAX || name.chars().any(char::is_control) {
-        return Err(format!(
-            "a {whose}'s name has 1 to {NAME_CHARS_MAX} printable characters, not {name:?}"
-        ));
+    fn key(&self) -> &PublicKey {
+        &self.key
     }
-    Ok(())
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn list(trust: &Trust) -> &Vec<Self> {
+        &trust.readers
+    }
+
+    fn list_mut(trust: &mut Trust) -> &mut Vec<Self> {
+        &mut trust.readers
+    }
 }
 
 #[cfg(test)]

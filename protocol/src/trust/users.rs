@@ -8,8 +8,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Trust;
-use super::readers::check_name;
+use super::{NamedKey, Trust};
 use crate::id::TenantId;
 use crate::refusal::Refusal;
 use crate::signed::PublicKey;
@@ -50,27 +49,25 @@ impl Trust {
     }
 }
 
-/// Checks a document's users against the rest of it. A key that is something else as well would have two
-/// roles, and its owner would not know which.
-pub(super) fn validate(trust: &Trust) -> Result<(), String> {
-    let users = &trust.users;
-    if users.len() > USERS_MAX {
-        return Err(format!("{} users; at most {USERS_MAX}", users.len()));
+impl NamedKey for User {
+    const WHAT: &'static str = "user";
+    const MAX: usize = USERS_MAX;
+
+    fn key(&self) -> &PublicKey {
+        &self.key
     }
-    let without = Trust { users: vec![], ..trust.clone() };
-    for (n, User { key, name, .. }) in users.iter().enumerate() {
-        check_name("user", name)?;
-        if let Some(other) = users[..n].iter().find(|other| other.key == *key) {
-            return Err(format!("users {:?} and {name:?} have one key", other.name));
-        }
-        if users[..n].iter().any(|other| other.name == *name) {
-            return Err(format!("two users are called {name:?}"));
-        }
-        if let Some(role) = without.role_of(key) {
-            return Err(format!("the key of user {name:?} has a role already: {role}"));
-        }
+
+    fn name(&self) -> &str {
+        &self.name
     }
-    Ok(())
+
+    fn list(trust: &Trust) -> &Vec<Self> {
+        &trust.users
+    }
+
+    fn list_mut(trust: &mut Trust) -> &mut Vec<Self> {
+        &mut trust.users
+    }
 }
 
 #[cfg(test)]

@@ -54,17 +54,38 @@ impl World {
         Some(self.above_all(next))
     }
 
-    /// What no quorum has heard is said again, upon what a quorum obeys by now.
+    /// What no quorum has heard is said again, upon what a quorum obeys by now. Where arbiters obey different
+    /// documents, it is said upon the newest that an operator has signed.
     pub(super) fn fencers_go_on(&mut self) {
         self.forget_heard();
         for f in 0..self.fencing.fencers.len() {
             let Some(said) = &self.fencing.fencers[f].said else { continue };
-            let (host, is_early) = (said.host, self.now_us < said.at_us + AGAIN_US);
-            if let Some((base, signed)) = self.obeyed().filter(|_| !is_early) {
+            if self.now_us < said.at_us + AGAIN_US {
+                continue;
+            }
+            let (host, upon) = (said.host, said.trust.operators_version());
+            let newer = || self.newest_by_operators().filter(|(base, _)| base.version > upon);
+            let obeyed = self.obeyed();
+            let is_divided = obeyed.is_none();
+            if let Some((base, signed)) = obeyed.or_else(newer) {
                 self.coverage.hit("fence.said-again");
+                if is_divided {
+                    self.coverage.hit("fence.said-to-the-divided");
+                }
                 self.says(f, host, &base, &signed);
             }
         }
+    }
+
+    /// The newest document that an operator has signed, of those that hosts obey, or that these are upon.
+    fn newest_by_operators(&self) -> Option<(Trust, Signed<Trust>)> {
+        let is_up = |n: &usize| self.nodes[self.hosts[*n].node.0].is_up;
+        let up = (0..self.hosts.len()).filter(is_up);
+        let newest = up.map(|n| self.trust_of_host(n).operators_version()).max()?;
+        self.operators.signed.iter().find_map(|signed| {
+            let trust: Trust = signed.open().ok()?;
+            (trust.version == newest).then(|| (trust, signed.clone()))
+        })
     }
 
     /// A fencer says that a host is off. False: it has nothing to say.

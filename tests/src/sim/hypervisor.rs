@@ -584,7 +584,13 @@ impl Hv {
         self.down_until_us = 0;
     }
 
-    /// Whether it has a process.
+    /// Whether its guest is on its way to another machine.
+    #[must_use]
+    pub fn is_sending(&self, uuid: Uuid) -> bool {
+        self.domains.get(&uuid).is_some_and(|domain| domain.sending.is_some())
+    }
+
+    /// Whether its guest has a process.
     #[must_use]
     pub fn is_active(&self, uuid: Uuid) -> bool {
         self.domains.get(&uuid).is_some_and(|domain| domain.state.is_active())

@@ -4,9 +4,11 @@
 use host_agent::core::Input;
 use hypervisor::{DomainEvent, DomainState, ErrorKind, Lifecycle, PauseReason};
 use protocol::id::JobId;
+use protocol::job::JobState;
 use uuid::Uuid;
 
 use super::hypervisor::{Caller, Fate, Happened, HvError, HvOp, HvReply, Sending, Sent};
+use super::message::NodeId;
 use super::mutant::Mutant;
 use super::tasks::Reply;
 use super::works;
@@ -156,8 +158,14 @@ impl World {
             return self.hv_answer(n, caller, Err(HvError { kind: ErrorKind::NotRunning }));
         };
         let (op, to) = (number, *to);
+        let job = domain.job.clone();
+        if !self.is_awaited(to, &job) {
+            self.coverage.hit("migration.not-awaited");
+            return self.hv_answer(n, caller, Ok(HvReply::Sent(Sent::StillHere)));
+        }
+        let Some(domain) = self.hosts[n].hv.domains.get_mut(&uuid) else { return };
         domain.sending = Some(Sending { op, to, is_aborted: false, caller, fate });
-        let (job, boot) = (domain.job.clone(), self.hosts[n].boot);
+        let boot = self.hosts[n].boot;
         let takes_us = self.chance.between(100_000, 4_000_000);
         self.after(takes_us, Event::SendingEnds { host: n, boot, job, op });
     }
@@ -208,6 +216,15 @@ impl World {
         self.coverage.hit("migration.switched-over");
         self.hv_happened(n, happened);
         self.hv_answer(n, sending.caller, Ok(HvReply::Sent(Sent::Moved)));
+    }
+
+    /// A guest's streams go by the agent of the host that it comes to, which opens them only while its row awaits
+    /// the guest.
+    fn is_awaited(&self, to: NodeId, job: &JobId) -> bool {
+        let target = self.hosts.iter().find(|host| host.node == to);
+        let agent = target.and_then(|host| host.process.as_ref()).map(|process| &process.agent);
+        let row = agent.and_then(|agent| agent.job(job));
+        row.is_some_and(|record| record.job.state == JobState::MigratingIn)
     }
 
     fn can_receive(&self, n: usize, sending: &Sending) -> bool {
