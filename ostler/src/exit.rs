@@ -66,6 +66,24 @@ impl Failure {
         Self::new(Code::Usage, what)
     }
 
+    /// What is wrong with a command line: the first paragraph of what people are shown, and the hint or the usage
+    /// that stands behind it.
+    pub(crate) fn of_usage(error: &clap::Error) -> Self {
+        let shown = error.render().to_string();
+        let mut parts =
+            shown.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+        let what = parts.next().unwrap_or_default();
+        let failure = Self::usage(what.strip_prefix("error: ").unwrap_or(&what));
+        let hints = ["tip: ", "Usage: "];
+        let hint = parts.find_map(|part| {
+            hints.iter().find_map(|hint| part.strip_prefix(hint).map(str::to_owned))
+        });
+        match hint {
+            Some(hint) => failure.next(hint),
+            None => failure,
+        }
+    }
+
     pub(crate) fn because(self, why: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { why: Some(why.into()), ..self }
     }
@@ -178,5 +196,26 @@ mod tests {
         let inner = std::io::Error::other("no route");
         let failure = Failure::new(Code::Unreachable, "ask h1").because(inner).next("ostler hosts");
         assert_eq!(failure.to_string(), "ostler: ask h1: no route\n  next: ostler hosts");
+    }
+
+    #[test]
+    fn a_script_is_told_what_is_wrong_with_its_command_line() {
+        use clap::CommandFactory as _;
+        let told = |line: &str| {
+            let wrong = crate::cli::Cli::command().try_get_matches_from(line.split_whitespace());
+            Failure::of_usage(&wrong.expect_err(line)).json()["error"].clone()
+        };
+        let unknown = told("ostler ps --jsn");
+        assert_eq!(unknown["code"], 2);
+        assert!(
+            unknown["what"].as_str().unwrap().contains("unexpected argument '--jsn'"),
+            "{unknown}"
+        );
+        assert!(unknown["next"].as_str().unwrap().contains("--json"), "{unknown}");
+        let missing = told("ostler stop");
+        assert!(missing["what"].as_str().unwrap().contains("<NAME>"), "{missing}");
+        assert!(missing["next"].as_str().unwrap().starts_with("ostler stop"), "{missing}");
+        let wrong = told("ostler run --memory lots --name web-1");
+        assert!(wrong["what"].as_str().unwrap().contains("lots"), "{wrong}");
     }
 }

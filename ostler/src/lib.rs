@@ -36,8 +36,8 @@ use crate::exit::Code;
 /// Does what the command line says, and returns how that ended.
 #[must_use]
 pub fn run() -> std::process::ExitCode {
-    let words = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&words).unwrap_or_else(|error| error.exit());
+    let words = Cli::command().try_get_matches().unwrap_or_else(|error| misused(&error));
+    let cli = Cli::from_arg_matches(&words).unwrap_or_else(|error| misused(&error));
     let is_json = cli.global.json;
     let code = match command::run(cli, words.subcommand_name().unwrap_or_default()) {
         Ok(code) => code,
@@ -47,6 +47,17 @@ pub fn run() -> std::process::ExitCode {
         }
     };
     code.into()
+}
+
+/// Ends with what is wrong with the command line, or with the help that was asked for. Nothing of the line was
+/// understood, so a script that asks for JSON is known by the word as it stands.
+fn misused(error: &clap::Error) -> ! {
+    let wants_json = std::env::args_os().any(|word| word == "--json");
+    if wants_json && error.use_stderr() {
+        exit::Failure::of_usage(error).tell(true);
+        std::process::exit(Code::Usage as i32);
+    }
+    error.exit()
 }
 
 /// Every command with its flags, for manual pages.

@@ -23,6 +23,7 @@ use transport::client::Patience;
 
 use crate::cli::{ArbitersArgs, ArbitersCommand};
 use crate::exit::{Code, Failure};
+use crate::govern::in_force;
 use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
@@ -64,11 +65,11 @@ struct Row {
 }
 
 async fn list(session: &Session) -> Result<Code, Failure> {
-    let trust = session.trust.clone().ok_or_else(|| {
+    let picture = session.picture().await?;
+    let trust = in_force(session, &picture).await.ok_or_else(|| {
         Failure::usage("arbiters are in the cluster's trust document, and none is here")
             .next("ostler bootstrap, or another --context")
     })?;
-    let picture = session.picture().await?;
     let there = everywhere(&picture);
     let (rows, witnesses): (Vec<Row>, Vec<Row>) = rows(session, &trust, &picture, &there)
         .await

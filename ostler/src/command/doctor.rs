@@ -48,6 +48,8 @@ pub(crate) async fn run(session: &Session, args: DoctorArgs) -> Result<Code, Fai
 struct Told {
     #[serde(default)]
     ailments: Vec<String>,
+    #[serde(default)]
+    trust_version: Option<u64>,
 }
 
 /// A host that is not well, by its own word or by its silence.
@@ -66,7 +68,7 @@ async fn hosts(session: &Session) -> Result<(bool, Value), Failure> {
     let examined = picture.rows.iter().filter(is_up).map(|row| async {
         let known = picture.view.host(&row.host);
         let host = known.map_or_else(|| row.host.to_string(), |known| known.host.name.clone());
-        let mut ailments = examine(session, row).await;
+        let mut ailments = examine(session, row, trust.as_ref()).await;
         ailments.extend(known.into_iter().flat_map(|known| fenced(trust.as_ref(), known)));
         ailments
             .extend(known.and_then(|known| overdrawn(known.host.allocation, known.host.capacity)));
@@ -135,11 +137,23 @@ fn ill_placed(
     }
 }
 
-async fn examine(session: &Session, row: &Row) -> Vec<String> {
+async fn examine(session: &Session, row: &Row, trust: Option<&Trust>) -> Vec<String> {
     match session.client.get::<Told>(&row.agent, "/v1/health").await {
-        Ok(told) => told.ailments,
+        Ok(told) => {
+            let behind = trust.and_then(|trust| behind(told.trust_version, trust.version));
+            told.ailments.into_iter().chain(behind).collect()
+        }
         Err(error) => vec![format!("does not answer: {}", chain(&error))],
     }
+}
+
+/// Arbiters bring a host the document in force within seconds; one that does not follow cannot.
+fn behind(obeyed: Option<u64>, in_force: u64) -> Option<String> {
+    let obeyed = obeyed.filter(|obeyed| *obeyed < in_force)?;
+    Some(format!(
+        "obeys trust version {obeyed}, and {in_force} is in force: nothing new is granted to it until it follows; \
+         `ostler bootstrap` gives it again, and says why it does not"
+    ))
 }
 
 /// What guests were promised and is not there any more: of a disk that others have filled, most of all.
@@ -248,6 +262,12 @@ mod tests {
         let with = |names: &[&str]| ill_placed(2, 3, &at(&["ha", "hb", "hc"]), Some(&at(names)));
         assert!(with(&["hc"])[0].starts_with("all witnesses share"));
         assert_eq!(with(&["hc", "hd", "he"]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_host_that_does_not_follow_is_ailing() {
+        assert!(behind(Some(3001), 319_000).unwrap().contains("version 3001"));
+        assert_eq!((behind(Some(4), 4), behind(Some(5), 4), behind(None, 4)), (None, None, None));
     }
 
     #[test]

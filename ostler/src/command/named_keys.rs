@@ -6,19 +6,14 @@ use protocol::signed::PublicKey;
 use protocol::trust::{NamedKey, Trust};
 
 use crate::exit::{Code, Failure};
-use crate::govern::Authority;
+use crate::govern::{self, Authority};
 use crate::session::Session;
 use crate::show;
 
-/// The list by the newest document; of whoever is no operator, by what this context knows.
-pub(super) async fn newest<K: NamedKey>(session: &Session) -> Result<Vec<K>, Failure> {
-    Ok(match Authority::of(session) {
-        Ok(_) => {
-            let picture = session.picture().await?;
-            K::list(&Authority::newest(session, &picture).await?.trust).clone()
-        }
-        Err(_) => session.trust.iter().flat_map(|trust| K::list(trust).clone()).collect(),
-    })
+/// The list by the document in force.
+pub(super) async fn in_force<K: NamedKey>(session: &Session) -> Result<Vec<K>, Failure> {
+    let trust = govern::in_force(session, &session.picture().await?).await;
+    Ok(trust.iter().flat_map(|trust| K::list(trust).clone()).collect())
 }
 
 /// Adds a line. `warn` says, of the document that is about to be signed, what its operator may not have thought of.

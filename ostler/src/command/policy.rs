@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::cli::{PolicyArgs, PolicyCommand};
 use crate::command::plan::read_json;
 use crate::exit::{Code, Failure};
-use crate::govern::Authority;
+use crate::govern::{Authority, in_force};
 use crate::session::Session;
 use crate::show;
 
@@ -48,8 +48,8 @@ fn read(file: &Path) -> Result<Policy, Failure> {
 }
 
 async fn show(session: &Session) -> Result<Code, Failure> {
-    let trust = session.trust.as_ref().ok_or_else(without_trust)?;
     let picture = session.picture().await?;
+    let trust = in_force(session, &picture).await.ok_or_else(without_trust)?;
     let behind = behind(&picture.view, trust.version);
     if session.is_json {
         let words = json!({ "policy": trust.policy, "trust_version": trust.version,
@@ -115,10 +115,14 @@ fn lines(rules: &TenantPolicy) -> Vec<(&'static str, String)> {
 
 async fn check(session: &Session, file: Option<&Path>) -> Result<Code, Failure> {
     let policy = match file {
-        Some(file) => Arc::new(read(file)?),
-        None => Arc::clone(&session.trust.as_ref().ok_or_else(without_trust)?.policy),
+        Some(file) => Some(Arc::new(read(file)?)),
+        None => None,
     };
     let picture = session.picture().await?;
+    let policy = match policy {
+        Some(policy) => policy,
+        None => in_force(session, &picture).await.ok_or_else(without_trust)?.policy,
+    };
     let verdict = Verdict::of(&policy, &picture.view);
     if session.is_json {
         let mut words = json!(verdict);

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::cli::{QuotaArgs, QuotaCommand, QuotaSetArgs};
 use crate::exit::{Code, Failure};
-use crate::govern::Authority;
+use crate::govern::{Authority, in_force};
 use crate::session::Session;
 use crate::show;
 
@@ -112,11 +112,11 @@ fn used(view: &View) -> BTreeMap<TenantId, Amounts> {
 }
 
 async fn list(session: &Session) -> Result<Code, Failure> {
-    let trust = session.trust.clone().ok_or_else(|| {
+    let picture = session.picture().await?;
+    let trust = in_force(session, &picture).await.ok_or_else(|| {
         Failure::usage("quota is in the cluster's trust document, and none is here")
             .next("ostler bootstrap, or another --context")
     })?;
-    let picture = session.picture().await?;
     let rows = rows(&trust, &picture.view);
     if session.is_json {
         let words =

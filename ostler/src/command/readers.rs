@@ -29,7 +29,7 @@ pub(crate) async fn run(session: &Session, args: ReadersArgs) -> Result<Code, Fa
 }
 
 async fn list(session: &Session) -> Result<Code, Failure> {
-    let readers: Vec<Reader> = named_keys::newest(session).await?;
+    let readers: Vec<Reader> = named_keys::in_force(session).await?;
     if session.is_json {
         show::json_pretty(&json!({ "readers": readers }));
         return Ok(Code::Ok);

@@ -28,7 +28,7 @@ pub(crate) async fn run(session: &Session, args: UsersArgs) -> Result<Code, Fail
 }
 
 async fn list(session: &Session) -> Result<Code, Failure> {
-    let users: Vec<User> = named_keys::newest(session).await?;
+    let users: Vec<User> = named_keys::in_force(session).await?;
     if session.is_json {
         show::json_pretty(&json!({ "users": users }));
         return Ok(Code::Ok);

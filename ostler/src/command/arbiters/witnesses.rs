@@ -18,6 +18,7 @@ use super::change::{Place, Work, refused};
 use super::{cells, everywhere, rows};
 use crate::cli::{ChangeArgs, WitnessesArgs, WitnessesCommand};
 use crate::exit::{Code, Failure};
+use crate::govern::in_force;
 use crate::session::Session;
 use crate::show;
 
@@ -31,11 +32,11 @@ pub(crate) async fn run(session: &Session, args: WitnessesArgs) -> Result<Code, 
 }
 
 async fn list(session: &Session) -> Result<Code, Failure> {
-    let trust = session.trust.clone().ok_or_else(|| {
+    let picture = session.picture().await?;
+    let trust = in_force(session, &picture).await.ok_or_else(|| {
         Failure::usage("witnesses are in the cluster's trust document, and none is here")
             .next("ostler bootstrap, or another --context")
     })?;
-    let picture = session.picture().await?;
     let there = everywhere(&picture);
     let mut rows = rows(session, &trust, &picture, &there).await;
     rows.retain(|row| row.seat == Seat::Witness);
