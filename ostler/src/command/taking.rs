@@ -5,7 +5,11 @@
 //! snapshot; the guest goes on meanwhile. What was begun and does not come to its end is taken back, also
 //! when somebody has had enough of waiting.
 
-use std::time::Duration;
+mod moment;
+
+mod names;
+
+pub(super) use names::{DiskImage, check_names, images_for, is_left, stamp};
 
 use futures_util::future::try_join_all;
 use protocol::host::ImageFacts;
@@ -13,39 +17,16 @@ use protocol::id::{ImageName, JobId, SnapshotName};
 use protocol::image::{DiskSource, FetchImage, ImageSource, ImageStatus};
 use protocol::job::{Job, JobRow, Snapshot, SnapshotStage};
 use protocol::refusal::Refusal;
-use protocol::vm::{DiskSpec, VmSpec};
-use serde_json::json;
-use transport::{CallError, Clock, Endpoint, Method, StatusCode};
-use uuid::Uuid;
+use protocol::vm::VmSpec;
+use transport::{Clock, Endpoint, Method, StatusCode};
 
 use super::images::Place;
 use super::import::fetch;
 use crate::exit::{Code, Failure};
-use crate::follow::await_job;
 use crate::interrupt::Interrupts;
 use crate::picture::{Picture, chain};
 use crate::session::Session;
 use crate::show;
-
-/// How long a host may take for a snapshot: the longest is the end of one of many large disks, and others may
-/// be at it first.
-const SNAPSHOT_MS_MAX: u64 = 600_000;
-/// Pause before a host that is busy with it is asked again.
-const PAUSE: Duration = Duration::from_millis(200);
-/// How the names of snapshots begin that were made for this.
-const SNAPSHOTS: &str = "for-images-";
-/// How the names of images begin that commands have made, and chosen the name of.
-const IMAGES: &str = "for-";
-/// How old such a snapshot is when nobody is at work on it any more: whoever reads a snapshot keeps it from being
-/// deleted, and what is just beginning takes seconds.
-const LEFT_MS: u64 = 600_000;
-/// The same of an image. Nothing keeps one while it waits for those of larger disks, or is carried away, which may take
-/// hours.
-const IMAGE_LEFT_MS: u64 = 24 * 3_600_000;
-/// How long somebody who has had enough waits for a host to forget a snapshot.
-const LEAVING_MS_MAX: u64 = 30_000;
-/// After how long it is said what is waited for.
-const SILENT_MS_MAX: u64 = 5_000;
 
 /// A VM, on the host where its disks are.
 pub(super) struct Original<'a> {
@@ -55,15 +36,6 @@ pub(super) struct Original<'a> {
     pub(super) place: Place,
     /// What it is, as its host said last.
     pub(super) job: Job,
-}
-
-/// A disk, and what its image is to be called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DiskImage {
-    /// Its name within the VM.
-    pub(super) disk: String,
-    /// The image.
-    pub(super) name: ImageName,
 }
 
 /// Images of disks, of one moment.
@@ -107,10 +79,7 @@ impl<'a> Original<'a> {
         bytes_per_second: Option<u64>,
     ) -> Result<Taken, Failure> {
         let is_ours = of.is_none();
-        let name = of.unwrap_or_else(|| {
-            let text = format!("{SNAPSHOTS}{}", Clock::real().now().wall_ms);
-            SnapshotName::new(&text).expect("letters, digits and dashes")
-        });
+        let name = of.unwrap_or_else(|| moment::name_of(Clock::real().now().wall_ms));
         let interrupts = self.interrupts.clone();
         let (mut has_snapshot, mut begun) = (false, Vec::new());
         let making = async {
@@ -218,30 +187,6 @@ impl<'a> Original<'a> {
         }
     }
 
-    /// The job once it has come to an end with the snapshot. A host that is busy with another one is asked again.
-    async fn snapshot(&self, name: &SnapshotName, is_begun: &mut bool) -> Result<Job, Failure> {
-        let id = &self.job.id;
-        let path = format!("/v1/jobs/{id}/snapshots/{name}");
-        let (client, clock) = (&self.session.client, Clock::real());
-        let deadline_ms = clock.now().mono_ms + SNAPSHOT_MS_MAX;
-        loop {
-            // Noted first: nobody may be there to hear the answer.
-            *is_begun = true;
-            let asked = client.send::<_, Job>(Method::PUT, self.agent(), &path, &json!(null)).await;
-            let Err(error) = asked else { break };
-            *is_begun = error.refusal().is_none();
-            let is_busy = matches!(error.refusal(), Some(Refusal::Busy { .. }));
-            if !is_busy || clock.now().mono_ms >= deadline_ms {
-                return Err(error.into());
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        let is_over = |job: &Job| {
-            job.snapshot(name).is_none_or(|snapshot| snapshot.stage != SnapshotStage::Taking)
-        };
-        await_job(client, self.agent(), id, SNAPSHOT_MS_MAX, is_over).await
-    }
-
     /// Deletes an image that was made here, or ends its making. One that a VM has come to need stays.
     pub(super) async fn forget(&self, image: &ImageName) {
         let path = format!("/v1/images/{image}");
@@ -258,187 +203,7 @@ impl<'a> Original<'a> {
         }
     }
 
-    /// Forgets the snapshot, also where the VM has gone meanwhile; whoever has asked is told if it stays.
-    async fn release(&self, name: &SnapshotName) {
-        let id = &self.job.id;
-        let released = match self.release_at(self.agent(), name).await {
-            Ok(true) => Ok(()),
-            Ok(false) => self.release_elsewhere(name).await,
-            Err(why) => Err(why),
-        };
-        if let Err(why) = released {
-            show::note(&format!(
-                "warning: snapshot {name} of {id} stays ({why}); next: ostler snapshots rm {id} {name}"
-            ));
-        }
-    }
-
-    /// A VM with its disks in a pool may have moved, and has taken its snapshots along.
-    async fn release_elsewhere(&self, name: &SnapshotName) -> Result<(), String> {
-        let picture = self.session.picture().await.map_err(|failure| failure.cause())?;
-        let Ok(row) = picture.job(&self.job.id) else { return Ok(()) };
-        if row.host != self.place.host.id {
-            self.release_at(&picture.agent(&row.host), name).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether it was there, and is not any more.
-    async fn release_at(&self, agent: &Endpoint, name: &SnapshotName) -> Result<bool, String> {
-        let (id, client) = (&self.job.id, &self.session.client);
-        let path = format!("/v1/jobs/{id}/snapshots/{name}");
-        let clock = Clock::real();
-        let begin_ms = clock.now().mono_ms;
-        let (mut deadline_ms, mut is_told) = (begin_ms + SNAPSHOT_MS_MAX, false);
-        let mut why = loop {
-            let asked = client.send::<_, Job>(Method::DELETE, agent, &path, &json!(null)).await;
-            match asked {
-                Ok(_) => break String::new(),
-                Err(error) if is_not_there(&error) => return Ok(false),
-                Err(error) => {
-                    let why = chain(&error);
-                    if clock.now().mono_ms >= deadline_ms {
-                        break why;
-                    }
-                    self.wait_for(name, &why, begin_ms, &mut deadline_ms, &mut is_told).await;
-                }
-            }
-        };
-        while clock.now().mono_ms < deadline_ms {
-            let job = client.get::<Job>(agent, &format!("/v1/jobs/{id}")).await;
-            why = match job {
-                Ok(job) => match job.snapshot(name) {
-                    None => return Ok(true),
-                    Some(snapshot) => {
-                        snapshot.why.clone().unwrap_or_else(|| "it is being deleted".into())
-                    }
-                },
-                Err(error) if is_not_there(&error) => return Ok(true),
-                Err(error) => chain(&error),
-            };
-            self.wait_for(name, &why, begin_ms, &mut deadline_ms, &mut is_told).await;
-        }
-        Err(why)
-    }
-
-    /// Waits a little, and says once what for. Who has had enough already does not wait for long.
-    async fn wait_for(
-        &self,
-        name: &SnapshotName,
-        why: &str,
-        begin_ms: u64,
-        deadline_ms: &mut u64,
-        is_told: &mut bool,
-    ) {
-        let now_ms = Clock::real().now().mono_ms;
-        if !*is_told && now_ms >= begin_ms + SILENT_MS_MAX {
-            *is_told = true;
-            let host = &self.place.name;
-            show::note(&format!("waiting for {host} to forget snapshot {name}: {why}"));
-        }
-        if self.interrupts.check("").is_err() {
-            *deadline_ms = (*deadline_ms).min(now_ms + LEAVING_MS_MAX);
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-
-    /// Forgets snapshots that earlier commands have left when they were killed. One that is read stays.
-    async fn release_left(&self) {
-        let at_ms = self.job.snapshots.iter().filter_map(|snapshot| snapshot.taken_ms).max();
-        let at_ms = at_ms.unwrap_or_default();
-        let is_left = |snapshot: &&Snapshot| {
-            let age_ms = snapshot.taken_ms.map(|taken_ms| at_ms.saturating_sub(taken_ms));
-            let is_ours = snapshot.name.as_str().starts_with(SNAPSHOTS);
-            is_ours && age_ms.is_some_and(|age_ms| age_ms >= LEFT_MS)
-        };
-        for Snapshot { name, .. } in self.job.snapshots.iter().filter(is_left) {
-            let path = format!("/v1/jobs/{}/snapshots/{name}", self.job.id);
-            let client = &self.session.client;
-            let gone =
-                client.send::<_, Job>(Method::DELETE, self.agent(), &path, &json!(null)).await;
-            if gone.is_ok() {
-                show::note(&format!("snapshot {name}, which an earlier command has left, is gone"));
-            }
-        }
-    }
-
     fn agent(&self) -> &Endpoint {
         &self.place.agent
-    }
-}
-
-fn is_not_there(error: &CallError) -> bool {
-    let name = error.refusal().map(Refusal::name);
-    matches!(name, Some("no-such-snapshot" | "no-such-job"))
-}
-
-/// An image of each disk, for somebody, by names that nobody else has.
-pub(super) fn images_for(whom: &str, vm: &VmSpec) -> Vec<DiskImage> {
-    let now = stamp(Clock::real().now().wall_ms);
-    let salt = &Uuid::new_v4().simple().to_string()[..8];
-    let one = |(at, disk): (usize, &DiskSpec)| {
-        let name = ImageName::new(format!("{IMAGES}{whom}-{}-{now}-{salt}", disk.name));
-        let name = name.or_else(|_| ImageName::new(format!("{IMAGES}{at}-{now}-{salt}")));
-        let name = name.expect("letters, digits and dashes, and not too many");
-        DiskImage { disk: disk.name.clone(), name }
-    };
-    vm.disks.iter().enumerate().map(one).collect()
-}
-
-/// Whether a command has made this image, and nobody is at work on it any more if no VM needs it.
-pub(super) fn is_left(name: &ImageName, now_ms: u64) -> bool {
-    let Some(rest) = name.as_str().strip_prefix(IMAGES) else { return false };
-    let latest = stamp(now_ms.saturating_sub(IMAGE_LEFT_MS));
-    let mut words = rest.rsplit('-').skip(1);
-    let (Some(time), Some(day)) = (words.next(), words.next()) else { return false };
-    let is_number = |text: &str, digits: usize| {
-        text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    is_number(day, 8) && is_number(time, 6) && format!("{day}-{time}") < latest
-}
-
-/// A moment as a name, which images may have in theirs: `20261130-012014`, in UTC.
-pub(super) fn stamp(ms: u64) -> String {
-    let ms = i64::try_from(ms).unwrap_or_default();
-    let at = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
-    at.strftime("%Y%m%d-%H%M%S").to_string()
-}
-
-/// Refuses a name that an image has somewhere: a VM may start on any host, from the one that is there.
-pub(super) fn check_names(picture: &Picture, images: &[DiskImage]) -> Result<(), Failure> {
-    for DiskImage { name, .. } in images {
-        let mut hosts = picture.view.hosts().map(|(_, row)| &row.host);
-        if let Some(host) = hosts.find(|host| host.images.contains_key(name)) {
-            let what = format!("{} has an image {name} already", host.name);
-            let next = format!("choose another name, or `ostler images rm {name}`");
-            return Err(Failure::new(Code::Refused, what).next(next));
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn vm(disk: &str) -> VmSpec {
-        let disk = DiskSpec { name: disk.to_owned(), ..DiskSpec::default() };
-        VmSpec { disks: vec![disk], ..VmSpec::default() }
-    }
-
-    #[test]
-    fn names_are_nobody_elses_and_say_how_old_they_are() {
-        let now_ms = Clock::real().now().wall_ms;
-        for (whom, disk) in [("web-2", "root"), (&*"x".repeat(60), "root"), ("web-2", "Data_1")] {
-            let (one, other) = (images_for(whom, &vm(disk)), images_for(whom, &vm(disk)));
-            assert_ne!(one, other);
-            assert!(!is_left(&one[0].name, now_ms), "somebody may be at it: {}", one[0].name);
-            assert!(!is_left(&one[0].name, now_ms + IMAGE_LEFT_MS / 2), "{}", one[0].name);
-            assert!(is_left(&one[0].name, now_ms + 2 * IMAGE_LEFT_MS), "{}", one[0].name);
-        }
-        for kept in ["guest", "for-web-2-root", "for-20200101-000000", "debian-20200101-000000-aa"]
-        {
-            assert!(!is_left(&kept.parse().unwrap(), now_ms), "{kept}");
-        }
     }
 }
