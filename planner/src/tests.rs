@@ -337,24 +337,44 @@ fn no_plan_stops_a_protected_vm_and_it_moves_and_is_met_as_any_other() {
     assert!(!larger.report.unmet.is_empty(), "another spec is another");
 }
 
-#[test]
-fn a_job_with_snapshots_stays_where_it_is_and_says_why() {
-    let mut running = with(host(1, 4), "web", vm(2), JobState::Running);
-    running.jobs[0].snapshots = vec![Snapshot {
-        name: SnapshotName::new("before").unwrap(),
+fn snapshot(name: &str) -> Snapshot {
+    Snapshot {
+        name: SnapshotName::new(name).unwrap(),
         stage: SnapshotStage::Ready,
         why: None,
         taken_ms: None,
         size_bytes: 0,
         promised_bytes: 0,
-    }]
-    .into();
+    }
+}
+
+#[test]
+fn a_job_with_snapshots_stays_where_it_is_and_says_why() {
+    let mut running = with(host(1, 4), "web", vm(2), JobState::Running);
+    running.jobs[0].snapshots = vec![snapshot("before")].into();
     let moved = Expectation::RunsOn { job: id("web"), on: at(2) };
     let outcome = plan(&input([running, host(2, 4)], vec![moved]));
     assert_eq!(steps(&outcome), [""; 0]);
     let why = outcome.report.to_string();
     assert!(why.contains("ostler snapshots rm"), "{why}");
     assert_eq!(outcome.report.unmet[0].hosts[0].host, at(1), "there it runs and has them");
+}
+
+#[test]
+fn a_job_with_snapshots_keeps_the_disks_that_they_are_of_and_grows_in_all_else() {
+    let mut running = with(host(1, 4), "web", vm_with_disk(2, "debian"), JobState::Running);
+    running.jobs[0].snapshots = vec![snapshot("before")].into();
+    let more = DiskSpec { name: "data".into(), size_bytes: GIB, ..DiskSpec::default() };
+    let change = |size: SizeChange| {
+        let wanted = Expectation::HasSize { job: id("web"), size };
+        plan(&input([running.clone()], vec![wanted]))
+    };
+    let outcome = change(SizeChange { add_disks: vec![more], ..SizeChange::default() });
+    assert_eq!(steps(&outcome), [""; 0]);
+    let why = outcome.report.to_string();
+    assert!(why.contains("ostler snapshots rm"), "{why}");
+    let larger = change(SizeChange { memory_bytes: Some(3 * GIB), ..SizeChange::default() });
+    assert_eq!(steps(&larger), ["resize web on h1"]);
 }
 
 #[test]

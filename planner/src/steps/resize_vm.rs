@@ -53,6 +53,13 @@ impl ResizeVm {
             let needed = format!("it is alive on {} as well", host.short());
             return Err(Blocker::WrongState { state: Some(other.state), needed });
         }
+        // A snapshot is of all disks: its host would refuse it for as long as there is one.
+        if placed.has_snapshots && names(&placed.spec) != names(&self.spec) {
+            let needed = "its snapshots are of the disks that it has: delete them first, with \
+                          `ostler snapshots rm`"
+                .to_owned();
+            return Err(Blocker::WrongState { state: Some(placed.state), needed });
+        }
         let pools = state.pools(row);
         let room = Room { pools: &pools, ..state.room_for(row, &self.job) };
         let job = (&self.job, placed.state);
@@ -93,4 +100,10 @@ impl ResizeVm {
     pub(super) fn cost() -> Cost {
         Cost { risk: 0, io_bytes: 0, time_ms: TIME_MS }
     }
+}
+
+/// The disks that it has, by name.
+fn names(spec: &JobSpec) -> Vec<&str> {
+    let disks = spec.as_vm().map_or(&[][..], |vm| &vm.disks);
+    disks.iter().map(|disk| disk.name.as_str()).collect()
 }

@@ -11,8 +11,7 @@ use crate::picture::Picture;
 /// How the names of images begin that commands have made, and chosen the name of.
 const IMAGES: &str = "for-";
 /// How old one is when nobody is at work on it any more: nothing keeps it while it waits for those of larger disks,
-/// or is carried away, which may take
-/// hours.
+/// or is carried away, which may take hours.
 const IMAGE_LEFT_MS: u64 = 24 * 3_600_000;
 
 /// A disk, and what its image is to be called.
