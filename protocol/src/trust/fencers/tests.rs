@@ -171,6 +171,21 @@ fn two_who_speak_at_once_are_brought_together_by_who_says_it_again() {
 }
 
 #[test]
+fn who_has_heard_a_fencer_and_who_has_heard_an_operator_follow_what_the_fencer_says_upon_that_one()
+{
+    let base = by_operator(&base());
+    let said = word(&base, 11, 3);
+    let meanwhile = by_operator(&base.open().unwrap().next());
+    assert!(!follows(&said, &meanwhile), "it takes back that host 3 was off");
+    assert!(!follows(&meanwhile, &said), "it is upon what is over");
+    let again = word_after(3_001, &meanwhile, 11, 3);
+    assert_eq!(again.open().unwrap().version, 4_001);
+    assert!(follows(&said, &again) && follows(&meanwhile, &again) && follows(&base, &again));
+    let goes_on = by_operator(&again.open().unwrap().next());
+    assert!(follows(&again, &goes_on), "and so does everybody after that");
+}
+
+#[test]
 fn what_no_quorum_has_heard_is_left_behind_once_an_operator_disowns_it() {
     let base = by_operator(&base());
     let (one, two) = (word(&base, 11, 3), word(&base, 12, 4));
