@@ -18,7 +18,7 @@
 mod record;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -57,6 +57,9 @@ const OBEDIENCE_MAX: Duration = Duration::from_secs(20);
 
 /// How often they are asked meanwhile.
 const OBEDIENCE_POLL: Duration = Duration::from_millis(200);
+
+/// So often it is looked whether arbiters are still divided, before something is said to those.
+const DIVIDED_LOOKS: u32 = 5;
 
 /// How often it is tried to say it, where documents are on their way, before it rests.
 const TRIES: u32 = 5;
@@ -118,7 +121,16 @@ impl Told {
 /// Why a host was not fenced, for people. It is tried again.
 type Trouble = String;
 
+/// Why no document is known that a quorum of arbiters obeys.
+enum Unobeyed {
+    /// Enough of them answer, and they obey different ones.
+    Divided(Trouble),
+    /// Too few answer, or nobody shows what they obey.
+    Unknown(Trouble),
+}
+
 /// A document, and as it was signed.
+#[derive(Clone)]
 struct Document {
     signed: Signed<Trust>,
     trust: Trust,
@@ -172,6 +184,8 @@ impl Fencer {
     fn seen(&self, trust: &Trust, picture: &Picture) -> Vec<Seen> {
         let known = self.asleep.hosts();
         let roster = trust.roster_by_host();
+        // What is wrong with the file is told when a host is to be fenced.
+        let off = Record::read(&self.record).map(|record| record.off).unwrap_or_default();
         let seen = roster.iter().map(|(id, key)| {
             let row = picture.view.host(id);
             // Of whom no monitor has ever spoken, nothing is known that could be started elsewhere.
@@ -179,7 +193,7 @@ impl Fencer {
             let hindrance = || match row {
                 _ if self.asleep.is_asleep(id) => Some(Standing::Asleep),
                 None => Some(Standing::NothingAtStake),
-                Some(row) if trust.is_over(key, row.host.trust_version) => Some(Standing::Said),
+                Some(row) if says_all(trust, row, &off) => Some(Standing::Said),
                 Some(row) if !has_stake(row) => Some(Standing::NothingAtStake),
                 Some(row) => match self.power.machine(&row.host, &known) {
                     Ok(_) => None,
@@ -207,21 +221,22 @@ impl Fencer {
                     .to_owned(),
             );
         }
-        // Without a quorum nothing could start elsewhere, and the host would be off in vain. One that is off for it
-        // already has to be said to be off: that may be what a quorum is divided by.
-        let record = Record::read(&self.record).map_err(|error| error.to_string())?;
-        match self.obeyed().await {
-            Ok(obeyed) if obeyed.trust.is_over(&row.host.key, row.host.trust_version) => {
-                return Ok(());
-            }
-            Err(why) if record.cut.as_ref() != Some(host) => return Err(why),
-            Ok(_) | Err(_) => {}
-        }
+        // Without a quorum nothing could start elsewhere, and the host would be off in vain. What divides one may be
+        // what was said of this very host, which is off for it.
         let machine = self.asleep.machine(host).map_err(|no| no.0.detail)?;
+        match self.obeyed().await {
+            Ok(obeyed) if self.says_all(&obeyed.trust, &row)? => return Ok(()),
+            Ok(_) => {}
+            Err(Unobeyed::Divided(why)) if !self.is_off_already(host, &machine).await? => {
+                return Err(why);
+            }
+            Err(Unobeyed::Divided(_)) => {}
+            Err(Unobeyed::Unknown(why)) => return Err(why),
+        }
 
         self.told.is_at(host, FencingStage::Cutting);
         // Whatever becomes of this controller, the host does not stay off for it.
-        self.change_record(|record| record.cut = Some(host.clone()))
+        self.change_record(|record| _ = record.off.entry(host.clone()).or_insert(0))
             .map_err(|error| error.to_string())?;
         tracing::warn!(%host, name, "nobody hears it: its power is cut");
         match self.power.change(&machine, PowerAction::Off).await {
@@ -242,6 +257,18 @@ impl Fencer {
         let mut record = Record::read(&self.record)?;
         change(&mut record);
         record.write(&self.record)
+    }
+
+    /// Whether this controller has cut its power, and its devices say that it is off now.
+    async fn is_off_already(&self, host: &HostId, machine: &Machine) -> Result<bool, Trouble> {
+        let record = Record::read(&self.record).map_err(|error| error.to_string())?;
+        Ok(record.off.contains_key(host) && matches!(machine.state().await, Ok(PowerState::Off)))
+    }
+
+    /// Whether a document says all that is to be said of a host.
+    fn says_all(&self, trust: &Trust, row: &HostRow) -> Result<bool, Trouble> {
+        let record = Record::read(&self.record).map_err(|error| error.to_string())?;
+        Ok(says_all(trust, row, &record.off))
     }
 
     /// Whether a host answers at any of its addresses.
@@ -269,43 +296,75 @@ impl Fencer {
 
     /// The document that a quorum of arbiters obeys. One that is newer and that no quorum obeys yet is waited for:
     /// what was said upon another could be heard by nobody.
-    async fn obeyed(&self) -> Result<Document, Trouble> {
-        let signed = trust_file::read(&self.trust_file).ok_or("there is no trust document here")?;
-        let trust = signed.open().map_err(|error| error.to_string())?;
-        let versions = self.quorum(&trust).await?;
-        let k = trust.k as usize;
+    async fn obeyed(&self) -> Result<Document, Unobeyed> {
+        let known = self.known().map_err(Unobeyed::Unknown)?;
+        let (k, versions) = (known.trust.k as usize, self.versions(&known.trust).await);
+        let have = versions.len();
+        if have < k {
+            return Err(Unobeyed::Unknown(format!(
+                "{have} arbiters answer and {k} are needed to start anything elsewhere"
+            )));
+        }
         let is_obeyed =
             |version: &u64| versions.iter().filter(|other| *other == version).count() >= k;
         let Some(version) = versions.iter().find(|version| is_obeyed(version)).copied() else {
-            return Err(format!("no quorum of arbiters obeys one trust document: {versions:?}"));
+            return Err(Unobeyed::Divided(format!(
+                "no quorum of arbiters obeys one trust document: {versions:?}"
+            )));
         };
-        if trust.version == version {
-            return Ok(Document { signed, trust });
+        if known.trust.version == version {
+            return Ok(known);
         }
-        let mut shown = self.shown(&trust).await.into_iter();
+        let mut shown = self.shown(&known.trust).await.into_iter();
         shown.find(|document| document.trust.version == version).ok_or_else(|| {
-            format!("arbiters obey trust version {version}, which no host here shows")
+            Unobeyed::Unknown(format!(
+                "arbiters obey trust version {version}, which no host here shows"
+            ))
         })
     }
 
-    /// The newest document that an operator has signed, as far as any host shows it, itself or what it is upon. Where
-    /// arbiters obey different documents, one upon that is what those can follow who have heard this fencer, and those
-    /// who have heard an operator instead.
-    async fn newest_by_operators(&self) -> Result<Document, Trouble> {
+    /// The document that this controller obeys.
+    fn known(&self) -> Result<Document, Trouble> {
         let signed = trust_file::read(&self.trust_file).ok_or("there is no trust document here")?;
-        let trust: Trust = signed.open().map_err(|error| error.to_string())?;
-        self.quorum(&trust).await?;
-        let shown = self.shown(&trust).await;
-        let all = shown.into_iter().chain([Document { signed, trust }]);
-        let by_operators = all.filter_map(|document| match document.trust.upon.clone() {
-            None => Some(document),
-            Some(upon) => {
-                let trust = upon.open().ok()?;
-                Some(Document { signed: Arc::unwrap_or_clone(upon), trust })
+        let trust = signed.open().map_err(|error| error.to_string())?;
+        Ok(Document { signed, trust })
+    }
+
+    /// Where arbiters stay divided by what this controller has said and an operator has not heard: the newest document
+    /// that an operator has signed since, as far as any host shows it, itself or what it is upon. What is said upon that
+    /// one, those can follow who have heard either: all whose documents are shown with it. The quorum's, where there is
+    /// one after all.
+    async fn for_the_divided(&self, host: &HostId) -> Result<(Document, Vec<Document>), Trouble> {
+        let mut why = Trouble::new();
+        for _ in 0..DIVIDED_LOOKS {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            match self.obeyed().await {
+                Ok(obeyed) => return Ok((obeyed, vec![])),
+                Err(Unobeyed::Divided(trouble)) => why = trouble,
+                Err(Unobeyed::Unknown(trouble)) => return Err(trouble),
             }
-        });
+        }
+        let known = self.known()?;
+        let shown = self.shown(&known.trust).await;
+        let by_operators =
+            shown.iter().cloned().chain([known]).filter_map(|document| {
+                match document.trust.upon.clone() {
+                    None => Some(document),
+                    Some(upon) => {
+                        let trust = upon.open().ok()?;
+                        Some(Document { signed: Arc::unwrap_or_clone(upon), trust })
+                    }
+                }
+            });
+        let record = Record::read(&self.record).map_err(|error| error.to_string())?;
+        let said = record.off.get(host).copied().unwrap_or(0);
         let newest = by_operators.max_by_key(|document| document.trust.version);
-        newest.ok_or_else(|| "no document of an operator is shown".to_owned())
+        let newest = newest.filter(|newest| newest.trust.version > said);
+        let newest = newest.ok_or_else(|| {
+            let host = host.short();
+            format!("{why}, and no operator has signed another since; `ostler fence {host}` is one")
+        })?;
+        Ok((newest, shown))
     }
 
     /// The documents that hosts obey which are heard, as far as they are known for an operator's or a fencer's.
@@ -322,18 +381,6 @@ impl Fencer {
             Some(Document { signed, trust })
         });
         known.collect()
-    }
-
-    /// Which versions the arbiters obey that answer, if they are enough for anything to be started.
-    async fn quorum(&self, trust: &Trust) -> Result<Vec<u64>, Trouble> {
-        let versions = self.versions(trust).await;
-        let (have, k) = (versions.len(), trust.k as usize);
-        if have < k {
-            return Err(format!(
-                "{have} arbiters answer and {k} are needed to start anything elsewhere"
-            ));
-        }
-        Ok(versions)
     }
 
     /// Which versions the arbiters obey that answer.
@@ -357,19 +404,20 @@ impl Fencer {
         let mut said: Option<(u64, Document)> = None;
         for _ in 0..TRIES {
             let base = match self.obeyed().await {
-                Ok(obeyed) if obeyed.trust.is_over(&row.host.key, row.host.trust_version) => {
+                Ok(obeyed) if self.says_all(&obeyed.trust, row)? => {
                     return Ok(obeyed.trust.version);
                 }
-                Ok(obeyed) => Ok(obeyed),
-                Err(_) => self.newest_by_operators().await,
+                Ok(obeyed) => Ok((obeyed, vec![])),
+                Err(Unobeyed::Divided(_)) => self.for_the_divided(&row.host.id).await,
+                Err(Unobeyed::Unknown(why)) => Err(why),
             };
             match base {
-                Ok(base) => {
+                Ok((base, shown)) => {
                     let version = base.trust.version;
                     // Its numbers are few: upon the same document it is given again as it was.
                     let document = match said.take() {
                         Some((upon, said)) if upon == version => said,
-                        _ => self.sign(&base, row, machine)?,
+                        _ => self.sign(&base, &shown, row, machine)?,
                     };
                     self.give(&document.signed).await;
                     match self.await_obedience(row, &document).await {
@@ -393,10 +441,12 @@ impl Fencer {
         Err(trouble)
     }
 
-    /// Signs that it is off. The version is kept before anybody sees it.
+    /// Signs that it is off. The version is kept before anybody sees it. What one of those could not follow who obey
+    /// what is `shown`, because it has less of what was said of others, is not signed.
     fn sign(
         &self,
         obeyed: &Document,
+        shown: &[Document],
         row: &HostRow,
         machine: &Machine,
     ) -> Result<Document, Trouble> {
@@ -418,8 +468,20 @@ impl Fencer {
         let next = Trust::accept(Some(&obeyed.trust), &signed)
             .map_err(|error| error.to_string())?
             .ok_or("what it would say is said already")?;
-        self.change_record(|record| record.last = next.version)
-            .map_err(|error| error.to_string())?;
+        for Document { trust, .. } in shown {
+            if let Err(error) = Trust::accept(Some(trust), &signed) {
+                let obeyed = trust.version;
+                return Err(format!(
+                    "who obeys trust version {obeyed} could not follow: {error}; an operator brings it together, as \
+                     by `ostler fence` of the hosts that are off"
+                ));
+            }
+        }
+        self.change_record(|record| {
+            record.last = next.version;
+            record.off.insert(row.host.id.clone(), next.version);
+        })
+        .map_err(|error| error.to_string())?;
         Ok(Document { signed, trust: next })
     }
 
@@ -482,33 +544,36 @@ impl Fencer {
         }
     }
 
-    /// Turns a host on again whose power was cut, also by an earlier life of this controller: once a quorum obeys that
-    /// it was off, or nothing hangs on it any more. Until then it is silent, and due again.
+    /// Turns hosts on again whose power was cut, also by an earlier life of this controller: each once a quorum obeys
+    /// what was said of it last, or nothing hangs on it any more. Until then it is silent, and due again.
     async fn finish(&self) {
-        let host = match Record::read(&self.record) {
-            Ok(Record { cut: Some(host), .. }) => host,
-            // What is wrong with the file is told when a host is to be fenced.
-            Ok(_) | Err(_) => return,
-        };
+        // What is wrong with the file is told when a host is to be fenced.
+        let Ok(record) = Record::read(&self.record) else { return };
+        for host in record.off.keys() {
+            self.finish_one(host).await;
+        }
+    }
+
+    async fn finish_one(&self, host: &HostId) {
         let picture = self.picture.borrow().clone();
         if !picture.is_current {
             return;
         }
-        let row = picture.view.host(&host);
-        let is_heard = freshness_of(picture.heard.get(&host)) == Freshness::Fresh;
+        let row = picture.view.host(host);
+        let is_heard = freshness_of(picture.heard.get(host)) == Freshness::Fresh;
         if !is_heard && let Some(row) = row.filter(|row| has_stake(row)) {
             let Ok(obeyed) = self.obeyed().await else { return };
-            if !obeyed.trust.is_over(&row.host.key, row.host.trust_version) {
+            if !self.says_all(&obeyed.trust, row).unwrap_or(false) {
                 return;
             }
         }
         let stays_off = self.trust.borrow().as_ref().is_some_and(|trust| trust.fencing.stays_off);
         if !is_heard && !stays_off && row.is_some() {
-            self.told.is_at(&host, FencingStage::TurningOn);
-            self.turn_on(&host).await;
+            self.told.is_at(host, FencingStage::TurningOn);
+            self.turn_on(host).await;
             self.told.lock().at = None;
         }
-        if let Err(error) = self.change_record(|record| record.cut = None) {
+        if let Err(error) = self.change_record(|record| _ = record.off.remove(host)) {
             tracing::error!("{error}");
         }
     }
@@ -527,6 +592,14 @@ impl Fencer {
             Err(why) => tracing::error!(%host, "is not turned on again: {why}"),
         }
     }
+}
+
+/// Whether a document says of a host that it was off, and no less than this controller has said of those that it has
+/// switched `off`. A later word of its own that is still to be heard would end what the host takes once it is on again.
+fn says_all(trust: &Trust, row: &HostRow, off: &BTreeMap<HostId, u64>) -> bool {
+    let said = off.get(&row.host.id).copied().unwrap_or(0);
+    let since = trust.fence_of(&row.host.key).map_or(0, |fence| fence.since);
+    trust.is_over(&row.host.key, row.host.trust_version) && since >= said
 }
 
 /// Whether a VM was alive there that is kept and could run elsewhere: all else goes on without its host being off.

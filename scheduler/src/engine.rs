@@ -137,6 +137,21 @@ impl Inner {
         }
     }
 
+    /// Why nobody knows yet whether a job that is to run again is still there: monitors that have just begun have not
+    /// heard everybody.
+    fn unheard(&self, record: &RunRecord, picture: &Picture) -> Option<String> {
+        let Want::Run { job, again: true, .. } = &record.want else { return None };
+        if picture.view.job(job).next().is_some() {
+            return None;
+        }
+        let trust = self.options.trust.borrow().clone()?;
+        let roster = trust.roster_by_host();
+        let unheard = roster.keys().filter(|host| picture.view.host(host).is_none()).count();
+        (unheard > 0).then(|| {
+            format!("no host that was heard has {job}, and {unheard} hosts were not heard yet")
+        })
+    }
+
     async fn plan_in_turn(&self, record: &RunRecord) -> Input {
         let Ok(turn) = Arc::clone(&self.planning).acquire_owned().await else {
             return Input::CannotPlan { why: "the engine is ending".to_owned() };
@@ -146,7 +161,9 @@ impl Inner {
         if !picture.is_current {
             return Input::CannotPlan { why: format!("no current view ({})", picture.source) };
         }
-        if let Some(why) = record.objection(&picture.view) {
+        if let Some(why) =
+            record.objection(&picture.view).or_else(|| self.unheard(record, &picture))
+        {
             return Input::CannotPlan { why };
         }
         let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());

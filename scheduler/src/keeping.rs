@@ -356,13 +356,15 @@ impl Scheduler {
         let work = async {
             loop {
                 let looked = Instant::now();
-                news.mark_unchanged();
+                let known = *news.borrow_and_update();
                 let is_current = picture.borrow_and_update().is_current;
                 if is_current && self.keeping().upkeep().has_work() {
                     self.look_after(&mut mends).await;
-                    // Its own news are none.
+                    // Its own news are none, and what came meanwhile is.
                     self.keeping().tell();
-                    news.mark_unchanged();
+                    if *news.borrow() == known + 1 {
+                        news.mark_unchanged();
+                    }
                 }
                 let took = looked.elapsed();
                 let is_restless = self.keeping().upkeep().is_restless();

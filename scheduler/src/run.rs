@@ -553,6 +553,18 @@ impl Run {
         self.become_unwinding(now_ms, cause, out);
     }
 
+    /// What was there is to run again, and somebody has deleted it: then nothing is made anew elsewhere either. Who
+    /// wants it to run whatever was there before has it made anew.
+    fn deleted_meanwhile(&self, kind: &TaskKind, no: &No) -> Option<Cause> {
+        let TaskKind::Put { host, must_exist: true, .. } = kind else { return None };
+        let No::Host(Refusal::NoSuchJob { job }, _) = no else { return None };
+        if matches!(self.record.want, Want::Run { again: false, .. }) {
+            return None;
+        }
+        let message = format!("{job} was deleted on {} before it could start there", host.short());
+        Some(Cause::EndedByCommand { message })
+    }
+
     fn do_refused(&mut self, now_ms: u64, i: usize, no: No, out: &mut Vec<Effect>) {
         let no = match no {
             // That was before: the plan was made on an old picture.
@@ -563,7 +575,10 @@ impl Run {
         let kind = task.kind.clone();
         let setback = setback_of(&kind, &no);
         let never_ran = matches!(no, No::NotStarted(_));
-        let cause = cause_of(no);
+        let cause = match self.deleted_meanwhile(&kind, &no) {
+            Some(cause) => cause,
+            None => cause_of(no),
+        };
         task.note = Some(cause.to_string());
         if self.is_past_return() {
             if matches!(kind, TaskKind::Delete { .. }) {

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at, at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// And at least, beside the time that a look takes.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(500);
+
 /// Looking mostly means starting programs: who waits leaves twice as much time to those whom it waits for.
 const REST_FACTOR: u32 = 2;
 
@@ -25,7 +28,10 @@ pub fn until<T, S: std::fmt::Debug>(
             Err(seen) if begin.elapsed() > limit => {
                 panic!("waited {limit:?} for {what}; last seen: {seen:?}")
             }
-            Err(_) => std::thread::sleep(LOOK_INTERVAL.max(looked.elapsed() * REST_FACTOR)),
+            Err(_) => {
+                let rest = looked.elapsed() * REST_FACTOR;
+                std::thread::sleep(rest.clamp(LOOK_INTERVAL, LOOK_INTERVAL_MAX));
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A file of its own beside the key. With another key it is another fencer with another place, so who loses both
 //! has lost nothing; who loses this one alone may sign a version twice, so a file that can't be read ends fencing.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,13 @@ use transport::durable;
 pub(super) struct Record {
     /// The highest version of a trust document that this controller has signed.
     pub(super) last: u64,
-    /// The host whose power it is about to cut, or has cut, and which is not turned on again yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) cut: Option<HostId>,
+    /// Hosts whose power it is about to cut, or has cut, and which are not turned on again yet; each with the version
+    /// by which it has said so last, or 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) off: BTreeMap<HostId, u64>,
+    /// The same of one host, as controllers of before have written it.
+    #[serde(default, skip_serializing)]
+    cut: Option<HostId>,
 }
 
 /// The file is of no use. Nothing was changed.
@@ -46,8 +51,12 @@ impl Record {
                 source,
             })?,
         };
-        serde_json::from_slice(&text)
-            .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })
+        let mut record: Self = serde_json::from_slice(&text)
+            .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })?;
+        if let Some(host) = record.cut.take() {
+            record.off.entry(host).or_insert(0);
+        }
+        Ok(record)
     }
 
     /// On disk when it returns.
@@ -70,9 +79,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fencing.json");
         assert_eq!(Record::read(&path).unwrap(), Record::default());
-        let record = Record { last: 3_011, cut: None };
+        let (one, other) = (HostId::new("h1").unwrap(), HostId::new("h2").unwrap());
+        let off = BTreeMap::from([(one.clone(), 3_011), (other, 0)]);
+        let record = Record { last: 3_011, off, cut: None };
         record.write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), record);
+        std::fs::write(&path, "{\"last\":7,\"cut\":\"h1\"}").unwrap();
+        let older = Record { last: 7, off: BTreeMap::from([(one, 0)]), cut: None };
+        assert_eq!(Record::read(&path).unwrap(), older);
         std::fs::write(&path, "{\"last\":").unwrap();
         assert!(matches!(Record::read(&path), Err(RecordError::Damaged { .. })));
     }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
-/// Keys of the largest cluster that is planned for, and some: hosts, users, clients.
-const KEYS_MAX: usize = 16_384;
+/// Keys of a large cluster: a megabyte for each thread that meets so many.
+const KEYS_MAX: usize = 4_096;
 
 /// Signatures of some minutes of a simulated cluster.
 const SIGNATURES_MAX: usize = 65_536;

@@ -308,8 +308,14 @@ impl Upkeep {
                     Item::Runs { job: id, on: Some(on), .. } if *id == job => Some(on.clone()),
                     _ => None,
                 });
-                // What was there and is deleted is not made again.
-                let again = self.sets.values().any(|set| set.record.begun.contains(&job));
+                // What was there and is deleted is not made again, unless a set was put since that has not seen it.
+                let expects =
+                    |item: &Item| matches!(item, Item::Runs { job: id, .. } if *id == job);
+                let again = self
+                    .sets
+                    .values()
+                    .filter(|set| set.items.iter().any(expects))
+                    .all(|set| set.record.begun.contains(&job));
                 let want = Box::new(Want::Run { job, spec: step.spec, on, again });
                 Some(Effect::Mend { want, to, because })
             }

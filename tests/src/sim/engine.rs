@@ -338,7 +338,10 @@ impl World {
         let mut knowledge = life.knowledge.borrow_mut();
         let setbacks = record.setbacks.clone();
         let input = knowledge.plan_input(now_ms, &picture, id, &record.want, setbacks, seed);
-        let outcome = planner::plan(&input);
+        let outcome = match &record.want {
+            Want::Run { job, again: true, .. } => planner::plan_again(&input, job),
+            _ => planner::plan(&input),
+        };
         let state = State::new(&input);
         let reservations =
             outcome.plan.steps.iter().filter_map(|step| step.reservation(&state)).collect();
