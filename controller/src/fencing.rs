@@ -186,7 +186,7 @@ impl Fencer {
         let roster = trust.roster_by_host();
         // What is wrong with the file is told when a host is to be fenced.
         let off = Record::read(&self.record).map(|record| record.off).unwrap_or_default();
-        let seen = roster.iter().map(|(id, key)| {
+        let seen = roster.keys().map(|id| {
             let row = picture.view.host(id);
             // Of whom no monitor has ever spoken, nothing is known that could be started elsewhere.
             let is_heard = row.is_some() && freshness_of(picture.heard.get(id)) == Freshness::Fresh;

@@ -571,14 +571,14 @@ impl Run {
             No::EndedByCommand(words) if !self.has_put() => No::Failed(words),
             no => no,
         };
-        let task = &mut self.record.tasks[i];
-        let kind = task.kind.clone();
+        let kind = self.record.tasks[i].kind.clone();
         let setback = setback_of(&kind, &no);
         let never_ran = matches!(no, No::NotStarted(_));
         let cause = match self.deleted_meanwhile(&kind, &no) {
             Some(cause) => cause,
             None => cause_of(no),
         };
+        let task = &mut self.record.tasks[i];
         task.note = Some(cause.to_string());
         if self.is_past_return() {
             if matches!(kind, TaskKind::Delete { .. }) {
