@@ -75,6 +75,14 @@ pub struct PutJob {
     pub must_exist: bool,
 }
 
+impl PutJob {
+    /// This change of a job, to be taken where nothing is known of it, by nobody in particular and without a ticket.
+    #[must_use]
+    pub fn of(revision: Revision, spec: JobSpec) -> Self {
+        Self { revision, spec, ticket: None, run: None, finds_disks: false, must_exist: false }
+    }
+}
+
 /// `GET /v1/domains/{domain}` on a host: a domain that is nobody's job. `PUT /v1/jobs/{id}` with the
 /// spec adopts it, in place and running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

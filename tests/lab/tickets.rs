@@ -80,14 +80,7 @@ impl Caller {
         spec: &JobSpec,
         ticket: Option<Ticket>,
     ) -> Result<Job, CallError> {
-        let put = PutJob {
-            revision: Revision(1),
-            spec: spec.clone(),
-            ticket,
-            run: None,
-            finds_disks: false,
-            must_exist: false,
-        };
+        let put = PutJob { ticket, ..PutJob::of(Revision(1), spec.clone()) };
         let path = format!("/v1/jobs/{job}");
         let asked = self.client.send::<_, Job>(Method::PUT, host, &path, &put);
         self.runtime.block_on(asked).map(|reply| reply.body)

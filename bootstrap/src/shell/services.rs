@@ -108,14 +108,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
             tenant: TenantId::default_tenant(),
             labels: BTreeMap::new(),
         };
-        let put = PutJob {
-            revision,
-            spec,
-            ticket: None,
-            run: None,
-            finds_disks: false,
-            must_exist: false,
-        };
+        let put = PutJob::of(revision, spec);
         let asked = agent::put_job(&self.client, &ready.endpoint, job, &put).await;
         asked.map(|_| ()).map_err(|error| {
             let kind = if error.refusal().is_some() { Kind::Refused } else { Kind::TimedOut };

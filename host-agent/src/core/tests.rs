@@ -295,14 +295,7 @@ fn write_to(disk: &mut LedgerState, write: Write) {
 }
 
 fn body(revision: u64, vcpus: u32, ticket: Option<Ticket>) -> PutJob {
-    PutJob {
-        revision: Revision(revision),
-        spec: spec(vcpus),
-        ticket,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    }
+    PutJob { ticket, ..PutJob::of(Revision(revision), spec(vcpus)) }
 }
 
 fn granted(offer: Signed<Offer>) -> Ticket {
@@ -1160,17 +1153,7 @@ fn a_name_stays_its_tenants_until_the_job_is_deleted() {
     };
     let put = |bench: &mut Bench, revision: u64, tenant: &str| {
         let (revision, spec) = (Revision(revision), of(tenant));
-        bench.put(
-            "web-1",
-            PutJob {
-                revision,
-                spec,
-                ticket: None,
-                run: None,
-                finds_disks: false,
-                must_exist: false,
-            },
-        )
+        bench.put("web-1", PutJob::of(revision, spec))
     };
     put(&mut bench, 1, "a").unwrap();
     bench.end_work(WorkOutcome::Done);

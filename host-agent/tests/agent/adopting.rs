@@ -64,14 +64,7 @@ async fn a_domain_is_adopted_outlives_the_agent_and_is_released_as_it_was() {
     bench.await_state("legacy", JobState::Stopped).await;
     // Even if somebody has undefined it meanwhile.
     bench.fake.undefine(LEGACY).unwrap();
-    let put = PutJob {
-        revision: Revision(2),
-        spec,
-        ticket: None,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = PutJob::of(Revision(2), spec);
     let again = bench.client.send::<_, Job>(Method::PUT, &agent, "/v1/jobs/legacy", &put);
     again.await.unwrap();
     bench.await_state("legacy", JobState::Running).await;

@@ -130,14 +130,7 @@ impl Bench {
     }
 
     async fn put(&self, name: &str, spec: JobSpec) -> Result<Job, CallError> {
-        let put = PutJob {
-            revision: Revision(1),
-            spec,
-            ticket: None,
-            run: None,
-            finds_disks: false,
-            must_exist: false,
-        };
+        let put = PutJob::of(Revision(1), spec);
         let path = format!("/v1/jobs/{name}");
         self.client.send(Method::PUT, &self.local(), &path, &put).await.map(|reply| reply.body)
     }

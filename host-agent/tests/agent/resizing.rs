@@ -78,14 +78,7 @@ async fn a_guest_with_head_room_has_its_new_size_at_once_and_so_has_its_definiti
     bench.await_state("web-1", JobState::Crashed).await;
     let mut spec = JobSpec::clone(&job.spec);
     spec.labels.insert("again".into(), "yes".into());
-    let put = PutJob {
-        revision: Revision(4),
-        spec,
-        ticket: None,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = PutJob::of(Revision(4), spec);
     let path = "/v1/jobs/web-1";
     bench.client.send::<_, Job>(Method::PUT, &bench.local(), path, &put).await.unwrap();
     assert_eq!(bench.await_state("web-1", JobState::Running).await.resize, None);

@@ -71,14 +71,7 @@ pub(crate) async fn at_host(
     job: &JobId,
     spec: JobSpec,
 ) -> Result<Job, Failure> {
-    let put = PutJob {
-        revision: Revision(1),
-        spec,
-        ticket: None,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = PutJob::of(Revision(1), spec);
     let (agent, path) = (picture.agent(&row.host.id), format!("/v1/jobs/{job}"));
     Ok(session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body)
 }

@@ -220,14 +220,7 @@ pub(crate) async fn at_hosts(
     hosts.retain(|host| on.as_ref().is_none_or(|on| host.id == *on));
     hosts.sort_by_key(|host| (std::cmp::Reverse(host.free().memory_bytes), host.id.clone()));
     let revision = picture.job(id).map_or(1, |row| row.job.revision.0 + 1);
-    let put = PutJob {
-        revision: Revision(revision),
-        spec,
-        ticket: None,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = PutJob::of(Revision(revision), spec);
     let mut refused = None;
     for host in hosts {
         let agent = picture.agent(&host.id);

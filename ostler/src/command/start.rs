@@ -60,8 +60,7 @@ pub(crate) async fn at_host(
     check_kind(&row)?;
     let revision = Revision(row.job.revision.0 + 1);
     let spec = JobSpec::clone(&row.job.spec);
-    let put =
-        PutJob { revision, spec, ticket: None, run: None, finds_disks: false, must_exist: true };
+    let put = PutJob { must_exist: true, ..PutJob::of(revision, spec) };
     let (agent, path) = (picture.agent(&row.host), format!("/v1/jobs/{}", row.job.id));
     let job = session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?.body;
     Ok(JobRow { job, ..row })

@@ -109,7 +109,7 @@ async fn start_ours(client: &Client, agent: &Endpoint, trust: &Trust) -> (f64, f
     let answer = client.send::<_, Answer>(Method::POST, &arbiter, "/v1/grants", &offer).await;
     let Answer::Grant(grant) = answer.expect("an answer").body else { panic!("denied") };
     let ticket = Some(Ticket { offer, grants: vec![grant] });
-    let put = PutJob { revision, spec, ticket, run: None, finds_disks: false, must_exist: false };
+    let put = PutJob { ticket, ..PutJob::of(revision, spec) };
     let path = "/v1/jobs/bench";
     client.send::<_, Job>(Method::PUT, agent, path, &put).await.expect("accepted");
     let accepted = begin.elapsed();

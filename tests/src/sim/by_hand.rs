@@ -136,14 +136,7 @@ impl World {
         run: Option<RunKey>,
     ) -> HandAnswer {
         let revision = ticket.offer.open().ok()?.revision;
-        let put = PutJob {
-            revision,
-            spec: spec.clone(),
-            ticket: Some(ticket),
-            run,
-            finds_disks: false,
-            must_exist: false,
-        };
+        let put = PutJob { ticket: Some(ticket), run, ..PutJob::of(revision, spec.clone()) };
         self.ask_host(host, Request::Put { job: job.clone(), put })
     }
 

@@ -125,14 +125,7 @@ fn it_agrees_only_when_the_keeper_needs_both_for_all_that_may_lapse() {
     };
     let Ok(Reply::Offered(offered)) = bench.ask(Request::Offer(ask)) else { panic!("no offer") };
     let ticket = Some(granted(offered.offer));
-    let put = PutJob {
-        revision: Revision(1),
-        spec: stop,
-        ticket,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = PutJob { ticket, ..PutJob::of(Revision(1), stop) };
     bench.put("web-1", put).unwrap();
     let hold = bench.agent.job(&job_id("web-1")).unwrap().job.hold.unwrap();
     let change = between(2, NEXT).change().unwrap();

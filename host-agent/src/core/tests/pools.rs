@@ -57,14 +57,7 @@ fn ticket(bench: &mut Bench, revision: u64, action: Action) -> Ticket {
 }
 
 fn put(revision: u64, spec: JobSpec, ticket: Option<Ticket>) -> PutJob {
-    PutJob {
-        revision: Revision(revision),
-        spec,
-        ticket,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    }
+    PutJob { ticket, ..PutJob::of(Revision(revision), spec) }
 }
 
 #[test]

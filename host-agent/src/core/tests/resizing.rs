@@ -156,14 +156,7 @@ fn a_ticket_to_resize_starts_nothing_and_one_to_start_resizes_nothing() {
     let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
-    let put = PutJob {
-        revision: Revision(2),
-        spec: sized(2, GIB),
-        ticket: Some(to_resize),
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = PutJob { ticket: Some(to_resize), ..PutJob::of(Revision(2), sized(2, GIB)) };
     assert_eq!(refusal(bench.put("web-1", put)), "ticket-for-other-action");
 
     let mut bench = running(Bench::trusted(HOST));
@@ -540,14 +533,7 @@ fn put_with_disk(bench: &mut Bench) {
         };
         granted(offered.offer)
     });
-    let put = PutJob {
-        revision: Revision(1),
-        spec,
-        ticket,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = PutJob { ticket, ..PutJob::of(Revision(1), spec) };
     bench.put("web-1", put).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.looks.clear();

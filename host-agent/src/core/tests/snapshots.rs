@@ -24,10 +24,7 @@ fn with_disk() -> JobSpec {
 
 fn put(bench: &mut Bench, revision: u64, spec: JobSpec) -> Result<Reply, Refusal> {
     let revision = Revision(revision);
-    bench.put(
-        "web-1",
-        PutJob { revision, spec, ticket: None, run: None, finds_disks: false, must_exist: false },
-    )
+    bench.put("web-1", PutJob::of(revision, spec))
 }
 
 fn take(bench: &mut Bench, snapshot: &str, bytes: u64) -> Result<Reply, Refusal> {

@@ -130,14 +130,7 @@ impl Bench {
                 } else {
                     None
                 };
-                let put = PutJob {
-                    revision,
-                    spec,
-                    ticket,
-                    run: None,
-                    finds_disks: false,
-                    must_exist: false,
-                };
+                let put = PutJob { ticket, ..PutJob::of(revision, spec) };
                 Request::Put { job, put }
             }
             3 => Request::Stop { job, stop: StopJob { grace_ms: how.into(), run: None } },

@@ -30,19 +30,7 @@ fn running() -> Bench {
     assert!(bench.agent.needs_keeper(), "an offer may become a hold at any moment");
     bench.now.mono_ms += 1_000;
     let ticket = Some(granted(offered.offer));
-    bench
-        .put(
-            "web-1",
-            PutJob {
-                revision: Revision(1),
-                spec,
-                ticket,
-                run: None,
-                finds_disks: false,
-                must_exist: false,
-            },
-        )
-        .unwrap();
+    bench.put("web-1", PutJob { ticket, ..PutJob::of(Revision(1), spec) }).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench
 }
@@ -213,14 +201,7 @@ fn an_agents_death_keeps_the_hold_and_a_reboot_loses_it() {
 
 #[test]
 fn a_host_without_trust_or_gates_takes_no_such_vm() {
-    let put = || PutJob {
-        revision: Revision(1),
-        spec: stop_spec(),
-        ticket: None,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    };
+    let put = || PutJob::of(Revision(1), stop_spec());
     assert_eq!(refusal(Bench::lone().put("web-1", put())), "unsupported");
     let mut bench = Bench::trusted(HOST);
     bench.agent.host.hypervisor.can_guard = false;

@@ -442,14 +442,7 @@ impl<'a> Work<'a> {
             let kind = JobKind::Service(self.service(*seat, *index));
             let tenant = TenantId::default_tenant();
             let spec = JobSpec { kind, tenant, labels: std::collections::BTreeMap::new() };
-            let put = PutJob {
-                revision: Revision(1),
-                spec,
-                ticket: None,
-                run: None,
-                finds_disks: false,
-                must_exist: false,
-            };
+            let put = PutJob::of(Revision(1), spec);
             self.session.client.send::<_, Job>(Method::PUT, &agent, &path, &put).await?;
         }
         let deadline = Instant::now() + SERVICE_MAX;

@@ -115,14 +115,7 @@ pub(crate) fn spec() -> JobSpec {
 
 /// What puts a new job.
 pub(crate) fn body() -> PutJob {
-    PutJob {
-        revision: Revision(1),
-        spec: spec(),
-        ticket: None,
-        run: None,
-        finds_disks: false,
-        must_exist: false,
-    }
+    PutJob::of(Revision(1), spec())
 }
 
 /// Puts a new job; `None`: too many starts are under way, ask again.

@@ -178,14 +178,7 @@ impl Hosts {
             }),
             Message::Put { job, spec, ticket } => {
                 let (spec, ticket) = (spec.clone(), Some(ticket.clone()));
-                let put = PutJob {
-                    revision: Revision(1),
-                    spec,
-                    ticket,
-                    run: None,
-                    finds_disks: false,
-                    must_exist: false,
-                };
+                let put = PutJob { ticket, ..PutJob::of(Revision(1), spec) };
                 Request::Put { job: job.clone(), put }
             }
             Message::Stop { job } => {
