@@ -211,14 +211,14 @@ mod tests {
     fn a_user_asks_for_its_tenants_vms_and_for_no_others() {
         assert_eq!(ask(run("mine", "a")), Ok(()));
         assert_eq!(ask(run("new", "a")), Ok(()));
-        assert_eq!(ask(Want::Stop { job: job("mine"), grace_ms: 0 }), Ok(()));
+        assert_eq!(ask(Want::stop(job("mine"), 0)), Ok(()));
         assert_eq!(ask(Want::Delete { job: job("mine") }), Ok(()));
         let forbidden = [
             run("new", "b"),
             // The name of another's, whose disks it would take.
             run("theirs", "a"),
             run("both", "a"),
-            Want::Stop { job: job("theirs"), grace_ms: 0 },
+            Want::stop(job("theirs"), 0),
             Want::Delete { job: job("both") },
         ];
         for want in forbidden {
@@ -260,7 +260,7 @@ mod tests {
         for name in ["ostler-monitor-0", "host-h1"] {
             assert_eq!(ask(run(name, "a")).unwrap_err().name(), "forbidden");
         }
-        let patient = Want::Stop { job: job("mine"), grace_ms: u64::MAX };
+        let patient = Want::stop(job("mine"), u64::MAX);
         assert_eq!(ask(patient).unwrap_err().name(), "forbidden");
     }
 

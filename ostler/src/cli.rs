@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Protect(ProtectArgs),
     /// Let a protected VM be stopped, saved and deleted again
     Unprotect(ProtectArgs),
+    /// Say how much a VM matters beside others, and whether it may be stopped for one that matters more
+    Rank(RankArgs),
     /// Wait until a VM has ended; exits with 1 when a one-off job was not a success
     Wait(EndArgs),
     /// Delete a stopped VM and its disks

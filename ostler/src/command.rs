@@ -54,6 +54,7 @@ pub(crate) mod expect;
 
 mod protect;
 mod ps;
+mod rank;
 
 mod top;
 
@@ -208,6 +209,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Adopt(args) => adopt::run(session, args).await,
         Command::Protect(args) => protect::run(session, args, true).await,
         Command::Unprotect(args) => protect::run(session, args, false).await,
+        Command::Rank(args) => rank::run(session, args).await,
         Command::Release(args) => release::run(session, args).await,
         Command::Migrate(args) => migrate::run(session, args).await,
         Command::Resize(args) => resize::run(session, args).await,

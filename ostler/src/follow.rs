@@ -375,7 +375,7 @@ pub(crate) fn wanted(want: &Want) -> String {
     match want {
         Want::Run { job, on: None, .. } => format!("run {job}"),
         Want::Run { job, on: Some(host), .. } => format!("run {job} on {}", host.short()),
-        Want::Stop { job, grace_ms: 0 } => format!("destroy {job}"),
+        Want::Stop { job, grace_ms: 0, .. } => format!("destroy {job}"),
         Want::Stop { job, .. } => format!("stop {job}"),
         Want::Migrate { job, to, .. } => format!("migrate {job} to {}", to.short()),
         Want::Resize { job, size } => format!("resize {job} to {}", size_words(size)),

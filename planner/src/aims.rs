@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use protocol::id::{HostId, JobId};
+use protocol::resources::Resources;
 use protocol::view::HostRow;
+use protocol::vm::Priority;
 use serde::{Deserialize, Serialize};
 
 use crate::balance::{Shift, next_shift};
@@ -19,6 +21,7 @@ use crate::input::PlanInput;
 use crate::intent::{Intent, Problem, problems};
 use crate::level::{Level, Score};
 use crate::order::awaited;
+use crate::preempt::{Preemption, preemptions_of};
 use crate::report::{Report, Unmet, UnmetReason, explain, explain_stay, violations};
 use crate::rules::{Balanced, Clause, PowerSaving, Rule};
 use crate::saving::{Saving, next_saving};
@@ -44,6 +47,9 @@ pub struct Plan {
     /// Which of them are moves that nobody asked for, and for whose sake they are made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub favours: Vec<Favour>,
+    /// Which of them stop something so that what matters more fits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preemptions: Vec<Preemption>,
     /// Which of them make hosts more alike, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shifts: Vec<Shift>,
@@ -126,8 +132,9 @@ pub fn plan(input: &PlanInput) -> Outcome {
 pub(crate) fn room_making(state: &State<'_>, expectation: &Expectation) -> Option<Vec<Step>> {
     let start = State::new(state.input());
     let aim = Aim::Goal(expectation, level_of(state.input(), expectation));
-    let (may_make_room, may_wake, looks_max) = (true, false, LOOKS_MAX);
-    let search = Search { aim: &aim, earlier: &[], may_make_room, may_wake, looks_max };
+    let (may_make_room, may_wake, may_preempt, looks_max) = (true, false, false, LOOKS_MAX);
+    let search =
+        Search { aim: &aim, earlier: &[], may_make_room, may_wake, may_preempt, looks_max };
     let found = search.run(&start)?;
     (found.steps.len() > 1).then_some(found.steps)
 }
@@ -138,8 +145,16 @@ fn level_of(input: &PlanInput, expectation: &Expectation) -> Level {
 
 fn in_order(input: &PlanInput) -> Vec<(Level, &Expectation)> {
     let mut goals: Vec<_> = input.expectations.iter().map(|e| (level_of(input, e), e)).collect();
-    goals.sort_by_key(|(level, _)| *level);
+    goals.sort_by_key(|(level, goal)| (*level, Reverse(priority_of(goal))));
     goals
+}
+
+/// What is to be started comes in the order of its priority; all else as if nothing was said.
+fn priority_of(goal: &Expectation) -> Priority {
+    match goal {
+        Expectation::Runs { spec, .. } => spec.priority(),
+        _ => Priority::default(),
+    }
 }
 
 fn largest_first(input: &PlanInput) -> Vec<(Level, &Expectation)> {
@@ -147,9 +162,9 @@ fn largest_first(input: &PlanInput) -> Vec<(Level, &Expectation)> {
     goals.sort_by_key(|(level, expectation)| {
         let size = match expectation {
             Expectation::Runs { spec, .. } => spec.takes(),
-            _ => return (*level, Reverse((u64::MAX, 0))),
+            _ => Resources { memory_bytes: u64::MAX, ..Resources::ZERO },
         };
-        (*level, Reverse((size.memory_bytes, size.vcpus)))
+        (*level, Reverse((priority_of(expectation), size.memory_bytes, size.vcpus)))
     });
     goals
 }
@@ -167,6 +182,7 @@ struct Attempt<'a> {
     /// What could not be moved away from hosts that are to be emptied.
     staying: Vec<(JobId, HostId)>,
     favours: BTreeSet<Favour>,
+    preemptions: BTreeSet<Preemption>,
     shifts: Vec<Shift>,
     savings: Vec<Saving>,
 }
@@ -176,7 +192,7 @@ impl<'a> Attempt<'a> {
         let (input, node) = (start.input(), Node::root(start));
         let (earlier, unmet, coming, staying) = (vec![], vec![], vec![], vec![]);
         let (start, favours, shifts) = (start.clone(), BTreeSet::new(), vec![]);
-        let savings = vec![];
+        let (preemptions, savings) = (BTreeSet::new(), vec![]);
         Self {
             input,
             start,
@@ -187,6 +203,7 @@ impl<'a> Attempt<'a> {
             coming,
             staying,
             favours,
+            preemptions,
             shifts,
             savings,
         }
@@ -288,10 +305,12 @@ impl<'a> Attempt<'a> {
         let may_make_room = limits.may_make_room && aim.level() <= limits.room_level;
         let is_start = matches!(aim, Aim::Goal(Expectation::Runs { .. }, _));
         let may_wake = is_start && limits.wakes_for.is_some_and(|least| aim.level() <= least);
+        let may_preempt = is_start && limits.preempts_for.is_some_and(|least| aim.level() <= least);
         let (earlier, looks_max) = (&self.earlier, usize::MAX);
-        let search = Search { aim, earlier, may_make_room, may_wake, looks_max };
+        let search = Search { aim, earlier, may_make_room, may_wake, may_preempt, looks_max };
         let Some(found) = search.run(&self.node.state) else { return false };
         self.favours.extend(favours_of(aim, &found.steps));
+        self.preemptions.extend(preemptions_of(&aim.jobs(), &found.steps));
         self.node.steps.extend(found.steps);
         self.node.cost = self.node.cost.plus(found.cost);
         self.node.added = self.node.added.plus(found.added);
@@ -409,8 +428,15 @@ impl<'a> Attempt<'a> {
             })
         };
         let favours = self.favours.into_iter().filter(is_left).collect();
+        let is_made = |made: &Preemption| {
+            self.node.steps.iter().any(|step| match step {
+                Step::StopVm(step) => step.job == made.job && step.host == made.host,
+                _ => false,
+            })
+        };
+        let preemptions = self.preemptions.into_iter().filter(is_made).collect();
         let (Node { steps, cost, .. }, shifts, savings) = (self.node, self.shifts, self.savings);
-        let plan = Plan { steps, cost, favours, shifts, savings };
+        let plan = Plan { steps, cost, favours, preemptions, shifts, savings };
         Outcome { plan, coming: self.coming, report }
     }
 }

@@ -18,7 +18,7 @@ use crate::intent::Intent;
 use crate::report::violations;
 use crate::rules::{Rule, Violation};
 use crate::state::State;
-use crate::steps::{StartVm, Step};
+use crate::steps::{StartVm, Step, StopVm};
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,13 @@ pub enum Fault {
         /// Who does not run.
         after: JobId,
     },
+    /// A job would be stopped that nobody wants stopped, and not for one that matters more and starts in its place.
+    StopsInVain {
+        /// The job.
+        job: JobId,
+        /// The host.
+        host: HostId,
+    },
     /// The report claims other violations than there are.
     MiscountedRules {
         /// Claimed.
@@ -110,10 +117,11 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
     let mut ledger = Ledger::of(input);
     let mut woken: BTreeSet<&HostId> = BTreeSet::new();
     let mut slept: BTreeSet<&HostId> = BTreeSet::new();
-    for step in &outcome.plan.steps {
+    for (n, step) in outcome.plan.steps.iter().enumerate() {
         if let Step::StartVm(step) = step {
             faults.extend(ledger.too_early(&step.job));
         }
+        faults.extend(in_vain(input, step, &outcome.plan.steps[n..]));
         ledger.take(step, &mut faults);
         faults.extend(against_policy(input, step));
         let is_asleep = |host: &HostId| input.intents.get(host) == Some(&Intent::Asleep);
@@ -190,6 +198,27 @@ fn against_policy(input: &PlanInput, step: &Step) -> Option<Fault> {
     let labels = &input.view.host(host)?.host.labels;
     input.policy.breach_on(spec, labels)?;
     Some(Fault::AgainstPolicy { job: step.job().clone(), host: host.clone() })
+}
+
+/// A stop of what is not wanted stopped: it has to make room, for a start that comes after it, and to be of one
+/// that has agreed to it and matters less.
+fn in_vain(input: &PlanInput, step: &Step, after: &[Step]) -> Option<Fault> {
+    let Step::StopVm(StopVm { job, host }) = step else { return None };
+    let is_end = |e: &Expectation| {
+        matches!(e, Expectation::IsStopped { .. } | Expectation::Absent { .. }) && e.job() == job
+    };
+    if input.expectations.iter().any(is_end) {
+        return None;
+    }
+    let vm = input.view.host(host).and_then(|row| row.jobs.get(job)?.spec.as_vm());
+    let is_for = |step: &Step| match (step, vm) {
+        (Step::StartVm(start), Some(vm)) => {
+            start.host == *host && vm.preemptible && start.spec.priority() > vm.priority
+        }
+        _ => false,
+    };
+    let is_agreed = after.iter().any(is_for);
+    (!is_agreed).then(|| Fault::StopsInVain { job: job.clone(), host: host.clone() })
 }
 
 fn is_met(expectation: &Expectation, state: &State<'_>) -> bool {

@@ -88,6 +88,7 @@ fn far() -> Limits {
         shifts_begun: false,
         savings_max: 1,
         wakes_for: Some(Level::Wish),
+        preempts_for: Some(Level::Must),
     }
 }
 

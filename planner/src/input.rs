@@ -215,6 +215,9 @@ pub struct Limits {
     pub savings_max: u32,
     /// The least that a sleeping host is woken for, once no other host will do; none is without it.
     pub wakes_for: Option<Level>,
+    /// The least that VMs are stopped for which are preemptible and have a lower priority, once nothing else will do;
+    /// none is without it.
+    pub preempts_for: Option<Level>,
 }
 
 impl Default for Limits {
@@ -231,6 +234,7 @@ impl Default for Limits {
             shifts_begun: false,
             savings_max: 0,
             wakes_for: None,
+            preempts_for: None,
         }
     }
 }

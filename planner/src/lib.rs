@@ -59,6 +59,8 @@ mod search;
 
 mod evictions;
 
+mod preempt;
+
 mod balance;
 
 mod saving;
@@ -89,6 +91,7 @@ pub use intent::{Intent, Problem, problems};
 pub use level::{Level, Score};
 pub use order::{ORDER_MAX, Order, StartsAfter, circle, circle_words, runs};
 pub use policy::Placement;
+pub use preempt::Preemption;
 pub use register::{Prepared, Register};
 pub use rehearsal::{Loss, Lost, Rehearsal, Stranded};
 pub use report::{HostVerdict, Report, Unmet, UnmetReason};

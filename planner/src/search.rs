@@ -29,6 +29,7 @@ use crate::input::Limits;
 use crate::level::{Level, Score};
 use crate::policy::millionths;
 use crate::pools::finds_disks;
+use crate::preempt::preempt;
 use crate::rules::Clause;
 use crate::shards::{foreign_rank, lot};
 use crate::state::{Placed, State};
@@ -128,6 +129,8 @@ pub(crate) struct Search<'e> {
     pub(crate) may_make_room: bool,
     /// Whether a sleeping host is woken when no other will do.
     pub(crate) may_wake: bool,
+    /// Whether those are stopped that are preemptible and have a lower priority, when nothing else will do.
+    pub(crate) may_preempt: bool,
     /// Hosts that may be looked at, all states together; a state looks at all of them.
     pub(crate) looks_max: usize,
 }
@@ -147,15 +150,23 @@ impl Search<'_> {
         let cheapest = self.explore(&ground, Order::Cheapest);
         // Where there are many cheap states, the one that leads on is found by its nearness alone.
         let again = || self.may_make_room.then(|| self.explore(&ground, Order::Nearest)).flatten();
-        cheapest.or_else(again).or_else(|| self.wake(start))
+        cheapest.or_else(again).or_else(|| self.wake(start)).or_else(|| self.preempt(start))
+    }
+
+    /// The best way in the room of others that have to stop for it.
+    fn preempt<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
+        let Aim::Goal(Expectation::Runs { job, spec, on }, _) = self.aim else { return None };
+        if !self.may_preempt || is_alive(start, job) {
+            return None;
+        }
+        preempt(start, job, spec, on.as_ref(), |node| self.is_reached(start, node))
     }
 
     /// The best way that begins with a host that is woken: what costs minutes is looked for when nothing else is
     /// left.
     fn wake<'a>(&self, start: &State<'a>) -> Option<Node<'a>> {
         let Aim::Goal(Expectation::Runs { job, spec, on }, _) = self.aim else { return None };
-        let is_alive = start.placements(job).values().any(|placed| !placed.state.is_ended());
-        if !self.may_wake || is_alive {
+        if !self.may_wake || is_alive(start, job) {
             return None;
         }
         let rows = considered(start, on.as_ref()).into_iter();
@@ -467,6 +478,10 @@ impl Search<'_> {
     }
 }
 
+fn is_alive(state: &State<'_>, job: &JobId) -> bool {
+    state.placements(job).values().any(|placed| !placed.state.is_ended())
+}
+
 /// What hosts say at the beginning of a search: asked once, and again only of those that steps have changed.
 struct Ground<'a> {
     start: State<'a>,
@@ -747,8 +762,9 @@ mod tests {
             let goal = Expectation::Runs { job, spec: spec(kind), on };
             let aim = Aim::Goal(&goal, Level::Must);
             let looks_max = usize::MAX;
-            let (may_make_room, may_wake) = (true, false);
-            let search = Search { aim: &aim, earlier: &[], may_make_room, may_wake, looks_max };
+            let (may_make_room, may_wake, may_preempt) = (true, false, false);
+            let search =
+                Search { aim: &aim, earlier: &[], may_make_room, may_wake, may_preempt, looks_max };
             let mut state = State::new(&input);
             let ground = Ground::new(&state);
             for step in steps {
@@ -772,9 +788,15 @@ mod tests {
             let goal = Expectation::Runs { job, spec: spec(kind), on };
             let aim = Aim::Goal(&goal, Level::Must);
             let start = State::new(&input);
-            let (may_make_room, may_wake) = (true, false);
-            let search =
-                |looks_max| Search { aim: &aim, earlier: &[], may_make_room, may_wake, looks_max };
+            let (may_make_room, may_wake, may_preempt) = (true, false, false);
+            let search = |looks_max| Search {
+                aim: &aim,
+                earlier: &[],
+                may_make_room,
+                may_wake,
+                may_preempt,
+                looks_max,
+            };
             let found = |looks_max| search(looks_max).run(&start).map(|node| node.steps);
             prop_assert_eq!(found(LOOKS_MAX), found(usize::MAX));
             if let Some(steps) = found(0) {

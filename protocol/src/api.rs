@@ -104,6 +104,17 @@ pub struct StopJob {
     /// Who asks, when a run does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,
+    /// The job that is to have its room; refused of what is not preemptible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lets: Option<JobId>,
+}
+
+impl StopJob {
+    /// A stop for its own sake, and by no run.
+    #[must_use]
+    pub fn within(grace_ms: u64) -> Self {
+        Self { grace_ms, run: None, lets: None }
+    }
 }
 
 fn grace_ms_default() -> u64 {
@@ -284,6 +295,9 @@ pub enum Want {
         /// See [`StopJob::grace_ms`].
         #[serde(default = "grace_ms_default")]
         grace_ms: u64,
+        /// See [`StopJob::lets`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lets: Option<JobId>,
     },
     /// The job runs on that host, moved without a stop.
     Migrate {
@@ -334,6 +348,12 @@ pub enum Want {
 }
 
 impl Want {
+    /// That the job is stopped, for its own sake.
+    #[must_use]
+    pub fn stop(job: JobId, grace_ms: u64) -> Self {
+        Want::Stop { job, grace_ms, lets: None }
+    }
+
     /// That the job runs on that host, sent there as its host thinks best.
     #[must_use]
     pub fn migrate(job: JobId, to: HostId) -> Self {

@@ -48,7 +48,7 @@ use crate::id::{Cursor, HostId, JobId, OfferId, PoolName, Revision, RunId, Tenan
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey, Signed};
 use crate::ticket::Handoff;
-use crate::vm::{InvalidVm, NicSpec, Plug, VmSpec, mac_of};
+use crate::vm::{InvalidVm, NicSpec, Plug, Priority, Rank, VmSpec, mac_of};
 
 /// What is asked of a host, apart from when and by whose permission.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, JsonSchema)]
@@ -233,13 +233,51 @@ impl JobSpec {
         Some(spec)
     }
 
-    /// Whether it is the same as another but for its protection, which says nothing of what runs.
+    /// How much it matters beside others; Ostler's own services matter most.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.as_vm().map_or(Priority::MAX, |vm| vm.priority)
+    }
+
+    /// Whether it may be stopped so that one with a higher priority fits.
+    #[must_use]
+    pub fn is_preemptible(&self) -> bool {
+        self.as_vm().is_some_and(|vm| vm.preemptible && !vm.protected)
+    }
+
+    /// How it stands to others, in words, where it says anything of that: `priority 10, preemptible`.
+    #[must_use]
+    pub fn rank_words(&self) -> Option<String> {
+        let vm = self.as_vm()?;
+        let priority =
+            (vm.priority != Priority::default()).then(|| format!("priority {}", vm.priority));
+        let preemptible = vm.preemptible.then(|| "preemptible".to_owned());
+        let words: Vec<String> = priority.into_iter().chain(preemptible).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    /// The same VM with what is said here of how it stands to others; `None` of what is no VM.
+    #[must_use]
+    pub fn ranked(&self, rank: Rank) -> Option<Self> {
+        let mut spec = self.clone();
+        let vm = spec.as_vm_mut()?;
+        vm.priority = rank.priority.unwrap_or(vm.priority);
+        vm.preemptible = rank.preemptible.unwrap_or(vm.preemptible);
+        Some(spec)
+    }
+
+    /// Whether it is the same as another but for its protection and its rank, which say nothing of what runs.
     #[must_use]
     pub fn is_alike(&self, other: &Self) -> bool {
-        match (self.is_protected(), other.is_protected()) {
-            (here, there) if here == there => self == other,
-            (here, _) => other.with_protection(here).as_ref() == Some(self),
-        }
+        let standing =
+            |spec: &Self| spec.as_vm().map(|vm| (vm.protected, vm.priority, vm.preemptible));
+        let Some(here) = standing(self).filter(|here| Some(*here) != standing(other)) else {
+            return self == other;
+        };
+        let mut alike = other.clone();
+        let Some(vm) = alike.as_vm_mut() else { return false };
+        (vm.protected, vm.priority, vm.preemptible) = here;
+        alike == *self
     }
 
     /// The domain that it was before it was a job, if it was adopted.

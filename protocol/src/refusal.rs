@@ -265,6 +265,12 @@ pub enum Refusal {
         /// The job.
         job: JobId,
     },
+    /// The job was to make room for another, and is not one that may be stopped for that, or no more.
+    #[error("job {job} is not preemptible; `ostler rank {job} --preemptible` makes it so")]
+    NotPreemptible {
+        /// The job.
+        job: JobId,
+    },
     /// There is no such domain here that could be adopted.
     #[error(
         "no domain {domain} is on this host that is nobody's job; `ostler hosts` and `virsh list --all` tell where it is"
@@ -414,6 +420,7 @@ impl Refusal {
             Refusal::NoSuchSnapshot { .. } => "no-such-snapshot",
             Refusal::HasSnapshots { .. } => "has-snapshots",
             Refusal::Protected { .. } => "protected",
+            Refusal::NotPreemptible { .. } => "not-preemptible",
             Refusal::NoSuchDomain { .. } => "no-such-domain",
             Refusal::NameTaken { .. } => "name-taken",
             Refusal::Ticket { error } => error.name(),
@@ -447,6 +454,7 @@ impl Refusal {
             | Refusal::DiskShrinks { .. }
             | Refusal::HasSnapshots { .. }
             | Refusal::Protected { .. }
+            | Refusal::NotPreemptible { .. }
             | Refusal::NameTaken { .. }
             | Refusal::StaleClaim { .. }
             | Refusal::TaskUndone { .. }
@@ -631,6 +639,7 @@ pub fn examples() -> Vec<Refusal> {
             needed: "delete them first".into(),
         },
         Refusal::Protected { job: job.clone() },
+        Refusal::NotPreemptible { job: job.clone() },
         Refusal::NoSuchDomain { domain: "legacy".into() },
         Refusal::NameTaken { job: job.clone() },
         Refusal::StaleClaim { seen: 4, given: 3 },

@@ -12,6 +12,9 @@ pub use size::{MEMORY_BYTES_MAX, NoChange, Size, SizeChange};
 mod restart;
 pub use restart::{OnLoss, Restart};
 
+mod priority;
+pub use priority::{NoPriority, Priority, Rank};
+
 mod pools;
 
 mod nic;
@@ -78,6 +81,12 @@ pub struct VmSpec {
     /// takes that off. What it does by itself, and what its host must do, goes on.
     #[serde(default, skip_serializing_if = "restart::is_false")]
     pub protected: bool,
+    /// How much it matters beside others when not all can run.
+    #[serde(default, skip_serializing_if = "hardware::is_default")]
+    pub priority: Priority,
+    /// Whether it is stopped so that one with a higher priority fits, where nothing else makes room.
+    #[serde(default, skip_serializing_if = "restart::is_false")]
+    pub preemptible: bool,
     /// The libvirt domain that it was before it was a job. Its definition stays its own: what is
     /// said here of disks and cards only tells what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -246,6 +255,9 @@ pub enum InvalidVm {
     /// A domain that has a place of its own, which no keeper guards.
     #[error("an adopted VM is kept when its host is cut off: leave on_loss away")]
     AdoptedStop,
+    /// What no command ends, and what ends so that another fits.
+    #[error("a VM is protected or preemptible, not both: leave one of them away")]
+    ProtectedPreemptible,
     /// More than every event should carry.
     #[error("{0} bytes of cloud-init data: at most {CLOUD_INIT_BYTES_MAX}")]
     CloudInit(usize),
@@ -274,6 +286,9 @@ impl VmSpec {
         self.nics.iter().try_for_each(NicSpec::validate)?;
         self.hardware.validate(self.vcpus_possible())?;
         self.validate_loss()?;
+        if self.protected && self.preemptible {
+            return Err(InvalidVm::ProtectedPreemptible);
+        }
         match self.cloud_init.as_ref().map_or(0, |data| data.bytes()) {
             bytes if bytes > CLOUD_INIT_BYTES_MAX => Err(InvalidVm::CloudInit(bytes)),
             _ => Ok(()),

@@ -436,7 +436,8 @@ impl Scheduler {
         let (id, job) = (record.id, record.job().clone());
         match self.0.options.conductor.accept(record.clone()).await? {
             Acceptance::Accepted => {
-                if let Want::Stop { job, .. } = &record.want {
+                // What makes room for another has not been stopped for its own sake.
+                if let Want::Stop { job, lets: None, .. } = &record.want {
                     self.note_stop(job).await;
                 }
                 Ok(self.drive(record))

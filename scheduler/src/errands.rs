@@ -1,14 +1,16 @@
-//! Moves of other jobs for the sake of a run, each as a run of its own.
+//! What becomes of other jobs for the sake of a run, each by a run of its own: one is moved, or stopped.
 //!
 //! Decides under which id (one that follows from the task, so that asking again after a crash is asking once),
-//! that no more of them go on than hosts bear, and what taking one back means: it turns back if it still goes on,
-//! and else the job is moved to where it was, unless somebody has changed it since.
+//! that no more moves go on than hosts bear, and what taking one back means: it turns back if it still goes on,
+//! and else the job is moved to where it was, or started again, unless somebody has changed it since.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::api::{NewRun, RunState, Want};
 use protocol::id::{HostId, JobId, RunId};
-use protocol::job::RunKey;
+use protocol::job::{Job, Reason, RunKey};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::drain::{ARRIVING_MAX, LEAVING_MAX};
@@ -23,10 +25,12 @@ const WATCH_MS: u64 = 3_000;
 /// Pause before somebody who is in the way is asked after again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A move for the sake of another job.
+/// How long a guest may take to shut down that makes room for another: what a stop by hand gives it.
+const GRACE_MS: u64 = 30_000;
+
+/// What is done for the sake of another job.
 struct Errand {
-    job: JobId,
-    to: HostId,
+    want: Want,
     because: String,
 }
 
@@ -36,7 +40,7 @@ impl Scheduler {
         let key = dispatch.key;
         match dispatch.ask.clone() {
             Ask::MakeRoom { job, to, because } => {
-                let errand = Errand { job: job.clone(), to, because };
+                let errand = Errand { want: Want::migrate(job.clone(), to), because };
                 let answer = self.go_on_errand(id_of(key, Direction::Do), errand).await;
                 if matches!(answer, Answer::Done(_)) {
                     self.note_moved(job);
@@ -44,7 +48,16 @@ impl Scheduler {
                 Some(answer)
             }
             Ask::GiveBack { job, from, to, because } => {
-                Some(self.give_back(key, &to, Errand { job, to: from, because }).await)
+                let errand = Errand { want: Want::migrate(job, from.clone()), because };
+                Some(self.give_back(key, &from, &to, errand).await)
+            }
+            Ask::Preempt { job, because, .. } => {
+                let lets = Some(dispatch.job.clone());
+                let want = Want::Stop { job, grace_ms: GRACE_MS, lets };
+                Some(self.go_on_errand(id_of(key, Direction::Do), Errand { want, because }).await)
+            }
+            Ask::StartAgain { job, host, because } => {
+                Some(self.start_again(key, &dispatch.job, &job, &host, because).await)
             }
             _ => None,
         }
@@ -59,8 +72,8 @@ impl Scheduler {
             tokio::time::sleep(PAUSE).await;
             return Answer::NotYet { note };
         }
-        let Errand { job, to, because } = errand;
-        let want = Want::migrate(job.clone(), to);
+        let Errand { want, because } = errand;
+        let job = want.job().clone();
         let asked = NewRun { because: Some(because), ..NewRun::new(id, want) };
         match self.submit(asked).await {
             Ok(run) => watch(run).await,
@@ -80,8 +93,8 @@ impl Scheduler {
         }
     }
 
-    /// Takes the move to `away` back.
-    async fn give_back(&self, key: RunKey, away: &HostId, errand: Errand) -> Answer {
+    /// Takes the move from `home` to `away` back.
+    async fn give_back(&self, key: RunKey, home: &HostId, away: &HostId, errand: Errand) -> Answer {
         let done = Answer::Done(TaskResult::Done);
         // Nothing is to come any more to where the guest was.
         self.knowledge().release(key.run);
@@ -104,28 +117,80 @@ impl Scheduler {
             _ => return done,
         }
         let picture = self.picture();
-        let at = picture.view.job_best(&errand.job).map(|(row, job)| (&row.host.id, job.state));
-        if at.is_some_and(|(host, state)| state.is_ended() || (host != away && *host != errand.to))
-        {
+        let at = picture.view.job_best(errand.want.job());
+        let at = at.map(|(row, job)| (&row.host.id, job.state));
+        if at.is_some_and(|(host, state)| state.is_ended() || (host != away && host != home)) {
             return done;
         }
         self.go_on_errand(id_of(key, Direction::Undo), errand).await
     }
 
+    /// Starts again what was stopped on `host` so that `lets` fits.
+    async fn start_again(
+        &self,
+        key: RunKey,
+        lets: &JobId,
+        job: &JobId,
+        host: &HostId,
+        because: String,
+    ) -> Answer {
+        let done = Answer::Done(TaskResult::Done);
+        self.knowledge().release(key.run);
+        // A stop that was asked for is not taken back: it comes to its end first.
+        match self.cancel(id_of(key, Direction::Do)).await {
+            Ok(_) | Err(CancelError::PastReturn { .. }) => {}
+            Err(CancelError::NoSuchRun(_)) => return done,
+            Err(CancelError::Store(error)) => return unclear(&error),
+        }
+        match self.find(id_of(key, Direction::Do)).await {
+            Ok(Some(run)) => {
+                if let Answer::NotYet { note } = watch(run).await {
+                    return Answer::NotYet { note };
+                }
+            }
+            Ok(None) => return done,
+            Err(error) => return unclear(&error),
+        }
+        let Some(row) = self.ended_row(job, host).await else { return done };
+        if !matches!(&row.reason, Some(Reason::Preempted { lets: whom }) if whom == lets) {
+            return done;
+        }
+        let (job, spec) = (job.clone(), row.spec.as_ref().clone());
+        let want = Want::Run { job, spec, on: None, again: true };
+        self.go_on_errand(id_of(key, Direction::Undo), Errand { want, because }).await
+    }
+
+    /// A host's row of a job that has ended there; waits a moment for a view that does not show it yet.
+    async fn ended_row(&self, job: &JobId, host: &HostId) -> Option<Arc<Job>> {
+        let until = Instant::now() + Duration::from_millis(WATCH_MS);
+        loop {
+            let picture = self.picture();
+            let row = picture.view.host(host).and_then(|row| row.jobs.get(job))?;
+            if row.state.is_ended() {
+                return Some(Arc::clone(row));
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Why no further move is begun now from or to the same hosts.
     fn too_many(&self, errand: &Errand) -> Option<String> {
+        let Want::Migrate { job, to, .. } = &errand.want else { return None };
         let picture = self.picture();
         let open = self.open_mends(&picture.view);
-        let from = picture.view.job_best(&errand.job).map(|(row, _)| row.host.id.clone());
+        let from = picture.view.job_best(job).map(|(row, _)| row.host.id.clone());
         let is_leaving = |run: &&Open| from.is_some() && run.from == from;
         let leaving = open.iter().filter(is_leaving).count();
-        let arriving = open.iter().filter(|run| run.to.as_ref() == Some(&errand.to)).count();
+        let arriving = open.iter().filter(|run| run.to.as_ref() == Some(to)).count();
         let words = |host: &HostId, count: usize| {
             format!("{} guests leave or reach {} already", count, host.short())
         };
         match from {
             Some(from) if leaving >= LEAVING_MAX => Some(words(&from, leaving)),
-            _ => (arriving >= ARRIVING_MAX).then(|| words(&errand.to, arriving)),
+            _ => (arriving >= ARRIVING_MAX).then(|| words(to, arriving)),
         }
     }
 }

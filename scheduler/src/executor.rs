@@ -62,6 +62,10 @@ impl<R: Reach> Executor<R> {
                 let why = format!("only an engine has {job} moved: it takes a run of its own");
                 Answer::Refused(No::Failed(why))
             }
+            Ask::Preempt { job, .. } | Ask::StartAgain { job, .. } => {
+                let why = format!("only an engine has {job} make room: it takes a run of its own");
+                Answer::Refused(No::Failed(why))
+            }
             Ask::Wake(host) | Ask::AwaitAwake(host) => {
                 let why = format!("only an engine wakes {}", host.short());
                 Answer::Refused(No::Failed(why))
@@ -96,7 +100,10 @@ impl<R: Reach> Executor<R> {
             Ask::CancelSend { from, to } => self.cancel_send(&from, &to, &job, key).await,
             Ask::AwaitSent { from, to } => self.watch(&from, &job, |job| sent(job, &to)).await,
             Ask::HandOver(to, handoff) => self.hand_over(&to, &job, handoff).await,
-            Ask::Stop(host, grace_ms) => self.stop(&host, &job, grace_ms, key).await,
+            Ask::Stop { host, grace_ms, lets } => {
+                let stop = StopJob { grace_ms, run: Some(key), lets };
+                self.stop(&host, &job, stop).await
+            }
             Ask::AwaitEnded(host) => self.watch(&host, &job, ended).await,
             Ask::Delete(host, shared) => self.delete(&host, &job, key, shared).await,
         }
@@ -289,7 +296,7 @@ impl<R: Reach> Executor<R> {
             // What was adopted runs on: deleting only gives it back.
             Ok(Some(job)) if is_new && job.spec.adopted().is_some() => {}
             Ok(Some(job)) if !job.state.is_ended() => {
-                let stop = StopJob { grace_ms: 0, run: Some(key) };
+                let stop = StopJob { run: Some(key), ..StopJob::within(0) };
                 match self.ask(host, id, JobAsk::Stop(stop)).await {
                     Err(Trouble::Unclear { what, is_ambiguous }) => {
                         return Answer::Unclear { what, is_ambiguous };
@@ -426,8 +433,7 @@ impl<R: Reach> Executor<R> {
 
     // Ending.
 
-    async fn stop(&self, host: &HostId, id: &JobId, grace_ms: u64, key: RunKey) -> Answer {
-        let stop = StopJob { grace_ms, run: Some(key) };
+    async fn stop(&self, host: &HostId, id: &JobId, stop: StopJob) -> Answer {
         match self.ask(host, id, JobAsk::Stop(stop)).await {
             Ok(()) => Answer::Done(TaskResult::Done),
             Err(trouble) => self.answer_of(host, id, trouble).await,

@@ -16,6 +16,7 @@
 //! heard every host at each look since, nobody has. It is then started anew, on the host that lost it; that
 //! it runs once is the arbiters' care as ever.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use protocol::job::{Job, JobState, Reason};
 use protocol::ticket::HoldAt;
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow, View};
-use protocol::vm::OnLoss;
+use protocol::vm::{OnLoss, Priority};
 
 use crate::fenced::{Taken, taken};
 use crate::follow::HeardAt;
@@ -138,7 +139,10 @@ impl FailOver {
             };
             (want, lost)
         };
-        due.map(want).chain(taken).take(OPEN_MAX.saturating_sub(open.len())).collect()
+        let mut due: Vec<(Want, HoldAt)> = due.map(want).chain(taken).collect();
+        due.sort_by_key(|(want, _)| Reverse(priority_of(want)));
+        due.truncate(OPEN_MAX.saturating_sub(open.len()));
+        due
     }
 
     /// The view was not followed for a while: what happened meanwhile was not seen.
@@ -318,6 +322,14 @@ pub fn freshness_of(heard: Option<&HeardAt>) -> Freshness {
     heard.map_or(Freshness::Fresh, |heard| heard.freshness)
 }
 
+/// What is started first when there is not room, or time, for all.
+fn priority_of(want: &Want) -> Priority {
+    match want {
+        Want::Run { spec, .. } | Want::FailOver { spec, .. } => spec.priority(),
+        _ => Priority::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -325,7 +337,7 @@ mod tests {
     use protocol::id::{Cursor, Epoch, Revision};
     use protocol::job::JobSpec;
     use protocol::signed::SecretKey;
-    use protocol::vm::VmSpec;
+    use protocol::vm::{Rank, VmSpec};
 
     use super::*;
 
@@ -424,6 +436,28 @@ mod tests {
                 prop_assert_eq!(due.collect::<BTreeMap<_, _>>(), lost_of_all(&view, freshness));
             }
         }
+    }
+
+    #[test]
+    fn what_matters_most_is_started_first_and_has_the_last_places() {
+        let count = OPEN_MAX + 10;
+        let mut view = View::default();
+        let jobs = (0..count).map(|n| {
+            let mut job = job(1, 1, OnLoss::Stop, JobState::Running);
+            job.id = format!("web-{n:03}").parse().unwrap();
+            let priority = u8::try_from(n % 100 + 1).unwrap();
+            let rank = Rank { priority: Priority::try_from(priority).ok(), preemptible: None };
+            job.spec = job.spec.ranked(rank).unwrap().into();
+            job
+        });
+        let cursor = Cursor { epoch: Epoch(1), seq: 1 };
+        let jobs = jobs.collect();
+        view.merge_inventory(Inventory { cursor, host: host(1), jobs, observed: vec![] });
+        let wants = due(&mut FailOver::default(), 0, &view, 1);
+        let priorities: Vec<u8> = wants.iter().map(|want| priority_of(want).into()).collect();
+        let most = u8::try_from(count).unwrap();
+        let best: Vec<u8> = (0..u8::try_from(OPEN_MAX).unwrap()).map(|n| most - n).collect();
+        assert_eq!(priorities, best);
     }
 
     fn any_row() -> impl Strategy<Value = Job> {

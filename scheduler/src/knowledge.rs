@@ -224,8 +224,8 @@ impl Knowledge {
             | Want::Wake { .. } => Level::Must,
         };
         let levels = BTreeMap::from([(want.job().clone(), level)]);
-        let wakes_for = Some(Level::Must);
-        let limits = Limits { mends_rules: false, wakes_for, ..Limits::default() };
+        let (wakes_for, preempts_for) = (Some(Level::Must), Some(Level::Must));
+        let limits = Limits { mends_rules: false, wakes_for, preempts_for, ..Limits::default() };
         let mut input = self.input(now_ms, picture, setbacks, seed);
         if let Want::FailOver { job, lost, revision, .. } = want {
             forget_lost(&mut input.view, job, &lost.host);
@@ -284,6 +284,7 @@ impl Knowledge {
         let input = self.input(now_ms, picture, setbacks, seed);
         let mut input = PlanInput { expectations, levels, clauses, reservations, ..input };
         input.limits.wakes_for = Some(Level::Must);
+        input.limits.preempts_for = Some(Level::Must);
         make_room(&mut input, heeded);
         input
     }

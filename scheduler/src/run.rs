@@ -602,11 +602,11 @@ impl Run {
         self.advance(now_ms, out);
     }
 
-    /// A task could not be taken back. What was only moved to make room runs as well where it is now; with anything
-    /// else a person must look.
+    /// A task could not be taken back. What was only moved to make room runs as well where it is now, and what was
+    /// stopped for that had agreed to it; with anything else a person must look.
     fn cannot_undo(&mut self, now_ms: u64, i: usize, why: String, out: &mut Vec<Effect>) {
         let task = &mut self.record.tasks[i];
-        if !matches!(task.kind, TaskKind::MakeRoom { .. }) {
+        if !is_for_room(&task.kind) {
             return self.become_stuck(i, why, out);
         }
         task.state = TaskState::UndoFailed;
@@ -812,7 +812,13 @@ impl Run {
     }
 }
 
-/// Whether the task has moved another job.
+/// Whether the task is about another job, whose room is needed.
+fn is_for_room(kind: &TaskKind) -> bool {
+    matches!(kind, TaskKind::MakeRoom { .. } | TaskKind::Preempt { .. })
+}
+
+/// Whether the task has moved another job. One that was stopped instead is started again before the next plan: it may
+/// be for another host.
 fn is_made_room(task: &TaskRecord) -> bool {
     matches!(task.kind, TaskKind::MakeRoom { .. }) && task.state == TaskState::Succeeded
 }

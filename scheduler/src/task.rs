@@ -29,6 +29,14 @@ pub enum TaskKind {
         /// Where it goes.
         to: HostId,
     },
+    /// Have another job stopped that is preemptible and has a lower priority, so that this one fits: by a run of
+    /// its own.
+    Preempt {
+        /// The other job.
+        job: JobId,
+        /// Where it is.
+        host: HostId,
+    },
     /// Have a sleeping host switched on. It stays on, whatever becomes of the run.
     Wake {
         /// The host.
@@ -255,6 +263,24 @@ pub enum Ask {
         /// Why.
         because: String,
     },
+    /// See [`TaskKind::Preempt`]. Only an engine can do this.
+    Preempt {
+        /// The other job.
+        job: JobId,
+        /// Where it is.
+        host: HostId,
+        /// Why, for those who have not asked for it.
+        because: String,
+    },
+    /// Start it again, if it has been stopped and is so still.
+    StartAgain {
+        /// The other job.
+        job: JobId,
+        /// Where it was.
+        host: HostId,
+        /// Why.
+        because: String,
+    },
     /// See [`TaskKind::Wake`]. Only an engine can do this.
     Wake(HostId),
     /// See [`TaskKind::AwaitAwake`]. Only an engine can do this.
@@ -319,7 +345,14 @@ pub enum Ask {
     /// See [`TaskKind::HandOver`].
     HandOver(HostId, Option<Signed<Handoff>>),
     /// See [`TaskKind::Stop`].
-    Stop(HostId, u64),
+    Stop {
+        /// The host.
+        host: HostId,
+        /// See [`StopJob::grace_ms`](protocol::api::StopJob::grace_ms).
+        grace_ms: u64,
+        /// See [`StopJob::lets`](protocol::api::StopJob::lets).
+        lets: Option<JobId>,
+    },
     /// See [`TaskKind::AwaitEnded`].
     AwaitEnded(HostId),
     /// See [`TaskKind::Delete`].
@@ -334,6 +367,9 @@ impl TaskKind {
             TaskKind::MakeRoom { job: other, from, to } => {
                 let (from, to) = (from.short(), to.short());
                 format!("move {other} from {from} to {to} so that {job} fits")
+            }
+            TaskKind::Preempt { job: other, host } => {
+                format!("stop {other} on {} so that {job} fits", host.short())
             }
             TaskKind::Wake { host } if Subject::from(host.clone()).job() == job => {
                 format!("wake {}", host.short())
@@ -392,6 +428,7 @@ impl TaskKind {
             | TaskKind::Resize { host, .. }
             | TaskKind::AwaitResized { host, .. }
             | TaskKind::AwaitIncoming { host }
+            | TaskKind::Preempt { host, .. }
             | TaskKind::Stop { host, .. }
             | TaskKind::AwaitEnded { host }
             | TaskKind::Delete { host, .. } => Some(host),
@@ -426,6 +463,8 @@ impl TaskKind {
             TaskKind::AwaitResized { .. } => 120,
             // Disks are copied; each percent counts as progress.
             TaskKind::MakeRoom { .. } => 120,
+            // Its grace, and what may be in its way.
+            TaskKind::Preempt { .. } => 120,
             TaskKind::AwaitSent { .. } => 120,
             // Past the point of no return there is nothing better to do than to go on asking.
             TaskKind::HandOver { .. } => 600,
@@ -441,6 +480,7 @@ impl TaskKind {
     pub fn has_undo(&self) -> bool {
         match self {
             TaskKind::MakeRoom { .. }
+            | TaskKind::Preempt { .. }
             | TaskKind::Drain { .. }
             | TaskKind::Sleep { .. }
             | TaskKind::Offer { .. }
@@ -480,6 +520,10 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
         TaskKind::MakeRoom { job: other, to, .. } => {
             let because = format!("so that {job} fits where it was");
             Ask::MakeRoom { job: other.clone(), to: to.clone(), because }
+        }
+        TaskKind::Preempt { job: other, host } => {
+            let because = format!("so that {job} fits there");
+            Ask::Preempt { job: other.clone(), host: host.clone(), because }
         }
         TaskKind::Wake { host } => Ask::Wake(host.clone()),
         TaskKind::AwaitAwake { host } => Ask::AwaitAwake(host.clone()),
@@ -538,7 +582,13 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
             TaskResult::Sent { handoff } => Ask::HandOver(to.clone(), handoff.clone()),
             _ => return None,
         },
-        TaskKind::Stop { host, grace_ms } => Ask::Stop(host.clone(), *grace_ms),
+        TaskKind::Stop { host, grace_ms } => {
+            let lets = match want {
+                Want::Stop { lets, .. } => lets.clone(),
+                _ => None,
+            };
+            Ask::Stop { host: host.clone(), grace_ms: *grace_ms, lets }
+        }
         TaskKind::AwaitEnded { host } => Ask::AwaitEnded(host.clone()),
         TaskKind::Delete { host, shared } => Ask::Delete(host.clone(), *shared),
     })
@@ -566,6 +616,10 @@ pub fn ask_to_undo(task: &TaskRecord, keeps_running: bool) -> Option<Ask> {
             let because = "as its place is not needed after all".to_owned();
             let (job, from, to) = (job.clone(), from.clone(), to.clone());
             Some(Ask::GiveBack { job, from, to, because })
+        }
+        TaskKind::Preempt { job, host } => {
+            let because = "as its room is not needed after all".to_owned();
+            Some(Ask::StartAgain { job: job.clone(), host: host.clone(), because })
         }
         TaskKind::Offer { host, .. } => match &task.result {
             Some(TaskResult::Offer { offer }) => {
@@ -656,6 +710,10 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 tasks.extend(put.tasks(number));
                 let host = start.host.clone();
                 tasks.push(TaskKind::AwaitRunning { host, revision });
+            }
+            Step::StopVm(other) if other.job != *want.job() => {
+                let (job, host) = (other.job.clone(), other.host.clone());
+                tasks.push(TaskKind::Preempt { job, host });
             }
             Step::StopVm(stop) => {
                 let grace_ms = match want {

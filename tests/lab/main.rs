@@ -26,6 +26,8 @@ mod power;
 
 mod protect;
 
+mod rank;
+
 mod readers;
 
 mod users;

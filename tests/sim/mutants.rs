@@ -348,7 +348,7 @@ fn omitted_while_dying() {
         assert!(world.start(0, &job, 1, &spec));
         world.await_state(0, &job, JobState::Running);
         world.hosts[0].hv.slowness = 60;
-        let stop = StopJob { grace_ms: 30_000, run: None };
+        let stop = StopJob::within(30_000);
         world.ask_host(0, Request::Stop { job: job.clone(), stop });
         for revision in 2..6 {
             world.start(1, &job, revision, &spec);

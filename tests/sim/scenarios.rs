@@ -120,7 +120,7 @@ fn as_many_vms_run_as_the_quota_says_and_one_more_when_one_has_ended() {
     let moving = run(&mut world, 0, Want::migrate(job_id(1), to));
     assert_eq!(await_end(&mut world, 0, moving), RunState::Succeeded, "nor is a move");
     assert_eq!(fill(&mut world, 4), 4, "a fourth is refused");
-    let stopped = run(&mut world, 0, Want::Stop { job: job_id(2), grace_ms: 0 });
+    let stopped = run(&mut world, 0, Want::stop(job_id(2), 0));
     assert_eq!(await_end(&mut world, 0, stopped), RunState::Succeeded);
     assert_eq!(fill(&mut world, 5), 6, "one in its place");
     ends_well(world);
@@ -228,7 +228,7 @@ fn a_vm_is_run_moved_stopped_and_deleted() {
     let moved = run(&mut world, 0, Want::migrate(job.clone(), to));
     assert_eq!(await_end(&mut world, 0, moved), RunState::Succeeded);
     assert!(world.runs((at + 1) % 3, &job));
-    let stopped = run(&mut world, 0, Want::Stop { job: job.clone(), grace_ms: 0 });
+    let stopped = run(&mut world, 0, Want::stop(job.clone(), 0));
     assert_eq!(await_end(&mut world, 0, stopped), RunState::Succeeded);
     let deleted = run(&mut world, 0, Want::Delete { job });
     assert_eq!(await_end(&mut world, 0, deleted), RunState::Succeeded);

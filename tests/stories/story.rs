@@ -134,6 +134,10 @@ impl Story {
                 self.wanted.limits.wakes_for = Some(level);
                 Ok(())
             }
+            ["without", "preempting"] => {
+                self.wanted.limits.preempts_for = None;
+                Ok(())
+            }
             ["balance", "is", "only", "told"] => {
                 self.wanted.limits.shifts_max = 0;
                 Ok(())
@@ -426,6 +430,11 @@ impl Told<'_> {
                 favours.collect::<Vec<_>>().contains(&words.join(" "))
             }
             ["then", "no", "favour"] => self.outcome.plan.favours.is_empty(),
+            ["then", "preemption", words @ ..] => {
+                let preemptions = self.outcome.plan.preemptions.iter().map(ToString::to_string);
+                preemptions.collect::<Vec<_>>().contains(&words.join(" "))
+            }
+            ["then", "no", "preemption"] => self.outcome.plan.preemptions.is_empty(),
             ["then", "shift", words @ ..] => {
                 let mut shifts = self.outcome.plan.shifts.iter();
                 shifts.any(|shift| format!("{shift} {}", shift.reason()) == words.join(" "))

@@ -46,7 +46,8 @@ pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
     Ok((ImageName::new(name).map_err(|e| e.to_string())?, facts))
 }
 
-/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `image=debian`, `tenant=acme`, `bridge=br0`.
+/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
+/// `preemptible`, `protected`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     let mut vm =
         VmSpec { vcpus: 1, memory_bytes: 0, disks: vec![], nics: vec![], ..VmSpec::default() };
@@ -64,6 +65,12 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
             tenant = TenantId::new(name).map_err(|e| e.to_string())?;
         } else if let Some(bridge) = word.strip_prefix("bridge=") {
             vm.nics.push(Plug::Bridge { bridge: bridge.to_owned() }.into());
+        } else if let Some(number) = word.strip_prefix("priority=") {
+            vm.priority = serde_json::from_str(number).map_err(|e| e.to_string())?;
+        } else if *word == "preemptible" {
+            vm.preemptible = true;
+        } else if *word == "protected" {
+            vm.protected = true;
         } else {
             vm.memory_bytes = bytes(word)?;
         }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::*;
 
 fn run(n: u128, job: &str) -> RunRecord {
-    let want = Want::Stop { job: JobId::new(job).unwrap(), grace_ms: 0 };
+    let want = Want::stop(JobId::new(job).unwrap(), 0);
     RunRecord::new(NewRun::new(RunId(Uuid::from_u128(n)), want), u64::try_from(n).unwrap())
 }
 

@@ -171,7 +171,7 @@ async fn what_is_expected_to_run_is_started_and_what_was_stopped_by_command_is_n
     ask.no_run_is_open().await;
 
     let job = JobId::new("web-1").unwrap();
-    ask.submit(id(9), Want::Stop { job: job.clone(), grace_ms: 0 }).await.unwrap();
+    ask.submit(id(9), Want::stop(job.clone(), 0)).await.unwrap();
     ask.ended(id(9)).await;
     let is_held = |standing: &KeptStanding| matches!(standing, KeptStanding::Unmet { why, .. } if why.contains("ended by command"));
     ask.standing_is("web", is_held).await;

@@ -150,7 +150,7 @@ async fn a_vm_is_started_stopped_started_again_and_deleted() {
     assert_eq!(other.problem().unwrap().status, 422, "{other}");
 
     let job = JobId::new("web-1").unwrap();
-    ask.submit(id(2), Want::Stop { job: job.clone(), grace_ms: 0 }).await.unwrap();
+    ask.submit(id(2), Want::stop(job.clone(), 0)).await.unwrap();
     assert_eq!(ask.ended(id(2)).await.state, RunState::Succeeded);
     assert_eq!(cluster.running("web-1").len(), 0);
     ask.submit(id(3), start("web-1")).await.unwrap();

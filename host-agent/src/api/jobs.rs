@@ -12,6 +12,7 @@ use protocol::id::{JobId, Revision, RunId, SnapshotName};
 use protocol::job::{Job, JobKind, RunKey, Snapshot};
 use protocol::refusal::Refusal;
 use protocol::trust::Right;
+use protocol::vm::Rank;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use transport::{Json, Peer, ProblemReply};
@@ -129,6 +130,23 @@ async fn set_protection(
 ) -> Result<Response, ProblemReply> {
     api.permit_over(peer, &job)?;
     answer(api.ask(Request::Protect { job, is_protected }).await?, StatusCode::ACCEPTED)
+}
+
+pub(super) async fn rank(
+    State(api): State<Api>,
+    peer: Peer,
+    Path(id): Path<JobId>,
+    Json(rank): Json<Rank>,
+) -> Result<Response, ProblemReply> {
+    api.permit_over(peer, &id)?;
+    let job = published(&api, &id)?;
+    if let Some((trust, to)) = api.trust().zip(job.spec.ranked(rank)) {
+        let is_user = peer.key.as_ref().is_some_and(|key| trust.user(key).is_some());
+        if let Some(breach) = trust.policy.breach_of_rank(&job.spec, &to, is_user) {
+            return Err(trust.policy.refusal(&job.spec.tenant, breach).into());
+        }
+    }
+    answer(api.ask(Request::Rank { job: id, rank }).await?, StatusCode::ACCEPTED)
 }
 
 pub(super) async fn resize(

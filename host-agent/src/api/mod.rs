@@ -131,6 +131,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/reboot", post(jobs::reboot))
         .route("/v1/jobs/{id}/protect", post(jobs::protect))
         .route("/v1/jobs/{id}/unprotect", post(jobs::unprotect))
+        .route("/v1/jobs/{id}/rank", post(jobs::rank))
         .route("/v1/jobs/{id}/release", post(jobs::release))
         .route("/v1/jobs/{id}/resize", post(jobs::resize))
         .route("/v1/jobs/{id}/resize/undo", post(jobs::undo_resize))

@@ -18,6 +18,7 @@ use protocol::pool::{PoolContent, PoolsConfig, Tag};
 use protocol::signed::{Digest, Signed};
 use protocol::trust::{Right, Trust};
 use protocol::usage::Usage;
+use protocol::vm::Rank;
 use transport::openapi::{Operation, delete, get, post, put};
 
 use super::AgentHealth;
@@ -336,9 +337,12 @@ fn of_actions() -> Vec<Operation> {
     vec![
         act("/v1/jobs/{id}/stop", "Stop it: politely, then after its grace by force")
             .body::<StopJob>()
-            .refuses(&["protected"]),
+            .refuses(&["protected", "not-preemptible"]),
         act("/v1/jobs/{id}/protect", "Refuse to end it by command"),
         act("/v1/jobs/{id}/unprotect", "Refuse that no more"),
+        act("/v1/jobs/{id}/rank", "Change its priority, and whether it makes room for others")
+            .body::<Rank>()
+            .refuses(&["against-policy"]),
         act("/v1/jobs/{id}/pause", "Let its CPUs stand still"),
         act("/v1/jobs/{id}/resume", "Let its CPUs go on"),
         act("/v1/jobs/{id}/release", "Give an adopted job back, running as it is"),

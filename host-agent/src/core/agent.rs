@@ -312,6 +312,7 @@ impl Agent {
             Request::Stop { job, stop } => self.stop(now, &job, stop, out),
             Request::Act { job, act } => self.act(now, &job, act, out),
             Request::Protect { job, is_protected } => self.protect(now, &job, is_protected, out),
+            Request::Rank { job, rank } => self.rank(now, &job, rank, out),
             Request::Resize { job, resize } => self.resize(now, &job, resize, out),
             Request::UndoResize { job, run } => self.undo_resize(now, &job, run, out),
             Request::TakeSnapshot { job, name, measured } => {

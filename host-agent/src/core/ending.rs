@@ -12,6 +12,7 @@ use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord};
 use super::pools::deletes_shared;
 use super::protecting::{check_unprotected, is_left_over};
+use super::ranking::check_preemptible;
 
 impl Agent {
     pub(super) fn stop(
@@ -33,6 +34,7 @@ impl Agent {
         let is_over = job.state.is_ended() && job.hold.is_none();
         if !is_over && !matches!(record.intent, Intent::Stop { .. } | Intent::Delete) {
             check_unprotected(job, stop.run)?;
+            check_preemptible(job, stop.lets.as_ref())?;
         }
         match (job.state, &record.intent) {
             (state, Intent::Release) => {
@@ -71,7 +73,8 @@ impl Agent {
         }
         self.remember_done(stop.run, Deed::Stop, out);
         record.job.run = stop.run.or(record.job.run);
-        self.begin_stop(now, record, stop.grace_ms, Reason::Requested, out);
+        let why = stop.lets.map_or(Reason::Requested, |lets| Reason::Preempted { lets });
+        self.begin_stop(now, record, stop.grace_ms, why, out);
         Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
     }
 

@@ -16,7 +16,7 @@ use protocol::resources::Resources;
 use protocol::signed::{Digest, Signed};
 use protocol::ticket::Handoff;
 use protocol::trust::Trust;
-use protocol::vm::{SizeChange, VmSpec};
+use protocol::vm::{Rank, SizeChange, VmSpec};
 
 use super::acts::Act;
 use super::leaving::Leaver;
@@ -187,6 +187,13 @@ pub enum Request {
         /// Whether it is to be protected.
         is_protected: bool,
     },
+    /// Change how a VM stands to others.
+    Rank {
+        /// Its id.
+        job: JobId,
+        /// How.
+        rank: Rank,
+    },
     /// Give a job another size.
     Resize {
         /// Its id.
@@ -308,6 +315,7 @@ impl Request {
             | Request::Stop { job, .. }
             | Request::Act { job, .. }
             | Request::Protect { job, .. }
+            | Request::Rank { job, .. }
             | Request::Resize { job, .. }
             | Request::UndoResize { job, .. }
             | Request::TakeSnapshot { job, .. }

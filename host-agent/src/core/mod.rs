@@ -21,6 +21,7 @@ mod adopting;
 
 mod ending;
 mod protecting;
+mod ranking;
 
 mod moving;
 

@@ -8,7 +8,7 @@
 //! whose time is. And a run may take back what it has begun itself.
 
 use protocol::id::{JobId, Revision};
-use protocol::job::{Job, JobState, Reason, RunKey};
+use protocol::job::{Job, JobSpec, JobState, Reason, RunKey};
 use protocol::refusal::Refusal;
 use transport::clock::Now;
 
@@ -24,15 +24,29 @@ impl Agent {
         is_protected: bool,
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
+        let spec = self.record(id)?.job.spec.with_protection(is_protected);
+        self.respecify(now, id, spec, out)
+    }
+
+    /// Gives a VM a spec that says something else of how it is treated, and the same of what it is; `None` is that
+    /// it is no VM.
+    pub(super) fn respecify(
+        &mut self,
+        now: Now,
+        id: &JobId,
+        spec: Option<JobSpec>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
         let mut record = self.record(id)?.clone();
-        let Some(spec) = record.job.spec.with_protection(is_protected) else {
+        let Some(spec) = spec else {
             let message =
-                format!("job {id} is one of Ostler's services, and only VMs are protected");
+                format!("job {id} is one of Ostler's services, and this is said of VMs only");
             return Err(Refusal::Invalid { message });
         };
         if *record.job.spec == spec {
             return Ok(Reply::AlreadySo(Box::new(record.job)));
         }
+        spec.validate().map_err(|error| Refusal::Invalid { message: error.to_string() })?;
         let needed = match (record.job.state, &record.intent) {
             // Whoever waits for the start waits for the revision that was asked for.
             (JobState::Accepted | JobState::Starting, _) => "wait until it runs",

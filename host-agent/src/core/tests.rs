@@ -48,6 +48,7 @@ mod table;
 
 mod policy;
 mod protecting;
+mod ranking;
 
 const OPERATOR: u8 = 1;
 const ARBITER: u8 = 2;
@@ -327,7 +328,7 @@ fn a_lone_host_runs_a_job_from_put_to_delete() {
     assert!(matches!(bench.put("web-1", body(1, 1, None)), Ok(Reply::Accepted(_))));
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
     assert_eq!(bench.state("web-1"), JobState::Running);
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 5, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(5) };
     assert!(matches!(bench.ask(stop), Ok(Reply::Accepted(_))));
     assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 5 });
     assert_eq!(bench.state("web-1"), JobState::Stopped);
@@ -387,7 +388,7 @@ fn a_lone_host_that_is_drained_starts_nothing_that_is_not_alive() {
     bench.ask(Request::Intend(Some(HostIntent::Drain))).unwrap();
     assert_eq!(refusal(bench.put("web-2", body(1, 1, None))), "host-draining");
     assert!(matches!(bench.put("web-1", body(1, 1, None)), Ok(Reply::AlreadySo(_))));
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(bench.put("web-1", body(2, 1, None))), "host-draining");
@@ -418,16 +419,12 @@ fn what_was_deleted_is_not_made_anew_by_who_starts_it_again() {
     bench.put("web-1", body(1, 1, None)).unwrap();
     bench.end_work(WorkOutcome::Done);
     let again = |revision| PutJob { must_exist: true, ..body(revision, 1, None) };
-    bench
-        .ask(Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } })
-        .unwrap();
+    bench.ask(Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) }).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.put("web-1", again(2)).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(bench.state("web-1"), JobState::Running);
-    bench
-        .ask(Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } })
-        .unwrap();
+    bench.ask(Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) }).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
     bench.end_work(WorkOutcome::Done);
@@ -463,7 +460,7 @@ fn a_ticket_works_once_also_over_a_restart() {
     let ticket = granted(bench.offer("web-1", 1, Action::Start));
     bench.put("web-1", body(1, 1, Some(ticket.clone()))).unwrap();
     bench.end_work(WorkOutcome::Done);
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     let again = |bench: &mut Bench| {
@@ -496,7 +493,7 @@ fn an_orderly_end_closes_the_hold_and_a_crash_keeps_it() {
     let on = domain("web-1", DomainState::Running);
     let look = bench.look(on.uuid, true);
     bench.tell(Input::Looked { look, domain: Some(on) });
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!((bench.state("web-1"), hold(&bench)), (JobState::Stopped, None));
@@ -604,7 +601,7 @@ fn domains_of_others_are_shown_counted_and_their_names_are_taken() {
 fn a_stop_during_the_start_is_done_after_it() {
     let mut bench = Bench::lone();
     bench.put("web-1", body(1, 1, None)).unwrap();
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     assert_eq!(bench.state("web-1"), JobState::Stopping);
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
@@ -618,8 +615,7 @@ fn a_more_impatient_stop_overtakes_a_patient_one() {
     let mut bench = Bench::lone();
     bench.put("web-1", body(1, 1, None)).unwrap();
     bench.end_work(WorkOutcome::Done);
-    let stop =
-        |grace_ms| Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms, run: None } };
+    let stop = |grace_ms| Request::Stop { job: job_id("web-1"), stop: StopJob::within(grace_ms) };
     bench.ask(stop(30_000)).unwrap();
     assert!(matches!(bench.ask(stop(60_000)), Ok(Reply::AlreadySo(_))));
     bench.ask(stop(0)).unwrap();
@@ -802,7 +798,7 @@ fn a_look_that_was_overtaken_by_a_change_of_ours_says_nothing() {
     bench.end_work(WorkOutcome::Done);
     let uuid = job_id("web-1").domain_uuid();
     let late = bench.look(uuid, true);
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.put("web-1", body(2, 1, None)).unwrap();
@@ -843,7 +839,7 @@ fn what_is_said_during_work_is_looked_into_once_it_has_ended() {
 fn what_is_said_during_work_is_looked_into_also_before_more_work_and_after_the_job_is_gone() {
     let mut bench = Bench::lone();
     bench.put("web-1", body(1, 1, None)).unwrap();
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     say(&mut bench, Lifecycle::Rebooted);
     bench.end_work(WorkOutcome::Done);
@@ -875,7 +871,7 @@ fn an_end_that_nobody_looked_at_while_work_was_under_way_is_found_after_it() {
 fn a_stop_does_not_revoke_a_delete() {
     let (_, mut target, _) = migration();
     target.ask(Request::Delete { job: job_id("web-1"), run: None, shared: false }).unwrap();
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 9, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(9) };
     assert!(matches!(target.ask(stop), Ok(Reply::AlreadySo(_))));
     assert_eq!(target.end_work(WorkOutcome::Done), Work::Delete);
     assert!(target.works.is_empty() && target.disk.jobs.is_empty());
@@ -914,7 +910,7 @@ fn an_engine_that_lost_its_run_changes_nothing() {
     let run = |task, claim| Some(RunKey { run: RunId(uuid::Uuid::from_u128(7)), task, claim });
     bench.put("web-1", PutJob { run: run(1, 2), ..body(1, 1, None) }).unwrap();
     bench.end_work(WorkOutcome::Done);
-    let stop = StopJob { grace_ms: 0, run: run(2, 1) };
+    let stop = StopJob { run: run(2, 1), ..StopJob::within(0) };
     let stale = bench.ask(Request::Stop { job: job_id("web-1"), stop });
     assert_eq!(refusal(stale), "stale-claim");
     assert_eq!(bench.state("web-1"), JobState::Running);
@@ -1050,7 +1046,7 @@ fn a_saved_job_frees_memory_and_starts_only_with_the_spec_it_was_saved_with() {
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::RestoreVm(_)));
     assert_eq!(bench.state("web-1"), JobState::Running);
     // Once it runs, it has.
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.put("web-1", body(4, 2, None)).unwrap();
@@ -1062,7 +1058,7 @@ fn a_saved_job_frees_memory_and_starts_only_with_the_spec_it_was_saved_with() {
 fn who_is_stopped_while_it_is_saved_starts_anew() {
     let mut bench = running(Bench::lone());
     act(&mut bench, Act::Save).unwrap();
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.works.clear();
     bench.die(false);
@@ -1091,7 +1087,7 @@ fn a_stop_overtakes_a_reboot_and_two_reboots_are_refused() {
     assert_eq!(refusal(act(&mut bench, Act::Reset)), "busy");
     let (job, reboot, what) = bench.works.pop().unwrap();
     assert_eq!(what, Work::RebootVm { grace_ms: 9 });
-    let stop = StopJob { grace_ms: 5, run: None };
+    let stop = StopJob::within(5);
     bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
     bench.tell(Input::Done { job, work: reboot, outcome: WorkOutcome::Done });
     assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 5 });
@@ -1105,7 +1101,7 @@ fn run_key(task: u32) -> Option<RunKey> {
 #[test]
 fn a_copy_of_a_stop_or_delete_that_arrives_late_does_not_touch_the_next_job_of_that_name() {
     let mut bench = Bench::lone();
-    let stop = StopJob { grace_ms: 0, run: run_key(0) };
+    let stop = StopJob { run: run_key(0), ..StopJob::within(0) };
     let stop = Request::Stop { job: job_id("web-1"), stop };
     let delete = Request::Delete { job: job_id("web-1"), run: run_key(1), shared: false };
     bench.put("web-1", body(1, 1, None)).unwrap();
@@ -1120,7 +1116,7 @@ fn a_copy_of_a_stop_or_delete_that_arrives_late_does_not_touch_the_next_job_of_t
     bench.tell(Input::Domains(vec![domain("web-1", DomainState::Running)]));
     assert!(matches!(bench.ask(stop), Ok(Reply::AlreadySo(_))));
     assert_eq!(bench.state("web-1"), JobState::Running);
-    let by_hand = StopJob { grace_ms: 0, run: None };
+    let by_hand = StopJob::within(0);
     bench.ask(Request::Stop { job: job_id("web-1"), stop: by_hand }).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(bench.ask(delete)), "no-such-job");
@@ -1157,7 +1153,7 @@ fn a_name_stays_its_tenants_until_the_job_is_deleted() {
     };
     put(&mut bench, 1, "a").unwrap();
     bench.end_work(WorkOutcome::Done);
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
     bench.end_work(WorkOutcome::Done);
     let said = put(&mut bench, 2, "b").unwrap_err().to_string();

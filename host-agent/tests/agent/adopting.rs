@@ -58,7 +58,7 @@ async fn a_domain_is_adopted_outlives_the_agent_and_is_released_as_it_was() {
     bench.start().await;
     bench.await_state("legacy", JobState::Running).await;
     let agent = bench.local();
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let stopped = bench.client.send::<_, Job>(Method::POST, &agent, "/v1/jobs/legacy/stop", &stop);
     stopped.await.unwrap();
     bench.await_state("legacy", JobState::Stopped).await;

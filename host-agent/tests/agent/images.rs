@@ -394,7 +394,7 @@ async fn an_image_is_deleted_only_when_nobody_needs_it() {
     let list: ImageList = bench.client.get(&bench.local(), "/v1/images").await.unwrap();
     assert_eq!(list.images[0].users, [web_1]);
 
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let path = "/v1/jobs/web-1/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
     bench.await_state("web-1", JobState::Stopped).await;

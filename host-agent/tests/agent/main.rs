@@ -336,7 +336,7 @@ async fn a_service_outlives_the_agent_and_is_found_again_by_the_next() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     bench.await_state("monitor-0", JobState::Running).await;
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let path = "/v1/jobs/monitor-0/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
     bench.await_state("monitor-0", JobState::Stopped).await;

@@ -34,7 +34,7 @@ impl Bench {
 
     async fn stop_and_delete(&self, name: &str) {
         let path = format!("/v1/jobs/{name}/stop");
-        let stop = StopJob { grace_ms: 0, run: None };
+        let stop = StopJob::within(0);
         self.client.send::<_, Job>(Method::POST, &self.local(), &path, &stop).await.unwrap();
         self.await_state(name, JobState::Stopped).await;
         let path = format!("/v1/jobs/{name}");

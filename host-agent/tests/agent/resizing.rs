@@ -110,7 +110,7 @@ async fn a_stopped_vm_has_its_new_size_in_its_definition_and_at_its_next_start()
     let bench = Bench::new().await;
     bench.put("web-1", growing()).await.unwrap();
     bench.await_state("web-1", JobState::Running).await;
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let path = "/v1/jobs/web-1/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
     bench.await_state("web-1", JobState::Stopped).await;
@@ -194,7 +194,7 @@ async fn a_disk_grows_with_its_guest_and_without_whatever_dies() {
     bench.start().await;
     assert_eq!(await_settled(&bench, "web-1").await.resize, None);
     assert_eq!(disk_bytes(&bench, "data"), 32 * MIB);
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let path = "/v1/jobs/web-1/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
     bench.await_state("web-1", JobState::Stopped).await;
@@ -261,7 +261,7 @@ async fn disks_come_with_their_files_and_go_with_them() {
     let job = bench.await_state("web-1", JobState::Running).await;
     assert_eq!(job.resize_words().as_deref(), Some(words));
 
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let path = "/v1/jobs/web-1/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
     bench.await_state("web-1", JobState::Stopped).await;
@@ -326,7 +326,7 @@ async fn what_a_guest_keeps_goes_when_it_is_stopped() {
     resize(&bench, "web-1", 2, gone).await;
     await_settled(&bench, "web-1").await;
     assert_eq!(files(&bench).len(), 2);
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let path = "/v1/jobs/web-1/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
     bench.await_state("web-1", JobState::Stopped).await;

@@ -52,7 +52,7 @@ async fn revert(bench: &Bench, name: &str, revision: u64) -> Result<u16, CallErr
 }
 
 async fn stop(bench: &Bench) {
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let path = "/v1/jobs/web-1/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();
     bench.await_state("web-1", JobState::Stopped).await;

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use protocol::id::RunId;
 use protocol::resources::Bytes;
-use protocol::vm::{NicModel, NicSpec, OnLoss, Plug, Restart};
+use protocol::vm::{NicModel, NicSpec, OnLoss, Plug, Priority, Restart};
 
 /// A length of time: `500ms`, `30s`, `5m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +95,11 @@ pub(super) fn parse_on_loss(text: &str) -> Result<OnLoss, String> {
         "stop" => Ok(OnLoss::Stop),
         _ => Err(format!("{text:?} is nothing that becomes of a VM: use keep or stop")),
     }
+}
+
+pub(super) fn parse_priority(text: &str) -> Result<Priority, String> {
+    let number: u8 = text.parse().map_err(|_| format!("{text:?} is no priority: use 1 to 100"))?;
+    Priority::try_from(number).map_err(|error| error.to_string())
 }
 
 pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {

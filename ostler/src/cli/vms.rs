@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use protocol::id::{ImageName, JobId, PoolName, TenantId};
 use protocol::resources::Bytes;
-use protocol::vm::{NicSpec, OnLoss, Restart};
+use protocol::vm::{NicSpec, OnLoss, Priority, Restart};
 
-use super::values::{DiskArg, Ms, parse_label, parse_nic, parse_on_loss, parse_restart};
+use super::values::{
+    DiskArg, Ms, parse_label, parse_nic, parse_on_loss, parse_priority, parse_restart,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -72,6 +74,12 @@ pub(crate) struct RunArgs {
     /// Have its host refuse to stop, save or delete it, until `ostler unprotect`
     #[arg(long)]
     pub(crate) protected: bool,
+    /// How much it matters when not all VMs can run: 1 (least) to 100 (most)
+    #[arg(long, default_value_t, value_name = "NUMBER", value_parser = parse_priority)]
+    pub(crate) priority: Priority,
+    /// Let it be stopped so that one with a higher priority fits, where nothing else makes room
+    #[arg(long, conflicts_with = "protected")]
+    pub(crate) preemptible: bool,
     /// Let its disks begin anew from the image on another host
     #[arg(long)]
     pub(crate) ephemeral: bool,
@@ -138,6 +146,22 @@ pub(crate) struct ActArgs {
 pub(crate) struct ProtectArgs {
     /// The VM
     pub(crate) name: JobId,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub(crate) struct RankArgs {
+    /// The VM
+    pub(crate) name: JobId,
+    /// How much it matters when not all VMs can run: 1 (least) to 100 (most)
+    #[arg(value_name = "PRIORITY", value_parser = parse_priority, group = "what")]
+    pub(crate) priority: Option<Priority>,
+    /// Let it be stopped so that one with a higher priority fits, where nothing else makes room
+    #[arg(long, group = "what")]
+    pub(crate) preemptible: bool,
+    /// Let it be stopped for no other's sake
+    #[arg(long, group = "what", conflicts_with = "preemptible")]
+    pub(crate) not_preemptible: bool,
 }
 
 #[derive(Debug, Args)]

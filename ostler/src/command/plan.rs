@@ -190,6 +190,9 @@ pub(crate) fn lines(record: &Record) -> Vec<String> {
         if let Some(favour) = favour_of(record, step) {
             words += &format!("; {}", favour.reason());
         }
+        if let Some(preemption) = preemption_of(record, step) {
+            words += &format!("; {}", preemption.reason());
+        }
         if let Some(shift) = shift_of(record, step) {
             words += &format!("; {}", shift.reason());
         }
@@ -250,6 +253,7 @@ pub(crate) fn report(record: &Record) -> Value {
         "steps": steps,
         "cost": record.outcome.plan.cost,
         "favours": record.outcome.plan.favours,
+        "preemptions": record.outcome.plan.preemptions,
         "shifts": record.outcome.plan.shifts,
         "savings": record.outcome.plan.savings,
         "coming": record.outcome.coming,
@@ -263,6 +267,13 @@ fn favour_of<'r>(record: &'r Record, step: &planner::Step) -> Option<&'r planner
     let planner::Step::MigrateVm(step) = step else { return None };
     let mut favours = record.outcome.plan.favours.iter();
     favours.find(|favour| favour.job == step.job && favour.to == step.to)
+}
+
+/// For whose sake a step stops somebody, if it is for another's.
+fn preemption_of<'r>(record: &'r Record, step: &planner::Step) -> Option<&'r planner::Preemption> {
+    let planner::Step::StopVm(step) = step else { return None };
+    let mut preemptions = record.outcome.plan.preemptions.iter();
+    preemptions.find(|made| made.job == step.job && made.host == step.host)
 }
 
 /// Why a step moves somebody, if it is to make hosts more alike.

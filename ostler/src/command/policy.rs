@@ -108,6 +108,7 @@ fn lines(rules: &TenantPolicy) -> Vec<(&'static str, String)> {
         (!rules.host_labels.is_empty()).then(|| ("host_labels", labels())),
         rules.networks.as_deref().map(|names| ("networks", list(names))),
         rules.host_hardware.as_deref().map(|kinds| ("host_hardware", list(kinds))),
+        rules.priority_max.map(|max| ("priority_max", max.to_string())),
     ];
     let lines: Vec<_> = lines.into_iter().flatten().collect();
     if lines.is_empty() { vec![("-", "whatever fits".to_owned())] } else { lines }

@@ -35,7 +35,7 @@ fn cells(row: &JobRow, now_ms: u64) -> [String; 9] {
     let endpoint = job.endpoint.as_ref().map(|endpoint| endpoint.url.clone());
     let why = job.reason.as_ref().map(ToString::to_string).or(endpoint);
     let protected = job.spec.is_protected().then(|| "protected".to_owned());
-    let why = why.into_iter().chain(protected);
+    let why = why.into_iter().chain(protected).chain(job.spec.rank_words());
     let why = why.chain(job.resize_words()).chain(job.snapshot_words());
     let why: Vec<String> = why.collect();
     let why = why.join("; ");

@@ -82,6 +82,8 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         autostart: args.autostart,
         on_loss: args.on_loss,
         protected: args.protected,
+        priority: args.priority,
+        preemptible: args.preemptible,
         adopted: None,
     };
     let labels = args.label.iter().cloned().collect();

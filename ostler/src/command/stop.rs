@@ -19,7 +19,7 @@ pub(super) const STOP_MS_MORE: u64 = 30_000;
 pub(crate) async fn run(session: &Session, args: StopArgs) -> Result<Code, Failure> {
     let grace_ms = if args.force { 0 } else { args.grace.0 };
     if !session.is_without_controller() {
-        let want = Want::Stop { job: args.name.clone(), grace_ms };
+        let want = Want::stop(args.name.clone(), grace_ms);
         let code = session.want(want, !args.wait.no_wait).await?;
         let until = format!("it stays stopped until `ostler start {}`", args.name);
         note_if_expected(session, &args.name, &until).await;
@@ -47,7 +47,7 @@ pub(crate) async fn at_host(
     let row = picture.job(name)?;
     let agent = picture.agent(&row.host);
     let path = format!("/v1/jobs/{name}/stop");
-    let stop = StopJob { grace_ms, run: None };
+    let stop = StopJob::within(grace_ms);
     let job = session.client.send::<_, Job>(Method::POST, &agent, &path, &stop).await?.body;
     Ok(JobRow { job, ..row })
 }

@@ -246,7 +246,7 @@ pub(super) async fn end_all(place: &Place, is_json: bool) -> Result<(), Failure>
     let client = local_client();
     for (host, job, agent) in alive(place).await {
         let path = format!("/v1/jobs/{}/stop", job.id);
-        let stop = StopJob { grace_ms: 0, run: None };
+        let stop = StopJob::within(0);
         client.send::<_, Job>(Method::POST, &agent, &path, &stop).await?;
         await_ended(&client, &agent, &job.id, END_MS_MAX).await?;
         say(is_json, &format!("{} on {host} has ended", job.id));

@@ -200,7 +200,7 @@ impl Asking<'_> {
 
     async fn stop(&self, job: JobId, grace_ms: u64, at_host: bool) -> Result<Answer, Failure> {
         if !self.session.is_without_controller() && !at_host {
-            return self.want(Want::Stop { job, grace_ms }).await;
+            return self.want(Want::stop(job, grace_ms)).await;
         }
         let row = stop::at_host(self.session, self.picture, &job, grace_ms).await?;
         Ok(told(&row.job, &row.host_name))

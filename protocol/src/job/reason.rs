@@ -7,7 +7,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::id::{HostId, OfferId};
+use crate::id::{HostId, JobId, OfferId};
 
 /// Why a job is in its state, when the state alone does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +15,11 @@ use crate::id::{HostId, OfferId};
 pub enum Reason {
     /// Somebody asked for it.
     Requested,
+    /// It was stopped so that a job with a higher priority fits here.
+    Preempted {
+        /// That job.
+        lets: JobId,
+    },
     /// The guest shut itself down.
     GuestShutdown,
     /// A service process ended with this code (128 + signal when killed), or a one-off job's guest
@@ -105,6 +110,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Requested => f.write_str("as requested"),
+            Reason::Preempted { lets } => write!(f, "made room for {lets}"),
             Reason::GuestShutdown => f.write_str("the guest shut down"),
             Reason::Exited { code } => write!(f, "exited with {code}"),
             Reason::Deadline => f.write_str("not done by its deadline"),

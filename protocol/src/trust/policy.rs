@@ -4,9 +4,10 @@
 //! the cluster are no rules of this kind: those are arbiters' (quota).
 //!
 //! ```text
-//!   a start, by any ticket ──▶ vm_max, images, networks, host_hardware, host_labels
+//!   a start, by any ticket ──▶ vm_max, images, networks, host_hardware, host_labels, priority_max
 //!   a move of what runs    ──▶ host_labels
 //!   another size           ──▶ vm_max, of what grows
+//!   another rank           ──▶ priority_max, of what is to matter more
 //!   a restart, a reboot    ──▶ nothing: it is under the hold that it has
 //! ```
 
@@ -21,7 +22,8 @@ use crate::job::JobSpec;
 use crate::refusal::Refusal;
 use crate::resources::{Bytes, Resources};
 use crate::vm::{
-    DISK_BYTES_MIN, DiskSpec, Hardware, MEMORY_BYTES_MIN, NicSpec, Plug, VCPUS_MAX, VmSpec,
+    DISK_BYTES_MIN, DiskSpec, Hardware, MEMORY_BYTES_MIN, NicSpec, Plug, Priority, VCPUS_MAX,
+    VmSpec,
 };
 
 /// Tenants with an entry of their own. Every host and every role keeps the document and reads it at each change.
@@ -64,6 +66,9 @@ pub struct TenantPolicy {
     /// What of the host's own hardware a VM may be given or tied to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_hardware: Option<Vec<HostHardware>>,
+    /// The highest priority of a VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_max: Option<Priority>,
 }
 
 /// The most that one VM may have; what is left out has no limit.
@@ -144,6 +149,13 @@ pub enum Breach {
         what: String,
         /// Those that are.
         allowed: Vec<HostHardware>,
+    },
+    /// It is to matter more than it may.
+    PriorityMax {
+        /// How much it is to matter.
+        asked: Priority,
+        /// How much it may.
+        at_most: Priority,
     },
 }
 
@@ -239,7 +251,8 @@ impl Policy {
     }
 
     /// The same for who may not change these rules: what they leave out of what reaches into a host is not
-    /// allowed. That is its hardware, and its bridges; networks that somebody has made for guests are.
+    /// allowed. That is its hardware, and its bridges; networks that somebody has made for guests are. Nor is what
+    /// would put a VM before those of others who say nothing.
     #[must_use]
     pub fn breaches_of_user(&self, spec: &JobSpec) -> Vec<Breach> {
         let Some(vm) = spec.as_vm() else { return Vec::new() };
@@ -247,7 +260,17 @@ impl Policy {
         rules.host_hardware.get_or_insert_default();
         let for_guests = || ["user", "network=*"].map(|name| Pattern(name.to_owned())).to_vec();
         rules.networks.get_or_insert_with(for_guests);
+        rules.priority_max.get_or_insert_default();
         rules.breaches(vm)
+    }
+
+    /// The rule that a job breaks by mattering more than it did; `is_user` of who may not change these rules.
+    #[must_use]
+    pub fn breach_of_rank(&self, from: &JobSpec, to: &JobSpec, is_user: bool) -> Option<Breach> {
+        let is_it = |breach: &Breach| matches!(breach, Breach::PriorityMax { .. });
+        let is_more = to.priority() > from.priority();
+        let breaches = if is_user { self.breaches_of_user(to) } else { self.breaches(to) };
+        breaches.into_iter().find(is_it).filter(|_| is_more)
     }
 
     /// The rule about hosts that the job breaks on a host with these labels.
@@ -375,6 +398,9 @@ impl TenantPolicy {
                 |(asked, what)| Breach::HostHardware { asked, what, allowed: allowed.clone() };
             all.extend(denied.map(breach));
         }
+        if let Some(at_most) = self.priority_max.filter(|at_most| vm.priority > *at_most) {
+            all.push(Breach::PriorityMax { asked: vm.priority, at_most });
+        }
         all
     }
 }
@@ -485,6 +511,7 @@ impl Breach {
             Breach::HostLabels { .. } => "host_labels",
             Breach::Networks { .. } => "networks",
             Breach::HostHardware { .. } => "host_hardware",
+            Breach::PriorityMax { .. } => "priority_max",
         }
     }
 
@@ -541,6 +568,9 @@ impl fmt::Display for Breach {
             Breach::HostHardware { what, allowed, .. } => {
                 write!(f, "it is given {what}; {}", allowed_words(allowed))
             }
+            Breach::PriorityMax { asked, at_most } => {
+                write!(f, "its priority is {asked}, at most {at_most}")
+            }
         }
     }
 }
@@ -593,6 +623,7 @@ pub fn breach_examples() -> Vec<Breach> {
             what: "the host's PCI device 0000:03:00.0".into(),
             allowed: vec![HostHardware::Hugepages],
         },
+        Breach::PriorityMax { asked: Priority::MAX, at_most: Priority::default() },
     ]
 }
 

@@ -8,7 +8,7 @@ use protocol::id::{ImageName, RunId};
 use protocol::image::ImageFormat;
 use protocol::job::{JobSpec, JobState, Reason};
 use protocol::signed::Digest;
-use protocol::vm::{DiskSpec, SizeChange, VmSpec};
+use protocol::vm::{DiskSpec, Priority, Rank, SizeChange, VmSpec};
 use uuid::Uuid;
 
 use super::world::{World, job_id, spec};
@@ -371,7 +371,7 @@ fn bench(scenario: Scenario) -> Bench {
         }
         Scenario::Stop => {
             world.place(&h0, JobState::Running);
-            Want::Stop { job, grace_ms: 0 }
+            Want::stop(job, 0)
         }
         Scenario::DeleteRunning => {
             world.place(&h0, JobState::Running);
@@ -922,6 +922,62 @@ fn killed_or_cancelled_between_any_two_effects_others_are_back_or_it_runs() {
                             "{at} {how}: {:#?}",
                             bench.journal
                         );
+                    }
+                    other => panic!("{other:?} at {at} {how}: {:#?}", bench.journal),
+                }
+            }
+        }
+    }
+}
+
+/// Hosts that are full, on each of which one VM may be stopped for another.
+fn full_of_preemptible() -> Bench {
+    let mut bench = crowded_with(&[62, 62, 62]);
+    for fake in bench.world.hosts.values_mut() {
+        for job in fake.jobs.values_mut() {
+            let rank =
+                Rank { priority: Some(Priority::try_from(10).unwrap()), preemptible: Some(true) };
+            job.spec = job.spec.ranked(rank).unwrap().into();
+        }
+    }
+    bench
+}
+
+/// Who is not running any more of those that were there.
+fn stopped(world: &World) -> Vec<String> {
+    let jobs = world.hosts.values().flat_map(|fake| fake.jobs.values());
+    let jobs = jobs.filter(|job| job.id != job_id() && job.state.is_ended());
+    jobs.map(|job| job.id.to_string()).collect()
+}
+
+#[test]
+fn who_may_be_stopped_is_stopped_first_and_stays_so_when_it_runs() {
+    let bench = full_of_preemptible().finish();
+    assert_eq!(bench.state(), RunState::Succeeded);
+    assert_eq!(titles(&bench.journal), ["stop", "ask", "have", "put", "wait"]);
+    let title = bench.journal.tasks[0].kind.title(&job_id());
+    assert!(title.ends_with("so that web-1 fits"), "{title}");
+    assert_eq!(stopped(&bench.world).len(), 1);
+}
+
+#[test]
+fn killed_or_cancelled_between_any_two_effects_nobody_stays_stopped_in_vain() {
+    for fails in [false, true] {
+        for at in 1..70 {
+            for how in 0..3 {
+                let mut bench = full_of_preemptible();
+                bench.world.hosts.values_mut().for_each(|f| f.faults.fails_starts = fails);
+                match how {
+                    0 => bench.cancel_at = Some(at),
+                    _ => (bench.crash_at, bench.crash_after_effect) = (Some(at), how == 1),
+                }
+                let bench = bench.finish();
+                let stopped = stopped(&bench.world);
+                match bench.state() {
+                    RunState::Succeeded => assert!(!fails && stopped.len() == 1, "{stopped:?}"),
+                    RunState::RolledBack => {
+                        assert!(fails || how == 0, "killed at {at}: {:#?}", bench.journal);
+                        assert!(stopped.is_empty(), "{at} {how} {stopped:?}: {:#?}", bench.journal);
                     }
                     other => panic!("{other:?} at {at} {how}: {:#?}", bench.journal),
                 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planner::{Expectation, Limits, PlanInput, Setback};
+use planner::{Expectation, Level, Limits, PlanInput, Setback};
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{ResizeJob, Want};
 use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
@@ -171,6 +171,17 @@ impl World {
         Answer::Done(TaskResult::Done)
     }
 
+    /// A run of its own stops another job, or starts it again where it was.
+    fn set_other(&mut self, id: &JobId, host: &HostId, state: JobState) -> Answer {
+        let fake = self.fake(host);
+        let job = fake.jobs.get_mut(id).expect("who is stopped is there");
+        let before = job.allocation();
+        job.state = state;
+        let after = job.allocation();
+        fake.host.allocation = fake.host.allocation.minus(before).plus(after);
+        Answer::Done(TaskResult::Done)
+    }
+
     pub(super) fn plan_input(&self, want: &Want, setbacks: Vec<Setback>) -> PlanInput {
         let mut view = View::default();
         for fake in self.hosts.values() {
@@ -182,7 +193,8 @@ impl World {
             });
         }
         let expectations = Expectation::of(want).into_iter().collect();
-        PlanInput { view, expectations, setbacks, limits: Limits::default(), ..Default::default() }
+        let limits = Limits { preempts_for: Some(Level::Must), ..Limits::default() };
+        PlanInput { view, expectations, setbacks, limits, ..Default::default() }
     }
 
     /// Time passes on the hosts: what was accepted starts, what was sent arrives.
@@ -293,6 +305,20 @@ impl World {
                 }
                 match has_moved && self.errands.insert((key.task, true)) {
                     true => self.move_other(job, to, from),
+                    false => done,
+                }
+            }
+            Ask::Preempt { job, host, .. } => {
+                let is_new = self.errands.insert((key.task, false));
+                match is_new {
+                    true => self.set_other(job, host, JobState::Stopped),
+                    false => done,
+                }
+            }
+            Ask::StartAgain { job, host, .. } => {
+                let was_stopped = self.errands.contains(&(key.task, false));
+                match was_stopped && self.errands.insert((key.task, true)) {
+                    true => self.set_other(job, host, JobState::Running),
                     false => done,
                 }
             }
@@ -458,7 +484,7 @@ impl World {
                 }
                 done
             }
-            Ask::Stop(host, _) => {
+            Ask::Stop { host, .. } => {
                 let fake = self.fake(host);
                 if let Err(no) = fake.claim(*key) {
                     return refused(no);

@@ -123,7 +123,7 @@ async fn start_ours(client: &Client, agent: &Endpoint, trust: &Trust) -> (f64, f
 
 async fn end_ours(client: &Client, agent: &Endpoint) {
     let mut events = connect_stream(client, agent, "/v1/events").await.expect("events");
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     let stopped = client.send::<_, Job>(Method::POST, agent, "/v1/jobs/bench/stop", &stop).await;
     stopped.expect("it is stopped");
     await_fact(

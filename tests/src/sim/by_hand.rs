@@ -189,7 +189,7 @@ impl World {
 
     /// Stops a job at once, and waits until it has ended.
     pub fn stop(&mut self, host: usize, job: &JobId) {
-        let stop = StopJob { grace_ms: 0, run: None };
+        let stop = StopJob::within(0);
         self.ask_host(host, Request::Stop { job: job.clone(), stop });
         self.await_state(host, job, JobState::Stopped);
     }

@@ -478,6 +478,7 @@ impl World {
             Request::Offer(_)
             | Request::Act { .. }
             | Request::Protect { .. }
+            | Request::Rank { .. }
             | Request::Resize { .. }
             | Request::UndoResize { .. }
             | Request::TakeSnapshot { .. }
@@ -717,10 +718,11 @@ impl World {
         });
     }
 
-    /// An agent calls libvirt.
+    /// An agent calls libvirt, which may come to it when the guest is another one.
     pub(super) fn watch_hv_call(&mut self, n: usize, op: &HvOp, caller: Caller) {
-        let Some(job) = self.ended_by_call(n, op) else { return };
-        if self.oracle.asked_to_end.contains(&(n, job)) {
+        let Some(uuid) = ended_by(op) else { return };
+        let mut asked = self.oracle.asked_to_end.iter();
+        if asked.any(|(host, job)| *host == n && job.domain_uuid() == uuid) {
             self.oracle.ends.insert((n, caller.life, caller.call));
         }
     }
@@ -740,12 +742,7 @@ impl World {
 
     /// Whose guest or definition is ended by a call, as it is now.
     fn ended_by_call(&self, n: usize, op: &HvOp) -> Option<JobId> {
-        let (HvOp::Destroy(uuid) | HvOp::Shutdown(uuid) | HvOp::Save(uuid) | HvOp::Undefine(uuid)) =
-            op
-        else {
-            return None;
-        };
-        let domain = self.hosts[n].hv.domains.get(uuid)?;
+        let domain = self.hosts[n].hv.domains.get(&ended_by(op)?)?;
         let ends = domain.state.is_active() || matches!(op, HvOp::Undefine(_));
         ends.then(|| domain.job.clone())
     }
@@ -832,5 +829,15 @@ fn size_held(host: &Host, record: &JobRecord) -> Resources {
         record.job.promised()
     } else {
         record.job.spec.resources()
+    }
+}
+
+/// The domain that a call ends.
+fn ended_by(op: &HvOp) -> Option<Uuid> {
+    match op {
+        HvOp::Destroy(uuid) | HvOp::Shutdown(uuid) | HvOp::Save(uuid) | HvOp::Undefine(uuid) => {
+            Some(*uuid)
+        }
+        _ => None,
     }
 }

@@ -147,6 +147,7 @@ pub fn request_name(request: &Request) -> &'static str {
         Request::Stop { .. } => "stop",
         Request::Act { .. } => "act",
         Request::Protect { .. } => "protect",
+        Request::Rank { .. } => "rank",
         Request::Resize { .. } => "resize",
         Request::UndoResize { .. } => "undo-resize",
         Request::TakeSnapshot { .. }

@@ -198,7 +198,7 @@ impl World {
             }
             4 | 5 => {
                 let grace_ms = if self.chance.happens(500_000) { 0 } else { 5_000 };
-                Want::Stop { job, grace_ms }
+                Want::stop(job, grace_ms)
             }
             6..=8 => {
                 let to = self.chance.pick(&hosts).cloned();

@@ -170,7 +170,7 @@ fn a_guest_that_has_ended_has_no_address_and_a_late_answer_gives_it_none() {
     answer(&mut bench, Some(vec![card(LEASE)]));
     pass(&mut bench, 60_000);
     let (job, look) = bench.card_looks.pop().unwrap();
-    let stop = Request::Stop { job: job.clone(), stop: StopJob { grace_ms: 5, run: None } };
+    let stop = Request::Stop { job: job.clone(), stop: StopJob::within(5) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(shown(&bench), []);

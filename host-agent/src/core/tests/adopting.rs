@@ -156,7 +156,7 @@ fn what_does_not_fit_the_domain_is_refused_and_says_what_would() {
 #[test]
 fn an_adopted_job_is_stopped_and_started_by_its_own_domain() {
     let mut bench = host_with_adopted();
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     bench.ask(Request::Stop { job: job_id("legacy"), stop }).unwrap();
     assert_eq!(bench.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
     assert_eq!(bench.agent.inventory().host.allocation, Resources::ZERO);
@@ -173,7 +173,7 @@ fn a_delete_of_an_adopted_job_only_gives_it_back() {
     for is_stopped in [false, true] {
         let mut bench = host_with_adopted();
         if is_stopped {
-            let stop = StopJob { grace_ms: 0, run: None };
+            let stop = StopJob::within(0);
             bench.ask(Request::Stop { job: job_id("legacy"), stop }).unwrap();
             bench.end_work(WorkOutcome::Done);
         }

@@ -97,7 +97,7 @@ fn a_guest_that_runs_though_its_host_was_said_to_be_off_is_ended_and_that_is_sai
 #[test]
 fn what_is_being_stopped_ends_at_once_and_as_it_would_have() {
     let mut bench = running();
-    let stop = StopJob { grace_ms: 60_000, run: None };
+    let stop = StopJob::within(60_000);
     bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
     let before = row(&bench).reason;
     hears(&mut bench, fenced(2, 2));
@@ -251,7 +251,7 @@ fn what_stands_still_where_a_job_ended_otherwise_is_left_alone() {
     source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone));
     assert_eq!(row(&source).state, JobState::Stopped, "moved");
     let mut stopped = running();
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     stopped.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
     stopped.end_work(WorkOutcome::Done);
     for mut bench in [source, stopped] {

@@ -36,7 +36,7 @@ fn an_image_that_is_gone_starts_nothing_new_and_what_has_its_disks_again() {
     bench.tell(Input::Done { job: first.0, work: first.1, outcome: WorkOutcome::Done });
     let outcome = WorkOutcome::Failed("no such file".into());
     bench.tell(Input::Done { job: second.0, work: second.1, outcome });
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.tell(Input::Images(BTreeMap::new()));

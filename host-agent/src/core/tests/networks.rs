@@ -211,7 +211,7 @@ fn a_network_with_guests_stays_and_they_are_named() {
     assert_eq!(bench.ask(delete()), Err(in_use.clone()));
     assert_eq!(put(&mut bench, "blue", 2, nat("10.21.0.0/24")), Err(in_use));
     assert!(status(put(&mut bench, "blue", 2, nat("10.20.0.0/24"))).1, "the same may be newer");
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(bench.ask(delete())), "network-in-use", "it would start there again");

@@ -116,7 +116,7 @@ fn silence_ends_a_job_and_a_word_or_a_pause_does_not() {
 #[test]
 fn a_job_that_was_stopped_by_its_owner_says_so() {
     let mut bench = running(None);
-    let stop = Request::Stop { job: job_id("job-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("job-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(reason(&bench), Some(Reason::Requested));

@@ -141,7 +141,7 @@ fn what_runs_is_untouched_and_asked_when_it_is_started_again() {
     };
     bench.tell(Input::Domains(vec![on]));
     assert_eq!(bench.state("web-1"), JobState::Running);
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(rule(bench.ask(ask("web-1", 2, spec(2), Action::Start))), "vm_max");

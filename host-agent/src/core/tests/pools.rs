@@ -103,7 +103,7 @@ fn a_stay_is_one_from_its_rows_coming_until_it_is_gone() {
     assert_eq!((first.stay.coming.clone(), first.stay.made), (Coming::Makes, true));
     bench.end_work(WorkOutcome::Done);
     bench.tell(Input::Tick);
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.put("web-1", put(2, pooled(OnLoss::Keep), None)).unwrap();

@@ -7,7 +7,7 @@ fn protect(bench: &mut Bench, is_protected: bool) -> Result<Reply, Refusal> {
 }
 
 fn stop(bench: &mut Bench, run: Option<RunKey>) -> Result<Reply, Refusal> {
-    let stop = StopJob { grace_ms: 0, run };
+    let stop = StopJob { run, ..StopJob::within(0) };
     bench.ask(Request::Stop { job: job_id("web-1"), stop })
 }
 

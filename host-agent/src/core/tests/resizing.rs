@@ -120,7 +120,7 @@ fn what_waits_for_the_next_start_is_said_counted_and_over_with_it() {
     assert_eq!(job(&bench).resize.unwrap().why.len(), 1);
     bench.tell(Input::Tick);
     assert!(bench.works.is_empty(), "nothing more is tried by itself");
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!((told(&bench), bench.state("web-1")), ((0, 0, None), JobState::Stopped));
@@ -153,7 +153,7 @@ fn growing_takes_a_ticket_that_replaces_the_hold_and_works_once() {
 fn a_ticket_to_resize_starts_nothing_and_one_to_start_resizes_nothing() {
     let mut bench = running(Bench::trusted(HOST));
     let to_resize = granted(offer(&mut bench, 2, sized(2, GIB)).unwrap());
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     let put = PutJob { ticket: Some(to_resize), ..PutJob::of(Revision(2), sized(2, GIB)) };
@@ -257,7 +257,7 @@ fn what_was_not_given_up_yet_can_be_had_back_without_a_ticket() {
 #[test]
 fn a_job_that_has_ended_changes_at_its_next_start_and_its_definition_before() {
     let mut bench = running(Bench::trusted(HOST));
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
     resize(&mut bench, body(2, change(64, 64 * GIB), None)).unwrap();
@@ -562,7 +562,7 @@ fn a_disk_is_promised_before_it_grows_and_is_never_made_smaller() {
     let Err(no) = resize(&mut bench, body(3, disk(2), None)) else { panic!("it shrank") };
     assert_eq!((no.name(), no.status()), ("disk-shrinks", 409));
     // One that has ended grows as well, and is counted.
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.looks.clear();
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);
@@ -687,7 +687,7 @@ fn with_data(bench: &mut Bench) -> u64 {
 }
 
 fn stop(bench: &mut Bench) {
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.looks.clear();
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Done);

@@ -143,7 +143,7 @@ fn a_restart_that_fails_is_tried_again_and_a_first_start_is_not() {
 fn a_stop_ends_the_waiting() {
     let mut bench = started(Bench::lone(), restarting(Restart::Always, false));
     ends(&mut bench, StopReason::Shutdown);
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StopVm { .. }));
     pass(&mut bench, 60_000);

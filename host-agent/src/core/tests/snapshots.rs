@@ -45,7 +45,7 @@ fn delete(bench: &mut Bench, snapshot: &str) -> Result<Reply, Refusal> {
 }
 
 fn stop(bench: &mut Bench) {
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
     bench.end_work(WorkOutcome::Done);
 }
@@ -227,7 +227,7 @@ fn what_is_deleted_is_counted_until_it_is_gone() {
 fn a_stop_waits_for_the_snapshot_and_a_snapshot_of_a_job_that_ends_is_taken_of_its_disks() {
     let mut bench = running();
     take(&mut bench, "a", MIB).unwrap();
-    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 0, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
     bench.ask(stop).unwrap();
     bench.end_work(WorkOutcome::Unclear("its guest has just ended".to_owned()));
     bench.tell(Input::Tick);

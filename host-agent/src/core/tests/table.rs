@@ -133,7 +133,7 @@ impl Bench {
                 let put = PutJob { ticket, ..PutJob::of(revision, spec) };
                 Request::Put { job, put }
             }
-            3 => Request::Stop { job, stop: StopJob { grace_ms: how.into(), run: None } },
+            3 => Request::Stop { job, stop: StopJob::within(how.into()) },
             4 => {
                 let acts = [Act::Pause, Act::Resume, Act::Save, Act::Reset];
                 Request::Act { job, act: acts[usize::from(how % 4)] }

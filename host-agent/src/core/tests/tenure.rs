@@ -137,7 +137,7 @@ fn what_has_crashed_before_takes_no_room_again_when_its_right_is_over() {
 fn a_stop_is_not_undone_by_a_right_that_is_over_before_it_is_done() {
     let mut bench = running();
     let lost = hold(&bench);
-    let stop = StopJob { grace_ms: 60_000, run: None };
+    let stop = StopJob::within(60_000);
     bench.ask(Request::Stop { job: job_id("web-1"), stop }).unwrap();
     bench.tell(Input::Lost { job: job_id("web-1"), hold: lost });
     assert_eq!((bench.state("web-1"), hold(&bench)), (JobState::Stopping, lost), "listed still");
@@ -159,8 +159,7 @@ fn a_stop_is_not_undone_by_a_right_that_is_over_before_it_is_done() {
 
 #[test]
 fn a_stop_or_save_is_not_undone_by_a_reboot_before_it_is_done() {
-    let stop =
-        Request::Stop { job: job_id("web-1"), stop: StopJob { grace_ms: 60_000, run: None } };
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(60_000) };
     let save = Request::Act { job: job_id("web-1"), act: Act::Save };
     for request in [stop, save] {
         let mut bench = running();

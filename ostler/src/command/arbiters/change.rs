@@ -606,7 +606,7 @@ impl<'a> Work<'a> {
         let agent = self.picture.agent(&found.host);
         let path = format!("/v1/jobs/{job}");
         if found.is_alive {
-            let stop = StopJob { grace_ms: 5_000, run: None };
+            let stop = StopJob::within(5_000);
             let stop_path = format!("{path}/stop");
             self.session.client.send::<_, Job>(Method::POST, &agent, &stop_path, &stop).await?;
         }

@@ -123,7 +123,7 @@ async fn until(client: &Client, agent: &Endpoint, is_so: impl Fn(&[Job]) -> bool
 }
 
 async fn end(client: &Client, agent: &Endpoint, names: &[String]) {
-    let stop = StopJob { grace_ms: 0, run: None };
+    let stop = StopJob::within(0);
     for name in names {
         let path = format!("/v1/jobs/{name}/stop");
         client.send::<_, Job>(Method::POST, agent, &path, &stop).await.expect("it is stopped");

@@ -181,9 +181,7 @@ impl Hosts {
                 let put = PutJob { ticket, ..PutJob::of(Revision(1), spec) };
                 Request::Put { job: job.clone(), put }
             }
-            Message::Stop { job } => {
-                Request::Stop { job: job.clone(), stop: StopJob { grace_ms: 0, run: None } }
-            }
+            Message::Stop { job } => Request::Stop { job: job.clone(), stop: StopJob::within(0) },
             Message::Delete { job } => {
                 Request::Delete { job: job.clone(), run: None, shared: false }
             }
