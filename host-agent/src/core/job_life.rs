@@ -151,11 +151,12 @@ impl Agent {
                 if ended.kind == WorkKind::Stop =>
             {
                 self.set_begun(&record.job.id, false);
-                // Stopped for a reason of its own: a one-off job's limit, or a right that was over.
+                // Stopped for a reason of its own: a one-off job's limit, a right that was over, another's room.
                 let why = record.job.reason.clone();
                 let is_own = |why: &Reason| {
                     let is_limit = matches!(why, Reason::Deadline | Reason::Idle);
-                    is_limit || matches!(why, Reason::TenureLost { .. } | Reason::Fenced { .. })
+                    let is_lost = matches!(why, Reason::TenureLost { .. } | Reason::Fenced { .. });
+                    is_limit || is_lost || matches!(why, Reason::Preempted { .. })
                 };
                 let why = why.filter(is_own);
                 let why = why.unwrap_or(Reason::Requested);

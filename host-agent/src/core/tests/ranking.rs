@@ -26,6 +26,8 @@ fn only_what_is_preemptible_is_stopped_for_another_and_says_for_whom() {
     assert_eq!(bench.state("web-1"), JobState::Running);
     rank(&mut bench, None, Some(true)).unwrap();
     assert!(matches!(stop_for(&mut bench, Some("db-1")), Ok(Reply::Accepted(_))));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StopVm { .. }));
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
     let job = &bench.agent.job(&job_id("web-1")).unwrap().job;
     assert_eq!(job.reason, Some(Reason::Preempted { lets: job_id("db-1") }));
 }
