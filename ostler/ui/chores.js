@@ -96,6 +96,7 @@ function makeRow(id) {
     put(took, age((row.ended_ms ?? Date.now()) - row.begun_ms));
   };
   const set = (chore) => {
+    const wasGoingOn = row !== null && !row.is_ended;
     const isFirst = row === null;
     row = chore;
     put(opener, `ostler ${chore.line}`);
@@ -107,6 +108,7 @@ function makeRow(id) {
     show(end, chore.state === "running");
     mark(end, "aria-label", `End ostler ${chore.line}`);
     if (isFirst && !chore.is_ended) open(true);
+    else if (wasGoingOn && chore.state === "succeeded") open(false);
   };
   return { node, set, open, age: ages };
 }
