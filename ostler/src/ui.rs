@@ -5,8 +5,9 @@
 //!
 //! ```text
 //!   browser ──▶ gate (Host, Origin, cookie) ──▶ page, feed, ask, console ──▶ Session ══▶ the cluster
-//!                                                 ▲ what is new
-//!              monitor, or the agents ══▶ follower ──▶ replica
+//!                                          │      ▲ what is new                              ▲
+//!                                          │      └─ replica ◀── follower ◀══ monitor, or the agents
+//!                                          └──▶ chores, lists ──▶ `ostler …`, a process ═════╝
 //! ```
 
 mod gate;
@@ -31,6 +32,16 @@ mod ask;
 
 mod look;
 
+mod program;
+
+mod chore;
+
+mod chores;
+
+mod workers;
+
+mod lists;
+
 mod console;
 
 mod serve;
@@ -51,6 +62,9 @@ pub(crate) struct UiArgs {
     /// Where the page is: an address of this machine alone; port 0 takes any that is free
     #[arg(long, default_value = "127.0.0.1:7461", value_name = "IP:PORT", value_parser = loopback)]
     listen: SocketAddr,
+    /// Where the page's backups are, a folder of this machine; without it the page makes none
+    #[arg(long, value_name = "FOLDER", value_parser = folder)]
+    backups: Option<String>,
 }
 
 /// Serves until it is told to stop.
@@ -58,7 +72,7 @@ pub(crate) async fn run(global: &Global, args: UiArgs) -> Result<Code, Failure> 
     let session = Session::open(global)?;
     let stop = shutdown::on_signals()
         .map_err(|error| Failure::new(Code::Failed, "watch for signals").because(error))?;
-    let page = serve::Page::bind(global.clone(), session, args.listen, stop).await?;
+    let page = serve::Page::bind(global.clone(), session, args, stop).await?;
     if global.json {
         show::json(&json!({ "url": page.url(), "listen": page.addr() }));
     } else {
@@ -83,6 +97,12 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
         "{addr} is reached from elsewhere, and what travels to the page is not encrypted: use \
          127.0.0.1:{port}, and from elsewhere `ssh -L {port}:127.0.0.1:{port}`"
     ))
+}
+
+/// A folder by its whole path, as a page shows it; it need not be there yet.
+fn folder(text: &str) -> Result<String, String> {
+    let path = std::path::absolute(text).map_err(|error| format!("{text:?}: {error}"))?;
+    path.into_os_string().into_string().map_err(|_| format!("{text:?} has no name in UTF-8"))
 }
 
 #[cfg(test)]

@@ -13,8 +13,18 @@ class No extends Error {
   }
 }
 
+/** A failure as `--json` has it. */
+export const failureOf = (error) => new No(error);
+
 /** Reads something from the page's server. */
 export const read = (path) => exchange(path, {});
+
+/** Sends it something. */
+export const post = (path, body) =>
+  exchange(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+
+/** Takes something of it away. */
+export const drop = (path) => exchange(path, { method: "DELETE" });
 
 async function exchange(path, options) {
   let response;
@@ -31,9 +41,8 @@ async function exchange(path, options) {
 
 /** Asks for something; tells a yes, throws a no. */
 export async function ask(body) {
-  const headers = { "content-type": "application/json" };
-  const answer = await exchange("ask", { method: "POST", headers, body: JSON.stringify(body) });
-  note(answer.words, { run: answer.run });
+  const answer = await post("ask", body);
+  note(answer.words, { link: answer.run ? [`#runs/${answer.run}`, "Show the run"] : null });
 }
 
 /** Asks for something and tells the person what was answered, whatever it was. */
@@ -52,8 +61,8 @@ export function tellNo(error, act = null) {
   note(error.message, { isBad: true, next: error.next, act });
 }
 
-/** A note at the edge of the page. */
-export function note(words, { isBad = false, next = null, run = null, act = null } = {}) {
+/** A note at the edge of the page; `link` is where to and in which words. */
+export function note(words, { isBad = false, next = null, link = null, act = null } = {}) {
   const notes = document.getElementById("notes");
   const close = () => node.remove();
   const node = el(
@@ -64,7 +73,7 @@ export function note(words, { isBad = false, next = null, run = null, act = null
     el(
       "p",
       { class: "acts" },
-      run ? el("a", { href: `#runs/${run}`, text: "Show the run", on: { click: close } }) : null,
+      link ? el("a", { href: link[0], text: link[1], on: { click: close } }) : null,
       act ? button(act[0], () => (close(), act[1]())) : null,
       button("Dismiss", close),
     ),
@@ -127,3 +136,11 @@ export function field(label, input, hint = null) {
   if (hint) input.setAttribute("aria-describedby", `${id}-hint`);
   return el("div", { class: "field" }, el("label", { for: id, text: label }), input, words);
 }
+
+/** What a name or a size is typed into: nobody's spelling is better. */
+export const wordField = (name, props = {}) =>
+  el("input", { type: "text", name, autocomplete: "off", spellcheck: "false", autocapitalize: "off", ...props });
+
+/** One of these: `[value, text]` each. */
+export const choice = (name, options) =>
+  el("select", { name }, ...options.map(([value, text]) => el("option", { value, text })));

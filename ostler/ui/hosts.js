@@ -1,8 +1,10 @@
 // The hosts: how fresh what is known of them is, what they have promised of what they have, and
-// draining. Below them, Ostler's own services.
+// draining. Below them, Ostler's own services, who grants what starts, and what switches hosts.
 
 import { ask, confirm, read, tellNo } from "./asking.js";
+import { Council } from "./council.js";
 import { Bar, button, el, mark, put, show, table } from "./dom.js";
+import { Power } from "./power.js";
 import { ageOf, isVm, nameOf, on, store } from "./store.js";
 import { Rows, byName } from "./table.js";
 import { age, bytes, count, many, mood, place, word } from "./words.js";
@@ -23,6 +25,8 @@ export class Hosts {
     ];
     const own = el("tbody");
     const services = [["Service", ""], ["State", ""], ["Host", ""], ["Address", "mid"]];
+    this.council = new Council();
+    this.power = new Power();
     this.summary = el("p", { class: "summary", role: "status" });
     this.node = el(
       "section",
@@ -31,6 +35,8 @@ export class Hosts {
       table("Hosts", columns, body),
       el("h2", { text: "Ostler's own services" }),
       table("Ostler's own services", services, own),
+      this.council.node,
+      this.power.node,
     );
     this.rows = new Rows(body, { make: makeRow, order: (a, b) => byName(a.name, b.name) || byName(a.id, b.id) });
     this.services = new Rows(own, { make: makeService, order: (a, b) => byName(a.id, b.id) });
@@ -51,6 +57,8 @@ export class Hosts {
   age() {
     for (const rows of [this.rows, this.services]) for (const entry of rows.seen()) entry.age();
     this.sum();
+    this.council.age();
+    this.power.age();
   }
 
   sum() {

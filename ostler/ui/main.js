@@ -1,10 +1,14 @@
 // The page: which view is shown, how the feed is, and what needs a person.
 
+import { Backups } from "./backups.js";
+import { Chores, openChores } from "./chores.js";
 import { el, mark, put, show } from "./dom.js";
 import { follow, isLive } from "./feed.js";
 import { Hosts } from "./hosts.js";
+import { Images } from "./images.js";
 import { Others } from "./others.js";
 import { Pane } from "./pane.js";
+import { People } from "./people.js";
 import { Quota } from "./quota.js";
 import { Runs, stuckRuns } from "./runs.js";
 import { ageOf, isVm, on, quiet, store } from "./store.js";
@@ -13,15 +17,29 @@ import { age, place } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
-const views = { vms: new Vms(), hosts: new Hosts(), runs: new Runs(), quota: new Quota(), others: new Others() };
+const views = {
+  vms: new Vms(),
+  hosts: new Hosts(),
+  images: new Images(),
+  backups: new Backups(),
+  runs: new Runs(),
+  commands: new Chores(),
+  quota: new Quota(),
+  people: new People(),
+  others: new Others(),
+};
 const pane = new Pane(at("pane"), at("said"));
 
 /** Titles, and what stands beside each: a count, and whether it needs a person. */
 const TABS = [
   ["vms", "VMs", () => [[...store.jobs.values()].filter(isVm).length, false]],
   ["hosts", "Hosts", () => hostsBadge()],
+  ["images", "Images", () => ["", false]],
+  ["backups", "Backups", () => ["", false]],
   ["runs", "Runs", () => (stuckRuns() > 0 ? [`${stuckRuns()} stuck`, true] : [openRuns() || "", false])],
+  ["commands", "Commands", () => [openChores() || "", false]],
   ["quota", "Quota", () => ["", false]],
+  ["people", "People", () => ["", false]],
   ["others", "Others", () => [views.others.size || "", false]],
 ];
 
@@ -49,7 +67,7 @@ function drawTabs() {
 
 let shown = views.vms;
 
-/** The address says what is shown: `#vms`, `#vms/web-1`, `#runs/ID`. */
+/** The address says what is shown: `#vms`, `#vms/web-1`, `#runs/ID`, `#commands/ID`. */
 function route() {
   const [name, ...rest] = location.hash.slice(1).split("/");
   const view = Object.hasOwn(views, name) ? name : "vms";
@@ -58,10 +76,12 @@ function route() {
   if (at("main").firstElementChild !== shown.node) at("main").replaceChildren(shown.node);
   shown.age();
   for (const link of links) mark(link.link, "aria-current", link.name === view ? "page" : null);
+  // Not all of them are seen on a narrow screen.
+  links.find((link) => link.name === view).link.scrollIntoView({ block: "nearest", inline: "nearest" });
   const vm = view === "vms" ? id : null;
   pane.open(vm);
   views.vms.select(vm);
-  if (view === "runs" && id !== null) views.runs.open(id);
+  if (id !== null) shown.open?.(id);
   const title = links.find((link) => link.name === view).link.firstChild.textContent;
   document.title = `${vm ?? title} · Ostler${store.cluster.name ? ` · ${store.cluster.name}` : ""}`;
 }
@@ -107,6 +127,7 @@ on("source", drawFeed);
 on("beat", () => (drawTabs(), drawFeed()));
 on("hosts", drawTabs);
 on("jobs", drawTabs);
+on("chores", drawTabs);
 on("runs", () => (drawTabs(), routeToRun()));
 
 // A run that was just asked for is opened as soon as it is heard of.

@@ -2,9 +2,10 @@
 
 import { ask, askAndTell, confirm, field, read, tellNo } from "./asking.js";
 import { Console } from "./console.js";
+import { Copies } from "./copies.js";
 import { button, el, mark, put, show, table } from "./dom.js";
-import { ageOf, nameOf, on, stateOf, store } from "./store.js";
-import { byName } from "./table.js";
+import { Snapshots } from "./snapshots.js";
+import { ageOf, hostsByName, nameOf, on, stateOf, store } from "./store.js";
 import { placeOf, putState } from "./vms.js";
 import { age, bytes, moment, since, sizeOf } from "./words.js";
 
@@ -36,12 +37,17 @@ export class Pane {
     this.title = el("h2", { tabindex: "-1", text: this.id });
     this.state = el("span", { class: "state" });
     this.old = el("span", { class: "old" });
+    this.tag = el("span", { class: "tag", text: "protected" });
     this.why = el("p", { class: "reason" });
     this.acts = el("div", { class: "acts", role: "group", "aria-label": "What can be asked of it" });
     this.facts = el("dl", { class: "facts" });
     this.screen = el("div");
     this.shown = el("div");
     this.volumes = el("div");
+    this.snapshots = new Snapshots();
+    this.copies = new Copies();
+    // What they ask for is known once its host has told of it.
+    for (const { node } of [this.snapshots, this.copies]) show(node, false);
     this.explained = el("ul", { class: "lines", "aria-live": "polite" });
     this.past = el("div");
     this.spec = el("pre", { tabindex: "0", "aria-label": "Specification" });
@@ -51,12 +57,14 @@ export class Pane {
       this.facts,
       section("Why", button("Explain", () => this.explain()), this.explained),
       section("Volumes", this.volumes),
+      this.snapshots.node,
+      this.copies.node,
       section("What has happened", this.past),
       el("details", {}, el("summary", { text: "Specification" }), this.spec),
     );
     this.node.append(
       el("div", { class: "head" }, this.title, button("Close", () => (location.hash = "#vms"), { class: "quiet" })),
-      el("p", { class: "now" }, this.state, this.old),
+      el("p", { class: "now" }, this.state, this.tag, this.old),
       this.why,
       this.acts,
       this.screen,
@@ -84,6 +92,7 @@ export class Pane {
   draw() {
     const { job } = this;
     show(this.rest, Boolean(job));
+    show(this.tag, Boolean(job?.is_protected));
     if (!job) {
       put(this.state, store.isComplete ? "gone" : "…");
       mark(this.state, "data-mood", "still");
@@ -151,12 +160,19 @@ export class Pane {
 
   drawSpec({ job: { job }, agent }) {
     put(this.spec, JSON.stringify(job, null, 2));
+    this.snapshots.draw(job);
+    this.copies.draw(job);
     const vm = job.spec.vm ?? job.spec["one-off"]?.vm;
+    // Only what has disks of its own has something to keep or to copy.
+    const hasOwn = (vm?.disks ?? []).length > 0 && !this.job?.is_adopted;
+    show(this.snapshots.node, hasOwn);
+    show(this.copies.node, hasOwn && Boolean(job.spec.vm));
     if (!vm) return;
     const disks = table("Volumes", [["Name", ""], ["Size", "number"], ["From", ""]]);
     for (const disk of vm.disks ?? []) {
-      const cells = [bytes(disk.size_bytes), disk.image ?? "empty"].map((text) => el("td", { text }));
-      disks.tBodies[0].append(el("tr", {}, el("th", { scope: "row", text: disk.name }), ...cells));
+      const size = el("td", { class: "number", text: bytes(disk.size_bytes) });
+      const from = el("td", { text: disk.image ?? "empty" });
+      disks.tBodies[0].append(el("tr", {}, el("th", { scope: "row", text: disk.name }), size, from));
     }
     const has = (vm.disks ?? []).length > 0;
     const cards = (vm.nics ?? []).map((nic) => [nic.network, nic.bridge ?? nic.name, nic.mac].filter(Boolean).join(" "));
@@ -225,6 +241,7 @@ function actsOf(job) {
   const watch = ["Console", (_, pane) => pane.toggleConsole(), ""];
   const screen = job.has_screen ? [["Screen", (_, pane) => pane.showScreen(), ""]] : [];
   const remove = ["Delete…", removeIt, "bad"];
+  const protect = job.is_protected ? [["Unprotect…", unprotectIt, ""]] : [["Protect", plain("protect"), ""]];
   const release = job.is_adopted ? [["Release…", releaseIt, ""]] : [];
   switch (job.state) {
     case "running":
@@ -239,16 +256,17 @@ function actsOf(job) {
         ["Save", plain("save"), ""],
         ["Reset…", resetIt, ""],
         force,
+        ...protect,
         ...release,
       ];
     case "paused":
-      return [["Resume", plain("resume"), "main"], watch, ...screen, stop, ...resize, force, ...release];
+      return [["Resume", plain("resume"), "main"], watch, ...screen, stop, ...resize, force, ...protect, ...release];
     case "migrating_out":
       return [["Cancel the migration…", cancelIt, ""], watch];
     case "stopped":
     case "failed":
     case "crashed":
-      return [start, watch, ...resize, ...(job.is_adopted ? release : [remove])];
+      return [start, watch, ...resize, ...protect, ...(job.is_adopted ? release : [remove])];
     default:
       return [watch, force];
   }
@@ -307,6 +325,15 @@ function cancelIt(job) {
   });
 }
 
+function unprotectIt(job) {
+  confirm({
+    title: `Unprotect ${job.id}?`,
+    lines: ["Its host lets it be stopped, saved and deleted again."],
+    yes: "Unprotect",
+    act: () => ask({ ask: "unprotect", job: job.id }),
+  });
+}
+
 function releaseIt(job) {
   confirm({
     title: `Release ${job.id}?`,
@@ -328,8 +355,7 @@ function removeIt(job) {
 }
 
 function migrateTo(job) {
-  const hosts = [...store.hosts.values()].filter((host) => host.id !== job.host);
-  hosts.sort((a, b) => byName(a.name, b.name));
+  const hosts = hostsByName().filter((host) => host.id !== job.host);
   const to = el("select", { name: "to" }, el("option", { value: "", text: "the best one, by the planner" }));
   for (const host of hosts) {
     const free = host.capacity.memory_bytes - host.allocation.memory_bytes;

@@ -1,6 +1,7 @@
-// What each tenant may have, and what it has. Limits are set with `ostler quota set`.
+// What each tenant may have, and what it has. Limits are set with `ostler quota set`. Below, what its VMs may be like.
 
 import { Bar, el, put, table } from "./dom.js";
+import { Policy } from "./policy.js";
 import { on, store } from "./store.js";
 import { Rows, byName } from "./table.js";
 import { bytes, count } from "./words.js";
@@ -13,15 +14,18 @@ export class Quota {
     const body = el("tbody");
     const columns = [["Tenant", ""], ["VMs", "number"], ["vCPUs", ""], ["Memory", ""], ["Disk", "mid"]];
     this.hint = el("p", { class: "summary" });
-    this.node = el("section", { "aria-label": "Quota" }, this.hint, table("Quota", columns, body));
+    this.policy = new Policy();
+    this.node = el("section", { "aria-label": "Quota" }, this.hint, table("Quota", columns, body), this.policy.node);
     this.rows = new Rows(body, { make: makeRow, order: (a, b) => byName(a.tenant, b.tenant) });
     on("quota", () => this.patch());
     on("cluster", () => this.patch());
     this.patch();
   }
 
-  /** Sums of what grows old elsewhere. */
-  age() {}
+  /** Sums are of what grows old elsewhere. */
+  age() {
+    this.policy.age();
+  }
 
   patch() {
     const tenants = new Set(store.quota.map((row) => row.tenant));

@@ -1,18 +1,21 @@
 // What the page knows, as the feed told it. Views hear of changes once a frame, by what has changed,
 // so that they patch rows and rebuild nothing.
 
-const listeners = { cluster: [], source: [], hosts: [], jobs: [], runs: [], quota: [], beat: [] };
-const dirty = { hosts: new Set(), jobs: new Set(), runs: new Set() };
+import { byName } from "./table.js";
+
+const listeners = { cluster: [], source: [], hosts: [], jobs: [], runs: [], chores: [], quota: [], beat: [] };
+const dirty = { hosts: new Set(), jobs: new Set(), runs: new Set(), chores: new Set() };
 const touched = new Set();
 let isDue = false;
 
 /** Rows by their id. */
 export const store = {
-  cluster: { name: null, is_without_controller: false },
+  cluster: { name: null, is_without_controller: false, backups: null },
   source: { kind: "nobody", words: "" },
   hosts: new Map(),
   jobs: new Map(),
   runs: new Map(),
+  chores: new Map(),
   quota: [],
   /** How much of a limit can be used with how many arbiters, in words; null: always all. */
   usable: null,
@@ -35,6 +38,7 @@ export function begin() {
     hosts: new Set(store.hosts.keys()),
     jobs: new Set(store.jobs.keys()),
     runs: new Set(store.runs.keys()),
+    chores: new Set(store.chores.keys()),
   };
 }
 
@@ -59,6 +63,12 @@ function one(news) {
       break;
     case "run":
       set("runs", news.id, news);
+      break;
+    case "chore":
+      set("chores", news.id, news);
+      break;
+    case "chore_gone":
+      drop("chores", news.id);
       break;
     case "host_gone":
       drop("hosts", news.id);
@@ -128,12 +138,12 @@ function tell() {
   if (dirty.hosts.size > 0) {
     for (const job of store.jobs.values()) if (dirty.hosts.has(job.host)) dirty.jobs.add(job.id);
   }
-  const changed = { hosts: new Set(dirty.hosts), jobs: new Set(dirty.jobs), runs: new Set(dirty.runs) };
-  for (const kind of Object.keys(dirty)) dirty[kind].clear();
+  const changed = Object.entries(dirty).map(([kind, ids]) => [kind, new Set(ids)]);
+  for (const ids of Object.values(dirty)) ids.clear();
   const plain = new Set(touched);
   touched.clear();
   for (const kind of plain) for (const f of listeners[kind]) f();
-  for (const [kind, ids] of Object.entries(changed)) {
+  for (const [kind, ids] of changed) {
     if (ids.size > 0) for (const f of listeners[kind]) f(ids);
   }
 }
@@ -154,6 +164,9 @@ export function ageOf(host) {
 
 /** A host's name, or the beginning of its id. */
 export const nameOf = (host) => store.hosts.get(host)?.name ?? host.slice(0, 10);
+
+/** The hosts in the order of their names. */
+export const hostsByName = () => [...store.hosts.values()].sort((a, b) => byName(a.name, b.name));
 
 /** What to call a job's state: a host that is not heard says nothing of its guests. */
 export function stateOf(job) {

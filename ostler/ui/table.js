@@ -33,6 +33,13 @@ export class Rows {
     this.#insert({ key, row, ...this.make(key) });
   }
 
+  /** Takes these as all rows there are: `[key, row]` each. */
+  replace(entries) {
+    const now = new Map(entries);
+    for (const key of [...this.rows.keys()]) if (!now.has(key)) this.set(key, undefined);
+    for (const [key, row] of now) this.set(key, row);
+  }
+
   /** Shows what matches, up to the limit; returns `{ shown, matching, all }`. */
   sift() {
     let matching = 0;

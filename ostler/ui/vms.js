@@ -2,7 +2,7 @@
 
 import { ask, confirm, field } from "./asking.js";
 import { button, el, mark, put, show, table } from "./dom.js";
-import { ageOf, isVm, nameOf, on, stateOf, store } from "./store.js";
+import { ageOf, hostsByName, isVm, nameOf, on, stateOf, store } from "./store.js";
 import { Rows, byName } from "./table.js";
 import { age, bytes, many, mood, since, word } from "./words.js";
 
@@ -86,7 +86,7 @@ export class Vms {
     if (!kind[2](job)) return false;
     if (text === "") return true;
     const labels = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
-    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.why ?? "", job.resize ?? "", ...job.cards, ...labels];
+    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.is_protected ? "protected" : "", job.why ?? "", job.resize ?? "", ...job.cards, ...labels];
     return words.some((one) => one.toLowerCase().includes(text));
   }
 
@@ -146,7 +146,7 @@ function makeRow(id) {
     put(vcpus, job.vcpus);
     put(memory, bytes(job.memory_bytes));
     put(address, job.address ?? "");
-    const is = [job.why ?? (job.is_adopted ? "adopted" : null), job.resize, job.moving?.passes];
+    const is = [job.why ?? (job.is_adopted ? "adopted" : null), job.is_protected ? "protected" : null, job.resize, job.moving?.passes];
     put(why, is.filter(Boolean).join("; "));
   };
   return { node, set, age: ages };
@@ -179,8 +179,7 @@ function newVm() {
     el("option", { value: "", text: "none: an empty machine" }),
   );
   const on = el("select", { name: "on" }, el("option", { value: "", text: "chosen by the planner" }));
-  const hosts = [...store.hosts.values()].sort((a, b) => byName(a.name, b.name));
-  on.append(...hosts.map((host) => el("option", { value: host.id, text: host.name })));
+  on.append(...hostsByName().map((host) => el("option", { value: host.id, text: host.name })));
   const word = { type: "text", autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
   const body = el(
     "div",

@@ -29,6 +29,13 @@ export const count = (n) => String(n);
 /** How many there are of something: `1 VM`, `2 VMs`. */
 export const many = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
 
+/** Names that are told of a long list. */
+const TOLD_MAX = 8;
+
+/** The first of a list, and how many more there are. */
+export const firsts = (all) =>
+  all.length > TOLD_MAX ? `${all.slice(0, TOLD_MAX).join(", ")} and ${all.length - TOLD_MAX} more` : all.join(", ");
+
 /** An age: `3 s`, `12 min`, `5 h`, `2 d`. */
 export function age(ms) {
   const s = Math.max(0, Math.floor(ms / 1000));
@@ -62,10 +69,12 @@ export function mood(state) {
     case "failed":
     case "crashed":
     case "stuck":
+    case "refused":
     case "lost":
       return "bad";
     case "stopped":
     case "rolled_back":
+    case "interrupted":
     case "asleep":
       return "still";
     case "paused":

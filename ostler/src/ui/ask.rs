@@ -61,6 +61,10 @@ pub(super) enum Ask {
     Reset { job: JobId },
     /// A reboot, and a reset when it does not.
     Reboot { job: JobId },
+    /// Its host refuses to stop, save or delete it.
+    Protect { job: JobId },
+    /// And does so no more.
+    Unprotect { job: JobId },
     /// Other CPUs and memory; none: as it is.
     Resize { job: JobId, vcpus: Option<String>, memory: Option<String> },
     /// To another host; to the best one when none is named.
@@ -141,6 +145,8 @@ impl Asking<'_> {
                 let body = json!(RebootJob { grace_ms: REBOOT_GRACE_MS });
                 self.act(&job, "reboot", "reboot", &body).await
             }
+            Ask::Protect { job } => self.act(&job, "protect", "protect", &nothing).await,
+            Ask::Unprotect { job } => self.act(&job, "unprotect", "unprotect", &nothing).await,
             Ask::Resize { .. } => self.resize(&resize_args(asked)?).await,
             Ask::Migrate { job, to } => self.migrate(job, to).await,
             Ask::CancelMigration { job } => {

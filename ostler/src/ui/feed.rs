@@ -49,10 +49,12 @@ impl Feed<'_> {
         let mut replicas = self.shared.replicas.clone();
         let mut runs = self.shared.runs.subscribe();
         let mut sessions = self.shared.sessions.clone();
+        let mut chores = self.shared.workers.chores();
         let mut beats = interval(BEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut news = vec![cluster(&sessions.borrow_and_update())];
+        let mut news = vec![self.cluster(&sessions.borrow_and_update())];
         news.extend(self.told.news_of(&replicas.borrow_and_update().clone()));
+        news.extend(self.told.news_of_chores(&chores.borrow_and_update().clone()));
         news.extend(self.quota_news());
         news.push(self.beat());
         news.extend(self.complete_news());
@@ -79,13 +81,25 @@ impl Feed<'_> {
                     let runs = runs.borrow_and_update().clone();
                     self.told.news_of_runs(&runs)
                 }
-                Ok(()) = sessions.changed() => vec![cluster(&sessions.borrow_and_update())],
+                Ok(()) = chores.changed() => {
+                    let chores = chores.borrow_and_update().clone();
+                    self.told.news_of_chores(&chores)
+                }
+                Ok(()) = sessions.changed() => vec![self.cluster(&sessions.borrow_and_update())],
                 else => return Ok(()),
             };
             if !news.is_empty() {
                 say(to, news).await?;
                 tokio::time::sleep(NEWS_INTERVAL).await;
             }
+        }
+    }
+
+    fn cluster(&self, session: &Session) -> News {
+        News::Cluster {
+            name: session.trust.as_ref().map(|trust| trust.cluster.to_string()),
+            is_without_controller: session.is_without_controller(),
+            backups: self.shared.backups.clone(),
         }
     }
 
@@ -124,11 +138,4 @@ async fn say(to: &transport::FrameSender, news: Vec<News>) -> Result<(), StreamE
         to.send(&rows).await?;
     }
     Ok(())
-}
-
-fn cluster(session: &Session) -> News {
-    News::Cluster {
-        name: session.trust.as_ref().map(|trust| trust.cluster.to_string()),
-        is_without_controller: session.is_without_controller(),
-    }
 }

@@ -12,6 +12,7 @@ use protocol::id::{HostId, JobId, RunId};
 use protocol::view::{Freshness, HostRow, View};
 use serde::Serialize;
 
+use super::chores::{ChoreCells, ChoreId, Chores};
 use super::replica::{Replica, Source};
 use super::rows::{HostCells, JobCells, RunCells};
 use super::runs::Runs;
@@ -27,6 +28,8 @@ pub(crate) enum News {
         name: Option<String>,
         /// True when changes go to agents themselves, so that nothing can move.
         is_without_controller: bool,
+        /// The folder for backups, if the page was given one.
+        backups: Option<String>,
     },
     /// Whom the knowledge comes from.
     Source {
@@ -45,6 +48,10 @@ pub(crate) enum News {
     JobGone { id: JobId },
     /// A run is new or changed.
     Run(Box<RunCells>),
+    /// A chore is new or changed.
+    Chore(Arc<ChoreCells>),
+    /// A chore that has ended long ago is forgotten.
+    ChoreGone { id: ChoreId },
     /// Every tenant's share.
     Quota {
         /// Tenant by tenant.
@@ -115,6 +122,7 @@ pub(crate) struct Told {
     view: View,
     source: Option<Source>,
     runs: BTreeMap<RunId, Arc<RunStatus>>,
+    chores: BTreeMap<ChoreId, Arc<ChoreCells>>,
     silent: BTreeMap<HostId, Silence>,
 }
 
@@ -156,6 +164,19 @@ impl Told {
             }
         }
         self.runs.clone_from(&runs.runs);
+        news
+    }
+
+    /// What of the chores the page does not know yet; from now on it does.
+    pub(super) fn news_of_chores(&mut self, chores: &Chores) -> Vec<News> {
+        let (before, now) = (std::mem::take(&mut self.chores), chores.rows().clone());
+        let changed =
+            now.iter().filter(|(id, row)| before.get(*id).is_none_or(|old| !Arc::ptr_eq(old, row)));
+        let changed = changed.map(|(_, row)| News::Chore(Arc::clone(row)));
+        let gone = before.keys().filter(|id| !now.contains_key(*id));
+        let gone = gone.map(|id| News::ChoreGone { id: *id });
+        let news = changed.chain(gone).collect();
+        self.chores = now;
         news
     }
 
@@ -282,6 +303,20 @@ mod tests {
         let news = said(&told.news_of(&replica));
         assert_eq!(news[0], json!({ "news": "host_gone", "id": h2.id }));
         assert_eq!(news[1]["host"], json!(h1.id), "what is left of it");
+    }
+
+    #[test]
+    fn a_chore_is_told_when_it_says_something_and_when_it_is_forgotten() {
+        let (mut chores, mut told) = (Chores::default(), Told::default());
+        let id = chores.begin(1, "images prune".into(), None).unwrap();
+        let news = said(&told.news_of_chores(&chores));
+        assert_eq!((&news[0]["news"], &news[0]["state"]), (&json!("chore"), &json!("running")));
+        assert_eq!(told.news_of_chores(&chores), vec![]);
+        chores.hear(id, "there is nothing to delete");
+        let news = said(&told.news_of_chores(&chores));
+        assert_eq!(news[0]["said"], json!(["there is nothing to delete"]));
+        let news = said(&told.news_of_chores(&Chores::default()));
+        assert_eq!(news, [json!({ "news": "chore_gone", "id": id })]);
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub(crate) struct JobCells {
     image: Option<ImageName>,
     labels: BTreeMap<String, String>,
     is_adopted: bool,
+    /// Whether its host refuses to end it.
+    is_protected: bool,
     /// Whether there is something to see.
     has_screen: bool,
     /// Where a service answers.
@@ -147,6 +149,7 @@ impl JobCells {
             image: disks.first().and_then(|disk| disk.image.clone()),
             labels: job.spec.labels.clone(),
             is_adopted: job.spec.adopted().is_some(),
+            is_protected: job.spec.as_vm().is_some_and(|vm| vm.protected),
             has_screen: job.spec.as_vm().is_some_and(|vm| vm.hardware.vnc),
             url: job.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
             address: address_in_short(&job.cards),

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 use transport::server::Limits;
@@ -21,9 +21,11 @@ use uuid::Uuid;
 use super::files::{self, File};
 use super::follower::follow;
 use super::gate::{Gate, Verdict};
+use super::program::Program;
 use super::replica::Replica;
 use super::runs::{self, Runs};
-use super::{ask, cluster, console, feed, look};
+use super::workers::{self, Workers};
+use super::{UiArgs, ask, cluster, console, feed, lists, look};
 use crate::cli::Global;
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
@@ -38,6 +40,10 @@ pub(crate) struct Shared {
     pub(super) sessions: watch::Receiver<Arc<Session>>,
     pub(super) replicas: watch::Receiver<Arc<Replica>>,
     pub(super) runs: watch::Sender<Arc<Runs>>,
+    pub(super) program: Arc<Program>,
+    pub(super) workers: Arc<Workers>,
+    /// The folder for backups, if the page was given one.
+    pub(super) backups: Option<String>,
 }
 
 impl Shared {
@@ -71,9 +77,10 @@ impl Page {
     pub(crate) async fn bind(
         global: Global,
         session: Session,
-        listen: SocketAddr,
+        args: UiArgs,
         stop: CancellationToken,
     ) -> Result<Self, Failure> {
+        let UiArgs { listen, backups } = args;
         let identity = Arc::clone(session.client.identity());
         let bound = Server::bind(Listen::Plain(listen), identity).await.map_err(|error| {
             Failure::new(Code::Failed, "serve the page")
@@ -84,6 +91,8 @@ impl Page {
         let server = bound.with_limits(limits);
         let addr = server.local_addr().unwrap_or(listen);
         let clock = Clock::real();
+        let program = Arc::new(Program::of(&global));
+        let workers = Workers::new(Arc::clone(&program), clock.clone());
         let sessions = cluster::follow(global, session);
         let replicas = follow(sessions.clone(), clock.clone(), stop.clone());
         let runs = watch::Sender::new(Arc::new(Runs::default()));
@@ -95,7 +104,8 @@ impl Page {
         // A random uuid is 122 bits of the system's randomness.
         let secrets = [(); 3].map(|()| Uuid::new_v4());
         let gate = Arc::new(Gate::new(authorities(addr), addr.port(), secrets));
-        let shared = Arc::new(Shared { clock, sessions, replicas, runs });
+        let shared =
+            Arc::new(Shared { clock, sessions, replicas, runs, program, workers, backups });
         Ok(Self { server, addr, gate, shared, stop })
     }
 
@@ -109,10 +119,12 @@ impl Page {
         self.addr
     }
 
-    /// Answers until it is told to stop.
+    /// Answers until it is told to stop, and then sees the chores to their end.
     pub(crate) async fn serve(self) {
         let Self { server, gate, shared, stop, .. } = self;
+        let workers = Arc::clone(&shared.workers);
         server.serve(router(gate, shared), stop).await;
+        workers.leave().await;
     }
 }
 
@@ -132,6 +144,9 @@ fn router(gate: Arc<Gate>, shared: Arc<Shared>) -> Router {
         .route("/{file}", get(part))
         .route("/feed", get(open_feed))
         .route("/ask", post(ask::ask))
+        .route("/chores", post(workers::begin))
+        .route("/chores/{chore}", delete(workers::end))
+        .route("/lists/{list}", get(lists::list))
         .route("/jobs/{job}", get(look::job))
         .route("/jobs/{job}/why", get(look::why))
         .route("/jobs/{job}/events", get(look::events))

@@ -718,11 +718,11 @@ impl World {
         });
     }
 
-    /// An agent calls libvirt, which may come to it when the guest is another one.
+    /// An agent calls libvirt. What it ends then was to be ended, or nothing of it was there: so a start that has failed
+    /// is followed by.
     pub(super) fn watch_hv_call(&mut self, n: usize, op: &HvOp, caller: Caller) {
-        let Some(uuid) = ended_by(op) else { return };
-        let mut asked = self.oracle.asked_to_end.iter();
-        if asked.any(|(host, job)| *host == n && job.domain_uuid() == uuid) {
+        let is_asked = |job| self.oracle.asked_to_end.contains(&(n, job));
+        if ended_by(op).is_some() && self.ended_by_call(n, op).is_none_or(is_asked) {
             self.oracle.ends.insert((n, caller.life, caller.call));
         }
     }
