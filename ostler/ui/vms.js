@@ -86,7 +86,7 @@ export class Vms {
     if (!kind[2](job)) return false;
     if (text === "") return true;
     const labels = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
-    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.is_protected ? "protected" : "", job.why ?? "", job.resize ?? "", ...job.cards, ...labels];
+    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.is_protected ? "protected" : "", job.rank ?? "", job.why ?? "", job.resize ?? "", ...job.cards, ...labels];
     return words.some((one) => one.toLowerCase().includes(text));
   }
 
@@ -146,7 +146,7 @@ function makeRow(id) {
     put(vcpus, job.vcpus);
     put(memory, bytes(job.memory_bytes));
     put(address, job.address ?? "");
-    const is = [job.why ?? (job.is_adopted ? "adopted" : null), job.is_protected ? "protected" : null, job.resize, job.moving?.passes];
+    const is = [job.why ?? (job.is_adopted ? "adopted" : null), job.is_protected ? "protected" : null, job.rank, job.resize, job.moving?.passes];
     put(why, is.filter(Boolean).join("; "));
   };
   return { node, set, age: ages };

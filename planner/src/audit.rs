@@ -270,7 +270,7 @@ impl<'a> Ledger<'a> {
         self.jobs.values().any(|rows| rows.get(host).is_some_and(|(is_alive, _)| *is_alive))
     }
 
-    /// CPUs and memory of VMs that are leaving a host, and of all others there.
+    /// CPUs and memory of VMs that are leaving a host, and of all others there that would need another place.
     fn vms_on(&self, host: &HostId) -> (Resources, Resources) {
         let (mut leaving, mut staying) = (Resources::ZERO, Resources::ZERO);
         let seen = |job: &JobId| self.input.view.host(host)?.jobs.get(job);
@@ -279,7 +279,7 @@ impl<'a> Ledger<'a> {
             let size = Resources { disk_bytes: 0, ..*size };
             match seen(job) {
                 Some(seen) if seen.state == JobState::MigratingOut => leaving = leaving.plus(size),
-                Some(seen) if seen.spec.as_vm().is_none() => {}
+                Some(seen) if seen.spec.as_vm().is_none() || seen.spec.is_preemptible() => {}
                 _ => staying = staying.plus(size),
             }
         }

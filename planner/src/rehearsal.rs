@@ -3,7 +3,8 @@
 //! Decides for each whether its VMs, largest first, each find room on another host, by admission's own
 //! arithmetic: first on the hosts that come after it in a ring, the last being followed by the first;
 //! and if that leaves some without a place, once more with each where it fits most tightly. It asks whether there is
-//! *room*, not whether data would survive, and heeds no rules of the jobs.
+//! *room*, not whether data would survive, and heeds no rules of the jobs. VMs that are preemptible need no place: they
+//! may be stopped for others at any time. Where they are they take theirs, as if nobody stopped them.
 //!
 //! ```text
 //!    h1   h2   h3   h4   h5 …        h2's VMs are looked for a place on h3, h4, …
@@ -351,7 +352,11 @@ fn most_free(parts: &[Part]) -> Resources {
 /// What a host's row says of it.
 fn part_of(row: &HostRow, freshness: Freshness) -> Part {
     let alive = row.jobs.values().filter(|job| !job.state.is_ended() && job.spec.as_vm().is_some());
-    let vms = alive.map(|job| (job.state, job.allocation(), job.id.clone())).collect();
+    let vms = alive.map(|job| {
+        let (state, needs_place) = (job.state, !job.spec.is_preemptible());
+        Vm { state, size: job.allocation(), job: job.id.clone(), needs_place }
+    });
+    let vms = vms.collect();
     let host = &row.host;
     part(freshness, intent_of(row), host.capacity.minus(host.allocation), vms)
 }
@@ -361,30 +366,36 @@ fn part_in(state: &State<'_>, row: &HostRow) -> Part {
     let host = &row.host.id;
     let vm = |job: JobId| {
         let placed = state.placed(&job, host)?;
-        Some((placed.state, placed.allocation(), job))
+        let (state, needs_place) = (placed.state, !placed.spec.is_preemptible());
+        Some(Vm { state, size: placed.allocation(), job, needs_place })
     };
     let vms = state.jobs_alive(row).into_iter().filter_map(vm).collect();
     let free = row.host.capacity.minus(state.allocation(row));
     part(state.heard(host).freshness, state.intent(host), free, vms)
 }
 
-fn part(
-    freshness: Freshness,
-    intent: Option<Intent>,
-    free: Resources,
-    vms: Vec<(JobState, Resources, JobId)>,
-) -> Part {
+/// A VM on a host.
+struct Vm {
+    state: JobState,
+    size: Resources,
+    job: JobId,
+    /// Whether it needs another place when its host is lost. What may be stopped for others may as well wait.
+    needs_place: bool,
+}
+
+fn part(freshness: Freshness, intent: Option<Intent>, free: Resources, vms: Vec<Vm>) -> Part {
     let is_off = matches!(intent, Some(Intent::Off | Intent::Asleep));
     let is_there = freshness != Freshness::Lost && !is_off;
     if !is_there {
         return Part::default();
     }
     let (leaving, staying): (Vec<_>, Vec<_>) =
-        vms.into_iter().partition(|(state, ..)| *state == JobState::MigratingOut);
+        vms.into_iter().partition(|vm| vm.state == JobState::MigratingOut);
     // A guest that moves is where it goes: what would come and go with each move is no news.
-    let free = leaving.iter().fold(free, |sum, (_, size, _)| sum.plus(*size));
+    let free = leaving.iter().fold(free, |sum, vm| sum.plus(vm.size));
     let free = if intent.is_none() { free } else { Resources::ZERO };
-    let mut vms: Vec<_> = staying.into_iter().map(|(_, size, job)| (size, job)).collect();
+    let needing = staying.into_iter().filter(|vm| vm.needs_place);
+    let mut vms: Vec<_> = needing.map(|vm| (vm.size, vm.job)).collect();
     vms.sort_by_key(|(size, job)| largest_first(*size, job));
     Part { domain: None, is_there, free, vms }
 }

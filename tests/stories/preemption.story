@@ -201,3 +201,21 @@ event drain h1
 expect runs web 2GiB
 then unmet web
 never stop batch
+
+story what may be stopped at any time needs no place when its host is lost
+host h1 4GiB
+host h2 4GiB
+vm db on h1 2GiB
+vm batch on h2 4GiB preemptible
+expect should lose_any_host
+then violated lose_any_host
+then says h1 would strand 1 VMs: db
+
+story and is not missed where it was
+host h1 4GiB
+host h2 4GiB
+vm db on h1 1GiB
+vm batch on h2 3GiB preemptible
+vm large on h1 3GiB preemptible
+expect should lose_any_host
+then kept lose_any_host

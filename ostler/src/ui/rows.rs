@@ -88,6 +88,8 @@ pub(crate) struct JobCells {
     is_adopted: bool,
     /// Whether its host refuses to end it.
     is_protected: bool,
+    /// How much it matters beside others, in words, where it says so.
+    rank: Option<String>,
     /// Whether there is something to see.
     has_screen: bool,
     /// Where a service answers.
@@ -150,6 +152,7 @@ impl JobCells {
             labels: job.spec.labels.clone(),
             is_adopted: job.spec.adopted().is_some(),
             is_protected: job.spec.as_vm().is_some_and(|vm| vm.protected),
+            rank: job.spec.rank_words(),
             has_screen: job.spec.as_vm().is_some_and(|vm| vm.hardware.vnc),
             url: job.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
             address: address_in_short(&job.cards),
