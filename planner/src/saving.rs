@@ -2,9 +2,9 @@
 //! it is needed.
 //!
 //! Decides by the room that is left: those that are awake bear the loss of any one of them, by the rehearsal of losses,
-//! and still would without the host that goes to sleep. Of the hosts that could, it is the one whose VMs have the
-//! fewest bytes to move; each finds another host that is awake, by admission, and no move breaks a rule of any level.
-//! So what a rule keeps where it is keeps its host awake.
+//! and still would without the host that goes to sleep. Of the hosts that could, it is the one that takes least to empty:
+//! few bytes, and few moves. Each VM goes to the host that is awake where the least is left, by admission, and no move
+//! breaks a rule of any level. So what a rule keeps where it is keeps its host awake.
 //!
 //! ```text
 //!   too little room, and one sleeps ──▶ wake one ──▶ enough
@@ -35,6 +35,10 @@ use crate::steps::{SleepHost, Step, WakeHost};
 /// Hosts that are looked at for the next to sleep, those with the least to move first: each look is a rehearsal of
 /// all losses, and where so many cannot be emptied, one that has more to move hardly can.
 const CANDIDATES_MAX: usize = 8;
+
+/// What a move costs beside what it copies, in bytes: its beginning, its end and its risk are the same for a small VM,
+/// and as long as four seconds of a fast wire.
+const MOVE_BYTES: u64 = 4 << 30;
 
 /// VMs that are moved for one host's sleep: more take longer than a night.
 const MOVES_MAX: usize = 32;
@@ -305,21 +309,25 @@ fn next_sleep<'a>(state: &State<'a>, rule: &PowerSaving) -> Option<(Saving, Node
     }
     let could = |row: &&&HostRow| SleepHost::of(&row.host.id).check_emptied(state).is_ok();
     let mut rows: Vec<(u64, &HostId)> =
-        awake.iter().filter(could).map(|row| (bytes_on(state, row), &row.host.id)).collect();
+        awake.iter().filter(could).map(|row| (effort_on(state, row), &row.host.id)).collect();
     rows.sort();
     let mut ways = rows.into_iter().take(CANDIDATES_MAX);
     ways.find_map(|(_, host)| emptied(state, host, Some(rule)).ok())
 }
 
-/// What would go over the wire for a host to be empty.
-fn bytes_on(state: &State<'_>, row: &HostRow) -> u64 {
-    let jobs = state.jobs_alive(row).into_iter();
-    let bytes = jobs.filter_map(|job| {
+/// What it takes for a host to be empty: what would go over the wire, and what the moves cost beside.
+fn effort_on(state: &State<'_>, row: &HostRow) -> u64 {
+    let each = sizes_on(state, row).map(|bytes| bytes.saturating_add(MOVE_BYTES));
+    each.fold(0, u64::saturating_add)
+}
+
+/// What would go over the wire for each VM of a host.
+fn sizes_on(state: &State<'_>, row: &HostRow) -> impl Iterator<Item = u64> {
+    state.jobs_alive(row).into_iter().filter_map(|job| {
         let placed = state.placed(&job, &row.host.id)?;
         let disks = bytes_to_copy(Some(row), &placed.spec);
         Some(placed.allocation().memory_bytes.saturating_add(disks))
-    });
-    bytes.fold(0, u64::saturating_add)
+    })
 }
 
 /// The steps that empty a host and put it to sleep; the error says what stands in the way. `for_rule`: VMs go only to
@@ -333,7 +341,7 @@ fn emptied<'a>(
     let row = state.host(host).ok_or("no such host is known")?;
     let sleep = SleepHost::of(host);
     sleep.check_emptied(state).map_err(|why| format!("{short} {why}"))?;
-    let bytes = bytes_on(state, row);
+    let bytes = sizes_on(state, row).fold(0, u64::saturating_add);
     let mut jobs: Vec<(Reverse<(u64, u32)>, JobId)> = Vec::new();
     for job in state.jobs_alive(row) {
         let size = state.placed(&job, host).map(|placed| placed.allocation()).unwrap_or_default();
@@ -346,13 +354,16 @@ fn emptied<'a>(
     let moved: Vec<JobId> = jobs.into_iter().map(|(_, job)| job).collect();
     let is_place =
         |row: &HostRow| row.host.id != *host && for_rule.is_none_or(|rule| rule.counts(&row.host));
-    // Spread as placement does; where that leaves a large one without a place, packed.
-    let node =
-        [true, false].into_iter().map(|is_spread| leave(state, host, &moved, is_place, is_spread));
-    let node = node.reduce(Result::or).expect("two ways")?.step(Step::SleepHost(sleep));
-    let for_it = for_rule.and_then(|rule| shortage(&node.state, rule)).map(|lacking| lacking.words);
-    if let Some(why) = for_it.or_else(|| lacking(&node.state, host)) {
-        return Err(format!("without {short} {why}"));
+    // For a rule they are packed: spread, they would go to the hosts that sleep next, and move once more. Else spread
+    // as placement does. The other way where that leaves a large one without a place.
+    let is_spread = for_rule.is_none();
+    let node = leave(state, host, &moved, is_place, is_spread)
+        .or_else(|_| leave(state, host, &moved, is_place, !is_spread))?
+        .step(Step::SleepHost(sleep));
+    let others = rules_of(&node.state, row).filter(|rule| Some(*rule) != for_rule);
+    let lacking = for_rule.into_iter().chain(others).find_map(|rule| shortage(&node.state, rule));
+    if let Some(lacking) = lacking {
+        return Err(format!("without {short} {}", lacking.words));
     }
     // Looked at last, as it costs most.
     let clauses = state.input().clauses.iter().chain(&state.input().heeded);

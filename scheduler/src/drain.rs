@@ -33,7 +33,7 @@ const BUSY_MS: u64 = 2_000;
 
 /// What happens to the emptying of hosts.
 #[derive(Debug, Clone)]
-pub(crate) enum Input {
+pub enum Input {
     /// Hosts were looked at, and a plan was made.
     Looked {
         /// Moves that empty what is drained, most important first.
@@ -59,18 +59,18 @@ pub(crate) enum Input {
 
 /// A run that has not ended, as far as it takes from the wire of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Open {
+pub struct Open {
     /// The job.
-    pub(crate) job: JobId,
+    pub job: JobId,
     /// The drained host where it is alive, if it is on one.
-    pub(crate) from: Option<HostId>,
+    pub from: Option<HostId>,
     /// Where it goes, if it is a move.
-    pub(crate) to: Option<HostId>,
+    pub to: Option<HostId>,
 }
 
 /// What the shell has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Begin a run that moves the guest.
     Move {
         /// The guest.
@@ -91,13 +91,13 @@ struct Rest {
 
 /// The emptying of every drained host.
 #[derive(Debug, Default)]
-pub(crate) struct Drain {
+pub struct Drain {
     resting: BTreeMap<JobId, Rest>,
 }
 
 impl Drain {
     /// Takes one input; what has to be done is added to `out`, in order.
-    pub(crate) fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
+    pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Looked { moves, open } => self.begin(now_ms, moves, open, out),
             Input::Ended { job, failure: None, .. } => drop(self.resting.remove(&job)),

@@ -231,7 +231,7 @@ impl Knowledge {
             forget_lost(&mut input.view, job, &lost.host);
             // A start elsewhere that failed is what was lost last, and the host that had it before is silent still:
             // what it said then is nothing to wait for.
-            for host in silent_with(picture, job, *revision) {
+            for host in silent_with(picture, &self.register, job, *revision) {
                 forget_lost(&mut input.view, job, &host);
             }
             input.lost.insert(job.clone(), lost.host.clone());
@@ -396,11 +396,17 @@ pub(crate) fn forget_lost(view: &mut View, job: &JobId, host: &HostId) {
 }
 
 /// Hosts that are not heard and have said that the job is there, by no later change than this one.
-fn silent_with(picture: &Picture, job: &JobId, revision: Revision) -> Vec<HostId> {
-    let is_there = |row: &HostRow| row.jobs.get(job).is_some_and(|row| row.revision <= revision);
-    let with = picture.view.hosts().filter(|(_, row)| is_there(row));
+fn silent_with(
+    picture: &Picture,
+    register: &Register,
+    job: &JobId,
+    revision: Revision,
+) -> Vec<HostId> {
+    let row = |host: &HostId| picture.view.host(host)?.jobs.get(job);
+    let is_there = |host: &HostId| row(host).is_some_and(|row| row.revision <= revision);
     let is_silent = |host: &HostId| freshness_of(picture.heard.get(host)) != Freshness::Fresh;
-    with.map(|(host, _)| host).filter(|host| is_silent(host)).cloned().collect()
+    let with = register.homes(job).filter(|host| is_there(host) && is_silent(host));
+    with.cloned().collect()
 }
 
 #[cfg(test)]

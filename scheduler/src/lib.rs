@@ -123,6 +123,7 @@ pub mod judge;
 
 /// The cores that judge and begin, for who drives them over a world of their own: a simulation, or a benchmark.
 pub mod cores {
+    pub use crate::drain::{Drain, Effect as DrainEffect, Input as DrainInput, Open as DrainOpen};
     pub use crate::failover::{Ended, FailOver, freshness_of};
     pub use crate::upkeep::{Aims, Effect, Input, Look, Open, Shifts, Turns, Upkeep};
 }

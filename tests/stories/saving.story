@@ -13,7 +13,7 @@ then changes
 then kept power_saving
 then saving put h3 to sleep as nobody needs h3
 
-story of several the one with the least to move is emptied first
+story of several the one with the least to move is emptied first and its vm goes where the least is left
 host h1 16GiB
 host h2 16GiB
 host h3 16GiB
@@ -24,7 +24,7 @@ event device h1
 event device h2
 event device h3
 expect wish power_saving
-then step move c from h3 to h2
+then step move c from h3 to h1
 then step put h3 to sleep
 then steps 2
 then h3 empty

@@ -97,6 +97,16 @@ fn of_two_that_were_drained_at_once_each_is_needed() {
 }
 
 #[test]
+fn few_moves_count_as_few_bytes_do_and_a_vm_goes_where_the_least_is_left() {
+    let mut input = input(&[("h1", &[4]), ("h2", &[1, 1]), ("h3", &[3]), ("h4", &[5])]);
+    input.clauses = vec![rule(json!({}))];
+    input.limits.savings_max = 1;
+    let steps: Vec<String> =
+        crate::plan(&input).plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(steps, ["move h3-0 from h3 to h4", "put h3 to sleep"]);
+}
+
+#[test]
 fn a_run_puts_to_sleep_what_can_be_emptied_and_says_why_not() {
     let said = |outcome: &Outcome| outcome.report.to_string();
     let input = input(&[("h1", &[5]), ("h2", &[2, 2]), ("h3", &[])]);

@@ -1,27 +1,22 @@
 //! P1 and P2: placements a second, and how they grow with the cluster. One VM goes and one comes at a time, on
 //! hosts that are 95 % full, each with three hard rules about its host.
 
-use std::sync::Arc;
-
 use planner::fleet::{Demand, Fit, Fleet, Place};
 use planner::marks::Marks;
 use planner::rooms::{Asked, Room, Rooms};
 use planner::rules::{HostArch, HostLabel};
-use planner::{
-    Clause, Expectation, Level, Placement, PlanInput, Register, Rule, Shards, Step, plan,
-};
+use planner::{Clause, Level, Placement, Rule};
 use protocol::admission::{Arrival, admit};
 use protocol::host::Host;
-use protocol::id::{HostId, JobId};
-use protocol::job::JobState;
+use protocol::id::JobId;
 use protocol::resources::Resources;
 use protocol::view::Freshness;
 use protocol::vm::OnLoss;
 use serde_json::{Value, json};
 
-use crate::world::{self, CAPACITY, Lots, World, cpu_ns, round, us_each};
+use crate::world::{self, CAPACITY, Lots, cpu_ns, round, us_each};
 
-const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
+pub(crate) const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const ROUNDS: usize = 3;
 
 /// The index of a register, alone.
@@ -42,15 +37,8 @@ pub(crate) fn numa() -> Vec<Value> {
     lines
 }
 
-/// Whole plans.
-pub(crate) fn planned() -> Vec<Value> {
-    let mut lines = Vec::new();
-    let costs = SIZES.map(|hosts| plans(hosts, &mut lines));
-    lines.push(growth("P2_plan", Placement::Spread, &costs));
-    lines
-}
-
-fn growth(name: &str, placement: Placement, costs: &[f64]) -> Value {
+/// The last two sizes against each other.
+pub(crate) fn growth(name: &str, placement: Placement, costs: &[f64]) -> Value {
     let ratio = costs[2] / costs[1];
     json!({ "name": name, "placement": placement, "value": round(ratio), "unit": "cost at 100 000 hosts by that at 10 000",
         "baseline": 1.0, "ratio": round(ratio), "target": 3.0 })
@@ -71,7 +59,7 @@ fn rules(job: &JobId, lots: &mut Lots) -> Vec<Clause> {
 }
 
 /// Three rules that some host can meet.
-fn rules_to_meet(job: &JobId, lots: &mut Lots, hosts: &[Host]) -> Vec<Clause> {
+pub(crate) fn rules_to_meet(job: &JobId, lots: &mut Lots, hosts: &[Host]) -> Vec<Clause> {
     loop {
         let rules = rules(job, lots);
         let marks =
@@ -221,97 +209,4 @@ fn of_nodes(hosts: usize, lines: &mut Vec<Value>) -> f64 {
         "ratio": round(scan / index), "n": placed.len(), "used_percent": used * 100 / capacity,
         "target": if hosts == 10_000 { 200_000 } else { 0 } }));
     index
-}
-
-/// Whole plans as an engine makes them, and what the picture costs that they are made on.
-fn plans(hosts: usize, lines: &mut Vec<Value>) -> f64 {
-    let mut lots = Lots(0x2222_5678_9abc_def1);
-    let mut world = World::filled(hosts, 95, 20, OnLoss::Keep);
-    let all: Vec<Host> = (0..40.min(hosts)).map(world::host).collect();
-    let mut register = Arc::new(Register::new(7, Shards::default()));
-    let begin = cpu_ns();
-    Arc::make_mut(&mut register).follow(&world.view);
-    let first_ms = us_each(begin, 1) / 1_000.0;
-    let mut alive: Vec<(HostId, JobId)> = Vec::new();
-    let (mut plan_ns, mut follow_ns, mut count, mut unplaced) = (0, 0, 0_usize, 0);
-    let mut place = |n: usize, is_prepared: bool, world: &mut World| {
-        // One goes that came before, or of those that were there.
-        let (host, id) = if alive.len() > 500 {
-            alive.swap_remove(lots.next(alive.len()))
-        } else {
-            let host = world.hosts[lots.next(world.hosts.len())].clone();
-            let row = world.view.host(&host).expect("known");
-            let Some(job) = row.jobs.values().next() else { return (0, 0) };
-            (host.clone(), job.id.clone())
-        };
-        let gone = world.view.host(&host).and_then(|row| row.jobs.get(&id)).cloned();
-        let events = world.change(&host, gone.as_deref(), None);
-        world.merge(&events);
-        let begin = cpu_ns();
-        Arc::make_mut(&mut register).follow(&world.view);
-        let mut followed = cpu_ns() - begin;
-        let job = JobId::new(format!("new-{n}")).expect("a name");
-        // The largest fit nowhere, and why is explained host by host: that is another thing to measure.
-        let mut size = lots.size();
-        while size.vcpus > 16 {
-            size = lots.size();
-        }
-        let spec = world::spec(size, OnLoss::Keep);
-        let clauses = rules_to_meet(&job, &mut lots, &all);
-        let begin = cpu_ns();
-        let prepared = if is_prepared { Arc::clone(&register).into() } else { Default::default() };
-        let input = PlanInput {
-            view: world.view.clone(),
-            expectations: vec![Expectation::Runs {
-                job: job.clone(),
-                spec: spec.clone(),
-                on: None,
-            }],
-            clauses,
-            seed: 7,
-            prepared,
-            ..PlanInput::default()
-        };
-        let steps = plan(&input).plan.steps;
-        drop(input);
-        let took = cpu_ns() - begin;
-        let Some(Step::StartVm(start)) = steps.first() else {
-            unplaced += 1;
-            return (0, 0);
-        };
-        let row = world.view.host(&start.host).expect("known");
-        let room = protocol::admission::Room::of(&row.host);
-        admit(room, &spec, Arrival::Start).expect("what was planned is admitted");
-        let events =
-            world.change(&start.host, None, Some(world::job(job.clone(), spec, JobState::Running)));
-        world.merge(&events);
-        let begin = cpu_ns();
-        Arc::make_mut(&mut register).follow(&world.view);
-        followed += cpu_ns() - begin;
-        alive.push((start.host.clone(), job));
-        (took, followed)
-    };
-    let (mut scan_ns, mut scans) = (0, 0_u64);
-    for n in 0..20_500 {
-        // The same without a register a few times, among the others.
-        let is_scan = n % 2_500 == 2_499 && hosts <= 10_000 || n == 2_499;
-        let (took, followed) = place(n, !is_scan, &mut world);
-        if took > 0 && is_scan {
-            scan_ns += took;
-            scans += 1;
-        } else if took > 0 && n >= 500 {
-            plan_ns += took;
-            follow_ns += followed;
-            count += 1;
-        }
-    }
-    let us = plan_ns as f64 / 1e3 / count as f64;
-    let follow_us = follow_ns as f64 / 1e3 / count as f64;
-    let scan_us = scan_ns as f64 / 1e3 / scans as f64;
-    lines.push(json!({ "name": "P1_plan", "hosts": hosts, "placement": Placement::Spread,
-        "value": (1e6 / (us + follow_us)).round(), "unit": "plans/s", "us": round(us),
-        "follow_us": round(follow_us), "first_ms": round(first_ms),
-        "baseline_us": round(scan_us), "baseline": "the same plan by a look at every host",
-        "ratio": round(scan_us / (us + follow_us)), "n": count, "unplaced": unplaced }));
-    us + follow_us
 }

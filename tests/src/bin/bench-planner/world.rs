@@ -31,6 +31,10 @@ const MIX: [(u32, u32, u64); 12] = [
 pub(crate) const CAPACITY: Resources =
     Resources { vcpus: 80, memory_bytes: 180 << 30, disk_bytes: 4 << 40 };
 
+/// What a host of half the size has.
+const CAPACITY_HALF: Resources =
+    Resources { vcpus: 40, memory_bytes: 90 << 30, disk_bytes: 4 << 40 };
+
 /// A generator of its own, so that every run is the same.
 pub(crate) struct Lots(pub(crate) u64);
 
@@ -139,6 +143,30 @@ impl World {
         Self { view, hosts: (0..hosts).map(id).collect() }
     }
 
+    /// Hosts of half the size, each filled to a share drawn by lot, from nearly nothing to nearly all: so first fit leaves
+    /// them when many VMs have gone.
+    pub(crate) fn uneven(hosts: usize, seed: u64) -> Self {
+        let mut lots = Lots(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut view = View::default();
+        for n in 0..hosts {
+            let mut host = Host { capacity: CAPACITY_HALF, ..host(n) };
+            let mut jobs = Vec::new();
+            let full = 2 + u32::try_from(lots.next(37)).expect("small");
+            for _ in 0..200 {
+                let size = lots.size();
+                let after = host.allocation.plus(size);
+                if host.allocation.vcpus < full && after.fits_in(CAPACITY_HALF) {
+                    host.allocation = after;
+                    let id = JobId::new(format!("vm-{n}-{}", jobs.len())).expect("a name");
+                    jobs.push(job(id, spec(size, OnLoss::Keep), JobState::Running));
+                }
+            }
+            let cursor = Cursor { epoch: Epoch(1), seq: 0 };
+            view.merge_inventory(Inventory { cursor, host, jobs, observed: vec![] });
+        }
+        Self { view, hosts: (0..hosts).map(id).collect() }
+    }
+
     /// What a host says when one of its jobs has changed, come or gone: the job, and what it has promised since.
     pub(crate) fn change(
         &self,
@@ -160,6 +188,13 @@ impl World {
         let of_host = Fact::HostChanged { host: Box::new(facts) };
         let event = |cursor, fact| Event { host: host.clone(), cursor, at_ms: 0, fact };
         [event(first, of_job), event(first.next(), of_host)]
+    }
+
+    /// What a host says when it is this.
+    pub(crate) fn say(&self, host: Host) -> Event {
+        let row = self.view.host(&host.id).expect("known");
+        let (id, cursor) = (host.id.clone(), row.cursor.next());
+        Event { host: id, cursor, at_ms: 0, fact: Fact::HostChanged { host: Box::new(host) } }
     }
 
     pub(crate) fn merge(&mut self, events: &[Event]) {
