@@ -82,18 +82,24 @@ fn on_host<'a>(
     row: &'a HostRow,
 ) -> Option<(Key, Node<'a>)> {
     let host = &row.host.id;
+    let all = victims(start, row, spec.priority());
+    if all.is_empty() {
+        return None;
+    }
     let begin = start_on(start, job, host, spec);
     let Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } }) =
         begin.check(start)
     else {
         return None;
     };
-    let lacking = asked.minus(free);
+    // Of a host that others are about to fill beyond what it has, more than nothing is lacking.
+    let lacking = start.room_for(row, job).allocation.plus(asked).minus(capacity);
+    let lacking = lacking.max(asked.minus(free));
     // A stopped VM keeps its disks.
     if !asked.fits_in(capacity) || lacking.disk_bytes > 0 {
         return None;
     }
-    let victims = enough(victims(start, row, spec.priority()), lacking)?;
+    let victims = enough(all, lacking)?;
     let worst = victims.iter().map(|victim| victim.priority).max()?;
     let freed = victims.iter().map(|victim| victim.frees.memory_bytes).sum();
     let count = victims.len();
@@ -110,10 +116,16 @@ fn stop(job: JobId, host: &HostId) -> Step {
     Step::StopVm(StopVm { job, host: host.clone() })
 }
 
-/// Who may be stopped on a host for somebody of this priority: what is on its way is left alone.
+/// Who may be stopped on a host for somebody of this priority: what is on its way, or about to be, is left alone.
 fn victims(state: &State<'_>, row: &HostRow, priority: Priority) -> Vec<Victim> {
     let host = &row.host.id;
-    let placed = state.jobs_alive(row).into_iter().filter_map(|job| {
+    // Most hosts have nobody of the kind, which is to cost nothing.
+    if !row.jobs.values().any(|job| job.spec.is_preemptible()) {
+        return vec![];
+    }
+    let is_moving = |job: &JobId| state.input().reservations.iter().any(|held| held.job == *job);
+    let alive = state.jobs_alive(row).into_iter().filter(|job| !is_moving(job));
+    let placed = alive.filter_map(|job| {
         let placed = state.placed(&job, host)?;
         let is_at_rest = matches!(placed.state, JobState::Running | JobState::Paused);
         let may = placed.spec.is_preemptible() && placed.spec.priority() < priority && is_at_rest;

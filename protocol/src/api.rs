@@ -17,7 +17,7 @@ use crate::subject::Subject;
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
 use crate::trust::Ready;
 use crate::view::{Freshness, View};
-use crate::vm::SizeChange;
+use crate::vm::{Preemptor, SizeChange};
 
 /// `POST /v1/offers` on a host: may this job come to you? Answer 201 [`OfferReply`], or a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -104,9 +104,9 @@ pub struct StopJob {
     /// Who asks, when a run does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunKey>,
-    /// The job that is to have its room; refused of what is not preemptible.
+    /// For whom, when another is to have its room; refused of what is not preemptible, or matters as much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lets: Option<JobId>,
+    pub lets: Option<Preemptor>,
 }
 
 impl StopJob {
@@ -297,7 +297,7 @@ pub enum Want {
         grace_ms: u64,
         /// See [`StopJob::lets`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        lets: Option<JobId>,
+        lets: Option<Preemptor>,
     },
     /// The job runs on that host, moved without a stop.
     Migrate {
@@ -406,6 +406,9 @@ pub struct NewRun {
     /// Whether other VMs may be moved where that makes the job fit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub make_room: bool,
+    /// Whether it waits for room rather than have anybody stopped who is preemptible.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub yields: bool,
     /// Why, for people who have not asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
@@ -415,7 +418,7 @@ impl NewRun {
     /// Wants this, and nobody else moved for it.
     #[must_use]
     pub fn new(id: RunId, want: Want) -> Self {
-        Self { id, want, make_room: false, because: None }
+        Self { id, want, make_room: false, yields: false, because: None }
     }
 }
 

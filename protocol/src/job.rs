@@ -132,6 +132,9 @@ pub enum InvalidSpec {
     /// What ends once is not begun again elsewhere either.
     #[error("a one-off job is kept when its host is cut off: leave on_loss away")]
     OneOffStop,
+    /// What ends once is not begun again when there is room.
+    #[error("a one-off job that is stopped is over: leave `preemptible` away")]
+    OneOffPreemptible,
     /// What was there before has no port for an exit code.
     #[error("a one-off job is made anew: adopt a domain as a plain VM")]
     OneOffAdopted,
@@ -239,10 +242,10 @@ impl JobSpec {
         self.as_vm().map_or(Priority::MAX, |vm| vm.priority)
     }
 
-    /// Whether it may be stopped so that one with a higher priority fits.
+    /// Whether it may be stopped so that one with a higher priority fits. What is run once can't be started again.
     #[must_use]
     pub fn is_preemptible(&self) -> bool {
-        self.as_vm().is_some_and(|vm| vm.preemptible && !vm.protected)
+        matches!(&self.kind, JobKind::Vm(vm) if vm.preemptible && !vm.protected)
     }
 
     /// How it stands to others, in words, where it says anything of that: `priority 10, preemptible`.

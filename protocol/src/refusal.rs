@@ -265,8 +265,10 @@ pub enum Refusal {
         /// The job.
         job: JobId,
     },
-    /// The job was to make room for another, and is not one that may be stopped for that, or no more.
-    #[error("job {job} is not preemptible; `ostler rank {job} --preemptible` makes it so")]
+    /// The job was to make room for another, and is not one that may be stopped for that one, or no more.
+    #[error(
+        "job {job} is not preemptible, or matters as much as the other; `ostler rank {job}` changes that"
+    )]
     NotPreemptible {
         /// The job.
         job: JobId,

@@ -13,7 +13,7 @@ mod restart;
 pub use restart::{OnLoss, Restart};
 
 mod priority;
-pub use priority::{NoPriority, Priority, Rank};
+pub use priority::{NoPriority, Preemptor, Priority, Rank};
 
 mod pools;
 

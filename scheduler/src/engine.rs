@@ -172,6 +172,7 @@ impl Inner {
         let (shards, policy) = (self.shards(), self.policy());
         // Who is emptied for its sleep has others moved as who makes room has.
         let is_heeded = record.make_room || matches!(want, Want::Sleep { .. });
+        let yields = record.yields;
         let room = is_heeded.then(|| self.keeping.heeded(now_ms, want.job()));
         let knowledge = Arc::clone(&self.knowledge);
         // Gone as soon as nobody waits for this plan any more.
@@ -186,6 +187,9 @@ impl Inner {
             knowledge.obey(policy);
             let mut input = knowledge.plan_input(now_ms, &picture, run, &want, setbacks, seed);
             drop(knowledge);
+            if yields {
+                input.limits.preempts_for = None;
+            }
             if let Some(heeded) = room {
                 make_room(&mut input, heeded);
             }

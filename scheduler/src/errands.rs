@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use protocol::api::{NewRun, RunState, Want};
 use protocol::id::{HostId, JobId, RunId};
-use protocol::job::{Job, Reason, RunKey};
+use protocol::job::{Job, JobState, Reason, RunKey};
+use protocol::view::Freshness;
+use protocol::vm::Preemptor;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::drain::{ARRIVING_MAX, LEAVING_MAX};
 use crate::engine::{CancelError, RunHandle, Scheduler, SubmitError};
+use crate::failover::freshness_of;
 use crate::run::{Answer, No};
 use crate::task::{Ask, Direction, Dispatch, TaskResult};
 use crate::upkeep::Open;
@@ -51,10 +54,11 @@ impl Scheduler {
                 let errand = Errand { want: Want::migrate(job, from.clone()), because };
                 Some(self.give_back(key, &from, &to, errand).await)
             }
-            Ask::Preempt { job, because, .. } => {
-                let lets = Some(dispatch.job.clone());
+            Ask::Preempt { job, host, priority, because } => {
+                let lets = Some(Preemptor { job: dispatch.job.clone(), priority });
                 let want = Want::Stop { job, grace_ms: GRACE_MS, lets };
-                Some(self.go_on_errand(id_of(key, Direction::Do), Errand { want, because }).await)
+                let errand = Errand { want, because };
+                Some(self.preempt(id_of(key, Direction::Do), &host, errand).await)
             }
             Ask::StartAgain { job, host, because } => {
                 Some(self.start_again(key, &dispatch.job, &job, &host, because).await)
@@ -74,7 +78,8 @@ impl Scheduler {
         }
         let Errand { want, because } = errand;
         let job = want.job().clone();
-        let asked = NewRun { because: Some(because), ..NewRun::new(id, want) };
+        // Who comes back has nobody else stopped for that.
+        let asked = NewRun { because: Some(because), yields: true, ..NewRun::new(id, want) };
         match self.submit(asked).await {
             Ok(run) => watch(run).await,
             Err(SubmitError::JobBusy { run, .. }) => {
@@ -125,7 +130,18 @@ impl Scheduler {
         self.go_on_errand(id_of(key, Direction::Undo), errand).await
     }
 
-    /// Starts again what was stopped on `host` so that `lets` fits.
+    /// Has a job stopped on `host`. Where it is not any more it takes nobody's room, and goes on where it is.
+    async fn preempt(&self, id: RunId, host: &HostId, errand: Errand) -> Answer {
+        let is_begun = matches!(self.find(id).await, Ok(Some(_)));
+        let at = self.whereabouts(errand.want.job(), host);
+        if !is_begun && matches!(at, Whereabouts::Away | Whereabouts::Ended(_)) {
+            return Answer::Done(TaskResult::Done);
+        }
+        self.go_on_errand(id, errand).await
+    }
+
+    /// Starts again what was stopped on `host` so that `lets` fits. What its host says decides: a stop that was not
+    /// seen to its end may have come to it.
     async fn start_again(
         &self,
         key: RunKey,
@@ -142,16 +158,28 @@ impl Scheduler {
             Err(CancelError::NoSuchRun(_)) => return done,
             Err(CancelError::Store(error)) => return unclear(&error),
         }
-        match self.find(id_of(key, Direction::Do)).await {
-            Ok(Some(run)) => {
-                if let Answer::NotYet { note } = watch(run).await {
-                    return Answer::NotYet { note };
-                }
-            }
+        let stop = match self.find(id_of(key, Direction::Do)).await {
+            Ok(Some(run)) => watch(run).await,
             Ok(None) => return done,
             Err(error) => return unclear(&error),
+        };
+        if let Answer::NotYet { note } = stop {
+            return Answer::NotYet { note };
         }
-        let Some(row) = self.ended_row(job, host).await else { return done };
+        // A view may be a moment behind a stop that has come to its end.
+        let until = Instant::now() + Duration::from_millis(WATCH_MS);
+        let row = loop {
+            match self.whereabouts(job, host) {
+                Whereabouts::Away => return done,
+                Whereabouts::Ended(row) => break row,
+                Whereabouts::Alive if Instant::now() >= until => return done,
+                Whereabouts::Alive => tokio::time::sleep(PAUSE).await,
+                Whereabouts::Unclear(note) => {
+                    tokio::time::sleep(PAUSE).await;
+                    return Answer::Unclear { what: note, is_ambiguous: false };
+                }
+            }
+        };
         if !matches!(&row.reason, Some(Reason::Preempted { lets: whom }) if whom == lets) {
             return done;
         }
@@ -160,19 +188,20 @@ impl Scheduler {
         self.go_on_errand(id_of(key, Direction::Undo), Errand { want, because }).await
     }
 
-    /// A host's row of a job that has ended there; waits a moment for a view that does not show it yet.
-    async fn ended_row(&self, job: &JobId, host: &HostId) -> Option<Arc<Job>> {
-        let until = Instant::now() + Duration::from_millis(WATCH_MS);
-        loop {
-            let picture = self.picture();
-            let row = picture.view.host(host).and_then(|row| row.jobs.get(job))?;
-            if row.state.is_ended() {
-                return Some(Arc::clone(row));
+    /// What is known of a job on a host.
+    fn whereabouts(&self, job: &JobId, host: &HostId) -> Whereabouts {
+        let picture = self.picture();
+        let is_heard = freshness_of(picture.heard.get(host)) == Freshness::Fresh;
+        let Some(row) = picture.view.host(host).filter(|_| picture.is_current && is_heard) else {
+            return Whereabouts::Unclear(format!("{} is not heard now", host.short()));
+        };
+        match row.jobs.get(job) {
+            None => Whereabouts::Away,
+            Some(job) if job.state.is_ended() => Whereabouts::Ended(Arc::clone(job)),
+            Some(job) if job.state == JobState::Stopping => {
+                Whereabouts::Unclear(format!("{} is stopping on {}", job.id, host.short()))
             }
-            if Instant::now() >= until {
-                return None;
-            }
-            tokio::time::sleep(PAUSE).await;
+            Some(_) => Whereabouts::Alive,
         }
     }
 
@@ -193,6 +222,19 @@ impl Scheduler {
             _ => (arriving >= ARRIVING_MAX).then(|| words(to, arriving)),
         }
     }
+}
+
+/// What is known of a job on a host.
+#[derive(Debug, PartialEq, Eq)]
+enum Whereabouts {
+    /// The host has no row of it.
+    Away,
+    /// It has ended there.
+    Ended(Arc<Job>),
+    /// It is alive there.
+    Alive,
+    /// Nobody can say now, in words.
+    Unclear(String),
 }
 
 /// A run's end as an answer, or how far it is.

@@ -456,8 +456,10 @@ impl Scheduler {
                     Effect::Heed(rules) => self.knowledge().heed(rules),
                     Effect::Save(name) => self.save(&name).await,
                     Effect::Plan(aims) => inputs.push(self.plan_mends(*aims).await),
-                    Effect::Mend { want, to, because } => {
-                        inputs.extend(self.begin_mend(*want, to, because, mends).await);
+                    Effect::Mend { want, to, because, yields } => {
+                        let id = RunId(Uuid::now_v7());
+                        let asked = NewRun { because, yields, ..NewRun::new(id, *want) };
+                        inputs.extend(self.begin_mend(asked, to, mends).await);
                     }
                 }
             }
@@ -526,13 +528,11 @@ impl Scheduler {
 
     async fn begin_mend(
         &self,
-        want: Want,
+        asked: NewRun,
         to: HostId,
-        because: Option<String>,
         mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>,
     ) -> Option<Input> {
-        let job = want.job().clone();
-        let asked = NewRun { because: because.clone(), ..NewRun::new(RunId(Uuid::now_v7()), want) };
+        let (job, because) = (asked.want.job().clone(), asked.because.clone());
         match self.submit(asked).await {
             Ok(mut run) => {
                 let why = because.unwrap_or_else(|| "as is expected of it".to_owned());

@@ -30,6 +30,9 @@ pub struct RunRecord {
     /// Whether other jobs may be moved where that makes it fit.
     #[serde(default)]
     pub make_room: bool,
+    /// Whether it waits for room rather than have anybody stopped who is preemptible.
+    #[serde(default)]
+    pub yields: bool,
     /// Why, where it is for another's sake.
     #[serde(default)]
     pub because: Option<String>,
@@ -146,6 +149,7 @@ impl RunRecord {
             id: asked.id,
             want: asked.want,
             make_room: asked.make_room,
+            yields: asked.yields,
             because: asked.because,
             tenant: None,
             state: RunState::Accepted,

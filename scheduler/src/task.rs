@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use planner::steps::StartVm;
 use planner::{Fetch, Step};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
@@ -11,7 +12,7 @@ use protocol::job::{JobSpec, Pace, RunKey};
 use protocol::signed::Signed;
 use protocol::subject::Subject;
 use protocol::ticket::{Action, Grant, Handoff, HoldAt, Offer, Ticket};
-use protocol::vm::SizeChange;
+use protocol::vm::{Preemptor, Priority, SizeChange};
 use serde::{Deserialize, Serialize};
 
 use crate::record::TaskRecord;
@@ -36,6 +37,8 @@ pub enum TaskKind {
         job: JobId,
         /// Where it is.
         host: HostId,
+        /// How much the one matters that is to have its room.
+        priority: Priority,
     },
     /// Have a sleeping host switched on. It stays on, whatever becomes of the run.
     Wake {
@@ -269,6 +272,8 @@ pub enum Ask {
         job: JobId,
         /// Where it is.
         host: HostId,
+        /// How much the one matters that is to have its room.
+        priority: Priority,
         /// Why, for those who have not asked for it.
         because: String,
     },
@@ -351,7 +356,7 @@ pub enum Ask {
         /// See [`StopJob::grace_ms`](protocol::api::StopJob::grace_ms).
         grace_ms: u64,
         /// See [`StopJob::lets`](protocol::api::StopJob::lets).
-        lets: Option<JobId>,
+        lets: Option<Preemptor>,
     },
     /// See [`TaskKind::AwaitEnded`].
     AwaitEnded(HostId),
@@ -368,7 +373,7 @@ impl TaskKind {
                 let (from, to) = (from.short(), to.short());
                 format!("move {other} from {from} to {to} so that {job} fits")
             }
-            TaskKind::Preempt { job: other, host } => {
+            TaskKind::Preempt { job: other, host, .. } => {
                 format!("stop {other} on {} so that {job} fits", host.short())
             }
             TaskKind::Wake { host } if Subject::from(host.clone()).job() == job => {
@@ -521,9 +526,10 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
             let because = format!("so that {job} fits where it was");
             Ask::MakeRoom { job: other.clone(), to: to.clone(), because }
         }
-        TaskKind::Preempt { job: other, host } => {
+        TaskKind::Preempt { job: other, host, priority } => {
             let because = format!("so that {job} fits there");
-            Ask::Preempt { job: other.clone(), host: host.clone(), because }
+            let (job, host, priority) = (other.clone(), host.clone(), *priority);
+            Ask::Preempt { job, host, priority, because }
         }
         TaskKind::Wake { host } => Ask::Wake(host.clone()),
         TaskKind::AwaitAwake { host } => Ask::AwaitAwake(host.clone()),
@@ -617,7 +623,7 @@ pub fn ask_to_undo(task: &TaskRecord, keeps_running: bool) -> Option<Ask> {
             let (job, from, to) = (job.clone(), from.clone(), to.clone());
             Some(Ask::GiveBack { job, from, to, because })
         }
-        TaskKind::Preempt { job, host } => {
+        TaskKind::Preempt { job, host, .. } => {
             let because = "as its room is not needed after all".to_owned();
             Some(Ask::StartAgain { job: job.clone(), host: host.clone(), because })
         }
@@ -673,6 +679,7 @@ pub struct Circumstances {
 #[must_use]
 pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -> Vec<TaskKind> {
     let mut tasks = Vec::new();
+    let mut is_fetched = false;
     for (n, step) in steps.iter().enumerate() {
         let number = first + tasks.len();
         match step {
@@ -685,12 +692,9 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     }
                     _ => (start.revision, Action::Start),
                 };
-                // Before the offer: that reserves room for seconds, and a copy may take hours.
-                let copies = start.fetches.iter().map(|fetch| TaskKind::Fetch {
-                    host: start.host.clone(),
-                    fetch: fetch.clone(),
-                });
-                tasks.extend(copies);
+                if !is_fetched {
+                    tasks.extend(copies(start));
+                }
                 let number = first + tasks.len();
                 let is_deleted = steps[..n].iter().any(
                     |step| matches!(step, Step::DeleteVm(delete) if delete.host == start.host && delete.job == start.job),
@@ -712,8 +716,16 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 tasks.push(TaskKind::AwaitRunning { host, revision });
             }
             Step::StopVm(other) if other.job != *want.job() => {
+                let start = steps[n..].iter().find_map(|step| match step {
+                    Step::StartVm(start) => Some(start),
+                    _ => None,
+                });
+                // Nobody stops hours before there is need.
+                tasks.extend(start.filter(|_| !is_fetched).into_iter().flat_map(copies));
+                is_fetched = true;
+                let priority = start.map_or_else(Priority::default, |start| start.spec.priority());
                 let (job, host) = (other.job.clone(), other.host.clone());
-                tasks.push(TaskKind::Preempt { job, host });
+                tasks.push(TaskKind::Preempt { job, host, priority });
             }
             Step::StopVm(stop) => {
                 let grace_ms = match want {
@@ -801,6 +813,14 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
         }
     }
     tasks
+}
+
+/// The images that a start needs and its host has not. Before the offer: that reserves room for seconds, and a copy may
+/// take hours.
+fn copies(start: &StartVm) -> impl Iterator<Item = TaskKind> {
+    let host = &start.host;
+    let copy = |fetch: &Fetch| TaskKind::Fetch { host: host.clone(), fetch: fetch.clone() };
+    start.fetches.iter().map(copy)
 }
 
 struct Putting<'a> {

@@ -168,6 +168,8 @@ pub enum Effect {
         to: HostId,
         /// For whose sake, if it is for another's.
         because: Option<String>,
+        /// Whether it waits for room rather than have anybody stopped for it: what only should be so.
+        yields: bool,
     },
 }
 

@@ -12,7 +12,7 @@ use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord};
 use super::pools::deletes_shared;
 use super::protecting::{check_unprotected, is_left_over};
-use super::ranking::check_preemptible;
+use super::ranking::{check_preemptible, is_preempted};
 
 impl Agent {
     pub(super) fn stop(
@@ -53,8 +53,22 @@ impl Agent {
                 self.become_state(now, record, JobState::Stopped, reason, out);
                 return Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())));
             }
+            (JobState::Stopped, _) if is_preempted(job) && stop.lets.is_none() => {
+                let reason = Some(Reason::Requested);
+                self.become_state(now, record, JobState::Stopped, reason, out);
+                return Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())));
+            }
             (state, _) if state.is_ended() => {
                 return Ok(Reply::AlreadySo(Box::new(job.clone())));
+            }
+            // Whoever had it stopped before has not done so for another.
+            (_, Intent::Stop { .. }) if stop.lets.is_some() => {
+                return Ok(Reply::AlreadySo(Box::new(job.clone())));
+            }
+            (_, Intent::Stop { grace_ms }) if is_preempted(job) && *grace_ms <= stop.grace_ms => {
+                self.remember_done(stop.run, Deed::Stop, out);
+                self.note(now, record, Reason::Requested, out);
+                return Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())));
             }
             // A second, more impatient stop replaces the first; an equal one changes nothing.
             (_, Intent::Stop { grace_ms }) if *grace_ms <= stop.grace_ms => {
@@ -73,7 +87,7 @@ impl Agent {
         }
         self.remember_done(stop.run, Deed::Stop, out);
         record.job.run = stop.run.or(record.job.run);
-        let why = stop.lets.map_or(Reason::Requested, |lets| Reason::Preempted { lets });
+        let why = stop.lets.map_or(Reason::Requested, |lets| Reason::Preempted { lets: lets.job });
         self.begin_stop(now, record, stop.grace_ms, why, out);
         Ok(Reply::Accepted(Box::new(self.record(id)?.job.clone())))
     }

@@ -5,9 +5,9 @@
 //! more, one of which that was said.
 
 use protocol::id::JobId;
-use protocol::job::Job;
+use protocol::job::{Job, Reason};
 use protocol::refusal::Refusal;
-use protocol::vm::Rank;
+use protocol::vm::{Preemptor, Rank};
 use transport::clock::Now;
 
 use super::agent::Agent;
@@ -27,9 +27,15 @@ impl Agent {
 }
 
 /// Whether the job may be ended so that another has its room.
-pub(super) fn check_preemptible(job: &Job, lets: Option<&JobId>) -> Result<(), Refusal> {
-    match lets.is_none() || job.spec.is_preemptible() {
+pub(super) fn check_preemptible(job: &Job, lets: Option<&Preemptor>) -> Result<(), Refusal> {
+    let may = |lets: &Preemptor| job.spec.is_preemptible() && job.spec.priority() < lets.priority;
+    match lets.is_none_or(may) {
         true => Ok(()),
         false => Err(Refusal::NotPreemptible { job: job.id.clone() }),
     }
+}
+
+/// Whether it makes, or has made, room for another; whoever stops it for its own sake has the last word.
+pub(super) fn is_preempted(job: &Job) -> bool {
+    matches!(job.reason, Some(Reason::Preempted { .. }))
 }

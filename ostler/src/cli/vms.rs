@@ -78,7 +78,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t, value_name = "NUMBER", value_parser = parse_priority)]
     pub(crate) priority: Priority,
     /// Let it be stopped so that one with a higher priority fits, where nothing else makes room
-    #[arg(long, conflicts_with = "protected")]
+    #[arg(long, conflicts_with_all = ["protected", "deadline"])]
     pub(crate) preemptible: bool,
     /// Let its disks begin anew from the image on another host
     #[arg(long)]

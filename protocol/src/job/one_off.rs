@@ -38,6 +38,9 @@ impl OneOff {
         if self.vm.on_loss != OnLoss::Keep {
             return Err(InvalidSpec::OneOffStop);
         }
+        if self.vm.preemptible {
+            return Err(InvalidSpec::OneOffPreemptible);
+        }
         if self.vm.adopted.is_some() {
             return Err(InvalidSpec::OneOffAdopted);
         }

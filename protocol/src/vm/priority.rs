@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::id::JobId;
+
 /// How much a VM matters beside others: 1 (least) to 100 (most), 50 unless it is said otherwise.
 ///
 /// Of VMs that have lost their host the ones with more are started first, and one with more may have a VM end that
@@ -26,6 +28,16 @@ pub struct Rank {
     /// Whether it may be stopped so that one with a higher priority fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preemptible: Option<bool>,
+}
+
+/// For whom a VM is stopped that is preemptible.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Preemptor {
+    /// The job that is to have its room.
+    pub job: JobId,
+    /// How much that one matters: more than the one that is stopped.
+    pub priority: Priority,
 }
 
 /// A number that is no priority.

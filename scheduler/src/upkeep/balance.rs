@@ -220,7 +220,7 @@ impl Upkeep {
         self.balancing.busy_ms = Some(now_ms);
         self.planning.was_idle = false;
         let want = Box::new(Want::migrate(job, to.clone()));
-        out.push(Effect::Mend { want, to, because: Some(shift.reason()) });
+        out.push(Effect::Mend { want, to, because: Some(shift.reason()), yields: true });
     }
 
     /// The move that goes on for an expectation.

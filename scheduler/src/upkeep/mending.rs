@@ -316,18 +316,20 @@ impl Upkeep {
                     .values()
                     .filter(|set| set.items.iter().any(expects))
                     .all(|set| set.record.begun.contains(&job));
+                let is_must = |item: &Item| matches!(item, Item::Runs { job: id, level: Level::Must, .. } if *id == job);
+                let yields = !self.items().any(|(_, item)| is_must(item));
                 let want = Box::new(Want::Run { job, spec: step.spec, on, again });
-                Some(Effect::Mend { want, to, because })
+                Some(Effect::Mend { want, to, because, yields })
             }
             Step::MigrateVm(step) => {
                 let (job, to) = (step.job, step.to);
                 let want = Box::new(Want::migrate(job, to.clone()));
-                Some(Effect::Mend { want, to, because })
+                Some(Effect::Mend { want, to, because, yields: true })
             }
             Step::ResizeVm(step) => {
                 let (job, size) = (step.job, step.size);
                 let want = Box::new(Want::Resize { job, size });
-                Some(Effect::Mend { want, to: step.host, because })
+                Some(Effect::Mend { want, to: step.host, because, yields: true })
             }
             Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) | Step::SleepHost(_) => None,
         }

@@ -223,7 +223,12 @@ impl Upkeep {
         self.saving.doing.insert(job.clone(), (key, need, told));
         self.mending.insert(job);
         self.planning.was_idle = false;
-        out.push(Effect::Mend { want: Box::new(want), to, because: Some(saving.reason()) });
+        out.push(Effect::Mend {
+            want: Box::new(want),
+            to,
+            because: Some(saving.reason()),
+            yields: true,
+        });
     }
 
     fn is_free(&self, now_ms: u64, saving: &Saved) -> bool {

@@ -182,7 +182,7 @@ impl World {
             let (report, open) = (outcome.report, self.open.clone());
             let planned = Input::Planned { steps, favours, shifts, savings, report, open };
             for effect in self.handle(now_ms, planned) {
-                if let Effect::Mend { want, to, because } = effect {
+                if let Effect::Mend { want, to, because, .. } = effect {
                     wants.push((*want, to, because));
                 }
             }

@@ -1,6 +1,6 @@
 //! How a VM stands to others is changed without a restart, and only what has agreed to it ends for another's sake.
 
-use protocol::vm::{Priority, Rank};
+use protocol::vm::{Preemptor, Priority, Rank};
 
 use super::*;
 
@@ -14,7 +14,8 @@ fn rank(
 }
 
 fn stop_for(bench: &mut Bench, lets: Option<&str>) -> Result<Reply, Refusal> {
-    let stop = StopJob { lets: lets.map(job_id), ..StopJob::within(0) };
+    let lets = lets.map(|job| Preemptor { job: job_id(job), priority: Priority::default() });
+    let stop = StopJob { lets, ..StopJob::within(0) };
     bench.ask(Request::Stop { job: job_id("web-1"), stop })
 }
 
@@ -25,6 +26,9 @@ fn only_what_is_preemptible_is_stopped_for_another_and_says_for_whom() {
     assert_eq!(refused, Err(Refusal::NotPreemptible { job: job_id("web-1") }));
     assert_eq!(bench.state("web-1"), JobState::Running);
     rank(&mut bench, None, Some(true)).unwrap();
+    let refused = stop_for(&mut bench, Some("db-1"));
+    assert_eq!(refusal(refused), "not-preemptible", "it matters as much");
+    rank(&mut bench, Some(49), None).unwrap();
     assert!(matches!(stop_for(&mut bench, Some("db-1")), Ok(Reply::Accepted(_))));
     assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StopVm { .. }));
     assert_eq!(bench.state("web-1"), JobState::Stopped);
@@ -54,4 +58,34 @@ fn what_is_protected_is_not_made_preemptible_nor_the_other_way_round() {
     bench.ask(Request::Protect { job: job_id("web-1"), is_protected: false }).unwrap();
     rank(&mut bench, None, Some(true)).unwrap();
     assert!(matches!(bench.ask(protect), Err(Refusal::Invalid { .. })));
+}
+
+#[test]
+fn whoever_stops_it_for_its_own_sake_has_the_last_word() {
+    let reason = |bench: &Bench| bench.agent.job(&job_id("web-1")).unwrap().job.reason.clone();
+    let preempted = Some(Reason::Preempted { lets: job_id("db-1") });
+    let begin = || {
+        let mut bench = running(Bench::lone());
+        rank(&mut bench, Some(1), Some(true)).unwrap();
+        bench
+    };
+
+    let mut after = begin();
+    stop_for(&mut after, Some("db-1")).unwrap();
+    after.end_work(WorkOutcome::Done);
+    assert_eq!(reason(&after), preempted);
+    stop_for(&mut after, None).unwrap();
+    assert_eq!(reason(&after), Some(Reason::Requested));
+
+    let mut meanwhile = begin();
+    stop_for(&mut meanwhile, Some("db-1")).unwrap();
+    stop_for(&mut meanwhile, None).unwrap();
+    meanwhile.end_work(WorkOutcome::Done);
+    assert_eq!(reason(&meanwhile), Some(Reason::Requested));
+
+    let mut before = begin();
+    stop_for(&mut before, None).unwrap();
+    assert!(matches!(stop_for(&mut before, Some("db-1")), Ok(Reply::AlreadySo(_))));
+    before.end_work(WorkOutcome::Done);
+    assert_eq!(reason(&before), Some(Reason::Requested));
 }
