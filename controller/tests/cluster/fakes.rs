@@ -37,6 +37,8 @@ pub(crate) struct Faults {
     pub(crate) is_full: bool,
     pub(crate) fails_starts: bool,
     pub(crate) hangs_starts: bool,
+    /// Starts of this job fail.
+    pub(crate) fails_start_of: Option<JobId>,
 }
 
 pub(crate) struct Cluster {
@@ -437,7 +439,7 @@ async fn bring_up(shared: Shared, id: JobId) {
         if host.faults.hangs_starts {
             continue;
         }
-        if host.faults.fails_starts {
+        if host.faults.fails_starts || host.faults.fails_start_of.as_ref() == Some(&id) {
             let why = Reason::StartFailed { message: "no such disk".into() };
             shared.become_state(&mut host, &id, JobState::Failed, Some(why));
             return;
@@ -469,12 +471,13 @@ async fn stop(
     let mut host = shared.host();
     host.claim(body.run)?;
     if !host.job(&id)?.state.is_ended() {
-        shared.become_state(&mut host, &id, JobState::Stopping, Some(Reason::Requested));
+        let why = body.lets.map_or(Reason::Requested, |lets| Reason::Preempted { lets: lets.job });
+        shared.become_state(&mut host, &id, JobState::Stopping, Some(why.clone()));
         let (shared, id) = (shared.clone(), id.clone());
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let mut host = shared.host();
-            shared.become_state(&mut host, &id, JobState::Stopped, Some(Reason::Requested));
+            shared.become_state(&mut host, &id, JobState::Stopped, Some(why));
         });
     }
     Ok(Json(host.job(&id)?))

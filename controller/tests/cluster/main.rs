@@ -4,6 +4,7 @@
 mod expectations;
 
 mod fakes;
+mod preemption;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
