@@ -63,6 +63,7 @@ fn what_people_write_is_understood() {
         "ostler snapshot take web-1 before --no-wait",
         "ostler snapshots revert web-1 before",
         "ostler snapshots rm web-1 before",
+        "ostler snapshots rm web-1 before --on h2",
         "ostler ps --all --hosts 10.0.0.1,10.0.0.2:99",
         "ostler events --follow",
         "ostler console web-1 --lines 3 --no-input",

@@ -2,7 +2,7 @@
 //! nobody else for it: listing, taking, going back, deleting.
 
 use protocol::api::RevertJob;
-use protocol::id::{JobId, Revision, SnapshotName};
+use protocol::id::{HostId, JobId, Revision, SnapshotName};
 use protocol::job::{Job, JobRow, Snapshot, SnapshotStage};
 use protocol::vm::VmSpec;
 use serde::Serialize;
@@ -36,7 +36,7 @@ enum SnapshotsCommand {
     /// Make the disks of a stopped VM what they were; what was written since is lost
     Revert(NamedArgs),
     /// Keep a snapshot no longer; the disks stay as they are
-    Rm(NamedArgs),
+    Rm(RmArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,15 @@ struct NamedArgs {
     /// Return as soon as its host has written it down
     #[arg(long)]
     no_wait: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct RmArgs {
+    #[command(flatten)]
+    named: NamedArgs,
+    /// Of what is left of the VM on this host: its name, its id or the beginning of its id
+    #[arg(long, value_name = "HOST")]
+    on: Option<String>,
 }
 
 pub(crate) async fn run(session: &Session, args: SnapshotsArgs) -> Result<Code, Failure> {
@@ -129,10 +138,43 @@ async fn revert(session: &Session, picture: &Picture, args: NamedArgs) -> Result
     change(session, picture, row, &args, asked, "what its disks are again").await
 }
 
-async fn rm(session: &Session, picture: &Picture, args: NamedArgs) -> Result<Code, Failure> {
-    let row = picture.job(&args.vm)?;
-    let path = path(&args);
-    change(session, picture, row, &args, (Method::DELETE, path, json!(null)), "gone").await
+async fn rm(session: &Session, picture: &Picture, args: RmArgs) -> Result<Code, Failure> {
+    let RmArgs { named, on } = args;
+    let on = on.as_deref().map(|on| picture.host(on)).transpose()?.map(|row| row.host.id.clone());
+    let row = keeper(picture.job(&named.vm)?, picture.jobs(), &named.snapshot, on.as_ref())?;
+    let path = path(&named);
+    change(session, picture, row, &named, (Method::DELETE, path, json!(null)), "gone").await
+}
+
+/// The row whose host keeps a snapshot: that of the VM as it is now, or one that is left of it where it was before.
+/// Whoever has it nowhere is told so by the host.
+fn keeper(
+    now: JobRow,
+    all: Vec<JobRow>,
+    name: &SnapshotName,
+    on: Option<&HostId>,
+) -> Result<JobRow, Failure> {
+    let vm = &now.job.id;
+    let rows = all.into_iter().filter(|row| row.job.id == *vm);
+    if let Some(on) = on {
+        let mut rows = rows.filter(|row| row.host == *on);
+        return rows.next().ok_or_else(|| {
+            let what = format!("nothing of {vm} is on {}", on.short());
+            Failure::new(Code::NotFound, what).next(format!("ostler snapshots ls {vm}"))
+        });
+    }
+    let mut left: Vec<JobRow> = rows.filter(|row| row.job.snapshot(name).is_some()).collect();
+    if now.job.snapshot(name).is_some() || left.is_empty() {
+        return Ok(now);
+    }
+    match left.len() {
+        1 => Ok(left.remove(0)),
+        count => {
+            let what =
+                format!("{count} hosts keep a snapshot {name} of {vm} from when it was there");
+            Err(Failure::usage(what).next(format!("ostler snapshots rm {vm} {name} --on HOST")))
+        }
+    }
 }
 
 /// The job as its host has it now: a view may not have heard of the last change.
@@ -186,4 +228,49 @@ async fn change(
 fn is_over(job: &Job, args: &NamedArgs) -> bool {
     let at_it = job.snapshot(&args.snapshot).filter(|snapshot| snapshot.is_under_way());
     at_it.is_none_or(|snapshot| snapshot.why.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::id::{Cursor, Epoch};
+    use protocol::job::{JobSpec, JobState};
+    use protocol::signed::SecretKey;
+
+    use super::*;
+
+    fn row(n: u8, state: JobState, snapshots: &[&str]) -> JobRow {
+        let host = HostId::of(&SecretKey::from_seed([n; 32]).public());
+        let vm = JobSpec::vm(VmSpec::default());
+        let mut job = Job::of("web".parse().unwrap(), vm, state);
+        let snapshot = |name: &&str| Snapshot {
+            name: name.parse().unwrap(),
+            stage: SnapshotStage::Ready,
+            why: None,
+            taken_ms: None,
+            size_bytes: 1,
+            promised_bytes: 0,
+        };
+        job.snapshots = snapshots.iter().map(snapshot).collect();
+        let cursor = Cursor { epoch: Epoch(1), seq: 1 };
+        JobRow { host, host_name: format!("h{n}"), cursor, age_ms: 0, job }
+    }
+
+    #[test]
+    fn a_snapshot_is_deleted_where_it_is_kept() {
+        let now = || row(1, JobState::Running, &["new"]);
+        let of = |others: &[JobRow], name: &str, on: Option<&HostId>| {
+            let all = others.iter().cloned().chain([now()]).collect();
+            let kept = keeper(now(), all, &name.parse().unwrap(), on);
+            kept.map(|row| row.host_name).map_err(|failure| failure.code)
+        };
+        let (left, more) =
+            (row(2, JobState::Stopped, &["old", "new"]), row(3, JobState::Stopped, &["old"]));
+        let (one, both) = (vec![left.clone()], vec![left, more.clone()]);
+        assert_eq!(of(&one, "new", None), Ok("h1".to_owned()), "as it is now");
+        assert_eq!(of(&one, "old", None), Ok("h2".to_owned()), "what a loss has left");
+        assert_eq!(of(&one, "none", None), Ok("h1".to_owned()), "its host says so");
+        assert_eq!(of(&both, "old", None), Err(Code::Usage));
+        assert_eq!(of(&both, "old", Some(&more.host)), Ok("h3".to_owned()));
+        assert_eq!(of(&one, "old", Some(&more.host)), Err(Code::NotFound));
+    }
 }

@@ -2,7 +2,7 @@
 //! while no monitor answers.
 //!
 //! ```text
-//!   seek ─▶ a monitor answers ─▶ follow it ──(cut, gap, other trust)──▶ seek, the next one first
+//!   seek ─▶ a monitor answers ─▶ follow it ──(cut, gap, no monitor any more)──▶ seek, the next one first
 //!     └───▶ none does ─▶ follow every agent, and ask monitors again every 3 s ─▶ follow the monitor
 //! ```
 //!
@@ -85,12 +85,8 @@ impl Follower {
         let (mut turn, mut why) = (0, "the page has just begun".to_owned());
         loop {
             let session = self.sessions.borrow_and_update().clone();
-            let retired = session.trust.as_ref().map(Trust::retired_hosts).unwrap_or_default();
-            self.take(Input::Retired(retired));
-            let monitors = match session.is_direct {
-                true => Vec::new(),
-                false => session.peers(Role::Monitor),
-            };
+            self.take(Input::Retired(retired(&session)));
+            let monitors = monitors(&session);
             self.become_sourced(Source::Seeking(why.clone()));
             let opened = match first_stream(&session.client, &monitors, turn).await {
                 Some(opened) => Some(opened),
@@ -99,9 +95,9 @@ impl Follower {
             why = match opened {
                 Some((at, frames)) => {
                     turn = at + 1;
-                    let url = monitors[at].url.clone();
-                    let why = self.follow_monitor(&url, frames).await;
-                    format!("monitor {url}: {why}")
+                    let monitor = &monitors[at];
+                    let why = self.follow_monitor(monitor, frames).await;
+                    format!("monitor {}: {why}", monitor.url)
                 }
                 None => "another trust document is in force".to_owned(),
             };
@@ -110,8 +106,8 @@ impl Follower {
     }
 
     /// Follows one monitor for as long as that goes well; says why it ended.
-    async fn follow_monitor(&mut self, url: &str, mut frames: Frames) -> String {
-        self.become_sourced(Source::Beginning(url.to_owned()));
+    async fn follow_monitor(&mut self, monitor: &Endpoint, mut frames: Frames) -> String {
+        self.become_sourced(Source::Beginning(monitor.url.clone()));
         let mut ticks = tokio::time::interval(PUBLISH_INTERVAL);
         let mut begin = std::pin::pin!(tokio::time::sleep(BEGIN_MAX));
         loop {
@@ -132,9 +128,20 @@ impl Follower {
                 () = &mut begin, if !self.replica.is_current() => {
                     return format!("not everything was told within {} s", BEGIN_MAX.as_secs());
                 }
-                _ = self.sessions.changed() => return "another trust document is in force".to_owned(),
+                _ = self.sessions.changed() => {
+                    if !self.is_still(monitor) {
+                        return "it is no monitor of the cluster any more".to_owned();
+                    }
+                }
             }
         }
+    }
+
+    /// Whether another session has this monitor as well: a document that lets somebody in is no reason to begin anew.
+    fn is_still(&mut self, monitor: &Endpoint) -> bool {
+        let session = self.sessions.borrow_and_update().clone();
+        self.take(Input::Retired(retired(&session)));
+        monitors(&session).contains(monitor)
     }
 
     /// Follows every agent until a monitor answers; `None` when another session is in force.
@@ -198,6 +205,19 @@ impl Follower {
         if std::mem::take(&mut self.is_news) {
             self.publish.send_replace(Arc::new(self.replica.clone()));
         }
+    }
+}
+
+/// Hosts that are none of the cluster's any more, whatever a monitor says.
+fn retired(session: &Session) -> BTreeSet<HostId> {
+    session.trust.as_ref().map(Trust::retired_hosts).unwrap_or_default()
+}
+
+/// Whom to follow; nobody where agents are asked themselves.
+fn monitors(session: &Session) -> Vec<Endpoint> {
+    match session.is_direct {
+        true => Vec::new(),
+        false => session.peers(Role::Monitor),
     }
 }
 
