@@ -91,8 +91,10 @@ fn lab_what_is_preemptible_makes_way_for_what_matters_more_and_for_nothing_else(
     let expected = json!({ "expectations": [{ "expect": "runs", "job": "batch" }] });
     std::fs::write(&file, expected.to_string()).expect("a file for the expectation");
     operator.must(&["expect", &file.display().to_string(), "--name", "batch"]);
-    let told = operator.json(&["expectations", "batch"]);
-    assert!(told.to_string().contains("made room for web"), "{told}");
+    until("what is kept to be looked at", LIMIT, || {
+        let told = operator.json(&["expectations", "batch"]);
+        is(told.to_string().contains("made room for web"), told)
+    });
     assert_eq!(lab.virsh_state("h1", "batch"), "shut off");
     operator.must(&["rm", "web", "--force"]);
     assert_eq!(operator.await_state("batch", "running"), "h1");
