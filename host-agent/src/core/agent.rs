@@ -444,8 +444,11 @@ impl Agent {
             }
             _ => record.tally.restart_at_ms = None,
         }
-        // A guest that has begun or ended may have let go of what it kept.
-        self.jobs.change(&record.job.id, |entry| entry.asks_leaving = true);
+        // A guest that has begun or ended may have let go of what it kept; one that has ended gives nothing up.
+        self.jobs.change(&record.job.id, |entry| {
+            entry.asks_leaving = true;
+            entry.giving = entry.giving.filter(|_| !state.is_ended());
+        });
         self.insert(now, record, out);
     }
 

@@ -242,6 +242,29 @@ fn giving_up_needs_no_ticket_and_frees_what_the_guest_has_really_given() {
 }
 
 #[test]
+fn a_guest_that_is_stopped_while_it_gives_something_up_is_through_with_its_change() {
+    let mut bench = running(Bench::lone());
+    resize(&mut bench, body(2, change(1, GIB / 2), None)).unwrap();
+    bench.end_work(WorkOutcome::Resized {
+        domain: Box::new(guest(1, GIB, GIB)),
+        devices: vec![],
+        left: vec![],
+        is_giving: true,
+    });
+    assert!(job(&bench).resize.is_some_and(|r| r.stage == ResizeStage::Changing));
+    let stop = Request::Stop { job: job_id("web-1"), stop: StopJob::within(0) };
+    bench.ask(stop).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(bench.state("web-1"), JobState::Stopped);
+    let off = domain("web-1", DomainState::ShutOff(StopReason::Destroyed));
+    let (devices, left) = (vec![], vec![]);
+    bench.end_work(WorkOutcome::Resized { domain: Box::new(off), devices, left, is_giving: false });
+    assert!(job(&bench).resize.is_none(), "nothing is under way any more");
+    // And takes another size, which was refused as busy for ever.
+    assert!(resize(&mut bench, body(3, change(2, GIB), None)).is_ok());
+}
+
+#[test]
 fn what_was_not_given_up_yet_can_be_had_back_without_a_ticket() {
     let mut bench = running(Bench::trusted(HOST));
     let ticket = granted(offer(&mut bench, 2, sized(4, GIB)).unwrap());
