@@ -294,3 +294,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_vm_matters_no_more_than_its_tenant_may_say_and_a_users_no_more_than_what_is_not_said() {
+    let ranked = |number: u8| {
+        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, ..VmSpec::default() };
+        JobSpec::vm(VmSpec { priority: number.try_into().unwrap(), ..vm })
+    };
+    let at_most = |number: u8| {
+        let priority_max = Some(number.try_into().unwrap());
+        let default = Some(TenantPolicy { priority_max, ..TenantPolicy::default() });
+        Policy { default, ..Policy::default() }
+    };
+    let (none, seventy) = (Policy::default(), at_most(70));
+    assert!(none.breaches(&ranked(100)).is_empty() && seventy.breaches(&ranked(70)).is_empty());
+    assert_eq!(seventy.breaches(&ranked(71))[0].rule(), "priority_max");
+    assert!(none.breaches_of_user(&ranked(50)).is_empty());
+    assert_eq!(none.breaches_of_user(&ranked(51))[0].rule(), "priority_max");
+    assert!(seventy.breaches_of_user(&ranked(70)).is_empty(), "the tenant's policy says so");
+    // Another rank is asked only where it rises.
+    let rises = |from, to, is_user| seventy.breach_of_rank(&ranked(from), &ranked(to), is_user);
+    assert!(rises(50, 71, false).is_some() && rises(50, 71, true).is_some());
+    assert!(rises(90, 80, false).is_none() && rises(50, 70, true).is_none());
+}
