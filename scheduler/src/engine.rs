@@ -11,7 +11,7 @@ use std::time::Duration;
 use planner::{Outcome, PlanInput, Shards, State};
 use protocol::api::{NewRun, RunStatus, Want};
 use protocol::id::{HostId, JobId, RunId, TenantId};
-use protocol::job::{JobState, Role};
+use protocol::job::Role;
 use protocol::refusal::{Problem, Refusal};
 use protocol::signed::PublicKey;
 use protocol::trust::{Policy, Trust};
@@ -841,15 +841,7 @@ fn number(key: &PublicKey) -> u64 {
 /// A plan with what its tasks must know of the job.
 fn planned(job: &JobId, has_trust: bool, input: &PlanInput, outcome: Outcome) -> Input {
     let state = State::new(input);
-    let rows = state.placements(job);
-    let running = rows.values().find(|placed| placed.state == JobState::Running);
-    let at = Circumstances {
-        has_trust,
-        spec: running.map(|placed| placed.spec.clone()),
-        hold: running.and_then(|placed| placed.hold),
-        revision: running.map(|placed| placed.revision),
-        hosts_with_rows: rows.keys().cloned().collect(),
-    };
+    let at = Circumstances::of(&state, job, has_trust);
     let met_at = met_at(input, &outcome, &state);
     Input::Planned { outcome: Box::new(outcome), at, met_at }
 }

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use planner::steps::StartVm;
-use planner::{Fetch, Step};
+use planner::{Fetch, State, Step};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
-use protocol::job::{JobSpec, Pace, RunKey};
+use protocol::job::{JobSpec, JobState, Pace, RunKey};
 use protocol::signed::Signed;
 use protocol::subject::Subject;
 use protocol::ticket::{Action, Grant, Handoff, HoldAt, Offer, Ticket};
@@ -673,6 +673,22 @@ pub struct Circumstances {
     pub revision: Option<Revision>,
     /// Hosts that have a row of the job already.
     pub hosts_with_rows: Vec<HostId>,
+}
+
+impl Circumstances {
+    /// As a state shows the job.
+    #[must_use]
+    pub fn of(state: &State<'_>, job: &JobId, has_trust: bool) -> Self {
+        let rows = state.placements(job);
+        let running = rows.values().find(|placed| placed.state == JobState::Running);
+        Self {
+            has_trust,
+            spec: running.map(|placed| placed.spec.clone()),
+            hold: running.and_then(|placed| placed.hold),
+            revision: running.map(|placed| placed.revision),
+            hosts_with_rows: rows.keys().cloned().collect(),
+        }
+    }
 }
 
 /// The tasks of a plan's steps, numbered from `first`.

@@ -13,7 +13,6 @@ use planner::State;
 use protocol::api::{NewRun, RunState, TaskState, Want};
 use protocol::event::Frame;
 use protocol::id::RunId;
-use protocol::job::JobState;
 use protocol::view::Merge;
 use scheduler::judge::met_at;
 use scheduler::{
@@ -346,15 +345,7 @@ impl World {
         let reservations =
             outcome.plan.steps.iter().filter_map(|step| step.reservation(&state)).collect();
         knowledge.reserve(id, reservations);
-        let rows = state.placements(record.job());
-        let running = rows.values().find(|placed| placed.state == JobState::Running);
-        let at = Circumstances {
-            has_trust: true,
-            spec: running.map(|placed| placed.spec.clone()),
-            hold: running.and_then(|placed| placed.hold),
-            revision: running.map(|placed| placed.revision),
-            hosts_with_rows: rows.keys().cloned().collect(),
-        };
+        let at = Circumstances::of(&state, record.job(), true);
         let met_at = met_at(&input, &outcome, &state);
         Input::Planned { outcome: Box::new(outcome), at, met_at }
     }

@@ -393,15 +393,7 @@ impl Replay {
         let steps = &outcome.plan.steps;
         let reservations = steps.iter().filter_map(|step| step.reservation(&state)).collect();
         knowledge.reserve(id, reservations);
-        let rows = state.placements(record.job());
-        let running = rows.values().find(|placed| placed.state == JobState::Running);
-        let at = Circumstances {
-            has_trust: true,
-            spec: running.map(|placed| placed.spec.clone()),
-            hold: running.and_then(|placed| placed.hold),
-            revision: running.map(|placed| placed.revision),
-            hosts_with_rows: rows.keys().cloned().collect(),
-        };
+        let at = Circumstances::of(&state, record.job(), true);
         let met_at = met_at(&input, &outcome, &state);
         // The move that was planned for the whole host is none that this run could take.
         let is_impossible = matches!(want, Want::Migrate { .. }) && steps.is_empty();
