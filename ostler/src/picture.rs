@@ -15,6 +15,7 @@ use protocol::host::{Host, Inventory};
 use protocol::id::{Epoch, HostId, JobId, Revision};
 use protocol::job::{Job, JobRow, JobState, Reason, Role};
 use protocol::power::{Sleep, SleepList, SleepStage};
+use protocol::refusal::Refusal;
 use protocol::trust::Trust;
 use protocol::view::{Freshness, HostRow, View};
 use protocol::vm::OnLoss;
@@ -386,6 +387,13 @@ pub(crate) fn chain(error: &CallError) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
+
+/// Whether a VM that was at a host a moment ago may be elsewhere by now, or there again: the picture may be
+/// older than this answer.
+pub(crate) fn may_be_elsewhere(error: &CallError) -> bool {
+    error.is_retriable() || matches!(error.refusal(), Some(Refusal::NoSuchJob { .. }))
+}
+
 /// Whether it fails over by itself; a row of its arrival elsewhere does not count yet.
 fn lapses(job: &Job) -> bool {
     let is_arriving = job.state == JobState::MigratingIn;

@@ -157,6 +157,7 @@ fn lab_what_a_guest_keeps_is_said_and_goes_when_it_lets_go_or_ends() {
     ends(&operator, 0, &detach("data"));
     lab.must(&["signal", "h1", "agent", "KILL"]);
     lab.start_agent("h1", &url);
+    lab.await_agent("h1");
     operator.must(&["resume", "web-1"]);
     until("the guest to be without it", Duration::from_secs(60), || {
         let resize = job(&operator).get("resize").cloned();

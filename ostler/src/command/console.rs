@@ -3,7 +3,7 @@
 //! ```text
 //! find the VM ─▶ stream ─▶ output to the terminal, keys to the guest ─▶ Ctrl-] : leave
 //!      ▲                         │ stream ends
-//!      └── it runs elsewhere ◀───┴──▶ it has ended: leave
+//!      └─ it is seen elsewhere ◀─┴──▶ it has ended: leave
 //! ```
 //!
 //! Decides that a guest that moved is followed, and that without a terminal nothing is typed.
@@ -11,14 +11,16 @@
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
 
-use protocol::id::JobId;
+use protocol::id::HostId;
+use protocol::job::JobRow;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::sync::mpsc;
 use transport::stream::Frame;
-use transport::{Clock, Frames, connect_stream};
+use transport::{CallError, Clock, Frames, connect_stream};
 
 use crate::cli::ConsoleArgs;
 use crate::exit::{Code, Failure};
+use crate::picture::may_be_elsewhere;
 use crate::session::Session;
 use crate::show;
 
@@ -30,6 +32,12 @@ const KEYS_MAX: usize = 64;
 
 /// How long a VM whose console ended may take to be seen elsewhere.
 const REAPPEAR_MS_MAX: u64 = 15_000;
+
+/// How often it is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How much of what a VM said since its arrival is shown when it has moved.
+const ARRIVAL_BYTES: u64 = 32 << 10;
 
 /// How a session with one host's console ended.
 enum End {
@@ -46,30 +54,77 @@ pub(crate) async fn run(session: &Session, args: ConsoleArgs) -> Result<Code, Fa
     if raw.is_some() {
         show::note(&format!("console of {}; Ctrl-] leaves\r", args.name));
     }
-    let mut tail = args.tail;
-    let mut host = None;
-    loop {
-        let picture = session.picture().await?;
-        let row = picture.job(&args.name)?;
-        let is_new = host.as_ref() != Some(&row.host);
-        if row.job.state.is_ended() && !is_new {
-            return Ok(Code::Ok);
-        }
-        if !is_new || host.is_some() {
-            show::note(&format!("\r\n[{} {} on {}]\r", args.name, row.job.state, row.host_name));
-        }
-        host = Some(row.host.clone());
-        let write = if is_typing { "&write=true" } else { "" };
-        let path = format!("/v1/jobs/{}/console?tail={tail}{write}", args.name);
-        let agent = picture.agent(&row.host);
-        let stream = connect_stream(&session.client, &agent, &path).await?;
+    let mut last = None;
+    while let Some((host, stream)) = open(session, &args, is_typing, last.as_ref()).await? {
         match attend(stream, &mut keys, &mut screen).await {
-            End::Left | End::Enough => return Ok(Code::Ok),
-            End::Closed => {}
+            End::Left | End::Enough => break,
+            End::Closed => last = Some(host),
         }
-        tail = 0;
-        if !reappears(session, &args.name).await {
-            return Ok(Code::Ok);
+    }
+    Ok(Code::Ok)
+}
+
+/// The console where the VM is; `None` when it has ended there. After the first time it may take a moment
+/// until the VM is seen where it has gone.
+async fn open(
+    session: &Session,
+    args: &ConsoleArgs,
+    is_typing: bool,
+    last: Option<&HostId>,
+) -> Result<Option<(HostId, Frames)>, Failure> {
+    let clock = Clock::real();
+    let deadline_ms = clock.now().mono_ms + REAPPEAR_MS_MAX;
+    loop {
+        let is_last_look = last.is_none() || clock.now().mono_ms >= deadline_ms;
+        match look(session, args, is_typing, last).await {
+            Ok(Look::Ended) => return Ok(None),
+            Ok(Look::Open(host, stream)) => return Ok(Some((host, stream))),
+            Ok(Look::Gone(error)) if is_last_look => return Err(error.into()),
+            Err(failure) if is_last_look => return Err(failure),
+            Ok(Look::Gone(_)) | Err(_) => tokio::time::sleep(LOOK_INTERVAL).await,
+        }
+    }
+}
+
+/// What is found where the VM is seen.
+enum Look {
+    Open(HostId, Frames),
+    /// It is not there any more, or its host does not answer.
+    Gone(CallError),
+    Ended,
+}
+
+async fn look(
+    session: &Session,
+    args: &ConsoleArgs,
+    is_typing: bool,
+    last: Option<&HostId>,
+) -> Result<Look, Failure> {
+    let picture = session.picture().await?;
+    let JobRow { host, host_name, job, .. } = match picture.job(&args.name) {
+        Err(_) if last.is_some() => return Ok(Look::Ended),
+        row => row?,
+    };
+    let is_again = last == Some(&host);
+    if is_again && job.state.is_ended() {
+        return Ok(Look::Ended);
+    }
+    let tail = match last {
+        None => args.tail,
+        Some(_) if is_again => 0,
+        // Its log begins with its arrival: all of it is news.
+        Some(_) => ARRIVAL_BYTES,
+    };
+    let write = if is_typing { "&write=true" } else { "" };
+    let path = format!("/v1/jobs/{}/console?tail={tail}{write}", args.name);
+    match connect_stream(&session.client, &picture.agent(&host), &path).await {
+        Err(error) if may_be_elsewhere(&error) => Ok(Look::Gone(error)),
+        opened => {
+            let stream = opened?;
+            if last.is_some() {
+                show::note(&format!("\r\n[{} {} on {host_name}]\r", args.name, job.state));
+            }
+            Ok(Look::Open(host, stream))
         }
     }
 }
@@ -118,21 +173,6 @@ async fn next_key(keys: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Vec<u8> {
     // No keyboard, or it is gone: output goes on.
     *keys = None;
     std::future::pending().await
-}
-
-/// Waits until it is clear whether the VM runs on.
-async fn reappears(session: &Session, id: &JobId) -> bool {
-    let clock = Clock::real();
-    let deadline_ms = clock.now().mono_ms + REAPPEAR_MS_MAX;
-    while clock.now().mono_ms < deadline_ms {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        let Ok(picture) = session.picture().await else { continue };
-        match picture.job(id) {
-            Ok(row) => return !row.job.state.is_ended(),
-            Err(_) => return false,
-        }
-    }
-    false
 }
 
 /// Where output goes, and how much of it is wanted.

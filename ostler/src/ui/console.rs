@@ -16,7 +16,7 @@ use transport::{Frames, connect_stream};
 use super::ask::No;
 use super::replica::Replica;
 use super::serve::Shared;
-use crate::picture::chain;
+use crate::picture::{chain, may_be_elsewhere};
 
 /// How much of what was said before a page begins with.
 const TAIL_BYTES: u64 = 32 << 10;
@@ -97,7 +97,7 @@ async fn open_at_host(
             let write = if is_typing { "&write=true" } else { "" };
             let path = format!("/v1/jobs/{id}/console?tail={tail}{write}");
             let opened = connect_stream(&session.client, &picture.agent(&row.host), &path).await;
-            if !matches!(&opened, Err(error) if error.is_retriable() && last.is_some()) {
+            if !matches!(&opened, Err(error) if last.is_some() && may_be_elsewhere(error)) {
                 let console = opened.map_err(|error| chain(&error));
                 return Some(Opened { host: row.host, host_name: row.host_name, console });
             }
