@@ -6,6 +6,7 @@
 //! neither, and a local agent ─▶ the agent's socket on this machine
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -124,6 +125,11 @@ impl Session {
     pub(crate) fn policy(&self) -> Arc<Policy> {
         let trust = self.trust.as_ref().filter(|_| !self.is_direct);
         trust.map(|trust| Arc::clone(&trust.policy)).unwrap_or_default()
+    }
+
+    /// The hosts of the cluster, by the trust document.
+    pub(crate) fn members(&self) -> BTreeSet<HostId> {
+        self.trust.iter().flat_map(|trust| trust.roster_by_host().into_keys()).collect()
     }
 
     /// Where the processes of a role answer, by the trust document.

@@ -214,10 +214,7 @@ impl Scheduler {
         let mut count = 0;
         for status in theirs {
             let _one = self.keeping().changing.lock().await;
-            let values = status.expectations.into_iter().map(|one| one.expectation).collect();
-            let expectations = (!status.is_deleted).then_some(values);
-            let put = SetRecord::new(status.name, status.revision, expectations, status.put_ms);
-            let theirs = SetRecord { begun: status.begun, stopped: status.stopped, ..put };
+            let theirs = SetRecord::from(status);
             let known = self.keeping().upkeep().record(&theirs.name).cloned();
             let merged = match known.clone() {
                 Some(ours) => ours.merged(theirs),
@@ -475,7 +472,7 @@ impl Scheduler {
         }
     }
 
-    async fn plan_mends(&self, aims: Aims) -> Input {
+    async fn plan_mends(&self, mut aims: Aims) -> Input {
         let report = planner::Report::default();
         let nothing = |open| {
             let (steps, favours, shifts, savings) = (vec![], vec![], vec![], vec![]);
@@ -489,20 +486,15 @@ impl Scheduler {
             reason: SetbackReason::Failed { message },
             host,
         };
-        let setbacks = aims.shunned.into_iter().map(failed).collect();
+        let setbacks = std::mem::take(&mut aims.shunned).into_iter().map(failed).collect();
         let (now_ms, seed) = (self.now_ms(), self.options().seed);
-        let (goals, clauses, heeded, shifts) = (aims.goals, aims.clauses, aims.heeded, aims.shifts);
-        let savings_max = aims.savings_max;
         let (scheduler, shards, policy) = (self.clone(), self.shards(), self.policy());
         let planned = spawn_blocking(move || {
             let mut knowledge = scheduler.knowledge();
             knowledge.share_with(shards);
             knowledge.obey(policy);
-            let mut input =
-                knowledge.mend_input(now_ms, &picture, goals, clauses, heeded, setbacks, seed);
+            let input = knowledge.mend_input(now_ms, &picture, aims, setbacks, seed);
             drop(knowledge);
-            (input.limits.shifts_max, input.limits.shifts_begun) = (shifts.max, shifts.were_begun);
-            input.limits.savings_max = savings_max;
             let outcome = planner::plan(&input);
             // A later step may need an earlier one; it is found again once that is done. But what a host is woken for
             // wakes it by its own run.

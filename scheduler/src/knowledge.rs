@@ -26,6 +26,7 @@ use protocol::view::{Freshness, HostRow, View};
 use crate::failover::{freshness_of, superseded_on};
 use crate::follow::{HeardAt, Picture};
 use crate::sleep::Powers;
+use crate::upkeep::Aims;
 
 /// How long a host's own word beats a view that shows something older. Monitors lag by less than a
 /// second; a reconnect takes a few.
@@ -266,27 +267,18 @@ impl Knowledge {
     }
 
     /// Everything a plan depends on that mends what is expected.
-    #[expect(clippy::too_many_arguments, reason = "each is a fact of its own")]
     #[must_use]
     pub fn mend_input(
         &mut self,
         now_ms: u64,
         picture: &Picture,
-        goals: Vec<(Level, Expectation)>,
-        clauses: Vec<Clause>,
-        heeded: Vec<Clause>,
+        aims: Aims,
         setbacks: Vec<Setback>,
         seed: u64,
     ) -> PlanInput {
         let reservations = self.reservations.values().flatten().cloned().collect();
-        let levels = goals.iter().map(|(level, goal)| (goal.job().clone(), *level)).collect();
-        let expectations = goals.into_iter().map(|(_, goal)| goal).collect();
         let input = self.input(now_ms, picture, setbacks, seed);
-        let mut input = PlanInput { expectations, levels, clauses, reservations, ..input };
-        input.limits.wakes_for = Some(Level::Must);
-        input.limits.preempts_for = Some(Level::Must);
-        make_room(&mut input, heeded);
-        input
+        aims.told(PlanInput { reservations, ..input })
     }
 
     fn input(
@@ -550,7 +542,7 @@ mod tests {
         knowledge.obey(Policy { default: Some(rules), ..Policy::default() }.into());
         assert_eq!(steps(&mut knowledge), 0);
         let tended = knowledge.tend_input(0, &picture, vec![], 1);
-        let mended = knowledge.mend_input(0, &picture, vec![], vec![], vec![], vec![], 1);
+        let mended = knowledge.mend_input(0, &picture, Aims::default(), vec![], 1);
         for policy in [tended.policy, mended.policy] {
             assert!(!policy.breaches(&spec).is_empty());
         }

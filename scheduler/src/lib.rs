@@ -147,4 +147,4 @@ pub use tally::{Counts, Durations, Figures, Kept as KeptFigures, TOOK_S};
 pub use task::{
     Ask, Circumstances, Direction, Dispatch, TaskKind, TaskResult, ask_to_do, ask_to_undo, tasks_of,
 };
-pub use upkeep::{Clash, ITEMS_MAX, SET_VERSION, SETS_MAX, SetError, SetRecord};
+pub use upkeep::{Clash, Foresight, ITEMS_MAX, Look, SET_VERSION, SETS_MAX, SetError, SetRecord};

@@ -20,6 +20,8 @@ mod balance;
 
 mod clash;
 
+mod foresight;
+
 mod index;
 
 mod judging;
@@ -42,7 +44,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use planner::{Clause, Expectation, Favour, Group, Level, Need, Rehearsal, Report, Shift, Step};
+use planner::{
+    Clause, Expectation, Favour, Group, Level, Need, PlanInput, Rehearsal, Report, Shift, Step,
+};
 use protocol::api::Want;
 use protocol::expectations::SetStatus;
 use protocol::id::{HostId, JobId, Revision, SetName};
@@ -55,10 +59,12 @@ use self::saving::Saving;
 use self::set::{Entry, Item};
 use self::verdict::Verdict;
 use crate::follow::HeardAt;
+use crate::knowledge::make_room;
 use crate::sleep::Powers;
 
 pub use balance::Shifts;
 pub use clash::Clash;
+pub use foresight::Foresight;
 pub(crate) use mends::Mends;
 pub use mends::Open;
 pub use set::{ITEMS_MAX, SET_VERSION, SETS_MAX, SetError, SetRecord};
@@ -188,6 +194,31 @@ pub struct Aims {
     pub shifts: Shifts,
     /// How many hosts may be put to sleep, or woken for the room that they have.
     pub savings_max: u32,
+}
+
+impl Aims {
+    /// Tells a plan of it, beside what it is to reach already. Unless it says otherwise, others are moved, hosts woken
+    /// and VMs stopped only for what must be.
+    #[must_use]
+    pub fn told(self, mut input: PlanInput) -> PlanInput {
+        for (level, goal) in self.goals {
+            if !input.expectations.contains(&goal) {
+                input.levels.insert(goal.job().clone(), level);
+                input.expectations.push(goal);
+            }
+        }
+        let news: Vec<Clause> =
+            self.clauses.into_iter().filter(|clause| !input.clauses.contains(clause)).collect();
+        input.clauses.extend(news);
+        let limits = &mut input.limits;
+        limits.shifts_max = limits.shifts_max.max(self.shifts.max);
+        limits.shifts_begun |= self.shifts.were_begun;
+        limits.savings_max = limits.savings_max.max(self.savings_max);
+        limits.wakes_for = limits.wakes_for.or(Some(Level::Must));
+        limits.preempts_for = limits.preempts_for.or(Some(Level::Must));
+        make_room(&mut input, self.heeded);
+        input
+    }
 }
 
 #[derive(Debug, Clone)]

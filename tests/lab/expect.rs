@@ -219,6 +219,10 @@ fn lab_a_vm_is_kept_running_and_who_ends_it_by_command_is_obeyed() {
     assert!(stopped.status.success() && said.contains("it stays stopped"), "{said}");
     let unmet = await_standing(&operator, "web", "unmet");
     assert!(unmet["why"].as_str().is_some_and(|why| why.contains("ostler start web-1")), "{unmet}");
+    let plan = operator.run(&["plan"]);
+    let said = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert_eq!(plan.status.code(), Some(0), "{said}");
+    assert!(said.contains("nothing to do\nwaits (web): web-1 was ended by command"), "{said}");
 
     // A controller that is killed comes back with what it keeps, and still knows who ended it.
     let (at, pid) = operator.service(&lab, "controller");

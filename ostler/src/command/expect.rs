@@ -17,6 +17,7 @@ use protocol::expectations::{
 };
 use protocol::id::{JobId, Revision, SetName};
 use protocol::job::Role;
+use scheduler::SetRecord;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use transport::{CallError, Clock, Endpoint, Method};
@@ -159,19 +160,33 @@ pub(crate) async fn note_if_expected(session: &Session, job: &JobId, what_then: 
     }
 }
 
+/// The sets that are kept, as far as a controller answers.
+pub(crate) async fn kept(session: &Session) -> Vec<SetRecord> {
+    if session.is_without_controller() {
+        return Vec::new();
+    }
+    let lists = ask_all(session, false).await.unwrap_or_default();
+    merged(lists).0.into_values().map(SetRecord::from).collect()
+}
+
 /// The rules that are kept, as far as a controller answers: what is planned here heeds them too.
 pub(crate) async fn rules(session: &Session) -> Vec<Clause> {
-    let read = understood(session).await.into_iter().filter_map(|understood| match understood {
+    rules_of(&kept(session).await).collect()
+}
+
+/// The rules in sets.
+pub(crate) fn rules_of(sets: &[SetRecord]) -> impl Iterator<Item = Clause> {
+    understood_of(sets).filter_map(|understood| match understood {
         Understood::Rule(clause) => Some(clause),
         Understood::Group(level, group) => group.clause(level),
         Understood::Goal(..) | Understood::Order(_) => None,
-    });
-    read.collect()
+    })
 }
 
 /// The rules that are kept, and that nobody is moved who is expected where it is.
 pub(crate) async fn rules_for_moves(session: &Session) -> Vec<Clause> {
-    let read = understood(session).await.into_iter().filter_map(|understood| match understood {
+    let sets = kept(session).await;
+    let read = understood_of(&sets).filter_map(|understood| match understood {
         Understood::Rule(clause) => Some(clause),
         Understood::Group(level, group) => group.clause(level),
         Understood::Goal(
@@ -183,13 +198,9 @@ pub(crate) async fn rules_for_moves(session: &Session) -> Vec<Clause> {
     read.collect()
 }
 
-async fn understood(session: &Session) -> Vec<Understood> {
-    if session.is_without_controller() {
-        return Vec::new();
-    }
-    let lists = ask_all(session, false).await.unwrap_or_default();
-    let sets = merged(lists).0.into_values().flat_map(|set| values(&set));
-    sets.filter_map(|value| understand(0, value).ok()).collect()
+fn understood_of(sets: &[SetRecord]) -> impl Iterator<Item = Understood> {
+    let values = sets.iter().filter_map(|set| set.expectations.as_ref()).flatten();
+    values.filter_map(|value| understand(0, value.clone()).ok())
 }
 
 fn check(wanted: &Wanted) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! `ostler plan`: what would be done, without doing it; of a live cluster, or of files.
+//! `ostler plan`: what would be done, without doing it; of a live cluster with what is kept there, or of files.
 //!
 //! Exits with 0 when there is nothing to do, 1 when there are changes, 2 when something that must be
 //! cannot. Files that cannot be read are another failure.
@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use planner::case::{Record, Verdict, Wanted, case, change, view_of};
-use planner::{Clause, Heard, Intent, PlanInput, State};
-use protocol::id::HostId;
+use planner::{Clause, Heard, Intent, Limits, PlanInput, State};
+use protocol::id::{HostId, SetName};
 use protocol::power::Sleep;
 use protocol::trust::Policy;
 use protocol::view::View;
+use scheduler::{Foresight, HeardAt, Look, Powers, SetRecord};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
-use crate::command::expect::rules;
+use crate::command::expect::{kept, rules_of};
 use crate::exit::{Code, Failure};
 use crate::picture::Picture;
 use crate::session::Session;
@@ -45,22 +46,26 @@ pub(crate) fn offline(global: &Global, view: &Path, args: &PlanArgs) -> Result<C
     finish(global.json, args, view, heard, Around::default())
 }
 
-/// A plan of the cluster as it is, with the rules that are kept there.
+/// A plan of the cluster as it is, with what is kept there: what its controllers would do next.
 pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
     let heard = heard_of(&picture);
-    let kept = rules(session).await;
+    let sets = kept(session).await;
     let may_sleep = session.may_sleep().await;
-    let around = Around { kept, policy: session.policy(), asleep: picture.asleep, may_sleep };
+    let members = session.members();
+    let (policy, asleep) = (session.policy(), picture.asleep);
+    let around = Around { sets, members, policy, asleep, may_sleep };
     finish(session.is_json, &args, picture.view, heard, around)
 }
 
 /// What a plan of the cluster depends on beside the view.
 #[derive(Default)]
 struct Around {
-    /// Rules that are kept there.
-    kept: Vec<Clause>,
+    /// What is kept there.
+    sets: Vec<SetRecord>,
+    /// Hosts of the cluster.
+    members: BTreeSet<HostId>,
     policy: Arc<Policy>,
     asleep: BTreeMap<HostId, Sleep>,
     may_sleep: BTreeSet<HostId>,
@@ -127,16 +132,14 @@ fn finish(
     args: &PlanArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
-    Around { kept, policy, asleep, may_sleep }: Around,
+    Around { sets, members, policy, asleep, may_sleep }: Around,
 ) -> Result<Code, Failure> {
     let wanted = under(policy, read_wanted(args.expectations.as_deref())?);
     let (mut input, not_understood) = case(view, heard, wanted);
     lay_asleep(&mut input, &asleep);
     input.may_sleep.extend(may_sleep);
     with(&mut input, &args.with)?;
-    let is_new = |clause: &Clause| !input.clauses.contains(clause);
-    let kept: Vec<Clause> = kept.into_iter().filter(is_new).collect();
-    input.clauses.extend(kept);
+    let (input, held) = beside(input, sets, members);
     let record = Record::make(input, not_understood);
     if let Some(file) = &args.record {
         let text = serde_json::to_vec(&record).expect("our nouns are always valid JSON");
@@ -144,8 +147,45 @@ fn finish(
             Failure::new(Code::Unreachable, format!("write {}", file.display())).because(error)
         })?;
     }
-    tell(is_json, &record);
+    tell_all(is_json, &record, &held);
     Ok(code_of(record.verdict))
+}
+
+/// What is to be planned beside what is kept, and what of that waits for something else than a plan: each with the
+/// set's name.
+fn beside(
+    mut input: PlanInput,
+    sets: Vec<SetRecord>,
+    members: BTreeSet<HostId>,
+) -> (PlanInput, Vec<(SetName, String)>) {
+    if sets.is_empty() {
+        return (input, Vec::new());
+    }
+    let is_new = |clause: &Clause| !input.clauses.contains(clause);
+    let rules: Vec<Clause> = rules_of(&sets).filter(is_new).collect();
+    input.clauses.extend(rules);
+    let asleep = input.intents.iter().filter(|(_, intent)| **intent == Intent::Asleep);
+    let asleep = asleep.map(|(host, _)| (host.clone(), !input.kept_asleep.contains(host)));
+    let powers = Powers { asleep: asleep.collect(), may_sleep: input.may_sleep.clone() };
+    let heard = input
+        .heard
+        .iter()
+        .map(|(host, heard)| (host.clone(), HeardAt { freshness: heard.freshness, heard_ms: 0 }));
+    let look = Look {
+        view: input.view.clone(),
+        heard: heard.collect(),
+        members: Arc::new(members),
+        powers: Arc::new(powers),
+        ..Look::default()
+    };
+    let Foresight { aims, held } = Foresight::of(sets, &look);
+    let limits = input.limits;
+    let mut input = aims.told(input);
+    // Whoever says how far a plan may go has the last word.
+    if limits != Limits::default() {
+        input.limits = limits;
+    }
+    (input, held)
 }
 
 pub(crate) fn with(input: &mut PlanInput, changes: &[String]) -> Result<(), Failure> {
@@ -166,9 +206,22 @@ pub(crate) fn code_of(verdict: Verdict) -> Code {
 
 /// The report as people or scripts read it.
 pub(crate) fn tell(is_json: bool, record: &Record) {
-    match is_json {
-        true => show::json_pretty(&report(record)),
-        false => lines(record).iter().for_each(|line| show::line(line)),
+    tell_all(is_json, record, &[]);
+}
+
+/// The same, with what waits of what is kept.
+fn tell_all(is_json: bool, record: &Record, held: &[(SetName, String)]) {
+    if is_json {
+        let mut value = report(record);
+        if !held.is_empty() {
+            let held = held.iter().map(|(set, why)| json!({ "set": set, "why": why }));
+            value["held"] = held.collect();
+        }
+        return show::json_pretty(&value);
+    }
+    lines(record).iter().for_each(|line| show::line(line));
+    for (set, why) in held {
+        show::line(&named(&record.input, format!("waits ({set}): {why}")));
     }
 }
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use planner::case::{Understood, understand};
 use planner::{Clause, Expectation, Group, Level, Order, StartsAfter, circle, circle_words};
+use protocol::expectations::SetStatus;
 use protocol::id::{HostId, JobId, Revision, SetName};
 use protocol::job::{JobKind, JobSpec};
 use protocol::vm::SizeChange;
@@ -44,6 +45,16 @@ pub struct SetRecord {
     pub stopped: BTreeMap<JobId, Revision>,
     /// When it was put, in milliseconds since 1970; for people only.
     pub put_ms: u64,
+}
+
+impl From<SetStatus> for SetRecord {
+    /// As another scheduler tells of it.
+    fn from(status: SetStatus) -> Self {
+        let values = status.expectations.into_iter().map(|one| one.expectation).collect();
+        let expectations = (!status.is_deleted).then_some(values);
+        let put = Self::new(status.name, status.revision, expectations, status.put_ms);
+        Self { begun: status.begun, stopped: status.stopped, ..put }
+    }
 }
 
 impl SetRecord {

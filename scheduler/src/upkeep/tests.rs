@@ -22,6 +22,8 @@ use super::*;
 
 mod balance;
 
+mod foresight;
+
 mod groups;
 
 mod orders;
@@ -139,11 +141,15 @@ impl World {
     }
 
     fn look(&mut self, now_ms: u64) -> Vec<Effect> {
+        let look = self.seen();
+        self.handle(now_ms, Input::Looked(Box::new(look)))
+    }
+
+    fn seen(&self) -> Look {
         let (view, heard) = (self.view.clone(), self.heard.clone());
         let (members, open) = (self.members.clone(), self.open.clone());
         let (turns, powers) = (self.turns.clone(), Arc::new(self.powers.clone()));
-        let look = Look { view, heard, members, powers, open, turns };
-        self.handle(now_ms, Input::Looked(Box::new(look)))
+        Look { view, heard, members, powers, open, turns }
     }
 
     /// Looks, plans with the planner if a plan is asked for, and says what is begun.
@@ -160,19 +166,9 @@ impl World {
                 let heard = planner::Heard { freshness: at.freshness, age_ms: 0 };
                 (host.clone(), heard)
             });
-            let mut input = planner::PlanInput {
-                view: self.view.clone(),
-                heard: heard.collect(),
-                levels: aims.goals.iter().map(|(l, goal)| (goal.job().clone(), *l)).collect(),
-                expectations: aims.goals.into_iter().map(|(_, goal)| goal).collect(),
-                clauses: aims.clauses,
-                ..planner::PlanInput::default()
-            };
-            input = self.powers.told(input).with_host_intents();
-            crate::knowledge::make_room(&mut input, aims.heeded);
-            input.limits.savings_max = aims.savings_max;
-            let Shifts { max, were_begun } = aims.shifts;
-            (input.limits.shifts_max, input.limits.shifts_begun) = (max, were_begun);
+            let (view, heard) = (self.view.clone(), heard.collect());
+            let input = planner::PlanInput { view, heard, ..planner::PlanInput::default() };
+            let input = aims.told(self.powers.told(input).with_host_intents());
             let outcome = planner::plan(&input);
             let state = planner::State::new(&input);
             let planner::Plan { steps, favours, shifts, savings, .. } = outcome.plan;

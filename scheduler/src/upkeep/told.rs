@@ -65,7 +65,7 @@ impl Upkeep {
         ExpectationStatus { expectation, standing, note, members, surplus }
     }
 
-    fn standing(&self, now_ms: u64, key: &Key) -> KeptStanding {
+    pub(super) fn standing(&self, now_ms: u64, key: &Key) -> KeptStanding {
         let Some(item) = self.item(key) else { return KeptStanding::Unknown };
         if let Item::Unknown { why } = item {
             return KeptStanding::NotUnderstood { why: why.clone() };

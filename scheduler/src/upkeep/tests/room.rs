@@ -170,13 +170,8 @@ proptest! {
         world.look(200_000);
         let due = world.upkeep.items().map(|(key, _)| key).collect();
         let aims = world.upkeep.aims(200_000, &due);
-        let mut input = planner::PlanInput {
-            view: world.view.clone(),
-            expectations: aims.goals.into_iter().map(|(_, goal)| goal).collect(),
-            clauses: aims.clauses,
-            ..planner::PlanInput::default()
-        };
-        crate::knowledge::make_room(&mut input, aims.heeded);
+        let view = world.view.clone();
+        let input = aims.told(planner::PlanInput { view, ..planner::PlanInput::default() });
         prop_assert_eq!(planner::plan(&input).plan.steps, vec![], "begun {:?}", several.begun);
     }
 }
