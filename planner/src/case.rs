@@ -27,13 +27,14 @@ use crate::rules::Clause;
 /// Kinds of expectation that are met by steps of a job.
 pub const GOALS: [&str; 5] = ["runs", "runs_on", "has_size", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
-pub const RULES: [&str; 12] = [
+pub const RULES: [&str; 13] = [
     "host_label",
     "host_arch",
     "host_at_least",
     "cpu_features",
     "same_host",
     "not_same_host",
+    "not_same_storage",
     "spread_over",
     "no_migration",
     "lose_any_host",

@@ -4,16 +4,18 @@
 //! Decides when a host counts as overloaded or its disk as almost full. What is done about it is
 //! the search's.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use protocol::id::{HostId, JobId};
+use protocol::id::{HostId, JobId, PoolName};
+use protocol::pool::PoolId;
 use protocol::resources::{Bytes, Resources};
 use protocol::view::{Freshness, HostRow};
 use serde::{Deserialize, Serialize};
 
 use crate::state::State;
 
-/// Promised disk space above this share of the capacity is worth a word, in percent.
+/// Disk space above this share of the capacity that is promised, or used, is worth a word, in percent.
 const DISK_PERCENT_MAX: u64 = 90;
 
 /// What an operator intends with a host.
@@ -79,10 +81,13 @@ pub enum Problem {
         /// What it has.
         capacity: Resources,
     },
-    /// Nine tenths of a host's disk space are promised.
+    /// Nine tenths of a host's disk space, or of a pool's, are promised; or of a pool only a tenth is really free.
     PoolAlmostFull {
-        /// The host.
+        /// The host; of a pool that several have, the first of them.
         host: HostId,
+        /// The pool; without one it is the host's own folder.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<PoolName>,
         /// Bytes that are left.
         free_bytes: u64,
         /// Bytes in all.
@@ -107,7 +112,37 @@ impl Problem {
 /// What is wrong in this state, by host.
 #[must_use]
 pub fn problems(state: &State<'_>) -> Vec<Problem> {
-    state.hosts().flat_map(|(_, row)| problems_of(state, row)).collect()
+    let mut seen = BTreeSet::new();
+    state
+        .hosts()
+        .flat_map(|(_, row)| [problems_of(state, row), full_pools(state, row, &mut seen)].concat())
+        .collect()
+}
+
+/// Pools of a host that are almost full, but for those that were told of as another host's.
+fn full_pools(state: &State<'_>, row: &HostRow, seen: &mut BTreeSet<PoolId>) -> Vec<Problem> {
+    let host = &row.host.id;
+    let is_away = state.heard(host).freshness == Freshness::Lost
+        || matches!(state.intent(host), Some(Intent::Off | Intent::Asleep));
+    let pools = state.pools(row);
+    let usable = pools.iter().filter(|(_, facts)| !is_away && facts.unavailable.is_none());
+    let full = usable.filter_map(|(pool, facts)| {
+        let free_bytes = facts.room_bytes().min(facts.free_bytes);
+        let used_bytes = facts.capacity_bytes.saturating_sub(free_bytes);
+        let is_full = is_almost(used_bytes, facts.capacity_bytes) && seen.insert(facts.id);
+        is_full.then(|| Problem::PoolAlmostFull {
+            host: host.clone(),
+            pool: Some(pool.clone()),
+            free_bytes,
+            capacity_bytes: facts.capacity_bytes,
+        })
+    });
+    full.collect()
+}
+
+fn is_almost(bytes: u64, capacity_bytes: u64) -> bool {
+    let full = u128::from(capacity_bytes) * u128::from(DISK_PERCENT_MAX);
+    capacity_bytes > 0 && u128::from(bytes) * 100 >= full
 }
 
 fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
@@ -141,11 +176,10 @@ fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
     if !allocation.fits_in(capacity) {
         found.push(Problem::Overloaded { host: host.clone(), allocation, capacity });
     }
-    let full = u128::from(capacity.disk_bytes) * u128::from(DISK_PERCENT_MAX);
-    if capacity.disk_bytes > 0 && u128::from(allocation.disk_bytes) * 100 >= full {
+    if is_almost(allocation.disk_bytes, capacity.disk_bytes) {
         let free_bytes = capacity.disk_bytes.saturating_sub(allocation.disk_bytes);
-        let capacity_bytes = capacity.disk_bytes;
-        found.push(Problem::PoolAlmostFull { host, free_bytes, capacity_bytes });
+        let (pool, capacity_bytes) = (None, capacity.disk_bytes);
+        found.push(Problem::PoolAlmostFull { host, pool, free_bytes, capacity_bytes });
     }
     found
 }
@@ -173,13 +207,14 @@ impl fmt::Display for Problem {
             Problem::Overloaded { host, allocation, capacity } => {
                 write!(f, "{} has promised {allocation} and has {capacity}", host.short())
             }
-            Problem::PoolAlmostFull { host, free_bytes, capacity_bytes } => write!(
-                f,
-                "{} has {} of {} of disk left to promise",
-                host.short(),
-                Bytes(*free_bytes),
-                Bytes(*capacity_bytes)
-            ),
+            Problem::PoolAlmostFull { host, pool, free_bytes, capacity_bytes } => {
+                let (host, free, capacity) =
+                    (host.short(), Bytes(*free_bytes), Bytes(*capacity_bytes));
+                match pool {
+                    None => write!(f, "{host} has {free} of {capacity} of disk left to promise"),
+                    Some(pool) => write!(f, "pool {pool} of {host} has {free} of {capacity} left"),
+                }
+            }
         }
     }
 }

@@ -128,6 +128,7 @@ impl Marks {
             Rule::HostAtLeast(_)
             | Rule::SameHost(_)
             | Rule::NotSameHost(_)
+            | Rule::NotSameStorage(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)

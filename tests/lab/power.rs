@@ -330,6 +330,63 @@ fn lab_an_empty_host_sleeps_by_itself_and_is_woken_before_it_is_needed() {
     println!("the story took {:?}", begin.elapsed());
 }
 
+#[test]
+fn lab_nobody_is_switched_off_while_half_of_the_hosts_are_silent() {
+    let Some(lab) = Lab::up("lab_nobody_is_switched_off_while_half", 4) else { return };
+    let mut operator = Operator::new();
+    operator.make_cluster_with(&lab, &["--monitors", "1", "--arbiters", "1"]);
+    let at = |role| operator.service(&lab, role).0;
+    let (controller, arbiter) = (at("controller"), at("arbiter"));
+    // What the controller sees stays; the arbiter may be among the silent, and is heard again first.
+    let stay = [&controller, &at("monitor")];
+    let mut silent: Vec<String> =
+        lab.hosts().into_iter().filter(|host| !stay.contains(&host)).take(2).collect();
+    silent.sort_by_key(|host| *host != arbiter);
+    let [first, second] = &silent[..] else { panic!("two of four are free") };
+    for (host, name) in [(first, "web-1"), (second, "web-2")] {
+        operator.must(&["run", "--memory", "64MiB", "--on", host, "--name", name]);
+        assert_eq!(operator.await_state(name, "running"), *host);
+    }
+    let file = power_file(&lab, &controller, &[first, second]);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+    operator.must(&["fencing", "set", "--after", "6s"]);
+    until("the controller to watch", LIMIT, || {
+        let shown = said(&operator.run(&["fencing"]));
+        is(shown.contains("watches"), shown)
+    });
+
+    // Two of four: it may be the controller who is cut off.
+    lab.must(&["cut", first]);
+    lab.must(&["cut", second]);
+    let left_alone = || {
+        let shown = operator.json(&["fencing"]);
+        let hosts = shown["fencers"][0]["says"]["hosts"].as_array().cloned().unwrap_or_default();
+        let few = hosts.iter().filter(|one| one["standing"]["is"] == "few_heard").count();
+        let ms = hosts.iter().filter_map(|one| one["silent_ms"].as_u64()).min().unwrap_or(0);
+        (few, ms, shown)
+    };
+    until("both to be silent for three times that long, and left alone", LIMIT, || {
+        for (host, name) in [(first, "web-1"), (second, "web-2")] {
+            assert_ne!(lab.host(host)["state"], "off", "{host} was switched off");
+            assert_eq!(lab.virsh_state(host, name), "running");
+        }
+        let (few, ms, shown) = left_alone();
+        is(few == 2 && ms >= 18_000, shown)
+    });
+
+    // One is heard again: the other is alone with its silence.
+    lab.must(&["heal", first]);
+    until("the other's power to be cut", LIMIT, || {
+        is(lab.host(second)["state"] == "off", said(&operator.run(&["fencing"])))
+    });
+    assert_ne!(lab.host(first)["state"], "off");
+    assert_eq!(lab.virsh_state(first, "web-1"), "running");
+    until("web-2 to run elsewhere", LIMIT, || {
+        let rows = operator.ps("web-2");
+        is(rows.iter().any(|(state, host)| state == "running" && host != second), rows)
+    });
+}
+
 /// A host on which none of the cluster's services is.
 fn without_services(operator: &Operator, lab: &Lab) -> String {
     let rows = operator.json(&["ps", "--all"])["jobs"].as_array().cloned().unwrap_or_default();

@@ -148,6 +148,20 @@ then steps 0
 then problem overloaded
 never stop a
 
+story a pool that several hosts have and that is almost full is told once
+host h1 16GiB shared=san:100GiB
+host h2 16GiB shared=san:100GiB
+vm a on h1 1GiB disk=91GiB@san
+then problem pool_almost_full
+then says pool san of h1 has 9GiB of 100GiB left
+then nothing
+
+story a pool with room is no problem
+host h1 16GiB pool=fast:100GiB
+vm a on h1 1GiB disk=80GiB@fast
+then no problem pool_almost_full
+then nothing
+
 story a disk that is almost full is told
 host h1 16GiB disk=10GiB
 vm a on h1 1GiB disk=9GiB

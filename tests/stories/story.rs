@@ -10,6 +10,7 @@ use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::JobState;
 use protocol::trust::{Pattern, VmMax};
 use protocol::view::{Freshness, View};
+use protocol::vm::VmSpec;
 use serde_json::{Value, json};
 
 use crate::world;
@@ -203,6 +204,9 @@ impl Story {
             } else if let Some(image) = word.strip_prefix("image=") {
                 let (image, facts) = world::image(image)?;
                 inventory.host.images.insert(image, facts);
+            } else if let Some((kind @ ("pool" | "shared"), words)) = word.split_once('=') {
+                let (pool, facts) = world::pool(name, words, kind == "shared")?;
+                inventory.host.pools.insert(pool, facts);
             } else if *word == "cannot-receive" {
                 inventory.host.hypervisor.can_receive = false;
             } else if let Some((key, value)) = word.split_once('=') {
@@ -229,6 +233,15 @@ impl Story {
             words.iter().partition(|word| state(word).is_some());
         let state = states.first().and_then(|word| state(word)).unwrap_or(JobState::Running);
         let job = world::job(name, world::spec(&words)?, state)?;
+        let booked = job.spec.as_vm().map(VmSpec::bytes_by_pool).unwrap_or_default();
+        for (pool, bytes) in booked {
+            let pools = &self.hosts.get(host).ok_or(format!("no host {host}"))?.host.pools;
+            let id = pools.get(pool).ok_or(format!("no pool {pool} on {host}"))?.id;
+            let all = self.hosts.values_mut().flat_map(|one| one.host.pools.values_mut());
+            for facts in all.filter(|facts| facts.id == id) {
+                facts.promised_bytes += bytes;
+            }
+        }
         let inventory = self.hosts.get_mut(host).ok_or(format!("no host {host}"))?;
         inventory.host.allocation = inventory.host.allocation.plus(job.allocation());
         inventory.jobs.push(job);
@@ -284,7 +297,7 @@ impl Story {
                 let job = self.known_vm(job)?;
                 json!({ "expect": "cpu_features", "job": job, "features": list(features) })
             }
-            [kind @ ("same_host" | "not_same_host"), jobs @ ..] => {
+            [kind @ ("same_host" | "not_same_host" | "not_same_storage"), jobs @ ..] => {
                 for job in jobs {
                     self.known_vm(job)?;
                 }

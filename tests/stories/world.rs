@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
-use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, TenantId};
+use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, PoolName, TenantId};
 use protocol::job::{Job, JobSpec, JobState};
+use protocol::pool::{PoolFacts, PoolId};
 use protocol::resources::{Bytes, Resources};
 use protocol::signed::{Digest, SecretKey};
 use protocol::vm::{DiskSpec, Plug, VmSpec};
@@ -46,7 +47,29 @@ pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
     Ok((ImageName::new(name).map_err(|e| e.to_string())?, facts))
 }
 
-/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
+/// A pool by its words, `NAME:SIZE`, with nothing in it. A shared one is the same on every host that has its name.
+pub(crate) fn pool(
+    host: &str,
+    words: &str,
+    is_shared: bool,
+) -> Result<(PoolName, PoolFacts), String> {
+    let (name, size) = words.split_once(':').ok_or("write POOL:SIZE")?;
+    let mark = if is_shared { name.to_owned() } else { format!("{name} of {host}") };
+    let mark = Digest::of(mark.as_bytes()).to_string();
+    let bytes = bytes(size)?;
+    let facts = PoolFacts {
+        id: PoolId::parse_str(&mark[..32]).map_err(|e| e.to_string())?,
+        is_shared,
+        path: format!("/srv/{name}"),
+        unavailable: None,
+        capacity_bytes: bytes,
+        promised_bytes: 0,
+        free_bytes: bytes,
+    };
+    Ok((PoolName::new(name).map_err(|e| e.to_string())?, facts))
+}
+
+/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `disk=2GiB@POOL`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
 /// `preemptible`, `protected`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     let mut vm =
@@ -56,9 +79,10 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
         if let Some(count) = word.strip_suffix("cpus") {
             vm.vcpus = count.parse().map_err(|_| format!("unknown word {word}"))?;
         } else if let Some(size) = word.strip_prefix("disk=") {
-            let size_bytes = bytes(size)?;
-            let name = format!("d{}", vm.disks.len());
-            vm.disks.push(DiskSpec { name, size_bytes, image: None, ..DiskSpec::default() });
+            let (size, pool) = size.split_once('@').map_or((size, None), |(a, b)| (a, Some(b)));
+            let pool = pool.map(PoolName::new).transpose().map_err(|e| e.to_string())?;
+            let (size_bytes, name) = (bytes(size)?, format!("d{}", vm.disks.len()));
+            vm.disks.push(DiskSpec { name, size_bytes, pool, ..DiskSpec::default() });
         } else if let Some(name) = word.strip_prefix("image=") {
             image = Some(ImageName::new(name).map_err(|e| e.to_string())?);
         } else if let Some(name) = word.strip_prefix("tenant=") {

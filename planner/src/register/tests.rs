@@ -15,7 +15,8 @@ use protocol::vm::{DiskSpec, NicModel, NicSpec, OnLoss, Plug, VmSpec};
 use super::*;
 use crate::arrival::{Wish, best_arrival};
 use crate::rules::{
-    HostArch, HostAtLeast, HostLabel, NoMigration, NotSameHost, SameHost, SpreadOver,
+    HostArch, HostAtLeast, HostLabel, NoMigration, NotSameHost, NotSameStorage, SameHost,
+    SpreadOver,
 };
 use crate::{
     Clause, Expectation, Heard, Level, Limits, Placement, PlanInput, Reservation, Rule, Setback,
@@ -190,7 +191,7 @@ pub(crate) fn views() -> impl Strategy<Value = (View, View)> {
 fn rule() -> impl Strategy<Value = Clause> {
     let level = prop::sample::select(vec![Level::Must, Level::Should, Level::Wish]);
     let jobs = prop::collection::btree_set(0..JOBS, 1..4);
-    (level, 0..8_u8, jobs, 0..4_u8).prop_map(|(level, kind, jobs, number)| {
+    (level, 0..9_u8, jobs, 0..4_u8).prop_map(|(level, kind, jobs, number)| {
         let jobs: Vec<JobId> = jobs.into_iter().map(job_id).collect();
         let job = jobs[0].clone();
         let rule = match kind {
@@ -202,6 +203,7 @@ fn rule() -> impl Strategy<Value = Clause> {
             3 => Rule::SameHost(SameHost { jobs }),
             4 => Rule::NotSameHost(NotSameHost { jobs }),
             5 => Rule::NoMigration(NoMigration { job }),
+            7 => Rule::NotSameStorage(NotSameStorage { jobs }),
             6 => Rule::HostAtLeast(HostAtLeast { job, key: "zone".into(), number: number.into() }),
             _ => {
                 let domain = (number % 2 == 0).then(|| "zone".to_owned());

@@ -23,6 +23,8 @@ mod no_migration;
 
 mod not_same_host;
 
+mod not_same_storage;
+
 mod power_saving;
 
 mod same_host;
@@ -53,6 +55,7 @@ pub use lose_any_domain::LoseAnyDomain;
 pub use lose_any_host::LoseAnyHost;
 pub use no_migration::NoMigration;
 pub use not_same_host::NotSameHost;
+pub use not_same_storage::NotSameStorage;
 pub use power_saving::PowerSaving;
 pub use same_host::SameHost;
 pub use spread_over::SpreadOver;
@@ -84,6 +87,8 @@ pub enum Rule {
     SameHost(SameHost),
     /// No two of the jobs share a host.
     NotSameHost(NotSameHost),
+    /// No two of the jobs have disks in one storage.
+    NotSameStorage(NotSameStorage),
     /// At most so many of the jobs in one domain.
     SpreadOver(SpreadOver),
     /// The job is not moved.
@@ -129,6 +134,7 @@ impl Rule {
             Rule::CpuFeatures(rule) => vec![&rule.job],
             Rule::SameHost(rule) => rule.jobs.iter().collect(),
             Rule::NotSameHost(rule) => rule.jobs.iter().collect(),
+            Rule::NotSameStorage(rule) => rule.jobs.iter().collect(),
             Rule::SpreadOver(rule) => rule.jobs.iter().collect(),
             Rule::NoMigration(rule) => vec![&rule.job],
             Rule::LoseAnyHost(_)
@@ -152,6 +158,7 @@ impl Rule {
             Rule::PowerSaving(rule) => rule.labels().keys().map(String::as_str).collect(),
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
+            | Rule::NotSameStorage(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_) => vec![],
         }
@@ -167,6 +174,7 @@ impl Rule {
             Rule::CpuFeatures(rule) => rule.violations(state),
             Rule::SameHost(rule) => rule.violations(state),
             Rule::NotSameHost(rule) => rule.violations(state),
+            Rule::NotSameStorage(rule) => rule.violations(state),
             Rule::SpreadOver(rule) => rule.violations(state),
             Rule::NoMigration(rule) => rule.violations(state),
             Rule::LoseAnyHost(rule) => rule.violations(state),
@@ -186,6 +194,7 @@ impl Rule {
             Rule::CpuFeatures(rule) => rule.is_met_on(host),
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
+            | Rule::NotSameStorage(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)
@@ -210,6 +219,7 @@ impl Rule {
             | Rule::CpuFeatures(_)
             | Rule::SameHost(_)
             | Rule::NotSameHost(_)
+            | Rule::NotSameStorage(_)
             | Rule::SpreadOver(_) => self.jobs(),
         }
     }
@@ -226,6 +236,7 @@ impl Rule {
             Rule::NotSameHost(rule) => {
                 format!("two on one host: {}", whereabouts(state, &rule.jobs))
             }
+            Rule::NotSameStorage(rule) => rule.evidence(state),
             Rule::SpreadOver(rule) => rule.evidence(state),
             Rule::NoMigration(rule) => format!("{} would be moved", rule.job),
             Rule::LoseAnyHost(rule) => rule.evidence(state),
@@ -248,6 +259,7 @@ impl fmt::Display for Rule {
             Rule::CpuFeatures(r) => write!(f, "{} on a CPU with {}", r.job, r.features.join(", ")),
             Rule::SameHost(r) => write!(f, "{} on the same host", list(&r.jobs)),
             Rule::NotSameHost(r) => write!(f, "{} on different hosts", list(&r.jobs)),
+            Rule::NotSameStorage(r) => write!(f, "{} in different storages", list(&r.jobs)),
             Rule::SpreadOver(r) => write!(
                 f,
                 "at most {} of {} in one {}",
