@@ -380,9 +380,9 @@ impl Core {
         if let (Ok(slot), Some(trust)) = (self.slot(), &self.trust) {
             self.books.follow((slot, trust));
         }
-        self.miss_who_agreed_unheard(completed);
         let was_member = before.is_some() && (seat.is_none() || seat == before);
         self.take_from_fenced(trust_before.as_deref(), was_member);
+        self.miss_who_agreed_unheard(completed);
         self.last_seat = self.seat().ok().or(self.last_seat);
         if self.is_or_was_witness() {
             self.missing.clear();
@@ -392,7 +392,8 @@ impl Core {
 
     /// A change of arbiters was completed by the words of a quorum. Whoever has not heard a host since
     /// that host agreed may lack what those before have granted there, and counts nothing for it: it
-    /// reads the host once more before it grants.
+    /// reads the host once more before it grants. That goes for a host that was off as well: it may have been
+    /// back, and have agreed, before this one has heard of either.
     fn miss_who_agreed_unheard(&mut self, completed: Option<Digest>) {
         let Some(change) = completed else { return };
         let unheard = self.roster.keys().filter(|host| self.agreed.get(*host) != Some(&change));

@@ -1,7 +1,7 @@
 //! An arbiter among those who are changed: when it is ready to take over, and what it does for those
 //! who have not heard that it has left (protocol §10).
 
-use protocol::trust::{Next, Succession, Witnesses};
+use protocol::trust::{Fence, Handover, Next, Succession, Witnesses};
 
 use super::*;
 
@@ -116,4 +116,34 @@ fn a_share_is_the_smaller_of_both_committees() {
     assert_eq!(share(quota, &trust, 0).vcpus, 7, "2 of 3 and 1 of 1");
     assert_eq!(share(quota, &trust, 3).vcpus, 6);
     assert_eq!(share(quota, &trust, 7).vcpus, 0);
+}
+
+#[test]
+fn who_hears_at_once_that_a_host_was_off_and_that_a_change_is_complete_reads_that_host() {
+    let begun = between(2, &[0, 1, 3], 2);
+    let mut arbiter = member(1, begun.clone());
+    for n in 0..2 {
+        arbiter.hears(0, n, statement(0, vec![], &[]));
+    }
+    assert_eq!(arbiter.0.waiting_for(T), [], "it has read everybody, and nobody has agreed");
+    // Host 0 was off, was back, took something by the word of others, and agreed.
+    let next = begun.succession.next.clone().expect("a change is under way");
+    let change = begun.change().expect("as above");
+    let handover = Handover { since: next.since, change, ready: vec![] };
+    let (by, reason) = (key(1).public(), String::new());
+    let off = Fence { host: key(HOST).public(), since: 3, by, by_fencer: false, at_ms: 0, reason };
+    let complete = Trust {
+        version: 4,
+        arbiters: next.arbiters,
+        succession: Succession { next: None, handover: Some(handover) },
+        fenced: vec![off],
+        ..begun
+    };
+    arbiter.tell(T, Input::Trust(Arc::new(complete.clone())));
+    let waits = arbiter.0.waiting_for(T);
+    assert!([host(0), host(1)].map(Waiting::Host).iter().all(|host| waits.contains(host)));
+    for n in 0..2 {
+        arbiter.hears(T + 1, n, statement(0, vec![], &[]));
+    }
+    assert_eq!(arbiter.0.waiting_for(T + 1), []);
 }
