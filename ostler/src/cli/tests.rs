@@ -38,6 +38,7 @@ fn what_people_write_is_understood() {
         "ostler rank web-1 80",
         "ostler rank web-1 --not-preemptible --json",
         "ostler quota set default --vms 10",
+        "ostler policy check rules.json --at 2026-12-05T22:30+01:00 --json",
         "ostler pause web-1",
         "ostler save web-1 --no-wait",
         "ostler reboot web-1 --grace 0s",

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 110] = [
+pub const REQUIRED: [&str; 112] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -21,8 +21,10 @@ pub const REQUIRED: [&str; 110] = [
     "denial.promised",
     "denial.quota",
     "denial.quota_vms",
+    "denial.rate",
     "denial.rebuilding",
     "denial.silent",
+    "denial.window",
     "disk.full",
     "disk.stalled",
     "fault.agent-killed-between-effects",
