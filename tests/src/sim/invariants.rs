@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host_agent::core::{Act, Agent, Effect, JobRecord, Reply, ReplyId, Request, Work, Write};
 use protocol::amounts::Amounts;
-use protocol::api::{RunState, TaskState};
+use protocol::api::{RunState, TaskState, TenantRoom};
 use protocol::event::{Event as HostEvent, Fact};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
 use protocol::job::{Job, JobState, Migration, Reason, ResizeStage};
@@ -796,6 +796,10 @@ impl World {
                     self.nothing_is_granted_out_of_hours(from, &grant);
                     self.oracle.grants.entry(grant.offer).or_default().insert(grant.slot);
                 }
+            }
+            // Whoever asks an arbiter before is not told no by it.
+            Told::TenantRoom(TenantRoom { starts: Some(starts), .. }) if starts.left() == 0 => {
+                self.coverage.hit("rate.used-up");
             }
             Told::Answer(Answer::Denial(denial)) => {
                 if let Ok(denial) = denial.open() {

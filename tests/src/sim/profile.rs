@@ -186,8 +186,8 @@ impl Profile {
         let quota_vms = quota_vms.and_then(|vms| u32::try_from(vms).ok());
         // While arbiters change, twice as many may be started.
         let mut rating = Chance::new(seed ^ 0x72617465_735f3630);
-        let is_rated = seed % 7 == 2 && !has_changes;
-        let starts_in_a_minute = is_rated.then(|| rating.between(2, 5));
+        let is_rated = seed % 5 == 2 && !has_changes;
+        let starts_in_a_minute = is_rated.then(|| rating.between(1, 4));
         let starts_in_a_minute = starts_in_a_minute.and_then(|starts| u32::try_from(starts).ok());
         let mut fencing = Chance::new(seed ^ 0x66656e63_65732121);
         let has_fences = seed % 5 == 4;
