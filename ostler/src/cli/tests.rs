@@ -103,6 +103,7 @@ fn what_people_write_is_understood() {
         "ostler clone web-1 web-2 --on h2 --snapshot before --limit 10MiB",
         "ostler backup take web-1 web-2 --to /backups --keep 7",
         "ostler backup take --all --to /backups",
+        "ostler backup rm /backups/web-1/20261130-012014 /backups/web-2/20261130-012014 --json",
         "ostler backup restore /backups/web-1 --name web-3 --on h1",
         "ostler images take web-1 golden --disk data --snapshot before",
         "ostler readers",
