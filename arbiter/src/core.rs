@@ -876,7 +876,9 @@ impl Core {
         if self.rates.counts(&offer.host, offer.id) {
             return Ok(());
         }
-        let Some(room) = self.rates.left(now_ms, at, &offer.tenant) else { return Ok(()) };
+        let Some(room) = self.rates.left(now_ms, at, &offer.tenant, |_, _| false) else {
+            return Ok(());
+        };
         if room.left() > 0 {
             return Ok(());
         }
@@ -903,7 +905,12 @@ impl Core {
         job: &JobId,
     ) -> Result<TenantRoom, NotMember> {
         let (slot, trust) = self.arbiter()?;
-        let starts = self.rates.left(now_ms, (slot, trust), tenant);
+        // Whoever asks again for an offer has its start already.
+        let is_own = |host: &HostId, offer: OfferId| {
+            let entry = self.books.of_offer(host, offer);
+            entry.is_some_and(|entry| entry.job == *job && !entry.is_hold)
+        };
+        let starts = self.rates.left(now_ms, (slot, trust), tenant, is_own);
         let limit = trust.quota.get(tenant).copied();
         let quota = limit.unwrap_or(Amounts::UNLIMITED);
         let used = self.books.promised(tenant).told_by(quota);

@@ -69,15 +69,23 @@ impl Rates {
         }
     }
 
-    /// What is left for a tenant; `None` if its starts are not limited.
+    /// What is left for a tenant, apart from starts that whoever asks has been granted already; `None` if its starts
+    /// are not limited.
     #[must_use]
-    pub fn left(&self, now_ms: u64, at: (u32, &Trust), tenant: &TenantId) -> Option<StartsRoom> {
+    pub fn left(
+        &self,
+        now_ms: u64,
+        at: (u32, &Trust),
+        tenant: &TenantId,
+        is_own: impl Fn(&HostId, OfferId) -> bool,
+    ) -> Option<StartsRoom> {
         let (slot, trust) = at;
         let limit = trust.policy.start_rate(tenant)?;
         let all = Amounts { vms: limit.starts, ..Amounts::UNLIMITED };
         let part = share(all, trust, slot).vms;
         let counted_ms = counted_ms(limit, trust);
         let counted = self.starts.get(tenant).into_iter().flatten();
+        let counted = counted.filter(|start| !is_own(&start.host, start.offer));
         let counted = counted.map(|start| start.at_ms + counted_ms);
         let counted: Vec<u64> = counted.filter(|until_ms| *until_ms > now_ms).collect();
         // One is left once no more than all but one of the part are counted.

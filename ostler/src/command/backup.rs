@@ -210,7 +210,7 @@ fn one(path: &Path) -> Result<Backup, Failure> {
             .next("ostler backup ls FOLDER"),
         _ => {
             Failure::usage(format!("{path} is a folder with {count} backups, and not one of them"))
-                .next(&format!("name each that is to go, as `ostler backup ls {path}` does"))
+                .next(format!("name each that is to go, as `ostler backup ls {path}` does"))
         }
     })
 }

@@ -56,6 +56,20 @@ fn the_same_request_counts_once_and_so_does_more_of_its_debit() {
 }
 
 #[test]
+fn who_asks_again_is_told_that_its_own_start_is_left() {
+    let mut arbiter = Arbiter::ready(with_rate(trust(1, 1, 1), 1));
+    assert_eq!(arbiter.ask(1, &offer(0, 1, "a", 1)), Ok(vcpus(1)));
+    let left = |arbiter: &Arbiter, job: &str| {
+        let job = JobId::new(job).unwrap();
+        let room = arbiter.core.tenant_room(2, &TenantId::default_tenant(), &job).unwrap();
+        room.starts.unwrap().left()
+    };
+    assert_eq!((left(&arbiter, "a"), left(&arbiter, "b")), (1, 0));
+    arbiter.hears(3, 0, statement(1, vec![hold(1, "a", 1)], &[]));
+    assert_eq!(left(&arbiter, "a"), 0, "it was started by it");
+}
+
+#[test]
 fn a_grant_that_books_no_vm_takes_no_start() {
     let trust = with_rate(trust(3, 2, 1), 1);
     let mut arbiter = Arbiter::ready(trust);
