@@ -36,6 +36,11 @@
 //! * **What fails over must have been the last.** Whoever fails a job over names the hold that was
 //!   lost. Views are old at times: the job may have run elsewhere since, and have been deleted there.
 //!   An arbiter that remembers a later promise, or none, says no.
+//! * **What counts as a start of a tenant's VM** is an offer to start it. One in place of a hold that was lost, one
+//!   that a running guest moves by, and one for another size are none: what counted when it came counts no more. A
+//!   larger size, where its VM is or where it moves to, is asked the hours alone ([`protocol::trust::StartWindows`]).
+//!   The hours are told by this machine's wall clock, and are all that is: a clock that jumps opens or shuts a
+//!   window here, and does nothing else. Rates ([`rates`](crate::rates)) go by the clock that all other rules go by.
 //!
 //! **A witness is this core without books** ([`protocol::trust::Council`]). It promises, covers and releases
 //! leases by the same rules, so every argument about time is the same. It keeps no entries, no quota and no
@@ -47,7 +52,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::amounts::Amounts;
-use protocol::api::{JobDebit, TenantBook, TenantRoom};
+use protocol::api::{JobDebit, StartsRoom, TenantBook, TenantRoom};
 use protocol::id::{HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, PublicKey, Signed, SignedError};
@@ -58,6 +63,7 @@ use protocol::vm::OnLoss;
 
 use crate::books::{Books, Counted, ENTRIES_PER_HOST_MAX, Entry, share};
 use crate::leases::Leases;
+use crate::rates::Rates;
 use crate::statement::Statement;
 
 /// The version of a cluster's first trust document: before it nobody was a member.
@@ -72,6 +78,8 @@ pub enum Input {
     Ask {
         /// Comes back in the answer.
         request: u64,
+        /// What the wall clock shows, for hours of the week alone.
+        wall_ms: u64,
         /// The offer as its host signed it.
         offer: Signed<Offer>,
         /// How much is to be booked; `None`: what the offer's plan says, else its whole size.
@@ -200,6 +208,13 @@ pub enum Waiting {
     Change,
 }
 
+/// What time it is.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    now_ms: u64,
+    wall_ms: u64,
+}
+
 /// The last statement of a host, as far as it tells which offers are over.
 #[derive(Debug, Clone)]
 struct Said {
@@ -232,6 +247,7 @@ pub struct Core {
     said: BTreeMap<HostId, Said>,
     books: Books,
     leases: Leases,
+    rates: Rates,
 }
 
 impl Core {
@@ -252,6 +268,7 @@ impl Core {
             said: BTreeMap::new(),
             books: Books::default(),
             leases: Leases::default(),
+            rates: Rates::default(),
         }
     }
 
@@ -259,8 +276,9 @@ impl Core {
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Trust(trust) => self.obey(now_ms, trust, out),
-            Input::Ask { request, offer, wish } => {
-                let verdict = self.answer(now_ms, &offer, wish, out);
+            Input::Ask { request, wall_ms, offer, wish } => {
+                let now = Times { now_ms, wall_ms };
+                let verdict = self.answer(now, &offer, wish, out);
                 out.push(Effect::Answer { request, verdict });
             }
             Input::Statement { host, asked_ms, statement } => {
@@ -373,12 +391,15 @@ impl Core {
             self.missing = self.roster.keys().cloned().collect();
             self.agreed.clear();
             self.books = Books::default();
+            self.rates = Rates::default();
             if !is_first {
                 self.leases_from_ms = now_ms + self.term_ms;
+                self.forget_starts(now_ms);
             }
         }
         if let (Ok(slot), Some(trust)) = (self.slot(), &self.trust) {
             self.books.follow((slot, trust));
+            self.rates.follow(&trust.policy);
         }
         let was_member = before.is_some() && (seat.is_none() || seat == before);
         self.take_from_fenced(trust_before.as_deref(), was_member);
@@ -388,6 +409,13 @@ impl Core {
             self.missing.clear();
         }
         out.extend(self.missing.iter().cloned().map(|host| Effect::ReadHost { host }));
+    }
+
+    /// Whoever had its slot before, and it was that perhaps, may have granted starts that nobody here knows of.
+    fn forget_starts(&mut self, now_ms: u64) {
+        if let Some(trust) = &self.trust {
+            self.rates.forget(now_ms, &trust.policy);
+        }
     }
 
     /// A change of arbiters was completed by the words of a quorum. Whoever has not heard a host since
@@ -450,6 +478,7 @@ impl Core {
         if statement.obeyed.unwrap_or(0) < trust.version {
             out.push(Effect::BringTrust { host: host.clone() });
         }
+        self.rates.give_back(host, &statement.unused);
         if self.is_over(&trust, host, statement.obeyed) {
             return;
         }
@@ -532,7 +561,7 @@ impl Core {
 
     fn answer(
         &mut self,
-        now_ms: u64,
+        now: Times,
         offer: &Signed<Offer>,
         wish: Option<Amounts>,
         out: &mut Vec<Effect>,
@@ -545,8 +574,8 @@ impl Core {
         let is_witness = self.is_witness();
         let judged =
             check_policy(offer, &trust, &self.roster, out).and_then(|offer| match is_witness {
-                true => self.judge_as_witness(now_ms, &offer, out),
-                false => self.judge(now_ms, (slot, &trust), digest, offer, wish, out),
+                true => self.judge_as_witness(now.now_ms, &offer, out),
+                false => self.judge(now, (slot, &trust), digest, offer, wish, out),
             });
         match judged {
             Ok(debit) => Verdict::Grant(Grant { slot, offer: digest, debit }),
@@ -554,17 +583,18 @@ impl Core {
         }
     }
 
-    /// R1, R2, R5, R6 in this order; books the promise when all of them agree. Who asks again gets the
+    /// R1, R2, R5, the tenant's hours, R6 and its rate in this order; books the promise when all of them agree. Who asks again gets the
     /// same answer, or asks for more to be booked: what was signed once is never booked with less.
     fn judge(
         &mut self,
-        now_ms: u64,
+        now: Times,
         (slot, trust): (u32, &Trust),
         digest: Digest,
         offer: Offer,
         wish: Option<Amounts>,
         out: &mut Vec<Effect>,
     ) -> Result<Amounts, DenialReason> {
+        let now_ms = now.now_ms;
         let silent_for = match offer.on_loss {
             OnLoss::Keep => self.silent_for(now_ms),
             OnLoss::Stop => self.lease_silent_for(now_ms),
@@ -594,8 +624,13 @@ impl Core {
             return Ok(booked);
         }
         self.check_exclusive(now_ms, &offer, out)?;
+        self.check_hours(now.wall_ms, trust, &offer, out)?;
         let debit = wish.max(booked);
         self.check_quota((slot, trust), &offer, debit, out)?;
+        if is_start(&offer) && takes_a_start(debit) {
+            self.check_rate(now_ms, (slot, trust), &offer, out)?;
+            self.rates.count(now_ms, trust, &offer.tenant, (&offer.host, offer.id));
+        }
         if offer.on_loss == OnLoss::Stop {
             let at = HoldAt { host: offer.host.clone(), hold: offer.id };
             let from = source_of(&offer).map(|(source, _)| source);
@@ -798,9 +833,85 @@ impl Core {
         })
     }
 
+    /// Whether it is a time to start or enlarge the tenant's VMs. A job that its host has had enlarged by others, or
+    /// by nobody that is known here, is read before it is told that it grows.
+    fn check_hours(
+        &self,
+        wall_ms: u64,
+        trust: &Trust,
+        offer: &Offer,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DenialReason> {
+        let Some(closed) = trust.policy.closed(&offer.tenant, wall_ms) else { return Ok(()) };
+        if !is_start(offer) {
+            if !self.grows(offer) {
+                return Ok(());
+            }
+            out.push(Effect::ReadHost { host: offer.host.clone() });
+        }
+        let (tenant, is_default) = (offer.tenant.clone(), trust.policy.is_default(&offer.tenant));
+        Err(DenialReason::Window { tenant, is_default, closed: Box::new(closed) })
+    }
+
+    /// Whether the job is to have more than it has where it is, or where it moves from.
+    fn grows(&self, offer: &Offer) -> bool {
+        match &offer.action {
+            Action::Resize | Action::MigrateIn { .. } => {
+                let own = Some((&offer.host, offer.id));
+                let had = self.books.had(&offer.tenant, &offer.job, own);
+                !Amounts::of_vm(offer.resources).fits_in(had.takes)
+            }
+            Action::Start | Action::FailOver { .. } => false,
+        }
+    }
+
+    /// Whether one more start is left of this arbiter's part of the tenant's rate. Hosts that may have news of
+    /// offers that ended unused are read: such a start is given back.
+    fn check_rate(
+        &self,
+        now_ms: u64,
+        at: (u32, &Trust),
+        offer: &Offer,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DenialReason> {
+        if self.rates.counts(&offer.host, offer.id) {
+            return Ok(());
+        }
+        let Some(room) = self.rates.left(now_ms, at, &offer.tenant, |_, _| false) else {
+            return Ok(());
+        };
+        if room.left() > 0 {
+            return Ok(());
+        }
+        let hosts = self.rates.hosts_of(&offer.tenant);
+        out.extend(hosts.into_iter().map(|host| Effect::ReadHost { host }));
+        let (tenant, is_default) = (offer.tenant.clone(), at.1.policy.is_default(&offer.tenant));
+        let StartsRoom { limit, part, used, for_ms } = room;
+        Err(DenialReason::Rate { tenant, is_default, limit, part, used, for_ms })
+    }
+
+    /// Hosts that may know of more that is left of a tenant's quota or rate than is known here.
+    #[must_use]
+    pub fn hosts_with_news(&self, tenant: &TenantId) -> BTreeSet<HostId> {
+        let mut hosts = self.books.hosts_of_tenant(tenant);
+        hosts.extend(self.rates.hosts_of(tenant));
+        hosts
+    }
+
     /// What it could book for a job, for whoever plans whom to ask for how much.
-    pub fn tenant_room(&self, tenant: &TenantId, job: &JobId) -> Result<TenantRoom, NotMember> {
+    pub fn tenant_room(
+        &self,
+        now_ms: u64,
+        tenant: &TenantId,
+        job: &JobId,
+    ) -> Result<TenantRoom, NotMember> {
         let (slot, trust) = self.arbiter()?;
+        // Whoever asks again for an offer has its start already.
+        let is_own = |host: &HostId, offer: OfferId| {
+            let entry = self.books.of_offer(host, offer);
+            entry.is_some_and(|entry| entry.job == *job && !entry.is_hold)
+        };
+        let starts = self.rates.left(now_ms, (slot, trust), tenant, is_own);
         let limit = trust.quota.get(tenant).copied();
         let quota = limit.unwrap_or(Amounts::UNLIMITED);
         let used = self.books.promised(tenant).told_by(quota);
@@ -808,12 +919,12 @@ impl Core {
         let has = had.debit.told_by(quota);
         if limit.is_none() {
             let (at_most, left) = (quota, quota);
-            return Ok(TenantRoom { limit, used, at_most, left, has });
+            return Ok(TenantRoom { limit, used, at_most, left, has, starts });
         }
         let others = self.books.of_others(tenant, job);
         let room = Room { had, others, part: share(quota, trust, slot), quota };
         let (at_most, left) = (room.at_most(), room.left());
-        Ok(TenantRoom { limit, used, at_most, left, has })
+        Ok(TenantRoom { limit, used, at_most, left, has, starts })
     }
 
     /// What it has booked for a tenant's jobs.
@@ -913,6 +1024,19 @@ impl Room {
     fn at_most(&self) -> Amounts {
         self.quota.minus(self.others.takes).max(self.had.takes)
     }
+}
+
+/// Whether it starts a VM that was not there. What is to go on in place of a hold that was lost was.
+fn is_start(offer: &Offer) -> bool {
+    match &offer.action {
+        Action::Start => true,
+        Action::FailOver { .. } | Action::MigrateIn { .. } | Action::Resize => false,
+    }
+}
+
+/// Whether a grant with this debit is one of the k that book the VM. One that says nothing of VMs books it.
+fn takes_a_start(debit: Amounts) -> bool {
+    debit.vms > 0
 }
 
 /// The host and hold that a migration is from.

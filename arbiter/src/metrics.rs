@@ -18,8 +18,17 @@ use crate::serve::TenantUse;
 const TENANTS_MAX: usize = 200;
 
 /// Reasons of denials, each told also while it is 0.
-const REASONS: [&str; 7] =
-    ["silent", "rebuilding", "promised", "not_the_last", "quota", "other_trust", "policy"];
+const REASONS: [&str; 9] = [
+    "silent",
+    "rebuilding",
+    "promised",
+    "not_the_last",
+    "quota",
+    "window",
+    "rate",
+    "other_trust",
+    "policy",
+];
 
 /// What has happened since the process began.
 #[derive(Debug, Default)]

@@ -303,7 +303,8 @@ impl Shared {
     /// One decision, and what may be worth waiting for before it is final.
     fn decide(&self, offer: &Signed<Offer>, wish: Option<Amounts>) -> (Verdict, Vec<HostId>, bool) {
         let (mut verdict, mut hosts, mut is_trust_old) = (None, Vec::new(), false);
-        for effect in self.handle(Input::Ask { request: 0, offer: offer.clone(), wish }) {
+        let (offer, wall_ms) = (offer.clone(), self.clock.now().wall_ms);
+        for effect in self.handle(Input::Ask { request: 0, wall_ms, offer, wish }) {
             match effect {
                 Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
                 Effect::ReadHost { host } => hosts.push(host),
@@ -539,10 +540,11 @@ async fn tenant_room(
 ) -> Result<Json<TenantRoom>, ProblemReply> {
     permit(&shared, peer, Right::Read)?;
     if freshness.fresh {
-        let hosts = lock(&shared.core).books().hosts_of_tenant(&tenant);
+        let hosts = lock(&shared.core).hosts_with_news(&tenant);
         shared.wait_for_news(hosts.into_iter().collect(), false).await;
     }
-    let room = lock(&shared.core).tenant_room(&tenant, &job);
+    let now_ms = shared.clock.now().mono_ms;
+    let room = lock(&shared.core).tenant_room(now_ms, &tenant, &job);
     room.map(Json).map_err(no_arbiter)
 }
 

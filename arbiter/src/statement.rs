@@ -32,6 +32,9 @@ pub struct OpenOffers {
     /// What arbiters have booked for what it holds; `None` of a host that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debits: Option<Vec<HoldDebits>>,
+    /// Offers that ended without having been redeemed, the last of them; of a host that does not say, none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unused: Vec<OfferId>,
 }
 
 /// A redeemed ticket, as its host lists it.
@@ -84,6 +87,8 @@ pub struct Statement {
     /// The trust document that the host obeyed when it listed them; what it took by an older one than
     /// says that it was off is over.
     pub obeyed: Option<u64>,
+    /// Offers that ended without having been redeemed, as far as it says: nothing was ever started by them.
+    pub unused: BTreeSet<OfferId>,
 }
 
 /// Why two answers of a host are no statement.
@@ -139,7 +144,7 @@ impl Statement {
             let (inventory, offers) = (inventory.cursor.epoch, offers.epoch);
             return Err(StatementError::OlderInventory { inventory, offers });
         }
-        let OpenOffers { watermark, offers, agreed, debits: told, .. } = offers;
+        let OpenOffers { watermark, offers, agreed, debits: told, unused, .. } = offers;
         let offers: BTreeSet<OfferId> = offers.into_iter().collect();
         let tells = told.is_some();
         let told = told.into_iter().flatten().map(|of| (of.hold, of.debits));
@@ -163,7 +168,8 @@ impl Statement {
         });
         let holds = holds.collect();
         let obeyed = inventory.host.trust_version;
-        Ok(Self { watermark, holds, offers, offered: BTreeMap::new(), agreed, obeyed })
+        let (offered, unused) = (BTreeMap::new(), unused.into_iter().collect());
+        Ok(Self { watermark, holds, offers, offered, agreed, obeyed, unused })
     }
 
     /// A host's signed statement, as far as the books go.
@@ -185,6 +191,7 @@ impl Statement {
             offered: offers().map(|item| (item.id, item.job.clone())).collect(),
             agreed: None,
             obeyed: Some(said.trust_version),
+            unused: BTreeSet::new(),
         }
     }
 

@@ -135,7 +135,7 @@ async fn offers(State(holds): State<Arc<Holds>>) -> Json<OpenOffers> {
     let told = holds.told.lock().unwrap();
     let watermark = OfferId { epoch: Epoch(1), num: told.num };
     let (epoch, offers) = (Epoch(1), told.open.clone());
-    Json(OpenOffers { epoch, watermark, offers, agreed: None, debits: None })
+    Json(OpenOffers { epoch, watermark, offers, agreed: None, debits: None, unused: vec![] })
 }
 
 async fn inventory(State(holds): State<Arc<Holds>>) -> Json<Inventory> {

@@ -72,6 +72,8 @@ pub(crate) struct Curious {
     pub(crate) agreed: Option<Digest>,
     /// What arbiters have booked for what it holds.
     pub(crate) debits: Vec<HoldDebits>,
+    /// Offers that ended without having been redeemed.
+    pub(crate) unused: Vec<OfferId>,
 }
 
 /// The trust document in force, for those who check permissions.
@@ -176,7 +178,8 @@ impl Shell {
         for answer in curious {
             let (watermark, offers) = self.agent.open_offers();
             let (agreed, debits) = (self.agent.agreed(), self.agent.hold_debits());
-            let _ = answer.send(Curious { watermark, offers, agreed, debits });
+            let unused = self.agent.unused_offers();
+            let _ = answer.send(Curious { watermark, offers, agreed, debits, unused });
         }
         for tell in waiting {
             let _ = tell.send(());

@@ -1,4 +1,5 @@
-// Backups in the folder that `ostler ui` was given: which there are, reading one through, and VMs made of them again.
+// Backups in the folder that `ostler ui` was given: which there are, reading one through, VMs made of them again, and
+// their end.
 
 import { choice, confirm, field, wordField } from "./asking.js";
 import { begin, beginAndTell } from "./chores.js";
@@ -69,7 +70,7 @@ export class Backups {
     const { shown, matching, all } = this.rows.sift();
     const words = matching === all ? many(all, "backup") : `${matching} of ${many(all, "backup")}`;
     const cut = shown < matching ? `, the first ${shown} shown` : "";
-    const where = `in ${store.cluster.backups}, each a folder: what is to go is deleted there, or by keeping fewer.`;
+    const where = `in ${store.cluster.backups}, each a folder.`;
     put(this.summary, store.cluster.backups === null ? "" : `${words}${cut} ${where}`);
     show(this.more, shown < matching);
   }
@@ -84,6 +85,7 @@ function makeRow() {
   let row = null;
   const restore = button("Restore…", () => restoreIt(row));
   const check = button("Check", () => beginAndTell({ chore: "check_backup", backup: row.path }));
+  const remove = button("Delete…", () => deleteIt(row), { class: "bad" });
   const node = el(
     "tr",
     {},
@@ -92,7 +94,7 @@ function makeRow() {
     size,
     disks,
     host,
-    el("td", { class: "does" }, el("div", { class: "acts" }, restore, check)),
+    el("td", { class: "does" }, el("div", { class: "acts" }, restore, check, remove)),
   );
   const ages = () => put(old, `${since(row.taken_ms)} ago`);
   const set = (backup) => {
@@ -104,11 +106,24 @@ function makeRow() {
     put(size, bytes(backup.bytes));
     put(disks, backup.disks.map(({ name }) => name).join(", "));
     put(host, backup.host);
-    for (const [one, verb] of [[restore, "Restore"], [check, "Check"]]) {
+    for (const [one, verb] of [[restore, "Restore"], [check, "Check"], [remove, "Delete"]]) {
       mark(one, "aria-label", `${verb} ${backup.vm} of ${moment(backup.taken_ms)}`);
     }
   };
   return { node, set, age: ages };
+}
+
+function deleteIt({ vm, taken_ms, path }) {
+  confirm({
+    title: `Delete a backup of ${vm}`,
+    lines: [
+      `What ${vm} was at ${moment(taken_ms)} is deleted: ${path}.`,
+      "Other backups do not need it, and VMs that were made of it go on.",
+    ],
+    yes: "Delete it",
+    isBad: true,
+    act: () => begin({ chore: "delete_backup", backup: path }),
+  });
 }
 
 function restoreIt({ vm, taken_ms, path }) {

@@ -1,12 +1,9 @@
-// What each tenant's VMs may be like, and on which hosts. Read here; rules are set with `ostler policy set`.
+// What each tenant's VMs may be like, on which hosts, and when and how often they may be started; in the words of
+// `ostler policy`. Read here; rules are set with `ostler policy set`.
 
 import { el, put, show, table } from "./dom.js";
 import { List } from "./list.js";
 import { Rows, byName } from "./table.js";
-import { bytes } from "./words.js";
-
-/** How the rules of those without an entry are called, as the command calls them. */
-const DEFAULT = "(default)";
 
 export class Policy {
   constructor() {
@@ -23,38 +20,14 @@ export class Policy {
     this.list.age();
   }
 
-  draw({ policy, hosts_behind }) {
-    const all = [[DEFAULT, policy.default], ...Object.entries(policy.tenants ?? {})].filter(([, rules]) => rules);
-    const rows = all.flatMap(([tenant, rules]) => rulesOf(rules).map(([rule, allowed]) => ({ tenant, rule, allowed })));
-    this.rows.replace(rows.map((row) => [`${row.tenant} ${row.rule}`, row]));
+  draw({ rules, hosts_behind }) {
+    this.rows.replace(rules.map((row) => [`${row.tenant} ${row.rule}`, row]));
     this.rows.sift();
-    show(this.table, rows.length > 0);
-    const what = rows.length > 0 ? "What is left out is allowed." : "No policy: every tenant's VMs may be whatever fits.";
+    show(this.table, rules.length > 0);
+    const what = rules.length > 0 ? "What is left out is allowed." : "No policy: every tenant's VMs may be whatever fits.";
     const behind = hosts_behind.length > 0 ? ` Not obeyed yet by ${hosts_behind.join(", ")}: nothing starts there until it is.` : "";
     put(this.words, `${what} Rules are set with: ostler policy set FILE.${behind}`);
   }
-}
-
-/** Each rule as the command has it. */
-function rulesOf({ vm_max, images, host_labels, networks, host_hardware }) {
-  const list = (names) => names.join(", ") || "none";
-  const rules = [
-    vm_max && ["vm_max", `at most ${sizeOf(vm_max)}, head-room included`],
-    images && ["images", list(images)],
-    host_labels && ["host_labels", list(Object.entries(host_labels).map(([key, value]) => `${key}=${value}`))],
-    networks && ["networks", list(networks)],
-    host_hardware && ["host_hardware", list(host_hardware)],
-  ].filter(Boolean);
-  return rules.length > 0 ? rules : [["-", "whatever fits"]];
-}
-
-function sizeOf({ vcpus, memory_bytes, disk_bytes }) {
-  const words = [
-    vcpus !== undefined && `${vcpus} vcpus`,
-    memory_bytes !== undefined && `${bytes(memory_bytes)} of memory`,
-    disk_bytes !== undefined && `${bytes(disk_bytes)} of disk`,
-  ];
-  return words.filter(Boolean).join(", ");
 }
 
 function makeRow() {

@@ -15,7 +15,7 @@ use crate::job::{Job, JobRow, JobSpec, ObservedDomain, Pace, RunKey};
 use crate::signed::{PublicKey, Signed};
 use crate::subject::Subject;
 use crate::ticket::{Action, Handoff, HoldAt, Offer, Ticket};
-use crate::trust::Ready;
+use crate::trust::{Ready, StartRate};
 use crate::view::{Freshness, View};
 use crate::vm::{Preemptor, SizeChange};
 
@@ -206,6 +206,31 @@ pub struct TenantRoom {
     pub left: Amounts,
     /// What it has booked for it.
     pub has: Amounts,
+    /// What it could grant of the tenant's starts; `None`: they are not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<StartsRoom>,
+}
+
+/// What an arbiter has left of how many VMs a tenant may start within a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StartsRoom {
+    /// How many, in how long.
+    pub limit: StartRate,
+    /// This arbiter's part of them.
+    pub part: u32,
+    /// What counts as used of that part.
+    pub used: u32,
+    /// How much longer until one is left, in milliseconds, 0 while one is; `None`: it has no part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_ms: Option<u64>,
+}
+
+impl StartsRoom {
+    /// How many it could grant now.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.part.saturating_sub(self.used)
+    }
 }
 
 /// `GET /v1/tenants/{tenant}` on an arbiter: what it has booked for the tenant's jobs, for whoever

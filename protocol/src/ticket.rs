@@ -15,7 +15,7 @@ use crate::amounts::Amounts;
 use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
-use crate::trust::{Seat, Trust, times};
+use crate::trust::{Closed, Seat, StartRate, Trust, span_words, times};
 use crate::vm::OnLoss;
 
 /// What a ticket permits.
@@ -209,6 +209,35 @@ pub enum DenialReason {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         left: Option<Box<Amounts>>,
     },
+    /// It is no time to start the tenant's VMs, or to give them a larger size.
+    #[error("policy of {}: start_windows: {closed}", of_whom(tenant, *is_default))]
+    Window {
+        /// The tenant.
+        tenant: TenantId,
+        /// Whether the rule is that of every tenant without rules of its own.
+        is_default: bool,
+        /// When it is time, what time it is by this arbiter's clock, and when the next window opens.
+        closed: Box<Closed>,
+    },
+    /// As many of the tenant's VMs were started lately as may be.
+    #[error("policy of {}: start_rate: {limit}, and no more for now{}", of_whom(tenant, *is_default), wait_words(*for_ms))]
+    Rate {
+        /// The tenant.
+        tenant: TenantId,
+        /// Whether the rule is that of every tenant without rules of its own.
+        is_default: bool,
+        /// How many starts, in how long.
+        limit: StartRate,
+        /// This arbiter's part of them.
+        part: u32,
+        /// What of its part counts as used: what it has granted, or all of it for as long as it may have
+        /// granted what it has forgotten.
+        used: u32,
+        /// How much longer until one more is left, in milliseconds; `None`: not before the policy, or who is
+        /// an arbiter, changes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_ms: Option<u64>,
+    },
     /// Host and arbiter obey different trust documents.
     #[error("the offer was made under trust version {offered}, the arbiter obeys version {here}")]
     OtherTrust {
@@ -225,6 +254,14 @@ pub enum DenialReason {
     },
 }
 
+fn of_whom(tenant: &TenantId, is_default: bool) -> String {
+    format!("tenant {tenant}{}", if is_default { ", which is the default one" } else { "" })
+}
+
+fn wait_words(for_ms: Option<u64>) -> String {
+    for_ms.map(|for_ms| format!("; the next in {}", span_words(for_ms))).unwrap_or_default()
+}
+
 impl DenialReason {
     /// The word for it.
     #[must_use]
@@ -235,6 +272,8 @@ impl DenialReason {
             DenialReason::Promised { .. } => "promised",
             DenialReason::NotTheLast { .. } => "not_the_last",
             DenialReason::Quota { .. } => "quota",
+            DenialReason::Window { .. } => "window",
+            DenialReason::Rate { .. } => "rate",
             DenialReason::OtherTrust { .. } => "other_trust",
             DenialReason::Policy { .. } => "policy",
         }

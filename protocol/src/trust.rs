@@ -30,8 +30,9 @@ pub use fence::{Fence, REASON_CHARS_MAX};
 pub use fencers::{Disowned, FENCERS_MAX, FENCING_AFTER_MS, Fencer, Fencing};
 pub use named_key::{NAME_CHARS_MAX, NamedKey};
 pub use policy::{
-    Breach, Fault, HostHardware, InvalidPolicy, Pattern, Policy, TenantPolicy, VmMax,
-    breach_examples,
+    Breach, Closed, Day, EmptyWindow, Fault, HostHardware, InvalidPolicy, NoRate, NoTime, Pattern,
+    Policy, RATE_STARTS_MAX, RATE_WITHIN_S_MAX, RATE_WITHIN_S_MIN, StartRate, StartWindows,
+    TenantPolicy, TimeOfDay, UtcOffset, VmMax, WINDOWS_MAX, Window, breach_examples, span_words,
 };
 pub use readers::{READERS_MAX, Reader, Sight};
 pub(crate) use succession::times;

@@ -428,7 +428,8 @@ fn committed_schema_of_policies_is_what_the_types_say() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/policy.json");
     let mut schema = schemars::schema_for!(protocol::trust::Policy).to_value();
     schema["$id"] = "policy.json".into();
-    schema["title"] = "What tenants' VMs may be like, and on which hosts".into();
+    schema["title"] =
+        "What tenants' VMs may be like, on which hosts, and when they are started".into();
     let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
     if std::env::var_os("OSTLER_BLESS").is_some() {
         std::fs::write(file, &text).unwrap();

@@ -207,11 +207,17 @@ pub fn is_taken_over(offer: &Signed<Offer>, why: &DenialReason) -> bool {
     matches!(asked, Ok(Action::FailOver { from, .. }) if from != *host)
 }
 
+/// How long a run waits for a start to be left of a tenant's rate: less than its offers last in a row. Whoever has
+/// to wait for longer is told when, and asks again then.
+const RATE_WAIT_MS_MAX: u64 = 20_000;
+
 /// A no that asking again within the patience of a run will not change.
 #[must_use]
 pub fn is_firm(why: &DenialReason) -> bool {
     match why {
+        DenialReason::Rate { for_ms, .. } => for_ms.is_none_or(|for_ms| for_ms > RATE_WAIT_MS_MAX),
         DenialReason::Quota { .. }
+        | DenialReason::Window { .. }
         | DenialReason::Policy { .. }
         | DenialReason::NotTheLast { .. } => true,
         DenialReason::Silent { .. }

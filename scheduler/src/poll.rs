@@ -11,13 +11,16 @@
 //! Where the tenant has a limit, each is first asked what it could book, and then for its part of a
 //! plan ([`crate::spread`]). Rivals may be faster: a no says what is left, and the rest is planned anew.
 //! Without a limit debits do not matter, and a quorum books the whole size.
+//!
+//! Where it is limited how many VMs the tenant may start within a time, a start is one of those as well, and as a
+//! VM is booked: k arbiters book the one, and each of them has one start less. The others book none of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::amounts::Amounts;
-use protocol::api::TenantRoom;
+use protocol::api::{StartsRoom, TenantRoom};
 use protocol::signed::{Digest, Signed};
-use protocol::ticket::{Answer as ArbiterAnswer, DenialReason, Grant, Offer};
+use protocol::ticket::{Action, Answer as ArbiterAnswer, DenialReason, Grant, Offer};
 use protocol::trust::{Committee, Seat, Slot, Trust};
 use protocol::vm::OnLoss;
 
@@ -103,7 +106,8 @@ impl<'a> Poll<'a> {
         witnesses.dedup_by_key(|member| member.slot);
         let all = arbiters.iter().chain(&witnesses).cloned().collect();
         let is_limited = offer.as_ref().is_some_and(|offer| {
-            trust.quota.contains_key(&offer.tenant) && size_of(trust, offer) != Amounts::ZERO
+            let has_limit = trust.quota.contains_key(&offer.tenant) || is_rated(trust, offer);
+            has_limit && size_of(trust, offer) != Amounts::ZERO
         });
         let how = if is_limited { How::Spread(Spread::default()) } else { How::Whole };
         Self {
@@ -142,13 +146,18 @@ impl<'a> Poll<'a> {
 
     /// What that one could book, or why it does not say.
     pub fn take_room(&mut self, slot: u32, room: Result<TenantRoom, NoRoom>) {
-        let size = self.size();
+        let (size, is_rated) = (self.size(), self.is_rated());
         let How::Spread(how) = &mut self.how else { return };
         self.silent.remove(&slot);
         match room {
             Ok(room) => {
                 let ladle = how.ladles.entry(slot).or_default();
                 (ladle.left, ladle.has) = (room.left, room.has);
+                if let Some(starts) = room.starts.filter(|_| is_rated) {
+                    // Whatever the job has: a start is one more.
+                    ladle.left.vms = ladle.left.vms.min(starts.left());
+                    ladle.has.vms = 0;
+                }
                 how.rooms.insert(slot, room);
             }
             // It books the whole size or nothing.
@@ -178,7 +187,8 @@ impl<'a> Poll<'a> {
         let How::Spread(how) = &self.how else { return false };
         let has_all = self.arbiters.iter().all(|arbiter| how.rooms.contains_key(&arbiter.slot));
         let would_fit = how.rooms.values().all(|room| self.size().fits_in(room.at_most));
-        has_all && self.denials.is_empty() && would_fit && self.plan().is_none()
+        let is_short = self.plan().is_none() && self.rate_words(how).is_none();
+        has_all && self.denials.is_empty() && would_fit && is_short
     }
 
     /// Whom to ask next, and to book how much; `None` when there is nobody left to ask, or enough have
@@ -211,7 +221,8 @@ impl<'a> Poll<'a> {
         };
         let is_open = |slot: u32| {
             let is_refused = match (&self.how, self.denials.get(&slot)) {
-                (How::Spread(_), Some(DenialReason::Quota { .. })) | (_, None) => false,
+                (How::Spread(_), Some(DenialReason::Quota { .. } | DenialReason::Rate { .. }))
+                | (_, None) => false,
                 (_, Some(_)) => true,
             };
             let asks = self.asks.get(&slot).copied().unwrap_or(0);
@@ -251,7 +262,7 @@ impl<'a> Poll<'a> {
         }
     }
 
-    /// A no for want of quota says what there is instead.
+    /// A no for want of quota says what there is instead, and one for want of starts that there are none.
     fn take_no(&mut self, slot: u32, wish: Option<Amounts>, why: &DenialReason) {
         let How::Spread(how) = &mut self.how else { return };
         let Some(ladle) = how.ladles.get_mut(&slot) else { return };
@@ -262,6 +273,10 @@ impl<'a> Poll<'a> {
                 let left = left.as_ref().or(at_most.as_ref()).map(|left| **left);
                 // Too little, and yet as much as was asked for: it wants none of this.
                 left.filter(|left| wish.is_some_and(|wish| !wish.fits_in(*left)))
+            }
+            DenialReason::Rate { .. } => {
+                how.has_rivals = true;
+                Some(Amounts { vms: 0, ..ladle.left })
             }
             _ => None,
         };
@@ -314,8 +329,12 @@ impl<'a> Poll<'a> {
         if let How::Spread(how) = &self.how
             && self.plan().is_none()
         {
-            let no = self.quota_words(how);
+            let no = self.rate_words(how).or_else(|| self.quota_words(how));
             match (self.could_be_enough(how), how.has_rivals, no) {
+                // It is soon over: asked again, instead of planned anew.
+                (false, _, Some((slot, why))) if !is_firm(&why) => {
+                    words.push(format!("arbiter {slot}: {why}"));
+                }
                 (false, false, Some(no)) => return Answer::Refused(No::Arbiters(vec![no])),
                 // Whoever was faster has it, or gives it back.
                 (false, true, Some((_, why))) => {
@@ -348,7 +367,7 @@ impl<'a> Poll<'a> {
     fn firm(&self) -> Vec<(u32, DenialReason)> {
         let is_spread = matches!(self.how, How::Spread(_));
         let is_final = |why: &DenialReason| match why {
-            DenialReason::Quota { .. } => !is_spread,
+            DenialReason::Quota { .. } | DenialReason::Rate { .. } if is_spread => false,
             why => is_firm(why) || is_taken_over(self.signed, why),
         };
         let firm = self.denials.iter().filter(|(_, why)| is_final(why));
@@ -359,7 +378,7 @@ impl<'a> Poll<'a> {
     fn could_be_enough(&self, how: &Spread) -> bool {
         let mut ladles = how.ladles.clone();
         let is_waiting = |slot: u32| match self.denials.get(&slot) {
-            Some(DenialReason::Quota { .. }) => false,
+            Some(DenialReason::Quota { .. } | DenialReason::Rate { .. }) => false,
             Some(why) => !is_firm(why),
             None => self.silent.contains_key(&slot),
         };
@@ -370,6 +389,41 @@ impl<'a> Poll<'a> {
         spread(&self.committees(), self.size(), &ladles).is_some()
     }
 
+    /// That too few of them have a start left, and when enough will have.
+    fn rate_words(&self, how: &Spread) -> Option<(u32, DenialReason)> {
+        let tenant = &self.offer.as_ref().filter(|_| self.is_rated())?.tenant;
+        let wait_of = |slot: u32| {
+            let (ladle, room) = (how.ladles.get(&slot)?, how.rooms.get(&slot)?);
+            let said = match self.denials.get(&slot) {
+                Some(DenialReason::Rate { for_ms, .. }) => *for_ms,
+                _ => room.starts.and_then(|starts| starts.for_ms),
+            };
+            if ladle.left.vms.max(ladle.signed.vms) > 0 { Some(0) } else { said }
+        };
+        // When a quorum of the committee has one: of each committee that one is needed of.
+        let quorum_waits = |committee: Committee<'_>| {
+            let mut waits: Vec<u64> = how
+                .rooms
+                .keys()
+                .filter(|slot| committee.has(**slot))
+                .filter_map(|slot| wait_of(*slot))
+                .collect();
+            waits.sort_unstable();
+            waits.get((committee.k as usize).saturating_sub(1)).copied()
+        };
+        let waits: Vec<Option<u64>> = self.committees().into_iter().map(quorum_waits).collect();
+        if waits.iter().all(|wait| *wait == Some(0)) {
+            return None;
+        }
+        let for_ms = waits.into_iter().collect::<Option<Vec<u64>>>();
+        let for_ms = for_ms.and_then(|waits| waits.into_iter().max());
+        let longest = |room: &TenantRoom| room.starts.map(|starts| (starts.used, starts.for_ms));
+        let (slot, room) = how.rooms.iter().max_by_key(|(_, room)| longest(room))?;
+        let StartsRoom { limit, part, used, .. } = room.starts?;
+        let (tenant, is_default) = (tenant.clone(), self.trust.policy.is_default(tenant));
+        Some((*slot, DenialReason::Rate { tenant, is_default, limit, part, used, for_ms }))
+    }
+
     /// The no of them all, in whole sizes, by the one that knows of most.
     fn quota_words(&self, how: &Spread) -> Option<(u32, DenialReason)> {
         let tenant = self.offer.as_ref()?.tenant.clone();
@@ -378,7 +432,7 @@ impl<'a> Poll<'a> {
         let (slot, room) = how.rooms.iter().max_by_key(|(_, room)| most(&room.used))?;
         let at_most = how.rooms.values().map(|room| room.at_most).reduce(Amounts::min)?;
         let at_most = largest(&self.committees(), &how.ladles, at_most);
-        let (used, asked) = (room.used, self.wish(self.size()));
+        let (used, asked) = (room.used, self.size().told_by(limit));
         let at_most = Some(Box::new(at_most.told_by(limit)));
         Some((*slot, DenialReason::Quota { tenant, limit, used, asked, at_most, left: None }))
     }
@@ -418,8 +472,16 @@ impl<'a> Poll<'a> {
         self.offer.as_ref().map_or(Amounts::ZERO, |offer| size_of(self.trust, offer))
     }
 
-    /// As an arbiter is asked for it: nothing is said of VMs where they are not limited.
+    /// Whether it is a start of a tenant whose starts are limited.
+    fn is_rated(&self) -> bool {
+        self.offer.as_ref().is_some_and(|offer| is_rated(self.trust, offer))
+    }
+
+    /// As an arbiter is asked for it: nothing is said of VMs where neither they nor their starts are limited.
     fn wish(&self, debit: Amounts) -> Amounts {
+        if self.is_rated() {
+            return debit;
+        }
         let tenant = self.offer.as_ref().map(|offer| &offer.tenant);
         let limit = tenant.and_then(|tenant| self.trust.quota.get(tenant)).copied();
         debit.told_by(limit.unwrap_or(Amounts::UNLIMITED))
@@ -435,9 +497,16 @@ impl<'a> Poll<'a> {
     }
 }
 
-/// What the offer takes of a quota. Where VMs are not limited there are none to spread.
+/// What the offer takes of a quota. Where neither VMs nor their starts are limited there are none to spread.
 fn size_of(trust: &Trust, offer: &Offer) -> Amounts {
-    trust.asks(&offer.tenant, offer.resources).or_no_vms()
+    match is_rated(trust, offer) {
+        true => Amounts::of_vm(offer.resources),
+        false => trust.asks(&offer.tenant, offer.resources).or_no_vms(),
+    }
+}
+
+fn is_rated(trust: &Trust, offer: &Offer) -> bool {
+    offer.action == Action::Start && trust.policy.start_rate(&offer.tenant).is_some()
 }
 
 fn witness_committees<'a>(

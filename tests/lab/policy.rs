@@ -1,8 +1,8 @@
 //! What a tenant's VMs may be like, and on which hosts: asked by real hosts of what starts and moves, and of nothing
 //! that runs; judged by `virsh`.
 
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use protocol::api::OfferRequest;
 use protocol::id::{JobId, Revision, TenantId};
@@ -184,4 +184,84 @@ fn lab_a_tenant_has_what_its_policy_allows_where_it_allows_it() {
     operator.must(&["start", "acme-1"]);
     assert!(is_running("acme-1", "h1"));
     assert!(is_running("old-1", "h1"), "all the while");
+}
+
+/// The day of the week that is so many days from now, by UTC.
+fn day_in(days: u64) -> &'static str {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    // The first of January 1970 was a Thursday.
+    let days_since_monday = now.as_secs() / 86_400 + 3 + days;
+    let names = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    names[usize::try_from(days_since_monday % 7).expect("a small number")]
+}
+
+#[test]
+fn lab_vms_start_when_and_as_often_as_their_policy_says() {
+    let Some(lab) = Lab::up("lab_vms_start_when_their_policy_says", 1) else { return };
+    let mut operator = Operator::new();
+    operator.make_bare_cluster(&lab);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let set = |rules: &Value| {
+        let policy = file(&folder, "policy.json", &json!({ "tenants": { "acme": rules } }));
+        operator.must(&["policy", "set", &policy]);
+    };
+    let hours = |day: &str| json!({ "start_windows": { "open": [{ "days": [day], "from": "00:00", "to": "24:00" }] } });
+    let vm = |name: &'static str, tenant: &'static str| {
+        let words = ["run", "--memory", "64MiB", "--max-memory", "128MiB"];
+        [&words[..], &["--tenant", tenant, "--name", name]].concat()
+    };
+    let is_running = |name: &str| lab.virsh_state("h1", name) == "running";
+
+    let empty = json!({ "default": { "start_rate": { "starts": 0, "within_s": 60 } } });
+    let wrong = file(&folder, "wrong.json", &empty);
+    refused(&operator, &["policy", "set", &wrong], &["start_rate.starts = 0: use 1 to 10000"]);
+
+    // Shut today, tomorrow and the day after.
+    set(&hours(day_in(3)));
+    let shut = ["policy of tenant acme: start_windows:", "the next window opens", day_in(3)];
+    refused(&operator, &vm("acme-1", "acme"), &shut);
+    assert!(!lab.virsh_domains("h1").contains(&"acme-1".to_owned()));
+    operator.must(&vm("blue-1", "blue"));
+    assert!(is_running("blue-1"), "it has no hours");
+
+    // Open today, tomorrow if it is late, and yesterday if it is early.
+    let days = json!([day_in(0), day_in(1)]);
+    let open =
+        json!({ "start_windows": { "open": [{ "days": days, "from": "00:00", "to": "24:00" }] } });
+    set(&open);
+    operator.must(&vm("acme-1", "acme"));
+    assert!(is_running("acme-1"));
+    let policy = file(&folder, "shut.json", &json!({ "tenants": { "acme": hours(day_in(3)) } }));
+    let names = |list: Vec<(String, Vec<String>)>| {
+        list.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(denied(&operator, &[&policy])), ["acme-1"]);
+    let told = operator.run(&["policy", "check", "--json", &policy]);
+    let told: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    let opens_ms = told["denied"][0]["breaches"][0]["opens_ms"].as_i64().expect("a time");
+    let opens = format!("@{}", opens_ms / 1_000);
+    let opens = Command::new("date").args(["-u", "-d", &opens, "+%FT%TZ"]).output().expect("date");
+    let opens = said(&opens).trim().to_owned();
+    assert_eq!(denied(&operator, &[&policy, "--at", &opens]), []);
+
+    // What runs goes on when a window shuts; it grows no more, and it is started no more.
+    set(&hours(day_in(3)));
+    assert!(is_running("acme-1"));
+    operator.must(&["pause", "acme-1"]);
+    operator.must(&["resume", "acme-1"]);
+    refused(&operator, &["resize", "acme-1", "--memory", "128MiB"], &["start_windows"]);
+    operator.must(&["stop", "acme-1", "--force"]);
+    refused(&operator, &["start", "acme-1"], &["start_windows"]);
+
+    set(&json!({ "start_rate": { "starts": 2, "within_s": 600 } }));
+    operator.must(&["start", "acme-1"]);
+    operator.must(&vm("acme-2", "acme"));
+    let often = ["policy of tenant acme: start_rate: 2 starts in 10 min", "the next in 9 min"];
+    refused(&operator, &vm("acme-3", "acme"), &often);
+    operator.must(&["stop", "acme-2", "--force"]);
+    refused(&operator, &["start", "acme-2"], &often);
+    operator.must(&["policy", "clear"]);
+    operator.must(&["start", "acme-2"]);
+    operator.must(&vm("acme-3", "acme"));
+    assert!(["acme-1", "acme-2", "acme-3", "blue-1"].into_iter().all(is_running));
 }

@@ -285,6 +285,45 @@ fn the_number_of_vms_in_a_quota_is_ignored() {
     });
 }
 
+/// Three starts by hand, of two in a minute; in between the arbiter is killed, if it is to forget.
+fn three_starts(world: &mut World, is_killed: bool) {
+    let spec = spec(1, false, true);
+    for n in 0..3 {
+        world.start(0, &job_id(n), 1, &spec);
+        world.run_ms(1_000);
+        if is_killed && n == 1 {
+            world.restart(world.arbiters[0].node, 50);
+            world.run_ms(12_000);
+        }
+    }
+}
+
+#[test]
+fn the_rate_of_starts_is_ignored() {
+    let profile = Profile { starts_in_a_minute: Some(2), ..one_arbiter() };
+    found_in_story(Mutant::RateIgnored, profile, "rate_is_never_exceeded", |world| {
+        three_starts(world, false);
+    });
+}
+
+#[test]
+fn starts_are_forgotten_by_an_arbiter_that_starts_anew() {
+    let profile = Profile { starts_in_a_minute: Some(2), ..one_arbiter() };
+    found_in_story(Mutant::StartsForgotten, profile, "rate_is_never_exceeded", |world| {
+        three_starts(world, true);
+    });
+}
+
+#[test]
+fn hours_are_ignored() {
+    let profile = Profile { has_hours: true, ..one_arbiter() };
+    found_in_story(Mutant::HoursIgnored, profile, "nothing_is_granted_out_of_hours", |world| {
+        let spec = spec(1, false, true);
+        world.run_ms(60_000);
+        assert!(!world.start(0, &job_id(0), 1, &spec) || world.mutant.is_some());
+    });
+}
+
 #[test]
 fn admission_ignores_open_offers() {
     let mutant = Mutant::AdmissionIgnoresOpenOffers;

@@ -153,6 +153,40 @@ fn a_job_at_full_quota_moves_and_is_not_counted_twice() {
     ends_well(world);
 }
 
+/// All of a rate is used while all arbiters are there, no matter whose word each start has; and again once it is over.
+#[test]
+fn as_many_vms_start_as_the_rate_says_and_more_when_its_time_is_over() {
+    let profile = Profile { quota_vcpus: 8, starts_in_a_minute: Some(3), ..Profile::calm(26) };
+    let mut world = world(profile);
+    let want = |n| Want::Run { job: job_id(n), spec: spec(1, false, true), on: None, again: false };
+    for n in 0..3 {
+        let run = run(&mut world, 0, want(n));
+        assert_eq!(await_end(&mut world, 0, run), RunState::Succeeded, "start {n}");
+    }
+    let fourth = run(&mut world, 0, want(3));
+    assert_eq!(await_end(&mut world, 0, fourth), RunState::RolledBack);
+    world.run_ms(75_000);
+    let again = run(&mut world, 0, want(3));
+    assert_eq!(await_end(&mut world, 0, again), RunState::Succeeded);
+    ends_well(world);
+}
+
+/// With one arbiter away, so many as any two others have parts for: of four, eight parts are three, three and two.
+#[test]
+fn with_an_arbiter_away_fewer_vms_start_and_never_more() {
+    let profile = Profile { quota_vcpus: 8, starts_in_a_minute: Some(4), ..Profile::calm(27) };
+    let mut world = world(profile);
+    world.kill_process(world.arbiters[0].node);
+    let want = |n| Want::Run { job: job_id(n), spec: spec(1, false, true), on: None, again: false };
+    let mut ends = Vec::new();
+    for n in 0..4 {
+        let run = run(&mut world, 0, want(n));
+        ends.push(await_end(&mut world, 0, run));
+    }
+    let won = ends.iter().filter(|end| **end == RunState::Succeeded).count();
+    assert_eq!(won, 2, "{ends:?}");
+}
+
 /// Two requesters that know nothing of each other, and room for one: one has it, and the other none.
 #[test]
 fn rivals_for_the_last_of_a_quota_do_not_both_lose() {

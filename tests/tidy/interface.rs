@@ -7,6 +7,7 @@ use protocol::amounts::Amounts;
 use protocol::id::{Epoch, HostId, OfferId, TenantId};
 use protocol::refusal::{Refusal, examples};
 use protocol::ticket::{DenialReason, HoldAt};
+use protocol::trust::{Closed, StartRate};
 
 use crate::assert_none;
 use crate::openapi::documents;
@@ -58,12 +59,24 @@ fn denials() -> Vec<DenialReason> {
     let tenant = TenantId::default_tenant();
     let (limit, used, asked) = (Amounts::ZERO, Amounts::ZERO, Amounts::ZERO);
     let id = OfferId { epoch: Epoch(1), num: 1 };
+    let (rate, is_default, closed) =
+        (StartRate { starts: 1, within_s: 60 }, false, Box::new(Closed::example()));
+    let of_tenant = tenant.clone();
     let all = vec![
         DenialReason::Silent { for_ms: 1 },
         DenialReason::Rebuilding { missing: 1 },
         DenialReason::Promised { host: host.clone(), id, for_ms: None },
         DenialReason::NotTheLast { hold: HoldAt { host, hold: id } },
         DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None },
+        DenialReason::Window { tenant: of_tenant.clone(), is_default, closed },
+        DenialReason::Rate {
+            tenant: of_tenant,
+            is_default,
+            limit: rate,
+            part: 1,
+            used: 1,
+            for_ms: Some(1),
+        },
         DenialReason::OtherTrust { offered: 1, here: 2 },
         DenialReason::Policy { message: String::new() },
     ];
@@ -74,6 +87,8 @@ fn denials() -> Vec<DenialReason> {
             | DenialReason::Promised { .. }
             | DenialReason::NotTheLast { .. }
             | DenialReason::Quota { .. }
+            | DenialReason::Window { .. }
+            | DenialReason::Rate { .. }
             | DenialReason::OtherTrust { .. }
             | DenialReason::Policy { .. } => {}
         }
@@ -269,7 +284,7 @@ fn a_gap_in_the_document_is_caught() {
     let refusals: Vec<Refusal> =
         examples().into_iter().filter(|r| ["busy", "invalid"].contains(&r.name())).collect();
     assert_eq!(check_refusals(document, &refusals).len(), 3, "wrong status, missing, gone");
-    assert_eq!(check_denials(document, &denials()).len(), 6);
+    assert_eq!(check_denials(document, &denials()).len(), 8);
 
     let code = "//! x\nr.route(\"/v1/x\", get(x));\nProblemReply::new(503, \"new\", d);\n#[cfg(test)]\nProblem::new(1, \"t\", d)\n";
     let files = [TextFile::sample("a/src/b.rs", code)];

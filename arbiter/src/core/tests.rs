@@ -12,7 +12,9 @@ use super::*;
 use crate::statement::{Debits, HoldItem};
 
 mod fence;
+mod hours;
 mod members;
+mod rates;
 mod stop;
 mod witness;
 
@@ -101,15 +103,22 @@ fn statement(watermark: u64, holds: Vec<HoldItem>, open: &[u64]) -> Statement {
 }
 
 /// An arbiter with a script's shortcuts. Slot 0, a fresh key unless said otherwise.
-struct Arbiter(Core);
+struct Arbiter {
+    core: Core,
+    wall_ms: u64,
+}
 
 impl Arbiter {
+    fn of(core: Core) -> Self {
+        Self { core, wall_ms: 0 }
+    }
+
     fn fresh(trust: Trust) -> Self {
         Self::started(trust, 0, false)
     }
 
     fn started(trust: Trust, now_ms: u64, may_have_promised: bool) -> Self {
-        let mut arbiter = Self(Core::new(key(ARBITER).public(), now_ms, may_have_promised));
+        let mut arbiter = Self::of(Core::new(key(ARBITER).public(), now_ms, may_have_promised));
         arbiter.tell(now_ms, Input::Trust(Arc::new(trust)));
         arbiter
     }
@@ -121,7 +130,7 @@ impl Arbiter {
         for n in 0..hosts {
             arbiter.hears(0, n, statement(0, vec![], &[]));
         }
-        let waits = arbiter.0.waiting_for(0).into_iter();
+        let waits = arbiter.core.waiting_for(0).into_iter();
         // Whoever joins later keeps its silence, and books all the same.
         let waits: Vec<_> = waits.filter(|w| !matches!(w, Waiting::Silence { .. })).collect();
         assert_eq!(waits, []);
@@ -130,7 +139,7 @@ impl Arbiter {
 
     fn tell(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
         let mut out = vec![];
-        self.0.handle(now_ms, input, &mut out);
+        self.core.handle(now_ms, input, &mut out);
         out
     }
 
@@ -148,7 +157,8 @@ impl Arbiter {
         offer: Signed<Offer>,
         wish: Option<Amounts>,
     ) -> (Verdict, Vec<Effect>) {
-        let mut out = self.tell(now_ms, Input::Ask { request: 7, offer, wish });
+        let mut out =
+            self.tell(now_ms, Input::Ask { request: 7, wall_ms: self.wall_ms, offer, wish });
         let answer = out.pop();
         let Some(Effect::Answer { request: 7, verdict }) = answer else {
             panic!("the last effect is {answer:?}, not the answer");
@@ -207,7 +217,7 @@ fn r1_a_shorter_term_does_not_cut_the_silence_short() {
     let mut arbiter = Arbiter::started(trust(1, 1, 0), 0, true);
     let shorter = Trust { version: 2, term_ms: 3_000, ..trust(1, 1, 0) };
     arbiter.tell(10, Input::Trust(Arc::new(shorter)));
-    assert_eq!(arbiter.0.waiting_for(10), [Waiting::Silence { for_ms: T - 10 }]);
+    assert_eq!(arbiter.core.waiting_for(10), [Waiting::Silence { for_ms: T - 10 }]);
 }
 
 #[test]
@@ -332,7 +342,7 @@ fn r5_asking_again_for_the_same_offer_gives_the_same_answer() {
     let ask = offer(0, 1, "web", 1);
     assert_eq!(arbiter.ask(0, &ask), Ok(vcpus(1)));
     assert_eq!(arbiter.ask(1, &ask), Ok(vcpus(1)));
-    assert_eq!(arbiter.0.books().entries().count(), 1);
+    assert_eq!(arbiter.core.books().entries().count(), 1);
     assert!(is_policy(&arbiter.ask(2, &offer(0, 1, "web", 2))), "one id, two offers");
     assert!(is_policy(&arbiter.ask(2, &offer(0, 1, "db", 1))), "one id, two jobs");
 }
@@ -377,7 +387,7 @@ fn r6_a_job_that_grows_counts_with_the_larger_size_and_a_no_says_how_far_it_coul
     assert!(matches!(arbiter.ask(1, &offer(0, 5, "api", 1)), Err(DenialReason::Quota { .. })));
     // Redeemed, the new hold stands for both; voided, only the old one.
     arbiter.hears(2, 0, statement(4, vec![hold(4, "web", 5), hold(2, "db", 1)], &[]));
-    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()).vcpus, 6);
+    assert_eq!(arbiter.core.books().used(&TenantId::default_tenant()).vcpus, 6);
 }
 
 #[test]
@@ -397,7 +407,7 @@ fn r6_the_number_of_vms_is_limited_as_any_amount_is_and_a_no_says_by_how_much() 
     arbiter.hears(1, 0, statement(2, vec![hold(1, "web", 1), hold(2, "db", 9)], &[]));
     assert_eq!(arbiter.ask(1, &resize(0, 3, "web", 4)), Ok(vcpus(4)));
     assert_eq!(arbiter.ask(1, &migrate_in(1, 2, "db", 0, id(1, 2))), Ok(vcpus(1)));
-    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()).vms, 2);
+    assert_eq!(arbiter.core.books().used(&TenantId::default_tenant()).vms, 2);
     arbiter.hears(2, 0, statement(3, vec![hold(2, "db", 9)], &[]));
     assert_eq!(arbiter.ask(2, &offer(1, 3, "api", 1)), Ok(vcpus(1)));
 }
@@ -435,7 +445,7 @@ fn r6_vms_that_were_granted_without_a_limit_of_them_count_once_there_is_one() {
     let elsewhere = Debits::Known(BTreeMap::from([(1, vcpus(1).into()), (2, vcpus(1).into())]));
     let db = HoldItem { debits: elsewhere, ..hold(2, "db", 1) };
     arbiter.hears(1, 0, statement(2, vec![web, db], &[]));
-    let books = arbiter.0.books();
+    let books = arbiter.core.books();
     let tenant = TenantId::default_tenant();
     assert_eq!((books.used(&tenant).vms, books.promised(&tenant).vms), (1, 2));
     let limit = Amounts { vms: 2, ..Amounts::UNLIMITED };
@@ -456,8 +466,8 @@ fn where_vms_are_not_limited_nothing_is_said_of_them() {
     let Err(no) = arbiter.ask(0, &offer(0, 2, "db", 1)) else { panic!("3 of 2 were granted") };
     assert!(!serde_json::to_string(&no).unwrap().contains("vms"), "{no:?}");
     let (tenant, web) = (TenantId::default_tenant(), JobId::new("web").unwrap());
-    let room = serde_json::to_string(&arbiter.0.tenant_room(&tenant, &web).unwrap()).unwrap();
-    let book = serde_json::to_string(&arbiter.0.tenant_book(&tenant).unwrap()).unwrap();
+    let room = serde_json::to_string(&arbiter.core.tenant_room(0, &tenant, &web).unwrap()).unwrap();
+    let book = serde_json::to_string(&arbiter.core.tenant_book(&tenant).unwrap()).unwrap();
     assert!(!room.contains("vms") && !book.contains("vms"), "{room} {book}");
 }
 
@@ -532,7 +542,7 @@ fn r6_a_quota_that_was_made_smaller_is_kept_to_by_whole_sizes() {
     let elsewhere = Debits::Known(BTreeMap::from([(1, vcpus(4).into()), (2, vcpus(4).into())]));
     let web = HoldItem { debits: elsewhere, ..hold(1, "web", 4) };
     arbiter.hears(1, 0, statement(1, vec![web], &[]));
-    assert_eq!(arbiter.0.books().used(&TenantId::default_tenant()), Amounts::ZERO);
+    assert_eq!(arbiter.core.books().used(&TenantId::default_tenant()), Amounts::ZERO);
     let less = Trust { version: 2, ..with_quota(trust(3, 2, 1), 4) };
     arbiter.tell(2, Input::Trust(Arc::new(less)));
     let db = Offer { trust_version: 2, ..offer(0, 2, "db", 1) };
@@ -563,7 +573,7 @@ fn r6_what_hosts_have_told_counts_by_the_document_in_force_at_once() {
     let debits = BTreeMap::from([(1, vcpus(2).into()), (2, vcpus(2).into())]);
     let web = HoldItem { debits: Debits::Known(debits), ..hold(1, "web", 2) };
     arbiter.hears(1, 0, statement(1, vec![web], &[]));
-    let used = |arbiter: &Arbiter| arbiter.0.books().used(&TenantId::default_tenant());
+    let used = |arbiter: &Arbiter| arbiter.core.books().used(&TenantId::default_tenant());
     assert_eq!(used(&arbiter), Amounts::ZERO, "two others have booked all of it");
     let mut others = Trust { version: 2, ..trust(4, 2, 1) };
     others.arbiters.retain(|slot| slot.slot != 2);
@@ -631,7 +641,7 @@ fn an_offer_must_be_a_roster_hosts_own_word_under_this_trust() {
 
 #[test]
 fn without_trust_or_slot_it_answers_for_nobody() {
-    let mut arbiter = Arbiter(Core::new(key(ARBITER).public(), 0, false));
+    let mut arbiter = Arbiter::of(Core::new(key(ARBITER).public(), 0, false));
     let ask = Signed::seal(&offer(0, 1, "web", 1), &key(HOST));
     let (verdict, _) = arbiter.ask_signed(0, ask.clone());
     assert_eq!(verdict, Verdict::NotMember(NotMember::NoTrust));
@@ -736,7 +746,7 @@ impl Cluster {
         let mut out = vec![];
         self.arbiters[a].handle(
             self.now_ms,
-            Input::Ask { request: 0, offer: signed, wish },
+            Input::Ask { request: 0, wall_ms: 0, offer: signed, wish },
             &mut out,
         );
         if let Some(Effect::Answer { verdict: Verdict::Grant(grant), .. }) = out.pop() {
@@ -751,7 +761,7 @@ impl Cluster {
         let last = self.hosts[h].offers.len().saturating_sub(1);
         let Some(id) = nth(&self.hosts[h].offers, last) else { return };
         let Offer { tenant, job, resources, .. } = self.hosts[h].offers[&id].offer.clone();
-        let room = |core: &Core| core.tenant_room(&tenant, &job).unwrap().left;
+        let room = |core: &Core| core.tenant_room(self.now_ms, &tenant, &job).unwrap().left;
         let rooms: Vec<Amounts> = self.arbiters.iter().map(room).collect();
         let spread = |size: u32, mut left: Vec<u32>| {
             let mut debits = vec![0; arbiters];

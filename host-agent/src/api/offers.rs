@@ -27,6 +27,9 @@ pub(super) struct OpenOffers {
     agreed: Option<Digest>,
     /// What arbiters have booked for what it holds.
     debits: Vec<HoldDebits>,
+    /// The last offers that ended without having been redeemed, so that no start is counted for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unused: Vec<OfferId>,
 }
 
 pub(super) async fn list(
@@ -38,8 +41,9 @@ pub(super) async fn list(
     let stopping = || ProblemReply::new(503, "stopping", "this agent is stopping; ask again");
     api.posts.send(Post::OpenOffers(sender)).await.map_err(|_| stopping())?;
     let told = receiver.await.map_err(|_| stopping())?;
-    let Curious { watermark, offers, agreed, debits } = told;
-    Ok(Json(OpenOffers { epoch: watermark.epoch, watermark, offers, agreed, debits }))
+    let Curious { watermark, offers, agreed, debits, unused } = told;
+    let epoch = watermark.epoch;
+    Ok(Json(OpenOffers { epoch, watermark, offers, agreed, debits, unused }))
 }
 
 pub(super) async fn make(

@@ -283,6 +283,12 @@ impl Agent {
         (self.offers.watermark(), self.offers.open().map(|(id, _)| id).collect())
     }
 
+    /// The last offers that ended without having been redeemed.
+    #[must_use]
+    pub fn unused_offers(&self) -> Vec<OfferId> {
+        self.offers.unused().collect()
+    }
+
     /// What arbiters have booked for what is held here, by the tickets.
     #[must_use]
     pub fn hold_debits(&self) -> Vec<HoldDebits> {

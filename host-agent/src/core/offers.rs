@@ -16,6 +16,9 @@ pub(super) const OPEN_MAX: u32 = 256;
 /// Ended offers remembered, so that a late ticket is told "used" or "ended" and not "unknown".
 const ENDED_MAX: usize = 4096;
 
+/// Offers that ended unused that arbiters are told of: they read every second and a half.
+const UNUSED_TOLD_MAX: usize = 256;
+
 /// An offer that may still be redeemed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Open {
@@ -113,6 +116,14 @@ impl Offers {
         }
     }
 
+    /// The last offers that ended without having been redeemed: nothing was ever started by them.
+    pub(super) fn unused(&self) -> impl Iterator<Item = OfferId> {
+        let unused = |(id, how): &(OfferId, OfferStanding)| {
+            matches!(how, OfferStanding::Ended).then_some(*id)
+        };
+        self.ended.iter().rev().filter_map(unused).take(UNUSED_TOLD_MAX)
+    }
+
     pub(super) fn open(&self) -> impl Iterator<Item = (OfferId, &Open)> {
         self.open.iter().map(|(id, open)| (*id, open))
     }
@@ -144,5 +155,32 @@ mod tests {
         assert_eq!(offers.standing(other_life, 0), OfferStanding::Unknown);
         let never = OfferId { epoch: Epoch(4), num: 99 };
         assert_eq!(offers.standing(never, 0), OfferStanding::Unknown);
+    }
+
+    #[test]
+    fn what_ended_unused_is_told_and_what_was_redeemed_never() {
+        let mut offers = Offers::new(Epoch(4));
+        let open = |job: &str| Open {
+            job: job.parse().unwrap(),
+            resources: Resources::ZERO,
+            tenant: TenantId::default_tenant(),
+            on_loss: OnLoss::Keep,
+            domain: None,
+            in_pools: BTreeMap::new(),
+            until_ms: 100,
+        };
+        let (used, beside) = (offers.issue(open("web-1")), offers.issue(open("web-1")));
+        let (voided, late) = (offers.issue(open("web-2")), offers.issue(open("web-3")));
+        offers.end(used, OfferStanding::Used);
+        offers.end_of_job(&"web-1".parse().unwrap());
+        offers.end(voided, OfferStanding::Ended);
+        assert_eq!(offers.unused().collect::<Vec<_>>(), [voided, beside], "the last first");
+        offers.end_expired(100);
+        assert_eq!(offers.unused().collect::<Vec<_>>(), [late, voided, beside]);
+        for _ in 0..2 * UNUSED_TOLD_MAX {
+            let id = offers.issue(open("web-4"));
+            offers.end(id, OfferStanding::Ended);
+        }
+        assert_eq!(offers.unused().count(), UNUSED_TOLD_MAX);
     }
 }

@@ -9,7 +9,7 @@ use protocol::id::TenantId;
 use protocol::resources::Bytes;
 use transport::discovery::Source;
 
-use super::values::{Ms, parse_server};
+use super::values::{Moment, Ms, parse_server};
 
 #[derive(Debug, Args)]
 pub(crate) struct BootstrapArgs {
@@ -97,6 +97,9 @@ pub(crate) enum PolicyCommand {
     Check {
         /// Rules, as docs/schema/policy.json describes them [default: those in force]
         file: Option<PathBuf>,
+        /// When they would be started, such as 2026-12-05T22:30Z or 2026-12-05T22:30+01:00 [default: now]
+        #[arg(long, value_name = "TIME")]
+        at: Option<Moment>,
     },
     /// Have these rules obeyed in place of those in force; what runs goes on
     Set {

@@ -23,6 +23,22 @@ impl FromStr for Ms {
     }
 }
 
+/// A moment, in milliseconds since 1970: `2026-12-05T22:30Z`, `2026-12-05T22:30:00+01:00`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment(pub(crate) u64);
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at = text.parse::<jiff::Timestamp>().ok();
+        let ms = at.and_then(|at| u64::try_from(at.as_millisecond()).ok());
+        ms.map(Self).ok_or_else(|| {
+            format!("{text:?} is no moment: write 2026-12-05T22:30Z or 2026-12-05T22:30+01:00")
+        })
+    }
+}
+
 /// A disk on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DiskArg {
@@ -116,6 +132,17 @@ pub(crate) fn run_id_matches(id: RunId, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_says_how_far_from_utc_it_is() {
+        let ms = |text: &str| text.parse::<Moment>().map(|at| at.0);
+        assert_eq!(ms("2026-01-05T00:00Z"), Ok(1_767_571_200_000));
+        assert_eq!(ms("2026-01-05T00:00:01+01:00"), Ok(1_767_567_601_000));
+        for text in ["2026-01-05", "2026-01-05T00:00", "monday", "1969-12-31T00:00Z", ""] {
+            let said = ms(text).unwrap_err();
+            assert!(said.contains("write 2026-12-05T22:30Z"), "{said}");
+        }
+    }
 
     #[test]
     fn a_server_is_said_with_its_scheme() {

@@ -81,6 +81,7 @@ async fn list(session: &Session) -> Result<Code, Failure> {
         None => vec![],
     };
     let left: Vec<&Found> = former(&trust, &there).collect();
+    let notes = notes(&trust, &rows, &witnesses, &waiting, &left);
     if session.is_json {
         let change = next.map(|next| {
             json!({ "since": next.since, "k": next.k, "waiting_for": waiting,
@@ -89,14 +90,28 @@ async fn list(session: &Session) -> Result<Code, Failure> {
         let left: Vec<u32> = left.iter().map(|found| found.index).collect();
         show::json_pretty(&json!({ "arbiters": rows, "k": trust.k, "change": change,
             "witnesses": witnesses, "witnesses_k": trust.witnesses.k,
-            "trust_version": trust.version, "left_behind": left, "warnings": picture.warnings }));
+            "trust_version": trust.version, "left_behind": left, "notes": notes,
+            "warnings": picture.warnings }));
         return Ok(Code::Ok);
     }
     picture.warn();
     show::table(["SLOT", "HOST", "STATE", "TRUST", "WHERE"], rows.iter().map(cells).collect());
-    let answer = rows.iter().filter(|row| row.is_present && row.trouble.is_none()).count();
-    let (n, k) = (trust.arbiters.len(), trust.k as usize);
-    show::note(&match answer.checked_sub(k) {
+    notes.iter().for_each(|note| show::note(note));
+    Ok(Code::Ok)
+}
+
+/// What that means: whether anything can be started, and what is under way or left behind.
+fn notes(
+    trust: &Trust,
+    rows: &[Row],
+    witnesses: &[Row],
+    waiting: &[String],
+    left: &[&Found],
+) -> Vec<String> {
+    let count =
+        |rows: &[Row]| rows.iter().filter(|row| row.is_present && row.trouble.is_none()).count();
+    let (answer, n, k) = (count(rows), trust.arbiters.len(), trust.k as usize);
+    let mut notes = vec![match answer.checked_sub(k) {
         Some(more) => {
             format!("a ticket needs {k} of {n}; {answer} answer, so {more} more may be lost")
         }
@@ -104,31 +119,29 @@ async fn list(session: &Session) -> Result<Code, Failure> {
             "a ticket needs {k} of {n} and {answer} answer: nothing starts until others are back. If \
              they are lost for good: ostler arbiters recover --dry-run"
         ),
-    });
+    }];
     if let Some(committee) = trust.council().witnesses {
-        let (n, k) = (committee.n(), committee.k);
-        let answer = witnesses.iter().filter(|row| row.is_present && row.trouble.is_none()).count();
-        show::note(&format!(
+        let (answer, n, k) = (count(witnesses), committee.n(), committee.k);
+        notes.push(format!(
             "{answer} of {n} witnesses answer, and a VM with --on-loss stop needs {k}: ostler witnesses"
         ));
     }
-    if let Some(next) = next {
+    if let Some(next) = &trust.succession.next {
         let list = slots_of(&next.arbiters);
         let list = match next.witnesses.is_none() {
             true => list,
             false => format!("{list} with witnesses {}", slots_of(&next.witnesses.members)),
         };
         let since = next.since;
-        show::note(&format!("a change is under way since trust version {since}, to {list}"));
-        waiting.iter().for_each(|what| show::note(&format!("  waits for {what}")));
-        show::note("next: ostler arbiters resume");
-    } else if let [found, ..] = left.as_slice() {
+        notes.push(format!("a change is under way since trust version {since}, to {list}"));
+        notes.extend(waiting.iter().map(|what| format!("  waits for {what}")));
+        notes.push("next: ostler arbiters resume".to_owned());
+    } else if let [found, ..] = left {
         let (seat, slot) = (found.seat, found.index);
-        show::note(&format!(
-            "{seat} {slot} is none any more and runs still: ostler arbiters resume"
-        ));
+        notes
+            .push(format!("{seat} {slot} is none any more and runs still: ostler arbiters resume"));
     }
-    Ok(Code::Ok)
+    notes
 }
 
 fn slots_of(members: &[Slot]) -> String {

@@ -14,14 +14,14 @@ mod take;
 
 mod restore;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use protocol::id::JobId;
 use protocol::resources::Bytes;
 use serde_json::{Value, json};
 use transport::Clock;
 
-use self::kept::{Backup, Folder};
+use self::kept::{Backup, Folder, Shelf};
 use crate::cli::Global;
 use crate::exit::{Code, Failure};
 use crate::session::Session;
@@ -49,6 +49,12 @@ enum BackupCommand {
     },
     /// Make a VM of a backup
     Restore(RestoreArgs),
+    /// Delete backups; none needs another, and VMs that were made of them go on
+    Rm {
+        /// Each of them, as `ls` names it
+        #[arg(required = true)]
+        backups: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,7 +97,8 @@ struct RestoreArgs {
 impl BackupArgs {
     /// Whether it looks at files alone, and needs no cluster.
     pub(crate) fn is_here(&self) -> bool {
-        matches!(self.command, BackupCommand::Ls { .. } | BackupCommand::Check { .. })
+        use BackupCommand::{Check, Ls, Rm};
+        matches!(self.command, Ls { .. } | Check { .. } | Rm { .. })
     }
 }
 
@@ -112,6 +119,7 @@ async fn look(command: BackupCommand, is_json: bool) -> Result<Code, Failure> {
     match command {
         BackupCommand::Ls { folder } => ls(is_json, &Folder::at(&folder)?),
         BackupCommand::Check { folder } => check(is_json, &Folder::at(&folder)?).await,
+        BackupCommand::Rm { backups } => rm(is_json, &backups),
         BackupCommand::Take(_) | BackupCommand::Restore(_) => unreachable!("they need a cluster"),
     }
 }
@@ -168,4 +176,41 @@ async fn check(is_json: bool, folder: &Folder) -> Result<Code, Failure> {
         }
     }
     Ok(code)
+}
+
+/// Each is looked at before any is deleted.
+fn rm(is_json: bool, paths: &[PathBuf]) -> Result<Code, Failure> {
+    let all: Vec<Backup> = paths.iter().map(|path| one(path)).collect::<Result<_, _>>()?;
+    for backup in all {
+        let (path, vm) = (backup.path.display().to_string(), backup.manifest.vm.clone());
+        let left = Shelf::beside(&backup)?.delete(&backup)?;
+        if is_json {
+            show::json(&json!({ "path": path, "vm": vm, "is_deleted": true, "left": left }));
+            continue;
+        }
+        show::note(&match left {
+            0 => format!("{path} is deleted; it was the last of {vm} there"),
+            1 => format!("{path} is deleted; there is one more of {vm}"),
+            left => format!("{path} is deleted; there are {left} more of {vm}"),
+        });
+    }
+    Ok(Code::Ok)
+}
+
+/// What is one backup, and no folder of many.
+fn one(path: &Path) -> Result<Backup, Failure> {
+    let folder = Folder::at(path)?;
+    if let Some(backup) = folder.itself()? {
+        return Ok(backup);
+    }
+    let (inside, unreadable) = folder.backups()?;
+    let (path, count) = (path.display(), inside.len() + unreadable.len());
+    Err(match count {
+        0 => Failure::new(Code::NotFound, format!("{path} is no backup"))
+            .next("ostler backup ls FOLDER"),
+        _ => {
+            Failure::usage(format!("{path} is a folder with {count} backups, and not one of them"))
+                .next(format!("name each that is to go, as `ostler backup ls {path}` does"))
+        }
+    })
 }

@@ -3,7 +3,7 @@
 //! The rules are part of the trust document, and every host that obeys it asks them when a VM is to start there.
 //! Arbiters grant only what was offered under their own document: once a quorum of them obeys, which `set` waits
 //! for, nothing starts under an older one. What runs is never touched, so `check` says beforehand what could not be
-//! started again.
+//! started again, now or at another time. Of rates it says nothing: what is left of them, arbiters count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::{Job, JobState};
-use protocol::trust::{Breach, Policy, TenantPolicy};
+use protocol::trust::{Breach, Policy, StartWindows, TenantPolicy};
 use protocol::view::{HostRow, View};
 use serde::Serialize;
 use serde_json::json;
+use transport::Clock;
 
-use crate::cli::{PolicyArgs, PolicyCommand};
+use crate::cli::{Moment, PolicyArgs, PolicyCommand};
 use crate::command::plan::read_json;
 use crate::exit::{Code, Failure};
 use crate::govern::{Authority, in_force};
@@ -30,7 +31,7 @@ const DEFAULT: &str = "(default)";
 pub(crate) async fn run(session: &Session, args: PolicyArgs) -> Result<Code, Failure> {
     match args.command.unwrap_or(PolicyCommand::Show) {
         PolicyCommand::Show => show(session).await,
-        PolicyCommand::Check { file } => check(session, file.as_deref()).await,
+        PolicyCommand::Check { file, at } => check(session, file.as_deref(), at).await,
         PolicyCommand::Set { file } => change(session, read(&file)?).await,
         PolicyCommand::Clear => change(session, Policy::default()).await,
     }
@@ -51,14 +52,19 @@ async fn show(session: &Session) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let trust = in_force(session, &picture).await.ok_or_else(without_trust)?;
     let behind = behind(&picture.view, trust.version);
+    let rows = rows(&trust.policy, now_ms());
     if session.is_json {
-        let words = json!({ "policy": trust.policy, "trust_version": trust.version,
-            "hosts_behind": behind, "warnings": picture.warnings });
+        let rules = rows.iter().map(
+            |[tenant, rule, allowed]| json!({ "tenant": tenant, "rule": rule, "allowed": allowed }),
+        );
+        let rules: Vec<_> = rules.collect();
+        let words = json!({ "policy": trust.policy, "rules": rules,
+            "trust_version": trust.version, "hosts_behind": behind,
+            "warnings": picture.warnings });
         show::json_pretty(&words);
         return Ok(Code::Ok);
     }
     picture.warn();
-    let rows = rows(&trust.policy);
     if rows.is_empty() {
         show::note("no policy: every tenant's VMs may be whatever fits");
     } else {
@@ -82,18 +88,23 @@ fn behind(view: &View, version: u64) -> Vec<String> {
     view.hosts().map(|(_, row)| row).filter(older).map(|row| row.host.name.clone()).collect()
 }
 
+/// What this machine's clock shows; arbiters go by theirs.
+fn now_ms() -> u64 {
+    Clock::real().now().wall_ms
+}
+
 /// Each rule in one line.
-fn rows(policy: &Policy) -> Vec<[String; 3]> {
+fn rows(policy: &Policy, now_ms: u64) -> Vec<[String; 3]> {
     let default = policy.default.iter().map(|rules| (DEFAULT.to_owned(), rules));
     let tenants = policy.tenants.iter().map(|(tenant, rules)| (tenant.to_string(), rules));
     let all = default.chain(tenants).flat_map(|(tenant, rules)| {
-        let lines = lines(rules);
+        let lines = lines(rules, now_ms);
         lines.into_iter().map(move |(rule, words)| [tenant.clone(), rule.to_owned(), words])
     });
     all.collect()
 }
 
-fn lines(rules: &TenantPolicy) -> Vec<(&'static str, String)> {
+fn lines(rules: &TenantPolicy, now_ms: u64) -> Vec<(&'static str, String)> {
     fn list<T: ToString>(names: &[T]) -> String {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
@@ -109,12 +120,26 @@ fn lines(rules: &TenantPolicy) -> Vec<(&'static str, String)> {
         rules.networks.as_deref().map(|names| ("networks", list(names))),
         rules.host_hardware.as_deref().map(|kinds| ("host_hardware", list(kinds))),
         rules.priority_max.map(|max| ("priority_max", max.to_string())),
+        rules.start_windows.as_ref().map(|hours| ("start_windows", hours_words(hours, now_ms))),
+        rules.start_rate.map(|rate| ("start_rate", format!("at most {rate}"))),
     ];
     let lines: Vec<_> = lines.into_iter().flatten().collect();
     if lines.is_empty() { vec![("-", "whatever fits".to_owned())] } else { lines }
 }
 
-async fn check(session: &Session, file: Option<&Path>) -> Result<Code, Failure> {
+/// When it is open, and whether that is now.
+fn hours_words(hours: &StartWindows, now_ms: u64) -> String {
+    match hours.opens_ms(now_ms).filter(|opens_ms| *opens_ms > now_ms) {
+        None => format!("{hours}: open now"),
+        Some(opens_ms) => format!("{hours}: shut now, opens {}", hours.shown(opens_ms)),
+    }
+}
+
+async fn check(
+    session: &Session,
+    file: Option<&Path>,
+    at: Option<Moment>,
+) -> Result<Code, Failure> {
     let policy = match file {
         Some(file) => Some(Arc::new(read(file)?)),
         None => None,
@@ -124,7 +149,8 @@ async fn check(session: &Session, file: Option<&Path>) -> Result<Code, Failure> 
         Some(policy) => policy,
         None => in_force(session, &picture).await.ok_or_else(without_trust)?.policy,
     };
-    let verdict = Verdict::of(&policy, &picture.view);
+    let at_ms = at.map_or_else(now_ms, |at| at.0);
+    let verdict = Verdict::of(&policy, &picture.view, at_ms);
     if session.is_json {
         let mut words = json!(verdict);
         words["warnings"] = json!(picture.warnings);
@@ -148,7 +174,7 @@ async fn change(session: &Session, policy: Policy) -> Result<Code, Failure> {
     picture.warn();
     let (version, policy) = (next.version, Arc::clone(&next.policy));
     let silent = authority.decree(session, &picture, next).await?;
-    let verdict = Verdict::of(&policy, &picture.view);
+    let verdict = Verdict::of(&policy, &picture.view, now_ms());
     if session.is_json {
         let words = json!({ "policy": policy, "trust_version": version, "not_told": silent,
             "denied": verdict.denied });
@@ -186,6 +212,8 @@ struct Verdict {
     by_rule: BTreeMap<&'static str, usize>,
     /// How many VMs there are.
     vms: usize,
+    /// When they would be started, in milliseconds since 1970.
+    at_ms: u64,
 }
 
 /// A VM that could not be started again.
@@ -200,8 +228,8 @@ struct Denied {
 }
 
 impl Verdict {
-    fn of(policy: &Policy, view: &View) -> Self {
-        let mut verdict = Self { denied: Vec::new(), by_rule: BTreeMap::new(), vms: 0 };
+    fn of(policy: &Policy, view: &View, at_ms: u64) -> Self {
+        let mut verdict = Self { denied: Vec::new(), by_rule: BTreeMap::new(), vms: 0, at_ms };
         for (row, job) in view.jobs_best().into_values() {
             // A one-off job that is over is never started again.
             let is_over = job.state.is_ended() && job.spec.as_one_off().is_some();
@@ -211,6 +239,7 @@ impl Verdict {
             verdict.vms += 1;
             let mut breaches = policy.breaches(&job.spec);
             breaches.extend(breach_of_hosts(policy, view, row, job));
+            breaches.extend(policy.closed(&job.spec.tenant, at_ms).map(Breach::StartWindows));
             let rules: BTreeSet<&'static str> = breaches.iter().map(Breach::rule).collect();
             for rule in rules {
                 *verdict.by_rule.entry(rule).or_default() += 1;
@@ -243,7 +272,8 @@ impl Verdict {
         let rules = rules.collect::<Vec<_>>().join(", ");
         let denied = self.denied.len();
         show::note(&format!(
-            "it denies {denied} of {vms} a further start ({rules}); none is stopped"
+            "it denies {denied} of {vms} a further start ({rules}), at {}; none is stopped",
+            show::moment(self.at_ms)
         ));
     }
 }
@@ -267,6 +297,9 @@ mod tests {
 
     use super::*;
 
+    /// Monday the fifth of January 2026, 00:00 UTC.
+    const MONDAY_MS: u64 = 1_767_571_200_000;
+
     fn host(n: u8, owner: &str, jobs: Vec<Job>) -> Inventory {
         let mut host = Host::of_key(SecretKey::from_seed([n; 32]).public());
         host.name = format!("h{n}");
@@ -285,7 +318,7 @@ mod tests {
     fn denied(policy: serde_json::Value, view: &View) -> Vec<(String, Vec<&'static str>)> {
         let policy: Policy = serde_json::from_value(policy).unwrap();
         policy.validate().unwrap();
-        let verdict = Verdict::of(&policy, view);
+        let verdict = Verdict::of(&policy, view, MONDAY_MS);
         assert_eq!(verdict.vms, 3);
         let rules = |one: &Denied| one.breaches.iter().map(Breach::rule).collect();
         verdict.denied.iter().map(|one| (one.job.to_string(), rules(one))).collect()
@@ -313,16 +346,36 @@ mod tests {
         ];
         assert_eq!(denied(nowhere, &view), all);
         assert_eq!(denied(json!({ "tenants": { "acme": {} } }), &view), []);
+        let hours = |from: &str| {
+            let open = json!([{ "days": ["mon"], "from": from, "to": "18:00" }]);
+            json!({ "default": { "vm_max": { "vcpus": 4 }, "start_windows": { "open": open } } })
+        };
+        assert_eq!(denied(hours("00:00"), &view), [one("large", &["vm_max"])]);
+        let shut = [
+            one("disk", &["start_windows"]),
+            one("large", &["vm_max", "start_windows"]),
+            one("none", &["start_windows"]),
+        ];
+        assert_eq!(denied(hours("00:01"), &view), shut);
     }
 
     #[test]
     fn each_rule_is_a_line_and_a_tenant_without_rules_one_too() {
         let policy = json!({
             "default": { "vm_max": { "vcpus": 4 }, "images": [] },
-            "tenants": { "acme": {}, "blue": { "host_labels": { "owner": "blue" } } },
+            "tenants": {
+                "acme": {},
+                "blue": { "host_labels": { "owner": "blue" } },
+                "green": {
+                    "start_windows": { "utc_offset": "+01:00",
+                        "open": [{ "days": ["mon"], "from": "06:00", "to": "07:00" }] },
+                    "start_rate": { "starts": 20, "within_s": 3600 },
+                },
+            },
         });
         let policy: Policy = serde_json::from_value(policy).unwrap();
-        let shown: Vec<String> = rows(&policy).iter().map(|row| row.join(" | ")).collect();
+        let shown: Vec<String> =
+            rows(&policy, MONDAY_MS).iter().map(|row| row.join(" | ")).collect();
         assert_eq!(
             shown,
             [
@@ -330,6 +383,8 @@ mod tests {
                 "(default) | images | none",
                 "acme | - | whatever fits",
                 "blue | host_labels | owner=blue",
+                "green | start_windows | mon 06:00-07:00 (UTC+01:00): shut now, opens mon 06:00",
+                "green | start_rate | at most 20 starts in 1 h",
             ]
         );
     }

@@ -42,10 +42,7 @@ pub(crate) async fn run(session: &Session, args: PowerArgs) -> Result<Code, Fail
         Some(action) => switch.turn(session, action.into(), args.force).await?,
     };
     let code = if power.state.is_some() { Code::Ok } else { Code::Failed };
-    match session.is_json {
-        true => show::json_pretty(&power),
-        false => show::line(&format!("{}: {}", row.host.name, words(&power))),
-    }
+    tell(session, &power, &format!("{}: {}", row.host.name, words(&power)));
     Ok(code)
 }
 
@@ -119,11 +116,18 @@ fn why_awake(name: &str, error: CallError) -> Failure {
 }
 
 fn tell_asleep(session: &Session, name: &str, power: &HostPower, how: &str) -> Code {
-    match session.is_json {
-        true => show::json_pretty(power),
-        false => show::line(&format!("{name}: {how}; {}", words(power))),
-    }
+    tell(session, power, &format!("{name}: {how}; {}", words(power)));
     Code::Ok
+}
+
+/// How it is, and the same as a sentence.
+fn tell(session: &Session, power: &HostPower, sentence: &str) {
+    if session.is_json {
+        let mut told = json!(power);
+        told["notes"] = json!([sentence]);
+        return show::json_pretty(&told);
+    }
+    show::line(sentence);
 }
 
 fn words(power: &HostPower) -> String {
@@ -153,23 +157,13 @@ async fn list(session: &Session, picture: &Picture) -> Result<Code, Failure> {
     }
     unknown.sort_unstable();
     unknown.dedup();
+    let notes = notes(&unknown, known.is_empty());
     if session.is_json {
-        show::json_pretty(
-            &json!({ "hosts": known.values().collect::<Vec<_>>(), "unknown": unknown }),
-        );
+        let hosts: Vec<&HostPower> = known.values().collect();
+        show::json_pretty(&json!({ "hosts": hosts, "unknown": unknown, "notes": notes }));
         return Ok(Code::Ok);
     }
-    for name in &unknown {
-        show::note(&format!(
-            "warning: a power file names {name}: no host or several are called that"
-        ));
-    }
-    if known.is_empty() {
-        show::note(
-            "no controller can switch a host: none has a power file, /etc/ostler/power.json on the \
-             controller's host",
-        );
-    }
+    notes.iter().for_each(|note| show::note(note));
     let cells = |power: &HostPower| {
         let row = picture.view.host(&power.host);
         let name = row.map_or_else(|| power.host.short().to_owned(), |row| row.host.name.clone());
@@ -178,6 +172,17 @@ async fn list(session: &Session, picture: &Picture) -> Result<Code, Failure> {
     };
     show::table(["HOST", "POWER", "DEVICES", "PROBLEM"], known.values().map(cells).collect());
     Ok(Code::Ok)
+}
+
+/// What there is to say besides a list of hosts.
+fn notes(unknown: &[String], is_empty: bool) -> Vec<String> {
+    let strange = |name: &String| {
+        format!("warning: a power file names {name}: no host or several are called that")
+    };
+    let none = "no controller can switch a host: none has a power file, /etc/ostler/power.json on the \
+                controller's host";
+    let none = is_empty.then(|| none.to_owned());
+    unknown.iter().map(strange).chain(none).collect()
 }
 
 /// What switches one host, and who reaches it.

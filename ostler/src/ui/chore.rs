@@ -41,6 +41,8 @@ pub(super) enum Chore {
     TakeBackups { keep: Option<String> },
     /// Every byte of a backup is read.
     CheckBackup { backup: String },
+    /// A backup goes.
+    DeleteBackup { backup: String },
     /// A VM of a backup.
     RestoreBackup { backup: String, name: Option<String>, on: Option<String> },
 }
@@ -65,6 +67,7 @@ impl Chore {
             | Self::PruneImages
             | Self::TakeBackups { .. }
             | Self::CheckBackup { .. }
+            | Self::DeleteBackup { .. }
             | Self::RestoreBackup { .. } => None,
         }
     }
@@ -100,6 +103,9 @@ impl Chore {
             }
             Self::CheckBackup { backup } => {
                 line(&["backup", "check"], [], [below(given(backups)?, backup)?])
+            }
+            Self::DeleteBackup { backup } => {
+                line(&["backup", "rm"], [], [below(given(backups)?, backup)?])
             }
             Self::RestoreBackup { backup, name, on } => {
                 let flags = [("name", name), ("on", on)];
@@ -212,6 +218,10 @@ mod tests {
 
     #[test]
     fn the_page_reaches_no_file_but_below_its_folder() {
+        let asked = json!({ "chore": "delete_backup", "backup": "/b/web-1/20261130-012014" });
+        assert_eq!(read(asked, Some("/b")).unwrap(), "backup rm /b/web-1/20261130-012014");
+        let out = json!({ "chore": "delete_backup", "backup": "/b/../etc" });
+        assert!(read(out, Some("/b")).is_err());
         let restore = |backup: &str, folder| {
             read(json!({ "chore": "restore_backup", "backup": backup }), folder)
         };

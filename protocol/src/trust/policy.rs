@@ -10,6 +10,9 @@
 //!   another rank           ──▶ priority_max, of what is to matter more
 //!   a restart, a reboot    ──▶ nothing: it is under the hold that it has
 //! ```
+//!
+//! Two rules are no host's: when VMs may be started ([`StartWindows`]), and how many of them within a time
+//! ([`StartRate`]). No host knows the tenant's others, and many clocks would be asked; arbiters keep to these.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +27,15 @@ use crate::resources::{Bytes, Resources};
 use crate::vm::{
     DISK_BYTES_MIN, DiskSpec, Hardware, MEMORY_BYTES_MIN, NicSpec, Plug, Priority, VCPUS_MAX,
     VmSpec,
+};
+
+mod rate;
+mod windows;
+pub use rate::{
+    NoRate, RATE_STARTS_MAX, RATE_WITHIN_S_MAX, RATE_WITHIN_S_MIN, StartRate, span_words,
+};
+pub use windows::{
+    Closed, Day, EmptyWindow, NoTime, StartWindows, TimeOfDay, UtcOffset, WINDOWS_MAX, Window,
 };
 
 /// Tenants with an entry of their own. Every host and every role keeps the document and reads it at each change.
@@ -69,6 +81,12 @@ pub struct TenantPolicy {
     /// The highest priority of a VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_max: Option<Priority>,
+    /// When in the week VMs may be started or given a larger size; arbiters ask it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_windows: Option<StartWindows>,
+    /// How many VMs may be started within a time; arbiters ask it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_rate: Option<StartRate>,
 }
 
 /// The most that one VM may have; what is left out has no limit.
@@ -157,6 +175,8 @@ pub enum Breach {
         /// How much it may.
         at_most: Priority,
     },
+    /// It is no time to start it. No host says so: arbiters do, by a denial.
+    StartWindows(Closed),
 }
 
 /// Rules that make no sense. Whoever brought them is told what would.
@@ -214,6 +234,25 @@ pub enum Fault {
         /// How long it is.
         count: usize,
     },
+    /// Nothing could ever be started.
+    #[error(
+        "start_windows.open names no window: name one, or leave start_windows away for any time"
+    )]
+    NoWindow,
+    /// More windows than a week has hours.
+    #[error("start_windows.open has {0} windows: at most {WINDOWS_MAX}")]
+    TooManyWindows(usize),
+    /// A window in which nothing could be started.
+    #[error("start_windows.open, window {}: {why}", at + 1)]
+    EmptyWindow {
+        /// Which of them, from 0.
+        at: usize,
+        /// What is wrong with it.
+        why: EmptyWindow,
+    },
+    /// A rate that nobody could keep.
+    #[error(transparent)]
+    Rate(#[from] NoRate),
 }
 
 impl Policy {
@@ -321,6 +360,18 @@ impl Policy {
         rules.breaches(&new).into_iter().find(is_of_new)
     }
 
+    /// That a tenant's VMs may not be started at a time of the wall clock, and when they may be next.
+    #[must_use]
+    pub fn closed(&self, tenant: &TenantId, wall_ms: u64) -> Option<Closed> {
+        self.of(tenant)?.start_windows.as_ref()?.closed(wall_ms)
+    }
+
+    /// How many of a tenant's VMs may be started within a time, if that is limited.
+    #[must_use]
+    pub fn start_rate(&self, tenant: &TenantId) -> Option<StartRate> {
+        self.of(tenant)?.start_rate
+    }
+
     /// Labels that hosts of the job must have.
     #[must_use]
     pub fn host_labels(&self, spec: &JobSpec) -> &BTreeMap<String, String> {
@@ -332,14 +383,22 @@ impl Policy {
     /// The breach as a host's no.
     #[must_use]
     pub fn refusal(&self, tenant: &TenantId, breach: Breach) -> Refusal {
-        let is_default = !self.tenants.contains_key(tenant);
+        let is_default = self.is_default(tenant);
         Refusal::AgainstPolicy { tenant: tenant.clone(), is_default, breach }
+    }
+
+    /// Whether a tenant has no entry of its own.
+    #[must_use]
+    pub fn is_default(&self, tenant: &TenantId) -> bool {
+        !self.tenants.contains_key(tenant)
     }
 }
 
 impl TenantPolicy {
     fn validate(&self) -> Result<(), Fault> {
         self.vm_max.map_or(Ok(()), VmMax::validate)?;
+        self.start_rate.map_or(Ok(()), StartRate::validate)?;
+        self.start_windows.as_ref().map_or(Ok(()), validate_windows)?;
         let lists = [("images", &self.images), ("networks", &self.networks)];
         for (list, names) in lists {
             let count = names.as_ref().map_or(0, Vec::len);
@@ -402,6 +461,14 @@ impl TenantPolicy {
             all.push(Breach::PriorityMax { asked: vm.priority, at_most });
         }
         all
+    }
+}
+
+fn validate_windows(windows: &StartWindows) -> Result<(), Fault> {
+    match windows.open.len() {
+        0 => Err(Fault::NoWindow),
+        count if count > WINDOWS_MAX => Err(Fault::TooManyWindows(count)),
+        _ => windows.validate().map_err(|(at, why)| Fault::EmptyWindow { at, why }),
     }
 }
 
@@ -512,6 +579,7 @@ impl Breach {
             Breach::Networks { .. } => "networks",
             Breach::HostHardware { .. } => "host_hardware",
             Breach::PriorityMax { .. } => "priority_max",
+            Breach::StartWindows(_) => "start_windows",
         }
     }
 
@@ -571,6 +639,7 @@ impl fmt::Display for Breach {
             Breach::PriorityMax { asked, at_most } => {
                 write!(f, "its priority is {asked}, at most {at_most}")
             }
+            Breach::StartWindows(closed) => closed.fmt(f),
         }
     }
 }
@@ -624,6 +693,7 @@ pub fn breach_examples() -> Vec<Breach> {
             allowed: vec![HostHardware::Hugepages],
         },
         Breach::PriorityMax { asked: Priority::MAX, at_most: Priority::default() },
+        Breach::StartWindows(Closed::example()),
     ]
 }
 

@@ -1,9 +1,12 @@
 //! What is asked of whom after which answer.
 
+use std::sync::Arc;
+
 use protocol::id::{ClusterId, Epoch, HostId, JobId, OfferId, Revision, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::ticket::{Action, Denial};
+use protocol::trust::{Policy, StartRate, TenantPolicy};
 use protocol::vm::OnLoss;
 
 use super::*;
@@ -50,7 +53,7 @@ fn offer(size: u32) -> Signed<Offer> {
 
 fn room(left: u32) -> TenantRoom {
     let (limit, used, at_most) = (Some(vcpus(9)), vcpus(3), vcpus(6));
-    TenantRoom { limit, used, at_most, left: vcpus(left), has: vcpus(0) }
+    TenantRoom { limit, used, at_most, left: vcpus(left), has: vcpus(0), starts: None }
 }
 
 fn yes(offer: &Signed<Offer>, slot: u32, debit: u32) -> Result<ArbiterAnswer, String> {
@@ -125,7 +128,8 @@ fn where_vms_are_limited_k_arbiters_are_asked_to_book_the_one() {
         let of = |room: Amounts, vms| Amounts { vms, ..room };
         let TenantRoom { used, at_most, left, has, .. } = room(4);
         let (used, at_most, left) = (of(used, 1), of(at_most, 1), of(left, vms));
-        let room = TenantRoom { limit: Some(limit), used, at_most, left, has: of(has, 0) };
+        let room =
+            TenantRoom { limit: Some(limit), used, at_most, left, has: of(has, 0), starts: None };
         poll.take_room(slot, Ok(room));
     }
     for (slot, vms) in [(0, 0), (1, 1), (2, 1)] {
@@ -156,7 +160,10 @@ fn a_no_for_want_of_vms_says_how_many_there_are() {
         let TenantRoom { used, at_most, left, has, .. } = room(4);
         let (used, at_most) = (Amounts { vms: 3, ..used }, Amounts { vms: 0, ..at_most });
         let (left, has) = (Amounts { vms: 0, ..left }, Amounts { vms: 0, ..has });
-        poll.take_room(slot, Ok(TenantRoom { limit: Some(limit), used, at_most, left, has }));
+        poll.take_room(
+            slot,
+            Ok(TenantRoom { limit: Some(limit), used, at_most, left, has, starts: None }),
+        );
     }
     assert!(poll.is_short() && !poll.is_fragmented());
     assert_eq!(next(&mut poll), None);
@@ -292,4 +299,115 @@ fn witnesses_that_do_not_answer_leave_it_unclear_and_say_so() {
     let Answer::Unclear { what, .. } = poll.conclude() else { panic!("not enough") };
     assert!(what.contains("0 of 2 grants of witnesses"), "{what}");
     assert!(what.contains("witness 4: away"), "{what}");
+}
+
+/// The tenant may start two VMs in ten minutes.
+fn rated(quota: Option<u32>) -> Trust {
+    let start_rate = Some(StartRate { starts: 2, within_s: 600 });
+    let default = Some(TenantPolicy { start_rate, ..TenantPolicy::default() });
+    Trust { policy: Arc::new(Policy { default, ..Policy::default() }), ..trust(quota) }
+}
+
+fn starts(part: u32, used: u32, for_ms: u64) -> TenantRoom {
+    let limit = StartRate { starts: 2, within_s: 600 };
+    let starts = Some(StartsRoom { limit, part, used, for_ms: Some(for_ms) });
+    let (limit, used, left) = (None, vcpus(1), Amounts::UNLIMITED);
+    TenantRoom { limit, used, at_most: left, left, has: vcpus(0), starts }
+}
+
+fn out_of_starts(for_ms: u64) -> DenialReason {
+    DenialReason::Rate {
+        tenant: TenantId::default_tenant(),
+        is_default: true,
+        limit: StartRate { starts: 2, within_s: 600 },
+        part: 1,
+        used: 1,
+        for_ms: Some(for_ms),
+    }
+}
+
+#[test]
+fn a_start_is_one_of_k_arbiters_that_have_most_of_them_left() {
+    let (trust, offer) = (rated(None), offer(2));
+    let mut poll = Poll::of(&trust, &offer);
+    assert_eq!(poll.rooms_to_ask().len(), 3);
+    for (slot, used) in [(0, 2), (1, 0), (2, 0)] {
+        poll.take_room(slot, Ok(starts(2, used, if used == 2 { 60_000 } else { 0 })));
+    }
+    let mut booked = Vec::new();
+    while let Some((arbiter, wish)) = poll.next_arbiter() {
+        let debit = wish.expect("a plan");
+        booked.push((arbiter.slot, debit.vms));
+        let grant = Grant { slot: arbiter.slot, offer: offer.digest(), debit };
+        let answer = ArbiterAnswer::Grant(Signed::seal(&grant, &key(arbiter.slot + 1)));
+        poll.take(arbiter.slot, Ok(answer));
+    }
+    assert_eq!(
+        booked,
+        [(0, 0), (1, 1), (2, 1)],
+        "the first has none left, and books CPUs all the same"
+    );
+    assert!(matches!(poll.conclude(), Answer::Done(_)));
+}
+
+#[test]
+fn what_is_no_start_is_asked_no_rate() {
+    let trust = rated(None);
+    let resize = Offer { action: Action::Resize, ..offer(2).open().unwrap() };
+    let resize = Signed::seal(&resize, &key(8));
+    assert!(Poll::of(&trust, &resize).rooms_to_ask().is_empty());
+}
+
+#[test]
+fn where_too_few_have_a_start_left_the_no_says_when_a_quorum_has() {
+    let (trust, offer) = (rated(Some(9)), offer(1));
+    let mut poll = Poll::of(&trust, &offer);
+    for (slot, for_ms) in [(0, 0), (1, 90_000), (2, 60_000)] {
+        let TenantRoom { starts, .. } = starts(1, u32::from(for_ms > 0), for_ms);
+        poll.take_room(slot, Ok(TenantRoom { starts, ..room(4) }));
+    }
+    assert!(poll.is_short() && !poll.is_fragmented(), "the quota has room");
+    assert_eq!(next(&mut poll), None);
+    let Answer::Refused(No::Arbiters(no)) = poll.conclude() else { panic!("not refused") };
+    let [(_, DenialReason::Rate { limit, for_ms, is_default: true, .. })] = &no[..] else {
+        panic!("not for want of starts: {no:?}");
+    };
+    assert_eq!((limit.starts, *for_ms), (2, Some(60_000)), "then two of three have one");
+}
+
+#[test]
+fn a_start_that_is_left_soon_is_waited_for() {
+    let (trust, offer) = (rated(None), offer(1));
+    let mut poll = Poll::of(&trust, &offer);
+    for slot in 0..3 {
+        poll.take_room(slot, Ok(starts(1, 1, 5_000)));
+    }
+    let Answer::Unclear { what, is_ambiguous: false } = poll.conclude() else { panic!("ended") };
+    assert!(what.contains("2 starts in 10 min, and no more for now; the next in 5 s"), "{what}");
+}
+
+#[test]
+fn who_loses_the_last_start_to_rivals_tries_again_with_another_offer() {
+    let (trust, offer) = (rated(None), offer(1));
+    let mut poll = Poll::of(&trust, &offer);
+    for slot in 0..3 {
+        poll.take_room(slot, Ok(starts(1, 0, 0)));
+    }
+    let mut refused = 0;
+    while let Some((arbiter, wish)) = poll.next_arbiter() {
+        let answer = match wish.expect("a plan") {
+            debit if debit.vms == 0 => {
+                let grant = Grant { slot: arbiter.slot, offer: offer.digest(), debit };
+                Ok(ArbiterAnswer::Grant(Signed::seal(&grant, &key(arbiter.slot + 1))))
+            }
+            _ => {
+                refused += 1;
+                no(&offer, arbiter.slot, out_of_starts(600_000))
+            }
+        };
+        poll.take(arbiter.slot, answer);
+    }
+    assert_eq!(refused, 2, "the third alone would be no quorum");
+    let Answer::OfferOver { why } = poll.conclude() else { panic!("ended for good") };
+    assert!(why.contains("others were faster"), "{why}");
 }

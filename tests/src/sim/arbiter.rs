@@ -13,6 +13,7 @@ use protocol::id::{HostId, JobId, TenantId};
 use protocol::signed::{SecretKey, Signed};
 use protocol::ticket::{Answer, DenialReason, Offer};
 use protocol::trust::{Ready, Trust};
+use transport::Now;
 
 use super::message::{Ask, Back, NodeId, Told};
 use super::mutant::Mutant;
@@ -84,6 +85,12 @@ impl World {
         let life = self.nodes[node.0].life;
         let delay_us = self.chance.between(1_000, 400_000);
         self.after(delay_us, Event::Trust { node, life });
+        if self.mutant == Some(Mutant::StartsForgotten) {
+            // As if the rule were new: it had none when it was heard of first.
+            let trust = self.trust_of_arbiter(n);
+            let trust = Trust { policy: Arc::default(), version: 0, ..Trust::clone(&trust) };
+            shared.tell(now_ms, Input::Trust(Arc::new(trust)));
+        }
         if takes_books_as_empty {
             let trust = self.trust_of_arbiter(n);
             shared.tell(now_ms, Input::Trust(trust));
@@ -265,9 +272,10 @@ impl Shared {
         offer: &Signed<Offer>,
         wish: Option<Amounts>,
     ) -> (Verdict, Vec<usize>) {
-        let now_ms = ctx.now().mono_ms;
+        let Now { mono_ms: now_ms, wall_ms } = ctx.now();
         let (mut verdict, mut hosts) = (None, Vec::new());
-        for effect in self.tell(now_ms, Input::Ask { request: 0, offer: offer.clone(), wish }) {
+        let offer = offer.clone();
+        for effect in self.tell(now_ms, Input::Ask { request: 0, wall_ms, offer, wish }) {
             match effect {
                 Effect::Answer { verdict: decided, .. } => verdict = Some(decided),
                 Effect::ReadHost { host } => {
@@ -373,12 +381,12 @@ async fn tenant_room(
     back: Back,
 ) {
     if is_fresh {
-        let hosts = shared.core.borrow().books().hosts_of_tenant(&tenant);
+        let hosts = shared.core.borrow().hosts_with_news(&tenant);
         let number = |id: HostId| shared.hosts.iter().position(|(known, _)| *known == id);
         let hosts: Vec<usize> = hosts.into_iter().filter_map(number).collect();
         read_hosts(&ctx, &shared, &hosts).await;
     }
-    let room = shared.core.borrow().tenant_room(&tenant, &job);
+    let room = shared.core.borrow().tenant_room(ctx.now().mono_ms, &tenant, &job);
     let told = room.map_or(Told::NotMember, Told::TenantRoom);
     ctx.say(Command::Reply(back, Box::new(told)));
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub struct Coverage(BTreeMap<Cow<'static, str>, u64>);
 
 /// What must have happened at least once over the fixed set of seeds.
-pub const REQUIRED: [&str; 110] = [
+pub const REQUIRED: [&str; 112] = [
     "answer.ambiguous",
     "answer.done",
     "answer.not-yet",
@@ -23,6 +23,7 @@ pub const REQUIRED: [&str; 110] = [
     "denial.quota_vms",
     "denial.rebuilding",
     "denial.silent",
+    "denial.window",
     "disk.full",
     "disk.stalled",
     "fault.agent-killed-between-effects",
@@ -82,6 +83,7 @@ pub const REQUIRED: [&str; 110] = [
     "operator.old-document",
     "operator.recovered",
     "operator.taken-back",
+    "rate.used-up",
     "refusal.no-capacity",
     "refusal.no-room-to-grow",
     "refusal.no-such-job",

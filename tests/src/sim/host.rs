@@ -516,9 +516,10 @@ impl World {
         let (watermark, offers) = process.agent.open_offers();
         let (epoch, agreed) = (process.agent.epoch(), process.agent.agreed());
         let debits = Some(process.agent.hold_debits());
+        let unused = process.agent.unused_offers();
+        let open = OpenOffers { epoch, watermark, offers, agreed, debits, unused };
         for back in curious {
-            let (offers, debits) = (offers.clone(), debits.clone());
-            let told = Told::OpenOffers(OpenOffers { epoch, watermark, offers, agreed, debits });
+            let told = Told::OpenOffers(open.clone());
             let told = self.mutate_reading(n, told);
             self.send_answer(node, back, told);
         }

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host_agent::core::{Act, Agent, Effect, JobRecord, Reply, ReplyId, Request, Work, Write};
 use protocol::amounts::Amounts;
-use protocol::api::{RunState, TaskState};
+use protocol::api::{RunState, TaskState, TenantRoom};
 use protocol::event::{Event as HostEvent, Fact};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, Revision, RunId, TenantId};
 use protocol::job::{Job, JobState, Migration, Reason, ResizeStage};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::signed::Digest;
-use protocol::ticket::{Answer, DenialReason, Ticket};
+use protocol::ticket::{Action, Answer, DenialReason, Grant, Offer, Ticket};
 use protocol::view::HostRow;
 use protocol::vm::OnLoss;
 use scheduler::RunRecord;
@@ -70,6 +70,8 @@ pub struct Oracle {
     pub offers: BTreeMap<(usize, OfferId), OfferFact>,
     /// Which slots have signed a grant for an offer.
     grants: BTreeMap<Digest, BTreeSet<u32>>,
+    /// Offers by the digest of what was signed.
+    signed: BTreeMap<Digest, Offer>,
     /// Jobs that a host has said it has taken.
     accepted: BTreeMap<(usize, JobId), Revision>,
     /// Jobs that somebody wants ended on a host, since they were last taken.
@@ -93,6 +95,8 @@ pub struct Oracle {
     pub handoffs: Vec<(usize, Request)>,
     /// What was promised at the beginning of a change of size that is under way.
     resizing: BTreeMap<(usize, JobId), Resources>,
+    /// When VMs of each tenant were started, in real time.
+    starts: BTreeMap<TenantId, Vec<u64>>,
     /// The last state each host has told of a job.
     states: BTreeMap<(usize, JobId), JobState>,
 }
@@ -264,6 +268,38 @@ impl World {
             return;
         };
         self.violate(RULE, format!("h{n} redeemed offer {} for {}: {why}", offer.id, offer.job));
+    }
+
+    /// No more of a tenant's VMs are started within the time of its rate than that says.
+    fn rate_is_never_exceeded(&mut self, n: usize, ticket: &Ticket) {
+        let Ok(Offer { tenant, action: Action::Start, job, .. }) = ticket.offer.open() else {
+            return;
+        };
+        let Some(rate) = self.trust.policy.start_rate(&tenant) else { return };
+        let starts = self.oracle.starts.entry(tenant.clone()).or_default();
+        starts.push(self.now_us);
+        let since_us = self.now_us.saturating_sub(u64::from(rate.within_s) * 1_000_000);
+        let lately = starts.iter().filter(|at_us| **at_us >= since_us).count();
+        if lately > rate.starts as usize {
+            let what = format!("{job} on h{n} is start {lately} of tenant {tenant}, of {rate}");
+            self.violate("rate_is_never_exceeded", what);
+        }
+    }
+
+    /// An arbiter says yes to a start for the first time only while a window is open by its clock.
+    fn nothing_is_granted_out_of_hours(&mut self, from: NodeId, grant: &Grant) {
+        let is_again =
+            self.oracle.grants.get(&grant.offer).is_some_and(|slots| slots.contains(&grant.slot));
+        let offer = self.oracle.signed.get(&grant.offer);
+        let Some(Offer { tenant, job, action: Action::Start, .. }) = offer.filter(|_| !is_again)
+        else {
+            return;
+        };
+        let now = self.now_at(from);
+        if let Some(closed) = self.trust.policy.closed(tenant, now.wall_ms) {
+            let what = format!("slot {} has granted {job}: {closed}", grant.slot);
+            self.violate("nothing_is_granted_out_of_hours", what);
+        }
     }
 
     /// What a tenant's jobs hold, by what is on the disks, is within its quota.
@@ -514,6 +550,7 @@ impl World {
         match (asked, answer) {
             (Request::Offer(_), Some(Ok(Reply::Offered(offered)))) => {
                 let Ok(offer) = offered.offer.open() else { return };
+                self.oracle.signed.insert(offered.offer.digest(), offer.clone());
                 let trust = &self.trust;
                 let fact = OfferFact {
                     epoch: offer.id.epoch,
@@ -534,7 +571,10 @@ impl World {
                 self.oracle.asked_to_end.remove(&(n, job.clone()));
                 self.an_undone_task_is_never_done(n, put.run);
                 match &put.ticket {
-                    Some(ticket) => self.expired_ticket_starts_nothing(n, now, ticket),
+                    Some(ticket) => {
+                        self.expired_ticket_starts_nothing(n, now, ticket);
+                        self.rate_is_never_exceeded(n, ticket);
+                    }
                     None => {
                         let what = format!("h{n} took {job} without a ticket");
                         self.violate("expired_ticket_starts_nothing", what);
@@ -748,13 +788,18 @@ impl World {
     }
 
     /// Somebody answers over the network.
-    pub(super) fn watch_answer(&mut self, told: &Told) {
+    pub(super) fn watch_answer(&mut self, from: NodeId, told: &Told) {
         match told {
             Told::Answer(Answer::Grant(grant)) => {
                 self.coverage.hit("grant");
                 if let Ok(grant) = grant.open() {
+                    self.nothing_is_granted_out_of_hours(from, &grant);
                     self.oracle.grants.entry(grant.offer).or_default().insert(grant.slot);
                 }
+            }
+            // Whoever asks an arbiter before is not told no by it.
+            Told::TenantRoom(TenantRoom { starts: Some(starts), .. }) if starts.left() == 0 => {
+                self.coverage.hit("rate.used-up");
             }
             Told::Answer(Answer::Denial(denial)) => {
                 if let Ok(denial) = denial.open() {
@@ -769,6 +814,8 @@ impl World {
                             "denial.quota_vms"
                         }
                         DenialReason::Quota { .. } => "denial.quota",
+                        DenialReason::Window { .. } => "denial.window",
+                        DenialReason::Rate { .. } => "denial.rate",
                         DenialReason::OtherTrust { .. } => "denial.other-trust",
                         DenialReason::Policy { .. } => "denial.policy",
                     });

@@ -101,6 +101,12 @@ pub enum Mutant {
     NewestDebitAloneCounts,
     /// An arbiter signs what its part of a quota has no room for (R6).
     QuotaIgnored,
+    /// An arbiter signs starts that its part of a rate has no room for.
+    RateIgnored,
+    /// An arbiter that starts anew takes it that it has granted no starts lately.
+    StartsForgotten,
+    /// An arbiter signs starts while no window is open.
+    HoursIgnored,
     /// A host that returns starts what it held before the arbiters have said that this is still its (§8).
     RightNotAsked,
     /// An agent that dies before it has written what a reboot makes of its jobs knows nothing of the reboot (§8).
@@ -119,7 +125,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 43] = [
+    pub const ALL: [Mutant; 46] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -156,6 +162,9 @@ impl Mutant {
         Mutant::UnderbookedTicketTaken,
         Mutant::NewestDebitAloneCounts,
         Mutant::QuotaIgnored,
+        Mutant::RateIgnored,
+        Mutant::StartsForgotten,
+        Mutant::HoursIgnored,
         Mutant::RightNotAsked,
         Mutant::RebootForgotten,
         Mutant::FencedHoldsKept,
@@ -166,7 +175,7 @@ impl Mutant {
     ];
 }
 
-/// The answer of an arbiter that ignores promises, or quotas.
+/// The answer of an arbiter that ignores promises, quotas, rates or hours.
 pub(super) fn mutate_verdict(
     mutant: Option<Mutant>,
     verdict: Verdict,
@@ -174,8 +183,13 @@ pub(super) fn mutate_verdict(
     wish: Option<Amounts>,
 ) -> Verdict {
     match (mutant, &verdict) {
-        (Some(Mutant::QuotaIgnored), Verdict::Denial(denial))
-            if matches!(denial.why, DenialReason::Quota { .. }) =>
+        (Some(mutant), Verdict::Denial(denial))
+            if matches!(
+                (mutant, &denial.why),
+                (Mutant::QuotaIgnored, DenialReason::Quota { .. })
+                    | (Mutant::RateIgnored, DenialReason::Rate { .. })
+                    | (Mutant::HoursIgnored, DenialReason::Window { .. })
+            ) =>
         {
             let size = offer.open().map(|offer| offer.resources).unwrap_or_default();
             let debit = wish.unwrap_or(size.into());

@@ -116,7 +116,7 @@ impl World {
 
     /// Sends an answer back.
     pub(super) fn send_answer(&mut self, from: NodeId, back: Back, told: Told) {
-        self.watch_answer(&told);
+        self.watch_answer(from, &told);
         let Back { node, life, call } = back;
         let Some(call) = call else { return };
         if !self.network.passes(from, node) || self.chance.happens(self.network.loss_ppm) {

@@ -4,11 +4,15 @@
 //! kinds of trouble out, so that rare combinations are not always drowned by common ones.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use protocol::amounts::{Amounts, VMS_ANY};
 use protocol::id::{ClusterId, JobId, TenantId};
 use protocol::signed::SecretKey;
-use protocol::trust::{CLOCK_PPM, Slot, Trust, Witnesses};
+use protocol::trust::{
+    CLOCK_PPM, Policy, RATE_WITHIN_S_MIN, Slot, StartRate, StartWindows, TenantPolicy, Trust,
+    UtcOffset, Window, Witnesses,
+};
 
 use super::chance::Chance;
 
@@ -38,6 +42,10 @@ pub struct Profile {
     pub quota_vcpus: u32,
     /// Its limit in VMs, if it has one of them.
     pub quota_vms: Option<u32>,
+    /// How many of its VMs may be started within a minute, if that is limited.
+    pub starts_in_a_minute: Option<u32>,
+    /// Whether its VMs may be started in every minute but the second of the day.
+    pub has_hours: bool,
     /// How wrong clocks run, in parts per million.
     pub clock_ppm: u32,
     /// How long things go wrong.
@@ -126,6 +134,8 @@ impl Profile {
             jobs: 0,
             quota_vcpus: 6,
             quota_vms: None,
+            starts_in_a_minute: None,
+            has_hours: false,
             clock_ppm: 0,
             noise_ms: 0,
             wish_every_ms: 0,
@@ -174,6 +184,11 @@ impl Profile {
         let mut counting = Chance::new(seed ^ 0x766d735f_6c696d69);
         let quota_vms = (seed % 4 == 1).then(|| counting.between(1, 3));
         let quota_vms = quota_vms.and_then(|vms| u32::try_from(vms).ok());
+        // While arbiters change, twice as many may be started.
+        let mut rating = Chance::new(seed ^ 0x72617465_735f3630);
+        let is_rated = seed % 5 == 2 && !has_changes;
+        let starts_in_a_minute = is_rated.then(|| rating.between(1, 4));
+        let starts_in_a_minute = starts_in_a_minute.and_then(|starts| u32::try_from(starts).ok());
         let mut fencing = Chance::new(seed ^ 0x66656e63_65732121);
         let has_fences = seed % 5 == 4;
         let has_fencers = seed % 10 == 4 && !has_changes;
@@ -193,6 +208,8 @@ impl Profile {
             jobs: chance.between(2, 5),
             quota_vcpus: u32::try_from(chance.between(3, 8)).unwrap_or(4),
             quota_vms,
+            starts_in_a_minute,
+            has_hours: seed % 11 == 5,
             clock_ppm: u32::try_from(CLOCK_PPM).unwrap_or(0),
             noise_ms: chance.between(30_000, 90_000),
             wish_every_ms: chance.between(850, 3_400),
@@ -294,8 +311,18 @@ impl Profile {
             disk_bytes: 1 << 50,
             vms: self.quota_vms.unwrap_or(VMS_ANY),
         };
+        let within_s = RATE_WITHIN_S_MIN;
+        let rules = TenantPolicy {
+            start_rate: self.starts_in_a_minute.map(|starts| StartRate { starts, within_s }),
+            start_windows: self.has_hours.then(hours),
+            ..TenantPolicy::default()
+        };
+        let has_rules = rules != TenantPolicy::default();
+        let tenants = has_rules.then(|| (tenant.clone(), rules)).into_iter().collect();
+        let policy = Arc::new(Policy { default: None, tenants });
         Trust {
             version: 1,
+            policy,
             operators: vec![operator.public()],
             arbiters: (0..self.arbiters).map(slot).collect(),
             k: self.k,
@@ -308,4 +335,11 @@ impl Profile {
             ..Trust::of_nobody(ClusterId::new("sim").expect("a valid name"))
         }
     }
+}
+
+/// All of the day but its second minute: worlds begin with the day, and most last longer.
+fn hours() -> StartWindows {
+    let time = |text: &str| text.parse().expect("a valid time");
+    let open = vec![Window { days: None, from: time("00:02"), to: time("00:01") }];
+    StartWindows { utc_offset: UtcOffset::default(), open }
 }

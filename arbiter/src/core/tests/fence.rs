@@ -65,7 +65,7 @@ fn what_such_a_host_says_by_an_older_document_is_nobodys() {
     let out = arbiter.tell(5, statement);
     assert_eq!(out, [Effect::BringTrust { host: host(0) }]);
     let on_hosts = |arbiter: &Arbiter| -> Vec<HostId> {
-        arbiter.0.books().entries().map(|entry| entry.host.clone()).collect()
+        arbiter.core.books().entries().map(|entry| entry.host.clone()).collect()
     };
     assert_eq!(on_hosts(&arbiter), [host(1)]);
     // It has heard, and its guest still dies: that counts, and what it takes now as well.
@@ -83,7 +83,7 @@ fn what_such_a_host_says_by_an_older_document_is_nobodys() {
 
 #[test]
 fn who_sees_it_come_need_not_wait_for_that_host_and_who_starts_with_it_does() {
-    let waits = |arbiter: &Arbiter| arbiter.0.waiting_for(T).contains(&Waiting::Host(host(0)));
+    let waits = |arbiter: &Arbiter| arbiter.core.waiting_for(T).contains(&Waiting::Host(host(0)));
     let mut seen = Arbiter::started(trust(1, 1, 2), 0, true);
     seen.hears(T, 1, said(1, 0, vec![]));
     assert!(waits(&seen));
@@ -95,7 +95,7 @@ fn who_sees_it_come_need_not_wait_for_that_host_and_who_starts_with_it_does() {
     assert!(waits(&forgetful), "it may have been back, and been promised something");
     forgetful.hears(T, 0, said(1, 9, vec![hold(1, "web", 1)]));
     assert!(waits(&forgetful), "it has not heard yet");
-    assert_eq!(forgetful.0.books().entries().count(), 0, "and none of that is believed");
+    assert_eq!(forgetful.core.books().entries().count(), 0, "and none of that is believed");
     obeys(&mut forgetful, T + 1, fenced(3, 3));
     assert!(!waits(&forgetful), "it is off still");
 }
@@ -104,7 +104,7 @@ fn who_sees_it_come_need_not_wait_for_that_host_and_who_starts_with_it_does() {
 /// host meanwhile may be wrong.
 #[test]
 fn a_host_is_read_again_when_it_was_said_afterwards_to_be_off_or_never_was() {
-    let waits = |arbiter: &Arbiter| arbiter.0.waiting_for(T).contains(&Waiting::Host(host(0)));
+    let waits = |arbiter: &Arbiter| arbiter.core.waiting_for(T).contains(&Waiting::Host(host(0)));
     let by_fencer = |trust: Trust| {
         let fenced = trust.fenced.iter().cloned().map(|fence| Fence { by_fencer: true, ..fence });
         Trust { fenced: fenced.collect(), ..trust }
@@ -114,7 +114,7 @@ fn a_host_is_read_again_when_it_was_said_afterwards_to_be_off_or_never_was() {
     assert!(!waits(&arbiter));
     obeys(&mut arbiter, 4, by_fencer(fenced(7, 3)));
     assert!(waits(&arbiter), "it may have promised something by version 5");
-    assert_eq!(arbiter.0.books().entries().count(), 0);
+    assert_eq!(arbiter.core.books().entries().count(), 0);
     arbiter.hears(T, 0, said(7, 1, vec![]));
     assert!(!waits(&arbiter));
     // Disowned: nothing was taken from it.
@@ -122,7 +122,7 @@ fn a_host_is_read_again_when_it_was_said_afterwards_to_be_off_or_never_was() {
     assert!(waits(&arbiter));
     arbiter.hears(T + 1, 0, said(9, 1, vec![hold(1, "web", 1)]));
     assert!(!waits(&arbiter));
-    assert_eq!(arbiter.0.books().entries().count(), 1);
+    assert_eq!(arbiter.core.books().entries().count(), 1);
 }
 
 /// The operator may be wrong, and then only what lapses by itself runs once.

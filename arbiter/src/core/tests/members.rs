@@ -22,7 +22,7 @@ fn between(version: u64, to: &[u8], hosts: u8) -> Trust {
 }
 
 fn member(n: u8, trust: Trust) -> Arbiter {
-    let mut arbiter = Arbiter(Core::new(key(ARBITER + n).public(), 0, false));
+    let mut arbiter = Arbiter::of(Core::new(key(ARBITER + n).public(), 0, false));
     arbiter.tell(0, Input::Trust(Arc::new(trust)));
     arbiter
 }
@@ -35,20 +35,20 @@ fn agreed(trust: &Trust) -> Statement {
 fn who_takes_over_is_ready_once_every_host_has_agreed_and_it_has_been_silent() {
     let trust = between(2, &[0, 1, 3], 2);
     let mut new = member(3, trust.clone());
-    assert_eq!(new.0.slot(), Ok(3));
+    assert_eq!(new.core.slot(), Ok(3));
     new.hears(0, 0, agreed(&trust));
     new.hears(0, 1, statement(0, vec![], &[]));
-    let waits = new.0.ready(1).unwrap_err();
+    let waits = new.core.ready(1).unwrap_err();
     assert_eq!(waits, [Waiting::Silence { for_ms: T - 1 }, Waiting::Agreement(host(1))]);
     new.hears(5, 1, agreed(&trust));
     assert_eq!(
-        new.0.ready(T).map(|ready| (ready.slot, Some(ready.change))),
+        new.core.ready(T).map(|ready| (ready.slot, Some(ready.change))),
         Ok((3, trust.change()))
     );
     // Agreed to another change is not agreed to this one.
     let other = between(2, &[0, 1, 2, 3], 2);
     new.hears(T, 1, agreed(&other));
-    assert_eq!(new.0.ready(T).unwrap_err(), [Waiting::Agreement(host(1))]);
+    assert_eq!(new.core.ready(T).unwrap_err(), [Waiting::Agreement(host(1))]);
 }
 
 #[test]
@@ -56,8 +56,8 @@ fn who_only_leaves_has_no_word_in_it() {
     let trust = between(2, &[0, 1, 3], 1);
     let mut leaves = member(2, trust.clone());
     leaves.hears(0, 0, agreed(&trust));
-    assert_eq!(leaves.0.ready(T).unwrap_err(), [Waiting::Change]);
-    assert!(member(0, super::trust(3, 2, 1)).0.ready(T).is_err(), "no change is under way");
+    assert_eq!(leaves.core.ready(T).unwrap_err(), [Waiting::Change]);
+    assert!(member(0, super::trust(3, 2, 1)).core.ready(T).is_err(), "no change is under way");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn who_has_left_grants_nothing_and_covers_on() {
     assert!(left.ask(0, &stop).is_ok());
     let others = Trust { version: 3, ..super::trust(2, 2, 1) };
     left.tell(10, Input::Trust(Arc::new(others)));
-    assert!(left.0.slot().is_err());
+    assert!(left.core.slot().is_err());
     let item = protocol::tenure::Item {
         id: id(1, 1),
         job: JobId::new("web").unwrap(),
@@ -103,7 +103,7 @@ fn who_comes_back_reads_every_host_again() {
     assert_eq!(arbiter.ask(0, &offer(0, 1, "web", 1)), Ok(vcpus(1)));
     arbiter.tell(1, Input::Trust(Arc::new(Trust { version: 2, ..super::trust(2, 2, 1) })));
     arbiter.tell(2, Input::Trust(Arc::new(Trust { version: 3, ..super::trust(3, 2, 1) })));
-    assert_eq!(arbiter.0.books().entries().count(), 0);
+    assert_eq!(arbiter.core.books().entries().count(), 0);
     let ask = Offer { trust_version: 3, ..offer(0, 2, "db", 1) };
     assert_eq!(arbiter.ask(3, &ask), Err(DenialReason::Rebuilding { missing: 1 }));
 }

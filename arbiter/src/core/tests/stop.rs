@@ -17,7 +17,7 @@ fn fail_over(n: u8, num: u64, job: &str, from: u8, hold: OfferId) -> Offer {
     Offer { action, ..stop(n, num, job) }
 }
 
-fn item(num: u64, job: &str, standing: Standing) -> tenure::Item {
+pub(super) fn item(num: u64, job: &str, standing: Standing) -> tenure::Item {
     tenure::Item {
         id: id(1, num),
         job: JobId::new(job).unwrap(),
@@ -36,7 +36,13 @@ fn from(n: u8, num: u64, is_handed: bool) -> Standing {
 
 impl Arbiter {
     /// What host `n` is covered for when it lists this.
-    fn covers(&mut self, now_ms: u64, n: u8, watermark: u64, items: Vec<tenure::Item>) -> Vec<u64> {
+    pub(super) fn covers(
+        &mut self,
+        now_ms: u64,
+        n: u8,
+        watermark: u64,
+        items: Vec<tenure::Item>,
+    ) -> Vec<u64> {
         let said = tenure::Statement {
             host: host(n),
             epoch: Epoch(1),
@@ -243,5 +249,5 @@ fn a_statement_that_is_no_hosts_is_refused() {
             matches!(out[..], [Effect::Term { term: Err(NotStated::NotAHost { .. }), .. }]);
         assert!(is_refused, "{out:?}");
     }
-    assert_eq!(arbiter.0.books().entries().count(), 1, "nothing was released");
+    assert_eq!(arbiter.core.books().entries().count(), 1, "nothing was released");
 }

@@ -47,11 +47,11 @@ fn a_witness_waits_for_no_host_and_is_silent_for_a_term() {
     let mut witness = Arbiter::started(witnessed(3), 0, true);
     assert_eq!(witness.ask(5, &stop(0, 1, "web")), Err(DenialReason::Silent { for_ms: T - 5 }));
     assert_eq!(covers(&mut witness, T - 1, 0, &[1]), None);
-    assert_eq!(witness.0.waiting_for(T - 1), [Waiting::Silence { for_ms: 1 }]);
-    assert_eq!(witness.0.waiting_for(T), [], "nobody was read");
+    assert_eq!(witness.core.waiting_for(T - 1), [Waiting::Silence { for_ms: 1 }]);
+    assert_eq!(witness.core.waiting_for(T), [], "nobody was read");
     assert_eq!(witness.ask(T, &stop(0, 12, "web")), Ok(Resources::ZERO), "and books nothing");
-    assert_eq!(witness.0.books().entries().count(), 0);
-    assert!(witness.0.is_witness());
+    assert_eq!(witness.core.books().entries().count(), 0);
+    assert!(witness.core.is_witness());
 }
 
 #[test]
@@ -79,9 +79,12 @@ fn a_witness_says_nothing_of_quotas_last_holds_and_kept_jobs() {
     assert!(matches!(kept, Err(DenialReason::Policy { .. })), "{kept:?}");
     let tenant = TenantId::default_tenant();
     let refused = NotMember::Witness { version: 1 };
-    assert_eq!(witness.0.tenant_book(&tenant).err(), Some(refused));
-    assert_eq!(witness.0.tenant_room(&tenant, &JobId::new("web").unwrap()).err(), Some(refused));
-    assert_eq!(witness.0.ready(0).err(), Some(vec![Waiting::Change]));
+    assert_eq!(witness.core.tenant_book(&tenant).err(), Some(refused));
+    assert_eq!(
+        witness.core.tenant_room(0, &tenant, &JobId::new("web").unwrap()).err(),
+        Some(refused)
+    );
+    assert_eq!(witness.core.ready(0).err(), Some(vec![Waiting::Change]));
 }
 
 #[test]
@@ -105,11 +108,11 @@ fn a_witness_that_leaves_covers_on_and_one_that_becomes_an_arbiter_is_new() {
     let gone = Trust { version: 2, witnesses: Witnesses::default(), ..witnessed(2) };
     witness.tell(10, Input::Trust(Arc::new(gone.clone())));
     assert_eq!(covers(&mut witness, 20, 0, &[10]), Some(vec![10]));
-    assert_eq!(witness.0.books().entries().count(), 0);
-    assert!(witness.0.slot().is_err());
+    assert_eq!(witness.core.books().entries().count(), 0);
+    assert!(witness.core.slot().is_err());
     let arbiter = Trust { version: 3, ..trust(1, 1, 2) };
     witness.tell(30, Input::Trust(Arc::new(arbiter)));
-    let waiting = witness.0.waiting_for(30);
+    let waiting = witness.core.waiting_for(30);
     assert!(waiting.contains(&Waiting::Silence { for_ms: T }), "{waiting:?}");
     assert!(waiting.contains(&Waiting::Host(host(1))), "{waiting:?}");
 }

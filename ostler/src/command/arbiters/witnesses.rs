@@ -15,7 +15,7 @@ use protocol::trust::{Seat, Slot, Trust};
 use serde_json::json;
 
 use super::change::{Place, Work, refused};
-use super::{cells, everywhere, rows};
+use super::{Row, cells, everywhere, rows};
 use crate::cli::{ChangeArgs, WitnessesArgs, WitnessesCommand};
 use crate::exit::{Code, Failure};
 use crate::govern::in_force;
@@ -40,23 +40,30 @@ async fn list(session: &Session) -> Result<Code, Failure> {
     let there = everywhere(&picture);
     let mut rows = rows(session, &trust, &picture, &there).await;
     rows.retain(|row| row.seat == Seat::Witness);
+    let note = note(&trust, &rows);
     if session.is_json {
         show::json_pretty(&json!({ "witnesses": rows, "k": trust.witnesses.k,
-            "trust_version": trust.version, "warnings": picture.warnings }));
+            "trust_version": trust.version, "notes": [note], "warnings": picture.warnings }));
         return Ok(Code::Ok);
     }
     picture.warn();
+    if !trust.witnesses.is_none() {
+        show::table(["SLOT", "HOST", "STATE", "TRUST", "WHERE"], rows.iter().map(cells).collect());
+    }
+    show::note(&note);
+    Ok(Code::Ok)
+}
+
+/// What that means for VMs that may be lost.
+fn note(trust: &Trust, rows: &[Row]) -> String {
     let Some(committee) = trust.council().witnesses else {
-        show::note(
-            "there are no witnesses: a VM with --on-loss stop ends when too few arbiters are heard for \
-             longer than a term. Three on hosts without arbiters: ostler witnesses set HOST HOST HOST",
-        );
-        return Ok(Code::Ok);
+        return "there are no witnesses: a VM with --on-loss stop ends when too few arbiters are heard for \
+                longer than a term. Three on hosts without arbiters: ostler witnesses set HOST HOST HOST"
+            .to_owned();
     };
-    show::table(["SLOT", "HOST", "STATE", "TRUST", "WHERE"], rows.iter().map(cells).collect());
     let answer = rows.iter().filter(|row| row.is_present && row.trouble.is_none()).count();
     let (n, k) = (committee.n(), committee.k);
-    show::note(&match answer.checked_sub(k as usize) {
+    match answer.checked_sub(k as usize) {
         Some(more) => format!(
             "{answer} of {n} answer and {k} are enough: VMs with --on-loss stop go on without the arbiters, \
              and {more} more may be lost before none can be started"
@@ -65,8 +72,7 @@ async fn list(session: &Session) -> Result<Code, Failure> {
             "{answer} of {n} answer and {k} are needed: no VM with --on-loss stop is started or fails over \
              until others are back. If they are lost: ostler witnesses set HOST…, or ostler witnesses none"
         ),
-    });
-    Ok(Code::Ok)
+    }
 }
 
 /// These hosts have the witnesses, and no others do.

@@ -181,6 +181,14 @@ impl Folder {
         &self.0
     }
 
+    /// The backup that this folder is, if it is one.
+    pub(super) fn itself(&self) -> Result<Option<Backup>, Failure> {
+        match self.0.join(MANIFEST).exists() {
+            true => Backup::read(&self.0).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// All in it, by VM, the oldest first: itself, those of a VM, or those of many. And those that can't be read.
     pub(super) fn backups(&self) -> Result<(Vec<Backup>, Vec<Failure>), Failure> {
         let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
@@ -247,6 +255,12 @@ impl Shelf {
         let make = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         let synced = make.and_then(|()| File::open(folder)?.sync_all());
         synced.map_err(|e| failed("make folder", &path, &e))?;
+        let shelf = Self::locked(path, vm)?;
+        shelf.sweep()?;
+        Ok(shelf)
+    }
+
+    fn locked(path: PathBuf, vm: &JobId) -> Result<Self, Failure> {
         let lock = path.join(LOCK);
         let mut open = fs::OpenOptions::new();
         open.create(true).truncate(false).write(true).mode(0o600);
@@ -254,14 +268,20 @@ impl Shelf {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let what = format!("somebody else makes a backup of {vm} in {}", folder.display());
+                let what = format!("somebody else makes a backup of {vm} in {}", path.display());
                 return Err(Failure::new(Code::Refused, what).next("wait until that has ended"));
             }
             Err(TryLockError::Error(error)) => return Err(failed("lock", &lock, &error)),
         }
-        let shelf = Self { path, _lock: file };
-        shelf.sweep()?;
-        Ok(shelf)
+        Ok(Self { path, _lock: file })
+    }
+
+    /// Where a backup that is there lies: with the others of its VM, or wherever somebody has put it.
+    pub(super) fn beside(backup: &Backup) -> Result<Self, Failure> {
+        // By its own name, whatever link or dots led to it.
+        let path = fs::canonicalize(&backup.path).map_err(|e| failed("find", &backup.path, &e))?;
+        let path = path.parent().unwrap_or(&path).to_owned();
+        Self::locked(path, &backup.manifest.vm)
     }
 
     fn sweep(&self) -> Result<(), Failure> {
@@ -335,13 +355,25 @@ impl Shelf {
         let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(1);
         let mut gone = Vec::new();
         for backup in &others[..others.len().saturating_sub(most)] {
-            let name = backup.path.file_name().unwrap_or_default().to_string_lossy();
-            let part = self.path.join(format!(".{name}.part"));
-            let removed = fs::rename(&backup.path, &part).and_then(|()| fs::remove_dir_all(&part));
-            removed.map_err(|e| failed("remove", &backup.path, &e))?;
+            self.remove(&backup.path)?;
             gone.push(backup.path.clone());
         }
         Ok(gone)
+    }
+
+    /// Deletes one; how many of its VM are left beside it. A disk that others have as well, they keep.
+    pub(super) fn delete(&self, backup: &Backup) -> Result<usize, Failure> {
+        let path = fs::canonicalize(&backup.path).map_err(|e| failed("find", &backup.path, &e))?;
+        self.remove(&path)?;
+        Ok(self.backups(&backup.manifest.vm)?.len())
+    }
+
+    fn remove(&self, backup: &Path) -> Result<(), Failure> {
+        let name = backup.file_name().unwrap_or_default().to_string_lossy();
+        let part = self.path.join(format!(".{name}.part"));
+        let unnamed = fs::rename(backup, &part).and_then(|()| File::open(&self.path)?.sync_all());
+        let removed = unnamed.and_then(|()| fs::remove_dir_all(&part));
+        removed.map_err(|e| failed("remove", backup, &e))
     }
 
     /// One of this VM that is later than this one, by what hosts' clocks have said.
@@ -447,6 +479,33 @@ mod tests {
         assert_eq!(fs::read(draft.path().join("b")).unwrap(), b"root");
         fs::write(first.path.join("root.qcow2"), b"rust").unwrap();
         assert!(!shelf.link(&vm(), &facts(b"root"), &draft.path().join("c")).await);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_deleted_takes_nothing_from_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::of(folder.path(), &vm()).unwrap();
+        let first = make(&shelf, 1_000);
+        let draft = shelf.begin(2_000).unwrap();
+        let facts = ImageFacts {
+            sha256: Digest::of(b"root"),
+            file_bytes: 4,
+            virtual_bytes: 1 << 20,
+            format: None,
+        };
+        assert!(shelf.link(&vm(), &facts, &draft.path().join("root.qcow2")).await);
+        let disks = first.manifest.disks.clone();
+        let second = shelf.finish(draft, Manifest { disks, ..manifest(2_000) }).unwrap();
+        assert_eq!(Shelf::beside(&first).unwrap_err().code, Code::Refused, "one is being made");
+        drop(shelf);
+        let link = folder.path().join("latest");
+        std::os::unix::fs::symlink(&first.path, &link).unwrap();
+        let by_link = Folder::at(&link).unwrap().itself().unwrap().unwrap();
+        assert_eq!(Shelf::beside(&by_link).unwrap().delete(&by_link).unwrap(), 1);
+        assert!(!first.path.exists() && Folder::at(&link).is_err());
+        assert_eq!(second.check().await, None, "the file has another name still");
+        assert_eq!(Shelf::beside(&second).unwrap().delete(&second).unwrap(), 0);
+        assert!(Folder::at(folder.path()).unwrap().itself().unwrap().is_none());
     }
 
     #[test]

@@ -135,7 +135,8 @@ async fn health(State(identity): State<Arc<Identity>>) -> Json<protocol::api::He
 
 async fn open_offers() -> Json<OpenOffers> {
     let (epoch, watermark) = (Epoch(1), id(0));
-    Json(OpenOffers { epoch, watermark, offers: vec![], agreed: None, debits: Some(vec![]) })
+    let (offers, agreed, debits, unused) = (vec![], None, Some(vec![]), vec![]);
+    Json(OpenOffers { epoch, watermark, offers, agreed, debits, unused })
 }
 
 async fn inventory(State(identity): State<Arc<Identity>>) -> Json<Inventory> {

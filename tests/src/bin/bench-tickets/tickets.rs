@@ -31,7 +31,7 @@ pub(crate) fn issue(cluster: &Cluster) -> Value {
         let mut again = cluster.arbiter(OnLoss::Keep);
         let mut ask = |core: &mut arbiter::core::Core, i: usize| {
             let (offer, wish) = (offers[i].clone(), Some(third));
-            core.handle(2, Input::Ask { request: 0, offer, wish }, &mut out);
+            core.handle(2, Input::Ask { request: 0, wall_ms: 0, offer, wish }, &mut out);
             let answer = out.pop();
             out.clear();
             let Some(Effect::Answer { verdict: Verdict::Grant(grant), .. }) = answer else {
