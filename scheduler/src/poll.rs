@@ -437,7 +437,7 @@ impl<'a> Poll<'a> {
 
 /// What the offer takes of a quota. Where VMs are not limited there are none to spread.
 fn size_of(trust: &Trust, offer: &Offer) -> Amounts {
-    trust.asks(&offer.tenant, offer.resources).or_no_vms()
+    trust.asks(&offer.tenant, offer.takes()).or_no_vms()
 }
 
 fn witness_committees<'a>(

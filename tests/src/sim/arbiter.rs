@@ -301,6 +301,7 @@ impl Shared {
             tenant: entry.tenant.clone(),
             debits: Debits::NotYet,
             on_loss: entry.on_loss,
+            delegated: entry.delegated.clone(),
         };
         let statement = Statement {
             watermark,
