@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::amounts::Amounts;
+use protocol::budget::{self, Delegated};
 use protocol::id::{HostId, JobId, OfferId, TenantId};
 use protocol::signed::Digest;
 use protocol::trust::{Committee, Trust};
@@ -53,6 +54,9 @@ pub struct Entry {
     pub is_hold: bool,
     /// Whether its host kills the job when it is not covered; else the entry alone keeps others away.
     pub on_loss: OnLoss,
+    /// Of a budget, what its size does not say: which names are its host's alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delegated: Option<Delegated>,
     /// What its host says of its ticket's debits, by slot. What counts of it here follows from that and
     /// from the trust document in force.
     #[serde(skip)]
@@ -155,6 +159,33 @@ impl Books {
         places.filter_map(|(host, id)| self.at(host, *id, job))
     }
 
+    /// Entries of budgets that own the name of a job.
+    pub fn owners_of(&self, job: &JobId) -> Vec<&Entry> {
+        let is_budget = |entry: &&Entry| entry.delegated.is_some();
+        let mut owners = Vec::new();
+        for name in budget::owners(job) {
+            owners.extend(self.at_each(&name).filter(is_budget));
+        }
+        owners
+    }
+
+    /// Entries of jobs whose names a budget of this name owns.
+    pub fn owned_by<'a>(&'a self, budget: &'a JobId) -> impl Iterator<Item = &'a Entry> {
+        let from = self.jobs.range(budget..);
+        let near = from.take_while(|(job, _)| job.as_str().starts_with(budget.as_str()));
+        let owned = near.filter(|(job, _)| budget::owns(budget, job));
+        owned.flat_map(move |(job, places)| {
+            places.iter().filter_map(move |(host, id)| self.at(host, *id, job))
+        })
+    }
+
+    fn at_each(&self, job: &JobId) -> impl Iterator<Item = &Entry> {
+        let places = self.jobs.get_key_value(job).into_iter();
+        places.flat_map(move |(job, places)| {
+            places.iter().filter_map(move |(host, id)| self.at(host, *id, job))
+        })
+    }
+
     /// The entries of one host, by id.
     pub fn of_host<'a>(&'a self, host: &HostId) -> impl Iterator<Item = &'a Entry> + use<'a> {
         self.hosts.get(host).into_iter().flat_map(BTreeMap::values).flatten()
@@ -221,7 +252,13 @@ impl Books {
         }
         for hold in &statement.holds {
             let known = self.at(host, hold.id, &hold.job);
-            let takes = Amounts::of_vm(hold.resources);
+            // A keeper that is older than budgets leaves out what makes it one.
+            let delegated = hold.delegated.as_ref();
+            let delegated = delegated.or_else(|| known?.delegated.as_ref()).cloned();
+            let takes = match &delegated {
+                Some(delegated) => delegated.takes(hold.resources),
+                None => Amounts::of_vm(hold.resources),
+            };
             let debit = debit_of((slot, trust), hold, takes, known);
             let told = match &hold.debits {
                 Debits::Known(debits) => Some(debits),
@@ -233,6 +270,7 @@ impl Books {
                     && (entry.debit, entry.takes) == (debit, takes)
                     && (&entry.tenant, entry.on_loss) == (&hold.tenant, hold.on_loss)
                     && entry.told.as_ref() == told
+                    && entry.delegated == delegated
             };
             if known.is_some_and(is_so) {
                 continue;
@@ -248,6 +286,7 @@ impl Books {
                 signed,
                 is_hold: true,
                 on_loss: hold.on_loss,
+                delegated,
                 told: told.cloned(),
             });
         }

@@ -33,6 +33,8 @@
 //!   says by an older document counts for nothing from then on. Who sees such a document come has
 //!   complete books of that host (R2): whatever it promised and forgot was promised by an older one. Who
 //!   starts with it has not: the host may have been back since, and been promised more.
+//! * **A budget owns names** ([`protocol::budget`]). What its host starts by it has no entry of its own, so
+//!   the budget's entry keeps everybody else from all names that it owns.
 //! * **What fails over must have been the last.** Whoever fails a job over names the hold that was
 //!   lost. Views are old at times: the job may have run elsewhere since, and have been deleted there.
 //!   An arbiter that remembers a later promise, or none, says no.
@@ -53,6 +55,7 @@ use std::sync::Arc;
 
 use protocol::amounts::Amounts;
 use protocol::api::{JobDebit, StartsRoom, TenantBook, TenantRoom};
+use protocol::budget::Delegated;
 use protocol::id::{HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
 use protocol::signed::{Digest, PublicKey, Signed, SignedError};
@@ -607,7 +610,7 @@ impl Core {
             out.extend(self.missing.iter().cloned().map(|host| Effect::ReadHost { host }));
             return Err(DenialReason::Rebuilding { missing: count });
         }
-        let takes = Amounts::of_vm(offer.resources);
+        let takes = offer.takes();
         let planned = || offer.plan.get(&slot).copied().unwrap_or(offer.resources).into();
         let wish = wish.unwrap_or_else(planned);
         if !wish.fits_in(takes.told_by(wish)) {
@@ -636,6 +639,7 @@ impl Core {
             let from = source_of(&offer).map(|(source, _)| source);
             self.leases.promise(now_ms, self.term_ms, &offer.job, &at, from);
         }
+        let delegated = offer.delegated();
         let Offer { host, id, job, tenant, on_loss, .. } = offer;
         let signed = Some(digest);
         self.books.enter(Entry {
@@ -648,6 +652,7 @@ impl Core {
             signed,
             is_hold,
             on_loss,
+            delegated,
             told: None,
         });
         Ok(debit)
@@ -744,6 +749,7 @@ impl Core {
             let (host, id) = (entry.host.clone(), entry.id);
             return Err(DenialReason::Promised { host, id, for_ms: None });
         }
+        self.check_names(offer, out)?;
         if let Action::FailOver { from, hold } = &offer.action {
             let is_kept = offer.on_loss == OnLoss::Keep;
             if is_kept && !self.is_fenced(from) {
@@ -764,7 +770,9 @@ impl Core {
             return policy(format!("host {source} cannot migrate job {} to itself", offer.job));
         }
         let is_source = |entry: &Entry| entry.host == *source && entry.id == hold;
-        if !self.books.of_job(&offer.job).any(is_source) {
+        // What runs by a budget is held as that.
+        let mut owners = self.books.owners_of(&offer.job).into_iter();
+        if !self.books.of_job(&offer.job).any(is_source) && !owners.any(is_source) {
             out.push(Effect::ReadHost { host: source.clone() });
             return policy(format!(
                 "host {source} does not hold job {} as {hold}; look at the job again and ask for a new offer",
@@ -772,6 +780,35 @@ impl Core {
             ));
         }
         Ok(())
+    }
+
+    /// R5 for names: what a host starts by a budget it starts without asking, so nobody else may have a name that
+    /// the budget owns. A budget is not granted while somebody else has one, and nobody else is granted one while
+    /// the budget may be used, but who takes over from its host. Names that are away are nobody's: the host never
+    /// starts them by it again. What a host has already may have another size there.
+    fn check_names(&self, offer: &Offer, out: &mut Vec<Effect>) -> Result<(), DenialReason> {
+        let source = source_of(offer).map(|(source, _)| source);
+        let is_away = |budget: Option<&Delegated>, job: &JobId| {
+            budget.is_some_and(|budget| budget.away.contains(job))
+        };
+        let owners = self.books.owners_of(&offer.job).into_iter();
+        let mut owners = owners.filter(|entry| {
+            let is_others = entry.host != offer.host && Some(&entry.host) != source;
+            is_others && !is_away(entry.delegated.as_ref(), &offer.job)
+        });
+        let offered = offer.delegated();
+        let mut owned = self
+            .books
+            .owned_by(&offer.job)
+            .filter(|entry| entry.host != offer.host && !is_away(offered.as_ref(), &entry.job));
+        let taken = match offer.action {
+            Action::Resize => None,
+            Action::Delegate { .. } => owners.next().or_else(|| owned.next()),
+            Action::Start | Action::FailOver { .. } | Action::MigrateIn { .. } => owners.next(),
+        };
+        let Some(Entry { host, id, .. }) = taken else { return Ok(()) };
+        out.push(Effect::ReadHost { host: host.clone() });
+        Err(DenialReason::Promised { host: host.clone(), id: *id, for_ms: None })
     }
 
     /// R5 for leases: nobody else may run it, but whom it comes from.
@@ -816,7 +853,7 @@ impl Core {
         let had = self.books.had(tenant, job, Some(own));
         let others = self.books.of_others(tenant, job);
         let room = Room { had, others, part: share(*quota, trust, slot), quota: *quota };
-        let takes = Amounts::of_vm(offer.resources);
+        let takes = offer.takes();
         if room.has_for(debit.min(takes), takes) {
             return Ok(());
         }
@@ -1030,7 +1067,10 @@ impl Room {
 fn is_start(offer: &Offer) -> bool {
     match &offer.action {
         Action::Start => true,
-        Action::FailOver { .. } | Action::MigrateIn { .. } | Action::Resize => false,
+        Action::FailOver { .. }
+        | Action::MigrateIn { .. }
+        | Action::Resize
+        | Action::Delegate { .. } => false,
     }
 }
 
@@ -1042,7 +1082,7 @@ fn takes_a_start(debit: Amounts) -> bool {
 /// The host and hold that a migration is from.
 fn source_of(offer: &Offer) -> Option<(&HostId, OfferId)> {
     match &offer.action {
-        Action::Start | Action::FailOver { .. } | Action::Resize => None,
+        Action::Start | Action::FailOver { .. } | Action::Resize | Action::Delegate { .. } => None,
         Action::MigrateIn { from, hold } => Some((from, *hold)),
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::amounts::Amounts;
 use protocol::api::HoldDebits;
+use protocol::budget::Delegated;
 use protocol::host::Inventory;
 use protocol::id::{Epoch, HostId, JobId, OfferId, TenantId};
 use protocol::resources::Resources;
@@ -48,6 +49,8 @@ pub struct HoldItem {
     pub resources: Resources,
     /// Whose quota.
     pub tenant: TenantId,
+    /// Of a budget, what its size does not say; `None` also of one whose host's keeper is older than budgets.
+    pub delegated: Option<Delegated>,
     /// What each slot has booked, by the ticket.
     pub debits: Debits,
     /// Whether the host kills it when it is not covered.
@@ -150,7 +153,9 @@ impl Statement {
         let told = told.into_iter().flatten().map(|of| (of.hold, of.debits));
         let mut told: BTreeMap<OfferId, BTreeMap<u32, Amounts>> = told.collect();
         let holds = inventory.jobs.iter().filter_map(|job| {
-            let is_untitled = job.spec.as_vm().is_some() && !job.state.is_ended();
+            // What is here by a budget is listed as that.
+            let is_vm = job.spec.as_vm().is_some() && job.budget.is_none();
+            let is_untitled = is_vm && !job.state.is_ended();
             let id = job.hold.or(is_untitled.then(OfferId::default))?;
             let debits = match told.remove(&id) {
                 Some(debits) => Debits::Known(debits),
@@ -160,8 +165,12 @@ impl Statement {
             Some(HoldItem {
                 id,
                 job: job.id.clone(),
-                resources: job.promised(),
+                resources: match job.spec.as_budget() {
+                    Some(budget) => budget.resources(),
+                    None => job.promised(),
+                },
                 tenant: job.spec.tenant.clone(),
+                delegated: job.delegated(),
                 debits,
                 on_loss: job.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss),
             })
@@ -180,6 +189,7 @@ impl Statement {
             job: item.job.clone(),
             resources: item.resources,
             tenant: item.tenant.clone(),
+            delegated: item.delegated.clone(),
             debits: item.debits.clone().into(),
             on_loss: item.on_loss,
         };

@@ -69,7 +69,7 @@ fn check(user: &User, asked: &NewRun, view: &View, policy: &Policy) -> Result<()
         return Err(forbidden(user, "say for whose sake it is done"));
     }
     match &asked.want {
-        Want::Run { job, spec, .. } => {
+        Want::Run { job, spec, .. } | Want::Spend { job, spec, .. } => {
             if let Some(prefix) = RESERVED.iter().find(|prefix| job.as_str().starts_with(*prefix)) {
                 return Err(forbidden(
                     user,
@@ -104,16 +104,16 @@ fn check_reach(policy: &Policy, spec: &JobSpec) -> Result<(), Refusal> {
 
 fn check_want(user: &User, want: &Want, view: &View) -> Result<(), Refusal> {
     let is_seen = match want {
-        Want::Run { spec, .. } if spec.as_vm().is_none() => {
-            return Err(forbidden(user, "run one of Ostler's own services"));
+        Want::Run { spec, .. } | Want::Spend { spec, .. } if spec.as_vm().is_none() => {
+            return Err(forbidden(user, "run one of Ostler's own services, or delegate a budget"));
         }
-        Want::Run { spec, .. } if spec.adopted().is_some() => {
+        Want::Run { spec, .. } | Want::Spend { spec, .. } if spec.adopted().is_some() => {
             return Err(forbidden(
                 user,
                 "adopt a domain, which is no tenant's yet: ask an operator",
             ));
         }
-        Want::Run { job, spec, .. } => {
+        Want::Run { job, spec, .. } | Want::Spend { job, spec, .. } => {
             check_tenant(user, &spec.tenant)?;
             check_rows(user, job, view)?;
             // It need not be there yet.
@@ -139,7 +139,7 @@ fn check_rows(user: &User, job: &JobId, view: &View) -> Result<bool, Refusal> {
     let mut is_seen = false;
     for (_, found) in view.job(job) {
         if found.spec.as_vm().is_none() {
-            return Err(forbidden(user, "touch one of Ostler's own services"));
+            return Err(forbidden(user, "touch one of Ostler's own services, or a budget"));
         }
         check_tenant(user, &found.spec.tenant)?;
         is_seen = true;

@@ -199,6 +199,8 @@ pub(crate) enum Command {
     Prometheus(PrometheusArgs),
     /// What each tenant may have, and what it has
     Quota(QuotaArgs),
+    /// Parts of quotas that hosts hand out by themselves, while arbiters may be away
+    Budget(BudgetArgs),
     /// What each tenant's VMs may be like, and on which hosts
     Policy(PolicyArgs),
     /// A discovery server, and its clusters

@@ -46,6 +46,7 @@ mod readers;
 
 mod prometheus;
 
+mod budget;
 mod quota;
 
 mod policy;
@@ -219,6 +220,7 @@ async fn user_command(session: &Session, command: Command) -> Result<Code, Failu
         Command::Undrain(args) => drain::undrain(session, args).await,
         Command::Rebalance(args) => rebalance::run(session, args).await,
         Command::Quota(args) => quota::run(session, args).await,
+        Command::Budget(args) => budget::run(session, args).await,
         Command::Policy(args) => policy::run(session, args).await,
         Command::Fencing(args) => fencing::run(session, args).await,
         Command::Power(args) => power::run(session, args).await,

@@ -320,7 +320,11 @@ fn turned_back(status: &RunStatus, reason: &str) -> (Code, String) {
 /// Ostler's own services.
 fn check_target(picture: &Picture, want: &Want) -> Result<(), Failure> {
     let id = match want {
-        Want::Run { .. } | Want::FailOver { .. } | Want::Sleep { .. } | Want::Wake { .. } => {
+        Want::Run { .. }
+        | Want::Spend { .. }
+        | Want::FailOver { .. }
+        | Want::Sleep { .. }
+        | Want::Wake { .. } => {
             return Ok(());
         }
         Want::Stop { job, .. }
@@ -332,6 +336,10 @@ fn check_target(picture: &Picture, want: &Want) -> Result<(), Failure> {
         // It may be where nobody answers; a controller knows more.
         Err(_) if !picture.warnings.is_empty() => Ok(()),
         Err(none) => Err(none),
+        Ok(row) if row.job.spec.as_budget().is_some() => match want {
+            Want::Delete { .. } => Ok(()),
+            _ => Err(Failure::usage(format!("{id} is a budget, and no VM")).next("ostler budget")),
+        },
         Ok(row) if row.job.spec.as_vm().is_none() => {
             let what = format!("{id} is one of Ostler's own services, and no VM");
             let agent = picture.agent(&row.host).url;
@@ -360,6 +368,7 @@ fn is_as_wanted(want: &Want, row: &JobRow) -> bool {
         Want::Run { on, .. } => {
             job.state == JobState::Running && on.as_ref().is_none_or(|on| *on == row.host)
         }
+        Want::Spend { on, .. } => job.state == JobState::Running && *on == row.host,
         Want::Migrate { to, .. } => {
             matches!(job.state, JobState::Running | JobState::Paused) && *to == row.host
         }
@@ -375,6 +384,9 @@ pub(crate) fn wanted(want: &Want) -> String {
     match want {
         Want::Run { job, on: None, .. } => format!("run {job}"),
         Want::Run { job, on: Some(host), .. } => format!("run {job} on {}", host.short()),
+        Want::Spend { job, on, budget, .. } => {
+            format!("run {job} on {} by budget {budget}", on.short())
+        }
         Want::Stop { job, grace_ms: 0, .. } => format!("destroy {job}"),
         Want::Stop { job, .. } => format!("stop {job}"),
         Want::Migrate { job, to, .. } => format!("migrate {job} to {}", to.short()),

@@ -58,6 +58,7 @@ impl Expectation {
     pub fn of(want: &Want) -> Option<Self> {
         Some(match want.clone() {
             Want::Run { job, spec, on, .. } => Expectation::Runs { job, spec, on },
+            Want::Spend { job, spec, on, .. } => Expectation::Runs { job, spec, on: Some(on) },
             Want::Migrate { job, to, .. } => Expectation::RunsOn { job, on: to },
             Want::Resize { job, size } => Expectation::HasSize { job, size },
             Want::Stop { job, .. } => Expectation::IsStopped { job },

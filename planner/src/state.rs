@@ -43,6 +43,8 @@ pub struct Placed {
     pub state: JobState,
     /// Under which hold, if it has one.
     pub hold: Option<OfferId>,
+    /// By which budget of its host, if it is there by one.
+    pub budget: Option<JobId>,
     /// What its guest has, while that is not what the spec says.
     pub has: Option<Resources>,
     /// True when some of its disks or cards come or go at its next start only.
@@ -72,7 +74,10 @@ impl Placed {
     #[must_use]
     pub fn promised(&self) -> Option<Resources> {
         match self.state.is_ended() {
-            true => self.hold.map(|_| self.spec.resources()),
+            true => {
+                let has_right = self.hold.is_some() || self.budget.is_some();
+                has_right.then(|| self.spec.resources())
+            }
             false => Some(self.allocation().plus(self.spec.in_pools())),
         }
     }
@@ -99,6 +104,7 @@ impl From<&Job> for Placed {
             spec: JobSpec::clone(&job.spec),
             state: job.state,
             hold: job.hold,
+            budget: job.budget.clone(),
             has: job.resize.as_ref().filter(|_| !job.state.is_ended()).map(|r| r.resources()),
             has_other_devices: job.awaited_devices().is_some(),
             has_moved_away: job.state.is_ended()

@@ -73,13 +73,24 @@ pub struct PutJob {
     /// meanwhile, it is refused (`no-such-job`), and nothing is made anew.
     #[serde(default, skip_serializing_if = "is_false")]
     pub must_exist: bool,
+    /// The budget of this host that it is started by, instead of a ticket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<JobId>,
 }
 
 impl PutJob {
     /// This change of a job, to be taken where nothing is known of it, by nobody in particular and without a ticket.
     #[must_use]
     pub fn of(revision: Revision, spec: JobSpec) -> Self {
-        Self { revision, spec, ticket: None, run: None, finds_disks: false, must_exist: false }
+        Self {
+            revision,
+            spec,
+            ticket: None,
+            run: None,
+            finds_disks: false,
+            must_exist: false,
+            budget: None,
+        }
     }
 }
 
@@ -313,6 +324,17 @@ pub enum Want {
         #[serde(default, skip_serializing_if = "is_false")]
         again: bool,
     },
+    /// The job runs on that host, by a budget of that host's and without asking any arbiter.
+    Spend {
+        /// The job.
+        job: JobId,
+        /// What it is.
+        spec: JobSpec,
+        /// The host that has the budget.
+        on: HostId,
+        /// The budget.
+        budget: JobId,
+    },
     /// The job is stopped; its disks stay.
     Stop {
         /// The job.
@@ -390,6 +412,7 @@ impl Want {
     pub fn job(&self) -> &JobId {
         match self {
             Want::Run { job, .. }
+            | Want::Spend { job, .. }
             | Want::Stop { job, .. }
             | Want::Migrate { job, .. }
             | Want::Resize { job, .. }
@@ -400,14 +423,15 @@ impl Want {
     }
 
     /// Every word of [`Want::as_str`].
-    pub const KINDS: [&str; 8] =
-        ["run", "stop", "migrate", "resize", "delete", "fail_over", "sleep", "wake"];
+    pub const KINDS: [&str; 9] =
+        ["run", "spend", "stop", "migrate", "resize", "delete", "fail_over", "sleep", "wake"];
 
     /// The word for what is wanted.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
             Want::Run { .. } => "run",
+            Want::Spend { .. } => "spend",
             Want::Stop { .. } => "stop",
             Want::Migrate { .. } => "migrate",
             Want::Resize { .. } => "resize",

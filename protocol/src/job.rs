@@ -35,7 +35,7 @@ pub use pace::{Pace, Passes};
 mod one_off;
 pub use one_off::{LIMIT_MS_MAX, LIMIT_MS_MIN, OneOff};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -44,6 +44,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
+use crate::amounts::Amounts;
+use crate::budget::{Budget, Delegated};
 use crate::id::{Cursor, HostId, JobId, OfferId, PoolName, Revision, RunId, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey, Signed};
@@ -75,6 +77,8 @@ pub enum JobKind {
     OneOff(OneOff),
     /// One of Ostler's own roles, placed by bootstrap.
     Service(ServiceSpec),
+    /// A part of its tenant's quota that its host hands out by itself. It runs nothing.
+    Budget(Budget),
 }
 
 /// One of Ostler's own roles as a process beside the agent.
@@ -138,6 +142,11 @@ pub enum InvalidSpec {
     /// What was there before has no port for an exit code.
     #[error("a one-off job is made anew: adopt a domain as a plain VM")]
     OneOffAdopted,
+    /// Nothing could be started by it.
+    #[error(
+        "a budget has at least one CPU, some memory and one VM, and a number of each: say how many"
+    )]
+    Budget,
     /// A limit of time that no host could keep.
     #[error("{name} of {ms} ms: use {LIMIT_MS_MIN} to {LIMIT_MS_MAX}")]
     Limit {
@@ -176,22 +185,27 @@ impl<'de> Deserialize<'de> for JobSpec {
             one_off: Option<OneOff>,
             #[serde(default)]
             service: Option<ServiceSpec>,
+            #[serde(default)]
+            budget: Option<Budget>,
             #[serde(default = "TenantId::default_tenant")]
             tenant: TenantId,
             #[serde(default)]
             labels: BTreeMap<String, String>,
         }
-        let Flat { vm, one_off, service, tenant, labels } = Flat::deserialize(deserializer)?;
-        let kind = match (vm, one_off, service) {
-            (Some(vm), None, None) => JobKind::Vm(vm),
-            (None, Some(one_off), None) => JobKind::OneOff(one_off),
-            (None, None, Some(service)) => JobKind::Service(service),
-            (None, None, None) => {
-                let missing = "no kind of job: name one of `vm`, `one-off` and `service`";
+        let Flat { vm, one_off, service, budget, tenant, labels } =
+            Flat::deserialize(deserializer)?;
+        let kind = match (vm, one_off, service, budget) {
+            (Some(vm), None, None, None) => JobKind::Vm(vm),
+            (None, Some(one_off), None, None) => JobKind::OneOff(one_off),
+            (None, None, Some(service), None) => JobKind::Service(service),
+            (None, None, None, Some(budget)) => JobKind::Budget(budget),
+            (None, None, None, None) => {
+                let missing = "no kind of job: name one of `vm`, `one-off`, `service` and `budget`";
                 return Err(D::Error::custom(missing));
             }
             _ => {
-                let many = "several kinds of job: name one of `vm`, `one-off` and `service`";
+                let many =
+                    "several kinds of job: name one of `vm`, `one-off`, `service` and `budget`";
                 return Err(D::Error::custom(many));
             }
         };
@@ -211,6 +225,27 @@ impl JobSpec {
     pub fn as_vm(&self) -> Option<&VmSpec> {
         match &self.kind {
             JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => Some(vm),
+            JobKind::Service(_) | JobKind::Budget(_) => None,
+        }
+    }
+
+    /// How large the budget is, if it is one.
+    #[must_use]
+    pub fn as_budget(&self) -> Option<Budget> {
+        match &self.kind {
+            JobKind::Budget(budget) => Some(*budget),
+            JobKind::Vm(_) | JobKind::OneOff(_) | JobKind::Service(_) => None,
+        }
+    }
+
+    /// What it takes of its tenant's quota, if it is one of those that take something.
+    #[must_use]
+    pub fn counts(&self) -> Option<Amounts> {
+        match &self.kind {
+            JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => {
+                Some(Amounts::of_vm(vm.resources()))
+            }
+            JobKind::Budget(budget) => Some(budget.amounts()),
             JobKind::Service(_) => None,
         }
     }
@@ -218,7 +253,7 @@ impl JobSpec {
     pub(crate) fn as_vm_mut(&mut self) -> Option<&mut VmSpec> {
         match &mut self.kind {
             JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => Some(vm),
-            JobKind::Service(_) => None,
+            JobKind::Service(_) | JobKind::Budget(_) => None,
         }
     }
 
@@ -308,11 +343,12 @@ impl JobSpec {
     pub fn as_one_off(&self) -> Option<&OneOff> {
         match &self.kind {
             JobKind::OneOff(one_off) => Some(one_off),
-            JobKind::Vm(_) | JobKind::Service(_) => None,
+            JobKind::Vm(_) | JobKind::Service(_) | JobKind::Budget(_) => None,
         }
     }
 
-    /// What a host must promise. Services are Ostler's own and live in the host's reserve.
+    /// What a host must promise. Services are Ostler's own and live in the host's reserve; a budget is
+    /// a right, and no room.
     #[must_use]
     pub fn resources(&self) -> Resources {
         self.as_vm().map_or(Resources::ZERO, VmSpec::resources)
@@ -343,6 +379,7 @@ impl JobSpec {
         match &self.kind {
             JobKind::Vm(vm) => Ok(vm.validate()?),
             JobKind::OneOff(one_off) => one_off.validate(),
+            JobKind::Budget(budget) => budget.validate(),
             JobKind::Service(service) => match service.role {
                 Role::Arbiter | Role::Witness | Role::Monitor | Role::Controller => Ok(()),
                 role
@@ -471,6 +508,12 @@ pub struct Job {
     /// The redeemed ticket under which it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<OfferId>,
+    /// The budget of this host by which it runs, and not by a ticket of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<JobId>,
+    /// Of a budget: names that it owns whose VMs have left for other hosts, and which it never starts again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub away: BTreeSet<JobId>,
     /// Its libvirt uuid, for VMs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain_uuid: Option<Uuid>,
@@ -507,6 +550,8 @@ impl Job {
             reason: None,
             since_ms: 0,
             hold: None,
+            budget: None,
+            away: BTreeSet::new(),
             domain_uuid: None,
             run: None,
             resize: None,
@@ -529,6 +574,19 @@ impl Job {
         } else {
             promised
         }
+    }
+
+    /// Whether it is here by somebody's leave, its own or that of a budget.
+    #[must_use]
+    pub fn has_right(&self) -> bool {
+        self.hold.is_some() || self.budget.is_some()
+    }
+
+    /// What arbiters need to know of it beside its size, if it is a budget.
+    #[must_use]
+    pub fn delegated(&self) -> Option<Delegated> {
+        let budget = self.spec.as_budget()?;
+        Some(Delegated { vms: budget.vms, away: self.away.clone() })
     }
 
     /// True when it has ended and disks that somebody may have written to are on its host.

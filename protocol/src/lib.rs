@@ -10,6 +10,8 @@ pub mod resources;
 
 pub mod amounts;
 
+pub mod budget;
+
 pub mod vm;
 
 pub mod job;

@@ -7,6 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::amounts::Amounts;
 use crate::id::{
     Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision, SnapshotName, TenantId,
 };
@@ -361,6 +362,78 @@ pub enum Refusal {
         /// What the disk said.
         message: String,
     },
+    /// The host has no budget of that name that could be used.
+    #[error("host has no budget {budget} to start VMs by{}", if .has.is_empty() { String::new() } else { format!("; it has {}", .has.iter().map(JobId::as_str).collect::<Vec<_>>().join(", ")) })]
+    NoSuchBudget {
+        /// The budget.
+        budget: JobId,
+        /// What budgets of the tenant there are.
+        has: Vec<JobId>,
+    },
+    /// What is used of the budget leaves too little.
+    #[error(
+        "budget {budget} is {size}, of which {used} is used; {asked} was asked for, at most {at_most} would fit"
+    )]
+    BudgetExhausted {
+        /// The budget.
+        budget: JobId,
+        /// Its size.
+        size: Amounts,
+        /// What others use of it.
+        used: Amounts,
+        /// What was asked for.
+        asked: Amounts,
+        /// What would fit.
+        at_most: Amounts,
+    },
+    /// The budget is of another tenant's quota.
+    #[error("budget {budget} is tenant {owner}'s, the VM is tenant {tenant}'s")]
+    BudgetOfOther {
+        /// The budget.
+        budget: JobId,
+        /// Whose it is.
+        owner: TenantId,
+        /// Whose the VM is.
+        tenant: TenantId,
+    },
+    /// Others may have a VM of that name, and nobody is asked.
+    #[error(
+        "{job} is no name that budget {budget} owns: call it {budget}.NAME, such as {budget}.{job}"
+    )]
+    OutsideBudget {
+        /// The VM.
+        job: JobId,
+        /// The budget.
+        budget: JobId,
+    },
+    /// It takes a ticket, whatever the budget.
+    #[error("{job} is not started by a budget: {why}")]
+    NotByBudget {
+        /// The job.
+        job: JobId,
+        /// Why not, and what would do.
+        why: String,
+    },
+    /// What is used of the budget does not fit into less.
+    #[error("budget {budget} is used by {}, for {used} in all: {asked} would be too little; stop some of them, or give it as much as is used", .users.iter().map(JobId::as_str).collect::<Vec<_>>().join(", "))]
+    BudgetInUse {
+        /// The budget.
+        budget: JobId,
+        /// What is used of it.
+        used: Amounts,
+        /// How large it was to be; nothing when it was to go.
+        asked: Amounts,
+        /// By whom.
+        users: Vec<JobId>,
+    },
+    /// The host has been off since the arbiters granted the budget, and may have lost it.
+    #[error(
+        "host has rebooted, and budget {budget} may be taken from it since: it is used again when a quorum of arbiters has said that it is not"
+    )]
+    BudgetAwaitsRight {
+        /// The budget.
+        budget: JobId,
+    },
     /// The peer's key is not allowed to do this.
     #[error("{who} may not {what}")]
     Forbidden {
@@ -434,6 +507,13 @@ impl Refusal {
             Refusal::Invalid { .. } => "invalid",
             Refusal::UnlawfulTrust { .. } => "unlawful-trust",
             Refusal::LedgerReadOnly { .. } => "ledger-read-only",
+            Refusal::NoSuchBudget { .. } => "no-such-budget",
+            Refusal::BudgetExhausted { .. } => "budget-exhausted",
+            Refusal::BudgetOfOther { .. } => "budget-of-other",
+            Refusal::OutsideBudget { .. } => "outside-budget",
+            Refusal::NotByBudget { .. } => "not-by-budget",
+            Refusal::BudgetInUse { .. } => "budget-in-use",
+            Refusal::BudgetAwaitsRight { .. } => "budget-awaits-right",
             Refusal::Forbidden { .. } => "forbidden",
             Refusal::AgainstPolicy { .. } => "against-policy",
         }
@@ -444,10 +524,12 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::Invalid { .. } => 400,
-            Refusal::Forbidden { .. } | Refusal::Ticket { .. } | Refusal::AgainstPolicy { .. } => {
-                403
-            }
-            Refusal::NoSuchJob { .. }
+            Refusal::Forbidden { .. }
+            | Refusal::Ticket { .. }
+            | Refusal::BudgetOfOther { .. }
+            | Refusal::AgainstPolicy { .. } => 403,
+            Refusal::NoSuchBudget { .. }
+            | Refusal::NoSuchJob { .. }
             | Refusal::NoSuchSnapshot { .. }
             | Refusal::NoSuchDomain { .. }
             | Refusal::NoSuchNetwork { .. } => 404,
@@ -479,10 +561,14 @@ impl Refusal {
             | Refusal::PoolInUse { .. }
             | Refusal::ConfigConflict { .. }
             | Refusal::UnlawfulTrust { .. }
+            | Refusal::BudgetExhausted { .. }
+            | Refusal::BudgetInUse { .. }
             | Refusal::HostDraining { .. } => 409,
-            Refusal::Unsupported { .. } => 422,
+            Refusal::Unsupported { .. }
+            | Refusal::OutsideBudget { .. }
+            | Refusal::NotByBudget { .. } => 422,
             Refusal::Busy { .. } => 429,
-            Refusal::LedgerReadOnly { .. } => 503,
+            Refusal::LedgerReadOnly { .. } | Refusal::BudgetAwaitsRight { .. } => 503,
         }
     }
 
@@ -667,6 +753,7 @@ pub fn examples() -> Vec<Refusal> {
         breach,
     }));
     all.extend(of_networks(&job));
+    all.extend(of_budgets(&job));
     let offer = OfferId { epoch: Epoch(2), num: 1 };
     let host = HostId::new("h1").expect("a valid name");
     all.extend(crate::ticket::error_examples(&host, &job, offer).into_iter().map(Refusal::from));
@@ -686,6 +773,22 @@ fn of_networks(job: &JobId) -> Vec<Refusal> {
         Refusal::SubnetTaken { subnet, by: by.clone(), free: subnet.next() },
         Refusal::NoDevice { device, has },
         Refusal::NetworkClash { what, by },
+    ]
+}
+
+fn of_budgets(job: &JobId) -> Vec<Refusal> {
+    let budget = JobId::new("a.h1").expect("a valid name");
+    let size = Amounts { vcpus: 4, memory_bytes: 8 << 30, disk_bytes: 0, vms: 4 };
+    let (used, asked) = (size, Amounts::ZERO);
+    let (owner, tenant) = (TenantId::default_tenant(), TenantId::new("b").expect("a valid name"));
+    vec![
+        Refusal::NoSuchBudget { budget: budget.clone(), has: vec![budget.clone()] },
+        Refusal::BudgetExhausted { budget: budget.clone(), size, used, asked, at_most: asked },
+        Refusal::BudgetOfOther { budget: budget.clone(), owner, tenant },
+        Refusal::OutsideBudget { job: job.clone(), budget: budget.clone() },
+        Refusal::NotByBudget { job: job.clone(), why: "it is no VM".into() },
+        Refusal::BudgetInUse { budget: budget.clone(), used, asked, users: vec![job.clone()] },
+        Refusal::BudgetAwaitsRight { budget },
     ]
 }
 

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::amounts::Amounts;
+use crate::budget::Delegated;
 use crate::id::{Epoch, HostId, JobId, OfferId, TenantId};
 use crate::resources::Resources;
 use crate::signed::Message;
@@ -63,6 +64,9 @@ pub struct Item {
     /// Whether it needs to be covered.
     #[serde(default)]
     pub on_loss: OnLoss,
+    /// Of a budget, what its size does not say. An arbiter keeps what it knows of a budget where this is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegated: Option<Delegated>,
     /// What it is.
     pub standing: Standing,
 }

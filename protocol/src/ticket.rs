@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::amounts::Amounts;
+use crate::budget::Delegated;
 use crate::id::{HostId, JobId, OfferId, Revision, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, Message, PublicKey, Signed, SignedError};
@@ -41,6 +42,14 @@ pub enum Action {
     },
     /// Let it have another size where it is; the new hold replaces the one it has (rule R9).
     Resize,
+    /// Have a budget of its tenant's quota there, or another size of the one that is there.
+    Delegate {
+        /// How many VMs it is for.
+        vms: u32,
+        /// Names that it owns and will never start.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        away: BTreeSet<JobId>,
+    },
 }
 
 /// What a request does with a ticket.
@@ -51,6 +60,8 @@ pub enum Purpose {
     Take,
     /// It gives a job that is there another size.
     Resize,
+    /// It makes a budget, or gives it another size.
+    Delegate,
 }
 
 impl Action {
@@ -60,6 +71,7 @@ impl Action {
         match self {
             Action::Start | Action::MigrateIn { .. } | Action::FailOver { .. } => Purpose::Take,
             Action::Resize => Purpose::Resize,
+            Action::Delegate { .. } => Purpose::Delegate,
         }
     }
 }
@@ -69,6 +81,7 @@ impl fmt::Display for Purpose {
         f.pad(match self {
             Purpose::Take => "take the job",
             Purpose::Resize => "resize it",
+            Purpose::Delegate => "have a budget",
         })
     }
 }
@@ -119,6 +132,30 @@ pub struct HoldAt {
 /// Left away in JSON, so that an offer of a job that is kept reads as ever.
 fn is_keep(on_loss: &OnLoss) -> bool {
     *on_loss == OnLoss::Keep
+}
+
+impl Offer {
+    /// What it takes of its tenant's quota: one VM, unless it is for a budget of several.
+    #[must_use]
+    pub fn takes(&self) -> Amounts {
+        match self.action {
+            Action::Delegate { vms, .. } => Amounts { vms, ..self.resources.into() },
+            Action::Start | Action::FailOver { .. } | Action::MigrateIn { .. } | Action::Resize => {
+                Amounts::of_vm(self.resources)
+            }
+        }
+    }
+
+    /// What arbiters remember of it beside its size, if it is for a budget.
+    #[must_use]
+    pub fn delegated(&self) -> Option<Delegated> {
+        match &self.action {
+            Action::Delegate { vms, away } => Some(Delegated { vms: *vms, away: away.clone() }),
+            Action::Start | Action::FailOver { .. } | Action::MigrateIn { .. } | Action::Resize => {
+                None
+            }
+        }
+    }
 }
 
 impl Message for Offer {
@@ -587,7 +624,7 @@ fn count_grants(
     agreed: Option<Digest>,
 ) -> Result<BTreeMap<u32, Amounts>, TicketError> {
     let digest = ticket.offer.digest();
-    let size = Amounts::of_vm(offer.resources);
+    let size = offer.takes();
     let mut debits = BTreeMap::new();
     let mut ignored = Vec::new();
     for grant in &ticket.grants {
@@ -642,7 +679,7 @@ fn check_grant(
     if grant.offer != digest {
         return Err(format!("slot {} granted another offer", grant.slot));
     }
-    let size = Amounts::of_vm(offer.resources).told_by(grant.debit);
+    let size = offer.takes().told_by(grant.debit);
     if !grant.debit.fits_in(size) {
         return Err(format!("slot {} booked more than the job takes", grant.slot));
     }

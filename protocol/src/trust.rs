@@ -14,7 +14,6 @@ use crate::amounts::Amounts;
 use crate::id::{ClusterId, HostId, TenantId};
 use crate::job::Role;
 use crate::refusal::Refusal;
-use crate::resources::Resources;
 use crate::signed::{Message, PublicKey, Signed, SignedError};
 
 mod council;
@@ -437,11 +436,11 @@ impl Trust {
         self.retired.iter().map(HostId::of).collect()
     }
 
-    /// What a VM of this size asks of its tenant's quota: a VM, too, where there is a limit of them.
+    /// What something of this size asks of its tenant's quota: VMs, too, where there is a limit of them.
     #[must_use]
-    pub fn asks(&self, tenant: &TenantId, size: Resources) -> Amounts {
+    pub fn asks(&self, tenant: &TenantId, size: Amounts) -> Amounts {
         let limit = self.quota.get(tenant).copied().unwrap_or(Amounts::UNLIMITED);
-        Amounts::of_vm(size).told_by(limit)
+        size.told_by(limit)
     }
 
     /// The arbiter that signs with this key, or that is to be one.

@@ -396,7 +396,9 @@ impl Scheduler {
         asked: NewRun,
         tenant: Option<TenantId>,
     ) -> Result<RunHandle, SubmitError> {
-        if let Want::Run { spec, .. } | Want::FailOver { spec, .. } = &asked.want {
+        if let Want::Run { spec, .. } | Want::Spend { spec, .. } | Want::FailOver { spec, .. } =
+            &asked.want
+        {
             spec.validate().map_err(|error| SubmitError::Invalid(error.to_string()))?;
         }
         let may_make_room = matches!(asked.want, Want::Run { .. } | Want::Resize { .. });

@@ -3,10 +3,11 @@
 //! Decides what a reply or an error means: done, a definite no, or unclear. It never decides to
 //! turn back, and keeps nothing. How requests travel is [`Reach`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planner::Fetch;
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, StopJob};
+use protocol::budget::Budget;
 use protocol::id::{HostId, JobId, OfferId, Revision};
 use protocol::image::{FetchImage, FetchState, ImageSource, SourceHost};
 use protocol::job::{Job, JobState, Reason, RunKey};
@@ -227,7 +228,7 @@ impl<R: Reach> Executor<R> {
             let Ok(book) = self.0.tenant_book(&arbiter, &offer.tenant).await else { return false };
             books.insert(arbiter.slot, book);
         }
-        let size = trust.asks(&offer.tenant, offer.resources).or_no_vms();
+        let size = trust.asks(&offer.tenant, offer.takes()).or_no_vms();
         let moves = level(&committees, &books, (&offer.job, size));
         let mut has_moved = false;
         for one in moves.into_iter().flatten() {
@@ -241,7 +242,12 @@ impl<R: Reach> Executor<R> {
     async fn spread_anew(&self, trust: &Trust, Move { host, job, debits }: Move) -> bool {
         let Ok(Some(row)) = self.read(&host, &job).await else { return false };
         let (revision, spec) = (Revision(row.revision.0 + 1), row.spec.as_ref().clone());
-        let (action, finds_disks) = (Action::Resize, false);
+        let budget = spec.as_budget();
+        let action = budget.map_or(Action::Resize, |Budget { vms, .. }| Action::Delegate {
+            vms,
+            away: BTreeSet::new(),
+        });
+        let (as_it_is, finds_disks) = (spec.clone(), false);
         let request = OfferRequest { job: job.clone(), revision, spec, action, finds_disks };
         let Ok(OfferReply { offer, .. }) = self.0.offer(&host, &request).await else {
             return false;
@@ -255,6 +261,10 @@ impl<R: Reach> Executor<R> {
             return false;
         };
         let (ticket, size) = (Some(Ticket { offer, grants }), SizeChange::default());
+        if budget.is_some() {
+            let put = PutJob { ticket, must_exist: true, ..PutJob::of(revision, as_it_is) };
+            return self.ask(&host, &job, JobAsk::Put(put)).await.is_ok();
+        }
         let resize = ResizeJob { revision, size, ticket, run: None };
         self.ask(&host, &job, JobAsk::Resize(resize)).await.is_ok()
     }
@@ -289,6 +299,10 @@ impl<R: Reach> Executor<R> {
             Ok(Some(job)) if !(is_ours(&job, key) && job.revision == revision) => {
                 return Answer::Done(TaskResult::Done);
             }
+            // Another size of a budget is there at once, and is no harm; what is used of one stays.
+            Ok(Some(job)) if job.spec.as_budget().is_some() && !is_new => {
+                return Answer::Done(TaskResult::Done);
+            }
             // It came up while nobody could ask for it.
             Ok(Some(job)) if keeps_running && is_up(&job, revision) => return Answer::TooLate,
             // A guest that has not arrived is not stopped but refused: deleting does that.
@@ -301,6 +315,7 @@ impl<R: Reach> Executor<R> {
                     Err(Trouble::Unclear { what, is_ambiguous }) => {
                         return Answer::Unclear { what, is_ambiguous };
                     }
+                    Err(Trouble::Refused(Refusal::BudgetInUse { .. })) => return Answer::TooLate,
                     // What it is now is seen below.
                     Ok(()) | Err(Trouble::Refused(_)) => {}
                 }

@@ -325,7 +325,9 @@ pub fn freshness_of(heard: Option<&HeardAt>) -> Freshness {
 /// What is started first when there is not room, or time, for all.
 fn priority_of(want: &Want) -> Priority {
     match want {
-        Want::Run { spec, .. } | Want::FailOver { spec, .. } => spec.priority(),
+        Want::Run { spec, .. } | Want::Spend { spec, .. } | Want::FailOver { spec, .. } => {
+            spec.priority()
+        }
         _ => Priority::default(),
     }
 }

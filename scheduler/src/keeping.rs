@@ -549,6 +549,7 @@ impl Scheduler {
                     (at, Some(to.clone()))
                 }
                 Want::Run { on, .. } => (None, on.clone()),
+                Want::Spend { on, .. } => (None, Some(on.clone())),
                 Want::Stop { .. }
                 | Want::Resize { .. }
                 | Want::Delete { .. }

@@ -217,6 +217,7 @@ impl Knowledge {
         let level = match want {
             Want::Migrate { .. } => Level::Wish,
             Want::Run { .. }
+            | Want::Spend { .. }
             | Want::Stop { .. }
             | Want::Resize { .. }
             | Want::Delete { .. }

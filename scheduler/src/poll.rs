@@ -501,7 +501,7 @@ impl<'a> Poll<'a> {
 fn size_of(trust: &Trust, offer: &Offer) -> Amounts {
     match is_rated(trust, offer) {
         true => Amounts::of_vm(offer.resources),
-        false => trust.asks(&offer.tenant, offer.resources).or_no_vms(),
+        false => trust.asks(&offer.tenant, offer.takes()).or_no_vms(),
     }
 }
 

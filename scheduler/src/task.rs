@@ -2,6 +2,7 @@
 //!
 //! Decides how a plan's steps become tasks. Sending is the executor's, order and retry the run's.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use planner::steps::StartVm;
@@ -109,6 +110,9 @@ pub enum TaskKind {
         /// Whether it is there already: see [`PutJob::must_exist`].
         #[serde(default)]
         must_exist: bool,
+        /// The budget by which it is started instead: see [`PutJob::budget`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        budget: Option<JobId>,
     },
     /// Wait until the job runs there.
     AwaitRunning {
@@ -547,7 +551,7 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
             TaskResult::Offer { offer } => Ask::Grants(offer.clone()),
             _ => return None,
         },
-        TaskKind::Put { host, revision, spec, ticket, finds_disks, must_exist, .. } => {
+        TaskKind::Put { host, revision, spec, ticket, finds_disks, must_exist, budget, .. } => {
             let (ticket, spec) = (ticket_of(tasks, *ticket)?, spec.clone());
             let (finds_disks, must_exist) = (*finds_disks, *must_exist);
             Ask::Put(
@@ -559,6 +563,7 @@ pub fn ask_to_do(tasks: &[TaskRecord], i: usize, want: &Want, key: RunKey) -> Op
                     run: Some(key),
                     finds_disks,
                     must_exist,
+                    budget: budget.clone(),
                 },
             )
         }
@@ -669,6 +674,8 @@ pub struct Circumstances {
     pub spec: Option<JobSpec>,
     /// Under which hold it runs now, for a migration.
     pub hold: Option<OfferId>,
+    /// Whether it is there by a budget of its host, which lets it grow as well.
+    pub is_by_budget: bool,
     /// Which change of it runs now, for a migration.
     pub revision: Option<Revision>,
     /// Hosts that have a row of the job already.
@@ -680,11 +687,19 @@ impl Circumstances {
     #[must_use]
     pub fn of(state: &State<'_>, job: &JobId, has_trust: bool) -> Self {
         let rows = state.placements(job);
-        let running = rows.values().find(|placed| placed.state == JobState::Running);
+        let running = rows.iter().find(|(_, placed)| placed.state == JobState::Running);
+        // What is there by a budget runs under the budget's hold.
+        let hold = running.and_then(|(host, placed)| {
+            let of_budget = || state.placed(placed.budget.as_ref()?, host)?.hold;
+            placed.hold.or_else(of_budget)
+        });
+        let running = running.map(|(_, placed)| placed);
+        let is_by_budget = rows.values().any(|placed| placed.budget.is_some());
         Self {
             has_trust,
             spec: running.map(|placed| placed.spec.clone()),
-            hold: running.and_then(|placed| placed.hold),
+            hold,
+            is_by_budget,
             revision: running.map(|placed| placed.revision),
             hosts_with_rows: rows.keys().cloned().collect(),
         }
@@ -702,6 +717,11 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
             Step::StartVm(start) => {
                 // What was lost is out of the plan's sight, and its row must not be taken for newer.
                 let (revision, how) = match want {
+                    // Its host says which of its names are away.
+                    Want::Run { .. } if let Some(budget) = start.spec.as_budget() => {
+                        let (vms, away) = (budget.vms, BTreeSet::new());
+                        (start.revision, Action::Delegate { vms, away })
+                    }
                     Want::FailOver { revision, lost: HoldAt { host, hold }, .. } => {
                         let how = Action::FailOver { from: host.clone(), hold: *hold };
                         (start.revision.max(Revision(revision.0 + 1)), how)
@@ -716,16 +736,21 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     |step| matches!(step, Step::DeleteVm(delete) if delete.host == start.host && delete.job == start.job),
                 );
                 let has_row = at.hosts_with_rows.contains(&start.host);
+                let budget = match want {
+                    Want::Spend { budget, .. } => Some(budget.clone()),
+                    _ => None,
+                };
                 let put = Putting {
                     host: &start.host,
                     revision,
                     spec: &start.spec,
                     how,
                     // Services are Ostler's own and need none.
-                    needs_ticket: at.has_trust && start.spec.as_vm().is_some(),
+                    needs_ticket: at.has_trust && start.spec.counts().is_some() && budget.is_none(),
                     is_new: !has_row,
                     finds_disks: start.finds_disks,
                     must_exist: has_row && !is_deleted,
+                    budget,
                 };
                 tasks.extend(put.tasks(number));
                 let host = start.host.clone();
@@ -747,6 +772,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                 let grace_ms = match want {
                     Want::Stop { grace_ms, .. } => *grace_ms,
                     Want::Run { .. }
+                    | Want::Spend { .. }
                     | Want::Migrate { .. }
                     | Want::Resize { .. }
                     | Want::Delete { .. }
@@ -778,6 +804,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
                     is_new: true,
                     finds_disks: false,
                     must_exist: false,
+                    budget: None,
                 };
                 tasks.extend(put.tasks(number));
                 let incoming = first + tasks.len();
@@ -800,7 +827,7 @@ pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -
             Step::ResizeVm(resize) => {
                 let (host, revision) = (resize.host.clone(), resize.revision);
                 let size = resize.size.clone();
-                let needs_ticket = at.has_trust && resize.is_growth;
+                let needs_ticket = at.has_trust && resize.is_growth && !at.is_by_budget;
                 if needs_ticket {
                     let (host, spec, how) = (host.clone(), resize.spec.clone(), Action::Resize);
                     tasks.push(TaskKind::Offer { host, revision, spec, how, finds_disks: false });
@@ -848,12 +875,22 @@ struct Putting<'a> {
     is_new: bool,
     finds_disks: bool,
     must_exist: bool,
+    budget: Option<JobId>,
 }
 
 impl Putting<'_> {
     fn tasks(self, number: usize) -> Vec<TaskKind> {
-        let Putting { host, revision, spec, how, needs_ticket, is_new, finds_disks, must_exist } =
-            self;
+        let Putting {
+            host,
+            revision,
+            spec,
+            how,
+            needs_ticket,
+            is_new,
+            finds_disks,
+            must_exist,
+            budget,
+        } = self;
         let (host, spec) = (host.clone(), spec.clone());
         let ticket = needs_ticket.then_some((number, number + 1));
         let mut tasks = Vec::new();
@@ -862,7 +899,16 @@ impl Putting<'_> {
             tasks.push(TaskKind::Offer { host, revision, spec, how, finds_disks });
             tasks.push(TaskKind::Grants { offer: number });
         }
-        tasks.push(TaskKind::Put { host, revision, spec, ticket, is_new, finds_disks, must_exist });
+        tasks.push(TaskKind::Put {
+            host,
+            revision,
+            spec,
+            ticket,
+            is_new,
+            finds_disks,
+            must_exist,
+            budget,
+        });
         tasks
     }
 }

@@ -233,6 +233,7 @@ impl Scheduler {
             to: match want {
                 Want::Migrate { to, .. } => Some(to),
                 Want::Run { .. }
+                | Want::Spend { .. }
                 | Want::Stop { .. }
                 | Want::Resize { .. }
                 | Want::Delete { .. }

@@ -542,7 +542,9 @@ fn objects(item: &Item, want: &Want) -> Option<String> {
     match (item, want) {
         (
             Item::Runs { job: expected, on: Some(on), .. } | Item::RunsOn { job: expected, on, .. },
-            Want::Migrate { job, to, .. } | Want::Run { job, on: Some(to), .. },
+            Want::Migrate { job, to, .. }
+            | Want::Run { job, on: Some(to), .. }
+            | Want::Spend { job, on: to, .. },
         ) => (job == expected && to != on).then(|| format!("{job} runs on {}", on.short())),
         (Item::HasSize { job: expected, size, .. }, Want::Resize { job, size: wanted }) => {
             let differs = |a: Option<u64>, b: Option<u64>| a.zip(b).is_some_and(|(a, b)| a != b);

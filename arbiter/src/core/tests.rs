@@ -93,6 +93,7 @@ fn hold(num: u64, job: &str, size: u32) -> HoldItem {
         tenant: TenantId::default_tenant(),
         debits: Debits::Untold,
         on_loss: OnLoss::Keep,
+        delegated: None,
     }
 }
 
@@ -810,6 +811,7 @@ impl Cluster {
             Action::Start | Action::FailOver { .. } => true,
             Action::MigrateIn { .. } => false,
             // The guest that is there gets more; of one that is not there, or not yet, nothing.
+            Action::Delegate { .. } => false,
             Action::Resize => match host.holds.values().find(|held| is_of_job(held)) {
                 Some(held) if held.may_run && held.takes <= takes => {
                     self.resized += 1;
@@ -887,6 +889,7 @@ impl Cluster {
             tenant: held.offer.tenant.clone(),
             debits: self.tells_debits.then(|| held.debits.clone()).into(),
             on_loss: OnLoss::Keep,
+            delegated: None,
         });
         let statement = Statement {
             watermark: id(1, host.num),

@@ -43,8 +43,12 @@ pub(super) async fn open(
     // What a guest prints may hold secrets: looking at it is more than reading states.
     api.permit_over(peer, &id)?;
     let job = api.feed.job(&id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
-    if matches!(job.spec.kind, JobKind::Service(_)) {
-        let message = format!("{id} is a service and has a log, not a console");
+    let message = match job.spec.kind {
+        JobKind::Service(_) => Some(format!("{id} is a service and has a log, not a console")),
+        JobKind::Budget(_) => Some(format!("{id} is a budget and runs nothing")),
+        JobKind::Vm(_) | JobKind::OneOff(_) => None,
+    };
+    if let Some(message) = message {
         return Err(Refusal::Invalid { message }.into());
     }
     let begin = match (ask.from, ask.tail) {

@@ -331,6 +331,9 @@ pub(super) async fn service_log(
     let file = match job.spec.kind {
         JobKind::Service(_) => api.storage.service_folder(&id).join("log"),
         JobKind::Vm(_) | JobKind::OneOff(_) => console::log_of(&api, &job).await?.0,
+        JobKind::Budget(_) => {
+            return Err(ProblemReply::new(404, "no-log", format!("budget {id} runs nothing")));
+        }
     };
     let bytes = tail.tail.unwrap_or(LOG_BYTES_MAX).min(LOG_BYTES_MAX);
     read_tail(&file, bytes).map_err(|error| ProblemReply::new(404, "no-log", error.to_string()))
@@ -348,7 +351,7 @@ fn read_tail(file: &std::path::Path, bytes: u64) -> std::io::Result<String> {
 /// What is needed to put a job here: users have theirs put by controllers.
 fn right_to_put(kind: &JobKind) -> Right {
     match kind {
-        JobKind::Vm(_) | JobKind::OneOff(_) => Right::Run,
+        JobKind::Vm(_) | JobKind::OneOff(_) | JobKind::Budget(_) => Right::Run,
         JobKind::Service(_) => Right::Govern,
     }
 }

@@ -274,6 +274,8 @@ enum RightOver {
 fn right_over(spec: &JobSpec) -> RightOver {
     match spec.kind {
         JobKind::Vm(_) | JobKind::OneOff(_) => RightOver::VmsOf(spec.tenant.clone()),
+        // Operators delegate, and controllers do what they say; users have the VMs.
+        JobKind::Budget(_) => RightOver::Any(Right::Run),
         JobKind::Service(_) => RightOver::Any(Right::Govern),
     }
 }

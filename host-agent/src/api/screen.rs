@@ -57,7 +57,7 @@ fn find(api: &Api, peer: Peer, id: &JobId) -> Result<(Job, Uuid), ProblemReply> 
     api.permit_over(peer, id)?;
     let job = api.feed.job(id).ok_or_else(|| Refusal::NoSuchJob { job: id.clone() })?;
     let has_screen = match &job.spec.kind {
-        JobKind::Service(_) => false,
+        JobKind::Service(_) | JobKind::Budget(_) => false,
         // Its own definition says.
         _ if job.spec.adopted().is_some() => true,
         JobKind::Vm(vm) => vm.hardware.vnc,

@@ -428,6 +428,7 @@ impl Agent {
         // After a crash it stays, because the job may be started again under it (rule R15).
         if matches!(state, JobState::Stopped | JobState::Failed) {
             record.job.hold = None;
+            record.job.budget = None;
             record.debits.clear();
             record.issued = None;
         }
@@ -455,7 +456,11 @@ impl Agent {
             entry.asks_leaving = true;
             entry.giving = entry.giving.filter(|_| !state.is_ended());
         });
+        let was_by_budget = self.jobs.is_by_budget(&record.job.id);
         self.insert(now, record, out);
+        if was_by_budget && state.is_ended() {
+            self.end_unused_budgets(now, out);
+        }
     }
 
     /// Writes a job's row and tells it.

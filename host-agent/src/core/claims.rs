@@ -31,7 +31,7 @@ pub struct Claim {
     pub done: BTreeSet<(u32, Deed)>,
 }
 
-/// What a task may do only once. A put is not among them: its revision and ticket work only once.
+/// What a task may do only once. A put by a ticket is not among them: its revision and ticket work only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Deed {
@@ -41,6 +41,8 @@ pub enum Deed {
     Send,
     /// It has deleted the job, or has found it gone.
     Delete,
+    /// It has put the job here by a budget.
+    Spend,
 }
 
 /// All runs that have asked something of this host, oldest first out.

@@ -27,11 +27,14 @@ impl Agent {
         out.extend(writes.into_iter().map(Effect::Persist));
         claimed?;
         let mut record = self.record(id)?.clone();
+        if record.job.spec.as_budget().is_some() {
+            return self.stop_budget(now, record, out);
+        }
         let job = &record.job;
         if self.claims.is_done(stop.run, Deed::Stop) {
             return Ok(Reply::AlreadySo(Box::new(job.clone())));
         }
-        let is_over = job.state.is_ended() && job.hold.is_none();
+        let is_over = job.state.is_ended() && !job.has_right();
         if !is_over && !matches!(record.intent, Intent::Stop { .. } | Intent::Delete) {
             check_unprotected(job, stop.run)?;
             check_preemptible(job, stop.lets.as_ref())?;
@@ -46,7 +49,7 @@ impl Agent {
                 return Ok(Reply::AlreadySo(Box::new(job.clone())));
             }
             // What has crashed may be started again under its hold (R15); whoever stops it, closes it.
-            (JobState::Crashed, _) if job.hold.is_some() => {
+            (JobState::Crashed, _) if job.has_right() => {
                 record.intent = Intent::Stop { grace_ms: 0 };
                 let reason = Some(Reason::Requested);
                 self.remember_done(stop.run, Deed::Stop, out);
@@ -156,6 +159,11 @@ impl Agent {
             });
         }
         self.remember_done(run, Deed::Delete, out);
+        if record.job.spec.as_budget().is_some() {
+            // There is nothing of it but the row.
+            self.forget(now, &record, out);
+            return Ok(Reply::Accepted(Box::new(record.job)));
+        }
         record.intent = Intent::Delete;
         record.deletes_shared = !is_unhanded && deletes_shared(&record, shared);
         if is_unhanded {

@@ -9,6 +9,7 @@
 //!       being stopped       ──▶ stopping, at once, and ends as it would have
 //!       being sent away     ──▶ stopping (fenced), at once: the sending is cancelled, and not waited for
 //!       ended               ──▶ as it was, without the hold
+//!       a budget            ──▶ stopping (fenced), until the last VM by it has ended
 //! ```
 //!
 //! The document and the ends are one transaction, so no later life of the agent knows the one without the
@@ -26,7 +27,7 @@ impl Agent {
     /// Ends whatever was taken by an older document than the one in force now.
     pub(super) fn end_fenced(&mut self, now: Now, out: &mut Vec<Effect>) {
         let records = self.jobs.values().map(|entry| &entry.record);
-        let held = records.filter(|record| record.job.hold.is_some());
+        let held = records.filter(|record| record.job.has_right());
         // What is deleted is on its way to nothing, and a one-off job whose guest has ended has ended.
         let ends =
             |record: &&JobRecord| !matches!(record.intent, Intent::Delete | Intent::Conclude);
@@ -34,13 +35,23 @@ impl Agent {
         for record in held {
             self.take_right(now, record, out);
         }
+        self.end_unused_budgets(now, out);
     }
 
     fn take_right(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
-        let Some(lost) = record.job.hold else { return };
+        let Some(lost) = self.hold_of(&record.job) else { return };
         let (id, state) = (record.job.id.clone(), record.job.state);
+        if record.job.spec.as_budget().is_some() {
+            // It is held, and stated, for as long as a guest lives by it.
+            if state != JobState::Stopping {
+                let why = Some(Reason::Fenced { lost, ran: false });
+                self.end_budget(now, record, why, out);
+            }
+            return;
+        }
         if state.is_ended() {
             record.job.hold = None;
+            record.job.budget = None;
             record.debits.clear();
             record.issued = None;
             return self.insert(now, record, out);

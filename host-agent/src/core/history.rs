@@ -159,7 +159,7 @@ fn is_history(record: &JobRecord) -> bool {
         ended: _,
     } = record;
     let is_at_rest = job.state.is_ended() && matches!(intent, Intent::Run | Intent::Stop { .. });
-    let has_right = job.hold.is_some() || !debits.is_empty() || issued.is_some();
+    let has_right = job.has_right() || !debits.is_empty() || issued.is_some();
     let is_on_its_way =
         job.migration.is_some() || job.resize.is_some() || tally.restart_at_ms.is_some();
     let lasts = matches!(
@@ -178,6 +178,6 @@ fn is_done(job: &Job) -> bool {
             has_never_run || vm.disks.iter().all(|disk| disk.ephemeral)
         }
         JobKind::Vm(vm) => has_never_run && vm.adopted.is_none(),
-        JobKind::Service(_) => false,
+        JobKind::Service(_) | JobKind::Budget(_) => false,
     }
 }

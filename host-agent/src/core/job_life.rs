@@ -316,6 +316,7 @@ fn next_work(entry: &Entry) -> Option<Work> {
         _ if record.intent == Intent::Delete => Some(Work::Delete),
         _ if record.intent == Intent::Release => Some(Work::ReleaseVm),
         JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => next_of_vm(entry, vm),
+        JobKind::Budget(_) => None,
         JobKind::Service(service) => match (record.job.state, &record.intent) {
             (state, Intent::Run) if !state.is_ended() => {
                 (!is_begun).then(|| Work::StartService(service.clone()))

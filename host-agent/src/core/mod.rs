@@ -23,6 +23,8 @@ mod ending;
 mod protecting;
 mod ranking;
 
+mod budgets;
+
 mod moving;
 
 mod job_life;

@@ -82,6 +82,7 @@ impl Agent {
             record.job.refuse_with_snapshots(STAY)?;
         }
         self.check_route(id, &migrate)?;
+        self.check_may_leave(id)?;
         record.job.migration = Some(Box::new(Migration::Outgoing {
             to: migrate.to.clone(),
             moved_bytes: 0,
@@ -161,7 +162,7 @@ impl Agent {
             Ok(handoff) => handoff,
             Err(error) => return invalid(error.to_string()),
         };
-        let Intent::Receive { from, hold, is_handed } = &mut record.intent else {
+        let Intent::Receive { from, is_handed, .. } = &mut record.intent else {
             return if record.job.hold == Some(handoff.to_hold) {
                 Ok(Reply::AlreadySo(Box::new(record.job)))
             } else {
@@ -179,9 +180,10 @@ impl Agent {
         if source_key != Some(signed.key()) {
             return invalid(format!("handoff is not signed by host {}", handoff.from));
         }
+        // Which hold it had there may have changed since it was offered here: that of a budget does when the budget
+        // grows. Our own hold is of this migration and of no other.
         let is_ours = handoff.job == *id
             && handoff.from == *from
-            && handoff.hold == *hold
             && handoff.to == self.host.id
             && Some(handoff.to_hold) == record.job.hold;
         if !is_ours {
@@ -229,7 +231,7 @@ impl Agent {
         let Intent::Send(sent) = record.intent else { return };
         // A guest that runs without a hold (from before there was trust, or started behind our
         // back) is known to arbiters under the number zero.
-        let hold = record.job.hold.unwrap_or_default();
+        let hold = self.hold_of(&record.job).unwrap_or_default();
         let handoff = sent.to_hold.map(|to_hold| {
             let handoff = Handoff {
                 job: record.job.id.clone(),
@@ -240,6 +242,7 @@ impl Agent {
             };
             Signed::seal(&handoff, &self.key)
         });
+        self.note_away(now, &record.job.id, out);
         self.offers.end_of_job(&record.job.id);
         self.set_begun(&record.job.id, false);
         let moved = match record.job.migration.as_deref() {

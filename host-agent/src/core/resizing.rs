@@ -94,6 +94,8 @@ impl Agent {
             record.issued = self.issued_instead(&record, offer);
             self.offers.end(offer, OfferStanding::Used);
             record.job.hold = Some(offer);
+            // What had been by a budget is by its own ticket from now on.
+            record.job.budget = None;
             record.debits.clone_from(ticket.debits());
             if *record.job.spec == to {
                 return self.become_renewed(now, record, resize.revision, out);
@@ -243,6 +245,10 @@ impl Agent {
             return Ok(None);
         }
         let takes = to.resources().max(keeps(job, to));
+        if let (Some(by), None) = (&job.budget, ticket) {
+            self.check_growth_in_budget(job, by, takes)?;
+            return Ok(None);
+        }
         // The guest may have given something up since we made the offer.
         let offered = ticket.and_then(|t| t.offer.open().ok()).map(|offer| offer.resources);
         let expected = Expected {
@@ -536,7 +542,7 @@ fn is_alive(state: JobState) -> bool {
 /// What it counts for, if it counts: while it is alive, and while it may be started again under the
 /// hold that it has.
 fn promised(job: &Job) -> Option<Resources> {
-    (!job.state.is_ended() || job.hold.is_some()).then(|| job.promised())
+    (!job.state.is_ended() || job.has_right()).then(|| job.promised())
 }
 
 /// What stays promised until a change to this size is through: what its guest has, and of what it is to have
@@ -576,7 +582,7 @@ fn unfit(record: &JobRecord) -> Option<String> {
 }
 
 fn no_vm(id: &JobId) -> Refusal {
-    let message = format!("job {id} is one of Ostler's services, which have no size");
+    let message = format!("job {id} is no VM: services have no size, and a budget is put anew");
     Refusal::Invalid { message }
 }
 

@@ -69,8 +69,10 @@ impl Agent {
 
     /// Has the arbiters asked, while a job waits for them and nobody asks.
     pub(super) fn ask_right(&mut self, out: &mut Vec<Effect>) {
-        let waits =
-            |record: &JobRecord| record.tally.needs_right && record.job.state == JobState::Starting;
+        let waits = |record: &JobRecord| {
+            let is_wanted = record.job.state == JobState::Starting;
+            record.tally.needs_right && (is_wanted || record.job.spec.as_budget().is_some())
+        };
         let is_wanted = !self.is_right_shown && !self.is_right_asked;
         if is_wanted && self.jobs.values().any(|entry| waits(&entry.record)) {
             self.is_right_asked = true;
@@ -84,6 +86,7 @@ impl Agent {
         let Some(trust) = &self.trust else { return };
         if trust.version == standing.version && trust.is_quorum(self.agreed, &standing.obey) {
             self.is_right_shown = true;
+            self.trust_budgets_again(now, out);
             self.go_on_all(now, out);
         }
     }
@@ -92,8 +95,13 @@ impl Agent {
     /// over yet was asked for, and is gone on with; both wait for the right to it. True when the row was
     /// changed; doing it twice changes nothing more.
     pub(super) fn rebooted(&self, record: &mut JobRecord) -> bool {
+        if record.job.spec.as_budget().is_some() {
+            // It says what was so before; nothing is started by it until that is shown.
+            record.tally.needs_right = self.trust.is_some() && !record.job.state.is_ended();
+            return false;
+        }
         let Some(vm) = record.job.spec.as_vm() else { return false };
-        let has_right = self.trust.is_none() || record.job.hold.is_some();
+        let has_right = self.trust.is_none() || record.job.has_right();
         // What has ended comes back by a new ticket only, which shows it.
         record.tally.needs_right = self.trust.is_some() && !record.job.state.is_ended();
         // Whatever its guest had is gone; what is written down and not in its definition yet is not.

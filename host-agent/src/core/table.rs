@@ -40,6 +40,8 @@ struct Account {
     holds: BTreeMap<OfferId, usize>,
     /// Jobs by the addresses of their cards.
     macs: BTreeMap<String, BTreeSet<JobId>>,
+    /// Jobs by the budgets that they are here by.
+    users: BTreeMap<JobId, BTreeSet<JobId>>,
 }
 
 /// What one job adds to them.
@@ -49,6 +51,7 @@ struct Share {
     is_starting: bool,
     is_covered: bool,
     hold: Option<OfferId>,
+    budget: Option<JobId>,
     macs: Vec<String>,
 }
 
@@ -138,6 +141,16 @@ impl Table {
         self.account.holds.contains_key(&hold)
     }
 
+    /// The jobs that are here by a budget, in the order of their ids.
+    pub(super) fn users_of(&self, budget: &JobId) -> impl Iterator<Item = &JobId> {
+        self.account.users.get(budget).into_iter().flatten()
+    }
+
+    /// Whether a job is here by a budget.
+    pub(super) fn is_by_budget(&self, id: &JobId) -> bool {
+        self.rows.get(id).is_some_and(|row| row.share.budget.is_some())
+    }
+
     /// The first job that is alive and has one of these addresses, without one job.
     pub(super) fn has_mac(&self, macs: &[String], without: &JobId) -> Option<(&JobId, &str)> {
         let jobs = macs.iter().filter_map(|mac| self.account.macs.get(mac)).flatten();
@@ -169,6 +182,7 @@ impl Share {
             is_starting: entry.work.is_some() && job.state == JobState::Starting,
             is_covered: job.hold.is_some() && on_loss(job) == OnLoss::Stop,
             hold: job.hold,
+            budget: job.budget.clone(),
             macs,
         }
     }
@@ -185,6 +199,9 @@ impl Account {
         for mac in &share.macs {
             self.macs.entry(mac.clone()).or_default().insert(id.clone());
         }
+        if let Some(budget) = &share.budget {
+            self.users.entry(budget.clone()).or_default().insert(id.clone());
+        }
     }
 
     /// Takes off what was put.
@@ -198,6 +215,14 @@ impl Account {
             *jobs -= 1;
             if *jobs == 0 {
                 self.holds.remove(&hold);
+            }
+        }
+        if let Some(budget) = &share.budget
+            && let Some(jobs) = self.users.get_mut(budget)
+        {
+            jobs.remove(id);
+            if jobs.is_empty() {
+                self.users.remove(budget);
             }
         }
         for mac in &share.macs {

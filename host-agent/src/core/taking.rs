@@ -1,6 +1,6 @@
 //! Taking a job: the offer, the ticket, admission, and the row that makes it ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{OfferReply, OfferRequest, PutJob};
@@ -17,6 +17,7 @@ use transport::clock::Now;
 use uuid::Uuid;
 
 use super::agent::{Agent, Entry, JOBS_MAX};
+use super::claims::Deed;
 use super::input::{Effect, Reply};
 use super::leaving::Leaving;
 use super::ledger::{Intent, JobRecord, Tally};
@@ -69,6 +70,11 @@ impl Agent {
             }
             Action::MigrateIn { .. } => self.check_arrival(&ask, Arrival::Migrate)?,
             Action::Resize => self.check_growth(&ask)?,
+            Action::Delegate { .. } => self.check_delegation(&ask)?,
+        };
+        let action = match ask.spec.as_budget() {
+            Some(budget) => self.delegation(&ask.job, budget),
+            None => ask.action,
         };
         let Reserved { resources, more, domain, in_pools } = asked;
         let on_loss = ask.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss);
@@ -87,7 +93,7 @@ impl Agent {
             job: ask.job,
             revision: ask.revision,
             spec: ask.spec.digest(),
-            action: ask.action,
+            action,
             resources,
             tenant: ask.spec.tenant,
             on_loss,
@@ -99,6 +105,13 @@ impl Agent {
     }
 
     fn check_arrival(&self, ask: &OfferRequest, how: Arrival) -> Result<Reserved, Refusal> {
+        if ask.spec.as_budget().is_some() {
+            let message = format!(
+                "{} is a budget, which is not started: ask for an offer to delegate it",
+                ask.job
+            );
+            return Err(Refusal::Invalid { message });
+        }
         self.check_change(&ask.job, ask.revision, &ask.spec, how)?;
         let domain = self.to_adopt(&ask.job, &ask.spec);
         let allocation = self.allocation_without(Some(&ask.job), None, domain);
@@ -135,15 +148,23 @@ impl Agent {
         if put.must_exist && !self.jobs.contains_key(&id) {
             return Err(Refusal::NoSuchJob { job: id });
         }
+        if let Some(budget) = put.spec.as_budget() {
+            return self.put_budget(now, id, put, budget, out);
+        }
+        if let Some(by) = &put.budget {
+            self.check_not_put_before(&id, &put)?;
+            self.check_spending(&id, &put, by)?;
+        }
         let ticket = self.verify_ticket(now, &id, &put)?;
         let action = ticket.as_ref().map(|t| &t.offer().action);
         let finds = put.finds_disks || matches!(action, Some(Action::FailOver { .. }));
         let arrival = match action {
             Some(Action::MigrateIn { .. }) => Arrival::Migrate,
-            // A ticket to resize does not get here.
-            Some(Action::Start | Action::FailOver { .. } | Action::Resize) | None => {
-                self.arrival(&id, &put.spec, finds)
-            }
+            // A ticket to resize, or for a budget, does not get here.
+            Some(
+                Action::Start | Action::FailOver { .. } | Action::Resize | Action::Delegate { .. },
+            )
+            | None => self.arrival(&id, &put.spec, finds),
         };
         self.check_change(&id, put.revision, &put.spec, arrival)?;
         // The ticket's own reservation makes room for the job that redeems it.
@@ -169,12 +190,24 @@ impl Agent {
             record.job.snapshots = Box::default();
         }
         let job = record.job.clone();
+        if job.budget.is_some() {
+            self.remember_done(job.run, Deed::Spend, out);
+        }
         self.insert(now, record, out);
         if let Some(uuid) = domain {
             self.publish(now, Fact::DomainGone { uuid }, out);
         }
         self.go_on(now, &id, out);
         Ok(Reply::Accepted(Box::new(job)))
+    }
+
+    /// A ticket works once; what is started by a budget has none. So a copy of the request that comes when its VM
+    /// was deleted is known by its task.
+    fn check_not_put_before(&self, id: &JobId, put: &PutJob) -> Result<(), Refusal> {
+        match self.claims.is_done(put.run, Deed::Spend) && !self.jobs.contains_key(id) {
+            true => Err(Refusal::NoSuchJob { job: id.clone() }),
+            false => Ok(()),
+        }
     }
 
     /// A job whose disks are here does not need the images that they were made from.
@@ -307,15 +340,15 @@ impl Agent {
         }
     }
 
-    /// R9, as far as a ticket is needed: VMs on a host with trust. Services are the operator's own
-    /// doing, and a lone host obeys whoever may talk to it.
+    /// R9, as far as a ticket is needed: VMs on a host with trust, unless a budget was granted for them. Services
+    /// are the operator's own doing, and a lone host obeys whoever may talk to it.
     fn verify_ticket(
         &self,
         now: Now,
         id: &JobId,
         put: &PutJob,
     ) -> Result<Option<VerifiedTicket>, Refusal> {
-        let (Some(trust), Some(_)) = (&self.trust, put.spec.as_vm()) else {
+        let (Some(trust), Some(_), None) = (&self.trust, put.spec.as_vm(), &put.budget) else {
             return Ok(None);
         };
         let expected = Expected {
@@ -340,7 +373,7 @@ impl Agent {
         }
     }
 
-    fn new_record(
+    pub(super) fn new_record(
         &self,
         now: Now,
         id: JobId,
@@ -354,7 +387,10 @@ impl Agent {
                 (JobState::MigratingIn, Intent::Receive { from, hold, is_handed: false })
             }
             // A ticket to resize does not get here.
-            Some(Action::Start | Action::FailOver { .. } | Action::Resize) | None => {
+            Some(
+                Action::Start | Action::FailOver { .. } | Action::Resize | Action::Delegate { .. },
+            )
+            | None => {
                 (JobState::Accepted, if adopting.is_some() { Intent::Adopt } else { Intent::Run })
             }
         };
@@ -376,6 +412,8 @@ impl Agent {
                 reason: None,
                 since_ms: now.wall_ms,
                 hold: ticket.map(|t| t.offer().id),
+                budget: put.budget,
+                away: BTreeSet::new(),
                 domain_uuid,
                 run: put.run,
                 resize: None,
@@ -403,7 +441,7 @@ impl Agent {
 fn coming(arrival: Arrival, ticket: Option<&VerifiedTicket>) -> Coming {
     let from = match ticket.map(|t| &t.offer().action) {
         Some(Action::MigrateIn { from, .. } | Action::FailOver { from, .. }) => Some(from.clone()),
-        Some(Action::Start | Action::Resize) | None => None,
+        Some(Action::Start | Action::Resize | Action::Delegate { .. }) | None => None,
     };
     match arrival {
         Arrival::Start => Coming::Makes,

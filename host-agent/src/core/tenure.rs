@@ -89,6 +89,7 @@ impl Agent {
                 tenant: open.tenant.clone(),
                 debits: None,
                 on_loss: open.on_loss,
+                delegated: None,
                 standing: Standing::Offer,
             },
             uuid: self.domain_of(&open.job),
@@ -107,11 +108,17 @@ impl Agent {
 
     fn drafted(&self, record: &JobRecord) -> Option<Drafted> {
         let job = &record.job;
-        let vm = job.spec.as_vm()?;
+        let counts = job.spec.counts()?;
+        // What is here by a budget is stated as that.
+        if job.budget.is_some() {
+            return None;
+        }
+        let delegated = job.delegated();
+        let is_vm = delegated.is_none();
         // A VM that is alive without a hold was started before there was trust. One whose hold was taken and
         // whose guest came all the same is ended where it stands still: it never runs (R13).
         let has_none = job.state.is_ended() || matches!(job.reason, Some(Reason::Fenced { .. }));
-        let id = job.hold.or((!has_none).then(OfferId::default))?;
+        let id = job.hold.or((is_vm && !has_none).then(OfferId::default))?;
         let standing = match &record.intent {
             Intent::Receive { from, hold, is_handed } => Standing::Arriving {
                 from: HoldAt { host: from.clone(), hold: *hold },
@@ -122,10 +129,11 @@ impl Agent {
         let item = Item {
             id,
             job: job.id.clone(),
-            resources: job.promised(),
+            resources: if is_vm { job.promised() } else { counts.resources() },
             tenant: job.spec.tenant.clone(),
             debits: (!record.debits.is_empty()).then(|| record.debits.clone()),
-            on_loss: vm.on_loss,
+            on_loss: on_loss(job),
+            delegated,
             standing,
         };
         let issued = record.issued.as_ref().filter(|issued| issued.boot == self.boot);

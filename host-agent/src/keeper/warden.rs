@@ -556,6 +556,7 @@ mod tests {
             tenant: TenantId::default_tenant(),
             debits: Some(BTreeMap::new()),
             on_loss: OnLoss::Stop,
+            delegated: None,
             standing: Standing::Hold,
         };
         let drafted = Drafted { item, uuid: Uuid::from_u128(1), issued_ms: None, since: None };

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
-use protocol::id::TenantId;
+use protocol::id::{JobId, TenantId};
 use protocol::resources::Bytes;
 use transport::discovery::Source;
 
 use super::values::{Moment, Ms, parse_server};
+use super::vms::WaitArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct BootstrapArgs {
@@ -81,6 +82,56 @@ pub(crate) struct QuotaSetArgs {
     /// VMs that run, or may
     #[arg(long, value_name = "N")]
     pub(crate) vms: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BudgetArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<BudgetCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BudgetCommand {
+    /// The budgets, and what is used of each
+    List,
+    /// Have a host hand out a part of a tenant's quota, or another part than it does
+    Set(BudgetSetArgs),
+    /// Have it hand out none of it any more; refused while VMs run by it
+    Rm(BudgetRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BudgetSetArgs {
+    /// The tenant
+    pub(crate) tenant: TenantId,
+    /// The host: its name, its id or the beginning of its id
+    #[arg(long, value_name = "HOST")]
+    pub(crate) on: String,
+    /// What to call it: VMs by it are called NAME.SOMETHING [default: TENANT.HOST]
+    #[arg(long)]
+    pub(crate) name: Option<JobId>,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<u32>,
+    /// Memory
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+    /// Disks, at their full size [default: none]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<Bytes>,
+    /// VMs that run, or may [default: as many as CPUs]
+    #[arg(long, value_name = "N")]
+    pub(crate) vms: Option<u32>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BudgetRmArgs {
+    /// The budget
+    pub(crate) name: JobId,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 #[derive(Debug, Args)]

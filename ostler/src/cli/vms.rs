@@ -92,6 +92,9 @@ pub(crate) struct RunArgs {
     /// Only on this host: its name, its id or the beginning of its id
     #[arg(long, value_name = "HOST")]
     pub(crate) on: Option<String>,
+    /// Start it by the budget that owns its name, on the host that has that, without asking any arbiter
+    #[arg(long, conflicts_with_all = ["on", "make_room"])]
+    pub(crate) budget: bool,
     /// Move other VMs to other hosts first, where that makes it fit
     #[arg(long)]
     pub(crate) make_room: bool,
@@ -130,6 +133,9 @@ pub(crate) struct StopArgs {
 pub(crate) struct StartArgs {
     /// The VM
     pub(crate) name: JobId,
+    /// Start it by the budget that owns its name, without asking any arbiter
+    #[arg(long)]
+    pub(crate) budget: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
 }

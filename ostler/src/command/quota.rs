@@ -103,12 +103,29 @@ fn words(limit: Option<Amounts>) -> String {
 fn used(view: &View) -> BTreeMap<TenantId, Amounts> {
     let mut used: BTreeMap<TenantId, Amounts> = BTreeMap::new();
     for (_, job) in view.jobs_best().into_values() {
-        if job.spec.as_vm().is_some() && job.hold.is_some() {
+        // A budget counts in full, and what is there by it does not count again.
+        let takes = match job.spec.as_budget() {
+            Some(budget) => budget.amounts(),
+            None => Amounts::of_vm(job.promised()),
+        };
+        if job.spec.counts().is_some() && job.hold.is_some() {
             let its = used.entry(job.spec.tenant.clone()).or_insert(Amounts::ZERO);
-            *its = its.plus(Amounts::of_vm(job.promised()));
+            *its = its.plus(takes);
         }
     }
     used
+}
+
+/// What of that hosts hand out by themselves, by tenant.
+fn delegated(view: &View) -> BTreeMap<TenantId, Amounts> {
+    let mut delegated: BTreeMap<TenantId, Amounts> = BTreeMap::new();
+    for (_, job) in view.jobs_best().into_values() {
+        if let (Some(budget), Some(_)) = (job.spec.as_budget(), job.hold) {
+            let its = delegated.entry(job.spec.tenant.clone()).or_insert(Amounts::ZERO);
+            *its = its.plus(budget.amounts());
+        }
+    }
+    delegated
 }
 
 async fn list(session: &Session) -> Result<Code, Failure> {
@@ -127,6 +144,10 @@ async fn list(session: &Session) -> Result<Code, Failure> {
     picture.warn();
     let header = ["TENANT", "VMS", "VCPUS", "MEMORY", "DISK"];
     show::table(header, rows.iter().map(cells).collect());
+    for row in rows.iter().filter(|row| row.delegated != Amounts::ZERO) {
+        let QuotaRow { tenant, delegated, .. } = row;
+        show::note(&format!("of {tenant}, {delegated} is delegated: ostler budget list"));
+    }
     if let Some(usable) = usable(&trust) {
         show::note(&usable);
     }
@@ -140,24 +161,27 @@ pub(crate) struct QuotaRow {
     limit: Option<Amounts>,
     used: Resources,
     vms: u32,
+    /// What of that is budgets, used or not.
+    delegated: Amounts,
 }
 
 /// Every tenant that has a limit or something to count, by name.
 pub(crate) fn rows(trust: &Trust, view: &View) -> Vec<QuotaRow> {
-    let used = used(view);
+    let (used, delegated) = (used(view), delegated(view));
     let mut tenants: Vec<&TenantId> = trust.quota.keys().chain(used.keys()).collect();
     tenants.sort();
     tenants.dedup();
     let row = |tenant: &TenantId| {
         let has = used.get(tenant).copied().unwrap_or(Amounts::ZERO);
         let limit = trust.quota.get(tenant).copied();
-        QuotaRow { tenant: tenant.clone(), limit, used: has.resources(), vms: has.vms }
+        let delegated = delegated.get(tenant).copied().unwrap_or(Amounts::ZERO);
+        QuotaRow { tenant: tenant.clone(), limit, used: has.resources(), vms: has.vms, delegated }
     };
     tenants.into_iter().map(row).collect()
 }
 
 fn cells(row: &QuotaRow) -> [String; 5] {
-    let QuotaRow { tenant, limit, used, vms } = row;
+    let QuotaRow { tenant, limit, used, vms, delegated: _ } = row;
     let limit = limit.unwrap_or(Amounts::UNLIMITED);
     let of = |used: String, limit: String, is_limited: bool| match is_limited {
         true => format!("{used}/{limit}"),
@@ -210,7 +234,8 @@ mod tests {
         assert_eq!(words(Some(Amounts::UNLIMITED)), "no limit");
         let tenant = TenantId::default_tenant();
         let row = |limit| {
-            cells(&QuotaRow { tenant: tenant.clone(), limit, used: Resources::ZERO, vms: 2 })
+            let (tenant, used, delegated) = (tenant.clone(), Resources::ZERO, Amounts::ZERO);
+            cells(&QuotaRow { tenant, limit, used, vms: 2, delegated })
         };
         assert_eq!((row(Some(limit))[1].as_str(), row(None)[1].as_str()), ("2/3", "2"));
     }

@@ -12,6 +12,7 @@ use protocol::refusal::Refusal;
 use protocol::vm::{CloudInit, CpuMode, CpuSpec, DiskSpec, Firmware, Hardware, OnLoss, VmSpec};
 use transport::{CallError, Clock, Endpoint, Method, Reply};
 
+use super::budget::owner_of;
 use super::wait::verdict;
 use crate::cli::{Ms, RunArgs};
 use crate::exit::{Code, Failure};
@@ -30,12 +31,45 @@ pub(crate) async fn run(session: &Session, args: RunArgs) -> Result<Code, Failur
     let picture = session.picture().await?;
     picture.warn();
     let (spec, on) = described(session, &args, &picture)?;
+    if args.budget {
+        let is_waiting = !args.wait.no_wait;
+        return by_budget(session, &picture, args.name, spec, is_waiting).await;
+    }
     if session.is_without_controller() {
         return start(session, &picture, &args.name, spec, on, !args.wait.no_wait).await;
     }
     warn_of_few_arbiters(session, args.on_loss);
     let want = Want::Run { job: args.name, spec, on, again: false };
     session.want_with_room(want, args.make_room, !args.wait.no_wait).await
+}
+
+/// Starts it by the budget that owns its name: no arbiter is asked, and with `--hosts` no controller either.
+pub(super) async fn by_budget(
+    session: &Session,
+    picture: &Picture,
+    name: JobId,
+    spec: JobSpec,
+    is_waiting: bool,
+) -> Result<Code, Failure> {
+    let (budget, on) = owner_of(&picture.view, &name, &spec.tenant)?;
+    if !session.is_without_controller() {
+        return session.want(Want::Spend { job: name, spec, on, budget }, is_waiting).await;
+    }
+    let agent = picture.agent(&on);
+    let host_name = picture.view.host(&on).map(|row| row.host.name.clone()).unwrap_or_default();
+    let revision = picture.job(&name).map_or(1, |row| row.job.revision.0 + 1);
+    let put = PutJob { budget: Some(budget), ..PutJob::of(Revision(revision), spec) };
+    let mut job = put_patiently(session, &agent, &format!("/v1/jobs/{name}"), &put).await?.body;
+    if is_waiting {
+        job = await_settled(&session.client, &agent, &name, START_MS_MAX).await?;
+    }
+    tell(session, &job, &host_name);
+    let has_ended = job.state.is_ended();
+    Ok(match job.spec.as_one_off() {
+        Some(_) if has_ended => verdict(&job),
+        _ if has_ended => Code::Failed,
+        _ => Code::Ok,
+    })
 }
 
 /// What is to run, and where, if that was said.

@@ -6,7 +6,7 @@ use protocol::job::{Job, JobRow, JobSpec};
 use protocol::vm::VmSpec;
 use transport::Method;
 
-use super::run::tell;
+use super::run::{by_budget, tell};
 use crate::cli::StartArgs;
 use crate::exit::{Code, Failure};
 use crate::follow::await_settled;
@@ -20,6 +20,11 @@ pub(crate) async fn run(session: &Session, args: StartArgs) -> Result<Code, Fail
     let picture = session.picture().await?;
     picture.warn();
     let row = picture.job(&args.name)?;
+    if args.budget && row.job.state.is_ended() {
+        check_kind(&row)?;
+        let (spec, is_waiting) = (JobSpec::clone(&row.job.spec), !args.wait.no_wait);
+        return by_budget(session, &picture, args.name, spec, is_waiting).await;
+    }
     if !session.is_without_controller() {
         return session.want(want(row)?, !args.wait.no_wait).await;
     }

@@ -118,6 +118,7 @@ impl JobCells {
             JobKind::Vm(_) => "vm",
             JobKind::OneOff(_) => "one-off",
             JobKind::Service(_) => "service",
+            JobKind::Budget(_) => "budget",
         };
         let asked = job.spec.resources();
         let disks = job.spec.as_vm().map_or(&[][..], |vm| &vm.disks);

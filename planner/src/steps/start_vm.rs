@@ -51,7 +51,11 @@ impl StartVm {
                 let needed = format!("it is tenant {tenant}'s on {host}: delete it there first");
                 return Err(Blocker::WrongState { state: Some(placed.state), needed });
             }
-            if !placed.state.is_ended() {
+            // A budget has another size at once, and nothing of it runs.
+            let is_same_budget = *host == self.host
+                && placed.spec.as_budget().is_some()
+                && self.spec.as_budget().is_some();
+            if !placed.state.is_ended() && !is_same_budget {
                 let needed = format!("it must have ended on {}", host.short());
                 return Err(Blocker::WrongState { state: Some(placed.state), needed });
             }
@@ -118,6 +122,7 @@ impl StartVm {
             spec: self.spec.clone(),
             state: JobState::Running,
             hold: None,
+            budget: None,
             has: None,
             has_other_devices: false,
             has_moved_away: false,

@@ -185,6 +185,7 @@ impl Bench {
             has_trust: true,
             spec: running.map(|(_, placed)| placed.spec.clone()),
             hold: running.and_then(|(_, placed)| placed.hold),
+            is_by_budget: false,
             revision: running.map(|(_, placed)| placed.revision),
             hosts_with_rows: rows.keys().cloned().collect(),
         };

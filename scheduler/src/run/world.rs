@@ -390,7 +390,9 @@ impl World {
                     return Answer::OfferOver { why: "used".into() };
                 }
                 let state = match offer.action {
-                    Action::Resize => panic!("a ticket to resize, shown to start"),
+                    Action::Resize | Action::Delegate { .. } => {
+                        panic!("a ticket to resize or for a budget, shown to start")
+                    }
                     Action::Start | Action::FailOver { .. } => JobState::Accepted,
                     Action::MigrateIn { from, hold } => {
                         fake.froms.insert(id.clone(), (from, hold));

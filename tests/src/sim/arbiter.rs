@@ -309,6 +309,7 @@ impl Shared {
             tenant: entry.tenant.clone(),
             debits: Debits::NotYet,
             on_loss: entry.on_loss,
+            delegated: entry.delegated.clone(),
         };
         let statement = Statement {
             watermark,

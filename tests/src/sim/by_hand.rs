@@ -207,10 +207,12 @@ impl World {
         Some(self.hosts[host].process.as_ref()?.agent.job(job)?.job.state)
     }
 
-    /// Under which hold a host has a job.
+    /// Under which hold a host has a job: its own, or that of its budget.
     #[must_use]
     pub fn hold(&self, host: usize, job: &JobId) -> Option<OfferId> {
-        self.hosts[host].process.as_ref()?.agent.job(job)?.job.hold
+        let agent = &self.hosts[host].process.as_ref()?.agent;
+        let row = &agent.job(job)?.job;
+        row.hold.or_else(|| agent.job(row.budget.as_ref()?)?.job.hold)
     }
 
     /// Whether a job's guest really runs on a host.

@@ -443,6 +443,7 @@ pub fn want_name(want: &Want) -> &'static str {
     match want {
         Want::Run { on: None, .. } => "want.run",
         Want::Run { on: Some(_), .. } => "want.run-on",
+        Want::Spend { .. } => "want.spend",
         Want::Stop { .. } => "want.stop",
         Want::Migrate { .. } => "want.migrate",
         Want::Resize { .. } => "want.resize",

@@ -189,7 +189,7 @@ impl World {
     pub(super) fn is_taken_by(&self, trust: &Trust, n: usize, record: &JobRecord) -> bool {
         let fence = trust.fenced.iter().find(|fence| fence.host == self.hosts[n].facts.key);
         let Some(fence) = fence else { return false };
-        match record.job.hold {
+        match self.hold_on_disk(n, record) {
             Some(hold) => {
                 let fact = self.oracle.offers.get(&(n, hold));
                 fact.map_or(0, |fact| fact.trust_version) < fence.since

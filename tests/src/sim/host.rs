@@ -212,7 +212,8 @@ impl World {
         ledger.boot = boot;
         self.open_real_ledger(n);
         let host = &mut self.hosts[n];
-        let ledger = host.disk.ledger.clone();
+        let mut ledger = host.disk.ledger.clone();
+        super::budgets::mutate_birth(self.mutant, &mut ledger);
         if forgets {
             host.disk.ledger.boot_of_rows.clone_from(&ledger.boot);
         }
@@ -473,6 +474,7 @@ impl World {
         apply(&mut self.hosts[n].disk.ledger, writes);
         self.quota_is_never_exceeded();
         self.every_hold_is_counted_in_full();
+        self.no_budget_is_overspent(n);
         self.no_guest_has_more_than_is_promised(n);
     }
 

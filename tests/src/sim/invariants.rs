@@ -235,7 +235,7 @@ impl World {
         });
         let is_booked = agent.and_then(|agent| Some((agent.trust()?, agent.agreed())));
         let is_booked = is_booked.is_some_and(|(trust, agreed)| {
-            let size = Amounts::of_vm(offer.resources);
+            let size = offer.takes();
             let debits: BTreeMap<u32, Amounts> = ticket
                 .grants
                 .iter()
@@ -309,7 +309,7 @@ impl World {
             for record in &host.disk.ledger.jobs {
                 if is_held(host, record) && !self.is_taken(n, record) {
                     let place = held.entry((&record.job.spec.tenant, &record.job.id)).or_default();
-                    *place = place.max(Amounts::of_vm(size_held(host, record)));
+                    *place = place.max(amounts_held(host, record));
                 }
             }
         }
@@ -349,7 +349,7 @@ impl World {
             let is_held =
                 |record: &&JobRecord| is_held(host, record) && !self.is_taken_by(&trust, n, record);
             for record in host.disk.ledger.jobs.iter().filter(is_held) {
-                let (job, size) = (&record.job.id, Amounts::of_vm(size_held(host, record)));
+                let (job, size) = (&record.job.id, amounts_held(host, record));
                 let counted = |slot: u32| match books.get(&slot) {
                     Some(life) => {
                         let core = life.core.borrow();
@@ -399,6 +399,10 @@ impl World {
         let rows = &self.hosts[n].disk.ledger.jobs;
         let Some(before) = rows.iter().find(|record| record.job.id == after.id) else { return };
         let before = &before.job;
+        // What is by a budget is held to that.
+        if after.budget.is_some() {
+            return;
+        }
         // What has just ended may still be alive on the disk: a resize wakes nothing.
         let is_promised = |job: &Job| !job.state.is_ended() || job.hold.is_some();
         let is_counted = is_promised(before) && is_promised(after);
@@ -575,10 +579,7 @@ impl World {
                         self.expired_ticket_starts_nothing(n, now, ticket);
                         self.rate_is_never_exceeded(n, ticket);
                     }
-                    None => {
-                        let what = format!("h{n} took {job} without a ticket");
-                        self.violate("expired_ticket_starts_nothing", what);
-                    }
+                    None => self.nothing_is_taken_without_leave(n, job, put),
                 }
             }
             (Request::Resize { resize, .. }, Some(Ok(Reply::Accepted(job)))) => {
@@ -707,6 +708,7 @@ impl World {
             self.coverage.hit("fence.taken");
         }
         self.watch_size(n, job);
+        self.watch_budget(job);
         let before = self.oracle.states.insert((n, job.id.clone()), job.state);
         if let Some(before) = before.filter(|before| *before != job.state) {
             self.coverage.hit_owned(format!("transition.{before}.{}", job.state));
@@ -869,13 +871,21 @@ fn is_held(host: &Host, record: &JobRecord) -> bool {
 /// What a record that holds its job holds of it. A reboot has taken from its guest what had not been
 /// given up yet, whether that is written yet or not; what is to be written into the definition of one that was
 /// off, it has not.
-fn size_held(host: &Host, record: &JobRecord) -> Resources {
+pub(super) fn size_held(host: &Host, record: &JobRecord) -> Resources {
     let (job, boot) = (&record.job, host.boot.to_string());
     let is_changing = job.resize.as_ref().is_some_and(|r| r.stage == ResizeStage::Changing);
     if host.disk.ledger.boot_of_rows == boot || is_changing && job.state.is_ended() {
         record.job.promised()
     } else {
         record.job.spec.resources()
+    }
+}
+
+/// What a record that holds its job holds of a quota: a budget is what it says.
+fn amounts_held(host: &Host, record: &JobRecord) -> Amounts {
+    match record.job.spec.as_budget() {
+        Some(budget) => budget.amounts(),
+        None => Amounts::of_vm(size_held(host, record)),
     }
 }
 

@@ -59,6 +59,8 @@ pub mod workload;
 
 pub mod by_hand;
 
+pub mod budgets;
+
 pub mod invariants;
 
 pub mod mutant;

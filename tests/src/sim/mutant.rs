@@ -121,11 +121,21 @@ pub enum Mutant {
     ArbitersAloneGrant,
     /// A guest runs by the cover of some arbiters and some witnesses, counted together (R11).
     MixedCommitteeCovers,
+    /// An agent that starts forgets what it has started by its budgets (§8).
+    SpendingForgotten,
+    /// A host ends a budget by which something is there still (§8).
+    BudgetGivenBackWhileUsed,
+    /// An arbiter counts what hosts say that they hold, and not their budgets (§8).
+    BudgetNotCounted,
+    /// An arbiter counts what was started by a budget, and the budget (§8).
+    SpendingCountedTwice,
+    /// An agent that starts forgets which names of its budgets are away.
+    AwayForgotten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 46] = [
+    pub const ALL: [Mutant; 51] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -172,6 +182,11 @@ impl Mutant {
         Mutant::FencedHostTurnedOnEarly,
         Mutant::ArbitersAloneGrant,
         Mutant::MixedCommitteeCovers,
+        Mutant::SpendingForgotten,
+        Mutant::BudgetGivenBackWhileUsed,
+        Mutant::BudgetNotCounted,
+        Mutant::SpendingCountedTwice,
+        Mutant::AwayForgotten,
     ];
 }
 
@@ -279,6 +294,9 @@ impl World {
         begin: usize,
         effects: &mut Vec<Effect>,
     ) {
+        if let Request::Stop { job, .. } = asked {
+            return self.force_back(n, reply, job, begin, effects);
+        }
         if let Request::Resize { job, resize } = asked {
             return self.forge_growth(n, now, reply, (job, resize), begin, effects);
         }
@@ -424,6 +442,10 @@ impl World {
             }
             (Some(Mutant::OmittedWhileDying), Told::Inventory(mut inventory)) => {
                 inventory.jobs.retain(|job| job.state != JobState::Stopping);
+                Told::Inventory(inventory)
+            }
+            (mutant, Told::Inventory(mut inventory)) => {
+                super::budgets::mutate_told(mutant, &mut inventory);
                 Told::Inventory(inventory)
             }
             (_, told) => told,

@@ -86,6 +86,8 @@ pub struct Profile {
     pub has_fencers: bool,
     /// How often by themselves, on average; 0 for never.
     pub fence_every_ms: u64,
+    /// Whether budgets are made, spent and given back.
+    pub has_budgets: bool,
 }
 
 /// Every kind of fault the chooser knows.
@@ -156,6 +158,7 @@ impl Profile {
             has_fences: false,
             has_fencers: false,
             fence_every_ms: 0,
+            has_budgets: false,
         }
     }
 
@@ -193,6 +196,11 @@ impl Profile {
         let has_fences = seed % 5 == 4;
         let has_fencers = seed % 10 == 4 && !has_changes;
         let fence_every_ms = if has_fences { fencing.between(2_000, 9_000) } else { 0 };
+        // Of what they are for there must be enough: all arbiters are away.
+        let has_budgets = seed % 7 == 3;
+        if has_budgets {
+            faults.extend(["kill-arbiters", "kill-arbiters", "kill-agent"]);
+        }
         if has_fences {
             // Who is said to be off should be, at times.
             faults.extend(["power-loss", "power-loss", "kill-arbiter"]);
@@ -230,6 +238,7 @@ impl Profile {
             has_fences,
             has_fencers,
             fence_every_ms,
+            has_budgets,
         }
     }
 

@@ -184,6 +184,8 @@ fn host_unrest(world: &World, n: usize) -> Vec<String> {
         let is_running = domain.is_some_and(super::hypervisor::Domain::is_running);
         let is_active = domain.is_some_and(|domain| domain.state.is_active());
         let is_fine = match job.state {
+            // Nothing of it runs.
+            JobState::Running if job.spec.as_budget().is_some() => true,
             JobState::Running => is_running,
             JobState::Paused => is_active && !is_running,
             JobState::Stopped | JobState::Failed | JobState::Crashed => !is_active,

@@ -168,6 +168,9 @@ impl World {
     }
 
     fn choose_want(&mut self) -> Want {
+        if self.profile.has_budgets && self.chance.happens(650_000) {
+            return self.choose_about_budgets();
+        }
         let number = self.chance.below(self.profile.jobs);
         let job = job_id(number);
         if self.chance.happens(120_000) {

@@ -141,6 +141,7 @@ fn a_lease_lapses_by_time_whatever_an_operator_says_and_is_renewed_no_more() {
         tenant: TenantId::default_tenant(),
         debits: None,
         on_loss: OnLoss::Stop,
+        delegated: None,
         standing: protocol::tenure::Standing::Hold,
     };
     let statement = tenure::Statement {

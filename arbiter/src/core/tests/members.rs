@@ -76,6 +76,7 @@ fn who_has_left_grants_nothing_and_covers_on() {
         tenant: TenantId::default_tenant(),
         debits: None,
         on_loss: protocol::vm::OnLoss::Stop,
+        delegated: None,
         standing: protocol::tenure::Standing::Hold,
     };
     let said = tenure::Statement {

@@ -25,6 +25,7 @@ pub(super) fn item(num: u64, job: &str, standing: Standing) -> tenure::Item {
         tenant: TenantId::default_tenant(),
         debits: None,
         on_loss: OnLoss::Stop,
+        delegated: None,
         standing,
     }
 }

@@ -25,6 +25,7 @@ fn covers(witness: &mut Arbiter, now_ms: u64, n: u8, held: &[u64]) -> Option<Vec
         tenant: TenantId::default_tenant(),
         debits: None,
         on_loss: OnLoss::Stop,
+        delegated: None,
         standing: Standing::Hold,
     };
     let said = tenure::Statement {

@@ -42,7 +42,7 @@ pub(super) fn stays_on(inventory: &Inventory, trust: Option<&Trust>) -> Option<S
         ));
     }
     // Nobody moves what does not run, and it would start there by itself with the host.
-    let held = inventory.jobs.iter().filter(|job| job.state.is_ended() && job.hold.is_some());
+    let held = inventory.jobs.iter().filter(|job| job.state.is_ended() && job.has_right());
     let held: Vec<&str> = held.map(|job| job.id.as_str()).collect();
     (!held.is_empty()).then(|| {
         format!(
@@ -70,7 +70,7 @@ pub(super) fn not_empty(inventory: &Inventory, offers: usize) -> Option<String> 
 /// Nothing of a host that could be missed: it takes nothing new, and no VM is there that is alive or would start.
 pub(super) fn is_left_empty(row: &HostRow) -> bool {
     let is_drained = row.host.intent == Some(HostIntent::Drain);
-    is_drained && row.jobs.values().all(|job| job.state.is_ended() && job.hold.is_none())
+    is_drained && row.jobs.values().all(|job| job.state.is_ended() && !job.has_right())
 }
 
 /// A host's row as it would tell it itself.

@@ -55,6 +55,7 @@ fn hold(num: u64, issued_ms: u64, slots: &[u32]) -> Drafted {
             tenant: TenantId::default_tenant(),
             debits: Some(debits),
             on_loss: OnLoss::Stop,
+            delegated: None,
             standing: Standing::Hold,
         },
         uuid: uuid(1),

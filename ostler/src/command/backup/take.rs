@@ -60,7 +60,7 @@ fn all(picture: &Picture) -> Vec<JobId> {
             let has_run = !row.job.state.is_ended() || row.job.keeps_disks();
             vm.adopted.is_none() && !vm.disks.is_empty() && has_run
         }
-        JobKind::OneOff(_) | JobKind::Service(_) => false,
+        JobKind::OneOff(_) | JobKind::Service(_) | JobKind::Budget(_) => false,
     };
     for JobRow { job, .. } in picture.jobs_now() {
         if job.spec.adopted().is_some() {

@@ -67,6 +67,7 @@ fn statement(cluster: &Cluster, i: usize) -> Signed<Statement> {
         tenant: TenantId::default_tenant(),
         debits: Some(debits()),
         on_loss: OnLoss::Stop,
+        delegated: None,
         standing: Standing::Hold,
     };
     let statement = Statement {

@@ -107,6 +107,7 @@ impl Cluster {
                 tenant: TenantId::default_tenant(),
                 debits: Debits::Known(debits()),
                 on_loss,
+                delegated: None,
             };
             let holds = (0..self.jobs).map(hold).collect();
             let statement = Statement { watermark: id(WATERMARK), holds, ..Statement::default() };
