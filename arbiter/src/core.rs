@@ -898,7 +898,7 @@ impl Core {
                 let had = self.books.had(&offer.tenant, &offer.job, own);
                 !Amounts::of_vm(offer.resources).fits_in(had.takes)
             }
-            Action::Start | Action::FailOver { .. } => false,
+            Action::Start | Action::FailOver { .. } | Action::Delegate { .. } => false,
         }
     }
 
