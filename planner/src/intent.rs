@@ -8,13 +8,18 @@ use std::fmt;
 
 use protocol::id::{HostId, JobId};
 use protocol::resources::{Bytes, Resources};
+use protocol::used::HostUse;
 use protocol::view::{Freshness, HostRow};
 use serde::{Deserialize, Serialize};
 
+use crate::rules::{Clause, Rule};
 use crate::state::State;
 
 /// Promised disk space above this share of the capacity is worth a word, in percent.
 const DISK_PERCENT_MAX: u64 = 90;
+
+/// CPUs of a machine that its guests keep busy above this share are worth a word, in percent: what comes beside them waits.
+const BUSY_PERCENT: u64 = 90;
 
 /// What an operator intends with a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +84,20 @@ pub enum Problem {
         /// What it has.
         capacity: Resources,
     },
+    /// Its guests keep nine tenths of a host's CPUs busy, on average over minutes.
+    Busy {
+        /// The host.
+        host: HostId,
+        /// What they use, in thousandths of a CPU.
+        cpu_millis: u64,
+        /// CPUs that the machine has.
+        cpus: u32,
+    },
+    /// Hosts are to be balanced by what guests use, and of this one it is not known.
+    UseUnknown {
+        /// The host.
+        host: HostId,
+    },
     /// Nine tenths of a host's disk space are promised.
     PoolAlmostFull {
         /// The host.
@@ -99,6 +118,8 @@ impl Problem {
             | Problem::HostOff { host, .. }
             | Problem::HostDraining { host, .. }
             | Problem::Overloaded { host, .. }
+            | Problem::Busy { host, .. }
+            | Problem::UseUnknown { host }
             | Problem::PoolAlmostFull { host, .. } => host,
         }
     }
@@ -141,6 +162,7 @@ fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
     if !allocation.fits_in(capacity) {
         found.push(Problem::Overloaded { host: host.clone(), allocation, capacity });
     }
+    found.extend(use_of(state, row));
     let full = u128::from(capacity.disk_bytes) * u128::from(DISK_PERCENT_MAX);
     if capacity.disk_bytes > 0 && u128::from(allocation.disk_bytes) * 100 >= full {
         let free_bytes = capacity.disk_bytes.saturating_sub(allocation.disk_bytes);
@@ -148,6 +170,23 @@ fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
         found.push(Problem::PoolAlmostFull { host, free_bytes, capacity_bytes });
     }
     found
+}
+
+/// What is wrong with what a host's guests use, or with what is known of it.
+fn use_of(state: &State<'_>, row: &HostRow) -> Option<Problem> {
+    let host = row.host.id.clone();
+    let known = state.cpu_millis(row).zip(state.input().used.hosts.get(&host));
+    if let Some((cpu_millis, HostUse { cpus, .. })) = known {
+        let is_busy =
+            u128::from(cpu_millis) * 100 >= u128::from(*cpus) * 1_000 * u128::from(BUSY_PERCENT);
+        return is_busy.then_some(Problem::Busy { host, cpu_millis, cpus: *cpus });
+    }
+    let is_asked = |clause: &Clause| match &clause.rule {
+        Rule::Balanced(rule) => !rule.measure().is_promised() && rule.is_about(&row.host),
+        _ => false,
+    };
+    let is_asked = state.intent(&host).is_none() && state.input().clauses.iter().any(is_asked);
+    is_asked.then_some(Problem::UseUnknown { host })
 }
 
 fn names(jobs: &[JobId]) -> String {
@@ -172,6 +211,13 @@ impl fmt::Display for Problem {
             }
             Problem::Overloaded { host, allocation, capacity } => {
                 write!(f, "{} has promised {allocation} and has {capacity}", host.short())
+            }
+            Problem::Busy { host, cpu_millis, cpus } => {
+                let used = crate::measure::cpus(*cpu_millis);
+                write!(f, "guests on {} keep {used} of its {cpus} CPUs busy", host.short())
+            }
+            Problem::UseUnknown { host } => {
+                write!(f, "it is not known what guests on {} use", host.short())
             }
             Problem::PoolAlmostFull { host, free_bytes, capacity_bytes } => write!(
                 f,

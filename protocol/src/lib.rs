@@ -48,6 +48,8 @@ pub mod admission;
 
 pub mod usage;
 
+pub mod used;
+
 pub mod api;
 
 pub mod expectations;

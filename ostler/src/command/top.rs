@@ -155,7 +155,7 @@ mod tests {
             disks: vec![disk],
             ..GuestUsage::default()
         };
-        let machine = MachineUsage { memory_available_bytes: 0, load_1m: 0.0 };
+        let machine = MachineUsage { cpus: None, memory_available_bytes: 0, load_1m: 0.0 };
         Usage { at_ms, machine, guests: vec![guest] }
     }
 
