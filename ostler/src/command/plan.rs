@@ -12,6 +12,7 @@ use planner::{Clause, Heard, Intent, PlanInput, State};
 use protocol::id::HostId;
 use protocol::power::Sleep;
 use protocol::trust::Policy;
+use protocol::used::Used;
 use protocol::view::View;
 use serde_json::{Value, json};
 
@@ -52,7 +53,9 @@ pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failu
     let heard = heard_of(&picture);
     let kept = rules(session).await;
     let may_sleep = session.may_sleep().await;
-    let around = Around { kept, policy: session.policy(), asleep: picture.asleep, may_sleep };
+    let used = session.used().await;
+    let (policy, asleep) = (session.policy(), picture.asleep);
+    let around = Around { kept, policy, asleep, may_sleep, used };
     finish(session.is_json, &args, picture.view, heard, around)
 }
 
@@ -64,6 +67,7 @@ struct Around {
     policy: Arc<Policy>,
     asleep: BTreeMap<HostId, Sleep>,
     may_sleep: BTreeSet<HostId>,
+    used: Used,
 }
 
 /// Tells a plan who is asleep, and whom no run wakes.
@@ -127,12 +131,16 @@ fn finish(
     args: &PlanArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
-    Around { kept, policy, asleep, may_sleep }: Around,
+    Around { kept, policy, asleep, may_sleep, used }: Around,
 ) -> Result<Code, Failure> {
     let wanted = under(policy, read_wanted(args.expectations.as_deref())?);
     let (mut input, not_understood) = case(view, heard, wanted);
     lay_asleep(&mut input, &asleep);
     input.may_sleep.extend(may_sleep);
+    // What a file says is how somebody would have it.
+    if input.used.is_empty() {
+        input.used = Arc::new(used);
+    }
     with(&mut input, &args.with)?;
     let is_new = |clause: &Clause| !input.clauses.contains(clause);
     let kept: Vec<Clause> = kept.into_iter().filter(is_new).collect();

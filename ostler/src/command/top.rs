@@ -67,7 +67,8 @@ pub(crate) async fn run(session: &Session, args: TopArgs) -> Result<Code, Failur
     Ok(Code::Ok)
 }
 
-async fn look(
+/// What every host says that its guests have used.
+pub(crate) async fn look(
     session: &Session,
     picture: &Picture,
     warns: bool,

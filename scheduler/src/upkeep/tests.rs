@@ -22,6 +22,8 @@ use super::*;
 
 mod balance;
 
+mod by_use;
+
 mod groups;
 
 mod orders;
@@ -73,6 +75,7 @@ struct World {
     heard: OrdMap<HostId, HeardAt>,
     members: Arc<BTreeSet<HostId>>,
     powers: Powers,
+    used: Used,
     open: Vec<Open>,
     turns: Turns,
     seq: u64,
@@ -142,7 +145,8 @@ impl World {
         let (view, heard) = (self.view.clone(), self.heard.clone());
         let (members, open) = (self.members.clone(), self.open.clone());
         let (turns, powers) = (self.turns.clone(), Arc::new(self.powers.clone()));
-        let look = Look { view, heard, members, powers, open, turns };
+        let used = Arc::new(self.used.clone());
+        let look = Look { view, heard, members, powers, used, open, turns };
         self.handle(now_ms, Input::Looked(Box::new(look)))
     }
 
@@ -171,6 +175,7 @@ impl World {
             input = self.powers.told(input).with_host_intents();
             crate::knowledge::make_room(&mut input, aims.heeded);
             input.limits.savings_max = aims.savings_max;
+            input.used = aims.used;
             let Shifts { max, were_begun } = aims.shifts;
             (input.limits.shifts_max, input.limits.shifts_begun) = (max, were_begun);
             let outcome = planner::plan(&input);
