@@ -161,7 +161,9 @@ pub fn case(
     let mut known = Used { vms: used.vms, ..Used::default() };
     for (text, of_host) in used.hosts {
         match input.view.find_host(&text) {
-            Ok(row) => drop(known.hosts.insert(row.host.id.clone(), of_host)),
+            Ok(row) => {
+                known.hosts.insert(row.host.id.clone(), of_host);
+            }
             Err(found) => not_understood.push(NotUnderstood {
                 index: None,
                 kind: "used".to_owned(),

@@ -12,7 +12,7 @@ use protocol::used::HostUse;
 use protocol::view::{Freshness, HostRow};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Clause, Rule};
+use crate::rules::{Balanced, Clause, Rule};
 use crate::state::State;
 
 /// Promised disk space above this share of the capacity is worth a word, in percent.
@@ -128,10 +128,15 @@ impl Problem {
 /// What is wrong in this state, by host.
 #[must_use]
 pub fn problems(state: &State<'_>) -> Vec<Problem> {
-    state.hosts().flat_map(|(_, row)| problems_of(state, row)).collect()
+    let by_use = |clause: &Clause| match &clause.rule {
+        Rule::Balanced(rule) if !rule.measure().is_promised() => Some(rule.clone()),
+        _ => None,
+    };
+    let by_use: Vec<Balanced> = state.input().clauses.iter().filter_map(by_use).collect();
+    state.hosts().flat_map(|(_, row)| problems_of(state, row, &by_use)).collect()
 }
 
-fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
+fn problems_of(state: &State<'_>, row: &HostRow, by_use: &[Balanced]) -> Vec<Problem> {
     let host = row.host.id.clone();
     let heard = state.heard(&host);
     let intent = state.intent(&host);
@@ -162,7 +167,7 @@ fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
     if !allocation.fits_in(capacity) {
         found.push(Problem::Overloaded { host: host.clone(), allocation, capacity });
     }
-    found.extend(use_of(state, row));
+    found.extend(use_of(state, row, by_use));
     let full = u128::from(capacity.disk_bytes) * u128::from(DISK_PERCENT_MAX);
     if capacity.disk_bytes > 0 && u128::from(allocation.disk_bytes) * 100 >= full {
         let free_bytes = capacity.disk_bytes.saturating_sub(allocation.disk_bytes);
@@ -173,20 +178,16 @@ fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
 }
 
 /// What is wrong with what a host's guests use, or with what is known of it.
-fn use_of(state: &State<'_>, row: &HostRow) -> Option<Problem> {
+fn use_of(state: &State<'_>, row: &HostRow, by_use: &[Balanced]) -> Option<Problem> {
     let host = row.host.id.clone();
     let known = state.cpu_millis(row).zip(state.input().used.hosts.get(&host));
     if let Some((cpu_millis, HostUse { cpus, .. })) = known {
         let is_busy =
             u128::from(cpu_millis) * 100 >= u128::from(*cpus) * 1_000 * u128::from(BUSY_PERCENT);
-        return is_busy.then_some(Problem::Busy { host, cpu_millis, cpus: *cpus });
+        return (is_busy && *cpus > 0).then_some(Problem::Busy { host, cpu_millis, cpus: *cpus });
     }
-    let is_asked = |clause: &Clause| match &clause.rule {
-        Rule::Balanced(rule) => !rule.measure().is_promised() && rule.is_about(&row.host),
-        _ => false,
-    };
-    let is_asked = state.intent(&host).is_none() && state.input().clauses.iter().any(is_asked);
-    is_asked.then_some(Problem::UseUnknown { host })
+    let is_asked = by_use.iter().any(|rule| rule.is_about(&row.host));
+    (is_asked && state.intent(&host).is_none()).then_some(Problem::UseUnknown { host })
 }
 
 fn names(jobs: &[JobId]) -> String {

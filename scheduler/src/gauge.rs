@@ -113,7 +113,7 @@ impl Gauge {
                 (Some(job), Some(rate)) => rates.push((job.clone(), rate)),
                 (Some(_), None) => {}
                 (None, rate) => {
-                    others = others.zip(rate).map(|(sum, rate)| sum.saturating_add(rate))
+                    others = others.zip(rate).map(|(sum, rate)| sum.saturating_add(rate));
                 }
             }
             guests.extend(counter.map(|counter| (guest.name.clone(), counter)));

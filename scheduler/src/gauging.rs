@@ -110,7 +110,7 @@ impl Scheduler {
             match client.get::<Usage>(&agent, "/v1/usage").await {
                 Ok(usage) => return Some(usage),
                 Err(error) => {
-                    tracing::debug!("{} does not say what is used: {error}", host.short())
+                    tracing::debug!("{} does not say what is used: {error}", host.short());
                 }
             }
         }

@@ -196,16 +196,20 @@ proptest! {
                 Event::Uses { job, cpu_millis } => match cpu_millis {
                     Some(cpu_millis) => {
                         let known = VmUse { cpu_millis, watched_ms: 60_000 };
-                        drop(world.used.vms.insert(id(job), known));
+                        world.used.vms.insert(id(job), known);
                     }
-                    None => drop(world.used.vms.remove(&id(job))),
+                    None => {
+                        world.used.vms.remove(&id(job));
+                    }
                 },
                 Event::Measured { host: n, others } => match others {
                     Some(others_cpu_millis) => {
                         let known = HostUse { cpus: 8, others_cpu_millis };
-                        drop(world.used.hosts.insert(host(n), known));
+                        world.used.hosts.insert(host(n), known);
                     }
-                    None => drop(world.used.hosts.remove(&host(n))),
+                    None => {
+                        world.used.hosts.remove(&host(n));
+                    }
                 },
                 Event::Look => {
                     world.look(n as u64 * WHOLE_MS);
