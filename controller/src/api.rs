@@ -15,6 +15,7 @@ use protocol::id::RunId;
 use protocol::refusal::Problem;
 use protocol::signed::PublicKey;
 use protocol::trust::{Right, Trust};
+use protocol::used::Used;
 use scheduler::{CancelError, Picture, Scheduler, StoreError};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -52,6 +53,7 @@ pub(crate) fn router(shared: Shared) -> Router {
             .merge(expectations::router())
             .merge(power::router())
             .route("/v1/fencing", get(fencing))
+            .route("/v1/used", get(used))
             .route("/metrics", get(metrics))
             .with_state(shared),
     )
@@ -159,6 +161,12 @@ async fn fencing(
 ) -> Result<Json<FencingList>, ProblemReply> {
     permit(&shared, peer, Right::Read)?;
     Ok(Json(shared.told.list()))
+}
+
+/// What it knows of what guests use.
+async fn used(State(shared): State<Shared>, peer: Peer) -> Result<Json<Used>, ProblemReply> {
+    permit(&shared, peer, Right::Read)?;
+    Ok(Json(Used::clone(&shared.scheduler.used())))
 }
 
 async fn metrics(State(shared): State<Shared>, peer: Peer) -> Result<Response, ProblemReply> {

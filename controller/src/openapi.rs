@@ -8,6 +8,7 @@ use protocol::fencing::FencingList;
 use protocol::id::{HostId, RunId, SetName};
 use protocol::power::{HostPower, PowerChange, PowerList, SleepList};
 use protocol::trust::Right;
+use protocol::used::Used;
 use transport::openapi::{Operation, delete, get, post, put};
 
 use crate::api::{ListQuery, WaitQuery};
@@ -102,6 +103,9 @@ fn of_expectations() -> Vec<Operation> {
             .query::<DeleteQuery>()
             .answers_nothing(204)
             .refuses(&["no-such-expectations", "expectations-changed", "storage-broken"]),
+        get("/v1/used", "What guests use, as far as it was to find out")
+            .right(Right::Read)
+            .answers::<Used>(200),
     ]
 }
 

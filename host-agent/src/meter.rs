@@ -55,7 +55,8 @@ impl Meter {
 
 impl Inner {
     async fn read(&self) -> Result<Usage, HypervisorError> {
-        let counted = call(&self.hv, "count usage", READ_DEADLINE, |hv| hv.usage()).await?;
+        let read = |hv: &dyn Hypervisor| Ok((hv.usage()?, hv.node().ok()));
+        let (counted, node) = call(&self.hv, "count usage", READ_DEADLINE, read).await?;
         let at_ms = self.clock.now().mono_ms;
         let mut jobs = self.feed.jobs_by_domain();
         let mut guests: Vec<GuestUsage> = counted
@@ -63,14 +64,15 @@ impl Inner {
             .map(|one| GuestUsage { job: jobs.remove(&one.uuid), ..one.usage })
             .collect();
         guests.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Usage { at_ms, machine: machine(), guests })
+        let cpus = node.map(|node| node.cpus).filter(|cpus| *cpus > 0);
+        Ok(Usage { at_ms, machine: machine(cpus), guests })
     }
 }
 
-fn machine() -> MachineUsage {
+fn machine(cpus: Option<u32>) -> MachineUsage {
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let available =
         System::new_with_specifics(memory).map_or(0, |system| system.available_memory());
     let load_1m = System::load_average().map_or(0.0, |load| load.one);
-    MachineUsage { memory_available_bytes: available, load_1m }
+    MachineUsage { cpus, memory_available_bytes: available, load_1m }
 }

@@ -86,11 +86,14 @@ impl Scrape {
     }
 }
 
-fn of_machine(machine: &MachineUsage) -> [Family; 2] {
+fn of_machine(machine: &MachineUsage) -> Vec<Family> {
     let help = "Memory of the machine that could be given to new processes";
     let available = gauge("machine_memory_available", help, number(machine.memory_available_bytes));
     let help = "Processes that ran or waited for a disk, on average over the last minute";
-    [available.in_bytes(), gauge("machine_load1", help, machine.load_1m)]
+    let load = gauge("machine_load1", help, machine.load_1m);
+    let help = "CPUs of the machine, as its kernel counts them";
+    let cpus = machine.cpus.map(|cpus| gauge("machine_cpus", help, f64::from(cpus)));
+    [available.in_bytes(), load].into_iter().chain(cpus).collect()
 }
 
 fn of_guests(guests: &[GuestUsage]) -> Vec<Family> {

@@ -126,6 +126,7 @@ pub(crate) use replay::ReplayArgs;
 pub(crate) use resize::is_settled as is_resized;
 pub(crate) use simulate::SimulateArgs;
 pub(crate) use snapshots::SnapshotsArgs;
+pub(crate) use top::look;
 pub(crate) use volumes::VolumesArgs;
 pub(crate) use why::WhyArgs;
 

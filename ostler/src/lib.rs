@@ -10,6 +10,8 @@ mod session;
 
 mod picture;
 
+mod gauge;
+
 mod follow;
 
 mod govern;

@@ -12,9 +12,11 @@ use protocol::view::Freshness;
 use serde::{Deserialize, Serialize};
 
 use crate::aims::Outcome;
+use crate::balance::Shift;
 use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
 use crate::intent::Intent;
+use crate::measure::Measure;
 use crate::report::violations;
 use crate::rules::{Rule, Violation};
 use crate::state::State;
@@ -96,6 +98,14 @@ pub enum Fault {
         /// The host.
         host: HostId,
     },
+    /// A job would be moved for what guests use although that is not known of it or of one of the hosts, or the host that
+    /// it comes to would then be as busy as the one that it leaves was.
+    MovesInVain {
+        /// The job.
+        job: JobId,
+        /// Where it comes to.
+        to: HostId,
+    },
     /// The report claims other violations than there are.
     MiscountedRules {
         /// Claimed.
@@ -122,6 +132,8 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
             faults.extend(ledger.too_early(&step.job));
         }
         faults.extend(in_vain(input, step, &outcome.plan.steps[n..]));
+        faults
+            .extend(outcome.plan.shifts.iter().find_map(|shift| ledger.moves_in_vain(shift, step)));
         ledger.take(step, &mut faults);
         faults.extend(against_policy(input, step));
         let is_asleep = |host: &HostId| input.intents.get(host) == Some(&Intent::Asleep);
@@ -316,6 +328,38 @@ impl<'a> Ledger<'a> {
                 |(promised, own): &(Resources, Resources)| !promised.fits_in(free.minus(*own));
             rows.len() < rule.awake_min() as usize || rows.iter().any(is_stranded)
         })
+    }
+
+    /// CPUs that are kept busy on a host, in thousandths, and how many it has; `None` unless all of it is known.
+    fn busy(&self, host: &HostId) -> Option<(u128, u128)> {
+        let known = self.input.used.hosts.get(host)?;
+        let mut sum = u128::from(known.others_cpu_millis);
+        for (job, rows) in &self.jobs {
+            let is_alive = rows.get(host).is_some_and(|(is_alive, _)| *is_alive);
+            let mut seen = self.input.view.hosts().filter_map(|(_, row)| row.jobs.get(job));
+            if is_alive && seen.all(|job| job.spec.as_vm().is_some()) {
+                sum += u128::from(self.input.used.vms.get(job)?.cpu_millis);
+            }
+        }
+        Some((sum, known.cpus.into()))
+    }
+
+    /// A move for what guests use that is not known to be of use.
+    fn moves_in_vain(&self, shift: &Shift, step: &Step) -> Option<Fault> {
+        let Step::MigrateVm(step) = step else { return None };
+        let is_it = step.job == shift.job && step.from == shift.from && step.to == shift.to;
+        if shift.measure != Measure::Cpu || !is_it {
+            return None;
+        }
+        let is_of_use = || {
+            let vm = self.input.used.vms.get(&shift.job)?;
+            let (left, left_cpus) = self.busy(&shift.from)?;
+            let (arrived, cpus) = self.busy(&shift.to)?;
+            let arrived = arrived + u128::from(vm.cpu_millis);
+            Some(vm.cpu_millis > 0 && arrived * left_cpus < left * cpus)
+        };
+        let fault = Fault::MovesInVain { job: shift.job.clone(), to: shift.to.clone() };
+        (!is_of_use().unwrap_or(false)).then_some(fault)
     }
 
     /// Whoever is to run before this job is started and does not.

@@ -11,6 +11,7 @@ use protocol::job::{Job, JobSpec};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::trust::Policy;
+use protocol::used::{HostUse, Used, VmUse};
 use protocol::view::{Freshness, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -65,6 +66,9 @@ pub struct Wanted {
     /// What tenants' VMs may be like, and where, as in the trust document.
     #[serde(default)]
     pub policy: Arc<Policy>,
+    /// What guests use, with hosts named as in `intents`.
+    #[serde(default)]
+    pub used: WantedUse,
     /// What others are about to take.
     #[serde(default)]
     pub reservations: Vec<Reservation>,
@@ -74,6 +78,18 @@ pub struct Wanted {
     /// How far to look.
     #[serde(default = "far")]
     pub limits: Limits,
+}
+
+/// What guests use, as a file says it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WantedUse {
+    /// Hosts that say what their guests use, by id, name or the beginning of an id.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, HostUse>,
+    /// VMs of which it is known.
+    #[serde(default)]
+    pub vms: BTreeMap<JobId, VmUse>,
 }
 
 fn far() -> Limits {
@@ -114,8 +130,8 @@ pub fn case(
     heard: BTreeMap<HostId, Heard>,
     wanted: Wanted,
 ) -> (PlanInput, Vec<NotUnderstood>) {
-    let Wanted { expectations, intents, may_sleep, placement, policy, reservations, seed, limits } =
-        wanted;
+    let Wanted { expectations, intents, may_sleep, placement, policy, reservations, .. } = wanted;
+    let Wanted { used, seed, limits, .. } = wanted;
     let input = PlanInput { placement, reservations, seed, limits, ..PlanInput::default() };
     let mut input = PlanInput { view, heard, policy, ..input };
     let mut not_understood = Vec::new();
@@ -143,6 +159,21 @@ pub fn case(
             }),
         }
     }
+    let mut known = Used { vms: used.vms, ..Used::default() };
+    for (text, of_host) in used.hosts {
+        match input.view.find_host(&text) {
+            Ok(row) => {
+                known.hosts.insert(row.host.id.clone(), of_host);
+            }
+            Err(found) => not_understood.push(NotUnderstood {
+                index: None,
+                kind: "used".to_owned(),
+                why: format!("{text:?} names {} hosts of the view", found.len()),
+                is_malformed: true,
+            }),
+        }
+    }
+    input.used = Arc::new(known);
     for (index, value) in expectations.into_iter().enumerate() {
         let value = with_spec_of(&input.view, value);
         if let Err(no) = take(&mut input, index, value) {

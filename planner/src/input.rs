@@ -11,6 +11,7 @@ use protocol::id::{HostId, JobId};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::trust::Policy;
+use protocol::used::Used;
 use protocol::view::{Freshness, View};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,9 @@ pub struct PlanInput {
     /// What tenants' VMs may be like, and where: hosts that obey it say no to others.
     #[serde(default, skip_serializing_if = "is_no_policy")]
     pub policy: Arc<Policy>,
+    /// What guests use, as far as whoever plans has measured it.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub used: Arc<Used>,
     /// What hosts have said no to, or failed at.
     #[serde(default)]
     pub setbacks: Vec<Setback>,
@@ -106,6 +110,10 @@ impl PlanInput {
         }
         self
     }
+}
+
+fn is_unknown(used: &Arc<Used>) -> bool {
+    used.is_empty()
 }
 
 fn is_no_policy(policy: &Arc<Policy>) -> bool {

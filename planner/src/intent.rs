@@ -10,13 +10,18 @@ use std::fmt;
 use protocol::id::{HostId, JobId, PoolName};
 use protocol::pool::PoolId;
 use protocol::resources::{Bytes, Resources};
+use protocol::used::HostUse;
 use protocol::view::{Freshness, HostRow};
 use serde::{Deserialize, Serialize};
 
+use crate::rules::{Balanced, Clause, Rule};
 use crate::state::State;
 
 /// Disk space above this share of the capacity that is promised, or used, is worth a word, in percent.
 const DISK_PERCENT_MAX: u64 = 90;
+
+/// CPUs of a machine that its guests keep busy above this share are worth a word, in percent: what comes beside them waits.
+const BUSY_PERCENT: u64 = 90;
 
 /// What an operator intends with a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +86,20 @@ pub enum Problem {
         /// What it has.
         capacity: Resources,
     },
+    /// Its guests keep nine tenths of a host's CPUs busy, on average over minutes.
+    Busy {
+        /// The host.
+        host: HostId,
+        /// What they use, in thousandths of a CPU.
+        cpu_millis: u64,
+        /// CPUs that the machine has.
+        cpus: u32,
+    },
+    /// Hosts are to be balanced by what guests use, and of this one it is not known.
+    UseUnknown {
+        /// The host.
+        host: HostId,
+    },
     /// Nine tenths of a host's disk space, or of a pool's, are promised; or of a pool only a tenth is really free.
     PoolAlmostFull {
         /// The host; of a pool that several have, the first of them.
@@ -104,6 +123,8 @@ impl Problem {
             | Problem::HostOff { host, .. }
             | Problem::HostDraining { host, .. }
             | Problem::Overloaded { host, .. }
+            | Problem::Busy { host, .. }
+            | Problem::UseUnknown { host }
             | Problem::PoolAlmostFull { host, .. } => host,
         }
     }
@@ -112,10 +133,17 @@ impl Problem {
 /// What is wrong in this state, by host.
 #[must_use]
 pub fn problems(state: &State<'_>) -> Vec<Problem> {
+    let by_use = |clause: &Clause| match &clause.rule {
+        Rule::Balanced(rule) if !rule.measure().is_promised() => Some(rule.clone()),
+        _ => None,
+    };
+    let by_use: Vec<Balanced> = state.input().clauses.iter().filter_map(by_use).collect();
     let mut seen = BTreeSet::new();
     state
         .hosts()
-        .flat_map(|(_, row)| [problems_of(state, row), full_pools(state, row, &mut seen)].concat())
+        .flat_map(|(_, row)| {
+            [problems_of(state, row, &by_use), full_pools(state, row, &mut seen)].concat()
+        })
         .collect()
 }
 
@@ -145,7 +173,7 @@ fn is_almost(bytes: u64, capacity_bytes: u64) -> bool {
     capacity_bytes > 0 && u128::from(bytes) * 100 >= full
 }
 
-fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
+fn problems_of(state: &State<'_>, row: &HostRow, by_use: &[Balanced]) -> Vec<Problem> {
     let host = row.host.id.clone();
     let heard = state.heard(&host);
     let intent = state.intent(&host);
@@ -176,12 +204,26 @@ fn problems_of(state: &State<'_>, row: &HostRow) -> Vec<Problem> {
     if !allocation.fits_in(capacity) {
         found.push(Problem::Overloaded { host: host.clone(), allocation, capacity });
     }
+    found.extend(use_of(state, row, by_use));
     if is_almost(allocation.disk_bytes, capacity.disk_bytes) {
         let free_bytes = capacity.disk_bytes.saturating_sub(allocation.disk_bytes);
         let (pool, capacity_bytes) = (None, capacity.disk_bytes);
         found.push(Problem::PoolAlmostFull { host, pool, free_bytes, capacity_bytes });
     }
     found
+}
+
+/// What is wrong with what a host's guests use, or with what is known of it.
+fn use_of(state: &State<'_>, row: &HostRow, by_use: &[Balanced]) -> Option<Problem> {
+    let host = row.host.id.clone();
+    let known = state.cpu_millis(row).zip(state.input().used.hosts.get(&host));
+    if let Some((cpu_millis, HostUse { cpus, .. })) = known {
+        let is_busy =
+            u128::from(cpu_millis) * 100 >= u128::from(*cpus) * 1_000 * u128::from(BUSY_PERCENT);
+        return (is_busy && *cpus > 0).then_some(Problem::Busy { host, cpu_millis, cpus: *cpus });
+    }
+    let is_asked = by_use.iter().any(|rule| rule.is_about(&row.host));
+    (is_asked && state.intent(&host).is_none()).then_some(Problem::UseUnknown { host })
 }
 
 fn names(jobs: &[JobId]) -> String {
@@ -206,6 +248,13 @@ impl fmt::Display for Problem {
             }
             Problem::Overloaded { host, allocation, capacity } => {
                 write!(f, "{} has promised {allocation} and has {capacity}", host.short())
+            }
+            Problem::Busy { host, cpu_millis, cpus } => {
+                let used = crate::measure::cpus(*cpu_millis);
+                write!(f, "guests on {} keep {used} of its {cpus} CPUs busy", host.short())
+            }
+            Problem::UseUnknown { host } => {
+                write!(f, "it is not known what guests on {} use", host.short())
             }
             Problem::PoolAlmostFull { host, pool, free_bytes, capacity_bytes } => {
                 let (host, free, capacity) =

@@ -61,6 +61,8 @@ mod evictions;
 
 mod preempt;
 
+mod measure;
+
 mod balance;
 
 mod saving;
@@ -89,6 +91,7 @@ pub use images::Fetch;
 pub use input::{Heard, Limits, PlanInput, Reservation, Setback, SetbackReason};
 pub use intent::{Intent, Problem, problems};
 pub use level::{Level, Score};
+pub use measure::Measure;
 pub use order::{ORDER_MAX, Order, StartsAfter, circle, circle_words, runs};
 pub use policy::Placement;
 pub use preempt::Preemption;

@@ -350,6 +350,26 @@ impl<'a> State<'a> {
         jobs.into_iter().collect()
     }
 
+    /// What guests keep busy of a host's CPUs, in thousandths of one; `None` unless it is known of all of them.
+    #[must_use]
+    pub fn cpu_millis(&self, row: &HostRow) -> Option<u64> {
+        let (host, used) = (&row.host.id, &self.input.used);
+        let mut sum = used.hosts.get(host)?.others_cpu_millis;
+        let mut add = |job: &JobId| {
+            sum = sum.saturating_add(used.vms.get(job)?.cpu_millis);
+            Some(())
+        };
+        let seen = row.jobs.iter().filter(|(job, _)| !self.jobs.contains_key(*job));
+        for (id, _) in seen.filter(|(_, job)| !job.state.is_ended() && job.spec.as_vm().is_some()) {
+            add(id)?;
+        }
+        let placed = self.jobs.iter().filter_map(|(job, rows)| Some((job, rows.get(host)?)));
+        for (id, _) in placed.filter(|(_, p)| !p.state.is_ended() && p.spec.as_vm().is_some()) {
+            add(id)?;
+        }
+        Some(sum)
+    }
+
     /// VMs that were alive on a host when it was last heard, whatever has become of them.
     #[must_use]
     pub fn jobs_seen_alive(&self, row: &HostRow) -> Vec<JobId> {

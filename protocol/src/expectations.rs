@@ -64,7 +64,7 @@ pub struct ExpectationStatus {
     /// How it stands.
     #[serde(flatten)]
     pub standing: KeptStanding,
-    /// What is told beside that: how far hosts are apart that are to be balanced, or what their next move waits for; of hosts that are to
+    /// What is told beside that: how far hosts are apart that are to be balanced and of which it is not known, or what their next move waits for; of hosts that are to
     /// sleep, which would be next, and what that waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -50,6 +50,8 @@ pub mod admission;
 
 pub mod usage;
 
+pub mod used;
+
 pub mod api;
 
 pub mod expectations;

@@ -23,6 +23,9 @@ pub struct Usage {
 /// What is used of a machine, by guests and everything else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MachineUsage {
+    /// CPUs that it has, as its kernel counts them; agents of before do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
     /// Memory that could be given to new processes, in bytes.
     pub memory_available_bytes: u64,
     /// Processes that ran or waited for a disk, on average over the last minute.

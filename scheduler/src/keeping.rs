@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use planner::rules::Balanced;
 use planner::{Clause, Plan, Setback, SetbackReason, State, Step};
 use protocol::api::{NewRun, RunState, RunStatus, Want};
 use protocol::expectations::{KeptStanding, SetList, SetStatus};
@@ -16,6 +17,7 @@ use protocol::id::{HostId, JobId, Revision, RunId, SetName};
 use protocol::job::Role;
 use protocol::refusal::{Problem, Refusal};
 use protocol::trust::Trust;
+use protocol::used::Used;
 use protocol::view::View;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -50,6 +52,8 @@ pub(crate) struct Keeping {
     news: watch::Sender<u64>,
     /// Hosts of the cluster, by which trust document.
     members: Mutex<Members>,
+    /// What guests use, as far as it is known.
+    used: Mutex<Arc<Used>>,
 }
 
 type Members = (Option<Arc<Trust>>, Arc<BTreeSet<HostId>>);
@@ -67,6 +71,31 @@ impl Keeping {
     /// Something has changed that is not in the picture, and by which what is expected is judged.
     pub(crate) fn look_again(&self) {
         self.tell();
+    }
+
+    /// Hears of everything that is kept, judged or known otherwise.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// What is expected of what guests use.
+    pub(crate) fn rules_of_use(&self) -> Vec<Balanced> {
+        self.upkeep().rules_of_use()
+    }
+
+    /// The same `Arc` until something else is known.
+    pub(crate) fn used(&self) -> Arc<Used> {
+        Arc::clone(&self.used.lock().expect("no holder of this lock panics"))
+    }
+
+    /// Takes what is known now; whether that is something else than before.
+    pub(crate) fn note_used(&self, used: Used) -> bool {
+        let mut known = self.used.lock().expect("no holder of this lock panics");
+        let is_other = **known != used;
+        if is_other {
+            *known = Arc::new(used);
+        }
+        is_other
     }
 
     fn tell(&self) {
@@ -397,7 +426,8 @@ impl Scheduler {
         let open = self.open_mends(&picture.view);
         let (view, heard) = (picture.view.clone(), self.heard_or_asleep(&picture));
         let powers = self.asleep().powers();
-        let look = Look { view, heard, members, powers, open, turns };
+        let used = self.used();
+        let look = Look { view, heard, members, powers, used, open, turns };
         self.give(Input::Looked(Box::new(look)), mends).await;
     }
 

@@ -97,6 +97,10 @@ mod upkeep;
 
 mod keeping;
 
+mod gauge;
+
+mod gauging;
+
 mod tend;
 
 mod executor;
@@ -134,6 +138,7 @@ pub use engine::{
 };
 pub use executor::Executor;
 pub use follow::{HeardAt, Picture, follow};
+pub use gauge::Gauge;
 pub use keeping::{KeepError, Kept};
 pub use knowledge::Knowledge;
 pub use level::{Move, level};

@@ -41,7 +41,8 @@ impl Scheduler {
     /// ([`Scheduler::keep`]), until the scheduler's shutdown. Several schedulers may do so at the same time: the hosts and arbiters let each guest go
     /// to one host only.
     pub async fn tend_hosts(&self) {
-        tokio::join!(self.empty_hosts(), self.fail_over(), self.mend_expectations());
+        let kept = async { tokio::join!(self.mend_expectations(), self.gauge_guests()) };
+        tokio::join!(self.empty_hosts(), self.fail_over(), kept);
     }
 
     /// Starts elsewhere what its host has lost, or may have lost by its silence.

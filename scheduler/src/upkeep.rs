@@ -50,6 +50,7 @@ use planner::{
 use protocol::api::Want;
 use protocol::expectations::SetStatus;
 use protocol::id::{HostId, JobId, Revision, SetName};
+use protocol::used::Used;
 use protocol::view::View;
 use serde_json::Value;
 
@@ -151,6 +152,8 @@ pub struct Look {
     pub members: Arc<BTreeSet<HostId>>,
     /// Who of them sleeps, and who may.
     pub powers: Arc<Powers>,
+    /// What guests use, as far as it is known.
+    pub used: Arc<Used>,
     /// Runs that have not ended.
     pub open: Vec<Open>,
     /// Who else keeps the same sets.
@@ -194,6 +197,8 @@ pub struct Aims {
     pub shifts: Shifts,
     /// How many hosts may be put to sleep, or woken for the room that they have.
     pub savings_max: u32,
+    /// What guests use, if a move could be for that or be undone for it.
+    pub used: Arc<Used>,
 }
 
 impl Aims {
@@ -216,6 +221,7 @@ impl Aims {
         limits.savings_max = limits.savings_max.max(self.savings_max);
         limits.wakes_for = limits.wakes_for.or(Some(Level::Must));
         limits.preempts_for = limits.preempts_for.or(Some(Level::Must));
+        input.used = self.used;
         make_room(&mut input, self.heeded);
         input
     }
@@ -298,6 +304,7 @@ pub struct Upkeep {
     /// What is done so that hosts sleep that nobody needs.
     saving: Saving,
     powers: Arc<Powers>,
+    used: Arc<Used>,
     /// What the loss of each host, or of each value of a label, would need, if anybody expects that none does harm.
     rehearsals: BTreeMap<Option<String>, Rehearsal>,
     open: Vec<Open>,
@@ -505,12 +512,16 @@ impl Upkeep {
     }
 
     fn look(&mut self, now_ms: u64, look: Look, out: &mut Vec<Effect>) {
-        let Look { view, heard, members, powers, open, turns } = look;
+        let Look { view, heard, members, powers, used, open, turns } = look;
         let (mut changed, mut is_change) = self.index.update(&view, &heard, &members);
         let before = std::mem::replace(&mut self.powers, powers);
         if !Arc::ptr_eq(&before, &self.powers) && before != self.powers {
             changed.extend(self.index.whole().cloned());
             is_change = true;
+        }
+        let before_used = std::mem::replace(&mut self.used, used);
+        if !Arc::ptr_eq(&before_used, &self.used) && before_used != self.used {
+            changed.extend(self.by_use().map(|(key, _)| key.clone()));
         }
         self.note_turned(now_ms, &before);
         if !self.has_looked {

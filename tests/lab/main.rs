@@ -14,6 +14,8 @@ mod images;
 
 mod jobs;
 
+mod load;
+
 mod networks;
 
 mod page;

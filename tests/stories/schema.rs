@@ -44,14 +44,24 @@ fn the_examples_give_the_plans_that_the_documents_promise() {
     assert_eq!(steps(&drain), ["move small from h1 to h2"]);
     // The only one that is awake could not be lost.
     assert_eq!(steps(&record("examples/saving.expectations.json")), ["wake h2"]);
+    let used = record("examples/use.expectations.json");
+    assert_eq!(steps(&used), ["move small from h1 to h2"]);
+    assert_eq!(used.outcome.plan.shifts[0].reason(), "as h1 is 68.8% busy and h2 0%");
     let group = record("examples/group.expectations.json");
     assert_eq!(steps(&group), ["start db-1 on h1", "start web-1 on h2", "start web-2 on h1"]);
 }
 
 #[test]
 fn a_record_survives_being_written_and_made_again() {
-    let kept = record("examples/room.expectations.json");
-    let text = serde_json::to_string(&kept).expect("JSON");
+    survives(&record("examples/room.expectations.json"));
+    // What guests used then is part of it.
+    let used = record("examples/use.expectations.json");
+    assert!(!used.input.used.is_empty() && !used.outcome.plan.shifts.is_empty());
+    survives(&used);
+}
+
+fn survives(kept: &Record) {
+    let text = serde_json::to_string(kept).expect("JSON");
     let read: Record = serde_json::from_str(&text).expect("a record");
     let again = Record::make(read.input.clone(), read.not_understood.clone());
     assert_eq!(serde_json::to_string(&again).expect("JSON"), text);

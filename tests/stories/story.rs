@@ -9,6 +9,7 @@ use protocol::host::Inventory;
 use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::JobState;
 use protocol::trust::{Pattern, VmMax};
+use protocol::used::HostUse;
 use protocol::view::{Freshness, View};
 use protocol::vm::VmSpec;
 use serde_json::{Value, json};
@@ -195,8 +196,13 @@ impl Story {
     fn host(&mut self, name: &str, words: &[&str]) -> Result<(), String> {
         let (size, words) = words.split_first().ok_or("a host needs its memory")?;
         let mut inventory = world::host(name, world::bytes(size)?)?;
+        let (mut others_cpu_millis, mut is_measured) = (0, true);
         for word in words {
-            if let Some(count) = word.strip_suffix("cpus") {
+            if let Some(used) = word.strip_prefix("others=") {
+                others_cpu_millis = world::cpu_millis(used)?;
+            } else if *word == "unmeasured" {
+                is_measured = false;
+            } else if let Some(count) = word.strip_suffix("cpus") {
                 let count = count.parse().map_err(|_| format!("unknown word {word}"))?;
                 inventory.host.capacity.vcpus = count;
             } else if let Some(size) = word.strip_prefix("disk=") {
@@ -215,6 +221,11 @@ impl Story {
                 return Err(format!("unknown word {word}"));
             }
         }
+        if is_measured {
+            let cpus = inventory.host.capacity.vcpus;
+            let used = HostUse { cpus, others_cpu_millis };
+            self.wanted.used.hosts.insert(name.to_owned(), used);
+        }
         self.hosts.insert(name.to_owned(), inventory);
         Ok(())
     }
@@ -232,6 +243,11 @@ impl Story {
         let (states, words): (Vec<&str>, Vec<&str>) =
             words.iter().partition(|word| state(word).is_some());
         let state = states.first().and_then(|word| state(word)).unwrap_or(JobState::Running);
+        let is_use = |word: &&str| word.starts_with("uses=") || word.starts_with("watched=");
+        let (uses, words): (Vec<&str>, Vec<&str>) = words.into_iter().partition(is_use);
+        if let Some(used) = world::vm_use(&uses)? {
+            self.wanted.used.vms.insert(JobId::new(name).map_err(|e| e.to_string())?, used);
+        }
         let job = world::job(name, world::spec(&words)?, state)?;
         let booked = job.spec.as_vm().map(VmSpec::bytes_by_pool).unwrap_or_default();
         for (pool, bytes) in booked {
@@ -338,6 +354,10 @@ impl Story {
                 json!({ "expect": "lose_any_domain", "domain": domain })
             }
             ["balanced", within, labels @ ..] => {
+                let (measure, labels) = match labels {
+                    ["cpu", labels @ ..] => ("cpu", labels),
+                    labels => ("promised", labels),
+                };
                 let percent = within.strip_suffix('%').ok_or("write PERCENT%")?;
                 let percent: u32 = percent.parse().map_err(|_| format!("unknown word {within}"))?;
                 let pair = |label: &str| {
@@ -346,7 +366,10 @@ impl Story {
                 };
                 let labels: Result<BTreeMap<_, _>, _> = labels.iter().map(|l| pair(l)).collect();
                 let labels = labels?;
-                json!({ "expect": "balanced", "within_percent": percent, "labels": labels })
+                json!({
+                    "expect": "balanced", "within_percent": percent, "measure": measure,
+                    "labels": labels,
+                })
             }
             ["power_saving", words @ ..] => {
                 let (mut value, mut labels) =

@@ -8,6 +8,7 @@ use protocol::job::{Job, JobSpec, JobState};
 use protocol::pool::{PoolFacts, PoolId};
 use protocol::resources::{Bytes, Resources};
 use protocol::signed::{Digest, SecretKey};
+use protocol::used::{VmUse, WATCHED_MS_MAX};
 use protocol::vm::{DiskSpec, Plug, VmSpec};
 
 /// Disk space of a host whose story does not say.
@@ -103,6 +104,32 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
         disk.image = image;
     }
     Ok(JobSpec { tenant, ..JobSpec::vm(vm) })
+}
+
+/// What a VM uses, by its words: `uses=1.5cpus`, and for how long it was watched: `watched=20s`. Without the first it is not
+/// known.
+pub(crate) fn vm_use(words: &[&str]) -> Result<Option<VmUse>, String> {
+    let mut used = None;
+    let mut watched_ms = WATCHED_MS_MAX;
+    for word in words {
+        if let Some(cpus) = word.strip_prefix("uses=") {
+            used = Some(cpu_millis(cpus)?);
+        } else {
+            let seconds = word.strip_prefix("watched=").and_then(|word| word.strip_suffix('s'));
+            let seconds: Option<u64> = seconds.and_then(|seconds| seconds.parse().ok());
+            watched_ms = 1_000 * seconds.ok_or(format!("unknown word {word}"))?;
+        }
+    }
+    Ok(used.map(|cpu_millis| VmUse { cpu_millis, watched_ms }))
+}
+
+/// Thousandths of a CPU of `1.5cpus`.
+pub(crate) fn cpu_millis(word: &str) -> Result<u64, String> {
+    let cpus: Option<f64> = word.strip_suffix("cpus").and_then(|cpus| cpus.parse().ok());
+    let cpus = cpus.filter(|cpus| (0.0..10_000.0).contains(cpus));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
+    let millis = cpus.map(|cpus| (cpus * 1_000.0).round() as u64);
+    millis.ok_or(format!("unknown word {word}"))
 }
 
 pub(crate) fn bytes(word: &str) -> Result<u64, String> {

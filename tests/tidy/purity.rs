@@ -7,7 +7,7 @@ use crate::source;
 
 /// Where nothing but deciding is done: folders, and files named without their ending (a core's
 /// submodules are in the folder of the same name).
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "protocol/src/",
     "planner/src/",
     "host-agent/src/core/",
@@ -21,6 +21,7 @@ const PURE: [&str; 20] = [
     "scheduler/src/task",
     "scheduler/src/knowledge",
     "scheduler/src/upkeep",
+    "scheduler/src/gauge",
     "bootstrap/src/verdict",
     "bootstrap/src/layout",
     "bootstrap/src/charter",

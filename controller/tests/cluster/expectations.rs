@@ -12,7 +12,12 @@ use super::fakes::{Cluster, spec};
 use super::{Asker, Controller, DEADLINE, id, start};
 
 impl Asker {
-    async fn put(&self, name: &str, revision: u64, list: Value) -> Result<u16, CallError> {
+    pub(crate) async fn put(
+        &self,
+        name: &str,
+        revision: u64,
+        list: Value,
+    ) -> Result<u16, CallError> {
         let expectations = list.as_array().unwrap().clone();
         let put = PutExpectations { revision: Revision(revision), expectations };
         let path = format!("/v1/expectations/{name}");
@@ -20,12 +25,16 @@ impl Asker {
         reply.await.map(|reply| reply.status)
     }
 
-    async fn set(&self, name: &str, wait_ms: u64) -> Result<SetStatus, CallError> {
+    pub(crate) async fn set(&self, name: &str, wait_ms: u64) -> Result<SetStatus, CallError> {
         let path = format!("/v1/expectations/{name}?wait_ms={wait_ms}");
         self.client.get(&self.endpoint, &path).await
     }
 
-    async fn standing_is(&self, name: &str, is_it: impl Fn(&KeptStanding) -> bool) -> KeptStanding {
+    pub(crate) async fn standing_is(
+        &self,
+        name: &str,
+        is_it: impl Fn(&KeptStanding) -> bool,
+    ) -> KeptStanding {
         let wait = async {
             loop {
                 let standing = self.set(name, 200).await.unwrap().expectations[0].standing.clone();

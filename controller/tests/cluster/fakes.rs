@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
@@ -23,6 +23,7 @@ use protocol::ticket::{
     Answer, Denial, DenialReason, Expected, Grant, Offer, OfferStanding, Purpose, verify,
 };
 use protocol::trust::{Peer as TrustPeer, Right, Slot, Trust};
+use protocol::usage::{GuestUsage, MachineUsage, Usage};
 use protocol::vm::{OnLoss, VmSpec};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -71,6 +72,11 @@ struct FakeHost {
     undone: BTreeSet<(RunId, u32)>,
     starts: BTreeMap<JobId, u32>,
     faults: Faults,
+    /// What its guests keep busy, in thousandths of a CPU, since it began.
+    uses: BTreeMap<JobId, u64>,
+    began: Instant,
+    /// How often it was asked what its guests use.
+    usage_count: u32,
 }
 
 pub(crate) fn spec() -> JobSpec {
@@ -156,6 +162,28 @@ impl Cluster {
         change(&mut lock(&self.world.hosts[host]).faults);
     }
 
+    /// Hosts take guests of others, as far as a plan goes.
+    pub(crate) fn can_receive(&self) {
+        for host in &self.world.hosts {
+            lock(host).host.hypervisor.can_receive = true;
+        }
+    }
+
+    /// A guest keeps so much of a host's eight CPUs busy, in thousandths of one.
+    pub(crate) fn uses(&self, host: usize, job: &str, cpu_millis: u64) {
+        let id = JobId::new(job).unwrap();
+        lock(&self.world.hosts[host]).uses.insert(id, cpu_millis);
+    }
+
+    /// How often hosts were asked what their guests use.
+    pub(crate) fn usage_counts(&self) -> Vec<u32> {
+        self.world.hosts.iter().map(|host| lock(host).usage_count).collect()
+    }
+
+    pub(crate) fn host_id(&self, host: usize) -> HostId {
+        lock(&self.world.hosts[host]).host.id.clone()
+    }
+
     pub(crate) fn set_start_ms(&self, ms: u64) {
         self.world.start_ms.store(ms, Ordering::Relaxed);
     }
@@ -228,6 +256,7 @@ fn host_router(shared: Shared) -> Router {
         Router::new()
             .route("/v1/offers", post(offer))
             .route("/v1/offers/{epoch}/{num}", delete(void_offer))
+            .route("/v1/usage", get(usage))
             .route("/v1/jobs/{id}", get(read).put(put).delete(remove))
             .route("/v1/jobs/{id}/stop", post(stop))
             .with_state(shared),
@@ -299,6 +328,9 @@ impl FakeHost {
             undone: BTreeSet::new(),
             starts: BTreeMap::new(),
             faults: Faults::default(),
+            uses: BTreeMap::new(),
+            began: Instant::now(),
+            usage_count: 0,
         }
     }
 
@@ -455,6 +487,23 @@ async fn bring_up(shared: Shared, id: JobId) {
         }
         return;
     }
+}
+
+/// What each guest that is alive has used, as if it had always kept the same busy.
+async fn usage(State(shared): State<Shared>, peer: Peer) -> Reply<Usage> {
+    permit(&shared.world, peer, Right::Read)?;
+    let mut host = shared.host();
+    host.usage_count += 1;
+    let elapsed_ms = u64::try_from(host.began.elapsed().as_millis()).unwrap();
+    let alive = host.jobs.values().filter(|job| !job.state.is_ended());
+    let guests = alive.map(|job| {
+        let cpu_ns = host.uses.get(&job.id).map(|cpu_millis| cpu_millis * elapsed_ms * 1_000);
+        let (name, job) = (job.id.to_string(), Some(job.id.clone()));
+        GuestUsage { name, job, cpu_ns, ..GuestUsage::default() }
+    });
+    let guests = guests.collect();
+    let machine = MachineUsage { cpus: Some(8), memory_available_bytes: 0, load_1m: 0.0 };
+    Ok(Json(Usage { at_ms: elapsed_ms, machine, guests }))
 }
 
 async fn read(State(shared): State<Shared>, Path(id): Path<JobId>) -> Reply<Job> {

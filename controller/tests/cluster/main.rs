@@ -4,6 +4,7 @@
 mod expectations;
 
 mod fakes;
+mod load;
 mod preemption;
 
 use std::path::Path;

@@ -21,6 +21,7 @@ async fn usage_is_told_by_job_and_read_once_a_second() {
     assert_eq!((guest.name.as_str(), guest.job.as_ref().unwrap().as_str()), ("web-1", "web-1"));
     assert_eq!(guest.memory_bytes, Some(16 << 20));
     assert!(first.machine.memory_available_bytes > 0);
+    assert!(first.machine.cpus.is_some_and(|cpus| cpus > 0), "{:?}", first.machine);
     let begin = Instant::now();
     loop {
         let next = read().await;
@@ -50,6 +51,7 @@ async fn metrics_are_there_also_when_the_hypervisor_does_not_answer() {
             let line = "ostler_agent_vm_memory_resident_bytes{vm=\"web-1\"} 16777216.0\n";
             assert!(text.contains(line), "{text}");
             assert!(text.contains("ostler_agent_vm_cpu_seconds_total{vm=\"web-1\"}"), "{text}");
+            assert!(text.contains("ostler_agent_machine_cpus "), "{text}");
             break;
         }
         assert!(begin.elapsed() < PATIENCE, "its answer is never taken: {text}");

@@ -1,6 +1,7 @@
 //! Flags of the commands about hosts and what they store.
 
 use clap::{Args, Subcommand};
+use planner::Measure;
 use protocol::id::{ImageName, JobId, SnapshotName};
 use protocol::power::PowerAction;
 use protocol::resources::Bytes;
@@ -53,6 +54,27 @@ pub(crate) struct RebalanceArgs {
         value_parser = clap::value_parser!(u32).range(1..=100)
     )]
     pub(crate) within: u32,
+    /// By what hosts are compared: what they have promised of memory and vCPUs, or the CPUs that guests use
+    #[arg(long, value_enum, default_value_t = Measured::Promised)]
+    pub(crate) measure: Measured,
+}
+
+/// By what hosts are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Measured {
+    /// Memory or vCPUs that are promised, whichever is more of what the host has
+    Promised,
+    /// CPUs that guests keep busy, of those of the machine
+    Cpu,
+}
+
+impl From<Measured> for Measure {
+    fn from(measured: Measured) -> Self {
+        match measured {
+            Measured::Promised => Measure::Promised,
+            Measured::Cpu => Measure::Cpu,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -216,7 +216,7 @@ fn check(wanted: &Wanted) -> Result<(), Failure> {
     }
     let what = "only `expectations` are kept; this file says more, which is for one plan alone";
     Err(Failure::new(Code::Refused, what)
-        .next("leave out intents, placement, policy, reservations, seed and limits; a host is emptied by `ostler drain`, and `ostler policy set` is for everybody"))
+        .next("leave out intents, placement, policy, used, reservations, seed and limits; a host is emptied by `ostler drain`, and `ostler policy set` is for everybody"))
 }
 
 /// Kinds that nobody knows here. A newer controller may, so they are kept.

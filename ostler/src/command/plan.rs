@@ -12,6 +12,7 @@ use planner::{Clause, Heard, Intent, Limits, PlanInput, State};
 use protocol::id::{HostId, SetName};
 use protocol::power::Sleep;
 use protocol::trust::Policy;
+use protocol::used::Used;
 use protocol::view::View;
 use scheduler::{Foresight, HeardAt, Look, Powers, SetRecord};
 use serde_json::{Value, json};
@@ -53,9 +54,10 @@ pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failu
     let heard = heard_of(&picture);
     let sets = kept(session).await;
     let may_sleep = session.may_sleep().await;
+    let used = session.used().await;
     let members = session.members();
     let (policy, asleep) = (session.policy(), picture.asleep);
-    let around = Around { sets, members, policy, asleep, may_sleep };
+    let around = Around { sets, members, policy, asleep, may_sleep, used };
     finish(session.is_json, &args, picture.view, heard, around)
 }
 
@@ -69,6 +71,7 @@ struct Around {
     policy: Arc<Policy>,
     asleep: BTreeMap<HostId, Sleep>,
     may_sleep: BTreeSet<HostId>,
+    used: Used,
 }
 
 /// Tells a plan who is asleep, and whom no run wakes.
@@ -132,12 +135,16 @@ fn finish(
     args: &PlanArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
-    Around { sets, members, policy, asleep, may_sleep }: Around,
+    Around { sets, members, policy, asleep, may_sleep, used }: Around,
 ) -> Result<Code, Failure> {
     let wanted = under(policy, read_wanted(args.expectations.as_deref())?);
     let (mut input, not_understood) = case(view, heard, wanted);
     lay_asleep(&mut input, &asleep);
     input.may_sleep.extend(may_sleep);
+    // What a file says is how somebody would have it.
+    if input.used.is_empty() {
+        input.used = Arc::new(used);
+    }
     with(&mut input, &args.with)?;
     let (input, held) = beside(input, sets, members);
     let record = Record::make(input, not_understood);
@@ -176,6 +183,7 @@ fn beside(
         heard: heard.collect(),
         members: Arc::new(members),
         powers: Arc::new(powers),
+        used: Arc::clone(&input.used),
         ..Look::default()
     };
     let Foresight { aims, held } = Foresight::of(sets, &look);

@@ -4,6 +4,7 @@
 //! it has arrived: what has changed meanwhile counts. Ctrl-C ends it after the move that goes on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use planner::case::{Record, Wanted, case};
 use planner::rules::Balanced;
@@ -24,12 +25,13 @@ pub(crate) async fn run(session: &Session, args: RebalanceArgs) -> Result<Code, 
         let what = "moving VMs takes hosts and tickets, so it needs a controller";
         return Err(Failure::usage(what).next("ostler bootstrap, then without --hosts"));
     }
-    let rule = Balanced::new(args.within, BTreeMap::new(), 0).map_err(Failure::usage)?;
+    let rule = Balanced::new(args.within, BTreeMap::new(), 0)
+        .and_then(|rule| rule.measured(args.measure.into(), Some(0)))
+        .map_err(Failure::usage)?;
     let _ = session.learn_names().await;
     let picture = session.picture().await?;
     picture.warn();
-    let record =
-        planned(session, &picture, &rule, rules_for_moves(session).await, (args.moves, false));
+    let record = planned(session, &picture, &rule, (args.moves, false)).await;
     if args.dry_run || !session.is_json {
         plan::tell(session.is_json, &record);
     }
@@ -57,7 +59,7 @@ async fn carry_out(
         }
         moved += 1;
         let picture = session.picture().await?;
-        record = planned(session, &picture, rule, rules_for_moves(session).await, (1, true));
+        record = planned(session, &picture, rule, (1, true)).await;
     }
     if session.is_json {
         return Ok(Code::Ok);
@@ -79,19 +81,26 @@ async fn begin(session: &Session, shift: Shift) -> Result<Code, Failure> {
 }
 
 /// What would be moved, and what is left then.
-fn planned(
+async fn planned(
     session: &Session,
     picture: &Picture,
     rule: &Balanced,
-    rules: Vec<Clause>,
     (moves, was_begun): (u32, bool),
 ) -> Record {
     let heard = plan::heard_of(picture);
     let (mut input, _) = case(picture.view.clone(), heard, Wanted::default());
     plan::lay_asleep(&mut input, &picture.asleep);
     input.policy = session.policy();
+    if !rule.measure().is_promised() {
+        input.used = Arc::new(session.used_now(picture).await);
+    }
     // What else is kept binds these moves, and is not mended by them.
-    input.heeded = rules.into_iter().filter(|clause| !is_balanced(&clause.rule)).collect();
+    let kept = rules_for_moves(session).await.into_iter();
+    let is_other = |clause: &Clause| match &clause.rule {
+        Rule::Balanced(other) => other.measure() != rule.measure(),
+        _ => true,
+    };
+    input.heeded = kept.filter(is_other).collect();
     input.clauses = vec![Clause { level: Level::Should, rule: Rule::Balanced(rule.clone()) }];
     input.limits = Limits { shifts_max: moves, shifts_begun: was_begun, ..Limits::default() };
     Record::make(input, vec![])

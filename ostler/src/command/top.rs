@@ -67,7 +67,8 @@ pub(crate) async fn run(session: &Session, args: TopArgs) -> Result<Code, Failur
     Ok(Code::Ok)
 }
 
-async fn look(
+/// What every host says that its guests have used.
+pub(crate) async fn look(
     session: &Session,
     picture: &Picture,
     warns: bool,
@@ -155,7 +156,7 @@ mod tests {
             disks: vec![disk],
             ..GuestUsage::default()
         };
-        let machine = MachineUsage { memory_available_bytes: 0, load_1m: 0.0 };
+        let machine = MachineUsage { cpus: None, memory_available_bytes: 0, load_1m: 0.0 };
         Usage { at_ms, machine, guests: vec![guest] }
     }
 

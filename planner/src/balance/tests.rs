@@ -8,6 +8,7 @@ use protocol::id::{Cursor, Epoch};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::resources::Resources;
 use protocol::signed::SecretKey;
+use protocol::used::{HostUse, Used, VmUse};
 use protocol::view::View;
 use protocol::vm::{DiskSpec, VmSpec};
 
@@ -294,4 +295,150 @@ fn what_moves_memory_only_goes_before_what_has_disks_to_be_copied() {
     input.heeded = vec![Clause { level: Level::Wish, rule: stays }];
     let expected = ["move vm-0-0 from h0000 to h0001"];
     assert_eq!(words(&input), expected, "and not vm-0-2, which is of little use");
+}
+
+/// CPUs that a VM keeps busy, in thousandths, and for how many seconds it was watched; `None` where it is not known.
+type Use = Option<(u64, u64)>;
+
+fn uses() -> impl Strategy<Value = Vec<Vec<Use>>> {
+    let one = (0..3_000_u64, prop_oneof![4 => Just(3_600_u64), 1 => Just(60_u64)]);
+    let one = prop_oneof![12 => one.prop_map(Some), 1 => Just(None)];
+    prop::collection::vec(prop::collection::vec(one, 7), 7)
+}
+
+fn by_use(within: u32) -> Clause {
+    let rule = Balanced::new(within, BTreeMap::new(), 0).unwrap();
+    let rule = rule.measured(Measure::Cpu, Some(300)).unwrap();
+    Clause { level: Level::Wish, rule: Rule::Balanced(rule) }
+}
+
+fn used(hosts: &[Drawn], uses: &[Vec<Use>], unmeasured: usize) -> Used {
+    let mut used = Used::default();
+    for (n, drawn) in hosts.iter().enumerate() {
+        if n != unmeasured {
+            let known = HostUse { cpus: drawn.vcpus, others_cpu_millis: 250 * (n as u64 % 3) };
+            used.hosts.insert(host_id(n), known);
+        }
+        for (at, known) in uses[n].iter().take(drawn.vms.len()).enumerate() {
+            let Some((cpu_millis, watched_s)) = known else { continue };
+            let known = VmUse { cpu_millis: *cpu_millis, watched_ms: watched_s * 1_000 };
+            used.vms.insert(job_id(n, at), known);
+        }
+    }
+    used
+}
+
+/// How busy the hosts are of which it is known, busiest first, in millionths, by the tests' own arithmetic.
+fn busy(input: &PlanInput) -> Vec<u128> {
+    let mut all = Vec::new();
+    for (host, row) in input.view.hosts() {
+        let Some(known) = input.used.hosts.get(host) else { continue };
+        let alive = row.jobs.values().filter(|job| job.state == JobState::Running);
+        let uses: Option<Vec<u64>> =
+            alive.map(|job| Some(input.used.vms.get(&job.id)?.cpu_millis)).collect();
+        let Some(uses) = uses else { continue };
+        let sum = uses.iter().sum::<u64>() + known.others_cpu_millis;
+        all.push(u128::from(sum) * 1_000 / u128::from(known.cpus));
+    }
+    all.sort_by_key(|share| Reverse(*share));
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn moves_for_what_guests_use_lead_nowhere_back_and_are_of_what_is_known(
+        hosts in prop::collection::vec(drawn(), 1..7),
+        uses in uses(),
+        unmeasured in 0..12_usize,
+        within in 4..60_u32,
+        heeded in rules(),
+    ) {
+        let mut input = input(&hosts, vec![by_use(within)]);
+        input.heeded = heeded;
+        input.used = used(&hosts, &uses, unmeasured).into();
+        let outcome = plan(&input);
+        prop_assert_eq!(crate::audit(&input, &outcome), vec![]);
+        let shifts = &outcome.plan.shifts;
+        let mut before = busy(&input);
+        for n in 1..=shifts.len() {
+            let after = busy(&carried_out(&input, &hosts, &shifts[..n]));
+            prop_assert_eq!(after.len(), before.len(), "nothing becomes unknown");
+            prop_assert!(after < before, "{:?} and then {:?}", before, after);
+            prop_assert!(gap(&after) <= gap(&before));
+            before = after;
+        }
+        for shift in shifts {
+            prop_assert!(input.used.vms[&shift.job].watched_ms >= 300_000);
+            for host in [&shift.from, &shift.to] {
+                prop_assert!(*host != host_id(unmeasured));
+                let row = input.view.host(host).unwrap();
+                let mut alive = row.jobs.values().filter(|job| job.state == JobState::Running);
+                let is_known = alive.all(|job| input.used.vms.contains_key(&job.id));
+                prop_assert!(is_known, "{} for what is not known", shift);
+            }
+        }
+        let begun = carried_out(&input, &hosts, shifts);
+        prop_assert_eq!(plan(&begun).plan.shifts, vec![], "once more");
+        let end = busy(&begun);
+        let least = end.last().copied().unwrap_or(0);
+        let far = end.iter().filter(|share| *share - least > u128::from(within) * 10_000).count();
+        let told = outcome.report.violations.first().map_or(0, |violation| violation.count);
+        prop_assert_eq!(told as usize, far);
+    }
+
+    #[test]
+    fn what_guests_use_may_change_a_little_and_nobody_goes_back(
+        hosts in prop::collection::vec(drawn(), 2..7),
+        uses in uses(),
+        within in 10..60_u32,
+        noise in prop::collection::vec(0..101_u64, 49),
+    ) {
+        let mut input = input(&hosts, vec![by_use(within)]);
+        input.used = used(&hosts, &uses, usize::MAX).into();
+        input.limits.shifts_max = 1;
+        let Some(shift) = plan(&input).plan.shifts.first().cloned() else { return Ok(()) };
+        // Each host by less than an eighth of what is tolerated, in either direction.
+        let mut later = carried_out(&input, &hosts, std::slice::from_ref(&shift));
+        let mut noisy = Used::clone(&later.used);
+        for (n, (host, known)) in noisy.hosts.iter_mut().enumerate() {
+            let cpus = u64::from(known.cpus);
+            let eighth = cpus * 10 * u64::from(within) / 8;
+            let is_of_shift = *host == shift.from || *host == shift.to;
+            known.others_cpu_millis += if is_of_shift { eighth * noise[n] / 101 } else { 0 };
+        }
+        later.used = noisy.into();
+        later.limits.shifts_begun = true;
+        let next = plan(&later).plan.shifts.first().cloned();
+        let is_back = next.is_some_and(|next| next.job == shift.job && next.to == shift.from);
+        prop_assert!(!is_back, "{} is undone", shift);
+    }
+
+    #[test]
+    fn hosts_that_are_balanced_by_both_come_to_rest(
+        hosts in prop::collection::vec(drawn(), 2..7),
+        uses in uses(),
+        withins in (4..60_u32, 4..60_u32),
+    ) {
+        let mut input = input(&hosts, vec![balanced(withins.0), by_use(withins.1)]);
+        input.used = used(&hosts, &uses, usize::MAX).into();
+        input.limits.shifts_max = 1;
+        let mut moves = Vec::new();
+        for n in 0..200_usize {
+            // One is mended at a time, as schedulers do, in either order.
+            input.clauses.swap(0, 1);
+            input.limits.shifts_begun = n % 3 != 0;
+            let shift = plan(&input).plan.shifts.first().cloned();
+            match shift {
+                Some(shift) => {
+                    input = carried_out(&input, &hosts, std::slice::from_ref(&shift));
+                    moves.push(shift.to_string());
+                }
+                None if n % 3 == 2 => return Ok(()),
+                None => {}
+            }
+        }
+        prop_assert!(false, "it never ends: {:?}", moves);
+    }
 }

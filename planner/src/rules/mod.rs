@@ -44,7 +44,7 @@ use crate::report::HostVerdict;
 use crate::state::State;
 
 pub use balanced::{Balanced, Gap};
-pub(crate) use balanced::{Scale, percent, share};
+pub(crate) use balanced::{Scale, percent};
 pub use cpu_features::CpuFeatures;
 pub(crate) use cpu_features::words as cpu_words;
 pub use host_arch::HostArch;

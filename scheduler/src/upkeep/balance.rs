@@ -14,6 +14,7 @@
 //! Once begun it goes on until hosts are comfortably alike. Which VM goes where is the planner's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use planner::rules::Balanced;
 use planner::{Clause, Level, Rule, Shift, Step};
@@ -21,16 +22,14 @@ use protocol::api::Want;
 use protocol::expectations::KeptStanding;
 use protocol::id::{HostId, JobId};
 use protocol::job::JobState;
+use protocol::used::Used;
 use protocol::view::Freshness;
 
 use super::index::Key;
 use super::mending::ends_of;
 use super::set::Item;
-use super::verdict::{Verdict, gap, is_between, is_told_only};
+use super::verdict::{Verdict, gap_words, is_between, is_told_only};
 use super::{Effect, SETTLE_MS, TURN_MS, Upkeep};
-
-/// An hour.
-const HOUR_MS: u64 = 3_600_000;
 
 /// What no move helps, and what is only told, is planned again after so long.
 const AGAIN_MS: u64 = 10_000;
@@ -97,6 +96,26 @@ impl Upkeep {
         })
     }
 
+    /// Those of them that are about what guests use.
+    pub(super) fn by_use(&self) -> impl Iterator<Item = (&Key, &Balanced)> {
+        let all = self.balanced().map(|(key, _, rule)| (key, rule));
+        all.filter(|(_, rule)| !rule.measure().is_promised())
+    }
+
+    /// What is expected of what guests use.
+    pub(crate) fn rules_of_use(&self) -> Vec<Balanced> {
+        self.by_use().map(|(_, rule)| rule.clone()).collect()
+    }
+
+    /// What guests use, for a plan that balances these: it matters as soon as anything is expected of it. A plan of anything
+    /// else is none the better for it, and would keep it with what it was made of.
+    pub(super) fn used_for(&self, uneven: &BTreeSet<Key>) -> Arc<Used> {
+        match uneven.is_empty() || self.by_use().next().is_none() {
+            true => Arc::default(),
+            false => Arc::clone(&self.used),
+        }
+    }
+
     /// Notes whether anything is on its way, while that matters.
     pub(super) fn note_busy(&mut self, now_ms: u64) {
         let is_of_interest = self.balanced().any(|(key, ..)| self.is_wanted(key));
@@ -133,9 +152,9 @@ impl Upkeep {
 
     /// When the next shift may be begun at the earliest.
     fn shift_ms(&self, key: &Key, rule: &Balanced) -> u64 {
-        let rest_ms = HOUR_MS / u64::from(rule.moves_per_hour().max(1));
+        let rest_ms = rule.rest_ms();
         let broken_ms = self.judged.get(key).and_then(|judged| judged.broken_since_ms);
-        let settled_ms = broken_ms.map_or(0, |ms| ms + SETTLE_MS);
+        let settled_ms = broken_ms.map_or(0, |ms| ms + rule.after_ms().max(SETTLE_MS));
         let rested_ms = self.balancing.busy_ms.map_or(0, |ms| ms + rest_ms);
         let place = u64::from(self.turns.place(&key.0));
         settled_ms.max(rested_ms) + place * (rest_ms + TURN_MS)
@@ -239,9 +258,11 @@ impl Upkeep {
         match self.judged.get(key)?.verdict {
             _ if self.shifting(key).is_some() => None,
             Verdict::Met => {
-                let gap = gap(self.index.view(), &|host| self.index.freshness(host), rule)?;
-                Some(gap.to_string())
+                let freshness = |host: &HostId| self.index.freshness(host);
+                gap_words(self.index.view(), &freshness, &self.used, rule)
             }
+            // Why is what is told.
+            Verdict::Held { .. } => None,
             _ => self.waits(now_ms, key, *level, rule),
         }
     }

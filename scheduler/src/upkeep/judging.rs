@@ -115,6 +115,7 @@ impl Upkeep {
                 view: part.as_ref().unwrap_or(self.index.view()),
                 freshness: &|host| self.index.freshness(host),
                 powers: &self.powers,
+                used: &self.used,
                 missing: self.index.missing(),
                 begun: record.map_or(&none, |record| &record.begun),
                 stopped: record.map_or(&nothing, |record| &record.stopped),

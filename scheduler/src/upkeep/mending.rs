@@ -124,7 +124,8 @@ impl Upkeep {
         if due.is_empty() || planning.is_open || since_ms.is_some_and(|since| since < pause_ms) {
             return;
         }
-        let aims = Aims { shifts, savings_max, ..self.aims(now_ms, &due) };
+        let used = self.used_for(&uneven);
+        let aims = Aims { shifts, savings_max, used, ..self.aims(now_ms, &due) };
         self.shifts_asked(now_ms, &uneven, shifts);
         self.saving_asked(saving.as_ref());
         self.planning = Planning {

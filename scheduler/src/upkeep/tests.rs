@@ -22,6 +22,8 @@ use super::*;
 
 mod balance;
 
+mod by_use;
+
 mod foresight;
 
 mod groups;
@@ -75,6 +77,7 @@ struct World {
     heard: OrdMap<HostId, HeardAt>,
     members: Arc<BTreeSet<HostId>>,
     powers: Powers,
+    used: Used,
     open: Vec<Open>,
     turns: Turns,
     seq: u64,
@@ -149,7 +152,8 @@ impl World {
         let (view, heard) = (self.view.clone(), self.heard.clone());
         let (members, open) = (self.members.clone(), self.open.clone());
         let (turns, powers) = (self.turns.clone(), Arc::new(self.powers.clone()));
-        Look { view, heard, members, powers, open, turns }
+        let used = Arc::new(self.used.clone());
+        Look { view, heard, members, powers, used, open, turns }
     }
 
     /// Looks, plans with the planner if a plan is asked for, and says what is begun.

@@ -5,11 +5,13 @@
 //! but for the first time after it was put, when every host of the cluster has been heard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use planner::rules::{Balanced, Gap, PowerSaving};
+use planner::rules::{Balanced, PowerSaving};
 use planner::{Clause, Heard, Need, PlanInput, Rehearsal, Rule, State};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
+use protocol::used::Used;
 use protocol::view::{Freshness, HostRow, View};
 use protocol::vm::{OnLoss, SizeChange};
 
@@ -37,6 +39,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) freshness: &'a dyn Fn(&HostId) -> Freshness,
     /// Who sleeps, and who may.
     pub(crate) powers: &'a Powers,
+    /// What guests use.
+    pub(crate) used: &'a Arc<Used>,
     /// Hosts of the cluster that nobody has told of yet.
     pub(crate) missing: &'a BTreeSet<HostId>,
     /// Jobs that were seen since they were expected to run.
@@ -271,6 +275,7 @@ fn rule_input(
     view: &View,
     freshness: &dyn Fn(&HostId) -> Freshness,
     powers: &Powers,
+    used: &Arc<Used>,
     clauses: Vec<Clause>,
 ) -> PlanInput {
     let heard: BTreeMap<HostId, Heard> = view
@@ -283,17 +288,25 @@ fn rule_input(
     for (host, job) in superseded(&view, is_heard) {
         forget_lost(&mut view, &job, &host);
     }
-    let input = PlanInput { view, heard, clauses, ..PlanInput::default() };
+    let used = Arc::clone(used);
+    let input = PlanInput { view, heard, clauses, used, ..PlanInput::default() };
     powers.told(input).with_host_intents()
 }
 
-/// How far hosts are apart.
-pub(crate) fn gap(
+/// How far hosts are apart, and of which that is not known, in words.
+pub(crate) fn gap_words(
     view: &View,
     freshness: &dyn Fn(&HostId) -> Freshness,
+    used: &Arc<Used>,
     rule: &Balanced,
-) -> Option<Gap> {
-    rule.gap(&State::new(&rule_input(view, freshness, &Powers::default(), vec![])))
+) -> Option<String> {
+    let input = rule_input(view, freshness, &Powers::default(), used, vec![]);
+    let state = State::new(&input);
+    let gap = rule.gap(&state)?;
+    Some(match rule.unknown_words(&state) {
+        Some(unknown) => format!("{gap}; {unknown}"),
+        None => gap.to_string(),
+    })
 }
 
 /// What is called for of hosts that sleep or are awake.
@@ -303,7 +316,8 @@ pub(crate) fn need(
     powers: &Powers,
     rule: &PowerSaving,
 ) -> Option<(Need, String)> {
-    planner::need(&State::new(&rule_input(view, freshness, powers, vec![])), rule)
+    let input = rule_input(view, freshness, powers, &Arc::default(), vec![]);
+    planner::need(&State::new(&input), rule)
 }
 
 /// How the world stands to it that hosts sleep which nobody needs.
@@ -315,8 +329,15 @@ pub(crate) fn saved(need: Option<&(Need, String)>) -> Verdict {
 }
 
 fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
-    let input = rule_input(facts.view, facts.freshness, facts.powers, vec![clause.clone()]);
+    let clauses = vec![clause.clone()];
+    let input = rule_input(facts.view, facts.freshness, facts.powers, facts.used, clauses);
     let state = State::new(&input);
+    if let Rule::Balanced(rule) = &clause.rule
+        && rule.is_unknown(&state)
+    {
+        let why = rule.unknown_words(&state).unwrap_or_default();
+        return Verdict::Held { why };
+    }
     if clause.rule.violations(&state) == 0 {
         return match mended_by_a_move(facts, clause) {
             Some(host) => Verdict::Coming { host },
@@ -326,9 +347,8 @@ fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
     let evidence = clause.rule.evidence(&state);
     let between = clause.rule.jobs().into_iter().find_map(|id| {
         let mut rows = facts.view.job(id);
-        let is_at_it = |(row, job): &(&HostRow, &std::sync::Arc<Job>)| {
-            is_between(job.state) && !facts.is_lost(row)
-        };
+        let is_at_it =
+            |(row, job): &(&HostRow, &Arc<Job>)| is_between(job.state) && !facts.is_lost(row);
         rows.find(is_at_it).map(|(row, _)| row.host.id.clone())
     });
     match between {
@@ -352,7 +372,8 @@ fn mended_by_a_move(facts: &Facts<'_>, clause: &Clause) -> Option<HostId> {
         }
     }
     let to = to?;
-    let input = rule_input(&unmoved, facts.freshness, facts.powers, vec![clause.clone()]);
+    let clauses = vec![clause.clone()];
+    let input = rule_input(&unmoved, facts.freshness, facts.powers, facts.used, clauses);
     (clause.rule.violations(&State::new(&input)) > 0).then_some(to)
 }
 

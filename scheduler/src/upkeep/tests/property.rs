@@ -1,6 +1,8 @@
 //! The property: whatever happens in whatever order, and however many events are looked at together, what was
 //! judged fact by fact is what judging everything anew says.
 
+use protocol::used::{HostUse, VmUse};
+
 use super::*;
 use crate::failover::freshness_of;
 use crate::upkeep::verdict::{Facts, judge};
@@ -18,6 +20,8 @@ enum Event {
     Stopped { job: usize },
     Asleep { host: u8, is_so: bool },
     MaySleep { host: u8, is_so: bool },
+    Uses { job: usize, cpu_millis: Option<u64> },
+    Measured { host: u8, others: Option<u64> },
     Look,
 }
 
@@ -35,12 +39,16 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (1..4_usize).prop_map(|job| Event::Stopped { job }),
         2 => (1..5_u8, any::<bool>()).prop_map(|(host, is_so)| Event::Asleep { host, is_so }),
         2 => (1..5_u8, any::<bool>()).prop_map(|(host, is_so)| Event::MaySleep { host, is_so }),
+        3 => (1..4_usize, prop::option::weighted(0.8, 0..8_000_u64))
+            .prop_map(|(job, cpu_millis)| Event::Uses { job, cpu_millis }),
+        3 => (1..5_u8, prop::option::weighted(0.8, 0..2_000_u64))
+            .prop_map(|(host, others)| Event::Measured { host, others }),
         6 => Just(Event::Look),
     ]
 }
 
 /// How many sets [`any_set`] knows. Several of them may contradict each other: who has learnt them keeps them.
-pub(super) const SETS: usize = 17;
+pub(super) const SETS: usize = 19;
 
 pub(super) fn any_set(what: usize) -> Value {
     let spread =
@@ -66,6 +74,11 @@ pub(super) fn any_set(what: usize) -> Value {
         13 => json!({ "expect": "balanced", "within_percent": 30, "moves_per_hour": 720 }),
         14 => json!({ "expect": "power_saving", "awake_min": 1, "after_s": 5 }),
         15 => json!({ "expect": "power_saving", "spare": 2, "labels": { "disk": "ssd" } }),
+        16 => json!({ "expect": "balanced", "within_percent": 20, "measure": "cpu" }),
+        17 => json!({
+            "expect": "balanced", "within_percent": 30, "measure": "cpu", "moves_per_hour": 720,
+            "labels": { "disk": "ssd" }, "after_s": 10,
+        }),
         _ => json!({ "expect": "shines", "job": "vm-1" }),
     };
     json!([one])
@@ -98,6 +111,7 @@ fn any_row(job: usize, state: usize) -> Job {
 fn anew(world: &World) -> BTreeMap<Key, Verdict> {
     let missing = world.members.iter().filter(|host| world.view.host(host).is_none());
     let missing: BTreeSet<HostId> = missing.cloned().collect();
+    let used = Arc::new(world.used.clone());
     let judged = world.upkeep.items().map(|(key, item)| {
         let orders = world.upkeep.items().filter_map(|(_, other)| match (item, other) {
             (Item::Runs { job, level, .. }, Item::Order(order)) => {
@@ -111,6 +125,7 @@ fn anew(world: &World) -> BTreeMap<Key, Verdict> {
             view: &world.view,
             freshness: &|host| freshness_of(world.heard.get(host)),
             powers: &world.powers,
+            used: &used,
             missing: &missing,
             begun: &world.upkeep.sets[&key.0].record.begun,
             stopped: &world.upkeep.sets[&key.0].record.stopped,
@@ -178,6 +193,24 @@ proptest! {
                         false => drop(world.powers.may_sleep.remove(&host(n))),
                     }
                 }
+                Event::Uses { job, cpu_millis } => match cpu_millis {
+                    Some(cpu_millis) => {
+                        let known = VmUse { cpu_millis, watched_ms: 60_000 };
+                        world.used.vms.insert(id(job), known);
+                    }
+                    None => {
+                        world.used.vms.remove(&id(job));
+                    }
+                },
+                Event::Measured { host: n, others } => match others {
+                    Some(others_cpu_millis) => {
+                        let known = HostUse { cpus: 8, others_cpu_millis };
+                        world.used.hosts.insert(host(n), known);
+                    }
+                    None => {
+                        world.used.hosts.remove(&host(n));
+                    }
+                },
                 Event::Look => {
                     world.look(n as u64 * WHOLE_MS);
                     let kept: BTreeMap<Key, Verdict> = world

@@ -202,7 +202,8 @@ impl Kept {
         let (view, heard) = (self.world.view.clone(), self.heard.clone());
         let members = Arc::clone(&self.members);
         let (powers, open, turns) = (Arc::default(), vec![], Turns::default());
-        let look = Box::new(Look { view, heard, members, powers, open, turns });
+        let used = Arc::default();
+        let look = Box::new(Look { view, heard, members, powers, used, open, turns });
         let before = self.upkeep.judged_count();
         let mut out = Vec::new();
         let begin = cpu_ns();
