@@ -149,7 +149,7 @@ pub fn check_room(
         return Ok(());
     }
     let at_most = size.minus(others);
-    let budget = budget.clone();
+    let (budget, size) = (budget.clone(), Box::new(size));
     Err(Refusal::BudgetExhausted { budget, size, used: others, asked, at_most })
 }
 

@@ -378,7 +378,7 @@ pub enum Refusal {
         /// The budget.
         budget: JobId,
         /// Its size.
-        size: Amounts,
+        size: Box<Amounts>,
         /// What others use of it.
         used: Amounts,
         /// What was asked for.
@@ -783,7 +783,13 @@ fn of_budgets(job: &JobId) -> Vec<Refusal> {
     let (owner, tenant) = (TenantId::default_tenant(), TenantId::new("b").expect("a valid name"));
     vec![
         Refusal::NoSuchBudget { budget: budget.clone(), has: vec![budget.clone()] },
-        Refusal::BudgetExhausted { budget: budget.clone(), size, used, asked, at_most: asked },
+        Refusal::BudgetExhausted {
+            budget: budget.clone(),
+            size: Box::new(size),
+            used,
+            asked,
+            at_most: asked,
+        },
         Refusal::BudgetOfOther { budget: budget.clone(), owner, tenant },
         Refusal::OutsideBudget { job: job.clone(), budget: budget.clone() },
         Refusal::NotByBudget { job: job.clone(), why: "it is no VM".into() },

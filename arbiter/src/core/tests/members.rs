@@ -126,7 +126,7 @@ fn who_hears_at_once_that_a_host_was_off_and_that_a_change_is_complete_reads_tha
     for n in 0..2 {
         arbiter.hears(0, n, statement(0, vec![], &[]));
     }
-    assert_eq!(arbiter.0.waiting_for(T), [], "it has read everybody, and nobody has agreed");
+    assert_eq!(arbiter.core.waiting_for(T), [], "it has read everybody, and nobody has agreed");
     // Host 0 was off, was back, took something by the word of others, and agreed.
     let next = begun.succession.next.clone().expect("a change is under way");
     let change = begun.change().expect("as above");
@@ -141,10 +141,10 @@ fn who_hears_at_once_that_a_host_was_off_and_that_a_change_is_complete_reads_tha
         ..begun
     };
     arbiter.tell(T, Input::Trust(Arc::new(complete.clone())));
-    let waits = arbiter.0.waiting_for(T);
+    let waits = arbiter.core.waiting_for(T);
     assert!([host(0), host(1)].map(Waiting::Host).iter().all(|host| waits.contains(host)));
     for n in 0..2 {
         arbiter.hears(T + 1, n, statement(0, vec![], &[]));
     }
-    assert_eq!(arbiter.0.waiting_for(T + 1), []);
+    assert_eq!(arbiter.core.waiting_for(T + 1), []);
 }
