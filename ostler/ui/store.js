@@ -175,4 +175,4 @@ export function stateOf(job) {
 }
 
 /** Jobs that are VMs. */
-export const isVm = (job) => job.kind !== "service";
+export const isVm = (job) => job.kind !== "service" && job.kind !== "budget";

@@ -133,6 +133,11 @@ fn counting() -> Trust {
     Trust { version: 6, quota: BTreeMap::from([(TenantId::default_tenant(), limit)]), ..trust() }
 }
 
+/// A budget of three VMs, of whose names one has left for another host.
+fn delegate() -> Action {
+    Action::Delegate { vms: 3, away: [JobId::new("web-1.db").unwrap()].into() }
+}
+
 fn offer(action: Action) -> Offer {
     Offer {
         host: host(HOST),
@@ -202,6 +207,7 @@ fn messages() -> Vec<MessageVector> {
         message("offer of what may be lost", &lapsing(), HOST),
         message("trust with a limit of VMs", &counting(), OPERATOR),
         message("grant that books no VM", &none, ARBITER + 1),
+        message("offer of a budget of three VMs", &offer(delegate()), HOST),
     ]
 }
 
@@ -279,10 +285,30 @@ fn tickets() -> Vec<TicketVector> {
         ("one of three books the VM", counted([0, 1, 0])),
     ];
     let with_vms = with_vms.into_iter();
+    let delegated = |vms: [u32; 2]| {
+        let offer = Offer { trust_version: 6, ..offer(delegate()) };
+        let offer = Signed::seal(&offer, &key(HOST));
+        let debit = |vms| Amounts { vms, ..size().into() };
+        let grants = (0..).zip(vms).map(|(slot, vms)| grant(&offer, slot, debit(vms)));
+        Ticket { grants: grants.collect(), offer }
+    };
+    let budgets = [
+        ("for a budget", Purpose::Delegate, delegated([3, VMS_ANY])),
+        ("for a budget of which too few VMs are booked", Purpose::Delegate, delegated([3, 2])),
+        (
+            "for a budget, with a grant of more VMs than it has",
+            Purpose::Delegate,
+            delegated([3, 4]),
+        ),
+        ("for a budget, shown to start", Purpose::Take, delegated([3, 3])),
+    ];
+    let budgets =
+        budgets.map(|(name, purpose, ticket)| judged(name, &counting(), ("open", purpose), ticket));
     let at = ("open", Purpose::Take);
     plain
         .chain(with_witnesses.map(|(name, ticket)| judged(name, &witnessed(), at, ticket)))
         .chain(with_vms.map(|(name, ticket)| judged(name, &counting(), at, ticket)))
+        .chain(budgets)
         .collect()
 }
 

@@ -8,6 +8,8 @@ mod attach;
 
 mod backup;
 
+mod budgets;
+
 mod house;
 
 mod images;

@@ -2,8 +2,9 @@
 //! refused, and what becomes of it when things end, move, die and come back.
 
 use host_agent::core::{Reply, Request};
+use protocol::api::{NewRun, RunState, Want};
 use protocol::id::JobId;
-use protocol::job::JobState;
+use protocol::job::{JobKind, JobState};
 use protocol::refusal::Refusal;
 use protocol::ticket::Action;
 use tests::sim::budgets::{budget, budget_id, owned_id};
@@ -12,10 +13,39 @@ use tests::sim::verdict::rest;
 use tests::sim::workload::{job_id, spec};
 use tests::sim::{Mutant, Profile, World};
 
+/// Six CPUs of the tenant, and one arbiter, so that what is granted by hand can be counted on fingers.
 fn world(seed: u64, mutant: Option<Mutant>) -> World {
-    let mut world = World::new(Profile { quota_vcpus: 6, ..Profile::calm(seed) }, mutant);
+    world_of(Profile { arbiters: 1, k: 1, quota_vcpus: 6, ..Profile::calm(seed) }, mutant)
+}
+
+fn world_of(profile: Profile, mutant: Option<Mutant>) -> World {
+    let mut world = World::new(profile, mutant);
     world.run_ms(15_000);
     world
+}
+
+/// Has the first engine do it; how it ended.
+#[track_caller]
+fn run(world: &mut World, want: Want) -> RunState {
+    let id = world.next_run_id();
+    assert!(world.submit(0, NewRun::new(id, want)), "not accepted");
+    let state = |world: &World| world.conductors[0].runs[&id].state;
+    assert!(world.run_until(200_000, |world| state(world).is_ended()), "no end");
+    state(world)
+}
+
+fn want_budget(world: &World, host: usize, vcpus: u32) -> Want {
+    let (job, on) = (budget_id(host), Some(world.hosts[host].id.clone()));
+    Want::Run { job, spec: budget(vcpus), on, again: false }
+}
+
+fn want_by_budget(world: &World, host: usize, n: u64, vcpus: u32) -> Want {
+    let (job, on) = (owned_id(host, n), world.hosts[host].id.clone());
+    Want::Spend { job, spec: spec(vcpus, false, true), on, budget: budget_id(host) }
+}
+
+fn want_by_ticket(n: u64, vcpus: u32) -> Want {
+    Want::Run { job: job_id(n), spec: spec(vcpus, false, true), on: None, again: false }
 }
 
 /// Nothing is broken, and everything comes to rest when it is mended.
@@ -55,43 +85,54 @@ fn spent(world: &mut World) -> (JobId, JobId) {
     (id, vm)
 }
 
+/// By runs, as operators and tenants have it done, with three arbiters of whom two grant.
 #[test]
 fn delegated_budget_offline() {
     for seed in 0..8 {
-        let mut world = world(40 + seed, None);
-        let id = budget_id(0);
-        assert!(world.delegate(0, &id, 1, &budget(4)));
-        // Four of six are gone, whether they are used or not.
-        assert!(!world.start(1, &job_id(0), 1, &spec(3, false, true)));
+        let profile = Profile { quota_vcpus: 6, ..Profile::calm(40 + seed) };
+        let mut world = world_of(profile, None);
+        let (id, done) = (budget_id(0), RunState::Succeeded);
+        let want = want_budget(&world, 0, 3);
+        assert_eq!(run(&mut world, want), done);
+        let want = want_budget(&world, 0, 4);
+        assert_eq!(run(&mut world, want), done, "it grows");
+        assert_ne!(
+            run(&mut world, want_by_ticket(0, 3)),
+            done,
+            "four of six are gone, used or not"
+        );
         all_arbiters(&mut world, false);
-        let one = spec(2, false, true);
-        assert!(matches!(world.spend(0, &owned_id(0, 0), 1, &one, &id), Some(Ok(_))));
-        world.await_state(0, &owned_id(0, 0), JobState::Running);
+        let want = want_by_budget(&world, 0, 0, 2);
+        assert_eq!(run(&mut world, want), done);
+        assert!(world.runs(0, &owned_id(0, 0)));
+        let want = want_by_budget(&world, 0, 1, 3);
+        assert_eq!(run(&mut world, want), RunState::RolledBack, "3 of 2");
         let no = refused(world.spend(0, &owned_id(0, 1), 1, &spec(3, false, true), &id));
         let Refusal::BudgetExhausted { used, asked, at_most, .. } = no else { panic!("{no}") };
         assert_eq!((used.vcpus, asked.vcpus, at_most.vcpus), (2, 3, 2));
-        // The agent dies, and the host loses its power: both remember what is used.
+        // kill -9 of the agent: what is used is in its ledger.
         let node = world.hosts[0].node;
         world.restart(node, 50);
-        world.run_ms(3_000);
+        world.run_ms(5_000);
         assert!(world.runs(0, &owned_id(0, 0)), "a guest outlives its agent");
-        assert!(matches!(world.spend(0, &owned_id(0, 1), 1, &one, &id), Some(Ok(_))));
-        world.await_state(0, &owned_id(0, 1), JobState::Running);
+        let no = refused(world.spend(0, &owned_id(0, 1), 1, &spec(3, false, true), &id));
+        assert_eq!(no.name(), "budget-exhausted");
+        let want = want_by_budget(&world, 0, 1, 2);
+        assert_eq!(run(&mut world, want), done);
         let no = refused(world.spend(0, &owned_id(0, 2), 1, &spec(1, false, true), &id));
         assert_eq!(no.name(), "budget-exhausted");
-        // What is by a ticket needs the arbiters as ever.
-        assert!(!world.start(1, &job_id(1), 1, &spec(1, false, true)));
+        assert!(!world.start(1, &job_id(1), 1, &spec(1, false, true)), "by a ticket as ever");
         all_arbiters(&mut world, true);
         world.run_ms(15_000);
-        assert!(world.start(1, &job_id(1), 1, &spec(2, false, true)), "2 of 6 were not delegated");
-        assert!(!world.start(1, &job_id(2), 1, &spec(1, false, true)), "the other four were");
+        assert_eq!(run(&mut world, want_by_ticket(1, 2)), done, "2 of 6 were not delegated");
+        assert_ne!(run(&mut world, want_by_ticket(2, 1)), done, "the other four were");
         // What ends frees the budget, and not the quota.
         world.stop(0, &owned_id(0, 0));
-        assert!(!world.start(1, &job_id(2), 1, &spec(1, false, true)));
+        assert_ne!(run(&mut world, want_by_ticket(2, 1)), done);
         world.stop(0, &owned_id(0, 1));
-        assert!(matches!(world.give_back(0, &id), Some(Ok(_))));
+        assert_eq!(run(&mut world, Want::Delete { job: id }), done);
         world.run_ms(3_000);
-        assert!(world.start(1, &job_id(2), 1, &spec(4, false, true)), "the budget is given back");
+        assert_eq!(run(&mut world, want_by_ticket(2, 4)), done, "it is given back");
         ends_well(world);
     }
 }
@@ -192,9 +233,9 @@ fn what_a_budget_has_started_gets_a_ticket_of_its_own_by_a_change_of_size() {
     let (id, vm) = spent(&mut world);
     // Alone there is room in the quota, but not in the budget.
     assert_eq!(refused(world.resize(0, &vm, 2, 5, None)).name(), "budget-exhausted");
-    assert!(matches!(world.resize(0, &vm, 2, 3, None), Some(Ok(_))), "3 of 4");
+    assert!(matches!(world.resize(0, &vm, 2, 2, None), Some(Ok(_))), "2 of 4");
     world.run_ms(3_000);
-    assert_eq!(world.grow(0, &vm, 3, 2), Some(()), "by a ticket");
+    assert_eq!(world.grow(0, &vm, 3, 2), Some(()), "by a ticket: 4 and 2 of 6");
     assert_ne!(world.hold(0, &vm), world.hold(0, &id));
     assert!(matches!(world.give_back(0, &id), Some(Ok(_))), "nothing is by it any more");
     ends_well(world);
@@ -252,11 +293,23 @@ fn what_is_by_a_budget_is_counted_twice() {
     });
 }
 
+/// Of one VM, so that nothing but the names tells it from a VM.
 #[test]
 fn the_names_of_a_budget_are_anybodys() {
-    found(Mutant::PromiseIgnored, 64, "no_vm_runs_on_two_hosts", |world| {
-        let (_, vm) = spent(world);
-        world.start(1, &vm, 1, &spec(1, false, true));
+    found(Mutant::NamesNotOwned, 64, "no_vm_runs_on_two_hosts", |world| {
+        let (id, vm, one) = (budget_id(0), owned_id(0, 0), spec(1, false, true));
+        let mut small = budget(2);
+        if let JobKind::Budget(budget) = &mut small.kind {
+            budget.vms = 1;
+        }
+        assert!(world.delegate(0, &id, 1, &small));
+        assert!(matches!(world.spend(0, &vm, 1, &one, &id), Some(Ok(_))));
+        world.await_state(0, &vm, JobState::Running);
+        // What it has granted itself it remembers.
+        let node = world.arbiters[0].node;
+        world.restart(node, 50);
+        world.run_ms(15_000);
+        world.start(1, &vm, 1, &one);
         world.run_ms(5_000);
     });
 }

@@ -11,6 +11,7 @@ use protocol::trust::{KILL_MS, Slot, TERM_MS};
 use super::*;
 use crate::statement::{Debits, HoldItem};
 
+mod budgets;
 mod fence;
 mod hours;
 mod members;

@@ -51,8 +51,7 @@ impl Agent {
     ) -> Result<Reply, Refusal> {
         let mut record = self.record(id)?.clone();
         if record.job.spec.as_vm().is_none() {
-            let message =
-                format!("job {id} is one of Ostler's services, which only stop and start");
+            let message = format!("job {id} is no VM, and only stops and starts");
             return Err(Refusal::Invalid { message });
         }
         if record.job.spec.as_one_off().is_some() && act == Act::Save {

@@ -236,6 +236,7 @@ impl Agent {
                 self.ask_right(out);
                 self.ask_agreement(out);
                 self.go_on_all(now, out);
+                self.end_unused_budgets(now, out);
                 self.forget_history(now, out);
             }
         }

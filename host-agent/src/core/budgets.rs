@@ -19,13 +19,14 @@ use protocol::api::{OfferRequest, PutJob};
 use protocol::budget::{AWAY_MAX, Budget, check_room, check_spender, owns, used};
 use protocol::host::HostIntent;
 use protocol::id::{JobId, OfferId, Revision};
-use protocol::job::{Job, JobSpec, JobState, Reason};
+use protocol::job::{Job, JobSpec, JobState, Reason, RunKey};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::ticket::{Action, Expected, OfferStanding, Purpose, VerifiedTicket, verify};
 use transport::clock::Now;
 
 use super::agent::{Agent, Entry, JOBS_MAX};
+use super::claims::Deed;
 use super::input::{Effect, Reply};
 use super::ledger::{Intent, JobRecord};
 use super::taking::Reserved;
@@ -181,6 +182,7 @@ impl Agent {
         &mut self,
         now: Now,
         record: JobRecord,
+        run: Option<RunKey>,
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         let id = record.job.id.clone();
@@ -190,6 +192,7 @@ impl Agent {
         if self.jobs.users_of(&id).next().is_some() {
             self.check_still_fits(&id, Amounts::ZERO)?;
         }
+        self.remember_done(run, Deed::Stop, out);
         self.end_budget(now, record, Some(Reason::Requested), out);
         Ok(Reply::Accepted(Box::new(self.record(&id)?.job.clone())))
     }

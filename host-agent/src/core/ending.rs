@@ -27,13 +27,13 @@ impl Agent {
         out.extend(writes.into_iter().map(Effect::Persist));
         claimed?;
         let mut record = self.record(id)?.clone();
+        if self.claims.is_done(stop.run, Deed::Stop) {
+            return Ok(Reply::AlreadySo(Box::new(record.job)));
+        }
         if record.job.spec.as_budget().is_some() {
-            return self.stop_budget(now, record, out);
+            return self.stop_budget(now, record, stop.run, out);
         }
         let job = &record.job;
-        if self.claims.is_done(stop.run, Deed::Stop) {
-            return Ok(Reply::AlreadySo(Box::new(job.clone())));
-        }
         let is_over = job.state.is_ended() && !job.has_right();
         if !is_over && !matches!(record.intent, Intent::Stop { .. } | Intent::Delete) {
             check_unprotected(job, stop.run)?;

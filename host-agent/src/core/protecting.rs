@@ -39,8 +39,7 @@ impl Agent {
     ) -> Result<Reply, Refusal> {
         let mut record = self.record(id)?.clone();
         let Some(spec) = spec else {
-            let message =
-                format!("job {id} is one of Ostler's services, and this is said of VMs only");
+            let message = format!("job {id} is no VM, and this is said of VMs only");
             return Err(Refusal::Invalid { message });
         };
         if *record.job.spec == spec {

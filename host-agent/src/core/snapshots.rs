@@ -297,7 +297,7 @@ pub(super) fn check_not_reverting(job: &Job) -> Result<(), Refusal> {
 pub(super) fn check_kind(job: &Job) -> Result<(), Refusal> {
     let invalid = |message: String| Err(Refusal::Invalid { message });
     let Some(vm) = job.spec.as_vm() else {
-        return invalid(format!("job {} is one of Ostler's services, which have no disks", job.id));
+        return invalid(format!("job {} is no VM, and has no disks", job.id));
     };
     if job.spec.as_one_off().is_some() {
         return invalid(format!(

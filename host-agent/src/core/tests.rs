@@ -38,6 +38,7 @@ mod snapshots;
 
 mod agreeing;
 
+mod budgets;
 mod fencing;
 
 mod history;

@@ -28,14 +28,15 @@ pub(crate) async fn run(session: &Session, args: PsArgs) -> Result<Code, Failure
 
 fn cells(row: &JobRow, now_ms: u64) -> [String; 9] {
     let JobRow { host_name, age_ms, job, .. } = row;
-    let (vcpus, memory) = job.spec.as_vm().map_or(("-".into(), "-".into()), |vm| {
-        (vm.vcpus.to_string(), Bytes(vm.memory_bytes).to_string())
+    let (vcpus, memory) = job.spec.counts().map_or(("-".into(), "-".into()), |size| {
+        (size.vcpus.to_string(), Bytes(size.memory_bytes).to_string())
     });
     let since = show::age(now_ms.saturating_sub(job.since_ms));
     let endpoint = job.endpoint.as_ref().map(|endpoint| endpoint.url.clone());
     let why = job.reason.as_ref().map(ToString::to_string).or(endpoint);
     let protected = job.spec.is_protected().then(|| "protected".to_owned());
-    let why = why.into_iter().chain(protected).chain(job.spec.rank_words());
+    let by = job.budget.as_ref().map(|budget| format!("by budget {budget}"));
+    let why = why.into_iter().chain(by).chain(protected).chain(job.spec.rank_words());
     let why = why.chain(job.resize_words()).chain(job.snapshot_words());
     let why: Vec<String> = why.collect();
     let why = why.join("; ");

@@ -75,6 +75,10 @@ fn check_kind(row: &JobRow) -> Result<(), Failure> {
     if row.job.spec.as_vm().is_some() {
         return Ok(());
     }
+    if row.job.spec.as_budget().is_some() {
+        let what = format!("{} is a budget, by which VMs are started", row.job.id);
+        return Err(Failure::usage(what).next("ostler run --budget --name NAME"));
+    }
     let what = format!("{} is one of Ostler's own services", row.job.id);
     Err(Failure::usage(what).next("ostler bootstrap keeps these running"))
 }

@@ -4,6 +4,7 @@
 //! is put to sleep, and what that may cost. It is drained for that, by the run that takes the step. To wake it takes it back.
 
 use protocol::id::HostId;
+use protocol::job::Job;
 use protocol::subject::Subject;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,11 @@ impl SleepHost {
         let host = self.host.host();
         // One that is late for a moment is not needed more for that, and is asked itself before it is switched off.
         welcoming(state, host)?;
-        match state.input().may_sleep.contains(host) {
+        // A budget is there for when nobody else can start anything.
+        let is_budget = |job: &Job| !job.state.is_ended() && job.spec.as_budget().is_some();
+        let row = state.host(host);
+        let has_budget = row.is_some_and(|row| row.jobs.values().any(|job| is_budget(job)));
+        match state.input().may_sleep.contains(host) && !has_budget {
             true => Ok(()),
             false => Err(Blocker::StaysOn),
         }

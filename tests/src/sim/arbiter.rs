@@ -398,7 +398,10 @@ async fn read_host(ctx: Ctx, shared: Rc<Shared>, i: usize, offset_ms: u64, jitte
     let (host, node) = shared.hosts[i].clone();
     loop {
         let asked_ms = ctx.now().mono_ms;
-        if let Some(statement) = read_once(&ctx, &host, node).await {
+        if let Some(mut statement) = read_once(&ctx, &host, node).await {
+            if shared.mutant == Some(Mutant::NamesNotOwned) {
+                statement.holds.iter_mut().for_each(|hold| hold.delegated = None);
+            }
             let now_ms = ctx.now().mono_ms;
             let input = Input::Statement { host: host.clone(), asked_ms, statement };
             let is_behind = |effect: &Effect| matches!(effect, Effect::BringTrust { .. });

@@ -7,7 +7,7 @@
 //! run, event by event.
 //!
 //! Not modelled yet, because no core has it: tables between arbiters (R2(c)), evidence and
-//! override, delegated budgets, members that lie. Not modelled although it exists: services, images, several pages of the HTTP layer
+//! override, members that lie. Not modelled although it exists: services, images, several pages of the HTTP layer
 //! (permissions, bodies that are too large), a libvirt that carries out a start long after it was
 //! given up *and* after later operations on that domain (operations on a domain keep their order),
 //! network storage (volumes are names), and hosts that join or are retired.

@@ -131,11 +131,13 @@ pub enum Mutant {
     SpendingCountedTwice,
     /// An agent that starts forgets which names of its budgets are away.
     AwayForgotten,
+    /// An arbiter reads of budgets, and not that they own names (R5).
+    NamesNotOwned,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 51] = [
+    pub const ALL: [Mutant; 52] = [
         Mutant::TicketReusable,
         Mutant::OfferNumbersRestart,
         Mutant::NoSilenceAfterRestart,
@@ -187,6 +189,7 @@ impl Mutant {
         Mutant::BudgetNotCounted,
         Mutant::SpendingCountedTwice,
         Mutant::AwayForgotten,
+        Mutant::NamesNotOwned,
     ];
 }
 
