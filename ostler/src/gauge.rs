@@ -3,13 +3,14 @@
 //! Controllers know it only while it is expected that guests use about as much on all hosts, and then of minutes. Two looks
 //! are of the moment, and somebody who asks for a plan by them sees what it is made of.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use protocol::job::Role;
 use protocol::used::Used;
 use protocol::view::Freshness;
 use scheduler::Gauge;
+use transport::Clock;
 
 use crate::command::look;
 use crate::picture::Picture;
@@ -45,19 +46,17 @@ impl Session {
         }
         let seconds = LOOKS_APART.as_secs();
         show::note(&format!("no controller has measured what guests use; looking for {seconds} s"));
-        let (mut gauge, begun) = (Gauge::default(), Instant::now());
-        let mut at_ms = 0;
+        let (mut gauge, clock) = (Gauge::default(), Clock::real());
         for warns in [true, false] {
             for (host, (_, usage)) in look(self, picture, warns).await {
                 if let Some(row) = picture.view.host(&host) {
-                    gauge.take(at_ms, row, &usage);
+                    gauge.take(clock.now().mono_ms, row, &usage);
                 }
             }
             if warns {
                 tokio::time::sleep(LOOKS_APART).await;
-                at_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             }
         }
-        gauge.used(at_ms)
+        gauge.used(clock.now().mono_ms)
     }
 }
