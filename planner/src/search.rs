@@ -345,7 +345,9 @@ impl Search<'_> {
         ground: &Ground<'a>,
     ) -> Vec<Candidate> {
         let rows = state.placements(job);
-        if rows.values().any(|placed| !placed.state.is_ended()) {
+        // A budget has another size at once, where it is.
+        let is_budget = spec.as_budget().is_some();
+        if !is_budget && rows.values().any(|placed| !placed.state.is_ended()) {
             let is_the_same = rows.values().all(|p| p.state.is_ended() || p.spec.is_alike(spec));
             return on
                 .filter(|_| is_the_same)

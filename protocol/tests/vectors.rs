@@ -440,6 +440,7 @@ fn committed_tickets_have_the_verdict_they_say() {
         "of a kept job, which needs no witness",
         "two of three book the VM",
         "one books the VM, and one says nothing of it, which is the same",
+        "for a budget",
     ];
     assert_eq!(good, expected);
     for vector in committed().tickets {

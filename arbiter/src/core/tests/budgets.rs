@@ -29,7 +29,7 @@ fn is_granted(answer: &Answer) -> bool {
 }
 
 fn used(arbiter: &Arbiter) -> (u32, u32) {
-    let used = arbiter.0.books().promised(&TenantId::default_tenant());
+    let used = arbiter.core.books().promised(&TenantId::default_tenant());
     (used.vcpus, used.vms)
 }
 
