@@ -36,6 +36,8 @@ mod set;
 
 mod told;
 
+mod turnover;
+
 mod turns;
 
 mod verdict;

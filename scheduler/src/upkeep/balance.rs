@@ -116,10 +116,11 @@ impl Upkeep {
         }
     }
 
-    /// Notes whether anything is on its way, while that matters.
+    /// Notes whether anything is on its way, or has just come to its end, while that matters.
     pub(super) fn note_busy(&mut self, now_ms: u64) {
         let is_of_interest = self.balanced().any(|(key, ..)| self.is_wanted(key));
-        if is_of_interest && (!self.mending.is_empty() || self.on_its_way().is_some()) {
+        let is_busy = !self.mending.is_empty() || self.on_its_way().is_some();
+        if is_of_interest && (is_busy || self.index.has_moved()) {
             self.balancing.busy_ms = Some(now_ms);
         }
     }

@@ -25,6 +25,7 @@ use protocol::job::Job;
 use protocol::view::{Freshness, HostRow, Jobs, View};
 
 use super::set::Item;
+use super::turnover::Turnover;
 use crate::failover::freshness_of;
 use crate::follow::HeardAt;
 
@@ -49,6 +50,7 @@ pub(crate) struct Index {
     view: View,
     members: Arc<BTreeSet<HostId>>,
     missing: BTreeSet<HostId>,
+    has_moved: bool,
 }
 
 /// VMs that could be of one group, by their numbers.
@@ -144,6 +146,11 @@ impl Index {
         freshness_of(self.heard.get(host))
     }
 
+    /// True when a VM had come from one host to another by the last look, whether or not it was seen on its way.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
     /// Hosts of the cluster of which nothing was told.
     pub(crate) fn missing(&self) -> &BTreeSet<HostId> {
         &self.missing
@@ -189,6 +196,7 @@ impl Index {
         let changed: BTreeSet<&HostId> = view.changed_since(&before).collect();
         let mut is_change = false;
         let mut is_other_set = false;
+        let mut turnover = Turnover::default();
         for host in changed.iter().copied().chain(&otherwise).collect::<BTreeSet<_>>() {
             let (was, is) = (before.host(host), view.host(host));
             if was.is_none() && is.is_none() {
@@ -198,7 +206,9 @@ impl Index {
             is_other_set |= was.is_some() != is.is_some();
             let is_all = was.is_some() != is.is_some() || otherwise.contains(host);
             self.compare(host, was, is, is_all, &mut jobs);
+            turnover.note(was, is);
         }
+        self.has_moved = turnover.has_moved();
         if is_other_set || !Arc::ptr_eq(&self.members, members) {
             let unheard = members.iter().filter(|host| view.host(host).is_none());
             let missing: BTreeSet<HostId> = unheard.cloned().collect();
