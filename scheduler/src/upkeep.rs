@@ -223,7 +223,9 @@ impl Aims {
         limits.savings_max = limits.savings_max.max(self.savings_max);
         limits.wakes_for = limits.wakes_for.or(Some(Level::Must));
         limits.preempts_for = limits.preempts_for.or(Some(Level::Must));
-        input.used = self.used;
+        if !self.used.is_empty() {
+            input.used = self.used;
+        }
         make_room(&mut input, self.heeded);
         input
     }
