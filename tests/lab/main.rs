@@ -16,8 +16,6 @@ mod images;
 
 mod jobs;
 
-mod load;
-
 mod networks;
 
 mod page;

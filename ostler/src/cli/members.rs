@@ -111,11 +111,13 @@ pub(crate) enum OperatorsCommand {
     /// runs `ostler bootstrap` there, which changes nothing and fetches the trust document
     Add {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: PublicKey,
     },
     /// Believe a key no more
     Remove {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: PublicKey,
     },
 }
@@ -134,6 +136,7 @@ pub(crate) enum ReadersCommand {
     /// `ostler trust fetch` there
     Add {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: PublicKey,
         /// What to call it
         #[arg(long)]
@@ -163,6 +166,7 @@ pub(crate) enum UsersCommand {
     /// then runs `ostler trust fetch` there
     Add {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: PublicKey,
         /// What to call it
         #[arg(long)]
