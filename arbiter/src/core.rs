@@ -720,10 +720,7 @@ impl Core {
     fn check_not_ended(&self, offer: &Offer) -> Result<(), DenialReason> {
         let said = self.said.get(&offer.host);
         if said.is_some_and(|s| offer.id <= s.watermark && !s.listed.contains(&offer.id)) {
-            return policy(format!(
-                "offer {} of host {} has ended; ask the host for a new one",
-                offer.id, offer.host
-            ));
+            return Err(DenialReason::OfferEnded { host: offer.host.clone(), id: offer.id });
         }
         Ok(())
     }

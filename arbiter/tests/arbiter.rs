@@ -342,7 +342,7 @@ async fn a_promise_is_kept_until_its_host_says_that_it_is_over() {
     cluster.ticket(two, &second).await;
     assert!(matches!(
         cluster.denial(&first).await,
-        DenialReason::Promised { .. } | DenialReason::Policy { .. }
+        DenialReason::Promised { .. } | DenialReason::OfferEnded { .. }
     ));
 }
 

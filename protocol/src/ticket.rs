@@ -226,6 +226,14 @@ pub enum DenialReason {
         /// The hold.
         hold: HoldAt,
     },
+    /// Its host has struck the offer off: it took too long, or was withdrawn.
+    #[error("offer {id} of host {host} has ended; ask the host for a new one")]
+    OfferEnded {
+        /// The host.
+        host: HostId,
+        /// Its offer.
+        id: OfferId,
+    },
     /// The tenant has no more.
     #[error("tenant {tenant} has a limit of {limit}, {used} is promised, {asked} was asked for{}", .at_most.as_ref().map(|most| format!("; at most {most} would fit")).unwrap_or_default())]
     Quota {
@@ -308,6 +316,7 @@ impl DenialReason {
             DenialReason::Rebuilding { .. } => "rebuilding",
             DenialReason::Promised { .. } => "promised",
             DenialReason::NotTheLast { .. } => "not_the_last",
+            DenialReason::OfferEnded { .. } => "offer_ended",
             DenialReason::Quota { .. } => "quota",
             DenialReason::Window { .. } => "window",
             DenialReason::Rate { .. } => "rate",

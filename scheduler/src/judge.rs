@@ -223,7 +223,8 @@ pub fn is_firm(why: &DenialReason) -> bool {
         DenialReason::Silent { .. }
         | DenialReason::Rebuilding { .. }
         | DenialReason::OtherTrust { .. }
-        | DenialReason::Promised { .. } => false,
+        | DenialReason::Promised { .. }
+        | DenialReason::OfferEnded { .. } => false,
     }
 }
 

@@ -355,8 +355,12 @@ impl<'a> Poll<'a> {
             .map(|(have, k)| format!("{have} of {k} grants of witnesses"));
         let need: Vec<String> = of_arbiters.chain(of_witnesses).collect();
         let what = format!("{}; {}", need.join(" and "), words.join("; "));
-        let is_behind = |why: &DenialReason| matches!(why, DenialReason::OtherTrust { offered, here } if offered < here);
-        match self.denials.values().any(is_behind) {
+        let is_over = |why: &DenialReason| match why {
+            DenialReason::OfferEnded { .. } => true,
+            DenialReason::OtherTrust { offered, here } => offered < here,
+            _ => false,
+        };
+        match self.denials.values().any(is_over) {
             true => Answer::OfferOver { why: what },
             false => Answer::Unclear { what, is_ambiguous: false },
         }

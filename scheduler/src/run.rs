@@ -621,7 +621,7 @@ impl Run {
         let (offer, grants) = match self.record.tasks[i].kind {
             TaskKind::Put { ticket: Some(ticket), .. }
             | TaskKind::Resize { ticket: Some(ticket), .. } => ticket,
-            // The arbiters obey a later document than the host did when it made the offer.
+            // It took too long, or the arbiters obey a later document than the host did when it made the offer.
             TaskKind::Grants { offer } => (offer, i),
             _ => return self.do_refused(now_ms, i, No::Failed(why), out),
         };

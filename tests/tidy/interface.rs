@@ -66,7 +66,8 @@ fn denials() -> Vec<DenialReason> {
         DenialReason::Silent { for_ms: 1 },
         DenialReason::Rebuilding { missing: 1 },
         DenialReason::Promised { host: host.clone(), id, for_ms: None },
-        DenialReason::NotTheLast { hold: HoldAt { host, hold: id } },
+        DenialReason::NotTheLast { hold: HoldAt { host: host.clone(), hold: id } },
+        DenialReason::OfferEnded { host, id },
         DenialReason::Quota { tenant, limit, used, asked, at_most: None, left: None },
         DenialReason::Window { tenant: of_tenant.clone(), is_default, closed },
         DenialReason::Rate {
@@ -86,6 +87,7 @@ fn denials() -> Vec<DenialReason> {
             | DenialReason::Rebuilding { .. }
             | DenialReason::Promised { .. }
             | DenialReason::NotTheLast { .. }
+            | DenialReason::OfferEnded { .. }
             | DenialReason::Quota { .. }
             | DenialReason::Window { .. }
             | DenialReason::Rate { .. }

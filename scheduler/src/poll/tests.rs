@@ -411,3 +411,19 @@ fn who_loses_the_last_start_to_rivals_tries_again_with_another_offer() {
     let Answer::OfferOver { why } = poll.conclude() else { panic!("ended for good") };
     assert!(why.contains("others were faster"), "{why}");
 }
+
+/// An arbiter that has just started is silent for about as long as an offer lasts.
+#[test]
+fn an_offer_that_ended_while_it_was_shown_is_asked_for_anew() {
+    let (trust, offer) = (trust(None), offer(3));
+    let mut poll = Poll::of(&trust, &offer);
+    while let Some((arbiter, _)) = poll.next_arbiter() {
+        let ended = DenialReason::OfferEnded {
+            host: offer.open().unwrap().host,
+            id: offer.open().unwrap().id,
+        };
+        poll.take(arbiter.slot, no(&offer, arbiter.slot, ended));
+    }
+    let Answer::OfferOver { why } = poll.conclude() else { panic!("ended for good") };
+    assert!(why.contains("has ended; ask the host for a new one"), "{why}");
+}

@@ -810,6 +810,7 @@ impl World {
                         DenialReason::Rebuilding { .. } => "denial.rebuilding",
                         DenialReason::Promised { .. } => "denial.promised",
                         DenialReason::NotTheLast { .. } => "denial.not-the-last",
+                        DenialReason::OfferEnded { .. } => "denial.offer-ended",
                         DenialReason::Quota { limit, used, .. }
                             if used.vms >= limit.vms && limit.tells_vms() =>
                         {

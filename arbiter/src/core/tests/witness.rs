@@ -67,7 +67,7 @@ fn a_witness_lets_one_host_at_a_time_run_a_job() {
     // What its host has ended is over here as well.
     assert_eq!(covers(&mut witness, 4_003 + T, 1, &[]), Some(vec![]));
     let early = witness.ask(4_004 + T, &stop(1, 8, "web"));
-    assert!(matches!(early, Err(DenialReason::Policy { .. })), "{early:?}");
+    assert!(matches!(early, Err(DenialReason::OfferEnded { .. })), "{early:?}");
 }
 
 /// Arbiters say which hold was the last, and what a tenant may have; a witness has no say in either.
