@@ -407,7 +407,10 @@ impl Fencer {
                 Ok(obeyed) if self.says_all(&obeyed.trust, row)? => {
                     return Ok(obeyed.trust.version);
                 }
-                Ok(obeyed) => Ok((obeyed, vec![])),
+                Ok(obeyed) => {
+                    self.note_heard(&obeyed.trust).map_err(|error| error.to_string())?;
+                    Ok((obeyed, vec![]))
+                }
                 Err(Unobeyed::Divided(_)) => self.for_the_divided(&row.host.id).await,
                 Err(Unobeyed::Unknown(why)) => Err(why),
             };
@@ -441,6 +444,11 @@ impl Fencer {
         Err(trouble)
     }
 
+    /// Keeps what fencers have said in a document that a quorum of arbiters obeys.
+    fn note_heard(&self, obeyed: &Trust) -> Result<(), RecordError> {
+        self.change_record(|record| obeyed.note_heard(&mut record.heard))
+    }
+
     /// Signs that it is off. The version is kept before anybody sees it. What one of those could not follow who obey
     /// what is `shown`, because it has less of what was said of others, is not signed.
     fn sign(
@@ -451,9 +459,10 @@ impl Fencer {
         machine: &Machine,
     ) -> Result<Document, Trouble> {
         let me = self.identity.public();
-        let last = Record::read(&self.record).map_err(|error| error.to_string())?.last;
-        let next = obeyed.trust.next_by_fencer(&obeyed.signed, &me, last);
+        let record = Record::read(&self.record).map_err(|error| error.to_string())?;
+        let next = obeyed.trust.next_by_fencer(&obeyed.signed, &me, record.last);
         let mut next = next.ok_or_else(|| no_version(&obeyed.trust, &me))?;
+        next.repeat(&record.heard);
         next.fenced.retain(|fence| fence.host != row.host.key);
         next.fenced.push(Fence {
             host: row.host.key,
@@ -564,6 +573,10 @@ impl Fencer {
         if !is_heard && let Some(row) = row.filter(|row| has_stake(row)) {
             let Ok(obeyed) = self.obeyed().await else { return };
             if !self.says_all(&obeyed.trust, row).unwrap_or(false) {
+                return;
+            }
+            if let Err(error) = self.note_heard(&obeyed.trust) {
+                tracing::error!("{error}");
                 return;
             }
         }

@@ -286,7 +286,8 @@ fn a_gap_in_the_document_is_caught() {
     let refusals: Vec<Refusal> =
         examples().into_iter().filter(|r| ["busy", "invalid"].contains(&r.name())).collect();
     assert_eq!(check_refusals(document, &refusals).len(), 3, "wrong status, missing, gone");
-    assert_eq!(check_denials(document, &denials()).len(), 8);
+    let denials = denials();
+    assert_eq!(check_denials(document, &denials).len(), denials.len() - 1, "one has its row");
 
     let code = "//! x\nr.route(\"/v1/x\", get(x));\nProblemReply::new(503, \"new\", d);\n#[cfg(test)]\nProblem::new(1, \"t\", d)\n";
     let files = [TextFile::sample("a/src/b.rs", code)];

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use protocol::id::HostId;
+use protocol::trust::Fence;
 use serde::{Deserialize, Serialize};
 use transport::durable;
 
@@ -21,7 +22,11 @@ pub(super) struct Record {
     /// by which it has said so last, or 0.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) off: BTreeMap<HostId, u64>,
-    /// The same of one host, as controllers of before have written it.
+    /// What fencers have said of hosts last that a quorum of arbiters was seen to obey: for documents of operators who
+    /// did not see that. At most one of each host of the roster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) heard: Vec<Fence>,
+    /// A host whose power it has cut, as controllers of before have written it.
     #[serde(default, skip_serializing)]
     cut: Option<HostId>,
 }
@@ -72,6 +77,8 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use protocol::signed::SecretKey;
+
     use super::*;
 
     #[test]
@@ -81,11 +88,19 @@ mod tests {
         assert_eq!(Record::read(&path).unwrap(), Record::default());
         let (one, other) = (HostId::new("h1").unwrap(), HostId::new("h2").unwrap());
         let off = BTreeMap::from([(one.clone(), 3_011), (other, 0)]);
-        let record = Record { last: 3_011, off, cut: None };
+        let word = Fence {
+            host: SecretKey::from_seed([7; 32]).public(),
+            since: 3_001,
+            by: SecretKey::from_seed([8; 32]).public(),
+            by_fencer: true,
+            at_ms: 5,
+            reason: "nobody heard it".into(),
+        };
+        let record = Record { last: 3_011, off, heard: vec![word], cut: None };
         record.write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), record);
         std::fs::write(&path, "{\"last\":7,\"cut\":\"h1\"}").unwrap();
-        let older = Record { last: 7, off: BTreeMap::from([(one, 0)]), cut: None };
+        let older = Record { last: 7, off: BTreeMap::from([(one, 0)]), ..Record::default() };
         assert_eq!(Record::read(&path).unwrap(), older);
         std::fs::write(&path, "{\"last\":").unwrap();
         assert!(matches!(Record::read(&path), Err(RecordError::Damaged { .. })));

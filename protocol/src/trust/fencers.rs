@@ -22,6 +22,11 @@
 //! them is ever obeyed by a quorum of arbiters, and nothing was started elsewhere for the other's sake. A fencer signs
 //! upon the one that a quorum obeys, an operator what has its words ([`Trust::brought_together`]). Those who obeyed the
 //! other follow as soon as an operator has disowned what it said, and hear afterwards what it lacked: see `fence`.
+//!
+//! **What a quorum has obeyed may be repeated.** An operator who saw no quorum may have signed without it, and then a
+//! fencer says it again as it was said, upon that document ([`Trust::repeat`]): nobody loses anything by it that was not
+//! over before. What no quorum has obeyed must not be repeated so: its host may have been turned on by hand since, and
+//! the fencer of it says it anew only while the devices say that it is off.
 
 use std::sync::Arc;
 
@@ -182,6 +187,31 @@ impl Trust {
         })
     }
 
+    /// Adds what fencers say in this document, which a quorum of arbiters obeys, to what is `heard`: the last of each
+    /// host of the roster.
+    pub fn note_heard(&self, heard: &mut Vec<Fence>) {
+        let since = |host: &PublicKey| self.fence_of(host).map_or(0, |word| word.since);
+        heard.retain(|word| self.roster.contains(&word.host) && word.since > since(&word.host));
+        let is_known = |word: &Fence, heard: &[Fence]| heard.iter().any(|h| h.host == word.host);
+        for word in self.fenced.iter().filter(|word| self.is_fencers(word)) {
+            if !is_known(word, heard) {
+                heard.push(word.clone());
+            }
+        }
+    }
+
+    /// Says again what a quorum of arbiters has `heard` of hosts, word for word, where this document says less of them
+    /// and does not disown it.
+    pub fn repeat(&mut self, heard: &[Fence]) {
+        for word in heard {
+            let since = self.fence_of(&word.host).map_or(0, |known| known.since);
+            if since < word.since && self.is_fencers(word) {
+                self.fenced.retain(|known| known.host != word.host);
+                self.fenced.push(word.clone());
+            }
+        }
+    }
+
     /// What an operator changes and signs next ([`Trust::next`]), given every document that is seen: the newest that an
     /// operator has signed, with the words that the one has which a quorum of arbiters obeys, if that one is seen, and
     /// with those disowned that only others have. Where no quorum is seen, nobody knows whose words were heard: then
@@ -223,6 +253,14 @@ impl Trust {
             Some(_) => self.version - self.version % STRIDE,
             None => self.version,
         }
+    }
+
+    /// Whether a fencer of this document may say so of a host of it, as far as the document tells.
+    fn is_fencers(&self, word: &Fence) -> bool {
+        let place = self.fencing.place_of(&word.by);
+        let is_its = place.is_some_and(|place| word.since % TURN == u64::from(place));
+        let is_ours = self.roster.contains(&word.host);
+        word.by_fencer && is_its && is_ours && !self.fencing.disowns(word)
     }
 
     /// Whether two documents differ in nothing but in what was said of hosts being off.
@@ -290,11 +328,7 @@ pub(super) fn open(new: &Trust, signer: PublicKey) -> Result<Arc<Signed<Trust>>,
         return unlawful("its number is another signer's");
     }
     for fence in new.fenced.iter().filter(|fence| base.fence_of(&fence.host) != Some(fence)) {
-        let by = base.fencing.place_of(&fence.by);
-        let is_a_fencers = by.is_some_and(|place| fence.since % TURN == u64::from(place))
-            && fence.by_fencer
-            && fence.since > base.version;
-        if !is_a_fencers || !base.roster.contains(&fence.host) {
+        if !base.is_fencers(fence) {
             let host = HostId::of(&fence.host);
             return unlawful(&format!(
                 "that host {host} is off is not said by a fencer of its own"

@@ -30,6 +30,8 @@ pub struct Fencer {
     last: u64,
     /// The host that it keeps off, and what it has said, until a quorum has heard.
     said: Option<Said>,
+    /// What a quorum has heard of hosts from fencers, as far as it has seen that.
+    heard: Vec<Fence>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,9 +66,12 @@ impl World {
                 continue;
             }
             let (host, upon) = (said.host, said.trust.operators_version());
-            let newer = || self.newest_by_operators().filter(|(base, _)| base.version > upon);
             let obeyed = self.obeyed();
             let is_divided = obeyed.is_none();
+            if let Some((obeyed, _)) = &obeyed {
+                obeyed.note_heard(&mut self.fencing.fencers[f].heard);
+            }
+            let newer = || self.newest_by_operators().filter(|(base, _)| base.version > upon);
             if let Some((base, signed)) = obeyed.or_else(newer) {
                 self.coverage.hit("fence.said-again");
                 if is_divided {
@@ -107,18 +112,24 @@ impl World {
         }
         let host = self.chance.pick(&off).copied();
         let (Some(host), Some((base, signed))) = (host, self.obeyed()) else { return false };
+        base.note_heard(&mut self.fencing.fencers[f].heard);
         self.says(f, host, &base, &signed);
         true
     }
 
     fn says(&mut self, f: usize, host: usize, base: &Trust, signed: &Signed<Trust>) {
         let key: SecretKey = fencer_key(f);
-        let last = self.fencing.fencers[f].last;
-        let Some(mut next) = base.next_by_fencer(signed, &key.public(), last) else {
+        let Fencer { last, heard, .. } = &self.fencing.fencers[f];
+        let Some(mut next) = base.next_by_fencer(signed, &key.public(), *last) else {
             return self.coverage.hit("skipped.fencer");
         };
         let (of, since) = (host_key(host).public(), next.version);
         let by = key.public();
+        let before = next.fenced.len();
+        next.repeat(heard);
+        if next.fenced.len() > before {
+            self.coverage.hit("fence.repeated");
+        }
         next.fenced.retain(|other| other.host != of);
         let reason = String::new();
         next.fenced.push(Fence { host: of, since, by, by_fencer: true, at_ms: 0, reason });
@@ -131,7 +142,8 @@ impl World {
         self.trust = Arc::clone(&trust);
         let at_us = self.now_us;
         let said = Some(Said { host, trust, signed, at_us });
-        self.fencing.fencers[f] = Fencer { last: since, said };
+        let fencer = &mut self.fencing.fencers[f];
+        (fencer.last, fencer.said) = (since, said);
     }
 
     /// Which hosts fencers keep off still: no quorum has heard.
@@ -153,16 +165,23 @@ impl World {
             .map(|fencer| fencer.said.as_ref().is_some_and(|said| self.have_heard(said)))
             .collect();
         for (fencer, _) in self.fencing.fencers.iter_mut().zip(heard).filter(|(_, heard)| *heard) {
-            fencer.said = None;
+            let Some(said) = fencer.said.take() else { continue };
+            let host = host_key(said.host).public();
+            fencer.heard.retain(|word| word.host != host);
+            fencer.heard.extend(said.trust.fence_of(&host).cloned());
         }
     }
 
-    /// Whether a quorum of arbiters obeys what was said, or what was signed upon it.
+    /// Whether a quorum of arbiters obeys what was said, or what was signed upon it; or one document that says as much.
+    /// Some who obey this word, and some who obey an operator's of the same host, are divided still.
     fn have_heard(&self, said: &Said) -> bool {
         let key = host_key(said.host).public();
+        let word = said.trust.fence_of(&key);
+        let heard = self.arbiters_that(|trust| trust.fence_of(&key) == word);
         let since = |trust: &Trust| trust.fence_of(&key).map_or(0, |word| word.since);
-        let heard = self.arbiters_that(|trust| since(trust) >= since(&said.trust));
+        let says_as_much = |obeyed: (Trust, _)| since(&obeyed.0) >= since(&said.trust);
         said.trust.committee().count(&heard) >= said.trust.k
+            || self.obeyed().is_some_and(says_as_much)
     }
 
     /// The arbiters that are there and obey such a document.

@@ -136,7 +136,7 @@ fn a_fencer_changes_nothing_else() {
     assert!(!says(&|t| t.version = 3_002, &fencer), "another's number");
     assert!(!says(&|t| t.version = 4_001, &fencer), "beyond what is its own");
     assert!(!says(&|t| t.fenced[0].by = key(OPERATOR).public(), &fencer), "another's word");
-    assert!(!says(&|t| t.fenced[0].since = 2_999, &fencer), "afterwards");
+    assert!(!says(&|t| t.fenced[0].since = 2_999, &fencer), "by a number that was nobody's");
     assert!(!says(&|t| t.fenced[0].by_fencer = false, &fencer), "as if an operator had said it");
     assert!(!says(&|_| {}, &key(13)), "a controller that is no fencer");
     assert!(!says(&|_| {}, &key(12)), "another fencer's number");
@@ -183,6 +183,51 @@ fn who_has_heard_a_fencer_and_who_has_heard_an_operator_follow_what_the_fencer_s
     assert!(follows(&said, &again) && follows(&meanwhile, &again) && follows(&base, &again));
     let goes_on = by_operator(&again.open().unwrap().next());
     assert!(follows(&again, &goes_on), "and so does everybody after that");
+}
+
+/// Of three arbiters one was on host 4, which is off now, one has heard both words and one an operator who has heard
+/// neither: nobody but the fencer of host 4 can bring them together, whoever has fenced host 3.
+#[test]
+fn what_a_quorum_has_heard_of_another_host_is_repeated_upon_an_operators_later_document() {
+    let base = by_operator(&base());
+    let first = word(&base, 12, 3);
+    let both = word_after(0, &first, 11, 4);
+    let mut heard = vec![];
+    base.open().unwrap().note_heard(&mut heard);
+    assert_eq!(heard, []);
+    first.open().unwrap().note_heard(&mut heard);
+    assert_eq!(heard, first.open().unwrap().fenced);
+    let meanwhile = by_operator(&base.open().unwrap().next());
+    assert!(!follows(&both, &word_after(3_011, &meanwhile, 11, 4)), "it says nothing of host 3");
+
+    let says = |upon: &Signed<Trust>, heard: &[Fence]| {
+        let anew = word_after(3_011, upon, 11, 4).open().unwrap();
+        let mut with = anew.clone();
+        with.repeat(heard);
+        (Signed::seal(&with, &key(11)), with != anew)
+    };
+    let (again, has_repeated) = says(&meanwhile, &heard);
+    assert!(has_repeated && again.open().unwrap().fence_of(&key(3).public()) == heard.first());
+    for known in [&base, &first, &both, &meanwhile] {
+        assert!(follows(known, &again));
+    }
+    assert!(Trust::accept(None, &again).is_ok());
+    let goes_on = by_operator(&again.open().unwrap().next());
+    assert!(follows(&again, &goes_on) && follows(&both, &goes_on));
+    let other = word_after(3_002, &again, 12, 5);
+    assert!(follows(&again, &other), "another fencer goes on from there");
+    again.open().unwrap().note_heard(&mut heard);
+    assert_eq!(heard, again.open().unwrap().fenced, "once a quorum obeys it");
+    assert_eq!(heard.len(), 2);
+
+    // What is said already, disowned, or nobody's to say in this document is left out, and the rest is heard.
+    assert!(!says(&again, &heard).1);
+    let mut without = meanwhile.open().unwrap();
+    without.fencing.disown(&base.open().unwrap(), &first.open().unwrap());
+    assert!(!says(&by_operator(&without), &heard).1);
+    let others: Vec<Fence> =
+        heard.iter().map(|word| Fence { by: key(13).public(), ..word.clone() }).collect();
+    assert!(!says(&meanwhile, &others).1);
 }
 
 #[test]
