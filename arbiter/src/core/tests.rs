@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use protocol::amounts::VMS_ANY;
+use protocol::amounts::{Amounts, VMS_ANY};
 use protocol::id::{ClusterId, Epoch, JobId, Revision, TenantId};
+use protocol::resources::Resources;
 use protocol::signed::SecretKey;
+use protocol::ticket::{Action, DenialReason, HoldAt};
 use protocol::trust::{KILL_MS, Slot, TERM_MS};
+use protocol::vm::OnLoss;
 
 use super::*;
+use crate::books::share;
 use crate::statement::{Debits, HoldItem};
 
 mod budgets;
