@@ -9,7 +9,7 @@ use std::time::Duration;
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
 use protocol::id::{JobId, RunId};
 use protocol::job::{Job, JobRow, JobState};
-use protocol::resources::Bytes;
+use protocol::resources::{Bytes, Vcpus};
 use protocol::vm::SizeChange;
 use transport::{CallError, Client, Clock, Endpoint, Method};
 use uuid::Uuid;
@@ -401,7 +401,7 @@ pub(crate) fn wanted(want: &Want) -> String {
 }
 
 fn size_words(size: &SizeChange) -> String {
-    let vcpus = |count: u32| format!("{count} vcpus");
+    let vcpus = |count: u32| Vcpus(count).to_string();
     let memory = |bytes: u64| format!("{} of memory", Bytes(bytes));
     let at_most = |what: String| format!("at most {what}");
     let words = [

@@ -139,7 +139,7 @@ impl Amounts {
 impl fmt::Display for Amounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.tells_vms() {
-            write!(f, "{} vms, ", self.vms)?;
+            write!(f, "{} vm{}, ", self.vms, if self.vms == 1 { "" } else { "s" })?;
         }
         self.resources().fmt(f)
     }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn vms_are_told_in_words_where_they_are_limited() {
-        assert_eq!(Amounts::of_vm(SIZE).to_string(), "1 vms, 2 vcpus, 1GiB memory, 0B disk");
+        assert_eq!(Amounts::of_vm(SIZE).to_string(), "1 vm, 2 vcpus, 1GiB memory, 0B disk");
         assert_eq!(Amounts::from(SIZE).to_string(), SIZE.to_string());
     }
 }

@@ -75,6 +75,16 @@ impl Resources {
     }
 }
 
+/// A number of virtual CPUs, for people: `1 vcpu`, `2 vcpus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vcpus(pub u32);
+
+impl fmt::Display for Vcpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} vcpu{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
 /// More than any cluster has: where a limit says so, none was set.
 const VCPUS_ENDLESS: u32 = 1 << 30;
 /// As [`VCPUS_ENDLESS`].
@@ -84,7 +94,7 @@ impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.vcpus {
             VCPUS_ENDLESS.. => f.write_str("any vcpus")?,
-            vcpus => write!(f, "{vcpus} vcpus")?,
+            vcpus => Vcpus(vcpus).fmt(f)?,
         }
         for (what, bytes) in [("memory", self.memory_bytes), ("disk", self.disk_bytes)] {
             match bytes {

@@ -193,7 +193,7 @@ fn lab_a_tenant_gets_what_its_quota_allows_and_no_more() {
     operator.must(&run("web-1"));
     let denied = operator.run(&run("web-2"));
     let said = String::from_utf8_lossy(&[denied.stdout, denied.stderr].concat()).into_owned();
-    assert!(!denied.status.success() && said.contains("limit of 1 vcpus"), "{said}");
+    assert!(!denied.status.success() && said.contains("limit of 1 vcpu,"), "{said}");
     assert_eq!(lab.virsh_domains("h1"), ["web-1"], "virsh agrees");
     let quota = operator.json(&["quota"]);
     let row = &quota["quota"][0];
@@ -239,7 +239,7 @@ fn lab_all_of_a_quota_is_used_and_two_thirds_with_one_arbiter_away() {
     assert!(!denied.status.success());
     let words = said(denied);
     let has = |part: &str| assert!(words.contains(part), "{part} is not in: {words}");
-    ["limit of 3 vms, 3 vcpus", "1 vms, 1 vcpus", "at most 0 vms, 0 vcpus"]
+    ["limit of 3 vms, 3 vcpus", "1 vm, 1 vcpu,", "at most 0 vms, 0 vcpus"]
         .into_iter()
         .for_each(has);
     assert_eq!(operator.json(&["quota"])["quota"][0]["used"]["vcpus"], 3);

@@ -99,24 +99,56 @@ pub(crate) fn heard_of(picture: &Picture) -> BTreeMap<HostId, Heard> {
 }
 
 pub(crate) fn read_view(file: &Path) -> Result<(View, BTreeMap<HostId, Heard>), Failure> {
-    let value: Value = read_json(file)?;
-    view_of(value).map_err(|error| bad_file(file, "view", error))
+    let value: Value = read_json(file, Paper::View)?;
+    view_of(value).map_err(|error| bad_file(file, Paper::View, error))
 }
 
 pub(crate) fn read_wanted(file: Option<&Path>) -> Result<Wanted, Failure> {
     let value = match file {
-        Some(file) => read_json(file)?,
+        Some(file) => read_json(file, Paper::Expectations)?,
         None => json!({}),
     };
     let file = file.unwrap_or(Path::new("-"));
-    serde_json::from_value(value).map_err(|error| bad_file(file, "expectations", error))
+    serde_json::from_value(value).map_err(|error| bad_file(file, Paper::Expectations, error))
 }
 
-pub(crate) fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, Failure> {
+/// What a file is to hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Paper {
+    Expectations,
+    Plan,
+    Policy,
+    View,
+}
+
+impl Paper {
+    /// What a file without it is, and what would help.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Paper::Expectations => (
+                "has no expectations",
+                "docs/planner.md describes them, docs/schema/examples has some",
+            ),
+            Paper::Plan => ("is no plan", "`ostler plan --record FILE` writes one"),
+            Paper::Policy => (
+                "is no policy",
+                "docs/schema/policy.json describes it, docs/schema/examples/policy.json is one",
+            ),
+            Paper::View => {
+                ("is no view", "docs/schema/view.json describes it, `GET /v1/view` gives one")
+            }
+        }
+    }
+}
+
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
+    file: &Path,
+    paper: Paper,
+) -> Result<T, Failure> {
     let bytes = std::fs::read(file).map_err(|error| {
         Failure::new(Code::NotFound, format!("read {}", file.display())).because(error)
     })?;
-    serde_json::from_slice(&bytes).map_err(|error| bad_file(file, "JSON document", error))
+    serde_json::from_slice(&bytes).map_err(|error| bad_file(file, paper, error))
 }
 
 /// What is wanted, under the policy in force unless it names another.
@@ -124,10 +156,10 @@ pub(crate) fn under(policy: Arc<Policy>, wanted: Wanted) -> Wanted {
     if wanted.policy.is_empty() { Wanted { policy, ..wanted } } else { wanted }
 }
 
-fn bad_file(file: &Path, what: &str, error: serde_json::Error) -> Failure {
-    Failure::new(Code::Refused, format!("{} is no {what}", file.display()))
-        .because(error)
-        .next("see docs/schema and docs/planner.md")
+fn bad_file(file: &Path, paper: Paper, error: serde_json::Error) -> Failure {
+    let (is_not, next) = paper.words();
+    let is_not = if error.is_data() { is_not } else { "is no JSON document" };
+    Failure::new(Code::Refused, format!("{} {is_not}", file.display())).because(error).next(next)
 }
 
 fn finish(

@@ -18,7 +18,7 @@ use serde_json::json;
 use transport::Clock;
 
 use crate::cli::{Moment, PolicyArgs, PolicyCommand};
-use crate::command::plan::read_json;
+use crate::command::plan::{Paper, read_json};
 use crate::exit::{Code, Failure};
 use crate::govern::{Authority, in_force};
 use crate::session::Session;
@@ -38,7 +38,7 @@ pub(crate) async fn run(session: &Session, args: PolicyArgs) -> Result<Code, Fai
 }
 
 fn read(file: &Path) -> Result<Policy, Failure> {
-    let policy: Policy = read_json(file)?;
+    let policy: Policy = read_json(file, Paper::Policy)?;
     match policy.validate() {
         Ok(()) => Ok(policy),
         Err(error) => {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use protocol::amounts::Amounts;
 use protocol::id::TenantId;
-use protocol::resources::{Bytes, Resources};
+use protocol::resources::{Bytes, Resources, Vcpus};
 use protocol::trust::Trust;
 use protocol::view::View;
 use serde::Serialize;
@@ -86,10 +86,10 @@ fn words(limit: Option<Amounts>) -> String {
     let limit = limit.unwrap_or(Amounts::UNLIMITED);
     let mut parts = Vec::new();
     if limit.tells_vms() {
-        parts.push(format!("{} VMs", limit.vms));
+        parts.push(format!("{} VM{}", limit.vms, if limit.vms == 1 { "" } else { "s" }));
     }
     if limit.vcpus != u32::MAX {
-        parts.push(format!("{} vcpus", limit.vcpus));
+        parts.push(Vcpus(limit.vcpus).to_string());
     }
     for (bytes, of) in [(limit.memory_bytes, "memory"), (limit.disk_bytes, "disk")] {
         if bytes != u64::MAX {

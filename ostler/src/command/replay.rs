@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use planner::case::Record;
 
 use crate::cli::Global;
-use crate::command::plan;
+use crate::command::plan::{self, Paper};
 use crate::exit::{Code, Failure};
 use crate::show;
 
@@ -21,7 +21,7 @@ pub(crate) struct ReplayArgs {
 }
 
 pub(crate) fn run(global: &Global, args: ReplayArgs) -> Result<Code, Failure> {
-    let kept: Record = plan::read_json(&args.plan)?;
+    let kept: Record = plan::read_json(&args.plan, Paper::Plan)?;
     let mut input = kept.input.clone();
     plan::with(&mut input, &args.with)?;
     let again = Record::make(input, kept.not_understood.clone());

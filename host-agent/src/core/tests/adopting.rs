@@ -130,7 +130,7 @@ fn what_does_not_fit_the_domain_is_refused_and_says_what_would() {
         bench.put(name, PutJob { spec, ..adopt(None) }).expect_err("a refusal")
     };
     let smaller = put(&mut bench, "legacy", adopted_spec(2));
-    assert!(smaller.to_string().contains("1 vcpus"), "{smaller}");
+    assert!(smaller.to_string().contains("1 vcpu,"), "{smaller}");
     let JobKind::Vm(vm) = adopted_spec(1).kind else { unreachable!("it is a VM") };
     let spec = JobSpec::vm(VmSpec { adopted: Some(Uuid::from_u128(77)), ..vm });
     assert_eq!(put(&mut bench, "legacy", spec.clone()).name(), "name-taken");
