@@ -121,20 +121,23 @@ impl Rates {
         starts.map(|start| start.host.clone()).collect()
     }
 
+    /// Forgets what is over of all tenants, where much is remembered.
+    pub fn make_room(&mut self, now_ms: u64, trust: &Trust) {
+        if self.remembered >= REMEMBERED_MAX / 2 {
+            for tenant in self.starts.keys().cloned().collect::<Vec<_>>() {
+                self.drop_what_is_over(now_ms, trust, &tenant);
+            }
+        }
+    }
+
     /// Counts a start that is being granted, if the tenant's are limited.
     pub fn count(&mut self, now_ms: u64, trust: &Trust, tenant: &TenantId, at: (&HostId, OfferId)) {
         let (host, offer) = at;
         if trust.policy.start_rate(tenant).is_none() || self.counts(host, offer) {
             return;
         }
-        match self.remembered >= REMEMBERED_MAX / 2 {
-            true => {
-                for tenant in self.starts.keys().cloned().collect::<Vec<_>>() {
-                    self.drop_what_is_over(now_ms, trust, &tenant);
-                }
-            }
-            false => self.drop_what_is_over(now_ms, trust, tenant),
-        }
+        self.drop_what_is_over(now_ms, trust, tenant);
+        self.make_room(now_ms, trust);
         let start = Start { at_ms: now_ms, host: host.clone(), offer };
         self.starts.entry(tenant.clone()).or_default().push_back(start);
         self.offers.entry(host.clone()).or_default().insert(offer, tenant.clone());

@@ -212,7 +212,8 @@ async fn obeyed(session: &Session, seen: &[(Trust, Option<&Signed<Trust>>)]) -> 
         let by = trust.arbiters.iter().filter(|slot| obey.get(&slot.key) == Some(&trust.version));
         by.count() >= trust.k as usize
     };
-    seen.iter().map(|(trust, _)| trust).find(is_obeyed).cloned()
+    let obeyed = seen.iter().map(|(trust, _)| trust).filter(is_obeyed);
+    obeyed.max_by_key(|trust| trust.version).cloned()
 }
 
 fn is_forbidden(error: &CallError) -> bool {

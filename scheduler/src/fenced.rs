@@ -8,7 +8,8 @@
 //! * once its host has heard that this was taken from it, and says so: elsewhere or there again; what has
 //!   disks there, there.
 //!
-//! One-off jobs are not begun a second time. What may be lost fails over by its lapsed lease as ever.
+//! What ran by a budget is started there again, by a ticket, if it has disks there, and else left as it is. One-off
+//! jobs are not begun a second time. What may be lost fails over by its lapsed lease as ever.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +39,9 @@ pub(crate) fn taken(view: &View, trust: &Trust, freshness: impl Fn(&HostId) -> F
             if is_later_elsewhere(view, &host, job) {
                 continue;
             }
+            if is_a_budgets(row, hold) && !is_bound(row, job) {
+                continue;
+            }
             let at = HoldAt { host: host.clone(), hold };
             if let Some(want) = want(row, job, at.clone(), has_heard) {
                 taken.insert(job.id.clone(), (want, at));
@@ -63,6 +67,17 @@ fn hold_taken(job: &Job, has_heard: bool) -> Option<OfferId> {
     }
 }
 
+/// Whether it was a budget that had the hold: of what ran by it the arbiters know no hold, so nobody could take over
+/// from it.
+fn is_a_budgets(row: &HostRow, hold: OfferId) -> bool {
+    let mut budgets = row.jobs.values().filter(|job| job.spec.as_budget().is_some());
+    budgets.any(|job| matches!(job.reason, Some(Reason::Fenced { lost, .. }) if lost == hold))
+}
+
+fn is_bound(row: &HostRow, job: &Job) -> bool {
+    job.spec.as_vm().is_some_and(|vm| vm.is_bound_to(&row.host))
+}
+
 fn is_later_elsewhere(view: &View, home: &HostId, job: &Job) -> bool {
     let others = view.hosts().filter(|(host, _)| *host != home);
     let rows = others.filter_map(|(_, row)| row.jobs.get(&job.id));
@@ -72,8 +87,7 @@ fn is_later_elsewhere(view: &View, home: &HostId, job: &Job) -> bool {
 
 fn want(row: &HostRow, job: &Job, lost: HoldAt, has_heard: bool) -> Option<Want> {
     let (id, spec) = (job.id.clone(), job.spec.as_ref().clone());
-    let stays = job.spec.as_vm().is_some_and(|vm| vm.is_bound_to(&row.host));
-    match (stays, has_heard) {
+    match (is_bound(row, job), has_heard) {
         (true, false) => None,
         (true, true) => Some(Want::Run { job: id, spec, on: Some(lost.host), again: true }),
         (false, _) => Some(Want::FailOver { job: id, spec, revision: job.revision, lost }),
@@ -82,9 +96,10 @@ fn want(row: &HostRow, job: &Job, lost: HoldAt, has_heard: bool) -> Option<Want>
 
 #[cfg(test)]
 mod tests {
+    use protocol::budget::Budget;
     use protocol::host::{Host, Inventory};
     use protocol::id::{ClusterId, Cursor, Epoch, Revision};
-    use protocol::job::JobSpec;
+    use protocol::job::{JobKind, JobSpec};
     use protocol::signed::SecretKey;
     use protocol::trust::Fence;
     use protocol::vm::{DiskSpec, VmSpec};
@@ -176,6 +191,30 @@ mod tests {
         let there = of(2, ended, Freshness::Fresh);
         let host = HostId::of(&key(1).public());
         assert!(matches!(there, Some(Want::Run { on: Some(on), .. }) if on == host));
+    }
+
+    #[test]
+    fn what_ran_by_a_budget_is_started_there_by_a_ticket_or_not_at_all() {
+        let fenced = Some(Reason::Fenced { lost: hold(7), ran: false });
+        let size = Budget { vcpus: 1, memory_bytes: 0, disk_bytes: 0, vms: 1 };
+        let budget = JobSpec {
+            kind: JobKind::Budget(size),
+            ..job(JobState::Stopped, |_| {}).spec.as_ref().clone()
+        };
+        let budget = Job::of("a.h1".parse().unwrap(), budget, JobState::Stopped);
+        let of = |change: fn(&mut VmSpec)| {
+            let mut vm = job(JobState::Stopped, change);
+            (vm.hold, vm.reason) = (None, fenced.clone());
+            let mut view = View::default();
+            let budget = Job { reason: fenced.clone(), ..budget.clone() };
+            row(&mut view, 1, 2, vec![vm, budget]);
+            taken(&view, &trust(), |_| Freshness::Fresh).into_values().next().map(|(want, _)| want)
+        };
+        assert_eq!(of(|_| {}), None);
+        let there = of(|vm| {
+            vm.disks.push(DiskSpec { name: "root".into(), size_bytes: 1, ..DiskSpec::default() });
+        });
+        assert!(matches!(there, Some(Want::Run { on: Some(_), .. })), "{there:?}");
     }
 
     #[test]

@@ -355,8 +355,13 @@ impl<'a> Poll<'a> {
             .map(|(have, k)| format!("{have} of {k} grants of witnesses"));
         let need: Vec<String> = of_arbiters.chain(of_witnesses).collect();
         let what = format!("{}; {}", need.join(" and "), words.join("; "));
+        // With another offer it is worth trying only where enough answer.
+        let answered: BTreeSet<u32> =
+            granted.union(&self.denials.keys().copied().collect()).copied().collect();
+        let mut committees = self.committees().into_iter().chain(self.witnesses());
+        let is_there = committees.all(|committee| committee.count(&answered) >= committee.k);
         let is_over = |why: &DenialReason| match why {
-            DenialReason::OfferEnded { .. } => true,
+            DenialReason::OfferEnded { .. } => is_there,
             DenialReason::OtherTrust { offered, here } => offered < here,
             _ => false,
         };

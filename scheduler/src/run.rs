@@ -626,8 +626,13 @@ impl Run {
             _ => return self.do_refused(now_ms, i, No::Failed(why), out),
         };
         if self.record.offers_over > OFFERS_OVER_MAX {
-            let why = format!("{OFFERS_OVER_MAX} offers ended before they were used; {why}");
-            return self.do_refused(now_ms, i, No::Failed(why), out);
+            let message = format!("{OFFERS_OVER_MAX} offers ended before they were used; {why}");
+            if grants != i || self.is_past_return() {
+                return self.do_refused(now_ms, i, No::Failed(message), out);
+            }
+            self.record.tasks[i].note = Some(message.clone());
+            self.record.tasks[i].state = TaskState::Failed;
+            return self.become_unwinding(now_ms, Cause::NoQuorum { message }, out);
         }
         for task in [offer, grants, i] {
             let task = &mut self.record.tasks[task];

@@ -30,6 +30,7 @@ impl Core {
             out.push(Effect::BringTrust { host: host.clone() });
         }
         self.rates.give_back(host, &statement.unused);
+        self.rates.make_room(asked_ms, &trust);
         if self.is_over(&trust, host, statement.obeyed) {
             return;
         }

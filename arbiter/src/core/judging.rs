@@ -75,6 +75,11 @@ impl Core {
             ));
         }
         let known = self.check_identity(digest, &offer)?;
+        if let Err(ended) = self.check_not_ended(&offer) {
+            // Who is in the way is worth more than that it took too long.
+            self.check_exclusive(now_ms, &offer, out)?;
+            return Err(ended);
+        }
         let booked = known.map_or(Amounts::ZERO, |entry| entry.debit);
         let is_hold = known.is_some_and(|entry| entry.is_hold);
         if known.is_some_and(|entry| entry.signed.is_some())
@@ -131,7 +136,6 @@ impl Core {
         if let Some(for_ms) = self.lease_silent_for(now_ms) {
             return Err(DenialReason::Silent { for_ms });
         }
-        self.check_not_ended(offer)?;
         let source = source_of(offer).map(|(source, _)| source);
         if source == Some(&offer.host) {
             return policy(format!(
@@ -140,14 +144,13 @@ impl Core {
             ));
         }
         self.check_lease(now_ms, offer, source, out)?;
+        self.check_not_ended(offer)?;
         let at = HoldAt { host: offer.host.clone(), hold: offer.id };
         self.leases.promise(now_ms, self.term_ms, &offer.job, &at, source);
         Ok(Resources::ZERO.into())
     }
 
-    /// One id is one offer, and an offer that its host has struck off is over (R3, R13). A late
-    /// duplicate of it must not enter the books again: if the host died now, nobody could ever
-    /// release it.
+    /// One id is one offer.
     fn check_identity(
         &self,
         digest: Digest,
@@ -163,7 +166,6 @@ impl Core {
                 offer.host, offer.id, entry.job
             ));
         }
-        self.check_not_ended(offer)?;
         if known.is_none() && self.books.count_of(&offer.host) >= ENTRIES_PER_HOST_MAX {
             return policy(format!(
                 "host {} has {ENTRIES_PER_HOST_MAX} entries in the books; void or redeem offers first",
@@ -173,6 +175,8 @@ impl Core {
         Ok(known)
     }
 
+    /// An offer that its host has struck off is over (R3, R13). A late duplicate of it must not enter the books again:
+    /// if the host died now, nobody could ever release it.
     fn check_not_ended(&self, offer: &Offer) -> Result<(), DenialReason> {
         let said = self.said.get(&offer.host);
         if said.is_some_and(|s| offer.id <= s.watermark && !s.listed.contains(&offer.id)) {
@@ -239,7 +243,11 @@ impl Core {
     /// the budget owns. A budget is not granted while somebody else has one, and nobody else is granted one while
     /// the budget may be used, but who takes over from its host. Names that are away are nobody's: the host never
     /// starts them by it again. What a host has already may have another size there.
+    ///
+    /// On the budget's own host its names are for VMs of the budget's tenant that are kept: of one that may be lost
+    /// nobody could say, while that host is away, that it may run elsewhere.
     fn check_names(&self, offer: &Offer, out: &mut Vec<Effect>) -> Result<(), DenialReason> {
+        self.check_name_here(offer)?;
         let source = source_of(offer).map(|(source, _)| source);
         let is_away = |budget: Option<&Delegated>, job: &JobId| {
             budget.is_some_and(|budget| budget.away.contains(job))
@@ -262,6 +270,31 @@ impl Core {
         let Some(Entry { host, id, .. }) = taken else { return Ok(()) };
         out.push(Effect::ReadHost { host: host.clone() });
         Err(DenialReason::Promised { host: host.clone(), id: *id, for_ms: None })
+    }
+
+    fn check_name_here(&self, offer: &Offer) -> Result<(), DenialReason> {
+        let comes = match offer.action {
+            Action::Start | Action::FailOver { .. } | Action::MigrateIn { .. } => true,
+            Action::Resize | Action::Delegate { .. } => false,
+        };
+        let owners = self.books.owners_of(&offer.job).into_iter();
+        let Some(owner) = owners.into_iter().find(|owner| owner.host == offer.host) else {
+            return Ok(());
+        };
+        let (job, budget) = (&offer.job, &owner.job);
+        if comes && owner.tenant != offer.tenant {
+            let (tenant, asked) = (&owner.tenant, &offer.tenant);
+            return policy(format!(
+                "the name {job} is budget {budget}'s, which is tenant {tenant}'s: a VM of tenant {asked} takes another"
+            ));
+        }
+        if comes && offer.on_loss == OnLoss::Stop {
+            return policy(format!(
+                "the name {job} is budget {budget}'s: a VM that is stopped when its host is lost takes another, or \
+                 nobody could start it elsewhere then"
+            ));
+        }
+        Ok(())
     }
 
     /// R5 for leases: nobody else may run it, but whom it comes from.
@@ -348,8 +381,14 @@ impl Core {
         match &offer.action {
             Action::Resize | Action::MigrateIn { .. } => {
                 let own = Some((&offer.host, offer.id));
-                let had = self.books.had(&offer.tenant, &offer.job, own);
-                !Amounts::of_vm(offer.resources).fits_in(had.takes)
+                let had = self.books.had(&offer.tenant, &offer.job, own).takes;
+                // What runs by a budget has no entry, and is no larger than that; how large it grows within
+                // it nobody is asked.
+                let at = source_of(offer).map_or(&offer.host, |(source, _)| source);
+                let owners = self.books.owners_of(&offer.job).into_iter();
+                let owner = owners.into_iter().find(|owner| owner.host == *at);
+                let had = owner.map_or(had, |owner| had.max(owner.takes));
+                !Amounts::of_vm(offer.resources).fits_in(had)
             }
             Action::Start | Action::FailOver { .. } | Action::Delegate { .. } => false,
         }

@@ -298,6 +298,18 @@ fn r3_an_old_statement_that_arrives_late_closes_nothing_that_is_younger() {
 }
 
 #[test]
+fn r5_who_is_in_the_way_is_told_of_an_offer_that_has_ended_meanwhile() {
+    let mut arbiter = Arbiter::ready(trust(1, 1, 2));
+    arbiter.hears(0, 0, statement(1, vec![hold(1, "web", 1)], &[]));
+    let second = offer(1, 1, "web", 1);
+    assert_eq!(arbiter.ask(1, &second), promised(0, 1));
+    arbiter.hears(2, 1, statement(1, vec![], &[]));
+    assert_eq!(arbiter.ask(3, &second), promised(0, 1), "another offer would not help");
+    arbiter.hears(4, 0, statement(1, vec![], &[]));
+    assert!(has_ended(&arbiter.ask(5, &second)), "now it would");
+}
+
+#[test]
 fn r5_two_hosts_are_never_both_granted_one_job() {
     let mut arbiter = Arbiter::ready(trust(1, 1, 2));
     assert_eq!(arbiter.ask(0, &offer(0, 1, "web", 1)), Ok(vcpus(1)));

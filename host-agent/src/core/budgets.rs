@@ -60,6 +60,10 @@ impl Agent {
         budget: Budget,
         out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
+        if let Some(by) = &put.budget {
+            let message = format!("{id} is a budget itself, and can't be by budget {by}");
+            return Err(Refusal::Invalid { message });
+        }
         self.check_budget(&id, put.revision, &put.spec, budget)?;
         let known = self.jobs.get(&id).map(|entry| entry.record.clone());
         let lives = known.filter(|record| !record.job.state.is_ended());

@@ -37,6 +37,10 @@ impl Agent {
         out.extend(writes.into_iter().map(Effect::Persist));
         claimed?;
         let mut record = self.record(id)?.clone();
+        if record.job.spec.as_vm().is_none() {
+            let message = format!("{id} is no VM: have it on the other host instead");
+            return Err(Refusal::Invalid { message });
+        }
         if record.job.spec.as_one_off().is_some() {
             let message = format!("one-off job {id} ends where it was started");
             return Err(Refusal::Invalid { message });

@@ -202,9 +202,9 @@ impl Agent {
     }
 
     /// A ticket works once; what is started by a budget has none. So a copy of the request that comes when its VM
-    /// was deleted is known by its task.
+    /// was deleted, and perhaps made anew since, is known by its task.
     fn check_not_put_before(&self, id: &JobId, put: &PutJob) -> Result<(), Refusal> {
-        match self.claims.is_done(put.run, Deed::Spend) && !self.jobs.contains_key(id) {
+        match self.claims.is_done(put.run, Deed::Spend) {
             true => Err(Refusal::NoSuchJob { job: id.clone() }),
             false => Ok(()),
         }

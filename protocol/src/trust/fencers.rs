@@ -188,10 +188,10 @@ impl Trust {
     }
 
     /// Adds what fencers say in this document, which a quorum of arbiters obeys, to what is `heard`: the last of each
-    /// host of the roster.
+    /// host of the roster. What was heard before and is not in it is forgotten, unless it is newer: it was left behind,
+    /// by a change of arbiters who had not heard of it, and its host may have gone on since.
     pub fn note_heard(&self, heard: &mut Vec<Fence>) {
-        let since = |host: &PublicKey| self.fence_of(host).map_or(0, |word| word.since);
-        heard.retain(|word| self.roster.contains(&word.host) && word.since > since(&word.host));
+        heard.retain(|word| word.since > self.version);
         let is_known = |word: &Fence, heard: &[Fence]| heard.iter().any(|h| h.host == word.host);
         for word in self.fenced.iter().filter(|word| self.is_fencers(word)) {
             if !is_known(word, heard) {

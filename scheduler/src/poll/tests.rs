@@ -427,3 +427,21 @@ fn an_offer_that_ended_while_it_was_shown_is_asked_for_anew() {
     let Answer::OfferOver { why } = poll.conclude() else { panic!("ended for good") };
     assert!(why.contains("has ended; ask the host for a new one"), "{why}");
 }
+
+#[test]
+fn where_too_few_answer_another_offer_is_no_better() {
+    let (trust, offer) = (trust(None), offer(3));
+    let mut poll = Poll::of(&trust, &offer);
+    while let Some((arbiter, _)) = poll.next_arbiter() {
+        let ended = DenialReason::OfferEnded {
+            host: offer.open().unwrap().host,
+            id: offer.open().unwrap().id,
+        };
+        match arbiter.slot {
+            0 => poll.take(0, no(&offer, 0, ended)),
+            slot => poll.take(slot, Err("no answer".into())),
+        }
+    }
+    let Answer::Unclear { what, .. } = poll.conclude() else { panic!("one is no quorum") };
+    assert!(what.contains("0 of 2 grants") && what.contains("no answer"), "{what}");
+}

@@ -677,6 +677,21 @@ fn a_growth_that_may_have_arrived_is_given_back_when_its_host_falls_silent() {
 }
 
 #[test]
+fn offers_that_end_while_arbiters_are_asked_are_made_anew_and_not_for_ever() {
+    for (ends, state) in [(OFFERS_OVER_MAX, RunState::Succeeded), (100, RunState::RolledBack)] {
+        let mut bench = bench(Scenario::Start);
+        bench.world.offers_to_end = ends;
+        let bench = bench.finish();
+        assert_eq!((bench.state(), bench.journal.rounds), (state, 1));
+        if state == RunState::RolledBack {
+            let cause = &bench.journal.cause;
+            assert!(matches!(cause, Some(Cause::NoQuorum { .. })), "{cause:?}");
+            assert!(bench.world.starts.is_empty());
+        }
+    }
+}
+
+#[test]
 fn what_was_given_up_can_not_be_taken_back_so_the_run_goes_on() {
     let mut bench = bench(Scenario::Shrink);
     // The resize arrives, and its host is not heard until patience is over.

@@ -61,6 +61,8 @@ pub(super) struct World {
     ends: BTreeMap<u32, Answer>,
     /// Others that were moved are not taken back.
     pub(super) gives_nobody_back: bool,
+    /// So many offers more end before enough arbiters have said yes.
+    pub(super) offers_to_end: u32,
 }
 
 pub(super) fn job_id() -> JobId {
@@ -122,6 +124,7 @@ impl World {
             starts: vec![],
             ran_twice: false,
             gives_nobody_back: false,
+            offers_to_end: 0,
             errands: BTreeSet::new(),
             ends: BTreeMap::new(),
         }
@@ -369,6 +372,10 @@ impl World {
                 Answer::Done(TaskResult::Offer { offer })
             }
             Ask::VoidOffer(..) => done,
+            Ask::Grants(_) if self.offers_to_end > 0 => {
+                self.offers_to_end -= 1;
+                Answer::OfferOver { why: "ended".into() }
+            }
             Ask::Grants(_) => Answer::Done(TaskResult::Grants { grants: vec![] }),
             Ask::Put(host, body) => {
                 let fake = self.fake(host);

@@ -105,3 +105,19 @@ fn an_arbiter_that_has_forgotten_a_budget_grants_none_of_its_names_before_it_has
     arbiter.hears(T, 0, statement(1, vec![budget(1, "a", 3, &[])], &[]));
     assert!(is_promised(&arbiter.ask(T, &offer(1, 1, "a.web", 1)), 0));
 }
+
+/// While its host is away nobody could say that it may run elsewhere, so it takes another name from the beginning.
+#[test]
+fn names_of_a_budget_are_for_vms_of_its_tenant_that_are_kept() {
+    let mut arbiter = Arbiter::ready(trust(1, 1, 2));
+    assert!(is_granted(&arbiter.ask(0, &delegate(0, 1, "a", 3, &[]))));
+    let lost = Offer { on_loss: OnLoss::Stop, ..offer(0, 2, "a.web", 1) };
+    let other = Offer { tenant: TenantId::new("other").unwrap(), ..offer(0, 3, "a.web", 1) };
+    for (offer, why) in [(lost, "is stopped when its host is lost"), (other, "tenant other")] {
+        let Err(DenialReason::Policy { message }) = arbiter.ask(0, &offer) else {
+            panic!("granted: {offer:?}");
+        };
+        assert!(message.contains("budget a's") && message.contains(why), "{message}");
+    }
+    assert!(is_granted(&arbiter.ask(0, &offer(0, 4, "a.web", 1))));
+}

@@ -1,5 +1,6 @@
 //! When a tenant's VMs may be started: what of all that is granted is asked the hours, and what a clock that jumps does.
 
+use protocol::budget::Delegated;
 use protocol::tenure::Standing;
 use protocol::trust::{Policy, TenantPolicy};
 use serde_json::json;
@@ -116,4 +117,18 @@ fn a_wall_clock_that_jumps_opens_or_shuts_the_window_and_nothing_else() {
         arbiter.hears(3, 0, statement(num, vec![hold(1, "web", 1)], &[]));
         assert_eq!(arbiter.core.books(), &books, "at {wall_ms}");
     }
+}
+
+/// It has no entry of its own, and cannot have been larger than its budget.
+#[test]
+fn what_runs_by_a_budget_moves_at_any_hour() {
+    let mut arbiter = at(SHUT_MS);
+    let delegated = Some(Delegated { vms: 2, away: BTreeSet::new() });
+    arbiter.hears(1, 0, statement(1, vec![HoldItem { delegated, ..hold(1, "a", 2) }], &[]));
+    let to = |size| Offer {
+        resources: vcpus(size),
+        ..migrate_in(1, u64::from(size), "a.web", 0, id(1, 1))
+    };
+    assert!(is_closed(&arbiter.ask(2, &to(3))), "more than the budget");
+    assert_eq!(arbiter.ask(2, &to(2)), Ok(vcpus(2)));
 }

@@ -333,3 +333,18 @@ fn random_interleavings_use_the_rate_up() {
     }
     assert!(all > 60 && close > 20, "{all} starts, {close} with another within the time");
 }
+
+#[test]
+fn who_remembers_as_much_as_it_may_says_no_only_until_some_of_it_is_over() {
+    let trust = with_rate(trust(1, 1, 1), 10_000);
+    let counted_ms = counted_ms(&trust);
+    let tenant = |n: u64| TenantId::new(format!("t{}", n / 10_000)).unwrap();
+    let mut arbiter = Arbiter::ready(trust.clone());
+    for n in 0..100_000 {
+        arbiter.core.rates.count(1_000, &trust, &tenant(n), (&host(9), id(1, n)));
+    }
+    let web = |num| Offer { tenant: tenant(100_000), ..offer(0, num, "web", 1) };
+    assert!(for_ms(&arbiter.ask(2_000, &web(1))).is_some(), "its tenant has started none");
+    arbiter.hears(1_000 + counted_ms, 0, statement(0, vec![], &[1]));
+    assert_eq!(arbiter.ask(1_000 + counted_ms, &web(1)), Ok(vcpus(1)));
+}

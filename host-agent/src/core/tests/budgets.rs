@@ -197,3 +197,24 @@ fn a_copy_of_a_request_that_comes_after_a_delete_starts_nothing() {
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(bench.put("a.h1.web", put())), "no-such-job");
 }
+
+/// A row has a hold or a budget, or statements would not list what it holds.
+#[test]
+fn a_budget_is_by_no_budget_and_is_not_sent_away() {
+    let mut bench = Bench::trusted(HOST);
+    let ticket = Some(granted(bench.try_delegation(1, budget(3)).unwrap()));
+    let by = Some(job_id("x"));
+    let put = PutJob { ticket, budget: by, ..PutJob::of(Revision(1), budget(3)) };
+    assert_eq!(refusal(bench.put(BUDGET, put.clone())), "invalid");
+    bench.put(BUDGET, PutJob { budget: None, ..put }).unwrap();
+    let migrate = MigrateJob {
+        to: bench.agent.host.id.clone(),
+        to_hold: None,
+        url: "https://[::1]:1".into(),
+        run: None,
+        pace: Default::default(),
+    };
+    let send = Request::Migrate { job: job_id(BUDGET), migrate, revision: None };
+    assert_eq!(refusal(bench.ask(send)), "invalid");
+    assert_eq!(bench.state(BUDGET), JobState::Running);
+}
