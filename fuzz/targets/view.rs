@@ -123,6 +123,7 @@ fn domain(n: u8, i: usize) -> ObservedDomain {
         name: format!("after {i}"),
         is_active: true,
         resources: Resources::ZERO,
+        page_size: None,
         is_persistent: true,
     }
 }

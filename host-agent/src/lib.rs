@@ -24,6 +24,7 @@ mod trust_file;
 mod feed;
 mod fetch;
 mod hardware;
+mod hugepages;
 mod images;
 mod library;
 mod looks;
@@ -55,6 +56,7 @@ use std::time::Duration;
 
 use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts};
 use protocol::host::{Accel, Host};
+use protocol::hugepages::Hugepages;
 use protocol::resources::Resources;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -71,6 +73,7 @@ use crate::feed::Feed;
 pub use crate::fetch::FetchLimits;
 use crate::fetch::Room;
 use crate::hardware::Machine;
+use crate::hugepages::Counter;
 use crate::keeper::{Left, Warden, Wards, WatchdogError};
 use crate::library::{Library, Means};
 use crate::meter::Meter;
@@ -281,6 +284,7 @@ async fn run_after(
     storage.pools().declare(&ledger.pools);
     let pools = storage.pools().look_once().await;
     let node = sensors::node(&hv).await;
+    let hugepages = Counter::of(&facts, options.share.hugepages);
     let mut labels = options.labels.clone();
     if facts.driver == "QEMU" {
         // A machine that is only pretended has none of ours.
@@ -295,8 +299,10 @@ async fn run_after(
         urls: vec![url.clone()],
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         hypervisor: facts,
-        capacity: sensors::measure(options.share, node, &storage),
+        capacity: sensors::measure(options.share, node, &hugepages, &storage),
         allocation: Resources::ZERO,
+        // Counted once jobs are known, whose pages are nobody else's.
+        hugepages: Hugepages::new(),
         images: storage.images().list()?,
         networks: None,
         labels,
@@ -364,7 +370,7 @@ async fn run_after(
         posts: posts.clone(),
         client: client.clone(),
         limits: options.fetching,
-        room: room(options.share, node, &storage, &feed),
+        room: room(options.share, node, &hugepages, &storage, &feed),
         measure: Arc::clone(&measure),
         shutdown: shutdown.clone(),
     });
@@ -414,7 +420,14 @@ async fn run_after(
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(tell_manager(posts.clone())),
         tokio::spawn(pools.keep_looking(posts.clone())),
-        tokio::spawn(sensors::keep_measuring(options.share, node, storage, posts, measure)),
+        tokio::spawn(sensors::keep_measuring(
+            options.share,
+            node,
+            hugepages,
+            storage,
+            posts,
+            measure,
+        )),
         tokio::spawn(library.keep_forgetting()),
         tokio::spawn(settle()),
         tokio::spawn(keeping_networks),
@@ -439,10 +452,16 @@ async fn run_after(
 }
 
 /// The room for images: what the disk has now, less what is promised to guests.
-fn room(share: Share, node: NodeFacts, storage: &Storage, feed: &Arc<Feed>) -> Room {
-    let (storage, feed) = (storage.clone(), Arc::clone(feed));
+fn room(
+    share: Share,
+    node: NodeFacts,
+    hugepages: &Counter,
+    storage: &Storage,
+    feed: &Arc<Feed>,
+) -> Room {
+    let (hugepages, storage, feed) = (hugepages.clone(), storage.clone(), Arc::clone(feed));
     Room {
-        measure: Box::new(move || sensors::measure(share, node, &storage)),
+        measure: Box::new(move || sensors::measure(share, node, &hugepages, &storage)),
         promised: Box::new(move || feed.host().allocation),
         turn: Mutex::default(),
     }

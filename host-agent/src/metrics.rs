@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::host::Host;
+use protocol::hugepages::{HugepageFacts, Hugepages, PageSize};
 use protocol::job::JobState;
 use protocol::resources::Resources;
 use protocol::usage::{DiskUsage, GuestUsage, MachineUsage, NicUsage, Usage};
@@ -78,12 +79,27 @@ impl Scrape {
                 yes(self.usage.is_some()),
             ),
         ];
+        all.extend(of_hugepages(&self.host.hugepages));
         if let Some(usage) = &self.usage {
             all.extend(of_machine(&usage.machine));
             all.extend(of_guests(&usage.guests));
         }
         all
     }
+}
+
+fn of_hugepages(hugepages: &Hugepages) -> [Family; 3] {
+    let pages = |name, help, count: fn(&HugepageFacts) -> u64| {
+        let sample = |(size, facts): (&PageSize, &HugepageFacts)| {
+            sample([("size", &*size.to_string())], number(count(facts)))
+        };
+        gauges(name, help, hugepages.iter().map(sample))
+    };
+    [
+        pages("hugepages", "Huge pages that the host has set aside", |facts| facts.total),
+        pages("hugepages_promised", "Huge pages that are promised to guests", |f| f.promised),
+        pages("hugepages_free", "Huge pages that can still be promised", |facts| facts.free()),
+    ]
 }
 
 fn of_machine(machine: &MachineUsage) -> Vec<Family> {

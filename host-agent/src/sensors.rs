@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisor::{Hypervisor, NodeFacts, call};
+use protocol::hugepages::Pages;
 use protocol::resources::Resources;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 use tokio::sync::{Notify, mpsc};
 
 use crate::core::Input;
+use crate::hugepages::Counter;
 use crate::shell::Post;
 use crate::storage::Storage;
 
@@ -26,8 +28,10 @@ pub struct Share {
     pub vcpu_overcommit: u32,
     /// Memory kept for the host itself, in bytes.
     pub memory_reserve_bytes: u64,
-    /// Memory for guests in all, in bytes, instead of what the machine has.
+    /// Memory for guests in all, in bytes, instead of what the machine has. That in huge pages is no part of it.
     pub memory_bytes: Option<u64>,
+    /// Huge pages for guests in all, instead of those that the machine has.
+    pub hugepages: Option<Pages>,
     /// Disk space kept free, in bytes.
     pub disk_reserve_bytes: u64,
 }
@@ -39,17 +43,26 @@ impl Default for Share {
             vcpu_overcommit: 4,
             memory_reserve_bytes: 1 << 30,
             memory_bytes: None,
+            hugepages: None,
             disk_reserve_bytes: 2 << 30,
         }
     }
 }
 
 impl Share {
-    /// The capacity for guests of a machine with this much free disk and this much of it in our
-    /// volumes already.
+    /// The capacity for guests of a machine with this much memory in huge pages, this much free disk and this
+    /// much of it in our volumes already.
     #[must_use]
-    pub fn of(&self, node: NodeFacts, disk_free_bytes: u64, volumes_bytes: u64) -> Resources {
-        let memory = node.memory_bytes.saturating_sub(self.memory_reserve_bytes);
+    pub fn of(
+        &self,
+        node: NodeFacts,
+        hugepages_bytes: u64,
+        disk_free_bytes: u64,
+        volumes_bytes: u64,
+    ) -> Resources {
+        // The kernel counts what it has set aside with all other memory, and gives it to nobody else.
+        let memory = node.memory_bytes.saturating_sub(hugepages_bytes);
+        let memory = memory.saturating_sub(self.memory_reserve_bytes);
         let disk = (disk_free_bytes + volumes_bytes).saturating_sub(self.disk_reserve_bytes);
         Resources {
             vcpus: node.cpus.saturating_mul(self.vcpu_overcommit),
@@ -79,12 +92,18 @@ pub(crate) async fn node(hv: &Arc<dyn Hypervisor>) -> NodeFacts {
 }
 
 /// Measures now.
-pub(crate) fn measure(share: Share, node: NodeFacts, storage: &Storage) -> Resources {
+pub(crate) fn measure(
+    share: Share,
+    node: NodeFacts,
+    hugepages: &Counter,
+    storage: &Storage,
+) -> Resources {
+    let aside = hugepages.bytes_aside();
     match storage.disk_bytes() {
-        Ok((free, used)) => share.of(node, free, used),
+        Ok((free, used)) => share.of(node, aside, free, used),
         Err(error) => {
             tracing::warn!("{error}; no disk space is promised");
-            share.of(node, 0, 0)
+            share.of(node, aside, 0, 0)
         }
     }
 }
@@ -93,20 +112,23 @@ pub(crate) fn measure(share: Share, node: NodeFacts, storage: &Storage) -> Resou
 pub(crate) async fn keep_measuring(
     share: Share,
     node: NodeFacts,
+    hugepages: Counter,
     storage: Storage,
     posts: mpsc::Sender<Post>,
     now: Arc<Notify>,
 ) {
     let mut interval = tokio::time::interval(MEASURE_INTERVAL);
-    interval.tick().await;
     loop {
         tokio::select! {
             _ = interval.tick() => {}
             () = now.notified() => {}
         }
-        let input = Input::Capacity(measure(share, node, &storage));
-        if posts.send(Post::Input(input)).await.is_err() {
-            return;
+        // What is set aside comes and goes between the two: first it is nobody's.
+        let capacity = Input::Capacity(measure(share, node, &hugepages, &storage));
+        for input in [capacity, Input::Hugepages(hugepages.count())] {
+            if posts.send(Post::Input(input)).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -118,10 +140,21 @@ mod tests {
     #[test]
     fn the_hosts_own_reserve_is_never_promised() {
         let node = NodeFacts { cpus: 2, memory_bytes: 8 << 30 };
-        let capacity = Share::default().of(node, 10 << 30, 1 << 30);
+        let capacity = Share::default().of(node, 0, 10 << 30, 1 << 30);
         let expected = Resources { vcpus: 8, memory_bytes: 7 << 30, disk_bytes: 9 << 30 };
         assert_eq!(capacity, expected);
         let tiny = NodeFacts { cpus: 1, memory_bytes: 1 << 20 };
-        assert_eq!(Share::default().of(tiny, 0, 0).memory_bytes, 0);
+        assert_eq!(Share::default().of(tiny, 0, 0, 0).memory_bytes, 0);
+    }
+
+    #[test]
+    fn what_is_set_aside_as_huge_pages_is_no_memory_for_others() {
+        let node = NodeFacts { cpus: 2, memory_bytes: 8 << 30 };
+        let memory = |share: Share, aside| share.of(node, aside, 0, 0).memory_bytes;
+        assert_eq!(memory(Share::default(), 3 << 30), 4 << 30);
+        assert_eq!(memory(Share::default(), 8 << 30), 0);
+        let limited = Share { memory_bytes: Some(5 << 30), ..Share::default() };
+        assert_eq!(memory(limited, 1 << 30), 5 << 30, "it is for guests beside the huge pages");
+        assert_eq!(memory(limited, 3 << 30), 4 << 30, "and no more than there is");
     }
 }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use protocol::host::Accel;
+use protocol::hugepages::PageSize;
 use protocol::id::JobId;
 use protocol::job::Passes;
 use protocol::resources::Resources;
@@ -80,6 +81,8 @@ pub struct DomainInfo {
     pub resources: Resources,
     /// What of its memory the guest has not given back, in bytes.
     pub memory_now_bytes: u64,
+    /// The size of the huge pages that its memory is in, as far as it is known: of domains of others it is read.
+    pub page_size: Option<PageSize>,
     /// True when it is still known after it ended.
     pub is_persistent: bool,
 }

@@ -4,8 +4,10 @@
 
 use std::path::PathBuf;
 
+use protocol::hugepages::PageSize;
 use protocol::vm::{
-    DISK_BYTES_MIN, DISKS_MAX, DiskBus, DiskSpec, NICS_MAX, NicModel, NicSpec, Plug, VmSpec,
+    DISK_BYTES_MIN, DISKS_MAX, DiskBus, DiskSpec, Hardware, NICS_MAX, NicModel, NicSpec, Plug,
+    VmSpec,
 };
 use uuid::Uuid;
 
@@ -35,6 +37,8 @@ pub struct Definition {
     /// True when the host can't have its memory back: it is in huge pages or locked, or a device of
     /// the host's writes to it.
     pub is_memory_pinned: bool,
+    /// The size of the huge pages that its memory is in, if it is in such.
+    pub page_size: Option<PageSize>,
     /// True when it has a device by which it can give memory back.
     pub has_balloon: bool,
     /// How often its guest says how much memory it uses, in seconds; 0 for never.
@@ -91,6 +95,13 @@ impl Definition {
             memory_bytes: memory_bytes.div_ceil(1 << 20) << 20,
             disks,
             nics: self.nics.iter().take(NICS_MAX).cloned().collect(),
+            hardware: Box::new(Hardware {
+                hugepages_kib: self.page_size.map(PageSize::kib).filter(|kib| {
+                    let hardware = Hardware { hugepages_kib: Some(*kib), ..Hardware::default() };
+                    is_valid(VmSpec { hardware: Box::new(hardware), ..VmSpec::default() })
+                }),
+                ..Hardware::default()
+            }),
             adopted: Some(uuid),
             ..VmSpec::default()
         }
@@ -133,8 +144,20 @@ impl Visit for Found {
                 let slots = attribute("slots").and_then(|text| text.parse().ok());
                 self.definition.memory_slots = slots.unwrap_or(0);
             }
-            ["domain", "memoryBacking", "hugepages" | "locked"]
-            | ["domain", "devices", "hostdev"] => self.definition.is_memory_pinned = true,
+            ["domain", "memoryBacking", "locked"] | ["domain", "devices", "hostdev"] => {
+                self.definition.is_memory_pinned = true;
+            }
+            ["domain", "memoryBacking", "hugepages"] => {
+                self.definition.is_memory_pinned = true;
+                // Which it is, where it is not said, is the kernel's default.
+                self.definition.page_size = Some(PageSize::MIB2);
+            }
+            ["domain", "memoryBacking", "hugepages", "page"] => {
+                self.memory_unit = attribute("unit");
+                let bytes = attribute("size").map_or(0, |size| self.bytes_of(&size));
+                let size = PageSize::of_kib(bytes >> 10);
+                self.definition.page_size = size.or(self.definition.page_size);
+            }
             ["domain", "devices", "memory"] => self.definition.memory_pieces += 1,
             ["domain", "devices", "memballoon", "stats"] => {
                 let period = attribute("period").and_then(|text| text.parse().ok());
@@ -327,6 +350,22 @@ mod tests {
     }
 
     #[test]
+    fn the_pages_that_its_memory_is_in_are_read_and_are_those_of_the_vm_if_a_vm_may_have_such() {
+        let of = |page: &str| {
+            let xml = format!("<domain><memoryBacking>{page}</memoryBacking></domain>");
+            let read = Definition::read(&xml).unwrap();
+            let vm = read.to_vm(Uuid::nil(), 1, 1 << 30, |_| None);
+            (read.page_size.map(PageSize::kib), vm.hardware.hugepages_kib)
+        };
+        let paged = |page: &str| of(&format!("<hugepages><page {page}/></hugepages>"));
+        assert_eq!(of(""), (None, None));
+        assert_eq!(of("<hugepages/>"), (Some(2048), Some(2048)));
+        assert_eq!(paged("size='1' unit='GiB'"), (Some(1 << 20), Some(1 << 20)));
+        assert_eq!(paged("size='2048'"), (Some(2048), Some(2048)));
+        assert_eq!(paged("size='64' unit='KiB' nodeset='0'"), (Some(64), None));
+    }
+
+    #[test]
     fn how_far_its_size_can_change_is_read() {
         let xml = "<domain type='qemu'><maxMemory slots='16' unit='KiB'>1048576</maxMemory>
             <memory unit='KiB'>393216</memory><currentMemory unit='KiB'>266240</currentMemory>
@@ -340,6 +379,7 @@ mod tests {
         assert_eq!((read.memory_bytes, read.memory_max_bytes), (384 << 20, Some(1 << 30)));
         assert_eq!((read.memory_slots, read.memory_pieces), (16, 1));
         assert!(read.is_memory_pinned && read.has_balloon);
+        assert_eq!(read.page_size, Some(PageSize::MIB2));
         assert_eq!(read.memory_stats_period_s, 10);
     }
 

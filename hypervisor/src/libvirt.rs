@@ -656,11 +656,16 @@ fn info(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
             Err(raw) if raw.code == sys::VIR_ERR_NO_DOMAIN_METADATA => None,
             Err(raw) => return Err(raw),
         };
+        // What one of ours has is what its spec says.
+        let definition = || Definition::read(&domain.xml(0).ok()?);
+        let page_size =
+            if job.is_none() { definition().and_then(|read| read.page_size) } else { None };
         Ok(DomainInfo {
             uuid: domain.uuid(),
             name: domain.name(),
             state: words::state(domain.state()?),
             job,
+            page_size,
             resources: Resources { vcpus, memory_bytes: memory_kib * 1024, disk_bytes: 0 },
             memory_now_bytes: now_kib * 1024,
             is_persistent: domain.is_persistent()?,
@@ -688,6 +693,7 @@ fn listed(domain: &Domain) -> Result<Option<DomainInfo>, RawError> {
                 job: None,
                 resources: Resources::ZERO,
                 memory_now_bytes: 0,
+                page_size: None,
                 is_persistent: true,
             }))
         }

@@ -129,6 +129,7 @@ impl Agent {
             name: "d".into(),
             is_active: true,
             resources: Resources::ZERO,
+            page_size: None,
             is_persistent: true,
         };
         let fact = Fact::DomainObserved { domain };

@@ -161,7 +161,7 @@ fn largest_first(input: &PlanInput) -> Vec<(Level, &Expectation)> {
     let mut goals = in_order(input);
     goals.sort_by_key(|(level, expectation)| {
         let size = match expectation {
-            Expectation::Runs { spec, .. } => spec.takes(),
+            Expectation::Runs { spec, .. } => spec.resources(),
             _ => Resources { memory_bytes: u64::MAX, ..Resources::ZERO },
         };
         (*level, Reverse((priority_of(expectation), size.memory_bytes, size.vcpus)))

@@ -139,6 +139,9 @@ impl<'l, 'a> Look<'l, 'a> {
         if let Some(vm) = wish.spec.as_vm() {
             let pools = vm.bytes_by_pool();
             marks = pools.keys().fold(marks, |marks, pool| marks.and(Marks::pool(pool)));
+            if let Some(size) = wish.spec.page_size() {
+                marks = marks.and(Marks::pages(size));
+            }
             if vm.on_loss == OnLoss::Stop {
                 marks = marks.and(Marks::GUARDS);
             }

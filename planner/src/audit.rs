@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, ImageName, JobId};
 use protocol::job::{JobSpec, JobState};
 use protocol::resources::Resources;
@@ -16,6 +17,7 @@ use crate::balance::Shift;
 use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
 use crate::intent::Intent;
+use crate::load::Load;
 use crate::measure::Measure;
 use crate::report::violations;
 use crate::rules::{Rule, Violation};
@@ -34,6 +36,15 @@ pub enum Fault {
         promised: Resources,
         /// What it has.
         capacity: Resources,
+    },
+    /// A host would promise more huge pages than it has.
+    TooManyPages {
+        /// The host.
+        host: HostId,
+        /// How many it would have promised.
+        promised: Pages,
+        /// How many there are for jobs.
+        total: Pages,
     },
     /// A job would run in two places.
     RunsTwice {
@@ -252,17 +263,18 @@ fn touched(step: &Step) -> Vec<&HostId> {
 /// Per host what it has and what is promised; per job where it is and whether it is alive there.
 struct Ledger<'a> {
     input: &'a PlanInput,
-    promised: BTreeMap<HostId, Resources>,
-    jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Resources)>>,
+    promised: BTreeMap<HostId, Load>,
+    jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Load)>>,
     copied: BTreeMap<HostId, BTreeSet<ImageName>>,
 }
 
 impl<'a> Ledger<'a> {
     fn of(input: &'a PlanInput) -> Self {
         let mut promised = BTreeMap::new();
-        let mut jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Resources)>> = BTreeMap::new();
+        let mut jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Load)>> = BTreeMap::new();
         for (id, row) in input.view.hosts() {
-            promised.insert(id.clone(), row.host.allocation);
+            let pages = Pages::promised(&row.host.hugepages);
+            promised.insert(id.clone(), Load { resources: row.host.allocation, pages });
             for (job, known) in &row.jobs {
                 let is_off = input.intents.get(id) == Some(&Intent::Off);
                 let is_alive = !is_off
@@ -270,7 +282,7 @@ impl<'a> Ledger<'a> {
                         known.state,
                         JobState::Stopped | JobState::Failed | JobState::Crashed
                     );
-                let entry = (is_alive, known.promised().minus(known.spec.in_pools()));
+                let entry = (is_alive, whole(&known.spec, known.promised()));
                 jobs.entry(job.clone()).or_default().insert(id.clone(), entry);
             }
         }
@@ -288,7 +300,7 @@ impl<'a> Ledger<'a> {
         let seen = |job: &JobId| self.input.view.host(host)?.jobs.get(job);
         for (job, rows) in &self.jobs {
             let Some((true, size)) = rows.get(host) else { continue };
-            let size = Resources { disk_bytes: 0, ..*size };
+            let size = Resources { disk_bytes: 0, ..size.resources };
             match seen(job) {
                 Some(seen) if seen.state == JobState::MigratingOut => leaving = leaving.plus(size),
                 Some(seen) if seen.spec.as_vm().is_none() || seen.spec.is_preemptible() => {}
@@ -318,7 +330,7 @@ impl<'a> Ledger<'a> {
                 self.input.view.hosts().filter(|(id, row)| is_awake(id) && rule.counts(&row.host));
             let rows: Vec<(Resources, Resources)> = rows
                 .map(|(id, row)| {
-                    let promised = self.promised.get(id).copied().unwrap_or_default();
+                    let promised = self.promised.get(id).copied().unwrap_or_default().resources;
                     let (leaving, staying) = self.vms_on(id);
                     (staying, row.host.capacity.minus(promised.minus(leaving)))
                 })
@@ -384,7 +396,7 @@ impl<'a> Ledger<'a> {
         match step {
             Step::StartVm(s) => {
                 self.fetch(s, faults);
-                self.put(&s.job, &s.host, Some((true, s.spec.takes())));
+                self.put(&s.job, &s.host, Some((true, whole(&s.spec, s.spec.resources()))));
             }
             Step::StopVm(s) => {
                 let size = self.size(&s.job, &s.host);
@@ -393,7 +405,7 @@ impl<'a> Ledger<'a> {
             Step::ResizeVm(s) => {
                 let rows = self.jobs.get(&s.job).and_then(|rows| rows.get(&s.host));
                 let is_alive = rows.is_some_and(|(is_alive, _)| *is_alive);
-                self.put(&s.job, &s.host, Some((is_alive, s.spec.takes())));
+                self.put(&s.job, &s.host, Some((is_alive, whole(&s.spec, s.spec.resources()))));
             }
             Step::DeleteVm(s) => self.put(&s.job, &s.host, None),
             Step::WakeHost(_) | Step::SleepHost(_) => {}
@@ -404,9 +416,17 @@ impl<'a> Ledger<'a> {
             }
         }
         let Some(reserved_for) = step_target(step) else { return };
-        let promised = self.promised.get(reserved_for).copied().unwrap_or_default();
+        let now = self.promised.get(reserved_for).copied().unwrap_or_default();
         let row = self.input.view.host(reserved_for);
         let capacity = row.map(|row| row.host.capacity).unwrap_or_default();
+        let total = row.map(|row| Pages::for_jobs(&row.host.hugepages)).unwrap_or_default();
+        let more = now.pages.minus(had.pages);
+        let short = now.pages.minus(total);
+        if (more.mib2 > 0 && short.mib2 > 0) || (more.gib1 > 0 && short.gib1 > 0) {
+            let (host, promised) = (reserved_for.clone(), now.pages);
+            faults.push(Fault::TooManyPages { host, promised, total });
+        }
+        let (promised, had) = (now.resources, had.resources);
         // A host that has promised too much may be asked for less, or for more of something else.
         if lacks(promised.minus(had), promised.minus(capacity)) {
             faults.push(Fault::Overcommitted { host: reserved_for.clone(), promised, capacity });
@@ -436,7 +456,8 @@ impl<'a> Ledger<'a> {
             }
             self.copied.entry(host.clone()).or_default().insert(fetch.image.clone());
             let promised = self.promised.entry(host.clone()).or_default();
-            promised.disk_bytes = promised.disk_bytes.saturating_add(fetch.facts.file_bytes);
+            let disk_bytes = promised.resources.disk_bytes;
+            promised.resources.disk_bytes = disk_bytes.saturating_add(fetch.facts.file_bytes);
         }
         let has_row = self.jobs.get(&start.job).is_some_and(|rows| rows.contains_key(host));
         let disks = start.spec.as_vm().map_or(&[][..], |vm| &vm.disks);
@@ -452,12 +473,12 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    fn size(&self, job: &JobId, host: &HostId) -> Resources {
+    fn size(&self, job: &JobId, host: &HostId) -> Load {
         let row = self.jobs.get(job).and_then(|rows| rows.get(host));
         row.map(|(_, size)| *size).unwrap_or_default()
     }
 
-    fn put(&mut self, job: &JobId, host: &HostId, row: Option<(bool, Resources)>) {
+    fn put(&mut self, job: &JobId, host: &HostId, row: Option<(bool, Load)>) {
         let rows = self.jobs.entry(job.clone()).or_default();
         let before = rows.remove(host).map(held).unwrap_or_default();
         let after = row.map(held).unwrap_or_default();
@@ -476,8 +497,14 @@ fn lacks(asked: Resources, short: Resources) -> bool {
         || (asked.disk_bytes > 0 && short.disk_bytes > 0)
 }
 
-fn held((is_alive, size): (bool, Resources)) -> Resources {
-    if is_alive { size } else { Resources { disk_bytes: size.disk_bytes, ..Resources::ZERO } }
+fn held((is_alive, size): (bool, Load)) -> Load {
+    let disk_bytes = size.resources.disk_bytes;
+    if is_alive { size } else { Resources { disk_bytes, ..Resources::ZERO }.into() }
+}
+
+/// All that a job with so much takes of its host while it is alive.
+fn whole(spec: &JobSpec, has: Resources) -> Load {
+    Load { resources: spec.of_host(has), pages: spec.pages_of(has) }
 }
 
 fn step_target(step: &Step) -> Option<&HostId> {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, JobId};
 use protocol::job::{Job, JobSpec};
 use protocol::resources::Resources;
@@ -307,8 +308,8 @@ pub fn verdict(
 }
 
 /// Reads a view as `GET /v1/view` gives it, or as a person writes it: what does not matter for
-/// planning may be left out (keys, urls, versions, cursors, ages), and a host's allocation is then
-/// the sum of its jobs.
+/// planning may be left out (keys, urls, versions, cursors, ages), and a host's allocation, and what of its
+/// huge pages is promised, is then the sum of its jobs.
 pub fn view_of(value: Value) -> Result<(View, BTreeMap<HostId, Heard>), serde_json::Error> {
     let (mut rows, freshness) = match value {
         Value::Object(mut reply) if reply.contains_key("view") => {
@@ -343,15 +344,21 @@ fn complete_row(id: &str, row: &mut Value) {
     fill(row, "cursor", json!({ "epoch": 1, "seq": 1 }));
     fill(row, "jobs", json!([]));
     fill(row, "host", json!({}));
-    let mut sum = Resources::ZERO;
+    let (mut sum, mut pages) = (Resources::ZERO, Pages::NONE);
     for job in row["jobs"].as_array_mut().into_iter().flatten() {
         fill(job, "revision", json!(1));
         fill(job, "since_ms", json!(0));
         if let Ok(job) = serde_json::from_value::<Job>(job.clone()) {
             sum = sum.plus(job.allocation());
+            pages = pages.plus(job.pages());
         }
     }
     let host = &mut row["host"];
+    let hugepages = host.get_mut("hugepages").and_then(Value::as_object_mut);
+    for (size, facts) in hugepages.into_iter().flatten() {
+        let promised = size.parse().map_or(0, |size| pages.count(size));
+        fill(facts, "promised", json!(promised));
+    }
     for (name, value) in [
         ("id", json!(id)),
         ("key", json!(key)),

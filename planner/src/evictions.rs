@@ -15,6 +15,7 @@ use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
 
 use crate::cost::Cost;
+use crate::load::Load;
 use crate::search::{Alike, CANDIDATES_MAX, Candidate, move_to, weigh};
 use crate::shards::{foreign_rank, lot};
 use crate::state::{Placed, State};
@@ -29,7 +30,7 @@ const VMS_MAX: usize = 12;
 pub(crate) struct Leaving<'a> {
     pub(crate) row: &'a HostRow,
     /// For which job there is to be room, and how much lacks; none where as many leave as must.
-    pub(crate) room: Option<(&'a JobId, Resources)>,
+    pub(crate) room: Option<(&'a JobId, Load)>,
 }
 
 /// A host that something may be moved to.
@@ -113,7 +114,7 @@ type Key = (u64, Cost);
 struct Vm {
     job: JobId,
     from: HostId,
-    size: Resources,
+    size: Load,
     placed: Placed,
     /// The least number of moves that must follow this one.
     moves_left: u64,
@@ -128,9 +129,9 @@ fn vms_of(state: &State<'_>, leaving: &Leaving<'_>) -> Vec<Vm> {
     let not = leaving.room.map(|(job, _)| job);
     let lacking = leaving.room.map(|(_, lacking)| lacking);
     let all = movable(state, leaving.row, not);
-    let sizes: Vec<Resources> = all.iter().map(|(size, ..)| *size).collect();
+    let sizes: Vec<Load> = all.iter().map(|(size, ..)| *size).collect();
     let is_wanted = |job: &JobId| state.input().expectations.iter().any(|e| e.job() == job);
-    let vm = |(n, (size, job, placed)): (usize, (Resources, JobId, Placed))| {
+    let vm = |(n, (size, job, placed)): (usize, (Load, JobId, Placed))| {
         let is_alone = state.placements(&job).len() == 1;
         let is_plain = is_alone && state.clauses_of(&job).is_empty() && !is_wanted(&job);
         let others = sizes.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, size)| *size);
@@ -140,7 +141,15 @@ fn vms_of(state: &State<'_>, leaving: &Leaving<'_>) -> Vec<Vm> {
         Vm { job, from, size, placed, moves_left, is_for_room, is_plain }
     };
     let mut vms: Vec<Vm> = all.into_iter().enumerate().map(vm).collect();
-    let key = |vm: &Vm| (vm.size.memory_bytes, vm.size.vcpus, vm.size.disk_bytes);
+    // Where huge pages lack, who has most of them comes last, and else who has most of the other memory.
+    let is_of_pages = lacking.is_some_and(|lacking| !lacking.pages.is_none());
+    let memory = |size: Load| {
+        if is_of_pages { size.pages.bytes() } else { size.resources.memory_bytes }
+    };
+    let key = |vm: &Vm| {
+        let Resources { vcpus, disk_bytes, .. } = vm.size.resources;
+        (memory(vm.size), vcpus, disk_bytes)
+    };
     vms.sort_by(|a, b| (key(a), &a.job).cmp(&(key(b), &b.job)));
     let is_same = |a: &Vm, b: &Vm| {
         let what = |vm: &Vm| (vm.placed.has, vm.placed.has_snapshots);
@@ -149,8 +158,8 @@ fn vms_of(state: &State<'_>, leaving: &Leaving<'_>) -> Vec<Vm> {
     vms.dedup_by(|later, first| is_same(later, first));
     if vms.len() > VMS_MAX {
         let large = &vms[VMS_MAX / 2..];
-        let lacking = lacking.unwrap_or_default().memory_bytes;
-        let enough = large.partition_point(|vm| vm.size.memory_bytes < lacking);
+        let lacking = memory(lacking.unwrap_or_default());
+        let enough = large.partition_point(|vm| memory(vm.size) < lacking);
         let enough = VMS_MAX / 2 + enough.min(large.len() - VMS_MAX / 2);
         vms.drain(enough + VMS_MAX / 2..);
         vms.drain(VMS_MAX / 2..enough);
@@ -159,16 +168,12 @@ fn vms_of(state: &State<'_>, leaving: &Leaving<'_>) -> Vec<Vm> {
 }
 
 /// Running VMs of a host with what they take of it.
-fn movable(
-    state: &State<'_>,
-    row: &HostRow,
-    not: Option<&JobId>,
-) -> Vec<(Resources, JobId, Placed)> {
+fn movable(state: &State<'_>, row: &HostRow, not: Option<&JobId>) -> Vec<(Load, JobId, Placed)> {
     let host = &row.host.id;
     let jobs = state.jobs_alive(row).into_iter().filter(|job| Some(job) != not);
     let placed = jobs.filter_map(|job| Some((state.placed(&job, host)?, job)));
     let running = placed.filter(|(placed, _)| placed.state == JobState::Running);
-    running.map(|(placed, job)| (placed.allocation(), job, placed)).collect()
+    running.map(|(placed, job)| (Load::placed(&placed), job, placed)).collect()
 }
 
 fn needed(state: &State<'_>, leaving: &Leaving<'_>) -> u64 {
@@ -178,12 +183,12 @@ fn needed(state: &State<'_>, leaving: &Leaving<'_>) -> u64 {
 }
 
 /// The least number of VMs of these sizes that must leave a host so that what lacks is free.
-fn moves_needed(sizes: impl Iterator<Item = Resources>, lacking: Resources) -> u64 {
-    if lacking == Resources::ZERO {
+fn moves_needed(sizes: impl Iterator<Item = Load>, lacking: Load) -> u64 {
+    if lacking == Load::ZERO {
         return 0;
     }
-    let sizes: Vec<Resources> = sizes.collect();
-    let least = |amount: &dyn Fn(&Resources) -> u64| {
+    let sizes: Vec<Load> = sizes.collect();
+    let least = |amount: &dyn Fn(&Load) -> u64| {
         let mut sizes: Vec<u64> = sizes.iter().map(amount).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let mut left = amount(&lacking);
@@ -197,8 +202,14 @@ fn moves_needed(sizes: impl Iterator<Item = Resources>, lacking: Resources) -> u
         }
         if left == 0 { moves } else { u64::MAX }
     };
-    let by_memory = least(&|r| r.memory_bytes);
-    by_memory.max(least(&|r| r.vcpus.into())).max(least(&|r| r.disk_bytes))
+    let amounts: [&dyn Fn(&Load) -> u64; 5] = [
+        &|load| load.resources.memory_bytes,
+        &|load| load.resources.vcpus.into(),
+        &|load| load.resources.disk_bytes,
+        &|load| load.pages.mib2,
+        &|load| load.pages.gib1,
+    ];
+    amounts.into_iter().map(least).max().unwrap_or_default()
 }
 
 /// Targets in one state, and which come first for a size.
@@ -303,6 +314,8 @@ impl<'a> Look<'_, 'a> {
 mod tests {
     use proptest::prelude::*;
 
+    use protocol::hugepages::Pages;
+
     use super::*;
     use crate::PlanInput;
     use crate::level::Score;
@@ -356,12 +369,19 @@ mod tests {
 
     #[test]
     fn the_least_number_of_moves_is_that_of_the_largest_and_of_the_scarcest_amount() {
-        let of = |vcpus, gib: u64| Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 };
+        let of = |vcpus, gib: u64| {
+            Load::from(Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 })
+        };
         let needed = |lacking| moves_needed([of(1, 8), of(4, 1), of(2, 2)].into_iter(), lacking);
-        assert_eq!(needed(Resources::ZERO), 0);
+        assert_eq!(needed(Load::ZERO), 0);
         assert_eq!(needed(of(0, 8)), 1);
         assert_eq!(needed(of(5, 1)), 2);
         assert_eq!(needed(of(0, 11)), 3);
         assert_eq!(needed(of(8, 0)), u64::MAX, "there is no more");
+        let pages = |mib2| Load { pages: Pages { mib2, gib1: 0 }, ..of(1, 0) };
+        let needed = |lacking| moves_needed([pages(8), pages(2), of(1, 64)].into_iter(), lacking);
+        assert_eq!(needed(Load { pages: Pages { mib2: 8, gib1: 0 }, ..Load::ZERO }), 1);
+        assert_eq!(needed(pages(9)), 2);
+        assert_eq!(needed(pages(11)), u64::MAX, "other memory is no huge page");
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::host::Host;
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, JobId};
 use protocol::refusal::Refusal;
 use protocol::resources::Resources;
@@ -178,10 +179,26 @@ impl Setback {
         }
     }
 
+    /// How many huge pages of one size the host has promised by its own refusal, or others have taken, as far
+    /// as the view still shows the numbers that the refusal contradicts.
+    #[must_use]
+    pub fn pages_instead(&self, host: &Host) -> Option<Pages> {
+        let SetbackReason::Refused { no: Refusal::NoHugepages { page_size, free, .. } } =
+            &self.reason
+        else {
+            return None;
+        };
+        let is_as_then = host.id == self.host && host.allocation == self.allocation;
+        let facts = host.hugepages.get(page_size).filter(|_| is_as_then)?;
+        Some(Pages::of(*page_size, facts.for_jobs().saturating_sub(*free)))
+    }
+
     /// True when the host is out of the question whatever its numbers.
     #[must_use]
     pub fn excludes_host(&self) -> bool {
-        !matches!(self.reason, SetbackReason::Refused { no: Refusal::NoCapacity { .. } })
+        let is_of_room =
+            |no: &Refusal| matches!(no, Refusal::NoCapacity { .. } | Refusal::NoHugepages { .. });
+        !matches!(&self.reason, SetbackReason::Refused { no } if is_of_room(no))
     }
 }
 
@@ -194,6 +211,9 @@ pub struct Reservation {
     pub job: JobId,
     /// How much it takes.
     pub resources: Resources,
+    /// How many huge pages beside that.
+    #[serde(default, skip_serializing_if = "Pages::is_none")]
+    pub pages: Pages,
 }
 
 /// Bounds of the search.

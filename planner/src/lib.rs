@@ -33,6 +33,8 @@ mod intent;
 
 mod policy;
 
+mod load;
+
 mod state;
 
 mod shards;

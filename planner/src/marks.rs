@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use protocol::host::Host;
+use protocol::hugepages::PageSize;
 use protocol::id::{ImageName, PoolName};
 use protocol::view::Freshness;
 
@@ -66,7 +67,9 @@ impl Marks {
             marks = marks.and(Self::feature(word));
         }
         let images = host.images.keys().map(Self::image);
-        images.chain(host.pools.keys().map(Self::pool)).fold(marks, Self::and)
+        let words = images.chain(host.pools.keys().map(Self::pool));
+        let pages = host.hugepages.keys().map(|size| Self::pages(*size));
+        words.chain(pages).fold(marks, Self::and)
     }
 
     /// Both.
@@ -107,6 +110,12 @@ impl Marks {
     #[must_use]
     pub fn pool(name: &PoolName) -> Self {
         Self::word(&["pool", name.as_str()])
+    }
+
+    /// It has huge pages of this size, whosever they are.
+    #[must_use]
+    pub fn pages(size: PageSize) -> Self {
+        Self::word(&["pages", &size.to_string()])
     }
 
     /// It has this label.

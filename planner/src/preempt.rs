@@ -10,15 +10,16 @@
 use std::cmp::Reverse;
 use std::fmt;
 
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, JobId};
 use protocol::job::{JobSpec, JobState};
 use protocol::refusal::Refusal;
-use protocol::resources::Resources;
 use protocol::view::HostRow;
 use protocol::vm::Priority;
 use serde::{Deserialize, Serialize};
 
 use crate::level::Score;
+use crate::load::{Lack, Load};
 use crate::search::{Node, considered, start_on, weigh};
 use crate::state::State;
 use crate::steps::{Blocker, Step, StopVm};
@@ -52,7 +53,7 @@ impl Preemption {
 struct Victim {
     job: JobId,
     priority: Priority,
-    frees: Resources,
+    frees: Load,
 }
 
 /// What tells hosts apart on which room can be made: what a start there breaks, the most important victim, how many
@@ -82,26 +83,30 @@ fn on_host<'a>(
     row: &'a HostRow,
 ) -> Option<(Key, Node<'a>)> {
     let host = &row.host.id;
-    let all = victims(start, row, spec.priority());
-    if all.is_empty() {
+    let candidates = victims(start, row, spec.priority());
+    if candidates.is_empty() {
         return None;
     }
     let begin = start_on(start, job, host, spec);
-    let Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } }) =
-        begin.check(start)
-    else {
-        return None;
+    let Err(Blocker::Admission { no }) = begin.check(start) else { return None };
+    let lack = Lack::of(&no)?;
+    let asked = match no {
+        Refusal::NoCapacity { asked, .. } => asked,
+        _ => begin.reservation(start)?.resources,
     };
+    let asked = Load { resources: asked, pages: spec.pages() };
+    let room = start.room_for(row, job);
+    let taken = Load { resources: room.allocation, pages: room.pages };
+    let all = Load { resources: room.capacity, pages: Pages::for_jobs(room.hugepages) };
     // Of a host that others are about to fill beyond what it has, more than nothing is lacking.
-    let lacking = start.room_for(row, job).allocation.plus(asked).minus(capacity);
-    let lacking = lacking.max(asked.minus(free));
+    let lacking = taken.plus(asked).minus(all).max(lack.load);
     // A stopped VM keeps its disks.
-    if !asked.fits_in(capacity) || lacking.disk_bytes > 0 {
+    if !asked.fits_in(all) || lacking.resources.disk_bytes > 0 {
         return None;
     }
-    let victims = enough(all, lacking)?;
+    let victims = enough(candidates, lacking)?;
     let worst = victims.iter().map(|victim| victim.priority).max()?;
-    let freed = victims.iter().map(|victim| victim.frees.memory_bytes).sum();
+    let freed = victims.iter().map(|victim| victim.frees.memory_bytes()).sum();
     let count = victims.len();
     let stops = victims.into_iter().map(|victim| stop(victim.job, host));
     let node = Node::replay(start, &stops.collect::<Vec<_>>())?;
@@ -132,21 +137,21 @@ fn victims(state: &State<'_>, row: &HostRow, priority: Priority) -> Vec<Victim> 
         may.then_some((job, placed))
     });
     let victim = placed.map(|(job, placed)| {
-        let frees = Resources { disk_bytes: 0, ..placed.allocation() };
+        let frees = Load::placed(&placed).without_disks();
         Victim { job, priority: placed.spec.priority(), frees }
     });
     victim.collect()
 }
 
 /// Those of them that are needed for so much room; `None` where all of them are not enough.
-fn enough(mut all: Vec<Victim>, lacking: Resources) -> Option<Vec<Victim>> {
-    let sum = |all: &[Victim]| all.iter().fold(Resources::ZERO, |sum, v| sum.plus(v.frees));
+fn enough(mut all: Vec<Victim>, lacking: Load) -> Option<Vec<Victim>> {
+    let sum = |all: &[Victim]| all.iter().fold(Load::ZERO, |sum, v| sum.plus(v.frees));
     if !lacking.fits_in(sum(&all)) {
         return None;
     }
     // The most important is spared first, and of as important ones the largest.
     all.sort_by_key(|v| {
-        (Reverse((v.priority, v.frees.memory_bytes, v.frees.vcpus)), v.job.clone())
+        (Reverse((v.priority, v.frees.memory_bytes(), v.frees.resources.vcpus)), v.job.clone())
     });
     let mut i = 0;
     while i < all.len() {
@@ -176,6 +181,7 @@ pub(crate) fn preemptions_of(own: &[&JobId], steps: &[Step]) -> Vec<Preemption> 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use protocol::resources::Resources;
 
     use super::*;
 
@@ -183,12 +189,12 @@ mod tests {
         Victim {
             job: format!("v{n}").parse().unwrap(),
             priority: Priority::try_from(priority).unwrap(),
-            frees: Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 },
+            frees: Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 }.into(),
         }
     }
 
     fn names(sizes: &[(u8, u32, u64)], vcpus: u32, gib: u64) -> Option<Vec<String>> {
-        let lacking = Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 };
+        let lacking = Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 }.into();
         let all = sizes.iter().copied().enumerate().map(victim).collect();
         let found = enough(all, lacking)?;
         Some(found.into_iter().map(|victim| victim.job.to_string()).collect())
@@ -212,10 +218,10 @@ mod tests {
             sizes in prop::collection::vec((1..=100_u8, 0..4_u32, 0..8_u64), 0..8),
             (vcpus, gib) in (0..8_u32, 0..16_u64),
         ) {
-            let lacking = Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 };
+            let lacking = Load::from(Resources { vcpus, memory_bytes: gib << 30, disk_bytes: 0 });
             let all: Vec<Victim> = sizes.into_iter().enumerate().map(victim).collect();
             let sum = |all: &mut dyn Iterator<Item = &Victim>| {
-                all.fold(Resources::ZERO, |sum, victim| sum.plus(victim.frees))
+                all.fold(Load::ZERO, |sum, victim| sum.plus(victim.frees))
             };
             let may = lacking.fits_in(sum(&mut all.iter()));
             let found = enough(all, lacking);

@@ -29,10 +29,10 @@ pub use loss::{Loss, Lost, Stranded};
 
 use protocol::id::{HostId, JobId};
 use protocol::job::JobState;
-use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow, View};
 
 use crate::intent::Intent;
+use crate::load::Load;
 use crate::register::intent_of;
 use crate::state::State;
 
@@ -50,9 +50,9 @@ struct Part {
     /// False when it is lost or off already.
     is_there: bool,
     /// Room that VMs of others could have; none where nothing new may come.
-    free: Resources,
+    free: Load,
     /// Its VMs that would need a place, largest first. A guest that is leaving has one already.
-    vms: Vec<(Resources, JobId)>,
+    vms: Vec<(Load, JobId)>,
 }
 
 /// Every host's or every domain's loss, as far as it is known.
@@ -64,7 +64,7 @@ pub struct Rehearsal {
     hosts: Vec<HostId>,
     parts: Vec<Part>,
     /// The most of everything that is free in each block.
-    blocks: Vec<Resources>,
+    blocks: Vec<Load>,
     /// What is lost at once.
     arcs: Vec<Range<usize>>,
     /// For each arc, with how far after its first host it has read.
@@ -117,11 +117,13 @@ impl Rehearsal {
         let mut emptiest: Vec<(Reverse<(u64, u32)>, usize)> = parts
             .iter()
             .zip(0..)
-            .map(|((_, part), at)| (Reverse((part.free.memory_bytes, part.free.vcpus)), at))
+            .map(|((_, part), at)| {
+                (Reverse((part.free.memory_bytes(), part.free.resources.vcpus)), at)
+            })
             .collect();
         emptiest.sort_unstable();
         for (_, at) in emptiest.into_iter().take(unused) {
-            parts[at].1.free = Resources::ZERO;
+            parts[at].1.free = Load::ZERO;
         }
         self.begin(parts);
         self.go();
@@ -207,7 +209,7 @@ impl Rehearsal {
             return;
         }
         let count = self.parts.len();
-        let mut taken = vec![Resources::ZERO; count];
+        let mut taken = vec![Load::ZERO; count];
         for n in 0..self.arcs.len() {
             let arc = self.arcs[n].clone();
             let reach = self.losses[n].as_ref().map_or(arc.len() - 1, |(_, reach)| *reach);
@@ -220,17 +222,17 @@ impl Rehearsal {
         }
     }
 
-    fn rehearse(&mut self, arc: &Range<usize>, taken: &mut [Resources]) -> Option<(Loss, usize)> {
+    fn rehearse(&mut self, arc: &Range<usize>, taken: &mut [Load]) -> Option<(Loss, usize)> {
         let parts = &self.parts[arc.clone()];
         if parts.iter().all(|part| !part.is_there) {
             return None;
         }
         self.rehearsed_count += 1;
-        let mut vms: Vec<&(Resources, JobId)> = parts.iter().flat_map(|part| &part.vms).collect();
+        let mut vms: Vec<&(Load, JobId)> = parts.iter().flat_map(|part| &part.vms).collect();
         if arc.len() > 1 {
             vms.sort_by_key(|(size, job)| largest_first(*size, job));
         }
-        let needs = vms.iter().fold(Resources::ZERO, |sum, (size, _)| sum.plus(*size));
+        let needs = vms.iter().fold(Load::ZERO, |sum, (size, _)| sum.plus(*size));
         let mut places = Vec::new();
         let mut reach = arc.len() - 1;
         let mut fits_all = true;
@@ -244,7 +246,7 @@ impl Rehearsal {
             taken[place] = taken[place].plus(*size);
             places.push(place);
         }
-        places.drain(..).for_each(|place| taken[place] = Resources::ZERO);
+        places.drain(..).for_each(|place| taken[place] = Load::ZERO);
         let mut stranded = Vec::new();
         if !fits_all {
             reach = self.parts.len() - 1;
@@ -255,14 +257,14 @@ impl Rehearsal {
                         places.push(place);
                     }
                     Err(nearest_free) => {
-                        stranded.push(Stranded { job: job.clone(), needs: *size, nearest_free });
+                        stranded.push(Stranded::of(job.clone(), *size, nearest_free));
                     }
                 }
             }
-            places.drain(..).for_each(|place| taken[place] = Resources::ZERO);
+            places.drain(..).for_each(|place| taken[place] = Load::ZERO);
         }
         let vms = u32::try_from(vms.len()).unwrap_or(u32::MAX);
-        Some((Loss { lost: self.lost(arc), vms, needs, stranded }, reach))
+        Some((Loss { lost: self.lost(arc), vms, needs: needs.resources, stranded }, reach))
     }
 
     fn lost(&self, arc: &Range<usize>) -> Lost {
@@ -275,7 +277,7 @@ impl Rehearsal {
     }
 
     /// How many hosts on from its first the first one is that has room and is not lost with it.
-    fn first_fit(&self, arc: &Range<usize>, size: Resources, taken: &[Resources]) -> Option<usize> {
+    fn first_fit(&self, arc: &Range<usize>, size: Load, taken: &[Load]) -> Option<usize> {
         let count = self.parts.len();
         let mut steps = arc.len();
         while steps < count {
@@ -293,13 +295,11 @@ impl Rehearsal {
     }
 
     /// The host on which the least is left; the error is what the nearest one has.
-    fn tightest_fit(
-        &self,
-        arc: &Range<usize>,
-        size: Resources,
-        taken: &[Resources],
-    ) -> Result<usize, Resources> {
-        let key = |r: Resources| (r.memory_bytes, r.vcpus, r.disk_bytes);
+    fn tightest_fit(&self, arc: &Range<usize>, size: Load, taken: &[Load]) -> Result<usize, Load> {
+        let key = |load: Load| {
+            let of = load.resources;
+            (load.pages.bytes(), of.memory_bytes, of.vcpus, of.disk_bytes)
+        };
         let free = |place: usize| self.parts[place].free.minus(taken[place]);
         let others = (0..self.parts.len()).filter(|place| !arc.contains(place));
         let fitting = others.clone().filter(|place| size.fits_in(free(*place)));
@@ -341,12 +341,12 @@ fn domain_of(row: &HostRow, label: Option<&str>) -> Option<String> {
     row.host.labels.get(label?).cloned()
 }
 
-fn largest_first(size: Resources, job: &JobId) -> (Reverse<(u64, u32)>, JobId) {
-    (Reverse((size.memory_bytes, size.vcpus)), job.clone())
+fn largest_first(size: Load, job: &JobId) -> (Reverse<(u64, u32)>, JobId) {
+    (Reverse((size.memory_bytes(), size.resources.vcpus)), job.clone())
 }
 
-fn most_free(parts: &[Part]) -> Resources {
-    parts.iter().fold(Resources::ZERO, |most, part| most.max(part.free))
+fn most_free(parts: &[Part]) -> Load {
+    parts.iter().fold(Load::ZERO, |most, part| most.max(part.free))
 }
 
 /// What a host's row says of it.
@@ -354,11 +354,10 @@ fn part_of(row: &HostRow, freshness: Freshness) -> Part {
     let alive = row.jobs.values().filter(|job| !job.state.is_ended() && job.spec.as_vm().is_some());
     let vms = alive.map(|job| {
         let (state, needs_place) = (job.state, !job.spec.is_preemptible());
-        Vm { state, size: job.allocation(), job: job.id.clone(), needs_place }
+        Vm { state, size: Load::of(job), job: job.id.clone(), needs_place }
     });
     let vms = vms.collect();
-    let host = &row.host;
-    part(freshness, intent_of(row), host.capacity.minus(host.allocation), vms)
+    part(freshness, intent_of(row), Load::free_on(row), vms)
 }
 
 /// What a state has of it.
@@ -367,23 +366,23 @@ fn part_in(state: &State<'_>, row: &HostRow) -> Part {
     let vm = |job: JobId| {
         let placed = state.placed(&job, host)?;
         let (state, needs_place) = (placed.state, !placed.spec.is_preemptible());
-        Some(Vm { state, size: placed.allocation(), job, needs_place })
+        Some(Vm { state, size: Load::placed(&placed), job, needs_place })
     };
     let vms = state.jobs_alive(row).into_iter().filter_map(vm).collect();
-    let free = row.host.capacity.minus(state.allocation(row));
+    let free = Load::free_in(state, row);
     part(state.heard(host).freshness, state.intent(host), free, vms)
 }
 
 /// A VM on a host.
 struct Vm {
     state: JobState,
-    size: Resources,
+    size: Load,
     job: JobId,
     /// Whether it needs another place when its host is lost. What may be stopped for others may as well wait.
     needs_place: bool,
 }
 
-fn part(freshness: Freshness, intent: Option<Intent>, free: Resources, vms: Vec<Vm>) -> Part {
+fn part(freshness: Freshness, intent: Option<Intent>, free: Load, vms: Vec<Vm>) -> Part {
     let is_off = matches!(intent, Some(Intent::Off | Intent::Asleep));
     let is_there = freshness != Freshness::Lost && !is_off;
     if !is_there {
@@ -393,7 +392,7 @@ fn part(freshness: Freshness, intent: Option<Intent>, free: Resources, vms: Vec<
         vms.into_iter().partition(|vm| vm.state == JobState::MigratingOut);
     // A guest that moves is where it goes: what would come and go with each move is no news.
     let free = leaving.iter().fold(free, |sum, vm| sum.plus(vm.size));
-    let free = if intent.is_none() { free } else { Resources::ZERO };
+    let free = if intent.is_none() { free } else { Load::ZERO };
     let needing = staying.into_iter().filter(|vm| vm.needs_place);
     let mut vms: Vec<_> = needing.map(|vm| (vm.size, vm.job)).collect();
     vms.sort_by_key(|(size, job)| largest_first(*size, job));

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use protocol::hugepages::{PageSize, Pages};
 use protocol::id::{HostId, JobId};
 use protocol::job::{JobSpec, JobState};
 use protocol::refusal::Refusal;
@@ -17,11 +18,12 @@ use crate::balance::{next_shift, why_none};
 use crate::expectation::{Expectation, whereabouts};
 use crate::intent::{Intent, Problem};
 use crate::level::{Level, Score};
+use crate::load::Lack;
 use crate::order::awaited;
 use crate::pools::is_on_shared;
 use crate::rules::{Clause, Rule, Violation, home};
 use crate::saving::next_saving;
-use crate::search::{added_by, considered, move_to, resize_on, shortfall, start_on};
+use crate::search::{added_by, considered, move_to, resize_on, start_on};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
 
@@ -236,6 +238,10 @@ fn nearest_move(state: &State<'_>, job: &JobId) -> Option<String> {
             Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, .. } }) => {
                 let lacking = lacking_words(asked.minus(free));
                 near.push((1, format!("free {lacking} on {place} for {job}")));
+            }
+            Err(Blocker::Admission { no: Refusal::NoHugepages { page_size, asked, free, .. } }) => {
+                let lacking = Pages::of(page_size, asked.saturating_sub(free));
+                near.push((1, format!("free {lacking} on {place} for {job}, or set more aside")));
             }
             Err(why) => near.push((2, format!("{job} to {place}, which {why}"))),
             Ok(()) => near.push((3, format!("move {job} to {place}, if its rules let it"))),
@@ -461,15 +467,11 @@ pub(crate) fn broken_by(state: &State<'_>, step: &Step, level: Level) -> Option<
 /// How far from yes, for sorting.
 fn distance(why: &Blocker) -> u64 {
     match why {
-        Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } } => {
-            let never = u64::from(!asked.fits_in(*capacity)) * 10_000_000;
-            shortfall(*asked, *free, *capacity).saturating_add(never)
-        }
-        Blocker::Admission { no: Refusal::NoRoomToGrow { asked, at_most, capacity, .. } } => {
-            shortfall(*asked, *at_most, *capacity)
-        }
         Blocker::Admission { no: Refusal::NoImage { .. } | Refusal::DiskTooSmall { .. } } => 0,
-        Blocker::Admission { .. } => 20_000_000,
+        Blocker::Admission { no } => Lack::of(no).map_or(20_000_000, |lack| {
+            let never = u64::from(!lack.may_be) * 10_000_000;
+            lack.shortfall.saturating_add(never)
+        }),
         // It has room.
         Blocker::Intended { intent: Intent::Asleep } => 0,
         Blocker::Rule { .. } => 15_000_000,
@@ -530,6 +532,17 @@ fn nearest_help(nearest: &HostVerdict) -> Option<String> {
                 format!("a host with {lacking} more than {host} has in all")
             })
         }
+        Blocker::Admission { no: Refusal::NoHugepages { page_size, asked, free, total } } => {
+            let pages = |count: u64| Pages::of(*page_size, count);
+            Some(if asked <= total {
+                format!("free {} on {host}", pages(asked.saturating_sub(*free)))
+            } else {
+                format!(
+                    "set {} more aside on {host}, or free them there",
+                    pages(asked.saturating_sub(*free))
+                )
+            })
+        }
         Blocker::Admission { no: Refusal::NoImage { image } } => {
             Some(format!("import image {image} on {host}"))
         }
@@ -552,6 +565,15 @@ fn nearest_help(nearest: &HostVerdict) -> Option<String> {
         | Blocker::OtherPool { .. }
         | Blocker::OtherPoolPath { .. } => None,
     }
+}
+
+/// The same of huge pages: `needs 32 huge pages of 2MiB, 24 free`.
+pub(crate) fn pages_words(asked: Pages, free: Pages) -> String {
+    let lacks = |(size, count): &(PageSize, u64)| *count > free.count(*size);
+    let words = asked.each().filter(lacks).map(|(size, count)| {
+        format!("needs {}, {} free", Pages::of(size, count), free.count(size))
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// What is asked and what is free, of the things that lack: `needs 8GiB of memory, 5GiB free`.

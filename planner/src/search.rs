@@ -12,10 +12,10 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::hugepages::Hugepages;
 use protocol::id::{HostId, ImageName, JobId, PoolName};
 use protocol::job::{JobSpec, JobState};
 use protocol::pool::PoolFacts;
-use protocol::refusal::Refusal;
 use protocol::resources::Resources;
 use protocol::view::{Freshness, HostRow};
 use protocol::vm::SizeChange;
@@ -27,6 +27,7 @@ use crate::expectation::{Expectation, Standing, whereabouts};
 use crate::images::fetches;
 use crate::input::Limits;
 use crate::level::{Level, Score};
+use crate::load::{Lack, Load};
 use crate::policy::millionths;
 use crate::pools::finds_disks;
 use crate::preempt::preempt;
@@ -388,14 +389,14 @@ impl Search<'_> {
         let Some(step) = resize_on(state, job, host, placed, size) else { return vec![] };
         match (step.check(state), state.host(host)) {
             (Ok(()), _) => plain(state, vec![step]),
-            (
-                Err(Blocker::Admission {
-                    no: Refusal::NoRoomToGrow { asked, at_most, capacity, .. },
-                }),
-                Some(row),
-            ) if self.may_make_room && asked.fits_in(capacity) => {
-                let room = Some((job, asked.minus(at_most)));
-                evictions(state, ground.targets(), &[Leaving { row, room }])
+            (Err(Blocker::Admission { no }), Some(row)) => {
+                match Lack::of(&no).filter(|lack| self.may_make_room && lack.may_be) {
+                    Some(lack) => {
+                        let room = Some((job, lack.load));
+                        evictions(state, ground.targets(), &[Leaving { row, room }])
+                    }
+                    None => vec![],
+                }
             }
             (Err(_), _) => vec![],
         }
@@ -428,11 +429,10 @@ impl Search<'_> {
     ) -> Option<Arrival<'a>> {
         let how = match step.check(state) {
             Ok(()) => How::Way(Box::new((Alike::of(state, row, job), weigh(state, step, 0)))),
-            Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, capacity } })
-                if self.may_make_room && asked.fits_in(capacity) =>
-            {
-                let shortfall = shortfall(asked, free, capacity);
-                How::Near { added: added_by(state, &step), shortfall, lacking: asked.minus(free) }
+            Err(Blocker::Admission { no }) => {
+                let lack = Lack::of(&no).filter(|lack| self.may_make_room && lack.may_be)?;
+                let Lack { load: lacking, shortfall, .. } = lack;
+                How::Near { added: added_by(state, &step), shortfall, lacking }
             }
             Err(_) => return None,
         };
@@ -449,7 +449,7 @@ impl Search<'_> {
         ground: &Ground<'a>,
     ) -> Vec<Candidate> {
         let mut ways: BTreeMap<Alike<'_>, Candidate> = BTreeMap::new();
-        let mut near: Vec<(Score, u64, &'a HostRow, Resources)> = Vec::new();
+        let mut near: Vec<(Score, u64, &'a HostRow, Load)> = Vec::new();
         for Arrival { row, how } in arrivals {
             match how {
                 How::Way(way) => {
@@ -469,7 +469,7 @@ impl Search<'_> {
         if self.may_make_room && !near.is_empty() && !all.iter().any(is_worth) {
             near.sort_by_key(|(added, shortfall, row, _)| (*added, *shortfall, &row.host.id));
             near.truncate(ROOM_HOSTS_MAX);
-            let room = |(_, _, row, lacking): (Score, u64, &'a HostRow, Resources)| Leaving {
+            let room = |(_, _, row, lacking): (Score, u64, &'a HostRow, Load)| Leaving {
                 row,
                 room: Some((job, lacking)),
             };
@@ -513,7 +513,7 @@ enum How<'a> {
     /// It may come.
     Way(Box<(Alike<'a>, Candidate)>),
     /// There would have to be more room.
-    Near { added: Score, shortfall: u64, lacking: Resources },
+    Near { added: Score, shortfall: u64, lacking: Load },
 }
 
 impl Aim<'_> {
@@ -568,6 +568,8 @@ impl Aim<'_> {
 pub(crate) struct Alike<'a> {
     capacity: [u64; 3],
     allocation: [u64; 3],
+    hugepages: &'a Hugepages,
+    pages: [u64; 2],
     freshness: Freshness,
     can_receive: bool,
     can_guard: bool,
@@ -586,10 +588,13 @@ impl<'a> Alike<'a> {
         let mut tied = state.clauses_of(job).iter().flat_map(|clause| clause.rule.jobs());
         let is_tied = state.placed(job, &host.id).is_some()
             || tied.any(|other| state.placed(other, &host.id).is_some());
+        let pages = state.pages(row);
         // Packing looks at who is on a host; with nothing of the kind all that counts is numbers.
         Self {
             capacity: numbers(host.capacity),
             allocation: numbers(state.allocation(row)),
+            hugepages: &host.hugepages,
+            pages: [pages.mib2, pages.gib1],
             freshness: state.heard(&host.id).freshness,
             can_receive: host.hypervisor.can_receive,
             can_guard: host.hypervisor.can_guard,

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use imbl::{OrdMap, OrdSet};
 use protocol::admission::Room;
 use protocol::host::ImageFacts;
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, ImageName, JobId, OfferId, PoolName, Revision};
 use protocol::job::{Job, JobSpec, JobState, Reason};
 use protocol::pool::PoolFacts;
@@ -23,6 +24,7 @@ use crate::images::{Fetch, Holders, bytes_of};
 use crate::input::{Heard, PlanInput, Setback};
 use crate::intent::Intent;
 use crate::level::Score;
+use crate::load::Load;
 use crate::macs::Macs;
 use crate::pools::{Booked, pools_of};
 use crate::register::Register;
@@ -58,15 +60,32 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// What it holds of its host. What is in pools is booked there.
+    /// What it holds of its host. What is in pools is booked there, and memory in huge pages is counted in pages.
     #[must_use]
     pub fn allocation(&self) -> Resources {
-        let asked = self.spec.takes();
         if self.state.is_ended() {
-            Resources { disk_bytes: asked.disk_bytes, ..Resources::ZERO }
+            Resources { disk_bytes: self.spec.takes().disk_bytes, ..Resources::ZERO }
         } else {
-            asked.max(Resources { disk_bytes: 0, ..self.has.unwrap_or_default() })
+            self.spec.of_host(self.alive())
         }
+    }
+
+    /// The huge pages that it holds of its host.
+    #[must_use]
+    pub fn pages(&self) -> Pages {
+        if self.state.is_ended() { Pages::NONE } else { self.spec.pages_of(self.alive()) }
+    }
+
+    /// What it is to have or has, whichever is more, wherever that is counted.
+    fn alive(&self) -> Resources {
+        let has = Resources { disk_bytes: 0, ..self.has.unwrap_or_default() };
+        self.spec.resources().max(has)
+    }
+
+    /// True when its guest has more than its spec says.
+    #[must_use]
+    pub fn has_more_than_asked(&self) -> bool {
+        !self.state.is_ended() && self.alive() != self.spec.resources()
     }
 
     /// What it has been promised, if it counts: while it is alive, and while it may be started again
@@ -78,7 +97,7 @@ impl Placed {
                 let has_right = self.hold.is_some() || self.budget.is_some();
                 has_right.then(|| self.spec.resources())
             }
-            false => Some(self.allocation().plus(self.spec.in_pools())),
+            false => Some(self.alive()),
         }
     }
 
@@ -119,8 +138,10 @@ impl From<&Job> for Placed {
 #[derive(Debug, Clone)]
 pub struct State<'a> {
     input: &'a PlanInput,
-    reserved: Arc<BTreeMap<&'a HostId, Resources>>,
+    reserved: Arc<BTreeMap<&'a HostId, Load>>,
     allocation: OrdMap<HostId, Resources>,
+    /// Huge pages that hosts have promised, where steps have changed that.
+    pages: OrdMap<HostId, Pages>,
     jobs: OrdMap<JobId, OrdMap<HostId, Placed>>,
     moves: OrdMap<JobId, u32>,
     /// What is looked up in, and the hosts of which it may say what is not so here.
@@ -143,14 +164,14 @@ impl<'a> State<'a> {
     /// The world of now.
     #[must_use]
     pub fn new(input: &'a PlanInput) -> Self {
-        let mut reserved: BTreeMap<&HostId, Resources> = BTreeMap::new();
+        let mut reserved: BTreeMap<&HostId, Load> = BTreeMap::new();
         for hold in &input.reservations {
             let row = input.view.host(&hold.host).and_then(|row| row.jobs.get(&hold.job));
             if row.is_some_and(|job| !job.state.is_ended()) {
                 continue;
             }
             let sum = reserved.entry(&hold.host).or_default();
-            *sum = sum.plus(hold.resources);
+            *sum = sum.plus(Load { resources: hold.resources, pages: hold.pages });
         }
         // Looked up once: whoever asks where a job is would else walk all hosts each time.
         let mut clauses: BTreeMap<&JobId, Vec<&Clause>> = BTreeMap::new();
@@ -171,11 +192,13 @@ impl<'a> State<'a> {
         let rows = |job: &JobId| rows_of(input, register, &differing, job);
         let jobs = all.into_iter().map(|job| (job.clone(), rows(job))).collect();
         let (allocation, moves, brought) = (OrdMap::new(), OrdMap::new(), OrdMap::new());
+        let pages = OrdMap::new();
         let macs = Arc::new(Macs::of(input, register, &differing));
         Self {
             input,
             reserved: Arc::new(reserved),
             allocation,
+            pages,
             jobs,
             moves,
             register,
@@ -395,15 +418,32 @@ impl<'a> State<'a> {
         let reserved = self.reserved.get(&row.host.id).copied().unwrap_or_default();
         let free_instead = self.input.setbacks.iter().rev().find_map(|s| s.free_instead(&row.host));
         let told = free_instead.map_or(row.host.allocation, |free| row.host.capacity.minus(free));
-        told.plus(reserved)
+        told.plus(reserved.resources)
+    }
+
+    /// The huge pages that the host has promised, to all jobs together.
+    #[must_use]
+    pub fn pages(&self, row: &HostRow) -> Pages {
+        if let Some(changed) = self.pages.get(&row.host.id) {
+            return *changed;
+        }
+        if row.host.hugepages.is_empty() {
+            return Pages::NONE;
+        }
+        let reserved = self.reserved.get(&row.host.id).map(|load| load.pages).unwrap_or_default();
+        let told = Pages::promised(&row.host.hugepages);
+        // By its own no, less is left than it has told.
+        let taken = self.input.setbacks.iter().filter_map(|s| s.pages_instead(&row.host));
+        taken.fold(told, Pages::max).plus(reserved)
     }
 
     /// The room that the host has for this job: what it promised to others is taken, and the policy holds.
     #[must_use]
     pub fn room_for(&self, row: &'a HostRow, job: &JobId) -> Room<'a> {
-        let own = self.placed(job, &row.host.id).map(|p| p.allocation()).unwrap_or_default();
-        let allocation = self.allocation(row).minus(own);
-        Room { allocation, policy: Some(&self.input.policy), ..Room::of(&row.host) }
+        let own = self.placed(job, &row.host.id).as_ref().map(Load::placed).unwrap_or_default();
+        let allocation = self.allocation(row).minus(own.resources);
+        let pages = self.pages(row).minus(own.pages);
+        Room { allocation, pages, policy: Some(&self.input.policy), ..Room::of(&row.host) }
     }
 
     /// The room for a job that is this: a domain that it adopts is counted already.
@@ -482,11 +522,16 @@ impl<'a> State<'a> {
     /// Puts a job's row in place, or takes it away, and accounts for the difference.
     pub(crate) fn place(&mut self, job: &JobId, host: &HostId, placed: Option<Placed>) {
         if let Some(row) = self.host(host) {
-            let weight = |placed: &Placed| placed.allocation().minus(adoptable(row, &placed.spec));
+            let weight =
+                |placed: &Placed| Load::placed(placed).minus(adoptable(row, &placed.spec).into());
             let before = self.placed(job, host).as_ref().map(weight).unwrap_or_default();
             let after = placed.as_ref().map(weight).unwrap_or_default();
-            let allocation = self.allocation(row).minus(before).plus(after);
+            let allocation = self.allocation(row).minus(before.resources).plus(after.resources);
             self.allocation.insert(host.clone(), allocation);
+            if before.pages != after.pages {
+                let pages = self.pages(row).minus(before.pages).plus(after.pages);
+                self.pages.insert(host.clone(), pages);
+            }
         }
         let mut rows = self.placements(job);
         match placed {
@@ -507,7 +552,7 @@ impl<'a> State<'a> {
 /// What of a host's allocation is the domain that a job with this spec would adopt.
 fn adoptable(row: &HostRow, spec: &JobSpec) -> Resources {
     let observed = spec.adopted().and_then(|uuid| row.observed.get(&uuid));
-    observed.filter(|domain| domain.is_active).map(|d| d.resources).unwrap_or_default()
+    observed.filter(|domain| domain.is_active).map(|d| d.takes()).unwrap_or_default()
 }
 
 fn rows_of(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use protocol::host::{Accel, Host, HostIntent, HypervisorFacts, ImageFacts, Inventory};
+use protocol::hugepages::Pages;
 use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, OfferId, Revision, SnapshotName};
 use protocol::job::{
     Job, JobKind, JobSpec, JobState, Reason, Resize, ResizeStage, Snapshot, SnapshotStage,
@@ -272,7 +273,12 @@ fn a_host_that_refused_for_another_reason_is_not_asked_again() {
 fn what_other_runs_are_about_to_take_is_taken_until_the_view_shows_it() {
     let mut busy = input([host(1, 15), host(2, 8)], vec![run("web", vm(4))]);
     let resources = vm(13).resources();
-    busy.reservations.push(Reservation { host: at(1), job: id("db"), resources });
+    busy.reservations.push(Reservation {
+        host: at(1),
+        job: id("db"),
+        resources,
+        pages: Pages::NONE,
+    });
     assert_eq!(steps(&plan(&busy)), ["start web on h2"]);
     let mut later = with(host(1, 15), "db", vm(1), JobState::Running);
     later.cursor.seq = 2;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::host::{Host, ImageFacts};
+use crate::hugepages::{Hugepages, Pages};
 use crate::id::{ImageName, JobId, PoolName};
 use crate::job::{JobSpec, JobState};
 use crate::network::Networks;
@@ -23,6 +24,10 @@ pub struct Room<'a> {
     pub capacity: Resources,
     /// What is promised to others than the job that asks.
     pub allocation: Resources,
+    /// Huge pages that are here. What of them is promised is the next one's to say.
+    pub hugepages: &'a Hugepages,
+    /// How many of these are promised to others than the job that asks.
+    pub pages: Pages,
     /// Images that are here.
     pub images: &'a BTreeMap<ImageName, ImageFacts>,
     /// Pools that are here.
@@ -46,6 +51,8 @@ impl<'a> Room<'a> {
         Self {
             capacity: host.capacity,
             allocation: host.allocation,
+            hugepages: &host.hugepages,
+            pages: Pages::promised(&host.hugepages),
             images: &host.images,
             pools: &host.pools,
             networks: host.networks.as_ref(),
@@ -60,6 +67,12 @@ impl<'a> Room<'a> {
     #[must_use]
     pub fn free(&self) -> Resources {
         self.capacity.minus(self.allocation)
+    }
+
+    /// How many huge pages are left.
+    #[must_use]
+    pub fn free_pages(&self) -> Pages {
+        Pages::for_jobs(self.hugepages).minus(self.pages)
     }
 }
 
@@ -110,12 +123,30 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
         });
     }
     admit_networks(room, spec)?;
+    // What is adopted has its pages already, and they are counted as others' until it is a job.
+    let asked = if is_adoption(spec, arrival) { Pages::NONE } else { spec.pages() };
+    admit_pages(room, asked, Pages::NONE)?;
     let asked = spec.takes();
     if !asked.fits_in(room.free()) {
         return Err(Refusal::NoCapacity { asked, free: room.free(), capacity: room.capacity });
     }
     admit_pools(room, spec, arrival)?;
     admit_images(room, spec, arrival)
+}
+
+/// It runs already, as a domain that is no job's.
+fn is_adoption(spec: &JobSpec, arrival: Arrival) -> bool {
+    spec.adopted().is_some() && arrival == Arrival::Start
+}
+
+/// There are as many huge pages as are asked for, or no more are than what is promised already. What the host
+/// has none of is said before what it has too little of: room that others make would be in vain.
+fn admit_pages(room: Room<'_>, asked: Pages, promised: Pages) -> Result<(), Refusal> {
+    let at_most = promised.max(room.free_pages());
+    let lacks = |(size, asked): &(_, u64)| *asked > at_most.count(*size);
+    let Some((page_size, asked)) = asked.each().find(lacks) else { return Ok(()) };
+    let total = room.hugepages.get(&page_size).map_or(0, |facts| facts.total);
+    Err(Refusal::NoHugepages { page_size, asked, free: at_most.count(page_size), total })
 }
 
 /// Every start is asked all rules. What runs already and moves was let in once: only the host is new to it.
@@ -207,8 +238,11 @@ pub fn admit_resize(
     // What has ended keeps its disks, and nothing else. What is in pools takes nothing of the host.
     let disks =
         |spec: &JobSpec| Resources { disk_bytes: spec.takes().disk_bytes, ..Resources::ZERO };
+    if let Some(promised) = promised {
+        admit_pages(room, to.pages(), from.pages_of(promised))?;
+    }
     let (promised, asked) = match promised {
-        Some(promised) => (promised.minus(from.in_pools()), to.takes()),
+        Some(promised) => (from.of_host(promised), to.takes()),
         None => (disks(from), disks(to)),
     };
     let free = room.free();
@@ -421,11 +455,13 @@ fn admit_images(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hugepages::{HugepageFacts, PageSize};
     use crate::signed::Digest;
     use crate::vm::SizeChange;
 
     const GIB: u64 = 1 << 30;
     static NO_POOLS: BTreeMap<PoolName, PoolFacts> = BTreeMap::new();
+    static NO_HUGEPAGES: Hugepages = Hugepages::new();
     static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 
     fn spec(vcpus: u32, image: Option<&str>) -> JobSpec {
@@ -448,6 +484,8 @@ mod tests {
         Room {
             capacity: Resources { vcpus: 4, memory_bytes: 4 << 30, disk_bytes: 8 << 30 },
             allocation: Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 0 },
+            hugepages: &NO_HUGEPAGES,
+            pages: Pages::NONE,
             images,
             pools: &NO_POOLS,
             networks: None,
@@ -468,6 +506,85 @@ mod tests {
             panic!("3 of 2 free cpus were admitted");
         };
         assert_eq!((asked.vcpus, free.vcpus), (3, 2));
+    }
+
+    fn in_pages(memory_bytes: u64) -> JobSpec {
+        let mut spec = spec(1, None);
+        let vm = spec.as_vm_mut().unwrap();
+        (vm.memory_bytes, vm.hardware.hugepages_kib) = (memory_bytes, Some(2048));
+        spec
+    }
+
+    fn hugepages(total: u64, others: u64) -> Hugepages {
+        Hugepages::from([(PageSize::MIB2, HugepageFacts { total, promised: 0, others })])
+    }
+
+    #[test]
+    fn huge_pages_are_given_while_there_are_some_and_refused_with_numbers() {
+        let (none, hugepages) = (BTreeMap::new(), hugepages(64, 8));
+        let room =
+            Room { hugepages: &hugepages, pages: Pages { mib2: 32, gib1: 0 }, ..room(&none) };
+        let ask = |mib: u64, how| admit(room, &in_pages(mib << 20), how);
+        assert_eq!(ask(48, Arrival::Start), Ok(()));
+        let no = Refusal::NoHugepages { page_size: PageSize::MIB2, asked: 25, free: 24, total: 64 };
+        // Rounded up to whole pages, whether it runs already elsewhere or not.
+        let room = Room { can_receive: true, ..room };
+        for how in [Arrival::Start, Arrival::StartAgain, Arrival::Migrate] {
+            assert_eq!(admit(room, &in_pages(49 << 20), how), Err(no.clone()));
+        }
+        let nowhere = Room { hugepages: &NO_HUGEPAGES, pages: Pages::NONE, ..room };
+        let no = admit(nowhere, &in_pages(2 << 20), Arrival::Start);
+        assert!(matches!(no, Err(Refusal::Invalid { .. })), "less than any VM has: {no:?}");
+        let no = admit(nowhere, &in_pages(64 << 20), Arrival::Start);
+        assert!(
+            matches!(no, Err(Refusal::NoHugepages { asked: 32, free: 0, total: 0, .. })),
+            "{no:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_in_huge_pages_takes_no_other_memory_and_no_other_memory_will_do() {
+        let (none, hugepages) = (BTreeMap::new(), hugepages(512, 0));
+        let full = Resources { memory_bytes: 4 * GIB, ..Resources::ZERO };
+        let full = Room { allocation: full, hugepages: &hugepages, ..room(&none) };
+        assert_eq!(admit(full, &in_pages(GIB), Arrival::Start), Ok(()));
+        assert!(matches!(
+            admit(full, &spec(1, None), Arrival::Start),
+            Err(Refusal::NoCapacity { .. })
+        ));
+        let taken = Room { pages: Pages { mib2: 512, gib1: 0 }, ..full };
+        let no =
+            admit(Room { allocation: Resources::ZERO, ..taken }, &in_pages(GIB), Arrival::Start);
+        assert!(matches!(no, Err(Refusal::NoHugepages { free: 0, .. })), "{no:?}");
+        // The CPUs are counted as ever.
+        let all = Resources { vcpus: 4, ..Resources::ZERO };
+        let no = admit(Room { allocation: all, ..full }, &in_pages(GIB), Arrival::Start);
+        assert!(matches!(no, Err(Refusal::NoCapacity { .. })), "{no:?}");
+    }
+
+    #[test]
+    fn what_is_in_huge_pages_grows_into_those_that_are_left_and_gives_up_at_any_time() {
+        let (none, job) = (BTreeMap::new(), JobId::new("web-1").unwrap());
+        // Of 64 pages others have 20, it has 32: it could have 44.
+        let (from, hugepages) = (in_pages(64 << 20), hugepages(64, 0));
+        let others = Pages { mib2: 20, gib1: 0 };
+        let room = Room { hugepages: &hugepages, pages: others, ..room(&none) };
+        let resize = |room: Room<'_>, promised, mib: u64| {
+            let to = from.with_size(|size| Size { memory_bytes: mib << 20, ..size }).unwrap();
+            admit_resize(room, (&job, alive_if(promised)), &from, promised, &to)
+        };
+        let promised = Some(from.resources());
+        assert_eq!(resize(room, promised, 88), Ok(()));
+        let no = resize(room, promised, 90);
+        let expected =
+            Refusal::NoHugepages { page_size: PageSize::MIB2, asked: 45, free: 44, total: 64 };
+        assert_eq!(no, Err(expected));
+        // Somebody has taken pages out of the pool meanwhile.
+        let shrunk = Room { pages: Pages { mib2: 60, gib1: 0 }, ..room };
+        assert_eq!(resize(shrunk, promised, 64), Ok(()));
+        assert_eq!(resize(shrunk, promised, 32), Ok(()));
+        assert!(resize(shrunk, promised, 66).is_err());
+        assert_eq!(resize(shrunk, None, 512), Ok(()), "its next start is asked");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hugepages::Hugepages;
 use crate::id::{Cursor, HostId, ImageName, PoolName};
 use crate::image::ImageFormat;
 use crate::job::{Job, ObservedDomain};
@@ -28,10 +29,15 @@ pub struct Host {
     pub agent_version: String,
     /// What drives its guests.
     pub hypervisor: HypervisorFacts,
-    /// What it has for guests, the host's own reserve taken off and overcommit applied.
+    /// What it has for guests, the host's own reserve taken off and overcommit applied. Memory that is set
+    /// aside as huge pages is no part of it.
     pub capacity: Resources,
-    /// What it has promised to jobs and offers. Domains of others are counted too.
+    /// What it has promised to jobs and offers. Domains of others are counted too. Memory in huge pages is
+    /// promised there.
     pub allocation: Resources,
+    /// Huge pages by their size. Older agents do not say: then there are none to be given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hugepages: Hugepages,
     /// Images it can start disks from.
     #[serde(default)]
     pub images: BTreeMap<ImageName, ImageFacts>,
@@ -78,6 +84,7 @@ impl Host {
             hypervisor: HypervisorFacts::default(),
             capacity: Resources::ZERO,
             allocation: Resources::ZERO,
+            hugepages: Hugepages::new(),
             images: BTreeMap::new(),
             pools: BTreeMap::new(),
             networks: None,

@@ -46,6 +46,7 @@ use uuid::Uuid;
 
 use crate::amounts::Amounts;
 use crate::budget::{Budget, Delegated};
+use crate::hugepages::{PageSize, Pages};
 use crate::id::{Cursor, HostId, JobId, OfferId, PoolName, Revision, RunId, TenantId};
 use crate::resources::Resources;
 use crate::signed::{Digest, PublicKey, Signed};
@@ -368,10 +369,37 @@ impl JobSpec {
         vms.map(|(from, to)| from.growth_by_pool(to)).unwrap_or_default()
     }
 
-    /// What a host must promise of its own: everything but what is in named pools.
+    /// The size of the huge pages that its memory is in, if it is in such.
+    #[must_use]
+    pub fn page_size(&self) -> Option<PageSize> {
+        PageSize::of_kib(self.as_vm()?.hardware.hugepages_kib?)
+    }
+
+    /// The huge pages that a host must promise.
+    #[must_use]
+    pub fn pages(&self) -> Pages {
+        self.pages_of(self.resources())
+    }
+
+    /// The huge pages that it takes when it has so much in all: whole ones.
+    #[must_use]
+    pub fn pages_of(&self, has: Resources) -> Pages {
+        self.page_size().map_or(Pages::NONE, |size| Pages::holding(size, has.memory_bytes))
+    }
+
+    /// What a host must promise of its own: everything but what is in named pools, and memory in huge pages.
     #[must_use]
     pub fn takes(&self) -> Resources {
-        self.resources().minus(self.in_pools())
+        self.of_host(self.resources())
+    }
+
+    /// What of its host's own it takes when it has so much in all. The rest is counted where it is: what is in
+    /// named pools, and memory in huge pages.
+    #[must_use]
+    pub fn of_host(&self, has: Resources) -> Resources {
+        let own = has.minus(self.in_pools());
+        let memory_bytes = if self.page_size().is_some() { 0 } else { own.memory_bytes };
+        Resources { memory_bytes, ..own }
     }
 
     /// Checks everything that does not depend on a host.
@@ -564,15 +592,24 @@ impl Job {
 
     /// What the job holds of its host now: everything while it is alive; only its disks once
     /// it has ended, because its volumes are still there, and what their snapshots keep. What is in named
-    /// pools is booked there.
+    /// pools is booked there, and memory in huge pages is counted in pages.
     #[must_use]
     pub fn allocation(&self) -> Resources {
         let kept = Resources { disk_bytes: self.own_snapshot_bytes(), ..Resources::ZERO };
-        let promised = self.promised().minus(self.spec.in_pools()).plus(kept);
+        let promised = self.spec.of_host(self.promised()).plus(kept);
         if self.state.is_ended() {
             Resources { disk_bytes: promised.disk_bytes, ..Resources::ZERO }
         } else {
             promised
+        }
+    }
+
+    /// The huge pages that it holds of its host now: while it is alive, for all memory that it is promised.
+    #[must_use]
+    pub fn pages(&self) -> Pages {
+        match self.state.is_ended() {
+            true => Pages::NONE,
+            false => self.spec.pages_of(self.promised()),
         }
     }
 
@@ -649,9 +686,22 @@ pub struct ObservedDomain {
     pub is_active: bool,
     /// What it takes of the host, as libvirt says.
     pub resources: Resources,
+    /// The size of the huge pages that its memory is in, if it is in such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_size: Option<PageSize>,
     /// True when libvirt still knows it after it has ended.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub is_persistent: bool,
+}
+
+impl ObservedDomain {
+    /// What it takes of its host's own while it is active. The huge pages that it takes are known with those of
+    /// all others.
+    #[must_use]
+    pub fn takes(&self) -> Resources {
+        let memory_bytes = if self.page_size.is_some() { 0 } else { self.resources.memory_bytes };
+        Resources { memory_bytes, ..self.resources }
+    }
 }
 
 fn yes() -> bool {

@@ -8,6 +8,8 @@ pub mod id;
 
 pub mod resources;
 
+pub mod hugepages;
+
 pub mod amounts;
 
 pub mod budget;

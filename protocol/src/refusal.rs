@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::amounts::Amounts;
+use crate::hugepages::{PageSize, Pages};
 use crate::id::{
     Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision, SnapshotName, TenantId,
 };
@@ -42,6 +43,18 @@ pub enum Refusal {
         at_most: Resources,
         /// The host's capacity, so that "never" can be told from "not now".
         capacity: Resources,
+    },
+    /// The host has too few huge pages of that size that are not taken.
+    #[error("needs {}; {}", Pages::of(*.page_size, *.asked), pages_words(*.free, *.total))]
+    NoHugepages {
+        /// The size of the pages.
+        page_size: PageSize,
+        /// How many the job is to have.
+        asked: u64,
+        /// How many it could have.
+        free: u64,
+        /// How many the host has set aside, so that "never" can be told from "not now".
+        total: u64,
     },
     /// The host has no image of that name.
     #[error("image {image} is not on this host; import it here or choose a host that has it")]
@@ -471,6 +484,7 @@ impl Refusal {
         match self {
             Refusal::NoCapacity { .. } => "no-capacity",
             Refusal::NoRoomToGrow { .. } => "no-room-to-grow",
+            Refusal::NoHugepages { .. } => "no-hugepages",
             Refusal::NoImage { .. } => "no-image",
             Refusal::ImageInUse { .. } => "image-in-use",
             Refusal::DiskTooSmall { .. } => "disk-too-small",
@@ -544,6 +558,7 @@ impl Refusal {
             | Refusal::TaskUndone { .. }
             | Refusal::NoCapacity { .. }
             | Refusal::NoRoomToGrow { .. }
+            | Refusal::NoHugepages { .. }
             | Refusal::NoImage { .. }
             | Refusal::NoNetwork { .. }
             | Refusal::MacTaken { .. }
@@ -582,6 +597,7 @@ impl Refusal {
             self,
             Refusal::NoCapacity { .. }
                 | Refusal::NoRoomToGrow { .. }
+                | Refusal::NoHugepages { .. }
                 | Refusal::NoImage { .. }
                 | Refusal::NoPool { .. }
                 | Refusal::PoolUnavailable { .. }
@@ -594,6 +610,17 @@ impl Refusal {
                 | Refusal::HostDraining { .. }
                 | Refusal::LedgerReadOnly { .. }
         )
+    }
+}
+
+fn pages_words(free: u64, total: u64) -> String {
+    match (total, total.saturating_sub(free), free) {
+        (0, ..) => "the host has set none of that size aside".to_owned(),
+        (_, 0, _) => format!("the host has {total} in all"),
+        (_, taken, 0) => format!("the host has {total}, of which {taken} are taken"),
+        (_, taken, free) => {
+            format!("the host has {total}, of which {taken} are taken: {free} would fit")
+        }
     }
 }
 
@@ -687,6 +714,7 @@ pub fn examples() -> Vec<Refusal> {
     let mut all = vec![
         Refusal::NoCapacity { asked: some, free: Resources::ZERO, capacity: some },
         Refusal::NoRoomToGrow { job: job.clone(), asked: some, at_most: some, capacity: some },
+        Refusal::NoHugepages { page_size: PageSize::MIB2, asked: 32, free: 24, total: 64 },
         Refusal::NoImage { image: image.clone() },
         Refusal::ImageInUse { image: image.clone(), users: vec![job.clone()] },
         Refusal::DiskTooSmall {
@@ -810,6 +838,26 @@ mod tests {
             let back: Problem = serde_json::from_str(&text).unwrap();
             assert_eq!(back.refusal, Some(refusal), "{text}");
         }
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_huge_pages_says_how_many_would_fit() {
+        let words = |asked, free, total| {
+            Refusal::NoHugepages { page_size: PageSize::MIB2, asked, free, total }.to_string()
+        };
+        assert_eq!(
+            words(32, 24, 64),
+            "needs 32 huge pages of 2MiB; the host has 64, of which 40 are taken: 24 would fit"
+        );
+        assert_eq!(
+            words(1, 0, 64),
+            "needs 1 huge page of 2MiB; the host has 64, of which 64 are taken"
+        );
+        assert_eq!(words(65, 64, 64), "needs 65 huge pages of 2MiB; the host has 64 in all");
+        assert_eq!(
+            words(32, 0, 0),
+            "needs 32 huge pages of 2MiB; the host has set none of that size aside"
+        );
     }
 
     #[test]

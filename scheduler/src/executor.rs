@@ -373,7 +373,9 @@ impl<R: Reach> Executor<R> {
             Err(Trouble::Unclear { what, is_ambiguous }) => Answer::Unclear { what, is_ambiguous },
             Err(Trouble::Refused(no)) => match no {
                 Refusal::StaleClaim { seen, .. } => Answer::ClaimLost { seen },
-                Refusal::Ticket { .. } | Refusal::NoRoomToGrow { .. } => Answer::TooLate,
+                Refusal::Ticket { .. }
+                | Refusal::NoRoomToGrow { .. }
+                | Refusal::NoHugepages { .. } => Answer::TooLate,
                 // It is on its way from one state to another.
                 Refusal::WrongState { .. } => unclear(no.to_string()),
                 // Not there, or an agent of before there was a resize, which has done none.

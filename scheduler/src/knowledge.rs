@@ -16,6 +16,7 @@ use planner::{
 use protocol::api::Want;
 use protocol::event::{Event, Fact};
 use protocol::host::Host;
+use protocol::hugepages::{Pages, with_promised};
 use protocol::id::{HostId, JobId, Revision, RunId};
 use protocol::job::Job;
 use protocol::refusal::Refusal;
@@ -172,8 +173,10 @@ impl Knowledge {
         for (host, room) in rooms {
             let Some(facts) = view.host(host).map(|row| &row.host) else { continue };
             let allocation = room.allocation();
-            if allocation != facts.allocation {
-                let host = Host { allocation, ..Host::clone(facts) };
+            let pages = room.pages;
+            if allocation != facts.allocation || pages != Pages::promised(&facts.hugepages) {
+                let hugepages = with_promised(&facts.hugepages, pages);
+                let host = Host { allocation, hugepages, ..Host::clone(facts) };
                 merge(&facts.id, Fact::HostChanged { host: Box::new(host) });
             }
         }
@@ -183,7 +186,9 @@ impl Knowledge {
     /// What a host has promised by the view, and by its own no.
     fn room(&self, now_ms: u64, row: &HostRow) -> Room {
         let said = self.refusals.get(&row.host.id).filter(|said| is_fresh(now_ms, said.at_ms));
-        Room { seen: row.host.allocation, said: said.map(|said| (said.at_ms, said.allocation)) }
+        let pages = Pages::promised(&row.host.hugepages);
+        let said = said.map(|said| (said.at_ms, said.allocation));
+        Room { seen: row.host.allocation, said, pages }
     }
 
     /// Forgets what hosts said of their room once the view shows as much.
@@ -326,7 +331,7 @@ fn is_fresh(now_ms: u64, at_ms: u64) -> bool {
 
 impl Word {
     /// What the host has promised for the job by the view and by its word; `None` when the view is as new.
-    fn change(&self, shown: Option<&Job>) -> Option<(Resources, Resources)> {
+    fn change(&self, shown: Option<&Job>) -> Option<(Takes, Takes)> {
         let is_news = match (&self.job, shown) {
             (Some(job), Some(shown)) => {
                 (shown.revision, shown.since_ms) < (job.revision, job.since_ms)
@@ -334,10 +339,14 @@ impl Word {
             (Some(_), None) | (None, Some(_)) => true,
             (None, None) => false,
         };
-        let promised = |job: Option<&Job>| job.map(Job::allocation).unwrap_or_default();
+        let takes = |job: &Job| (job.allocation(), job.pages());
+        let promised = |job: Option<&Job>| job.map(takes).unwrap_or_default();
         is_news.then(|| (promised(shown), promised(self.job.as_ref())))
     }
 }
+
+/// What a job takes of its host, and how many huge pages beside that.
+type Takes = (Resources, Pages);
 
 /// What a host has promised, as two accounts have it that are both kept up with its words.
 struct Room {
@@ -345,10 +354,13 @@ struct Room {
     seen: Resources,
     /// By its own no, and when that was.
     said: Option<(u64, Resources)>,
+    /// Huge pages, by the view alone: hosts that refuse for want of those are asked again.
+    pages: Pages,
 }
 
 impl Room {
-    fn change(&mut self, at_ms: u64, before: Resources, after: Resources) {
+    fn change(&mut self, at_ms: u64, (before, pages_before): Takes, (after, pages_after): Takes) {
+        self.pages = self.pages.minus(pages_before).plus(pages_after);
         self.seen = self.seen.minus(before).plus(after);
         // What was so before it said no is in what it said.
         if let Some((said_ms, said)) = &mut self.said
@@ -405,10 +417,11 @@ fn silent_with(
 #[cfg(test)]
 mod tests {
     use protocol::host::Inventory;
+    use protocol::hugepages::{HugepageFacts, PageSize};
     use protocol::id::{Cursor, Epoch};
     use protocol::job::{JobSpec, JobState};
     use protocol::signed::SecretKey;
-    use protocol::vm::VmSpec;
+    use protocol::vm::{Hardware, VmSpec};
 
     use super::*;
 
@@ -439,6 +452,32 @@ mod tests {
         knowledge.hear(0, host.clone(), id, None);
         assert_eq!(taken(&knowledge, &now), Some(Default::default()), "it has ended since");
         assert_eq!(taken(&knowledge, &late), Some(Default::default()));
+    }
+
+    #[test]
+    fn huge_pages_that_a_host_has_just_promised_are_not_free_before_the_view_shows_it() {
+        let hardware = Hardware { hugepages_kib: Some(2048), ..Hardware::default() };
+        let hardware = Box::new(hardware);
+        let vm = VmSpec { vcpus: 2, memory_bytes: 64 << 20, hardware, ..VmSpec::default() };
+        let id: JobId = "db".parse().unwrap();
+        let job = Job { since_ms: 5, ..Job::of(id.clone(), JobSpec::vm(vm), JobState::Running) };
+        let facts = HugepageFacts { total: 64, promised: 0, others: 8 };
+        let hugepages = [(PageSize::MIB2, facts)].into();
+        let facts = Host::of_key(SecretKey::from_seed([1; 32]).public());
+        let host = Host { hugepages, ..facts };
+        let (at, cursor) = (host.id.clone(), Cursor { epoch: Epoch(1), seq: 1 });
+        let mut view = View::default();
+        view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });
+        let mut knowledge = Knowledge::default();
+        let told = |knowledge: &Knowledge| {
+            let view = knowledge.view(0, &view);
+            view.host(&at).map(|row| row.host.hugepages[&PageSize::MIB2])
+        };
+        assert_eq!(told(&knowledge).map(HugepageFacts::free), Some(56));
+        knowledge.hear(0, at.clone(), id.clone(), Some(job));
+        assert_eq!(told(&knowledge).map(HugepageFacts::free), Some(24));
+        knowledge.hear(0, at.clone(), id, None);
+        assert_eq!(told(&knowledge).map(HugepageFacts::free), Some(56));
     }
 
     #[test]

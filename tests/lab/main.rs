@@ -12,6 +12,8 @@ mod budgets;
 
 mod house;
 
+mod hugepages;
+
 mod images;
 
 mod jobs;

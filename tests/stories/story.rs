@@ -6,6 +6,7 @@ use std::sync::Arc;
 use planner::case::{Verdict, Wanted, case, verdict};
 use planner::{Heard, Intent, Outcome, PlanInput, State, Step, audit, plan};
 use protocol::host::Inventory;
+use protocol::hugepages::{Pages, with_promised};
 use protocol::id::{HostId, JobId, TenantId};
 use protocol::job::JobState;
 use protocol::trust::{Pattern, VmMax};
@@ -200,6 +201,9 @@ impl Story {
         for word in words {
             if let Some(used) = word.strip_prefix("others=") {
                 others_cpu_millis = world::cpu_millis(used)?;
+            } else if let Some(words) = word.strip_prefix("hugepages=") {
+                let (size, facts) = world::hugepages(words)?;
+                inventory.host.hugepages.insert(size, facts);
             } else if *word == "unmeasured" {
                 is_measured = false;
             } else if let Some(count) = word.strip_suffix("cpus") {
@@ -260,6 +264,8 @@ impl Story {
         }
         let inventory = self.hosts.get_mut(host).ok_or(format!("no host {host}"))?;
         inventory.host.allocation = inventory.host.allocation.plus(job.allocation());
+        let promised = Pages::promised(&inventory.host.hugepages).plus(job.pages());
+        inventory.host.hugepages = with_promised(&inventory.host.hugepages, promised);
         inventory.jobs.push(job);
         self.vms.insert(name.to_owned());
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
+use protocol::hugepages::{HugepageFacts, PageSize};
 use protocol::id::{Cursor, Epoch, HostId, ImageName, JobId, PoolName, TenantId};
 use protocol::job::{Job, JobSpec, JobState};
 use protocol::pool::{PoolFacts, PoolId};
@@ -70,7 +71,17 @@ pub(crate) fn pool(
     Ok((PoolName::new(name).map_err(|e| e.to_string())?, facts))
 }
 
-/// A VM by its words: `2GiB`, `4cpus`, `disk=2GiB`, `disk=2GiB@POOL`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
+/// Huge pages by their words, `2MiB:64`, or `2MiB:64-8` when 8 of them are taken by what is no job.
+pub(crate) fn hugepages(words: &str) -> Result<(PageSize, HugepageFacts), String> {
+    let wrong = || format!("write hugepages=2MiB:64, not {words}");
+    let (size, count) = words.split_once(':').ok_or_else(wrong)?;
+    let (total, others) = count.split_once('-').unwrap_or((count, "0"));
+    let number = |text: &str| text.parse().map_err(|_| wrong());
+    let facts = HugepageFacts { total: number(total)?, promised: 0, others: number(others)? };
+    Ok((size.parse().map_err(|_| wrong())?, facts))
+}
+
+/// A VM by its words: `2GiB`, `4cpus`, `hugepages=2MiB`, `disk=2GiB`, `disk=2GiB@POOL`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
 /// `preemptible`, `protected`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     let mut vm =
@@ -84,6 +95,9 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
             let pool = pool.map(PoolName::new).transpose().map_err(|e| e.to_string())?;
             let (size_bytes, name) = (bytes(size)?, format!("d{}", vm.disks.len()));
             vm.disks.push(DiskSpec { name, size_bytes, pool, ..DiskSpec::default() });
+        } else if let Some(size) = word.strip_prefix("hugepages=") {
+            let size: PageSize = size.parse().map_err(|_| format!("unknown word {word}"))?;
+            vm.hardware.hugepages_kib = Some(size.kib());
         } else if let Some(name) = word.strip_prefix("image=") {
             image = Some(ImageName::new(name).map_err(|e| e.to_string())?);
         } else if let Some(name) = word.strip_prefix("tenant=") {

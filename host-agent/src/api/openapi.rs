@@ -42,6 +42,7 @@ const ADMITS: &[&str] = &[
     "busy",
     "unsupported",
     "no-capacity",
+    "no-hugepages",
     "no-image",
     "no-network",
     "mac-taken",
@@ -264,7 +265,7 @@ fn of_offers() -> Vec<Operation> {
             .body::<OfferRequest>()
             .answers::<OfferReply>(201)
             .refuses(ADMITS)
-            .refuses(&["no-such-job", "no-room-to-grow"]),
+            .refuses(&["no-such-job", "no-room-to-grow", "no-hugepages"]),
         delete("/v1/offers/{epoch}/{num}", "Void an offer, whatever it was")
             .right(Right::Run)
             .path::<u64>("epoch")
@@ -353,11 +354,11 @@ fn of_actions() -> Vec<Operation> {
             .body::<RebootJob>(),
         act("/v1/jobs/{id}/resize", "Give it other CPUs or memory, at once as far as that goes")
             .body::<ResizeJob>()
-            .refuses(&["no-room-to-grow", "revision-conflict"])
+            .refuses(&["no-room-to-grow", "no-hugepages", "revision-conflict"])
             .refuses(TICKETS),
         act("/v1/jobs/{id}/resize/undo", "Take back the size that a task of a run gave it")
             .query::<jobs::Undo>()
-            .refuses(&["no-room-to-grow", "ticket-missing"]),
+            .refuses(&["no-room-to-grow", "no-hugepages", "ticket-missing"]),
     ]
 }
 

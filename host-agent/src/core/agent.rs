@@ -13,6 +13,7 @@ use protocol::api::HoldDebits;
 use protocol::event::{Event, Fact};
 use protocol::history::HistoryConfig;
 use protocol::host::{Host, HostIntent, Inventory};
+use protocol::hugepages::PageSize;
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId, PoolName};
 use protocol::job::{JobState, ObservedDomain, Reason, RunKey};
 use protocol::pool::{PoolFacts, PoolsConfig};
@@ -148,6 +149,8 @@ pub struct Agent {
     pub(super) declared: PoolsConfig,
     /// What was found of them, without what is offered.
     pub(super) found: BTreeMap<PoolName, PoolFacts>,
+    /// How many huge pages were taken by what is no job, by the last count.
+    pub(super) others_pages: BTreeMap<PageSize, u64>,
     /// Jobs whose row was changed while restoring, and is to be written at the first occasion.
     pub(super) unwritten: Vec<JobId>,
 }
@@ -185,11 +188,13 @@ impl Agent {
             has_listed: false,
             is_right_shown: false,
             is_right_asked: false,
+            others_pages: BTreeMap::new(),
             unwritten: Vec::new(),
         };
         agent.restore(ledger.jobs, is_rebooted);
         agent.restore_networks(ledger.networks);
         agent.host.allocation = agent.allocation();
+        agent.host.hugepages = agent.hugepages();
         agent.told = agent.host.clone();
         agent
     }
@@ -221,6 +226,7 @@ impl Agent {
             Input::Networks(seen) => self.handle_networks(*seen, out),
             Input::Images(images) => self.host.images = images,
             Input::Capacity(capacity) => self.host.capacity = capacity,
+            Input::Hugepages(seen) => self.handle_hugepages(&seen),
             Input::Pools(found) => self.found = found,
             Input::Snapshots { job, snapshots } => {
                 self.handle_snapshots(now, &job, snapshots, out);
@@ -534,6 +540,7 @@ impl Agent {
     fn publish_host_if_changed(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.host.allocation = self.allocation();
         self.host.pools = self.pools_without(None);
+        self.host.hugepages = self.hugepages();
         if self.host != self.told {
             self.told = self.host.clone();
             self.publish(now, Fact::HostChanged { host: Box::new(self.host.clone()) }, out);
@@ -545,6 +552,18 @@ impl Agent {
     pub(super) fn room(&self) -> Room<'_> {
         let policy = self.trust.as_ref().map(|trust| trust.policy.as_ref());
         Room { policy, ..Room::of(&self.host) }
+    }
+
+    /// The same with what is promised to others than a job, an offer and a domain of others, which are one and
+    /// the same thing.
+    pub(super) fn room_without(
+        &self,
+        job: Option<&JobId>,
+        offer: Option<OfferId>,
+        domain: Option<Uuid>,
+    ) -> Room<'_> {
+        let allocation = self.allocation_without(job, offer, domain);
+        Room { allocation, pages: self.pages_without(job, offer), ..self.room() }
     }
 
     /// What is promised to jobs, to open offers and to domains of others.
@@ -569,7 +588,7 @@ impl Agent {
         let is_offered = |uuid: Uuid| open().any(|open| open.domain == Some(uuid));
         let is_counted =
             |d: &&ObservedDomain| d.is_active && domain != Some(d.uuid) && !is_offered(d.uuid);
-        let observed = self.observed.values().filter(is_counted).map(|d| d.resources);
+        let observed = self.observed.values().filter(is_counted).map(ObservedDomain::takes);
         let offers = open().map(|open| open.resources);
         offers.chain(observed).fold(jobs, Resources::plus)
     }

@@ -42,7 +42,8 @@ impl Agent {
         };
         self.check_budget(&ask.job, ask.revision, &ask.spec, budget)?;
         let (resources, more) = (budget.resources(), Resources::ZERO);
-        Ok(Reserved { resources, more, domain: None, in_pools: Default::default() })
+        let (pages, in_pools) = Default::default();
+        Ok(Reserved { resources, more, pages, domain: None, in_pools })
     }
 
     /// As the offer says it, whoever has asked in which words.

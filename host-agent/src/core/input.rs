@@ -7,6 +7,7 @@ use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, Rev
 use protocol::event::Event;
 use protocol::history::HistoryConfig;
 use protocol::host::{HostIntent, ImageFacts};
+use protocol::hugepages::PageSize;
 use protocol::id::{ImageName, JobId, OfferId, PoolName, Revision, SnapshotName};
 use protocol::job::{Card, Job, RunKey, ServiceEndpoint, ServiceSpec, Snapshot};
 use protocol::network::{NetworkName, NetworkStatus, PutNetwork};
@@ -19,6 +20,7 @@ use protocol::trust::Trust;
 use protocol::vm::{Rank, SizeChange, VmSpec};
 
 use super::acts::Act;
+use super::hugepages::HugepagesSeen;
 use super::leaving::Leaver;
 use super::ledger::Write;
 use super::networks::SeenNetworks;
@@ -109,6 +111,8 @@ pub enum Input {
     Images(BTreeMap<ImageName, ImageFacts>),
     /// What the host has was measured.
     Capacity(Resources),
+    /// The huge pages that the host has were counted.
+    Hugepages(BTreeMap<PageSize, HugepagesSeen>),
     /// What the volumes of a job in a pool were at some moments, as it is written beside them. Comes before
     /// the end of the work that has taken them.
     Snapshots {

@@ -62,6 +62,9 @@ pub use history::Ended;
 
 mod pools;
 pub use pools::{Coming, Stay, Turn};
+
+mod hugepages;
+pub use hugepages::HugepagesSeen;
 mod agreeing;
 
 mod tenure;

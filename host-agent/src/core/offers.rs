@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use protocol::hugepages::Pages;
 use protocol::id::{Epoch, JobId, OfferId, PoolName, TenantId};
 use protocol::resources::Resources;
 use protocol::ticket::OfferStanding;
@@ -24,6 +25,8 @@ const UNUSED_TOLD_MAX: usize = 256;
 pub(super) struct Open {
     pub(super) job: JobId,
     pub(super) resources: Resources,
+    /// Huge pages beside that.
+    pub(super) pages: Pages,
     pub(super) tenant: TenantId,
     pub(super) on_loss: OnLoss,
     /// The domain that it would make a job of: it is not counted twice.
@@ -143,8 +146,9 @@ mod tests {
         let job: JobId = "web-1".parse().unwrap();
         let (tenant, on_loss) = (TenantId::default_tenant(), OnLoss::Keep);
         let resources = Resources::ZERO;
-        let in_pools = BTreeMap::new();
-        let open = Open { job, resources, tenant, on_loss, domain: None, in_pools, until_ms: 100 };
+        let (pages, in_pools) = (Pages::NONE, BTreeMap::new());
+        let open =
+            Open { job, resources, pages, tenant, on_loss, domain: None, in_pools, until_ms: 100 };
         let id = offers.issue(open.clone());
         assert_eq!(offers.standing(id, 99), OfferStanding::Open { left_ms: 1 });
         assert_eq!(offers.standing(id, 100), OfferStanding::Ended);
@@ -163,6 +167,7 @@ mod tests {
         let open = |job: &str| Open {
             job: job.parse().unwrap(),
             resources: Resources::ZERO,
+            pages: Pages::NONE,
             tenant: TenantId::default_tenant(),
             on_loss: OnLoss::Keep,
             domain: None,

@@ -63,8 +63,9 @@ impl Agent {
         // What it has been promised is counted with the job already.
         let promised = promised(job).unwrap_or(resources);
         let in_pools = job.spec.growth_by_pool(&ask.spec);
-        let more = resources.minus(ask.spec.in_pools()).minus(promised.minus(job.spec.in_pools()));
-        Ok(Reserved { resources, more, domain: None, in_pools })
+        let more = ask.spec.of_host(resources).minus(job.spec.of_host(promised));
+        let pages = ask.spec.pages_of(resources).minus(job.spec.pages_of(promised));
+        Ok(Reserved { resources, more, pages, domain: None, in_pools })
     }
 
     pub(super) fn resize(
@@ -222,9 +223,9 @@ impl Agent {
         if disks_of(&job.spec) != disks_of(to) || (is_leaving && !keeps_devices) {
             check_devices_are_there(job)?;
         }
-        let allocation = self.allocation_without(Some(id), redeemed, None);
         let pools = self.pools_without(redeemed);
-        let room = Room { allocation, pools: &pools, policy, ..self.room() };
+        let room = self.room_without(Some(id), redeemed, None);
+        let room = Room { pools: &pools, policy, ..room };
         admit_resize(room, (id, job.state), &job.spec, promised(job), to)
     }
 

@@ -188,6 +188,7 @@ fn as_observed(domain: &DomainInfo) -> ObservedDomain {
         name: domain.name.clone(),
         is_active: domain.state.is_active(),
         resources: domain.resources,
+        page_size: domain.page_size,
         is_persistent: domain.is_persistent,
     }
 }

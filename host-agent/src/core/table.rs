@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::hugepages::Pages;
 use protocol::id::{JobId, OfferId};
 use protocol::job::JobState;
 use protocol::resources::Resources;
@@ -34,6 +35,8 @@ struct Row {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Account {
     promised: Sums,
+    /// Huge pages; so few that no sum stops at a largest number.
+    pages: Pages,
     starts: usize,
     covered: usize,
     /// How many jobs have each hold.
@@ -48,6 +51,7 @@ struct Account {
 #[derive(Debug, PartialEq, Eq)]
 struct Share {
     promised: Resources,
+    pages: Pages,
     is_starting: bool,
     is_covered: bool,
     hold: Option<OfferId>,
@@ -126,6 +130,17 @@ impl Table {
         self.account.promised.minus(share.promised).plus(kept).capped()
     }
 
+    /// The huge pages that are promised to all jobs together.
+    pub(super) fn pages(&self) -> Pages {
+        self.account.pages
+    }
+
+    /// The same without a job.
+    pub(super) fn pages_without(&self, id: &JobId) -> Pages {
+        let own = self.rows.get(id).map(|row| row.share.pages).unwrap_or_default();
+        self.account.pages.minus(own)
+    }
+
     /// How many are being started.
     pub(super) fn starts(&self) -> usize {
         self.account.starts
@@ -179,6 +194,7 @@ impl Share {
         let macs = if job.state.is_ended() { vec![] } else { job.spec.macs(id) };
         Self {
             promised: job.allocation(),
+            pages: job.pages(),
             is_starting: entry.work.is_some() && job.state == JobState::Starting,
             is_covered: job.hold.is_some() && on_loss(job) == OnLoss::Stop,
             hold: job.hold,
@@ -191,6 +207,7 @@ impl Share {
 impl Account {
     fn put(&mut self, id: &JobId, share: &Share) {
         self.promised = self.promised.plus(share.promised);
+        self.pages = self.pages.plus(share.pages);
         self.starts += usize::from(share.is_starting);
         self.covered += usize::from(share.is_covered);
         if let Some(hold) = share.hold {
@@ -207,6 +224,7 @@ impl Account {
     /// Takes off what was put.
     fn take(&mut self, id: &JobId, share: &Share) {
         self.promised = self.promised.minus(share.promised);
+        self.pages = self.pages.minus(share.pages);
         self.starts -= usize::from(share.is_starting);
         self.covered -= usize::from(share.is_covered);
         if let Some(hold) = share.hold

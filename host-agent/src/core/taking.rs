@@ -6,6 +6,7 @@ use protocol::admission::{Arrival, Room, admit};
 use protocol::api::{OfferReply, OfferRequest, PutJob};
 use protocol::event::Fact;
 use protocol::host::HostIntent;
+use protocol::hugepages::Pages;
 use protocol::id::{JobId, OfferId, PoolName, Revision};
 use protocol::job::{Job, JobSpec, JobState, ObservedDomain, Reason};
 use protocol::refusal::Refusal;
@@ -37,6 +38,8 @@ pub(super) struct Reserved {
     pub(super) resources: Resources,
     /// How much more that is than what it has been promised: so much is kept free for it.
     pub(super) more: Resources,
+    /// How many more huge pages: kept free for it as well.
+    pub(super) pages: Pages,
     /// The domain that it would make a job of.
     pub(super) domain: Option<Uuid>,
     /// What would be made in pools, in bytes.
@@ -76,11 +79,12 @@ impl Agent {
             Some(budget) => self.delegation(&ask.job, budget),
             None => ask.action,
         };
-        let Reserved { resources, more, domain, in_pools } = asked;
+        let Reserved { resources, more, pages, domain, in_pools } = asked;
         let on_loss = ask.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss);
         let id = self.offers.issue(Open {
             job: ask.job.clone(),
             resources: more,
+            pages,
             tenant: ask.spec.tenant.clone(),
             on_loss,
             domain,
@@ -114,9 +118,9 @@ impl Agent {
         }
         self.check_change(&ask.job, ask.revision, &ask.spec, how)?;
         let domain = self.to_adopt(&ask.job, &ask.spec);
-        let allocation = self.allocation_without(Some(&ask.job), None, domain);
         let pools = self.pools_without(None);
-        admit(Room { allocation, pools: &pools, ..self.room() }, &ask.spec, how)?;
+        let room = self.room_without(Some(&ask.job), None, domain);
+        admit(Room { pools: &pools, ..room }, &ask.spec, how)?;
         let makes = |pool: &PoolName| match how {
             Arrival::Start => true,
             Arrival::StartAgain => false,
@@ -125,7 +129,8 @@ impl Agent {
         let in_pools = ask.spec.as_vm().map(VmSpec::bytes_by_pool).unwrap_or_default();
         let in_pools = in_pools.into_iter().filter(|(pool, _)| makes(pool));
         let in_pools = in_pools.map(|(pool, bytes)| (pool.clone(), bytes)).collect();
-        Ok(Reserved { resources: ask.spec.resources(), more: ask.spec.takes(), domain, in_pools })
+        let (resources, more, pages) = (ask.spec.resources(), ask.spec.takes(), ask.spec.pages());
+        Ok(Reserved { resources, more, pages, domain, in_pools })
     }
 
     pub(super) fn put(
@@ -172,9 +177,9 @@ impl Agent {
         let until_ms = redeemed.and_then(|offer| self.offers.until_ms(offer));
         let issued = self.trust.as_ref().zip(until_ms).map(|(t, until)| self.issued(t, until));
         let domain = self.to_adopt(&id, &put.spec);
-        let allocation = self.allocation_without(Some(&id), redeemed, domain);
         let pools = self.pools_without(redeemed);
-        admit(Room { allocation, pools: &pools, ..self.room() }, &put.spec, arrival)?;
+        let room = self.room_without(Some(&id), redeemed, domain);
+        admit(Room { pools: &pools, ..room }, &put.spec, arrival)?;
         self.check_starts(&put.spec)?;
         if let Some(offer) = redeemed {
             self.offers.end(offer, OfferStanding::Used);

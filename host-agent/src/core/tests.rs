@@ -43,6 +43,7 @@ mod fencing;
 
 mod history;
 
+mod hugepages;
 mod pools;
 
 mod table;
@@ -315,6 +316,7 @@ fn domain(name: &str, state: DomainState) -> DomainInfo {
         job: Some(job),
         resources: Resources { vcpus: 1, memory_bytes: 1 << 30, disk_bytes: 0 },
         memory_now_bytes: 1 << 30,
+        page_size: None,
         is_persistent: true,
     }
 }

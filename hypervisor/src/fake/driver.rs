@@ -69,6 +69,7 @@ impl Hypervisor for Fake {
                 job: Some(config.job.clone()),
                 resources: size.resources(),
                 memory_now_bytes: size.memory_bytes,
+                page_size: None,
                 is_persistent: true,
             };
             let fresh = || Guest::new(info.clone(), None, size);
@@ -406,6 +407,7 @@ impl Hypervisor for Fake {
                     job: None,
                     resources: size.resources(),
                     memory_now_bytes: size.memory_bytes,
+                    page_size: None,
                     is_persistent: true,
                 },
                 None,

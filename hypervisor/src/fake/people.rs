@@ -22,6 +22,7 @@ impl Fake {
             job: None,
             resources,
             memory_now_bytes: resources.memory_bytes,
+            page_size: None,
             is_persistent: true,
         };
         let Resources { vcpus, memory_bytes, .. } = resources;

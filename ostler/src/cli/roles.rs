@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use protocol::host::Accel;
+use protocol::hugepages::PageSize;
 use protocol::resources::Bytes;
 use transport::discovery::Source;
 
-use super::values::parse_label;
+use super::values::{parse_hugepages, parse_label};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -94,6 +95,9 @@ pub(crate) struct AgentArgs {
     /// Memory for guests in all, instead of what the machine has
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<Bytes>,
+    /// Huge pages for guests in all, instead of those that the machine has: so many of 2MiB or of 1GiB
+    #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_hugepages)]
+    pub(crate) hugepages: Vec<(PageSize, u64)>,
     /// How fast each image may come that it fetches, a second [default: as fast as it goes]
     #[arg(long, value_name = "SIZE")]
     pub(crate) image_limit: Option<Bytes>,

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use protocol::hugepages::PageSize;
 use protocol::id::RunId;
 use protocol::resources::Bytes;
 use protocol::vm::{NicModel, NicSpec, OnLoss, Plug, Priority, Restart};
@@ -55,6 +56,20 @@ impl FromStr for DiskArg {
             Some((name, size)) => Ok(Self { name: Some(name.to_owned()), size: size.parse()? }),
         }
     }
+}
+
+/// Sizes of huge pages that guests can have.
+const PAGE_SIZES: [PageSize; 2] = [PageSize::MIB2, PageSize::GIB1];
+
+pub(super) fn parse_page_size(text: &str) -> Result<PageSize, String> {
+    let size = text.parse().ok().filter(|size| PAGE_SIZES.contains(size));
+    size.ok_or_else(|| format!("{text:?} is no size of huge pages: use 2MiB or 1GiB"))
+}
+
+pub(super) fn parse_hugepages(text: &str) -> Result<(PageSize, u64), String> {
+    let wrong = || format!("{text:?} is no number of huge pages: write 2MiB=64 or 1GiB=2");
+    let (size, count) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((parse_page_size(size)?, count.parse().map_err(|_| wrong())?))
 }
 
 pub(super) fn parse_nic(text: &str) -> Result<NicSpec, String> {

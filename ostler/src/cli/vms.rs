@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use protocol::hugepages::PageSize;
 use protocol::id::{ImageName, JobId, PoolName, TenantId};
 use protocol::resources::Bytes;
 use protocol::vm::{NicSpec, OnLoss, Priority, Restart};
 
 use super::values::{
-    DiskArg, Ms, parse_label, parse_nic, parse_on_loss, parse_priority, parse_restart,
+    DiskArg, Ms, parse_label, parse_nic, parse_on_loss, parse_page_size, parse_priority,
+    parse_restart,
 };
 
 #[derive(Debug, Args)]
@@ -34,6 +36,9 @@ pub(crate) struct RunArgs {
     /// Memory that it can be resized to while it runs
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_memory: Option<Bytes>,
+    /// Have its memory in huge pages of this size, 2MiB or 1GiB, which its host must have set aside
+    #[arg(long, value_name = "SIZE", value_parser = parse_page_size)]
+    pub(crate) hugepages: Option<PageSize>,
     /// A disk, the first one started from the image [default: one as large as the image]
     #[arg(long, value_name = "[NAME=]SIZE")]
     pub(crate) disk: Vec<DiskArg>,

@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 
 use host_agent::{FetchLimits, Options, Share};
+use protocol::hugepages::Pages;
 use transport::{Clock, shutdown};
 
 use super::roles::start_log;
@@ -53,6 +54,10 @@ fn options_of(args: AgentArgs) -> Result<Options, Failure> {
                 .memory_reserve
                 .map_or(usual.memory_reserve_bytes, |size| size.0),
             memory_bytes: args.memory.map(|size| size.0),
+            hugepages: (!args.hugepages.is_empty()).then(|| {
+                let each = args.hugepages.into_iter().map(|(size, count)| Pages::of(size, count));
+                each.fold(Pages::NONE, Pages::plus)
+            }),
             disk_reserve_bytes: args.disk_reserve.map_or(usual.disk_reserve_bytes, |size| size.0),
         },
         fetching: FetchLimits {

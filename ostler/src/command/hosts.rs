@@ -51,8 +51,19 @@ pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Fail
     }
     picture.warn();
     let header = [
-        "HOST", "ID", "STATE", "VCPUS", "MEMORY", "DISK", "POOLS", "JOBS", "GUESTS", "VERSION",
-        "IF LOST", "AGE",
+        "HOST",
+        "ID",
+        "STATE",
+        "VCPUS",
+        "MEMORY",
+        "HUGEPAGES",
+        "DISK",
+        "POOLS",
+        "JOBS",
+        "GUESTS",
+        "VERSION",
+        "IF LOST",
+        "AGE",
     ];
     let trust = in_force(session, &picture).await;
     let is_fenced = |host: &Host| {
@@ -156,7 +167,7 @@ struct Marks<'a> {
     sleep: Option<&'a Sleep>,
 }
 
-fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String; 12] {
+fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String; 13] {
     let HostRowReply { host, freshness, age_ms, jobs_alive, .. } = row;
     let (used, all) = (host.allocation, host.capacity);
     let heard = match freshness {
@@ -184,6 +195,7 @@ fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String;
         state,
         format!("{}/{}", used.vcpus, all.vcpus),
         format!("{}/{}", Bytes(used.memory_bytes), Bytes(all.memory_bytes)),
+        hugepages_of(host),
         format!("{}/{}", Bytes(used.disk_bytes), Bytes(all.disk_bytes)),
         pools_of(host),
         jobs_alive.to_string(),
@@ -192,6 +204,15 @@ fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String;
         loss_words(loss),
         show::age(*age_ms),
     ]
+}
+
+/// Huge pages by size: how many are taken of how many. What is not taken is free.
+fn hugepages_of(host: &Host) -> String {
+    let sizes = host.hugepages.iter().map(|(size, facts)| {
+        format!("{}/{}x{size}", facts.total.saturating_sub(facts.free()), facts.total)
+    });
+    let sizes: Vec<String> = sizes.collect();
+    if sizes.is_empty() { "-".to_owned() } else { sizes.join(",") }
 }
 
 /// Pools by name; what is not available is marked.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use protocol::api::{PutJob, Want};
 use protocol::host::{Host, ImageFacts};
+use protocol::hugepages::PageSize;
 use protocol::id::{HostId, ImageName, JobId, Revision, TenantId};
 use protocol::job::{Job, JobKind, JobSpec, OneOff};
 use protocol::refusal::Refusal;
@@ -108,6 +109,7 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         hardware: Box::new(Hardware {
             firmware: if args.uefi { Firmware::Uefi } else { Firmware::Bios },
             cpu: args.cpu.as_deref().map(cpu_of),
+            hugepages_kib: args.hugepages.map(PageSize::kib),
             vnc: args.vnc,
             ..Hardware::default()
         }),

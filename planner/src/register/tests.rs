@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use proptest::prelude::*;
 use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
+use protocol::hugepages::{HugepageFacts, PageSize, Pages};
 use protocol::id::{Cursor, Epoch, PoolName, Revision};
 use protocol::job::{JobSpec, JobState};
 use protocol::pool::{PoolFacts, PoolId};
@@ -67,7 +68,8 @@ fn image(n: u8) -> (ImageName, ImageFacts) {
     (name, ImageFacts { sha256, file_bytes: size * GIB, virtual_bytes: GIB, format: None })
 }
 
-/// One of a few kinds of VMs: plain, with a card, with a disk, made from an image, in a pool, failing over.
+/// One of a few kinds of VMs: plain, with a card, with a disk, made from an image, in a pool, failing over, with
+/// huge pages.
 pub(crate) fn spec(kind: u8) -> JobSpec {
     let disk = |image: Option<u8>, pool: Option<&str>| DiskSpec {
         name: "root".into(),
@@ -77,7 +79,7 @@ pub(crate) fn spec(kind: u8) -> JobSpec {
         ..DiskSpec::default()
     };
     let mut vm = VmSpec { vcpus: 2, memory_bytes: GIB, ..VmSpec::default() };
-    match kind % 8 {
+    match kind % 9 {
         0 => {}
         1 => vm.memory_bytes = 6 * GIB,
         2 => {
@@ -89,7 +91,8 @@ pub(crate) fn spec(kind: u8) -> JobSpec {
         4 => vm.disks = vec![disk(Some(0), None)],
         5 => vm.disks = vec![disk(Some(1), None)],
         6 => vm.disks = vec![disk(None, Some("nfs"))],
-        _ => vm.on_loss = OnLoss::Stop,
+        7 => vm.on_loss = OnLoss::Stop,
+        _ => vm.hardware.hugepages_kib = Some(2048),
     }
     JobSpec::vm(vm)
 }
@@ -122,6 +125,9 @@ fn inventory(n: u8, seq: u64, drawn: &Drawn) -> Inventory {
     };
     let pools: BTreeMap<PoolName, PoolFacts> =
         has(4).then(|| ("nfs".parse().unwrap(), pool)).into_iter().collect();
+    let promised = u64::from(drawn.zone) * 256;
+    let facts = HugepageFacts { total: 1024, promised, others: drawn.vcpus.into() };
+    let hugepages = has(7).then_some((PageSize::MIB2, facts)).into_iter().collect();
     let host = Host {
         id: id(n),
         key: SecretKey::from_seed([n; 32]).public(),
@@ -139,6 +145,7 @@ fn inventory(n: u8, seq: u64, drawn: &Drawn) -> Inventory {
         },
         capacity,
         allocation,
+        hugepages,
         images: images.into_iter().flatten().collect(),
         pools,
         networks: None,
@@ -244,7 +251,7 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
     let heard = prop::collection::btree_map(0..26_u8, 0..3_u8, 0..6);
     let reservation = (0..26_u8, 0..JOBS).prop_map(|(host, job)| {
         let resources = Resources { vcpus: 6, memory_bytes: 3 * GIB, disk_bytes: 0 };
-        Reservation { host: id(host), job: job_id(job), resources }
+        Reservation { host: id(host), job: job_id(job), resources, pages: Pages::NONE }
     });
     let placements = vec![Placement::Spread, Placement::Pack, Placement::Balance];
     let others = (
@@ -412,7 +419,12 @@ fn what_is_plain_is_looked_up_and_nothing_else_is_walked() {
     assert_eq!(place(0, &|_| {}), on("h1", 0));
     assert_eq!(place(4, &|_| {}), on("h2", 0), "where the image is");
     let full = Resources { vcpus: 14, ..Resources::ZERO };
-    let reserve = |host: u8| Reservation { host: id(host), job: job_id(9), resources: full };
+    let reserve = |host: u8| Reservation {
+        host: id(host),
+        job: job_id(9),
+        resources: full,
+        pages: Pages::NONE,
+    };
     let crowd = |input: &mut PlanInput| input.reservations = vec![reserve(0), reserve(2)];
     assert_eq!(place(4, &crowd), on("h1", 1), "copied");
     let apart = NotSameHost { jobs: vec![job_id(0), job_id(1)] };

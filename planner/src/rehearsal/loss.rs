@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, JobId};
 use protocol::resources::Resources;
 use serde::{Deserialize, Serialize};
 
 use super::NAMED_MAX;
-use crate::report::room_words;
+use crate::load::Load;
+use crate::report::{pages_words, room_words};
 
 /// What is lost at once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,7 +37,7 @@ pub struct Loss {
     pub lost: Lost,
     /// VMs that would need another place.
     pub vms: u32,
-    /// What they need together.
+    /// What they need together, huge pages aside.
     pub needs: Resources,
     /// Those that would find none, largest first.
     pub stranded: Vec<Stranded>,
@@ -50,6 +52,24 @@ pub struct Stranded {
     pub needs: Resources,
     /// What is left then on the host that comes nearest.
     pub nearest_free: Resources,
+    /// The huge pages that it needs.
+    #[serde(default, skip_serializing_if = "Pages::is_none")]
+    pub needs_pages: Pages,
+    /// How many are left there.
+    #[serde(default, skip_serializing_if = "Pages::is_none")]
+    pub nearest_free_pages: Pages,
+}
+
+impl Stranded {
+    pub(super) fn of(job: JobId, needs: Load, nearest_free: Load) -> Self {
+        Self {
+            job,
+            needs: needs.resources,
+            nearest_free: nearest_free.resources,
+            needs_pages: needs.pages,
+            nearest_free_pages: nearest_free.pages,
+        }
+    }
 }
 
 impl Loss {
@@ -84,6 +104,11 @@ impl fmt::Display for Loss {
         }
         let Some(first) = self.stranded.first() else { return Ok(()) };
         let of = if self.stranded.len() > 1 { format!("{} ", first.job) } else { String::new() };
-        write!(f, " ({of}{})", room_words(first.needs, first.nearest_free))
+        let words = [
+            room_words(first.needs, first.nearest_free),
+            pages_words(first.needs_pages, first.nearest_free_pages),
+        ];
+        let words: Vec<String> = words.into_iter().filter(|words| !words.is_empty()).collect();
+        write!(f, " ({of}{})", words.join("; "))
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use protocol::host::{Host, HostIntent, Inventory};
 use protocol::id::{Cursor, Epoch};
 use protocol::job::{Job, JobSpec};
+use protocol::resources::Resources;
 use protocol::signed::SecretKey;
 use protocol::vm::VmSpec;
 

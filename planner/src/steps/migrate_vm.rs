@@ -56,7 +56,7 @@ impl MigrateVm {
             let needed = format!("it must be running on {}", self.from.short());
             return Err(Blocker::WrongState { state: found, needed });
         };
-        if !running.allocation().fits_in(running.spec.resources()) {
+        if running.has_more_than_asked() {
             let needed =
                 "it has more than its spec says: stop and start it, or resize it".to_owned();
             return Err(Blocker::WrongState { state: Some(running.state), needed });

@@ -221,6 +221,7 @@ fn every_fact_survives_the_wire() {
         name: "legacy".into(),
         is_active: true,
         resources: Resources::ZERO,
+        page_size: None,
         is_persistent: true,
     };
     let facts = [

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use planner::rules::NoMigration;
 use planner::{Clause, Expectation, Favour, Level, Report, Rule, Step};
 use protocol::api::Want;
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, JobId, SetName};
 use protocol::job::{Job, JobState};
 use protocol::resources::Resources;
@@ -281,14 +282,18 @@ impl Upkeep {
             _ => None,
         });
         let Some(spec) = spec_of(view, job, spec) else { return false };
-        let size = spec.takes();
+        let (size, pages) = (spec.takes(), spec.pages());
         view.hosts().any(|(host, row)| {
             let is_leaving = |job: &&Arc<Job>| job.state == JobState::MigratingOut;
-            let leaving = row.jobs.values().filter(is_leaving).map(|job| job.allocation());
-            let leaving = leaving.reduce(Resources::plus);
+            let leaving = || row.jobs.values().filter(is_leaving);
+            let pages_leaving = leaving().map(|job| job.pages()).fold(Pages::NONE, Pages::plus);
+            let leaving = leaving().map(|job| job.allocation()).reduce(Resources::plus);
             let free = row.host.capacity.minus(row.host.allocation);
+            let hugepages = &row.host.hugepages;
+            let pages_free = Pages::for_jobs(hugepages).minus(Pages::promised(hugepages));
             self.index.freshness(host) == Freshness::Fresh
                 && row.host.intent.is_none()
+                && pages.fits_in(pages_free.plus(pages_leaving))
                 && leaving.is_some_and(|leaving| size.fits_in(free.plus(leaving)))
         })
     }

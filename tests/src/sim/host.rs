@@ -147,6 +147,7 @@ impl Host {
             },
             capacity: capacity(),
             allocation: Resources::ZERO,
+            hugepages: BTreeMap::new(),
             images: BTreeMap::new(),
             networks: None,
             labels: BTreeMap::new(),

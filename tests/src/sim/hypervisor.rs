@@ -226,6 +226,7 @@ impl Domain {
             job: self.label.clone(),
             resources: Resources { memory_bytes: self.machine_bytes, ..self.resources },
             memory_now_bytes: self.resources.memory_bytes,
+            page_size: None,
             is_persistent: self.is_persistent,
         }
     }

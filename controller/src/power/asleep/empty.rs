@@ -161,6 +161,7 @@ mod tests {
             name: "old-db".to_owned(),
             is_active: true,
             resources: Resources::ZERO,
+            page_size: None,
             is_persistent: true,
         });
         assert!(stays_on(&strange, None).unwrap().contains("old-db"));

@@ -59,6 +59,7 @@ fn host(key: &SecretKey) -> Host {
         hypervisor,
         capacity,
         allocation: Resources::ZERO,
+        hugepages: [].into(),
         images: [].into(),
         pools: [].into(),
         networks: None,
@@ -82,6 +83,7 @@ fn domain(id: &JobId, state: DomainState) -> DomainInfo {
         job: Some(id.clone()),
         resources: spec().resources(),
         memory_now_bytes: spec().resources().memory_bytes,
+        page_size: None,
         is_persistent: true,
     }
 }

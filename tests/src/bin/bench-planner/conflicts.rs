@@ -7,6 +7,7 @@ use planner::{Placement, Setback, SetbackReason, Shards, Step, plan};
 use protocol::admission::{Arrival, Room, admit};
 use protocol::api::Want;
 use protocol::event::Event;
+use protocol::hugepages::Pages;
 use protocol::id::{HostId, JobId, RunId};
 use protocol::job::JobState;
 use protocol::resources::Resources;
@@ -166,8 +167,12 @@ fn churn(percent: u32, how: How) -> Count {
                     now_used += u64::from(spec.takes().vcpus);
                     log.push(events);
                     let resources = spec.takes();
-                    let hold =
-                        planner::Reservation { host: host.clone(), job: job.clone(), resources };
+                    let hold = planner::Reservation {
+                        host: host.clone(),
+                        job: job.clone(),
+                        resources,
+                        pages: Pages::NONE,
+                    };
                     one.knowledge.reserve(run, vec![hold]);
                     one.knowledge.hear(now_ms, host.clone(), job.clone(), Some(row));
                     one.going.push_back((now_ms + START_MS, run));

@@ -95,6 +95,7 @@ pub(crate) fn host(n: usize) -> Host {
         },
         capacity: CAPACITY,
         allocation: Resources::ZERO,
+        hugepages: BTreeMap::new(),
         images: BTreeMap::new(),
         pools: BTreeMap::new(),
         networks: None,
