@@ -32,7 +32,9 @@ export class List {
     this.readAt = performance.now();
     try {
       const { list, notes } = await read(`lists/${this.name}`);
-      this.#tell("", [...notes, ...(list.warnings ?? [])]);
+      // Some commands say of a host both in what they print and beside it that it is silent.
+      const said = [...notes, ...(list.warnings ?? [])].map((note) => note.replace(/^warning: /, ""));
+      this.#tell("", [...new Set(said)]);
       this.draw(list);
     } catch (error) {
       this.#tell(error.message, error.next ? [`Try: ${error.next}`] : []);

@@ -6,11 +6,13 @@ import { el, mark, put, show } from "./dom.js";
 import { follow, isLive } from "./feed.js";
 import { Hosts } from "./hosts.js";
 import { Images } from "./images.js";
+import { Networks } from "./networks.js";
 import { Others } from "./others.js";
 import { Pane } from "./pane.js";
 import { People } from "./people.js";
 import { Quota } from "./quota.js";
 import { Runs, stuckRuns } from "./runs.js";
+import { Storage } from "./storage.js";
 import { ageOf, isVm, on, quiet, store } from "./store.js";
 import { Vms } from "./vms.js";
 import { age, place } from "./words.js";
@@ -20,6 +22,8 @@ const at = (id) => document.getElementById(id);
 const views = {
   vms: new Vms(),
   hosts: new Hosts(),
+  storage: new Storage(),
+  networks: new Networks(),
   images: new Images(),
   backups: new Backups(),
   runs: new Runs(),
@@ -34,6 +38,8 @@ const pane = new Pane(at("pane"), at("said"));
 const TABS = [
   ["vms", "VMs", () => [[...store.jobs.values()].filter(isVm).length, false]],
   ["hosts", "Hosts", () => hostsBadge()],
+  ["storage", "Storage", () => (views.storage.troubled > 0 ? [`${views.storage.troubled} to look at`, true] : ["", false])],
+  ["networks", "Networks", () => ["", false]],
   ["images", "Images", () => ["", false]],
   ["backups", "Backups", () => ["", false]],
   ["runs", "Runs", () => (stuckRuns() > 0 ? [`${stuckRuns()} stuck`, true] : [openRuns() || "", false])],
