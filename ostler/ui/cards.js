@@ -9,7 +9,7 @@ import { Rows, byName } from "./table.js";
 export class Cards {
   constructor() {
     const body = el("tbody");
-    this.table = table("Network cards", [["Card", "key"], ["Plugged into", ""], ["Addresses", ""], ["Actions", "bare"]], body);
+    this.table = table("Network cards", [["Card", ""], ["Addresses", ""], ["Actions", "bare"]], body);
     this.rows = new Rows(body, { make: () => makeRow(this), order: (a, b) => a.at - b.at || byName(a.mac, b.mac) });
     this.none = el("p", { class: "hint", text: "It has no network card." });
     this.add = button("Attach a card…", () => attach(this.job));
@@ -21,6 +21,7 @@ export class Cards {
     this.job = job;
     this.rows.replace(job.nics.map((nic, at) => [nic.mac, { at, isOurs, isEnded: job.is_ended, ...nic }]));
     this.rows.sift();
+    show(this.node, isOurs || job.nics.length > 0);
     show(this.add, isOurs);
     show(this.none, job.nics.length === 0);
     show(this.table, job.nics.length > 0);
@@ -31,15 +32,16 @@ export class Cards {
 const plugWords = (plug) => plug.replace("=", " ");
 
 function makeRow(cards) {
-  const mac = el("th", { scope: "row", class: "key" });
-  const [plug, addresses] = ["", ""].map((kind) => el("td", { class: kind }));
+  const mac = el("span", { class: "key" });
+  const plug = el("span", { class: "old" });
+  const addresses = el("td");
   let row = null;
   const gone = button("Detach…", () => detach(cards.job.id, row), { class: "bad" });
-  const node = el("tr", {}, mac, plug, addresses, el("td", { class: "does" }, gone));
+  const node = el("tr", {}, el("th", { scope: "row" }, mac, plug), addresses, el("td", { class: "does" }, gone));
   const set = (nic) => {
     row = nic;
     put(mac, nic.mac);
-    put(plug, plugWords(nic.plug));
+    put(plug, `on ${plugWords(nic.plug)}`);
     put(addresses, nic.addresses ?? (nic.isEnded ? "not running" : "not known yet"));
     show(gone, nic.isOurs);
     mark(gone, "aria-label", `Detach card ${nic.mac}`);
@@ -61,7 +63,7 @@ function attach({ id: job, host }) {
   const turn = () => show(bridge, plug.value === "bridge");
   plug.addEventListener("change", turn);
   turn();
-  const models = [["", "virtio: the fastest, Linux knows it"], ["e1000e", "e1000e: every system knows it"], ["rtl8139", "rtl8139: old systems know it"]];
+  const models = [["", "virtio, the fastest"], ["e1000e", "e1000e, for every system"], ["rtl8139", "rtl8139, for old ones"]];
   const body = el(
     "div",
     { class: "fields" },

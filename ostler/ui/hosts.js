@@ -37,8 +37,8 @@ export class Hosts {
       "section",
       { "aria-label": "Hosts" },
       this.summary,
-      table("Hosts", columns, body),
       this.load.list.node,
+      table("Hosts", columns, body),
       el("h2", { text: "Ostler's own services" }),
       table("Ostler's own services", services, own),
       this.council.node,
@@ -76,7 +76,7 @@ export class Hosts {
 }
 
 /** CPUs: a tenth of one is something. */
-const cpus = (n) => (n < 9.95 ? n.toFixed(1) : n.toFixed(0));
+const cpus = (n) => n.toFixed(n < 9.95 && n % 1 !== 0 ? 1 : 0);
 
 function makeRow(load) {
   const name = el("span", { class: "name" });

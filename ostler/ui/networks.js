@@ -187,7 +187,7 @@ function make() {
   const kind = choice("kind", KINDS.map(([value, words]) => [value, `${value}: ${words}`]));
   const what = field("Subnet", wordField("what"), "such as 10.20.0.0/24");
   const uplink = field("Interface", wordField("uplink"), "that carries the VLAN, such as eth1");
-  const dhcp = field("Addresses", choice("dhcp", [["yes", "guests have them from their host"], ["", "from elsewhere"]]));
+  const dhcp = field("Guests have addresses", choice("dhcp", [["yes", "from their host"], ["", "from elsewhere"]]));
   const turn = () => {
     const [, , , label, hint] = KINDS.find(([value]) => value === kind.value);
     put(what.querySelector("label"), label);
@@ -197,11 +197,13 @@ function make() {
   };
   kind.addEventListener("change", turn);
   turn();
+  const kinds = field("Kind", kind);
+  kinds.classList.add("broad");
   const body = el(
     "div",
     { class: "fields" },
     field("Name", wordField("name", { required: true, maxlength: "12" }), "a–z, 0–9 and -, at most 12"),
-    field("Kind", kind),
+    kinds,
     what,
     uplink,
     dhcp,

@@ -131,12 +131,15 @@ export class Pane {
 
   drawFacts(job) {
     const { age_ms } = ageOf(job.host);
+    const others = job.cards.filter((words) => !job.nics.some(({ mac }) => words.startsWith(mac)));
     const facts = [
       ["Host", placeOf(job)],
       ["In this state for", `${since(job.since_ms)}, since ${moment(job.since_ms)}`],
       ["vCPUs, memory, disk", `${job.vcpus}, ${bytes(job.memory_bytes)}, ${bytes(job.disk_bytes)}`],
-      ["Cards that are seen", job.cards.join("; ") || (job.is_ended ? "not running" : "none")],
+      // Those that came with an adopted one, or that its guest has not let go of.
+      ...(others.length > 0 ? [["Other network cards", others.join("; ")]] : []),
       ["Image", job.image ?? "none"],
+      ["Rank", job.rank ?? `priority ${job.priority}, as most have`],
       ["Tenant", job.tenant],
       ["Labels", Object.entries(job.labels).map(([key, value]) => `${key}=${value}`).join(", ") || "none"],
       ["Kind", job.is_adopted ? `${job.kind}, adopted` : job.kind],

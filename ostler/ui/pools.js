@@ -27,7 +27,7 @@ export class Pools {
       ["Promised", ""],
       ["Free", "number mid"],
       ["Kind", "mid"],
-      ["Hosts", ""],
+      ["Hosts", "wide"],
       ["Actions", "bare"],
     ];
     this.summary = el("p", { class: "summary", role: "status" });
@@ -109,17 +109,18 @@ function stateOf({ hosts, troubles }) {
 
 function makeRow() {
   const name = el("span", { class: "name" });
-  const where = el("span", { class: "old" });
+  const where = el("span", { class: "old mid" });
+  const whose = el("span", { class: "old narrow" });
   const state = el("span", { class: "state" });
   const why = el("span", { class: "old" });
   const bar = new Bar("Promised");
-  const [free, kind, hosts] = ["number mid", "mid", ""].map((kind) => el("td", { class: kind }));
+  const [free, kind, hosts] = ["number mid", "mid", "wide"].map((kind) => el("td", { class: kind }));
   let row = null;
   const remove = button("Remove…", () => removeIt(row), { class: "bad" });
   const node = el(
     "tr",
     {},
-    el("th", { scope: "row" }, name, where),
+    el("th", { scope: "row" }, name, where, whose),
     el("td", {}, state, why),
     el("td", {}, bar.node),
     free,
@@ -145,7 +146,7 @@ function makeRow() {
     mark(bar.rail, "aria-label", `Promised of ${pool.name}`);
     put(free, pool.free === null ? "" : bytes(pool.free));
     put(kind, pool.is_shared ? "shared" : "own");
-    put(hosts, firsts(pool.hosts.map(nameOf).sort(byName)));
+    for (const one of [hosts, whose]) put(one, firsts(pool.hosts.map(nameOf).sort(byName)));
     show(remove, pool.id !== null);
     mark(remove, "aria-label", `Remove ${pool.name} of ${firsts(pool.hosts.map(nameOf))}`);
   };

@@ -23,7 +23,7 @@ export class Volumes {
       ["Takes", "number mid"],
       ["Snapshots", "wide"],
       ["Host", "mid"],
-      ["State", "mid"],
+      ["State", "wide"],
       ["Actions", "bare"],
     ];
     this.summary = el("p", { class: "summary", role: "status" });
@@ -67,14 +67,15 @@ export class Volumes {
 const keyOf = ({ vm, pool, disk, host, entry }) => JSON.stringify([vm, pool, disk, host, entry ?? null]);
 
 function makeRow() {
-  const name = el("th", { scope: "row" });
+  const name = el("span", { class: "name" });
+  const how = el("span", { class: "old narrow" });
   const [disk, pool, size, used, snapshots, host] = ["", "", "number", "number mid", "wide", "mid"].map((kind) => el("td", { class: kind }));
-  const state = el("td", { class: "mid" });
+  const state = el("td", { class: "wide" });
   let row = null;
   const remove = button("Delete…", () => removeIt(row), { class: "bad" });
   const restore = button("Take back", () => beginAndTell({ chore: "restore_volumes", pool: row.pool, entry: row.entry }));
   const acts = el("td", { class: "does" }, el("div", { class: "acts" }, restore, remove));
-  const node = el("tr", {}, name, disk, pool, size, used, snapshots, host, state, acts);
+  const node = el("tr", {}, el("th", { scope: "row" }, name, how), disk, pool, size, used, snapshots, host, state, acts);
   const set = (volume) => {
     row = volume;
     const { vm, entry } = volume;
@@ -85,7 +86,7 @@ function makeRow() {
     put(used, volume.used_bytes === undefined ? "" : bytes(volume.used_bytes));
     put(snapshots, volume.snapshots.join(", "));
     put(host, volume.host);
-    put(state, entry ? `deleted: ${entry}` : volume.state);
+    for (const one of [state, how]) put(one, entry ? `deleted: ${entry}` : volume.state);
     show(restore, Boolean(entry));
     show(remove, !entry && volume.state === NOBODYS);
     mark(restore, "aria-label", `Take back the volumes ${entry} of ${vm}`);
