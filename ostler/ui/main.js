@@ -10,6 +10,7 @@ import { Networks } from "./networks.js";
 import { Others } from "./others.js";
 import { Pane } from "./pane.js";
 import { People } from "./people.js";
+import { troubledPools } from "./pools.js";
 import { Quota } from "./quota.js";
 import { Runs, stuckRuns } from "./runs.js";
 import { Storage } from "./storage.js";
@@ -38,7 +39,7 @@ const pane = new Pane(at("pane"), at("said"));
 const TABS = [
   ["vms", "VMs", () => [[...store.jobs.values()].filter(isVm).length, false]],
   ["hosts", "Hosts", () => hostsBadge()],
-  ["storage", "Storage", () => (views.storage.troubled > 0 ? [`${views.storage.troubled} to look at`, true] : ["", false])],
+  ["storage", "Storage", () => poolsBadge()],
   ["networks", "Networks", () => ["", false]],
   ["images", "Images", () => ["", false]],
   ["backups", "Backups", () => ["", false]],
@@ -59,6 +60,11 @@ const links = TABS.map(([name, title, badge]) => {
 function hostsBadge() {
   const lost = [...store.hosts.keys()].filter((id) => ageOf(id).freshness === "lost").length;
   return lost > 0 ? [`${lost} lost`, true] : [store.hosts.size, false];
+}
+
+function poolsBadge() {
+  const troubled = troubledPools();
+  return troubled > 0 ? [`${troubled} to look at`, true] : ["", false];
 }
 
 const openRuns = () => [...store.runs.values()].filter((run) => !run.is_ended).length;

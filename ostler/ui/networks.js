@@ -57,16 +57,23 @@ export class Networks {
       matches: ({ name, what, on }) => matches([name, what, ...on.map(({ host }) => nameOf(host))]),
     });
     // Who is plugged in is counted in the rows.
-    on("hosts", () => this.patch());
-    on("jobs", () => this.patch());
+    for (const kind of ["hosts", "jobs"]) on(kind, () => this.change());
+  }
+
+  /** All of it is looked through, so only while it is shown. */
+  change() {
+    this.isDue = true;
+    if (this.node.isConnected) this.patch();
   }
 
   age() {
+    if (this.isDue) this.patch();
     for (const entry of this.rows.seen()) entry.age();
     this.plugs.age();
   }
 
   patch() {
+    this.isDue = false;
     this.rows.replace(known().map((row) => [`${row.name} ${row.what}`, row]));
     this.sift();
   }

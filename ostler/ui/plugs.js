@@ -26,6 +26,8 @@ export class Plugs {
       order: (a, b) => byName(a.job.id, b.job.id) || a.at - b.at,
       matches: ({ job, nic }) => matches([job.id, nic.network, nameOf(job.host), nic.mac, nic.addresses ?? ""]),
     });
+    // How many cards each VM had.
+    this.had = new Map();
     on("jobs", (ids) => this.patch(ids));
   }
 
@@ -34,16 +36,16 @@ export class Plugs {
   }
 
   patch(ids) {
-    for (const [key, { row }] of [...this.rows.rows]) {
-      const isThere = store.jobs.get(row.job.id)?.nics[row.at]?.network;
-      if (ids.has(row.job.id) && !isThere) this.rows.set(key, undefined);
-    }
     for (const id of ids) {
       const job = store.jobs.get(id);
-      if (!job || !isVm(job)) continue;
-      job.nics.forEach((nic, at) => {
-        if (nic.network !== null) this.rows.set(`${id} ${at}`, { job, nic, at });
-      });
+      const nics = job && isVm(job) ? job.nics : [];
+      const last = Math.max(nics.length, this.had.get(id) ?? 0);
+      for (let at = 0; at < last; at += 1) {
+        const nic = nics[at];
+        this.rows.set(`${id} ${at}`, nic?.network ? { job, nic, at } : undefined);
+      }
+      if (nics.length > 0) this.had.set(id, nics.length);
+      else this.had.delete(id);
     }
   }
 

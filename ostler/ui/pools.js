@@ -39,18 +39,22 @@ export class Pools {
       order: (a, b) => rank(a) - rank(b) || byName(a.name, b.name) || byName(a.key, b.key),
       matches: ({ name, path, hosts }) => matches([name, path ?? "", ...hosts.map(nameOf)]),
     });
-    on("hosts", () => this.patch());
+    on("hosts", () => this.change());
   }
 
-  get troubled() {
-    return this.rows.sorted.filter(({ row }) => problemsOf(row).length > 0).length;
+  /** All of it is looked through, so only while it is shown. */
+  change() {
+    this.isDue = true;
+    if (this.node.isConnected) this.patch();
   }
 
   age() {
+    if (this.isDue) this.patch();
     for (const entry of this.rows.seen()) entry.age();
   }
 
   patch() {
+    this.isDue = false;
     this.rows.replace(known().map((row) => [row.key, row]));
     this.sift();
   }
@@ -58,7 +62,7 @@ export class Pools {
   sift() {
     const { shown, matching, all } = this.rows.sift();
     const words = matching === all ? many(all, "pool") : `${matching} of ${many(all, "pool")}`;
-    const bad = this.troubled;
+    const bad = troubledPools();
     const what = bad === 0 ? "" : bad === 1 ? "; one wants a look" : `; ${bad} want a look`;
     put(this.summary, `${words}${shown < matching ? `, the first ${shown} shown` : ""}${what}`);
     show(this.more, shown < matching);
@@ -91,6 +95,9 @@ function take(pools, host, name, facts) {
   else Object.assign(pool, { capacity, promised, free, path });
   pools.set(key, pool);
 }
+
+/** How many want a look. */
+export const troubledPools = () => known().filter((pool) => problemsOf(pool).length > 0).length;
 
 /** What a person should look at, in words. */
 function problemsOf({ capacity, promised, free, hosts, troubles }) {

@@ -33,11 +33,6 @@ export class Storage {
     );
   }
 
-  /** How many pools want a look. */
-  get troubled() {
-    return this.pools.troubled;
-  }
-
   age() {
     this.pools.age();
     this.volumes.age();
