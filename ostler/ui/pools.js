@@ -101,7 +101,10 @@ export const troubledPools = () => known().filter((pool) => problemsOf(pool).len
 
 /** What a person should look at, in words. */
 function problemsOf({ capacity, promised, free, hosts, troubles }) {
-  const told = troubles.map(({ host, why }) => `${nameOf(host)}: ${why}`);
+  // What several hosts say alike is said once.
+  const alike = new Map();
+  for (const { host, why } of troubles) alike.set(why, [...(alike.get(why) ?? []), nameOf(host)]);
+  const told = [...alike].map(([why, names]) => `${firsts(names.sort(byName))}: ${why}`);
   if (troubles.length === hosts.length || capacity === 0) return told;
   if (free !== null && free < capacity * LITTLE) told.push(`almost full: ${bytes(free)} free`);
   if (promised >= capacity * (1 - LITTLE)) told.push(`almost all is promised: ${bytes(Math.max(0, capacity - promised))} left`);
@@ -121,7 +124,7 @@ function makeRow() {
   const state = el("span", { class: "state" });
   const why = el("span", { class: "old" });
   const bar = new Bar("Promised");
-  const [free, kind, hosts] = ["number mid", "mid", "wide"].map((kind) => el("td", { class: kind }));
+  const [free, kind, hosts] = ["number mid", "mid seat", "wide"].map((kind) => el("td", { class: kind }));
   let row = null;
   const remove = button("Remove…", () => removeIt(row), { class: "bad" });
   const node = el(
@@ -149,9 +152,11 @@ function makeRow() {
     ages();
     put(name, pool.name);
     put(where, pool.id === null ? "the host's own folder" : `${pool.path}, ${pool.id.replaceAll("-", "").slice(0, ID_SHOWN)}`);
+    const isSeen = pool.troubles.length < pool.hosts.length;
+    show(bar.node, isSeen);
     bar.set(pool.promised, pool.capacity, bytes);
     mark(bar.rail, "aria-label", `Promised of ${pool.name}`);
-    put(free, pool.free === null ? "" : bytes(pool.free));
+    put(free, pool.free === null || !isSeen ? "" : bytes(pool.free));
     put(kind, pool.is_shared ? "shared" : "own");
     for (const one of [hosts, whose]) put(one, firsts(pool.hosts.map(nameOf).sort(byName)));
     show(remove, pool.id !== null);
