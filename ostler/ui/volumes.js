@@ -5,6 +5,7 @@ import { confirm } from "./asking.js";
 import { begin, beginAndTell } from "./chores.js";
 import { button, el, mark, put, show, table } from "./dom.js";
 import { List } from "./list.js";
+import { on, store } from "./store.js";
 import { Rows, byName } from "./table.js";
 import { bytes, many } from "./words.js";
 
@@ -44,10 +45,23 @@ export class Volumes {
       order: (a, b) => byName(a.vm, b.vm) || byName(a.entry ?? "", b.entry ?? "") || byName(keyOf(a), keyOf(b)),
       matches: ({ vm, pool, host, state }) => matches([vm, pool, host, state]),
     });
+    this.jobs = new Set();
+    on("jobs", (ids) => this.follow(ids));
   }
 
   age() {
     this.list.age();
+  }
+
+  /** VMs that come or go have volumes, or had some. */
+  follow(ids) {
+    for (const id of ids) {
+      const isThere = store.jobs.has(id);
+      if (isThere === this.jobs.has(id)) continue;
+      if (isThere) this.jobs.add(id);
+      else this.jobs.delete(id);
+      this.list.expire();
+    }
   }
 
   draw(volumes) {

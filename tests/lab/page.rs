@@ -5,6 +5,8 @@ mod copies;
 
 mod crowd;
 
+mod hands;
+
 mod storage;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@ use tests::browser::Browser;
 use tests::lab::{Lab, SHARED_AT};
 use tests::operator::Operator;
 
-use super::copies::{
+use super::hands::{
     choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of, say_yes, succeeded,
     type_again,
 };
