@@ -1,6 +1,7 @@
 // The end of what one VM or service has said, as its host keeps it; read when somebody asks.
 
 import { read, tellNo } from "./asking.js";
+import { Screen } from "./console.js";
 import { button, el, put, show } from "./dom.js";
 
 export class Log {
@@ -14,7 +15,9 @@ export class Log {
   async look() {
     try {
       const { log } = await read(`jobs/${encodeURIComponent(this.id)}/log`);
-      put(this.text, log === "" ? "It has said nothing yet." : log);
+      const screen = new Screen();
+      screen.take(new TextEncoder().encode(log));
+      put(this.text, log === "" ? "It has said nothing yet." : screen.lines.join("\n").trim());
       put(this.read, "Read it again");
       show(this.text, true);
       this.text.scrollTop = this.text.scrollHeight;

@@ -34,7 +34,7 @@ fn lab_the_page_copies_vms_and_says_no_as_the_commands_do() {
     let Some(lab) = Lab::up(test, 2) else { return };
     let mut operator = Operator::new();
     operator.make_cluster(&lab);
-    let vm = ["run", "guest", "--name", "web-1", "--memory", "64MiB", "--on", "h1"];
+    let vm = ["run", "guest", "--name", "web-1", "--memory", "128MiB", "--on", "h1"];
     operator.must(&[&vm[..], &["--disk", "root=64MiB"]].concat());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let backups = folder.path().to_str().expect("UTF-8");
@@ -110,6 +110,8 @@ fn go_back(browser: &mut Browser, operator: &Operator) {
     assert_eq!(said, refusal_of(operator, &["snapshots", "revert", "web-1", "before"]));
     leave(browser);
     operator.await_no_run();
+    // Once it has booted, it goes on where it was and hears its power button.
+    operator.follow(&["console", "web-1", "--no-input"]).line_with("count=", LIMIT);
     browser.click(".pane button", "Save");
     shows(browser, "web-1", "stopped", "h1");
     operator.await_no_run();

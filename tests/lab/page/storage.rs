@@ -124,6 +124,9 @@ pub(super) fn disks_and_cards(browser: &mut Browser, operator: &Operator, lab: &
         let devices = String::from_utf8_lossy(&devices).into_owned();
         (devices.matches("<source file=").count(), devices.matches("<interface type=").count())
     };
+    // A guest lets go of what it knows.
+    let console = ["console", "web-1", "--no-input", "--tail", "0"];
+    operator.follow(&console).line_with("count=", LIMIT);
     go_to(browser, "vms/web-1");
     dismiss(browser);
     browser.click(".pane button", "Attach a disk…");
