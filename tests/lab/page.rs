@@ -174,20 +174,25 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
         is(count == "2", count)
     });
 
-    // A slow move is called off, first where it is and then by its run.
+    // A slow move is called off: by its run, and where it is.
     operator.await_no_run();
-    let slow = operator.begin(&["migrate", "web-1", "h2", "--bandwidth", "1MiB"]);
-    browser.click(".pane button", "Cancel the migration…");
-    browser.click("dialog button", "Cancel the migration");
-    shows(&mut browser, "web-1", "running", "h1");
+    let slow = ["migrate", "web-1", "h2", "--bandwidth", "1MiB"];
+    let moving = operator.begin(&slow);
+    let is_moving = format!("{}.cells[2].innerText.includes('→')", row("web-1"));
+    browser.until("web-1 to be on its way", LIMIT, &is_moving);
     browser.eval("location.hash = '#runs'");
     browser.click("main button", "Cancel");
     let is_back = "document.querySelector('main tbody .state').innerText === 'rolled back'";
     browser.until("the run to have turned back", LIMIT, is_back);
-    assert!(!slow.wait_with_output().expect("it ends").status.success(), "it was cancelled");
+    assert!(!moving.wait_with_output().expect("it ends").status.success(), "it was cancelled");
+    browser.eval("location.hash = '#vms/web-1'");
+    let moving = operator.begin(&slow);
+    browser.click(".pane button", "Cancel the migration…");
+    browser.click("dialog button", "Cancel the migration");
+    assert!(!moving.wait_with_output().expect("it ends").status.success(), "and so was this");
+    shows(&mut browser, "web-1", "running", "h1");
 
     // It moves and runs on, and its console goes with it.
-    browser.eval("location.hash = '#vms/web-1'");
     browser.click(".pane button", "Console");
     operator.await_no_run();
     browser.click(".pane button", "Migrate…");

@@ -306,5 +306,8 @@ fn who_may_what(browser: &mut Browser, operator: &Operator) {
         browser.until(&format!("{view} to show {text:?}"), LIMIT, &shown);
         picture(browser, &format!("{view}-all-dark.png"));
     }
+    let used = "[...document.querySelectorAll('[aria-label=\"CPUs in use\"]')].filter((one) => one.ariaValueText)";
+    browser.until("what guests use of both hosts", LIMIT, &format!("{used}.length === 2"));
+    picture(browser, "hosts-all-dark.png");
     browser.theme("light");
 }
