@@ -11,8 +11,8 @@ use tests::wait::{is, until};
 use tests::web;
 
 use super::hands::{
-    choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of, say_yes, succeeded,
-    type_again,
+    await_closed, choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of,
+    say_yes, succeeded, type_again,
 };
 use super::{LIMIT, open, picture, row, shows, storage};
 
@@ -93,7 +93,7 @@ fn snapshot_and_clone(browser: &mut Browser, operator: &Operator) {
     browser.click(".pane button", "Make an image…");
     fill(browser, "name", "golden");
     browser.eval("document.querySelector('dialog [name=snapshot]').value = 'before'");
-    browser.click("dialog button", "Make it");
+    say_yes(browser, "Make it");
     await_names(operator, "images", "golden", true);
 }
 
@@ -193,6 +193,7 @@ fn images(browser: &mut Browser, operator: &Operator) {
     let on_both = format!("{shown}?.match(/golden[^]*?h1, h2/)");
     browser.until("golden on both hosts", LIMIT, &on_both);
     delete(browser, "golden");
+    await_closed(browser);
     await_names(operator, "images", "golden", false);
     browser.until("golden to be gone", LIMIT, &format!("!{shown}?.includes('golden')"));
 }
@@ -217,9 +218,11 @@ fn bring_images(browser: &mut Browser, operator: &Operator, address: &str) {
     assert_eq!(said, refusal_of(operator, &words));
     leave(browser);
     bring(browser, &web, "brought", &digest);
+    await_closed(browser);
     await_names(operator, "images", "brought", true);
 
     bring(browser, &web::stall(address, 1 << 20), "never", NO_DIGEST);
+    await_closed(browser);
     go_to(browser, "commands");
     browser.click("main tbody button", "End it");
     let ended = "document.querySelector('main tbody .state').innerText === 'interrupted'";

@@ -39,6 +39,11 @@ pub(super) fn click_labelled(browser: &mut Browser, label: &str, text: &str) {
 /// Says yes in the dialog, and waits until it has been heard.
 pub(super) fn say_yes(browser: &mut Browser, yes: &str) {
     browser.click("dialog button", yes);
+    await_closed(browser);
+}
+
+/// Waits until what the dialog asked for has been heard.
+pub(super) fn await_closed(browser: &mut Browser) {
     browser.until("the dialog to close", LIMIT, "document.querySelector('dialog') === null");
 }
 
@@ -84,4 +89,5 @@ pub(super) fn succeeded(browser: &mut Browser, line: &str) {
         json!(line)
     );
     browser.until(&format!("{line} to succeed"), LIMIT, &is_so);
+    await_closed(browser);
 }

@@ -7,8 +7,8 @@ use tests::lab::{Lab, SHARED_AT};
 use tests::operator::Operator;
 
 use super::hands::{
-    choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of, say_yes, succeeded,
-    type_again,
+    await_closed, choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of,
+    say_yes, succeeded, type_again,
 };
 use super::{LIMIT, picture, shows};
 
@@ -113,7 +113,7 @@ pub(super) fn pools(browser: &mut Browser, operator: &Operator, lab: &Lab) {
     says(browser, "deleted: ", true);
     dismiss(browser);
     remove(browser);
-    browser.until("the dialog to close", LIMIT, "document.querySelector('dialog') === null");
+    await_closed(browser);
     says(browser, SHARED_AT, false);
 }
 
