@@ -75,12 +75,12 @@ pub(super) fn pools(browser: &mut Browser, operator: &Operator, lab: &Lab) {
     for (name, text) in [("name", "db-1"), ("memory", "64MiB"), ("disk", "16MiB")] {
         fill(browser, name, text);
     }
-    for (name, text) in [("image", "none"), ("on", "h2"), ("pool", "nfs"), ("nic", "network blue")]
+    for (name, text) in [("image", "none"), ("on", "h1"), ("pool", "nfs"), ("nic", "network blue")]
     {
         choose(browser, name, text);
     }
     say_yes(browser, "Run it");
-    shows(browser, "db-1", "running", "h2");
+    shows(browser, "db-1", "running", "h1");
     go_to(browser, "storage");
     says(browser, "db-1", true);
     picture(browser, "storage-dark.png");
