@@ -12,7 +12,7 @@ use tests::web;
 
 use super::hands::{
     await_closed, choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of,
-    say_yes, succeeded, type_again,
+    say_yes, says, succeeded, type_again,
 };
 use super::{LIMIT, open, picture, row, shows, storage};
 
@@ -228,18 +228,10 @@ fn bring_images(browser: &mut Browser, operator: &Operator, address: &str) {
     let ended = "document.querySelector('main tbody .state').innerText === 'interrupted'";
     browser.until("the command to end", LIMIT, ended);
     go_to(browser, "images");
-    browser.until(
-        "it to be on its way",
-        LIMIT,
-        "document.querySelector('main .lines')?.innerText.includes('never on h1')",
-    );
+    says(browser, "never on h1: ", true);
     click_labelled(browser, "Call off never", "Call off…");
     say_yes(browser, "Call it off");
-    browser.until(
-        "nothing on its way",
-        LIMIT,
-        "!document.querySelector('main .lines')?.innerText.includes('never')",
-    );
+    says(browser, "never on h1: ", false);
     dismiss(browser);
     browser.click("main button", "Prune…");
     browser.click("dialog button", "Prune");

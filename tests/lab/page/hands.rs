@@ -91,3 +91,13 @@ pub(super) fn succeeded(browser: &mut Browser, line: &str) {
     browser.until(&format!("{line} to succeed"), LIMIT, &is_so);
     await_closed(browser);
 }
+
+/// Waits until the page's list says this, or no more.
+pub(super) fn says(browser: &mut Browser, text: &str, is_so: bool) {
+    let said = format!("document.querySelector('main').innerText.includes({})", json!(text));
+    browser.until(
+        &format!("the page to say {text:?}: {is_so}"),
+        LIMIT,
+        &format!("{said} === {is_so}"),
+    );
+}

@@ -8,21 +8,11 @@ use tests::operator::Operator;
 
 use super::hands::{
     await_closed, choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of,
-    say_yes, succeeded, type_again,
+    say_yes, says, succeeded, type_again,
 };
 use super::{LIMIT, picture, shows};
 
-/// Waits until the page's list says this, or no more.
-fn says(browser: &mut Browser, text: &str, is_so: bool) {
-    let said = format!("document.querySelector('main').innerText.includes({})", json!(text));
-    browser.until(
-        &format!("the page to say {text:?}: {is_so}"),
-        LIMIT,
-        &format!("{said} === {is_so}"),
-    );
-}
-
-/// The same of the pane.
+/// Waits until the pane says this, or no more.
 fn pane_says(browser: &mut Browser, text: &str, is_so: bool) {
     let said = format!("document.querySelector('.pane').innerText.includes({})", json!(text));
     browser.until(
