@@ -11,8 +11,8 @@ use tests::wait::{is, until};
 use tests::web;
 
 use super::hands::{
-    await_closed, choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of,
-    say_yes, says, succeeded, type_again,
+    await_closed, choose, click, click_labelled, fill, go_to, leave, refusal, refusal_of, say_yes,
+    says, succeeded, type_again,
 };
 use super::{LIMIT, open, picture, row, shows, storage};
 
@@ -69,18 +69,18 @@ fn lab_the_page_copies_vms_and_says_no_as_the_commands_do() {
 }
 
 fn snapshot_and_clone(browser: &mut Browser, operator: &Operator) {
-    browser.click("main a", "web-1");
-    browser.click(".pane button", "Take one…");
+    click(browser, "main a", "web-1");
+    click(browser, ".pane button", "Take one…");
     fill(browser, "snapshot", "before");
-    browser.click("dialog button", "Take it");
+    click(browser, "dialog button", "Take it");
     let kept = "document.querySelector('.pane')?.innerText.includes('before')";
     browser.until("the snapshot in the pane", LIMIT, kept);
     await_names(operator, "snapshots", "before", true);
 
     // A name that is taken is refused where it was typed, as the command refuses it.
-    browser.click(".pane button", "Clone…");
+    click(browser, ".pane button", "Clone…");
     fill(browser, "name", "web-1");
-    browser.click("dialog button", "Clone it");
+    click(browser, "dialog button", "Clone it");
     let said = refusal(browser);
     assert_eq!(said, refusal_of(operator, &["clone", "web-1", "web-1"]));
     picture(browser, "refused-light.png");
@@ -90,7 +90,7 @@ fn snapshot_and_clone(browser: &mut Browser, operator: &Operator) {
     shows(browser, "web-2", "running", "h2");
     picture(browser, "copies-light.png");
 
-    browser.click(".pane button", "Make an image…");
+    click(browser, ".pane button", "Make an image…");
     fill(browser, "name", "golden");
     browser.eval("document.querySelector('dialog [name=snapshot]').value = 'before'");
     say_yes(browser, "Make it");
@@ -103,7 +103,7 @@ fn go_back(browser: &mut Browser, operator: &Operator) {
         go_to(browser, "vms/web-1");
         click_labelled(browser, "Go back to before", "Go back…");
         type_again(browser, "before");
-        browser.click("dialog button", "Go back");
+        click(browser, "dialog button", "Go back");
     };
     ask(browser);
     let said = refusal(browser);
@@ -112,19 +112,19 @@ fn go_back(browser: &mut Browser, operator: &Operator) {
     operator.await_no_run();
     // Once it has booted, it goes on where it was and hears its power button.
     operator.follow(&["console", "web-1", "--no-input"]).line_with("count=", LIMIT);
-    browser.click(".pane button", "Save");
+    click(browser, ".pane button", "Save");
     shows(browser, "web-1", "stopped", "h1");
     operator.await_no_run();
-    browser.click(".pane button", "Start");
+    click(browser, ".pane button", "Start");
     shows(browser, "web-1", "running", "h1");
     operator.await_no_run();
-    browser.click(".pane button", "Stop");
+    click(browser, ".pane button", "Stop");
     shows(browser, "web-1", "stopped", "h1");
     operator.await_no_run();
     ask(browser);
     succeeded(browser, "ostler snapshots revert web-1 before");
     go_to(browser, "vms/web-1");
-    browser.click(".pane button", "Start");
+    click(browser, ".pane button", "Start");
     shows(browser, "web-1", "running", "h1");
     operator.await_no_run();
 
@@ -137,30 +137,29 @@ fn go_back(browser: &mut Browser, operator: &Operator) {
 
     // Protected, its host ends it for nobody.
     go_to(browser, "vms/web-1");
-    browser.click(".pane button", "Protect");
+    click(browser, ".pane button", "Protect");
     let tagged = "!document.querySelector('.pane .tag').hidden";
     browser.until("a tag that says so", LIMIT, tagged);
     assert!(!operator.run(&["stop", "web-1", "--force"]).status.success(), "it is protected");
-    browser.click(".pane button", "Unprotect…");
-    browser.click("dialog button", "Unprotect");
+    click(browser, ".pane button", "Unprotect…");
+    click(browser, "dialog button", "Unprotect");
     browser.until("no tag any more", LIMIT, &format!("!({tagged})"));
 
     // What else is asked of it with a click.
-    browser.click(".pane button", "Rank…");
+    click(browser, ".pane button", "Rank…");
     fill(browser, "priority", "80");
     say_yes(browser, "Rank it");
     let ranked = "document.querySelector('.pane .facts').innerText.includes('priority 80')";
     browser.until("its priority", LIMIT, ranked);
-    browser.click(".pane button", "Pause");
+    click(browser, ".pane button", "Pause");
     shows(browser, "web-1", "paused", "h1");
-    browser.click(".pane button", "Resume");
+    click(browser, ".pane button", "Resume");
     shows(browser, "web-1", "running", "h1");
-    browser.click(".pane button", "Reset…");
+    click(browser, ".pane button", "Reset…");
     say_yes(browser, "Reset");
-    dismiss(browser);
-    browser.click(".pane button", "Explain");
+    click(browser, ".pane button", "Explain");
     browser.until("why it is so", LIMIT, "document.querySelector('.pane .lines li')");
-    browser.click(".pane button", "Read it");
+    click(browser, ".pane button", "Read it");
     let says = "document.querySelector('.pane [aria-label=\"Log of web-1\"]').innerText.includes('count=')";
     browser.until("what it has said", LIMIT, says);
 }
@@ -178,7 +177,7 @@ fn images(browser: &mut Browser, operator: &Operator) {
         browser.eval(&format!("{find}.click()"));
         browser.eval("document.querySelector('dialog input').focus()");
         browser.write(name);
-        browser.click("dialog button", "Delete");
+        click(browser, "dialog button", "Delete");
     };
     delete(browser, "guest");
     let said = refusal(browser);
@@ -202,11 +201,11 @@ fn images(browser: &mut Browser, operator: &Operator) {
 fn bring_images(browser: &mut Browser, operator: &Operator, address: &str) {
     let bring = |browser: &mut Browser, url: &str, name: &str, sha256: &str| {
         go_to(browser, "images");
-        browser.click("main button", "Bring one…");
+        click(browser, "main button", "Bring one…");
         for (field, text) in [("url", url), ("name", name), ("sha256", sha256), ("on", "h1")] {
             fill(browser, field, text);
         }
-        browser.click("dialog button", "Bring it");
+        click(browser, "dialog button", "Bring it");
     };
     let known = operator.json(&["images"])["images"].as_array().cloned().unwrap_or_default();
     let guest = known.into_iter().find(|image| image["name"] == "guest").expect("it was imported");
@@ -224,7 +223,7 @@ fn bring_images(browser: &mut Browser, operator: &Operator, address: &str) {
     bring(browser, &web::stall(address, 1 << 20), "never", NO_DIGEST);
     await_closed(browser);
     go_to(browser, "commands");
-    browser.click("main tbody button", "End it");
+    click(browser, "main tbody button", "End it");
     let ended = "document.querySelector('main tbody .state').innerText === 'interrupted'";
     browser.until("the command to end", LIMIT, ended);
     go_to(browser, "images");
@@ -232,51 +231,49 @@ fn bring_images(browser: &mut Browser, operator: &Operator, address: &str) {
     click_labelled(browser, "Call off never", "Call off…");
     say_yes(browser, "Call it off");
     says(browser, "never on h1: ", false);
-    dismiss(browser);
-    browser.click("main button", "Prune…");
-    browser.click("dialog button", "Prune");
+    click(browser, "main button", "Prune…");
+    click(browser, "dialog button", "Prune");
     succeeded(browser, "ostler images prune");
 }
 
 fn back_up_and_restore(browser: &mut Browser, folder: &Path) {
     go_to(browser, "vms/web-1");
-    browser.click(".pane button", "Back up…");
+    click(browser, ".pane button", "Back up…");
     fill(browser, "keep", "3");
-    browser.click("dialog button", "Back it up");
+    click(browser, "dialog button", "Back it up");
     succeeded(browser, "ostler backup take");
     assert!(folder.join("web-1").is_dir(), "a folder for its backups");
     go_to(browser, "backups");
     browser.until("the backup", LIMIT, "document.querySelector('main tbody tr') !== null");
     picture(browser, "backups-dark.png");
-    browser.click("main button", "Check");
+    click(browser, "main button", "Check");
     succeeded(browser, "ostler backup check");
     go_to(browser, "backups");
-    browser.click("main button", "Restore…");
+    click(browser, "main button", "Restore…");
     fill(browser, "name", "web-3");
-    browser.click("dialog button", "Restore it");
+    click(browser, "dialog button", "Restore it");
     succeeded(browser, "ostler backup restore");
     picture(browser, "commands-dark.png");
 
     // A second one takes the first one's place, and goes by hand.
     let count = || folder.join("web-1").read_dir().map_or(0, Iterator::count);
     go_to(browser, "backups");
-    browser.click("main button", "Back up all…");
+    click(browser, "main button", "Back up all…");
     fill(browser, "keep", "1");
-    browser.click("dialog button", "Back them up");
+    click(browser, "dialog button", "Back them up");
     succeeded(browser, "ostler backup take --all");
     assert_eq!(count(), 1, "the older one is gone");
     go_to(browser, "backups");
-    dismiss(browser);
     fill_filter(browser, "web-1");
-    browser.click("main button", "Delete…");
+    click(browser, "main button", "Delete…");
     say_yes(browser, "Delete it");
     succeeded(browser, "ostler backup rm");
     assert_eq!(count(), 0, "and so is this one");
     go_to(browser, "vms");
     let runs = format!("{}?.querySelector('.state').innerText === 'running'", row("web-3"));
     browser.until("web-3 to run", LIMIT, &runs);
-    browser.click("main a", "web-3");
-    browser.click(".pane button", "Reboot");
+    click(browser, "main a", "web-3");
+    click(browser, ".pane button", "Reboot");
     browser.until(
         "its host to be asked",
         LIMIT,

@@ -31,9 +31,16 @@ pub(super) fn type_again(browser: &mut Browser, text: &str) {
     browser.write(text);
 }
 
+/// Clicks what has this text, once nothing that the page has told lies over it.
+pub(super) fn click(browser: &mut Browser, selector: &str, text: &str) {
+    let told = "document.querySelectorAll('.note .acts button:last-child')";
+    browser.eval(&format!("for (const one of {told}) one.click()"));
+    browser.click(selector, text);
+}
+
 /// Clicks the button that is told to those who hear the page as this.
 pub(super) fn click_labelled(browser: &mut Browser, label: &str, text: &str) {
-    browser.click(&format!("[aria-label={}]", json!(label)), text);
+    click(browser, &format!("[aria-label={}]", json!(label)), text);
 }
 
 /// Says yes in the dialog, and waits until it has been heard.
@@ -45,13 +52,6 @@ pub(super) fn say_yes(browser: &mut Browser, yes: &str) {
 /// Waits until what the dialog asked for has been heard.
 pub(super) fn await_closed(browser: &mut Browser) {
     browser.until("the dialog to close", LIMIT, "document.querySelector('dialog') === null");
-}
-
-/// Takes away what the page has told: it lies over buttons.
-pub(super) fn dismiss(browser: &mut Browser) {
-    browser.eval(
-        "for (const one of document.querySelectorAll('.note .acts button:last-child')) one.click()",
-    );
 }
 
 /// What the dialog says no with.

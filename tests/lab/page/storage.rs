@@ -7,8 +7,8 @@ use tests::lab::{Lab, SHARED_AT};
 use tests::operator::Operator;
 
 use super::hands::{
-    await_closed, choose, click_labelled, dismiss, fill, go_to, leave, refusal, refusal_of,
-    say_yes, says, succeeded, type_again,
+    await_closed, choose, click, click_labelled, fill, go_to, leave, refusal, refusal_of, say_yes,
+    says, succeeded, type_again,
 };
 use super::{LIMIT, picture, shows};
 
@@ -25,12 +25,11 @@ fn pane_says(browser: &mut Browser, text: &str, is_so: bool) {
 /// One is made on both hosts.
 pub(super) fn networks(browser: &mut Browser, operator: &Operator) {
     go_to(browser, "networks");
-    dismiss(browser);
-    browser.click("main button", "Make one…");
+    click(browser, "main button", "Make one…");
     fill(browser, "name", "blue");
     choose(browser, "kind", "isolated");
     fill(browser, "what", "8.8.8.0/24");
-    browser.click("dialog button", "Make it");
+    click(browser, "dialog button", "Make it");
     let said = refusal(browser);
     let words = ["networks", "create", "blue", "--isolated=8.8.8.0/24"];
     assert_eq!(said, refusal_of(operator, &words));
@@ -48,12 +47,11 @@ pub(super) fn pools(browser: &mut Browser, operator: &Operator, lab: &Lab) {
         lab.mount_shared(&host);
     }
     go_to(browser, "storage");
-    dismiss(browser);
-    browser.click("main button", "Add a pool…");
+    click(browser, "main button", "Add a pool…");
     fill(browser, "name", "nfs");
     fill(browser, "path", SHARED_AT);
     choose(browser, "shared", "shared");
-    browser.click("dialog button", "Add it");
+    click(browser, "dialog button", "Add it");
     let said = refusal(browser);
     assert_eq!(said, refusal_of(operator, &["pools", "add", "nfs", SHARED_AT, "--shared"]));
     choose(browser, "create", "make");
@@ -61,7 +59,7 @@ pub(super) fn pools(browser: &mut Browser, operator: &Operator, lab: &Lab) {
     says(browser, SHARED_AT, true);
 
     go_to(browser, "vms");
-    browser.click("button", "New VM");
+    click(browser, "button", "New VM");
     for (name, text) in [("name", "db-1"), ("memory", "64MiB"), ("disk", "16MiB")] {
         fill(browser, name, text);
     }
@@ -76,7 +74,7 @@ pub(super) fn pools(browser: &mut Browser, operator: &Operator, lab: &Lab) {
     picture(browser, "storage-dark.png");
     let remove = |browser: &mut Browser| {
         click_labelled(browser, "Remove nfs of h1, h2", "Remove…");
-        browser.click("dialog button", "Remove");
+        click(browser, "dialog button", "Remove");
     };
     remove(browser);
     let said = refusal(browser);
@@ -86,7 +84,7 @@ pub(super) fn pools(browser: &mut Browser, operator: &Operator, lab: &Lab) {
     says(browser, "db-1", true);
     picture(browser, "networks-dark.png");
     click_labelled(browser, "Remove blue, isolated 10.20.0.0/24", "Remove…");
-    browser.click("dialog button", "Remove");
+    click(browser, "dialog button", "Remove");
     let said = refusal(browser);
     assert_eq!(said, refusal_of(operator, &["networks", "rm", "blue"]));
     leave(browser);
@@ -95,13 +93,11 @@ pub(super) fn pools(browser: &mut Browser, operator: &Operator, lab: &Lab) {
     operator.must(&["rm", "db-1", "--force"]);
     go_to(browser, "storage");
     says(browser, "deleted: ", true);
-    browser.click("main button", "Take back");
+    click(browser, "main button", "Take back");
     says(browser, "nobody's", true);
-    dismiss(browser);
     click_labelled(browser, "Delete the volumes of db-1 in nfs", "Delete…");
     say_yes(browser, "Delete");
     says(browser, "deleted: ", true);
-    dismiss(browser);
     remove(browser);
     await_closed(browser);
     says(browser, SHARED_AT, false);
@@ -118,18 +114,17 @@ pub(super) fn disks_and_cards(browser: &mut Browser, operator: &Operator, lab: &
     let console = ["console", "web-1", "--no-input", "--tail", "0"];
     operator.follow(&console).line_with("count=", LIMIT);
     go_to(browser, "vms/web-1");
-    dismiss(browser);
-    browser.click(".pane button", "Attach a disk…");
+    click(browser, ".pane button", "Attach a disk…");
     fill(browser, "name", "root");
     fill(browser, "size", "8MiB");
-    browser.click("dialog button", "Attach it");
+    click(browser, "dialog button", "Attach it");
     let said = refusal(browser);
     assert_eq!(said, refusal_of(operator, &["attach", "web-1", "--disk", "root=8MiB"]));
     fill(browser, "name", "data");
     say_yes(browser, "Attach it");
     pane_says(browser, "8 MiB", true);
     operator.await_no_run();
-    browser.click(".pane button", "Attach a card…");
+    click(browser, ".pane button", "Attach a card…");
     choose(browser, "plug", "network blue");
     say_yes(browser, "Attach it");
     pane_says(browser, "network blue", true);
@@ -141,7 +136,6 @@ pub(super) fn disks_and_cards(browser: &mut Browser, operator: &Operator, lab: &
     say_yes(browser, "Make it larger");
     pane_says(browser, "16 MiB", true);
     operator.await_no_run();
-    dismiss(browser);
     picture(browser, "disks-dark.png");
     click_labelled(browser, "Detach disk data", "Detach…");
     type_again(browser, "data");
@@ -157,7 +151,6 @@ pub(super) fn disks_and_cards(browser: &mut Browser, operator: &Operator, lab: &
     assert_eq!(machine(), (1, 0), "its guest has let go of both");
 
     go_to(browser, "networks");
-    dismiss(browser);
     click_labelled(browser, "Remove blue, isolated 10.20.0.0/24", "Remove…");
     say_yes(browser, "Remove");
     says(browser, "isolated 10.20.0.0/24", false);
