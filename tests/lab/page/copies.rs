@@ -1,6 +1,7 @@
 //! What the page has `ostler` do that takes its time, clicked over real hosts: snapshots and going back, a clone,
 //! images, backups and a VM made of one. What is refused is refused in the words of the command line.
 
+use std::fs::DirEntry;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -256,7 +257,9 @@ fn back_up_and_restore(browser: &mut Browser, folder: &Path) {
     picture(browser, "commands-dark.png");
 
     // A second one takes the first one's place, and goes by hand.
-    let count = || folder.join("web-1").read_dir().map_or(0, Iterator::count);
+    let is_backup = |entry: &DirEntry| entry.path().is_dir();
+    let all = || folder.join("web-1").read_dir().expect("its folder").flatten();
+    let count = || all().filter(is_backup).count();
     go_to(browser, "backups");
     click(browser, "main button", "Back up all…");
     fill(browser, "keep", "1");
