@@ -21,7 +21,7 @@ export class Hosts {
       ["Disk", "mid"],
       ["CPUs in use", "wide"],
       ["VMs", "number mid"],
-      ["Version", "wide"],
+      ["Version", "wider"],
       ["Address", "wide"],
       ["Actions", "bare"],
     ];
@@ -85,7 +85,7 @@ function makeRow(load) {
   const old = el("span", { class: "old" });
   const intent = el("span", { class: "tag" });
   const bars = ["vCPUs", "Memory", "Disk", "CPUs in use"].map((label) => new Bar(label));
-  const [vms, version, address] = ["number mid", "wide", "wide"].map((kind) => el("td", { class: kind }));
+  const [vms, version, address] = ["number mid", "wider", "wide"].map((kind) => el("td", { class: kind }));
   let row = null;
   const turn = button("", () => (row.intent === "drain" ? undrain(row) : drain(row)));
   const node = el(
