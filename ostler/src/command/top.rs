@@ -64,7 +64,8 @@ pub(crate) async fn run(session: &Session, args: TopArgs) -> Result<Code, Failur
         true => true,
         false => args.names.iter().any(|name| name.as_str() == one.name),
     };
-    let (mut uses, mut hosts): (Vec<Use>, Vec<HostUse>) = Default::default();
+    let mut uses: Vec<Use> = Vec::new();
+    let mut hosts: Vec<HostUse> = Vec::new();
     for (id, (host, after)) in &after {
         let Some((_, before)) = before.get(id) else { continue };
         hosts.extend(of_host(host, before, after));
@@ -210,7 +211,8 @@ mod tests {
         let other = GuestUsage { name: "new".to_owned(), cpu_ns: Some(9), ..GuestUsage::default() };
         after.guests.push(other);
         let before = usage(1_000, 500_000_000, 0);
-        assert_eq!(of_host(&host, &before, &after).unwrap().busy_cpus, 1.5);
+        let known = of_host(&host, &before, &after).unwrap();
+        assert_eq!((known.busy_cpus, known.cpus), (1.5, None));
         assert_eq!(of_host(&host, &before, &before), None);
     }
 }

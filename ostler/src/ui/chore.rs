@@ -254,7 +254,7 @@ fn is_blank(text: &str) -> bool {
 }
 
 /// What is left empty is not said.
-fn said<'a>((word, value): (&'a str, Option<String>)) -> Option<(&'a str, String)> {
+fn said((word, value): (&str, Option<String>)) -> Option<(&str, String)> {
     let value = value.filter(|value| !is_blank(value))?;
     Some((word, value.trim().to_owned()))
 }
