@@ -158,9 +158,10 @@ function makeRow() {
     mark(bar.rail, "aria-label", `Promised of ${pool.name}`);
     put(free, pool.free === null || !isSeen ? "" : bytes(pool.free));
     put(kind, pool.is_shared ? "shared" : "own");
-    for (const one of [hosts, whose]) put(one, firsts(pool.hosts.map(nameOf).sort(byName)));
+    const names = firsts(pool.hosts.map(nameOf).sort(byName));
+    for (const one of [hosts, whose]) put(one, names);
     show(remove, pool.id !== null);
-    mark(remove, "aria-label", `Remove ${pool.name} of ${firsts(pool.hosts.map(nameOf))}`);
+    mark(remove, "aria-label", `Remove ${pool.name} of ${names}`);
   };
   return { node, set, age: ages };
 }

@@ -268,6 +268,7 @@ fn back_up_and_restore(browser: &mut Browser, folder: &Path) {
     assert_eq!(count(), 1, "the older one is gone");
     go_to(browser, "backups");
     fill_filter(browser, "web-1");
+    says(browser, "1 of 3 backups", true);
     click(browser, "main button", "Delete…");
     say_yes(browser, "Delete it");
     succeeded(browser, "ostler backup rm");
