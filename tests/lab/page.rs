@@ -181,6 +181,9 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     let is_moving = format!("{}.cells[2].innerText.includes('→')", row("web-1"));
     browser.until("web-1 to be on its way", LIMIT, &is_moving);
     browser.eval("location.hash = '#runs'");
+    // Until it is told of this one, the page may take the one before for open.
+    let first = "document.querySelector('main tbody tr')?.innerText.includes('migrate web-1')";
+    browser.until("its run", LIMIT, first);
     browser.click("main button", "Cancel");
     let is_back = "document.querySelector('main tbody .state').innerText === 'rolled back'";
     browser.until("the run to have turned back", LIMIT, is_back);
