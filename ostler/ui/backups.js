@@ -6,7 +6,7 @@ import { begin, beginAndTell } from "./chores.js";
 import { keepField } from "./copies.js";
 import { button, el, mark, put, show, table } from "./dom.js";
 import { List } from "./list.js";
-import { hostsByName, on, store } from "./store.js";
+import { hostsByName, on, store, wordFor } from "./store.js";
 import { Rows, byName } from "./table.js";
 import { bytes, many, moment, since } from "./words.js";
 
@@ -127,7 +127,7 @@ function deleteIt({ vm, taken_ms, path }) {
 }
 
 function restoreIt({ vm, taken_ms, path }) {
-  const hosts = hostsByName().map(({ id, name }) => [id, name]);
+  const hosts = hostsByName().map(({ id, name }) => [wordFor(id), name]);
   const body = el(
     "div",
     { class: "fields" },

@@ -3,7 +3,7 @@
 import { choice, confirm, field, wordField } from "./asking.js";
 import { begin } from "./chores.js";
 import { button, el } from "./dom.js";
-import { hostsByName } from "./store.js";
+import { hostsByName, wordFor } from "./store.js";
 import { moment } from "./words.js";
 
 export class Copies {
@@ -30,7 +30,7 @@ function ofMoment({ snapshots = [] }) {
 }
 
 function clone(job) {
-  const hosts = hostsByName().map(({ id, name }) => [id, name]);
+  const hosts = hostsByName().map(({ id, name }) => [wordFor(id), name]);
   const body = el(
     "div",
     { class: "fields" },

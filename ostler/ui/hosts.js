@@ -1,9 +1,10 @@
-// The hosts: how fresh what is known of them is, what they have promised of what they have, and
-// draining. Below them, Ostler's own services, who grants what starts, and what switches hosts.
+// The hosts: how fresh what is known of them is, what they have promised of what they have, how busy their guests
+// keep them, and draining. Below them, Ostler's own services, who grants what starts, and what switches hosts.
 
 import { ask, confirm, read, tellNo } from "./asking.js";
 import { Council } from "./council.js";
 import { Bar, button, el, mark, put, show, table } from "./dom.js";
+import { Load } from "./load.js";
 import { Power } from "./power.js";
 import { ageOf, isVm, nameOf, on, store } from "./store.js";
 import { Rows, byName } from "./table.js";
@@ -18,8 +19,9 @@ export class Hosts {
       ["vCPUs", ""],
       ["Memory", ""],
       ["Disk", "mid"],
+      ["CPUs in use", "wide"],
       ["VMs", "number mid"],
-      ["Version", "wide"],
+      ["Version", "wider"],
       ["Address", "wide"],
       ["Actions", "bare"],
     ];
@@ -27,18 +29,22 @@ export class Hosts {
     const services = [["Service", ""], ["State", ""], ["Host", ""], ["Address", "mid"]];
     this.council = new Council();
     this.power = new Power();
+    this.load = new Load(() => {
+      for (const { row, set } of this.rows.sorted) set(row);
+    });
     this.summary = el("p", { class: "summary", role: "status" });
     this.node = el(
       "section",
       { "aria-label": "Hosts" },
       this.summary,
+      this.load.list.node,
       table("Hosts", columns, body),
       el("h2", { text: "Ostler's own services" }),
       table("Ostler's own services", services, own),
       this.council.node,
       this.power.node,
     );
-    this.rows = new Rows(body, { make: makeRow, order: (a, b) => byName(a.name, b.name) || byName(a.id, b.id) });
+    this.rows = new Rows(body, { make: () => makeRow(this.load), order: (a, b) => byName(a.name, b.name) || byName(a.id, b.id) });
     this.services = new Rows(own, { make: makeService, order: (a, b) => byName(a.id, b.id) });
     on("hosts", (ids) => {
       for (const id of ids) this.rows.set(id, store.hosts.get(id));
@@ -57,8 +63,7 @@ export class Hosts {
   age() {
     for (const rows of [this.rows, this.services]) for (const entry of rows.seen()) entry.age();
     this.sum();
-    this.council.age();
-    this.power.age();
+    for (const part of [this.load, this.council, this.power]) part.age();
   }
 
   sum() {
@@ -70,16 +75,19 @@ export class Hosts {
   }
 }
 
-function makeRow() {
+/** CPUs: a tenth of one is something. */
+const cpus = (n) => n.toFixed(n < 9.95 && n % 1 !== 0 ? 1 : 0);
+
+function makeRow(load) {
   const name = el("span", { class: "name" });
   const id = el("span", { class: "old mid" });
   const state = el("span", { class: "state" });
   const old = el("span", { class: "old" });
   const intent = el("span", { class: "tag" });
-  const bars = ["vCPUs", "Memory", "Disk"].map((label) => new Bar(label));
-  const [vms, version, address] = ["number mid", "wide", "wide"].map((kind) => el("td", { class: kind }));
+  const bars = ["vCPUs", "Memory", "Disk", "CPUs in use"].map((label) => new Bar(label));
+  const [vms, version, address] = ["number mid", "wider", "wide"].map((kind) => el("td", { class: kind }));
   let row = null;
-  const use = button("", () => (row.intent === "drain" ? undrain(row) : drain(row)));
+  const turn = button("", () => (row.intent === "drain" ? undrain(row) : drain(row)));
   const node = el(
     "tr",
     {},
@@ -88,10 +96,11 @@ function makeRow() {
     el("td", {}, bars[0].node),
     el("td", {}, bars[1].node),
     el("td", { class: "mid" }, bars[2].node),
+    el("td", { class: "wide" }, bars[3].node),
     vms,
     version,
     address,
-    el("td", { class: "does" }, use),
+    el("td", { class: "does" }, turn),
   );
   const ages = () => {
     const { freshness, age_ms } = ageOf(row.id);
@@ -113,12 +122,15 @@ function makeRow() {
     bars[0].set(used.vcpus, all.vcpus, count);
     bars[1].set(used.memory_bytes, all.memory_bytes, bytes);
     bars[2].set(used.disk_bytes, all.disk_bytes, bytes);
+    const use = load.of(host.id);
+    show(bars[3].node, use !== null);
+    if (use !== null) bars[3].set(use.busy, use.cpus, cpus);
     put(vms, host.vms);
     const how = { kvm: "kvm", tcg: "translated", none: "pretended" }[host.accel] ?? host.accel;
     put(version, `${host.version}, ${how}`);
     put(address, host.urls.length > 0 ? place(host.urls[0]) : "");
-    put(use, host.intent === "drain" ? "Undrain" : "Drain…");
-    mark(use, "aria-label", `${host.intent === "drain" ? "Undrain" : "Drain"} ${host.name}`);
+    put(turn, host.intent === "drain" ? "Undrain" : "Drain…");
+    mark(turn, "aria-label", `${host.intent === "drain" ? "Undrain" : "Drain"} ${host.name}`);
   };
   return { node, set, age: ages };
 }

@@ -1,10 +1,11 @@
 // Images on the hosts: which is where, which VMs need it, bringing one, and taking one away.
 
-import { confirm, field, wordField } from "./asking.js";
-import { begin, beginAndTell } from "./chores.js";
+import { choice, confirm, field, wordField } from "./asking.js";
+import { begin } from "./chores.js";
 import { button, el, mark, put, show, table } from "./dom.js";
 import { List } from "./list.js";
-import { store } from "./store.js";
+import { hostsField } from "./pools.js";
+import { hostsByName, store, wordFor } from "./store.js";
 import { Rows, byName } from "./table.js";
 import { bytes, firsts, many } from "./words.js";
 
@@ -102,7 +103,7 @@ function makeRow() {
   const digest = el("span", { class: "old" });
   const [disk, file, hosts, users] = ["number mid", "number wide", "mid", ""].map((kind) => el("td", { class: kind }));
   let row = null;
-  const copy = button("Copy", () => beginAndTell({ chore: "copy_image", name: row.name }));
+  const copy = button("Copy…", () => copyIt(row));
   const remove = button("Delete…", () => removeIt(row), { class: "bad" });
   const node = el(
     "tr",
@@ -125,10 +126,22 @@ function makeRow() {
     put(hosts, isEverywhere && store.hosts.size > 2 ? `all ${image.hosts.length}` : firsts(image.hosts));
     put(users, firsts(image.users.map(({ job }) => job)));
     show(copy, !isEverywhere);
-    mark(copy, "aria-label", `Copy ${image.name} to every host`);
+    mark(copy, "aria-label", `Copy ${image.name} to other hosts`);
     mark(remove, "aria-label", `Delete ${image.name}`);
   };
   return { node, set };
+}
+
+function copyIt({ name, hosts }) {
+  const others = hostsByName().filter((host) => !hosts.includes(host.name));
+  const to = others.map(({ id, name: host }) => [wordFor(id), host]);
+  confirm({
+    title: `Copy image ${name}`,
+    lines: [`Hosts fetch it from ${firsts(hosts)}.`],
+    body: field("To", choice("on", [["", "every host that has it not"], ...to])),
+    yes: "Copy it",
+    act: (form) => begin({ chore: "copy_image", name, on: form.get("on") }),
+  });
 }
 
 function removeIt({ name, hosts, file_bytes }) {
@@ -163,12 +176,16 @@ function bring() {
     field("URL", el("input", { name: "url", type: "url", required: true }), "hosts fetch it from there themselves"),
     field("Name", wordField("name", { required: true })),
     field("SHA-256", wordField("sha256"), "may be empty where the address begins with https"),
+    hostsField("empty: to all"),
   );
   confirm({
-    title: "Bring an image to every host",
+    title: "Bring an image to hosts",
     lines: ["A qcow2 or raw disk image from the web. One that is a file here is brought with: ostler images import FILE --name NAME"],
     body,
     yes: "Bring it",
-    act: (form) => begin({ chore: "import_image", url: form.get("url"), name: form.get("name"), sha256: form.get("sha256") }),
+    act: (form) => {
+      const said = Object.fromEntries(["url", "name", "sha256", "on"].map((one) => [one, form.get(one)]));
+      return begin({ chore: "import_image", ...said });
+    },
   });
 }

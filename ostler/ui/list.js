@@ -8,6 +8,9 @@ import { on, store } from "./store.js";
 /** After how long it is read again: each time all hosts are asked. */
 const REST_MS = 15000;
 
+/** How long what changes it is waited for. */
+const SOON_MS = 1500;
+
 export class List {
   /** `draw(list)` shows what was read; `rest_ms` says after how long it is read again. */
   constructor(name, draw, { rest_ms = REST_MS } = {}) {
@@ -27,12 +30,19 @@ export class List {
     if (isOld && !this.isReading && !document.hidden) this.#read();
   }
 
+  /** Something has happened that changes it: it is read again soon, and once for all that happens meanwhile. */
+  expire() {
+    this.readAt = Math.min(this.readAt, performance.now() - this.rest_ms + SOON_MS);
+  }
+
   async #read() {
     this.isReading = true;
     this.readAt = performance.now();
     try {
       const { list, notes } = await read(`lists/${this.name}`);
-      this.#tell("", [...notes, ...(list.warnings ?? [])]);
+      // Some commands say of a host both in what they print and beside it that it is silent.
+      const said = [...notes, ...(list.warnings ?? [])].map((note) => note.replace(/^warning: /, ""));
+      this.#tell("", [...new Set(said)]);
       this.draw(list);
     } catch (error) {
       this.#tell(error.message, error.next ? [`Try: ${error.next}`] : []);

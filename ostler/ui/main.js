@@ -6,11 +6,14 @@ import { el, mark, put, show } from "./dom.js";
 import { follow, isLive } from "./feed.js";
 import { Hosts } from "./hosts.js";
 import { Images } from "./images.js";
+import { Networks } from "./networks.js";
 import { Others } from "./others.js";
 import { Pane } from "./pane.js";
 import { People } from "./people.js";
+import { troubledPools } from "./pools.js";
 import { Quota } from "./quota.js";
 import { Runs, stuckRuns } from "./runs.js";
+import { Storage } from "./storage.js";
 import { ageOf, isVm, on, quiet, store } from "./store.js";
 import { Vms } from "./vms.js";
 import { age, place } from "./words.js";
@@ -20,6 +23,8 @@ const at = (id) => document.getElementById(id);
 const views = {
   vms: new Vms(),
   hosts: new Hosts(),
+  storage: new Storage(),
+  networks: new Networks(),
   images: new Images(),
   backups: new Backups(),
   runs: new Runs(),
@@ -34,6 +39,8 @@ const pane = new Pane(at("pane"), at("said"));
 const TABS = [
   ["vms", "VMs", () => [[...store.jobs.values()].filter(isVm).length, false]],
   ["hosts", "Hosts", () => hostsBadge()],
+  ["storage", "Storage", () => poolsBadge()],
+  ["networks", "Networks", () => ["", false]],
   ["images", "Images", () => ["", false]],
   ["backups", "Backups", () => ["", false]],
   ["runs", "Runs", () => (stuckRuns() > 0 ? [`${stuckRuns()} stuck`, true] : [openRuns() || "", false])],
@@ -53,6 +60,11 @@ const links = TABS.map(([name, title, badge]) => {
 function hostsBadge() {
   const lost = [...store.hosts.keys()].filter((id) => ageOf(id).freshness === "lost").length;
   return lost > 0 ? [`${lost} lost`, true] : [store.hosts.size, false];
+}
+
+function poolsBadge() {
+  const troubled = troubledPools();
+  return troubled > 0 ? [`${troubled} to look at`, true] : ["", false];
 }
 
 const openRuns = () => [...store.runs.values()].filter((run) => !run.is_ended).length;

@@ -165,6 +165,13 @@ export function ageOf(host) {
 /** A host's name, or the beginning of its id. */
 export const nameOf = (host) => store.hosts.get(host)?.name ?? host.slice(0, 10);
 
+/** A host as a command takes it: by its name where no other is called that, else by its id. */
+export function wordFor(host) {
+  const name = nameOf(host);
+  const isOnly = [...store.hosts.values()].filter((one) => one.name === name).length === 1;
+  return isOnly && /^[\w.-]+$/.test(name) ? name : host;
+}
+
 /** The hosts in the order of their names. */
 export const hostsByName = () => [...store.hosts.values()].sort((a, b) => byName(a.name, b.name));
 

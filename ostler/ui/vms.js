@@ -1,6 +1,7 @@
 // The VMs: one row each, filtered by text and state, and the form for a new one.
 
-import { ask, confirm, field } from "./asking.js";
+import { ask, choice, confirm, field } from "./asking.js";
+import { plugs } from "./cards.js";
 import { button, el, mark, put, show, table } from "./dom.js";
 import { ageOf, hostsByName, isVm, nameOf, on, stateOf, store } from "./store.js";
 import { Rows, byName } from "./table.js";
@@ -86,7 +87,7 @@ export class Vms {
     if (!kind[2](job)) return false;
     if (text === "") return true;
     const labels = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
-    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.is_protected ? "protected" : "", job.rank ?? "", job.why ?? "", job.resize ?? "", ...job.cards, ...labels];
+    const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.is_protected ? "protected" : "", job.rank ?? "", job.why ?? "", job.resize ?? "", ...job.cards, ...job.nics.map((nic) => `${nic.network ?? ""} ${nic.mac}`), ...labels];
     return words.some((one) => one.toLowerCase().includes(text));
   }
 
@@ -178,8 +179,9 @@ function newVm() {
     ...[...images].sort(byName).map((name) => el("option", { value: name, text: name })),
     el("option", { value: "", text: "none: an empty machine" }),
   );
-  const on = el("select", { name: "on" }, el("option", { value: "", text: "chosen by the planner" }));
-  on.append(...hostsByName().map((host) => el("option", { value: host.id, text: host.name })));
+  const hosts = hostsByName();
+  const pools = [...new Set(hosts.flatMap((host) => Object.keys(host.pools ?? {})))].sort(byName);
+  const on = choice("on", [["", "chosen by the planner"], ...hosts.map((host) => [host.id, host.name])]);
   const word = { type: "text", autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
   const body = el(
     "div",
@@ -193,6 +195,10 @@ function newVm() {
     field("Disk", el("input", { ...word, name: "disk" }), "such as 8GiB; empty: as large as the image"),
     field("Host", on),
     field("Tenant", el("input", { ...word, name: "tenant", value: "default" })),
+    field("Pool of its disks", choice("pool", [["", "its host's own folder"], ...pools.map((name) => [name, name])])),
+    field("Network card", choice("nic", [["", "none"], ...plugs(hosts)])),
+    field("When its host is cut off", choice("on_loss", [["", "it runs on there"], ["stop", "it is stopped, and started on another"]])),
+    field("Screen", choice("screen", [["", "none"], ["yes", "one, for pictures and viewers"]])),
   );
   confirm({
     title: "New VM",
@@ -211,6 +217,7 @@ function newVm() {
         max_memory: text("max_memory") || null,
         tenant: text("tenant") || null,
         on: text("on") || null,
+        more: { pool: text("pool") || null, nic: text("nic") || null, on_loss: text("on_loss") || null, has_screen: text("screen") !== "" },
       });
     },
   });

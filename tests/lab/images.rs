@@ -1,8 +1,5 @@
 //! An image is brought to one host, and a VM of it starts on any; it goes when nobody needs it.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -10,6 +7,7 @@ use serde_json::Value;
 use tests::lab::Lab;
 use tests::operator::{Operator, guest_image};
 use tests::wait::{is, until};
+use tests::web;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -118,7 +116,7 @@ fn lab_an_image_comes_from_the_web_once_and_only_if_it_is_the_right_one() {
     let Some(lab) = Lab::up(test, 2) else { return };
     let mut operator = Operator::new();
     operator.make_bare_cluster(&lab);
-    let web = serve(&lab.operator_address(), &guest_image());
+    let web = web::serve(&lab.operator_address(), &guest_image());
     let import = ["images", "import", &web, "--name", "guest"];
     let plain = operator.run(&import);
     assert_eq!(plain.status.code(), Some(2), "{}", said_by(&plain));
@@ -139,26 +137,6 @@ fn lab_an_image_comes_from_the_web_once_and_only_if_it_is_the_right_one() {
     let host = operator.await_state("web-1", "running");
     assert_eq!(lab.virsh_state(&host, "web-1"), "running");
     operator.follow(&["console", "web-1", "--no-input"]).line_with(" count=", LIMIT);
-}
-
-/// A web server that gives one file to whoever asks; its URL.
-fn serve(address: &str, file: &Path) -> String {
-    let bytes = std::fs::read(file).expect("the image is there");
-    let listener = TcpListener::bind((address, 0)).expect("the lab's bridge has this address");
-    let url = format!("http://{}/guest.qcow2", listener.local_addr().expect("a bound socket"));
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
-                head.push(byte[0]);
-            }
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes.len());
-            // Whoever hangs up has had enough.
-            let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(&bytes));
-        }
-    });
-    url
 }
 
 fn await_hosts_with(operator: &Operator, image: &str, hosts: &[&str]) {

@@ -5,6 +5,10 @@ mod copies;
 
 mod crowd;
 
+mod hands;
+
+mod storage;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,7 +157,7 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
     browser.click(".pane button", "Console");
     let before = counted(&mut browser);
     browser.write("tea");
-    browser.press("Enter");
+    browser.click(".pane button", "Enter");
     let heard = "document.querySelector('.screen').innerText.includes('got tea')";
     browser.until("the guest to have got it", LIMIT, heard);
     browser.theme("dark");
@@ -170,7 +174,29 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
         is(count == "2", count)
     });
 
+    // A slow move is called off: by its run, and where it is.
+    operator.await_no_run();
+    let slow = ["migrate", "web-1", "h2", "--bandwidth", "1MiB"];
+    let moving = operator.begin(&slow);
+    let is_moving = format!("{}.cells[2].innerText.includes('→')", row("web-1"));
+    browser.until("web-1 to be on its way", LIMIT, &is_moving);
+    browser.eval("location.hash = '#runs'");
+    // Until it is told of this one, the page may take the one before for open.
+    let first = "document.querySelector('main tbody tr')?.innerText.includes('migrate web-1')";
+    browser.until("its run", LIMIT, first);
+    browser.click("main button", "Cancel");
+    let is_back = "document.querySelector('main tbody .state').innerText === 'rolled back'";
+    browser.until("the run to have turned back", LIMIT, is_back);
+    assert!(!moving.wait_with_output().expect("it ends").status.success(), "it was cancelled");
+    browser.eval("location.hash = '#vms/web-1'");
+    let moving = operator.begin(&slow);
+    browser.click(".pane button", "Cancel the migration…");
+    browser.click("dialog button", "Cancel the migration");
+    assert!(!moving.wait_with_output().expect("it ends").status.success(), "and so was this");
+    shows(&mut browser, "web-1", "running", "h1");
+
     // It moves and runs on, and its console goes with it.
+    browser.click(".pane button", "Console");
     operator.await_no_run();
     browser.click(".pane button", "Migrate…");
     browser.click("dialog button", "Migrate");
@@ -204,6 +230,15 @@ fn lab_the_page_shows_what_virsh_says_and_does_what_is_clicked() {
         let left = lab.virsh_domains("h2");
         is(!left.contains(&"web-1".to_owned()), left)
     });
+
+    // A host is emptied, which takes nothing here, and used again.
+    browser.eval("location.hash = '#hosts'");
+    browser.click("main [aria-label='Drain h1']", "Drain…");
+    browser.click("dialog button", "Drain");
+    browser.click("main [aria-label='Undrain h1']", "Undrain");
+    browser.click("dialog button", "Undrain");
+    let in_use = "document.querySelector('main [aria-label=\"Drain h1\"]') !== null";
+    browser.until("h1 to be in use", LIMIT, in_use);
 
     // A host without power: its VM is lost, not stopped, and the page goes on by whoever answers.
     lab.must(&["kill", "h2"]);

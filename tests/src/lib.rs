@@ -20,3 +20,5 @@ pub mod package;
 pub mod sim;
 
 pub mod wait;
+
+pub mod web;

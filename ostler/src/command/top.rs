@@ -38,6 +38,18 @@ struct Use {
     sent: u64,
 }
 
+/// What all guests of a host have used between two looks; scripts get it, and the page.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+struct HostUse {
+    id: HostId,
+    name: String,
+    /// CPUs of the machine; agents of before do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<u32>,
+    /// Of which guests kept so many busy, those included that are no jobs.
+    busy_cpus: f64,
+}
+
 pub(crate) async fn run(session: &Session, args: TopArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     picture.warn();
@@ -53,13 +65,15 @@ pub(crate) async fn run(session: &Session, args: TopArgs) -> Result<Code, Failur
         false => args.names.iter().any(|name| name.as_str() == one.name),
     };
     let mut uses: Vec<Use> = Vec::new();
+    let mut hosts: Vec<HostUse> = Vec::new();
     for (id, (host, after)) in &after {
         let Some((_, before)) = before.get(id) else { continue };
+        hosts.extend(of_host(host, before, after));
         uses.extend(between(&host.name, before, after).into_iter().filter(is_meant));
     }
     uses.sort_by(|a, b| b.cpus.unwrap_or(0.0).total_cmp(&a.cpus.unwrap_or(0.0)));
     if session.is_json {
-        show::json_pretty(&json!({ "vms": uses, "warnings": picture.warnings }));
+        show::json_pretty(&json!({ "vms": uses, "hosts": hosts, "warnings": picture.warnings }));
         return Ok(Code::Ok);
     }
     let header = ["NAME", "HOST", "CPU", "MEMORY", "READ/s", "WRITTEN/s", "RECEIVED/s", "SENT/s"];
@@ -105,6 +119,20 @@ fn between(host: &str, before: &Usage, after: &Usage) -> Vec<Use> {
         Some(of_guest(host, job, was(job)?, now, elapsed_ms))
     });
     uses.collect()
+}
+
+/// Guests that have come or gone meanwhile are left out. `None`: the two looks are one.
+fn of_host(host: &Host, before: &Usage, after: &Usage) -> Option<HostUse> {
+    let elapsed_ms = after.at_ms.checked_sub(before.at_ms).filter(|ms| *ms > 0)?;
+    let was = |name: &str| before.guests.iter().find(|guest| guest.name == name)?.cpu_ns;
+    let busy = after.guests.iter().filter_map(|now| now.cpu_ns?.checked_sub(was(&now.name)?));
+    let busy = Duration::from_nanos(busy.sum()).as_secs_f64();
+    Some(HostUse {
+        id: host.id.clone(),
+        name: host.name.clone(),
+        cpus: after.machine.cpus,
+        busy_cpus: busy / Duration::from_millis(elapsed_ms).as_secs_f64(),
+    })
 }
 
 fn of_guest(host: &str, job: &JobId, was: &GuestUsage, now: &GuestUsage, elapsed_ms: u64) -> Use {
@@ -174,5 +202,17 @@ mod tests {
         let uses = between("h1", &usage(1_000, 9_000, 100), &usage(2_000, 10, 0));
         assert_eq!((uses[0].cpus, uses[0].disk_read), (Some(0.0), 0));
         assert_eq!(between("h1", &usage(1_000, 1, 1), &usage(1_000, 1, 1)), []);
+    }
+
+    #[test]
+    fn a_host_is_as_busy_as_its_guests_that_were_there_at_both_looks() {
+        let host = Host::of_key(protocol::signed::SecretKey::from_seed([1; 32]).public());
+        let mut after = usage(3_000, 3_500_000_000, 0);
+        let other = GuestUsage { name: "new".to_owned(), cpu_ns: Some(9), ..GuestUsage::default() };
+        after.guests.push(other);
+        let before = usage(1_000, 500_000_000, 0);
+        let known = of_host(&host, &before, &after).unwrap();
+        assert_eq!((known.busy_cpus, known.cpus), (1.5, None));
+        assert_eq!(of_host(&host, &before, &before), None);
     }
 }

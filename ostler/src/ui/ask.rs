@@ -41,6 +41,8 @@ pub(super) enum Ask {
         max_memory: Option<String>,
         tenant: Option<String>,
         on: Option<HostId>,
+        #[serde(default)]
+        more: MoreOfRun,
     },
     /// A stopped VM again.
     Start { job: JobId },
@@ -65,8 +67,14 @@ pub(super) enum Ask {
     Protect { job: JobId },
     /// And does so no more.
     Unprotect { job: JobId },
-    /// Other CPUs and memory; none: as it is.
-    Resize { job: JobId, vcpus: Option<String>, memory: Option<String> },
+    /// Other CPUs and memory, or head-room for them; none: as it is.
+    Resize {
+        job: JobId,
+        vcpus: Option<String>,
+        memory: Option<String>,
+        max_vcpus: Option<String>,
+        max_memory: Option<String>,
+    },
     /// To another host; to the best one when none is named.
     Migrate { job: JobId, to: Option<HostId> },
     /// A migration that is under way is given up.
@@ -83,6 +91,17 @@ pub(super) enum Ask {
     Adopt { host: HostId, domain: String, name: Option<JobId>, tenant: Option<TenantId> },
     /// And is given back.
     Release { job: JobId },
+}
+
+/// What a new VM has that few need.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MoreOfRun {
+    pool: Option<String>,
+    nic: Option<String>,
+    on_loss: Option<String>,
+    #[serde(default)]
+    has_screen: bool,
 }
 
 /// What came of it.
@@ -299,10 +318,13 @@ fn told(job: &protocol::job::Job, host_name: &str) -> Answer {
 }
 
 fn run_args(asked: Ask) -> Result<RunArgs, Failure> {
-    let Ask::Run { name, image, vcpus, memory, disk, max_vcpus, max_memory, tenant, on } = asked
+    let Ask::Run { name, image, vcpus, memory, disk, max_vcpus, max_memory, tenant, on, more } =
+        asked
     else {
         unreachable!("only this has that form")
     };
+    let MoreOfRun { pool, nic, on_loss, has_screen } = more;
+    let words: &[&str] = if has_screen { &["run", "--vnc"] } else { &["run"] };
     let given = [
         ("name", Some(name)),
         ("vcpus", Some(vcpus)),
@@ -313,16 +335,27 @@ fn run_args(asked: Ask) -> Result<RunArgs, Failure> {
         ("max-memory", max_memory),
         ("tenant", tenant),
         ("on", on.map(|host| host.to_string())),
+        ("pool", pool),
+        ("nic", nic),
+        ("on-loss", on_loss),
     ];
-    match read("run", given, None)? {
+    match read(words, given, None)? {
         Command::Run(args) => Ok(args),
         _ => unreachable!("the words say run"),
     }
 }
 
 fn resize_args(asked: Ask) -> Result<ResizeArgs, Failure> {
-    let Ask::Resize { job, vcpus, memory } = asked else { unreachable!("only this has that form") };
-    match read("resize", [("vcpus", vcpus), ("memory", memory)], Some(job.to_string()))? {
+    let Ask::Resize { job, vcpus, memory, max_vcpus, max_memory } = asked else {
+        unreachable!("only this has that form")
+    };
+    let given = [
+        ("vcpus", vcpus),
+        ("memory", memory),
+        ("max-vcpus", max_vcpus),
+        ("max-memory", max_memory),
+    ];
+    match read(&["resize"], given, Some(job.to_string()))? {
         Command::Resize(args) => Ok(args),
         _ => unreachable!("the words say resize"),
     }
@@ -331,7 +364,7 @@ fn resize_args(asked: Ask) -> Result<ResizeArgs, Failure> {
 /// A form is the command line that a person would write, and is read as that: what is a name and what
 /// is a size is decided in one place.
 fn read<const N: usize>(
-    command: &str,
+    command: &[&str],
     given: [(&str, Option<String>); N],
     name: Option<String>,
 ) -> Result<Command, Failure> {
@@ -339,7 +372,8 @@ fn read<const N: usize>(
         let value = value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())?;
         Some(format!("--{flag}={value}"))
     });
-    let words = ["ostler", command].map(str::to_owned).into_iter().chain(given).chain(name);
+    let words = ["ostler"].iter().chain(command).map(|word| (*word).to_owned());
+    let words = words.chain(given).chain(name);
     match Cli::try_parse_from(words) {
         Ok(cli) => Ok(cli.command),
         Err(error) => {
@@ -365,6 +399,11 @@ mod tests {
             max_memory: None,
             tenant: None,
             on: None,
+            more: MoreOfRun {
+                nic: Some("network=blue".into()),
+                has_screen: true,
+                ..MoreOfRun::default()
+            },
         }
     }
 
@@ -374,6 +413,7 @@ mod tests {
         assert_eq!((args.name.as_str(), args.vcpus, args.memory.0), ("web-1", 2, 1 << 30));
         assert!(args.disk.is_empty());
         assert_eq!((args.max_vcpus, args.max_memory), (Some(4), None));
+        assert_eq!((args.nic.len(), args.vnc, args.pool), (1, true, None));
         for (name, memory) in [("--force", "1GiB"), ("web 1", "1GiB"), ("web-1", "much")] {
             let failure = run_args(form(name, memory)).unwrap_err();
             assert_eq!(failure.code, Code::Usage, "{failure}");
@@ -385,7 +425,9 @@ mod tests {
         let resize = |vcpus: Option<&str>, memory: Option<&str>| {
             let (vcpus, memory) = (vcpus.map(str::to_owned), memory.map(str::to_owned));
             let job = JobId::new("web-1").unwrap();
-            resize_args(Ask::Resize { job, vcpus, memory }).map(|args| resize::asked(&args))
+            let (max_vcpus, max_memory) = (None, None);
+            resize_args(Ask::Resize { job, vcpus, memory, max_vcpus, max_memory })
+                .map(|args| resize::asked(&args))
         };
         let size = resize(Some("2"), Some(" ")).unwrap();
         assert_eq!((size.vcpus, size.memory_bytes), (Some(2), None));

@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 
 use clap::Parser as _;
 use protocol::id::JobId;
+use protocol::network::NetworkKind;
 use serde::Deserialize;
 
 use crate::cli::Cli;
@@ -25,10 +26,10 @@ pub(super) enum Chore {
     DeleteSnapshot { job: JobId, snapshot: String },
     /// An image of a VM's disk.
     TakeImage { job: JobId, name: String, disk: Option<String>, snapshot: Option<String> },
-    /// An image from the web, on every host.
-    ImportImage { url: String, name: String, sha256: Option<String> },
-    /// An image to every host, from those that have it.
-    CopyImage { name: String },
+    /// An image from the web; wherever `on` may name hosts, none are all.
+    ImportImage { url: String, name: String, sha256: Option<String>, on: Option<String> },
+    /// An image to hosts, from those that have it.
+    CopyImage { name: String, on: Option<String> },
     /// An image is deleted from every host.
     DeleteImage { name: String },
     /// Images go that commands have made and no VM needs any more.
@@ -45,6 +46,37 @@ pub(super) enum Chore {
     DeleteBackup { backup: String },
     /// A VM of a backup.
     RestoreBackup { backup: String, name: Option<String>, on: Option<String> },
+    /// A directory of hosts is a pool; `create`: one that is none becomes one.
+    AddPool { name: String, path: String, shared: bool, create: bool, on: Option<String> },
+    /// It is one no longer.
+    RemovePool { name: String, on: Option<String> },
+    /// Volumes that are nobody's go to their pool's trash.
+    DeleteVolumes { pool: String, vm: String },
+    /// And come back.
+    RestoreVolumes { pool: String, entry: String },
+    /// Hosts make a network: `what` it is of its kind is its subnet, bridge, tag or number.
+    CreateNetwork {
+        name: String,
+        kind: NetworkKind,
+        what: Option<String>,
+        uplink: Option<String>,
+        no_dhcp: bool,
+        on: Option<String>,
+    },
+    /// It is taken off hosts.
+    RemoveNetwork { name: String, on: Option<String> },
+    /// A VM has another disk.
+    AttachDisk { job: JobId, name: Option<String>, size: String, image: Option<String> },
+    /// And one less, with all that is in it.
+    DetachDisk { job: JobId, name: String },
+    /// A disk becomes larger.
+    GrowDisk { job: JobId, name: String, size: String },
+    /// A VM has another network card.
+    AttachCard { job: JobId, plug: String, model: Option<String>, mac: Option<String> },
+    /// And one less.
+    DetachCard { job: JobId, mac: String },
+    /// How much a VM matters beside others.
+    Rank { job: JobId, priority: String, is_preemptible: bool },
 }
 
 /// A command line, without `ostler`.
@@ -60,7 +92,13 @@ impl Chore {
             | Self::DeleteSnapshot { job, .. }
             | Self::TakeImage { job, .. }
             | Self::Clone { job, .. }
-            | Self::TakeBackup { job, .. } => Some(job),
+            | Self::TakeBackup { job, .. }
+            | Self::AttachDisk { job, .. }
+            | Self::DetachDisk { job, .. }
+            | Self::GrowDisk { job, .. }
+            | Self::AttachCard { job, .. }
+            | Self::DetachCard { job, .. }
+            | Self::Rank { job, .. } => Some(job),
             Self::ImportImage { .. }
             | Self::CopyImage { .. }
             | Self::DeleteImage { .. }
@@ -68,7 +106,13 @@ impl Chore {
             | Self::TakeBackups { .. }
             | Self::CheckBackup { .. }
             | Self::DeleteBackup { .. }
-            | Self::RestoreBackup { .. } => None,
+            | Self::RestoreBackup { .. }
+            | Self::AddPool { .. }
+            | Self::RemovePool { .. }
+            | Self::DeleteVolumes { .. }
+            | Self::RestoreVolumes { .. }
+            | Self::CreateNetwork { .. }
+            | Self::RemoveNetwork { .. } => None,
         }
     }
 
@@ -82,11 +126,11 @@ impl Chore {
                 let flags = [("disk", disk), ("snapshot", snapshot)];
                 line(&["images", "take"], flags, [job.to_string(), name])
             }
-            Self::ImportImage { url, name, sha256 } => {
-                let flags = [("name", Some(name)), ("sha256", sha256)];
+            Self::ImportImage { url, name, sha256, on } => {
+                let flags = [("name", Some(name)), ("sha256", sha256), ("on", on)];
                 line(&["images", "import"], flags, [of_the_web(url)?])
             }
-            Self::CopyImage { name } => line(&["images", "copy"], [], [name]),
+            Self::CopyImage { name, on } => line(&["images", "copy"], [("on", on)], [name]),
             Self::DeleteImage { name } => line(&["images", "rm"], [], [name]),
             Self::PruneImages => line(&["images", "prune"], [], []),
             Self::Clone { job, name, snapshot, on } => {
@@ -110,6 +154,49 @@ impl Chore {
             Self::RestoreBackup { backup, name, on } => {
                 let flags = [("name", name), ("on", on)];
                 line(&["backup", "restore"], flags, [below(given(backups)?, backup)?])
+            }
+            Self::AddPool { name, path, shared, create, on } => {
+                let flags = [("--shared", shared), ("--create", create)];
+                line(&with(&["pools", "add"], flags), each(on), [name, path])
+            }
+            Self::RemovePool { name, on } => line(&["pools", "rm"], each(on), [name]),
+            Self::DeleteVolumes { pool, vm } => line(&["volumes", "rm"], [], [pool, vm]),
+            Self::RestoreVolumes { pool, entry } => {
+                line(&["volumes", "restore"], [], [pool, entry])
+            }
+            Self::CreateNetwork { name, kind, what, uplink, no_dhcp, on } => {
+                // Of all kinds only this may have nothing more to say.
+                let is_bare = kind == NetworkKind::Isolated && what.as_deref().is_none_or(is_blank);
+                let flags = [("--isolated", is_bare), ("--no-dhcp", no_dhcp)];
+                let command = with(&["networks", "create"], flags);
+                let flags = [(kind.as_str(), what), ("uplink", uplink), ("on", on)];
+                line(&command, flags, [name])
+            }
+            Self::RemoveNetwork { name, on } => line(&["networks", "rm"], [("on", on)], [name]),
+            Self::AttachDisk { job, name, size, image } => {
+                let name = name.filter(|name| !is_blank(name));
+                let disk = name.map_or_else(|| size.clone(), |name| of_disk(&name, &size));
+                line(&["attach"], [("disk", Some(disk)), ("image", image)], [job.to_string()])
+            }
+            Self::DetachDisk { job, name } => {
+                line(&["detach", "--delete-data"], [("disk", Some(name))], [job.to_string()])
+            }
+            Self::GrowDisk { job, name, size } => {
+                let disk = of_disk(&name, &size);
+                line(&["resize"], [("disk", Some(disk))], [job.to_string()])
+            }
+            Self::AttachCard { job, plug, model, mac } => {
+                let more = [("model", model), ("mac", mac)].into_iter().filter_map(said);
+                let more = more.map(|(word, value)| format!(",{word}={value}"));
+                let card = plug.trim().to_owned() + &more.collect::<String>();
+                line(&["attach"], [("nic", Some(card))], [job.to_string()])
+            }
+            Self::DetachCard { job, mac } => {
+                line(&["detach"], [("nic", Some(mac))], [job.to_string()])
+            }
+            Self::Rank { job, priority, is_preemptible } => {
+                let may = if is_preemptible { "--preemptible" } else { "--not-preemptible" };
+                line(&["rank", may], [], [job.to_string(), priority])
             }
         };
         match Cli::try_parse_from(["ostler"].into_iter().chain(line.0.iter().map(String::as_str))) {
@@ -146,16 +233,39 @@ fn of_snapshot(verb: &str, job: &JobId, snapshot: String) -> Line {
     line(&["snapshots", verb], [], [job.to_string(), snapshot])
 }
 
+fn of_disk(name: &str, size: &str) -> String {
+    format!("{}={}", name.trim(), size.trim())
+}
+
+/// A command with those of its flags that have no value and are meant.
+fn with<'a, const N: usize>(command: &[&'a str], flags: [(&'a str, bool); N]) -> Vec<&'a str> {
+    let meant = flags.into_iter().filter(|(_, is_meant)| *is_meant).map(|(flag, _)| flag);
+    command.iter().copied().chain(meant).collect()
+}
+
+/// The hosts of a command that takes them one by one.
+fn each(on: Option<String>) -> Vec<(&'static str, Option<String>)> {
+    let on = on.unwrap_or_default();
+    on.split(',').map(|host| ("on", Some(host.to_owned()))).collect()
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
 /// What is left empty is not said.
-fn line<const F: usize, const V: usize>(
+fn said((word, value): (&str, Option<String>)) -> Option<(&str, String)> {
+    let value = value.filter(|value| !is_blank(value))?;
+    Some((word, value.trim().to_owned()))
+}
+
+fn line<'a, const V: usize>(
     command: &[&str],
-    flags: [(&str, Option<String>); F],
+    flags: impl IntoIterator<Item = (&'a str, Option<String>)>,
     values: [String; V],
 ) -> Line {
-    let flags = flags.into_iter().filter_map(|(flag, value)| {
-        let value = value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())?;
-        Some(format!("--{flag}={value}"))
-    });
+    let flags = flags.into_iter().filter_map(said);
+    let flags = flags.map(|(flag, value)| format!("--{flag}={value}"));
     let command = command.iter().map(|word| (*word).to_owned());
     let mark = (!values.is_empty()).then(|| "--".to_owned());
     let values = values.into_iter().map(|value| value.trim().to_owned());
@@ -184,55 +294,4 @@ fn below(folder: &str, backup: String) -> Result<String, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn read(asked: Value, backups: Option<&str>) -> Result<String, Failure> {
-        let chore: Chore = serde_json::from_value(asked).unwrap();
-        chore.line(backups).map(|line| line.shown())
-    }
-
-    #[test]
-    fn a_form_is_the_command_line_that_a_person_would_write() {
-        let asked = json!({ "chore": "clone", "job": "web-1", "name": " web-2", "on": " " });
-        assert_eq!(read(asked, None).unwrap(), "clone web-1 web-2");
-        let asked =
-            json!({ "chore": "take_image", "job": "web-1", "name": "golden", "disk": "root" });
-        assert_eq!(read(asked, None).unwrap(), "images take --disk=root web-1 golden");
-        let asked = json!({ "chore": "take_backup", "job": "web-1", "keep": "7" });
-        let shown = read(asked, Some("/var/my backups")).unwrap();
-        assert_eq!(shown, "backup take '--to=/var/my backups' --keep=7 web-1");
-    }
-
-    #[test]
-    fn a_value_is_no_flag_and_nonsense_is_refused_before_anything_runs() {
-        for name in ["--force", "web 2", ""] {
-            let asked = json!({ "chore": "clone", "job": "web-1", "name": name });
-            assert_eq!(read(asked, None).unwrap_err().code, crate::exit::Code::Usage, "{name:?}");
-        }
-        let asked = json!({ "chore": "take_backups", "keep": "0" });
-        assert!(read(asked, Some("/b")).is_err());
-    }
-
-    #[test]
-    fn the_page_reaches_no_file_but_below_its_folder() {
-        let asked = json!({ "chore": "delete_backup", "backup": "/b/web-1/20261130-012014" });
-        assert_eq!(read(asked, Some("/b")).unwrap(), "backup rm /b/web-1/20261130-012014");
-        let out = json!({ "chore": "delete_backup", "backup": "/b/../etc" });
-        assert!(read(out, Some("/b")).is_err());
-        let restore = |backup: &str, folder| {
-            read(json!({ "chore": "restore_backup", "backup": backup }), folder)
-        };
-        restore("/b/web-1/20261130-012014", Some("/b")).unwrap();
-        for outside in ["/etc", "/b/../etc", "b/web-1", "/bb/web-1", "--name=x"] {
-            assert!(restore(outside, Some("/b")).is_err(), "{outside}");
-        }
-        assert!(restore("/b/web-1", None).unwrap_err().to_string().contains("--backups"));
-        for file in ["/etc/shadow", "file:///etc/shadow", "shadow"] {
-            let asked = json!({ "chore": "import_image", "url": file, "name": "x" });
-            assert!(read(asked, None).unwrap_err().to_string().contains("no files"), "{file}");
-        }
-    }
-}
+mod tests;

@@ -29,6 +29,10 @@ pub(super) enum List {
     Arbiters,
     /// Whether hosts have power.
     Power,
+    /// Disks of VMs, and what was deleted from pools.
+    Volumes,
+    /// What guests use now.
+    Top,
 }
 
 /// What a page is given.
@@ -52,6 +56,8 @@ pub(super) async fn list(
         List::Policy => &[&["policy"]],
         List::Arbiters => &[&["arbiters"]],
         List::Power => &[&["power"]],
+        List::Volumes => &[&["volumes"]],
+        List::Top => &[&["top"]],
     };
     let reading = commands.iter().map(|words| shared.program.read(words));
     let mut answer = Answer { list: Map::new(), notes: vec![] };

@@ -25,6 +25,9 @@ use crate::session::Session;
 /// What is told of what has happened to one VM, the newest.
 const EVENTS_MAX: usize = 200;
 
+/// What is told of what one has said, the newest.
+const LOG_BYTES: usize = 64 << 10;
+
 /// `GET /jobs/{job}`: its rows on every host, and which one matters.
 pub(super) async fn job(
     State(shared): State<Arc<Shared>>,
@@ -78,6 +81,18 @@ pub(super) async fn screenshot(
     let (session, picture) = shared.now().await?;
     let png = screen::picture_of(&session, &picture, &id).await?;
     Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
+}
+
+/// `GET /jobs/{job}/log`: the end of what `ostler log` prints.
+pub(super) async fn log(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<JobId>,
+) -> Result<Json<Value>, No> {
+    let (session, picture) = shared.now().await?;
+    let row = picture.job(&id)?;
+    let path = format!("/v1/jobs/{id}/log?tail={LOG_BYTES}");
+    let bytes = session.client.get_bytes(&picture.agent(&row.host), &path, LOG_BYTES).await?;
+    Ok(Json(json!({ "log": String::from_utf8_lossy(&bytes) })))
 }
 
 /// `GET /hosts/{host}/drain`: what `ostler drain --dry-run` prints, and whether all can leave.

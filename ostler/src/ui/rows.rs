@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 
 use protocol::api::{RunState, RunStatus, TaskState};
 use protocol::host::{Accel, Host, HostIntent};
-use protocol::id::{HostId, ImageName, JobId, RunId, TenantId};
+use protocol::id::{HostId, ImageName, JobId, PoolName, RunId, TenantId};
 use protocol::job::{
     Card, Job, JobKind, JobState, Migration, ObservedDomain, Reason, address_in_short,
 };
+use protocol::network::Networks;
+use protocol::pool::PoolFacts;
 use protocol::resources::Resources;
 use protocol::view::HostRow;
+use protocol::vm::{NicSpec, Plug, Priority};
 use serde::Serialize;
 
 use crate::follow::wanted;
@@ -32,6 +35,9 @@ pub(crate) struct HostCells {
     labels: BTreeMap<String, String>,
     trust_version: Option<u64>,
     images: Vec<ImageName>,
+    /// Its pools but for its own folder, which is in its capacity.
+    pools: BTreeMap<PoolName, PoolFacts>,
+    networks: Networks,
     /// VMs that are alive on it.
     vms: usize,
     /// Domains there that are no job's.
@@ -58,6 +64,8 @@ impl HostCells {
             labels: row.host.labels.clone(),
             trust_version: row.host.trust_version,
             images: row.host.images.keys().cloned().collect(),
+            pools: row.host.pools.clone(),
+            networks: row.host.networks.clone().unwrap_or_default(),
             vms: row.jobs.values().filter(is_vm).count(),
             observed: row.observed.values().cloned().collect(),
         }
@@ -90,6 +98,8 @@ pub(crate) struct JobCells {
     is_protected: bool,
     /// How much it matters beside others, in words, where it says so.
     rank: Option<String>,
+    priority: Priority,
+    is_preemptible: bool,
     /// Whether there is something to see.
     has_screen: bool,
     /// Where a service answers.
@@ -98,8 +108,22 @@ pub(crate) struct JobCells {
     address: Option<String>,
     /// Its network cards with what is known of their addresses, in words.
     cards: Vec<String>,
+    /// Those that its spec asks for, whether or not it runs.
+    nics: Vec<NicCells>,
     /// Where it is going, and how far that is.
     moving: Option<Moving>,
+}
+
+/// A network card of a VM's spec.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct NicCells {
+    mac: String,
+    /// What it is plugged into, as flags name it: `user`, `bridge=br0`, `network=blue`.
+    plug: String,
+    /// The network, if it is plugged into one.
+    network: Option<String>,
+    /// Addresses that it is known to have and who says so, or why none is known; nothing while it does not run.
+    addresses: Option<String>,
 }
 
 /// A migration that is under way.
@@ -154,13 +178,31 @@ impl JobCells {
             is_adopted: job.spec.adopted().is_some(),
             is_protected: job.spec.as_vm().is_some_and(|vm| vm.protected),
             rank: job.spec.rank_words(),
+            priority: job.spec.priority(),
+            is_preemptible: job.spec.is_preemptible(),
             has_screen: job.spec.as_vm().is_some_and(|vm| vm.hardware.vnc),
             url: job.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
             address: address_in_short(&job.cards),
             cards: job.cards.iter().map(Card::words).collect(),
+            nics: nics(job),
             moving,
         }
     }
+}
+
+fn nics(job: &Job) -> Vec<NicCells> {
+    let Some(vm) = job.spec.as_vm() else { return vec![] };
+    let macs = vm.macs(job.id.domain_uuid());
+    let one = |(mac, nic): (String, &NicSpec)| {
+        let (plug, network) = match &nic.plug {
+            Plug::User => ("user".to_owned(), None),
+            Plug::Bridge { bridge } => (format!("bridge={bridge}"), None),
+            Plug::Libvirt { name } => (format!("network={name}"), Some(name.clone())),
+        };
+        let card = job.cards.iter().find(|card| card.mac == mac);
+        NicCells { mac, plug, network, addresses: card.map(Card::known) }
+    };
+    macs.into_iter().zip(&vm.nics).map(one).collect()
 }
 
 /// A run of a controller.
@@ -212,7 +254,7 @@ impl RunCells {
 pub(crate) mod tests {
     use protocol::host::{HypervisorFacts, Inventory};
     use protocol::id::{Cursor, Epoch};
-    use protocol::job::{JobSpec, Resize, ResizeStage};
+    use protocol::job::{JobSpec, Resize, ResizeStage, Unknown};
     use protocol::signed::SecretKey;
     use protocol::vm::{CloudInit, VmSpec};
 
@@ -273,5 +315,26 @@ pub(crate) mod tests {
         job.resize = Some(Box::new(Resize::of(has, ResizeStage::NextStart)));
         let words = JobCells::of(&host(1).id, &job).resize.unwrap();
         assert!(words.starts_with("vcpus 1, now 2"), "{words}");
+    }
+
+    #[test]
+    fn a_card_is_named_by_the_address_that_takes_it_away_also_while_the_vm_is_stopped() {
+        let mut job = job("web-1", JobState::Stopped);
+        let nics = vec![Plug::User.into(), Plug::Libvirt { name: "blue".into() }.into()];
+        let vm = VmSpec { vcpus: 1, nics, ..VmSpec::default() };
+        let macs = vm.macs(job.id.domain_uuid());
+        job.spec = std::sync::Arc::new(JobSpec::vm(vm));
+        let known = super::nics(&job);
+        assert_eq!(
+            known.iter().map(|nic| &nic.mac).collect::<Vec<_>>(),
+            macs.iter().collect::<Vec<_>>()
+        );
+        assert_eq!((known[0].plug.as_str(), known[1].network.as_deref()), ("user", Some("blue")));
+        assert_eq!(known[1].addresses, None);
+        let mac = macs[1].clone();
+        let (plug, source) = ("network".into(), Some("blue".into()));
+        let unknown = Some(Unknown::NotSeen);
+        job.cards = [Card { mac, plug, source, device: None, addresses: vec![], unknown }].into();
+        assert_eq!(super::nics(&job)[1].addresses.as_deref(), Some("none seen yet"));
     }
 }

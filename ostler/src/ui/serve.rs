@@ -152,6 +152,7 @@ fn router(gate: Arc<Gate>, shared: Arc<Shared>) -> Router {
         .route("/jobs/{job}/events", get(look::events))
         .route("/jobs/{job}/console", get(console::open))
         .route("/jobs/{job}/screenshot", get(look::screenshot))
+        .route("/jobs/{job}/log", get(look::log))
         .route("/hosts/{host}/drain", get(look::rehearse_drain))
         .with_state(shared);
     // `nest` would take the slash from the page's own address.

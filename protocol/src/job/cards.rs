@@ -104,10 +104,16 @@ impl Card {
     #[must_use]
     pub fn words(&self) -> String {
         let plug = self.source.as_ref().map_or_else(String::new, |source| format!(" {source}"));
+        format!("{} on {}{plug}: {}", self.mac, self.plug, self.known())
+    }
+
+    /// The part of that line about addresses: `10.0.0.5 (DHCP lease)`, or why none is known.
+    #[must_use]
+    pub fn known(&self) -> String {
         let known = |a: &Address| format!("{} ({})", a.ip, a.from.as_str());
         let mut said: Vec<String> = self.addresses.iter().map(known).collect();
         said.extend(self.unknown.map(|why| why.to_string()));
-        format!("{} on {}{plug}: {}", self.mac, self.plug, said.join(", "))
+        said.join(", ")
     }
 }
 

@@ -1,0 +1,235 @@
+// The networks of the hosts: what each is, where it is and is not, and who is plugged into it; making one, and taking one
+// away.
+
+import { choice, confirm, field, wordField } from "./asking.js";
+import { begin } from "./chores.js";
+import { button, el, mark, put, show, table } from "./dom.js";
+import { Plugs } from "./plugs.js";
+import { hostsField } from "./pools.js";
+import { ageOf, nameOf, on, store, wordFor } from "./store.js";
+import { Rows, byName } from "./table.js";
+import { age, firsts, many } from "./words.js";
+
+export class Networks {
+  constructor() {
+    const body = el("tbody");
+    const columns = [
+      ["Network", ""],
+      ["State", ""],
+      ["What", ""],
+      ["Bridge", "wide"],
+      ["Hosts", "mid"],
+      ["VMs", "number mid"],
+      ["Actions", "bare"],
+    ];
+    this.text = el("input", {
+      type: "search",
+      id: "networks-text",
+      placeholder: "network, host, VM, address…",
+      on: { input: () => this.sift() },
+    });
+    const matches = (words) => {
+      const text = this.text.value.trim().toLowerCase();
+      return text === "" || words.some((one) => one.toLowerCase().includes(text));
+    };
+    this.plugs = new Plugs(matches);
+    this.summary = el("p", { class: "summary", role: "status" });
+    this.more = button("Show more", () => (this.rows.more(), this.sift()));
+    this.more.hidden = true;
+    this.node = el(
+      "section",
+      { "aria-label": "Networks" },
+      el(
+        "div",
+        { class: "tools" },
+        el("label", { for: "networks-text", class: "unseen", text: "Filter by text" }),
+        this.text,
+        button("Make one…", make, { class: "main" }),
+      ),
+      this.summary,
+      table("Networks", columns, body),
+      this.more,
+      this.plugs.node,
+    );
+    this.rows = new Rows(body, {
+      make: makeRow,
+      order: (a, b) => byName(a.name, b.name) || byName(a.what, b.what),
+      matches: ({ name, what, on }) => matches([name, what, ...on.map(({ host }) => nameOf(host))]),
+    });
+    // Who is plugged in is counted in the rows.
+    for (const kind of ["hosts", "jobs"]) on(kind, () => this.change());
+  }
+
+  /** All of it is looked through, so only while it is shown. */
+  change() {
+    this.isDue = true;
+    if (this.node.isConnected) this.patch();
+  }
+
+  age() {
+    if (this.isDue) this.patch();
+    for (const entry of this.rows.seen()) entry.age();
+    this.plugs.age();
+  }
+
+  patch() {
+    this.isDue = false;
+    this.rows.replace(known().map((row) => [`${row.name} ${row.what}`, row]));
+    this.sift();
+  }
+
+  sift() {
+    const { shown, matching, all } = this.rows.sift();
+    const words = matching === all ? many(all, "network") : `${matching} of ${many(all, "network")}`;
+    put(this.summary, shown < matching ? `${words}, the first ${shown} shown` : words);
+    show(this.more, shown < matching);
+    this.plugs.sift();
+  }
+}
+
+/** Hosts have the same network when its name and this are the same, as the command has it. */
+function whatOf({ kind, vlan, vni, bridge, subnet }) {
+  if (kind === "vlan" && vlan !== undefined) return `${kind} ${vlan}`;
+  if (kind === "overlay" && vni !== undefined) return `${kind} ${vni}`;
+  if (kind === "bridge") return `${kind} ${bridge ?? ""}`;
+  return subnet ? `${kind} ${subnet}` : kind;
+}
+
+function known() {
+  const networks = new Map();
+  for (const { id: host, networks: all } of store.hosts.values()) {
+    for (const [name, facts] of Object.entries(all ?? {})) {
+      const what = whatOf(facts);
+      const key = `${name} ${what}`;
+      if (!networks.has(key)) networks.set(key, { name, what, on: [], vms: 0 });
+      networks.get(key).on.push({ host, facts });
+    }
+  }
+  const at = new Map();
+  for (const row of networks.values()) for (const { host } of row.on) at.set(`${host} ${row.name}`, row);
+  for (const { host, nics } of store.jobs.values()) {
+    const used = new Set(nics.map(({ network }) => network).filter(Boolean));
+    for (const name of used) {
+      const row = at.get(`${host} ${name}`);
+      if (row) row.vms += 1;
+    }
+  }
+  return [...networks.values()];
+}
+
+function makeRow() {
+  const name = el("span", { class: "name" });
+  const by = el("span", { class: "old" });
+  const state = el("span", { class: "state" });
+  const why = el("span", { class: "old" });
+  const [what, bridge, hosts, vms] = ["", "wide", "mid", "number mid"].map((kind) => el("td", { class: kind }));
+  let row = null;
+  const remove = button("Remove…", () => removeIt(row), { class: "bad" });
+  const node = el(
+    "tr",
+    {},
+    el("th", { scope: "row" }, name, by),
+    el("td", {}, state, why),
+    what,
+    bridge,
+    hosts,
+    vms,
+    el("td", { class: "does" }, remove),
+  );
+  const ages = () => {
+    const down = row.on.filter(({ facts }) => !facts.is_up);
+    const up = row.on.length - down.length;
+    put(state, down.length === 0 ? "up" : up === 0 ? "not up" : `up on ${up} of ${row.on.length}`);
+    const isOld = row.on.every(({ host }) => ageOf(host).freshness !== "fresh");
+    mark(state, "data-mood", isOld ? "old" : down.length === 0 ? "good" : up === 0 ? "bad" : "warn");
+    const told = down.map(({ host, facts }) => `${nameOf(host)}: ${facts.trouble ?? "not started"}`);
+    const youngest = Math.min(...row.on.map(({ host }) => ageOf(host).age_ms));
+    put(why, [...told, ...(isOld ? [`as of ${age(youngest)} ago`] : [])].join("; "));
+  };
+  const set = (network) => {
+    row = network;
+    ages();
+    const isOurs = network.on.some(({ facts }) => facts.revision !== undefined);
+    put(name, network.name);
+    put(by, isOurs ? "" : "made by others");
+    put(what, network.what);
+    put(bridge, firsts([...new Set(network.on.map(({ facts }) => facts.bridge).filter(Boolean))]));
+    const names = network.on.map(({ host }) => nameOf(host)).sort(byName);
+    const isEverywhere = names.length === store.hosts.size && names.length > 2;
+    put(hosts, isEverywhere ? `all ${names.length}` : firsts(names));
+    put(vms, network.vms);
+    show(remove, isOurs);
+    mark(remove, "aria-label", `Remove ${network.name}, ${network.what}`);
+  };
+  return { node, set, age: ages };
+}
+
+function removeIt({ name, what, on }) {
+  const words = on.map(({ host }) => [wordFor(host), nameOf(host)]).sort(([, a], [, b]) => byName(a, b));
+  // Elsewhere the same name may be another network, and that one stays.
+  const all = words.map(([word]) => word).join(",");
+  confirm({
+    title: `Remove network ${name}?`,
+    lines: [`${what} is taken off its hosts. While a VM there needs it, it is taken off none.`],
+    body: words.length > 1 ? field("From", choice("on", [[all, `all ${words.length} hosts that have it`], ...words])) : null,
+    yes: "Remove",
+    isBad: true,
+    act: (form) => begin({ chore: "remove_network", name, on: form.get("on") ?? all }),
+  });
+}
+
+/** The kinds with what tells one from others of its kind: `[kind, words, field, label, hint]`. */
+const KINDS = [
+  ["nat", "out through the host, which gives addresses", "subnet", "Subnet", "such as 10.20.0.0/24"],
+  ["isolated", "guests of one host among themselves", "subnet", "Subnet", "empty: the host has no address there"],
+  ["bridge", "a bridge that hosts have already", "bridge", "Bridge", "such as br0"],
+  ["vlan", "a VLAN of an interface of the hosts", "tag", "Tag", "1 to 4094"],
+  ["overlay", "one Ethernet over all hosts that have it", "vni", "Number", "of VXLAN, such as 42; hosts that have it already stay in it"],
+];
+
+/** Kinds in which hosts may give addresses to guests. */
+const GIVES = ["nat", "isolated"];
+
+function make() {
+  const kind = choice("kind", KINDS.map(([value, words]) => [value, `${value}: ${words}`]));
+  const what = field("Subnet", wordField("what"), "such as 10.20.0.0/24");
+  const uplink = field("Interface", wordField("uplink"), "that carries the VLAN, such as eth1");
+  const dhcp = field("Guests have addresses", choice("dhcp", [["yes", "from their host"], ["", "from elsewhere"]]));
+  const turn = () => {
+    const [, , , label, hint] = KINDS.find(([value]) => value === kind.value);
+    put(what.querySelector("label"), label);
+    put(what.querySelector(".hint"), hint);
+    show(uplink, kind.value === "vlan");
+    show(dhcp, GIVES.includes(kind.value));
+  };
+  kind.addEventListener("change", turn);
+  turn();
+  const kinds = field("Kind", kind);
+  kinds.classList.add("broad");
+  const body = el(
+    "div",
+    { class: "fields" },
+    field("Name", wordField("name", { required: true, maxlength: "12" }), "a–z, 0–9 and -, at most 12"),
+    kinds,
+    what,
+    uplink,
+    dhcp,
+    hostsField("empty: on all"),
+  );
+  confirm({
+    title: "Make a network",
+    lines: ["Hosts keep it from then on. One of that name that was made here is changed to this."],
+    body,
+    yes: "Make it",
+    act: (form) =>
+      begin({
+        chore: "create_network",
+        name: form.get("name"),
+        kind: kind.value,
+        what: form.get("what"),
+        uplink: kind.value === "vlan" ? form.get("uplink") : null,
+        no_dhcp: GIVES.includes(kind.value) && form.get("dhcp") === "",
+        on: form.get("on"),
+      }),
+  });
+}
