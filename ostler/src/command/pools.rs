@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use protocol::id::PoolName;
+use protocol::id::{JobId, PoolName};
+use protocol::job::JobRow;
 use protocol::pool::{PoolFacts, PoolId, PoolSpec, PoolsConfig};
+use protocol::refusal::Refusal;
 use protocol::resources::Bytes;
 use serde_json::json;
 use transport::Method;
@@ -70,7 +72,7 @@ pub(crate) async fn run(session: &Session, args: PoolsArgs) -> Result<Code, Fail
     match args.command.unwrap_or(PoolsCommand::Ls) {
         PoolsCommand::Ls => Ok(ls(session, &picture)),
         PoolsCommand::Add(args) => add(session, &picture, args).await,
-        PoolsCommand::Rm { name, on } => rm(session, places(&picture, &on)?, &name).await,
+        PoolsCommand::Rm { name, on } => rm(session, &picture, &on, &name).await,
     }
 }
 
@@ -177,7 +179,31 @@ fn tell(session: &Session, place: &Place, name: &PoolName, id: Option<PoolId>, w
     }
 }
 
-async fn rm(session: &Session, targets: Vec<Place>, name: &PoolName) -> Result<Code, Failure> {
+/// All hosts let go of it or none: whose disks are in it is asked of what is seen before any of them is told. What has
+/// come since, its host knows.
+async fn rm(
+    session: &Session,
+    picture: &Picture,
+    on: &[String],
+    name: &PoolName,
+) -> Result<Code, Failure> {
+    let targets = places(picture, on)?;
+    let jobs = picture.jobs();
+    for place in &targets {
+        let is_in_it = |row: &&JobRow| {
+            row.host == place.host.id
+                && row.job.spec.as_vm().is_some_and(|vm| vm.bytes_by_pool().contains_key(name))
+        };
+        let users: Vec<JobId> =
+            jobs.iter().filter(is_in_it).map(|row| row.job.id.clone()).collect();
+        if !users.is_empty() {
+            let no = Refusal::PoolInUse { pool: name.clone(), users };
+            let what = format!("nothing was taken away: on {}: {no}", place.name);
+            return Err(
+                Failure::new(Code::Refused, what).next("ostler volumes shows what is in it")
+            );
+        }
+    }
     let mut is_found = false;
     for place in targets {
         let mut config = read(session, &place).await?;
