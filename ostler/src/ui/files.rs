@@ -46,6 +46,7 @@ const PARTS: &[File] = &[
     file!("pools.js", JS),
     file!("volumes.js", JS),
     file!("networks.js", JS),
+    file!("newnetwork.js", JS),
     file!("plugs.js", JS),
     file!("images.js", JS),
     file!("disks.js", JS),
