@@ -120,7 +120,10 @@ fn said(output: &std::process::Output) -> String {
 fn lab_huge_pages_are_given_once_and_who_finds_too_few_is_told_at_once() {
     let test = "lab_huge_pages_are_given_once";
     let Some(pool) = Pool::begin() else {
-        return say_skipped(test, "no huge pages: the kernel sets none aside for whoever runs this");
+        return say_skipped(
+            test,
+            "no huge pages: the kernel sets none aside for whoever runs this",
+        );
     };
     let Some(lab) = Lab::up(test, 2) else { return };
     let mut operator = Operator::new();
