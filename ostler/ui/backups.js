@@ -5,10 +5,11 @@ import { choice, confirm, field, wordField } from "./asking.js";
 import { begin, beginAndTell } from "./chores.js";
 import { keepField } from "./copies.js";
 import { button, el, mark, put, show, table } from "./dom.js";
+import { Filter } from "./filter.js";
 import { List } from "./list.js";
 import { hostsByName, on, store, wordFor } from "./store.js";
 import { Rows, byName } from "./table.js";
-import { bytes, many, moment, since } from "./words.js";
+import { bytes, moment, shownOf, since } from "./words.js";
 
 export class Backups {
   constructor() {
@@ -21,12 +22,7 @@ export class Backups {
       ["Was on", "wide"],
       ["Actions", "bare"],
     ];
-    this.text = el("input", {
-      type: "search",
-      id: "backups-text",
-      placeholder: "name of a VM…",
-      on: { input: () => this.sift() },
-    });
+    const filter = new Filter("backups-text", "name of a VM…", () => this.sift(), "Filter by name");
     this.all = button("Back up all…", backUpAll, { class: "main" });
     this.summary = el("p", { class: "summary", role: "status" });
     this.more = button("Show more", () => (this.rows.more(), this.sift()));
@@ -38,8 +34,7 @@ export class Backups {
       el(
         "div",
         { class: "tools" },
-        el("label", { for: "backups-text", class: "unseen", text: "Filter by name" }),
-        this.text,
+        ...filter.nodes,
         this.all,
       ),
       this.summary,
@@ -51,7 +46,7 @@ export class Backups {
     this.rows = new Rows(body, {
       make: makeRow,
       order: (a, b) => byName(a.vm, b.vm) || b.taken_ms - a.taken_ms || byName(a.path, b.path),
-      matches: ({ vm }) => vm.includes(this.text.value.trim().toLowerCase()),
+      matches: ({ vm }) => filter.matches([vm]),
     });
     on("cluster", () => (this.all.disabled = store.cluster.backups === null));
   }
@@ -67,12 +62,10 @@ export class Backups {
   }
 
   sift() {
-    const { shown, matching, all } = this.rows.sift();
-    const words = matching === all ? many(all, "backup") : `${matching} of ${many(all, "backup")}`;
-    const cut = shown < matching ? `, the first ${shown} shown` : "";
+    const found = this.rows.sift();
     const where = `in ${store.cluster.backups}, each a folder.`;
-    put(this.summary, store.cluster.backups === null ? "" : `${words}${cut} ${where}`);
-    show(this.more, shown < matching);
+    put(this.summary, store.cluster.backups === null ? "" : `${shownOf(found, "backup")} ${where}`);
+    show(this.more, found.shown < found.matching);
   }
 }
 

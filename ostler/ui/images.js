@@ -3,11 +3,12 @@
 import { choice, confirm, field, wordField } from "./asking.js";
 import { begin } from "./chores.js";
 import { button, el, mark, put, show, table } from "./dom.js";
+import { Filter } from "./filter.js";
 import { List } from "./list.js";
 import { hostsField } from "./pools.js";
 import { hostsByName, store, wordFor } from "./store.js";
 import { Rows, byName } from "./table.js";
-import { bytes, firsts, many } from "./words.js";
+import { bytes, firsts, shownOf } from "./words.js";
 
 /** Characters of a digest that are shown: as many as the command shows. */
 const DIGEST_SHOWN = 12;
@@ -23,12 +24,7 @@ export class Images {
       ["Needed by", ""],
       ["Actions", "bare"],
     ];
-    this.text = el("input", {
-      type: "search",
-      id: "images-text",
-      placeholder: "name, host, VM…",
-      on: { input: () => this.sift() },
-    });
+    const filter = new Filter("images-text", "name, host, VM…", () => this.sift());
     this.summary = el("p", { class: "summary", role: "status" });
     this.coming = el("ul", { class: "lines" });
     this.more = button("Show more", () => (this.rows.more(), this.sift()));
@@ -40,8 +36,7 @@ export class Images {
       el(
         "div",
         { class: "tools" },
-        el("label", { for: "images-text", class: "unseen", text: "Filter by text" }),
-        this.text,
+        ...filter.nodes,
         button("Prune…", prune),
         button("Bring one…", bring, { class: "main" }),
       ),
@@ -54,7 +49,7 @@ export class Images {
     this.rows = new Rows(body, {
       make: makeRow,
       order: (a, b) => byName(a.name, b.name) || byName(a.sha256, b.sha256),
-      matches: (image) => this.matches(image),
+      matches: ({ name, hosts, users }) => filter.matches([name, ...hosts, ...users.map(({ job }) => job)]),
     });
   }
 
@@ -68,17 +63,10 @@ export class Images {
     this.sift();
   }
 
-  matches({ name, hosts, users }) {
-    const text = this.text.value.trim().toLowerCase();
-    const words = [name, ...hosts, ...users.map(({ job }) => job)];
-    return text === "" || words.some((one) => one.toLowerCase().includes(text));
-  }
-
   sift() {
-    const { shown, matching, all } = this.rows.sift();
-    const words = matching === all ? many(all, "image") : `${matching} of ${many(all, "image")}`;
-    put(this.summary, shown < matching ? `${words}, the first ${shown} shown` : words);
-    show(this.more, shown < matching);
+    const found = this.rows.sift();
+    put(this.summary, shownOf(found, "image"));
+    show(this.more, found.shown < found.matching);
   }
 }
 

@@ -3,11 +3,12 @@
 import { choice, confirm, field } from "./asking.js";
 import { begin } from "./chores.js";
 import { button, el, mark, put, show, table } from "./dom.js";
+import { Filter } from "./filter.js";
 import { makeNetwork } from "./newnetwork.js";
 import { Plugs } from "./plugs.js";
 import { ageOf, nameOf, on, store, wordFor } from "./store.js";
 import { Rows, byName } from "./table.js";
-import { age, firsts, many } from "./words.js";
+import { age, firsts, shownOf } from "./words.js";
 
 export class Networks {
   constructor() {
@@ -21,16 +22,8 @@ export class Networks {
       ["VMs", "number mid"],
       ["Actions", "bare"],
     ];
-    this.text = el("input", {
-      type: "search",
-      id: "networks-text",
-      placeholder: "network, host, VM, address…",
-      on: { input: () => this.sift() },
-    });
-    const matches = (words) => {
-      const text = this.text.value.trim().toLowerCase();
-      return text === "" || words.some((one) => one.toLowerCase().includes(text));
-    };
+    const filter = new Filter("networks-text", "network, host, VM, address…", () => this.sift());
+    const matches = (words) => filter.matches(words);
     this.plugs = new Plugs(matches);
     this.summary = el("p", { class: "summary", role: "status" });
     this.more = button("Show more", () => (this.rows.more(), this.sift()));
@@ -41,8 +34,7 @@ export class Networks {
       el(
         "div",
         { class: "tools" },
-        el("label", { for: "networks-text", class: "unseen", text: "Filter by text" }),
-        this.text,
+        ...filter.nodes,
         button("Make one…", makeNetwork, { class: "main" }),
       ),
       this.summary,
@@ -78,10 +70,9 @@ export class Networks {
   }
 
   sift() {
-    const { shown, matching, all } = this.rows.sift();
-    const words = matching === all ? many(all, "network") : `${matching} of ${many(all, "network")}`;
-    put(this.summary, shown < matching ? `${words}, the first ${shown} shown` : words);
-    show(this.more, shown < matching);
+    const found = this.rows.sift();
+    put(this.summary, shownOf(found, "network"));
+    show(this.more, found.shown < found.matching);
     this.plugs.sift();
   }
 }

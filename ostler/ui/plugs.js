@@ -3,7 +3,7 @@
 import { button, el, mark, put, show, table } from "./dom.js";
 import { isVm, nameOf, on, store } from "./store.js";
 import { Rows, byName } from "./table.js";
-import { many } from "./words.js";
+import { shownOf } from "./words.js";
 
 export class Plugs {
   /** `matches(words)` is the filter. */
@@ -50,10 +50,9 @@ export class Plugs {
   }
 
   sift() {
-    const { shown, matching, all } = this.rows.sift();
-    const words = matching === all ? many(all, "card") : `${matching} of ${many(all, "card")}`;
-    put(this.summary, shown < matching ? `${words}, the first ${shown} shown` : words);
-    show(this.more, shown < matching);
+    const found = this.rows.sift();
+    put(this.summary, shownOf(found, "card"));
+    show(this.more, found.shown < found.matching);
   }
 }
 

@@ -6,7 +6,7 @@ import { begin } from "./chores.js";
 import { Bar, button, el, mark, put, show, table } from "./dom.js";
 import { ageOf, nameOf, on, store, wordFor } from "./store.js";
 import { Rows, byName } from "./table.js";
-import { age, bytes, firsts, many } from "./words.js";
+import { age, bytes, firsts, shownOf } from "./words.js";
 
 /** A host's own folder, by the name that the commands have for it. */
 const OWN = "default";
@@ -60,12 +60,11 @@ export class Pools {
   }
 
   sift() {
-    const { shown, matching, all } = this.rows.sift();
-    const words = matching === all ? many(all, "pool") : `${matching} of ${many(all, "pool")}`;
+    const found = this.rows.sift();
     const bad = troubledPools();
     const what = bad === 0 ? "" : bad === 1 ? "; one wants a look" : `; ${bad} want a look`;
-    put(this.summary, `${words}${shown < matching ? `, the first ${shown} shown` : ""}${what}`);
-    show(this.more, shown < matching);
+    put(this.summary, shownOf(found, "pool") + what);
+    show(this.more, found.shown < found.matching);
   }
 }
 

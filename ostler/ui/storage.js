@@ -1,21 +1,14 @@
 // Where disks are: the pools of the hosts, and the volumes in them.
 
 import { button, el } from "./dom.js";
+import { Filter } from "./filter.js";
 import { Pools, addPool } from "./pools.js";
 import { Volumes } from "./volumes.js";
 
 export class Storage {
   constructor() {
-    this.text = el("input", {
-      type: "search",
-      id: "storage-text",
-      placeholder: "pool, host, VM…",
-      on: { input: () => this.sift() },
-    });
-    const matches = (words) => {
-      const text = this.text.value.trim().toLowerCase();
-      return text === "" || words.some((one) => one.toLowerCase().includes(text));
-    };
+    const filter = new Filter("storage-text", "pool, host, VM…", () => this.sift());
+    const matches = (words) => filter.matches(words);
     this.pools = new Pools(matches);
     this.volumes = new Volumes(matches);
     this.node = el(
@@ -24,8 +17,7 @@ export class Storage {
       el(
         "div",
         { class: "tools" },
-        el("label", { for: "storage-text", class: "unseen", text: "Filter by text" }),
-        this.text,
+        ...filter.nodes,
         button("Add a pool…", addPool, { class: "main" }),
       ),
       this.pools.node,

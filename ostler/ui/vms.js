@@ -3,9 +3,10 @@
 import { ask, choice, confirm, field } from "./asking.js";
 import { plugs } from "./cards.js";
 import { button, el, mark, put, show, table } from "./dom.js";
+import { Filter } from "./filter.js";
 import { ageOf, hostsByName, isVm, nameOf, on, stateOf, store } from "./store.js";
 import { Rows, byName } from "./table.js";
-import { age, bytes, many, mood, since, word } from "./words.js";
+import { age, bytes, mood, shownOf, since, word } from "./words.js";
 
 /** What the state filter offers, and what matches it. */
 const KINDS = [
@@ -21,12 +22,7 @@ const KINDS = [
 
 export class Vms {
   constructor() {
-    this.text = el("input", {
-      type: "search",
-      id: "vms-text",
-      placeholder: "name, host, tenant, label…",
-      on: { input: () => this.sift() },
-    });
+    this.filter = new Filter("vms-text", "name, host, tenant, label…", () => this.sift());
     this.kind = el("select", { id: "vms-state", on: { change: () => this.sift() } });
     this.kind.append(...KINDS.map(([value, text]) => el("option", { value, text })));
     this.summary = el("p", { class: "summary", role: "status" });
@@ -51,8 +47,7 @@ export class Vms {
       el(
         "div",
         { class: "tools" },
-        el("label", { for: "vms-text", class: "unseen", text: "Filter by text" }),
-        this.text,
+        ...this.filter.nodes,
         el("label", { for: "vms-state", class: "unseen", text: "Filter by state" }),
         this.kind,
         this.add,
@@ -83,19 +78,16 @@ export class Vms {
 
   matches(job) {
     const kind = KINDS.find(([value]) => value === this.kind.value);
-    const text = this.text.value.trim().toLowerCase();
     if (!kind[2](job)) return false;
-    if (text === "") return true;
     const labels = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
     const words = [job.id, nameOf(job.host), job.tenant, job.image ?? "", stateOf(job), job.is_protected ? "protected" : "", job.rank ?? "", job.why ?? "", job.resize ?? "", ...job.cards, ...job.nics.map((nic) => `${nic.network ?? ""} ${nic.mac}`), ...labels];
-    return words.some((one) => one.toLowerCase().includes(text));
+    return this.filter.matches(words);
   }
 
   sift() {
-    const { shown, matching, all } = this.rows.sift();
-    const words = all === 0 ? none() : matching === all ? many(all, "VM") : `${matching} of ${many(all, "VM")}`;
-    put(this.summary, shown < matching ? `${words}, the first ${shown} shown` : words);
-    show(this.more, shown < matching);
+    const found = this.rows.sift();
+    put(this.summary, found.all === 0 ? none() : shownOf(found, "VM"));
+    show(this.more, found.shown < found.matching);
   }
 
   /** What grows old by itself. */

@@ -7,7 +7,7 @@ import { button, el, mark, put, show, table } from "./dom.js";
 import { List } from "./list.js";
 import { on, store } from "./store.js";
 import { Rows, byName } from "./table.js";
-import { bytes, many } from "./words.js";
+import { bytes, shownOf } from "./words.js";
 
 /** What the commands call volumes of no VM. */
 const NOBODYS = "nobody's";
@@ -70,11 +70,9 @@ export class Volumes {
   }
 
   sift() {
-    const { shown, matching, all } = this.rows.sift();
-    const words = matching === all ? many(all, "volume") : `${matching} of ${many(all, "volume")}`;
-    const cut = shown < matching ? `, the first ${shown} shown` : "";
-    put(this.summary, `${words}${cut}. They come and go with their VMs, and those of a pool are in its trash for a day then.`);
-    show(this.more, shown < matching);
+    const found = this.rows.sift();
+    put(this.summary, `${shownOf(found, "volume")}. They come and go with their VMs, and those of a pool are in its trash for a day then.`);
+    show(this.more, found.shown < found.matching);
   }
 }
 

@@ -29,6 +29,12 @@ export const count = (n) => String(n);
 /** How many there are of something: `1 VM`, `2 VMs`. */
 export const many = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
 
+/** How many of a list match what is looked for, and how many of these are shown: what `Rows.sift` says. */
+export function shownOf({ shown, matching, all }, one) {
+  const words = matching === all ? many(all, one) : `${matching} of ${many(all, one)}`;
+  return shown < matching ? `${words}, the first ${shown} shown` : words;
+}
+
 /** Names that are told of a long list. */
 const TOLD_MAX = 8;
 

@@ -42,6 +42,7 @@ const PARTS: &[File] = &[
     file!("load.js", JS),
     file!("runs.js", JS),
     file!("list.js", JS),
+    file!("filter.js", JS),
     file!("storage.js", JS),
     file!("pools.js", JS),
     file!("volumes.js", JS),

@@ -412,17 +412,18 @@ fn who_loses_the_last_start_to_rivals_tries_again_with_another_offer() {
     assert!(why.contains("others were faster"), "{why}");
 }
 
+fn ended(offer: &Signed<Offer>) -> DenialReason {
+    let offer = offer.open().unwrap();
+    DenialReason::OfferEnded { host: offer.host, id: offer.id }
+}
+
 /// An arbiter that has just started is silent for about as long as an offer lasts.
 #[test]
 fn an_offer_that_ended_while_it_was_shown_is_asked_for_anew() {
     let (trust, offer) = (trust(None), offer(3));
     let mut poll = Poll::of(&trust, &offer);
     while let Some((arbiter, _)) = poll.next_arbiter() {
-        let ended = DenialReason::OfferEnded {
-            host: offer.open().unwrap().host,
-            id: offer.open().unwrap().id,
-        };
-        poll.take(arbiter.slot, no(&offer, arbiter.slot, ended));
+        poll.take(arbiter.slot, no(&offer, arbiter.slot, ended(&offer)));
     }
     let Answer::OfferOver { why } = poll.conclude() else { panic!("ended for good") };
     assert!(why.contains("has ended; ask the host for a new one"), "{why}");
@@ -433,12 +434,8 @@ fn where_too_few_answer_another_offer_is_no_better() {
     let (trust, offer) = (trust(None), offer(3));
     let mut poll = Poll::of(&trust, &offer);
     while let Some((arbiter, _)) = poll.next_arbiter() {
-        let ended = DenialReason::OfferEnded {
-            host: offer.open().unwrap().host,
-            id: offer.open().unwrap().id,
-        };
         match arbiter.slot {
-            0 => poll.take(0, no(&offer, 0, ended)),
+            0 => poll.take(0, no(&offer, 0, ended(&offer))),
             slot => poll.take(slot, Err("no answer".into())),
         }
     }

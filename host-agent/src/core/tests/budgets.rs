@@ -188,7 +188,7 @@ fn a_copy_of_a_request_that_comes_after_a_delete_starts_nothing() {
     let mut bench = Bench::trusted(HOST);
     bench.delegate(1, 3).unwrap();
     let run = Some(RunKey { run: protocol::id::RunId(uuid::Uuid::nil()), task: 0, claim: 1 });
-    let put = || PutJob { budget: Some(job_id(BUDGET)), run, ..body(1, 1, None) };
+    let put = || PutJob { budget: Some(job_id(BUDGET)), run, ..body(2, 1, None) };
     bench.put("a.h1.web", put()).unwrap();
     bench.end_work(WorkOutcome::Done);
     bench.stop("a.h1.web").unwrap();
@@ -196,6 +196,13 @@ fn a_copy_of_a_request_that_comes_after_a_delete_starts_nothing() {
     bench.ask(Request::Delete { job: job_id("a.h1.web"), run: None, shared: false }).unwrap();
     bench.end_work(WorkOutcome::Done);
     assert_eq!(refusal(bench.put("a.h1.web", put())), "no-such-job");
+    // Nor what was made anew since, and has a lower revision.
+    bench.spend("a.h1.web", 1, 1).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.stop("a.h1.web").unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(refusal(bench.put("a.h1.web", put())), "no-such-job");
+    assert_eq!(bench.state("a.h1.web"), JobState::Stopped);
 }
 
 /// A row has a hold or a budget, or statements would not list what it holds.
