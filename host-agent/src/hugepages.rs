@@ -2,8 +2,11 @@
 //!
 //! The kernel is asked each time, because whoever runs `sysctl vm.nr_hugepages` tells nobody. A hypervisor that
 //! only pretends has none of the machine's, and as many as its agent was told.
+//!
+//! Guests get pages of a size only where a `hugetlbfs` of that size is mounted, as systemd mounts one of the usual
+//! size. libvirt looks for it when it starts, and so does this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,12 +17,16 @@ use crate::core::HugepagesSeen;
 
 /// Where Linux says how many there are, of all NUMA nodes together.
 const FOLDER: &str = "/sys/kernel/mm/hugepages";
+/// What is mounted here.
+const MOUNTS: &str = "/proc/self/mounts";
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Counter {
     /// Where the kernel tells; `None` where all is pretended.
     folder: Option<PathBuf>,
+    /// Sizes that guests can have, where the kernel tells.
+    mounted: BTreeSet<PageSize>,
     /// How many are for guests, if that was said.
     at_most: Option<Pages>,
 }
@@ -28,7 +35,19 @@ impl Counter {
     /// For this hypervisor, whose guests may have so many.
     pub(crate) fn of(facts: &HypervisorFacts, at_most: Option<Pages>) -> Self {
         let folder = (facts.driver == "QEMU").then(|| PathBuf::from(FOLDER));
-        Self { folder, at_most }
+        let mounted = mounted(&fs::read_to_string(MOUNTS).unwrap_or_default());
+        let counter = Self { folder, mounted, at_most };
+        for (size, seen) in counter.folder.as_deref().map(read).unwrap_or_default() {
+            if seen.total > 0 && !counter.mounted.contains(&size) {
+                tracing::warn!(
+                    "{} huge pages of {size} are set aside, and no guest can have them: mount a hugetlbfs with \
+                     pagesize={}K, then restart libvirtd, if there is one, and this agent",
+                    seen.total,
+                    size.kib()
+                );
+            }
+        }
+        counter
     }
 
     /// How many there are for guests, and how many of these are taken.
@@ -41,7 +60,8 @@ impl Counter {
             None => (size, seen),
             Some(at_most) => (size, within(seen, at_most.count(size))),
         };
-        read(folder).into_iter().map(limited).collect()
+        let seen = read(folder).into_iter().filter(|(size, _)| self.mounted.contains(size));
+        seen.map(limited).collect()
     }
 
     /// Memory that is set aside, for whomever, in bytes.
@@ -56,6 +76,25 @@ impl Counter {
 fn within(seen: HugepagesSeen, at_most: u64) -> HugepagesSeen {
     let total = seen.total.min(at_most);
     HugepagesSeen { total, taken: seen.taken.saturating_sub(seen.total - total) }
+}
+
+/// The sizes of each `hugetlbfs` among these lines of `/proc/mounts`: `hugetlbfs /dev/hugepages hugetlbfs
+/// rw,relatime,pagesize=2M 0 0`. A kernel that says no size means the usual one.
+fn mounted(lines: &str) -> BTreeSet<PageSize> {
+    let size = |line: &str| {
+        let mut words = line.split(' ').skip(2);
+        let options = words.next().filter(|kind| *kind == "hugetlbfs").and(words.next())?;
+        let size = options.split(',').find_map(|option| option.strip_prefix("pagesize="));
+        let Some(size) = size else { return Some(PageSize::MIB2) };
+        let (number, kib) = match size.split_at_checked(size.len().saturating_sub(1))? {
+            (number, "K") => (number, 1),
+            (number, "M") => (number, 1 << 10),
+            (number, "G") => (number, 1 << 20),
+            _ => return None,
+        };
+        PageSize::of_kib(number.parse::<u64>().ok()?.checked_mul(kib)?)
+    };
+    lines.lines().filter_map(size).collect()
 }
 
 /// What the kernel says; what it does not say is none.
@@ -95,7 +134,28 @@ mod tests {
     }
 
     fn counter(dir: &tempfile::TempDir, at_most: Option<Pages>) -> Counter {
-        Counter { folder: Some(dir.path().to_owned()), at_most }
+        let mounted = BTreeSet::from([PageSize::MIB2, PageSize::GIB1]);
+        Counter { folder: Some(dir.path().to_owned()), mounted, at_most }
+    }
+
+    #[test]
+    fn pages_that_no_mount_gives_to_guests_are_set_aside_all_the_same() {
+        let lines = "proc /proc proc rw,pagesize=1G 0 0\n\
+            hugetlbfs /dev/hugepages hugetlbfs rw,nosuid,relatime,pagesize=2M 0 0\n\
+            huge /mnt/odd hugetlbfs rw,pagesize=many 0 0\nhugetlbfs\n";
+        assert_eq!(mounted(lines), BTreeSet::from([PageSize::MIB2]));
+        assert_eq!(
+            mounted("h /a hugetlbfs rw,pagesize=1024M 0 0\nh /b hugetlbfs rw 0 0"),
+            BTreeSet::from([PageSize::MIB2, PageSize::GIB1])
+        );
+        let dir = kernel(&[
+            ("hugepages-2048kB", ["64", "64", "0"]),
+            ("hugepages-1048576kB", ["2", "2", "0"]),
+        ]);
+        let counter = Counter { mounted: mounted(lines), ..counter(&dir, None) };
+        let seen = HugepagesSeen { total: 64, taken: 0 };
+        assert_eq!(counter.count(), BTreeMap::from([(PageSize::MIB2, seen)]));
+        assert_eq!(counter.bytes_aside(), (128 << 20) + (2 << 30));
     }
 
     #[test]
@@ -126,11 +186,15 @@ mod tests {
 
     #[test]
     fn what_only_pretends_has_what_it_was_told_and_a_kernel_without_any_has_none() {
-        let told = Counter { folder: None, at_most: Some(Pages { mib2: 64, gib1: 0 }) };
+        let told = Counter {
+            folder: None,
+            mounted: BTreeSet::new(),
+            at_most: Some(Pages { mib2: 64, gib1: 0 }),
+        };
         let seen = HugepagesSeen { total: 64, taken: 0 };
         assert_eq!(told.count(), BTreeMap::from([(PageSize::MIB2, seen)]));
         assert_eq!(told.bytes_aside(), 128 << 20);
-        let none = Counter { folder: Some("/nonexistent".into()), at_most: None };
+        let none = Counter { folder: Some("/nonexistent".into()), at_most: None, ..told };
         assert_eq!((none.count(), none.bytes_aside()), (BTreeMap::new(), 0));
     }
 }

@@ -615,7 +615,7 @@ impl Refusal {
 
 fn pages_words(free: u64, total: u64) -> String {
     match (total, total.saturating_sub(free), free) {
-        (0, ..) => "the host has set none of that size aside".to_owned(),
+        (0, ..) => "the host has none of that size for guests".to_owned(),
         (_, 0, _) => format!("the host has {total} in all"),
         (_, taken, 0) => format!("the host has {total}, of which {taken} are taken"),
         (_, taken, free) => {
@@ -856,7 +856,7 @@ mod tests {
         assert_eq!(words(65, 64, 64), "needs 65 huge pages of 2MiB; the host has 64 in all");
         assert_eq!(
             words(32, 0, 0),
-            "needs 32 huge pages of 2MiB; the host has set none of that size aside"
+            "needs 32 huge pages of 2MiB; the host has none of that size for guests"
         );
     }
 

@@ -137,7 +137,7 @@ fn lab_huge_pages_are_given_once_and_who_finds_too_few_is_told_at_once() {
     lab.await_agent("h2");
 
     // Before anybody sets some aside there are none, and no host is asked in vain.
-    let none = "needs 64 huge pages of 2MiB; the host has set none of that size aside";
+    let none = "needs 64 huge pages of 2MiB; the host has none of that size for guests";
     assert_refused(
         &run(&operator, "db", 128, &[]),
         &[none, "set 64 huge pages of 2MiB more aside"],
@@ -180,7 +180,7 @@ fn lab_huge_pages_are_given_once_and_who_finds_too_few_is_told_at_once() {
     assert_runs(&run(&operator, "small", 64, &["--on", "h1"]));
     operator.must(&["run", "--name", "plain", "--memory", "128MiB", "--on", "h2"]);
     assert_eq!(hugetlb_kib(&lab, "h2", "plain"), 0);
-    let none = "needs 64 huge pages of 2MiB; the host has set none of that size aside";
+    let none = "needs 64 huge pages of 2MiB; the host has none of that size for guests";
     assert_refused(&run(&operator, "web", 128, &["--on", "h2"]), &[none]);
 
     // After the first ends it fits, at once.

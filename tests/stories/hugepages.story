@@ -12,7 +12,7 @@ host h2 64GiB hugepages=1GiB:8
 expect runs db 1GiB hugepages=2MiB
 then cannot
 then unmet db
-then says needs 512 huge pages of 2MiB; the host has set none of that size aside
+then says needs 512 huge pages of 2MiB; the host has none of that size for guests
 then says set 512 huge pages of 2MiB more aside on h1
 
 story what lacks is told with numbers, and what would help
@@ -124,7 +124,7 @@ host h2 64GiB
 vm db on h1 128MiB hugepages=2MiB
 drain h1
 then db on h1
-then says needs 64 huge pages of 2MiB; the host has set none of that size aside
+then says needs 64 huge pages of 2MiB; the host has none of that size for guests
 
 story one that has agreed to it is stopped for pages
 host h1 16GiB hugepages=2MiB:64
