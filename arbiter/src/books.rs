@@ -315,13 +315,17 @@ impl Books {
         }
     }
 
-    /// Drops every entry of a host that an operator says was off, and remembers which they were: what they
-    /// took is free, and may be somebody else's when the host is back.
-    pub fn take(&mut self, host: &HostId) {
-        let mut ids = self.taken.remove(host).unwrap_or_default();
-        ids.extend(self.of_host(host).map(|entry| entry.id));
-        self.retire(host);
-        self.taken.insert(host.clone(), ids);
+    /// Drops the entries of a host that an operator says was off, and remembers which they were: what they
+    /// took is free, and may be somebody else's when the host is back. What it has said since that it has stays.
+    pub fn take(&mut self, host: &HostId, has_since: impl Fn(OfferId) -> bool) {
+        let entries = self.of_host(host).filter(|entry| !has_since(entry.id));
+        let places: Vec<(OfferId, JobId)> =
+            entries.map(|entry| (entry.id, entry.job.clone())).collect();
+        for (id, job) in &places {
+            self.strike(host, *id, job);
+        }
+        let taken = self.taken.entry(host.clone()).or_default();
+        taken.extend(places.into_iter().map(|(id, _)| id));
     }
 
     /// R6: what is booked here of a tenant's quota.

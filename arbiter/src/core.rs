@@ -227,6 +227,8 @@ struct Times {
 struct Said {
     watermark: OfferId,
     listed: BTreeSet<OfferId>,
+    /// The document that it obeyed.
+    obeyed: Option<u64>,
 }
 
 /// One arbiter.

@@ -30,16 +30,16 @@ pub enum Next {
     New(Box<Trust>),
 }
 
-/// Decides the next document. `cluster` is taken only when there is none yet.
+/// Decides the next document. `cluster`, and how many `liars` it bears, are taken only when there is none yet.
 #[must_use]
 pub fn next_trust(
     in_force: Option<&Trust>,
-    cluster: &ClusterId,
+    (cluster, liars): (&ClusterId, u32),
     operator: PublicKey,
     members: &[Member],
     hosts: &[PublicKey],
 ) -> Next {
-    let first = || Trust::of_nobody(cluster.clone());
+    let first = || Trust { f: liars, ..Trust::of_nobody(cluster.clone()) };
     let mut next = in_force.cloned().unwrap_or_else(first);
     if !next.operators.contains(&operator) {
         next.operators.push(operator);
@@ -120,7 +120,7 @@ pub(crate) mod tests {
     }
 
     fn signed_first(members: &[Member], hosts: &[PublicKey]) -> Trust {
-        let Next::New(trust) = next_trust(None, &cluster(), key(1), members, hosts) else {
+        let Next::New(trust) = next_trust(None, (&cluster(), 0), key(1), members, hosts) else {
             panic!("the first document is always new")
         };
         *trust

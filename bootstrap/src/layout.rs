@@ -8,27 +8,45 @@ use std::collections::BTreeMap;
 
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobState, Role};
-use protocol::trust::{Seat, Trust};
+use protocol::trust::{Seat, Trust, Witnesses};
 
 /// How many processes of each role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// Arbiters: 1, 3 or 5; an even number tolerates no more losses than one less.
+    /// Arbiters: 1, 3 or 5; an even number tolerates no more losses than one less, where nobody may lie.
     pub arbiters: u32,
     /// Monitors.
     pub monitors: u32,
     /// Controllers.
     pub controllers: u32,
-    /// Witnesses that a new cluster begins with: none, 1, 3 or 5, each on a host without an arbiter. Later they
+    /// Witnesses that a new cluster begins with: none, 1, 3 or 5 (or [`Witnesses::of_use`]), each on a host without an arbiter. Later they
     /// are those of the trust document.
     pub witnesses: u32,
+    /// How many arbiters, and how many witnesses, may lie without harm in a new cluster. Later the trust document
+    /// says so.
+    pub liars: u32,
 }
 
 impl Layout {
     /// What a cluster of this many hosts starts with.
     #[must_use]
     pub fn of_hosts(hosts: usize) -> Self {
-        Self { arbiters: 1, monitors: if hosts > 1 { 2 } else { 1 }, controllers: 1, witnesses: 0 }
+        let monitors = if hosts > 1 { 2 } else { 1 };
+        Self { arbiters: 1, monitors, controllers: 1, witnesses: 0, liars: 0 }
+    }
+
+    /// Whether those who don't lie are a quorum by themselves, so that a new cluster goes on whatever the others say.
+    fn check_numbers(&self) -> Result<(), LayoutError> {
+        let (liars, need) = (self.liars, self.liars.saturating_mul(3).saturating_add(1));
+        let who = [("arbiters", self.arbiters), ("witnesses", self.witnesses)];
+        let mut few = who.into_iter().filter(|(who, count)| *who == "arbiters" || *count > 0);
+        match few.find(|(_, count)| liars > 0 && *count < need) {
+            Some((who, count)) => Err(LayoutError::TooManyLiars { liars, who, count, need }),
+            None if self.witnesses > 0 && !Witnesses::is_of_use(self.witnesses, liars) => {
+                Err(LayoutError::WitnessesOfNoUse { witnesses: self.witnesses, liars })
+            }
+            None => Ok(()),
+        }
     }
 
     /// The roles in the order in which they are started, with their numbers.
@@ -107,6 +125,26 @@ pub enum LayoutError {
         /// Hosts without an arbiter.
         free: usize,
     },
+    /// One less would bear as many losses.
+    #[error("{witnesses} witnesses: {} are of use", Witnesses::of_use(*liars))]
+    WitnessesOfNoUse {
+        /// How many were asked for.
+        witnesses: u32,
+        /// How many may lie.
+        liars: u32,
+    },
+    /// Those who don't lie would be no quorum.
+    #[error("{liars} that may lie need {need} {who} at least, and {count} are asked for")]
+    TooManyLiars {
+        /// How many may lie.
+        liars: u32,
+        /// Of whom.
+        who: &'static str,
+        /// How many of them are asked for.
+        count: u32,
+        /// How many there have to be.
+        need: u32,
+    },
 }
 
 /// The name of a service job.
@@ -124,6 +162,9 @@ pub fn place(
     trust: Option<&Trust>,
     hosts: &BTreeMap<HostId, Vec<Job>>,
 ) -> Result<Vec<Placement>, LayoutError> {
+    if trust.is_none() {
+        layout.check_numbers()?;
+    }
     let mut load: BTreeMap<&HostId, u32> = hosts.keys().map(|host| (host, 0)).collect();
     let mut placements = Vec::new();
     let mut homeless = Vec::new();
@@ -278,7 +319,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    const LAYOUT: Layout = Layout { arbiters: 1, monitors: 2, controllers: 1, witnesses: 0 };
+    const LAYOUT: Layout =
+        Layout { arbiters: 1, monitors: 2, controllers: 1, witnesses: 0, liars: 0 };
 
     pub(crate) fn service(role: Role, index: u32, state: JobState, seed: u8) -> Job {
         let service = ServiceSpec { role, port: 0, discovery: vec![] };
@@ -320,7 +362,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_new_cluster_has_its_witnesses_where_no_arbiter_is() {
-        let layout = Layout { arbiters: 3, monitors: 1, controllers: 1, witnesses: 3 };
+        let layout = Layout { arbiters: 3, monitors: 1, witnesses: 3, ..LAYOUT };
         let six = bare(&["ha", "hb", "hc", "hd", "he", "hf"]);
         let placements = place(layout, None, &six).unwrap();
         let at = |role: Role| -> Vec<(u32, &str)> {
@@ -332,6 +374,22 @@ pub(crate) mod tests {
         let five = bare(&["ha", "hb", "hc", "hd", "he"]);
         let none = Err(LayoutError::NoPlaceForWitnesses { witnesses: 3, free: 2 });
         assert_eq!(place(layout, None, &five), none);
+    }
+
+    #[test]
+    fn those_who_do_not_lie_are_a_quorum_by_themselves() {
+        let five = bare(&["ha", "hb", "hc", "hd", "he"]);
+        let with = |arbiters, witnesses| Layout { arbiters, witnesses, liars: 1, ..LAYOUT };
+        let few = place(with(3, 0), None, &five).unwrap_err();
+        assert_eq!(few.to_string(), "1 that may lie need 4 arbiters at least, and 3 are asked for");
+        assert!(place(with(4, 0), None, &five).is_ok());
+        let few = place(with(4, 3), None, &five).unwrap_err();
+        assert_eq!(
+            few.to_string(),
+            "1 that may lie need 4 witnesses at least, and 3 are asked for"
+        );
+        let odd = place(with(4, 5), None, &five).unwrap_err();
+        assert_eq!(odd.to_string(), "5 witnesses: 4, 6 or 8 are of use");
     }
 
     #[test]

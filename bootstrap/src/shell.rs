@@ -142,6 +142,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let hosts = self.leave_out_retired(hosts, in_force.as_ref())?;
         let mut warnings = self.check_hosts(&hosts)?;
         warnings.extend(self.missing_arbiters(in_force.as_ref()));
+        warnings.extend(self.unborne_liars(in_force.as_ref()));
         let services = self.start_services(&hosts, in_force.as_ref()).await?;
         let signed = self.sign_trust(&hosts, in_force, &services.members).await?;
         let is_given = self.give_trust(&hosts, &signed).await?;
@@ -165,6 +166,17 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let has = in_force?.trust.arbiters.len();
         (wanted > has)
             .then(|| format!("the cluster has {has} arbiters, not {wanted}: `ostler arbiters add`"))
+    }
+
+    /// How many may lie is decided when a cluster is made.
+    fn unborne_liars(&self, in_force: Option<&trust::InForce>) -> Option<String> {
+        let wanted = self.options.layout?.liars;
+        let has = in_force?.trust.f;
+        (wanted > has).then(|| {
+            format!(
+                "of the cluster's arbiters {has} may lie, not {wanted}: decided when it was made"
+            )
+        })
     }
 
     /// A machine that was retired does not come back with the same key.

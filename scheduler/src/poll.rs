@@ -240,7 +240,7 @@ impl<'a> Poll<'a> {
     pub fn take(&mut self, slot: u32, answer: Result<ArbiterAnswer, String>) {
         let wish = self.plan().and_then(|plan| plan.get(&slot).copied());
         match answer {
-            Ok(ArbiterAnswer::Grant(signed)) => match signed.open() {
+            Ok(ArbiterAnswer::Grant(signed)) => match self.own_grant(slot, &signed) {
                 Ok(grant) => {
                     self.denials.remove(&slot);
                     let debit = grant.debit.min(self.size());
@@ -249,7 +249,7 @@ impl<'a> Poll<'a> {
                     }
                     self.grants.insert(slot, (signed, debit));
                 }
-                Err(error) => self.give_up_on(slot, error.to_string()),
+                Err(error) => self.give_up_on(slot, error),
             },
             Ok(ArbiterAnswer::Denial(denial)) => match denial.open() {
                 Ok(denial) => {
@@ -259,6 +259,24 @@ impl<'a> Poll<'a> {
                 Err(error) => self.give_up_on(slot, error.to_string()),
             },
             Err(why) => self.give_up_on(slot, why),
+        }
+    }
+
+    /// A grant as the host will look at it: of one that is no grant of this arbiter for this offer nothing comes but a
+    /// ticket that is refused, whoever else has granted.
+    fn own_grant(&self, slot: u32, signed: &Signed<Grant>) -> Result<Grant, String> {
+        let grant = signed.open().map_err(|error| error.to_string())?;
+        let is_of = |member: &Slot| member.slot == slot && member.key == signed.key();
+        if grant.slot != slot || !self.all.iter().any(is_of) {
+            return Err(format!(
+                "its grant is for slot {} and signed by {}",
+                grant.slot,
+                signed.key()
+            ));
+        }
+        match grant.offer == self.signed.digest() {
+            true => Ok(grant),
+            false => Err("its grant is for another offer".to_owned()),
         }
     }
 

@@ -118,7 +118,7 @@ pub enum Answer {
         /// In the host's words.
         why: String,
     },
-    /// Too late to take it back: the guest has switched over, or has come up after all.
+    /// Too late to take it back: the guest has switched over, or has come up after all, or a budget is used.
     TooLate,
     /// Another engine owns the run now.
     ClaimLost {
@@ -180,6 +180,8 @@ struct Flight {
     progress_ms: u64,
     failures: u32,
     retry_at_ms: Option<u64>,
+    /// Whether the last request was to leave alone what runs.
+    kept_running: bool,
 }
 
 impl Run {
@@ -493,7 +495,7 @@ impl Run {
                 self.advance(now_ms, out);
             }
             // Somebody has cancelled it since this was asked: now it goes although it runs.
-            (Direction::Undo, Answer::TooLate) if self.is_put(i) && !self.keeps_running() => {
+            (Direction::Undo, Answer::TooLate) if self.goes_although_it_runs(i) => {
                 self.redispatch(now_ms, i, out);
             }
             (_, Answer::TooLate) | (Direction::Undo, Answer::OfferOver { .. }) => {
@@ -672,20 +674,23 @@ impl Run {
 
     fn fly(&mut self, now_ms: u64, i: usize, direction: Direction, out: &mut Vec<Effect>) {
         let (progress_ms, failures, retry_at_ms) = (now_ms, 0, None);
-        self.flight = Some(Flight { task: i, direction, progress_ms, failures, retry_at_ms });
+        let (task, kept_running) = (i, false);
+        self.flight =
+            Some(Flight { task, direction, progress_ms, failures, retry_at_ms, kept_running });
         self.redispatch(now_ms, i, out);
     }
 
     fn redispatch(&mut self, now_ms: u64, i: usize, out: &mut Vec<Effect>) {
+        let kept_running = self.keeps_running();
         let Some(flight) = &mut self.flight else { return };
-        flight.retry_at_ms = None;
+        (flight.retry_at_ms, flight.kept_running) = (None, kept_running);
         let direction = flight.direction;
         let job = self.record.job().clone();
         let task = u32::try_from(i).expect("a run has few tasks");
         let key = RunKey { run: self.record.id, task, claim: self.record.claim };
         let ask = match direction {
             Direction::Do => ask_to_do(&self.record.tasks, i, &self.record.want, key),
-            Direction::Undo => ask_to_undo(&self.record.tasks[i], self.keeps_running()),
+            Direction::Undo => ask_to_undo(&self.record.tasks[i], kept_running),
         };
         match ask {
             Some(ask) => {
@@ -746,6 +751,13 @@ impl Run {
         let mut round = self.record.tasks[self.record.round_start..].iter();
         let moves = round.any(|task| matches!(task.kind, TaskKind::Send { .. }));
         matches!(self.record.cause, Some(Cause::TimedOut { .. })) && !moves
+    }
+
+    /// Whether what was left alone as it had come up is to go after all. What is there for another reason, as somebody
+    /// uses it, stays.
+    fn goes_although_it_runs(&self, i: usize) -> bool {
+        let was_kept = self.flight.as_ref().is_some_and(|flight| flight.kept_running);
+        was_kept && self.is_put(i) && !self.keeps_running()
     }
 
     fn is_put(&self, i: usize) -> bool {

@@ -9,6 +9,8 @@ mod fixed;
 
 mod ledgers;
 
+mod liars;
+
 mod members;
 
 mod mutants;

@@ -8,8 +8,9 @@ use protocol::api::StopJob;
 use protocol::job::{JobState, RunKey};
 use protocol::refusal::Refusal;
 use protocol::ticket::Action;
+use tests::sim::minimal::minimise;
 use tests::sim::workload::{job_id, spec};
-use tests::sim::{Mutant, Profile, World, simulate};
+use tests::sim::{Mutant, Profile, World, simulate, simulate_world};
 
 use crate::fixed::replay;
 
@@ -394,4 +395,23 @@ fn omitted_while_dying() {
         }
         world.run_ms(5_000);
     });
+}
+
+/// A world that breaks a rule by a mutant is made smaller, and breaks the same.
+#[test]
+fn a_world_that_breaks_a_rule_is_minimised() {
+    let mutant = Some(Mutant::ReplyBeforePersist);
+    let (profile, violation) = (0..50)
+        .find_map(|seed| {
+            let violation = simulate(seed, mutant).violation?;
+            Some((Profile::of_seed(seed), violation))
+        })
+        .expect("found at random, as above");
+    let (least, _) = minimise(profile.clone(), mutant, 2).expect("it is broken");
+    assert_eq!(least.violation.invariant, violation.invariant);
+    assert!(least.profile.noise_ms < profile.noise_ms, "{:?}", least.profile);
+    // As it is written and read.
+    let text = serde_json::to_string(&least.profile).expect("a profile is plain data");
+    let read: Profile = serde_json::from_str(&text).expect("what was written");
+    assert_eq!(simulate_world(read, mutant).violation, Some(least.violation));
 }

@@ -71,7 +71,8 @@ impl Core {
             }
         }
         let listed = statement.holds.iter().map(|hold| hold.id).chain(statement.offers.clone());
-        let said = Said { watermark: statement.watermark, listed: listed.collect() };
+        let Statement { watermark, obeyed, .. } = *statement;
+        let said = Said { watermark, listed: listed.collect(), obeyed };
         // Statements may arrive late; what an older one closed stays closed either way (R13).
         if self.said.get(host).is_none_or(|last| last.watermark <= said.watermark) {
             self.said.insert(host.clone(), said);

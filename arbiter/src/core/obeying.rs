@@ -106,7 +106,12 @@ impl Core {
             for entry in entries.filter(|entry| entry.on_loss == OnLoss::Keep) {
                 self.leases.note_taken(&entry.job, &host, entry.id);
             }
-            self.books.take(&host);
+            // Who has heard it before this arbiter did has ended what it had, or is about to, and lists what it has
+            // taken since.
+            let since =
+                self.said.get(&host).filter(|said| !trust.is_over(&fence.host, said.obeyed));
+            let has_since = |id| since.is_some_and(|said| said.listed.contains(&id));
+            self.books.take(&host, has_since);
             if was_member && version_before > 0 && fence.since > version_before {
                 self.missing.remove(&host);
             }

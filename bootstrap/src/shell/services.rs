@@ -186,6 +186,12 @@ fn misplaced(step: Step, error: &LayoutError) -> BootstrapError {
         LayoutError::NoPlaceForWitnesses { .. } => {
             "ostler bootstrap with fewer --witnesses, or with a higher -n".to_owned()
         }
+        LayoutError::WitnessesOfNoUse { .. } => {
+            "ostler bootstrap with so many --witnesses".to_owned()
+        }
+        LayoutError::TooManyLiars { need, who, .. } => {
+            format!("ostler bootstrap with --{who} {need} or more, or with fewer --liars")
+        }
     };
     failure(step, Kind::Failed, error.to_string(), next)
 }

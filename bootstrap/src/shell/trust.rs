@@ -72,7 +72,8 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let keys: Vec<PublicKey> = hosts.iter().map(|ready| ready.host.key).collect();
         let cluster = fresh_cluster();
         let old = in_force.as_ref().map(|in_force| &in_force.trust);
-        let next = next_trust(old, &cluster, operator.public(), members, &keys);
+        let liars = self.options.layout.map_or(0, |layout| layout.liars);
+        let next = next_trust(old, (&cluster, liars), operator.public(), members, &keys);
         let signature = match (next, in_force) {
             (Next::Same, Some(InForce { signed, trust })) => {
                 Signature { signed, trust, is_new: false }

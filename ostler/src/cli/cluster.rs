@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
 use protocol::id::{JobId, TenantId};
 use protocol::resources::Bytes;
@@ -23,7 +22,7 @@ pub(crate) struct BootstrapArgs {
     /// How many hosts must be ready [default: the number of --hosts, or 1]
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) hosts_min: Option<usize>,
-    /// How many arbiters: 1, 3 or 5
+    /// How many arbiters: 1, 3 or 5; with --liars F three times as many and one more
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) arbiters: u32,
     /// How many monitors [default: 2, or 1 on a single host]
@@ -32,15 +31,13 @@ pub(crate) struct BootstrapArgs {
     /// How many controllers
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) controllers: u32,
-    /// How many witnesses a new cluster begins with, on hosts without arbiters: 0, 1, 3 or 5; later `ostler witnesses`
-    #[arg(
-        long,
-        default_value = "0",
-        value_name = "N",
-        value_parser = clap::builder::PossibleValuesParser::new(["0", "1", "3", "5"])
-            .map(|n| n.parse::<u32>().unwrap_or(0))
-    )]
+    /// How many witnesses a new cluster begins with, on hosts without arbiters: 0, 1, 3 or 5, with --liars 1 4 or 6;
+    /// later `ostler witnesses`
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..=50))]
     pub(crate) witnesses: u32,
+    /// How many arbiters, and witnesses, of a new cluster may lie without harm: tickets need so many more of them
+    #[arg(long, default_value_t = 0, value_name = "F", value_parser = clap::value_parser!(u32).range(..=5))]
+    pub(crate) liars: u32,
     /// First of the services' ports; 0 lets each host choose
     #[arg(long, default_value_t = 7470, value_name = "PORT")]
     pub(crate) port_base: u16,

@@ -28,6 +28,7 @@ pub(crate) async fn run(global: &Global, args: BootstrapArgs) -> Result<Code, Fa
             monitors: monitors.unwrap_or(Layout::of_hosts(hosts_min).monitors),
             controllers: args.controllers,
             witnesses: args.witnesses,
+            liars: args.liars,
         }),
         port_base: (args.port_base != 0).then_some(args.port_base),
         deadline: Duration::from_millis(args.timeout.0),

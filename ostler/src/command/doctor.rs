@@ -9,6 +9,7 @@ use bootstrap::committee::is_member;
 use bootstrap::views::{Difference, Kind};
 use bootstrap::{ViewsOptions, ViewsReport, compare_views};
 use futures_util::future::join_all;
+use protocol::hugepages::{HugepageFacts, Hugepages};
 use protocol::id::HostId;
 use protocol::job::{JobRow, Reason, Role};
 use protocol::resources::{Bytes, Resources};
@@ -72,6 +73,7 @@ async fn hosts(session: &Session) -> Result<(bool, Value), Failure> {
         ailments.extend(known.into_iter().flat_map(|known| fenced(trust.as_ref(), known)));
         ailments
             .extend(known.and_then(|known| overdrawn(known.host.allocation, known.host.capacity)));
+        ailments.extend(known.into_iter().flat_map(|known| short_of_pages(&known.host.hugepages)));
         Patient { host, ailments }
     });
     let mut patients = join_all(examined).await;
@@ -169,6 +171,20 @@ fn overdrawn(promised: Resources, has: Resources) -> Option<String> {
     (!all.is_empty()).then(|| all.join("; "))
 }
 
+/// Huge pages that were promised, and that somebody has set free or taken since: guests in them run on, and the next to
+/// start may find too few.
+fn short_of_pages(pages: &Hugepages) -> Vec<String> {
+    let is_short = |facts: &HugepageFacts| facts.promised + facts.others > facts.total;
+    let short = pages.iter().filter(|(_, facts)| is_short(facts));
+    let words = short.map(|(size, HugepageFacts { total, promised, others })| {
+        format!(
+            "guests were promised {promised} huge pages of {size}, others have taken {others}, and it has {total}: \
+             `sysctl vm.nr_hugepages`, or move guests away"
+        )
+    });
+    words.collect()
+}
+
 /// What an operator's word has done to a host, where somebody has to look at it.
 fn fenced(trust: Option<&Trust>, row: &HostRow) -> Vec<String> {
     let fence = trust.and_then(|trust| trust.fence_of(&row.host.key));
@@ -248,6 +264,8 @@ fn word_of(kind: Kind) -> String {
 
 #[cfg(test)]
 mod tests {
+    use protocol::hugepages::PageSize;
+
     use super::*;
 
     #[test]
@@ -282,5 +300,14 @@ mod tests {
             overdrawn(promised, Resources { disk_bytes: 0, ..promised }).unwrap(),
             "guests were promised 128MiB of disk, and it has 0B"
         );
+    }
+
+    #[test]
+    fn a_host_that_has_fewer_huge_pages_than_it_has_promised_is_ailing() {
+        let with = |total| HugepageFacts { total, promised: 96, others: 0 };
+        let pages = |total| Hugepages::from([(PageSize::MIB2, with(total))]);
+        assert_eq!(short_of_pages(&pages(96)), Vec::<String>::new());
+        let words = short_of_pages(&pages(64)).join("; ");
+        assert!(words.starts_with("guests were promised 96 huge pages of 2MiB"), "{words}");
     }
 }

@@ -49,6 +49,19 @@ impl Witnesses {
         Self { members, k }
     }
 
+    /// Whether so many bear more losses than one less, where as many as `f` may lie.
+    #[must_use]
+    pub fn is_of_use(n: u32, f: u32) -> bool {
+        n % 2 != f % 2
+    }
+
+    /// The smallest numbers of them that are of use where as many as `f` may lie, in words.
+    #[must_use]
+    pub fn of_use(f: u32) -> String {
+        let first = 3 * f + 1;
+        format!("{first}, {} or {}", first + 2, first + 4)
+    }
+
     /// As whom they count; `None` where there are none.
     #[must_use]
     pub fn committee(&self) -> Option<Committee<'_>> {
@@ -64,9 +77,10 @@ impl Witnesses {
         if n > super::MEMBERS_MAX as usize {
             return Err(format!("more than {} witnesses", super::MEMBERS_MAX));
         }
-        if n.is_multiple_of(2) {
+        if !Self::is_of_use(u32::try_from(n).unwrap_or(u32::MAX), f) {
             return Err(format!(
-                "{n} witnesses: 1, 3 or 5 are of use; an even number bears the loss of no more than one less"
+                "{n} witnesses: {} are of use; so many bear the loss of no more than one less",
+                Self::of_use(f)
             ));
         }
         let slots: BTreeSet<u32> = self.members.iter().map(|witness| witness.slot).collect();

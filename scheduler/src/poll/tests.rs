@@ -442,3 +442,23 @@ fn where_too_few_answer_another_offer_is_no_better() {
     let Answer::Unclear { what, .. } = poll.conclude() else { panic!("one is no quorum") };
     assert!(what.contains("0 of 2 grants") && what.contains("no answer"), "{what}");
 }
+
+/// Whoever signs what no host takes costs its own yes, and nobody else's.
+#[test]
+fn a_grant_that_no_host_would_take_spoils_no_ticket() {
+    let (trust, asked) = (trust(None), offer(3));
+    for wrong in [yes(&asked, 1, 3), yes(&offer(2), 0, 3)] {
+        let mut poll = Poll::of(&trust, &asked);
+        assert_eq!(next(&mut poll), Some((0, None)));
+        poll.take(0, wrong);
+        for slot in [1, 2] {
+            assert_eq!(next(&mut poll), Some((slot, None)));
+            poll.take(slot, yes(&asked, slot, 3));
+        }
+        let Answer::Done(TaskResult::Grants { grants }) = poll.conclude() else {
+            panic!("two are a quorum")
+        };
+        let slots: Vec<u32> = grants.iter().map(|grant| grant.open().unwrap().slot).collect();
+        assert_eq!(slots, [1, 2]);
+    }
+}

@@ -539,6 +539,30 @@ fn what_is_deleted_while_it_is_started_again_is_not_made_anew() {
     assert_eq!((anew.state(), anew.world.starts.len()), (RunState::Succeeded, 1));
 }
 
+/// A budget by which somebody has started a VM in the meantime.
+#[test]
+fn what_is_used_when_its_run_is_cancelled_stays_and_the_run_goes_on() {
+    let mut went_on = 0;
+    for at in 1..30 {
+        let mut bench = bench(Scenario::StartFailsOnce);
+        for fake in bench.world.hosts.values_mut() {
+            (fake.faults.fails_starts, fake.faults.is_in_use) = (false, true);
+        }
+        bench.cancel_at = Some(at);
+        let bench = bench.finish();
+        let alive = bench.world.hosts.values().filter(|fake| !fake.jobs.is_empty()).count();
+        match (bench.state(), bench.cancelled) {
+            (RunState::RolledBack, Some(Ok(()))) => assert_eq!(alive, 0, "cancelled at {at}"),
+            (RunState::Succeeded, cancelled) => {
+                assert_eq!(alive, 1, "cancelled at {at}");
+                went_on += usize::from(cancelled == Some(Ok(())));
+            }
+            other => panic!("cancelled at {at}: {other:?}"),
+        }
+    }
+    assert!(went_on > 0, "it was never cancelled in time to be undone");
+}
+
 #[test]
 fn a_host_that_never_answers_an_undo_leaves_the_run_stuck_and_named() {
     let mut bench = bench(Scenario::StartFailsOnce);

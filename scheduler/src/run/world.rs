@@ -32,6 +32,8 @@ pub(super) struct Faults {
     pub(super) fails_sends: bool,
     pub(super) fails_fetches: bool,
     pub(super) fails_resizes: bool,
+    /// What is alive there is used by somebody, and stays.
+    pub(super) is_in_use: bool,
 }
 
 #[derive(Debug)]
@@ -426,10 +428,14 @@ impl World {
                 if *keeps_running && fake.jobs.get(id).is_some_and(|job| is_up(job, *revision)) {
                     return Answer::TooLate;
                 }
+                let is_in_use = fake.faults.is_in_use;
                 if let Some(job) = fake.jobs.get_mut(id)
                     && !job.state.is_ended()
                     && job.state != JobState::MigratingIn
                 {
+                    if is_in_use {
+                        return Answer::TooLate;
+                    }
                     job.state = JobState::Stopping;
                     return Answer::NotYet { note: "stopping".into() };
                 }

@@ -3,9 +3,11 @@
 //! ```text
 //! ostler-sim run --seeds 1000 --from 0 --seconds 60   prints JSON: seeds, events, coverage, violations
 //! ostler-sim replay SEED --to EVENT --last 200        prints the events that lead there
+//! ostler-sim minimise SEED > world.json               the smallest world found in which the same rule is broken
+//! ostler-sim replay --world world.json                the same of that one
 //! ```
 //!
-//! `--witnesses` adds witnesses to every world. `--real-ledgers` gives every host the agents' own ledger, on a disk that fails.
+//! `--witnesses` adds witnesses to every world; in `--liars` as many arbiters and witnesses lie as the trust document bears; `--hosts N` makes worlds of so many. `--real-ledgers` gives every host the agents' own ledger, on a disk that fails.
 //! `--mutant NAME` breaks a rule on purpose in either. What a seed means is `tests::sim`'s.
 
 use std::process::ExitCode;
@@ -14,12 +16,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 use tests::sim::coverage::Coverage;
+use tests::sim::minimal::{Minimal, minimise};
 use tests::sim::verdict::{Verdict, run};
-use tests::sim::{Mutant, Profile, World, simulate, simulate_on_real_ledgers, simulate_witnesses};
+use tests::sim::{Mutant, Profile, World, simulate_on_real_ledgers, simulate_world};
 use transport::Clock;
 
 /// Traces are long; this many lines before the end tell what led to it.
 const LAST_DEFAULT: usize = 400;
+
+/// Seeds for each kind of world that is smaller.
+const TRIES_DEFAULT: u64 = 20;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,12 +33,16 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("run") => run_many(&options),
         Some("replay") => replay(&options),
+        Some("minimise") => minimise_one(&options),
         _ => {
             eprintln!(
-                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--threads N] [--first] [--mutant NAME | --real-ledgers] [--witnesses]"
+                "usage: ostler-sim run [--seeds N] [--from SEED] [--seconds S] [--threads N] [--first] [--mutant NAME | --real-ledgers] [--witnesses | --liars | --hosts N]"
             );
             eprintln!(
-                "       ostler-sim replay SEED [--to EVENT] [--last LINES] [--mutant NAME] [--witnesses]"
+                "       ostler-sim replay SEED|--world FILE [--to EVENT] [--last LINES] [--mutant NAME] [--witnesses | --liars]"
+            );
+            eprintln!(
+                "       ostler-sim minimise SEED [--tries N] [--mutant NAME] [--witnesses | --liars]"
             );
             ExitCode::from(2)
         }
@@ -53,6 +63,26 @@ impl Options<'_> {
     fn text(&self, name: &str) -> Option<&str> {
         let at = self.0.iter().position(|argument| argument == name)?;
         self.0.get(at + 1).map(String::as_str)
+    }
+
+    /// The world of a seed, or of a file that `minimise` has written.
+    fn profile(&self) -> Result<Profile, String> {
+        if let Some(path) = self.text("--world") {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+            return serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"));
+        }
+        let seed = self.0.get(1).and_then(|seed| seed.parse().ok()).ok_or("a seed is needed")?;
+        Ok(self.world_of(seed))
+    }
+
+    fn world_of(&self, seed: u64) -> Profile {
+        let hosts = self.number("--hosts").and_then(|hosts| usize::try_from(hosts).ok());
+        match (self.has("--witnesses"), self.has("--liars"), hosts) {
+            (true, ..) => Profile::of_witnesses(seed),
+            (_, true, _) => Profile::of_liars(seed),
+            (.., Some(hosts)) => Profile::of_many(seed, hosts),
+            _ => Profile::of_seed(seed),
+        }
     }
 
     /// As its name is written in code.
@@ -80,10 +110,9 @@ fn run_many(options: &Options<'_>) -> ExitCode {
                 return;
             }
             let seed = from.wrapping_add(i);
-            let verdict = match (options.has("--witnesses"), options.has("--real-ledgers")) {
-                (true, _) => simulate_witnesses(seed, options.mutant()),
-                (false, true) => simulate_on_real_ledgers(seed),
-                (false, false) => simulate(seed, options.mutant()),
+            let verdict = match options.has("--real-ledgers") {
+                true => simulate_on_real_ledgers(seed),
+                false => simulate_world(options.world_of(seed), options.mutant()),
             };
             let mut total = total.lock().expect("no holder of this lock panics");
             total.0 += 1;
@@ -107,6 +136,7 @@ fn run_many(options: &Options<'_>) -> ExitCode {
     let counts: serde_json::Map<String, serde_json::Value> =
         coverage.all().map(|(what, count)| (what.to_owned(), json!(count))).collect();
     let report = json!({
+        "sources": sources(),
         "seeds": seeds,
         "events": events,
         "seconds": took_ms / 1000,
@@ -117,6 +147,13 @@ fn run_many(options: &Options<'_>) -> ExitCode {
     });
     println!("{report:#}");
     if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The commit of the sources that this was built from, as they lie there now: a seed is the same world for the same commit only.
+fn sources() -> Option<String> {
+    let asked = ["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"];
+    let told = std::process::Command::new("git").args(asked).output().ok()?;
+    Some(String::from_utf8(told.stdout).ok()?.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 fn show(verdict: &Verdict) -> serde_json::Value {
@@ -135,14 +172,31 @@ fn show(verdict: &Verdict) -> serde_json::Value {
     })
 }
 
-fn replay(options: &Options<'_>) -> ExitCode {
-    let Some(seed) = options.0.get(1).and_then(|seed| seed.parse().ok()) else {
-        eprintln!("ostler-sim replay needs a seed");
-        return ExitCode::from(2);
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("ostler-sim: {why}");
+    ExitCode::from(2)
+}
+
+fn minimise_one(options: &Options<'_>) -> ExitCode {
+    let profile = match options.profile() {
+        Ok(profile) => profile,
+        Err(why) => return refuse(&why),
     };
-    let profile = match options.has("--witnesses") {
-        true => Profile::of_witnesses(seed),
-        false => Profile::of_seed(seed),
+    let seeds = options.number("--tries").unwrap_or(TRIES_DEFAULT);
+    let Some((least, tried)) = minimise(profile, options.mutant(), seeds) else {
+        eprintln!("no rule is broken in this world");
+        return ExitCode::SUCCESS;
+    };
+    let Minimal { profile, violation } = least;
+    eprintln!("of {tried} worlds the smallest breaks {}: {}", violation.invariant, violation.what);
+    println!("{}", json!(profile));
+    ExitCode::FAILURE
+}
+
+fn replay(options: &Options<'_>) -> ExitCode {
+    let profile = match options.profile() {
+        Ok(profile) => profile,
+        Err(why) => return refuse(&why),
     };
     let mut world = World::new(profile, options.mutant());
     if options.has("--real-ledgers") {

@@ -15,6 +15,7 @@ use protocol::ticket::{Answer, DenialReason, Offer};
 use protocol::trust::{Ready, Trust};
 use transport::Now;
 
+use super::liars::Said;
 use super::message::{Ask, Back, NodeId, Told};
 use super::mutant::Mutant;
 use super::tasks::{Command, Ctx};
@@ -68,8 +69,12 @@ impl World {
         let now_ms = self.now_at(node).mono_ms;
         let hosts: Vec<(HostId, NodeId)> =
             self.hosts.iter().map(|host| (host.id.clone(), host.node)).collect();
+        let process = &self.arbiters[n];
+        let mut is_silent = process.has_run && self.mutant != Some(Mutant::NoSilenceAfterRestart);
+        if self.forgets_aloud(n) {
+            is_silent = false;
+        }
         let process = &mut self.arbiters[n];
-        let is_silent = process.has_run && self.mutant != Some(Mutant::NoSilenceAfterRestart);
         let core = Core::new(process.key.public(), now_ms, is_silent);
         let takes_books_as_empty =
             process.has_run && self.mutant == Some(Mutant::BooksTakenAsEmpty);
@@ -189,6 +194,11 @@ impl World {
     pub(super) fn arbiter_asked(&mut self, n: usize, ask: Ask, back: Back) {
         let node = self.arbiters[n].node;
         let Some(shared) = self.arbiters[n].life.clone() else { return };
+        match self.lie(n, &shared, &ask) {
+            Said::Truth => {}
+            Said::Nothing => return,
+            Said::This(told) => return self.send_answer(node, back, told),
+        }
         match ask {
             Ask::Grants(offer, wish) => {
                 self.spawn(node, move |ctx| Box::pin(grant(ctx, shared, offer, wish, back)));

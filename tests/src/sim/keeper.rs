@@ -346,9 +346,18 @@ impl World {
         let now_ms = self.now_at(to).mono_ms;
         let Some(shared) = self.arbiters[a].life.clone() else { return };
         let mut effects = Vec::new();
+        let said = statement.open();
         let input = ArbiterInput::Stated { request: 0, statement };
         shared.core.borrow_mut().handle(now_ms, input, &mut effects);
-        let Some(ArbiterEffect::Term { term: Ok(term), .. }) = effects.pop() else { return };
+        let term = match effects.pop() {
+            Some(ArbiterEffect::Term { term: Ok(term), .. }) => Some(term),
+            _ => None,
+        };
+        let term = match said {
+            Ok(said) if self.is_liar(a) => self.lie_of_cover(a, &said, term),
+            _ => term,
+        };
+        let Some(term) = term else { return };
         self.coverage.hit(if term.is_silent { "term.silent" } else { "term.covers" });
         let is_lost = self.chance.happens(self.network.loss_ppm);
         if !self.network.passes(to, from) || is_lost {

@@ -6,8 +6,7 @@
 //! loops, written as the shells write them. A seed decides everything; the same seed is the same
 //! run, event by event.
 //!
-//! Not modelled yet, because no core has it: tables between arbiters (R2(c)), evidence and
-//! override, members that lie. Not modelled although it exists: services, images, several pages of the HTTP layer
+//! Not modelled yet, because no core has it: tables between arbiters (R2(c)). Not modelled although it exists: services, images, several pages of the HTTP layer
 //! (permissions, bodies that are too large), a libvirt that carries out a start long after it was
 //! given up *and* after later operations on that domain (operations on a domain keep their order),
 //! network storage (volumes are names), and hosts that join or are retired.
@@ -43,6 +42,8 @@ pub mod operator;
 pub mod fence;
 pub mod fencers;
 
+pub mod liars;
+
 pub mod monitor;
 
 mod streams;
@@ -69,7 +70,11 @@ pub mod coverage;
 
 pub mod verdict;
 
+pub mod minimal;
+
 pub use mutant::Mutant;
 pub use profile::Profile;
-pub use verdict::{Verdict, simulate, simulate_on_real_ledgers, simulate_witnesses};
+pub use verdict::{
+    Verdict, simulate, simulate_liars, simulate_on_real_ledgers, simulate_witnesses, simulate_world,
+};
 pub use world::World;

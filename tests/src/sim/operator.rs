@@ -140,7 +140,7 @@ impl World {
         }
         if let Some(change) = self.some_change(&trust)
             && let Ok(next) = begun(&trust, &change)
-            && next.validate().is_ok()
+            && is_fit(&next)
         {
             self.coverage.hit("operator.begun");
             self.decree(next);
@@ -184,7 +184,7 @@ impl World {
         {
             council.witnesses = Witnesses::default();
         }
-        next.validate().is_ok().then_some(next)
+        is_fit(&next).then_some(next)
     }
 
     /// The slots of all whose process is there.
@@ -258,7 +258,7 @@ impl World {
         }
         let up = self.up();
         let next = begun_with_witnesses(trust, members(&ever), are_witnesses_lost(trust, &up));
-        next.validate().is_ok().then_some(next)
+        is_fit(&next).then_some(next)
     }
 
     // Over the network.
@@ -337,6 +337,19 @@ impl World {
             }
         }
     }
+}
+
+/// Whether a document is a lawful one by which those who don't lie are enough.
+fn is_fit(trust: &Trust) -> bool {
+    let mut committees = [Some(trust.committee()), trust.next_committee()].into_iter().flatten();
+    let of_witnesses = |witnesses: &Witnesses| {
+        let n = u32::try_from(witnesses.members.len()).unwrap_or(u32::MAX);
+        n == 0 || n - trust.f >= witnesses.k
+    };
+    let mut witnesses = std::iter::once(&trust.witnesses)
+        .chain(trust.succession.next.as_ref().map(|next| &next.witnesses));
+    let is_enough = committees.all(|committee| committee.n() - trust.f >= committee.k);
+    trust.validate().is_ok() && is_enough && witnesses.all(of_witnesses)
 }
 
 /// A change of arbiters by their numbers.

@@ -14,13 +14,15 @@ use protocol::trust::{
     UtcOffset, Window, Witnesses,
 };
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 use super::chance::Chance;
 
 /// The tenant with a limit.
 pub const TENANT_WITH_QUOTA: &str = "small";
 
 /// How a world is made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     /// All chance comes from it.
     pub seed: u64,
@@ -30,6 +32,10 @@ pub struct Profile {
     pub arbiters: usize,
     /// How many of them a ticket needs.
     pub k: u32,
+    /// How many of them, and of the witnesses, may lie.
+    pub f: u32,
+    /// Who does: numbers of arbiters and witnesses.
+    pub liars: Vec<usize>,
     /// Monitors.
     pub monitors: usize,
     /// Groups of engines that know nothing of each other.
@@ -55,6 +61,7 @@ pub struct Profile {
     /// How often something goes wrong, on average; 0 for never.
     pub fault_every_ms: u64,
     /// Kinds of fault that happen, by name.
+    #[serde(deserialize_with = "known_faults")]
     pub faults: Vec<&'static str>,
     /// Of a million libvirt calls, so many go wrong.
     pub hv_trouble_ppm: u32,
@@ -130,6 +137,8 @@ impl Profile {
             hosts: 3,
             arbiters: 3,
             k: 2,
+            f: 0,
+            liars: vec![],
             monitors: 1,
             groups: 2,
             engines_per_group: 1,
@@ -210,6 +219,8 @@ impl Profile {
             hosts: usize::try_from(chance.between(2, 4)).unwrap_or(3),
             arbiters,
             k,
+            f: 0,
+            liars: vec![],
             monitors: usize::try_from(chance.between(1, 3)).unwrap_or(1),
             groups: usize::try_from(chance.between(1, 2)).unwrap_or(1),
             engines_per_group: usize::try_from(chance.between(1, 2)).unwrap_or(1),
@@ -280,6 +291,51 @@ impl Profile {
         Self { has_lapsing: true, faults, witnesses, spare_witnesses, ..base }
     }
 
+    /// The same with arbiters that lie, as many as their document bears, and in half of the worlds with witnesses of
+    /// whom as many lie. Those who are left are enough for a quorum.
+    #[must_use]
+    pub fn of_liars(seed: u64) -> Self {
+        let base = match seed % 4 < 2 {
+            true => Self::of_witnesses(seed),
+            false => Self::of_seed(seed),
+        };
+        // A stream of its own: other worlds stay as they are.
+        let mut chance = Chance::new(seed ^ 0x6c696172_73212121);
+        let (arbiters, k, f) =
+            *chance.pick(&[(4, 3, 1), (4, 3, 1), (5, 4, 1), (7, 5, 2)]).unwrap_or(&(4, 3, 1));
+        let witnesses = match base.witnesses {
+            0 => 0,
+            _ => 3 * f + 1,
+        };
+        let mut made = Self { arbiters, k, witnesses, ..base };
+        let mut liars = some(&mut chance, 0..arbiters, f);
+        liars.extend(some(&mut chance, made.witnesses_ever().take(witnesses), f));
+        made.f = u32::try_from(f).unwrap_or(0);
+        made.liars = liars;
+        made
+    }
+
+    /// The same with so many hosts, and as much more of everything that goes on and goes wrong.
+    #[must_use]
+    pub fn of_many(seed: u64, hosts: usize) -> Self {
+        let base = Self::of_seed(seed);
+        let times = u64::try_from(hosts.div_ceil(base.hosts)).unwrap_or(1);
+        let quota_times = u32::try_from(times).unwrap_or(1);
+        Self {
+            hosts,
+            arbiters: 5,
+            k: 3,
+            monitors: 3,
+            groups: 4,
+            engines_per_group: 2,
+            jobs: base.jobs * times,
+            quota_vcpus: base.quota_vcpus * quota_times,
+            wish_every_ms: base.wish_every_ms.div_ceil(times),
+            fault_every_ms: base.fault_every_ms.div_ceil(times.min(20)),
+            ..base
+        }
+    }
+
     /// All who have ever been arbiters or may become some.
     #[must_use]
     pub fn arbiters_ever(&self) -> usize {
@@ -335,15 +391,35 @@ impl Profile {
             operators: vec![operator.public()],
             arbiters: (0..self.arbiters).map(slot).collect(),
             k: self.k,
+            f: self.f,
             witnesses: Witnesses::of(
                 self.witnesses_ever().take(self.witnesses).map(slot).collect(),
-                0,
+                self.f,
             ),
             roster: (0..self.hosts).map(|n| host_key(n).public()).collect(),
             quota: BTreeMap::from([(tenant, limit)]),
             ..Trust::of_nobody(ClusterId::new("sim").expect("a valid name"))
         }
     }
+}
+
+fn known_faults<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<&'static str>, D::Error> {
+    let known = || FAULTS.into_iter().chain(KEEPER_FAULTS).chain(WITNESS_FAULTS);
+    let named = Vec::<String>::deserialize(from)?.into_iter().map(|name| {
+        let unknown = || serde::de::Error::custom(format!("there is no fault {name:?}"));
+        known().find(|fault| *fault == name).ok_or_else(unknown)
+    });
+    named.collect()
+}
+
+/// So many of them, whichever.
+fn some(chance: &mut Chance, of: impl Iterator<Item = usize>, count: usize) -> Vec<usize> {
+    let mut all: Vec<usize> = of.collect();
+    while all.len() > count {
+        let out = chance.index(all.len());
+        all.remove(out);
+    }
+    all
 }
 
 /// All of the day but its second minute: worlds begin with the day, and most last longer.

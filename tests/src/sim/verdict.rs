@@ -38,7 +38,13 @@ pub struct Verdict {
 /// Runs one seed to its end.
 #[must_use]
 pub fn simulate(seed: u64, mutant: Option<Mutant>) -> Verdict {
-    let mut world = World::new(Profile::of_seed(seed), mutant);
+    simulate_world(Profile::of_seed(seed), mutant)
+}
+
+/// Runs such a world to its end.
+#[must_use]
+pub fn simulate_world(profile: Profile, mutant: Option<Mutant>) -> Verdict {
+    let mut world = World::new(profile, mutant);
     run(&mut world);
     conclude(world)
 }
@@ -66,9 +72,13 @@ pub fn simulate_rivals(seed: u64, mutant: Option<Mutant>) -> Verdict {
 /// Runs a world with witnesses to its end.
 #[must_use]
 pub fn simulate_witnesses(seed: u64, mutant: Option<Mutant>) -> Verdict {
-    let mut world = World::new(Profile::of_witnesses(seed), mutant);
-    run(&mut world);
-    conclude(world)
+    simulate_world(Profile::of_witnesses(seed), mutant)
+}
+
+/// Runs a world in which as many arbiters and witnesses lie as its document bears, to its end.
+#[must_use]
+pub fn simulate_liars(seed: u64, mutant: Option<Mutant>) -> Verdict {
+    simulate_world(Profile::of_liars(seed), mutant)
 }
 
 /// Lets a world have its trouble, heals it, and waits until it rests.
@@ -270,8 +280,10 @@ fn books_unrest(world: &World) -> Vec<String> {
     if world.trust.succession.next.is_some() {
         unrest.push(format!("a change of arbiters is under way: {}", change_unrest(world)));
     }
-    let is_member =
-        |(n, _): &(usize, _)| u32::try_from(*n).is_ok_and(|slot| world.trust.committee().has(slot));
+    let is_member = |(n, _): &(usize, _)| {
+        let is_one = u32::try_from(*n).is_ok_and(|slot| world.trust.committee().has(slot));
+        is_one && !world.is_liar(*n)
+    };
     for (n, arbiter) in world.arbiters.iter().enumerate().filter(is_member) {
         let Some(life) = arbiter.life.as_ref() else { continue };
         let core = life.core.borrow();

@@ -81,6 +81,23 @@ fn what_such_a_host_says_by_an_older_document_is_nobodys() {
     assert_eq!(on_hosts(&arbiter), [host(1)]);
 }
 
+/// An arbiter that hears of it after the host has, and after the host has taken something by it.
+#[test]
+fn what_such_a_host_has_taken_since_is_not_taken_from_it() {
+    let quota = |trust| with_quota(trust, 1);
+    let mut arbiter = Arbiter::ready(quota(trust(1, 1, 2)));
+    arbiter.ask(0, &offer(0, 1, "web", 1)).unwrap();
+    arbiter.hears(1, 0, said(1, 1, vec![hold(1, "web", 1)]));
+    // It was off, is back, and has db by the word of others.
+    arbiter.hears(2, 0, said(2, 2, vec![hold(2, "db", 1)]));
+    obeys(&mut arbiter, 3, quota(fenced(2, 2)));
+    arbiter.hears(4, 0, said(2, 2, vec![hold(2, "db", 1)]));
+    let moves =
+        by(2, Offer { job: JobId::new("db").unwrap(), ..migrate_in(1, 1, "db", 0, id(1, 2)) });
+    assert!(arbiter.ask(5, &moves).is_ok(), "it counts once");
+    assert!(arbiter.ask(5, &by(2, offer(1, 2, "more", 1))).is_err(), "the quota is used up");
+}
+
 #[test]
 fn who_sees_it_come_need_not_wait_for_that_host_and_who_starts_with_it_does() {
     let waits = |arbiter: &Arbiter| arbiter.core.waiting_for(T).contains(&Waiting::Host(host(0)));

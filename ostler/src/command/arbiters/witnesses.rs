@@ -11,7 +11,7 @@ use bootstrap::committee::{
     number_above,
 };
 use protocol::id::HostId;
-use protocol::trust::{Seat, Slot, Trust};
+use protocol::trust::{Seat, Slot, Trust, Witnesses};
 use serde_json::json;
 
 use super::change::{Place, Work, refused};
@@ -123,9 +123,11 @@ fn wanted(work: &Work<'_>, on: &[String]) -> Result<BTreeSet<HostId>, Failure> {
             return Err(Failure::usage(format!("{} is named twice", row.host.name)));
         }
     }
-    if !hosts.is_empty() && hosts.len().is_multiple_of(2) {
-        let what = format!("{} witnesses bear the loss of no more than one less", hosts.len());
-        return Err(Failure::usage(what).next("name 1, 3 or 5 hosts"));
+    let f = work.authority.trust.f;
+    let count = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+    if count > 0 && !Witnesses::is_of_use(count, f) {
+        let what = format!("{count} witnesses bear the loss of no more than one less");
+        return Err(Failure::usage(what).next(format!("name {} hosts", Witnesses::of_use(f))));
     }
     Ok(hosts)
 }

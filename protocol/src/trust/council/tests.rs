@@ -104,6 +104,14 @@ fn what_makes_no_sense_of_witnesses_says_why() {
     assert_eq!(trust(1, &[0, 1, 2], &[3, 4, 5]).validate(), Ok(()));
     assert_eq!(trust(1, &[0], &[1]).validate(), Ok(()));
     assert!(invalid(&trust(1, &[0, 1, 2], &[3, 4])).starts_with("2 witnesses: 1, 3 or 5"));
+    let with_a_liar = |mut trust: Trust| {
+        (trust.f, trust.k) = (1, 3);
+        trust.witnesses = Witnesses::of(trust.witnesses.members, 1);
+        trust
+    };
+    assert_eq!(with_a_liar(trust(1, &[0, 1, 2, 3], &[4, 5, 6, 7])).validate(), Ok(()));
+    let five = with_a_liar(trust(1, &[0, 1, 2, 3], &[4, 5, 6, 7, 8]));
+    assert!(invalid(&five).starts_with("5 witnesses: 4, 6 or 8"));
     assert!(invalid(&trust(1, &[0, 1, 2], &[2])).contains("witness 2 and arbiter 2 are one"));
     let mut one_key = trust(1, &[0, 1, 2], &[3]);
     one_key.witnesses.members[0].key = key(1).public();
