@@ -127,6 +127,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn how_many_may_lie_is_decided_by_the_first_document() {
+        let members: Vec<Member> =
+            (0..4).map(|n| member(Role::Arbiter, n.into(), 10 + n)).collect();
+        let with = |known: Option<&Trust>, liars| match next_trust(
+            known,
+            (&cluster(), liars),
+            key(1),
+            &members,
+            &[key(3)],
+        ) {
+            Next::New(trust) => Some(trust),
+            Next::Same => None,
+        };
+        let first = with(None, 1).unwrap();
+        assert_eq!((first.k, first.f, first.validate()), (3, 1, Ok(())));
+        assert_eq!(with(Some(&first), 0), None, "later it stays");
+    }
+
+    #[test]
     fn the_first_document_has_the_witnesses_that_were_started() {
         let members = [
             member(Role::Arbiter, 0, 10),
@@ -157,7 +176,7 @@ pub(crate) mod tests {
     fn the_same_members_in_any_order_make_no_new_version() {
         let members = [member(Role::Arbiter, 0, 10), member(Role::Monitor, 0, 11)];
         let trust = signed_first(&members, &[key(3), key(2)]);
-        let again = next_trust(Some(&trust), &cluster(), key(1), &members, &[key(2), key(3)]);
+        let again = next_trust(Some(&trust), (&cluster(), 0), key(1), &members, &[key(2), key(3)]);
         assert_eq!(again, Next::Same);
     }
 
@@ -165,7 +184,7 @@ pub(crate) mod tests {
     fn a_host_found_later_joins_and_one_that_is_away_stays() {
         let members = [member(Role::Arbiter, 0, 10)];
         let trust = signed_first(&members, &[key(2), key(3)]);
-        let next = next_trust(Some(&trust), &cluster(), key(1), &members, &[key(2), key(4)]);
+        let next = next_trust(Some(&trust), (&cluster(), 0), key(1), &members, &[key(2), key(4)]);
         let Next::New(next) = next else { panic!("host 4 is new") };
         assert_eq!(next.version, 2);
         assert_eq!(next.roster.len(), 3);
@@ -178,14 +197,15 @@ pub(crate) mod tests {
         let mut moved = member(Role::Arbiter, 0, 10);
         moved.endpoint.url = "https://10.0.0.77:7461".into();
         let stranger = member(Role::Arbiter, 1, 11);
-        let Next::New(next) = next_trust(Some(&trust), &cluster(), key(1), &[moved, stranger], &[])
+        let Next::New(next) =
+            next_trust(Some(&trust), (&cluster(), 0), key(1), &[moved, stranger], &[])
         else {
             panic!("its address is new")
         };
         assert_eq!((next.arbiters.len(), next.k), (1, 1));
         assert_eq!(next.arbiters[0].url, "https://10.0.0.77:7461");
         let other = member(Role::Arbiter, 0, 12);
-        assert_eq!(next_trust(Some(&trust), &cluster(), key(1), &[other], &[]), Next::Same);
+        assert_eq!(next_trust(Some(&trust), (&cluster(), 0), key(1), &[other], &[]), Next::Same);
     }
 
     #[test]
@@ -193,7 +213,7 @@ pub(crate) mod tests {
         let old = [member(Role::Arbiter, 0, 10), member(Role::Controller, 0, 11)];
         let trust = signed_first(&old, &[key(2)]);
         let new = [member(Role::Arbiter, 0, 10), member(Role::Controller, 0, 12)];
-        let Next::New(next) = next_trust(Some(&trust), &cluster(), key(1), &new, &[]) else {
+        let Next::New(next) = next_trust(Some(&trust), (&cluster(), 0), key(1), &new, &[]) else {
             panic!("the controller's key is new")
         };
         assert_eq!(next.role_of(&key(11)), None);
@@ -206,7 +226,7 @@ pub(crate) mod tests {
         let mut trust = signed_first(&members, &[key(2)]);
         trust.term_ms = 20_000;
         trust.operators.push(key(99));
-        let next = next_trust(Some(&trust), &cluster(), key(1), &members, &[key(5)]);
+        let next = next_trust(Some(&trust), (&cluster(), 0), key(1), &members, &[key(5)]);
         let Next::New(next) = next else { panic!("host 5 is new") };
         assert_eq!((next.term_ms, next.operators.len()), (20_000, 2));
     }

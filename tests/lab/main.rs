@@ -56,6 +56,8 @@ mod balance;
 
 mod failover;
 
+mod liars;
+
 mod members;
 
 mod operators;

@@ -192,10 +192,20 @@ impl Operator {
     /// When no such process runs.
     #[must_use]
     pub fn service(&self, lab: &Lab, role: &str) -> (String, String) {
+        let first = self.services(lab, role).into_iter().next();
+        first.unwrap_or_else(|| panic!("no {role}"))
+    }
+
+    /// The same of every process of a role, in the order of their numbers.
+    #[must_use]
+    pub fn services(&self, lab: &Lab, role: &str) -> Vec<(String, String)> {
         let rows = self.json(&["ps", "--all"]);
         let rows = rows["jobs"].as_array().cloned().unwrap_or_default();
         let is_role = |row: &&Value| row["job"]["spec"]["service"]["role"] == role;
-        let row = rows.iter().find(is_role).unwrap_or_else(|| panic!("no {role} in {rows:?}"));
+        rows.iter().filter(is_role).map(|row| Self::process_of(lab, row)).collect()
+    }
+
+    fn process_of(lab: &Lab, row: &Value) -> (String, String) {
         let host = row["host_name"].as_str().expect("a host").to_owned();
         let job = row["job"]["id"].as_str().expect("an id");
         let file = lab.data(&host).join("services").join(job).join("process.json");

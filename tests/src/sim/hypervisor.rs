@@ -145,8 +145,6 @@ pub struct Domain {
     pub is_persistent: bool,
     /// The sending that is under way.
     pub sending: Option<Sending>,
-    /// Until when earlier operations on it take.
-    pub busy_until_us: u64,
     /// Held still by its gate, whatever its state says.
     pub is_frozen: bool,
 }
@@ -186,6 +184,8 @@ pub struct Hv {
     pub slowness: u64,
     /// Numbers operations.
     pub ops: u64,
+    /// Until when earlier operations on a domain take, whether there is one or not: they keep their order.
+    pub busy_until_us: BTreeMap<Uuid, u64>,
     /// Gates that there are, and whether each is open.
     pub gates: BTreeMap<Uuid, bool>,
 }
@@ -211,7 +211,6 @@ impl Domain {
             state: DomainState::ShutOff(StopReason::Unknown),
             is_persistent: true,
             sending: None,
-            busy_until_us: 0,
             is_frozen: false,
         }
     }
@@ -567,7 +566,6 @@ impl Hv {
         guest.state = if is_paused { paused } else { DomainState::Running };
         guest.sending = None;
         guest.is_persistent = true;
-        guest.busy_until_us = 0;
         guest.is_frozen = false;
         self.domains.insert(uuid, guest);
         Some(vec![(uuid, Lifecycle::Started(hypervisor::StartReason::Migrated))])
@@ -579,10 +577,10 @@ impl Hv {
         for domain in self.domains.values_mut() {
             domain.state = DomainState::ShutOff(StopReason::Unknown);
             domain.sending = None;
-            domain.busy_until_us = 0;
             domain.is_frozen = false;
         }
         self.down_until_us = 0;
+        self.busy_until_us.clear();
     }
 
     /// Whether its guest is on its way to another machine.

@@ -29,11 +29,10 @@ impl World {
         let takes_us = self.chance.between(least * 1000, most * 1000) * slowness;
         let fate = self.fate_of(&op);
         let mut at_us = now_us + takes_us;
-        if let Some(uuid) = op.changes()
-            && let Some(domain) = self.hosts[n].hv.domains.get_mut(&uuid)
-        {
-            at_us = now_us.max(domain.busy_until_us) + takes_us;
-            domain.busy_until_us = at_us;
+        if let Some(uuid) = op.changes() {
+            let busy_until_us = self.hosts[n].hv.busy_until_us.entry(uuid).or_default();
+            at_us = now_us.max(*busy_until_us) + takes_us;
+            *busy_until_us = at_us;
         }
         self.coverage.hit(op.name());
         self.watch_hv_call(n, &op, caller);
