@@ -61,6 +61,10 @@ mod search;
 
 mod evictions;
 
+mod exchange;
+
+mod ring;
+
 mod preempt;
 
 mod measure;
