@@ -29,7 +29,7 @@ use crate::rules::Clause;
 /// Kinds of expectation that are met by steps of a job.
 pub const GOALS: [&str; 5] = ["runs", "runs_on", "has_size", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
-pub const RULES: [&str; 13] = [
+pub const RULES: [&str; 15] = [
     "host_label",
     "host_arch",
     "host_at_least",
@@ -37,6 +37,8 @@ pub const RULES: [&str; 13] = [
     "same_host",
     "not_same_host",
     "not_same_storage",
+    "storage_class",
+    "storage_copies",
     "spread_over",
     "no_migration",
     "lose_any_host",

@@ -138,6 +138,8 @@ impl Marks {
             | Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NotSameStorage(_)
+            | Rule::StorageClass(_)
+            | Rule::StorageCopies(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)

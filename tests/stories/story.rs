@@ -108,6 +108,15 @@ impl Story {
                 inventory.host.labels.insert(key.to_owned(), value.to_owned());
                 Ok(())
             }
+            ["relabel", host, pool, label] => {
+                let (key, value) = label.split_once('=').ok_or("write KEY=VALUE")?;
+                let inventory = self.hosts.get_mut(*host).ok_or(format!("no host {host}"))?;
+                let mut pools = inventory.host.pools.iter_mut();
+                let of_name = pools.find(|(name, _)| name.as_str() == *pool);
+                let (_, facts) = of_name.ok_or(format!("no pool {pool} on {host}"))?;
+                facts.labels.insert(key.to_owned(), value.to_owned());
+                Ok(())
+            }
             ["shrinks", host, size] => {
                 let inventory = self.hosts.get_mut(*host).ok_or(format!("no host {host}"))?;
                 inventory.host.capacity.memory_bytes = world::bytes(size)?;
@@ -324,6 +333,22 @@ impl Story {
                     self.known_vm(job)?;
                 }
                 json!({ "expect": kind, "jobs": list(jobs) })
+            }
+            ["storage_class", job, label] => {
+                let (key, value) = label.split_once('=').ok_or("write KEY=VALUE")?;
+                let job = self.known_vm(job)?;
+                json!({ "expect": "storage_class", "job": job, "key": key, "value": value })
+            }
+            ["storage_copies", job, copies, rest @ ..] => {
+                let number =
+                    |word: &str| word.parse::<u32>().map_err(|_| format!("unknown word {word}"));
+                let boxes = match rest {
+                    [] => 1,
+                    ["over", boxes] => number(boxes)?,
+                    [word, ..] => return Err(format!("unknown word {word}")),
+                };
+                let (job, copies) = (self.known_vm(job)?, number(copies)?);
+                json!({ "expect": "storage_copies", "job": job, "copies": copies, "boxes": boxes })
             }
             ["spread_over", domain, max, jobs @ ..] => {
                 for job in jobs {

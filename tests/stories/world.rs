@@ -49,13 +49,20 @@ pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
     Ok((ImageName::new(name).map_err(|e| e.to_string())?, facts))
 }
 
-/// A pool by its words, `NAME:SIZE`, with nothing in it. A shared one is the same on every host that has its name.
+/// A pool by its words, `NAME:SIZE` or `NAME:SIZE,KEY=VALUE` with labels, with nothing in it. A shared one is the same on every host that has its name.
 pub(crate) fn pool(
     host: &str,
     words: &str,
     is_shared: bool,
 ) -> Result<(PoolName, PoolFacts), String> {
-    let (name, size) = words.split_once(':').ok_or("write POOL:SIZE")?;
+    let (name, words) = words.split_once(':').ok_or("write POOL:SIZE")?;
+    let mut words = words.split(',');
+    let size = words.next().unwrap_or_default();
+    let pair = |label: &str| {
+        let (key, value) = label.split_once('=').ok_or("write POOL:SIZE,KEY=VALUE")?;
+        Ok::<_, String>((key.to_owned(), value.to_owned()))
+    };
+    let labels = words.map(pair).collect::<Result<_, _>>()?;
     let mark = if is_shared { name.to_owned() } else { format!("{name} of {host}") };
     let mark = Digest::of(mark.as_bytes()).to_string();
     let bytes = bytes(size)?;
@@ -67,6 +74,7 @@ pub(crate) fn pool(
         capacity_bytes: bytes,
         promised_bytes: 0,
         free_bytes: bytes,
+        labels,
     };
     Ok((PoolName::new(name).map_err(|e| e.to_string())?, facts))
 }

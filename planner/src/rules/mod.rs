@@ -9,6 +9,8 @@ mod balanced;
 
 mod cpu_features;
 
+mod disks;
+
 mod host_arch;
 
 mod host_at_least;
@@ -30,6 +32,10 @@ mod power_saving;
 mod same_host;
 
 mod spread_over;
+
+mod storage_class;
+
+mod storage_copies;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,6 +65,8 @@ pub use not_same_storage::NotSameStorage;
 pub use power_saving::PowerSaving;
 pub use same_host::SameHost;
 pub use spread_over::SpreadOver;
+pub use storage_class::StorageClass;
+pub use storage_copies::StorageCopies;
 
 /// A rule and how much it matters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +97,10 @@ pub enum Rule {
     NotSameHost(NotSameHost),
     /// No two of the jobs have disks in one storage.
     NotSameStorage(NotSameStorage),
+    /// The job's disks are in pools with a label.
+    StorageClass(StorageClass),
+    /// The job's disks are in pools that keep copies.
+    StorageCopies(StorageCopies),
     /// At most so many of the jobs in one domain.
     SpreadOver(SpreadOver),
     /// The job is not moved.
@@ -135,6 +147,8 @@ impl Rule {
             Rule::SameHost(rule) => rule.jobs.iter().collect(),
             Rule::NotSameHost(rule) => rule.jobs.iter().collect(),
             Rule::NotSameStorage(rule) => rule.jobs.iter().collect(),
+            Rule::StorageClass(rule) => vec![&rule.job],
+            Rule::StorageCopies(rule) => vec![&rule.job],
             Rule::SpreadOver(rule) => rule.jobs.iter().collect(),
             Rule::NoMigration(rule) => vec![&rule.job],
             Rule::LoseAnyHost(_)
@@ -159,6 +173,8 @@ impl Rule {
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NotSameStorage(_)
+            | Rule::StorageClass(_)
+            | Rule::StorageCopies(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_) => vec![],
         }
@@ -175,6 +191,8 @@ impl Rule {
             Rule::SameHost(rule) => rule.violations(state),
             Rule::NotSameHost(rule) => rule.violations(state),
             Rule::NotSameStorage(rule) => rule.violations(state),
+            Rule::StorageClass(rule) => rule.violations(state),
+            Rule::StorageCopies(rule) => rule.violations(state),
             Rule::SpreadOver(rule) => rule.violations(state),
             Rule::NoMigration(rule) => rule.violations(state),
             Rule::LoseAnyHost(rule) => rule.violations(state),
@@ -195,6 +213,8 @@ impl Rule {
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NotSameStorage(_)
+            | Rule::StorageClass(_)
+            | Rule::StorageCopies(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
             | Rule::LoseAnyHost(_)
@@ -220,6 +240,8 @@ impl Rule {
             | Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NotSameStorage(_)
+            | Rule::StorageClass(_)
+            | Rule::StorageCopies(_)
             | Rule::SpreadOver(_) => self.jobs(),
         }
     }
@@ -237,6 +259,8 @@ impl Rule {
                 format!("two on one host: {}", whereabouts(state, &rule.jobs))
             }
             Rule::NotSameStorage(rule) => rule.evidence(state),
+            Rule::StorageClass(rule) => rule.evidence(state),
+            Rule::StorageCopies(rule) => rule.evidence(state),
             Rule::SpreadOver(rule) => rule.evidence(state),
             Rule::NoMigration(rule) => format!("{} would be moved", rule.job),
             Rule::LoseAnyHost(rule) => rule.evidence(state),
@@ -260,6 +284,13 @@ impl fmt::Display for Rule {
             Rule::SameHost(r) => write!(f, "{} on the same host", list(&r.jobs)),
             Rule::NotSameHost(r) => write!(f, "{} on different hosts", list(&r.jobs)),
             Rule::NotSameStorage(r) => write!(f, "{} in different storages", list(&r.jobs)),
+            Rule::StorageClass(r) => {
+                write!(f, "disks of {} in pools with {}={}", r.job, r.key, r.value)
+            }
+            Rule::StorageCopies(r) if r.boxes > 1 => {
+                write!(f, "disks of {} kept {} times, on {} machines", r.job, r.copies, r.boxes)
+            }
+            Rule::StorageCopies(r) => write!(f, "disks of {} kept {} times", r.job, r.copies),
             Rule::SpreadOver(r) => write!(
                 f,
                 "at most {} of {} in one {}",
