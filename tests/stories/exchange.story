@@ -206,6 +206,22 @@ then step move a from h1 to h2
 then big on h1
 then steps 3
 
+story who has room where another is in the way may come there first, so that the other has room where it was
+host h1 8GiB rack=a
+host h2 6GiB rack=b
+vm k on h1 2GiB
+vm m on h1 4GiB
+vm n on h2 2GiB
+vm o on h2 1GiB
+expect must no_migration k
+expect must no_migration o
+expect runs big 4GiB
+expect must host_label big rack=a
+then step move n from h2 to h1
+then step move m from h1 to h2
+then big on h1
+then steps 3
+
 story who is to be moved by command changes places too
 host h1 4GiB
 host h2 4GiB
