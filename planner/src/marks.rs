@@ -142,6 +142,7 @@ impl Marks {
             | Rule::StorageCopies(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
+            | Rule::RestartWithin(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
             | Rule::Balanced(_)

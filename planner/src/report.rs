@@ -188,6 +188,7 @@ fn violation(state: &State<'_>, clause: &Clause, count: u32) -> Violation {
         Rule::PowerSaving(rule) => {
             next_saving(state, rule, true).map(|(saving, _)| saving.to_string())
         }
+        Rule::RestartWithin(rule) => rule.help(state),
         rule => rule.movable().iter().find_map(|job| nearest_move(state, job)),
     };
     Violation { level, rule, count, evidence, hosts: why_no_move(state, clause), cheapest }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use planner::case::{Verdict, Wanted, case, verdict};
-use planner::{Heard, Intent, Outcome, PlanInput, State, Step, audit, plan};
+use planner::{Heard, Intent, Outcome, PlanInput, State, Step, Terms, audit, plan};
 use protocol::host::Inventory;
 use protocol::hugepages::{Pages, with_promised};
 use protocol::id::{HostId, JobId, TenantId};
@@ -87,6 +87,16 @@ impl Story {
             ["device", host] => {
                 self.known_host(host)?;
                 self.wanted.may_sleep.push((*host).to_owned());
+                Ok(())
+            }
+            ["terms", lapse, rest @ ..] => {
+                let fenced_after_ms = match rest {
+                    [] => None,
+                    ["fenced", "after", silence] => Some(world::millis(silence)?),
+                    [word, ..] => return Err(format!("unknown word {word}")),
+                };
+                let lapse_ms = world::millis(lapse)?;
+                self.wanted.terms = Some(Terms { lapse_ms, fenced_after_ms });
                 Ok(())
             }
             ["power", "is", "only", "told"] => {
@@ -307,6 +317,10 @@ impl Story {
                 let vm = world::spec(&[gib])?.as_vm().map_or(0, |vm| vm.memory_bytes);
                 let size = json!({ "memory_bytes": vm });
                 json!({ "expect": "has_size", "job": self.known_vm(job)?, "size": size })
+            }
+            ["restart_within", job, within] => {
+                let within_s = world::millis(within)? / 1_000;
+                json!({ "expect": "restart_within", "job": self.known_vm(job)?, "within_s": within_s })
             }
             [kind @ ("is_stopped" | "absent" | "no_migration"), job] => {
                 json!({ "expect": kind, "job": self.known_vm(job)? })

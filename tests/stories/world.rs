@@ -10,7 +10,7 @@ use protocol::pool::{PoolFacts, PoolId};
 use protocol::resources::{Bytes, Resources};
 use protocol::signed::{Digest, SecretKey};
 use protocol::used::{VmUse, WATCHED_MS_MAX};
-use protocol::vm::{DiskSpec, Plug, VmSpec};
+use protocol::vm::{DiskSpec, OnLoss, Plug, VmSpec};
 
 /// Disk space of a host whose story does not say.
 const DISK_BYTES: u64 = 100 << 30;
@@ -90,7 +90,7 @@ pub(crate) fn hugepages(words: &str) -> Result<(PageSize, HugepageFacts), String
 }
 
 /// A VM by its words: `2GiB`, `4cpus`, `hugepages=2MiB`, `disk=2GiB`, `disk=2GiB@POOL`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
-/// `preemptible`, `protected`.
+/// `preemptible`, `protected`, `may-be-lost`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     let mut vm =
         VmSpec { vcpus: 1, memory_bytes: 0, disks: vec![], nics: vec![], ..VmSpec::default() };
@@ -116,6 +116,8 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
             vm.priority = serde_json::from_str(number).map_err(|e| e.to_string())?;
         } else if *word == "preemptible" {
             vm.preemptible = true;
+        } else if *word == "may-be-lost" {
+            vm.on_loss = OnLoss::Stop;
         } else if *word == "protected" {
             vm.protected = true;
         } else {
@@ -151,6 +153,16 @@ pub(crate) fn cpu_millis(word: &str) -> Result<u64, String> {
     let cpus = cpus.filter(|cpus| (0.0..10_000.0).contains(cpus));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
     let millis = cpus.map(|cpus| (cpus * 1_000.0).round() as u64);
+    millis.ok_or(format!("unknown word {word}"))
+}
+
+/// Milliseconds of `9s` or `9037ms`.
+pub(crate) fn millis(word: &str) -> Result<u64, String> {
+    let of = |number: &str, by: u64| number.parse::<u64>().ok().and_then(|n| n.checked_mul(by));
+    let millis = match word.strip_suffix("ms") {
+        Some(number) => of(number, 1),
+        None => word.strip_suffix('s').and_then(|number| of(number, 1_000)),
+    };
     millis.ok_or(format!("unknown word {word}"))
 }
 

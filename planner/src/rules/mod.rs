@@ -29,6 +29,8 @@ mod not_same_storage;
 
 mod power_saving;
 
+mod restart_within;
+
 mod same_host;
 
 mod spread_over;
@@ -63,6 +65,7 @@ pub use no_migration::NoMigration;
 pub use not_same_host::NotSameHost;
 pub use not_same_storage::NotSameStorage;
 pub use power_saving::PowerSaving;
+pub use restart_within::RestartWithin;
 pub use same_host::SameHost;
 pub use spread_over::SpreadOver;
 pub use storage_class::StorageClass;
@@ -105,6 +108,8 @@ pub enum Rule {
     SpreadOver(SpreadOver),
     /// The job is not moved.
     NoMigration(NoMigration),
+    /// The job would run again soon after its host is lost.
+    RestartWithin(RestartWithin),
     /// The loss of any one host leaves room for what ran on it.
     LoseAnyHost(LoseAnyHost),
     /// The loss of any one domain of hosts leaves room for what ran there.
@@ -151,6 +156,7 @@ impl Rule {
             Rule::StorageCopies(rule) => vec![&rule.job],
             Rule::SpreadOver(rule) => rule.jobs.iter().collect(),
             Rule::NoMigration(rule) => vec![&rule.job],
+            Rule::RestartWithin(rule) => vec![&rule.job],
             Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
             | Rule::Balanced(_)
@@ -176,6 +182,7 @@ impl Rule {
             | Rule::StorageClass(_)
             | Rule::StorageCopies(_)
             | Rule::NoMigration(_)
+            | Rule::RestartWithin(_)
             | Rule::LoseAnyHost(_) => vec![],
         }
     }
@@ -195,6 +202,7 @@ impl Rule {
             Rule::StorageCopies(rule) => rule.violations(state),
             Rule::SpreadOver(rule) => rule.violations(state),
             Rule::NoMigration(rule) => rule.violations(state),
+            Rule::RestartWithin(rule) => rule.violations(state),
             Rule::LoseAnyHost(rule) => rule.violations(state),
             Rule::LoseAnyDomain(rule) => rule.violations(state),
             Rule::Balanced(rule) => rule.violations(state),
@@ -217,6 +225,7 @@ impl Rule {
             | Rule::StorageCopies(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
+            | Rule::RestartWithin(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
             | Rule::Balanced(_)
@@ -229,6 +238,7 @@ impl Rule {
     pub fn movable(&self) -> Vec<&JobId> {
         match self {
             Rule::NoMigration(_)
+            | Rule::RestartWithin(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
             | Rule::Balanced(_)
@@ -263,6 +273,7 @@ impl Rule {
             Rule::StorageCopies(rule) => rule.evidence(state),
             Rule::SpreadOver(rule) => rule.evidence(state),
             Rule::NoMigration(rule) => format!("{} would be moved", rule.job),
+            Rule::RestartWithin(rule) => rule.evidence(state),
             Rule::LoseAnyHost(rule) => rule.evidence(state),
             Rule::LoseAnyDomain(rule) => rule.evidence(state),
             Rule::Balanced(rule) => rule.evidence(state),
@@ -299,6 +310,9 @@ impl fmt::Display for Rule {
                 r.domain.as_deref().unwrap_or("host")
             ),
             Rule::NoMigration(r) => write!(f, "{} is not moved", r.job),
+            Rule::RestartWithin(r) => {
+                write!(f, "{} runs elsewhere within {} s of its host's loss", r.job, r.within_s)
+            }
             Rule::LoseAnyHost(_) => f.write_str("any one host can be lost"),
             Rule::LoseAnyDomain(r) => write!(f, "any one {} can be lost", r.domain),
             Rule::Balanced(rule) => rule.fmt(f),

@@ -153,7 +153,7 @@ impl World {
         let (members, open) = (self.members.clone(), self.open.clone());
         let (turns, powers) = (self.turns.clone(), Arc::new(self.powers.clone()));
         let used = Arc::new(self.used.clone());
-        Look { view, heard, members, powers, used, open, turns }
+        Look { view, heard, members, powers, used, terms: None, open, turns }
     }
 
     /// Looks, plans with the planner if a plan is asked for, and says what is begun.
