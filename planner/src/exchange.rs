@@ -193,8 +193,12 @@ impl<'a> Exchange<'_, '_, 'a> {
         let Some(Want { job: wanting, to: at, .. }) = way.wants.last() else { return };
         let Some(row) = state.host(at) else { return };
         let own = &way.wants[0].job;
+        let is_growth = matches!(self.search.aim, Aim::Goal(Expectation::HasSize { .. }, _));
         for (job, size, more) in leavers(state, &Leaving { row, room: Some((wanting, lacking)) }) {
-            let is_waiting = way.wants.iter().any(|want| want.job == job && job != *own);
+            let is_own = job == *own;
+            let is_waiting = way.wants.iter().skip(is_own.into()).any(|want| want.job == job);
+            // What grows does so where it is.
+            let is_waiting = is_waiting || is_own && is_growth;
             let was_moved = way.node.steps.iter().any(|step| *step.job() == job);
             let helps = lacking.minus(size) != lacking;
             let steps_left =
@@ -214,8 +218,7 @@ impl<'a> Exchange<'_, '_, 'a> {
                             self.add(Way { node, wants: way.wants.clone() }, steps_left, place);
                         }
                     }
-                    // Whoever the way began with only steps aside: what it wants is another place.
-                    Err(Blocker::Admission { no }) if job != *own => {
+                    Err(Blocker::Admission { no }) => {
                         let lack = Lack::of(&no).filter(|lack| lack.may_be);
                         let added = added_by(state, &step);
                         if let Some(lack) =

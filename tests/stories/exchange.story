@@ -194,6 +194,34 @@ then y on h1
 then z on h4
 then steps 4
 
+story the place for the only one that may step aside is made first
+host h1 4GiB rack=a
+host h2 4GiB rack=b
+host h3 3GiB rack=c
+host h4 2GiB rack=d
+vm x on h1 2GiB
+vm y on h2 4GiB
+vm z on h3 2GiB
+expect must host_label x rack=b
+then x on h2
+then y on h1
+then z on h4
+then steps 4
+
+story who grows does not step aside for it
+host h1 4GiB
+host h2 4GiB
+host h3 4GiB
+vm a on h1 2GiB
+vm b on h1 2GiB
+vm c on h2 3GiB
+vm d on h3 3GiB
+expect must no_migration d
+expect has_size a 4GiB
+then unmet a
+then steps 0
+never move a
+
 story a chain: each goes when the next has gone, so that one can start
 host h1 10GiB
 host h2 6GiB
