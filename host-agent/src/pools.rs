@@ -135,10 +135,10 @@ impl Pools {
                     Ok((free_bytes, measured.transpose()?))
                 })
             };
-            looks.push((name, pool, tokio::spawn(look)));
+            looks.push((name, spec.labels, pool, tokio::spawn(look)));
         }
         let mut facts = BTreeMap::new();
-        for (name, pool, look) in looks {
+        for (name, labels, pool, look) in looks {
             let found = look.await.unwrap_or_else(|error| Err(error.to_string()));
             let (free_bytes, unavailable) = match found {
                 Ok((free_bytes, now)) => {
@@ -148,7 +148,8 @@ impl Pools {
                 Err(why) => (0, Some(why)),
             };
             let last = measured.get(&name).copied().unwrap_or_default();
-            facts.insert(name, facts_of(&pool, last, free_bytes, unavailable));
+            let found = facts_of(&pool, last, free_bytes, unavailable);
+            facts.insert(name, PoolFacts { labels, ..found });
         }
         facts
     }
@@ -194,5 +195,6 @@ fn facts_of(
         capacity_bytes: rough(free_bytes.saturating_add(measured.used_bytes)),
         promised_bytes: measured.promised_bytes,
         free_bytes: rough(free_bytes),
+        labels: BTreeMap::new(),
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bootstrap::Context;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use planner::Terms;
 use protocol::api::Health;
 use protocol::id::{HostId, TenantId};
 use protocol::job::Role;
@@ -125,6 +126,11 @@ impl Session {
     pub(crate) fn policy(&self) -> Arc<Policy> {
         let trust = self.trust.as_ref().filter(|_| !self.is_direct);
         trust.map(|trust| Arc::clone(&trust.policy)).unwrap_or_default()
+    }
+
+    /// How soon what a lost host ran may run elsewhere, by the same.
+    pub(crate) fn terms(&self) -> Option<Terms> {
+        self.trust.as_ref().filter(|_| !self.is_direct).map(Terms::of)
     }
 
     /// The hosts of the cluster, by the trust document.

@@ -225,11 +225,16 @@ impl<'a> Attempt<'a> {
                 let is_last = balanced(clause).is_some() || saved(clause).is_some();
                 clause.level == level && mends_rules && !is_last
             };
+            let mut stuck: Vec<(usize, &Clause)> = Vec::new();
             for clause in self.input.clauses.iter().filter(tended) {
-                while clause.rule.violations(&self.node.state) > 0 {
-                    if !self.pursue(&Aim::Keep(clause)) {
-                        break;
-                    }
+                if !self.keep(clause) {
+                    stuck.push((self.node.steps.len(), clause));
+                }
+            }
+            // What has moved for others since may have made room.
+            for (steps_then, clause) in stuck {
+                if self.node.steps.len() > steps_then {
+                    self.keep(clause);
                 }
             }
         }
@@ -244,6 +249,16 @@ impl<'a> Attempt<'a> {
             }
         }
         self.drop_needless();
+    }
+
+    /// Mends a rule as far as it can be; true when nothing is left to mend.
+    fn keep(&mut self, clause: &Clause) -> bool {
+        while clause.rule.violations(&self.node.state) > 0 {
+            if !self.pursue(&Aim::Keep(clause)) {
+                return false;
+            }
+        }
+        true
     }
 
     fn meet(&mut self, level: Level, goal: &'a Expectation) {

@@ -25,11 +25,12 @@ use crate::level::Level;
 use crate::order::{Order, StartsAfter};
 use crate::policy::Placement;
 use crate::rules::Clause;
+use crate::terms::Terms;
 
 /// Kinds of expectation that are met by steps of a job.
 pub const GOALS: [&str; 5] = ["runs", "runs_on", "has_size", "is_stopped", "absent"];
 /// Kinds of expectation about where jobs are.
-pub const RULES: [&str; 13] = [
+pub const RULES: [&str; 16] = [
     "host_label",
     "host_arch",
     "host_at_least",
@@ -37,8 +38,11 @@ pub const RULES: [&str; 13] = [
     "same_host",
     "not_same_host",
     "not_same_storage",
+    "storage_class",
+    "storage_copies",
     "spread_over",
     "no_migration",
+    "restart_within",
     "lose_any_host",
     "lose_any_domain",
     "balanced",
@@ -67,6 +71,9 @@ pub struct Wanted {
     /// What tenants' VMs may be like, and where, as in the trust document.
     #[serde(default)]
     pub policy: Arc<Policy>,
+    /// How soon what a lost host ran may run elsewhere; not known without.
+    #[serde(default)]
+    pub terms: Option<Terms>,
     /// What guests use, with hosts named as in `intents`.
     #[serde(default)]
     pub used: WantedUse,
@@ -132,9 +139,9 @@ pub fn case(
     wanted: Wanted,
 ) -> (PlanInput, Vec<NotUnderstood>) {
     let Wanted { expectations, intents, may_sleep, placement, policy, reservations, .. } = wanted;
-    let Wanted { used, seed, limits, .. } = wanted;
+    let Wanted { terms, used, seed, limits, .. } = wanted;
     let input = PlanInput { placement, reservations, seed, limits, ..PlanInput::default() };
-    let mut input = PlanInput { view, heard, policy, ..input };
+    let mut input = PlanInput { view, heard, policy, terms, ..input };
     let mut not_understood = Vec::new();
     for (text, intent) in intents {
         match input.view.find_host(&text) {

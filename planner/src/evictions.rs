@@ -107,6 +107,13 @@ pub(crate) fn evictions<'a>(
     all
 }
 
+/// The VMs of a host that are worth looking at when a search asks one after the other: what each takes there, and how
+/// many more must leave after it at least.
+pub(crate) fn leavers(state: &State<'_>, host: &Leaving<'_>) -> Vec<(JobId, Load, u64)> {
+    let vms = vms_of(state, host).into_iter();
+    vms.map(|vm| (vm.job, vm.size, vm.moves_left)).collect()
+}
+
 /// What candidates that break nothing are told apart by, before where they lead.
 type Key = (u64, Cost);
 

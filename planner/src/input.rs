@@ -24,6 +24,7 @@ use crate::policy::Placement;
 use crate::register::{Prepared, intent_of};
 use crate::rules::Clause;
 use crate::shards::Shards;
+use crate::terms::Terms;
 
 /// The input of [`crate::plan`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -69,6 +70,9 @@ pub struct PlanInput {
     /// What tenants' VMs may be like, and where: hosts that obey it say no to others.
     #[serde(default, skip_serializing_if = "is_no_policy")]
     pub policy: Arc<Policy>,
+    /// How soon what a lost host ran may run elsewhere, if whoever plans knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
     /// What guests use, as far as whoever plans has measured it.
     #[serde(default, skip_serializing_if = "is_unknown")]
     pub used: Arc<Used>,

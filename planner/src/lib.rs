@@ -33,6 +33,8 @@ mod intent;
 
 mod policy;
 
+mod terms;
+
 mod load;
 
 mod state;
@@ -60,6 +62,10 @@ mod aims;
 mod search;
 
 mod evictions;
+
+mod exchange;
+
+mod ring;
 
 mod preempt;
 
@@ -105,6 +111,7 @@ pub use saving::{Need, Saving, is_needed, need, put_to_sleep, wake};
 pub use shards::Shards;
 pub use state::{Placed, State};
 pub use steps::{Blocker, Step};
+pub use terms::Terms;
 
 #[cfg(test)]
 mod tests;

@@ -18,9 +18,10 @@ use crate::balance::{next_shift, why_none};
 use crate::expectation::{Expectation, whereabouts};
 use crate::intent::{Intent, Problem};
 use crate::level::{Level, Score};
-use crate::load::Lack;
+use crate::load::{Lack, Load};
 use crate::order::awaited;
 use crate::pools::is_on_shared;
+use crate::ring::help_by_turning;
 use crate::rules::{Clause, Rule, Violation, home};
 use crate::saving::next_saving;
 use crate::search::{added_by, considered, move_to, resize_on, start_on};
@@ -29,6 +30,10 @@ use crate::steps::{Blocker, DeleteVm, Step, StopVm};
 
 /// Hosts named in one explanation, nearest to fitting first: more than a screenful helps nobody.
 const VERDICTS_MAX: usize = 16;
+
+/// Hosts without room that are looked at for who would have to change places with a job: a label that many have is no
+/// place of somebody's.
+const RINGS_MAX: u32 = 4;
 
 /// What a plan leaves undone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +188,7 @@ fn violation(state: &State<'_>, clause: &Clause, count: u32) -> Violation {
         Rule::PowerSaving(rule) => {
             next_saving(state, rule, true).map(|(saving, _)| saving.to_string())
         }
+        Rule::RestartWithin(rule) => rule.help(state),
         rule => rule.movable().iter().find_map(|job| nearest_move(state, job)),
     };
     Violation { level, rule, count, evidence, hosts: why_no_move(state, clause), cheapest }
@@ -228,6 +234,7 @@ fn why_no_move(state: &State<'_>, clause: &Clause) -> Vec<HostVerdict> {
 fn nearest_move(state: &State<'_>, job: &JobId) -> Option<String> {
     let from = home(state, job)?;
     let mut near: Vec<(u64, String)> = Vec::new();
+    let mut rings_left = RINGS_MAX;
     for (host, row) in state.hosts().filter(|(host, _)| **host != from) {
         let step = move_to(state, job, &from, host);
         if added_by(state, &step) >= Score::default() {
@@ -236,8 +243,18 @@ fn nearest_move(state: &State<'_>, job: &JobId) -> Option<String> {
         let place = name(host, &row.host.name);
         match step.check(state) {
             Err(Blocker::Admission { no: Refusal::NoCapacity { asked, free, .. } }) => {
-                let lacking = lacking_words(asked.minus(free));
-                near.push((1, format!("free {lacking} on {place} for {job}")));
+                let lacking = asked.minus(free);
+                let words = format!("free {} on {place} for {job}", lacking_words(lacking));
+                let is_asked = rings_left > 0;
+                let turned = is_asked.then(|| help_by_turning(state, job, &from, host)).flatten();
+                // Nobody else is there to free it.
+                let is_alone = state.jobs_alive(row).len() == 1;
+                let is_less = |bytes: u64| is_alone || bytes < lacking.memory_bytes;
+                near.push(match turned.filter(|(bytes, _)| is_less(*bytes)) {
+                    Some((_, words)) => (0, words),
+                    None => (1, words),
+                });
+                rings_left = rings_left.saturating_sub(1);
             }
             Err(Blocker::Admission { no: Refusal::NoHugepages { page_size, asked, free, .. } }) => {
                 let lacking = Pages::of(page_size, asked.saturating_sub(free));
@@ -496,6 +513,8 @@ fn cheapest(
         UnmetReason::NoHostFits => {}
         // One that lacks room where it is.
         UnmetReason::Blocked if matches!(expectation, Expectation::HasSize { .. }) => {}
+        // One that lacks room where it is to go.
+        UnmetReason::Blocked if matches!(expectation, Expectation::RunsOn { .. }) => {}
         UnmetReason::OtherSpec { host } => {
             return Some(format!("stop {} on {} first", expectation.job(), host.short()));
         }
@@ -517,7 +536,11 @@ fn cheapest(
         let moves: Vec<String> = moves.iter().map(Step::to_string).collect();
         return Some(format!("{}: that makes room", moves.join(", then ")));
     }
-    nearest_help(hosts.first()?)
+    let nearest = nearest_help(hosts.first()?);
+    let Expectation::RunsOn { job, on } = expectation else { return nearest };
+    let from = home(state, job)?;
+    let turned = help_by_turning(state, job, &from, on);
+    turned.map(|(_, words)| words).or(nearest)
 }
 
 /// What would make the nearest host fit.
@@ -592,6 +615,13 @@ pub(crate) fn room_words(asked: Resources, free: Resources) -> String {
     words.join("; ")
 }
 
+/// An amount of whatever it is, in words.
+pub(crate) fn load_words(load: Load) -> String {
+    let pages = (!load.pages.is_none()).then(|| load.pages.to_string());
+    let resources = (load.resources != Resources::ZERO).then(|| lacking_words(load.resources));
+    resources.into_iter().chain(pages).collect::<Vec<_>>().join(" and ")
+}
+
 fn lacking_words(lacking: Resources) -> String {
     let mut words = Vec::new();
     if lacking.vcpus > 0 {
@@ -608,6 +638,11 @@ fn lacking_words(lacking: Resources) -> String {
 
 pub(crate) fn seconds(ms: u64) -> String {
     format!("{} s", ms / 1000)
+}
+
+/// A host as people know it.
+pub(crate) fn host_words(state: &State<'_>, host: &HostId) -> String {
+    name(host, state.host(host).map_or("", |row| &row.host.name))
 }
 
 fn name(host: &HostId, name: &str) -> String {

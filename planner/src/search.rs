@@ -23,6 +23,7 @@ use protocol::vm::SizeChange;
 use crate::arrival::{Wish, best_arrival};
 use crate::cost::Cost;
 use crate::evictions::{Leaving, Targets, evictions};
+use crate::exchange::exchange;
 use crate::expectation::{Expectation, Standing, whereabouts};
 use crate::images::fetches;
 use crate::input::Limits;
@@ -37,7 +38,7 @@ use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, MigrateVm, ResizeVm, StartVm, Step, StopVm, WakeHost};
 
 /// Hosts that are looked at for making room, nearest to fitting first: more are no better.
-const ROOM_HOSTS_MAX: usize = 8;
+pub(crate) const ROOM_HOSTS_MAX: usize = 8;
 /// States that are opened however many hosts each looks at: enough for a move and the start after it.
 const NODES_MIN: usize = 8;
 /// Candidates of one state that are kept, best first: a wide frontier of poor ones only costs.
@@ -151,7 +152,9 @@ impl Search<'_> {
         let cheapest = self.explore(&ground, Order::Cheapest);
         // Where there are many cheap states, the one that leads on is found by its nearness alone.
         let again = || self.may_make_room.then(|| self.explore(&ground, Order::Nearest)).flatten();
-        cheapest.or_else(again).or_else(|| self.wake(start)).or_else(|| self.preempt(start))
+        let exchange = || self.may_make_room.then(|| exchange(self, start)).flatten();
+        let found = cheapest.or_else(again).or_else(exchange);
+        found.or_else(|| self.wake(start)).or_else(|| self.preempt(start))
     }
 
     /// The best way in the room of others that have to stop for it.
@@ -277,7 +280,7 @@ impl Search<'_> {
         }
     }
 
-    fn is_reached(&self, start: &State<'_>, node: &Node<'_>) -> bool {
+    pub(crate) fn is_reached(&self, start: &State<'_>, node: &Node<'_>) -> bool {
         let is_worth = node.added.plus(self.aim.gain()) < Score::default();
         is_worth && self.aim.is_met(start, &node.state) && self.keeps_earlier(start, &node.state)
     }
@@ -480,7 +483,7 @@ impl Search<'_> {
     }
 }
 
-fn is_alive(state: &State<'_>, job: &JobId) -> bool {
+pub(crate) fn is_alive(state: &State<'_>, job: &JobId) -> bool {
     state.placements(job).values().any(|placed| !placed.state.is_ended())
 }
 
@@ -537,7 +540,7 @@ impl Aim<'_> {
         }
     }
 
-    fn gain(&self) -> Score {
+    pub(crate) fn gain(&self) -> Score {
         match self {
             Aim::Goal(_, level) => Score::at(*level, -1),
             // What it gains is in the violations themselves.
@@ -626,9 +629,9 @@ pub(crate) fn added_by(state: &State<'_>, step: &Step) -> Score {
 }
 
 /// Where each job that was touched has ended up, and which of its rows were ended or deleted.
-type Signature = (Vec<(JobId, Option<HostId>)>, Vec<(JobId, HostId, bool)>);
+pub(crate) type Signature = (Vec<(JobId, Option<HostId>)>, Vec<(JobId, HostId, bool)>);
 
-fn signature<'s>(steps: impl Iterator<Item = &'s Step>) -> Signature {
+pub(crate) fn signature<'s>(steps: impl Iterator<Item = &'s Step>) -> Signature {
     let mut ends: BTreeMap<&JobId, Option<&HostId>> = BTreeMap::new();
     let mut rows: BTreeMap<(&JobId, &HostId), bool> = BTreeMap::new();
     for step in steps {
@@ -726,7 +729,7 @@ pub(crate) fn shortfall(asked: Resources, free: Resources, capacity: Resources) 
 }
 
 /// How well a step places its job by the policy, and the seed's lot.
-fn placement_rank(state: &State<'_>, step: &Step) -> (u32, u64) {
+pub(crate) fn placement_rank(state: &State<'_>, step: &Step) -> (u32, u64) {
     let Some(reservation) = step.reservation(state) else { return (0, 0) };
     let Some(row) = state.host(&reservation.host) else { return (u32::MAX, 0) };
     let room = state.room_for(row, &reservation.job);

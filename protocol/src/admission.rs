@@ -727,6 +727,7 @@ mod tests {
             capacity_bytes: 4 * GIB,
             promised_bytes: 3 * GIB,
             free_bytes: 2 * GIB,
+            labels: BTreeMap::new(),
         };
         BTreeMap::from([("nfs".parse().unwrap(), facts)])
     }

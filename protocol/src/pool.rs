@@ -28,6 +28,12 @@ pub const DEFAULT: &str = "default";
 /// Pools of one host: each is in the host's row, which every event about the host carries.
 pub const POOLS_MAX: usize = 32;
 
+/// Labels of one pool, and the longest key or value of one: they are in the host's row too.
+pub const POOL_LABELS_MAX: usize = 16;
+
+/// See [`POOL_LABELS_MAX`].
+pub const POOL_LABEL_BYTES_MAX: usize = 64;
+
 /// Longest path of a pool. QEMU and libvirt take more.
 pub const PATH_BYTES_MAX: usize = 1024;
 
@@ -43,7 +49,7 @@ pub struct PoolsConfig {
 }
 
 /// A pool as it is declared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolSpec {
     /// The directory, by its whole path. The same on all hosts between which running VMs are to move.
@@ -58,6 +64,9 @@ pub struct PoolSpec {
     /// missing mark means a missing mount.
     #[serde(default, skip_serializing_if = "is_false")]
     pub create: bool,
+    /// What its operator says of it, such as `class` and `copies`. Nobody checks that it is so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -84,6 +93,9 @@ pub struct PoolFacts {
     pub promised_bytes: u64,
     /// Bytes that are really free.
     pub free_bytes: u64,
+    /// What its operator has said of it on this host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl PoolFacts {
@@ -192,6 +204,7 @@ impl PoolsConfig {
                     spec.path
                 ));
             }
+            check_labels(name, &spec.labels).or_else(invalid)?;
         }
         let nests = |a: &str, b: &str| {
             a == b || b.strip_prefix(a).is_some_and(|rest| rest.starts_with('/'))
@@ -209,13 +222,31 @@ impl PoolsConfig {
     }
 }
 
+fn check_labels(pool: &PoolName, labels: &BTreeMap<String, String>) -> Result<(), String> {
+    if labels.len() > POOL_LABELS_MAX {
+        let count = labels.len();
+        return Err(format!("{count} labels of pool {pool}: it has at most {POOL_LABELS_MAX}"));
+    }
+    let is_word = |word: &str| {
+        let is_short = (1..=POOL_LABEL_BYTES_MAX).contains(&word.len());
+        is_short && !word.chars().any(char::is_control)
+    };
+    let is_label =
+        |(key, value): &(&String, &String)| is_word(key) && is_word(value) && !key.contains('=');
+    match labels.iter().find(|label| !is_label(label)) {
+        Some((key, value)) => Err(format!(
+            "label {key:?}={value:?} of pool {pool}: write KEY=VALUE, each of 1 to {POOL_LABEL_BYTES_MAX} bytes"
+        )),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config(pools: &[(&str, &str)]) -> PoolsConfig {
-        let spec =
-            |path: &str| PoolSpec { path: path.into(), shared: true, id: None, create: false };
+        let spec = |path: &str| PoolSpec { path: path.into(), shared: true, ..PoolSpec::default() };
         let pools = pools.iter().map(|(name, path)| (name.parse().unwrap(), spec(path)));
         PoolsConfig { version: 1, pools: pools.collect() }
     }
@@ -229,6 +260,17 @@ mod tests {
         {
             assert!(config(&[("nfs", bad)]).validate().is_err(), "{bad:?} was taken");
         }
+        let labelled = |key: &str, value: &str| {
+            let mut config = config(&[("nfs", "/srv/nfs")]);
+            let spec = config.pools.values_mut().next().unwrap();
+            spec.labels.insert(key.into(), value.into());
+            config.validate()
+        };
+        assert_eq!(labelled("class", "ssd"), Ok(()));
+        for (key, value) in [("", "x"), ("class", ""), ("a=b", "x"), ("class", "a\nb")] {
+            assert!(labelled(key, value).is_err(), "{key:?}={value:?} was taken");
+        }
+        assert!(labelled(&"k".repeat(POOL_LABEL_BYTES_MAX + 1), "x").is_err());
         assert!(config(&[("default", "/srv/a")]).validate().is_err());
         assert!(config(&[("a", "/srv/a"), ("b", "/srv/a")]).validate().is_err());
         assert!(config(&[("a", "/srv/a/b"), ("b", "/srv/a")]).validate().is_err());

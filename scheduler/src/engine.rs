@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Outcome, PlanInput, Shards, State};
+use planner::{Outcome, PlanInput, Shards, State, Terms};
 use protocol::api::{NewRun, RunStatus, Want};
 use protocol::id::{HostId, JobId, RunId, TenantId};
 use protocol::job::Role;
@@ -125,6 +125,11 @@ impl Inner {
         trust.as_ref().map(|trust| Arc::clone(&trust.policy)).unwrap_or_default()
     }
 
+    /// How soon what a lost host ran may run elsewhere, by the same.
+    fn terms(&self) -> Option<Terms> {
+        self.options.trust.borrow().as_deref().map(Terms::of)
+    }
+
     /// Plans on a thread of its own: a search may take long, and this one answers requests.
     async fn plan(&self, record: &RunRecord) -> Input {
         match timeout(PLAN_WAIT, self.plan_in_turn(record)).await {
@@ -169,7 +174,7 @@ impl Inner {
         let (run, want, setbacks) = (record.id, record.want.clone(), record.setbacks.clone());
         let (now_ms, seed) = (options.clock.now().mono_ms, options.seed);
         let has_trust = options.trust.borrow().is_some();
-        let (shards, policy) = (self.shards(), self.policy());
+        let (shards, policy, terms) = (self.shards(), self.policy(), self.terms());
         // Who is emptied for its sleep has others moved as who makes room has.
         let is_heeded = record.make_room || matches!(want, Want::Sleep { .. });
         let yields = record.yields;
@@ -185,6 +190,7 @@ impl Inner {
             let mut knowledge = lock();
             knowledge.share_with(shards);
             knowledge.obey(policy);
+            knowledge.count_on(terms);
             let mut input = knowledge.plan_input(now_ms, &picture, run, &want, setbacks, seed);
             drop(knowledge);
             if yields {
@@ -534,6 +540,10 @@ impl Scheduler {
 
     pub(crate) fn policy(&self) -> Arc<Policy> {
         self.0.policy()
+    }
+
+    pub(crate) fn terms(&self) -> Option<Terms> {
+        self.0.terms()
     }
 
     /// What it has done, and how things stand.

@@ -427,7 +427,8 @@ impl Scheduler {
         let (view, heard) = (picture.view.clone(), self.heard_or_asleep(&picture));
         let powers = self.asleep().powers();
         let used = self.used();
-        let look = Look { view, heard, members, powers, used, open, turns };
+        let terms = self.terms();
+        let look = Look { view, heard, members, powers, used, terms, open, turns };
         self.give(Input::Looked(Box::new(look)), mends).await;
     }
 
@@ -523,6 +524,7 @@ impl Scheduler {
             let mut knowledge = scheduler.knowledge();
             knowledge.share_with(shards);
             knowledge.obey(policy);
+            knowledge.count_on(scheduler.terms());
             let input = knowledge.mend_input(now_ms, &picture, aims, setbacks, seed);
             drop(knowledge);
             let outcome = planner::plan(&input);

@@ -11,7 +11,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use planner::{
     Clause, Expectation, Heard, Level, Limits, PlanInput, Register, Reservation, Rule, Setback,
-    Shards,
+    Shards, Terms,
 };
 use protocol::api::Want;
 use protocol::event::{Event, Fact};
@@ -55,6 +55,7 @@ pub struct Knowledge {
     shards: Shards,
     /// What hosts let in, by the document that this engine obeys.
     policy: Arc<Policy>,
+    terms: Option<Terms>,
     /// Who sleeps, and who may.
     powers: Arc<Powers>,
 }
@@ -112,6 +113,11 @@ impl Knowledge {
     /// Hosts obey this policy, or will within moments.
     pub fn obey(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+    }
+
+    /// How soon what a lost host ran may run elsewhere.
+    pub fn count_on(&mut self, terms: Option<Terms>) {
+        self.terms = terms;
     }
 
     /// Who sleeps, and who may.
@@ -319,7 +325,8 @@ impl Knowledge {
         let policy = Arc::clone(&self.policy);
         let prepared = register.into();
         let input = self.powers.told(PlanInput::default());
-        PlanInput { view, heard, setbacks, seed, shards, prepared, policy, ..input }
+        let terms = self.terms;
+        PlanInput { view, heard, setbacks, seed, shards, prepared, policy, terms, ..input }
             .with_host_intents()
     }
 }

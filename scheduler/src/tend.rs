@@ -196,6 +196,7 @@ impl Scheduler {
             let mut knowledge = scheduler.knowledge();
             knowledge.share_with(shards);
             knowledge.obey(policy);
+            knowledge.count_on(scheduler.terms());
             let input = knowledge.tend_input(now_ms, &picture, setbacks, seed);
             drop(knowledge);
             let outcome = planner::plan(&input);

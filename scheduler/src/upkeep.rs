@@ -47,7 +47,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use planner::{
-    Clause, Expectation, Favour, Group, Level, Need, PlanInput, Rehearsal, Report, Shift, Step,
+    Clause, Expectation, Favour, Group, Level, Need, PlanInput, Rehearsal, Report, Rule, Shift,
+    Step, Terms,
 };
 use protocol::api::Want;
 use protocol::expectations::SetStatus;
@@ -156,6 +157,8 @@ pub struct Look {
     pub powers: Arc<Powers>,
     /// What guests use, as far as it is known.
     pub used: Arc<Used>,
+    /// How soon what a lost host ran may run elsewhere, if there is a trust document.
+    pub terms: Option<Terms>,
     /// Runs that have not ended.
     pub open: Vec<Open>,
     /// Who else keeps the same sets.
@@ -309,6 +312,7 @@ pub struct Upkeep {
     saving: Saving,
     powers: Arc<Powers>,
     used: Arc<Used>,
+    terms: Option<Terms>,
     /// What the loss of each host, or of each value of a label, would need, if anybody expects that none does harm.
     rehearsals: BTreeMap<Option<String>, Rehearsal>,
     open: Vec<Open>,
@@ -516,7 +520,7 @@ impl Upkeep {
     }
 
     fn look(&mut self, now_ms: u64, look: Look, out: &mut Vec<Effect>) {
-        let Look { view, heard, members, powers, used, open, turns } = look;
+        let Look { view, heard, members, powers, used, terms, open, turns } = look;
         let (mut changed, mut is_change) = self.index.update(&view, &heard, &members);
         let before = std::mem::replace(&mut self.powers, powers);
         if !Arc::ptr_eq(&before, &self.powers) && before != self.powers {
@@ -526,6 +530,13 @@ impl Upkeep {
         let before_used = std::mem::replace(&mut self.used, used);
         if !Arc::ptr_eq(&before_used, &self.used) && before_used != self.used {
             changed.extend(self.by_use().map(|(key, _)| key.clone()));
+        }
+        if std::mem::replace(&mut self.terms, terms) != terms {
+            let by_terms = |item: &Item| {
+                matches!(item, Item::Rule(Clause { rule: Rule::RestartWithin(_), .. }))
+            };
+            let readers = self.items().filter(|(_, item)| by_terms(item));
+            changed.extend(readers.map(|(key, _)| key));
         }
         self.note_turned(now_ms, &before);
         if !self.has_looked {

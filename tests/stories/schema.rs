@@ -24,7 +24,11 @@ fn the_schema_has_every_kind_of_expectation_and_no_other() {
 }
 
 fn record(expectations: &str) -> Record {
-    let (view, heard) = view_of(read("examples/room.view.json")).expect("a view");
+    record_of("examples/room.view.json", expectations)
+}
+
+fn record_of(view: &str, expectations: &str) -> Record {
+    let (view, heard) = view_of(read(view)).expect("a view");
     let wanted = serde_json::from_value(read(expectations)).expect("expectations");
     let (input, not_understood) = case(view, heard, wanted);
     assert_eq!(not_understood, []);
@@ -47,6 +51,10 @@ fn the_examples_give_the_plans_that_the_documents_promise() {
     let used = record("examples/use.expectations.json");
     assert_eq!(steps(&used), ["move small from h1 to h2"]);
     assert_eq!(used.outcome.plan.shifts[0].reason(), "as h1 is 68.8% busy and h2 0%");
+    let disks = record_of("examples/disks.view.json", "examples/disks.expectations.json");
+    assert_eq!(steps(&disks), ["move db from h1 to h2"]);
+    let late = &disks.outcome.report.violations[..];
+    assert!(matches!(late, [late] if late.evidence.contains("db may not run again within 20 s")));
     let group = record("examples/group.expectations.json");
     assert_eq!(steps(&group), ["start db-1 on h1", "start web-1 on h2", "start web-2 on h1"]);
 }

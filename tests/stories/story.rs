@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use planner::case::{Verdict, Wanted, case, verdict};
-use planner::{Heard, Intent, Outcome, PlanInput, State, Step, audit, plan};
+use planner::{Heard, Intent, Outcome, PlanInput, State, Step, Terms, audit, plan};
 use protocol::host::Inventory;
 use protocol::hugepages::{Pages, with_promised};
 use protocol::id::{HostId, JobId, TenantId};
@@ -89,6 +89,16 @@ impl Story {
                 self.wanted.may_sleep.push((*host).to_owned());
                 Ok(())
             }
+            ["terms", lapse, rest @ ..] => {
+                let fenced_after_ms = match rest {
+                    [] => None,
+                    ["fenced", "after", silence] => Some(world::millis(silence)?),
+                    [word, ..] => return Err(format!("unknown word {word}")),
+                };
+                let lapse_ms = world::millis(lapse)?;
+                self.wanted.terms = Some(Terms { lapse_ms, fenced_after_ms });
+                Ok(())
+            }
             ["power", "is", "only", "told"] => {
                 self.wanted.limits.savings_max = 0;
                 Ok(())
@@ -106,6 +116,15 @@ impl Story {
                 let (key, value) = label.split_once('=').ok_or("write KEY=VALUE")?;
                 let inventory = self.hosts.get_mut(*host).ok_or(format!("no host {host}"))?;
                 inventory.host.labels.insert(key.to_owned(), value.to_owned());
+                Ok(())
+            }
+            ["relabel", host, pool, label] => {
+                let (key, value) = label.split_once('=').ok_or("write KEY=VALUE")?;
+                let inventory = self.hosts.get_mut(*host).ok_or(format!("no host {host}"))?;
+                let mut pools = inventory.host.pools.iter_mut();
+                let of_name = pools.find(|(name, _)| name.as_str() == *pool);
+                let (_, facts) = of_name.ok_or(format!("no pool {pool} on {host}"))?;
+                facts.labels.insert(key.to_owned(), value.to_owned());
                 Ok(())
             }
             ["shrinks", host, size] => {
@@ -299,6 +318,10 @@ impl Story {
                 let size = json!({ "memory_bytes": vm });
                 json!({ "expect": "has_size", "job": self.known_vm(job)?, "size": size })
             }
+            ["restart_within", job, within] => {
+                let within_s = world::millis(within)? / 1_000;
+                json!({ "expect": "restart_within", "job": self.known_vm(job)?, "within_s": within_s })
+            }
             [kind @ ("is_stopped" | "absent" | "no_migration"), job] => {
                 json!({ "expect": kind, "job": self.known_vm(job)? })
             }
@@ -324,6 +347,22 @@ impl Story {
                     self.known_vm(job)?;
                 }
                 json!({ "expect": kind, "jobs": list(jobs) })
+            }
+            ["storage_class", job, label] => {
+                let (key, value) = label.split_once('=').ok_or("write KEY=VALUE")?;
+                let job = self.known_vm(job)?;
+                json!({ "expect": "storage_class", "job": job, "key": key, "value": value })
+            }
+            ["storage_copies", job, copies, rest @ ..] => {
+                let number =
+                    |word: &str| word.parse::<u32>().map_err(|_| format!("unknown word {word}"));
+                let boxes = match rest {
+                    [] => 1,
+                    ["over", boxes] => number(boxes)?,
+                    [word, ..] => return Err(format!("unknown word {word}")),
+                };
+                let (job, copies) = (self.known_vm(job)?, number(copies)?);
+                json!({ "expect": "storage_copies", "job": job, "copies": copies, "boxes": boxes })
             }
             ["spread_over", domain, max, jobs @ ..] => {
                 for job in jobs {

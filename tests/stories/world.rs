@@ -10,7 +10,7 @@ use protocol::pool::{PoolFacts, PoolId};
 use protocol::resources::{Bytes, Resources};
 use protocol::signed::{Digest, SecretKey};
 use protocol::used::{VmUse, WATCHED_MS_MAX};
-use protocol::vm::{DiskSpec, Plug, VmSpec};
+use protocol::vm::{DiskSpec, OnLoss, Plug, VmSpec};
 
 /// Disk space of a host whose story does not say.
 const DISK_BYTES: u64 = 100 << 30;
@@ -49,13 +49,20 @@ pub(crate) fn image(name: &str) -> Result<(ImageName, ImageFacts), String> {
     Ok((ImageName::new(name).map_err(|e| e.to_string())?, facts))
 }
 
-/// A pool by its words, `NAME:SIZE`, with nothing in it. A shared one is the same on every host that has its name.
+/// A pool by its words, `NAME:SIZE` or `NAME:SIZE,KEY=VALUE` with labels, with nothing in it. A shared one is the same on every host that has its name.
 pub(crate) fn pool(
     host: &str,
     words: &str,
     is_shared: bool,
 ) -> Result<(PoolName, PoolFacts), String> {
-    let (name, size) = words.split_once(':').ok_or("write POOL:SIZE")?;
+    let (name, words) = words.split_once(':').ok_or("write POOL:SIZE")?;
+    let mut words = words.split(',');
+    let size = words.next().unwrap_or_default();
+    let pair = |label: &str| {
+        let (key, value) = label.split_once('=').ok_or("write POOL:SIZE,KEY=VALUE")?;
+        Ok::<_, String>((key.to_owned(), value.to_owned()))
+    };
+    let labels = words.map(pair).collect::<Result<_, _>>()?;
     let mark = if is_shared { name.to_owned() } else { format!("{name} of {host}") };
     let mark = Digest::of(mark.as_bytes()).to_string();
     let bytes = bytes(size)?;
@@ -67,6 +74,7 @@ pub(crate) fn pool(
         capacity_bytes: bytes,
         promised_bytes: 0,
         free_bytes: bytes,
+        labels,
     };
     Ok((PoolName::new(name).map_err(|e| e.to_string())?, facts))
 }
@@ -82,7 +90,7 @@ pub(crate) fn hugepages(words: &str) -> Result<(PageSize, HugepageFacts), String
 }
 
 /// A VM by its words: `2GiB`, `4cpus`, `hugepages=2MiB`, `disk=2GiB`, `disk=2GiB@POOL`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
-/// `preemptible`, `protected`.
+/// `preemptible`, `protected`, `may-be-lost`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     let mut vm =
         VmSpec { vcpus: 1, memory_bytes: 0, disks: vec![], nics: vec![], ..VmSpec::default() };
@@ -108,6 +116,8 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
             vm.priority = serde_json::from_str(number).map_err(|e| e.to_string())?;
         } else if *word == "preemptible" {
             vm.preemptible = true;
+        } else if *word == "may-be-lost" {
+            vm.on_loss = OnLoss::Stop;
         } else if *word == "protected" {
             vm.protected = true;
         } else {
@@ -143,6 +153,16 @@ pub(crate) fn cpu_millis(word: &str) -> Result<u64, String> {
     let cpus = cpus.filter(|cpus| (0.0..10_000.0).contains(cpus));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
     let millis = cpus.map(|cpus| (cpus * 1_000.0).round() as u64);
+    millis.ok_or(format!("unknown word {word}"))
+}
+
+/// Milliseconds of `9s` or `9037ms`.
+pub(crate) fn millis(word: &str) -> Result<u64, String> {
+    let of = |number: &str, by: u64| number.parse::<u64>().ok().and_then(|n| n.checked_mul(by));
+    let millis = match word.strip_suffix("ms") {
+        Some(number) => of(number, 1),
+        None => word.strip_suffix('s').and_then(|number| of(number, 1_000)),
+    };
     millis.ok_or(format!("unknown word {word}"))
 }
 

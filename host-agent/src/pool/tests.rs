@@ -24,7 +24,7 @@ fn job() -> JobId {
 
 fn spec(folder: &Path, create: bool) -> PoolSpec {
     let path = folder.to_str().unwrap().to_owned();
-    PoolSpec { path, shared: true, id: None, create }
+    PoolSpec { path, shared: true, id: None, create, ..PoolSpec::default() }
 }
 
 fn turn(n: u8, seq: u64, revision: u64, coming: Coming) -> Turn {

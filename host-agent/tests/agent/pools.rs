@@ -11,7 +11,7 @@ const PATH: &str = "/v1/config/pools";
 /// A pool named `nfs` in this folder.
 pub(crate) fn config(version: u64, folder: &Path, create: bool) -> PoolsConfig {
     let path = folder.to_str().unwrap().to_owned();
-    let spec = PoolSpec { path, shared: true, id: None, create };
+    let spec = PoolSpec { path, shared: true, id: None, create, ..PoolSpec::default() };
     PoolsConfig { version, pools: [("nfs".parse().unwrap(), spec)].into() }
 }
 
@@ -84,6 +84,31 @@ async fn a_pool_is_declared_all_or_nothing_and_is_known_in_the_next_life() {
     assert_eq!(known, declared);
     let host: Host = bench.client.get(&bench.local(), "/v1/host").await.unwrap();
     assert_eq!(host.pools.len(), 1, "from its first moment on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_pool_may_change_while_it_is_in_use_and_is_told() {
+    let bench = Bench::new().await;
+    let pool = folder();
+    bench.declare(&config(1, pool.path(), true)).await.unwrap();
+    bench.put("web-1", pooled(1 << 20)).await.unwrap();
+    bench.await_state("web-1", JobState::Running).await;
+    let mut labelled = config(2, pool.path(), false);
+    let class = BTreeMap::from([("class".to_owned(), "ssd".to_owned())]);
+    labelled.pools.values_mut().for_each(|spec| spec.labels = class.clone());
+    bench.declare(&labelled).await.unwrap();
+    let begin = Instant::now();
+    loop {
+        let host: Host = bench.client.get(&bench.local(), "/v1/host").await.unwrap();
+        if host.pools.values().all(|facts| facts.labels == class) {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{:?}", host.pools);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut bad = config(3, pool.path(), false);
+    bad.pools.values_mut().for_each(|spec| drop(spec.labels.insert("class".into(), "".into())));
+    assert_eq!(bench.declare(&bad).await.unwrap_err().name(), "invalid");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,7 +133,7 @@ pub(super) fn parse_priority(text: &str) -> Result<Priority, String> {
     Priority::try_from(number).map_err(|error| error.to_string())
 }
 
-pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
         .ok_or_else(|| format!("{text:?} is no label: write KEY=VALUE"))

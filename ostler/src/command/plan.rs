@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use planner::case::{Record, Verdict, Wanted, case, change, view_of};
-use planner::{Clause, Heard, Intent, Limits, PlanInput, State};
+use planner::{Clause, Heard, Intent, Limits, PlanInput, State, Terms};
 use protocol::id::{HostId, SetName};
 use protocol::power::Sleep;
 use protocol::trust::Policy;
@@ -56,8 +56,8 @@ pub(crate) async fn run(session: &Session, args: PlanArgs) -> Result<Code, Failu
     let may_sleep = session.may_sleep().await;
     let used = session.used().await;
     let members = session.members();
-    let (policy, asleep) = (session.policy(), picture.asleep);
-    let around = Around { sets, members, policy, asleep, may_sleep, used };
+    let (policy, terms, asleep) = (session.policy(), session.terms(), picture.asleep);
+    let around = Around { sets, members, policy, terms, asleep, may_sleep, used };
     finish(session.is_json, &args, picture.view, heard, around)
 }
 
@@ -69,6 +69,7 @@ struct Around {
     /// Hosts of the cluster.
     members: BTreeSet<HostId>,
     policy: Arc<Policy>,
+    terms: Option<Terms>,
     asleep: BTreeMap<HostId, Sleep>,
     may_sleep: BTreeSet<HostId>,
     used: Used,
@@ -151,9 +152,11 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
     serde_json::from_slice(&bytes).map_err(|error| bad_file(file, paper, error))
 }
 
-/// What is wanted, under the policy in force unless it names another.
-pub(crate) fn under(policy: Arc<Policy>, wanted: Wanted) -> Wanted {
-    if wanted.policy.is_empty() { Wanted { policy, ..wanted } } else { wanted }
+/// What is wanted, under the policy and by the terms in force unless it names others.
+pub(crate) fn under(policy: Arc<Policy>, terms: Option<Terms>, wanted: Wanted) -> Wanted {
+    let terms = wanted.terms.or(terms);
+    let policy = if wanted.policy.is_empty() { policy } else { wanted.policy };
+    Wanted { policy, terms, ..wanted }
 }
 
 fn bad_file(file: &Path, paper: Paper, error: serde_json::Error) -> Failure {
@@ -167,9 +170,9 @@ fn finish(
     args: &PlanArgs,
     view: View,
     heard: BTreeMap<HostId, Heard>,
-    Around { sets, members, policy, asleep, may_sleep, used }: Around,
+    Around { sets, members, policy, terms, asleep, may_sleep, used }: Around,
 ) -> Result<Code, Failure> {
-    let wanted = under(policy, read_wanted(args.expectations.as_deref())?);
+    let wanted = under(policy, terms, read_wanted(args.expectations.as_deref())?);
     let (mut input, not_understood) = case(view, heard, wanted);
     lay_asleep(&mut input, &asleep);
     input.may_sleep.extend(may_sleep);
@@ -216,6 +219,7 @@ fn beside(
         members: Arc::new(members),
         powers: Arc::new(powers),
         used: Arc::clone(&input.used),
+        terms: input.terms,
         ..Look::default()
     };
     let Foresight { aims, held } = Foresight::of(sets, &look);

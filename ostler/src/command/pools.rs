@@ -15,6 +15,7 @@ use serde_json::json;
 use transport::Method;
 
 use super::images::{Place, places};
+use crate::cli::parse_label;
 use crate::exit::{Code, Failure, code_of};
 use crate::picture::Picture;
 use crate::session::Session;
@@ -58,6 +59,10 @@ struct AddArgs {
     /// The hosts have it together: all of them mount the same
     #[arg(long)]
     shared: bool,
+    /// What to say of it, such as class=ssd or copies=2, for expectations to ask for: on top of what is said already.
+    /// KEY= says it no more
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
     /// Make a new pool of it; without this it must be one already
     #[arg(long)]
     create: bool,
@@ -121,11 +126,12 @@ fn ls(session: &Session, picture: &Picture) -> Code {
             Bytes(facts.promised_bytes).to_string(),
             Bytes(facts.capacity_bytes).to_string(),
             Bytes(facts.free_bytes).to_string(),
+            label_words(&facts.labels),
             state,
             hosts.join(", "),
         ]
     });
-    let header = ["POOL", "ID", "KIND", "PROMISED", "CAPACITY", "FREE", "STATE", "HOSTS"];
+    let header = ["POOL", "ID", "KIND", "PROMISED", "CAPACITY", "FREE", "LABELS", "STATE", "HOSTS"];
     show::table(header, lines.collect());
     for ((name, _), Shown { troubles, .. }) in &pools {
         for why in troubles {
@@ -135,15 +141,21 @@ fn ls(session: &Session, picture: &Picture) -> Code {
     Code::Ok
 }
 
+fn label_words(labels: &BTreeMap<String, String>) -> String {
+    let words: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(",") }
+}
+
 async fn add(session: &Session, picture: &Picture, args: AddArgs) -> Result<Code, Failure> {
     let targets = places(picture, &args.on)?;
-    let AddArgs { name, path, shared, create, .. } = args;
+    let AddArgs { name, path, shared, create, label, .. } = args;
     // What other hosts have under this name and share is what is meant.
     let mut id = known_id(picture, &name).filter(|_| shared);
     for place in targets {
         let config = read(session, &place).await?;
         if let Some(has) = config.pools.get(&name)
             && (&has.path, has.shared) == (&path, shared)
+            && labels_after(&has.labels, &label) == has.labels
             && id.is_none_or(|id| has.id == Some(id))
         {
             id = has.id.filter(|_| shared).or(id);
@@ -151,7 +163,9 @@ async fn add(session: &Session, picture: &Picture, args: AddArgs) -> Result<Code
             continue;
         }
         let may_create = create && (id.is_none() || !shared);
-        let spec = PoolSpec { path: path.clone(), shared, id, create: may_create };
+        let labels = config.pools.get(&name).map(|has| has.labels.clone()).unwrap_or_default();
+        let labels = labels_after(&labels, &label);
+        let spec = PoolSpec { path: path.clone(), shared, id, create: may_create, labels };
         let mut pools = config.pools;
         pools.insert(name.clone(), spec);
         let put = PoolsConfig { version: config.version + 1, pools };
@@ -161,6 +175,17 @@ async fn add(session: &Session, picture: &Picture, args: AddArgs) -> Result<Code
         tell(session, &place, &name, found, "has it");
     }
     Ok(Code::Ok)
+}
+
+/// What is said of a pool, changed by what is said now.
+fn labels_after(
+    before: &BTreeMap<String, String>,
+    said: &[(String, String)],
+) -> BTreeMap<String, String> {
+    let mut labels = before.clone();
+    labels.extend(said.iter().cloned());
+    labels.retain(|_, value| !value.is_empty());
+    labels
 }
 
 fn known_id(picture: &Picture, name: &PoolName) -> Option<PoolId> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use planner::case::{Record, Wanted, case};
-use planner::{Heard, Intent, Limits, Rehearsal, State};
+use planner::{Heard, Intent, Limits, Rehearsal, State, Terms};
 use protocol::api::RunList;
 use protocol::id::{HostId, JobId};
 use protocol::job::Role;
@@ -47,8 +47,9 @@ pub(crate) async fn run(session: &Session, args: WhyArgs) -> Result<Code, Failur
     picture.warn();
     let heard = plan::heard_of(&picture);
     let runs = last_runs(session, &args.name).await;
-    let (view, asleep, policy) = (picture.view, picture.asleep, session.policy());
-    explain(session.is_json, &args, Told { view, heard, runs, policy, asleep })
+    let (view, asleep) = (picture.view, picture.asleep);
+    let (policy, terms) = (session.policy(), session.terms());
+    explain(session.is_json, &args, Told { view, heard, runs, policy, terms, asleep })
 }
 
 /// Why a VM is where it is or is not, in lines.
@@ -56,7 +57,7 @@ pub(crate) async fn of_job(session: &Session, picture: &Picture, name: &JobId) -
     let args = WhyArgs { name: name.to_string(), view: None, expectations: None };
     let runs = last_runs(session, &args.name).await;
     let (view, heard) = (picture.view.clone(), plan::heard_of(picture));
-    let wanted = plan::under(session.policy(), Wanted::default());
+    let wanted = plan::under(session.policy(), session.terms(), Wanted::default());
     let told = Told { view, heard, runs, asleep: picture.asleep.clone(), ..Told::default() };
     let (mut lines, record) = explain_job(name, &told, wanted);
     lines.extend(plan::lines(&record));
@@ -90,12 +91,14 @@ struct Told {
     /// What controllers last did, in words.
     runs: Vec<String>,
     policy: Arc<Policy>,
+    terms: Option<Terms>,
     asleep: BTreeMap<HostId, Sleep>,
 }
 
 fn explain(is_json: bool, args: &WhyArgs, told: Told) -> Result<Code, Failure> {
-    let Told { view, runs, policy, .. } = &told;
-    let wanted = plan::under(Arc::clone(policy), plan::read_wanted(args.expectations.as_deref())?);
+    let Told { view, runs, policy, terms, .. } = &told;
+    let wanted = plan::read_wanted(args.expectations.as_deref())?;
+    let wanted = plan::under(Arc::clone(policy), *terms, wanted);
     let job: Option<JobId> = args.name.parse().ok();
     let is_job = |job: &JobId| view.job(job).next().is_some();
     let has_wish = wanted.expectations.iter().any(|value| value["job"] == json!(args.name));

@@ -17,7 +17,7 @@ use super::*;
 use crate::arrival::{Wish, best_arrival};
 use crate::rules::{
     HostArch, HostAtLeast, HostLabel, NoMigration, NotSameHost, NotSameStorage, SameHost,
-    SpreadOver,
+    SpreadOver, StorageClass,
 };
 use crate::{
     Clause, Expectation, Heard, Level, Limits, Placement, PlanInput, Reservation, Rule, Setback,
@@ -122,6 +122,7 @@ fn inventory(n: u8, seq: u64, drawn: &Drawn) -> Inventory {
         capacity_bytes: 10 * GIB,
         promised_bytes: u64::from(drawn.zone) * 3 * GIB,
         free_bytes: 10 * GIB,
+        labels: has(5).then(|| ("class".to_owned(), "ssd".to_owned())).into_iter().collect(),
     };
     let pools: BTreeMap<PoolName, PoolFacts> =
         has(4).then(|| ("nfs".parse().unwrap(), pool)).into_iter().collect();
@@ -198,7 +199,7 @@ pub(crate) fn views() -> impl Strategy<Value = (View, View)> {
 fn rule() -> impl Strategy<Value = Clause> {
     let level = prop::sample::select(vec![Level::Must, Level::Should, Level::Wish]);
     let jobs = prop::collection::btree_set(0..JOBS, 1..4);
-    (level, 0..9_u8, jobs, 0..4_u8).prop_map(|(level, kind, jobs, number)| {
+    (level, 0..10_u8, jobs, 0..4_u8).prop_map(|(level, kind, jobs, number)| {
         let jobs: Vec<JobId> = jobs.into_iter().map(job_id).collect();
         let job = jobs[0].clone();
         let rule = match kind {
@@ -211,6 +212,10 @@ fn rule() -> impl Strategy<Value = Clause> {
             4 => Rule::NotSameHost(NotSameHost { jobs }),
             5 => Rule::NoMigration(NoMigration { job }),
             7 => Rule::NotSameStorage(NotSameStorage { jobs }),
+            8 => {
+                let value = ["ssd", "disk"][usize::from(number % 2)].to_owned();
+                Rule::StorageClass(StorageClass { job, key: "class".into(), value })
+            }
             6 => Rule::HostAtLeast(HostAtLeast { job, key: "zone".into(), number: number.into() }),
             _ => {
                 let domain = (number % 2 == 0).then(|| "zone".to_owned());

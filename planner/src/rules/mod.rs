@@ -9,6 +9,8 @@ mod balanced;
 
 mod cpu_features;
 
+mod disks;
+
 mod host_arch;
 
 mod host_at_least;
@@ -27,9 +29,15 @@ mod not_same_storage;
 
 mod power_saving;
 
+mod restart_within;
+
 mod same_host;
 
 mod spread_over;
+
+mod storage_class;
+
+mod storage_copies;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,8 +65,11 @@ pub use no_migration::NoMigration;
 pub use not_same_host::NotSameHost;
 pub use not_same_storage::NotSameStorage;
 pub use power_saving::PowerSaving;
+pub use restart_within::RestartWithin;
 pub use same_host::SameHost;
 pub use spread_over::SpreadOver;
+pub use storage_class::StorageClass;
+pub use storage_copies::StorageCopies;
 
 /// A rule and how much it matters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,10 +100,16 @@ pub enum Rule {
     NotSameHost(NotSameHost),
     /// No two of the jobs have disks in one storage.
     NotSameStorage(NotSameStorage),
+    /// The job's disks are in pools with a label.
+    StorageClass(StorageClass),
+    /// The job's disks are in pools that keep copies.
+    StorageCopies(StorageCopies),
     /// At most so many of the jobs in one domain.
     SpreadOver(SpreadOver),
     /// The job is not moved.
     NoMigration(NoMigration),
+    /// The job would run again soon after its host is lost.
+    RestartWithin(RestartWithin),
     /// The loss of any one host leaves room for what ran on it.
     LoseAnyHost(LoseAnyHost),
     /// The loss of any one domain of hosts leaves room for what ran there.
@@ -135,8 +152,11 @@ impl Rule {
             Rule::SameHost(rule) => rule.jobs.iter().collect(),
             Rule::NotSameHost(rule) => rule.jobs.iter().collect(),
             Rule::NotSameStorage(rule) => rule.jobs.iter().collect(),
+            Rule::StorageClass(rule) => vec![&rule.job],
+            Rule::StorageCopies(rule) => vec![&rule.job],
             Rule::SpreadOver(rule) => rule.jobs.iter().collect(),
             Rule::NoMigration(rule) => vec![&rule.job],
+            Rule::RestartWithin(rule) => vec![&rule.job],
             Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
             | Rule::Balanced(_)
@@ -159,7 +179,10 @@ impl Rule {
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NotSameStorage(_)
+            | Rule::StorageClass(_)
+            | Rule::StorageCopies(_)
             | Rule::NoMigration(_)
+            | Rule::RestartWithin(_)
             | Rule::LoseAnyHost(_) => vec![],
         }
     }
@@ -175,8 +198,11 @@ impl Rule {
             Rule::SameHost(rule) => rule.violations(state),
             Rule::NotSameHost(rule) => rule.violations(state),
             Rule::NotSameStorage(rule) => rule.violations(state),
+            Rule::StorageClass(rule) => rule.violations(state),
+            Rule::StorageCopies(rule) => rule.violations(state),
             Rule::SpreadOver(rule) => rule.violations(state),
             Rule::NoMigration(rule) => rule.violations(state),
+            Rule::RestartWithin(rule) => rule.violations(state),
             Rule::LoseAnyHost(rule) => rule.violations(state),
             Rule::LoseAnyDomain(rule) => rule.violations(state),
             Rule::Balanced(rule) => rule.violations(state),
@@ -195,8 +221,11 @@ impl Rule {
             Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NotSameStorage(_)
+            | Rule::StorageClass(_)
+            | Rule::StorageCopies(_)
             | Rule::SpreadOver(_)
             | Rule::NoMigration(_)
+            | Rule::RestartWithin(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
             | Rule::Balanced(_)
@@ -209,6 +238,7 @@ impl Rule {
     pub fn movable(&self) -> Vec<&JobId> {
         match self {
             Rule::NoMigration(_)
+            | Rule::RestartWithin(_)
             | Rule::LoseAnyHost(_)
             | Rule::LoseAnyDomain(_)
             | Rule::Balanced(_)
@@ -220,6 +250,8 @@ impl Rule {
             | Rule::SameHost(_)
             | Rule::NotSameHost(_)
             | Rule::NotSameStorage(_)
+            | Rule::StorageClass(_)
+            | Rule::StorageCopies(_)
             | Rule::SpreadOver(_) => self.jobs(),
         }
     }
@@ -237,8 +269,11 @@ impl Rule {
                 format!("two on one host: {}", whereabouts(state, &rule.jobs))
             }
             Rule::NotSameStorage(rule) => rule.evidence(state),
+            Rule::StorageClass(rule) => rule.evidence(state),
+            Rule::StorageCopies(rule) => rule.evidence(state),
             Rule::SpreadOver(rule) => rule.evidence(state),
             Rule::NoMigration(rule) => format!("{} would be moved", rule.job),
+            Rule::RestartWithin(rule) => rule.evidence(state),
             Rule::LoseAnyHost(rule) => rule.evidence(state),
             Rule::LoseAnyDomain(rule) => rule.evidence(state),
             Rule::Balanced(rule) => rule.evidence(state),
@@ -260,6 +295,13 @@ impl fmt::Display for Rule {
             Rule::SameHost(r) => write!(f, "{} on the same host", list(&r.jobs)),
             Rule::NotSameHost(r) => write!(f, "{} on different hosts", list(&r.jobs)),
             Rule::NotSameStorage(r) => write!(f, "{} in different storages", list(&r.jobs)),
+            Rule::StorageClass(r) => {
+                write!(f, "disks of {} in pools with {}={}", r.job, r.key, r.value)
+            }
+            Rule::StorageCopies(r) if r.boxes > 1 => {
+                write!(f, "disks of {} kept {} times, on {} machines", r.job, r.copies, r.boxes)
+            }
+            Rule::StorageCopies(r) => write!(f, "disks of {} kept {} times", r.job, r.copies),
             Rule::SpreadOver(r) => write!(
                 f,
                 "at most {} of {} in one {}",
@@ -268,6 +310,9 @@ impl fmt::Display for Rule {
                 r.domain.as_deref().unwrap_or("host")
             ),
             Rule::NoMigration(r) => write!(f, "{} is not moved", r.job),
+            Rule::RestartWithin(r) => {
+                write!(f, "{} runs elsewhere within {} s of its host's loss", r.job, r.within_s)
+            }
             Rule::LoseAnyHost(_) => f.write_str("any one host can be lost"),
             Rule::LoseAnyDomain(r) => write!(f, "any one {} can be lost", r.domain),
             Rule::Balanced(rule) => rule.fmt(f),

@@ -16,6 +16,7 @@ fn has_pool(mut inventory: Inventory, id: u128, is_shared: bool) -> Inventory {
         capacity_bytes: 4 * GIB,
         promised_bytes: 0,
         free_bytes: 4 * GIB,
+        labels: std::collections::BTreeMap::new(),
     };
     inventory.host.pools.insert("nfs".parse().unwrap(), facts);
     inventory

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   host's row ─┬─ a job's row ────────────▶ expectations of that job
-//!               ├─ its labels ─────────────▶ those of every job that has a row there
+//!               ├─ its labels, its pools' ─▶ those of every job that has a row there
 //!   freshness ──┘                                    (so has a host that is heard or not)
 //!   which hosts there are ─────────────────▶ those of jobs that have no row at all
 //!   anything ──────────────────────────────▶ those of the whole cluster
@@ -20,8 +20,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use protocol::id::{HostId, JobId, SetName};
+use protocol::id::{HostId, JobId, PoolName, SetName};
 use protocol::job::Job;
+use protocol::pool::PoolFacts;
 use protocol::view::{Freshness, HostRow, Jobs, View};
 
 use super::set::Item;
@@ -233,7 +234,13 @@ impl Index {
         is_all: bool,
         jobs: &mut BTreeSet<JobId>,
     ) {
-        let labels = |row: Option<&HostRow>| row.map(|row| row.host.labels.clone());
+        let labels = |row: Option<&HostRow>| {
+            let host = &row?.host;
+            let of_pool = |(name, facts): (&PoolName, &PoolFacts)| {
+                (name.clone(), facts.id, facts.labels.clone())
+            };
+            Some((host.labels.clone(), host.pools.iter().map(of_pool).collect::<Vec<_>>()))
+        };
         let is_same_host =
             matches!((before, after), (Some(a), Some(b)) if Arc::ptr_eq(&a.host, &b.host));
         let is_all = is_all || !is_same_host && labels(before) != labels(after);

@@ -116,6 +116,7 @@ impl Upkeep {
                 freshness: &|host| self.index.freshness(host),
                 powers: &self.powers,
                 used: &self.used,
+                terms: self.terms,
                 missing: self.index.missing(),
                 begun: record.map_or(&none, |record| &record.begun),
                 stopped: record.map_or(&nothing, |record| &record.stopped),

@@ -32,6 +32,8 @@ mod orders;
 
 mod property;
 
+mod reads;
+
 mod room;
 
 mod saving;
@@ -78,6 +80,7 @@ struct World {
     members: Arc<BTreeSet<HostId>>,
     powers: Powers,
     used: Used,
+    terms: Option<Terms>,
     open: Vec<Open>,
     turns: Turns,
     seq: u64,
@@ -153,7 +156,8 @@ impl World {
         let (members, open) = (self.members.clone(), self.open.clone());
         let (turns, powers) = (self.turns.clone(), Arc::new(self.powers.clone()));
         let used = Arc::new(self.used.clone());
-        Look { view, heard, members, powers, used, open, turns }
+        let terms = self.terms;
+        Look { view, heard, members, powers, used, terms, open, turns }
     }
 
     /// Looks, plans with the planner if a plan is asked for, and says what is begun.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use planner::rules::{Balanced, PowerSaving};
-use planner::{Clause, Heard, Need, PlanInput, Rehearsal, Rule, State};
+use planner::{Clause, Heard, Need, PlanInput, Rehearsal, Rule, State, Terms};
 use protocol::id::{HostId, JobId, Revision};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Reason};
 use protocol::used::Used;
@@ -41,6 +41,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) powers: &'a Powers,
     /// What guests use.
     pub(crate) used: &'a Arc<Used>,
+    /// How soon what a lost host ran may run elsewhere.
+    pub(crate) terms: Option<Terms>,
     /// Hosts of the cluster that nobody has told of yet.
     pub(crate) missing: &'a BTreeSet<HostId>,
     /// Jobs that were seen since they were expected to run.
@@ -331,6 +333,7 @@ pub(crate) fn saved(need: Option<&(Need, String)>) -> Verdict {
 fn rule(facts: &Facts<'_>, clause: &Clause) -> Verdict {
     let clauses = vec![clause.clone()];
     let input = rule_input(facts.view, facts.freshness, facts.powers, facts.used, clauses);
+    let input = PlanInput { terms: facts.terms, ..input };
     let state = State::new(&input);
     if let Rule::Balanced(rule) = &clause.rule
         && rule.is_unknown(&state)
@@ -374,6 +377,7 @@ fn mended_by_a_move(facts: &Facts<'_>, clause: &Clause) -> Option<HostId> {
     let to = to?;
     let clauses = vec![clause.clone()];
     let input = rule_input(&unmoved, facts.freshness, facts.powers, facts.used, clauses);
+    let input = PlanInput { terms: facts.terms, ..input };
     (clause.rule.violations(&State::new(&input)) > 0).then_some(to)
 }
 
@@ -408,7 +412,10 @@ pub(crate) fn is_told_only(item: &Item) -> bool {
     matches!(
         item,
         Item::Rule(Clause {
-            rule: Rule::LoseAnyHost(_) | Rule::LoseAnyDomain(_) | Rule::NoMigration(_),
+            rule: Rule::LoseAnyHost(_)
+                | Rule::LoseAnyDomain(_)
+                | Rule::NoMigration(_)
+                | Rule::RestartWithin(_),
             ..
         })
     )

@@ -11,7 +11,7 @@ fn config(version: u64, pools: &[(&str, u128)]) -> PoolsConfig {
     let spec = |(name, id): &(&str, u128)| {
         let path = format!("/srv/{name}");
         let id = Some(uuid::Uuid::from_u128(*id));
-        (name.parse().unwrap(), PoolSpec { path, shared: true, id, create: false })
+        (name.parse().unwrap(), PoolSpec { path, shared: true, id, ..PoolSpec::default() })
     };
     PoolsConfig { version, pools: pools.iter().map(spec).collect() }
 }
@@ -25,6 +25,7 @@ fn facts(id: u128, is_shared: bool) -> PoolFacts {
         capacity_bytes: 8 << 30,
         promised_bytes: 0,
         free_bytes: 8 << 30,
+        labels: BTreeMap::new(),
     }
 }
 

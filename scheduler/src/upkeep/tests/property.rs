@@ -126,6 +126,7 @@ fn anew(world: &World) -> BTreeMap<Key, Verdict> {
             freshness: &|host| freshness_of(world.heard.get(host)),
             powers: &world.powers,
             used: &used,
+            terms: None,
             missing: &missing,
             begun: &world.upkeep.sets[&key.0].record.begun,
             stopped: &world.upkeep.sets[&key.0].record.stopped,

@@ -40,6 +40,32 @@ fn others_move_so_that_what_must_run_fits_and_then_it_starts() {
 }
 
 #[test]
+fn two_change_places_move_by_move_and_each_plan_goes_on_from_where_they_are() {
+    let mut world = World::new(3);
+    world.label(2, Some("ssd"));
+    let sizes = [2, 4, 2];
+    for (n, gib) in (1..).zip(sizes) {
+        world.put_job(n, sized(n.into(), gib));
+    }
+    world.put("web", 1, on_ssd());
+    let mut at = [1_u8, 2, 3];
+    let mut done = Vec::new();
+    for now_ms in (0..120_000).step_by(1_000) {
+        for (job, to) in moves(&world.live(now_ms)) {
+            let vm = (0..3).find(|vm| id(vm + 1) == job).unwrap();
+            let n = (1..=3).find(|n| host(*n) == to).unwrap();
+            world.drop_job(at[vm], vm + 1);
+            world.put_job(n, sized(vm + 1, sizes[vm]));
+            at[vm] = n;
+            world.handle(now_ms, Input::Ended { job, to, failure: None });
+            done.push((vm + 1, n));
+        }
+    }
+    assert_eq!(done, [(1, 3), (2, 1), (1, 2)]);
+    assert_eq!(world.standing(120_000, "web"), KeptStanding::Met);
+}
+
+#[test]
 fn nobody_moves_for_what_only_should_be() {
     for level in ["should", "wish"] {
         let mut world = crowded(level);

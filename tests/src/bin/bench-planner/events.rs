@@ -203,7 +203,7 @@ impl Kept {
         let members = Arc::clone(&self.members);
         let (powers, open, turns) = (Arc::default(), vec![], Turns::default());
         let used = Arc::default();
-        let look = Box::new(Look { view, heard, members, powers, used, open, turns });
+        let look = Box::new(Look { view, heard, members, powers, used, terms: None, open, turns });
         let before = self.upkeep.judged_count();
         let mut out = Vec::new();
         let begin = cpu_ns();
