@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use arbitrary::{Arbitrary, Unstructured};
 use fuzz::job_id;
-use hypervisor::{Definition, DomainConfig, DriverKind, Volume, VolumeFormat, domain_xml};
+use hypervisor::{
+    CpuPlace, Definition, DomainConfig, DriverKind, Volume, VolumeFormat, domain_xml,
+};
 use libfuzzer_sys::fuzz_target;
 use protocol::host::Accel;
 use protocol::vm::{
@@ -120,6 +122,7 @@ fn config(sketch: &Sketch) -> (DomainConfig, DriverKind) {
         pins: (sketch.pins.iter())
             .map(|(vcpu, cpus)| Pin { vcpu: u32::from(*vcpu), cpus: cpus.clone() })
             .collect(),
+        dedicated_cpus: false,
         hugepages_kib: sketch.hugepages.map(|(is_fine, kib)| if is_fine { 2048 } else { kib }),
         watchdog: sketch.watchdog.map(|n| one_of(n, &[Watchdog::Reset, Watchdog::Poweroff])),
         vnc: sketch.vnc,
@@ -143,6 +146,7 @@ fn config(sketch: &Sketch) -> (DomainConfig, DriverKind) {
         exit_file: sketch.exit_file.as_deref().map(path),
         accel: one_of(sketch.accel, &accels),
         partition: None,
+        cpus: CpuPlace::default(),
     };
     (config, one_of(sketch.driver, &drivers))
 }

@@ -16,6 +16,7 @@ mod api;
 
 mod channel;
 mod console;
+mod cpus;
 mod disk_image;
 mod traced;
 
@@ -55,6 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts};
+use protocol::cpus::{CpuSet, DedicatedCpus};
 use protocol::host::{Accel, Host};
 use protocol::hugepages::Hugepages;
 use protocol::resources::Resources;
@@ -68,7 +70,8 @@ pub use crate::api::openapi;
 use crate::api::{Api, GIVEN_AT_ONCE, router};
 pub use crate::channel::CHANNELS_DIR;
 use crate::channel::Channels;
-use crate::core::{Agent, Birth, LedgerState};
+use crate::core::{Agent, Birth, CpuLayout, LedgerState};
+pub use crate::cpus::CpusError;
 use crate::feed::Feed;
 pub use crate::fetch::FetchLimits;
 use crate::fetch::Room;
@@ -122,6 +125,8 @@ pub struct Options {
     pub discovery: Vec<Source>,
     /// How much of the machine is for guests.
     pub share: Share,
+    /// CPUs that VMs can have for themselves; everything else runs on the others.
+    pub dedicated_cpus: CpuSet,
     /// What is put up with when images are fetched.
     pub fetching: FetchLimits,
     /// The `ostler` program, for services.
@@ -161,6 +166,9 @@ pub enum AgentError {
     /// Its watchdog can't be used.
     #[error(transparent)]
     Watchdog(#[from] WatchdogError),
+    /// Its CPUs can't be divided as they are to be.
+    #[error("set dedicated CPUs aside: {0}")]
+    Cpus(#[from] CpusError),
     /// The hypervisor refuses for good.
     #[error("use hypervisor {uri}: {source}")]
     Hypervisor {
@@ -284,6 +292,8 @@ async fn run_after(
     storage.pools().declare(&ledger.pools);
     let pools = storage.pools().look_once().await;
     let node = sensors::node(&hv).await;
+    let layout = cpus::divide(&facts, node.cpus, options.dedicated_cpus)?;
+    let node = NodeFacts { cpus: node.cpus.saturating_sub(layout.dedicated.count()), ..node };
     let hugepages = Counter::of(&facts, options.share.hugepages);
     let mut labels = options.labels.clone();
     if facts.driver == "QEMU" {
@@ -303,6 +313,8 @@ async fn run_after(
         allocation: Resources::ZERO,
         // Counted once jobs are known, whose pages are nobody else's.
         hugepages: Hugepages::new(),
+        // Told by the core.
+        dedicated_cpus: DedicatedCpus::NONE,
         images: storage.images().list()?,
         networks: None,
         labels,
@@ -345,7 +357,7 @@ async fn run_after(
     let services = Services::new(context, news);
     let client = Client::new(Arc::clone(&identity));
     let channels = Channels::new(options.channels, client.clone());
-    let agent = born(&identity, host, ledger);
+    let agent = born(&identity, host, layout, ledger);
     let (networks, keeping_networks) =
         Networks::keep(Arc::clone(&hv), agent.networks(), posts.clone());
     let feed = Arc::new(Feed::new(agent.inventory()));
@@ -491,8 +503,8 @@ async fn settle() {
     }
 }
 
-fn born(identity: &Identity, host: Host, ledger: LedgerState) -> Agent {
-    Agent::new(Birth { key: identity.secret().clone(), host, ledger })
+fn born(identity: &Identity, host: Host, layout: CpuLayout, ledger: LedgerState) -> Agent {
+    Agent::new(Birth { key: identity.secret().clone(), host, layout, ledger })
 }
 
 /// The partition that all gates are in. Hosts of their own see their own cgroups; agents with embedded

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::cpus::DedicatedCpus;
 use protocol::host::Host;
 use protocol::hugepages::{HugepageFacts, Hugepages, PageSize};
 use protocol::job::JobState;
@@ -80,6 +81,7 @@ impl Scrape {
             ),
         ];
         all.extend(of_hugepages(&self.host.hugepages));
+        all.extend(of_dedicated(self.host.dedicated_cpus));
         if let Some(usage) = &self.usage {
             all.extend(of_machine(&usage.machine));
             all.extend(of_guests(&usage.guests));
@@ -99,6 +101,21 @@ fn of_hugepages(hugepages: &Hugepages) -> [Family; 3] {
         pages("hugepages", "Huge pages that the host has set aside", |facts| facts.total),
         pages("hugepages_promised", "Huge pages that are promised to guests", |f| f.promised),
         pages("hugepages_free", "Huge pages that can still be promised", |facts| facts.free()),
+    ]
+}
+
+fn of_dedicated(cpus: DedicatedCpus) -> [Family; 2] {
+    [
+        gauge(
+            "dedicated_cpus",
+            "CPUs that the host gives to guests for themselves",
+            f64::from(cpus.total),
+        ),
+        gauge(
+            "dedicated_cpus_promised",
+            "CPUs that are promised to guests for themselves",
+            f64::from(cpus.promised),
+        ),
     ]
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hypervisor::{Hypervisor, WatchEvent, call};
+use hypervisor::{CpuPlace, Hypervisor, WatchEvent, call};
 use protocol::api::HoldDebits;
 use protocol::id::{JobId, OfferId};
 use protocol::refusal::Refusal;
@@ -253,7 +253,9 @@ impl Shell {
                     let _ = caller.send(answer);
                 }
             }
-            Effect::Work { job, id, uuid, work, turn } => self.begin(job, id, uuid, work, turn),
+            Effect::Work { job, id, uuid, work, turn, cpus } => {
+                self.begin(job, (id, uuid), work, turn, cpus);
+            }
             Effect::Look(look) => self.look(look),
             Effect::LookAtCards { job, uuid, look } => self.look_at_cards(job, uuid, look),
             Effect::Listen(job) => self.listen(job),
@@ -266,7 +268,14 @@ impl Shell {
         }
     }
 
-    fn begin(&self, job: JobId, id: WorkId, uuid: Uuid, work: Work, turn: Option<Box<Turn>>) {
+    fn begin(
+        &self,
+        job: JobId,
+        (id, uuid): (WorkId, Uuid),
+        work: Work,
+        turn: Option<Box<Turn>>,
+        cpus: Box<CpuPlace>,
+    ) {
         let (works, posts) = (Arc::clone(&self.works), self.posts.clone());
         let span = self.traced.work(self.clock.now().mono_ms, &job, &work);
         tokio::spawn(async move {
@@ -274,7 +283,7 @@ impl Shell {
                 let job = job.clone();
                 let perform = async move {
                     let takes = work.takes_volumes();
-                    let outcome = works.perform(&job, uuid, work, turn.as_deref()).await;
+                    let outcome = works.perform(&job, uuid, work, turn.as_deref(), &cpus).await;
                     let turn = turn.as_deref().filter(|_| takes);
                     works.with_list(&job, turn, outcome).await
                 };

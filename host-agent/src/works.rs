@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hypervisor::{
-    DomainConfig, DomainInfo, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
-    Resized, StopReason, Volume, WatchEvent, call, disk_device,
+    CpuPlace, DomainConfig, DomainInfo, DomainState, ErrorKind, Hypervisor, HypervisorError,
+    Lifecycle, Pins, Resized, StopReason, Volume, WatchEvent, call, disk_device,
 };
 use protocol::id::JobId;
 use protocol::vm::{DiskSpec, OnLoss, SizeChange, VmSpec};
@@ -90,6 +90,13 @@ enum User<'t> {
     Nobody(Option<&'t Turn>),
 }
 
+/// Whose guest is defined, and where it is to run.
+#[derive(Clone, Copy)]
+struct Guest<'g> {
+    job: &'g JobId,
+    cpus: &'g CpuPlace,
+}
+
 /// Why a piece of work was not done.
 enum Trouble {
     /// It was surely not done.
@@ -158,7 +165,9 @@ impl Works {
         uuid: Uuid,
         work: Work,
         turn: Option<&Turn>,
+        cpus: &CpuPlace,
     ) -> WorkOutcome {
+        let guest = Guest { job, cpus };
         let done = match work {
             Work::StartVm(vm) if vm.adopted.is_some() => {
                 self.start_adopted(job, uuid, Memory::Fresh).await
@@ -166,14 +175,14 @@ impl Works {
             Work::RestoreVm(vm) if vm.adopted.is_some() => {
                 self.start_adopted(job, uuid, Memory::Saved).await
             }
-            Work::StartVm(vm) => self.start_vm(job, vm, Memory::Fresh, turn, None).await,
-            Work::RestoreVm(vm) => self.start_vm(job, vm, Memory::Saved, turn, None).await,
+            Work::StartVm(vm) => self.start_vm(guest, vm, Memory::Fresh, turn, None).await,
+            Work::RestoreVm(vm) => self.start_vm(guest, vm, Memory::Saved, turn, None).await,
             Work::StartOneOff(vm) => {
                 let exit_file = Some(self.storage.exit_file(job));
-                self.start_vm(job, vm, Memory::Fresh, turn, exit_file).await
+                self.start_vm(guest, vm, Memory::Fresh, turn, exit_file).await
             }
             Work::ResizeVm { vm, change } => {
-                match self.resize_vm(job, uuid, vm, *change, turn).await {
+                match self.resize_vm(guest, uuid, vm, *change, turn).await {
                     Ok(outcome) => return outcome,
                     Err(trouble) => Err(trouble),
                 }
@@ -209,6 +218,7 @@ impl Works {
                 let stop = self.stop_vm(job, uuid, Duration::from_millis(grace_ms));
                 self.unless_interrupted(job, stop).await.unwrap_or(Ok(()))
             }
+            Work::PinVm(vm) => self.pin(uuid, cpus.pins(&vm)).await,
             Work::PauseVm => self.call("pause", CALL_DEADLINE, move |hv| hv.pause(uuid)).await,
             Work::ResumeVm => self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await,
             Work::SaveVm => self.save_vm(uuid).await,
@@ -219,9 +229,10 @@ impl Works {
             Work::Delete => self.delete(job, turn).await,
             Work::PrepareIncoming(vm) => return self.prepare_incoming(job, vm, turn).await,
             Work::TakeOver => self.take_over(job, uuid, turn).await,
-            Work::SendVm(migrate) => {
+            Work::SendVm { migrate, pinned } => {
                 // Interrupted, it must not have a guest go on here that is to end; nobody waits for its word.
-                let sent = self.unless_interrupted(job, self.send(job, *migrate, turn)).await;
+                let sent =
+                    self.unless_interrupted(job, self.send(job, *migrate, pinned, turn)).await;
                 let message = "a stop has overtaken it".to_owned();
                 return WorkOutcome::Sent(sent.unwrap_or(MigrationOutcome::Unknown { message }));
             }
@@ -257,24 +268,25 @@ impl Works {
 
     async fn start_vm(
         &self,
-        job: &JobId,
+        guest: Guest<'_>,
         vm: VmSpec,
         memory: Memory,
         turn: Option<&Turn>,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
-        let started = self.try_start_vm(job, vm, memory, turn, exit_file).await;
-        self.surely_ended(job.domain_uuid(), started).await
+        let started = self.try_start_vm(guest, vm, memory, turn, exit_file).await;
+        self.surely_ended(guest.job.domain_uuid(), started).await
     }
 
     async fn try_start_vm(
         &self,
-        job: &JobId,
+        guest: Guest<'_>,
         vm: VmSpec,
         memory: Memory,
         turn: Option<&Turn>,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
+        let Guest { job, cpus } = guest;
         let uuid = job.domain_uuid();
         // A start that hangs in libvirt takes nobody's turn.
         self.await_late_start(job).await?;
@@ -284,17 +296,43 @@ impl Works {
             return Err(self.end_unopened(uuid, why).await);
         }
         let is_guarded = vm.on_loss == OnLoss::Stop;
+        // What is saved goes on where it was, which may be another guest's by now.
+        let pins = cpus.pins(&vm).filter(|_| memory == Memory::Saved);
         if self.is_active(uuid).await? {
-            return if is_guarded { self.free(job, uuid).await } else { Ok(()) };
+            // An earlier try may have left it standing still.
+            return self.let_run(job, uuid, is_guarded, pins).await;
         }
         self.networks.await_ready(&vm).await.map_err(Trouble::No)?;
         let made = self.storage.make_volumes(job, &vm, turn);
         let volumes = made.instrument(tracing::debug_span!("make volumes")).await?;
         // What an earlier start has left is no exit code of this one.
         self.storage.forget_exit(job)?;
-        self.define(job, vm, volumes, exit_file).await?;
-        self.start_defined(job, uuid, memory, is_guarded).await?;
-        if is_guarded { self.free(job, uuid).await } else { Ok(()) }
+        let is_paused = is_guarded || pins.is_some();
+        self.define(guest, vm, volumes, exit_file).await?;
+        self.start_defined(job, uuid, memory, is_paused).await?;
+        self.let_run(job, uuid, is_guarded, pins).await
+    }
+
+    /// Lets a guest run that stands still where somebody has to see to it first. One that can't be pinned runs all the
+    /// same: it is tried once more then, and told.
+    async fn let_run(
+        &self,
+        job: &JobId,
+        uuid: Uuid,
+        is_guarded: bool,
+        pins: Option<Pins>,
+    ) -> Result<(), Trouble> {
+        let is_moved = pins.is_some();
+        match self.pin(uuid, pins).await {
+            Ok(()) => {}
+            Err(Trouble::No(message)) => tracing::warn!(%job, "{message}"),
+            Err(trouble) => return Err(trouble.into_unclear()),
+        }
+        match (is_guarded, is_moved) {
+            (true, _) => self.free(job, uuid).await,
+            (false, true) => self.call("resume", CALL_DEADLINE, move |hv| hv.resume(uuid)).await,
+            (false, false) => Ok(()),
+        }
     }
 
     /// A start that has failed closes its hold, so its guest must be off and stay so: a start that an earlier life
@@ -325,20 +363,26 @@ impl Works {
         }
     }
 
+    /// Puts a guest that has a process on its CPUs.
+    async fn pin(&self, uuid: Uuid, pins: Option<Pins>) -> Result<(), Trouble> {
+        let Some(pins) = pins else { return Ok(()) };
+        self.call("pin", CALL_DEADLINE, move |hv| hv.pin(uuid, &pins)).await
+    }
+
     async fn define(
         &self,
-        job: &JobId,
+        guest: Guest<'_>,
         vm: VmSpec,
         volumes: Vec<Volume>,
         exit_file: Option<PathBuf>,
     ) -> Result<(), Trouble> {
-        let config = self.config(job, vm, volumes, exit_file);
+        let config = self.config(guest, vm, volumes, exit_file);
         self.call("define", CALL_DEADLINE, move |hv| hv.define(&config)).await
     }
 
     fn config(
         &self,
-        job: &JobId,
+        Guest { job, cpus }: Guest<'_>,
         vm: VmSpec,
         volumes: Vec<Volume>,
         exit_file: Option<PathBuf>,
@@ -354,6 +398,7 @@ impl Works {
             exit_file,
             accel: self.hv.facts().accel,
             partition,
+            cpus: cpus.clone(),
         }
     }
 
@@ -361,12 +406,13 @@ impl Works {
     /// happened to the guest, and disks that have come go again.
     async fn resize_vm(
         &self,
-        job: &JobId,
+        guest: Guest<'_>,
         uuid: Uuid,
         vm: VmSpec,
         change: SizeChange,
         turn: Option<&Turn>,
     ) -> Result<WorkOutcome, Trouble> {
+        let job = guest.job;
         self.await_late_start(job).await?;
         let gone = || Trouble::NotThere(format!("domain {uuid} is gone"));
         let before = self.info(uuid).await?;
@@ -397,10 +443,10 @@ impl Works {
             self.call(what, CALL_DEADLINE, move |hv| hv.resize_definition(uuid, change)).await?;
         } else {
             let volumes = self.storage.made_volumes(job, &vm)?;
-            if let Err(trouble) = self.define(job, vm.clone(), volumes.clone(), None).await {
+            if let Err(trouble) = self.define(guest, vm.clone(), volumes.clone(), None).await {
                 return Err(self.without_added(job, uuid, is_active, added(), trouble).await);
             }
-            config = Some(self.config(job, vm, volumes, None));
+            config = Some(self.config(guest, vm, volumes, None));
         }
         if !before.state.is_active() {
             return Ok(WorkOutcome::Done);

@@ -14,6 +14,7 @@ use protocol::vm::VmSpec;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::cpu_place::CpuPlace;
 use crate::error::HypervisorError;
 
 /// Everything a definition is made of.
@@ -37,6 +38,8 @@ pub struct DomainConfig {
     /// The cgroup partition that its process is started into, such as `/ostler/UUID`; it must be there.
     /// Without one it is libvirt's own.
     pub partition: Option<String>,
+    /// On which CPUs of its host it runs.
+    pub cpus: CpuPlace,
 }
 
 /// A disk's file.
@@ -205,6 +208,8 @@ pub struct MigrateTo {
     /// Guest devices, such as `vda`, of the disks that are sent; the others are on both hosts. Without
     /// a list all of them are sent. See [`crate::disk_device`].
     pub disks: Option<Vec<String>>,
+    /// Virtual CPUs that the VM's spec pins. All other pins are its host's, and stay.
+    pub pinned: Vec<u32>,
     /// Limit in MiB a second, of memory and of each disk.
     pub bandwidth_mib_s: Option<u64>,
     /// Slows the guest's CPUs as long as it writes faster than can be sent.

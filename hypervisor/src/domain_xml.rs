@@ -188,10 +188,15 @@ fn size(xml: &mut Xml, config: &DomainConfig) {
         xml.text("maxMemory", &attributes, &kib(max));
     }
     xml.text("memory", &[("unit", "KiB")], &kib(vm.memory_bytes));
-    let Some(max) = vm.max_vcpus else {
-        return xml.text("vcpu", &[], &vm.vcpus.to_string());
-    };
-    xml.text("vcpu", &[("current", &vm.vcpus.to_string())], &max.to_string());
+    let (vcpus, shared) = (vm.vcpus.to_string(), config.cpus.shared.to_string());
+    let cpuset = (!shared.is_empty()).then_some(("cpuset", &*shared));
+    let current = vm.max_vcpus.map(|_| ("current", &*vcpus));
+    let attributes: Vec<_> = cpuset.into_iter().chain(current).collect();
+    let max = vm.max_vcpus.unwrap_or(vm.vcpus);
+    xml.text("vcpu", &attributes, &max.to_string());
+    if vm.max_vcpus.is_none() {
+        return;
+    }
     xml.open("vcpus", &[]);
     for id in 0..max {
         let yes = |is: bool| if is { "yes" } else { "no" };
@@ -233,14 +238,26 @@ fn placement(xml: &mut Xml, config: &DomainConfig) {
         xml.close("hugepages");
         xml.close("memoryBacking");
     }
-    if !hardware.pins.is_empty() {
+    let own = &config.cpus.own;
+    if !hardware.pins.is_empty() || !own.is_empty() {
         xml.open("cputune", &[]);
+        for (vcpu, cpu) in own.iter().enumerate() {
+            xml.empty("vcpupin", &[("vcpu", &vcpu.to_string()), ("cpuset", &cpu.to_string())]);
+        }
         for pin in &hardware.pins {
             let cpus: Vec<String> = pin.cpus.iter().map(u32::to_string).collect();
             let vcpu = pin.vcpu.to_string();
             xml.empty("vcpupin", &[("vcpu", &vcpu), ("cpuset", &cpus.join(","))]);
         }
+        if !own.is_empty() {
+            xml.empty("emulatorpin", &[("cpuset", &config.cpus.shared.to_string())]);
+        }
         xml.close("cputune");
+    }
+    if let Some(node) = config.cpus.node {
+        xml.open("numatune", &[]);
+        xml.empty("memory", &[("mode", "preferred"), ("nodeset", &node.to_string())]);
+        xml.close("numatune");
     }
 }
 
@@ -579,6 +596,8 @@ mod tests {
 
     use protocol::vm::{Hardware, NicModel, Pin, Topology, VmSpec};
 
+    use crate::cpu_place::CpuPlace;
+
     use super::*;
 
     fn config(job: &str) -> DomainConfig {
@@ -598,6 +617,7 @@ mod tests {
             exit_file: None,
             accel: Accel::Tcg,
             partition: None,
+            cpus: CpuPlace::default(),
         }
     }
 
@@ -639,6 +659,8 @@ mod tests {
             ("uefi-embedded.xml", uefi(), DriverKind::QemuEmbedded),
             ("room-to-grow.xml", growing(), DriverKind::Qemu),
             ("shared-disk.xml", shared, DriverKind::Qemu),
+            ("dedicated-cpus.xml", dedicated(), DriverKind::Qemu),
+            ("shared-cpus.xml", beside_dedicated(), DriverKind::Qemu),
         ]
     }
 
@@ -670,6 +692,7 @@ mod tests {
             }),
             topology: Some(Topology { sockets: 1, cores: 2, threads: 2 }),
             pins: vec![Pin { vcpu: 0, cpus: vec![0, 1] }, Pin { vcpu: 3, cpus: vec![7] }],
+            dedicated_cpus: false,
             hugepages_kib: Some(2048),
             watchdog: Some(Watchdog::Reset),
             vnc: true,
@@ -693,6 +716,21 @@ mod tests {
         growing.vm.max_vcpus = Some(4);
         growing.vm.max_memory_bytes = Some(1 << 30);
         growing
+    }
+
+    fn dedicated() -> DomainConfig {
+        let mut dedicated = config("dedicated");
+        (dedicated.vm.vcpus, dedicated.vm.max_vcpus) = (2, Some(3));
+        dedicated.vm.hardware.dedicated_cpus = true;
+        dedicated.cpus =
+            CpuPlace { own: vec![9, 8], shared: "0-3".parse().unwrap(), node: Some(1) };
+        dedicated
+    }
+
+    fn beside_dedicated() -> DomainConfig {
+        let mut beside = config("beside");
+        beside.cpus = CpuPlace { shared: "0-3,6".parse().unwrap(), ..CpuPlace::default() };
+        beside
     }
 
     fn golden_path(file: &str) -> PathBuf {

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::call::HungCalls;
+use crate::cpu_place::Pins;
 use crate::domain::{
     DomainConfig, DomainInfo, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts, Owner, Progress,
     Resized,
@@ -167,6 +168,10 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Whose files and sockets a guest's process may use.
     fn guest_owner(&self) -> Result<Owner, HypervisorError>;
+
+    /// Has each thread of a running guest run where this says; where it will the next time is its definition's to
+    /// say. `NotRunning` when it has no process. Repeating it is harmless.
+    fn pin(&self, uuid: Uuid, pins: &Pins) -> Result<(), HypervisorError>;
 
     /// How far the migration of a domain is; `None` when none is under way.
     fn job_progress(&self, uuid: Uuid) -> Result<Option<Progress>, HypervisorError>;

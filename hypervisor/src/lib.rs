@@ -31,6 +31,11 @@ pub use call::{HUNG_CALLS_MAX, HungCalls, call};
 mod domain_xml;
 pub use domain_xml::{DriverKind, disk_device, domain_xml};
 
+mod cpu_place;
+pub use cpu_place::{CpuPlace, Pins};
+
+mod unpinned;
+
 mod domain_read;
 pub use domain_read::{Definition, Serial};
 

@@ -45,6 +45,7 @@ use uuid::Uuid;
 use virt_sys as sys;
 
 use crate::call::HungCalls;
+use crate::cpu_place::Pins;
 use crate::domain::{
     DomainConfig, DomainInfo, DomainState, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts,
     Owner, Progress, Resized,
@@ -60,6 +61,7 @@ use crate::fittings::{Fitting, Kept};
 use crate::hypervisor::{ConsoleWriter, Hypervisor};
 use crate::network::{NetworkConfig, NetworkInfo};
 use crate::screen::{SCREENSHOT_BYTES_MAX, Screenshot};
+use crate::unpinned::unpinned;
 use console::Output;
 use ffi::{Connection, Counted, Domain, RawError, TypedParams};
 use link::Link;
@@ -508,8 +510,11 @@ impl Hypervisor for Libvirt {
             let message = "migration needs libvirt daemons on both hosts";
             return Err(HypervisorError::new(what, ErrorKind::Unsupported, message));
         }
-        let params = migrate_params(to)
+        let mut params = migrate_params(to)
             .map_err(|raw| HypervisorError::new(&what, ErrorKind::Refused, raw.message))?;
+        self.with_domain("read definition of domain", uuid, Needs::Process, |domain| {
+            leave_pins(domain, to, &mut params)
+        })?;
         let before = self
             .with_domain("migrate domain", uuid, Needs::Process, |d| d.state().map(words::state))?;
         if !before.is_active() {
@@ -577,6 +582,26 @@ impl Hypervisor for Libvirt {
             Err(error) if error.kind == ErrorKind::NotRunning => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn pin(&self, uuid: Uuid, pins: &Pins) -> Result<(), HypervisorError> {
+        if self.driver() == DriverKind::Test {
+            let state = |domain: &Domain| domain.state().map(words::state);
+            return match self.with_domain("pin domain", uuid, Needs::Process, state)?.is_active() {
+                true => Ok(()),
+                false => {
+                    let what = format!("pin domain {uuid}");
+                    Err(HypervisorError::new(what, ErrorKind::NotRunning, "it has no process"))
+                }
+            };
+        }
+        self.with_domain("pin domain", uuid, Needs::Process, |domain| {
+            // Its spec may say by now that it can have more at its next start.
+            for (vcpu, cpus) in (0..domain.vcpus_possible()?).zip(&pins.vcpus) {
+                domain.pin_vcpu(vcpu, cpus, sys::VIR_DOMAIN_AFFECT_LIVE)?;
+            }
+            domain.pin_emulator(&pins.others, sys::VIR_DOMAIN_AFFECT_LIVE)
+        })
     }
 
     fn allow_downtime(&self, uuid: Uuid, downtime_ms: u32) -> Result<(), HypervisorError> {
@@ -719,6 +744,19 @@ fn migrate_params(to: &MigrateTo) -> Result<TypedParams, RawError> {
         params.add_number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth_mib_s)?;
     }
     Ok(params)
+}
+
+/// The target gives it CPUs of its own, and may not even have those that it has here.
+fn leave_pins(domain: &Domain, to: &MigrateTo, params: &mut TypedParams) -> Result<(), RawError> {
+    const WHOLE: u32 = sys::VIR_DOMAIN_XML_MIGRATABLE | sys::VIR_DOMAIN_XML_SECURE;
+    if let Some(running) = unpinned(&domain.xml(WHOLE)?, &to.pinned) {
+        params.add_text(sys::VIR_MIGRATE_PARAM_DEST_XML, &running)?;
+    }
+    let next = domain.xml(WHOLE | sys::VIR_DOMAIN_XML_INACTIVE)?;
+    if let Some(next) = unpinned(&next, &to.pinned) {
+        params.add_text(sys::VIR_MIGRATE_PARAM_PERSIST_XML, &next)?;
+    }
+    Ok(())
 }
 
 /// Names by libvirt's `virDomainGetJobStats`.

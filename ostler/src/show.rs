@@ -37,9 +37,14 @@ pub(crate) fn json_pretty<T: Serialize>(value: &T) {
 
 /// A table without lines, as `ps` and `ls` do.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) {
+    columns(&header, rows.into_iter().map(Vec::from).collect());
+}
+
+/// The same of as many columns as the header has.
+pub(crate) fn columns(header: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.map(ToOwned::to_owned));
+    table.set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);
     }

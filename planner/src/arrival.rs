@@ -142,6 +142,9 @@ impl<'l, 'a> Look<'l, 'a> {
             if let Some(size) = wish.spec.page_size() {
                 marks = marks.and(Marks::pages(size));
             }
+            if wish.spec.is_dedicated() {
+                marks = marks.and(Marks::dedicated_cpus());
+            }
             if vm.on_loss == OnLoss::Stop {
                 marks = marks.and(Marks::GUARDS);
             }

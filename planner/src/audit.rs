@@ -46,6 +46,15 @@ pub enum Fault {
         /// How many there are for jobs.
         total: Pages,
     },
+    /// A host would promise more dedicated CPUs than it has.
+    TooManyDedicatedCpus {
+        /// The host.
+        host: HostId,
+        /// How many it would have promised.
+        promised: u32,
+        /// How many it has.
+        total: u32,
+    },
     /// A job would run in two places.
     RunsTwice {
         /// The job.
@@ -274,7 +283,9 @@ impl<'a> Ledger<'a> {
         let mut jobs: BTreeMap<JobId, BTreeMap<HostId, (bool, Load)>> = BTreeMap::new();
         for (id, row) in input.view.hosts() {
             let pages = Pages::promised(&row.host.hugepages);
-            promised.insert(id.clone(), Load { resources: row.host.allocation, pages });
+            let dedicated_cpus = row.host.dedicated_cpus.promised;
+            let resources = row.host.allocation;
+            promised.insert(id.clone(), Load { resources, pages, dedicated_cpus });
             for (job, known) in &row.jobs {
                 let is_off = input.intents.get(id) == Some(&Intent::Off);
                 let is_alive = !is_off
@@ -426,6 +437,11 @@ impl<'a> Ledger<'a> {
             let (host, promised) = (reserved_for.clone(), now.pages);
             faults.push(Fault::TooManyPages { host, promised, total });
         }
+        let total = row.map_or(0, |row| row.host.dedicated_cpus.total);
+        if now.dedicated_cpus > had.dedicated_cpus.max(total) {
+            let (host, promised) = (reserved_for.clone(), now.dedicated_cpus);
+            faults.push(Fault::TooManyDedicatedCpus { host, promised, total });
+        }
         let (promised, had) = (now.resources, had.resources);
         // A host that has promised too much may be asked for less, or for more of something else.
         if lacks(promised.minus(had), promised.minus(capacity)) {
@@ -504,7 +520,8 @@ fn held((is_alive, size): (bool, Load)) -> Load {
 
 /// All that a job with so much takes of its host while it is alive.
 fn whole(spec: &JobSpec, has: Resources) -> Load {
-    Load { resources: spec.of_host(has), pages: spec.pages_of(has) }
+    let dedicated_cpus = spec.dedicated_cpus_of(has);
+    Load { resources: spec.of_host(has), pages: spec.pages_of(has), dedicated_cpus }
 }
 
 fn step_target(step: &Step) -> Option<&HostId> {

@@ -316,7 +316,7 @@ pub fn verdict(
 
 /// Reads a view as `GET /v1/view` gives it, or as a person writes it: what does not matter for
 /// planning may be left out (keys, urls, versions, cursors, ages), and a host's allocation, and what of its
-/// huge pages is promised, is then the sum of its jobs.
+/// huge pages and dedicated CPUs is promised, is then the sum of its jobs.
 pub fn view_of(value: Value) -> Result<(View, BTreeMap<HostId, Heard>), serde_json::Error> {
     let (mut rows, freshness) = match value {
         Value::Object(mut reply) if reply.contains_key("view") => {
@@ -351,13 +351,14 @@ fn complete_row(id: &str, row: &mut Value) {
     fill(row, "cursor", json!({ "epoch": 1, "seq": 1 }));
     fill(row, "jobs", json!([]));
     fill(row, "host", json!({}));
-    let (mut sum, mut pages) = (Resources::ZERO, Pages::NONE);
+    let (mut sum, mut pages, mut dedicated) = (Resources::ZERO, Pages::NONE, 0_u32);
     for job in row["jobs"].as_array_mut().into_iter().flatten() {
         fill(job, "revision", json!(1));
         fill(job, "since_ms", json!(0));
         if let Ok(job) = serde_json::from_value::<Job>(job.clone()) {
             sum = sum.plus(job.allocation());
             pages = pages.plus(job.pages());
+            dedicated = dedicated.saturating_add(job.dedicated_cpus());
         }
     }
     let host = &mut row["host"];
@@ -365,6 +366,9 @@ fn complete_row(id: &str, row: &mut Value) {
     for (size, facts) in hugepages.into_iter().flatten() {
         let promised = size.parse().map_or(0, |size| pages.count(size));
         fill(facts, "promised", json!(promised));
+    }
+    if let Some(cpus) = host.get_mut("dedicated_cpus") {
+        fill(cpus, "promised", json!(dedicated));
     }
     for (name, value) in [
         ("id", json!(id)),

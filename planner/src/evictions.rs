@@ -148,14 +148,17 @@ fn vms_of(state: &State<'_>, leaving: &Leaving<'_>) -> Vec<Vm> {
         Vm { job, from, size, placed, moves_left, is_for_room, is_plain }
     };
     let mut vms: Vec<Vm> = all.into_iter().enumerate().map(vm).collect();
-    // Where huge pages lack, who has most of them comes last, and else who has most of the other memory.
-    let is_of_pages = lacking.is_some_and(|lacking| !lacking.pages.is_none());
-    let memory = |size: Load| {
-        if is_of_pages { size.pages.bytes() } else { size.resources.memory_bytes }
+    // Where huge pages or dedicated CPUs lack, who has most of them comes last, and else who has most of the other
+    // memory.
+    let lacks = lacking.unwrap_or_default();
+    let amount = |size: Load| match (lacks.pages.is_none(), lacks.dedicated_cpus) {
+        (false, _) => size.pages.bytes(),
+        (true, 0) => size.resources.memory_bytes,
+        (true, _) => size.dedicated_cpus.into(),
     };
     let key = |vm: &Vm| {
         let Resources { vcpus, disk_bytes, .. } = vm.size.resources;
-        (memory(vm.size), vcpus, disk_bytes)
+        (amount(vm.size), vcpus, disk_bytes)
     };
     vms.sort_by(|a, b| (key(a), &a.job).cmp(&(key(b), &b.job)));
     let is_same = |a: &Vm, b: &Vm| {
@@ -165,8 +168,7 @@ fn vms_of(state: &State<'_>, leaving: &Leaving<'_>) -> Vec<Vm> {
     vms.dedup_by(|later, first| is_same(later, first));
     if vms.len() > VMS_MAX {
         let large = &vms[VMS_MAX / 2..];
-        let lacking = memory(lacking.unwrap_or_default());
-        let enough = large.partition_point(|vm| memory(vm.size) < lacking);
+        let enough = large.partition_point(|vm| amount(vm.size) < amount(lacks));
         let enough = VMS_MAX / 2 + enough.min(large.len() - VMS_MAX / 2);
         vms.drain(enough + VMS_MAX / 2..);
         vms.drain(VMS_MAX / 2..enough);
@@ -209,12 +211,13 @@ fn moves_needed(sizes: impl Iterator<Item = Load>, lacking: Load) -> u64 {
         }
         if left == 0 { moves } else { u64::MAX }
     };
-    let amounts: [&dyn Fn(&Load) -> u64; 5] = [
+    let amounts: [&dyn Fn(&Load) -> u64; 6] = [
         &|load| load.resources.memory_bytes,
         &|load| load.resources.vcpus.into(),
         &|load| load.resources.disk_bytes,
         &|load| load.pages.mib2,
         &|load| load.pages.gib1,
+        &|load| load.dedicated_cpus.into(),
     ];
     amounts.into_iter().map(least).max().unwrap_or_default()
 }
@@ -390,5 +393,10 @@ mod tests {
         assert_eq!(needed(Load { pages: Pages { mib2: 8, gib1: 0 }, ..Load::ZERO }), 1);
         assert_eq!(needed(pages(9)), 2);
         assert_eq!(needed(pages(11)), u64::MAX, "other memory is no huge page");
+        let own = |dedicated_cpus| Load { dedicated_cpus, ..of(0, 1) };
+        let needed = |lacking| moves_needed([own(2), own(1), of(8, 1)].into_iter(), lacking);
+        assert_eq!(needed(Load { dedicated_cpus: 2, ..Load::ZERO }), 1);
+        assert_eq!(needed(own(3)), 2);
+        assert_eq!(needed(own(4)), u64::MAX, "what is shared is nobody's own");
     }
 }

@@ -197,11 +197,25 @@ impl Setback {
         Some(Pages::of(*page_size, facts.for_jobs().saturating_sub(*free)))
     }
 
+    /// How many dedicated CPUs the host has promised by its own refusal, as far as the view still shows the numbers
+    /// that the refusal contradicts.
+    #[must_use]
+    pub fn dedicated_instead(&self, host: &Host) -> Option<u32> {
+        let SetbackReason::Refused { no: Refusal::NoDedicatedCpus { free, .. } } = &self.reason
+        else {
+            return None;
+        };
+        let is_as_then = host.id == self.host && host.allocation == self.allocation;
+        is_as_then.then(|| host.dedicated_cpus.total.saturating_sub(*free))
+    }
+
     /// True when the host is out of the question whatever its numbers.
     #[must_use]
     pub fn excludes_host(&self) -> bool {
-        let is_of_room =
-            |no: &Refusal| matches!(no, Refusal::NoCapacity { .. } | Refusal::NoHugepages { .. });
+        let is_of_room = |no: &Refusal| {
+            use Refusal::{NoCapacity, NoDedicatedCpus, NoHugepages};
+            matches!(no, NoCapacity { .. } | NoHugepages { .. } | NoDedicatedCpus { .. })
+        };
         !matches!(&self.reason, SetbackReason::Refused { no } if is_of_room(no))
     }
 }
@@ -218,6 +232,14 @@ pub struct Reservation {
     /// How many huge pages beside that.
     #[serde(default, skip_serializing_if = "Pages::is_none")]
     pub pages: Pages,
+    /// How many dedicated CPUs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dedicated_cpus: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+pub(crate) fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Bounds of the search.

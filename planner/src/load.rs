@@ -1,4 +1,4 @@
-//! What a job takes of a host, all of it: what hosts promise as [`Resources`], and huge pages.
+//! What a job takes of a host, all of it: what hosts promise as [`Resources`], huge pages, and dedicated CPUs.
 //!
 //! Decides what lacks where a host says no for want of room, and so what others would have to give up there.
 
@@ -15,31 +15,36 @@ use crate::state::{Placed, State};
 /// See the module.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Load {
-    /// CPUs, memory that is not in huge pages, disk.
+    /// CPUs that others share, memory that is not in huge pages, disk.
     pub(crate) resources: Resources,
     /// Huge pages.
     pub(crate) pages: Pages,
+    /// CPUs that it has for itself.
+    pub(crate) dedicated_cpus: u32,
 }
 
 impl Load {
     /// Nothing.
-    pub(crate) const ZERO: Self = Self { resources: Resources::ZERO, pages: Pages::NONE };
+    pub(crate) const ZERO: Self =
+        Self { resources: Resources::ZERO, pages: Pages::NONE, dedicated_cpus: 0 };
 
     /// What a job holds of its host by its row.
     pub(crate) fn of(job: &Job) -> Self {
-        Self { resources: job.allocation(), pages: job.pages() }
+        let dedicated_cpus = job.dedicated_cpus();
+        Self { resources: job.allocation(), pages: job.pages(), dedicated_cpus }
     }
 
     /// What a job holds of its host in a plan.
     pub(crate) fn placed(placed: &Placed) -> Self {
-        Self { resources: placed.allocation(), pages: placed.pages() }
+        let dedicated_cpus = placed.dedicated_cpus();
+        Self { resources: placed.allocation(), pages: placed.pages(), dedicated_cpus }
     }
 
     /// What is free on a host by its row.
     pub(crate) fn free_on(row: &HostRow) -> Self {
         let host = &row.host;
         let pages = Pages::for_jobs(&host.hugepages).minus(Pages::promised(&host.hugepages));
-        Self { resources: host.free(), pages }
+        Self { resources: host.free(), pages, dedicated_cpus: host.dedicated_cpus.free() }
     }
 
     /// What is free on a host in a plan.
@@ -48,6 +53,7 @@ impl Load {
         Self {
             resources: host.capacity.minus(state.allocation(row)),
             pages: Pages::for_jobs(&host.hugepages).minus(state.pages(row)),
+            dedicated_cpus: host.dedicated_cpus.total.saturating_sub(state.dedicated_cpus(row)),
         }
     }
 
@@ -56,28 +62,44 @@ impl Load {
         self.resources.memory_bytes.saturating_add(self.pages.bytes())
     }
 
+    /// CPUs of either kind.
+    pub(crate) fn vcpus(self) -> u32 {
+        self.resources.vcpus.saturating_add(self.dedicated_cpus)
+    }
+
     /// The same without disks.
     pub(crate) fn without_disks(self) -> Self {
         Self { resources: Resources { disk_bytes: 0, ..self.resources }, ..self }
     }
 
     pub(crate) fn plus(self, other: Self) -> Self {
-        let pages = self.pages.plus(other.pages);
-        Self { resources: self.resources.plus(other.resources), pages }
+        Self {
+            resources: self.resources.plus(other.resources),
+            pages: self.pages.plus(other.pages),
+            dedicated_cpus: self.dedicated_cpus.saturating_add(other.dedicated_cpus),
+        }
     }
 
     pub(crate) fn minus(self, other: Self) -> Self {
-        let pages = self.pages.minus(other.pages);
-        Self { resources: self.resources.minus(other.resources), pages }
+        Self {
+            resources: self.resources.minus(other.resources),
+            pages: self.pages.minus(other.pages),
+            dedicated_cpus: self.dedicated_cpus.saturating_sub(other.dedicated_cpus),
+        }
     }
 
     pub(crate) fn max(self, other: Self) -> Self {
-        let pages = self.pages.max(other.pages);
-        Self { resources: self.resources.max(other.resources), pages }
+        Self {
+            resources: self.resources.max(other.resources),
+            pages: self.pages.max(other.pages),
+            dedicated_cpus: self.dedicated_cpus.max(other.dedicated_cpus),
+        }
     }
 
     pub(crate) fn fits_in(self, room: Self) -> bool {
-        self.resources.fits_in(room.resources) && self.pages.fits_in(room.pages)
+        self.resources.fits_in(room.resources)
+            && self.pages.fits_in(room.pages)
+            && self.dedicated_cpus <= room.dedicated_cpus
     }
 }
 
@@ -117,6 +139,14 @@ impl Lack {
                     may_be: asked <= total,
                 })
             }
+            Refusal::NoDedicatedCpus { asked, free, total } => {
+                let lacking = asked.saturating_sub(*free);
+                Some(Self {
+                    load: Load { dedicated_cpus: lacking, ..Load::ZERO },
+                    shortfall: millionths(lacking.into(), (*total).into()),
+                    may_be: asked <= total,
+                })
+            }
             _ => None,
         }
     }
@@ -138,6 +168,12 @@ mod tests {
         assert_eq!((lack.shortfall, lack.may_be), (125_000, true));
         assert!(!pages(65, 24, 64).unwrap().may_be);
         assert!(!pages(1, 0, 0).unwrap().may_be);
+        let cpus = |asked, free, total| Lack::of(&Refusal::NoDedicatedCpus { asked, free, total });
+        let lack = cpus(2, 1, 4).unwrap();
+        assert_eq!(lack.load, Load { dedicated_cpus: 1, ..Load::ZERO });
+        assert_eq!((lack.shortfall, lack.may_be), (250_000, true));
+        assert!(!cpus(5, 4, 4).unwrap().may_be);
+        assert!(!cpus(1, 0, 0).unwrap().may_be);
         let of = |vcpus| Resources { vcpus, ..Resources::ZERO };
         let no = Refusal::NoCapacity { asked: of(4), free: of(1), capacity: of(8) };
         assert_eq!(Lack::of(&no).map(|lack| lack.load), Some(of(3).into()));

@@ -69,7 +69,8 @@ impl Marks {
         let images = host.images.keys().map(Self::image);
         let words = images.chain(host.pools.keys().map(Self::pool));
         let pages = host.hugepages.keys().map(|size| Self::pages(*size));
-        words.chain(pages).fold(marks, Self::and)
+        let dedicated = (host.dedicated_cpus.total > 0).then(Self::dedicated_cpus);
+        words.chain(pages).chain(dedicated).fold(marks, Self::and)
     }
 
     /// Both.
@@ -116,6 +117,12 @@ impl Marks {
     #[must_use]
     pub fn pages(size: PageSize) -> Self {
         Self::word(&["pages", &size.to_string()])
+    }
+
+    /// It has dedicated CPUs, whosever they are.
+    #[must_use]
+    pub fn dedicated_cpus() -> Self {
+        Self::word(&["dedicated-cpus"])
     }
 
     /// It has this label.

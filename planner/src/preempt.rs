@@ -94,10 +94,19 @@ fn on_host<'a>(
         Refusal::NoCapacity { asked, .. } => asked,
         _ => begin.reservation(start)?.resources,
     };
-    let asked = Load { resources: asked, pages: spec.pages() };
+    let dedicated_cpus = spec.dedicated_cpus();
+    let asked = Load { resources: asked, pages: spec.pages(), dedicated_cpus };
     let room = start.room_for(row, job);
-    let taken = Load { resources: room.allocation, pages: room.pages };
-    let all = Load { resources: room.capacity, pages: Pages::for_jobs(room.hugepages) };
+    let taken = Load {
+        resources: room.allocation,
+        pages: room.pages,
+        dedicated_cpus: room.dedicated_cpus.promised,
+    };
+    let all = Load {
+        resources: room.capacity,
+        pages: Pages::for_jobs(room.hugepages),
+        dedicated_cpus: room.dedicated_cpus.total,
+    };
     // Of a host that others are about to fill beyond what it has, more than nothing is lacking.
     let lacking = taken.plus(asked).minus(all).max(lack.load);
     // A stopped VM keeps its disks.
@@ -151,7 +160,7 @@ fn enough(mut all: Vec<Victim>, lacking: Load) -> Option<Vec<Victim>> {
     }
     // The most important is spared first, and of as important ones the largest.
     all.sort_by_key(|v| {
-        (Reverse((v.priority, v.frees.memory_bytes(), v.frees.resources.vcpus)), v.job.clone())
+        (Reverse((v.priority, v.frees.memory_bytes(), v.frees.vcpus())), v.job.clone())
     });
     let mut i = 0;
     while i < all.len() {

@@ -117,9 +117,7 @@ impl Rehearsal {
         let mut emptiest: Vec<(Reverse<(u64, u32)>, usize)> = parts
             .iter()
             .zip(0..)
-            .map(|((_, part), at)| {
-                (Reverse((part.free.memory_bytes(), part.free.resources.vcpus)), at)
-            })
+            .map(|((_, part), at)| (Reverse((part.free.memory_bytes(), part.free.vcpus())), at))
             .collect();
         emptiest.sort_unstable();
         for (_, at) in emptiest.into_iter().take(unused) {
@@ -298,7 +296,8 @@ impl Rehearsal {
     fn tightest_fit(&self, arc: &Range<usize>, size: Load, taken: &[Load]) -> Result<usize, Load> {
         let key = |load: Load| {
             let of = load.resources;
-            (load.pages.bytes(), of.memory_bytes, of.vcpus, of.disk_bytes)
+            let beside = (load.dedicated_cpus, load.pages.bytes());
+            (beside, of.memory_bytes, of.vcpus, of.disk_bytes)
         };
         let free = |place: usize| self.parts[place].free.minus(taken[place]);
         let others = (0..self.parts.len()).filter(|place| !arc.contains(place));
@@ -342,7 +341,7 @@ fn domain_of(row: &HostRow, label: Option<&str>) -> Option<String> {
 }
 
 fn largest_first(size: Load, job: &JobId) -> (Reverse<(u64, u32)>, JobId) {
-    (Reverse((size.memory_bytes(), size.resources.vcpus)), job.clone())
+    (Reverse((size.memory_bytes(), size.vcpus())), job.clone())
 }
 
 fn most_free(parts: &[Part]) -> Load {

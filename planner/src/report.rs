@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use protocol::cpus::DedicatedCpus;
 use protocol::hugepages::{PageSize, Pages};
 use protocol::id::{HostId, JobId};
 use protocol::job::{JobSpec, JobState};
@@ -258,6 +259,10 @@ fn nearest_move(state: &State<'_>, job: &JobId) -> Option<String> {
             }
             Err(Blocker::Admission { no: Refusal::NoHugepages { page_size, asked, free, .. } }) => {
                 let lacking = Pages::of(page_size, asked.saturating_sub(free));
+                near.push((1, format!("free {lacking} on {place} for {job}, or set more aside")));
+            }
+            Err(Blocker::Admission { no: Refusal::NoDedicatedCpus { asked, free, .. } }) => {
+                let lacking = DedicatedCpus::words(asked.saturating_sub(free));
                 near.push((1, format!("free {lacking} on {place} for {job}, or set more aside")));
             }
             Err(why) => near.push((2, format!("{job} to {place}, which {why}"))),
@@ -566,6 +571,14 @@ fn nearest_help(nearest: &HostVerdict) -> Option<String> {
                 )
             })
         }
+        Blocker::Admission { no: Refusal::NoDedicatedCpus { asked, free, total } } => {
+            let lacking = DedicatedCpus::words(asked.saturating_sub(*free));
+            Some(if asked <= total {
+                format!("free {lacking} on {host}")
+            } else {
+                format!("set {lacking} more aside on {host}, or free them there")
+            })
+        }
         Blocker::Admission { no: Refusal::NoImage { image } } => {
             Some(format!("import image {image} on {host}"))
         }
@@ -597,6 +610,14 @@ pub(crate) fn pages_words(asked: Pages, free: Pages) -> String {
         format!("needs {}, {} free", Pages::of(size, count), free.count(size))
     });
     words.collect::<Vec<_>>().join("; ")
+}
+
+/// The same of dedicated CPUs: `needs 2 dedicated CPUs, 1 free`.
+pub(crate) fn cpus_words(asked: u32, free: u32) -> String {
+    match asked > free {
+        true => format!("needs {}, {free} free", DedicatedCpus::words(asked)),
+        false => String::new(),
+    }
 }
 
 /// What is asked and what is free, of the things that lack: `needs 8GiB of memory, 5GiB free`.

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use imbl::{OrdMap, OrdSet};
 use protocol::admission::Room;
+use protocol::cpus::DedicatedCpus;
 use protocol::host::ImageFacts;
 use protocol::hugepages::Pages;
 use protocol::id::{HostId, ImageName, JobId, OfferId, PoolName, Revision};
@@ -60,7 +61,8 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// What it holds of its host. What is in pools is booked there, and memory in huge pages is counted in pages.
+    /// What it holds of its host. What is in pools is booked there, and memory in huge pages and dedicated CPUs are
+    /// counted by themselves.
     #[must_use]
     pub fn allocation(&self) -> Resources {
         if self.state.is_ended() {
@@ -74,6 +76,12 @@ impl Placed {
     #[must_use]
     pub fn pages(&self) -> Pages {
         if self.state.is_ended() { Pages::NONE } else { self.spec.pages_of(self.alive()) }
+    }
+
+    /// The dedicated CPUs that it holds of its host.
+    #[must_use]
+    pub fn dedicated_cpus(&self) -> u32 {
+        if self.state.is_ended() { 0 } else { self.spec.dedicated_cpus_of(self.alive()) }
     }
 
     /// What it is to have or has, whichever is more, wherever that is counted.
@@ -142,6 +150,8 @@ pub struct State<'a> {
     allocation: OrdMap<HostId, Resources>,
     /// Huge pages that hosts have promised, where steps have changed that.
     pages: OrdMap<HostId, Pages>,
+    /// Dedicated CPUs that hosts have promised, where steps have changed that.
+    dedicated_cpus: OrdMap<HostId, u32>,
     jobs: OrdMap<JobId, OrdMap<HostId, Placed>>,
     moves: OrdMap<JobId, u32>,
     /// What is looked up in, and the hosts of which it may say what is not so here.
@@ -171,7 +181,9 @@ impl<'a> State<'a> {
                 continue;
             }
             let sum = reserved.entry(&hold.host).or_default();
-            *sum = sum.plus(Load { resources: hold.resources, pages: hold.pages });
+            let (resources, pages) = (hold.resources, hold.pages);
+            let dedicated_cpus = hold.dedicated_cpus;
+            *sum = sum.plus(Load { resources, pages, dedicated_cpus });
         }
         // Looked up once: whoever asks where a job is would else walk all hosts each time.
         let mut clauses: BTreeMap<&JobId, Vec<&Clause>> = BTreeMap::new();
@@ -192,13 +204,14 @@ impl<'a> State<'a> {
         let rows = |job: &JobId| rows_of(input, register, &differing, job);
         let jobs = all.into_iter().map(|job| (job.clone(), rows(job))).collect();
         let (allocation, moves, brought) = (OrdMap::new(), OrdMap::new(), OrdMap::new());
-        let pages = OrdMap::new();
+        let (pages, dedicated_cpus) = (OrdMap::new(), OrdMap::new());
         let macs = Arc::new(Macs::of(input, register, &differing));
         Self {
             input,
             reserved: Arc::new(reserved),
             allocation,
             pages,
+            dedicated_cpus,
             jobs,
             moves,
             register,
@@ -406,7 +419,9 @@ impl<'a> State<'a> {
         start: &'s Self,
     ) -> impl Iterator<Item = &'a HostRow> {
         let hosts = self.allocation.keys().filter_map(|host| self.host(host));
-        hosts.filter(|row| self.allocation(row) != start.allocation(row))
+        // Not everything that a VM takes need be in the allocation.
+        let promised = |of: &Self, row| (of.allocation(row), of.pages(row), of.dedicated_cpus(row));
+        hosts.filter(move |row| promised(self, *row) != promised(start, *row))
     }
 
     /// What the host has promised, all jobs together.
@@ -437,13 +452,35 @@ impl<'a> State<'a> {
         taken.fold(told, Pages::max).plus(reserved)
     }
 
+    /// The dedicated CPUs that the host has promised, to all jobs together.
+    #[must_use]
+    pub fn dedicated_cpus(&self, row: &HostRow) -> u32 {
+        if let Some(changed) = self.dedicated_cpus.get(&row.host.id) {
+            return *changed;
+        }
+        let reserved = self.reserved.get(&row.host.id).map_or(0, |load| load.dedicated_cpus);
+        // By its own no, less is left than it has told.
+        let taken = self.input.setbacks.iter().filter_map(|s| s.dedicated_instead(&row.host));
+        taken.fold(row.host.dedicated_cpus.promised, u32::max).saturating_add(reserved)
+    }
+
     /// The room that the host has for this job: what it promised to others is taken, and the policy holds.
     #[must_use]
     pub fn room_for(&self, row: &'a HostRow, job: &JobId) -> Room<'a> {
         let own = self.placed(job, &row.host.id).as_ref().map(Load::placed).unwrap_or_default();
         let allocation = self.allocation(row).minus(own.resources);
         let pages = self.pages(row).minus(own.pages);
-        Room { allocation, pages, policy: Some(&self.input.policy), ..Room::of(&row.host) }
+        let dedicated_cpus = DedicatedCpus {
+            promised: self.dedicated_cpus(row).saturating_sub(own.dedicated_cpus),
+            ..row.host.dedicated_cpus
+        };
+        Room {
+            allocation,
+            pages,
+            dedicated_cpus,
+            policy: Some(&self.input.policy),
+            ..Room::of(&row.host)
+        }
     }
 
     /// The room for a job that is this: a domain that it adopts is counted already.
@@ -531,6 +568,11 @@ impl<'a> State<'a> {
             if before.pages != after.pages {
                 let pages = self.pages(row).minus(before.pages).plus(after.pages);
                 self.pages.insert(host.clone(), pages);
+            }
+            if before.dedicated_cpus != after.dedicated_cpus {
+                let others = self.dedicated_cpus(row).saturating_sub(before.dedicated_cpus);
+                let cpus = others.saturating_add(after.dedicated_cpus);
+                self.dedicated_cpus.insert(host.clone(), cpus);
             }
         }
         let mut rows = self.placements(job);

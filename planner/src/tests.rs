@@ -278,6 +278,7 @@ fn what_other_runs_are_about_to_take_is_taken_until_the_view_shows_it() {
         job: id("db"),
         resources,
         pages: Pages::NONE,
+        dedicated_cpus: 0,
     });
     assert_eq!(steps(&plan(&busy)), ["start web on h2"]);
     let mut later = with(host(1, 15), "db", vm(1), JobState::Running);

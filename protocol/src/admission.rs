@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cpus::DedicatedCpus;
 use crate::host::{Host, ImageFacts};
 use crate::hugepages::{Hugepages, Pages};
 use crate::id::{ImageName, JobId, PoolName};
@@ -28,6 +29,8 @@ pub struct Room<'a> {
     pub hugepages: &'a Hugepages,
     /// How many of these are promised to others than the job that asks.
     pub pages: Pages,
+    /// Dedicated CPUs that are here, with how many of them are promised to others than the job that asks.
+    pub dedicated_cpus: DedicatedCpus,
     /// Images that are here.
     pub images: &'a BTreeMap<ImageName, ImageFacts>,
     /// Pools that are here.
@@ -53,6 +56,7 @@ impl<'a> Room<'a> {
             allocation: host.allocation,
             hugepages: &host.hugepages,
             pages: Pages::promised(&host.hugepages),
+            dedicated_cpus: host.dedicated_cpus,
             images: &host.images,
             pools: &host.pools,
             networks: host.networks.as_ref(),
@@ -126,6 +130,7 @@ pub fn admit(room: Room<'_>, spec: &JobSpec, arrival: Arrival) -> Result<(), Ref
     // What is adopted has its pages already, and they are counted as others' until it is a job.
     let asked = if is_adoption(spec, arrival) { Pages::NONE } else { spec.pages() };
     admit_pages(room, asked, Pages::NONE)?;
+    admit_dedicated(room, spec.dedicated_cpus(), 0)?;
     let asked = spec.takes();
     if !asked.fits_in(room.free()) {
         return Err(Refusal::NoCapacity { asked, free: room.free(), capacity: room.capacity });
@@ -147,6 +152,15 @@ fn admit_pages(room: Room<'_>, asked: Pages, promised: Pages) -> Result<(), Refu
     let Some((page_size, asked)) = asked.each().find(lacks) else { return Ok(()) };
     let total = room.hugepages.get(&page_size).map_or(0, |facts| facts.total);
     Err(Refusal::NoHugepages { page_size, asked, free: at_most.count(page_size), total })
+}
+
+/// There are as many dedicated CPUs as are asked for, or no more are than what is promised already.
+fn admit_dedicated(room: Room<'_>, asked: u32, promised: u32) -> Result<(), Refusal> {
+    let free = promised.max(room.dedicated_cpus.free());
+    match asked > free {
+        true => Err(Refusal::NoDedicatedCpus { asked, free, total: room.dedicated_cpus.total }),
+        false => Ok(()),
+    }
 }
 
 /// Every start is asked all rules. What runs already and moves was let in once: only the host is new to it.
@@ -240,6 +254,7 @@ pub fn admit_resize(
         |spec: &JobSpec| Resources { disk_bytes: spec.takes().disk_bytes, ..Resources::ZERO };
     if let Some(promised) = promised {
         admit_pages(room, to.pages(), from.pages_of(promised))?;
+        admit_dedicated(room, to.dedicated_cpus(), from.dedicated_cpus_of(promised))?;
     }
     let (promised, asked) = match promised {
         Some(promised) => (from.of_host(promised), to.takes()),
@@ -486,6 +501,7 @@ mod tests {
             allocation: Resources { vcpus: 2, memory_bytes: 1 << 30, disk_bytes: 0 },
             hugepages: &NO_HUGEPAGES,
             pages: Pages::NONE,
+            dedicated_cpus: DedicatedCpus::NONE,
             images,
             pools: &NO_POOLS,
             networks: None,
@@ -585,6 +601,75 @@ mod tests {
         assert_eq!(resize(shrunk, promised, 32), Ok(()));
         assert!(resize(shrunk, promised, 66).is_err());
         assert_eq!(resize(shrunk, None, 512), Ok(()), "its next start is asked");
+    }
+
+    fn dedicated(vcpus: u32) -> JobSpec {
+        let mut spec = spec(vcpus, None);
+        spec.as_vm_mut().unwrap().hardware.dedicated_cpus = true;
+        spec
+    }
+
+    #[test]
+    fn dedicated_cpus_are_given_while_there_are_some_and_refused_with_numbers() {
+        let none = BTreeMap::new();
+        let dedicated_cpus = DedicatedCpus { total: 4, promised: 1 };
+        let room = Room { dedicated_cpus, can_receive: true, ..room(&none) };
+        let no = Refusal::NoDedicatedCpus { asked: 4, free: 3, total: 4 };
+        for how in [Arrival::Start, Arrival::StartAgain, Arrival::Migrate] {
+            assert_eq!(admit(room, &dedicated(3), how), Ok(()));
+            assert_eq!(admit(room, &dedicated(4), how), Err(no.clone()));
+        }
+        let nowhere = Room { dedicated_cpus: DedicatedCpus::NONE, ..room };
+        let no = Refusal::NoDedicatedCpus { asked: 1, free: 0, total: 0 };
+        assert_eq!(admit(nowhere, &dedicated(1), Arrival::Start), Err(no));
+        // The operator has taken some away, and more are promised than there are.
+        let dedicated_cpus = DedicatedCpus { total: 1, promised: 3 };
+        let no = Refusal::NoDedicatedCpus { asked: 1, free: 0, total: 1 };
+        let shrunk = Room { dedicated_cpus, ..room };
+        assert_eq!(admit(shrunk, &dedicated(1), Arrival::Start), Err(no));
+    }
+
+    #[test]
+    fn dedicated_cpus_take_none_that_others_share_and_no_shared_ones_will_do() {
+        let none = BTreeMap::new();
+        let dedicated_cpus = DedicatedCpus { total: 8, promised: 0 };
+        let all = Resources { vcpus: 4, ..Resources::ZERO };
+        let full = Room { allocation: all, dedicated_cpus, ..room(&none) };
+        assert_eq!(admit(full, &dedicated(8), Arrival::Start), Ok(()), "more than are shared");
+        let no = admit(full, &spec(1, None), Arrival::Start);
+        assert!(matches!(no, Err(Refusal::NoCapacity { .. })), "{no:?}");
+        let dedicated_cpus = DedicatedCpus { total: 8, promised: 8 };
+        let taken = Room { allocation: Resources::ZERO, dedicated_cpus, ..full };
+        let no = admit(taken, &dedicated(1), Arrival::Start);
+        assert!(matches!(no, Err(Refusal::NoDedicatedCpus { free: 0, .. })), "{no:?}");
+        // The memory is counted as ever.
+        let all = Resources { memory_bytes: 4 * GIB, ..Resources::ZERO };
+        let no = admit(Room { allocation: all, ..full }, &dedicated(1), Arrival::Start);
+        assert!(matches!(no, Err(Refusal::NoCapacity { .. })), "{no:?}");
+    }
+
+    #[test]
+    fn dedicated_cpus_grow_into_those_that_are_left_and_are_given_up_at_any_time() {
+        let (none, job) = (BTreeMap::new(), JobId::new("web-1").unwrap());
+        // Of 4 others have 1, it has 2: it could have 3.
+        let from = dedicated(2);
+        let cpus = |total, promised| {
+            let dedicated_cpus = DedicatedCpus { total, promised };
+            Room { dedicated_cpus, ..room(&none) }
+        };
+        let resize = |room: Room<'_>, promised, vcpus| {
+            let to = from.with_size(|size| Size { vcpus, ..size }).unwrap();
+            admit_resize(room, (&job, alive_if(promised)), &from, promised, &to)
+        };
+        let promised = Some(from.resources());
+        assert_eq!(resize(cpus(4, 1), promised, 3), Ok(()));
+        let no = Refusal::NoDedicatedCpus { asked: 4, free: 3, total: 4 };
+        assert_eq!(resize(cpus(4, 1), promised, 4), Err(no));
+        // The operator has taken some away meanwhile.
+        assert_eq!(resize(cpus(2, 2), promised, 2), Ok(()));
+        assert_eq!(resize(cpus(2, 2), promised, 1), Ok(()));
+        assert!(resize(cpus(2, 2), promised, 3).is_err());
+        assert_eq!(resize(cpus(4, 1), None, 40), Ok(()), "its next start is asked");
     }
 
     #[test]

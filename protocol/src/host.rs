@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cpus::DedicatedCpus;
 use crate::hugepages::Hugepages;
 use crate::id::{Cursor, HostId, ImageName, PoolName};
 use crate::image::ImageFormat;
@@ -30,14 +31,18 @@ pub struct Host {
     /// What drives its guests.
     pub hypervisor: HypervisorFacts,
     /// What it has for guests, the host's own reserve taken off and overcommit applied. Memory that is set
-    /// aside as huge pages is no part of it.
+    /// aside as huge pages and CPUs that VMs have for themselves are no part of it.
     pub capacity: Resources,
     /// What it has promised to jobs and offers. Domains of others are counted too. Memory in huge pages is
-    /// promised there.
+    /// promised there, and dedicated CPUs are.
     pub allocation: Resources,
     /// Huge pages by their size. Older agents do not say: then there are none to be given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hugepages: Hugepages,
+    /// CPUs that it gives to VMs for themselves, which are no part of the capacity. Older agents do not say: then
+    /// there are none to be given.
+    #[serde(default, skip_serializing_if = "DedicatedCpus::is_none")]
+    pub dedicated_cpus: DedicatedCpus,
     /// Images it can start disks from.
     #[serde(default)]
     pub images: BTreeMap<ImageName, ImageFacts>,
@@ -85,6 +90,7 @@ impl Host {
             capacity: Resources::ZERO,
             allocation: Resources::ZERO,
             hugepages: Hugepages::new(),
+            dedicated_cpus: DedicatedCpus::NONE,
             images: BTreeMap::new(),
             pools: BTreeMap::new(),
             networks: None,

@@ -387,19 +387,39 @@ impl JobSpec {
         self.page_size().map_or(Pages::NONE, |size| Pages::holding(size, has.memory_bytes))
     }
 
-    /// What a host must promise of its own: everything but what is in named pools, and memory in huge pages.
+    /// Whether its virtual CPUs have CPUs of the host to themselves.
+    #[must_use]
+    pub fn is_dedicated(&self) -> bool {
+        self.as_vm().is_some_and(|vm| vm.hardware.dedicated_cpus)
+    }
+
+    /// The dedicated CPUs that a host must promise.
+    #[must_use]
+    pub fn dedicated_cpus(&self) -> u32 {
+        self.dedicated_cpus_of(self.resources())
+    }
+
+    /// The dedicated CPUs that it takes when it has so much in all: one for each virtual one.
+    #[must_use]
+    pub fn dedicated_cpus_of(&self, has: Resources) -> u32 {
+        if self.is_dedicated() { has.vcpus } else { 0 }
+    }
+
+    /// What a host must promise of its own: everything but what is in named pools, memory in huge pages and dedicated
+    /// CPUs.
     #[must_use]
     pub fn takes(&self) -> Resources {
         self.of_host(self.resources())
     }
 
     /// What of its host's own it takes when it has so much in all. The rest is counted where it is: what is in
-    /// named pools, and memory in huge pages.
+    /// named pools, memory in huge pages, and dedicated CPUs.
     #[must_use]
     pub fn of_host(&self, has: Resources) -> Resources {
         let own = has.minus(self.in_pools());
         let memory_bytes = if self.page_size().is_some() { 0 } else { own.memory_bytes };
-        Resources { memory_bytes, ..own }
+        let vcpus = if self.is_dedicated() { 0 } else { own.vcpus };
+        Resources { vcpus, memory_bytes, ..own }
     }
 
     /// Checks everything that does not depend on a host.
@@ -592,7 +612,7 @@ impl Job {
 
     /// What the job holds of its host now: everything while it is alive; only its disks once
     /// it has ended, because its volumes are still there, and what their snapshots keep. What is in named
-    /// pools is booked there, and memory in huge pages is counted in pages.
+    /// pools is booked there, memory in huge pages is counted in pages, and dedicated CPUs by themselves.
     #[must_use]
     pub fn allocation(&self) -> Resources {
         let kept = Resources { disk_bytes: self.own_snapshot_bytes(), ..Resources::ZERO };
@@ -610,6 +630,15 @@ impl Job {
         match self.state.is_ended() {
             true => Pages::NONE,
             false => self.spec.pages_of(self.promised()),
+        }
+    }
+
+    /// The dedicated CPUs that it holds of its host now: while it is alive, as many as it is promised.
+    #[must_use]
+    pub fn dedicated_cpus(&self) -> u32 {
+        match self.state.is_ended() {
+            true => 0,
+            false => self.spec.dedicated_cpus_of(self.promised()),
         }
     }
 

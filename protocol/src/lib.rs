@@ -10,6 +10,8 @@ pub mod resources;
 
 pub mod hugepages;
 
+pub mod cpus;
+
 pub mod amounts;
 
 pub mod budget;

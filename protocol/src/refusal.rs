@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::amounts::Amounts;
+use crate::cpus::DedicatedCpus;
 use crate::hugepages::{PageSize, Pages};
 use crate::id::{
     Epoch, HostId, ImageName, JobId, OfferId, PoolName, Revision, SnapshotName, TenantId,
@@ -55,6 +56,16 @@ pub enum Refusal {
         free: u64,
         /// How many the host has set aside, so that "never" can be told from "not now".
         total: u64,
+    },
+    /// The host has too few CPUs for VMs that have them for themselves that are not taken.
+    #[error("needs {}; {}", DedicatedCpus::words(*.asked), cpus_words(*.free, *.total))]
+    NoDedicatedCpus {
+        /// How many the job is to have.
+        asked: u32,
+        /// How many it could have.
+        free: u32,
+        /// How many the host gives in all, so that "never" can be told from "not now".
+        total: u32,
     },
     /// The host has no image of that name.
     #[error("image {image} is not on this host; import it here or choose a host that has it")]
@@ -485,6 +496,7 @@ impl Refusal {
             Refusal::NoCapacity { .. } => "no-capacity",
             Refusal::NoRoomToGrow { .. } => "no-room-to-grow",
             Refusal::NoHugepages { .. } => "no-hugepages",
+            Refusal::NoDedicatedCpus { .. } => "no-dedicated-cpus",
             Refusal::NoImage { .. } => "no-image",
             Refusal::ImageInUse { .. } => "image-in-use",
             Refusal::DiskTooSmall { .. } => "disk-too-small",
@@ -559,6 +571,7 @@ impl Refusal {
             | Refusal::NoCapacity { .. }
             | Refusal::NoRoomToGrow { .. }
             | Refusal::NoHugepages { .. }
+            | Refusal::NoDedicatedCpus { .. }
             | Refusal::NoImage { .. }
             | Refusal::NoNetwork { .. }
             | Refusal::MacTaken { .. }
@@ -598,6 +611,7 @@ impl Refusal {
             Refusal::NoCapacity { .. }
                 | Refusal::NoRoomToGrow { .. }
                 | Refusal::NoHugepages { .. }
+                | Refusal::NoDedicatedCpus { .. }
                 | Refusal::NoImage { .. }
                 | Refusal::NoPool { .. }
                 | Refusal::PoolUnavailable { .. }
@@ -616,6 +630,17 @@ impl Refusal {
 fn pages_words(free: u64, total: u64) -> String {
     match (total, total.saturating_sub(free), free) {
         (0, ..) => "the host has none of that size for guests".to_owned(),
+        (_, 0, _) => format!("the host has {total} in all"),
+        (_, taken, 0) => format!("the host has {total}, of which {taken} are taken"),
+        (_, taken, free) => {
+            format!("the host has {total}, of which {taken} are taken: {free} would fit")
+        }
+    }
+}
+
+fn cpus_words(free: u32, total: u32) -> String {
+    match (total, total.saturating_sub(free), free) {
+        (0, ..) => "the host gives none to VMs for themselves".to_owned(),
         (_, 0, _) => format!("the host has {total} in all"),
         (_, taken, 0) => format!("the host has {total}, of which {taken} are taken"),
         (_, taken, free) => {
@@ -715,6 +740,7 @@ pub fn examples() -> Vec<Refusal> {
         Refusal::NoCapacity { asked: some, free: Resources::ZERO, capacity: some },
         Refusal::NoRoomToGrow { job: job.clone(), asked: some, at_most: some, capacity: some },
         Refusal::NoHugepages { page_size: PageSize::MIB2, asked: 32, free: 24, total: 64 },
+        Refusal::NoDedicatedCpus { asked: 2, free: 1, total: 4 },
         Refusal::NoImage { image: image.clone() },
         Refusal::ImageInUse { image: image.clone(), users: vec![job.clone()] },
         Refusal::DiskTooSmall {
@@ -857,6 +883,22 @@ mod tests {
         assert_eq!(
             words(32, 0, 0),
             "needs 32 huge pages of 2MiB; the host has none of that size for guests"
+        );
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_dedicated_cpus_says_how_many_would_fit() {
+        let words =
+            |asked, free, total| Refusal::NoDedicatedCpus { asked, free, total }.to_string();
+        assert_eq!(
+            words(2, 1, 4),
+            "needs 2 dedicated CPUs; the host has 4, of which 3 are taken: 1 would fit"
+        );
+        assert_eq!(words(1, 0, 4), "needs 1 dedicated CPU; the host has 4, of which 4 are taken");
+        assert_eq!(words(5, 4, 4), "needs 5 dedicated CPUs; the host has 4 in all");
+        assert_eq!(
+            words(1, 0, 0),
+            "needs 1 dedicated CPU; the host gives none to VMs for themselves"
         );
     }
 

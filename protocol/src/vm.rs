@@ -241,6 +241,9 @@ pub enum InvalidVm {
         /// The virtual CPU.
         vcpu: u32,
     },
+    /// CPUs that its host chooses, and CPUs that it names.
+    #[error("dedicated CPUs are chosen by the host: leave pins away, or dedicated_cpus")]
+    DedicatedPins,
     /// A page size that x86-64 does not have.
     #[error("hugepages of {0} KiB: there are 2048 and 1048576")]
     Hugepages(u64),
@@ -255,6 +258,9 @@ pub enum InvalidVm {
     /// A domain that has a place of its own, which no keeper guards.
     #[error("an adopted VM is kept when its host is cut off: leave on_loss away")]
     AdoptedStop,
+    /// A domain that has a definition of its own, with its own pins.
+    #[error("an adopted VM is on the CPUs that its own definition says: leave dedicated_cpus away")]
+    AdoptedDedicated,
     /// What no command ends, and what ends so that another fits.
     #[error("a VM is protected or preemptible, not both: leave one of them away")]
     ProtectedPreemptible,
@@ -286,6 +292,9 @@ impl VmSpec {
         self.nics.iter().try_for_each(NicSpec::validate)?;
         self.hardware.validate(self.vcpus_possible())?;
         self.validate_loss()?;
+        if self.adopted.is_some() && self.hardware.dedicated_cpus {
+            return Err(InvalidVm::AdoptedDedicated);
+        }
         if self.protected && self.preemptible {
             return Err(InvalidVm::ProtectedPreemptible);
         }
@@ -407,6 +416,11 @@ mod tests {
         assert_eq!(uneven, Err(InvalidVm::Topology { topology, vcpus: 1 }));
         let pins = vec![Pin { vcpu: 1, cpus: vec![0] }];
         assert_eq!(with(Hardware { pins, ..bare.clone() }), Err(InvalidVm::Pin { vcpu: 1 }));
+        let pins = vec![Pin { vcpu: 0, cpus: vec![0] }];
+        let dedicated = Hardware { dedicated_cpus: true, ..bare.clone() };
+        assert_eq!(with(Hardware { pins, ..dedicated.clone() }), Err(InvalidVm::DedicatedPins));
+        let adopted = VmSpec { hardware: Box::new(dedicated), adopted: Some(Uuid::nil()), ..vm() };
+        assert_eq!(adopted.validate(), Err(InvalidVm::AdoptedDedicated));
         let pci = vec!["03:00.0".to_owned()];
         assert!(matches!(with(Hardware { pci, ..bare.clone() }), Err(InvalidVm::Pci(_))));
         let machine = Some("q35,accel=kvm".to_owned());

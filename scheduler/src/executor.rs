@@ -375,7 +375,8 @@ impl<R: Reach> Executor<R> {
                 Refusal::StaleClaim { seen, .. } => Answer::ClaimLost { seen },
                 Refusal::Ticket { .. }
                 | Refusal::NoRoomToGrow { .. }
-                | Refusal::NoHugepages { .. } => Answer::TooLate,
+                | Refusal::NoHugepages { .. }
+                | Refusal::NoDedicatedCpus { .. } => Answer::TooLate,
                 // It is on its way from one state to another.
                 Refusal::WrongState { .. } => unclear(no.to_string()),
                 // Not there, or an agent of before there was a resize, which has done none.

@@ -14,6 +14,7 @@ use planner::{
     Shards, Terms,
 };
 use protocol::api::Want;
+use protocol::cpus::DedicatedCpus;
 use protocol::event::{Event, Fact};
 use protocol::host::Host;
 use protocol::hugepages::{Pages, with_promised};
@@ -179,10 +180,14 @@ impl Knowledge {
         for (host, room) in rooms {
             let Some(facts) = view.host(host).map(|row| &row.host) else { continue };
             let allocation = room.allocation();
-            let pages = room.pages;
-            if allocation != facts.allocation || pages != Pages::promised(&facts.hugepages) {
+            let (pages, promised) = (room.pages, room.dedicated_cpus);
+            let is_as_seen = allocation == facts.allocation
+                && pages == Pages::promised(&facts.hugepages)
+                && promised == facts.dedicated_cpus.promised;
+            if !is_as_seen {
                 let hugepages = with_promised(&facts.hugepages, pages);
-                let host = Host { allocation, hugepages, ..Host::clone(facts) };
+                let dedicated_cpus = DedicatedCpus { promised, ..facts.dedicated_cpus };
+                let host = Host { allocation, hugepages, dedicated_cpus, ..Host::clone(facts) };
                 merge(&facts.id, Fact::HostChanged { host: Box::new(host) });
             }
         }
@@ -194,7 +199,8 @@ impl Knowledge {
         let said = self.refusals.get(&row.host.id).filter(|said| is_fresh(now_ms, said.at_ms));
         let pages = Pages::promised(&row.host.hugepages);
         let said = said.map(|said| (said.at_ms, said.allocation));
-        Room { seen: row.host.allocation, said, pages }
+        let dedicated_cpus = row.host.dedicated_cpus.promised;
+        Room { seen: row.host.allocation, said, pages, dedicated_cpus }
     }
 
     /// Forgets what hosts said of their room once the view shows as much.
@@ -346,14 +352,14 @@ impl Word {
             (Some(_), None) | (None, Some(_)) => true,
             (None, None) => false,
         };
-        let takes = |job: &Job| (job.allocation(), job.pages());
+        let takes = |job: &Job| (job.allocation(), job.pages(), job.dedicated_cpus());
         let promised = |job: Option<&Job>| job.map(takes).unwrap_or_default();
         is_news.then(|| (promised(shown), promised(self.job.as_ref())))
     }
 }
 
-/// What a job takes of its host, and how many huge pages beside that.
-type Takes = (Resources, Pages);
+/// What a job takes of its host, and how many huge pages and dedicated CPUs beside that.
+type Takes = (Resources, Pages, u32);
 
 /// What a host has promised, as two accounts have it that are both kept up with its words.
 struct Room {
@@ -363,11 +369,20 @@ struct Room {
     said: Option<(u64, Resources)>,
     /// Huge pages, by the view alone: hosts that refuse for want of those are asked again.
     pages: Pages,
+    /// Dedicated CPUs, likewise.
+    dedicated_cpus: u32,
 }
 
 impl Room {
-    fn change(&mut self, at_ms: u64, (before, pages_before): Takes, (after, pages_after): Takes) {
+    fn change(
+        &mut self,
+        at_ms: u64,
+        (before, pages_before, cpus_before): Takes,
+        (after, pages_after, cpus_after): Takes,
+    ) {
         self.pages = self.pages.minus(pages_before).plus(pages_after);
+        let others = self.dedicated_cpus.saturating_sub(cpus_before);
+        self.dedicated_cpus = others.saturating_add(cpus_after);
         self.seen = self.seen.minus(before).plus(after);
         // What was so before it said no is in what it said.
         if let Some((said_ms, said)) = &mut self.said
@@ -485,6 +500,30 @@ mod tests {
         assert_eq!(told(&knowledge).map(HugepageFacts::free), Some(24));
         knowledge.hear(0, at.clone(), id, None);
         assert_eq!(told(&knowledge).map(HugepageFacts::free), Some(56));
+    }
+
+    #[test]
+    fn dedicated_cpus_that_a_host_has_just_promised_are_not_free_before_the_view_shows_it() {
+        let hardware = Box::new(Hardware { dedicated_cpus: true, ..Hardware::default() });
+        let vm = VmSpec { vcpus: 2, memory_bytes: 64 << 20, hardware, ..VmSpec::default() };
+        let id: JobId = "db".parse().unwrap();
+        let job = Job { since_ms: 5, ..Job::of(id.clone(), JobSpec::vm(vm), JobState::Running) };
+        let dedicated_cpus = DedicatedCpus { total: 4, promised: 1 };
+        let facts = Host::of_key(SecretKey::from_seed([1; 32]).public());
+        let host = Host { dedicated_cpus, ..facts };
+        let (at, cursor) = (host.id.clone(), Cursor { epoch: Epoch(1), seq: 1 });
+        let mut view = View::default();
+        view.merge_inventory(Inventory { cursor, host, jobs: vec![], observed: vec![] });
+        let mut knowledge = Knowledge::default();
+        let free = |knowledge: &Knowledge| {
+            let view = knowledge.view(0, &view);
+            view.host(&at).map(|row| row.host.dedicated_cpus.free())
+        };
+        assert_eq!(free(&knowledge), Some(3));
+        knowledge.hear(0, at.clone(), id.clone(), Some(job));
+        assert_eq!(free(&knowledge), Some(1));
+        knowledge.hear(0, at.clone(), id, None);
+        assert_eq!(free(&knowledge), Some(3));
     }
 
     #[test]

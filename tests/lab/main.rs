@@ -42,6 +42,8 @@ mod snapshots;
 
 mod retire;
 
+mod dedicated;
+
 mod discovery;
 
 mod metrics;

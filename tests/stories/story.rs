@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use planner::case::{Verdict, Wanted, case, verdict};
 use planner::{Heard, Intent, Outcome, PlanInput, State, Step, Terms, audit, plan};
+use protocol::cpus::DedicatedCpus;
 use protocol::host::Inventory;
 use protocol::hugepages::{Pages, with_promised};
 use protocol::id::{HostId, JobId, TenantId};
@@ -223,6 +224,9 @@ impl Story {
             } else if let Some(words) = word.strip_prefix("hugepages=") {
                 let (size, facts) = world::hugepages(words)?;
                 inventory.host.hugepages.insert(size, facts);
+            } else if let Some(count) = word.strip_prefix("dedicated=") {
+                let total = count.parse().map_err(|_| format!("unknown word {word}"))?;
+                inventory.host.dedicated_cpus = DedicatedCpus { total, promised: 0 };
             } else if *word == "unmeasured" {
                 is_measured = false;
             } else if let Some(count) = word.strip_suffix("cpus") {
@@ -285,6 +289,7 @@ impl Story {
         inventory.host.allocation = inventory.host.allocation.plus(job.allocation());
         let promised = Pages::promised(&inventory.host.hugepages).plus(job.pages());
         inventory.host.hugepages = with_promised(&inventory.host.hugepages, promised);
+        inventory.host.dedicated_cpus.promised += job.dedicated_cpus();
         inventory.jobs.push(job);
         self.vms.insert(name.to_owned());
         Ok(())
@@ -313,9 +318,16 @@ impl Story {
             ["runs_on", job, host] => {
                 json!({ "expect": "runs_on", "job": self.known_vm(job)?, "on": self.known_host(host)? })
             }
-            ["has_size", job, gib] => {
-                let vm = world::spec(&[gib])?.as_vm().map_or(0, |vm| vm.memory_bytes);
-                let size = json!({ "memory_bytes": vm });
+            ["has_size", job, words @ ..] => {
+                let mut size = json!({});
+                for word in words {
+                    let spec = world::spec(&[word])?;
+                    let vm = spec.as_vm().ok_or("write 2GiB or 4cpus")?;
+                    match word.ends_with("cpus") {
+                        true => size["vcpus"] = json!(vm.vcpus),
+                        false => size["memory_bytes"] = json!(vm.memory_bytes),
+                    }
+                }
                 json!({ "expect": "has_size", "job": self.known_vm(job)?, "size": size })
             }
             ["restart_within", job, within] => {

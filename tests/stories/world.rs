@@ -89,7 +89,7 @@ pub(crate) fn hugepages(words: &str) -> Result<(PageSize, HugepageFacts), String
     Ok((size.parse().map_err(|_| wrong())?, facts))
 }
 
-/// A VM by its words: `2GiB`, `4cpus`, `hugepages=2MiB`, `disk=2GiB`, `disk=2GiB@POOL`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
+/// A VM by its words: `2GiB`, `4cpus`, `dedicated`, `hugepages=2MiB`, `disk=2GiB`, `disk=2GiB@POOL`, `image=debian`, `tenant=acme`, `bridge=br0`, `priority=80`,
 /// `preemptible`, `protected`, `may-be-lost`.
 pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
     let mut vm =
@@ -114,6 +114,8 @@ pub(crate) fn spec(words: &[&str]) -> Result<JobSpec, String> {
             vm.nics.push(Plug::Bridge { bridge: bridge.to_owned() }.into());
         } else if let Some(number) = word.strip_prefix("priority=") {
             vm.priority = serde_json::from_str(number).map_err(|e| e.to_string())?;
+        } else if *word == "dedicated" {
+            vm.hardware.dedicated_cpus = true;
         } else if *word == "preemptible" {
             vm.preemptible = true;
         } else if *word == "may-be-lost" {

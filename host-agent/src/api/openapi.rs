@@ -43,6 +43,7 @@ const ADMITS: &[&str] = &[
     "unsupported",
     "no-capacity",
     "no-hugepages",
+    "no-dedicated-cpus",
     "no-image",
     "no-network",
     "mac-taken",
@@ -265,7 +266,7 @@ fn of_offers() -> Vec<Operation> {
             .body::<OfferRequest>()
             .answers::<OfferReply>(201)
             .refuses(ADMITS)
-            .refuses(&["no-such-job", "no-room-to-grow", "no-hugepages"]),
+            .refuses(&["no-such-job", "no-room-to-grow", "no-hugepages", "no-dedicated-cpus"]),
         delete("/v1/offers/{epoch}/{num}", "Void an offer, whatever it was")
             .right(Right::Run)
             .path::<u64>("epoch")
@@ -354,11 +355,11 @@ fn of_actions() -> Vec<Operation> {
             .body::<RebootJob>(),
         act("/v1/jobs/{id}/resize", "Give it other CPUs or memory, at once as far as that goes")
             .body::<ResizeJob>()
-            .refuses(&["no-room-to-grow", "no-hugepages", "revision-conflict"])
+            .refuses(&["no-room-to-grow", "no-hugepages", "no-dedicated-cpus", "revision-conflict"])
             .refuses(TICKETS),
         act("/v1/jobs/{id}/resize/undo", "Take back the size that a task of a run gave it")
             .query::<jobs::Undo>()
-            .refuses(&["no-room-to-grow", "no-hugepages", "ticket-missing"]),
+            .refuses(&["no-room-to-grow", "no-hugepages", "no-dedicated-cpus", "ticket-missing"]),
     ]
 }
 

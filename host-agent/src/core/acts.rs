@@ -115,7 +115,14 @@ impl Agent {
         let work_begun = UnderWay { id: work_id, kind: WorkKind::Reboot };
         self.jobs.change(id, |entry| entry.work = Some(work_begun));
         let uuid = self.domain_of(id);
-        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn: None });
+        out.push(Effect::Work {
+            job: id.clone(),
+            id: work_id,
+            uuid,
+            work,
+            turn: None,
+            cpus: Box::default(),
+        });
         Ok(())
     }
 

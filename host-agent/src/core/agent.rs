@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use hypervisor::Lifecycle;
+use hypervisor::{CpuPlace, Lifecycle};
 use protocol::admission::Room;
 use protocol::api::HoldDebits;
 use protocol::event::{Event, Fact};
@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::addresses::{Watch, runs};
 use super::claims::{Claims, Deed};
+use super::cpus::CpuLayout;
 use super::input::{Effect, Input, Joint, Reply, ReplyId, Request, WorkId};
 use super::leaving::tell_leaving;
 use super::ledger::{JobRecord, LedgerState, Write};
@@ -49,6 +50,8 @@ pub struct Birth {
     pub key: SecretKey,
     /// What it says of itself; capacity and images as measured, allocation zero.
     pub host: Host,
+    /// How its CPUs are divided.
+    pub layout: CpuLayout,
     /// What it remembers.
     pub ledger: LedgerState,
 }
@@ -79,6 +82,8 @@ pub(super) struct Entry {
     pub(super) looked_ms: u64,
     /// How far the looking for its guest's addresses is.
     pub(super) addresses: Watch,
+    /// On which CPUs its guest was put in this life, as far as that was done.
+    pub(super) place: Option<CpuPlace>,
     /// Grows with every change of the row and every work begun.
     pub(super) change: u64,
     /// What its row takes in the ledger, once it has ended.
@@ -103,6 +108,7 @@ pub(super) enum WorkKind {
     /// A reset, or a reboot, which any stop overtakes: a guest may take its time.
     Reboot,
     Resize,
+    Pin,
     TakeOut,
     Snapshot,
     /// A sending, which may last for hours; only what an operator's word has ended overtakes it.
@@ -149,6 +155,8 @@ pub struct Agent {
     pub(super) declared: PoolsConfig,
     /// What was found of them, without what is offered.
     pub(super) found: BTreeMap<PoolName, PoolFacts>,
+    /// How its CPUs are divided.
+    pub(super) layout: CpuLayout,
     /// How many huge pages were taken by what is no job, by the last count.
     pub(super) others_pages: BTreeMap<PageSize, u64>,
     /// Jobs whose row was changed while restoring, and is to be written at the first occasion.
@@ -159,7 +167,7 @@ impl Agent {
     /// The agent's first moment in a new life. Feed [`Input::Domains`] next.
     #[must_use]
     pub fn new(birth: Birth) -> Self {
-        let Birth { key, mut host, ledger } = birth;
+        let Birth { key, mut host, layout, ledger } = birth;
         let is_rebooted = ledger.is_rebooted();
         let trust = ledger.trust.as_ref().and_then(|signed| signed.open().ok());
         host.trust_version = trust.as_ref().map(|t| t.version);
@@ -188,6 +196,7 @@ impl Agent {
             has_listed: false,
             is_right_shown: false,
             is_right_asked: false,
+            layout,
             others_pages: BTreeMap::new(),
             unwritten: Vec::new(),
         };
@@ -195,6 +204,7 @@ impl Agent {
         agent.restore_networks(ledger.networks);
         agent.host.allocation = agent.allocation();
         agent.host.hugepages = agent.hugepages();
+        agent.host.dedicated_cpus = agent.dedicated_cpus();
         agent.told = agent.host.clone();
         agent
     }
@@ -462,6 +472,7 @@ impl Agent {
         self.jobs.change(&record.job.id, |entry| {
             entry.asks_leaving = true;
             entry.giving = entry.giving.filter(|_| !state.is_ended());
+            entry.place = entry.place.take().filter(|_| !state.is_ended());
         });
         let was_by_budget = self.jobs.is_by_budget(&record.job.id);
         self.insert(now, record, out);
@@ -473,6 +484,7 @@ impl Agent {
     /// Writes a job's row and tells it.
     pub(super) fn insert(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
         tell_leaving(&mut record);
+        record.cpus = self.cpus_for(&record);
         record.ended = self.ended(now, &record);
         out.push(Effect::Persist(Write::Job(Box::new(record.clone()))));
         let job = record.job.clone();
@@ -513,6 +525,7 @@ impl Agent {
                 asks_leaving: true,
                 looked_ms: 0,
                 addresses: Watch::default(),
+                place: None,
                 // Never a number of an earlier job of this name: a late look must not fit.
                 change: self.works + 1,
                 row_bytes,
@@ -541,6 +554,7 @@ impl Agent {
         self.host.allocation = self.allocation();
         self.host.pools = self.pools_without(None);
         self.host.hugepages = self.hugepages();
+        self.host.dedicated_cpus = self.dedicated_cpus();
         if self.host != self.told {
             self.told = self.host.clone();
             self.publish(now, Fact::HostChanged { host: Box::new(self.host.clone()) }, out);
@@ -563,7 +577,8 @@ impl Agent {
         domain: Option<Uuid>,
     ) -> Room<'_> {
         let allocation = self.allocation_without(job, offer, domain);
-        Room { allocation, pages: self.pages_without(job, offer), ..self.room() }
+        let dedicated_cpus = self.dedicated_cpus_without(job, offer);
+        Room { allocation, pages: self.pages_without(job, offer), dedicated_cpus, ..self.room() }
     }
 
     /// What is promised to jobs, to open offers and to domains of others.

@@ -43,7 +43,7 @@ impl Agent {
         self.check_budget(&ask.job, ask.revision, &ask.spec, budget)?;
         let (resources, more) = (budget.resources(), Resources::ZERO);
         let (pages, in_pools) = Default::default();
-        Ok(Reserved { resources, more, pages, domain: None, in_pools })
+        Ok(Reserved { resources, more, pages, dedicated_cpus: 0, domain: None, in_pools })
     }
 
     /// As the offer says it, whoever has asked in which words.

@@ -154,6 +154,7 @@ fn is_history(record: &JobRecord) -> bool {
         leaving: _,
         last_revert: _,
         stay,
+        cpus: _,
         deletes_shared: _,
         restores: _,
         ended: _,

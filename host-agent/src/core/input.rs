@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hypervisor::{DomainEvent, DomainInfo, Lifecycle, Progress};
+use hypervisor::{CpuPlace, DomainEvent, DomainInfo, Lifecycle, Progress};
 use protocol::api::{MigrateJob, OfferReply, OfferRequest, PutJob, ResizeJob, RevertJob, StopJob};
 use protocol::event::Event;
 use protocol::history::HistoryConfig;
@@ -398,6 +398,8 @@ pub enum Effect {
         work: Work,
         /// By what right it uses volumes in pools, if the job has any there.
         turn: Option<Box<Turn>>,
+        /// On which CPUs of the host the job's guest is to be.
+        cpus: Box<CpuPlace>,
     },
     /// Look up a domain and feed [`Input::Looked`] back.
     Look(Look),
@@ -461,6 +463,8 @@ pub enum Work {
         /// How long it may take.
         grace_ms: u64,
     },
+    /// Have a running guest run on these CPUs of its host.
+    PinVm(VmSpec),
     /// Stop the guest's CPUs.
     PauseVm,
     /// Let them run again.
@@ -511,7 +515,12 @@ pub enum Work {
     /// Let the guest that has arrived run.
     TakeOver,
     /// Send the guest away; it arrives paused and runs only after a handoff.
-    SendVm(Box<MigrateJob>),
+    SendVm {
+        /// Where to, and how.
+        migrate: Box<MigrateJob>,
+        /// Virtual CPUs that its spec pins.
+        pinned: Vec<u32>,
+    },
     /// Find out how a sending ended that was begun in an earlier life, ending it if need be.
     SettleSend,
     /// Make libvirt give up sending. Ends at once; the sending itself then ends too.
@@ -530,6 +539,12 @@ impl Work {
         matches!(self, StartVm(_) | RestoreVm(_) | StartOneOff(_) | TakeOver)
     }
 
+    /// Whether it puts a guest on its CPUs. One that goes on from saved memory is asked for once more, when it runs.
+    #[must_use]
+    pub fn places(&self) -> bool {
+        matches!(self, Work::StartVm(_) | Work::StartOneOff(_) | Work::PinVm(_))
+    }
+
     /// Its name, for those who look on.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -539,6 +554,7 @@ impl Work {
             Work::StartOneOff(_) => "start_one_off",
             Work::ReadExit => "read_exit",
             Work::StopVm { .. } => "stop_vm",
+            Work::PinVm(_) => "pin_vm",
             Work::PauseVm => "pause_vm",
             Work::ResumeVm => "resume_vm",
             Work::SaveVm => "save_vm",
@@ -552,7 +568,7 @@ impl Work {
             Work::Delete => "delete",
             Work::PrepareIncoming(_) => "prepare_incoming",
             Work::TakeOver => "take_over",
-            Work::SendVm(_) => "send_vm",
+            Work::SendVm { .. } => "send_vm",
             Work::SettleSend => "settle_send",
             Work::CancelSend => "cancel_send",
             Work::StartService(_) => "start_service",

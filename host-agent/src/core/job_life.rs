@@ -37,11 +37,11 @@ impl Agent {
         if is_vm && is_start && !self.is_start_due(now, record) {
             return;
         }
-        let Some(work) = next_work(entry) else { return };
+        let Some(work) = next_work(entry, self.is_misplaced(entry)) else { return };
         if matches!(work, Work::ResizeVm { .. }) && entry.giving.is_some() {
             return;
         }
-        let uuid = self.domain_of(id);
+        let (uuid, place) = (self.domain_of(id), self.place_of(record));
         if entry.record.job.state == JobState::Accepted {
             let record = entry.record.clone();
             self.become_state(now, record, JobState::Starting, None, out);
@@ -51,12 +51,16 @@ impl Agent {
         self.jobs.change(id, |entry| {
             entry.work = Some(UnderWay { id: work_id, kind: kind_of(&work) });
             entry.change += 1;
-            entry.is_begun |= matches!(work, Work::SendVm(_) | Work::StartService(_));
+            entry.is_begun |= matches!(work, Work::SendVm { .. } | Work::StartService(_));
             entry.asks_leaving &= !matches!(work, Work::TakeOut { .. });
             entry.is_snapshot_tried |= matches!(work, Work::SnapshotVm { .. });
+            if work.places() {
+                entry.place = Some(place.clone());
+            }
         });
         let turn = self.turn(id);
-        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn });
+        let cpus = Box::new(place);
+        out.push(Effect::Work { job: id.clone(), id: work_id, uuid, work, turn, cpus });
     }
 
     pub(super) fn handle_done(
@@ -80,6 +84,9 @@ impl Agent {
                 | WorkOutcome::Ungrown(_)
                 | WorkOutcome::Sent(MigrationOutcome::Unknown { .. })
         );
+        if matches!(outcome, WorkOutcome::Unclear(_)) {
+            self.jobs.change(&id, |entry| entry.place = None);
+        }
         let has_kept = matches!(&outcome, WorkOutcome::TakenOut(kept) if !kept.is_empty());
         self.conclude(now, record, ended, outcome, out);
         self.look_again(&id, uuid, unseen, out);
@@ -121,6 +128,13 @@ impl Agent {
         }
         if ended.kind == WorkKind::Resize {
             return self.conclude_resize(now, record, outcome, out);
+        }
+        if ended.kind == WorkKind::Pin {
+            // It runs on all the same, and is pinned by the agent's next life or its own next start.
+            if let (WorkOutcome::Failed(message), JobState::Running) = (outcome, record.job.state) {
+                self.note(now, record, Reason::ActionFailed { message }, out);
+            }
+            return;
         }
         if ended.kind == WorkKind::TakeOut {
             return self.conclude_leaving(now, record, outcome, out);
@@ -297,6 +311,7 @@ impl Agent {
 fn kind_of(work: &Work) -> WorkKind {
     match work {
         Work::StopVm { .. } | Work::StopService => WorkKind::Stop,
+        Work::PinVm(_) => WorkKind::Pin,
         Work::PauseVm => WorkKind::Pause,
         Work::ResumeVm => WorkKind::Resume,
         Work::SaveVm => WorkKind::Save,
@@ -304,18 +319,19 @@ fn kind_of(work: &Work) -> WorkKind {
         Work::ResizeVm { .. } => WorkKind::Resize,
         Work::TakeOut { .. } => WorkKind::TakeOut,
         Work::SnapshotVm { .. } => WorkKind::Snapshot,
-        Work::SendVm(_) => WorkKind::Send,
+        Work::SendVm { .. } => WorkKind::Send,
         _ => WorkKind::Other,
     }
 }
 
-/// What has to be done for a job in this state with this intent; `None`: nothing, or wait.
-fn next_work(entry: &Entry) -> Option<Work> {
+/// What has to be done for a job in this state with this intent; `None`: nothing, or wait. It may be misplaced, once
+/// it runs.
+fn next_work(entry: &Entry, is_misplaced: bool) -> Option<Work> {
     let (record, is_begun) = (&entry.record, entry.is_begun);
     match &record.job.spec.kind {
         _ if record.intent == Intent::Delete => Some(Work::Delete),
         _ if record.intent == Intent::Release => Some(Work::ReleaseVm),
-        JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => next_of_vm(entry, vm),
+        JobKind::Vm(vm) | JobKind::OneOff(OneOff { vm, .. }) => next_of_vm(entry, vm, is_misplaced),
         JobKind::Budget(_) => None,
         JobKind::Service(service) => match (record.job.state, &record.intent) {
             (state, Intent::Run) if !state.is_ended() => {
@@ -327,7 +343,7 @@ fn next_work(entry: &Entry) -> Option<Work> {
     }
 }
 
-fn next_of_vm(entry: &Entry, vm: &VmSpec) -> Option<Work> {
+fn next_of_vm(entry: &Entry, vm: &VmSpec, is_misplaced: bool) -> Option<Work> {
     let (record, job) = (&entry.record, &entry.record.job);
     let change = || {
         let resize = work_of_leaving(entry).or_else(|| work_of_resize(record, vm));
@@ -352,10 +368,17 @@ fn next_of_vm(entry: &Entry, vm: &VmSpec) -> Option<Work> {
         (JobState::MigratingIn, Intent::Receive { is_handed: false, .. }) => {
             job.migration.is_none().then(|| Work::PrepareIncoming(vm.clone()))
         }
-        (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => Some(Work::TakeOver),
-        (JobState::MigratingOut, Intent::Send(migrate)) => {
-            Some(if entry.is_begun { Work::SettleSend } else { Work::SendVm(migrate.clone()) })
+        // It has come without the pins of where it was.
+        (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => {
+            Some(if is_misplaced { Work::PinVm(vm.clone()) } else { Work::TakeOver })
         }
+        (JobState::MigratingOut, Intent::Send(migrate)) => {
+            let pinned = vm.hardware.pins.iter().map(|pin| pin.vcpu);
+            let send = || Work::SendVm { migrate: migrate.clone(), pinned: pinned.collect() };
+            Some(if entry.is_begun { Work::SettleSend } else { send() })
+        }
+        // Before it grows: what is plugged in is then where it belongs.
+        (JobState::Running | JobState::Paused, _) if is_misplaced => Some(Work::PinVm(vm.clone())),
         (JobState::Running | JobState::Paused, _) => change(),
         (state, _) if state.is_ended() => change(),
         _ => None,

@@ -90,6 +90,9 @@ pub struct JobRecord {
     /// Its stay here, if it has volumes in pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stay: Option<Box<Stay>>,
+    /// CPUs of the host that its virtual CPUs have to themselves, from the first on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpus: Vec<u32>,
     /// Whether its volumes in shared pools go with it, once it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deletes_shared: bool,

@@ -65,6 +65,9 @@ pub use pools::{Coming, Stay, Turn};
 
 mod hugepages;
 pub use hugepages::HugepagesSeen;
+
+mod cpus;
+pub use cpus::CpuLayout;
 mod agreeing;
 
 mod tenure;

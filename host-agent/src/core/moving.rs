@@ -149,7 +149,14 @@ impl Agent {
         let cancel = WorkId(self.works);
         let uuid = self.domain_of(id);
         let work = Work::CancelSend;
-        out.push(Effect::Work { job: id.clone(), id: cancel, uuid, work, turn: None });
+        out.push(Effect::Work {
+            job: id.clone(),
+            id: cancel,
+            uuid,
+            work,
+            turn: None,
+            cpus: Box::default(),
+        });
     }
 
     /// M4: the target may run the job once the source has signed that it let go.

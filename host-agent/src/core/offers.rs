@@ -27,6 +27,8 @@ pub(super) struct Open {
     pub(super) resources: Resources,
     /// Huge pages beside that.
     pub(super) pages: Pages,
+    /// Dedicated CPUs beside that.
+    pub(super) dedicated_cpus: u32,
     pub(super) tenant: TenantId,
     pub(super) on_loss: OnLoss,
     /// The domain that it would make a job of: it is not counted twice.
@@ -147,8 +149,17 @@ mod tests {
         let (tenant, on_loss) = (TenantId::default_tenant(), OnLoss::Keep);
         let resources = Resources::ZERO;
         let (pages, in_pools) = (Pages::NONE, BTreeMap::new());
-        let open =
-            Open { job, resources, pages, tenant, on_loss, domain: None, in_pools, until_ms: 100 };
+        let open = Open {
+            job,
+            resources,
+            pages,
+            dedicated_cpus: 0,
+            tenant,
+            on_loss,
+            domain: None,
+            in_pools,
+            until_ms: 100,
+        };
         let id = offers.issue(open.clone());
         assert_eq!(offers.standing(id, 99), OfferStanding::Open { left_ms: 1 });
         assert_eq!(offers.standing(id, 100), OfferStanding::Ended);
@@ -168,6 +179,7 @@ mod tests {
             job: job.parse().unwrap(),
             resources: Resources::ZERO,
             pages: Pages::NONE,
+            dedicated_cpus: 0,
             tenant: TenantId::default_tenant(),
             on_loss: OnLoss::Keep,
             domain: None,

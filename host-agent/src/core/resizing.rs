@@ -65,7 +65,9 @@ impl Agent {
         let in_pools = job.spec.growth_by_pool(&ask.spec);
         let more = ask.spec.of_host(resources).minus(job.spec.of_host(promised));
         let pages = ask.spec.pages_of(resources).minus(job.spec.pages_of(promised));
-        Ok(Reserved { resources, more, pages, domain: None, in_pools })
+        let had = job.spec.dedicated_cpus_of(promised);
+        let dedicated_cpus = ask.spec.dedicated_cpus_of(resources).saturating_sub(had);
+        Ok(Reserved { resources, more, pages, dedicated_cpus, domain: None, in_pools })
     }
 
     pub(super) fn resize(

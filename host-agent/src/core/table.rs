@@ -37,6 +37,7 @@ struct Account {
     promised: Sums,
     /// Huge pages; so few that no sum stops at a largest number.
     pages: Pages,
+    dedicated_cpus: u64,
     starts: usize,
     covered: usize,
     /// How many jobs have each hold.
@@ -52,6 +53,7 @@ struct Account {
 struct Share {
     promised: Resources,
     pages: Pages,
+    dedicated_cpus: u32,
     is_starting: bool,
     is_covered: bool,
     hold: Option<OfferId>,
@@ -141,6 +143,17 @@ impl Table {
         self.account.pages.minus(own)
     }
 
+    /// The dedicated CPUs that are promised to all jobs together.
+    pub(super) fn dedicated_cpus(&self) -> u32 {
+        u32::try_from(self.account.dedicated_cpus).unwrap_or(u32::MAX)
+    }
+
+    /// The same without a job.
+    pub(super) fn dedicated_cpus_without(&self, id: &JobId) -> u32 {
+        let own = self.rows.get(id).map_or(0, |row| row.share.dedicated_cpus);
+        u32::try_from(self.account.dedicated_cpus - u64::from(own)).unwrap_or(u32::MAX)
+    }
+
     /// How many are being started.
     pub(super) fn starts(&self) -> usize {
         self.account.starts
@@ -195,6 +208,7 @@ impl Share {
         Self {
             promised: job.allocation(),
             pages: job.pages(),
+            dedicated_cpus: job.dedicated_cpus(),
             is_starting: entry.work.is_some() && job.state == JobState::Starting,
             is_covered: job.hold.is_some() && on_loss(job) == OnLoss::Stop,
             hold: job.hold,
@@ -208,6 +222,7 @@ impl Account {
     fn put(&mut self, id: &JobId, share: &Share) {
         self.promised = self.promised.plus(share.promised);
         self.pages = self.pages.plus(share.pages);
+        self.dedicated_cpus += u64::from(share.dedicated_cpus);
         self.starts += usize::from(share.is_starting);
         self.covered += usize::from(share.is_covered);
         if let Some(hold) = share.hold {
@@ -225,6 +240,7 @@ impl Account {
     fn take(&mut self, id: &JobId, share: &Share) {
         self.promised = self.promised.minus(share.promised);
         self.pages = self.pages.minus(share.pages);
+        self.dedicated_cpus -= u64::from(share.dedicated_cpus);
         self.starts -= usize::from(share.is_starting);
         self.covered -= usize::from(share.is_covered);
         if let Some(hold) = share.hold

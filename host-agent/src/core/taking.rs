@@ -40,6 +40,8 @@ pub(super) struct Reserved {
     pub(super) more: Resources,
     /// How many more huge pages: kept free for it as well.
     pub(super) pages: Pages,
+    /// How many more dedicated CPUs.
+    pub(super) dedicated_cpus: u32,
     /// The domain that it would make a job of.
     pub(super) domain: Option<Uuid>,
     /// What would be made in pools, in bytes.
@@ -79,12 +81,13 @@ impl Agent {
             Some(budget) => self.delegation(&ask.job, budget),
             None => ask.action,
         };
-        let Reserved { resources, more, pages, domain, in_pools } = asked;
+        let Reserved { resources, more, pages, dedicated_cpus, domain, in_pools } = asked;
         let on_loss = ask.spec.as_vm().map_or(OnLoss::Keep, |vm| vm.on_loss);
         let id = self.offers.issue(Open {
             job: ask.job.clone(),
             resources: more,
             pages,
+            dedicated_cpus,
             tenant: ask.spec.tenant.clone(),
             on_loss,
             domain,
@@ -130,7 +133,8 @@ impl Agent {
         let in_pools = in_pools.into_iter().filter(|(pool, _)| makes(pool));
         let in_pools = in_pools.map(|(pool, bytes)| (pool.clone(), bytes)).collect();
         let (resources, more, pages) = (ask.spec.resources(), ask.spec.takes(), ask.spec.pages());
-        Ok(Reserved { resources, more, pages, domain, in_pools })
+        let dedicated_cpus = ask.spec.dedicated_cpus();
+        Ok(Reserved { resources, more, pages, dedicated_cpus, domain, in_pools })
     }
 
     pub(super) fn put(
@@ -253,6 +257,7 @@ impl Agent {
         self.check_adoption(id, spec)?;
         self.check_on_loss(spec)?;
         self.check_macs(id, spec)?;
+        self.check_pins(spec)?;
         let is_alive = |entry: &Entry| !entry.record.job.state.is_ended();
         if self.host.intent == Some(HostIntent::Drain) && !self.jobs.get(id).is_some_and(is_alive) {
             return Err(Refusal::HostDraining { host: self.host.id.clone() });
@@ -435,6 +440,7 @@ impl Agent {
             leaving,
             last_revert: None,
             stay: None,
+            cpus: vec![],
             restores,
             deletes_shared: false,
             ended: None,

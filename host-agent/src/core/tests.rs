@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hypervisor::{DomainEvent, DomainInfo, DomainState, Lifecycle, PauseReason, StopReason};
+use hypervisor::{
+    CpuPlace, DomainEvent, DomainInfo, DomainState, Lifecycle, PauseReason, StopReason,
+};
 use protocol::api::{MigrateJob, OfferRequest, PutJob, StopJob};
 use protocol::event::{Event, Fact};
 use protocol::host::{Host, HostIntent, HypervisorFacts};
@@ -43,6 +45,7 @@ mod fencing;
 
 mod history;
 
+mod cpus;
 mod hugepages;
 mod pools;
 
@@ -94,6 +97,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         leaving: None,
         last_revert: None,
         stay: None,
+        cpus: vec![],
         deletes_shared: false,
         restores: false,
         ended: None,
@@ -132,10 +136,13 @@ fn trust() -> Signed<Trust> {
 struct Bench {
     agent: Agent,
     which: u8,
+    layout: CpuLayout,
     now: Now,
     disk: LedgerState,
     replies: Vec<Result<Reply, Refusal>>,
     works: Vec<(JobId, WorkId, Work)>,
+    /// Where the last work of each job puts its guest.
+    places: BTreeMap<JobId, CpuPlace>,
     events: Vec<Event>,
     looks: Vec<Look>,
     card_looks: Vec<(JobId, u64)>,
@@ -145,19 +152,31 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(which: u8, mut disk: LedgerState) -> Self {
+    fn new(which: u8, disk: LedgerState) -> Self {
+        Self::divided(which, CpuLayout::default(), disk)
+    }
+
+    /// One with its CPUs divided like this.
+    fn divided(which: u8, layout: CpuLayout, mut disk: LedgerState) -> Self {
         if disk.boot.is_empty() {
             disk.boot = "a".to_owned();
             disk.boot_of_rows = disk.boot.clone();
         }
-        let birth = Birth { key: key(which), host: host(which), ledger: disk.clone() };
+        let birth = Birth {
+            key: key(which),
+            host: host(which),
+            layout: layout.clone(),
+            ledger: disk.clone(),
+        };
         Self {
             agent: Agent::new(birth),
             which,
+            layout,
             now: Now { mono_ms: 1_000_000, wall_ms: 5 },
             disk,
             replies: vec![],
             works: vec![],
+            places: BTreeMap::new(),
             events: vec![],
             looks: vec![],
             card_looks: vec![],
@@ -199,7 +218,10 @@ impl Bench {
             Effect::Persist(write) => write_to(&mut self.disk, write),
             Effect::Reply(_, answer) => self.replies.push(answer),
             Effect::Publish(event) => self.events.push(event),
-            Effect::Work { job, id, work, .. } => self.works.push((job, id, work)),
+            Effect::Work { job, id, work, cpus, .. } => {
+                self.places.insert(job.clone(), *cpus);
+                self.works.push((job, id, work));
+            }
             Effect::Look(look) => self.looks.push(look),
             Effect::LookAtCards { job, look, .. } => self.card_looks.push((job, look)),
             Effect::Listen(job) => self.listens.push(job),
@@ -267,7 +289,7 @@ impl Bench {
         if is_rebooted {
             disk.boot.push('b');
         }
-        *self = Self::new(self.which, disk);
+        *self = Self::divided(self.which, self.layout.clone(), disk);
     }
 }
 
@@ -662,7 +684,10 @@ fn a_migration_hands_over_only_after_the_source_has_let_go() {
     let (mut source, mut target, migrate) = migration();
     source.ask(Request::Migrate { job: job_id("web-1"), migrate, revision: None }).unwrap();
     assert_eq!(target.state("web-1"), JobState::MigratingIn);
-    assert!(matches!(source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone)), Work::SendVm(_)));
+    assert!(matches!(
+        source.end_work(WorkOutcome::Sent(MigrationOutcome::Gone)),
+        Work::SendVm { .. }
+    ));
     let job = source.agent.job(&job_id("web-1")).unwrap().job.clone();
     assert_eq!((job.state, job.hold), (JobState::Stopped, None), "M3: the hold is closed");
     let handoff = handoff_of(&source);

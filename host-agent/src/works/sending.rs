@@ -26,6 +26,7 @@ impl Works {
         &self,
         job: &JobId,
         migrate: MigrateJob,
+        pinned: Vec<u32>,
         turn: Option<&Turn>,
     ) -> MigrationOutcome {
         let uuid = job.domain_uuid();
@@ -44,6 +45,7 @@ impl Works {
             migrate_uri: departure.uri(Lane::Memory),
             disks_uri: departure.uri(Lane::Disks),
             disks,
+            pinned,
             bandwidth_mib_s: limit.map(|limit| (limit / MIB).max(1)),
             auto_converge: pace.auto_converge,
             start_paused: true,

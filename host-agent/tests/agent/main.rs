@@ -35,6 +35,7 @@ use host_agent::{FetchLimits, Options, Share, run};
 use hypervisor::fake::{Fake, FakeOptions, Fault, Method as Call};
 use hypervisor::{ErrorKind, Hypervisor, NodeFacts};
 use protocol::api::{ImageReply, JobList, PutJob, SHA256_HEADER, StopJob};
+use protocol::cpus::CpuSet;
 use protocol::event::Frame;
 use protocol::host::Inventory;
 use protocol::id::{ClusterId, JobId, Revision};
@@ -99,6 +100,7 @@ impl Bench {
             watchdog: None,
             discovery: vec![],
             share: self.share,
+            dedicated_cpus: CpuSet::NONE,
             fetching: self.fetching.clone(),
             program: self.folder.path().join("service"),
             labels: BTreeMap::new(),

@@ -18,6 +18,7 @@ use super::fault::{Fault, Method};
 use super::{Fake, Guest, find, find_active, is_active};
 use crate::call::HungCalls;
 use crate::cards::{Cards, Listed};
+use crate::cpu_place::Pins;
 use crate::domain::{
     DomainConfig, DomainInfo, DomainState, DomainUsage, MigrateOutcome, MigrateTo, NodeFacts,
     Owner, PauseReason, Progress, Resized, StopReason,
@@ -501,6 +502,11 @@ impl Hypervisor for Fake {
             let (moved_bytes, memory) = (total_bytes / 2, None);
             Ok(guest.job.map(|_| Progress { moved_bytes, total_bytes, memory }))
         })
+    }
+
+    fn pin(&self, uuid: Uuid, _pins: &Pins) -> Result<(), HypervisorError> {
+        let what = format!("pin domain {uuid}");
+        self.perform(Method::Pin, &what, |state| find_active(state, &what, uuid).map(drop))
     }
 
     fn allow_downtime(&self, uuid: Uuid, _downtime_ms: u32) -> Result<(), HypervisorError> {

@@ -71,6 +71,7 @@ pub enum Method {
     Migrate,
     GuestOwner,
     JobProgress,
+    Pin,
     AllowDowntime,
     AbortJob,
     OpenConsole,

@@ -5,6 +5,7 @@ use protocol::id::JobId;
 use protocol::vm::VmSpec;
 
 use super::*;
+use crate::cpu_place::CpuPlace;
 use crate::domain::{MigrateOutcome, MigrateTo};
 use crate::hypervisor::Hypervisor as _;
 
@@ -25,6 +26,7 @@ fn config(job: &str) -> DomainConfig {
         exit_file: None,
         accel: Accel::None,
         partition: None,
+        cpus: CpuPlace::default(),
     }
 }
 
@@ -46,6 +48,7 @@ fn pair() -> (Fake, Fake, MigrateTo) {
         migrate_uri: "tcp://b".into(),
         disks_uri: "tcp://b:1".into(),
         disks: None,
+        pinned: vec![],
         bandwidth_mib_s: None,
         auto_converge: false,
         start_paused: true,

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use hypervisor::{
-    Definition, DomainState, ErrorKind, Fitting, Fittings, Lifecycle, NetworkConfig, NetworkForm,
-    PauseReason, StartReason, StopReason, WatchEvent,
+    CpuPlace, Definition, DomainState, ErrorKind, Fitting, Fittings, Lifecycle, NetworkConfig,
+    NetworkForm, PauseReason, StartReason, StopReason, WatchEvent,
 };
 use protocol::id::JobId;
 use protocol::job::Unknown;
@@ -29,6 +29,7 @@ macro_rules! for_each_case {
         $run!(shutdown_is_a_request);
         $run!(pause_and_resume_are_idempotent);
         $run!(a_reset_or_reboot_leaves_the_process);
+        $run!(a_running_guest_is_put_on_other_cpus);
         $run!(a_saved_guest_goes_on_at_the_next_start);
         $run!(a_label_can_be_taken_off_and_put_on_again);
         $run!(a_definition_can_be_put_back_while_the_guest_runs);
@@ -146,6 +147,18 @@ pub(crate) fn pause_and_resume_are_idempotent(subject: &Subject) {
     expect_event(&mut events, config.uuid, |what| what == Lifecycle::Resumed);
     assert_eq!(subject.state(config.uuid), Some(DomainState::Running));
     subject.remove(config.uuid);
+}
+
+pub(crate) fn a_running_guest_is_put_on_other_cpus(subject: &Subject) {
+    let config = subject.running("pinned");
+    let place = CpuPlace { own: vec![0], shared: "0".parse().unwrap(), node: None };
+    let pins = place.pins(&config.vm).unwrap();
+    subject.hv.pin(config.uuid, &pins).unwrap();
+    subject.hv.pin(config.uuid, &pins).unwrap();
+    subject.hv.destroy(config.uuid).unwrap();
+    assert_eq!(kind(subject.hv.pin(config.uuid, &pins)), Some(ErrorKind::NotRunning));
+    subject.hv.undefine(config.uuid).unwrap();
+    assert_eq!(kind(subject.hv.pin(config.uuid, &pins)), Some(ErrorKind::NoSuchDomain));
 }
 
 pub(crate) fn a_reset_or_reboot_leaves_the_process(subject: &Subject) {

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hypervisor::{
-    DomainConfig, DomainEvent, DomainState, ErrorKind, Hypervisor, HypervisorError, Lifecycle,
-    Volume, VolumeFormat, WatchEvent,
+    CpuPlace, DomainConfig, DomainEvent, DomainState, ErrorKind, Hypervisor, HypervisorError,
+    Lifecycle, Volume, VolumeFormat, WatchEvent,
 };
 use protocol::host::Accel;
 use protocol::id::JobId;
@@ -65,6 +65,7 @@ impl Subject {
                 Accel::Tcg | Accel::None => Accel::Tcg,
             },
             partition: None,
+            cpus: CpuPlace::default(),
             job,
         }
     }

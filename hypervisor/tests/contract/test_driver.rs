@@ -112,6 +112,7 @@ fn migration_is_unsupported() {
             migrate_uri: "tcp://127.0.0.1".into(),
             disks_uri: "tcp://127.0.0.1:49200".into(),
             disks: None,
+            pinned: vec![],
             bandwidth_mib_s: None,
             auto_converge: false,
             start_paused: true,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use protocol::cpus::CpuSet;
 use protocol::host::Accel;
 use protocol::hugepages::PageSize;
 use protocol::resources::Bytes;
@@ -98,6 +99,9 @@ pub(crate) struct AgentArgs {
     /// Huge pages for guests in all, instead of those that the machine has: so many of 2MiB or of 1GiB
     #[arg(long, value_name = "SIZE=COUNT", value_parser = parse_hugepages)]
     pub(crate) hugepages: Vec<(PageSize, u64)>,
+    /// CPUs of this machine that VMs can have for themselves (`ostler run --dedicated-cpus`), as taskset writes them, such as 2-3,6; everything else runs on the others [default: none]
+    #[arg(long, value_name = "CPUS")]
+    pub(crate) dedicated_cpus: Option<CpuSet>,
     /// How fast each image may come that it fetches, a second [default: as fast as it goes]
     #[arg(long, value_name = "SIZE")]
     pub(crate) image_limit: Option<Bytes>,

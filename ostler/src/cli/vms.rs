@@ -39,6 +39,9 @@ pub(crate) struct RunArgs {
     /// Have its memory in huge pages of this size, 2MiB or 1GiB, which its host must have set aside
     #[arg(long, value_name = "SIZE", value_parser = parse_page_size)]
     pub(crate) hugepages: Option<PageSize>,
+    /// Have a CPU of its host for each of its own to itself, of those that the host gives away (`ostler agent --dedicated-cpus`)
+    #[arg(long)]
+    pub(crate) dedicated_cpus: bool,
     /// A disk, the first one started from the image [default: one as large as the image]
     #[arg(long, value_name = "[NAME=]SIZE")]
     pub(crate) disk: Vec<DiskArg>,

@@ -60,6 +60,7 @@ fn options_of(args: AgentArgs) -> Result<Options, Failure> {
             }),
             disk_reserve_bytes: args.disk_reserve.map_or(usual.disk_reserve_bytes, |size| size.0),
         },
+        dedicated_cpus: args.dedicated_cpus.unwrap_or_default(),
         fetching: FetchLimits {
             bytes_per_second: args.image_limit.map(|size| size.0),
             ..FetchLimits::default()

@@ -21,6 +21,9 @@ use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
+/// Where the column of dedicated CPUs is.
+const DEDICATED_AT: usize = 4;
+
 pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Failure> {
     let picture = session.picture().await?;
     let hosts = picture.hosts();
@@ -55,6 +58,7 @@ pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Fail
         "ID",
         "STATE",
         "VCPUS",
+        "DEDICATED",
         "MEMORY",
         "HUGEPAGES",
         "DISK",
@@ -77,7 +81,14 @@ pub(crate) async fn run(session: &Session, args: HostsArgs) -> Result<Code, Fail
             Marks { is_fenced: is_fenced(&row.host), sleep: picture.asleep.get(&row.host.id) };
         cells(row, &marks, losses.get(&row.host.id).copied())
     };
-    show::table(header, hosts.iter().map(cells).collect());
+    let mut header = header.to_vec();
+    let mut rows: Vec<Vec<String>> = hosts.iter().map(|row| Vec::from(cells(row))).collect();
+    // Most clusters give no CPUs away.
+    if hosts.iter().all(|row| row.host.dedicated_cpus.is_none()) {
+        header.remove(DEDICATED_AT);
+        rows.iter_mut().for_each(|row| drop(row.remove(DEDICATED_AT)));
+    }
+    show::columns(&header, rows);
     let stranding = rehearsal.stranding().next();
     let stranding = stranding.map(|_| with_names(&picture, rehearsal.to_string()));
     let why: Vec<String> = stranding.into_iter().chain(cover.words()).collect();
@@ -167,7 +178,7 @@ struct Marks<'a> {
     sleep: Option<&'a Sleep>,
 }
 
-fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String; 13] {
+fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String; 14] {
     let HostRowReply { host, freshness, age_ms, jobs_alive, .. } = row;
     let (used, all) = (host.allocation, host.capacity);
     let heard = match freshness {
@@ -194,6 +205,7 @@ fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String;
         host.id.short().to_owned(),
         state,
         format!("{}/{}", used.vcpus, all.vcpus),
+        dedicated_of(host),
         format!("{}/{}", Bytes(used.memory_bytes), Bytes(all.memory_bytes)),
         hugepages_of(host),
         format!("{}/{}", Bytes(used.disk_bytes), Bytes(all.disk_bytes)),
@@ -204,6 +216,12 @@ fn cells(row: &HostRowReply, marks: &Marks<'_>, loss: Option<&Loss>) -> [String;
         loss_words(loss),
         show::age(*age_ms),
     ]
+}
+
+/// Dedicated CPUs: how many are promised of how many.
+fn dedicated_of(host: &Host) -> String {
+    let cpus = host.dedicated_cpus;
+    if cpus.is_none() { "-".to_owned() } else { format!("{}/{}", cpus.promised, cpus.total) }
 }
 
 /// Huge pages by size: how many are taken of how many. What is not taken is free.

@@ -109,6 +109,7 @@ fn spec_of(args: &RunArgs, picture: &Picture) -> Result<JobSpec, Failure> {
         hardware: Box::new(Hardware {
             firmware: if args.uefi { Firmware::Uefi } else { Firmware::Bios },
             cpu: args.cpu.as_deref().map(cpu_of),
+            dedicated_cpus: args.dedicated_cpus,
             hugepages_kib: args.hugepages.map(PageSize::kib),
             vnc: args.vnc,
             ..Hardware::default()

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use proptest::prelude::*;
+use protocol::cpus::DedicatedCpus;
 use protocol::host::{Accel, Host, HypervisorFacts, ImageFacts, Inventory};
 use protocol::hugepages::{HugepageFacts, PageSize, Pages};
 use protocol::id::{Cursor, Epoch, PoolName, Revision};
@@ -69,7 +70,7 @@ fn image(n: u8) -> (ImageName, ImageFacts) {
 }
 
 /// One of a few kinds of VMs: plain, with a card, with a disk, made from an image, in a pool, failing over, with
-/// huge pages.
+/// huge pages, with dedicated CPUs.
 pub(crate) fn spec(kind: u8) -> JobSpec {
     let disk = |image: Option<u8>, pool: Option<&str>| DiskSpec {
         name: "root".into(),
@@ -79,7 +80,7 @@ pub(crate) fn spec(kind: u8) -> JobSpec {
         ..DiskSpec::default()
     };
     let mut vm = VmSpec { vcpus: 2, memory_bytes: GIB, ..VmSpec::default() };
-    match kind % 9 {
+    match kind % 10 {
         0 => {}
         1 => vm.memory_bytes = 6 * GIB,
         2 => {
@@ -92,7 +93,8 @@ pub(crate) fn spec(kind: u8) -> JobSpec {
         5 => vm.disks = vec![disk(Some(1), None)],
         6 => vm.disks = vec![disk(None, Some("nfs"))],
         7 => vm.on_loss = OnLoss::Stop,
-        _ => vm.hardware.hugepages_kib = Some(2048),
+        8 => vm.hardware.hugepages_kib = Some(2048),
+        _ => vm.hardware.dedicated_cpus = true,
     }
     JobSpec::vm(vm)
 }
@@ -129,6 +131,8 @@ fn inventory(n: u8, seq: u64, drawn: &Drawn) -> Inventory {
     let promised = u64::from(drawn.zone) * 256;
     let facts = HugepageFacts { total: 1024, promised, others: drawn.vcpus.into() };
     let hugepages = has(7).then_some((PageSize::MIB2, facts)).into_iter().collect();
+    let total = if has(6) { 4 } else { 0 };
+    let dedicated_cpus = DedicatedCpus { total, promised: total.min(u32::from(drawn.zone)) };
     let host = Host {
         id: id(n),
         key: SecretKey::from_seed([n; 32]).public(),
@@ -147,6 +151,7 @@ fn inventory(n: u8, seq: u64, drawn: &Drawn) -> Inventory {
         capacity,
         allocation,
         hugepages,
+        dedicated_cpus,
         images: images.into_iter().flatten().collect(),
         pools,
         networks: None,
@@ -256,7 +261,13 @@ pub(crate) fn inputs() -> impl Strategy<Value = PlanInput> {
     let heard = prop::collection::btree_map(0..26_u8, 0..3_u8, 0..6);
     let reservation = (0..26_u8, 0..JOBS).prop_map(|(host, job)| {
         let resources = Resources { vcpus: 6, memory_bytes: 3 * GIB, disk_bytes: 0 };
-        Reservation { host: id(host), job: job_id(job), resources, pages: Pages::NONE }
+        Reservation {
+            host: id(host),
+            job: job_id(job),
+            resources,
+            pages: Pages::NONE,
+            dedicated_cpus: 0,
+        }
     });
     let placements = vec![Placement::Spread, Placement::Pack, Placement::Balance];
     let others = (
@@ -429,6 +440,7 @@ fn what_is_plain_is_looked_up_and_nothing_else_is_walked() {
         job: job_id(9),
         resources: full,
         pages: Pages::NONE,
+        dedicated_cpus: 0,
     };
     let crowd = |input: &mut PlanInput| input.reservations = vec![reserve(0), reserve(2)];
     assert_eq!(place(4, &crowd), on("h1", 1), "copied");

@@ -8,8 +8,9 @@ use protocol::resources::Resources;
 use serde::{Deserialize, Serialize};
 
 use super::NAMED_MAX;
+use crate::input::is_zero;
 use crate::load::Load;
-use crate::report::{pages_words, room_words};
+use crate::report::{cpus_words, pages_words, room_words};
 
 /// What is lost at once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ pub struct Loss {
     pub lost: Lost,
     /// VMs that would need another place.
     pub vms: u32,
-    /// What they need together, huge pages aside.
+    /// What they need together, huge pages and dedicated CPUs aside.
     pub needs: Resources,
     /// Those that would find none, largest first.
     pub stranded: Vec<Stranded>,
@@ -58,6 +59,12 @@ pub struct Stranded {
     /// How many are left there.
     #[serde(default, skip_serializing_if = "Pages::is_none")]
     pub nearest_free_pages: Pages,
+    /// The dedicated CPUs that it needs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub needs_dedicated_cpus: u32,
+    /// How many are left there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nearest_free_dedicated_cpus: u32,
 }
 
 impl Stranded {
@@ -68,6 +75,8 @@ impl Stranded {
             nearest_free: nearest_free.resources,
             needs_pages: needs.pages,
             nearest_free_pages: nearest_free.pages,
+            needs_dedicated_cpus: needs.dedicated_cpus,
+            nearest_free_dedicated_cpus: nearest_free.dedicated_cpus,
         }
     }
 }
@@ -107,6 +116,7 @@ impl fmt::Display for Loss {
         let words = [
             room_words(first.needs, first.nearest_free),
             pages_words(first.needs_pages, first.nearest_free_pages),
+            cpus_words(first.needs_dedicated_cpus, first.nearest_free_dedicated_cpus),
         ];
         let words: Vec<String> = words.into_iter().filter(|words| !words.is_empty()).collect();
         write!(f, " ({of}{})", words.join("; "))

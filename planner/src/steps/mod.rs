@@ -237,11 +237,11 @@ impl Step {
     /// What a run that takes it is about to use.
     #[must_use]
     pub fn reservation(&self, state: &State<'_>) -> Option<Reservation> {
-        let (host, job, resources, pages) = match self {
-            Step::StartVm(step) => (&step.host, &step.job, step.takes(), step.spec.pages()),
+        let (host, job, resources, spec) = match self {
+            Step::StartVm(step) => (&step.host, &step.job, step.takes(), step.spec.clone()),
             Step::MigrateVm(step) => {
                 let placed = state.placed(&step.job, &step.from)?;
-                (&step.to, &step.job, placed.spec.takes(), placed.spec.pages())
+                (&step.to, &step.job, placed.spec.takes(), placed.spec)
             }
             // The host keeps room for a growth from its offer on, and the job's row is there already.
             Step::ResizeVm(_)
@@ -250,7 +250,9 @@ impl Step {
             | Step::WakeHost(_)
             | Step::SleepHost(_) => return None,
         };
-        Some(Reservation { host: host.clone(), job: job.clone(), resources, pages })
+        let (host, job) = (host.clone(), job.clone());
+        let (pages, dedicated_cpus) = (spec.pages(), spec.dedicated_cpus());
+        Some(Reservation { host, job, resources, pages, dedicated_cpus })
     }
 }
 

@@ -561,11 +561,14 @@ fn of_host(hardware: &Hardware) -> Vec<(HostHardware, String)> {
         let words = format!("the host's CPUs by number (vcpu {})", pin.vcpu);
         (HostHardware::Pins, words)
     });
+    let own = hardware
+        .dedicated_cpus
+        .then(|| (HostHardware::Pins, "CPUs of the host for itself".to_owned()));
     let pages = hardware.hugepages_kib.map(|kib| {
         let words = format!("the host's pages of {}", Bytes(kib.saturating_mul(1024)));
         (HostHardware::Hugepages, words)
     });
-    [pci, pins, pages].into_iter().flatten().collect()
+    [pci, pins.or(own), pages].into_iter().flatten().collect()
 }
 
 impl Breach {

@@ -33,6 +33,9 @@ pub struct Hardware {
     /// Which virtual CPUs run only on which of the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pins: Vec<Pin>,
+    /// Whether each of its virtual CPUs has one of the host's to itself; which, its host chooses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dedicated_cpus: bool,
     /// Memory in pages of this size in KiB, which the host must have set aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hugepages_kib: Option<u64>,
@@ -149,6 +152,9 @@ impl Hardware {
             if pin.vcpu >= vcpus || pin.cpus.is_empty() || is_repeated {
                 return Err(InvalidVm::Pin { vcpu: pin.vcpu });
             }
+        }
+        if self.dedicated_cpus && !self.pins.is_empty() {
+            return Err(InvalidVm::DedicatedPins);
         }
         if let Some(kib) = self.hugepages_kib.filter(|kib| !HUGEPAGE_KIB.contains(kib)) {
             return Err(InvalidVm::Hugepages(kib));

@@ -282,11 +282,13 @@ impl Upkeep {
             _ => None,
         });
         let Some(spec) = spec_of(view, job, spec) else { return false };
-        let (size, pages) = (spec.takes(), spec.pages());
+        let (size, pages, cpus) = (spec.takes(), spec.pages(), spec.dedicated_cpus());
         view.hosts().any(|(host, row)| {
             let is_leaving = |job: &&Arc<Job>| job.state == JobState::MigratingOut;
             let leaving = || row.jobs.values().filter(is_leaving);
             let pages_leaving = leaving().map(|job| job.pages()).fold(Pages::NONE, Pages::plus);
+            let cpus_leaving =
+                leaving().map(|job| job.dedicated_cpus()).fold(0, u32::saturating_add);
             let leaving = leaving().map(|job| job.allocation()).reduce(Resources::plus);
             let free = row.host.capacity.minus(row.host.allocation);
             let hugepages = &row.host.hugepages;
@@ -294,6 +296,7 @@ impl Upkeep {
             self.index.freshness(host) == Freshness::Fresh
                 && row.host.intent.is_none()
                 && pages.fits_in(pages_free.plus(pages_leaving))
+                && cpus <= row.host.dedicated_cpus.free().saturating_add(cpus_leaving)
                 && leaving.is_some_and(|leaving| size.fits_in(free.plus(leaving)))
         })
     }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use arbiter::statement::OpenOffers;
 use host_agent::core::{
-    Agent, Birth, Effect, EventRing, Input, LedgerState, ReplyId, Request, Resume, Standing, Write,
+    Agent, Birth, CpuLayout, Effect, EventRing, Input, LedgerState, ReplyId, Request, Resume,
+    Standing, Write,
 };
+use protocol::cpus::DedicatedCpus;
 use protocol::event::Frame;
 use protocol::host::{Accel, Host as HostFacts, HypervisorFacts};
 use protocol::id::{Cursor, Epoch, HostId, JobId};
@@ -148,6 +150,7 @@ impl Host {
             capacity: capacity(),
             allocation: Resources::ZERO,
             hugepages: BTreeMap::new(),
+            dedicated_cpus: DedicatedCpus::NONE,
             images: BTreeMap::new(),
             networks: None,
             labels: BTreeMap::new(),
@@ -218,7 +221,12 @@ impl World {
         if forgets {
             host.disk.ledger.boot_of_rows.clone_from(&ledger.boot);
         }
-        let birth = Birth { key: host.key.clone(), host: host.facts.clone(), ledger };
+        let birth = Birth {
+            key: host.key.clone(),
+            host: host.facts.clone(),
+            layout: CpuLayout::default(),
+            ledger,
+        };
         let agent = Agent::new(birth);
         let mut view = View::default();
         view.merge_inventory(agent.inventory());

@@ -163,7 +163,11 @@ impl Works {
             Work::Delete => self.delete(job, uuid).await,
             Work::PrepareIncoming(vm) => return self.prepare_incoming(job, &vm).await,
             Work::TakeOver => self.take_over(uuid).await,
-            Work::SendVm(migrate) => return WorkOutcome::Sent(self.send(job, *migrate).await),
+            // Simulated hosts have no CPUs that one could tell from others.
+            Work::PinVm(_) => Ok(()),
+            Work::SendVm { migrate, .. } => {
+                return WorkOutcome::Sent(self.send(job, *migrate).await);
+            }
             Work::SettleSend => return WorkOutcome::Sent(self.settle_send(uuid).await),
             Work::CancelSend => self.call(HvOp::Abort(uuid)).await.map(drop),
             // Guests have no disks or cards here, and so lose none.

@@ -126,7 +126,7 @@ fn a_guest_that_is_being_sent_away_is_ended_without_waiting_for_what_becomes_of_
         let why = Some(Reason::Fenced { lost, ran: true });
         assert_eq!((row(&source).state, row(&source).reason), (JobState::Stopping, why.clone()));
         let (job, sending, work) = source.works.remove(0);
-        assert!(matches!(work, Work::SendVm(_)));
+        assert!(matches!(work, Work::SendVm { .. }));
         assert_eq!(source.works.remove(0).2, Work::CancelSend);
         assert_eq!(source.end_work(WorkOutcome::Done), Work::StopVm { grace_ms: 0 });
         let outcome = WorkOutcome::Sent(late);

@@ -40,7 +40,7 @@ fn labelled(which: u8, owner: &str) -> Bench {
     let mut bench = Bench::new(which, ledger.clone());
     let mut host = host(which);
     host.labels.insert("owner".to_owned(), owner.to_owned());
-    bench.agent = Agent::new(Birth { key: key(which), host, ledger });
+    bench.agent = Agent::new(Birth { key: key(which), host, layout: CpuLayout::default(), ledger });
     bench.tell(Input::Domains(vec![]));
     assert_eq!(bench.ask(Request::Trust(trust())), Ok(Reply::Done));
     bench

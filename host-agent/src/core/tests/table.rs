@@ -47,6 +47,7 @@ fn any_spec(how: u8) -> JobSpec {
     if how & 128 != 0 && how & 4 == 0 {
         vm.hardware.hugepages_kib = Some(2048);
     }
+    vm.hardware.dedicated_cpus = how & 17 == 16;
     if how & 32 == 0 {
         return JobSpec::vm(vm);
     }
@@ -74,11 +75,11 @@ fn any_outcome(work: &Work, job: &JobId, how: u8) -> WorkOutcome {
     match (how % 8, work) {
         (0, _) => WorkOutcome::Failed("no".into()),
         (1, _) => WorkOutcome::Unclear("no answer".into()),
-        (2, Work::SendVm(_) | Work::SettleSend) => {
+        (2, Work::SendVm { .. } | Work::SettleSend) => {
             WorkOutcome::Sent(MigrationOutcome::StillHere { message: "no route".into() })
         }
         (2, Work::TakeOver) => WorkOutcome::NotThere,
-        (_, Work::SendVm(_) | Work::SettleSend) => WorkOutcome::Sent(MigrationOutcome::Gone),
+        (_, Work::SendVm { .. } | Work::SettleSend) => WorkOutcome::Sent(MigrationOutcome::Gone),
         (_, Work::ReadExit) => WorkOutcome::Exited(Some(0)),
         (_, Work::SnapshotVm { .. }) => WorkOutcome::Snapshotted { taken_ms: 7, measured },
         (_, Work::PrepareIncoming(_)) => {
@@ -107,6 +108,9 @@ struct Seen {
     moved: usize,
     covered: usize,
     paged: usize,
+    dedicated: usize,
+    /// A guest that somebody else has started may have found too few.
+    is_short: bool,
     clashes: usize,
     deaths: usize,
 }
@@ -249,6 +253,7 @@ impl Bench {
             assert!(pages.mib2 <= PAGES, "no_host_promises_more_pages_than_it_has");
         }
         seen.paged += usize::from(pages.mib2 > 0);
+        self.count_cpus(&jobs, seen);
         let is_covered =
             |job: &&&Job| job.hold.is_some() && job.spec.as_vm().unwrap().on_loss == OnLoss::Stop;
         let covered = jobs.iter().filter(is_covered).count();
@@ -280,6 +285,40 @@ impl Bench {
     }
 }
 
+impl Bench {
+    fn count_cpus(&self, jobs: &[&Job], seen: &mut Seen) {
+        let agent = &self.agent;
+        let of_jobs: u32 = jobs.iter().map(|job| job.dedicated_cpus()).sum();
+        let of_offers: u32 = agent.offers.open().map(|(_, open)| open.dedicated_cpus).sum();
+        let told = agent.inventory().host.dedicated_cpus;
+        assert_eq!(told.promised, of_jobs + of_offers, "no_cpu_is_lost_or_promised_twice");
+        seen.dedicated += usize::try_from(of_jobs).unwrap();
+        seen.is_short |= of_jobs > told.total;
+        let mut all = vec![];
+        for job in jobs {
+            let cpus = &agent.job(&job.id).unwrap().cpus;
+            let promised = usize::try_from(job.dedicated_cpus()).unwrap();
+            assert!(cpus.len() <= promised, "nobody_has_more_than_is_promised");
+            assert!(seen.is_short || cpus.len() == promised, "what_is_promised_is_given");
+            let row = self.disk.jobs.iter().find(|row| row.job.id == job.id);
+            assert_eq!(row.map(|row| &row.cpus), Some(cpus), "the_next_life_has_the_same");
+            all.extend(cpus.iter().copied());
+        }
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "no_cpu_is_given_twice");
+        assert!(all.iter().all(|cpu| self.layout.dedicated.has(*cpu)));
+    }
+}
+
+/// Eight CPUs on two nodes, of which half are dedicated.
+fn layout() -> CpuLayout {
+    let set = |text: &str| text.parse().unwrap();
+    let nodes = [(0, set("0-4")), (1, set("5-7"))].into();
+    CpuLayout { dedicated: set("4-7"), shared: set("0-3"), nodes }
+}
+
 /// As many pages as there always are, of which others have now these and now those.
 fn hugepages(how: u8) -> Input {
     let seen = HugepagesSeen { total: PAGES, taken: u64::from(how) };
@@ -288,6 +327,8 @@ fn hugepages(how: u8) -> Input {
 
 fn play(has_trust: bool, steps: &[Step]) -> Seen {
     let mut bench = if has_trust { Bench::trusted(HOST) } else { Bench::lone() };
+    bench.layout = layout();
+    bench.agent.layout = bench.layout.clone();
     bench.feed(hugepages(0));
     let mut seen = Seen::default();
     for step in steps {
@@ -325,10 +366,13 @@ fn such_walks_lead_to_all_that_is_summed() {
         all.moved += seen.moved;
         all.covered += seen.covered;
         all.paged += seen.paged;
+        all.dedicated += seen.dedicated;
         all.clashes += seen.clashes;
         all.deaths += seen.deaths;
     }
-    let Seen { ran, resized, snapshots, moved, covered, paged, clashes, deaths } = all;
-    let least = [ran, resized, snapshots, moved, covered, paged, clashes, deaths].into_iter().min();
+    let Seen { ran, resized, snapshots, moved, covered, paged, dedicated, clashes, deaths, .. } =
+        all;
+    let all_kinds = [ran, resized, snapshots, moved, covered, paged, dedicated, clashes, deaths];
+    let least = all_kinds.into_iter().min();
     assert!(least > Some(0), "some of it never happened: {all:?}");
 }

@@ -6,6 +6,8 @@ use std::ptr::{self, NonNull};
 use uuid::Uuid;
 use virt_sys as sys;
 
+use protocol::cpus::CpuSet;
+
 use super::{RawError, TypedParams, c_text, check, copy_text, take_text};
 use crate::cards::Listed;
 
@@ -72,6 +74,41 @@ impl Domain {
     pub(in crate::libvirt) fn set_vcpus(&self, vcpus: u32, flags: u32) -> Result<(), RawError> {
         // SAFETY: the domain is valid.
         check(unsafe { sys::virDomainSetVcpusFlags(self.ptr(), vcpus, flags) }).map(drop)
+    }
+
+    /// How many virtual CPUs it can have while it runs.
+    pub(in crate::libvirt) fn vcpus_possible(&self) -> Result<u32, RawError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainGetMaxVcpus(self.ptr()) }).map(i32::unsigned_abs)
+    }
+
+    /// Where a virtual CPU runs.
+    pub(in crate::libvirt) fn pin_vcpu(
+        &self,
+        vcpu: u32,
+        cpus: &CpuSet,
+        flags: u32,
+    ) -> Result<(), RawError> {
+        let mut map = bits(cpus);
+        let bytes = i32::try_from(map.len()).unwrap_or(i32::MAX);
+        // SAFETY: the domain is valid; `map` has so many bytes, which libvirt only reads.
+        check(unsafe {
+            sys::virDomainPinVcpuFlags(self.ptr(), vcpu, map.as_mut_ptr(), bytes, flags)
+        })
+        .map(drop)
+    }
+
+    /// Where all other threads run, those for disks aside that have some of their own.
+    pub(in crate::libvirt) fn pin_emulator(
+        &self,
+        cpus: &CpuSet,
+        flags: u32,
+    ) -> Result<(), RawError> {
+        let mut map = bits(cpus);
+        let bytes = i32::try_from(map.len()).unwrap_or(i32::MAX);
+        // SAFETY: the domain is valid; `map` has so many bytes, which libvirt only reads.
+        check(unsafe { sys::virDomainPinEmulator(self.ptr(), map.as_mut_ptr(), bytes, flags) })
+            .map(drop)
     }
 
     pub(in crate::libvirt) fn set_memory(&self, kib: u64, flags: u32) -> Result<(), RawError> {
@@ -334,6 +371,18 @@ impl Drop for Domain {
         // SAFETY: the handle is ours and used no more.
         unsafe { sys::virDomainFree(self.ptr()) };
     }
+}
+
+/// A bit for each CPU, the first in the lowest of the first byte.
+fn bits(cpus: &CpuSet) -> Vec<u8> {
+    let mut map = Vec::new();
+    for cpu in cpus.iter().filter_map(|cpu| usize::try_from(cpu).ok()) {
+        if map.len() <= cpu / 8 {
+            map.resize(cpu / 8 + 1, 0);
+        }
+        map[cpu / 8] |= 1 << (cpu % 8);
+    }
+    map
 }
 
 /// Copies and frees an interface with its addresses.

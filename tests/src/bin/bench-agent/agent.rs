@@ -58,6 +58,7 @@ pub(crate) async fn serve(folder: &str, hypervisor: &str) {
         watchdog: None,
         discovery: vec![],
         // Of the test driver's machine there is 3 GiB.
+        dedicated_cpus: Default::default(),
         share: Share { memory_bytes: Some(1 << 50), vcpu_overcommit: 10_000, ..Share::default() },
         fetching: FetchLimits::default(),
         program: folder.join("service"),

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use host_agent::core::{
-    Agent, Birth, Effect, Input, Look, Reply, ReplyId, Request, WorkOutcome, Write,
+    Agent, Birth, CpuLayout, Effect, Input, Look, Reply, ReplyId, Request, WorkOutcome, Write,
 };
 use host_agent::store::{FileShelf, Store, Twin};
 use hypervisor::{DomainInfo, DomainState, StopReason};
+use protocol::cpus::DedicatedCpus;
 use protocol::host::{Accel, Host, HypervisorFacts};
 use protocol::id::{HostId, JobId};
 use protocol::job::{JobKind, JobSpec, OneOff};
@@ -60,6 +61,7 @@ fn host(key: &SecretKey) -> Host {
         capacity,
         allocation: Resources::ZERO,
         hugepages: [].into(),
+        dedicated_cpus: DedicatedCpus::NONE,
         images: [].into(),
         pools: [].into(),
         networks: None,
@@ -93,7 +95,7 @@ impl Bench {
         let (store, ledger, _) = Store::open(&FileShelf::new(folder), "boot", 0).expect("a ledger");
         let key = SecretKey::from_seed([7; 32]);
         let host = host(&key);
-        let agent = Agent::new(Birth { key, host, ledger });
+        let agent = Agent::new(Birth { key, host, layout: CpuLayout::default(), ledger });
         let mut bench = Self { agent, store, now: Now { mono_ms: 1_000_000, wall_ms: 1 } };
         bench.tell(vec![Input::Domains(vec![])]);
         bench

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hypervisor::{DomainConfig, Hypervisor, Libvirt, LibvirtOptions};
+use hypervisor::{CpuPlace, DomainConfig, Hypervisor, Libvirt, LibvirtOptions};
 use protocol::api::JobList;
 use protocol::event::{Fact, Frame};
 use protocol::host::Accel;
@@ -86,6 +86,7 @@ fn define_and_start(bare: &Libvirt, folder: &Path, name: &str) -> f64 {
         exit_file: None,
         accel: Accel::Tcg,
         partition: None,
+        cpus: CpuPlace::default(),
         job,
     };
     let begin = std::time::Instant::now();

@@ -172,6 +172,7 @@ fn churn(percent: u32, how: How) -> Count {
                         job: job.clone(),
                         resources,
                         pages: Pages::NONE,
+                        dedicated_cpus: 0,
                     };
                     one.knowledge.reserve(run, vec![hold]);
                     one.knowledge.hear(now_ms, host.clone(), job.clone(), Some(row));

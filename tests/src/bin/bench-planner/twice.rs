@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use host_agent::core::{
-    Agent, Birth, Effect, Input, LedgerState, Reply, ReplyId, Request, WorkOutcome,
+    Agent, Birth, CpuLayout, Effect, Input, LedgerState, Reply, ReplyId, Request, WorkOutcome,
 };
 use protocol::api::{OfferRequest, PutJob, StopJob};
 use protocol::host::Host;
@@ -117,7 +117,12 @@ impl Hosts {
             let capacity = Resources { vcpus: 40, memory_bytes: 90 << 30, disk_bytes: 0 };
             let host = Host { id, key: public, capacity, trust_version: None, ..world::host(n) };
             let ledger = LedgerState { epoch: Epoch(1), ..LedgerState::default() };
-            hosts.agents.push(Agent::new(Birth { key, host, ledger }));
+            hosts.agents.push(Agent::new(Birth {
+                key,
+                host,
+                layout: CpuLayout::default(),
+                ledger,
+            }));
             hosts.tell(n, Input::Domains(vec![]));
             assert_eq!(hosts.ask(n, Request::Trust(trust.clone())), Some(Ok(Reply::Done)));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::cpus::DedicatedCpus;
 use protocol::event::{Event, Fact};
 use protocol::host::{Accel, Host, HypervisorFacts, Inventory};
 use protocol::id::{Cursor, Epoch, HostId, JobId, OfferId};
@@ -96,6 +97,7 @@ pub(crate) fn host(n: usize) -> Host {
         capacity: CAPACITY,
         allocation: Resources::ZERO,
         hugepages: BTreeMap::new(),
+        dedicated_cpus: DedicatedCpus::NONE,
         images: BTreeMap::new(),
         pools: BTreeMap::new(),
         networks: None,

@@ -158,6 +158,7 @@ async fn inventory(State(identity): State<Arc<Identity>>) -> Json<Inventory> {
         capacity: Resources::ZERO,
         allocation: Resources::ZERO,
         hugepages: Default::default(),
+        dedicated_cpus: Default::default(),
         images: Default::default(),
         networks: None,
         labels: Default::default(),
