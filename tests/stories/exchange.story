@@ -199,7 +199,7 @@ host h1 4GiB rack=a
 host h2 4GiB rack=b
 host h3 3GiB rack=c
 host h4 2GiB rack=d
-vm x on h1 2GiB
+vm x on h1 3GiB
 vm y on h2 4GiB
 vm z on h3 2GiB
 expect must host_label x rack=b
