@@ -287,12 +287,13 @@ pub(crate) fn running_on(state: &State<'_>, job: &JobId) -> Option<HostId> {
 /// How much lacks on a host, in millionths of what it has.
 fn weight(lacking: Load, row: &HostRow) -> u64 {
     let capacity = row.host.capacity;
-    let Load { resources, pages } = lacking;
+    let Load { resources, pages, dedicated_cpus } = lacking;
     [
         millionths(resources.vcpus.into(), capacity.vcpus.into()),
         millionths(resources.memory_bytes, capacity.memory_bytes),
         millionths(resources.disk_bytes, capacity.disk_bytes),
         millionths(pages.bytes(), capacity.memory_bytes),
+        millionths(dedicated_cpus.into(), row.host.dedicated_cpus.total.into()),
     ]
     .into_iter()
     .fold(0, u64::saturating_add)
