@@ -148,6 +148,7 @@ pub(crate) enum ReadersCommand {
     /// Let a key look no more
     Remove {
         /// Its name, or the key
+        #[arg(allow_hyphen_values = true)]
         reader: String,
     },
 }
@@ -178,6 +179,7 @@ pub(crate) enum UsersCommand {
     /// Let a key run VMs no more
     Remove {
         /// Its name, or the key
+        #[arg(allow_hyphen_values = true)]
         user: String,
     },
 }

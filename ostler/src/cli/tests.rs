@@ -109,6 +109,9 @@ fn what_people_write_is_understood() {
         "ostler readers",
         "ostler readers key",
         "ostler readers remove prometheus",
+        // One key in 64 begins so.
+        "ostler readers remove -ikto-xNWbllZvBQTwqAu5lzGt1ZGZs8jCO6pan-G94 --json",
+        "ostler users remove -hikto-xNWbllZvBQTwqAu5lzGt1ZGZs8jCO6pan-G9",
         "ostler prometheus /etc/prometheus/ostler --name prometheus",
         "ostler trust fetch",
         "ostler trust fetch h1:7460 mdns",
