@@ -11,7 +11,7 @@ use protocol::ticket::Action;
 use protocol::vm::{Hardware, VmSpec};
 use serde_json::{Value, json};
 use tests::lab::{Lab, ostler, say_skipped};
-use tests::operator::Operator;
+use tests::operator::{Operator, assert_refused, assert_runs, said};
 use tests::wait::{is, until};
 
 use crate::tickets::Caller;
@@ -75,24 +75,6 @@ fn await_told(operator: &Operator, host: &str, expected: &Value) {
 fn run(operator: &Operator, name: &str, more: &[&str]) -> std::process::Output {
     let words = ["run", "--name", name, "--memory", "128MiB"];
     operator.run(&[&words[..], more].concat())
-}
-
-#[track_caller]
-fn assert_runs(output: &std::process::Output) {
-    assert!(output.status.success(), "{}", said(output));
-}
-
-#[track_caller]
-fn assert_refused(output: &std::process::Output, why: &[&str]) {
-    let said = said(output);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    for part in why {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-}
-
-fn said(output: &std::process::Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 fn restart(lab: &Lab, host: &str, url: &str, more: &[&str]) {

@@ -13,7 +13,7 @@ use protocol::ticket::Action;
 use protocol::vm::{Hardware, VmSpec};
 use serde_json::{Value, json};
 use tests::lab::{Lab, say_skipped};
-use tests::operator::Operator;
+use tests::operator::{Operator, assert_refused, assert_runs};
 use tests::wait::{is, until};
 
 use crate::tickets::Caller;
@@ -96,24 +96,6 @@ fn run(operator: &Operator, name: &str, mib: u64, more: &[&str]) -> std::process
     let memory = format!("{mib}MiB");
     let words = ["run", "--name", name, "--memory", &memory, "--hugepages", "2MiB"];
     operator.run(&[&words[..], more].concat())
-}
-
-#[track_caller]
-fn assert_runs(output: &std::process::Output) {
-    assert!(output.status.success(), "{}", said(output));
-}
-
-#[track_caller]
-fn assert_refused(output: &std::process::Output, why: &[&str]) {
-    let said = said(output);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    for part in why {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-}
-
-fn said(output: &std::process::Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 #[test]

@@ -1,11 +1,7 @@
 //! A cluster that bears an arbiter that lies: what it takes to make one, and what it takes from then on.
 
 use tests::lab::Lab;
-use tests::operator::Operator;
-
-fn said(output: &std::process::Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
-}
+use tests::operator::{Operator, said};
 
 #[test]
 fn lab_a_cluster_that_bears_a_liar_takes_three_of_four() {

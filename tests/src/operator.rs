@@ -234,6 +234,28 @@ impl Operator {
     }
 }
 
+/// All that a command has said.
+#[must_use]
+pub fn said(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+/// Fails if a command has failed.
+#[track_caller]
+pub fn assert_runs(output: &std::process::Output) {
+    assert!(output.status.success(), "{}", said(output));
+}
+
+/// Fails unless a command was refused in these words.
+#[track_caller]
+pub fn assert_refused(output: &std::process::Output, why: &[&str]) {
+    let said = said(output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for part in why {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
 /// The image of the lab's guests, made if need be.
 ///
 /// # Panics
