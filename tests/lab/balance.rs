@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tests::counter::{count, counting, first_count};
 use tests::lab::Lab;
-use tests::operator::{Following, Operator};
+use tests::operator::Operator;
 use tests::wait::{is, until};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -129,32 +130,4 @@ fn moves(operator: &Operator) -> Vec<Value> {
 fn moved_by(plan: &Value) -> Vec<String> {
     let shifts = plan["shifts"].as_array().cloned().unwrap_or_default();
     shifts.iter().map(|shift| shift["job"].as_str().unwrap_or_default().to_owned()).collect()
-}
-
-/// What the guest's counter shows once it could be told from that of one that was started anew.
-fn counting(operator: &Operator, name: &str) -> u64 {
-    let (counted, _) = until(&format!("{name} to count"), LIMIT, || {
-        let counted = count(operator, name);
-        if counted >= 5 { Ok(counted) } else { Err(counted) }
-    });
-    counted
-}
-
-/// What the guest's counter shows next.
-fn count(operator: &Operator, name: &str) -> u64 {
-    number(&operator.follow(&["console", name, "--no-input", "--tail", "0"]))
-}
-
-/// What it showed first where the guest is now: where it was restarted, that is nought.
-fn first_count(operator: &Operator, name: &str) -> u64 {
-    number(&operator.follow(&["console", name, "--no-input", "--tail", "65536"]))
-}
-
-fn number(console: &Following) -> u64 {
-    loop {
-        let line = console.line_with(" count=", LIMIT);
-        if let Some(number) = line.rsplit('=').next().and_then(|n| n.trim().parse().ok()) {
-            return number;
-        }
-    }
 }

@@ -4,8 +4,9 @@ use std::process::Child;
 use std::time::Duration;
 
 use serde_json::Value;
+use tests::counter::count;
 use tests::lab::Lab;
-use tests::operator::{Following, Operator};
+use tests::operator::Operator;
 use tests::wait::{is, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,17 +82,6 @@ fn run_on(operator: &Operator, name: &str, host: &str) {
     let image = ["run", "--image", "guest", "--memory", "128MiB", "--on", host, "--name", name];
     operator.must(&image);
     assert_eq!(operator.await_state(name, "running"), host);
-}
-
-/// What the guest's counter shows now.
-fn count(operator: &Operator, name: &str) -> u64 {
-    let console: Following = operator.follow(&["console", name, "--no-input"]);
-    loop {
-        let line = console.line_with(" count=", LIMIT);
-        if let Some(number) = line.rsplit('=').next().and_then(|n| n.trim().parse().ok()) {
-            return number;
-        }
-    }
 }
 
 fn intent(operator: &Operator, name: &str) -> Value {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tests::counter::count;
 use tests::lab::Lab;
-use tests::operator::{Following, Operator};
+use tests::operator::Operator;
 use tests::wait::{is, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -72,17 +73,6 @@ fn run_on(operator: &Operator, name: &str, host: &str) {
 
 fn runs(operator: &Operator) -> Vec<Value> {
     operator.json(&["runs"])["runs"].as_array().cloned().unwrap_or_default()
-}
-
-/// What the guest's counter shows now.
-fn count(operator: &Operator, name: &str) -> u64 {
-    let console: Following = operator.follow(&["console", name, "--no-input"]);
-    loop {
-        let line = console.line_with(" count=", LIMIT);
-        if let Some(number) = line.rsplit('=').next().and_then(|n| n.trim().parse().ok()) {
-            return number;
-        }
-    }
 }
 
 #[test]

@@ -7,14 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::lab::Lab;
-use tests::operator::{Following, Operator};
+use tests::operator::Operator;
 use tests::wait::{is, until};
-
-/// The number in the guest's next line that has one.
-fn count(console: &Following) -> u64 {
-    let line = console.line_with(" count=", Duration::from_secs(60));
-    line.rsplit('=').next().and_then(|n| n.trim().parse().ok()).unwrap_or_default()
-}
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -35,7 +29,7 @@ fn lab_pause_resume_save_reset_and_reboot() {
     operator.must(&["run", "--image", "guest", "--name", "web-1", "--memory", "128MiB"]);
     let host = operator.await_state("web-1", "running");
     let console = operator.follow(&["console", "web-1", "--no-input"]);
-    count(&console);
+    console.count();
 
     operator.must(&["pause", "web-1"]);
     assert_eq!(lab.virsh_state(&host, "web-1"), "paused");
@@ -53,23 +47,23 @@ fn lab_pause_resume_save_reset_and_reboot() {
     await_virsh(&lab, &host, "running");
 
     let console = operator.follow(&["console", "web-1", "--no-input", "--tail", "0"]);
-    let before = count(&console);
+    let before = console.count();
     operator.must(&["save", "web-1"]);
     assert_eq!(lab.virsh_state(&host, "web-1"), "shut off");
     operator.await_state("web-1", "stopped");
     operator.must(&["start", "web-1"]);
     await_virsh(&lab, &host, "running");
     let console = operator.follow(&["console", "web-1", "--no-input", "--tail", "0"]);
-    assert!(count(&console) >= before, "it went on where it was");
+    assert!(console.count() >= before, "it went on where it was");
 
     operator.must(&["reset", "web-1"]);
     until("the guest to count from the beginning", Duration::from_secs(60), || {
-        let number = count(&console);
+        let number = console.count();
         is(number <= 1, number)
     });
     operator.must(&["reboot", "web-1", "--grace", "5s"]);
     until("the guest to count from the beginning", Duration::from_secs(60), || {
-        let number = count(&console);
+        let number = console.count();
         is(number <= 1, number)
     });
     assert_eq!(operator.await_state("web-1", "running"), host);
@@ -93,7 +87,7 @@ fn lab_a_vm_gets_the_machine_and_the_cloud_init_it_asks_for() {
     operator.must(&[&run[..], &["--vnc", "--cloud-init-user-data", user_data]].concat());
     let host = operator.await_state("web-1", "running");
     let console = operator.follow(&["console", "web-1", "--no-input"]);
-    count(&console);
+    console.count();
     let xml = lab.must(&["exec", &host, "virsh", "dumpxml", "web-1"]);
     for part in ["52:54:00:12:34:56", "e1000e", "device='cdrom'", "type='vnc'", "seed.iso"] {
         assert!(xml.contains(part), "{part} is missing in {xml}");
@@ -166,7 +160,7 @@ fn lab_a_one_off_job_runs_to_completion_or_to_its_deadline() {
     run("done", &["--deadline", "10m"]);
     let host = operator.await_state("done", "running");
     let mut console = operator.follow_at_terminal(&["console", "done"]);
-    count(&console);
+    console.count();
     console.type_line("exit 3");
     let waited = operator.run(&["wait", "done", "--timeout", "60s"]);
     assert_eq!(waited.status.code(), Some(1), "{waited:?}");

@@ -50,6 +50,8 @@ mod metrics;
 
 mod drain;
 
+mod exchange;
+
 mod migrate;
 
 mod expect;

@@ -75,9 +75,8 @@ fn domains(lab: &Lab, name: &str) -> Vec<String> {
 /// Waits until the guest's counter shows at least `least`; what it shows.
 fn counter(console: &Following, least: u64) -> u64 {
     loop {
-        let line = console.line_with(" count=", Duration::from_secs(60));
-        let number = line.rsplit('=').next().and_then(|n| n.trim().parse().ok());
-        if let Some(number) = number.filter(|n| *n >= least) {
+        let number = console.count();
+        if number >= least {
             return number;
         }
     }

@@ -4,6 +4,8 @@ pub mod browser;
 
 pub mod collector;
 
+pub mod counter;
+
 pub mod disk;
 
 pub mod dog;
