@@ -17,12 +17,13 @@ use crate::balance::Shift;
 use crate::expectation::{Expectation, Standing};
 use crate::input::PlanInput;
 use crate::intent::Intent;
+use crate::level::Level;
 use crate::load::Load;
 use crate::measure::Measure;
 use crate::report::violations;
-use crate::rules::{Rule, Violation};
+use crate::rules::{Clause, Rule, Violation};
 use crate::state::State;
-use crate::steps::{StartVm, Step, StopVm};
+use crate::steps::{MigrateVm, StartVm, Step, StopVm};
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +127,13 @@ pub enum Fault {
         /// Where it comes to.
         to: HostId,
     },
+    /// A job would be moved against what must be, if only until a later step.
+    BreaksAMust {
+        /// The job.
+        job: JobId,
+        /// Where it comes to.
+        to: HostId,
+    },
     /// The report claims other violations than there are.
     MiscountedRules {
         /// Claimed.
@@ -194,7 +202,13 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
     faults.extend(in_need.map(|host| Fault::SleepsInNeed { host: HostId::clone(host) }));
     let mut state = State::new(input);
     for step in &outcome.plan.steps {
-        state = step.apply(&state);
+        let next = step.apply(&state);
+        if let Step::MigrateVm(MigrateVm { job, to, .. }) = step
+            && broken_musts(&next, job) > broken_musts(&state, job)
+        {
+            faults.push(Fault::BreaksAMust { job: job.clone(), to: to.clone() });
+        }
+        state = next;
     }
     let (claimed, found) = (&outcome.report.violations, violations(&state));
     let counts = |list: &[Violation]| -> Vec<u32> { list.iter().map(|v| v.count).collect() };
@@ -210,6 +224,14 @@ pub fn audit(input: &PlanInput, outcome: &Outcome) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// How often what must be of a job is not so.
+fn broken_musts(state: &State<'_>, job: &JobId) -> u32 {
+    let is_of_job =
+        |clause: &&Clause| clause.level == Level::Must && clause.rule.jobs().contains(&job);
+    let clauses = state.input().clauses.iter().filter(is_of_job);
+    clauses.map(|clause| clause.rule.violations(state)).fold(0, u32::saturating_add)
 }
 
 fn against_policy(input: &PlanInput, step: &Step) -> Option<Fault> {

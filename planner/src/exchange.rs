@@ -17,7 +17,7 @@ use protocol::view::{Freshness, HostRow};
 use crate::cost::Cost;
 use crate::evictions::{Leaving, leavers};
 use crate::expectation::{Expectation, whereabouts};
-use crate::level::{Level, Score};
+use crate::level::Score;
 use crate::load::{Lack, Load};
 use crate::policy::millionths;
 use crate::search::{
@@ -86,11 +86,9 @@ impl<'a> Exchange<'_, '_, 'a> {
             let Some(step) = self.step(&way, job, to) else { continue };
             match step.check(&way.node.state) {
                 Ok(()) => {
-                    way.node = way.node.step(step);
+                    let Some(node) = self.search.harmless(&way.node, step) else { continue };
+                    way.node = node;
                     way.wants.pop();
-                    if !self.is_harmless(way.node.added) {
-                        continue;
-                    }
                     if way.wants.is_empty() {
                         if self.search.is_reached(self.start, &way.node) {
                             return Some(way.node);
@@ -193,12 +191,11 @@ impl<'a> Exchange<'_, '_, 'a> {
         let Some(Want { job: wanting, to: at, .. }) = way.wants.last() else { return };
         let Some(row) = state.host(at) else { return };
         let own = &way.wants[0].job;
-        let is_growth = matches!(self.search.aim, Aim::Goal(Expectation::HasSize { .. }, _));
+        let stays = self.own_stays();
         for (job, size, more) in leavers(state, &Leaving { row, room: Some((wanting, lacking)) }) {
             let is_own = job == *own;
             let is_waiting = way.wants.iter().skip(is_own.into()).any(|want| want.job == job);
-            // What grows does so where it is.
-            let is_waiting = is_waiting || is_own && is_growth;
+            let is_waiting = is_waiting || is_own && stays;
             let was_moved = way.node.steps.iter().any(|step| *step.job() == job);
             let helps = lacking.minus(size) != lacking;
             let steps_left =
@@ -213,17 +210,14 @@ impl<'a> Exchange<'_, '_, 'a> {
                 match step.check(state) {
                     Ok(()) => {
                         let place = placement_rank(state, &step);
-                        let node = way.node.clone().step(step);
-                        if self.is_harmless(node.added) {
+                        if let Some(node) = self.search.harmless(&way.node, step) {
                             self.add(Way { node, wants: way.wants.clone() }, steps_left, place);
                         }
                     }
                     Err(Blocker::Admission { no }) => {
                         let lack = Lack::of(&no).filter(|lack| lack.may_be);
                         let added = added_by(state, &step);
-                        if let Some(lack) =
-                            lack.filter(|_| self.is_harmless(way.node.added.plus(added)))
-                        {
+                        if let Some(lack) = lack.filter(|_| self.search.aim.bears(added)) {
                             let mut way = way.clone();
                             way.wants.push(Want { job: job.clone(), to: host, added });
                             let rank = u32::try_from(lack.shortfall).unwrap_or(u32::MAX);
@@ -234,6 +228,16 @@ impl<'a> Exchange<'_, '_, 'a> {
                     Err(_) => {}
                 }
             }
+        }
+    }
+
+    /// Whether the aim's own job moves straight to its place or not at all: what grows does so where it is, and a run that
+    /// somebody asked for takes its job from one host to one other.
+    fn own_stays(&self) -> bool {
+        match self.search.aim {
+            Aim::Goal(Expectation::HasSize { .. }, _) => true,
+            Aim::Goal(..) => !self.start.input().limits.mends_rules,
+            Aim::Keep(_) | Aim::Away { .. } | Aim::Relieve { .. } => false,
         }
     }
 
@@ -268,12 +272,6 @@ impl<'a> Exchange<'_, '_, 'a> {
             places.truncate(WAYS_MAX);
         }
         with_room.into_iter().chain(near).map(|(.., host)| host.clone()).collect()
-    }
-
-    /// True while what is wanted is worth what is broken.
-    fn is_harmless(&self, added: Score) -> bool {
-        let level: Level = self.search.aim.level();
-        added.plus(Score::at(level, -1)) < Score::default()
     }
 }
 
@@ -314,9 +312,9 @@ mod tests {
     use protocol::vm::VmSpec;
 
     use super::*;
-    use crate::PlanInput;
     use crate::input::Limits;
     use crate::rules::{Clause, HostLabel, Rule};
+    use crate::{Level, PlanInput};
 
     const STEPS_MAX: u32 = 4;
     const GIB: u64 = 1 << 30;
@@ -400,6 +398,24 @@ mod tests {
             let clauses = vec![Clause { level: Level::Must, rule }];
             PlanInput { view, clauses, limits, ..PlanInput::default() }
         }
+    }
+
+    #[test]
+    fn a_run_takes_the_job_that_it_was_asked_for_there_in_one_move_or_not_at_all() {
+        let puzzle = Puzzle { hosts: vec![4, 2, 4], vms: vec![(0, 2), (2, 4)] };
+        let mut input = PlanInput { clauses: vec![], ..puzzle.input() };
+        let (job, memory_bytes) = (JobId::new("vm-0").unwrap(), 2 * GIB);
+        let spec = JobSpec::vm(VmSpec { vcpus: 1, memory_bytes, ..VmSpec::default() });
+        let on = Some(HostId::of(&SecretKey::from_seed([2; 32]).public()));
+        input.expectations = vec![Expectation::Runs { job: job.clone(), spec, on }];
+        let moves = |input: &PlanInput| {
+            let steps = crate::plan(input).plan.steps;
+            steps.iter().map(|step| step.job().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(moves(&input), ["vm-0", "vm-1", "vm-0"], "what is kept steps aside");
+        input.limits.mends_rules = false;
+        assert_eq!(moves(&input), Vec::<String>::new());
+        assert_eq!(crate::plan(&input).report.unmet[0].job, job);
     }
 
     fn puzzles() -> impl Strategy<Value = Puzzle> {

@@ -56,6 +56,15 @@ impl Score {
         score
     }
 
+    /// Whether it has violations that matter as much as this, or more.
+    pub(crate) fn adds_at(self, level: Level) -> bool {
+        match level {
+            Level::Must => self.must > 0,
+            Level::Should => self.must > 0 || self.should > 0,
+            Level::Wish => self.must > 0 || self.should > 0 || self.wish > 0,
+        }
+    }
+
     /// Both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {

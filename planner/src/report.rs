@@ -25,7 +25,7 @@ use crate::pools::is_on_shared;
 use crate::ring::help_by_turning;
 use crate::rules::{Clause, Rule, Violation, home};
 use crate::saving::next_saving;
-use crate::search::{added_by, considered, move_to, resize_on, start_on};
+use crate::search::{added_by, considered, move_to, moves_there, resize_on, start_on};
 use crate::state::{Placed, State};
 use crate::steps::{Blocker, DeleteVm, Step, StopVm};
 
@@ -393,6 +393,12 @@ fn verdicts(state: &State<'_>, expectation: &Expectation) -> Vec<HostVerdict> {
     let rows = state.placements(expectation.job());
     let mut steps: Vec<(HostId, Step)> = Vec::new();
     match expectation {
+        Expectation::Runs { job, spec, on: Some(on) } if moves_there(&rows, spec) => {
+            let alive = rows.iter().filter(|(_, placed)| !placed.state.is_ended());
+            for (from, _) in alive.filter(|(from, _)| *from != on) {
+                steps.push((on.clone(), move_to(state, job, from, on)));
+            }
+        }
         Expectation::Runs { job, spec, on } => {
             for (host, _) in considered(state, on.as_ref()) {
                 steps.push((host.clone(), start_on(state, job, host, spec)));

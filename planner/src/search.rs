@@ -218,7 +218,8 @@ impl Search<'_> {
             let Some(steps_left_max) = steps_left_max else { continue };
             let candidates = self.candidates(&node.state, ground).into_iter();
             // What leads to the aim with too many steps leads nowhere.
-            for candidate in candidates.filter(|c| c.steps_left <= steps_left_max) {
+            let candidates = candidates.filter(|c| c.steps_left <= steps_left_max);
+            for candidate in candidates.filter(|c| self.aim.bears(c.added)) {
                 found_count += 1;
                 let Candidate { step, added, cost, moves_left, rank, lot, .. } = candidate;
                 let to_come = Cost { risk: moves_left, ..Cost::default() };
@@ -283,6 +284,13 @@ impl Search<'_> {
     pub(crate) fn is_reached(&self, start: &State<'_>, node: &Node<'_>) -> bool {
         let is_worth = node.added.plus(self.aim.gain()) < Score::default();
         is_worth && self.aim.is_met(start, &node.state) && self.keeps_earlier(start, &node.state)
+    }
+
+    /// Where a step leads; `None` where it breaks what matters as much as the aim, if only until the next one: whoever
+    /// carries out the plan may end in between.
+    pub(crate) fn harmless<'a>(&self, node: &Node<'a>, step: Step) -> Option<Node<'a>> {
+        let next = node.clone().step(step);
+        self.aim.bears(next.added.minus(node.added)).then_some(next)
     }
 
     fn keeps_earlier(&self, start: &State<'_>, state: &State<'_>) -> bool {
@@ -352,9 +360,8 @@ impl Search<'_> {
         // A budget has another size at once, where it is.
         let is_budget = spec.as_budget().is_some();
         if !is_budget && rows.values().any(|placed| !placed.state.is_ended()) {
-            let is_the_same = rows.values().all(|p| p.state.is_ended() || p.spec.is_alike(spec));
             return on
-                .filter(|_| is_the_same)
+                .filter(|_| moves_there(&rows, spec))
                 .map_or(vec![], |on| self.moves(state, job, Some(on), ground));
         }
         let arrive = |state: &State<'a>, row: &'a HostRow| {
@@ -550,6 +557,11 @@ impl Aim<'_> {
         }
     }
 
+    /// Whether one step on the way to it may add such violations: none that matters as much.
+    pub(crate) fn bears(&self, added: Score) -> bool {
+        !added.adds_at(self.level())
+    }
+
     fn is_met(&self, start: &State<'_>, state: &State<'_>) -> bool {
         match self {
             Aim::Goal(expectation, _) => expectation.standing(state) == Standing::Met,
@@ -620,6 +632,12 @@ pub(crate) fn weigh(state: &State<'_>, step: Step, moves_left: u64) -> Candidate
 
 fn plain(state: &State<'_>, steps: Vec<Step>) -> Vec<Candidate> {
     steps.into_iter().map(|step| weigh(state, step, 0)).collect()
+}
+
+/// Whether a job that is to run on a certain host comes there by a move: it is alive elsewhere, and the same.
+pub(crate) fn moves_there(rows: &imbl::OrdMap<HostId, Placed>, spec: &JobSpec) -> bool {
+    let mut alive = rows.values().filter(|placed| !placed.state.is_ended()).peekable();
+    alive.peek().is_some() && alive.all(|placed| placed.spec.is_alike(spec))
 }
 
 /// Violations that a step adds; negative when it ends some.

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use planner::{Outcome, PlanInput, Shards, State, Terms};
+use planner::{Level, Outcome, PlanInput, Shards, State, Terms};
 use protocol::api::{NewRun, RunStatus, Want};
 use protocol::id::{HostId, JobId, RunId, TenantId};
 use protocol::job::Role;
@@ -177,7 +177,7 @@ impl Inner {
         let (shards, policy, terms) = (self.shards(), self.policy(), self.terms());
         // Who is emptied for its sleep has others moved as who makes room has.
         let is_heeded = record.make_room || matches!(want, Want::Sleep { .. });
-        let yields = record.yields;
+        let (yields, level) = (record.yields, record.level);
         let room = is_heeded.then(|| self.keeping.heeded(now_ms, want.job()));
         let knowledge = Arc::clone(&self.knowledge);
         // Gone as soon as nobody waits for this plan any more.
@@ -193,6 +193,9 @@ impl Inner {
             knowledge.count_on(terms);
             let mut input = knowledge.plan_input(now_ms, &picture, run, &want, setbacks, seed);
             drop(knowledge);
+            if let (Want::Migrate { .. }, Some(level)) = (&want, level) {
+                input.levels.insert(want.job().clone(), level);
+            }
             if yields {
                 input.limits.preempts_for = None;
             }
@@ -230,6 +233,15 @@ struct Open {
     tenant: Option<TenantId>,
     status: watch::Receiver<Arc<RunStatus>>,
     cancels: mpsc::Sender<Cancel>,
+}
+
+/// For whom a run is accepted.
+#[derive(Debug, Default)]
+struct Behalf {
+    /// A user of this tenant.
+    tenant: Option<TenantId>,
+    /// A plan of this scheduler's own, for something that matters so much.
+    level: Option<Level>,
 }
 
 /// Somebody wants a run no more, and waits for whether it turns back.
@@ -378,7 +390,17 @@ impl Scheduler {
     /// Wants something under the caller's id: asking twice is asking once. The run is stored when
     /// this returns.
     pub async fn submit(&self, asked: NewRun) -> Result<RunHandle, SubmitError> {
-        self.submit_by(asked, None).await
+        self.submit_by(asked, Behalf::default()).await
+    }
+
+    /// The same for what a plan of ours has found, for something that matters so much. What is expected does not object:
+    /// the plan has heeded it, and one that steps aside for a moment may leave where it is expected.
+    pub(crate) async fn submit_found(
+        &self,
+        asked: NewRun,
+        level: Level,
+    ) -> Result<RunHandle, SubmitError> {
+        self.submit_by(asked, Behalf { level: Some(level), tenant: None }).await
     }
 
     /// The same for a user of this tenant: it is done to that tenant's jobs alone, whatever becomes of names
@@ -394,14 +416,10 @@ impl Scheduler {
         if !is_known && count >= RUNS_OF_TENANT_MAX {
             return Err(SubmitError::TooManyOfTenant { tenant });
         }
-        self.submit_by(asked, Some(tenant)).await
+        self.submit_by(asked, Behalf { tenant: Some(tenant), level: None }).await
     }
 
-    async fn submit_by(
-        &self,
-        asked: NewRun,
-        tenant: Option<TenantId>,
-    ) -> Result<RunHandle, SubmitError> {
+    async fn submit_by(&self, asked: NewRun, behalf: Behalf) -> Result<RunHandle, SubmitError> {
         if let Want::Run { spec, .. } | Want::Spend { spec, .. } | Want::FailOver { spec, .. } =
             &asked.want
         {
@@ -419,7 +437,9 @@ impl Scheduler {
         if let Want::Migrate { pace, .. } = &asked.want {
             pace.check().map_err(SubmitError::Invalid)?;
         }
-        if let Some(why) = self.objection(&asked.want) {
+        if behalf.level.is_none()
+            && let Some(why) = self.objection(&asked.want)
+        {
             return Err(SubmitError::Expected(why));
         }
         let is_known = self.open().contains_key(&asked.id);
@@ -427,7 +447,8 @@ impl Scheduler {
             return Err(SubmitError::TooMany);
         }
         let record = RunRecord::new(asked, self.0.options.clock.now().wall_ms);
-        let record = RunRecord { tenant, ..record };
+        let Behalf { tenant, level } = behalf;
+        let record = RunRecord { tenant, level, ..record };
         let accepting = Arc::clone(&self.0.accepting).read_owned().await;
         let scheduler = self.clone();
         let accept = async move {

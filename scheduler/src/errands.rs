@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use planner::Level;
 use protocol::api::{NewRun, RunState, Want};
 use protocol::id::{HostId, JobId, RunId};
 use protocol::job::{Job, JobState, Reason, RunKey};
@@ -80,7 +81,8 @@ impl Scheduler {
         let job = want.job().clone();
         // Who comes back has nobody else stopped for that.
         let asked = NewRun { because: Some(because), yields: true, ..NewRun::new(id, want) };
-        match self.submit(asked).await {
+        // Others move, stop and come back for what must be.
+        match self.submit_found(asked, Level::Must).await {
             Ok(run) => watch(run).await,
             Err(SubmitError::JobBusy { run, .. }) => {
                 tokio::time::sleep(PAUSE).await;

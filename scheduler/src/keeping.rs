@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use planner::rules::Balanced;
-use planner::{Clause, Plan, Setback, SetbackReason, State, Step};
+use planner::{Clause, Level, Plan, Setback, SetbackReason, State, Step};
 use protocol::api::{NewRun, RunState, RunStatus, Want};
 use protocol::expectations::{KeptStanding, SetList, SetStatus};
 use protocol::id::{HostId, JobId, Revision, RunId, SetName};
@@ -484,10 +484,10 @@ impl Scheduler {
                     Effect::Heed(rules) => self.knowledge().heed(rules),
                     Effect::Save(name) => self.save(&name).await,
                     Effect::Plan(aims) => inputs.push(self.plan_mends(*aims).await),
-                    Effect::Mend { want, to, because, yields } => {
+                    Effect::Mend { want, to, because, yields, level } => {
                         let id = RunId(Uuid::now_v7());
                         let asked = NewRun { because, yields, ..NewRun::new(id, *want) };
-                        inputs.extend(self.begin_mend(asked, to, mends).await);
+                        inputs.extend(self.begin_mend(asked, to, level, mends).await);
                     }
                 }
             }
@@ -554,10 +554,11 @@ impl Scheduler {
         &self,
         asked: NewRun,
         to: HostId,
+        level: Level,
         mends: &mut JoinSet<(JobId, HostId, Arc<RunStatus>)>,
     ) -> Option<Input> {
         let (job, because) = (asked.want.job().clone(), asked.because.clone());
-        match self.submit(asked).await {
+        match self.submit_found(asked, level).await {
             Ok(mut run) => {
                 let why = because.unwrap_or_else(|| "as is expected of it".to_owned());
                 tracing::info!("{job} is changed on {}, {why}", to.short());

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use planner::{Report, Setback};
+use planner::{Level, Report, Setback};
 use protocol::api::{NewRun, RunState, RunStatus, TaskState, TaskStatus, Want};
 use protocol::id::{JobId, RunId, TenantId};
 use protocol::refusal::Refusal;
@@ -39,6 +39,10 @@ pub struct RunRecord {
     /// Whose jobs alone it may be about: a user of this tenant has asked for it.
     #[serde(default)]
     pub tenant: Option<TenantId>,
+    /// How much it matters, where a plan of this scheduler's own has found it: a move may break what matters less
+    /// for the time that the rest takes. What somebody asks for by name breaks nothing.
+    #[serde(default)]
+    pub level: Option<Level>,
     /// Where it is.
     pub state: RunState,
     /// The engine's claim; grows with each engine that takes the run up.
@@ -152,6 +156,7 @@ impl RunRecord {
             yields: asked.yields,
             because: asked.because,
             tenant: None,
+            level: None,
             state: RunState::Accepted,
             claim: 1,
             accepted_ms,

@@ -184,6 +184,8 @@ pub enum Effect {
         because: Option<String>,
         /// Whether it waits for room rather than have anybody stopped for it: what only should be so.
         yields: bool,
+        /// How much what it is for matters.
+        level: Level,
     },
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::counter::{count, counting, first_count};
 use tests::lab::Lab;
-use tests::operator::Operator;
+use tests::operator::{Operator, assert_refused};
 use tests::wait::{is, until};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -96,4 +96,52 @@ fn lab_two_guests_that_hold_each_others_places_change_them_while_they_run_on() {
     assert!(moves.iter().all(|run| run["state"] == "succeeded"), "{moves:#?}");
     let whys: Vec<&str> = moves.iter().filter_map(|run| run["because"].as_str()).collect();
     assert!(whys.iter().any(|why| why.contains("so that web-")), "{moves:#?}");
+}
+
+#[test]
+fn lab_who_is_kept_on_a_host_steps_aside_to_come_there_and_what_only_should_be_waits() {
+    let Some(lab) = Lab::up("lab_who_is_kept_on_a_host", 3) else { return };
+    let mut operator = Operator::new();
+    let url = operator.make_bare_cluster(&lab);
+    for (host, rack) in [("h1", "a"), ("h2", "b"), ("h3", "c")] {
+        furnish(&lab, &operator, &url, host, MEMORY, rack);
+    }
+    for (name, host, memory) in [("x", "h1", "64MiB"), ("y", "h2", "192MiB"), ("z", "h3", "64MiB")]
+    {
+        operator.must(&["run", "--name", name, "--on", host, "--memory", memory]);
+        assert_eq!(operator.await_state(name, "running"), host);
+    }
+    let at = || ["x", "y", "z"].map(|name| operator.ps(name));
+    let all_on = |hosts: [&str; 3]| hosts.map(|host| vec![("running".to_owned(), host.to_owned())]);
+
+    let files = tempfile::tempdir().expect("a temporary folder");
+    let expect = |name: &str, rules: Value| {
+        let path: PathBuf = files.path().join(format!("{name}.json"));
+        let text = json!({ "expectations": rules }).to_string();
+        std::fs::write(&path, text).expect("it can be written");
+        operator.must(&["expect", &path.display().to_string()]);
+    };
+    let apart = json!({ "expect": "not_same_host", "level": "should", "jobs": ["x", "z"] });
+    expect("apart", json!([apart, { "expect": "no_migration", "job": "z" }]));
+    // Who asks for it by name has nobody moved twice.
+    let refused =
+        operator.run(&["run", "--name", "x", "--memory", "64MiB", "--on", "h2", "--make-room"]);
+    assert_refused(&refused, &["64MiB of memory"]);
+    assert_eq!(at(), all_on(["h1", "h2", "h3"]));
+
+    expect("racks", json!([{ "expect": "runs_on", "job": "x", "on": "h2" }]));
+    let (_, took) = until("x and y to have changed places", LIMIT, || {
+        let at = at();
+        is(at == all_on(["h2", "h1", "h3"]), at)
+    });
+    println!("they have changed places after {took:?}");
+    until("it to be met", LIMIT, || {
+        let found = standings(&operator);
+        is(found.iter().all(|rule| rule["standing"] == "met"), found)
+    });
+    operator.await_no_run();
+    let runs = operator.json(&["runs"])["runs"].as_array().cloned().unwrap_or_default();
+    let moves: Vec<&Value> = runs.iter().filter(|run| run["want"]["want"] == "migrate").collect();
+    assert_eq!(moves.len(), 3, "{moves:#?}");
+    assert!(moves.iter().all(|run| run["state"] == "succeeded"), "{moves:#?}");
 }

@@ -103,6 +103,42 @@ then violated host_label
 then steps 0
 then cannot
 
+story nor where it would end what matters less
+host h1 5GiB rack=a
+host h2 4GiB rack=b
+host h3 4GiB rack=c
+vm x on h1 2GiB
+vm w on h1 1GiB
+vm y on h2 4GiB
+vm z on h3 2GiB
+expect must host_label x rack=b
+expect must not_same_host x z
+expect should not_same_host x w
+expect must no_migration z
+expect must no_migration w
+then violated host_label
+then steps 0
+never move x
+never move y
+
+story nor because another step on the way ends as much
+host h1 4GiB rack=a
+host h2 9GiB rack=b
+host h3 8GiB rack=c
+host h4 9GiB rack=d
+vm y on h2 4GiB
+vm c on h2 5GiB
+vm z on h3 2GiB
+vm x on h4 9GiB
+expect must host_label x rack=b
+expect must host_label y rack=a
+expect must not_same_host c z
+expect must no_migration z
+then y on h1
+then violated host_label
+then steps 1
+never move c
+
 story but what only should be may be otherwise for as long
 host h1 4GiB rack=a
 host h2 4GiB rack=b
@@ -352,3 +388,14 @@ expect wish host_label x rack=b
 then steps 0
 then says What would help: move x from h1 to h3, then move y from h2 to h1, then move x from h3 to h2
 never move y
+
+story who is to run on another host is told what it lacks there, as one that is to be moved is
+host h1 4GiB
+host h2 4GiB
+vm x on h1 2GiB
+vm y on h2 3GiB
+expect must no_migration y
+expect runs x on h2
+then unmet x
+then steps 0
+then says needs 2GiB of memory, 1GiB free

@@ -240,7 +240,8 @@ impl Upkeep {
         self.balancing.busy_ms = Some(now_ms);
         self.planning.was_idle = false;
         let want = Box::new(Want::migrate(job, to.clone()));
-        out.push(Effect::Mend { want, to, because: Some(shift.reason()), yields: true });
+        let (because, level) = (Some(shift.reason()), Level::Wish);
+        out.push(Effect::Mend { want, to, because, yields: true, level });
     }
 
     /// The move that goes on for an expectation.

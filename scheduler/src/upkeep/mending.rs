@@ -243,7 +243,9 @@ impl Upkeep {
                 self.planning.was_idle = false;
                 self.mending.insert(step.job().clone());
                 self.clearing.extend(favour.map(|favour| (favour.job.clone(), favour.clone())));
-                out.extend(self.mend(step, favour.map(|favour| favour.reason())));
+                let whose = favour.map_or(step.job(), |favour| &favour.lets);
+                let level = self.level_due(&due, whose);
+                out.extend(self.mend(step, favour.map(|favour| favour.reason()), level));
             }
         }
         self.planning.due = due;
@@ -309,7 +311,14 @@ impl Upkeep {
         job.is_some_and(|job| job.state == JobState::Running)
     }
 
-    pub(super) fn mend(&self, step: Step, because: Option<String>) -> Option<Effect> {
+    /// How much what is to be mended of a job matters.
+    fn level_due(&self, due: &BTreeSet<Key>, job: &JobId) -> Level {
+        let items = due.iter().filter_map(|key| self.item(key));
+        let of_job = items.filter(|item| item.jobs().contains(&job));
+        of_job.filter_map(Item::level).min().unwrap_or(Level::Wish)
+    }
+
+    pub(super) fn mend(&self, step: Step, because: Option<String>, level: Level) -> Option<Effect> {
         match step {
             Step::StartVm(step) => {
                 let (job, to) = (step.job, step.host);
@@ -328,17 +337,17 @@ impl Upkeep {
                 let is_must = |item: &Item| matches!(item, Item::Runs { job: id, level: Level::Must, .. } if *id == job);
                 let yields = !self.items().any(|(_, item)| is_must(item));
                 let want = Box::new(Want::Run { job, spec: step.spec, on, again });
-                Some(Effect::Mend { want, to, because, yields })
+                Some(Effect::Mend { want, to, because, yields, level })
             }
             Step::MigrateVm(step) => {
                 let (job, to) = (step.job, step.to);
                 let want = Box::new(Want::migrate(job, to.clone()));
-                Some(Effect::Mend { want, to, because, yields: true })
+                Some(Effect::Mend { want, to, because, yields: true, level })
             }
             Step::ResizeVm(step) => {
                 let (job, size) = (step.job, step.size);
                 let want = Box::new(Want::Resize { job, size });
-                Some(Effect::Mend { want, to: step.host, because, yields: true })
+                Some(Effect::Mend { want, to: step.host, because, yields: true, level })
             }
             Step::StopVm(_) | Step::DeleteVm(_) | Step::WakeHost(_) | Step::SleepHost(_) => None,
         }

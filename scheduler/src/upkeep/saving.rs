@@ -228,6 +228,7 @@ impl Upkeep {
             to,
             because: Some(saving.reason()),
             yields: true,
+            level: Level::Wish,
         });
     }
 
