@@ -171,6 +171,15 @@ fn lab_dedicated_cpus_are_one_guests_alone_wherever_it_goes() {
     operator.must(&["start", "web"]);
     await_place(&lab, "h2", "web", "0", "0");
 
+    // When none are given away any more, whoever was penned in is let out: what runs, and what is saved.
+    await_place(&lab, "h2", "before", "0", "0");
+    operator.must(&["save", "before"]);
+    restart(&lab, "h2", &url, &[]);
+    await_place(&lab, "h2", "web", "0-1", "0-1");
+    operator.must(&["start", "before"]);
+    await_place(&lab, "h2", "before", "0-1", "0-1");
+    assert_eq!(told(&operator, "h2"), Value::Null);
+
     // What can't be is said at once.
     for (cpus, why) in [
         ("0-1", "0-1 are all CPUs of this machine"),
