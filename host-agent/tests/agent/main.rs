@@ -8,6 +8,8 @@ mod events;
 
 mod images;
 
+mod incoming;
+
 mod networks;
 
 mod openapi;
