@@ -28,6 +28,7 @@ mod hardware;
 mod hugepages;
 mod images;
 mod library;
+mod log_file;
 mod looks;
 mod meter;
 mod metrics;
