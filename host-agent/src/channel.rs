@@ -10,7 +10,10 @@
 //!
 //! DIR is one path on both hosts, because libvirt tells both ends one URI. It belongs to whoever
 //! runs guests, and to nobody else. A channel has no memory: cut anywhere, libvirt's migration fails
-//! and the guest stays at the source. Who may open a pipe is the API's to decide.
+//! and the guest stays at the source. Who may open a pipe is the API's to decide; how many there may be, and that they
+//! end with their arrival, is beside it (`arrivals`).
+
+mod arrivals;
 
 use std::fs;
 use std::io;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 
 use hypervisor::Owner;
 use protocol::id::JobId;
+use protocol::refusal::Refusal;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
@@ -29,6 +33,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use transport::pipe::connect_pipe;
 use transport::{Client, Endpoint};
 use uuid::Uuid;
+
+use self::arrivals::{Arrivals, Landing};
 
 /// Where channels are when nobody says otherwise. All hosts of a cluster must agree on it.
 pub const CHANNELS_DIR: &str = "/run/ostler/migrate";
@@ -72,6 +78,7 @@ impl Lane {
 pub(crate) struct Channels {
     folder: PathBuf,
     client: Client,
+    arrivals: Arrivals,
 }
 
 /// The source's end of a channel. It is closed when this is dropped.
@@ -83,15 +90,20 @@ pub(crate) struct Departure {
 impl Channels {
     /// Channels in folders below this one.
     pub(crate) fn new(folder: PathBuf, client: Client) -> Self {
-        Self { folder, client }
+        Self { folder, client, arrivals: Arrivals::none() }
     }
 
     fn folder(&self, uuid: Uuid) -> PathBuf {
         self.folder.join(uuid.to_string())
     }
 
-    /// Makes the place where the target's QEMU will listen.
+    /// Makes the place where the target's QEMU will listen. What came by an earlier arrival ends.
     pub(crate) fn await_arrival(&self, uuid: Uuid, owner: Owner) -> io::Result<()> {
+        self.arrivals.end(uuid);
+        self.make_folder(uuid, owner)
+    }
+
+    fn make_folder(&self, uuid: Uuid, owner: Owner) -> io::Result<()> {
         let folder = self.folder(uuid);
         remove(&folder)?;
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.folder)?;
@@ -99,8 +111,9 @@ impl Channels {
         chown(&folder, Some(owner.uid), Some(owner.gid))
     }
 
-    /// Nobody arrives any more. Also fine when nobody was awaited.
+    /// Nobody arrives any more: what is still connected ends. Also fine when nobody was awaited.
     pub(crate) fn end_arrival(&self, uuid: Uuid) {
+        self.arrivals.end(uuid);
         if let Err(error) = remove(&self.folder(uuid)) {
             tracing::warn!("remove the channel of domain {uuid}: {error}");
         }
@@ -115,7 +128,7 @@ impl Channels {
         owner: Owner,
         to: &Endpoint,
     ) -> io::Result<Departure> {
-        self.await_arrival(uuid, owner)?;
+        self.make_folder(uuid, owner)?;
         let (folder, open) = (self.folder(uuid), CancellationToken::new());
         let departure = Departure { folder, _open: open.clone().drop_guard() };
         let places = Arc::new(Semaphore::new(PIPES_MAX));
@@ -135,8 +148,13 @@ impl Channels {
         Ok(departure)
     }
 
+    /// A place for one more connection of a guest that arrives.
+    pub(crate) fn land(&self, uuid: Uuid) -> Result<Landing, Refusal> {
+        self.arrivals.land(uuid)
+    }
+
     /// Connects a lane at the target: to libvirt, or to the guest that awaits itself.
-    pub(crate) async fn land(&self, uuid: Uuid, lane: Lane) -> io::Result<UnixStream> {
+    pub(crate) async fn connect(&self, uuid: Uuid, lane: Lane) -> io::Result<UnixStream> {
         match lane {
             Lane::Libvirt => connect_daemon().await,
             Lane::Memory | Lane::Disks => {

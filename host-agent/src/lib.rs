@@ -28,6 +28,7 @@ mod hardware;
 mod hugepages;
 mod images;
 mod library;
+mod log_file;
 mod looks;
 mod meter;
 mod metrics;
@@ -55,6 +56,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hypervisor::{Hypervisor, HypervisorError, Libvirt, LibvirtOptions, NodeFacts};
 use protocol::cpus::{CpuSet, DedicatedCpus};
 use protocol::host::{Accel, Host};
@@ -88,7 +90,7 @@ pub use crate::sensors::Share;
 use crate::services::{ServiceContext, Services};
 use crate::shell::{MAILBOX_MAX, Post, Shell, publish_trust};
 use crate::storage::{Maker, Storage, StorageError};
-use crate::store::{FileShelf, Store, StoreError, Twin};
+use crate::store::{Damage, FileShelf, Store, StoreError, Twin};
 use crate::trust_file::TrustFile;
 use crate::works::{STARTS_MAX, Works};
 
@@ -265,68 +267,18 @@ async fn run_after(
     clock: Clock,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let facts = hv.facts();
-    let maker = if facts.driver == "TEST" { Maker::Sparse } else { Maker::QemuImg };
-    let storage = Storage::open(&options.data_dir, maker)?;
-    let (key_file, shelf) = (options.data_dir.join("agent.key"), FileShelf::new(&options.data_dir));
-    // Without its ledger a host has forgotten its promises and must not go on under its name
-    // (protocol A3). The ledger is made first, so a first start that is cut short is no such case.
-    if key_file.exists() && !shelf.has_any() {
-        return Err(AgentError::LedgerLost { ledger: shelf.place(Twin::Main), key: key_file });
-    }
-    let (store, ledger, damage) = Store::open(&shelf, &boot_id(), clock.now().wall_ms / 1_000)?;
-    damage.iter().for_each(|damage| tracing::error!("{damage}"));
-    let identity = Arc::new(Identity::load_or_create(&key_file)?);
-    let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
-    let socket = Listen::Unix(options.data_dir.join("agent.sock"));
-    let local = Server::bind(socket, Arc::clone(&identity)).await?;
-    let port = server.local_addr().map_or(options.listen.port(), |addr| addr.port());
-    let is_moving = options.advertise.is_none() && options.listen.ip().is_unspecified();
-    let name = options.name.clone().unwrap_or_else(hostname);
-    let place = Place { name, address, port };
-    let place = place::watch(place, options.name.is_none(), is_moving, shutdown.clone());
-    let here = place.borrow().clone();
-    let url = here.url();
-
-    storage.images().sweep()?;
-    storage.pools().declare(&ledger.pools);
-    let pools = storage.pools().look_once().await;
-    let node = sensors::node(&hv).await;
-    let layout = cpus::divide(&facts, node.cpus, options.dedicated_cpus)?;
-    let node = NodeFacts { cpus: node.cpus.saturating_sub(layout.dedicated.count()), ..node };
-    let hugepages = Counter::of(&facts, options.share.hugepages);
-    let mut labels = options.labels.clone();
-    if facts.driver == "QEMU" {
-        // A machine that is only pretended has none of ours.
-        for (key, value) in Machine::here().labels() {
-            labels.entry(key).or_insert(value);
-        }
-    }
-    let mut host = Host {
-        id: identity.host_id(),
-        key: identity.public(),
-        name: here.name.clone(),
-        urls: vec![url.clone()],
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        hypervisor: facts,
-        capacity: sensors::measure(options.share, node, &hugepages, &storage),
-        allocation: Resources::ZERO,
-        // Counted once jobs are known, whose pages are nobody else's.
-        hugepages: Hugepages::new(),
-        // Told by the core.
-        dedicated_cpus: DedicatedCpus::NONE,
-        images: storage.images().list()?,
-        networks: None,
-        labels,
-        trust_version: None,
-        intent: None,
-        pools,
-    };
-    let advert = Advert::new(&host.name, &url);
+    let ground = Ground::find(&options, &hv, address, &clock, &shutdown).await?;
+    let machine = Counted::of(&options, &hv).await?;
+    let mut host = ground.introduce(&options, &hv, &machine).await?;
+    let advert = Advert::new(&host.name, &host.urls[0]);
     let life = advert.life.clone();
     let (tell_advert, adverts) = watch::channel(advert);
-    tracing::info!(host = %host.id, name = %host.name, %url, epoch = %ledger.epoch, "agent");
+    tracing::info!(
+        host = %host.id, name = %host.name, url = %host.urls[0], epoch = %ground.ledger.epoch, "agent"
+    );
 
+    let Ground { storage, store, ledger, damage, identity, server, local, place, is_moving } =
+        ground;
     let trust_file = Arc::new(TrustFile::at(options.data_dir.join("trust.json")));
     let trust = Arc::new(watch::Sender::new(None));
     if let Some(signed) = &ledger.trust {
@@ -335,6 +287,9 @@ async fn run_after(
     let (posts, mailbox) = mpsc::channel(MAILBOX_MAX);
     let (news, services_news) = mpsc::channel(NEWS_MAX);
     let (inputs, works_inputs) = mpsc::channel(NEWS_MAX);
+    let (warden, is_kept) = start_warden(&options, &host, &clock, &posts, &shutdown);
+    drop(before);
+    host.hypervisor.can_guard = warden.can_guard();
     let context = ServiceContext {
         program: options.program,
         // Listening everywhere, a service outlives a change of the host's address.
@@ -342,22 +297,11 @@ async fn run_after(
         place: place.clone(),
         trust_file: trust_file.path().to_owned(),
     };
-    let wards = Wards {
-        data_dir: options.data_dir.clone(),
-        program: context.program.clone(),
-        partition: partition(&host),
-        watchdog: options.watchdog.clone(),
-    };
-    let Left { partition, table } = Left::find(&options.data_dir, &host.id);
-    let left = if partition == wards.partition { table } else { keeper::core::Table::default() };
-    let is_kept = !left.0.is_empty();
-    let warden = Warden::start(wards, left, clock.clone(), posts.clone(), &shutdown);
-    drop(before);
-    host.hypervisor.can_guard = warden.can_guard();
     let services = Services::new(context, news);
     let client = Client::new(Arc::clone(&identity));
     let channels = Channels::new(options.channels, client.clone());
-    let agent = born(&identity, host, layout, ledger);
+    let birth = Birth { key: identity.secret().clone(), host, layout: machine.layout, ledger };
+    let agent = Agent::new(birth);
     let (networks, keeping_networks) =
         Networks::keep(Arc::clone(&hv), agent.networks(), posts.clone());
     let feed = Arc::new(Feed::new(agent.inventory()));
@@ -382,7 +326,7 @@ async fn run_after(
         posts: posts.clone(),
         client: client.clone(),
         limits: options.fetching,
-        room: room(options.share, node, &hugepages, &storage, &feed),
+        room: room(options.share, machine.node, &machine.hugepages, &storage, &feed),
         measure: Arc::clone(&measure),
         shutdown: shutdown.clone(),
     });
@@ -422,8 +366,6 @@ async fn run_after(
         traced: traced::Traced::default(),
         looks: Arc::default(),
     };
-
-    let pools = storage.pools().clone();
     let announcer =
         Announcer::start(&options.discovery, &adverts, &client, Pace::default(), &shutdown);
     let helpers = [
@@ -431,11 +373,11 @@ async fn run_after(
         tokio::spawn(watched),
         tokio::spawn(shell::pass_on(services_news, works_inputs, posts.clone())),
         tokio::spawn(tell_manager(posts.clone())),
-        tokio::spawn(pools.keep_looking(posts.clone())),
+        tokio::spawn(storage.pools().clone().keep_looking(posts.clone())),
         tokio::spawn(sensors::keep_measuring(
             options.share,
-            node,
-            hugepages,
+            machine.node,
+            machine.hugepages,
             storage,
             posts,
             measure,
@@ -444,15 +386,7 @@ async fn run_after(
         tokio::spawn(settle()),
         tokio::spawn(keeping_networks),
     ];
-    let serving = tokio::spawn({
-        let (router, shutdown) = (router(api), shutdown.clone());
-        async move {
-            tokio::join!(
-                server.serve(router.clone(), shutdown.clone()),
-                local.serve(router, shutdown)
-            );
-        }
-    });
+    let serving = serve_both(router(api), server, local, &shutdown);
     let ended = shell.run(mailbox, shutdown.clone()).await;
     // A failed ledger ends the whole agent.
     shutdown.cancel();
@@ -461,6 +395,147 @@ async fn run_after(
     announcer.finished().await;
     let _ = serving.await;
     ended.map_err(AgentError::from)
+}
+
+/// What an agent stands on before it knows of any job: its files, its name, and where others reach it.
+struct Ground {
+    storage: Storage,
+    store: Store,
+    ledger: LedgerState,
+    damage: Vec<Damage>,
+    identity: Arc<Identity>,
+    /// For others.
+    server: Server,
+    /// For this machine.
+    local: Server,
+    place: watch::Receiver<Place>,
+    /// True when its address is whatever the machine has.
+    is_moving: bool,
+}
+
+impl Ground {
+    async fn find(
+        options: &Options,
+        hv: &Arc<dyn Hypervisor>,
+        address: IpAddr,
+        clock: &Clock,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, AgentError> {
+        let maker = if hv.facts().driver == "TEST" { Maker::Sparse } else { Maker::QemuImg };
+        let storage = Storage::open(&options.data_dir, maker)?;
+        let key_file = options.data_dir.join("agent.key");
+        let shelf = FileShelf::new(&options.data_dir);
+        // Without its ledger a host has forgotten its promises and must not go on under its name
+        // (protocol A3). The ledger is made first, so a first start that is cut short is no such case.
+        if key_file.exists() && !shelf.has_any() {
+            return Err(AgentError::LedgerLost { ledger: shelf.place(Twin::Main), key: key_file });
+        }
+        let (store, ledger, damage) = Store::open(&shelf, &boot_id(), clock.now().wall_ms / 1_000)?;
+        damage.iter().for_each(|damage| tracing::error!("{damage}"));
+        let identity = Arc::new(Identity::load_or_create(&key_file)?);
+        let server = Server::bind(Listen::Tls(options.listen), Arc::clone(&identity)).await?;
+        let socket = Listen::Unix(options.data_dir.join("agent.sock"));
+        let local = Server::bind(socket, Arc::clone(&identity)).await?;
+        let port = server.local_addr().map_or(options.listen.port(), |addr| addr.port());
+        let is_moving = options.advertise.is_none() && options.listen.ip().is_unspecified();
+        let name = options.name.clone().unwrap_or_else(hostname);
+        let place = Place { name, address, port };
+        let place = place::watch(place, options.name.is_none(), is_moving, shutdown.clone());
+        storage.images().sweep()?;
+        storage.pools().declare(&ledger.pools);
+        Ok(Self { storage, store, ledger, damage, identity, server, local, place, is_moving })
+    }
+
+    /// What the agent says of its host when it begins; what depends on jobs is the core's to say.
+    async fn introduce(
+        &self,
+        options: &Options,
+        hv: &Arc<dyn Hypervisor>,
+        machine: &Counted,
+    ) -> Result<Host, AgentError> {
+        let pools = self.storage.pools().look_once().await;
+        let here = self.place.borrow().clone();
+        let url = here.url();
+        let facts = hv.facts();
+        let mut labels = options.labels.clone();
+        if facts.driver == "QEMU" {
+            // A machine that is only pretended has none of ours.
+            for (key, value) in Machine::here().labels() {
+                labels.entry(key).or_insert(value);
+            }
+        }
+        let Counted { node, hugepages, .. } = machine;
+        Ok(Host {
+            id: self.identity.host_id(),
+            key: self.identity.public(),
+            name: here.name,
+            urls: vec![url],
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            hypervisor: facts,
+            capacity: sensors::measure(options.share, *node, hugepages, &self.storage),
+            allocation: Resources::ZERO,
+            // Counted once jobs are known, whose pages are nobody else's.
+            hugepages: Hugepages::new(),
+            // Told by the core.
+            dedicated_cpus: DedicatedCpus::NONE,
+            images: self.storage.images().list()?,
+            networks: None,
+            labels,
+            trust_version: None,
+            intent: None,
+            pools,
+        })
+    }
+}
+
+/// The machine's CPUs and memory, as the operator has divided them.
+struct Counted {
+    /// Without the CPUs that VMs can have for themselves.
+    node: NodeFacts,
+    layout: CpuLayout,
+    hugepages: Counter,
+}
+
+impl Counted {
+    async fn of(options: &Options, hv: &Arc<dyn Hypervisor>) -> Result<Self, AgentError> {
+        let (facts, node) = (hv.facts(), sensors::node(hv).await);
+        let layout = cpus::divide(&facts, node.cpus, options.dedicated_cpus.clone())?;
+        let node = NodeFacts { cpus: node.cpus.saturating_sub(layout.dedicated.count()), ..node };
+        Ok(Self { node, layout, hugepages: Counter::of(&facts, options.share.hugepages) })
+    }
+}
+
+/// Begins to watch over guests that need cover, and says whether an earlier life has left some.
+fn start_warden(
+    options: &Options,
+    host: &Host,
+    clock: &Clock,
+    posts: &mpsc::Sender<Post>,
+    shutdown: &CancellationToken,
+) -> (Arc<Warden>, bool) {
+    let wards = Wards {
+        data_dir: options.data_dir.clone(),
+        program: options.program.clone(),
+        partition: partition(host),
+        watchdog: options.watchdog.clone(),
+    };
+    let Left { partition, table } = Left::find(&options.data_dir, &host.id);
+    let left = if partition == wards.partition { table } else { keeper::core::Table::default() };
+    let is_kept = !left.0.is_empty();
+    (Warden::start(wards, left, clock.clone(), posts.clone(), shutdown), is_kept)
+}
+
+/// Answers others, and whoever is on this machine.
+fn serve_both(
+    router: Router,
+    server: Server,
+    local: Server,
+    shutdown: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::join!(server.serve(router.clone(), shutdown.clone()), local.serve(router, shutdown));
+    })
 }
 
 /// The room for images: what the disk has now, less what is promised to guests.
@@ -501,10 +576,6 @@ async fn settle() {
     if let Err(error) = hypervisor::footprint::let_go_of_code() {
         tracing::warn!("let go of what only starting needed: {error}");
     }
-}
-
-fn born(identity: &Identity, host: Host, layout: CpuLayout, ledger: LedgerState) -> Agent {
-    Agent::new(Birth { key: identity.secret().clone(), host, layout, ledger })
 }
 
 /// The partition that all gates are in. Hosts of their own see their own cgroups; agents with embedded

@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use transport::traces;
 
 use crate::core::ServiceNews;
+use crate::log_file::LogFile;
 use crate::place::Place;
 
 /// How long a service may take from start to its ready file.
@@ -44,7 +45,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 const RESTART_REST: Duration = Duration::from_millis(250);
 /// Longest rest between restarts.
 const RESTART_REST_MAX: Duration = Duration::from_secs(30);
-/// Logs beyond this size are moved aside once, at a start.
+/// Logs beyond this size are cut.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// What every service needs to know of its host.
@@ -134,6 +135,7 @@ impl Services {
             let life = self.one_life(&job, &spec, &folder);
             let code = tokio::select! {
                 () = stop.cancelled() => return,
+                never = log_of(&folder).keep_bounded() => match never {},
                 ended = life => ended.unwrap_or_else(|error| {
                     tracing::warn!(%job, "start service: {error}");
                     127
@@ -220,7 +222,7 @@ impl Services {
         // The port stays the same over restarts, so that others find the service again.
         let port = read_port(folder).unwrap_or(spec.port);
         let _ = fs::remove_file(&ready);
-        let log = open_log(&folder.join("log"))?;
+        let log = log_of(folder).open()?;
         let mut command = std::process::Command::new(&self.context.program);
         command
             .arg(spec.role.to_string())
@@ -334,9 +336,6 @@ async fn await_ready(folder: &Path) -> ServiceEndpoint {
     }
 }
 
-fn open_log(path: &Path) -> io::Result<fs::File> {
-    if fs::metadata(path).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
-        fs::rename(path, path.with_extension("0"))?;
-    }
-    fs::OpenOptions::new().create(true).append(true).open(path)
+fn log_of(folder: &Path) -> LogFile {
+    LogFile::of(folder, LOG_BYTES_MAX)
 }

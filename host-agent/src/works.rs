@@ -296,12 +296,13 @@ impl Works {
             return Err(self.end_unopened(uuid, why).await);
         }
         let is_guarded = vm.on_loss == OnLoss::Stop;
-        // What is saved goes on where it was, which may be another guest's by now.
-        let pins = cpus.pins(&vm).filter(|_| memory == Memory::Saved);
+        let pins = cpus.pins(&vm);
         if self.is_active(uuid).await? {
-            // An earlier try may have left it standing still.
+            // An earlier try may have left it standing still, or put it where an earlier life wanted it.
             return self.let_run(job, uuid, is_guarded, pins).await;
         }
+        // What is saved goes on where it was, which may be another guest's by now.
+        let pins = pins.filter(|_| memory == Memory::Saved);
         self.networks.await_ready(&vm).await.map_err(Trouble::No)?;
         let made = self.storage.make_volumes(job, &vm, turn);
         let volumes = made.instrument(tracing::debug_span!("make volumes")).await?;

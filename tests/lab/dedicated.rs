@@ -57,6 +57,15 @@ fn await_place(lab: &Lab, host: &str, guest: &str, vcpus: &str, others: &str) {
     });
 }
 
+/// Where its virtual CPUs run. Threads of QEMU's own that were begun in narrower bounds may keep to these.
+#[track_caller]
+fn await_vcpus(lab: &Lab, host: &str, guest: &str, vcpus: &str) {
+    until(&format!("the CPUs of {guest} on {host} to be on {vcpus}"), LIMIT, || {
+        let place = place(lab, host, guest);
+        is(place["vcpus"] == json!([vcpus]), place)
+    });
+}
+
 /// What a host says of its dedicated CPUs.
 fn told(operator: &Operator, host: &str) -> Value {
     let shown = operator.json(&["hosts"]);
@@ -170,6 +179,15 @@ fn lab_dedicated_cpus_are_one_guests_alone_wherever_it_goes() {
     restart(&lab, "h2", &url, &["--dedicated-cpus", "1"]);
     operator.must(&["start", "web"]);
     await_place(&lab, "h2", "web", "0", "0");
+
+    // When none are given away any more, whoever was penned in is let out: what runs, and what is saved.
+    await_place(&lab, "h2", "before", "0", "0");
+    operator.must(&["save", "before"]);
+    restart(&lab, "h2", &url, &[]);
+    await_vcpus(&lab, "h2", "web", "0-1");
+    operator.must(&["start", "before"]);
+    await_vcpus(&lab, "h2", "before", "0-1");
+    assert_eq!(told(&operator, "h2"), Value::Null);
 
     // What can't be is said at once.
     for (cpus, why) in [

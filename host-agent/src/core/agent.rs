@@ -485,6 +485,7 @@ impl Agent {
     pub(super) fn insert(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
         tell_leaving(&mut record);
         record.cpus = self.cpus_for(&record);
+        record.penned |= !record.job.state.is_ended() && self.pens(&record);
         record.ended = self.ended(now, &record);
         out.push(Effect::Persist(Write::Job(Box::new(record.clone()))));
         let job = record.job.clone();

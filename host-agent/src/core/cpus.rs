@@ -3,7 +3,12 @@
 //! How many are promised is counted like everything else. Which they are is chosen when a row comes to hold some, and
 //! written with it: of one NUMA node where one has enough, and of the one with the fewest to spare, so that larger
 //! VMs find room on another. They are a job's until it ends. What an operator takes out of the set while a job has it
-//! stays that job's until then, and is given to nobody else.
+//! stays that job's until then, and is given to nobody else. What is not there any more is nobody's: who had it is
+//! given another. What a VM names by number while it is alive is not given away either, however it came to be of the
+//! set.
+//!
+//! A guest that the host has penned in may be so after the host gives none away any more, in memory that was saved as
+//! well: its row says so until it was put on all CPUs again.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +18,10 @@ use protocol::cpus::{CpuSet, DedicatedCpus};
 use protocol::id::{JobId, OfferId};
 use protocol::job::JobSpec;
 use protocol::refusal::Refusal;
+use transport::clock::Now;
 
 use super::agent::{Agent, Entry};
+use super::input::Effect;
 use super::ledger::JobRecord;
 
 /// How the operator has divided the host's CPUs.
@@ -29,9 +36,18 @@ pub struct CpuLayout {
 }
 
 impl CpuLayout {
+    /// As many of them as it may have that are there.
+    fn kept(&self, has: &[u32], count: usize) -> Vec<u32> {
+        has.iter().copied().filter(|cpu| self.is_there(*cpu)).take(count).collect()
+    }
+
+    fn is_there(&self, cpu: u32) -> bool {
+        self.dedicated.has(cpu) || self.shared.has(cpu)
+    }
+
     /// So many CPUs, of which it has these, and of which these are somebody's. Fewer where there are no more.
     fn choose(&self, has: &[u32], taken: &BTreeSet<u32>, count: usize) -> Vec<u32> {
-        let mut chosen: Vec<u32> = has.iter().copied().take(count).collect();
+        let mut chosen = self.kept(has, count);
         let is_free = |cpu: &u32| !taken.contains(cpu) && !has.contains(cpu);
         let free: CpuSet = self.dedicated.iter().filter(is_free).collect();
         let missing = count - chosen.len();
@@ -66,22 +82,39 @@ impl CpuLayout {
 }
 
 impl Agent {
-    /// The CPUs that a row holds: those that it has had as long as they are as many as it is promised.
+    /// The CPUs that a row holds: those that it has had as long as they are there and as many as it is promised.
     pub(super) fn cpus_for(&self, record: &JobRecord) -> Vec<u32> {
         let count = usize::try_from(record.job.dedicated_cpus()).unwrap_or(usize::MAX);
-        if count <= record.cpus.len() {
-            return record.cpus.iter().copied().take(count).collect();
+        let kept = self.layout.kept(&record.cpus, count);
+        if kept.len() == count {
+            return kept;
         }
-        let others = self.jobs.iter().filter(|(id, _)| **id != record.job.id);
-        let taken = others.flat_map(|(_, entry)| entry.record.cpus.iter().copied()).collect();
-        self.layout.choose(&record.cpus, &taken, count)
+        let id = &record.job.id;
+        let named = self.jobs.named_cpus_without(Some(id));
+        let taken = self.cpus_of_others(id).chain(named).collect();
+        self.layout.choose(&kept, &taken, count)
     }
 
-    /// Where a job's guest is to be. An adopted one is where its own definition says.
-    pub(super) fn place_of(&self, record: &JobRecord) -> CpuPlace {
+    fn cpus_of_others(&self, id: &JobId) -> impl Iterator<Item = u32> {
+        let others = self.jobs.iter().filter(move |(other, _)| *other != id);
+        others.flat_map(|(_, entry)| entry.record.cpus.iter().copied())
+    }
+
+    /// Whether a row has CPUs that are not there.
+    pub(super) fn has_lost_cpus(&self, record: &JobRecord) -> bool {
+        record.cpus.iter().any(|cpu| !self.layout.is_there(*cpu))
+    }
+
+    /// Whether the host says where a job's guest runs. An adopted one is where its own definition says.
+    pub(super) fn pens(&self, record: &JobRecord) -> bool {
         let is_ours = record.job.spec.as_vm().is_some_and(|vm| vm.adopted.is_none());
-        let is_divided = !self.layout.dedicated.is_empty() || !record.cpus.is_empty();
-        if !is_ours || !is_divided {
+        is_ours && (!self.layout.dedicated.is_empty() || !record.cpus.is_empty())
+    }
+
+    /// Where a job's guest is to be. One that was penned in by a host that gives no CPUs away any more is to be on all
+    /// of them.
+    pub(super) fn place_of(&self, record: &JobRecord) -> CpuPlace {
+        if !self.pens(record) && !record.penned {
             return CpuPlace::default();
         }
         CpuPlace {
@@ -97,7 +130,16 @@ impl Agent {
         !place.is_anywhere() && entry.place.as_ref() != Some(&place)
     }
 
-    /// The dedicated CPUs as they are told.
+    /// A guest was put where it is to be: where the host pens nobody in any more, it is free.
+    pub(super) fn unpen(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
+        if record.penned && !self.pens(&record) {
+            record.penned = false;
+            self.insert(now, record, out);
+        }
+    }
+
+    /// The dedicated CPUs as they are told. What a VM that is alive names of them counts as promised: it is nobody
+    /// else's until that ends.
     pub(super) fn dedicated_cpus(&self) -> DedicatedCpus {
         self.dedicated_cpus_without(None, None)
     }
@@ -112,24 +154,37 @@ impl Agent {
             Some(job) => self.jobs.dedicated_cpus_without(job),
             None => self.jobs.dedicated_cpus(),
         };
+        let named = self.jobs.named_cpus_without(job).filter(|cpu| self.layout.dedicated.has(*cpu));
+        let named = named.fold(0_u32, |count, _| count.saturating_add(1));
         let open = self.offers.open().filter(|(id, _)| offer != Some(*id));
-        let promised = open.map(|(_, open)| open.dedicated_cpus).fold(jobs, u32::saturating_add);
+        let offered = open.map(|(_, open)| open.dedicated_cpus);
+        let promised = offered.chain([named]).fold(jobs, u32::saturating_add);
         DedicatedCpus { total: self.layout.dedicated.count(), promised }
     }
 
     /// Nobody gets by number what others have for themselves.
-    pub(super) fn check_pins(&self, spec: &JobSpec) -> Result<(), Refusal> {
-        let pins = spec.as_vm().map_or(&[][..], |vm| &vm.hardware.pins);
-        let mut cpus = pins.iter().flat_map(|pin| pin.cpus.iter().copied());
-        let Some(cpu) = cpus.find(|cpu| self.layout.dedicated.has(*cpu)) else { return Ok(()) };
+    pub(super) fn check_pins(&self, id: &JobId, spec: &JobSpec) -> Result<(), Refusal> {
+        let named = named_cpus(spec);
+        if named.is_empty() {
+            return Ok(());
+        }
+        // What was taken out of the set is somebody's as long as it has it.
+        let given: CpuSet = self.layout.dedicated.iter().chain(self.cpus_of_others(id)).collect();
+        let Some(cpu) = named.iter().find(|cpu| given.has(*cpu)) else { return Ok(()) };
         Err(Refusal::Unsupported {
             what: format!("pin a virtual CPU to CPU {cpu}"),
             why: format!(
                 "VMs with dedicated CPUs have it for themselves: use one of {}, or ask for dedicated CPUs",
-                self.layout.shared
+                self.layout.shared.minus(&given)
             ),
         })
     }
+}
+
+/// The CPUs that a job's VM names by number.
+pub(super) fn named_cpus(spec: &JobSpec) -> CpuSet {
+    let pins = spec.as_vm().map_or(&[][..], |vm| &vm.hardware.pins);
+    pins.iter().flat_map(|pin| pin.cpus.iter().copied()).collect()
 }
 
 #[cfg(test)]

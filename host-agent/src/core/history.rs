@@ -155,6 +155,7 @@ fn is_history(record: &JobRecord) -> bool {
         last_revert: _,
         stay,
         cpus: _,
+        penned: _,
         deletes_shared: _,
         restores: _,
         ended: _,

@@ -15,6 +15,13 @@ use super::ledger::{Intent, JobRecord, Write};
 use super::resizing::work_of_resize;
 use super::snapshots::work_of_snapshot;
 
+/// How sure it is that a piece of work had no effect.
+#[derive(Debug, Clone, Copy)]
+enum Undone {
+    Surely,
+    Perhaps,
+}
+
 impl Agent {
     /// Begins whatever has to be done next for every job; also retries what failed.
     pub(super) fn go_on_all(&mut self, now: Now, out: &mut Vec<Effect>) {
@@ -115,139 +122,235 @@ impl Agent {
     fn conclude(
         &mut self,
         now: Now,
-        mut record: JobRecord,
+        record: JobRecord,
         ended: UnderWay,
         outcome: WorkOutcome,
         out: &mut Vec<Effect>,
     ) {
-        if matches!(
-            ended.kind,
-            WorkKind::Pause | WorkKind::Resume | WorkKind::Save | WorkKind::Reboot
-        ) {
-            return self.conclude_act(now, record, ended.kind, outcome, out);
-        }
-        if ended.kind == WorkKind::Resize {
-            return self.conclude_resize(now, record, outcome, out);
-        }
-        if ended.kind == WorkKind::Pin {
-            // It runs on all the same, and is pinned by the agent's next life or its own next start.
-            if let (WorkOutcome::Failed(message), JobState::Running) = (outcome, record.job.state) {
-                self.note(now, record, Reason::ActionFailed { message }, out);
+        match ended.kind {
+            WorkKind::Pause | WorkKind::Resume | WorkKind::Save | WorkKind::Reboot => {
+                self.conclude_act(now, record, ended.kind, outcome, out);
             }
-            return;
+            WorkKind::Resize => self.conclude_resize(now, record, outcome, out),
+            WorkKind::Pin => self.conclude_pin(now, record, outcome, out),
+            WorkKind::TakeOut => self.conclude_leaving(now, record, outcome, out),
+            WorkKind::Snapshot => self.conclude_snapshot(now, record, outcome, out),
+            WorkKind::Stop | WorkKind::Send | WorkKind::Other => {
+                self.conclude_way(now, record, ended.kind, outcome, out);
+            }
         }
-        if ended.kind == WorkKind::TakeOut {
-            return self.conclude_leaving(now, record, outcome, out);
-        }
-        if ended.kind == WorkKind::Snapshot {
-            return self.conclude_snapshot(now, record, outcome, out);
-        }
+    }
+
+    /// The same of what takes a job from one state to the next. What no arm takes: the intent has changed while
+    /// the work was under way, or it failed and is tried again at the next tick.
+    fn conclude_way(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        kind: WorkKind,
+        outcome: WorkOutcome,
+        out: &mut Vec<Effect>,
+    ) {
         let state = record.job.state;
-        match (state, record.intent.clone(), outcome) {
-            // A service is running when it says so itself.
-            (JobState::Starting, Intent::Run, WorkOutcome::Done)
-                if record.job.spec.as_vm().is_some() =>
-            {
-                record.restores = false;
-                self.become_state(now, record, JobState::Running, None, out);
+        match (outcome, record.intent.clone()) {
+            (WorkOutcome::Done, _) => self.conclude_done(now, record, kind, out),
+            (WorkOutcome::Failed(message), _) => {
+                self.conclude_undone(now, record, Undone::Surely, message, out);
             }
-            // It may run, or run soon: it keeps its hold and its room, and is started again until
-            // libvirt gives an answer of its own.
-            (JobState::Starting, Intent::Run, WorkOutcome::Unclear(message)) => {
-                self.note(now, record, Reason::Unclear { message }, out);
+            (WorkOutcome::Unclear(message), _) => {
+                self.conclude_undone(now, record, Undone::Perhaps, message, out);
             }
-            (JobState::Starting, Intent::Run, WorkOutcome::Failed(message)) => {
-                let why = Reason::StartFailed { message };
-                self.become_ended(now, record, JobState::Failed, why, out);
+            (WorkOutcome::NotThere, _) => self.conclude_not_there(now, record, out),
+            (WorkOutcome::Exited(code), Intent::Conclude) if state == JobState::Stopping => {
+                self.become_exited(now, record, code, out);
             }
-            // The work may also have been the start that this stop overtook; then its own follows.
-            (JobState::Stopping, Intent::Stop { .. }, WorkOutcome::Done)
-                if ended.kind == WorkKind::Stop =>
-            {
-                self.set_begun(&record.job.id, false);
-                // Stopped for a reason of its own: a one-off job's limit, a right that was over, another's room.
-                let why = record.job.reason.clone();
-                let is_own = |why: &Reason| {
-                    let is_limit = matches!(why, Reason::Deadline | Reason::Idle);
-                    let is_lost = matches!(why, Reason::TenureLost { .. } | Reason::Fenced { .. });
-                    is_limit || is_lost || matches!(why, Reason::Preempted { .. })
-                };
-                let why = why.filter(is_own);
-                let why = why.unwrap_or(Reason::Requested);
-                self.become_state(now, record, JobState::Stopped, Some(why), out);
-            }
-            (JobState::Stopping, Intent::Conclude, outcome) => {
-                self.become_exited(now, record, outcome, out);
-            }
-            (_, Intent::Delete, WorkOutcome::Done) => self.forget(now, &record, out),
-            // What is in a pool that is not available now goes when it is.
-            (_, Intent::Delete, WorkOutcome::Failed(message) | WorkOutcome::Unclear(message))
-                if record.stay.is_some() =>
-            {
-                self.note(now, record, Reason::ActionFailed { message }, out);
-            }
-            (JobState::Starting, Intent::Adopt, WorkOutcome::Adopted(domain)) => {
+            (WorkOutcome::Adopted(domain), Intent::Adopt) if state == JobState::Starting => {
                 self.become_adopted(now, record, &domain, out);
             }
-            (JobState::Starting, Intent::Adopt, WorkOutcome::NotThere) => {
-                let message = "the domain was gone before it could be adopted".to_owned();
-                record.intent = Intent::Stop { grace_ms: 0 };
-                let why = Some(Reason::StartFailed { message });
-                self.become_state(now, record, JobState::Failed, why, out);
-            }
-            // It runs, and keeps its room: tried again, or released.
-            (
-                JobState::Starting,
-                Intent::Adopt,
-                WorkOutcome::Failed(message) | WorkOutcome::Unclear(message),
-            ) => self.note(now, record, Reason::Unclear { message }, out),
-            (_, Intent::Release, WorkOutcome::Released(domain)) => {
+            (WorkOutcome::Released(domain), Intent::Release) => {
                 self.become_released(now, &record, domain.as_deref(), out);
             }
-            (_, Intent::Release, WorkOutcome::Failed(message) | WorkOutcome::Unclear(message)) => {
-                self.note(now, record, Reason::ActionFailed { message }, out);
-            }
-            (
-                JobState::MigratingIn,
-                Intent::Receive { from, .. },
-                WorkOutcome::Listening { url },
-            ) => {
+            (WorkOutcome::Listening { url }, Intent::Receive { from, .. })
+                if state == JobState::MigratingIn =>
+            {
                 record.job.migration = Some(Migration::Incoming { from, url }.into());
                 self.insert(now, record, out);
             }
-            (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }, WorkOutcome::Done) => {
+            (WorkOutcome::Sent(how), Intent::Send(_)) if state == JobState::MigratingOut => {
+                self.conclude_send(now, record, how, out);
+            }
+            (
+                WorkOutcome::Exited(_)
+                | WorkOutcome::Adopted(_)
+                | WorkOutcome::Released(_)
+                | WorkOutcome::Listening { .. }
+                | WorkOutcome::Sent(_),
+                _,
+            ) => {}
+            // How work ends that is concluded by its kind.
+            (
+                WorkOutcome::Resized { .. }
+                | WorkOutcome::TakenOut(_)
+                | WorkOutcome::Ungrown(_)
+                | WorkOutcome::Snapshotted { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    /// It is as it was wanted when the work began.
+    fn conclude_done(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        kind: WorkKind,
+        out: &mut Vec<Effect>,
+    ) {
+        match (record.job.state, &record.intent) {
+            // A service is running when it says so itself.
+            (JobState::Starting, Intent::Run) if record.job.spec.as_vm().is_some() => {
+                // What goes on from saved memory is put on its CPUs once more, when it runs.
+                record.penned &= record.restores || self.pens(&record);
+                record.restores = false;
+                self.become_state(now, record, JobState::Running, None, out);
+            }
+            // The work may also have been the start that this stop overtook; then its own follows.
+            (JobState::Stopping, Intent::Stop { .. }) if kind == WorkKind::Stop => {
+                self.set_begun(&record.job.id, false);
+                let why = record.job.reason.clone().filter(is_of_its_own);
+                let why = why.unwrap_or(Reason::Requested);
+                self.become_state(now, record, JobState::Stopped, Some(why), out);
+            }
+            (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => {
                 record.intent = Intent::Run;
                 record.job.migration = None;
                 self.become_state(now, record, JobState::Running, None, out);
             }
-            // The source has let go, so this is the only copy: it is asked for until it runs, or
-            // surely is not here.
+            (_, Intent::Delete) => self.forget(now, &record, out),
             (
-                JobState::MigratingIn,
-                Intent::Receive { is_handed: true, .. },
-                WorkOutcome::Failed(message) | WorkOutcome::Unclear(message),
-            ) => self.note(now, record, Reason::Unclear { message }, out),
-            (
-                JobState::MigratingIn,
-                Intent::Receive { is_handed: true, .. },
-                WorkOutcome::NotThere,
-            ) => {
-                record.intent = Intent::Run;
-                record.job.migration = None;
-                self.become_state(now, record, JobState::Crashed, Some(Reason::Killed), out);
+                _,
+                Intent::Run
+                | Intent::Pause
+                | Intent::Save
+                | Intent::Stop { .. }
+                | Intent::Conclude
+                | Intent::Adopt
+                | Intent::Release
+                | Intent::Receive { .. }
+                | Intent::Send(_),
+            ) => {}
+        }
+    }
+
+    /// It was not done, surely or for all that anybody can say.
+    fn conclude_undone(
+        &mut self,
+        now: Now,
+        mut record: JobRecord,
+        undone: Undone,
+        message: String,
+        out: &mut Vec<Effect>,
+    ) {
+        match (record.job.state, &record.intent, undone) {
+            (JobState::Starting, Intent::Run, Undone::Surely) => {
+                let why = Reason::StartFailed { message };
+                self.become_ended(now, record, JobState::Failed, why, out);
             }
-            (JobState::MigratingIn, Intent::Receive { .. }, WorkOutcome::Failed(message)) => {
+            (JobState::MigratingIn, Intent::Receive { is_handed: false, .. }, Undone::Surely) => {
                 record.intent = Intent::Stop { grace_ms: 0 };
                 record.job.migration = None;
                 let reason = Some(Reason::StartFailed { message });
                 self.become_state(now, record, JobState::Failed, reason, out);
             }
-            (JobState::MigratingOut, Intent::Send(_), WorkOutcome::Sent(how)) => {
-                self.conclude_send(now, record, how, out);
+            // It may run, or run soon: it keeps its hold and its room, and is started again until
+            // libvirt gives an answer of its own.
+            (JobState::Starting, Intent::Run, Undone::Perhaps)
+            // It runs, and keeps its room: tried again, or released.
+            | (JobState::Starting, Intent::Adopt, _)
+            // The source has let go, so this is the only copy: it is asked for until it runs, or
+            // surely is not here.
+            | (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }, _) => {
+                self.note(now, record, Reason::Unclear { message }, out);
             }
-            // Anything else: the intent has changed while the work was under way, or it failed and
-            // is tried again at the next tick.
-            _ => {}
+            // What is in a pool that is not available now goes when it is.
+            (_, Intent::Delete, _) if record.stay.is_some() => {
+                self.note(now, record, Reason::ActionFailed { message }, out);
+            }
+            (_, Intent::Release, _) => {
+                self.note(now, record, Reason::ActionFailed { message }, out);
+            }
+            (
+                _,
+                Intent::Run
+                | Intent::Pause
+                | Intent::Save
+                | Intent::Stop { .. }
+                | Intent::Conclude
+                | Intent::Delete
+                | Intent::Adopt
+                | Intent::Receive { .. }
+                | Intent::Send(_),
+                _,
+            ) => {}
+        }
+    }
+
+    /// There is nothing to do it with.
+    fn conclude_not_there(&mut self, now: Now, mut record: JobRecord, out: &mut Vec<Effect>) {
+        match (record.job.state, &record.intent) {
+            (JobState::Starting, Intent::Adopt) => {
+                let message = "the domain was gone before it could be adopted".to_owned();
+                record.intent = Intent::Stop { grace_ms: 0 };
+                let why = Some(Reason::StartFailed { message });
+                self.become_state(now, record, JobState::Failed, why, out);
+            }
+            (JobState::MigratingIn, Intent::Receive { is_handed: true, .. }) => {
+                record.intent = Intent::Run;
+                record.job.migration = None;
+                self.become_state(now, record, JobState::Crashed, Some(Reason::Killed), out);
+            }
+            (
+                _,
+                Intent::Run
+                | Intent::Pause
+                | Intent::Save
+                | Intent::Stop { .. }
+                | Intent::Conclude
+                | Intent::Delete
+                | Intent::Adopt
+                | Intent::Release
+                | Intent::Receive { .. }
+                | Intent::Send(_),
+            ) => {}
+        }
+    }
+
+    /// It runs on all the same where that failed, and is pinned by the agent's next life or its own next start.
+    fn conclude_pin(
+        &mut self,
+        now: Now,
+        record: JobRecord,
+        outcome: WorkOutcome,
+        out: &mut Vec<Effect>,
+    ) {
+        match outcome {
+            WorkOutcome::Done => self.unpen(now, record, out),
+            WorkOutcome::Failed(message) if record.job.state == JobState::Running => {
+                self.note(now, record, Reason::ActionFailed { message }, out);
+            }
+            // Without an answer it is tried again at the next tick; the rest is no end of a pinning.
+            WorkOutcome::Failed(_)
+            | WorkOutcome::Unclear(_)
+            | WorkOutcome::NotThere
+            | WorkOutcome::Exited(_)
+            | WorkOutcome::Adopted(_)
+            | WorkOutcome::Released(_)
+            | WorkOutcome::Resized { .. }
+            | WorkOutcome::TakenOut(_)
+            | WorkOutcome::Ungrown(_)
+            | WorkOutcome::Snapshotted { .. }
+            | WorkOutcome::Listening { .. }
+            | WorkOutcome::Sent(_) => {}
         }
     }
 
@@ -306,6 +409,13 @@ impl Agent {
             }
         }
     }
+}
+
+/// Stopped for a reason of its own: a one-off job's limit, a right that was over, another's room.
+fn is_of_its_own(why: &Reason) -> bool {
+    let is_limit = matches!(why, Reason::Deadline | Reason::Idle);
+    let is_lost = matches!(why, Reason::TenureLost { .. } | Reason::Fenced { .. });
+    is_limit || is_lost || matches!(why, Reason::Preempted { .. })
 }
 
 fn kind_of(work: &Work) -> WorkKind {

@@ -93,6 +93,10 @@ pub struct JobRecord {
     /// CPUs of the host that its virtual CPUs have to themselves, from the first on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cpus: Vec<u32>,
+    /// Whether its guest, or memory that was saved of it, may be on some of the host's CPUs only because the host gave
+    /// others away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub penned: bool,
     /// Whether its volumes in shared pools go with it, once it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deletes_shared: bool,

@@ -14,7 +14,7 @@ use protocol::job::{JobState, Reason};
 use transport::clock::Now;
 
 use super::agent::Agent;
-use super::input::{Effect, WorkOutcome};
+use super::input::Effect;
 use super::ledger::{Intent, JobRecord};
 
 /// How long a guest whose time is over may take to shut down.
@@ -97,11 +97,9 @@ impl Agent {
         &mut self,
         now: Now,
         mut record: JobRecord,
-        outcome: WorkOutcome,
+        code: Option<i32>,
         out: &mut Vec<Effect>,
     ) {
-        // Read again at the next tick.
-        let WorkOutcome::Exited(code) = outcome else { return };
         record.intent = Intent::Stop { grace_ms: 0 };
         let reason = code.map_or(Reason::GuestShutdown, |code| Reason::Exited { code });
         self.become_state(now, record, JobState::Stopped, Some(reason), out);

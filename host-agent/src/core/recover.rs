@@ -17,14 +17,22 @@ impl Agent {
     pub(super) fn restore(&mut self, jobs: Vec<JobRecord>, is_rebooted: bool) {
         for mut record in jobs {
             let needed_right = record.tally.needs_right;
+            let (had, was_penned) = (record.cpus.len(), record.penned);
             if is_rebooted {
                 record.tally = Tally::default();
+                // Its guest is gone, and CPUs may be. What memory of it is saved is where it was.
+                record.cpus.clear();
+                record.penned &= record.has_saved_memory() || record.restores;
             }
+            // What it has lost it gets anew; what was just divided says so before its guest is put anywhere.
+            let is_moved = record.cpus.len() != had || self.has_lost_cpus(&record);
+            record.penned |= !record.job.state.is_ended() && self.pens(&record);
             let is_changed =
                 self.lose_at_reboot(&mut record) || is_rebooted && self.rebooted(&mut record);
             // That a right has to be shown is remembered also of what is as it was otherwise: the next
             // life in this boot would start it without.
-            if is_changed || record.tally.needs_right != needed_right {
+            let is_placed = is_moved || record.penned != was_penned;
+            if is_changed || is_placed || record.tally.needs_right != needed_right {
                 self.unwritten.push(record.job.id.clone());
             }
             tell_leaving(&mut record);
@@ -38,6 +46,13 @@ impl Agent {
                 entry.is_begun = is_begun;
                 entry.is_snapshot_tried = is_snapshot_tried;
             });
+        }
+        // Once it is known what all others have.
+        for id in self.unwritten.clone() {
+            let Some(cpus) = self.jobs.get(&id).map(|entry| self.cpus_for(&entry.record)) else {
+                continue;
+            };
+            self.jobs.change(&id, |entry| entry.record.cpus = cpus);
         }
     }
 

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::cpus::CpuSet;
 use protocol::hugepages::Pages;
 use protocol::id::{JobId, OfferId};
 use protocol::job::JobState;
@@ -15,6 +16,7 @@ use protocol::resources::Resources;
 use protocol::vm::OnLoss;
 
 use super::agent::Entry;
+use super::cpus::named_cpus;
 use super::tenure::on_loss;
 
 /// Jobs by id.
@@ -38,6 +40,8 @@ struct Account {
     /// Huge pages; so few that no sum stops at a largest number.
     pages: Pages,
     dedicated_cpus: u64,
+    /// How many jobs that are alive name each CPU.
+    named_cpus: BTreeMap<u32, usize>,
     starts: usize,
     covered: usize,
     /// How many jobs have each hold.
@@ -54,6 +58,7 @@ struct Share {
     promised: Resources,
     pages: Pages,
     dedicated_cpus: u32,
+    named_cpus: CpuSet,
     is_starting: bool,
     is_covered: bool,
     hold: Option<OfferId>,
@@ -154,6 +159,14 @@ impl Table {
         u32::try_from(self.account.dedicated_cpus - u64::from(own)).unwrap_or(u32::MAX)
     }
 
+    /// The CPUs that jobs which are alive name by number, without one job; in the order of their numbers.
+    pub(super) fn named_cpus_without(&self, id: Option<&JobId>) -> impl Iterator<Item = u32> {
+        let own = id.and_then(|id| self.rows.get(id)).map(|row| &row.share.named_cpus);
+        let own = move |cpu: u32| usize::from(own.is_some_and(|own| own.has(cpu)));
+        let named = self.account.named_cpus.iter();
+        named.filter(move |(cpu, jobs)| **jobs > own(**cpu)).map(|(cpu, _)| *cpu)
+    }
+
     /// How many are being started.
     pub(super) fn starts(&self) -> usize {
         self.account.starts
@@ -204,11 +217,15 @@ impl Table {
 impl Share {
     fn of(id: &JobId, entry: &Entry) -> Self {
         let job = &entry.record.job;
-        let macs = if job.state.is_ended() { vec![] } else { job.spec.macs(id) };
+        let (macs, named_cpus) = match job.state.is_ended() {
+            true => (vec![], CpuSet::NONE),
+            false => (job.spec.macs(id), named_cpus(&job.spec)),
+        };
         Self {
             promised: job.allocation(),
             pages: job.pages(),
             dedicated_cpus: job.dedicated_cpus(),
+            named_cpus,
             is_starting: entry.work.is_some() && job.state == JobState::Starting,
             is_covered: job.hold.is_some() && on_loss(job) == OnLoss::Stop,
             hold: job.hold,
@@ -223,6 +240,9 @@ impl Account {
         self.promised = self.promised.plus(share.promised);
         self.pages = self.pages.plus(share.pages);
         self.dedicated_cpus += u64::from(share.dedicated_cpus);
+        for cpu in share.named_cpus.iter() {
+            *self.named_cpus.entry(cpu).or_default() += 1;
+        }
         self.starts += usize::from(share.is_starting);
         self.covered += usize::from(share.is_covered);
         if let Some(hold) = share.hold {
@@ -241,6 +261,14 @@ impl Account {
         self.promised = self.promised.minus(share.promised);
         self.pages = self.pages.minus(share.pages);
         self.dedicated_cpus -= u64::from(share.dedicated_cpus);
+        for cpu in share.named_cpus.iter() {
+            if let Some(jobs) = self.named_cpus.get_mut(&cpu) {
+                *jobs -= 1;
+                if *jobs == 0 {
+                    self.named_cpus.remove(&cpu);
+                }
+            }
+        }
         self.starts -= usize::from(share.is_starting);
         self.covered -= usize::from(share.is_covered);
         if let Some(hold) = share.hold

@@ -257,7 +257,7 @@ impl Agent {
         self.check_adoption(id, spec)?;
         self.check_on_loss(spec)?;
         self.check_macs(id, spec)?;
-        self.check_pins(spec)?;
+        self.check_pins(id, spec)?;
         let is_alive = |entry: &Entry| !entry.record.job.state.is_ended();
         if self.host.intent == Some(HostIntent::Drain) && !self.jobs.get(id).is_some_and(is_alive) {
             return Err(Refusal::HostDraining { host: self.host.id.clone() });
@@ -441,6 +441,8 @@ impl Agent {
             last_revert: None,
             stay: None,
             cpus: vec![],
+            // What is defined anew is not where its last guest was.
+            penned: restores && before.is_some_and(|record| record.penned),
             restores,
             deletes_shared: false,
             ended: None,

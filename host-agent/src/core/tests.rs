@@ -98,6 +98,7 @@ pub(crate) fn record(name: &str) -> JobRecord {
         last_revert: None,
         stay: None,
         cpus: vec![],
+        penned: false,
         deletes_shared: false,
         restores: false,
         ended: None,

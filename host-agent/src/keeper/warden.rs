@@ -33,6 +33,7 @@ use super::peer::Peer;
 use super::process::{BEAT, LINE_BYTES_MAX, Said, folder, socket};
 use super::troubles::Troubles;
 use crate::core::{Draft, Input};
+use crate::log_file::LogFile;
 use crate::shell::Post;
 
 /// How often a keeper that does not answer is tried, or started.
@@ -51,9 +52,9 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// itself has not listened. To be wrong costs a warning: the next keeper goes on where this one was.
 const SILENT_LOOKS_MAX: u32 = 8;
 /// How much later than the keeper this seals a gate; and how often it looks.
-const SECOND_MS: u64 = 250;
+const SECOND_DELAY_MS: u64 = 250;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// A log beyond this size is begun anew at a start.
+/// The keeper's log is cut beyond this size.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
 /// What a keeper is started with.
@@ -136,9 +137,11 @@ impl Warden {
                 troubles: Arc::clone(&troubles),
                 clock,
             };
-            let (first, end) = (shutdown.clone(), shutdown.clone());
+            let log = LogFile::of(&folder(&wards.data_dir), LOG_BYTES_MAX);
+            let [first, end, last] = [(); 3].map(|()| shutdown.clone());
             tokio::spawn(async move { first.run_until_cancelled(task.run()).await });
             tokio::spawn(async move { end.run_until_cancelled(second.run()).await });
+            tokio::spawn(async move { last.run_until_cancelled(log.keep_bounded()).await });
         }
         Arc::new(Self { wards, gates, drafts, table, troubles })
     }
@@ -445,11 +448,7 @@ impl Task {
     fn spawn(&self) -> std::io::Result<Option<Peer>> {
         let folder = folder(&self.wards.data_dir);
         fs::create_dir_all(&folder)?;
-        let path = folder.join("log");
-        let is_long = fs::metadata(&path).is_ok_and(|found| found.len() > LOG_BYTES_MAX);
-        let mut log = fs::OpenOptions::new();
-        log.create(true).append(!is_long).write(true).truncate(is_long);
-        let log = log.open(&path)?;
+        let log = LogFile::of(&folder, LOG_BYTES_MAX).open()?;
         let mut command = std::process::Command::new(&self.wards.program);
         command
             .args(["keeper", "--partition", &self.wards.partition, "--data-dir"])
@@ -494,7 +493,8 @@ impl Second {
     /// has said meanwhile is read first.
     fn look(&mut self) {
         let now_ms = self.clock.now().mono_ms;
-        let is_over = |kept: &&Kept| kept.gate != Gate::Lost && kept.until_ms + SECOND_MS <= now_ms;
+        let is_over =
+            |kept: &&Kept| kept.gate != Gate::Lost && kept.until_ms + SECOND_DELAY_MS <= now_ms;
         let over: Vec<Kept> = self.table.borrow().0.iter().filter(is_over).cloned().collect();
         let last = std::mem::replace(&mut self.over, over.iter().map(|kept| kept.hold).collect());
         self.sealed.retain(|hold| self.over.contains(hold));
@@ -635,7 +635,7 @@ mod tests {
         let mut bench = Bench::new(folder, Table::default());
         bench.warden.draft(draft());
         assert!(bench.is_soon(|bench| *bench.warden.table.borrow() == told).await);
-        bench.clock.advance_ms(7_000 + SECOND_MS - 1);
+        bench.clock.advance_ms(7_000 + SECOND_DELAY_MS - 1);
         sleep(3 * LOOK_INTERVAL).await;
         assert!(!bench.is_sealed(), "it is the keeper's turn");
         bench.clock.advance_ms(1);
@@ -654,10 +654,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_log_of_a_keeper_that_lives_on_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        hanging_keeper(folder.path(), Table::default());
+        let path = super::folder(folder.path()).join("log");
+        let log = fs::File::create(&path).unwrap();
+        log.set_len(LOG_BYTES_MAX + 1).unwrap();
+        let bench = Bench::new(folder, Table::default());
+        assert!(bench.is_soon(|_| fs::metadata(&path).unwrap().len() == 0).await);
+    }
+
+    #[tokio::test]
     async fn what_an_earlier_life_has_left_is_sealed_in_time_before_anything_is_drafted() {
         let left = Table(vec![row(1, Gate::Open, 7_000)]);
         let bench = Bench::new(tempfile::tempdir().unwrap(), left);
-        bench.clock.advance_ms(7_000 + SECOND_MS);
+        bench.clock.advance_ms(7_000 + SECOND_DELAY_MS);
         assert!(bench.is_soon(Bench::is_sealed).await);
     }
 
@@ -705,7 +716,7 @@ mod tests {
         let log = |bench: &Bench| super::folder(bench.folder.path()).join("log");
         assert!(bench.is_soon(|bench| log(bench).exists()).await);
         assert!(!bench.is_sealed(), "its right goes on");
-        bench.clock.advance_ms(7_000 + SECOND_MS);
+        bench.clock.advance_ms(7_000 + SECOND_DELAY_MS);
         assert!(bench.is_soon(Bench::is_sealed).await);
         fs::write(bench.gate().join("cgroup.events"), "populated 0\n").unwrap();
         let is_lost = |post: &Post| matches!(post, Post::Input(Input::Lost { hold: lost, .. }) if *lost == hold(1));

@@ -8,6 +8,8 @@ mod events;
 
 mod images;
 
+mod incoming;
+
 mod networks;
 
 mod openapi;
@@ -338,6 +340,16 @@ async fn a_service_outlives_the_agent_and_is_found_again_by_the_next() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     bench.await_state("monitor-0", JobState::Running).await;
+    // What it writes is bounded while it runs, and whoever asks for its log has the newest of it.
+    let log = bench.data().join("services/monitor-0/log");
+    let writer = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+    writer.set_len(17 << 20).unwrap();
+    let begin = Instant::now();
+    while std::fs::metadata(&log).unwrap().len() > 0 {
+        assert!(begin.elapsed() < PATIENCE, "its log grows for ever");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(std::fs::metadata(log.with_extension("0")).unwrap().len(), 16 << 20);
     let stop = StopJob::within(0);
     let path = "/v1/jobs/monitor-0/stop";
     bench.client.send::<_, Job>(Method::POST, &bench.local(), path, &stop).await.unwrap();

@@ -66,14 +66,6 @@ impl Fake {
         is_active
     }
 
-    /// The guest reboots itself.
-    pub fn guest_reboots(&self, uuid: Uuid) {
-        let state = self.state();
-        if is_active(&state, uuid) {
-            self.announce(&state, uuid, Lifecycle::Rebooted);
-        }
-    }
-
     /// From now on this is all that is known of the addresses of a guest's cards: who says so, of which
     /// card by its hardware address, which.
     pub fn guest_has_addresses(&self, uuid: Uuid, known: &[(AddressSource, &str, IpAddr)]) {

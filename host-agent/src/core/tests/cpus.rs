@@ -2,7 +2,8 @@
 
 use protocol::api::ResizeJob;
 use protocol::cpus::{CpuSet, DedicatedCpus};
-use protocol::vm::{Hardware, Pin, SizeChange};
+use protocol::job::JobKind;
+use protocol::vm::{Hardware, Pin, Restart, SizeChange};
 
 use super::*;
 
@@ -104,14 +105,164 @@ fn who_has_none_for_itself_is_beside_them_and_cannot_name_one() {
     let place = CpuPlace { shared: set("0-1,4-7"), ..CpuPlace::default() };
     assert_eq!(bench.places[&job_id("a")], place);
     bench.end_work(WorkOutcome::Done);
-    let pinned = |cpu| {
-        let pins = vec![Pin { vcpu: 0, cpus: vec![cpu] }];
-        let hardware = Box::new(Hardware { pins, ..Hardware::default() });
-        let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, hardware, ..VmSpec::default() };
-        PutJob::of(Revision(1), JobSpec::vm(vm))
+    assert_eq!(refusal(bench.put("b", pinned(1, 3))), "unsupported");
+    bench.put("b", pinned(1, 4)).unwrap();
+}
+
+#[test]
+fn a_cpu_that_a_vm_names_is_given_to_no_other_as_long_as_it_is_alive() {
+    let mut bench = Bench::lone();
+    bench.put("old", pinned(1, 3)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    // The operator gives it away under the VM.
+    bench.layout = layout("2-3");
+    bench.die(false);
+    let running = || domain("old", DomainState::Running);
+    bench.tell(Input::Domains(vec![running()]));
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(facts(&bench), DedicatedCpus { total: 2, promised: 1 });
+    assert_eq!(bench.put("a", put(1, 2)), Err(none(2, 1, 2)));
+    bench.put("a", put(1, 1)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(cpus(&bench, "a"), [2]);
+    assert_eq!(bench.put("b", put(1, 1)), Err(none(1, 0, 2)));
+    // It dies, and comes to run again as it was.
+    let mut look = bench.look(job_id("old").domain_uuid(), true);
+    look.hint = Some(Lifecycle::Stopped(StopReason::Crashed));
+    let crashed = domain("old", DomainState::ShutOff(StopReason::Crashed));
+    bench.tell(Input::Looked { look, domain: Some(crashed) });
+    assert_eq!(bench.state("old"), JobState::Starting);
+    stop(&mut bench, "a");
+    bench.put("a", put(2, 1)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!((cpus(&bench, "a"), facts(&bench).promised), (vec![2], 2));
+    // Its end frees the CPU, and it does not come back to it.
+    stop(&mut bench, "old");
+    assert_eq!(facts(&bench), DedicatedCpus { total: 2, promised: 1 });
+    bench.put("b", put(1, 1)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(cpus(&bench, "b"), [3]);
+    assert_eq!(refusal(bench.put("old", pinned(2, 3))), "unsupported");
+}
+
+#[test]
+fn what_was_taken_out_of_the_set_is_named_by_nobody_as_long_as_a_job_has_it() {
+    let mut bench = with_cpus(Bench::lone(), "6-7");
+    bench.put("a", put(1, 1)).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.layout = layout("7");
+    bench.die(false);
+    bench.tell(Input::Domains(vec![seen("a", 1)]));
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!(cpus(&bench, "a"), [6]);
+    assert_eq!(refusal(bench.put("b", pinned(1, 6))), "unsupported");
+    stop(&mut bench, "a");
+    bench.put("b", pinned(1, 6)).unwrap();
+}
+
+#[test]
+fn guests_are_let_out_once_when_no_cpus_are_given_away_any_more() {
+    let everywhere = CpuPlace { shared: set("0-7"), ..CpuPlace::default() };
+    let mut bench = with_cpus(Bench::lone(), "2-3");
+    for name in ["a", "b"] {
+        bench.put(name, body(1, 1, None)).unwrap();
+        bench.end_work(WorkOutcome::Done);
+    }
+    bench.ask(Request::Act { job: job_id("b"), act: Act::Save }).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.layout = layout_of_none();
+    bench.die(false);
+    let running = || domain("a", DomainState::Running);
+    bench.tell(Input::Domains(vec![running()]));
+    // Whoever dies before it was done does it again.
+    assert_eq!(bench.places[&job_id("a")], everywhere);
+    bench.die(false);
+    bench.tell(Input::Domains(vec![running()]));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::PinVm(_)));
+    assert_eq!(bench.places[&job_id("a")], everywhere);
+    bench.die(false);
+    bench.tell(Input::Domains(vec![running()]));
+    assert!(bench.works.is_empty(), "once");
+    // What was saved then goes on everywhere as well.
+    bench.put("b", body(2, 1, None)).unwrap();
+    assert_eq!(bench.places[&job_id("b")], everywhere);
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::RestoreVm(_)));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::PinVm(_)));
+    assert!(bench.works.is_empty());
+    // And a start of its own is nobody's business any more.
+    stop(&mut bench, "b");
+    bench.put("b", body(3, 1, None)).unwrap();
+    assert!(bench.places[&job_id("b")].is_anywhere());
+    bench.end_work(WorkOutcome::Done);
+    assert!(bench.works.is_empty());
+}
+
+#[test]
+fn a_start_that_found_its_guest_penned_in_lets_it_out() {
+    let mut bench = with_cpus(Bench::lone(), "2-3");
+    bench.put("a", body(1, 1, None)).unwrap();
+    bench.layout = layout_of_none();
+    bench.die(false);
+    bench.tell(Input::Domains(vec![domain("a", DomainState::Running)]));
+    assert_eq!(bench.places[&job_id("a")].shared, set("0-7"));
+    assert!(matches!(bench.end_work(WorkOutcome::Done), Work::StartVm(_)));
+    assert!(!bench.agent.job(&job_id("a")).unwrap().penned);
+    assert!(bench.works.is_empty());
+}
+
+#[test]
+fn cpus_that_are_not_there_any_more_are_nobodys() {
+    let mut bench = with_cpus(Bench::lone(), "4-7");
+    bench.put("a", restarted_at_boot(put(1, 2))).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    bench.put("b", restarted_at_boot(put(1, 1))).unwrap();
+    bench.end_work(WorkOutcome::Done);
+    assert_eq!((cpus(&bench, "a"), cpus(&bench, "b")), (vec![4, 5], vec![6]));
+    // One has gone under a guest that runs.
+    let fewer = |dedicated: &str, shared: &str| CpuLayout {
+        dedicated: set(dedicated),
+        shared: set(shared),
+        nodes: BTreeMap::new(),
     };
-    assert_eq!(refusal(bench.put("b", pinned(3))), "unsupported");
-    bench.put("b", pinned(4)).unwrap();
+    bench.layout = fewer("4,6-7", "0-3");
+    bench.die(false);
+    assert_eq!(cpus(&bench, "a"), [4, 7]);
+    bench.tell(Input::Domains(vec![seen("a", 2), domain("b", DomainState::Running)]));
+    assert_eq!(bench.places[&job_id("a")].own, [4, 7]);
+    // The machine comes back with others.
+    bench.works.clear();
+    bench.layout = fewer("1-3", "0");
+    bench.die(true);
+    bench.tell(Input::Domains(vec![]));
+    assert_eq!(cpus(&bench, "a").len(), 2);
+    let mut all: Vec<u32> = ["a", "b"].iter().flat_map(|name| cpus(&bench, name)).collect();
+    all.sort_unstable();
+    assert_eq!(all, [1, 2, 3]);
+    for name in ["a", "b"] {
+        assert_eq!(bench.places[&job_id(name)].own, cpus(&bench, name));
+    }
+    assert_eq!(facts(&bench), DedicatedCpus { total: 3, promised: 3 });
+}
+
+/// A host whose CPUs are all shared again.
+fn layout_of_none() -> CpuLayout {
+    CpuLayout { dedicated: CpuSet::NONE, shared: set("0-7"), nodes: BTreeMap::new() }
+}
+
+/// A VM that names a CPU, and is started again when it dies.
+fn pinned(revision: u64, cpu: u32) -> PutJob {
+    let pins = vec![Pin { vcpu: 0, cpus: vec![cpu] }];
+    let hardware = Box::new(Hardware { pins, ..Hardware::default() });
+    let restart = Restart::OnCrash;
+    let vm = VmSpec { vcpus: 1, memory_bytes: 1 << 30, hardware, restart, ..VmSpec::default() };
+    PutJob::of(Revision(revision), JobSpec::vm(vm))
+}
+
+fn restarted_at_boot(mut put: PutJob) -> PutJob {
+    if let JobKind::Vm(vm) = &mut put.spec.kind {
+        vm.autostart = true;
+    }
+    put
 }
 
 #[test]
