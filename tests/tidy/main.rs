@@ -22,6 +22,8 @@ mod openapi;
 
 mod documents;
 
+mod alerts;
+
 /// Fails with every violation at once, each on a line of its own.
 fn assert_none(rule: &str, violations: &[String]) {
     assert!(
