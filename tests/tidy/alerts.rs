@@ -43,7 +43,9 @@ fn an_alert_that_counts_only_the_living_is_caught() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let careless = repository::read(ALERTS).text.replace("count(up{job=\"ostler\", ", "count(ostler_arbiter_ready{");
+    let careless = repository::read(ALERTS)
+        .text
+        .replace("count(up{job=\"ostler\", ", "count(ostler_arbiter_ready{");
     let states = repository::read(STATES).text.replace("../../docs/alerts.yml", "alerts.yml");
     std::fs::write(folder.path().join("alerts.yml"), careless).expect("it can be written");
     let file = folder.path().join("states.yml");

@@ -20,6 +20,8 @@ mod interface;
 
 mod openapi;
 
+mod tickets;
+
 mod documents;
 
 mod alerts;

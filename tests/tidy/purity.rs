@@ -7,21 +7,33 @@ use crate::source;
 
 /// Where nothing but deciding is done: folders, and files named without their ending (a core's
 /// submodules are in the folder of the same name).
-const PURE: [&str; 21] = [
+const PURE: [&str; 34] = [
     "protocol/src/",
     "planner/src/",
     "host-agent/src/core/",
+    "host-agent/src/keeper/core",
+    "host-agent/src/networks/plan",
     "monitor/src/core",
     "monitor/src/check",
     "arbiter/src/core",
     "arbiter/src/books",
     "arbiter/src/statement",
+    "arbiter/src/leases",
+    "arbiter/src/rates",
     "scheduler/src/run",
     "scheduler/src/record",
     "scheduler/src/task",
     "scheduler/src/knowledge",
     "scheduler/src/upkeep",
     "scheduler/src/gauge",
+    "scheduler/src/drain",
+    "scheduler/src/failover",
+    "scheduler/src/fenced",
+    "scheduler/src/judge",
+    "scheduler/src/level",
+    "scheduler/src/poll",
+    "scheduler/src/spread",
+    "scheduler/src/tally",
     "bootstrap/src/verdict",
     "bootstrap/src/layout",
     "bootstrap/src/charter",
@@ -29,6 +41,7 @@ const PURE: [&str; 21] = [
     "ostler/src/ui/replica",
     "ostler/src/ui/news",
     "ostler/src/ui/rows",
+    "ostler/src/ui/chores",
 ];
 
 /// What they must not touch, and what to do instead.
