@@ -33,6 +33,9 @@ const ASKED_AT_ONCE: usize = 64;
 /// How often a state that is being waited for is looked at.
 const POLL: Duration = Duration::from_millis(250);
 
+/// So many hosts can bear the loss of one of three arbiters; fewer can't have three that are lost one by one.
+const HOSTS_FOR_THREE: usize = 3;
+
 /// What to make a cluster of, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -141,13 +144,17 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let in_force = self.find_trust(&hosts).await?;
         let hosts = self.leave_out_retired(hosts, in_force.as_ref())?;
         let mut warnings = self.check_hosts(&hosts)?;
-        warnings.extend(self.missing_arbiters(in_force.as_ref()));
+        let missing = self.missing_arbiters(in_force.as_ref());
+        let is_told = missing.is_some();
+        warnings.extend(missing);
         warnings.extend(self.unborne_liars(in_force.as_ref()));
         let services = self.start_services(&hosts, in_force.as_ref()).await?;
         let signed = self.sign_trust(&hosts, in_force, &services.members).await?;
         let is_given = self.give_trust(&hosts, &signed).await?;
         let is_changed = services.is_changed || signed.is_new || is_given;
         self.check_health(&hosts, &signed.trust, &services.running, is_changed).await?;
+        let lone = lone_arbiter(hosts.len(), signed.trust.arbiters.len());
+        warnings.extend(lone.filter(|_| !is_told));
         let summary = Summary {
             cluster: signed.trust.cluster.clone(),
             trust_version: signed.trust.version,
@@ -230,6 +237,15 @@ impl HostSummary {
         let Ready { endpoint, host, .. } = ready;
         Self { id: host.id.clone(), name: host.name.clone(), url: endpoint.url.clone() }
     }
+}
+
+/// Hosts that could bear the loss of an arbiter, and can't.
+fn lone_arbiter(hosts: usize, arbiters: usize) -> Option<String> {
+    (hosts >= HOSTS_FOR_THREE && arbiters == 1).then(|| {
+        "the cluster has one arbiter, and while that is away nothing new starts or fails over: `ostler arbiters add \
+         HOST HOST` makes it three (a new cluster has them by `ostler bootstrap --arbiters 3`)"
+            .to_owned()
+    })
 }
 
 pub(crate) fn done_or_already(is_changed: bool) -> StepState {

@@ -12,8 +12,9 @@ use protocol::resources::Bytes;
 use protocol::signed::PublicKey;
 use serde::Serialize;
 
-/// How far a host's clock may be from ours. Nothing in Ostler depends on wall time, but people who
-/// read logs of several hosts do, and a clock that is off by this much is not being set at all.
+/// How far a host's clock may be from ours. Little in Ostler depends on wall time (arbiters keep a tenant's
+/// hours by it), but people who read logs of several hosts do, and a clock that is off by this much is not
+/// being set at all.
 pub const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 
 /// Less free disk than this is worth a word: the first image would not fit.

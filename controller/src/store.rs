@@ -159,7 +159,9 @@ fn move_away(path: &Path, error: &rusqlite::Error) -> Result<(), StoreError> {
     let aside = (1..).map(|n| path.with_extension(format!("db.damaged-{n}")));
     let aside = aside.into_iter().find(|aside| !aside.exists()).expect("numbers do not end");
     tracing::error!(
-        "{} is damaged ({error}); it is kept as {} and a new one begun. Guests are not touched; runs that were under way are forgotten",
+        "{} is damaged ({error}); it is kept as {} and a new one begun. Guests are not touched. Forgotten here are runs, \
+         those under way included, and what other controllers do not keep as well: what is expected (put it again: \
+         `ostler expect FILE`) and which hosts sleep",
         path.display(),
         aside.display()
     );

@@ -150,7 +150,8 @@ pub enum AgentError {
     Ledger(#[from] StoreError),
     /// The ledger is gone and the key is not.
     #[error(
-        "{ledger} is gone, and with it what this host has promised; put it back, or remove {key} to start as a new host (and retire the old one)",
+        "{ledger} is gone, and with it what this host has promised; if it was only moved, put that very file back, never an \
+         older copy; otherwise retire this host (`ostler retire`) and remove {key} to start as a new one: docs/recovery.md",
         ledger = .ledger.display(), key = .key.display()
     )]
     LedgerLost {

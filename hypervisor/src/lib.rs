@@ -1,8 +1,9 @@
 //! Running domains on one host: the [`Hypervisor`] trait, libvirt behind it, and the fake.
 //!
 //! This crate decides how libvirt is told what a job wants, how its answers and events are read,
-//! and what an error leaves behind. It holds the only `unsafe` code of Ostler and the only need for
-//! libvirt's headers. Which job may run, where its volumes are, and what to do after an error is
+//! and what an error leaves behind. It holds all `unsafe` code of Ostler (`libvirt/ffi.rs` with the files
+//! below it, and `footprint.rs`) but for the ioctls of a watchdog, which are the agent's
+//! (`keeper/ioctl.rs`), and the only need for libvirt's headers. Which job may run, where its volumes are, and what to do after an error is
 //! left to the agent.
 //!
 //! Every method of the trait blocks, because libvirt does. From async code go through [`call`],

@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use bootstrap::Layout;
 use tests::lab::{ostler, say_skipped};
 use tests::package::{Package, must, values};
 
@@ -16,8 +18,9 @@ use tests::package::{Package, must, values};
 #[test]
 fn the_package_is_whole_and_careful() {
     let Some(package) = Package::make("package") else { return };
-    let rules: [fn(&Package); 8] = [
+    let rules: [fn(&Package); 10] = [
         everything_that_its_units_name_is_in_it,
+        what_its_documents_link_to_is_in_it,
         systemd_understands_every_line_of_its_units,
         nothing_that_an_agent_leaves_behind_ends_with_it,
         files_belong_to_root_and_only_the_settings_are_secret,
@@ -25,6 +28,7 @@ fn the_package_is_whole_and_careful() {
         it_says_what_it_is_and_what_it_needs,
         a_new_host_is_told_what_to_do_and_an_upgraded_one_is_not,
         a_purge_keeps_ledgers_keys_and_disks_and_says_so,
+        a_removal_names_every_service_that_runs_on,
     ];
     rules.iter().for_each(|rule| rule(&package));
 }
@@ -94,6 +98,31 @@ fn everything_that_its_units_name_is_in_it(package: &Package) {
             let missing: Vec<_> = pages.iter().filter(is_missing).collect();
             assert!(missing.is_empty(), "{path} points to manual pages {missing:?}");
         }
+    }
+}
+
+/// Targets of `[text](target)` that are files, without what is beyond `#`.
+fn links(document: &str) -> impl Iterator<Item = &str> {
+    let targets = document.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let targets = targets.map(|target| target.split('#').next().unwrap_or(target));
+    targets.filter(|target| !target.is_empty() && !target.contains("://"))
+}
+
+fn what_its_documents_link_to_is_in_it(package: &Package) {
+    let folder = package.root().join("usr/share/doc/ostler");
+    let documents = files(package).into_iter().map(|(path, _)| path);
+    let documents: Vec<String> = documents.filter(|path| path.ends_with(".md")).collect();
+    assert!(documents.len() > 50, "decisions are among them: {documents:?}");
+    for path in documents {
+        let page = package.root().join(&path[1..]);
+        let text = package.text(&path[1..]);
+        let missing: Vec<&str> =
+            links(&text).filter(|target| !page.with_file_name(target).exists()).collect();
+        assert!(missing.is_empty(), "{path} links to {missing:?}");
+    }
+    for file in ["docs/recovery.md", "docs/schema/policy.json", "docs/schema/examples/policy.json"]
+    {
+        assert!(folder.join(file).exists(), "README or an error names {file}");
     }
 }
 
@@ -199,7 +228,7 @@ fn it_says_what_it_is_and_what_it_needs(package: &Package) {
         assert!(package.text(path).contains("bootstrap"), "{shell} completes nothing of ours");
     }
     for file in
-        ["copyright", "changelog.gz", "crates.gz", "README.md", "docs/api.md", "docs/alerts.yml"]
+        ["copyright", "changelog.gz", "crates.gz", "README.md", "LICENSE", "docs/alerts.yml"]
     {
         assert!(has(package, &format!("/usr/share/doc/ostler/{file}")), "{file}");
     }
@@ -249,6 +278,56 @@ fn a_new_host_is_told_what_to_do_and_an_upgraded_one_is_not(package: &Package) {
     }
     let (said, _) = run_script(package, "postinst", "configure 0.1.0", &[]);
     assert_eq!(said, "");
+}
+
+/// A process that is called as an agent calls a service, until its input ends.
+struct Service(std::process::Child);
+
+impl Service {
+    fn start(folder: &Path, role: &str) -> Self {
+        // A shell runs the file of that name, and has all the words of a service.
+        fs::write(folder.join(role), "read line\n").expect("it can be written");
+        let mut command = Command::new("sh");
+        command.arg0("/usr/bin/ostler").current_dir(folder).stdin(Stdio::piped());
+        command.args([role, "--data-dir", &format!("/var/lib/ostler/services/ostler-{role}-7")]);
+        command.args(["--listen", "0.0.0.0:7477"]);
+        Self(command.spawn().expect("there is a shell"))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// What a script looks for processes by.
+fn pattern(script: &str) -> Option<&str> {
+    script.lines().find_map(|line| line.trim().strip_prefix("pgrep -a -f '")?.split('\'').next())
+}
+
+fn a_removal_names_every_service_that_runs_on(package: &Package) {
+    let [before, after] =
+        ["prerm", "postinst"].map(|script| package.text(&format!("DEBIAN/{script}")));
+    assert!(pattern(&before).is_some());
+    assert_eq!(pattern(&before), pattern(&after), "both name the same services");
+    if !can_unshare("a_removal_names_every_service") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout { witnesses: 1, ..Layout::of_hosts(3) };
+    let roles: Vec<String> =
+        layout.roles_by(None).iter().map(|(role, _)| role.to_string()).collect();
+    assert!(roles.len() == 4, "{roles:?}");
+    let services: Vec<Service> =
+        roles.iter().map(|role| Service::start(folder.path(), role)).collect();
+    // Without systemd it says nothing at all.
+    let (said, _) = run_script(package, "prerm", "remove", &["/run/systemd/system/here"]);
+    for (role, service) in roles.iter().zip(&services) {
+        let line = format!("ostler-{role}-7 (pid {})", service.0.id());
+        assert!(said.contains(&line), "{line:?} is not in {said:?}");
+    }
 }
 
 fn a_purge_keeps_ledgers_keys_and_disks_and_says_so(package: &Package) {

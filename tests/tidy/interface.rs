@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::amounts::Amounts;
+use protocol::api::Want;
 use protocol::id::{Epoch, HostId, OfferId, TenantId};
 use protocol::refusal::{Refusal, examples};
 use protocol::ticket::{DenialReason, HoldAt};
@@ -259,6 +260,23 @@ fn every_denial_is_documented() {
     assert_none("every denial is documented", &check_denials(&document, &denials()));
 }
 
+/// What may be asked of a controller, as the table under its heading lists it.
+fn check_wants(document: &str, kinds: &[&str]) -> Vec<String> {
+    let documented = rows(document, "Wants");
+    let missing = kinds.iter().filter(|kind| !documented.contains_key(**kind));
+    let mut violations: Vec<String> =
+        missing.map(|kind| format!("{API}: add a row for `{kind}` under Wants")).collect();
+    let gone = documented.keys().filter(|name| !kinds.contains(&name.as_str()));
+    violations.extend(gone.map(|name| format!("{API}: nobody can want `{name}` any more")));
+    violations
+}
+
+#[test]
+fn every_want_is_documented() {
+    let document = repository::read(API).text;
+    assert_none("every want is documented", &check_wants(&document, &Want::KINDS));
+}
+
 #[test]
 fn every_other_problem_is_documented() {
     let document = repository::read(API).text;
@@ -288,6 +306,9 @@ fn a_gap_in_the_document_is_caught() {
     assert_eq!(check_refusals(document, &refusals).len(), 3, "wrong status, missing, gone");
     let denials = denials();
     assert_eq!(check_denials(document, &denials).len(), denials.len() - 1, "one has its row");
+
+    let wants = check_wants("## Wants\n| `run` | x |\n| `paint` | x |\n", &["run", "stop"]);
+    assert_eq!(wants.len(), 2, "one missing, one gone: {wants:?}");
 
     let code = "//! x\nr.route(\"/v1/x\", get(x));\nProblemReply::new(503, \"new\", d);\n#[cfg(test)]\nProblem::new(1, \"t\", d)\n";
     let files = [TextFile::sample("a/src/b.rs", code)];

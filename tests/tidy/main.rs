@@ -20,7 +20,11 @@ mod interface;
 
 mod openapi;
 
+mod tickets;
+
 mod documents;
+
+mod alerts;
 
 /// Fails with every violation at once, each on a line of its own.
 fn assert_none(rule: &str, violations: &[String]) {

@@ -9,7 +9,9 @@ mod fake;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bootstrap::{BootstrapError, Context, Kind, Options, Step, StepEvent, StepState, Summary};
+use bootstrap::{
+    BootstrapError, Context, Kind, Layout, Options, Step, StepEvent, StepState, Summary,
+};
 use fake::FakeAgent;
 use protocol::signed::{SecretKey, Signed};
 use transport::discovery::{
@@ -77,6 +79,7 @@ async fn three_hosts_become_a_cluster_and_a_second_run_changes_nothing() {
     let hosts: std::collections::BTreeSet<_> = summary.services.iter().map(|s| &s.host).collect();
     assert_eq!(hosts.len(), 3, "services are spread");
     assert!(first.ends().iter().all(|(_, state)| *state == StepState::Done), "{:?}", first.ends());
+    assert!(is_told_of_its_one_arbiter(summary), "{:?}", summary.warnings);
 
     let puts = a.puts() + b.puts() + c.puts();
     let second = operator.run(&[&a, &b, &c], 3).await;
@@ -84,6 +87,26 @@ async fn three_hosts_become_a_cluster_and_a_second_run_changes_nothing() {
     assert!(!summary.is_changed && summary.trust_version == 1);
     assert!(second.ends().iter().all(|(_, s)| *s == StepState::Already), "{:?}", second.ends());
     assert_eq!(a.puts() + b.puts() + c.puts(), puts, "no job was asked for again");
+    assert!(is_told_of_its_one_arbiter(summary), "{:?}", summary.warnings);
+}
+
+fn is_told_of_its_one_arbiter(summary: &Summary) -> bool {
+    summary.warnings.iter().any(|warning| warning.contains("one arbiter"))
+}
+
+#[tokio::test]
+async fn three_arbiters_or_two_hosts_are_no_reason_for_a_warning() {
+    let (a, b, c) =
+        (FakeAgent::start(1).await, FakeAgent::start(2).await, FakeAgent::start(3).await);
+    let three = Layout { arbiters: 3, ..Layout::of_hosts(3) };
+    let operator = Operator::new();
+    let options = Options { layout: Some(three), ..operator.options(&[&a, &b, &c], 3) };
+    let summary = bootstrap::bootstrap(options, |_| {}).await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(!is_told_of_its_one_arbiter(&summary), "{:?}", summary.warnings);
+
+    let (d, e) = (FakeAgent::start(4).await, FakeAgent::start(5).await);
+    let two = Operator::new().run(&[&d, &e], 2).await.result.unwrap_or_else(|e| panic!("{e}"));
+    assert!(!is_told_of_its_one_arbiter(&two), "{:?}", two.warnings);
 }
 
 #[tokio::test]

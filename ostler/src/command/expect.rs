@@ -60,6 +60,9 @@ pub(crate) struct UnexpectArgs {
 pub(crate) struct ExpectationsArgs {
     /// This set alone, and all that is known of it
     name: Option<SetName>,
+    /// Print the set as the file that `ostler expect FILE` takes: to keep it, and to put it again
+    #[arg(long, requires = "name", conflicts_with = "json")]
+    file: bool,
 }
 
 /// Keeps a set from now on.
@@ -135,7 +138,9 @@ pub(crate) async fn list(session: &Session, args: ExpectationsArgs) -> Result<Co
         let failure = Failure::new(Code::NotFound, format!("there are no expectations {name}"));
         return Err(failure.next("ostler expectations"));
     }
-    if session.is_json {
+    if args.file {
+        show::json_pretty(&file_of(&sets));
+    } else if session.is_json {
         show::json_pretty(&SetList { waiting_for, sets });
     } else {
         tell(session, &sets);
@@ -250,6 +255,12 @@ async fn with_host_ids(session: &Session, list: Vec<Value>) -> Result<Vec<Value>
         Ok(value)
     };
     list.into_iter().map(with_id).collect()
+}
+
+/// What [`expect`] takes: hosts by id, which it understands as well as names.
+fn file_of(sets: &[SetStatus]) -> Value {
+    let expectations: Vec<Value> = sets.iter().flat_map(values).collect();
+    json!({ "expectations": expectations })
 }
 
 fn values(set: &SetStatus) -> Vec<Value> {
@@ -518,6 +529,26 @@ mod tests {
             check(&read(empty)).unwrap_err();
         }
         check(&read(json!({ "expectations": [{ "expect": "lose_any_host" }] }))).unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_can_be_put_again_as_it_was() {
+        let kept: Vec<Value> = vec![
+            json!({ "expect": "runs", "job": "a", "on": "h1", "level": "should" }),
+            json!({ "expect": "of a later version", "x": { "y": [1, null] } }),
+        ];
+        let one = |expectation: &Value| ExpectationStatus {
+            expectation: expectation.clone(),
+            ..set(1, KeptStanding::Unknown).expectations.remove(0)
+        };
+        let kept_set = SetStatus {
+            expectations: kept.iter().map(one).collect(),
+            ..set(7, KeptStanding::Unknown)
+        };
+        let file = serde_json::to_string_pretty(&file_of(&[kept_set])).unwrap();
+        let wanted: Wanted = serde_json::from_str(&file).unwrap();
+        check(&wanted).unwrap();
+        assert_eq!(wanted.expectations, kept);
     }
 
     #[test]

@@ -24,6 +24,10 @@ use crate::picture::Picture;
 use crate::session::Session;
 use crate::show;
 
+/// What `--with` says, here and in `ostler replay`.
+pub(crate) const WITH_HELP: &str =
+    "As if this had become of a host: lost, stale, fresh, off, asleep, drain or retire";
+
 /// See the module.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlanArgs {
@@ -33,8 +37,7 @@ pub(crate) struct PlanArgs {
     /// What is expected, as docs/schema/expectations.json describes it
     #[arg(long, value_name = "FILE")]
     pub(crate) expectations: Option<PathBuf>,
-    /// As if this had become of a host: lost, stale, fresh, off, asleep, drain or retire
-    #[arg(long, value_name = "\"HOST WORD\"")]
+    #[arg(long, help = WITH_HELP, value_name = "\"HOST WORD\"")]
     pub(crate) with: Vec<String>,
     /// Keep the plan and all it was made of, for `ostler replay`
     #[arg(long, value_name = "FILE")]

@@ -15,8 +15,7 @@ use crate::show;
 pub(crate) struct ReplayArgs {
     /// What `ostler plan --record` wrote
     pub(crate) plan: PathBuf,
-    /// As if this had become of a host: lost, stale, fresh, off, drain or retire
-    #[arg(long, value_name = "\"HOST WORD\"")]
+    #[arg(long, help = plan::WITH_HELP, value_name = "\"HOST WORD\"")]
     pub(crate) with: Vec<String>,
 }
 
