@@ -367,6 +367,19 @@ impl Books {
         entries.fold(Counted::default(), |most, entry| most.max(entry.counts()))
     }
 
+    /// What hosts have said that a job has, apart from what is `past`. An unredeemed promise is nothing that is had:
+    /// others may know that it is over, and have given its room away.
+    #[must_use]
+    pub fn held(&self, tenant: &TenantId, job: &JobId, past: impl Fn(&Entry) -> bool) -> Counted {
+        let is_taken =
+            |entry: &Entry| self.taken.get(&entry.host).is_some_and(|ids| ids.contains(&entry.id));
+        let is_meant = |entry: &&Entry| {
+            entry.tenant == *tenant && entry.is_hold && !is_taken(entry) && !past(entry)
+        };
+        let entries = self.of_job(job).filter(is_meant);
+        entries.fold(Counted::default(), |most, entry| most.max(entry.counts()))
+    }
+
     /// What counts of a job.
     #[must_use]
     pub fn of_job_in_all(&self, tenant: &TenantId, job: &JobId) -> Counted {

@@ -324,8 +324,9 @@ impl Core {
     /// that was made smaller than what was booked under the old one.
     ///
     /// Entries learnt from statements count as used; the check applies only to what is signed. What
-    /// takes no more than the job's other entries do adds nothing, and is never refused: a job may
-    /// move, fail over and have its debits spread anew whatever the quota.
+    /// takes no more than what hosts have of the job adds nothing, and is never refused: a job may
+    /// move, fail over and have its debits spread anew whatever the quota. But a promise that was not redeemed
+    /// may be over, and so is what a host has had that offers a start: their room may be another's by now.
     fn check_quota(
         &self,
         (slot, trust): (u32, &Trust),
@@ -336,7 +337,10 @@ impl Core {
         let Some(quota) = trust.quota.get(&offer.tenant) else { return Ok(()) };
         let tenant = &offer.tenant;
         let (job, own) = (&offer.job, (&offer.host, offer.id));
-        let had = self.books.had(tenant, job, Some(own));
+        let is_past = |entry: &Entry| {
+            (&entry.host, entry.id) == own || is_start(offer) && entry.host == offer.host
+        };
+        let had = self.books.held(tenant, job, is_past);
         let others = self.books.of_others(tenant, job);
         let room = Room { had, others, part: share(*quota, trust, slot), quota: *quota };
         let takes = offer.takes();

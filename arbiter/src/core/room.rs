@@ -11,7 +11,7 @@ use crate::books::{Counted, share};
 
 /// What a tenant may still have here, for one of its jobs.
 pub(super) struct Room {
-    /// What counts of the job without the offer in question.
+    /// What hosts have of the job, without the offer in question.
     pub(super) had: Counted,
     /// What counts of the tenant's others.
     pub(super) others: Counted,
@@ -72,7 +72,7 @@ impl Core {
         let limit = trust.quota.get(tenant).copied();
         let quota = limit.unwrap_or(Amounts::UNLIMITED);
         let used = self.books.promised(tenant).told_by(quota);
-        let had = self.books.had(tenant, job, None);
+        let had = self.books.held(tenant, job, |_| false);
         let has = had.debit.told_by(quota);
         if limit.is_none() {
             let (at_most, left) = (quota, quota);

@@ -612,6 +612,23 @@ fn r6_what_is_learnt_from_a_statement_counts_and_is_checked_when_signed() {
     assert!(matches!(arbiter.ask(1, &late), Err(DenialReason::Quota { .. })));
 }
 
+/// Others may have read that a promise is over, and have given its room away, before this arbiter hears of it (seed
+/// 31033645 of the simulator).
+#[test]
+fn r6_who_starts_again_has_nothing_by_a_promise_or_a_hold_that_may_be_over() {
+    let mut arbiter = Arbiter::ready(with_quota(trust(1, 1, 2), 4));
+    assert_eq!(arbiter.ask(T, &offer(0, 1, "web", 3)), Ok(vcpus(3)));
+    arbiter.hears(T, 1, statement(1, vec![hold(1, "db", 3)], &[]));
+    let is_quota = |answer| matches!(answer, Err(DenialReason::Quota { .. }));
+    assert!(is_quota(arbiter.ask(T, &offer(0, 2, "web", 3))), "it was promised, not had");
+    arbiter.hears(T, 0, statement(3, vec![hold(3, "web", 3)], &[]));
+    assert!(is_quota(arbiter.ask(T, &offer(0, 4, "web", 3))), "its host offers to start it");
+    // What runs may change its place, whatever the quota.
+    assert_eq!(arbiter.ask(T, &resize(0, 5, "web", 3)), Ok(vcpus(3)));
+    assert!(is_quota(arbiter.ask(T, &resize(0, 6, "web", 4))));
+    assert_eq!(arbiter.ask(T, &migrate_in(1, 7, "web", 0, id(1, 3))), Ok(vcpus(1)));
+}
+
 #[test]
 fn r6_the_plan_says_what_this_slot_books_and_may_not_exceed_the_job() {
     let mut arbiter = Arbiter::ready(trust(1, 1, 1));
