@@ -5,7 +5,6 @@
 //! own word. What follows from it is the core's.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use transport::backoff::random_unit;
 use transport::client::Patience;
 use transport::discovery::Addresses;
-use transport::{CancellationToken, Client, Clock, Endpoint, Method};
+use transport::{CancellationToken, Client, Clock, Endpoint, Method, with_causes};
 
 use crate::core::Input;
 use crate::serve::Shared;
@@ -223,13 +222,3 @@ impl Task {
 
 /// Readers by host, one for each on the roster.
 pub(crate) type Readers = BTreeMap<HostId, Reader>;
-
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

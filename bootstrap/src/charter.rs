@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use protocol::id::ClusterId;
 use protocol::job::{Role, ServiceEndpoint};
 use protocol::signed::PublicKey;
-use protocol::trust::{Peer, Slot, Trust, Witnesses};
+use protocol::trust::{Peer, Slot, Trust, Witnesses, quorum};
 
 /// A service that runs, as the trust document will name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn next_trust(
             next.arbiters = arbiters.collect();
             next.arbiters.sort_by_key(|arbiter| arbiter.slot);
             let n = u32::try_from(next.arbiters.len()).unwrap_or(u32::MAX);
-            next.k = (n + next.f) / 2 + 1;
+            next.k = quorum(n, next.f);
             // There was no document before this one by which anybody could have taken anything without them.
             let mut witnesses: Vec<Slot> = of_role(Role::Witness).collect();
             witnesses.sort_by_key(|witness| witness.slot);

@@ -14,7 +14,7 @@ use protocol::host::{Host, HostIntent};
 use protocol::id::{HostId, Revision};
 use protocol::job::{Job, JobKind, Role, ServiceEndpoint, ServiceSpec};
 use protocol::signed::{PublicKey, Signed};
-use protocol::trust::{Handover, Next, Ready, Seat, Slot, Succession, Trust, Witnesses};
+use protocol::trust::{Handover, Next, Ready, Seat, Slot, Succession, Trust, Witnesses, quorum};
 use protocol::vm::OnLoss;
 
 /// What becomes of the arbiters.
@@ -42,6 +42,18 @@ pub enum ChangeError {
     Last {
         /// Its slot.
         slot: u32,
+    },
+    /// Too few would be left where some may lie.
+    #[error(
+        "{left} arbiters would be left, and {need} are needed where {f} may lie: let another one join first"
+    )]
+    TooFewForLiars {
+        /// How many.
+        left: u32,
+        /// How many may lie.
+        f: u32,
+        /// How many bear that.
+        need: u32,
     },
     /// Too few answer to go over.
     #[error("{answer} of {of} {which} answer, and {need} are needed")]
@@ -71,8 +83,19 @@ fn list(slots: &[u32]) -> String {
     slots.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The document that begins a change.
+/// The document that begins a change. Where some may lie, it leaves enough arbiters to bear that, if there were enough.
 pub fn begun(trust: &Trust, change: &Change) -> Result<Trust, ChangeError> {
+    let next = changed(trust, change)?;
+    let n = next.next_committee().map_or(0, |committee| committee.n());
+    let need = trust.f.saturating_mul(3).saturating_add(1);
+    if n < need && n < trust.committee().n() {
+        return Err(ChangeError::TooFewForLiars { left: n, f: trust.f, need });
+    }
+    Ok(next)
+}
+
+/// The document that begins a change, however many are left.
+fn changed(trust: &Trust, change: &Change) -> Result<Trust, ChangeError> {
     let slots: Vec<u32> = trust.arbiters.iter().map(|arbiter| arbiter.slot).collect();
     if let Some(slot) = change.leaves.iter().find(|slot| !slots.contains(slot)) {
         return Err(ChangeError::NoSuchSlot { slot: *slot, arbiters: slots });
@@ -85,7 +108,7 @@ pub fn begun(trust: &Trust, change: &Change) -> Result<Trust, ChangeError> {
         return Err(ChangeError::Last { slot: slots.first().copied().unwrap_or(0) });
     }
     let successor = trust.next();
-    let k = (n + trust.f) / 2 + 1;
+    let k = quorum(n, trust.f);
     let witnesses = trust.witnesses.clone();
     let next = Some(Next { since: successor.version, arbiters, k, witnesses, recovers: false });
     let succession = Succession { next, ..trust.succession.clone() };
@@ -119,7 +142,7 @@ pub fn recovered(
     off: &BTreeSet<PublicKey>,
 ) -> Result<Trust, ChangeError> {
     let mut next = match change {
-        Some(change) => begun(trust, change)?,
+        Some(change) => changed(trust, change)?,
         None => trust.next(),
     };
     if let Some(committee) = &mut next.succession.next {
@@ -141,12 +164,13 @@ pub fn check_lost(trust: &Trust, answer: &BTreeSet<u32>) -> Result<(), ChangeErr
 }
 
 /// How many new arbiters are to join those who are left, with so many hosts that could have one: as many
-/// as there were, and an odd number, because an even one bears the loss of no more than one less does.
+/// as there were, and a number that is of use where `f` may lie: an odd one where none does, because an even one bears the
+/// loss of no more than one less does. Where there are too few places for that, as many as there are.
 #[must_use]
-pub fn joins_for_recovery(were: usize, left: usize, places: usize) -> usize {
+pub fn joins_for_recovery(were: usize, left: usize, places: usize, f: u32) -> usize {
     let all = were.min(left + places);
-    let odd = if all.is_multiple_of(2) { all.saturating_sub(1) } else { all };
-    odd.saturating_sub(left)
+    let is_of_use = |n: &usize| u32::try_from(*n).is_ok_and(|n| Witnesses::is_of_use(n, f));
+    (1..=all).rev().find(is_of_use).unwrap_or(all).saturating_sub(left)
 }
 
 /// Whether enough arbiters answer for a change to come to its end: of those in force, so that things
@@ -439,8 +463,22 @@ mod tests {
         for (were, left, places, joins) in
             [(1, 0, 2, 1), (3, 1, 2, 2), (3, 1, 1, 0), (3, 0, 2, 1), (5, 2, 2, 1), (3, 1, 0, 0)]
         {
-            assert_eq!(joins_for_recovery(were, left, places), joins, "{were} {left} {places}");
+            assert_eq!(joins_for_recovery(were, left, places, 0), joins, "{were} {left} {places}");
         }
+        // Of four, of whom one may lie, four come back, or as many as there are places for.
+        for (left, places, joins) in [(2, 2, 2), (2, 1, 1), (2, 3, 2), (0, 3, 3)] {
+            assert_eq!(joins_for_recovery(4, left, places, 1), joins, "{left} {places}");
+        }
+    }
+
+    #[test]
+    fn where_one_may_lie_enough_arbiters_stay_to_bear_it_unless_they_are_lost() {
+        let four = Trust { f: 1, k: 3, arbiters: (0..4).map(arbiter).collect(), ..three() };
+        let fewer = Change { leaves: [3].into(), joins: vec![] };
+        let no = begun(&four, &fewer).unwrap_err();
+        assert_eq!(no, ChangeError::TooFewForLiars { left: 3, f: 1, need: 4 });
+        assert_eq!(begun(&four, &replace(3, 4)).unwrap().next_committee().unwrap().k, 3);
+        assert!(recovered(&four, Some(&fewer), &BTreeSet::new()).is_ok());
     }
 
     #[test]

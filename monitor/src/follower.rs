@@ -12,7 +12,6 @@
 //!            └── longer back-off ◀─────────┘ quarantined
 //! ```
 
-use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use transport::backoff::random_unit;
 use transport::client::Patience;
 use transport::stream::{Encoded, Liveness, StreamError, close, connect_stream_direct};
-use transport::{Backoff, Client, Endpoint, Frames};
+use transport::{Backoff, Client, Endpoint, Frames, with_causes};
 
 use crate::check::check;
 use crate::core::{Input, Source};
@@ -337,21 +336,10 @@ async fn in_turn<T>(turns: &Semaphore, connecting: impl Future<Output = T>) -> T
     }
 }
 
-/// A frame that is none, or one of a size that none has. The socket tells the latter in words only.
+/// A frame that is none, or one of a size that none has.
 fn is_hostile(error: &StreamError) -> bool {
     match error {
-        StreamError::Bad { .. } => true,
-        StreamError::Lost { why } => why.contains("Space limit exceeded"),
-        StreamError::Closed { .. } => false,
+        StreamError::Bad { .. } | StreamError::TooLarge { .. } => true,
+        StreamError::Lost { .. } | StreamError::Closed { .. } => false,
     }
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -355,7 +355,7 @@ async fn a_hostile_stream_is_quarantined_alone_and_its_row_kept() {
     for (text, words) in [
         (serde_json::to_string(&Frame::Event(as_other)).unwrap(), "speaks for host"),
         ("{\"nonsense\":1}".to_owned(), "cannot be understood"),
-        ("x".repeat((8 << 20) + 1), "Space limit exceeded"),
+        ("x".repeat((8 << 20) + 1), "a frame was too large"),
     ] {
         monitor.until_knows(&[&liar]).await;
         let reply = monitor.until_view("peace", |reply| trouble(reply, &liar).is_none()).await;

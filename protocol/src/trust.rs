@@ -456,9 +456,15 @@ fn is_no_policy(policy: &Arc<Policy>) -> bool {
 }
 
 /// Whether any two sets of k of n members meet in an honest one (protocol §2).
+/// How many of `n` have to say yes, of whom as many as `f` may lie: any two such sets have more than `f` in common.
+#[must_use]
+pub fn quorum(n: u32, f: u32) -> u32 {
+    n.saturating_add(f) / 2 + 1
+}
+
 fn check_quorum(who: &str, k: u32, n: usize, f: u32) -> Result<(), String> {
     let n = u32::try_from(n).unwrap_or(u32::MAX);
-    let least = (n + f) / 2 + 1;
+    let least = quorum(n, f);
     if k < least || k > n {
         return Err(format!(
             "k = {k} of n = {n} {who} with f = {f} liars: k must be from {least} to {n}"

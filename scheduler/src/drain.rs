@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use planner::steps::MigrateVm;
 use protocol::id::{HostId, JobId};
 
+use crate::rest::{BUSY_MS, rest_ms};
+
 /// Guests that leave one host at a time. Each copies memory and disks over the same wire, and two
 /// keep it busy while one of them is at its beginning or end.
 pub(crate) const LEAVING_MAX: usize = 2;
@@ -22,14 +24,8 @@ pub(crate) const LEAVING_MAX: usize = 2;
 /// Guests that arrive on one host at a time, for the same reason.
 pub(crate) const ARRIVING_MAX: usize = 2;
 
-/// First rest after a move that did not succeed.
-const REST_MS_MIN: u64 = 5_000;
-
-/// Longest rest: whoever has mended what stood in the way does not wait longer than this.
-const REST_MS_MAX: u64 = 300_000;
-
-/// Rest of a guest that somebody else is changing; not a failure.
-const BUSY_MS: u64 = 2_000;
+/// First and longest rest after a move that did not succeed: whoever has mended what stood in the way does not wait longer.
+const REST_MS: (u64, u64) = (5_000, 300_000);
 
 /// What happens to the emptying of hosts.
 #[derive(Debug, Clone)]
@@ -99,7 +95,11 @@ impl Drain {
     /// Takes one input; what has to be done is added to `out`, in order.
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Effect>) {
         match input {
-            Input::Looked { moves, open } => self.begin(now_ms, moves, open, out),
+            Input::Looked { moves, open } => {
+                // Who was not tried again for so long is gone, or stays where it is.
+                self.resting.retain(|_, rest| now_ms < rest.until_ms.saturating_add(REST_MS.1));
+                self.begin(now_ms, moves, open, out);
+            }
             Input::Ended { job, failure: None, .. } => drop(self.resting.remove(&job)),
             Input::Ended { job, to, failure: Some(why) } => self.rest(now_ms, job, to, why),
             Input::Busy { job } => {
@@ -144,9 +144,8 @@ impl Drain {
 
     fn rest(&mut self, now_ms: u64, job: JobId, to: HostId, why: String) {
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
-        let rest_ms = REST_MS_MIN.saturating_mul(1 << failures.min(16)).min(REST_MS_MAX);
         let rest = Rest {
-            until_ms: now_ms + rest_ms,
+            until_ms: now_ms + rest_ms(REST_MS, failures),
             failures: failures.saturating_add(1),
             shunned: Some((to, why)),
         };
@@ -218,14 +217,14 @@ mod tests {
         };
         fail(&mut drain, 0);
         assert_eq!(drain.shunned(0).keys().collect::<Vec<_>>(), [&host("h2")]);
-        assert_eq!(looked(&mut drain, REST_MS_MIN - 1, vec![step(0, "h3")], vec![]), []);
-        assert_eq!(drain.due_ms(0), Some(REST_MS_MIN));
-        assert_eq!(looked(&mut drain, REST_MS_MIN, vec![step(0, "h2")], vec![]), [job(0)]);
-        assert!(drain.shunned(REST_MS_MIN).is_empty());
+        assert_eq!(looked(&mut drain, REST_MS.0 - 1, vec![step(0, "h3")], vec![]), []);
+        assert_eq!(drain.due_ms(0), Some(REST_MS.0));
+        assert_eq!(looked(&mut drain, REST_MS.0, vec![step(0, "h2")], vec![]), [job(0)]);
+        assert!(drain.shunned(REST_MS.0).is_empty());
         fail(&mut drain, 10_000);
-        assert_eq!(drain.due_ms(10_000), Some(10_000 + 2 * REST_MS_MIN));
+        assert_eq!(drain.due_ms(10_000), Some(10_000 + 2 * REST_MS.0));
         (0..100).for_each(|_| fail(&mut drain, 20_000));
-        assert_eq!(drain.due_ms(20_000), Some(20_000 + REST_MS_MAX));
+        assert_eq!(drain.due_ms(20_000), Some(20_000 + REST_MS.1));
     }
 
     #[test]
@@ -235,5 +234,20 @@ mod tests {
         drain.handle(0, ended(Some("no".to_owned())), &mut vec![]);
         drain.handle(1, ended(None), &mut vec![]);
         assert_eq!((drain.due_ms(1), drain.shunned(1).len()), (None, 0));
+    }
+
+    #[test]
+    fn a_guest_that_is_not_to_be_moved_any_more_is_forgotten_after_the_longest_rest() {
+        let mut drain = Drain::default();
+        let failure = || Some("no".to_owned());
+        for _ in 0..5 {
+            let ended = Input::Ended { job: job(0), to: host("h2"), failure: failure() };
+            drain.handle(0, ended, &mut vec![]);
+        }
+        let over = drain.due_ms(0).unwrap();
+        assert_eq!(looked(&mut drain, over + REST_MS.1 - 1, vec![], vec![]), []);
+        assert_eq!(drain.resting.len(), 1, "its next failure would be its sixth");
+        assert_eq!(looked(&mut drain, over + REST_MS.1, vec![], vec![]), []);
+        assert!(drain.resting.is_empty());
     }
 }

@@ -30,16 +30,14 @@ use protocol::vm::{OnLoss, Priority};
 
 use crate::fenced::{Taken, taken};
 use crate::follow::HeardAt;
+use crate::rest::rest_ms;
 
 /// Runs of this kind that are open at a time: a lost host with hundreds of guests must not take every
 /// place of an engine.
 pub(crate) const OPEN_MAX: usize = 32;
 
-/// First rest after a run that did not succeed.
-const REST_MS_MIN: u64 = 2_000;
-
-/// Longest rest.
-const REST_MS_MAX: u64 = 60_000;
+/// First and longest rest after a run that did not succeed.
+const REST_MS: (u64, u64) = (2_000, 60_000);
 
 /// Rest of what arbiters say has been followed by another hold. Arbiters that have forgotten say so too.
 const SUPERSEDED_MS: u64 = 600_000;
@@ -202,7 +200,7 @@ impl FailOver {
             how => how,
         };
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
-        let rest_ms = (REST_MS_MIN << failures.min(16)).min(REST_MS_MAX);
+        let rest_ms = rest_ms(REST_MS, failures);
         let until_ms = match how {
             // What is still told as lost after that is left over, and a run for it ends at once each time.
             Ended::Started => {
@@ -521,7 +519,7 @@ mod tests {
             HoldAt { host: host(1).id, hold: left_over.hold.unwrap() },
         );
         assert_eq!(lost_hold(&due(&mut failover, 0, &odd, 3)), Some(7));
-        for (at, rest) in [(0, REST_MS_MIN), (10_000, 2 * REST_MS_MIN)] {
+        for (at, rest) in [(0, REST_MS.0), (10_000, 2 * REST_MS.0)] {
             failover.ended(at, left_over.id.clone(), lost.clone(), Ended::Started);
             assert_eq!(lost_hold(&due(&mut failover, at + rest - 1, &odd, 3)), None);
             assert_eq!(lost_hold(&due(&mut failover, at + rest, &odd, 3)), Some(7));
@@ -578,12 +576,12 @@ mod tests {
         let at = |n: u8, num| HoldAt { host: host(n).id, hold: OfferId { epoch: Epoch(1), num } };
         let lost = at(1, 7);
         failover.ended(0, id.clone(), lost.clone(), Ended::Held(at(3, 5)));
-        assert!(due(&mut failover, REST_MS_MIN - 1, &one, 1).is_empty());
+        assert!(due(&mut failover, REST_MS.0 - 1, &one, 1).is_empty());
         let names = |failover: &mut FailOver, now_ms| match &due(failover, now_ms, &one, 1)[..] {
             [Want::FailOver { lost, .. }] => Some(lost.clone()),
             _ => None,
         };
-        assert_eq!(names(&mut failover, REST_MS_MIN), Some(at(3, 5)));
+        assert_eq!(names(&mut failover, REST_MS.0), Some(at(3, 5)));
         failover.ended(2_000, id.clone(), lost.clone(), Ended::Held(at(2, 9)));
         assert_eq!(names(&mut failover, 10_000), Some(at(2, 9)), "the last of several");
         failover.ended(10_000, id.clone(), lost.clone(), Ended::Superseded);
@@ -623,12 +621,12 @@ mod tests {
         failover.see(Some(&alive), &lost, fresh);
         failover.see(Some(&lost), &lost, fresh);
         forget(&mut failover);
-        assert!(ask(&mut failover, REST_MS_MIN - 1).is_empty(), "not at once");
-        assert!(is_started_anew(&ask(&mut failover, REST_MS_MIN)));
+        assert!(ask(&mut failover, REST_MS.0 - 1).is_empty(), "not at once");
+        assert!(is_started_anew(&ask(&mut failover, REST_MS.0)));
         // It runs elsewhere, and is gone from there.
         let elsewhere = view(&[(1, row.clone()), (2, job(2, 3, OnLoss::Stop, JobState::Running))]);
         failover.see(Some(&lost), &elsewhere, fresh);
-        assert!(due(&mut failover, REST_MS_MIN, &elsewhere, 9).is_empty());
+        assert!(due(&mut failover, REST_MS.0, &elsewhere, 9).is_empty());
         failover.see(Some(&elsewhere), &lost, fresh);
         forget(&mut failover);
         assert!(ask(&mut failover, SUPERSEDED_MS - 1).is_empty(), "by command, it may be");

@@ -89,6 +89,8 @@ mod record;
 
 mod drain;
 
+mod rest;
+
 mod failover;
 
 mod fenced;

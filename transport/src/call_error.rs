@@ -151,7 +151,8 @@ impl CallError {
 }
 
 /// An error and its causes in one line, for the errors of libraries that hide the interesting part.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

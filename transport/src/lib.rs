@@ -59,7 +59,7 @@ mod address;
 pub use address::own_address;
 
 pub use backoff::Backoff;
-pub use call_error::CallError;
+pub use call_error::{CallError, with_causes};
 pub use client::{Client, Reply};
 pub use clock::{Clock, Now};
 pub use endpoint::Endpoint;

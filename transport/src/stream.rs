@@ -102,6 +102,12 @@ pub enum StreamError {
         /// What the socket said.
         why: String,
     },
+    /// The peer sent a frame larger than any may be.
+    #[error("stream was cut: a frame was too large: {why}")]
+    TooLarge {
+        /// What the socket said.
+        why: String,
+    },
     /// One frame is not what was expected; the stream goes on.
     #[error("frame {start:?} cannot be understood: {why}")]
     Bad {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use transport::call_error::NotSent;
 use transport::client::Patience;
-use transport::{CallError, Client, Clock, Endpoint, Method};
+use transport::{CallError, Client, Clock, Endpoint, Method, with_causes};
 
 use crate::verdict::{Answer, Unready, judge};
 
@@ -72,13 +72,13 @@ pub(crate) async fn life(client: &Client, to: &Endpoint) -> Result<Option<String
 /// The health of any role.
 pub(crate) async fn health(client: &Client, to: &Endpoint) -> Result<Health, String> {
     let client = client.with_deadline(Duration::from_millis(PROBE_MS_MAX));
-    client.get(to, "/v1/health").await.map_err(|error| chain(&error))
+    client.get(to, "/v1/health").await.map_err(|error| with_causes(&error))
 }
 
 /// A monitor's view.
 pub(crate) async fn view(client: &Client, to: &Endpoint) -> Result<ViewReply, String> {
     let client = client.with_deadline(Duration::from_millis(PROBE_MS_MAX));
-    client.get(to, "/v1/view").await.map_err(|error| chain(&error))
+    client.get(to, "/v1/view").await.map_err(|error| with_causes(&error))
 }
 
 /// Every job of a host.
@@ -143,10 +143,10 @@ pub(crate) fn unready(error: &CallError) -> Unready {
             Unready::OtherCluster { why: problem.detail.clone() }
         }
         CallError::BadAnswer { .. } | CallError::Problem { .. } => {
-            Unready::Nonsense { why: chain(error) }
+            Unready::Nonsense { why: with_causes(error) }
         }
         CallError::NotSent { .. } | CallError::Ambiguous { .. } => {
-            Unready::Unreachable { why: chain(error) }
+            Unready::Unreachable { why: with_causes(error) }
         }
     }
 }
@@ -154,10 +154,4 @@ pub(crate) fn unready(error: &CallError) -> Unready {
 /// True when the other side knows our key and does not believe it.
 pub(crate) fn is_foreign(error: &CallError) -> bool {
     matches!(error.refusal(), Some(Refusal::Forbidden { .. }))
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -7,6 +7,7 @@ use protocol::api::PutJob;
 use protocol::id::{HostId, TenantId};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Role, ServiceSpec};
 use transport::discovery::Source;
+use transport::with_causes;
 
 use super::{ASKED_AT_ONCE, POLL, Ready, ServiceSummary, Work, agent, done_or_already, failure};
 use crate::charter::Member;
@@ -55,7 +56,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         for (answer, Ready { host, .. }) in answers {
             let failed = |error| {
                 let what =
-                    format!("cannot read the jobs of {}: {}", host.name, agent::chain(&error));
+                    format!("cannot read the jobs of {}: {}", host.name, with_causes(&error));
                 failure(step, Kind::TimedOut, what, "see that its agent runs, then bootstrap again")
             };
             jobs.insert(host.id.clone(), answer.map_err(failed)?);
@@ -112,7 +113,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let asked = agent::put_job(&self.client, &ready.endpoint, job, &put).await;
         asked.map(|_| ()).map_err(|error| {
             let kind = if error.refusal().is_some() { Kind::Refused } else { Kind::TimedOut };
-            let what = format!("{} does not take {job}: {}", ready.host.name, agent::chain(&error));
+            let what = format!("{} does not take {job}: {}", ready.host.name, with_causes(&error));
             failure(Step::Start(*role), kind, what, "mend that and run bootstrap again")
         })
     }
@@ -127,7 +128,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let mut last = "it was not seen".to_owned();
         while tokio::time::Instant::now() < deadline {
             match agent::job(&self.client, &ready.endpoint, &placement.job).await {
-                Err(error) => last = agent::chain(&error),
+                Err(error) => last = with_causes(&error),
                 Ok(job) if job.state.is_ended() => {
                     return Err(self.ended(placement, ready, &job).await);
                 }
@@ -181,7 +182,8 @@ fn misplaced(step: Step, error: &LayoutError) -> BootstrapError {
         LayoutError::NoHosts => "name hosts with --hosts, or a discovery URL".to_owned(),
         LayoutError::ArbiterLost { slot, .. } => format!(
             "bring its host back and run bootstrap again, or put another in its place: \
-             `ostler arbiters replace {slot}`; what runs goes on meanwhile"
+             `ostler arbiters replace {slot}` (or, where every other host has one, `ostler arbiters remove \
+             {slot}`, then bootstrap again); what runs goes on meanwhile"
         ),
         LayoutError::NoPlaceForWitnesses { .. } => {
             "ostler bootstrap with fewer --witnesses, or with a higher -n".to_owned()

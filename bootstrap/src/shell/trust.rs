@@ -6,7 +6,7 @@ use protocol::refusal::Refusal;
 use protocol::signed::{PublicKey, Signed};
 use protocol::trust::{Trust, TrustError};
 use transport::discovery::Source;
-use transport::{CallError, Identity};
+use transport::{CallError, Identity, with_causes};
 
 use super::{ASKED_AT_ONCE, Ready, Work, agent, done_or_already, failure};
 use crate::charter::{Member, Next, next_trust};
@@ -46,7 +46,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
         let mut foreign = Vec::new();
         let known = newest.as_ref().map(|kept| kept.trust.clone());
         for (answer, Ready { host, .. }) in answers {
-            let opened = answer.map_err(|e| agent::chain(&e));
+            let opened = answer.map_err(|e| with_causes(&e));
             match opened.and_then(|signed| open(signed, operator, known.as_ref())) {
                 Err(why) => foreign.push(format!("{}: {why}", host.name)),
                 Ok(theirs) => match &newest {
@@ -118,7 +118,7 @@ impl<P: FnMut(StepEvent) + Send> Work<P> {
             .iter()
             .filter_map(|(answer, ready)| Some((answer.as_ref().err()?, ready)))
             .map(|(error, Ready { host, .. })| {
-                (format!("{}: {}", host.name, agent::chain(error)), is_no(error))
+                (format!("{}: {}", host.name, with_causes(error)), is_no(error))
             })
             .collect();
         failed.sort();
@@ -198,5 +198,5 @@ pub(crate) fn foreign_hosts(reasons: Vec<String>) -> BootstrapError {
 
 fn unkept(error: &crate::ContextError) -> BootstrapError {
     let next = "mend the context folder, or choose another with --context";
-    failure(Step::SignTrust, Kind::Failed, agent::chain(error), next)
+    failure(Step::SignTrust, Kind::Failed, with_causes(error), next)
 }

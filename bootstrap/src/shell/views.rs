@@ -15,7 +15,7 @@ use protocol::trust::Trust;
 use serde::Serialize;
 use transport::client::Patience;
 use transport::discovery::{Finder, Findings, Pace, Source};
-use transport::{Client, Endpoint};
+use transport::{Client, Endpoint, with_causes};
 
 use super::{ASKED_AT_ONCE, agent};
 use crate::views::{Difference, HostSight, Look, Machine, MonitorSight, differences, lasting};
@@ -100,7 +100,7 @@ pub async fn compare_views(client: &Client, options: &ViewsOptions) -> ViewsRepo
 async fn look(client: &Client, options: &ViewsOptions, findings: &Findings) -> Look {
     let asked = stream::iter(options.monitors.clone()).map(|monitor| async move {
         let view = client.get::<ViewReply>(&monitor, "/v1/view").await;
-        MonitorSight { name: monitor.url, view: view.map_err(|error| agent::chain(&error)) }
+        MonitorSight { name: monitor.url, view: view.map_err(|error| with_causes(&error)) }
     });
     let monitors: Vec<MonitorSight> = asked.buffered(ASKED_AT_ONCE).collect().await;
     let mut known = Known::default();
@@ -190,7 +190,7 @@ async fn ask(client: &Client, host: HostId, known: OfHost, is_member: bool) -> H
         async move {
             let life = agent::life(client, &to).await;
             let inventory = client.get::<Inventory>(&to, "/v1/inventory").await;
-            let why = |error| agent::chain(&error);
+            let why = |error| with_causes(&error);
             Ok::<_, String>(Machine {
                 url: to.url,
                 life: life.map_err(why)?,

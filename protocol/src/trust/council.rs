@@ -45,14 +45,14 @@ impl Witnesses {
     #[must_use]
     pub fn of(members: Vec<Slot>, f: u32) -> Self {
         let n = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let k = if n == 0 { 0 } else { n.saturating_add(f) / 2 + 1 };
+        let k = if n == 0 { 0 } else { super::quorum(n, f) };
         Self { members, k }
     }
 
-    /// Whether so many bear more losses than one less, where as many as `f` may lie.
+    /// Whether so many bear as many as `f` that lie, and more losses than one less.
     #[must_use]
     pub fn is_of_use(n: u32, f: u32) -> bool {
-        n % 2 != f % 2
+        n > f.saturating_mul(3) && n % 2 != f % 2
     }
 
     /// The smallest numbers of them that are of use where as many as `f` may lie, in words.

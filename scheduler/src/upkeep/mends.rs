@@ -6,8 +6,8 @@
 //!        └── rest is over ── resting (its target is left alone meanwhile)
 //! ```
 //!
-//! A mend lowers what is violated, so mends alone never go round in circles. What may is the world: a
-//! label that comes and goes, a guest that ends as soon as it runs. Calm is for these.
+//! A mend lowers what is violated, or is a step aside for one that does, so mends that succeed never go round in circles. What
+//! may is the world: a label that comes and goes, a guest that ends as soon as it runs. Calm is for these.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,13 @@ use planner::Step;
 use protocol::id::{HostId, JobId, RunId};
 
 use crate::drain::{ARRIVING_MAX, LEAVING_MAX};
+use crate::rest::{BUSY_MS, rest_ms};
 
 /// Mends that are open at a time: the rest of an engine's places are for people and failover.
 pub(crate) const MENDS_MAX: usize = 16;
 
 /// First and longest rest after a mend that did not succeed.
 const REST_MS: (u64, u64) = (5_000, 300_000);
-
-/// Rest of a job that somebody else is changing; not a failure.
-const BUSY_MS: u64 = 2_000;
 
 /// First and longest time that a job is left alone after a mend that did.
 const CALM_MS: (u64, u64) = (10_000, 600_000);
@@ -62,7 +60,7 @@ struct Calm {
 
 impl Calm {
     fn until_ms(&self) -> u64 {
-        self.mended_ms + (CALM_MS.0 << (self.count - 1).min(16)).min(CALM_MS.1)
+        self.mended_ms + rest_ms(CALM_MS, self.count.saturating_sub(1))
     }
 }
 
@@ -149,9 +147,8 @@ impl Mends {
     ) {
         let Some(why) = failure else { return self.moved(now_ms, job, is_favour) };
         let failures = self.resting.get(&job).map_or(0, |rest| rest.failures);
-        let rest_ms = REST_MS.0.saturating_mul(1 << failures.min(16)).min(REST_MS.1);
         let rest = Rest {
-            until_ms: now_ms + rest_ms,
+            until_ms: now_ms + rest_ms(REST_MS, failures),
             failures: failures.saturating_add(1),
             shunned: Some((to, why.clone())),
             why: format!("the last try did not succeed: {why}"),

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::socket::Shared;
 use super::{In, StreamError, close};
@@ -48,7 +48,7 @@ impl Reader {
                     continue;
                 }
                 Some(Err(error)) => {
-                    shared.has_ended(StreamError::lost(error));
+                    shared.has_ended(broken_by(error));
                     break;
                 }
                 None => {
@@ -69,6 +69,13 @@ pub(super) async fn read_ahead(mut reader: Reader, arrived: mpsc::Sender<In>) {
     while let Some(frame) = reader.next().await {
         // Nobody reads any more; go on until the goodbyes are exchanged.
         let _ = arrived.send(frame).await;
+    }
+}
+
+fn broken_by(error: tungstenite::Error) -> StreamError {
+    match error {
+        tungstenite::Error::Capacity(why) => StreamError::TooLarge { why: why.to_string() },
+        error => StreamError::lost(error),
     }
 }
 

@@ -23,7 +23,7 @@ use protocol::host::Host;
 use protocol::id::{HostId, Revision, TenantId};
 use protocol::job::{Job, JobKind, JobSpec, JobState, Role, ServiceSpec};
 use protocol::signed::Signed;
-use protocol::trust::{Seat, Slot, Trust};
+use protocol::trust::{Seat, Slot, Trust, quorum};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
@@ -133,6 +133,7 @@ pub(super) async fn cancel(session: &Session) -> Result<Code, Failure> {
 pub(super) fn refused(error: ChangeError) -> Failure {
     let next = match &error {
         ChangeError::NoSuchSlot { .. } => "ostler arbiters",
+        ChangeError::TooFewForLiars { .. } => "ostler arbiters add HOST, or replace",
         ChangeError::Last { .. } => "ostler arbiters replace, which puts another in its place",
         ChangeError::NoQuorum { .. } => {
             "ostler arbiters tells which are silent and why; those in force that are lost for good: \
@@ -366,8 +367,9 @@ impl<'a> Work<'a> {
         chosen.ok_or_else(|| {
             let what = "no host that is heard and not drained is without an arbiter";
             Failure::new(Code::Refused, what).next(
-                "have another host join with `ostler bootstrap`; or name with --with the host that \
-                 it leaves, which gives it another key",
+                "have another host join with `ostler bootstrap`, after `ostler arbiters remove` if the \
+                 one that leaves does not answer; or name with --with the host that it leaves, which \
+                 gives it another key",
             )
         })
     }
@@ -407,8 +409,10 @@ impl<'a> Work<'a> {
         for Place { host, index, .. } in places {
             show::note(&format!("arbiter {index} comes, on {}", host.name));
         }
-        let n = self.authority.trust.arbiters.len() - leaves.len() + places.len();
-        show::note(&format!("then a ticket needs {} of {n}", n / 2 + 1));
+        let trust = &self.authority.trust;
+        let n = trust.arbiters.len() - leaves.len() + places.len();
+        let k = quorum(u32::try_from(n).unwrap_or(u32::MAX), trust.f);
+        show::note(&format!("then a ticket needs {k} of {n}"));
     }
 
     // Doing it.

@@ -176,7 +176,7 @@ fn plan(
     }
     if with.is_empty() {
         let fit = fit_hosts(work, taken);
-        let joins = joins_for_recovery(trust.arbiters.len(), left.len(), fit.len());
+        let joins = joins_for_recovery(trust.arbiters.len(), left.len(), fit.len(), trust.f);
         hosts.extend(fit.into_iter().take(joins));
     }
     if hosts.is_empty() && left.is_empty() {

@@ -11,7 +11,7 @@ use bootstrap::committee::{
     number_above,
 };
 use protocol::id::HostId;
-use protocol::trust::{Seat, Slot, Trust, Witnesses};
+use protocol::trust::{Seat, Slot, Trust, Witnesses, quorum};
 use serde_json::json;
 
 use super::change::{Place, Work, refused};
@@ -187,7 +187,7 @@ fn tell(work: &Work<'_>, stay: &[Slot], places: &[Place], are_lost: bool) {
         n => show::note(&format!(
             "then a VM with --on-loss stop needs {} of {n} witnesses to start or to fail over, and goes on \
              by either committee",
-            n / 2 + 1
+            quorum(u32::try_from(n).unwrap_or(u32::MAX), trust.f)
         )),
     }
     let at = |seat: Seat, slots: &[Slot]| -> BTreeSet<HostId> {

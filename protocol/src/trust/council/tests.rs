@@ -33,6 +33,21 @@ fn trust(version: u64, arbiters: &[u32], witnesses: &[u32]) -> Trust {
     }
 }
 
+#[test]
+fn so_many_are_of_use_as_bear_every_liar_and_one_more_loss_than_one_less() {
+    let of_use = |f: u32| (0..9).filter(|n| Witnesses::is_of_use(*n, f)).collect::<Vec<_>>();
+    assert_eq!(of_use(0), [1, 3, 5, 7]);
+    assert_eq!(of_use(1), [4, 6, 8]);
+    assert_eq!(of_use(2), [7]);
+    // Any two quorums have more than f in common, and those who don't lie are one.
+    for f in 0..3 {
+        for n in of_use(f) {
+            let k = super::super::quorum(n, f);
+            assert!(2 * k - n > f && n - f >= k, "{k} of {n}, {f} may lie");
+        }
+    }
+}
+
 /// The document that names both.
 fn joint(version: u64, from: &Trust, to: &Trust) -> Trust {
     let (arbiters, k, witnesses) = (to.arbiters.clone(), to.k, to.witnesses.clone());
