@@ -1,22 +1,24 @@
 //! The atomic units of a run: what each asks of whom, how long it may take, and what takes it back.
 //!
-//! Decides how a plan's steps become tasks. Sending is the executor's, order and retry the run's.
+//! Sending is the executor's, order and retry the run's; how a plan's steps become tasks is [`of_steps`]'s.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use planner::steps::StartVm;
-use planner::{Fetch, State, Step};
+use planner::Fetch;
 use protocol::api::{MigrateJob, OfferRequest, PutJob, ResizeJob, Want};
 use protocol::id::{HostId, JobId, OfferId, Revision};
-use protocol::job::{JobSpec, JobState, Pace, RunKey};
+use protocol::job::{JobSpec, Pace, RunKey};
 use protocol::signed::Signed;
 use protocol::subject::Subject;
-use protocol::ticket::{Action, Grant, Handoff, HoldAt, Offer, Ticket};
+use protocol::ticket::{Action, Grant, Handoff, Offer, Ticket};
 use protocol::vm::{Preemptor, Priority, SizeChange};
 use serde::{Deserialize, Serialize};
 
 use crate::record::TaskRecord;
+
+mod of_steps;
+
+pub use of_steps::{Circumstances, tasks_of};
 
 /// What a task does. Numbers point at the tasks whose results it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -662,253 +664,5 @@ pub fn ask_to_undo(task: &TaskRecord, keeps_running: bool) -> Option<Ask> {
         | TaskKind::Stop { .. }
         | TaskKind::AwaitEnded { .. }
         | TaskKind::Delete { .. } => None,
-    }
-}
-
-/// What beside the plan decides the tasks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Circumstances {
-    /// Whether the cluster has a trust document, so that starts need tickets.
-    pub has_trust: bool,
-    /// What the job is, for a migration.
-    pub spec: Option<JobSpec>,
-    /// Under which hold it runs now, for a migration.
-    pub hold: Option<OfferId>,
-    /// Whether it is there by a budget of its host, which lets it grow as well.
-    pub is_by_budget: bool,
-    /// Which change of it runs now, for a migration.
-    pub revision: Option<Revision>,
-    /// Hosts that have a row of the job already.
-    pub hosts_with_rows: Vec<HostId>,
-}
-
-impl Circumstances {
-    /// As a state shows the job.
-    #[must_use]
-    pub fn of(state: &State<'_>, job: &JobId, has_trust: bool) -> Self {
-        let rows = state.placements(job);
-        let running = rows.iter().find(|(_, placed)| placed.state == JobState::Running);
-        // What is there by a budget runs under the budget's hold.
-        let hold = running.and_then(|(host, placed)| {
-            let of_budget = || state.placed(placed.budget.as_ref()?, host)?.hold;
-            placed.hold.or_else(of_budget)
-        });
-        let running = running.map(|(_, placed)| placed);
-        let is_by_budget = rows.values().any(|placed| placed.budget.is_some());
-        Self {
-            has_trust,
-            spec: running.map(|placed| placed.spec.clone()),
-            hold,
-            is_by_budget,
-            revision: running.map(|placed| placed.revision),
-            hosts_with_rows: rows.keys().cloned().collect(),
-        }
-    }
-}
-
-/// The tasks of a plan's steps, numbered from `first`.
-#[must_use]
-pub fn tasks_of(steps: &[Step], want: &Want, at: &Circumstances, first: usize) -> Vec<TaskKind> {
-    let mut tasks = Vec::new();
-    let mut is_fetched = false;
-    for (n, step) in steps.iter().enumerate() {
-        let number = first + tasks.len();
-        match step {
-            Step::StartVm(start) => {
-                // What was lost is out of the plan's sight, and its row must not be taken for newer.
-                let (revision, how) = match want {
-                    // Its host says which of its names are away.
-                    Want::Run { .. } if let Some(budget) = start.spec.as_budget() => {
-                        let (vms, away) = (budget.vms, BTreeSet::new());
-                        (start.revision, Action::Delegate { vms, away })
-                    }
-                    Want::FailOver { revision, lost: HoldAt { host, hold }, .. } => {
-                        let how = Action::FailOver { from: host.clone(), hold: *hold };
-                        (start.revision.max(Revision(revision.0 + 1)), how)
-                    }
-                    _ => (start.revision, Action::Start),
-                };
-                if !is_fetched {
-                    tasks.extend(copies(start));
-                }
-                let number = first + tasks.len();
-                let is_deleted = steps[..n].iter().any(
-                    |step| matches!(step, Step::DeleteVm(delete) if delete.host == start.host && delete.job == start.job),
-                );
-                let has_row = at.hosts_with_rows.contains(&start.host);
-                let budget = match want {
-                    Want::Spend { budget, .. } => Some(budget.clone()),
-                    _ => None,
-                };
-                let put = Putting {
-                    host: &start.host,
-                    revision,
-                    spec: &start.spec,
-                    how,
-                    // Services are Ostler's own and need none.
-                    needs_ticket: at.has_trust && start.spec.counts().is_some() && budget.is_none(),
-                    is_new: !has_row,
-                    finds_disks: start.finds_disks,
-                    must_exist: has_row && !is_deleted,
-                    budget,
-                };
-                tasks.extend(put.tasks(number));
-                let host = start.host.clone();
-                tasks.push(TaskKind::AwaitRunning { host, revision });
-            }
-            Step::StopVm(other) if other.job != *want.job() => {
-                let start = steps[n..].iter().find_map(|step| match step {
-                    Step::StartVm(start) => Some(start),
-                    _ => None,
-                });
-                // Nobody stops hours before there is need.
-                tasks.extend(start.filter(|_| !is_fetched).into_iter().flat_map(copies));
-                is_fetched = true;
-                let priority = start.map_or_else(Priority::default, |start| start.spec.priority());
-                let (job, host) = (other.job.clone(), other.host.clone());
-                tasks.push(TaskKind::Preempt { job, host, priority });
-            }
-            Step::StopVm(stop) => {
-                let grace_ms = match want {
-                    Want::Stop { grace_ms, .. } => *grace_ms,
-                    Want::Run { .. }
-                    | Want::Spend { .. }
-                    | Want::Migrate { .. }
-                    | Want::Resize { .. }
-                    | Want::Delete { .. }
-                    | Want::FailOver { .. }
-                    | Want::Sleep { .. }
-                    | Want::Wake { .. } => 0,
-                };
-                let host = stop.host.clone();
-                tasks.push(TaskKind::Stop { host: host.clone(), grace_ms });
-                tasks.push(TaskKind::AwaitEnded { host });
-            }
-            // Whoever empties drained hosts does this, several at a time.
-            Step::MigrateVm(_) if matches!(want, Want::Sleep { .. }) => {}
-            Step::MigrateVm(other) if other.job != *want.job() => {
-                let (job, from, to) = (other.job.clone(), other.from.clone(), other.to.clone());
-                tasks.push(TaskKind::MakeRoom { job, from, to });
-            }
-            Step::MigrateVm(migrate) => {
-                let Some(spec) = &at.spec else { continue };
-                let (from, to) = (migrate.from.clone(), migrate.to.clone());
-                let hold = at.hold.unwrap_or_default();
-                let put = Putting {
-                    host: &to,
-                    revision: migrate.revision,
-                    spec,
-                    how: Action::MigrateIn { from: from.clone(), hold },
-                    // Only the offer tells the target that a running guest will come.
-                    needs_ticket: true,
-                    is_new: true,
-                    finds_disks: false,
-                    must_exist: false,
-                    budget: None,
-                };
-                tasks.extend(put.tasks(number));
-                let incoming = first + tasks.len();
-                let sent = incoming + 2;
-                let revision = migrate.revision;
-                tasks.extend([
-                    TaskKind::AwaitIncoming { host: to.clone() },
-                    TaskKind::Send {
-                        from: from.clone(),
-                        to: to.clone(),
-                        incoming,
-                        revision: at.revision,
-                    },
-                    TaskKind::AwaitSent { from: from.clone(), to: to.clone() },
-                    TaskKind::HandOver { to: to.clone(), sent },
-                    TaskKind::AwaitRunning { host: to, revision },
-                    TaskKind::Delete { host: from, shared: false },
-                ]);
-            }
-            Step::ResizeVm(resize) => {
-                let (host, revision) = (resize.host.clone(), resize.revision);
-                let size = resize.size.clone();
-                let needs_ticket = at.has_trust && resize.is_growth && !at.is_by_budget;
-                if needs_ticket {
-                    let (host, spec, how) = (host.clone(), resize.spec.clone(), Action::Resize);
-                    tasks.push(TaskKind::Offer { host, revision, spec, how, finds_disks: false });
-                    tasks.push(TaskKind::Grants { offer: number });
-                }
-                let ticket = needs_ticket.then_some((number, number + 1));
-                let (to, as_asked) = (host.clone(), size.clone());
-                tasks.push(TaskKind::Resize { host: to, revision, size: as_asked, ticket });
-                tasks.push(TaskKind::AwaitResized { host, revision, size });
-            }
-            Step::WakeHost(wake) => {
-                let host = wake.host.clone();
-                tasks.push(TaskKind::Wake { host: host.clone() });
-                tasks.push(TaskKind::AwaitAwake { host });
-            }
-            Step::SleepHost(sleep) => {
-                let host = sleep.host.host().clone();
-                tasks.push(TaskKind::Drain { host: host.clone() });
-                tasks.push(TaskKind::AwaitEmpty { host: host.clone() });
-                tasks.push(TaskKind::Sleep { host });
-            }
-            Step::DeleteVm(delete) => {
-                let (host, shared) = (delete.host.clone(), matches!(want, Want::Delete { .. }));
-                tasks.push(TaskKind::Delete { host, shared });
-            }
-        }
-    }
-    tasks
-}
-
-/// The images that a start needs and its host has not. Before the offer: that reserves room for seconds, and a copy may
-/// take hours.
-fn copies(start: &StartVm) -> impl Iterator<Item = TaskKind> {
-    let host = &start.host;
-    let copy = |fetch: &Fetch| TaskKind::Fetch { host: host.clone(), fetch: fetch.clone() };
-    start.fetches.iter().map(copy)
-}
-
-struct Putting<'a> {
-    host: &'a HostId,
-    revision: Revision,
-    spec: &'a JobSpec,
-    how: Action,
-    needs_ticket: bool,
-    is_new: bool,
-    finds_disks: bool,
-    must_exist: bool,
-    budget: Option<JobId>,
-}
-
-impl Putting<'_> {
-    fn tasks(self, number: usize) -> Vec<TaskKind> {
-        let Putting {
-            host,
-            revision,
-            spec,
-            how,
-            needs_ticket,
-            is_new,
-            finds_disks,
-            must_exist,
-            budget,
-        } = self;
-        let (host, spec) = (host.clone(), spec.clone());
-        let ticket = needs_ticket.then_some((number, number + 1));
-        let mut tasks = Vec::new();
-        if needs_ticket {
-            let (host, spec) = (host.clone(), spec.clone());
-            tasks.push(TaskKind::Offer { host, revision, spec, how, finds_disks });
-            tasks.push(TaskKind::Grants { offer: number });
-        }
-        tasks.push(TaskKind::Put {
-            host,
-            revision,
-            spec,
-            ticket,
-            is_new,
-            finds_disks,
-            must_exist,
-            budget,
-        });
-        tasks
     }
 }
