@@ -352,31 +352,25 @@ impl Books {
         Counted { debit: debit.amounts(), takes: takes.amounts() }
     }
 
-    /// What a job has, apart from one offer for it, for whoever wants that again or more. What was taken from
-    /// its host is not had: its room was free.
+    /// What a job has, apart from one offer for it, for whoever wants that again or more.
     #[must_use]
     pub fn had(&self, tenant: &TenantId, job: &JobId, but: Option<(&HostId, OfferId)>) -> Counted {
-        let is_taken =
-            |entry: &Entry| self.taken.get(&entry.host).is_some_and(|ids| ids.contains(&entry.id));
-        let is_meant = |entry: &&Entry| {
-            entry.tenant == *tenant
-                && but.is_none_or(|but| but != (&entry.host, entry.id))
-                && !is_taken(entry)
-        };
-        let entries = self.of_job(job).filter(is_meant);
-        entries.fold(Counted::default(), |most, entry| most.max(entry.counts()))
+        self.largest(tenant, job, |entry| but.is_none_or(|but| but != (&entry.host, entry.id)))
     }
 
     /// What hosts have said that a job has, apart from what is `past`. An unredeemed promise is nothing that is had:
     /// others may know that it is over, and have given its room away.
     #[must_use]
     pub fn held(&self, tenant: &TenantId, job: &JobId, past: impl Fn(&Entry) -> bool) -> Counted {
+        self.largest(tenant, job, |entry| entry.is_hold && !past(entry))
+    }
+
+    /// The largest of some of a job's entries. What was taken from its host is not had: its room was free.
+    fn largest(&self, tenant: &TenantId, job: &JobId, counts: impl Fn(&Entry) -> bool) -> Counted {
         let is_taken =
             |entry: &Entry| self.taken.get(&entry.host).is_some_and(|ids| ids.contains(&entry.id));
-        let is_meant = |entry: &&Entry| {
-            entry.tenant == *tenant && entry.is_hold && !is_taken(entry) && !past(entry)
-        };
-        let entries = self.of_job(job).filter(is_meant);
+        let entries = self.of_job(job).filter(|entry| entry.tenant == *tenant && !is_taken(entry));
+        let entries = entries.filter(|entry| counts(entry));
         entries.fold(Counted::default(), |most, entry| most.max(entry.counts()))
     }
 
